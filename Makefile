@@ -1,0 +1,33 @@
+# The one page of commands. Every target sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench clean
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt --editable . $(shell sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",/"\1"/p' pyproject.toml)
+	touch $(READY)
+
+demo: $(READY)  ## two studies: a planted database whose truth is known, and MovieLens 100K
+	$(BIN)/relrank fetch ml-100k data/ml-100k
+	$(BIN)/relrank study studies/planted.toml --out runs/planted
+	$(BIN)/relrank study studies/ml-100k-loo.toml --out runs/ml-100k-loo
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style, types, floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## every figure that is quoted anywhere
+	$(BIN)/python benchmarks/lightgcn_step.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

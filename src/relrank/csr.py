@@ -1,0 +1,80 @@
+"""The one sparse layout of the house: compressed rows, int32 columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Csr:
+    """A sparse matrix by rows; columns ascend inside a row and occur once.
+
+    Attributes:
+        indptr: int64 [n_rows + 1], where each row starts.
+        indices: int32 [nnz], columns.
+        data: float32 [nnz], values; all ones for a plain set of pairs.
+        n_cols: number of columns.
+    """
+
+    indptr: Int64
+    indices: Int32
+    data: Float32
+    n_cols: int
+
+    @classmethod
+    def from_pairs(
+        cls,
+        rows: npt.NDArray[np.integer],
+        cols: npt.NDArray[np.integer],
+        shape: tuple[int, int],
+        data: npt.NDArray[np.floating] | None = None,
+    ) -> Csr:
+        """Sort pairs into rows. A pair that occurs twice is an error of the caller (ValueError)."""
+        n_rows, n_cols = shape
+        key = rows.astype(np.int64) * n_cols + cols
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        if key.size and (key[1:] == key[:-1]).any():
+            raise ValueError(f"{int((key[1:] == key[:-1]).sum())} duplicate (row, column) pairs")
+        values = np.ones(key.size, np.float32) if data is None else data[order].astype(np.float32)
+        indptr = np.zeros(n_rows + 1, np.int64)
+        np.cumsum(np.bincount(rows, minlength=n_rows), out=indptr[1:])
+        return cls(indptr, cols[order].astype(np.int32), values, n_cols)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.indptr.size - 1
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored values."""
+        return self.indices.size
+
+    def degrees(self) -> Int64:
+        """Stored values per row, int64 [n_rows]."""
+        return np.diff(self.indptr)
+
+    def rows(self) -> Int32:
+        """The row of every stored value, int32 [nnz]."""
+        return np.repeat(np.arange(self.n_rows, dtype=np.int32), self.degrees())
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Csr:
+        """The given rows, in the given order."""
+        lengths = self.degrees()[rows]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
+        at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
+        return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
+
+    def transpose(self) -> Csr:
+        """Rows become columns."""
+        return Csr.from_pairs(self.indices, self.rows(), (self.n_cols, self.n_rows), self.data)

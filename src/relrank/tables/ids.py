@@ -1,0 +1,83 @@
+"""Outside keys and row indices, and the one class that converts between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from relrank.csr import Int32
+from relrank.errors import InputError
+
+
+class IdMap:
+    """The keys of one node type in row order: row ``i`` of the type is ``keys[i]``.
+
+    Args:
+        name: the node type, for messages.
+        keys: unique keys without nulls; their order is the row order.
+
+    Raises:
+        InputError: a key is null or occurs twice.
+    """
+
+    def __init__(self, name: str, keys: pl.Series) -> None:
+        if keys.null_count():
+            raise InputError(
+                "key is missing",
+                where=f"node type {name!r}",
+                expected="a key in every row",
+                found=f"{keys.null_count()} empty",
+            )
+        if keys.n_unique() != len(keys):
+            twice = keys.filter(keys.is_duplicated())[0]
+            raise InputError(
+                "key occurs twice", where=f"node type {name!r}", expected="unique keys", found=f"{twice!r}"
+            )
+        self.name = name
+        self.keys = keys.rename("key")
+        self._frame = pl.DataFrame({"key": self.keys, "row": np.arange(len(keys), dtype=np.int32)})
+
+    @classmethod
+    def of(cls, name: str, values: pl.Series) -> IdMap:
+        """The distinct non-null values in ascending order."""
+        return cls(name, values.drop_nulls().unique().sort())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"IdMap({self.name!r}, {len(self):,} keys)"
+
+    def find(self, keys: pl.Series) -> Int32:
+        """Rows of keys, int32; -1 where a key is unknown. Keys of another type are never equal."""
+        if keys.dtype != self.keys.dtype:
+            if keys.dtype.is_integer() and self.keys.dtype.is_integer():
+                keys = keys.cast(self.keys.dtype, strict=False)
+            else:
+                return np.full(len(keys), -1, np.int32)
+        left = pl.DataFrame({"key": keys})
+        rows = left.join(self._frame, on="key", how="left", maintain_order="left")["row"]
+        return rows.fill_null(-1).to_numpy().astype(np.int32)
+
+    def rows(self, keys: pl.Series, where: str) -> Int32:
+        """Rows of keys, int32 [len(keys)].
+
+        Raises:
+            InputError: a key is unknown; the message names the first one and counts them.
+        """
+        rows = self.find(keys)
+        missing = rows < 0
+        if missing.any():
+            first = keys[int(missing.argmax())]
+            raise InputError(
+                "unknown key",
+                where=where,
+                expected=f"a {self.name} key ({self.keys.dtype}, {len(self):,} known), such as {self.keys[0]!r}",
+                found=f"{first!r} ({keys.dtype}); {int(missing.sum()):,} unknown in all",
+            )
+        return rows
+
+    def at(self, rows: npt.NDArray[np.integer]) -> pl.Series:
+        """Keys of rows."""
+        return self.keys.gather(rows)

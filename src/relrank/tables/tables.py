@@ -1,0 +1,99 @@
+"""What every reader returns: node tables, one interactions table, link tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A counted warning: rows dropped or values replaced by a stated policy.
+
+    Attributes:
+        where: file, table or step.
+        message: the policy that was applied, one clause.
+        count: rows (or keys, as the message says) it touched; never 0.
+    """
+
+    where: str
+    message: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message} ({self.count:,})"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTable:
+    """One row per node of a type.
+
+    Attributes:
+        name: the node type, e.g. ``"book"``.
+        frame: attribute columns and the key column.
+        key: name of the column with unique outside keys (Int64 or String).
+        title: name of the column shown to people, if there is one.
+    """
+
+    name: str
+    frame: pl.DataFrame
+    key: str
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTable:
+    """Rows that link nodes of two types.
+
+    Attributes:
+        name: the table.
+        frame: the rows.
+        source: node type of the source column.
+        source_column: column of ``frame`` with the source's value.
+        source_match: column of the source's *node table* whose values ``source_column`` holds
+            (its key, or another unique column such as ``goodreads_book_id``).
+        target: node type of the target column; it needs no node table of its own.
+        target_column: column of ``frame`` with the target's value.
+        target_match: likewise for the target; None where the target has no node table.
+        weight: column with the weight, if any.
+    """
+
+    name: str
+    frame: pl.DataFrame
+    source: str
+    source_column: str
+    source_match: str
+    target: str
+    target_column: str
+    target_match: str | None = None
+    weight: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """A database as rows, with outside keys only.
+
+    Attributes:
+        name: of the data set.
+        user: node type that chooses.
+        item: node type that is chosen.
+        interactions: columns ``user``, ``item`` (outside keys), optional ``rating`` (Float64), optional
+            ``time`` (Int64, seconds since 1970, or any ascending order); file order; each (user, item) once.
+        nodes: node tables by type. Users and items need not have one.
+        links: link tables by name.
+        given: name of a published part ("train", "valid", "test") -> its interactions, for data that
+            arrives split; empty otherwise. ``interactions`` is then all parts together.
+        ordered: file order is time order even though there is no ``time`` column.
+        notices: what reading dropped or repaired, by stated policy.
+    """
+
+    name: str
+    user: str
+    item: str
+    interactions: pl.DataFrame
+    nodes: dict[str, NodeTable] = field(default_factory=dict)
+    links: dict[str, LinkTable] = field(default_factory=dict)
+    given: dict[str, pl.DataFrame] = field(default_factory=dict)
+    ordered: bool = False
+    notices: tuple[Notice, ...] = ()
