@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Duplicates = Literal["error", "sum", "max", "first"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Relation:
     """A named, typed, weighted edge set, stored once, in one direction, sorted, without duplicates.
 

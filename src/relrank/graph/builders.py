@@ -1,0 +1,258 @@
+"""From tables to a graph: the only place where rows become edges.
+
+Every builder returns a ``Draft``: a relation over its own row indices plus the keys of both ends. Only when all
+drafts are there are the keys of a node type known (relations may share it), and rows are settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from relrank.csr import Float32
+from relrank.graph.graph import Graph, Relation
+from relrank.graph.joins import Draft, Join, examples, occurring
+from relrank.graph.neighbours import cooccurring, largest, similar_texts
+from relrank.graph.recipes import Attribute, Bins, Cooccurrence, Link, RelationConfig, Text
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Split
+from relrank.tables.tables import Tables
+
+__all__ = ["Attribute", "Bins", "Cooccurrence", "Link", "RelationConfig", "Text", "build_graph"]
+
+MISSING = "(missing)"
+"""Key of the node that stands for "no value"; a value of that very text is refused."""
+
+
+def build_graph(tables: Tables, split: Split, relations: Mapping[str, RelationConfig]) -> Graph:
+    """Build the graph of a split: interactions from its training rows, relations as configured.
+
+    Users and items are those of the split, in its row order. Every other node type has the values that occur in at
+    least one edge, in ascending order. What a policy drops is counted in ``graph.notices``, and so are the users or
+    items that a relation does not reach.
+
+    Raises:
+        InputError: a table, column or node type is not there; keys of two sides do not meet; an edge occurs twice
+            against the policy; a relation ends without edges. The message names the relation and both sides.
+    """
+    drafts = {}
+    for name, config in relations.items():
+        join = Join(name, tables, split)
+        if name == "interactions":
+            raise join.error("name is taken", expected="another name for the relation", found=name)
+        drafts[name] = _draft(join, config)
+    known = (tables.user, tables.item)
+    nodes = {tables.user: split.users, tables.item: split.items, **occurring(drafts.values(), known)}
+    built = {name: draft.settle(nodes) for name, draft in drafts.items()}
+    for name, relation in built.items():
+        for end in sorted({relation.source, relation.target}.intersection(known)):
+            bare = (relation.degrees(end, len(nodes[end])) == 0).sum()
+            drafts[name].join.count(f"{end} nodes without an edge, of {len(nodes[end]):,}", bare)
+    notices = [notice for draft in drafts.values() for notice in draft.join.notices]
+    train = Relation.of("interactions", tables.user, tables.item, split.train.user, split.train.item)
+    return Graph(tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices))
+
+
+def _draft(join: Join, config: RelationConfig) -> Draft:
+    match config:
+        case Link():
+            return _link(join, config)
+        case Attribute():
+            return _attribute(join, config)
+        case Bins():
+            return _bins(join, config)
+        case Text():
+            return _text(join, config)
+        case Cooccurrence():
+            return _cooccurrence(join, config)
+
+
+def _link(join: Join, config: Link) -> Draft:
+    links = join.tables.links
+    if config.table not in links:
+        raise join.error("no such link table", expected=f"one of {sorted(links)}", found=config.table)
+    table = links[config.table]
+    where = f"table {table.name!r}"
+    if config.min_target_degree > 1 and table.source == table.target:
+        expected = "min_target_degree only between two node types"
+        raise join.error("edges have no target end", expected=expected, found=f"{table.source} - {table.target}")
+    columns = [join.select(table.frame, c, where) for c in (table.source_column, table.target_column)]
+    weight = _weights(join, config, table.frame, table.weight, where)
+    src, sources = join.rows(table.source, columns[0], table.source_match, f"{table.name}.{table.source_column}")
+    dst, targets = join.rows(table.target, columns[1], table.target_match, f"{table.name}.{table.target_column}")
+    keep = (src >= 0) & (dst >= 0)
+    loops = keep & (src == dst) & (table.source == table.target)
+    join.count("node linked with itself: dropped", int(loops.sum()))
+    keep &= ~loops
+    poor = keep & ~(weight > 0)
+    join.count("weight missing, zero or negative: dropped", int(poor.sum()))
+    keep &= ~poor
+    if np.isinf(weight[keep]).any():
+        raise join.error("weight is infinite", expected=f"finite {where}, {table.weight}", found="inf")
+    src, dst, weight = src[keep], dst[keep], weight[keep]
+    try:
+        relation = Relation.of(join.relation, table.source, table.target, src, dst, weight, config.duplicates)
+    except ValueError:
+        pair = pl.DataFrame({"a": src, "b": dst})
+        if table.source == table.target:
+            pair = pair.select(a=pl.min_horizontal("a", "b"), b=pl.max_horizontal("a", "b"))
+        twice = pair.with_columns(w=weight).filter(pair.is_duplicated()).sort("a", "b", maintain_order=True)
+        a, b = sources.keys[twice["a"][0]], targets.keys[twice["b"][0]]
+        raise join.error(
+            f"rows of {where} name the same edge",
+            expected='each edge once, or duplicates = "sum", "max" or "first"',
+            found=f"{len(twice):,} rows, e.g. {a!r} - {b!r} with weights {twice['w'][0]:g} and {twice['w'][1]:g}",
+        ) from None
+    join.count(f"rows of an edge named before, policy {config.duplicates!r}", src.size - len(relation))
+    if config.top is not None:
+        relation = _largest(join, relation, config.top)
+    degree = relation.degrees(table.target, len(targets))[relation.dst]
+    few = degree < config.min_target_degree
+    join.count(f"edges to a {table.target} of fewer than {config.min_target_degree} sources: dropped", few.sum())
+    relation = relation.where(~few)
+    if config.weight == "one":
+        relation = replace(relation, weight=np.ones_like(relation.weight))
+    elif config.weight == "log1p":
+        relation = replace(relation, weight=np.log1p(relation.weight))
+    return join.draft(relation, sources, targets, f"rows of {where} that pass every step")
+
+
+def _attribute(join: Join, config: Attribute) -> Draft:
+    ids, values = join.column(config.node, config.column)
+    if config.separator is not None:
+        if values.dtype != pl.String:
+            found = f"{config.column}: {values.dtype}"
+            raise join.error("separator on a column that is not text", expected="a text column", found=found)
+        values = values.str.split(config.separator)
+    cells = pl.DataFrame({"row": np.arange(len(values), dtype=np.int32), "value": values})
+    if isinstance(values.dtype, pl.List):
+        cells = cells.explode("value")
+    parts = cells.select("row", value=_as_text(join, cells["value"], config.column)).drop_nulls()
+    edges = parts.unique(maintain_order=True)
+    join.count("value repeated in one cell: counts once", len(parts) - len(edges))
+    return _to_values(join, config, ids, edges)
+
+
+def _bins(join: Join, config: Bins) -> Draft:
+    ids, column = join.column(config.node, config.column)
+    if not column.dtype.is_numeric():
+        raise join.error("column is not numeric", expected="numbers", found=f"{config.column}: {examples(column)}")
+    values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    known = ~np.isnan(values)
+    if config.edges is not None:
+        inner = np.asarray(config.edges)
+    else:
+        fitted = known.copy()
+        train = {join.tables.user: join.split.train.user, join.tables.item: join.split.train.item}
+        if config.node in train:
+            fitted &= np.isin(np.arange(len(ids)), train[config.node])
+        if not fitted.any():
+            found = f"{int(known.sum())} values in other rows"
+            raise join.error("no value to fit quantiles on", expected="values in training rows", found=found)
+        assert config.quantiles is not None
+        shares = np.arange(1, config.quantiles) / config.quantiles
+        inner = np.unique(np.quantile(values[fitted], shares, method="inverted_cdf"))
+        join.count("quantiles that coincide: merged", config.quantiles - 1 - inner.size)
+    bounds = [f"{e:.0f}" if float(e).is_integer() else repr(float(e)) for e in inner]
+    labels = pl.Series(
+        [f"(-∞, {bounds[0]}]", *(f"({a}, {b}]" for a, b in pairwise(bounds)), f"({bounds[-1]}, ∞)"], dtype=pl.String
+    )
+    bins = labels.gather(np.searchsorted(inner, values[known], side="left"))
+    return _to_values(join, config, ids, pl.DataFrame({"row": np.flatnonzero(known).astype(np.int32), "value": bins}))
+
+
+def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataFrame) -> Draft:
+    """Link rows of a node type with values (columns ``row``, ``value``: text); the rest is missing."""
+    target = config.target or config.column
+    kind = join.admits(target)
+    missing = np.setdiff1d(np.arange(len(ids), dtype=np.int32), edges["row"].to_numpy())
+    if config.missing == "drop":
+        join.count(f"{config.node} nodes without {config.column}: no edge", missing.size)
+    elif kind is not None:
+        expected = 'missing = "drop", or another target type'
+        raise join.error("missing values can be no node of a type with keys", expected=expected, found=target)
+    elif (edges["value"] == MISSING).any():
+        raise join.error("a value is the key of missing values", expected="any other text", found=MISSING)
+    else:
+        join.count(f"{config.node} nodes without {config.column}: linked to the node {MISSING}", missing.size)
+        edges = pl.concat([edges, pl.DataFrame({"row": missing, "value": [MISSING] * missing.size})])
+    where = f"{config.node}.{config.column}"
+    values = edges["value"] if kind is None else edges["value"].cast(kind, strict=False)
+    dst, targets = join.rows(target, values, None, where) if len(values) else (np.empty(0, np.int32), ids)
+    src = edges["row"].to_numpy()
+    keep = dst >= 0
+    if config.node == target:
+        join.count("node linked with itself: dropped", int((keep & (src == dst)).sum()))
+        keep &= src != dst
+    relation = Relation.of(join.relation, config.node, target, src[keep], dst[keep], duplicates="first")
+    return join.draft(relation, ids, targets, f"values in {where}")
+
+
+def _text(join: Join, config: Text) -> Draft:
+    parts = []
+    for name in config.columns:
+        ids, column = join.column(config.node, name)
+        if column.dtype != pl.String:
+            raise join.error("column is not text", expected="text", found=f"{name}: {examples(column)}")
+        parts.append(column.alias(name))
+    text = pl.DataFrame(parts).select(text=pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))["text"]
+    given = np.flatnonzero((text.str.strip_chars() != "").fill_null(False).to_numpy())
+    join.count(f"{config.node} nodes without text: no edge", len(ids) - given.size)
+    try:
+        (src, dst, cosine), bare = similar_texts(text.gather(given).to_list(), config)
+    except ValueError as error:
+        expected = f"words that at least {config.min_df} of {given.size:,} texts share"
+        raise join.error("texts have no common words", expected=expected, found=str(error)) from None
+    join.count(f"{config.node} nodes whose words occur nowhere else: no edge", bare)
+    relation = Relation.of(join.relation, config.node, config.node, given[src], given[dst], cosine, "max")
+    return join.draft(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
+
+
+def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:
+    train, item, ids = join.split.train, join.tables.item, join.split.items
+    if train.time is None and not join.tables.ordered:
+        join.count("training rows without a time: file order taken as time order", len(train))
+    src, dst, count = cooccurring(train.user, train.item, config.window, config.min_count)
+    relation = Relation.of(join.relation, item, item, src, dst, count)
+    relation = _largest(join, relation, config.neighbours)
+    return join.draft(relation, ids, ids, f"pairs of items that {config.min_count} training histories have in common")
+
+
+def _largest(join: Join, relation: Relation, k: int) -> Relation:
+    """The ``k`` largest weights of each source; within one type an edge stays if it is of either end's."""
+    keep = largest(relation.src, relation.dst, relation.weight, k)
+    if relation.undirected:
+        keep |= largest(relation.dst, relation.src, relation.weight, k)
+    join.count(f"edges beyond the {k} largest: dropped", int((~keep).sum()))
+    return relation.where(keep)
+
+
+def _weights(join: Join, config: Link, frame: pl.DataFrame, column: str | None, where: str) -> Float32:
+    """Raw weights of a link table, NaN where there is none; all ones without a weight column."""
+    if column is None:
+        if config.weight != "one":
+            found = f'weight = "{config.weight}"'
+            raise join.error(f"{where} has no weight column", expected='weight = "one"', found=found)
+        return np.ones(len(frame), np.float32)
+    weight = join.select(frame, column, where)
+    if not weight.dtype.is_numeric():
+        expected = f"numbers in {where}, {column}"
+        raise join.error("weight is not numeric", expected=expected, found=examples(weight))
+    return weight.cast(pl.Float32).fill_null(np.nan).to_numpy()
+
+
+def _as_text(join: Join, values: pl.Series, column: str) -> pl.Series:
+    """Values as keys: stripped text; 1995.0 is "1995"; empty text and NaN are null."""
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        if (values == values.round()).all():
+            values = values.cast(pl.Int64)
+    elif values.dtype.is_nested() or values.dtype == pl.Binary:
+        found = f"{column}: {values.dtype}"
+        raise join.error("column cannot be read as values", expected="text, numbers or a list", found=found)
+    text = values.cast(pl.String).str.strip_chars()
+    return text.set(text == "", None)

@@ -1,0 +1,196 @@
+"""A graph on disk: edges as safetensors, keys as Parquet, a manifest as JSON. Nothing is ever unpickled.
+
+A bundle is a folder with ``manifest.json``, ``edges.safetensors`` and one ``nodes-<i>.parquet`` per node type. File
+names follow from the format and never from the manifest, which holds the sha256 of each file and of its own content.
+The hashes find damage and careless edits; they are no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.tables.config import Section, check
+from relrank.tables.ids import IdMap
+from relrank.tables.tables import Notice
+
+FORMAT, VERSION = "relrank graph", 1
+_ENDS = ("src", "dst", "weight")
+
+
+class _Type(Section):
+    name: str
+    keys: int
+
+
+class _Edges(Section):
+    name: str
+    source: str
+    target: str
+    edges: int
+
+
+class _Notice(Section):
+    where: str
+    message: str
+    count: int
+
+
+class _Manifest(Section):
+    format: str
+    version: int
+    user: str
+    item: str
+    fingerprint: str
+    nodes: list[_Type]
+    relations: list[_Edges]
+    """The interactions, then every relation in order."""
+    notices: list[_Notice]
+    files: dict[str, str]
+    """sha256 by file name."""
+    sha256: str
+    """Of the manifest without this line."""
+
+
+def save_graph(graph: Graph, folder: Path) -> None:
+    """Write a graph as a bundle; the folder appears whole or not at all, and replaces a bundle of that name.
+
+    Raises:
+        InputError: the folder exists and is something else than a bundle.
+    """
+    from safetensors.numpy import save
+
+    if (
+        folder.exists()
+        and not (folder / "manifest.json").is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise InputError(
+            "would overwrite something else",
+            where=str(folder),
+            expected="no folder, or a graph bundle",
+            found="other files",
+        )
+    relations = (graph.interactions, *graph.relations.values())
+    arrays = {f"{i}.{end}": np.ascontiguousarray(getattr(r, end)) for i, r in enumerate(relations) for end in _ENDS}
+    files = {"edges.safetensors": save(arrays)}
+    for i, ids in enumerate(graph.nodes.values()):
+        buffer = io.BytesIO()
+        ids.keys.to_frame().write_parquet(buffer)
+        files[f"nodes-{i}.parquet"] = buffer.getvalue()
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "user": graph.user,
+        "item": graph.item,
+        "fingerprint": graph.fingerprint,
+        "nodes": [{"name": name, "keys": len(ids)} for name, ids in graph.nodes.items()],
+        "relations": [{"name": r.name, "source": r.source, "target": r.target, "edges": len(r)} for r in relations],
+        "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in graph.notices],
+        "files": {name: _sha256(content) for name, content in files.items()},
+    }
+    files["manifest.json"] = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1, ensure_ascii=False).encode()
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        fresh = temporary / "new"
+        fresh.mkdir()
+        for name, content in files.items():
+            (fresh / name).write_bytes(content)
+        if folder.exists():
+            folder.rename(temporary / "old")
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def load_graph(folder: Path) -> Graph:
+    """Read what ``save_graph`` wrote.
+
+    Raises:
+        InputError: a file is missing or not what was written; the bundle is of another program or a newer version;
+            its parts contradict each other.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    manifest = _manifest(folder)
+    expected = {"edges.safetensors", *(f"nodes-{i}.parquet" for i in range(len(manifest.nodes)))}
+    if set(manifest.files) != expected:
+        raise _error(folder, "manifest lists other files", sorted(expected), sorted(manifest.files))
+    content = {name: _read(folder, name) for name in sorted(expected)}
+    for name, digest in manifest.files.items():
+        if _sha256(content[name]) != digest:
+            raise _error(folder / name, "file was changed", f"sha256 {digest}", _sha256(content[name]))
+    try:
+        nodes = {}
+        for i, node_type in enumerate(manifest.nodes):
+            frame = pl.read_parquet(io.BytesIO(content[f"nodes-{i}.parquet"]))
+            nodes[node_type.name] = IdMap(node_type.name, frame["key"])
+        arrays = load(content["edges.safetensors"])
+        relations = [
+            Relation(r.name, r.source, r.target, *(arrays[f"{i}.{end}"] for end in _ENDS))
+            for i, r in enumerate(manifest.relations)
+        ]
+        counts = [len(ids) for ids in nodes.values()] + [len(r) for r in relations]
+        if counts != [t.keys for t in manifest.nodes] + [r.edges for r in manifest.relations]:
+            raise ValueError(f"keys and edges are {counts}")
+        notices = tuple(Notice(n.where, n.message, n.count) for n in manifest.notices)
+        interactions, named = relations[0], {r.name: r for r in relations[1:]}
+        if (interactions.source, interactions.target) != (manifest.user, manifest.item):
+            raise ValueError("interactions do not link users with items")
+        return Graph(manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices)
+    except (ValueError, LookupError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise _error(folder, "parts do not fit together", "keys and edges as the manifest says", error) from None
+
+
+def _manifest(folder: Path) -> _Manifest:
+    """The manifest, if it is one of ours and nobody touched it."""
+    path = folder / "manifest.json"
+    try:
+        raw = json.loads(_read(folder, path.name))
+    except ValueError as error:  # not JSON, or not UTF-8
+        if isinstance(error, InputError):
+            raise
+        raise _error(path, "not readable as JSON", f"the manifest of a {FORMAT}", error) from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        raise _error(path, "not a graph bundle", f'format "{FORMAT}"', found)
+    if raw.get("version") != VERSION:
+        raise _error(
+            path, "bundle of another version", f"version {VERSION}; a newer relrank may read it", raw.get("version")
+        )
+    if raw.pop("sha256", None) != (seal := _seal(raw)):
+        raise _error(path, "manifest was changed", "the content that was written", "another")
+    return check(raw | {"sha256": seal}, _Manifest, str(path))
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return _sha256(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _error(where: Path, what: str, expected: object, found: object) -> InputError:
+    return InputError(what, where=str(where), expected=str(expected), found=str(found))

@@ -1,0 +1,185 @@
+"""From outside keys to rows of a graph that is still being built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from relrank.csr import Int32
+from relrank.errors import InputError
+from relrank.graph.graph import Relation
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Split
+from relrank.tables.tables import Notice, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The sources of one relation, how their keys meet, and a place to count what is dropped.
+
+    Attributes:
+        relation: name of the relation.
+        tables: where the rows are.
+        split: which users and items the graph has.
+        notices: what was counted so far.
+    """
+
+    relation: str
+    tables: Tables
+    split: Split
+    notices: list[Notice] = field(default_factory=list)
+
+    def count(self, message: str, number: int) -> None:
+        """Note rows or nodes that a policy touched."""
+        if number:
+            self.notices.append(Notice(f"relation {self.relation!r}", message, int(number)))
+
+    def error(self, what: str, *, expected: str, found: str) -> InputError:
+        """The error to raise."""
+        return InputError(what, where=f"relation {self.relation!r}", expected=expected, found=found)
+
+    def select(self, frame: pl.DataFrame, column: str, where: str) -> pl.Series:
+        """A column of a table.
+
+        Raises:
+            InputError: there is none.
+        """
+        if column not in frame.columns:
+            raise self.error("column not found", expected=f"one of {frame.columns} in {where}", found=column)
+        return frame[column]
+
+    def column(self, node_type: str, column: str) -> tuple[IdMap, pl.Series]:
+        """The nodes of a type and their values of a column; null for nodes that the node table does not have.
+
+        Raises:
+            InputError: no such node table or column, or the table has none of the graph's nodes.
+        """
+        table, ids = self.tables.nodes.get(node_type), self._universe(node_type)
+        if table is None or ids is None:
+            raise self.error("no such node table", expected=f"one of {sorted(self.tables.nodes)}", found=node_type)
+        values = self.select(table.frame, column, f"table {node_type!r}")
+        at = IdMap(node_type, table.frame[table.key]).find(ids.keys)
+        if (at < 0).all():
+            raise self._apart(f"{node_type}.{table.key}", table.frame[table.key], f"{node_type} nodes", ids.keys)
+        return ids, values.gather(pl.Series(at).replace(-1, None))
+
+    def rows(self, node_type: str, values: pl.Series, match: str | None, side: str) -> tuple[Int32, IdMap]:
+        """Rows for the values of one side of a join, and the keys of the rows.
+
+        Args:
+            node_type: type of the nodes.
+            values: [n], what the rows of the table say.
+            match: column of the type's node table that holds such values; None where they are keys.
+            side: name of the values, for messages.
+
+        Returns:
+            int32 [n], -1 where the graph can have no such node; and the type's keys in the order of those rows.
+
+        Raises:
+            InputError: not one value is there.
+        """
+        table, ids = self.tables.nodes.get(node_type), self._universe(node_type)
+        keys, unknown = values, 0
+        if table is not None and match is not None and match != table.key:
+            known = self.select(table.frame, match, f"table {node_type!r}")
+            given = table.frame.filter(known.is_not_null())
+            at = IdMap(f"{node_type}.{match}", given[match]).find(values)
+            unknown = int((at < 0).sum())
+            if unknown == at.size:
+                raise self._apart(f"{node_type}.{match}", known, side, values)
+            self.count(f"{side} is in no row of {node_type}.{match}: dropped", unknown)
+            keys = given[table.key].gather(pl.Series(at).replace(-1, None))
+        if ids is None:
+            ids = IdMap.of(node_type, keys.cast(pl.Int64) if keys.dtype.is_integer() else keys)
+        rows = ids.find(keys)
+        outside = int((rows < 0).sum())
+        if outside == rows.size:
+            raise self._apart(f"{node_type} nodes", ids.keys, side, keys)
+        self.count(f"{side} is missing or no {node_type} of the graph: dropped", outside - unknown)
+        return rows, ids
+
+    def admits(self, node_type: str) -> pl.DataType | None:
+        """The kind of keys that a type has beforehand; None where any value may be a node."""
+        ids = self._universe(node_type)
+        return None if ids is None else ids.keys.dtype
+
+    def draft(self, relation: Relation, source: IdMap, target: IdMap, expected: str) -> Draft:
+        """What the builder hands over.
+
+        Raises:
+            InputError: the relation has no edges; the message says what became of the rows.
+        """
+        if not len(relation):
+            found = "; ".join(["none", *(f"{notice.message} ({notice.count:,})" for notice in self.notices)])
+            raise self.error("relation ends without edges", expected=expected, found=found)
+        return Draft(self, relation, source, target)
+
+    def _universe(self, node_type: str) -> IdMap | None:
+        """The keys that a type may have: the split's, or its node table's; None where any value is a node."""
+        if node_type == self.tables.user:
+            return self.split.users
+        if node_type == self.tables.item:
+            return self.split.items
+        table = self.tables.nodes.get(node_type)
+        return (
+            None
+            if table is None
+            else IdMap.of(node_type, self.select(table.frame, table.key, f"table {node_type!r}"))
+        )
+
+    def _apart(self, left: str, known: pl.Series, right: str, values: pl.Series) -> InputError:
+        """Two sides of a join have no value in common."""
+        found = f"{right}: {examples(values)}; none of {len(values):,} is there"
+        return self.error("join is empty", expected=f"{left}: {examples(known)}", found=found)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A relation over its own row indices: rows of the graph are not known before every relation has its edges.
+
+    Attributes:
+        join: where it came from.
+        relation: the edges.
+        source: keys of ``relation.src``; those without an edge do not become nodes.
+        target: keys of ``relation.dst``, likewise.
+    """
+
+    join: Join
+    relation: Relation
+    source: IdMap
+    target: IdMap
+
+    def settle(self, nodes: dict[str, IdMap]) -> Relation:
+        """The relation over the rows of the graph's node types."""
+        r = self.relation
+        src, dst = nodes[r.source].find(self.source.keys)[r.src], nodes[r.target].find(self.target.keys)[r.dst]
+        return Relation.of(r.name, r.source, r.target, src, dst, r.weight)
+
+
+def occurring(drafts: Iterable[Draft], known: tuple[str, str]) -> dict[str, IdMap]:
+    """Keys of every type but the ``known``: the values that occur in an edge of some relation, ascending.
+
+    Raises:
+        InputError: two relations disagree about the kind of a type's keys.
+    """
+    seen: dict[str, list[pl.Series]] = {}
+    for draft in drafts:
+        r = draft.relation
+        for end, ids, rows in ((r.source, draft.source, r.src), (r.target, draft.target, r.dst)):
+            if end in known:
+                continue
+            parts, keys = seen.setdefault(end, []), ids.at(np.unique(rows))
+            if parts and parts[0].dtype != keys.dtype:
+                expected = f"{examples(parts[0])}, as in a relation before, or another target type"
+                raise draft.join.error(f"{end!r} has keys of two kinds", expected=expected, found=examples(keys))
+            parts.append(keys)
+    return {end: IdMap.of(end, pl.concat(parts)) for end, parts in seen.items()}
+
+
+def examples(values: pl.Series) -> str:
+    """What a column holds, for messages."""
+    shown = ", ".join(repr(v) for v in values.drop_nulls().head(3))
+    return f"{values.dtype} values such as {shown}" if shown else f"{values.dtype} values, all missing"

@@ -1,0 +1,87 @@
+"""Pairs of nodes that are near each other: in text, or in histories. Plain arrays in, pairs out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from relrank.csr import Float32, Int64
+from relrank.graph.recipes import Text
+
+Bool = npt.NDArray[np.bool_]
+Pairs = tuple[Int64, Int64, Float32]
+
+_BLOCK_CELLS = 1 << 23
+"""Similarities of one block, at most: 200 MB if every two texts shared a word."""
+
+
+def largest(rows: npt.NDArray[np.integer], others: npt.NDArray[np.integer], weight: Float32, k: int) -> Bool:
+    """Which edges are among the ``k`` of largest weight of their row; ties go to the lower ``others``."""
+    order = np.lexsort((others, -weight, rows))
+    ordered = rows[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    rank = np.arange(rows.size) - np.repeat(starts, np.diff(starts, append=rows.size))
+    mask = np.zeros(rows.size, bool)
+    mask[order[rank < k]] = True
+    return mask
+
+
+def similar_texts(texts: list[str], config: Text) -> tuple[Pairs, int]:
+    """For each text, its nearest other texts by cosine of TF-IDF vectors, exact.
+
+    Returns:
+        (text, neighbour, cosine float32) for every neighbour named, so a pair that name each other comes twice;
+        and the number of texts without any feature, which are near nothing.
+
+    Raises:
+        ValueError: no feature occurs often enough.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        lowercase=True, ngram_range=config.ngrams, min_df=config.min_df, max_features=config.max_features
+    )
+    x = vectorizer.fit_transform(texts).tocsr()
+    n, columns = x.shape[0], x.T.tocsr()
+    rows, found, cosines = [], [], []
+    step = max(1, _BLOCK_CELLS // n)
+    for start in range(0, n, step):
+        block = (x[start : start + step] @ columns).tocoo()
+        # float32 makes equal what differs by the order of summation only, so that ties are ties
+        row, other, cosine = (
+            block.row.astype(np.int64) + start,
+            block.col.astype(np.int64),
+            block.data.astype(np.float32),
+        )
+        near = (cosine >= np.float32(config.min_similarity)) & (row != other)
+        row, other, cosine = row[near], other[near], np.minimum(cosine[near], np.float32(1))
+        best = largest(row, other, cosine, config.neighbours)
+        rows.append(row[best])
+        found.append(other[best])
+        cosines.append(cosine[best])
+    return (np.concatenate(rows), np.concatenate(found), np.concatenate(cosines)), int((np.diff(x.indptr) == 0).sum())
+
+
+def cooccurring(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], window: int, min_count: int) -> Pairs:
+    """Unordered pairs of different items at most ``window`` places apart in one user's history, and how often.
+
+    Args:
+        user: [n], the rows of one user in time order; users may be interleaved.
+        item: [n].
+        window: largest distance.
+        min_count: pairs counted less often are left out.
+
+    Returns:
+        (lower item, higher item, count).
+    """
+    order = np.argsort(user, kind="stable")
+    user, item = user[order], item[order].astype(np.int64)
+    keys = []
+    for distance in range(1, window + 1):
+        a, b = item[:-distance], item[distance:]
+        together = (user[:-distance] == user[distance:]) & (a != b)
+        keys.append((np.minimum(a, b) << 32 | np.maximum(a, b))[together])
+    counts = pl.Series("key", np.concatenate(keys)).value_counts(name="count").filter(pl.col("count") >= min_count)
+    key = counts["key"].to_numpy()
+    return key >> 32, key & 0xFFFFFFFF, counts["count"].to_numpy().astype(np.float32)

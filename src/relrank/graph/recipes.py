@@ -1,0 +1,117 @@
+"""What a configuration may say about a relation: one section per kind, told apart by ``kind``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from relrank.graph.graph import Duplicates
+from relrank.tables.config import Section
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Link(Section):
+    """Edges that a link table lists.
+
+    Order of the steps: rows without both ends in the graph are dropped, rows of weight ≤ 0 are dropped,
+    ``duplicates``, ``top``, ``min_target_degree``, ``weight``.
+    """
+
+    kind: Literal["link"]
+    table: str
+    """Name of the link table."""
+    weight: Literal["one", "raw", "log1p"] = "one"
+    """The edge's weight as a function of the table's weight column."""
+    top: Count | None = None
+    """Keep this many edges of largest raw weight per source; ties go to the lower target row. Within one node type
+    an edge stays if it is among the largest of either end."""
+    min_target_degree: Count = 1
+    """Keep targets that at least this many sources of the graph link to, after ``top``."""
+    duplicates: Duplicates = "error"
+    """Rows that name the same edge: refuse, add the raw weights up, take the largest, or take the first row.
+    Within one node type (a, b) and (b, a) are the same edge."""
+
+
+class Attribute(Section):
+    """Edges from nodes to the values of a column: text, number, or list. All weights are one."""
+
+    kind: Literal["attribute"]
+    node: str
+    """Node type whose table has the column."""
+    column: str
+    separator: str | None = None
+    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
+    target: str | None = None
+    """Node type of the values; the column's name by default. Relations that name the same type share its nodes."""
+    missing: Literal["drop", "node"] = "drop"
+    """Nodes without a value get no edge, or all link to one own node of the target type."""
+
+
+class Bins(Section):
+    """Edges from nodes to the interval a numeric column falls into. All weights are one.
+
+    ``edges = [1950, 1970]`` makes (-∞, 1950], (1950, 1970] and (1970, ∞), and these are the keys of the bins.
+    """
+
+    kind: Literal["bins"]
+    node: str
+    column: str
+    edges: tuple[float, ...] | None = Field(default=None, min_length=1)
+    """Inner edges, ascending; each belongs to the bin below it."""
+    quantiles: Annotated[int, Field(ge=2)] | None = None
+    """So many bins of equal size instead, measured on the nodes that occur in training rows."""
+    target: str | None = None
+    """Node type of the bins; the column's name by default."""
+    missing: Literal["drop", "node"] = "node"
+    """As for attributes; a missing number is never in the lowest bin."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Bins:
+        if (self.edges is None) == (self.quantiles is None):
+            raise ValueError("either edges or quantiles")
+        if self.edges is not None and list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must ascend")
+        return self
+
+
+class Text(Section):
+    """Edges between nodes with similar text: cosine of TF-IDF vectors of the lower-cased columns.
+
+    Each node names its nearest other nodes; a pair that either end names is one edge, weighted with the cosine.
+    """
+
+    kind: Literal["text"]
+    node: str
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Text columns, joined by a space."""
+    neighbours: Count = 30
+    """Nearest others that a node names; ties go to the lower row."""
+    min_similarity: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Smallest cosine of an edge."""
+    ngrams: tuple[Count, Count] = (1, 2)
+    """Shortest and longest run of words that is a feature."""
+    min_df: Count = 2
+    """Nodes a feature must occur in."""
+    max_features: Count = 200_000
+    """The most frequent features are kept."""
+
+
+class Cooccurrence(Section):
+    """Edges between items that users choose close to each other: training rows only, weight = how often.
+
+    A pair counts once for every two places at most ``window`` apart in one training history, in time order (file
+    order where there are no times).
+    """
+
+    kind: Literal["cooccurrence"]
+    window: Count = 3
+    """Largest distance in the history; 1 = the next item."""
+    min_count: Count = 2
+    """Smallest weight of an edge."""
+    neighbours: Count = 50
+    """Items of largest weight that an item names; ties go to the lower row. An edge stays if either end names it."""
+
+
+RelationConfig = Annotated[Link | Attribute | Bins | Text | Cooccurrence, Field(discriminator="kind")]
