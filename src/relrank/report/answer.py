@@ -1,0 +1,72 @@
+"""The one sentence on top of the page: what the verdicts amount to."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from relrank.report.figures import known, listed, metric_name, number
+from relrank.study.result import StudyResult
+
+ORDER = ("helps", "redundant", "hurts", "no evidence")
+
+Row = dict[str, Any]
+
+
+def lead_model(result: StudyResult) -> str | None:
+    """The model whose verdicts count first: of those with verdicts, the one that ranks best; None without verdicts."""
+    judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
+    best = {model: -math.inf for model in judged}
+    for row in result.leaderboard.iter_rows(named=True):
+        if row["model"] in best and known(row["mean"]):
+            best[row["model"]] = max(best[row["model"]], row["mean"])
+    return max(best, key=lambda model: best[model]) if best else None  # the first listed wins a tie
+
+
+def answer(result: StudyResult) -> str:
+    """One sentence that answers which relations make recommendations better.
+
+    The verdicts are those of ``lead_model``. "No evidence" never stands alone: the largest of the smallest detectable
+    effects says what would have been seen.
+
+    Args:
+        result: a finished study.
+
+    Returns:
+        Plain text, e.g. ``"tags and text help; language: no evidence (an effect of ±.0040 would have been seen)."``
+    """
+    lead = lead_model(result)
+    if lead is None:
+        return "This study compared no relations."
+    rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
+    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
+    if len(by["no evidence"]) == len(rows):
+        seen = _would_have_been_seen(rows, f" in {metric_name(result.card['metric'])}")
+        subject = f"{_names(rows)} is not" if len(rows) == 1 else "No relation is"
+        return f"{subject} shown to help or to hurt{seen}."
+    clauses = []
+    if by["helps"]:
+        clauses.append(f"{_names(by['helps'])} {_verb(by['helps'], 'help')}")
+    for others in dict.fromkeys(row["redundant_with"] for row in by["redundant"]):
+        group = [row for row in by["redundant"] if row["redundant_with"] == others]
+        beside = "the other relations" if not others else listed([name.strip() for name in others.split(",")])
+        be = "is" if len(group) == 1 else "are"
+        clauses.append(f"{_names(group)} {_verb(group, 'help')}, but {be} redundant with {beside}")
+    if by["hurts"]:
+        clauses.append(f"{_names(by['hurts'])} {_verb(by['hurts'], 'hurt')}")
+    if by["no evidence"]:
+        clauses.append(f"{_names(by['no evidence'])}: no evidence{_would_have_been_seen(by['no evidence'])}")
+    return "; ".join(clauses) + "."
+
+
+def _names(rows: list[Row]) -> str:
+    return listed([row["relation"] for row in rows])
+
+
+def _verb(rows: list[Row], verb: str) -> str:
+    return verb + "s" if len(rows) == 1 else verb
+
+
+def _would_have_been_seen(rows: list[Row], unit: str = "") -> str:
+    smallest = [row["smallest"] for row in rows if known(row["smallest"])]
+    return f" (an effect of ±{number(max(smallest))}{unit} would have been seen)" if smallest else ""

@@ -1,0 +1,60 @@
+"""The page: one HTML file without any outside resource, so that it opens offline and can be mailed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relrank.report import figures
+from relrank.report.view import build_view
+from relrank.study.result import StudyResult
+
+
+def write_report(result: StudyResult, path: Path) -> Path:
+    """Write a study as one self-contained HTML page.
+
+    Args:
+        result: a finished study.
+        path: the file to write, usually ``report.html``; its folder is made when missing. The file appears under
+            this name only when whole.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        InputError: the study lacks a field that the page shows.
+    """
+    page = render(result)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render(result: StudyResult) -> str:
+    """The page as text. Everything that comes from the study is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("relrank.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for write in (
+        figures.number,
+        figures.signed,
+        figures.interval,
+        figures.count,
+        figures.amount,
+        figures.extra,
+        figures.percent,
+        figures.p_value,
+        figures.metric_name,
+        figures.listed,
+    ):
+        environment.filters[write.__name__] = write
+    environment.globals["interval"] = figures.interval
+    environment.tests["known"] = figures.known
+    return environment.get_template("page.html.j2").render(build_view(result))

@@ -1,0 +1,317 @@
+"""From a study's tables to what each section of the page shows: grouped, ordered, with axes; no markup here."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.report.answer import ORDER, Row, answer, lead_model
+from relrank.report.figures import Scale, known
+from relrank.study.result import StudyResult
+
+KINDS = ("gain", "drop", "alone", "placebo")
+ALPHA = 0.05
+AUDIT = ("leak", "warning", "ok")
+POINTS = 60  # of a learning curve that are drawn
+
+REQUIRED_MODELS = {
+    "random": {"random"},
+    "popularity": {"popularity", "popular", "pop", "mostpopular"},
+    "item-kNN": {"itemknn"},
+    "EASE": {"ease"},
+}
+CARD_KEYS = (
+    "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test nodes "
+    "relations notices audit machine planted smoke"
+).split()
+COLUMNS = {
+    "leaderboard": "model arm n_seeds n_users mean low high below_ease seconds peak_mb",
+    "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size smallest n_users n_seeds",
+    "verdicts": "model relation verdict sentence redundant_with drop drop_low drop_high alone alone_low alone_high "
+    "placebo placebo_low placebo_high smallest true_verdict",
+    "groups": "model relation kind group label order mean low high n_users",
+    "curves": "model arm seed epoch loss metric",
+    "tuning": "model arm seed trial metric config chosen",
+}
+
+
+def build_view(result: StudyResult) -> dict[str, Any]:
+    """Everything the template needs, one key per section.
+
+    Raises:
+        InputError: the card lacks a key, or a table that has rows lacks a column.
+    """
+    _check(result)
+    tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in COLUMNS}
+    lead = lead_model(result)
+    judged = list(dict.fromkeys([lead] * (lead is not None) + [row["model"] for row in tables["verdicts"]]))
+    for row in tables["effects"]:
+        row["significant"] = is_significant(row)
+    for row in tables["groups"]:
+        row["significant"] = clear_of_zero(row)  # groups are not tested, only estimated
+    verdict = {(row["model"], row["relation"]): row for row in tables["verdicts"]}
+    relations = _ordered_relations(tables["verdicts"], lead)
+    return {
+        "card": result.card,
+        "answer": answer(result),
+        "lead": lead,
+        "judged": judged,
+        "relations": relations,
+        "verdict": verdict,
+        "basis": _basis(tables, lead),
+        "agreement": [_agreement(model, lead, relations, verdict) for model in judged if model != lead],
+        "planted": _planted(tables["verdicts"]),
+        "forest": _forest(tables["effects"], judged, relations),
+        "beside": _beside(tables["effects"], judged, relations),
+        "leaderboard": _leaderboard(tables["leaderboard"], tables["effects"], result.leaderboard.columns),
+        "groups": _groups(tables["groups"], judged, relations),
+        "curves": _curves(tables["curves"], _headline_arms(tables["effects"])),
+        "cost": _cost(tables, {row["name"]: row["edges"] for row in result.card["relations"]}, judged, relations),
+        "tuning": _tuning(tables["tuning"]),
+        "audit": sorted(result.card["audit"], key=lambda row: AUDIT.index(row["level"])),
+        "leaks": [row for row in result.card["audit"] if row["level"] == "leak"],
+    }
+
+
+def clear_of_zero(row: Row) -> bool:
+    """Does the interval leave zero out?"""
+    return known(row["low"]) and known(row["high"]) and (row["low"] > 0 or row["high"] < 0)
+
+
+def is_significant(row: Row) -> bool:
+    """By the Holm-adjusted p where there is one, else by the interval."""
+    return bool(row["p_holm"] < ALPHA) if known(row["p_holm"]) else clear_of_zero(row)
+
+
+def _check(result: StudyResult) -> None:
+    wanted = {"card": (set(CARD_KEYS), set(result.card))}
+    for name, columns in COLUMNS.items():
+        frame: pl.DataFrame = getattr(result, name)
+        if not frame.is_empty():
+            wanted[name] = (set(columns.split()), set(frame.columns))
+    for name, (expected, found) in wanted.items():
+        if lacking := sorted(expected - found):
+            raise InputError(
+                "a stored study lacks a field",
+                where=f"{name} of study {result.card.get('name', '?')!r}",
+                expected=", ".join(lacking),
+                found=", ".join(sorted(found)),
+            )
+
+
+def _ordered_relations(verdicts: list[Row], lead: str | None) -> list[str]:
+    """What helps first, then the larger drop first; relations that only other models judged come last."""
+    own = [row for row in verdicts if row["model"] == lead]
+    own.sort(key=lambda row: (ORDER.index(row["verdict"]), -row["drop"] if known(row["drop"]) else 0.0))
+    return list(dict.fromkeys(row["relation"] for row in own + verdicts))
+
+
+def _headline_arms(effects: list[Row]) -> dict[str, set[str]]:
+    """The names of the arms "all" and "interactions", as the study wrote them."""
+    gains = [row for row in effects if row["kind"] == "gain"]
+    return {
+        "all": {"all"} | {row["arm_a"] for row in gains},
+        "interactions": {"interactions"} | {row["arm_b"] for row in gains},
+    }
+
+
+def _basis(tables: dict[str, list[Row]], lead: str | None) -> dict[str, Row | None]:
+    """The figures under the sentence: the lead model's gain and the two arms it compares."""
+    gain = next((row for row in tables["effects"] if row["kind"] == "gain" and row["model"] == lead), None)
+    mine = {row["arm"]: row for row in tables["leaderboard"] if row["model"] == lead}
+    return {
+        "gain": gain,
+        "all": mine.get(gain["arm_a"]) if gain else None,
+        "interactions": mine.get(gain["arm_b"]) if gain else None,
+    }
+
+
+def _agreement(model: str, lead: str | None, relations: list[str], verdict: dict[tuple[str, str], Row]) -> Row:
+    both = [r for r in relations if (model, r) in verdict and (lead, r) in verdict]
+    differs = [(r, verdict[model, r]["verdict"]) for r in both if verdict[model, r]["verdict"] != verdict[lead, r]["verdict"]]  # type: ignore[index]
+    return {"model": model, "n": len(both), "agree": len(both) - len(differs), "differs": differs}
+
+
+def _planted(verdicts: list[Row]) -> Row | None:
+    """How many verdicts equal the planted truth; None where no truth is known."""
+    told = [row for row in verdicts if row["true_verdict"] is not None]
+    return {"n": len(told), "right": sum(row["verdict"] == row["true_verdict"] for row in told)} if told else None
+
+
+def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
+    shown = [row for row in effects if row["kind"] in KINDS]
+    models = []
+    for model in dict.fromkeys([*judged, *(row["model"] for row in shown)]):
+        blocks = []
+        for relation in [None, *relations]:
+            rows = [row for row in shown if row["model"] == model and row["relation"] == relation]
+            if rows:
+                blocks.append({"relation": relation, "rows": sorted(rows, key=lambda row: KINDS.index(row["kind"]))})
+        if blocks:
+            models.append({"model": model, "blocks": blocks})
+    ends = [row[end] for row in shown for end in ("mean", "low", "high", "smallest")]
+    ends += [-row["smallest"] for row in shown if known(row["smallest"])]
+    return {"models": models, "scale": Scale.over([0.0, *ends])}
+
+
+def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list[Row]:
+    """Per model what a relation adds beside each other one; only relations that were tried so."""
+    found = []
+    for model in judged:
+        cell = {(r["relation"], r["other"]): r for r in effects if r["kind"] == "beside" and r["model"] == model}
+        rows = [r for r in relations if any(r == key[0] for key in cell)]
+        others = [r for r in relations if any(r == key[1] for key in cell)]
+        if cell:
+            found.append({"model": model, "rows": rows, "others": others, "cell": cell})
+    return found
+
+
+def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str]) -> Row:
+    """One row per model and headline arm; a model that has neither of those arms shows its best row."""
+    headline = set().union(*_headline_arms(effects).values())
+    with_headline = {row["model"] for row in rows if row["arm"] in headline}
+    shown, bare = [], set()
+    for row in rows:
+        if row["arm"] in headline or row["model"] not in with_headline | bare:
+            shown.append(row)
+            bare.add(row["model"])
+    ease = [row for row in rows if _plain(row["model"]) == "ease" and known(row["mean"])]
+    present = {_plain(row["model"]) for row in rows}
+    known_columns = {*COLUMNS["leaderboard"].split()}
+    metrics = [name for name in columns if name not in known_columns]
+    return {
+        "rows": shown,
+        "scale": Scale.over([0.0, *(row[end] for row in shown for end in ("mean", "low", "high"))], most=4),
+        "ease": max((row["mean"] for row in ease), default=None),
+        "metrics": metrics,
+        # bits and other quantities above 1 do not need four decimals
+        "decimals": {m: 4 if all(abs(r[m]) <= 1 for r in rows if known(r[m])) else 2 for m in metrics},
+        "required": {name: bool(spellings & present) for name, spellings in REQUIRED_MODELS.items()},
+        "n_arms": len(rows),
+    }
+
+
+def _plain(model: str) -> str:
+    return "".join(letter for letter in model.lower() if letter.isalnum())
+
+
+def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
+    """Model → group column → one small panel per relation and kind, all on one axis."""
+    models = []
+    for model in dict.fromkeys([*judged, *(row["model"] for row in rows)]):
+        columns = []
+        mine = [row for row in rows if row["model"] == model]
+        for column in dict.fromkeys(row["group"] for row in mine):
+            panels = []
+            for kind in (*KINDS, "beside"):
+                for relation in [None, *relations]:
+                    bars = [
+                        row
+                        for row in mine
+                        if (row["group"], row["kind"], row["relation"]) == (column, kind, relation)
+                    ]
+                    if bars:
+                        bars.sort(key=lambda row: row["order"])
+                        panels.append({"kind": kind, "relation": relation, "rows": bars})
+            first = {"gain", "drop"} & {panel["kind"] for panel in panels} or {panels[0]["kind"]}
+            main = [panel for panel in panels if panel["kind"] in first]
+            rest = [panel for panel in panels if panel["kind"] not in first]
+            columns.append({"group": column, "main": main, "rest": rest})
+        if columns:
+            models.append({"model": model, "columns": columns})
+    scale = Scale.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=3)
+    return {"models": models, "scale": scale}
+
+
+def _curves(rows: list[Row], headline: dict[str, set[str]]) -> list[Row]:
+    """Per model two panels (validation metric, training loss), one line per arm and seed, headline arms on top."""
+    found = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == model]
+        runs: dict[tuple[str, int], list[Row]] = {}
+        for row in sorted(mine, key=lambda row: row["epoch"]):
+            runs.setdefault((row["arm"], row["seed"]), []).append(row)
+        panels = [_panel(name, runs, headline) for name in ("metric", "loss")]
+        checked = [[row for row in run if known(row["metric"])] for run in runs.values()]
+        best = [(max(run, key=lambda row: row["metric"]), run[-1]) for run in checked if run]
+        found.append(
+            {
+                "model": model,
+                "panels": [panel for panel in panels if panel["lines"]],
+                "runs": len(runs),
+                "epochs": _range([run[-1]["epoch"] for run in runs.values()]),
+                "best_epoch": _range([peak["epoch"] for peak, _ in best]),
+                "rising": sum(peak is last for peak, last in best),
+                "has": {name: any(arm in arms for arm, _ in runs) for name, arms in headline.items()},
+                "others": sum(arm not in set().union(*headline.values()) for arm in {arm for arm, _ in runs}),
+            }
+        )
+    return found
+
+
+def _panel(name: str, runs: dict[tuple[str, int], list[Row]], headline: dict[str, set[str]]) -> Row:
+    points = {key: [(row["epoch"], row[name]) for row in run if known(row[name])] for key, run in runs.items()}
+    points = {key: _thin(line) for key, line in points.items() if line}
+    x = Scale.over([epoch for line in points.values() for epoch, _ in line], margin=0.0)
+    y = Scale.over([value for line in points.values() for _, value in line], most=5)
+    lines = []
+    for (arm, seed), line in points.items():
+        style = next((style for style, arms in headline.items() if arm in arms), "other")
+        places = [(x.at(epoch), round(100 - y.at(value), 2)) for epoch, value in line]
+        lines.append({"arm": arm, "seed": seed, "style": style, "points": places})
+    lines.sort(key=lambda line: ("other", "interactions", "all").index(line["style"]))  # drawn last lies on top
+    return {"name": name, "x": x, "y": y, "lines": lines}
+
+
+def _thin(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    step = -(-len(line) // POINTS)
+    return line[: -1 : step] + line[-1:]
+
+
+def _range(values: Iterable[int]) -> tuple[int, float, int] | None:
+    values = list(values)
+    return (min(values), statistics.median(values), max(values)) if values else None
+
+
+def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str], relations: list[str]) -> list[Row]:
+    """Per model: what each relation costs beside what it brings, and every arm."""
+    arms = {(row["model"], row["arm"]): row for row in tables["leaderboard"]}
+    effect = {(row["model"], row["relation"], row["kind"]): row for row in tables["effects"]}
+    found = []
+    for model in dict.fromkeys([*judged, *(row["model"] for row in tables["leaderboard"])]):
+        table = []
+        for relation in relations if model in judged else []:
+            row: Row = {"relation": relation, "edges": edges.get(relation)}
+            for kind in ("drop", "alone"):
+                row[kind] = pair = effect.get((model, relation, kind), {})
+                one, two = (arms.get((model, pair.get(end)), {}) for end in ("arm_a", "arm_b"))
+                for unit in ("seconds", "peak_mb"):
+                    both = known(one.get(unit)) and known(two.get(unit))
+                    row[f"{kind}_{unit}"] = one[unit] - two[unit] if both else None
+            table.append(row)
+        mine = [row for row in tables["leaderboard"] if row["model"] == model]
+        if mine:
+            found.append({"model": model, "relations": table, "arms": mine})
+    return found
+
+
+def _tuning(rows: list[Row]) -> Row:
+    """The chosen trial of each cell, and whether all cells had the same number of trials."""
+    cells: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row["model"], row["arm"], row["seed"]), []).append(row)
+    chosen = [{**row, "config": _readable(row["config"]), "trials": len(c)} for c in cells.values() for row in c if row["chosen"]]
+    return {"chosen": chosen, "trials": sorted({len(trials) for trials in cells.values()}), "cells": len(cells)}
+
+
+def _readable(config: str) -> str:
+    try:
+        values = json.loads(config)
+    except ValueError:
+        return config
+    return ", ".join(f"{key} = {value}" for key, value in values.items()) if isinstance(values, dict) else str(values)
