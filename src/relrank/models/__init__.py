@@ -1,0 +1,21 @@
+"""Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
+
+from relrank.models.base import ClosedForm, Knob, Recommender, Trained
+from relrank.models.ease import EASE
+from relrank.models.gf_cf import GFCF
+from relrank.models.item_knn import ItemKNN
+from relrank.models.lightgcn import RelationalLightGCN
+from relrank.models.relational_ease import RelationalEASE
+from relrank.models.simple import Popularity, RandomOrder
+
+MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
+    "random": RandomOrder,
+    "popularity": Popularity,
+    "item-knn": ItemKNN,
+    "ease": EASE,
+    "relational-ease": RelationalEASE,
+    "gf-cf": GFCF,
+    "relational-lightgcn": RelationalLightGCN,
+}
+
+__all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

@@ -1,0 +1,194 @@
+"""What every model is: a configuration, scores for users of the graph, scores for histories never seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One hyper-parameter that tuning may move.
+
+    Attributes:
+        name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
+        ladder: the values that may be tried, ascending.
+    """
+
+    name: str
+    ladder: tuple[float, ...]
+
+
+class Recommender(ABC):
+    """Scores items. Concrete models are ``ClosedForm`` or ``Trained``.
+
+    Attributes:
+        name: key in ``MODELS``.
+        Config: the frozen dataclass of hyper-parameters, written beside the model.
+        relational: whether relations beside the interactions change the scores.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    relational: ClassVar[bool] = False
+
+    graph: Graph
+    config: Any
+    #: users by items: the training interactions
+    history: Csr
+
+    @abstractmethod
+    def score(self, users: Tensor) -> Tensor:
+        """Scores of the whole catalogue: int64 user rows [B] → float32 [B, n_items], higher is better."""
+
+    @abstractmethod
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """Scores for users never seen in training: item rows per user → float32 [len(histories), n_items].
+
+        An empty history gets the model's best guess without one (for most models equal scores).
+        """
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The hyper-parameters worth tuning on this graph; () for a model without any."""
+        del graph
+        return ()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that ``score`` needs beside the graph and the configuration."""
+        raise NotImplementedError
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` gave."""
+        raise NotImplementedError
+
+
+class ClosedForm(Recommender):
+    """A model that is solved, not trained.
+
+    Args:
+        graph: the interactions (and relations) it is solved on.
+        config: hyper-parameters; defaults if None.
+    """
+
+    #: attributes that hold the solution, saved as they are
+    solution: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        self.graph = graph
+        self.history = interaction_rows(graph)
+        self.config = self.Config() if config is None else config
+
+    @abstractmethod
+    def solve(self) -> Self:
+        """Compute the solution from the graph; returns the model itself."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The solution's tensors by name."""
+        return {name: torch.as_tensor(getattr(self, name)).contiguous() for name in self.solution}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the solution's tensors."""
+        for name in self.solution:
+            setattr(self, name, state[name])
+
+
+class Trained(nn.Module, Recommender):
+    """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them."""
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__()
+        self.graph = graph
+        self.history = interaction_rows(graph)
+        self.config = self.Config() if config is None else config
+
+    @abstractmethod
+    def loss(self, users: Tensor, positives: Tensor, seed: np.random.SeedSequence) -> Tensor:
+        """The loss of one batch of training edges (user rows [B], item rows [B]); negatives come from ``seed``."""
+
+    @abstractmethod
+    def init_weights(self, seed: int) -> None:
+        """Fresh parameters."""
+
+    def refresh(self) -> None:
+        """Bring whatever ``score`` reads up to date with the parameters; called after they moved."""
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the parameters, never references to them."""
+        return {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters."""
+        self.load_state_dict(dict(state))
+        self.refresh()
+
+
+def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A configuration with some fields replaced; ``"weights.has_tag"`` names one entry of a mapping.
+
+    Raises:
+        InputError: an unknown field, or a value of another type.
+    """
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    known = {f.name: getattr(config, f.name) for f in fields(config)}
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        field, _, entry = name.partition(".")
+        if field not in known or (entry and not isinstance(known[field], dict)):
+            raise InputError("unknown hyper-parameter", where=where, expected=f"one of {sorted(known)}", found=name)
+        if entry:
+            changed[field] = {**changed.get(field, known[field]), entry: value}
+            continue
+        present = known[field]
+        if isinstance(present, bool) or not isinstance(present, int | float):
+            fits = type(value) is type(present)
+        else:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            if fits and isinstance(present, int) and value != int(value):
+                fits = False
+            elif fits:
+                value = type(present)(value)
+        if not fits:
+            raise InputError(
+                "hyper-parameter has another type", where=f"{where}, {name}",
+                expected=f"{type(present).__name__}, such as {present!r}", found=repr(value),
+            )  # fmt: skip
+        changed[field] = dict(value) if isinstance(value, dict) else value
+    result: Any = replace(config, **changed)
+    return result
+
+
+def interaction_rows(graph: Graph) -> Csr:
+    """Users by items: the training interactions."""
+    return graph.interactions.csr(graph.n_users, graph.n_items)
+
+
+def history_rows(histories: Sequence[Tensor], n_items: int) -> Csr:
+    """Histories as CSR rows; an item that occurs twice counts once.
+
+    Raises:
+        InputError: an item row outside the catalogue.
+    """
+    rows = [np.unique(h.cpu().numpy().astype(np.int64)) for h in histories]
+    for number, row in enumerate(rows):
+        if row.size and (row[0] < 0 or row[-1] >= n_items):
+            raise InputError(
+                "item row outside the catalogue", where=f"history {number}",
+                expected=f"0 … {n_items - 1}", found=str(row[0] if row[0] < 0 else row[-1]),
+            )  # fmt: skip
+    lengths = np.array([r.size for r in rows], np.int64)
+    flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    return Csr.from_pairs(np.repeat(np.arange(len(rows)), lengths), flat, (len(rows), n_items))

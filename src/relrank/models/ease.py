@@ -1,0 +1,109 @@
+"""EASE: a linear item–item model in closed form (Steck 2019, "Embarrassingly Shallow Autoencoders", eq. 8).
+
+With ``G = XᵀX + λI`` and ``P = G⁻¹`` the weights are ``B_ij = −P_ij / P_jj``, ``B_jj = 0``; scores are ``X B``, that
+is ``X − X P / diag(P)``. Where there are fewer users than items the same numbers come from the users' side
+(Woodbury): with ``K = (XXᵀ + λI)⁻¹``, ``X P = K X`` and ``diag(P) = (1 − diag(Xᵀ K X)) / λ``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.csr import Csr, Float32, Float64
+from relrank.graph.graph import Graph
+from relrank.models.base import ClosedForm, Knob, history_rows
+from relrank.models.linear import gram, rows_times_dense, spd_inverse
+
+
+@dataclass(frozen=True, slots=True)
+class EASEConfig:
+    """Hyper-parameters of EASE."""
+
+    l2: float = 200.0
+    """Ridge penalty λ, in interactions."""
+
+
+L2_LADDER = (5.0, 10.0, 20.0, 35.0, 60.0, 100.0, 150.0, 200.0, 300.0, 500.0, 800.0, 1500.0, 3000.0)
+
+
+class EASE(ClosedForm):
+    """EASE on the interactions alone."""
+
+    name = "ease"
+    Config = EASEConfig
+    solution: ClassVar[tuple[str, ...]] = ("projection", "diagonal")
+
+    #: dual: K X [n_users, n_items]; primal: P [n_items, n_items]
+    projection: Tensor
+    #: diag(P) [n_items]
+    diagonal: Tensor
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The ridge penalty."""
+        del graph
+        return (Knob("l2", L2_LADDER),)
+
+    @property
+    def dual(self) -> bool:
+        """Whether the users' side is the smaller one."""
+        return self.graph.n_users < self.graph.n_items
+
+    def solve(self) -> Self:
+        """One Cholesky inverse of the smaller side."""
+        x = self.history
+        l2 = float(self.config.l2)
+        g = gram(x if self.dual else x.transpose())
+        g[np.diag_indices_from(g)] += np.float32(l2)
+        inverse = spd_inverse(g)
+        if self.dual:
+            kx = np.ascontiguousarray(rows_times_dense(x.transpose(), inverse).T)
+            diagonal = (1.0 - _column_dots(x, kx)) / l2
+            self.projection = torch.from_numpy(kx)
+        else:
+            diagonal = inverse.diagonal().astype(np.float64)
+            self.projection = torch.from_numpy(inverse)
+        self.diagonal = torch.from_numpy(diagonal.astype(np.float32))
+        return self
+
+    def score(self, users: Tensor) -> Tensor:
+        """``X − X P / diag(P)`` for these users."""
+        rows = self.history.take(users.cpu().numpy())
+        if self.dual:
+            xp = self.projection[users]
+            return self._scores(rows, xp.numpy().copy())
+        return self._scores(rows, rows_times_dense(rows, self.projection.numpy()))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """The same for new rows of X."""
+        rows = history_rows(histories, self.graph.n_items)
+        if not self.dual:
+            return self._scores(rows, rows_times_dense(rows, self.projection.numpy()))
+        # x P = (x − x Xᵀ K X) / λ
+        overlap = rows_times_dense(rows, _dense(self.history.transpose()))
+        xp = (_dense(rows) - overlap @ self.projection.numpy()) / np.float32(self.config.l2)
+        return self._scores(rows, xp)
+
+    def _scores(self, rows: Csr, xp: Float32) -> Tensor:
+        np.divide(xp, -self.diagonal.numpy(), out=xp)
+        xp[rows.rows(), rows.indices] += rows.data
+        return torch.from_numpy(xp)
+
+
+def _dense(rows: Csr) -> Float32:
+    out = np.zeros((rows.n_rows, rows.n_cols), np.float32)
+    out[rows.rows(), rows.indices] = rows.data
+    return out
+
+
+def _column_dots(x: Csr, other: Float32) -> Float64:
+    """``diag(Xᵀ · other)``, float64 [n_cols]."""
+    picked = x.data * other[x.rows(), x.indices]
+    dots: Float64 = np.bincount(x.indices, weights=picked, minlength=x.n_cols).astype(np.float64)
+    return dots

@@ -1,0 +1,84 @@
+"""Item-kNN: shrunk cosine between items' users, k nearest kept (Sarwar et al. 2001; shrinkage: Bell & Koren 2007).
+
+``w_ij = n_ij / (√(n_i n_j) + s)`` with n_ij the users of both; scores are ``X W``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph
+from relrank.models.base import ClosedForm, Knob, history_rows
+from relrank.models.linear import products_by_row
+
+
+@dataclass(frozen=True, slots=True)
+class ItemKNNConfig:
+    """Hyper-parameters of item-kNN."""
+
+    neighbours: int = 100
+    """Most similar items kept per item."""
+    shrinkage: float = 20.0
+    """Added to the denominator: how many users' worth of doubt a pair starts with."""
+
+
+class ItemKNN(ClosedForm):
+    """Scores are sums of similarities to the items of the history."""
+
+    name = "item-knn"
+    Config = ItemKNNConfig
+    solution: ClassVar[tuple[str, ...]] = ("indptr", "indices", "similarities")
+
+    #: CSR of W, items by items: each item's nearest items
+    indptr: Tensor
+    indices: Tensor
+    similarities: Tensor
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """Neighbours and shrinkage."""
+        del graph
+        neighbours = (10, 20, 50, 100, 200, 400)
+        return Knob("neighbours", neighbours), Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0))
+
+    def solve(self) -> Self:
+        """Block by block of items: co-counts, cosines, the k largest."""
+        x = self.history
+        by_item = x.transpose()
+        n, counts = x.n_cols, by_item.degrees()
+        k = min(int(self.config.neighbours), n - 1)
+        columns, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
+        block = max(1, (64 << 20) // (4 * n))
+        for start in range(0, n, block):
+            rows = np.arange(start, min(n, start + block))
+            both = products_by_row(by_item.take(rows), x)
+            both /= np.sqrt(np.outer(counts[rows], counts)).astype(np.float32) + np.float32(
+                max(self.config.shrinkage, 1e-6)
+            )
+            both[np.arange(rows.size), rows] = 0
+            nearest = torch.from_numpy(both).topk(k)
+            columns[rows], values[rows] = nearest.indices.numpy(), nearest.values.numpy()
+        row = np.repeat(np.arange(n), k)
+        keep = values.ravel() > 0
+        w = Csr.from_pairs(row[keep], columns.ravel()[keep], (n, n), values.ravel()[keep])
+        self.indptr, self.indices, self.similarities = map(torch.from_numpy, (w.indptr, w.indices, w.data))
+        return self
+
+    def score(self, users: Tensor) -> Tensor:
+        """``X W`` for these users."""
+        return self._score(self.history.take(users.cpu().numpy()))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """``x W``."""
+        return self._score(history_rows(histories, self.graph.n_items))
+
+    def _score(self, rows: Csr) -> Tensor:
+        w = Csr(self.indptr.numpy(), self.indices.numpy(), self.similarities.numpy(), self.graph.n_items)
+        return torch.from_numpy(products_by_row(rows, w))

@@ -1,0 +1,77 @@
+"""The rows no study may lack beside EASE: random and popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.models.base import ClosedForm, history_rows
+
+
+@dataclass(frozen=True, slots=True)
+class RandomConfig:
+    """Hyper-parameters of random order."""
+
+    seed: int = 0
+    """Seed of the order."""
+
+
+class RandomOrder(ClosedForm):
+    """Every user gets the catalogue in an order of their own."""
+
+    name = "random"
+    Config = RandomConfig
+
+    def solve(self) -> Self:
+        """Nothing to compute."""
+        return self
+
+    def score(self, users: Tensor) -> Tensor:
+        """Uniform numbers that depend on seed and user row alone."""
+        rows = [np.random.default_rng([self.config.seed, int(u)]) for u in users]
+        return torch.from_numpy(np.stack([g.random(self.graph.n_items, np.float32) for g in rows]))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """An order per position in the list."""
+        history_rows(histories, self.graph.n_items)
+        return self.score(torch.arange(len(histories)) + self.graph.n_users)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class PopularityConfig:
+    """Popularity has no hyper-parameters."""
+
+
+class Popularity(ClosedForm):
+    """Items by their number of training interactions, the same for everyone."""
+
+    name = "popularity"
+    Config = PopularityConfig
+    solution: ClassVar[tuple[str, ...]] = ("counts",)
+
+    #: interactions per item, float32 [n_items]
+    counts: Tensor
+
+    def solve(self) -> Self:
+        """Count."""
+        counts = np.bincount(self.graph.interactions.dst, minlength=self.graph.n_items)
+        self.counts = torch.from_numpy(counts.astype(np.float32))
+        return self
+
+    def score(self, users: Tensor) -> Tensor:
+        """The counts, once per user."""
+        return self.counts.expand(len(users), -1).clone()
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """The counts, once per history."""
+        history_rows(histories, self.graph.n_items)
+        return self.counts.expand(len(histories), -1).clone()

@@ -1,0 +1,217 @@
+"""The one loop that moves parameters: equal for every model with gradients.
+
+Order of edges and negatives of epoch e come from (seed, e), so a run that was killed goes on from its last checkpoint
+to the same final weights, bit for bit, on one machine. Which epoch is best is decided on validation; what is kept of
+it is a copy, not references.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from relrank.checkpoint import load_tensors, save_tensors
+from relrank.errors import InputError
+from relrank.models.base import Trained
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How long and how fast; the same for every arm of a study."""
+
+    epochs: int = 60
+    """Passes over the training edges at most."""
+    batch: int = 4096
+    """Training edges per step."""
+    lr: float = 0.01
+    """Adam's learning rate."""
+    every: int = 5
+    """Epochs between two validations."""
+    patience: int = 0
+    """Validations without a new best before stopping early; 0 trains all epochs."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
+
+
+class Watch(Protocol):
+    """Sees every epoch: number so far, of how many, loss, latest and best validation metric, seconds left."""
+
+    def __call__(
+        self, epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float
+    ) -> None:
+        """Called after each epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What training leaves beside the model.
+
+    Attributes:
+        history: ``epoch``, ``loss``, ``metric`` (null where not validated), ``seconds``.
+        best_epoch: the epoch whose parameters the model now holds.
+        best_metric: its validation metric.
+        epochs: epochs trained.
+    """
+
+    history: pl.DataFrame
+    best_epoch: int
+    best_metric: float
+    epochs: int
+
+
+_HISTORY = {"epoch": pl.Int64, "loss": pl.Float64, "metric": pl.Float64, "seconds": pl.Float64}
+
+
+def device_of(name: str) -> torch.device:
+    """The device a setting names.
+
+    Raises:
+        InputError: CUDA is asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("no CUDA device", where="device", expected='"cpu" or "auto"', found=name)
+    return torch.device(name)
+
+
+def fit(
+    model: Trained,
+    config: TrainConfig,
+    validate: Callable[[], float],
+    seed: int,
+    folder: Path | None = None,
+    watch: Watch | None = None,
+) -> Fitted:
+    """Train a model; afterwards it holds the parameters of its best validated epoch.
+
+    Args:
+        model: parameters are initialised here from ``seed``.
+        config: budget.
+        validate: the metric on validation, by full ranking, higher is better; called after ``model.refresh()``.
+        seed: of parameters, order and negatives.
+        folder: where the last and the best state are kept; a run found there is continued, another one is refused.
+        watch: told of every epoch.
+
+    Raises:
+        InputError: the folder holds a run of another configuration; the loss is not finite.
+    """
+    device = device_of(config.device)
+    model.init_weights(seed)
+    model.to(device)
+    movable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(movable, lr=config.lr, fused=True)
+    rows: list[tuple[int, float, float | None, float]] = []
+    best, best_epoch, best_metric, start = model.state(), 0, -math.inf, 0
+    identity = {
+        "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
+        "graph": model.graph.fingerprint,
+    }  # fmt: skip
+    last = folder / "last.safetensors" if folder else None
+    if last is not None and last.exists():
+        tensors, note = load_tensors(last)
+        if note["identity"] != identity:
+            raise InputError(
+                "folder holds a run of another configuration", where=str(folder), expected=str(identity),
+                found=str(note["identity"]),
+            )  # fmt: skip
+        model.load_state(_part(tensors, "model."))
+        best = _part(tensors, "best.")
+        _load_adam(optimizer, _part(tensors, "adam."))
+        rows = [tuple(row) for row in note["history"]]
+        start, best_epoch, best_metric = note["epoch"], note["best_epoch"], note["best_metric"]
+
+    edges = model.graph.interactions
+    stale = _stale(rows, best_epoch)
+    for epoch in range(start + 1, config.epochs + 1):
+        if config.patience and stale >= config.patience:
+            break
+        began = time.perf_counter()
+        loss = _epoch(model, optimizer, edges.src, edges.dst, config, np.random.SeedSequence([seed, epoch]), device)
+        if not math.isfinite(loss):
+            raise InputError("loss is not finite", where=f"epoch {epoch}", expected="a number", found=str(loss))
+        metric = None
+        if epoch % config.every == 0 or epoch == config.epochs:
+            model.refresh()
+            metric = validate()
+            if metric > best_metric:
+                best, best_epoch, best_metric, stale = model.state(), epoch, metric, 0
+            else:
+                stale += 1
+        rows.append((epoch, loss, metric, time.perf_counter() - began))
+        if last is not None and (metric is not None):
+            note = {
+                "identity": identity, "epoch": epoch, "best_epoch": best_epoch, "best_metric": best_metric,
+                "history": rows,
+            }  # fmt: skip
+            state = {f"model.{k}": v for k, v in model.state().items()} | {f"best.{k}": v for k, v in best.items()}
+            save_tensors(last, state | {f"adam.{k}": v for k, v in _adam(optimizer).items()}, note)
+        if watch is not None:
+            pace = float(np.mean([row[3] for row in rows[-10:]]))
+            watch(epoch, config.epochs, loss, metric, best_metric, pace * (config.epochs - epoch))
+    model.load_state(best)
+    return Fitted(pl.DataFrame(rows, schema=_HISTORY, orient="row"), best_epoch, best_metric, len(rows))
+
+
+def _epoch(
+    model: Trained,
+    optimizer: torch.optim.Optimizer,
+    src: np.ndarray[tuple[int], np.dtype[np.int32]],
+    dst: np.ndarray[tuple[int], np.dtype[np.int32]],
+    config: TrainConfig,
+    seed: np.random.SeedSequence,
+    device: torch.device,
+) -> float:
+    """One pass over all training edges in random order; the mean loss."""
+    order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // config.batch))
+    order = np.random.default_rng(order_seed).permutation(src.size)
+    half = config.precision == "bfloat16"
+    total = 0.0
+    model.train()
+    for number, batch_seed in enumerate(batch_seeds):
+        picked = order[number * config.batch : (number + 1) * config.batch]
+        users, items = (torch.from_numpy(side[picked].astype(np.int64)).to(device) for side in (src, dst))
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            loss = model.loss(users, items, batch_seed)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += float(loss.detach()) * picked.size
+    model.eval()
+    return total / src.size
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's state by "parameter number.name"."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{key}": value for number, entry in state.items() for key, value in entry.items()}
+
+
+def _load_adam(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    whole["state"] = state
+    optimizer.load_state_dict(whole)
+
+
+def _stale(rows: list[tuple[int, float, float | None, float]], best_epoch: int) -> int:
+    """Validations since the best one."""
+    return sum(1 for epoch, _, metric, _ in rows if metric is not None and epoch > best_epoch)

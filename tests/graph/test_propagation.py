@@ -1,0 +1,151 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph, Relation
+from relrank.graph.propagation import Propagation, normalise
+from relrank.graph.spmm import spmm
+from relrank.tables.ids import IdMap
+
+
+def random_relation(name, source, target, n, m, edges, rng):
+    if source == target:
+        pairs = np.unique(rng.integers(0, n, (edges, 2)), axis=0)
+        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    else:
+        pairs = np.unique(np.stack([rng.integers(0, n, edges), rng.integers(0, m, edges)], 1), axis=0)
+    src, dst = pairs.astype(np.int32).T
+    return Relation(name, source, target, src.copy(), dst.copy(), rng.uniform(0.5, 3, len(src)).astype(np.float32))
+
+
+@pytest.fixture
+def graph():
+    rng = np.random.default_rng(3)
+    sizes = {"user": 30, "item": 20, "tag": 7}
+    return Graph(
+        "user",
+        "item",
+        {t: IdMap(t, pl.Series(range(n))) for t, n in sizes.items()},
+        random_relation("interacts", "user", "item", 30, 20, 150, rng),
+        {
+            "has_tag": random_relation("has_tag", "item", "tag", 20, 7, 40, rng),
+            "similar": random_relation("similar", "item", "item", 20, 20, 60, rng),
+        },
+        "f",
+    )
+
+
+def dense_blocks(graph):
+    """The oracle: full symmetric matrices over all nodes, one per relation, by the definition."""
+    first = {"user": 0, "item": 30, "tag": 50}
+    blocks = []
+    for r in [graph.interactions, graph.relations["has_tag"], graph.relations["similar"]]:
+        a = np.zeros((57, 57))
+        for s, t, w in zip(r.src, r.dst, r.weight, strict=True):
+            a[first[r.source] + s, first[r.target] + t] = a[first[r.target] + t, first[r.source] + s] = w
+        d = a.sum(1)
+        d[d == 0] = 1
+        blocks.append(a / np.sqrt(np.outer(d, d)))
+    return blocks
+
+
+@pytest.mark.parametrize("width", [3, 16, 64, 80])
+@pytest.mark.parametrize("with_base", [False, True])
+def test_spmm_equals_the_dense_product(width, with_base):
+    rng = np.random.default_rng(width)
+    dense = rng.random((50, 40)).astype(np.float32) * (rng.random((50, 40)) < 0.2)
+    dense[7] = 0  # a row without edges
+    csr = Csr.from_pairs(*np.nonzero(dense), dense.shape, dense[np.nonzero(dense)])
+    x, base = (rng.standard_normal((n, width)).astype(np.float32) for n in (40, 50))
+    out = np.full((50, width), np.nan, np.float32)
+    got = spmm(csr, x, out, 0.5, base=base if with_base else None, dot=base)
+    np.testing.assert_allclose(out, 0.5 * dense @ x + (base if with_base else 0), atol=1e-5)
+    assert got == pytest.approx(float(np.vdot(dense @ x, base)), abs=1e-3)
+
+
+def test_spmm_refuses_shapes_and_types_that_do_not_fit():
+    csr = Csr.from_pairs(np.array([0]), np.array([1]), (2, 3))
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        spmm(csr, np.zeros((2, 16), np.float32), np.zeros((2, 16), np.float32))
+    with pytest.raises(ValueError, match="contiguous float32"):
+        spmm(csr, np.zeros((3, 16)), np.zeros((2, 16), np.float32))
+
+
+def test_every_relation_is_normalised_by_its_own_weighted_degrees(graph):
+    for r in (graph.interactions, *graph.relations.values()):
+        n, m = len(graph.nodes[r.source]), len(graph.nodes[r.target])
+        c = normalise(r.csr(n, m))
+        dense = np.zeros((n, m))
+        dense[c.rows(), c.indices] = c.data
+        # spectral radius 1, not 17: raw counts in unweighted degrees would exceed it
+        assert np.linalg.norm(dense, 2) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_layer_mean_equals_the_dense_polynomial(graph):
+    blocks = dense_blocks(graph)
+    alpha = torch.tensor([1.0, 0.7, 0.3])
+    a = sum(w * b for w, b in zip(alpha.tolist(), blocks, strict=True))
+    e = torch.randn(57, 16, generator=torch.Generator().manual_seed(0))
+    expected = sum(np.linalg.matrix_power(a, k) @ e.numpy() for k in range(4)) / 4
+    for grad in (False, True):
+        got = Propagation(graph).layer_mean(e, alpha.clone().requires_grad_(grad), 3)
+        np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-5)
+    # both directions of the bipartite block are there: the result is not the identity over (layers + 1)
+    assert not np.allclose(expected, e.numpy() / 4, atol=1e-2)
+
+
+def test_hand_written_gradient_equals_autograd_through_dense_matrices(graph):
+    blocks = [torch.from_numpy(b).float() for b in dense_blocks(graph)]
+    generator = torch.Generator().manual_seed(1)
+    e = torch.randn(57, 32, generator=generator, requires_grad=True)
+    alpha = torch.tensor([1.0, 0.4, 0.2], requires_grad=True)
+    target = torch.randn(57, 32, generator=generator)
+    z, power = e, e
+    for _ in range(3):
+        power = sum(w * (b @ power) for w, b in zip(alpha, blocks, strict=True))
+        z = z + power
+    (z / 4 * target).sum().backward()
+    expected = e.grad.clone(), alpha.grad.clone()
+    e.grad = alpha.grad = None
+    (Propagation(graph).layer_mean(e, alpha, 3) * target).sum().backward()
+    torch.testing.assert_close(e.grad, expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(alpha.grad, expected[1], atol=1e-3, rtol=1e-4)
+    # without a gradient for the weights the backward pass keeps no layer, and must agree
+    e.grad = None
+    (Propagation(graph).layer_mean(e, alpha.detach(), 3) * target).sum().backward()
+    torch.testing.assert_close(e.grad, expected[0], atol=1e-5, rtol=1e-4)
+
+
+def test_torch_path_agrees_and_passes_finite_differences(graph):
+    """float64 takes torch's CSR product, the path of other devices: gradcheck holds it to finite differences."""
+    blocks = Propagation(graph)
+    e = torch.randn(57, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
+    alpha = torch.tensor([1.0, 0.4, 0.2], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t, a: blocks.layer_mean(t, a, 2), (e, alpha), atol=1e-6)
+    wide = torch.randn(57, 16, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(
+        blocks.layer_mean(wide.double(), alpha, 2).float(),
+        blocks.layer_mean(wide, alpha.float(), 2),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_same_bits_on_one_thread_and_on_two(graph):
+    import numba
+
+    rng = np.random.default_rng(0)
+    r = random_relation("big", "user", "item", 3000, 500, 60_000, rng)
+    csr = normalise(r.csr(3000, 500))
+    x = rng.standard_normal((500, 64)).astype(np.float32)
+    outs = []
+    for threads in (1, numba.config.NUMBA_NUM_THREADS):
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        out = np.empty((3000, 64), np.float32)
+        spmm(csr, x, out)
+        numba.set_num_threads(before)
+        outs.append(out)
+    assert (outs[0] == outs[1]).all()
