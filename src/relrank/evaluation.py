@@ -1,0 +1,216 @@
+"""A model and a split become one row per user: ranks, metrics and the groups the user belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from relrank import metrics
+from relrank.csr import Csr, Float64
+from relrank.errors import InputError
+from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
+from relrank.tables.split import Part, Split
+
+HISTORY_LENGTH = "history length"
+ITEM_POPULARITY = "item popularity"
+OTHERS = "all others"
+MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a model does on one part of one split.
+
+    Attributes:
+        table: one row per user with truth, in user-row order. ``user`` (outside key); ``rank`` (float, 1-based
+            expected rank of the best relevant item); ``n_truth``; for every k ``hit@k``, ``recall@k``,
+            ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``; the groups ``history length`` (training rows of the user)
+            and ``item popularity`` (training rows of the relevant item, the mean if there are several) and the
+            attribute columns that were passed in; ``fingerprint`` of the split and ``part``, so that tables of two
+            protocols cannot be compared by accident.
+        summary: the mean of every metric over those users; over exactly the same users, with lists as long as the
+            first k, ``coverage@k``, ``gini@k``, ``novelty@k`` and, with item features, ``intra-list similarity@k``;
+            ``n_users``; ``users without truth``; ``constant users``, whose candidates all had one score.
+    """
+
+    table: pl.DataFrame
+    summary: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole."""
+        temporary = path.with_name(path.name + ".part")
+        self.table.write_parquet(temporary, metadata={"relrank.summary": json.dumps(self.summary)})
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: the file is missing, is not Parquet, or holds no evaluation.
+        """
+        expected = "a file written by Evaluation.save"
+        try:
+            metadata = pl.read_parquet_metadata(path)
+            table = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise InputError("not an evaluation", where=str(path), expected=expected, found=str(error)) from None
+        if "relrank.summary" not in metadata:
+            raise InputError("not an evaluation", where=str(path), expected=expected, found="another Parquet file")
+        return cls(table, json.loads(metadata["relrank.summary"]))
+
+
+def evaluate(
+    model: Scorer,
+    split: Split,
+    ks: Sequence[int] = (10, 20, 50),
+    part: Part = "test",
+    *,
+    user_groups: pl.DataFrame | None = None,
+    item_groups: pl.DataFrame | None = None,
+    features: Csr | None = None,
+    block: int | None = None,
+) -> Evaluation:
+    """Rank the full catalogue for every user with truth; users without are left out and counted.
+
+    Args:
+        model: scores user rows.
+        split: items of ``split.seen(part)`` are masked, those of ``split.truth(part)`` are relevant.
+        ks: cuts; the first one is also the length of the lists behind coverage, Gini, novelty and similarity.
+        part: ``"valid"`` or ``"test"``.
+        user_groups: a column ``key`` (outside keys) and attribute columns to carry into the table.
+        item_groups: likewise for items; a user gets the attributes of the first relevant item in file order.
+        features: items by features, for the similarity inside lists.
+        block: users scored at once; by default bounded by memory.
+
+    Raises:
+        InputError: the part is empty, scores are constant or not finite, or group columns do not fit.
+    """
+    truth = split.truth(part)
+    _refuse_empty(truth, split, part)
+    found, lists = ranks_and_top_k(model, split.seen(part), truth, ks[0], block=block)
+    table = _table(found, split, ks, part)
+    rows = split.valid if part == "valid" else split.test
+    first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
+    for keys, groups in ((table["user"], user_groups), (split.items.at(first_item), item_groups)):
+        if groups is not None:
+            table = table.hstack(_attributes(keys, groups, taken=table.columns))
+
+    values = table.select(pl.col("mrr"), pl.col(r"^(hit|recall|precision|ndcg|map)@\d+$")).mean().row(0, named=True)
+    n_users, n_items = split.shape
+    item_counts = np.bincount(split.train.item, minlength=n_items)
+    k = ks[0]
+    summary = {
+        **values,
+        f"coverage@{k}": metrics.coverage(lists.items, n_items),
+        f"gini@{k}": metrics.gini(lists.items, n_items),
+        f"novelty@{k}": _known_mean(metrics.novelty(lists.items, item_counts, n_users)),
+        "n_users": len(table),
+        "users without truth": n_users - len(table),
+        "constant users": found.constant_users,
+    }
+    if features is not None:
+        summary[f"intra-list similarity@{k}"] = _known_mean(metrics.intra_list_similarity(lists.items, features))
+    return Evaluation(table, summary)
+
+
+def mean_metric(
+    model: Scorer, split: Split, metric: str = "ndcg@10", part: Part = "valid", *, block: int | None = None
+) -> float:
+    """One metric averaged over the users with truth, from ranks alone: the light path for tuning and early stopping.
+
+    Raises:
+        InputError: the metric is unknown, the part is empty, or scores are constant or not finite.
+    """
+    truth = split.truth(part)
+    _refuse_empty(truth, split, part)
+    found = ranks(model, split.seen(part), truth, block=block)
+    return float(metrics.by_name(metric, found.ranks, found.indptr).mean())
+
+
+def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:
+    """Cut a group column of an evaluation table into labelled groups.
+
+    ``history length`` (true lengths, never a model's window): "≤ 10", "11–50", "> 50". ``item popularity``: thirds of
+    the table's rows, "least popular third" … "most popular third"; rows of equal popularity stay together. Any other
+    column by value: its 8 most frequent values, most frequent first, then "all others", then "missing" for null.
+
+    Returns:
+        The label of every row, and the labels that occur, in order.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if column not in table.columns:
+        raise InputError("no such group", where="evaluation table", expected=f"one of {table.columns}", found=column)
+    values = table[column]
+    if column == HISTORY_LENGTH:
+        names = ["≤ 10", "11–50", "> 50"]
+        labels = values.cut([10, 50], labels=names).cast(pl.String)
+    elif column == ITEM_POPULARITY:
+        names = ["least popular third", "middle third", "most popular third"]
+        low, high = np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf")
+        third = (values > low).cast(pl.Int8) + (values > high).cast(pl.Int8)
+        labels = third.replace_strict([0, 1, 2], names, return_dtype=pl.String)
+    else:
+        text = values.cast(pl.String)
+        counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
+        top = counts[text.name].head(8).to_list()
+        names = [*top, OTHERS, MISSING]
+        labels = text.to_frame().select(
+            pl.when(pl.first().is_null())
+            .then(pl.lit(MISSING))
+            .when(pl.first().is_in(top))
+            .then(pl.first())
+            .otherwise(pl.lit(OTHERS))
+        )[text.name]
+    present = set(labels.unique())
+    return labels.rename(column), [name for name in dict.fromkeys(names) if name in present]
+
+
+def _known_mean(values: Float64) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _refuse_empty(truth: Csr, split: Split, part: Part) -> None:
+    if not truth.nnz:
+        raise InputError("nothing to evaluate on", where=split.protocol, expected=f"{part} rows", found="none")
+
+
+def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part) -> pl.DataFrame:
+    n_users, n_items = split.shape
+    n_truth = np.diff(found.indptr)
+    popularity = np.bincount(split.train.item, minlength=n_items)[found.items]
+    at_k = {f"{name}@{k}": metric(found.ranks, found.indptr, k) for k in ks for name, metric in metrics.AT_K.items()}
+    reciprocal = metrics.mrr(found.ranks, found.indptr)
+    return pl.DataFrame(
+        {
+            "user": split.users.at(found.users),
+            "rank": np.minimum.reduceat(found.ranks, found.indptr[:-1]) + 1,
+            "n_truth": n_truth,
+            **at_k,
+            "mrr": reciprocal,
+            HISTORY_LENGTH: np.bincount(split.train.user, minlength=n_users)[found.users],
+            ITEM_POPULARITY: np.add.reduceat(popularity, found.indptr[:-1]) / n_truth,
+        }
+    ).with_columns(fingerprint=pl.lit(split.fingerprint), part=pl.lit(part))
+
+
+def _attributes(keys: pl.Series, groups: pl.DataFrame, taken: Sequence[str]) -> pl.DataFrame:
+    """The attribute columns of ``groups`` beside ``keys``; null where a key has no row."""
+    where = "group columns"
+    if "key" not in groups.columns or groups["key"].dtype != keys.dtype:
+        found = f"{groups.schema}"
+        raise InputError("no key column", where=where, expected=f"a column 'key' of {keys.dtype}", found=found)
+    if groups["key"].is_duplicated().any():
+        twice = groups["key"].filter(groups["key"].is_duplicated())[0]
+        raise InputError("key occurs twice", where=where, expected="one row per key", found=repr(twice))
+    if clash := sorted(set(groups.columns) & set(taken)):
+        raise InputError("column name is taken", where=where, expected="other names", found=", ".join(clash))
+    return keys.rename("key").to_frame().join(groups, on="key", how="left", maintain_order="left").drop("key")
