@@ -149,28 +149,21 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
     if column not in table.columns:
         raise InputError("no such group", where="evaluation table", expected=f"one of {table.columns}", found=column)
     values = table[column]
-    if column == HISTORY_LENGTH:
-        names = ["≤ 10", "11–50", "> 50"]
-        labels = values.cut([10, 50], labels=names).cast(pl.String)
-    elif column == ITEM_POPULARITY:
-        names = ["least popular third", "middle third", "most popular third"]
-        low, high = np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf")
-        third = (values > low).cast(pl.Int8) + (values > high).cast(pl.Int8)
-        labels = third.replace_strict([0, 1, 2], names, return_dtype=pl.String)
+    if column in (HISTORY_LENGTH, ITEM_POPULARITY):
+        if column == HISTORY_LENGTH:
+            names, edges = ["≤ 10", "11–50", "> 50"], np.array([10, 50])
+        else:
+            names = ["least popular third", "middle third", "most popular third"]
+            edges = np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf")
+        labels = pl.Series(column, np.array(names)[np.searchsorted(edges, values)])
     else:
-        text = values.cast(pl.String)
-        counts = text.drop_nulls().value_counts().sort(["count", text.name], descending=[True, False])
-        top = counts[text.name].head(8).to_list()
+        text = values.cast(pl.String).alias("value")
+        counts = text.drop_nulls().value_counts().sort(["count", "value"], descending=[True, False])
+        top = counts["value"].head(8).to_list()
         names = [*top, OTHERS, MISSING]
-        labels = text.to_frame().select(
-            pl.when(pl.first().is_null())
-            .then(pl.lit(MISSING))
-            .when(pl.first().is_in(top))
-            .then(pl.first())
-            .otherwise(pl.lit(OTHERS))
-        )[text.name]
+        labels = text.replace_strict(top, top, default=OTHERS).set(text.is_null(), MISSING).alias(column)
     present = set(labels.unique())
-    return labels.rename(column), [name for name in dict.fromkeys(names) if name in present]
+    return labels, [name for name in dict.fromkeys(names) if name in present]
 
 
 def _known_mean(values: Float64) -> float:

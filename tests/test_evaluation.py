@@ -1,0 +1,209 @@
+"""Evaluation on a split small enough to work by hand, and its table on disk."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.evaluation import Evaluation, evaluate, group_labels, mean_metric
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Interactions, Split
+
+
+def rows(pairs: list[tuple[int, int]]) -> Interactions:
+    array = np.array(pairs, np.int32).reshape(-1, 2)
+    return Interactions(array[:, 0].copy(), array[:, 1].copy())
+
+
+SPLIT = Split(
+    users=IdMap("user", pl.Series(["ann", "bob", "cyd", "dee"])),
+    items=IdMap("item", pl.Series([10, 20, 30, 40, 50])),
+    train=rows([(0, 0), (1, 0), (1, 1), (2, 0), (3, 4)]),
+    valid=rows([(0, 1), (1, 2), (2, 1)]),
+    test=rows([(0, 2), (2, 4), (2, 3)]),  # bob and dee have no test row; cyd's first test item is 50
+    protocol="by hand",
+    fingerprint="f00d",
+)
+
+
+class Table:
+    def __init__(self, scores: list[list[float]]) -> None:
+        self.scores = torch.tensor(scores)
+
+    def score(self, users: torch.Tensor) -> torch.Tensor:
+        return self.scores[users]
+
+
+MODEL = Table([[9, 8, 7, 1, 2], [9, 8, 7, 6, 5], [9, 8, 4, 4, 3], [1, 2, 3, 4, 5]])
+
+
+def test_table_by_hand():
+    table = evaluate(MODEL, SPLIT, ks=(1, 2)).table
+    assert table["user"].to_list() == ["ann", "cyd"]
+    # ann: items 10 and 20 masked, 30 on place 1. cyd: candidates 30, 40, 50 with scores 4, 4, 3
+    assert table["rank"].to_list() == [1, 1.5]
+    assert table["n_truth"].to_list() == [1, 2]
+    assert table["hit@1"].to_list() == [1, 1]
+    assert table["recall@2"].to_list() == [1, 0.5]
+    assert table["precision@2"].to_list() == [0.5, 0.5]
+    assert table["mrr"].to_list() == pytest.approx([1, 1 / 1.5])
+    assert table["ndcg@2"].to_list() == pytest.approx([1, (1 / math.log2(2.5)) / (1 + 1 / math.log2(3))])
+    assert table["map@2"].to_list() == pytest.approx([1, (1 / 1.5) / 2])
+    assert table["history length"].to_list() == [1, 1]
+    assert table["item popularity"].to_list() == [0, 0.5]  # 30: none; 50 and 40: one and none
+    assert set(table["fingerprint"]) == {"f00d"}
+    assert set(table["part"]) == {"test"}
+
+
+def test_summary_is_over_the_users_of_the_table():
+    found = evaluate(MODEL, SPLIT, ks=(2, 1))
+    assert found.summary["ndcg@1"] == pytest.approx(found.table["ndcg@1"].mean())
+    assert found.summary["mrr"] == pytest.approx((1 + 1 / 1.5) / 2)
+    assert found.summary["n_users"] == 2
+    assert found.summary["users without truth"] == 2
+    assert found.summary["constant users"] == 0
+    # ann is shown 30, 50; cyd 30, 40: three items of five, counts 2, 1, 1, 0, 0
+    assert found.summary["coverage@2"] == 0.6
+    assert found.summary["gini@2"] == pytest.approx((-4 * 0 - 2 * 0 + 0 * 1 + 2 * 1 + 4 * 2) / (5 * 4))
+    assert found.summary["novelty@2"] == pytest.approx(2)  # each has one training row, or counts as if, of 4 users
+    assert "coverage@1" not in found.summary
+
+
+def test_pitfall_validation_item_left_in_the_test_ranking():
+    # at test ann's training item 10 and validation item 20 are masked; at validation only item 10
+    assert evaluate(MODEL, SPLIT).table["rank"][0] == 1
+    valid = evaluate(MODEL, SPLIT, part="valid").table
+    assert valid["user"].to_list() == ["ann", "bob", "cyd"]
+    assert valid["rank"].to_list() == [1, 1, 1]
+    assert evaluate(Table([[9, 7, 8, 1, 2]] * 4), SPLIT, part="valid").table["rank"][0] == 2
+
+
+def test_pitfall_coverage_over_other_users_than_accuracy():
+    # dee has no truth: whatever she is shown does not count
+    changed = Table([*MODEL.scores[:3].tolist(), [5, 4, 3, 2, 1]])
+    assert evaluate(changed, SPLIT, ks=(2,)).summary == evaluate(MODEL, SPLIT, ks=(2,)).summary
+
+
+def test_light_path_agrees_with_the_full_one():
+    for part in ("valid", "test"):
+        summary = evaluate(MODEL, SPLIT, ks=(1, 2), part=part).summary
+        for name in ("ndcg@2", "map@1", "mrr"):
+            assert mean_metric(MODEL, SPLIT, name, part) == pytest.approx(summary[name])
+    with pytest.raises(InputError, match="unknown metric"):
+        mean_metric(MODEL, SPLIT, "accuracy")
+
+
+def test_similarity_needs_features():
+    assert "intra-list similarity@2" not in evaluate(MODEL, SPLIT, ks=(2,)).summary
+    features = Csr.from_pairs(np.array([2, 3, 4]), np.array([0, 0, 1]), (5, 2))
+    found = evaluate(MODEL, SPLIT, ks=(2,), features=features).summary["intra-list similarity@2"]
+    assert found == pytest.approx((0 + 1) / 2)  # ann: 30 and 50 differ; cyd: 30 and 40 are alike
+    nothing = Csr.from_pairs(np.zeros(0, int), np.zeros(0, int), (5, 2))
+    assert math.isnan(evaluate(MODEL, SPLIT, features=nothing).summary["intra-list similarity@10"])
+
+
+def test_attribute_columns_are_joined_on_keys():
+    users = pl.DataFrame({"key": ["cyd", "bob"], "age": ["old", "young"]})
+    items = pl.DataFrame({"key": [50, 30, 40], "genre": ["crime", None, "poetry"]})
+    table = evaluate(MODEL, SPLIT, user_groups=users, item_groups=items).table
+    assert table["age"].to_list() == [None, "old"]
+    assert table["genre"].to_list() == [None, "crime"]  # cyd's first test row is item 50
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (pl.DataFrame({"age": [1]}), "no key column"),
+        (pl.DataFrame({"key": [1], "age": [1]}), "no key column"),
+        (pl.DataFrame({"key": ["ann", "ann"], "age": [1, 2]}), "key occurs twice"),
+        (pl.DataFrame({"key": ["ann"], "rank": [1]}), "column name is taken"),
+    ],
+)
+def test_group_columns_that_do_not_fit(groups, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(MODEL, SPLIT, user_groups=groups)
+
+
+def test_an_empty_part_is_refused():
+    empty = Split(SPLIT.users, SPLIT.items, SPLIT.train, rows([]), SPLIT.test, "by hand", "f00d")
+    for call in (evaluate, mean_metric):
+        with pytest.raises(InputError, match="nothing to evaluate on"):
+            call(MODEL, empty, part="valid")
+
+
+def test_round_trip(tmp_path):
+    found = evaluate(MODEL, SPLIT, item_groups=pl.DataFrame({"key": [50], "genre": ["crime"]}))
+    found.save(tmp_path / "table.parquet")
+    again = Evaluation.load(tmp_path / "table.parquet")
+    assert again.table.equals(found.table)
+    assert again.table.schema == found.table.schema
+    assert again.summary == found.summary
+    assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_load_refuses_other_files(tmp_path):
+    pl.DataFrame({"a": [1]}).write_parquet(tmp_path / "other.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    for name in ("other.parquet", "text.parquet", "none.parquet"):
+        with pytest.raises(InputError, match="not an evaluation"):
+            Evaluation.load(tmp_path / name)
+
+
+def test_pitfall_histories_binned_by_their_true_length():
+    table = pl.DataFrame({"history length": [10, 11, 50, 51, 400, 1]})
+    labels, order = group_labels(table, "history length")
+    assert labels.to_list() == ["≤ 10", "11–50", "11–50", "> 50", "> 50", "≤ 10"]
+    assert order == ["≤ 10", "11–50", "> 50"]
+    assert group_labels(table.head(3), "history length")[1] == ["≤ 10", "11–50"]
+
+
+def test_item_popularity_in_thirds():
+    table = pl.DataFrame({"item popularity": [5.0, 1, 1, 9, 2.5, 30, 1, 4, 8]})
+    labels, order = group_labels(table, "item popularity")
+    by_label = {name: sorted(table["item popularity"].filter(labels == name)) for name in order}
+    assert list(by_label.values()) == [[1, 1, 1], [2.5, 4, 5], [8, 9, 30]]
+    assert order == ["least popular third", "middle third", "most popular third"]
+    flat = pl.DataFrame({"item popularity": [3.0] * 5})
+    assert group_labels(flat, "item popularity")[1] == ["least popular third"]
+
+
+def test_attributes_by_value():
+    values = [f"g{i}" for i in range(10) for _ in range(12 - i)] + [None, None]
+    labels, order = group_labels(pl.DataFrame({"genre": values}), "genre")
+    assert order == [*(f"g{i}" for i in range(8)), "all others", "missing"]
+    assert (labels == "all others").sum() == 4 + 3
+    assert (labels == "missing").sum() == 2
+    assert labels.name == "genre"
+    few, order = group_labels(pl.DataFrame({"decade": [1990, 1980, 1980]}), "decade")
+    assert few.to_list() == ["1990", "1980", "1980"]
+    assert order == ["1980", "1990"]
+    nothing, order = group_labels(pl.DataFrame({"count": [None, None]}), "count")
+    assert nothing.to_list() == order * 2 == ["missing"] * 2
+    with pytest.raises(InputError, match="no such group"):
+        group_labels(few.to_frame(), "genre")
+
+
+def test_popularity_on_gowalla_has_its_known_figures(data_dir):
+    parts = []
+    for name in ("train", "test"):
+        lines = [np.array(line.split(), np.int32) for line in (data_dir / f"gowalla/{name}.txt").open()]
+        user = np.repeat([line[0] for line in lines], [line.size - 1 for line in lines])
+        parts.append(Interactions(user.astype(np.int32), np.concatenate([line[1:] for line in lines])))
+    train, test = parts
+    users, items = (IdMap(name, pl.Series(range(size))) for name, size in (("user", 29_858), ("item", 40_981)))
+    popularity = torch.from_numpy(np.bincount(train.item, minlength=len(items))).float()
+
+    class Popularity:
+        def score(self, users: torch.Tensor) -> torch.Tensor:
+            return popularity.expand(len(users), -1)
+
+    summary = evaluate(Popularity(), Split(users, items, train, rows([]), test, "gowalla", "given"), ks=(20,)).summary
+    assert summary["n_users"] == 29_858
+    assert summary["recall@20"] == pytest.approx(0.0416, abs=5e-5)
+    assert summary["ndcg@20"] == pytest.approx(0.0317, abs=5e-5)
