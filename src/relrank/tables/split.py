@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
 
 Part = Literal["valid", "test"]
+
+Parts = npt.NDArray[np.int8]
+TRAIN, VALID, TEST, DROPPED = range(4)
+"""What a cut says of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,24 @@ class Interactions:
 
     def __len__(self) -> int:
         return self.user.size
+
+    def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Interactions:
+        """Some rows: their numbers in the wanted order, or a mask."""
+        return Interactions(
+            self.user[rows],
+            self.item[rows],
+            None if self.rating is None else self.rating[rows],
+            None if self.time is None else self.time[rows],
+        )
+
+    def then(self, more: Interactions) -> Interactions:
+        """These rows, then more rows with the same columns."""
+        return Interactions(
+            np.concatenate([self.user, more.user]),
+            np.concatenate([self.item, more.item]),
+            None if self.rating is None or more.rating is None else np.concatenate([self.rating, more.rating]),
+            None if self.time is None or more.time is None else np.concatenate([self.time, more.time]),
+        )
 
     def csr(self, n_users: int, n_items: int) -> Csr:
         """Users by items, all values 1."""
@@ -76,6 +99,87 @@ class Split:
         """Items masked when ranking: training items at validation, training and validation items at test."""
         if part == "valid":
             return self.train.csr(*self.shape)
-        user = np.concatenate([self.train.user, self.valid.user])
-        item = np.concatenate([self.train.item, self.valid.item])
-        return Csr.from_pairs(user, item, self.shape)
+        return self.train.then(self.valid).csr(*self.shape)
+
+    def refit(self) -> Split:
+        """The same cut with the validation rows in training: what a selected model is fitted on again, once.
+
+        The fingerprint stays, because test rows, masks at test and candidates are the same.
+        """
+        both = self.train.then(self.valid)
+        times = np.zeros(len(both), np.int64) if both.time is None else both.time
+        train = both.take(np.lexsort((times, both.user)))  # validation rows follow training rows where times tie
+        return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)))
+
+
+def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
+    """Per user a random order of the rows: the first is test, the second validation, the rest training.
+
+    Args:
+        rows: any order; the draw depends on the (user, item) pairs alone, not on theirs.
+        rng: source of the random order.
+    """
+    key = np.empty(len(rows))
+    key[np.lexsort((rows.item, rows.user))] = rng.random(len(rows))
+    return _by_place(_place(rows.user, np.lexsort((key, rows.user))))
+
+
+def last_leave_one_out(rows: Interactions) -> Parts:
+    """Per user the last row is test, the one before it validation, the rest training.
+
+    Args:
+        rows: sorted by user and in time order inside a user.
+    """
+    return _by_place(_place(rows.user, np.arange(len(rows))[::-1]))
+
+
+def temporal(rows: Interactions, cut: int, valid_cut: int | None) -> Parts:
+    """One cut in time for everybody: training (−∞, valid_cut], validation (valid_cut, cut], test (cut, ∞).
+
+    Args:
+        rows: with times.
+        cut: last second before the test part.
+        valid_cut: last second before the validation part; None = no validation part.
+
+    Raises:
+        ValueError: rows have no times.
+    """
+    if rows.time is None:
+        raise ValueError("a temporal split of rows without times")
+    parts = np.where(rows.time > cut, TEST, TRAIN).astype(np.int8)
+    if valid_cut is not None:
+        parts[(rows.time > valid_cut) & (rows.time <= cut)] = VALID
+    return parts
+
+
+def hold_out(rows: Interactions, parts: Parts, share: float, rng: np.random.Generator) -> Parts:
+    """A share of each user's training rows becomes validation: ⌊share · n⌋ of n, drawn at random.
+
+    Args:
+        rows: any order; the draw depends on the (user, item) pairs alone, not on theirs.
+        parts: a cut without a validation part.
+        share: in (0, 1).
+        rng: source of the random order.
+    """
+    train = np.flatnonzero(parts == TRAIN)
+    user, item = rows.user[train], rows.item[train]
+    key = np.empty(train.size)
+    key[np.lexsort((item, user))] = rng.random(train.size)
+    place = _place(user, np.lexsort((key, user)))
+    result = parts.copy()
+    result[train[place < np.floor(share * np.bincount(user)[user] + 1e-9)]] = VALID
+    return result
+
+
+def _place(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
+    """The place of each row among the rows of its user, from 0, where ``order`` lists the rows user by user."""
+    ordered = user[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if order.size else np.zeros(0, np.int64)
+    lengths = np.diff(np.r_[starts, order.size])
+    place = np.empty(order.size, np.int64)
+    place[order] = np.arange(order.size) - np.repeat(starts, lengths)
+    return place
+
+
+def _by_place(place: Int64) -> Parts:
+    return np.choose(np.minimum(place, 2), (TEST, VALID, TRAIN)).astype(np.int8)

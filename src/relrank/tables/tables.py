@@ -34,12 +34,14 @@ class NodeTable:
         frame: attribute columns and the key column.
         key: name of the column with unique outside keys (Int64 or String).
         title: name of the column shown to people, if there is one.
+        computed: when the attribute values were computed, in the unit of the interactions' ``time``, if declared.
     """
 
     name: str
     frame: pl.DataFrame
     key: str
     title: str | None = None
+    computed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class LinkTable:
         target_column: column of ``frame`` with the target's value.
         target_match: likewise for the target; None where the target has no node table.
         weight: column with the weight, if any.
+        computed: when the rows were computed, in the unit of the interactions' ``time``, if declared.
     """
 
     name: str
@@ -68,6 +71,7 @@ class LinkTable:
     target_column: str
     target_match: str | None = None
     weight: str | None = None
+    computed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,173 @@
+"""Public data sets as canonical tables: one function each, missing values stay missing.
+
+Every function takes the folder with the files under their published names and raises
+:class:`~relrank.errors.InputError` for a file that is missing or not what its publisher describes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.tables.files import column, parse, read_table, read_text, refuse_missing
+from relrank.tables.movielens import ml_1m, ml_100k
+from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
+from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+
+__all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "sasrec"]
+
+
+def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
+    """Ten thousand books of Goodreads, their readers and tags. There are no times.
+
+    A (user, book) that was rated twice (only ``ratings_v1.csv`` has such) keeps its first row. Tag counts below 1
+    are dropped, and of a (book, tag) that is there twice the larger count stays: the two are nearly equal counts of
+    the same shelf, so their sum would count people twice. Each is counted in a notice.
+
+    Args:
+        folder: with ``books.csv``, ``tags.csv``, ``book_tags.csv`` and the ratings.
+        ratings: the file with ``user_id``, ``book_id`` and ``rating``, in any order of columns.
+    """
+    notices = []
+    rows = read_table(folder / ratings, as_text=())
+    pair = [column(rows, name, ratings).name for name in ("user_id", "book_id")]
+    first = rows.unique(pair, keep="first", maintain_order=True).rename({"book_id": "item_id"})
+    if repeated := rows.height - first.height:
+        notices.append(Notice(ratings, "repeated (user, book) rows dropped, the first kept", repeated))
+    books = read_table(folder / "books.csv", as_text=["isbn", "isbn13"])
+    books = books.with_columns(pl.col("original_publication_year").cast(pl.Int64))
+    tags = read_table(folder / "tags.csv", as_text=["tag_name"])
+    shelves = read_table(folder / "book_tags.csv", as_text=())
+    positive = shelves.filter(pl.col("count") > 0)
+    once = positive.group_by("goodreads_book_id", "tag_id", maintain_order=True).agg(pl.col("count").max())
+    if positive.height < shelves.height:
+        notices.append(Notice("book_tags.csv", "counts below 1 dropped", shelves.height - positive.height))
+    if once.height < positive.height:
+        message = "repeated (book, tag) rows dropped, the largest count kept"
+        notices.append(Notice("book_tags.csv", message, positive.height - once.height))
+    return Tables(
+        name=f"goodbooks-10k ({ratings})",
+        user="user",
+        item="book",
+        interactions=to_interactions(first, ratings),
+        nodes={
+            "book": NodeTable("book", books, "book_id", "title"),
+            "tag": NodeTable("tag", tags, "tag_id", "tag_name"),
+        },
+        links={
+            "book_tags": LinkTable(
+                "book_tags",
+                once.with_columns(pl.col("count").cast(pl.Float64)),
+                source="book",
+                source_column="goodreads_book_id",
+                source_match="goodreads_book_id",
+                target="tag",
+                target_column="tag_id",
+                target_match="tag_id",
+                weight="count",
+            )
+        },
+        notices=tuple(notices),
+    )
+
+
+def lightgcn(folder: Path, name: str | None = None) -> Tables:
+    """A published split in the files of the LightGCN repositories: per line a user and their items, by number.
+
+    ``train.txt`` and ``test.txt`` are required. A ``valid.txt`` (or ``lightgcnpp_valid.txt``) becomes the
+    validation part; where its rows are still in ``train.txt`` they are taken out of the training part.
+    """
+    given = {"train": read_lists(folder / "train.txt")}
+    notices: tuple[Notice, ...] = ()
+    valid = next((p for p in (folder / "valid.txt", folder / "lightgcnpp_valid.txt") if p.is_file()), None)
+    if valid is not None:
+        given["valid"] = read_lists(valid)
+        train = given["train"].join(given["valid"], on=["user", "item"], how="anti", maintain_order="left")
+        moved = given["train"].height - train.height
+        if moved:
+            notices = (Notice(valid.name, "validation rows taken out of train.txt", moved),)
+        given["train"] = train
+    given["test"] = read_lists(folder / "test.txt")
+    return Tables(name or folder.name, "user", "item", pl.concat(given.values()), given=given, notices=notices)
+
+
+def amazon_beauty(folder: Path) -> Tables:
+    """Amazon Beauty, 5-core, as sequences, with the attributes of each product.
+
+    Links: ``has_attribute`` (product to attribute), numbers without names.
+
+    Args:
+        folder: with ``Beauty.txt`` (a user and their items in time order per line) and
+            ``Beauty_item2attributes.json``.
+    """
+    interactions = read_lists(folder / "Beauty.txt")
+    path = folder / "Beauty_item2attributes.json"
+    try:
+        pairs = [(int(item), int(a)) for item, attributes in json.loads(read_text(path)).items() for a in attributes]
+    except (ValueError, TypeError, AttributeError) as error:
+        expected = "an object: item number -> list of attribute numbers"
+        raise InputError("not readable as JSON", where=str(path), expected=expected, found=str(error)) from None
+    links = pl.DataFrame(pairs, schema={"product_id": pl.Int64, "attribute": pl.Int64}, orient="row")
+    products = interactions.select(product_id=pl.col("item").unique().sort())
+    unknown = links.join(products, on="product_id", how="anti").height
+    notices = (Notice(path.name, "attributes of products without interactions dropped", unknown),) if unknown else ()
+    links = links.join(products, on="product_id", how="semi", maintain_order="left")
+    return Tables(
+        name="amazon-beauty",
+        user="user",
+        item="product",
+        interactions=interactions,
+        nodes={"product": NodeTable("product", products, "product_id")},
+        links={
+            "has_attribute": LinkTable(
+                "has_attribute", links, "product", "product_id", "product_id", "attribute", "attribute"
+            )
+        },
+        ordered=True,
+        notices=notices,
+    )
+
+
+def sasrec(path: Path) -> Tables:
+    """A file of the SASRec repositories: ``user item`` per line, in time order inside a user."""
+    rows = parse(read_text(path), path, " ", header=["user_id", "item_id"])
+    return Tables(path.stem, "user", "item", to_interactions(rows, path.name), ordered=True)
+
+
+def recbole(folder: Path) -> Tables:
+    """Any folder of RecBole's atomic files: ``.inter`` and, if there, ``.item``, ``.user``, ``.kg``, ``.link``.
+
+    ``token`` columns become keys or text, ``token_seq`` lists of text, ``float`` Float64. In ``.inter`` the
+    columns ``user_id`` and ``item_id`` are needed, ``rating`` and ``timestamp`` are used. Every relation of the
+    ``.kg`` becomes a link table from item to "entity".
+    """
+    found = sorted(folder.glob("*.inter"))
+    if len(found) != 1:
+        raise InputError(
+            "no single .inter file",
+            where=str(folder),
+            expected="one",
+            found=", ".join(p.name for p in found) or "none",
+        )
+    stem = found[0].with_suffix("")
+    interactions = to_interactions(read_atomic(found[0], typed=True), found[0].name)
+    nodes, links, notices = {}, {}, list[Notice]()
+    for kind in ("user", "item"):
+        path = stem.with_suffix(f".{kind}")
+        if path.is_file():
+            frame = read_atomic(path, typed=True)
+            refuse_missing(column(frame, f"{kind}_id", path.name), path.name)
+            title = next((c for c in frame.columns if "title" in c), None)
+            nodes[kind] = NodeTable(kind, frame, f"{kind}_id", title)
+    if stem.with_suffix(".kg").is_file() and "item" in nodes:
+        triples, count = read_triples(
+            stem.with_suffix(".kg"), stem.with_suffix(".link"), nodes["item"].frame["item_id"]
+        )
+        notices += count
+        for (relation,), frame in triples.group_by("relation_id", maintain_order=True):
+            table = frame.select("item_id", entity="tail_id")
+            links[str(relation)] = LinkTable(str(relation), table, "item", "item_id", "item_id", "entity", "entity")
+    return Tables(found[0].stem, "user", "item", interactions, nodes, links, notices=tuple(notices))

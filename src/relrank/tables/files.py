@@ -1,0 +1,248 @@
+"""Files into frames, with one clear error for every way a file can be wrong.
+
+A row number in a message counts data rows from 1: the header is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+
+from relrank.errors import InputError
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
+_ISO = r"^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?)? ?(Z|[+-]\d\d(?::?\d\d)?)?$"
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: there is no such file, or nothing in it; the message names its neighbours.
+    """
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
+        found = f"in that folder: {', '.join(near[:20])}" if near else "no such folder, or an empty one"
+        raise InputError("no such file", where=str(path), expected="a file", found=found)
+    content = path.read_bytes()
+    if not content.strip():
+        raise InputError("file is empty", where=str(path), expected="at least one row", found=f"{len(content)} bytes")
+    return content
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file, without a byte-order mark.
+
+    Raises:
+        InputError: it is not in that encoding; the message names line and byte.
+    """
+    content = read_bytes(path)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"not {encoding.upper()} text",
+            where=f"{path}, line {line}, byte {error.start}",
+            expected=f"a file saved as {encoding.upper()}",
+            found=f"byte 0x{content[error.start]:02x}",
+        ) from None
+
+
+def parse(
+    text: str,
+    where: Path,
+    separator: str,
+    *,
+    header: list[str] | None = None,
+    as_text: Collection[str] | None = None,
+    quote: str | None = None,
+) -> pl.DataFrame:
+    """Separated text into a frame.
+
+    Args:
+        text: the content of the file.
+        where: its path, for messages.
+        separator: one character.
+        header: column names of a file that has no header row.
+        as_text: columns to keep as text; None = all of them. Other types are inferred from every row.
+        quote: quotation mark, or None for a file that has no quoting.
+
+    Raises:
+        InputError: the text does not parse, or has no rows.
+    """
+    infer = as_text is not None
+    try:
+        frame = pl.read_csv(
+            text.encode(),
+            separator=separator,
+            has_header=header is None,
+            new_columns=header,
+            quote_char=quote,
+            infer_schema=infer,
+            infer_schema_length=None,
+        )
+        texts = [c for c in (as_text or ()) if c in frame.columns and frame[c].dtype != pl.String]
+        if texts:  # a second reading: a number that was inferred has lost its leading zeros
+            schema = {c: pl.String if c in texts else frame[c].dtype for c in frame.columns}
+            frame = pl.read_csv(
+                text.encode(), separator=separator, has_header=header is None, quote_char=quote, schema=schema
+            )
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            "not readable as a table",
+            where=str(where),
+            expected=f"the same number of fields, separated by {separator!r}, in every row",
+            found=str(error).splitlines()[0][:200],
+        ) from None
+    if frame.is_empty():
+        raise InputError("table has no rows", where=str(where), expected="rows below the header", found="none")
+    return frame
+
+
+def read_table(path: Path, separator: str | None = None, as_text: Collection[str] | None = None) -> pl.DataFrame:
+    """A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
+
+    Args:
+        path: the file; its ending says what it is.
+        separator: field separator, where it is not the ending's own.
+        as_text: see :func:`parse`; Parquet files keep their own types.
+
+    Raises:
+        InputError: missing, empty, not UTF-8, or not a table.
+    """
+    ending = path.suffix.lower()
+    if ending == ".parquet":
+        read_bytes(path)
+        try:
+            frame = pl.read_parquet(path)
+        except pl.exceptions.PolarsError as error:
+            found = str(error).splitlines()[0][:200]
+            raise InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found) from None
+        if frame.is_empty():
+            raise InputError("table has no rows", where=str(path), expected="rows", found="none")
+        return frame
+    if ending not in SEPARATORS and separator is None:
+        known = ", ".join([*SEPARATORS, ".parquet"])
+        raise InputError(
+            "unknown kind of file", where=str(path), expected=f"{known}, or a separator", found=repr(ending)
+        )
+    return parse(read_text(path), path, separator or SEPARATORS[ending], as_text=as_text, quote='"')
+
+
+def column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
+    """A column by name.
+
+    Raises:
+        InputError: there is none; the message names the columns that are there.
+    """
+    if name not in frame.columns:
+        raise InputError(
+            "column not found",
+            where=where,
+            expected=f"a column {name!r}",
+            found=f"columns {', '.join(frame.columns)}",
+        )
+    return frame[name]
+
+
+def as_keys(values: pl.Series) -> pl.Series:
+    """Keys as Int64 where every one is a whole number (``7``, ``7.0``), else as text. Missing ones stay missing.
+
+    ``007`` is text: a leading zero is part of the key.
+    """
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        whole = ((values == values.round()) & (values.abs() < 2.0**53)).all()
+        return values.cast(pl.Int64 if whole else pl.String)
+    if values.dtype.is_integer():
+        return values.cast(pl.Int64)
+    text = values.cast(pl.String)
+    if text.str.contains(_WHOLE).all():
+        return text.str.replace(r"\.0+$", "").cast(pl.Int64)
+    return text
+
+
+def first_row(bad: pl.Series) -> int:
+    """Number of the first row that is true, counted from 1."""
+    return int(bad.arg_max() or 0) + 1
+
+
+def refuse_missing(values: pl.Series, where: str) -> pl.Series:
+    """The same values.
+
+    Raises:
+        InputError: one is missing; the message names its row.
+    """
+    missing = values.is_null()
+    if missing.any():
+        raise InputError(
+            "value is missing",
+            where=f"{where}, column {values.name!r}, row {first_row(missing)}",
+            expected="a value in every row",
+            found=f"nothing; {missing.sum():,} rows in all",
+        )
+    return values
+
+
+def as_numbers(values: pl.Series, where: str) -> pl.Series:
+    """Finite Float64 values.
+
+    Raises:
+        InputError: one is missing, not a number, or not finite; the message names row and value.
+    """
+    refuse_missing(values, where)
+    text = values.str.strip_chars() if values.dtype == pl.String else values
+    numbers = text.cast(pl.Float64, strict=False)
+    bad = ~numbers.is_finite().fill_null(False)
+    if bad.any():
+        row = first_row(bad)
+        raise InputError(
+            "not a finite number",
+            where=f"{where}, column {values.name!r}, row {row}",
+            expected="a finite number in every row",
+            found=f"{values[row - 1]!r}; {bad.sum():,} rows in all",
+        )
+    return numbers
+
+
+def as_seconds(values: pl.Series, where: str) -> pl.Series:
+    """Times as Int64 seconds since 1970 (UTC where no offset is given).
+
+    Whole numbers are seconds already; text is ISO 8601, a date (its midnight) or a date and time.
+
+    Raises:
+        InputError: one is missing or cannot be read; the message names row and value.
+    """
+    refuse_missing(values, where)
+    if isinstance(values.dtype, pl.Date | pl.Datetime):
+        return values.dt.epoch("s")
+    keys = as_keys(values)
+    if keys.dtype == pl.Int64:
+        return keys
+    text = keys.str.strip_chars()
+    clock = text.str.extract(_ISO, 2).fill_null("00:00")
+    clock = clock + pl.Series([":00" if short else "" for short in clock.str.len_chars() == 5])
+    zone = text.str.extract(_ISO, 3).str.replace("Z", "+00").str.replace(":", "").fill_null("+00")
+    ahead = (
+        zone.str.slice(1, 2).cast(pl.Int64) * 3600
+        + zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(0) * 60
+    )
+    seconds = (
+        text.str.extract(_ISO, 1).str.to_date("%Y-%m-%d", strict=False).dt.epoch("s")
+        + clock.str.to_time("%H:%M:%S", strict=False).cast(pl.Int64) // 10**9
+        - ahead * pl.Series([-1 if sign else 1 for sign in zone.str.starts_with("-")])
+    )
+    bad = seconds.is_null()
+    if bad.any():
+        row = first_row(bad)
+        raise InputError(
+            "not a time",
+            where=f"{where}, column {values.name!r}, row {row}",
+            expected="whole seconds since 1970, or ISO dates or date-times such as 2017-09-01T12:30:00",
+            found=f"{values[row - 1]!r}; {bad.sum():,} rows in all",
+        )
+    return seconds

@@ -1,0 +1,360 @@
+"""From tables to a split: filter, cut, account for every dropped row, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+from pydantic import Field, model_validator
+
+from relrank.csr import Int64
+from relrank.errors import InputError
+from relrank.tables import split as cuts
+from relrank.tables.config import Section
+from relrank.tables.files import as_seconds
+from relrank.tables.filters import core
+from relrank.tables.ids import IdMap
+from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
+from relrank.tables.tables import Notice, Tables
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "goodbooks-loo": {
+        "data": "goodbooks-10k (ratings_v2_users5pct.csv)",
+        "min_rating": 4,
+        "core": 5,
+        "split": "random-leave-one-out",
+    },
+    "goodbooks-v1-loo": {
+        "data": "goodbooks-10k (ratings_v1.csv)",
+        "min_rating": 4,
+        "core": 5,
+        "split": "random-leave-one-out",
+    },
+    "gowalla": {"data": "gowalla", "split": "given"},
+    "ml-1m-loo": {"data": "ml-1m (ml-1m_sasrec.txt)", "split": "last-leave-one-out"},
+    "ml-1m-liked-loo": {
+        "data": "ml-1m (ratings_uir.csv)",
+        "min_rating": 4,
+        "split": "last-leave-one-out",
+        "without_train": "drop",
+    },
+    "ml-100k-u1": {"data": "ml-100k (u1)", "split": "given", "truth_min_rating": 4},
+    "ml-100k-loo": {"data": "ml-100k", "min_rating": 4, "core": 5, "split": "random-leave-one-out"},
+    "beauty-loo": {"data": "amazon-beauty", "split": "last-leave-one-out"},
+}
+"""The named recipes; ``[protocol] name = "…"`` is enough to use one."""
+
+
+class Core(Section):
+    """Rows that a user and an item need, at least."""
+
+    user: int = Field(0, ge=0)
+    item: int = Field(0, ge=0)
+
+
+class ProtocolConfig(Section):
+    """``[protocol]``: a recipe by name, or one of your own.
+
+    Attributes:
+        name: of a recipe in ``PROTOCOLS``, which then is the whole section; or any other name for your own recipe.
+        data: the tables' name this recipe is defined on; None = any.
+        min_rating: keep rows with at least this rating.
+        core: then drop users and items with fewer rows until stable: one number, or ``{user = 5, item = 10}``.
+        split: "random-leave-one-out" and "last-leave-one-out" (test, validation, training per user), "given"
+            (published parts), or "temporal" (one cut for everybody).
+        cut: temporal: the last moment before the test part, ISO or whole seconds.
+        valid_cut: temporal: the last moment before the validation part.
+        valid_share: given, where no validation part is published: the share of each user's training rows held out.
+        truth_min_rating: given: test and held-out rows below this rating are no truth. Such test rows are dropped;
+            such held-out rows stay in training, so that they stay masked.
+        without_train: users left without training rows: "error", or "drop" them with all their rows, counted.
+    """
+
+    name: str = "custom"
+    data: str | None = None
+    min_rating: float | None = None
+    core: int | Core = 0
+    split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal"]
+    cut: str | int | None = None
+    valid_cut: str | int | None = None
+    valid_share: float = Field(0.1, gt=0, lt=1)
+    truth_min_rating: float | None = None
+    without_train: Literal["error", "drop"] = "error"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        name, rest = raw.get("name"), {key: value for key, value in raw.items() if key != "name"}
+        if name in PROTOCOLS:
+            if rest and rest != PROTOCOLS[name]:
+                raise ValueError(f"{name!r} is a fixed recipe; give a changed one a name of its own")
+            return {"name": name, **PROTOCOLS[name]}
+        if not rest:
+            raise ValueError(f"no recipe {name!r}; known: {', '.join(PROTOCOLS)}; your own needs at least split")
+        return raw
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.split == "temporal") != (self.cut is not None):
+            raise ValueError('cut goes with split = "temporal", and that needs it')
+        if self.valid_cut is not None and self.split != "temporal":
+            raise ValueError('valid_cut goes with split = "temporal"')
+        if self.truth_min_rating is not None and self.split != "given":
+            raise ValueError('truth_min_rating goes with split = "given"')
+        if isinstance(self.core, int) and self.core < 0:
+            raise ValueError("core must not be negative")
+        return self
+
+    def seconds(self, name: Literal["cut", "valid_cut"]) -> int | None:
+        """A cut in the unit of the interactions' time, None where there is none.
+
+        Raises:
+            InputError: it is not a time.
+        """
+        value: str | int | None = getattr(self, name)
+        return None if value is None else int(as_seconds(pl.Series(name, [value]), "[protocol]")[0])
+
+
+def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
+    """Filter, cut and fingerprint.
+
+    Rows of a part are sorted by user, inside a user by time (ties and tables without times: file order). The
+    catalogue is every item with a kept row in any part; a temporal split knows only items with training rows.
+
+    Args:
+        tables: what a reader returned.
+        protocol: the recipe.
+        seed: of the random parts of the cut.
+
+    Raises:
+        InputError: the tables do not fit the recipe, nothing is left, a row is in two parts, or a user is left
+            without training rows and the policy is "error".
+    """
+    if protocol.data is not None and protocol.data != tables.name:
+        raise InputError(
+            "protocol is defined on other data",
+            where=f"[protocol] name = {protocol.name!r}",
+            expected=protocol.data,
+            found=tables.name,
+        )
+    notices: list[Notice] = []
+    frame = _filtered(_parts_joined(tables) if protocol.split == "given" else tables.interactions, protocol, notices)
+    users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
+    rows = Interactions(
+        users.find(frame["user"]),
+        items.find(frame["item"]),
+        frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
+        frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
+    )
+    order = np.lexsort((np.zeros(len(rows)) if rows.time is None else rows.time, rows.user))
+    rows = rows.take(order)
+    published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
+    parts = _cut(rows, published, tables, protocol, seed, notices)
+    parts = _reachable(rows, parts, users, protocol, notices)
+    if protocol.split == "temporal":
+        items, rows, parts = _known_items(rows, parts, items, notices)
+    users, rows, parts = _compact(users, rows, parts)
+    train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
+    if not len(test):
+        raise InputError("no test rows", where="[protocol]", expected="at least one", found="none")
+    if cold := len(items) - np.unique(train.item).size:
+        message = "items without training rows stay candidates, reachable only through relations"
+        notices.append(Notice("split", message, cold))
+    ordered = tables.ordered or rows.time is not None
+    return Split(
+        users,
+        items,
+        train,
+        valid,
+        test,
+        protocol=f"{protocol.name}, seed {seed}",
+        fingerprint=fingerprint(users, items, (train, valid, test), ordered=ordered),
+        notices=tuple(notices),
+    )
+
+
+def fingerprint(users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool) -> str:
+    """sha256 of the catalogue and of the rows of each part, under outside keys.
+
+    The order of rows inside a part does not count; for ordered data the order inside a user does.
+    """
+    digest = hashlib.sha256(b"relrank split 1")
+    for ids in (users, items):
+        _feed(digest, ids.keys)
+    for rows in parts:
+        order = np.argsort(rows.user, kind="stable") if ordered else np.lexsort((rows.item, rows.user))
+        _feed(digest, users.at(rows.user[order]))
+        _feed(digest, items.at(rows.item[order]))
+        for values in (rows.rating, rows.time):
+            digest.update(b"-" if values is None else values[order].astype(values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, keys: pl.Series) -> None:
+    """Length, type and content of a column of keys."""
+    digest.update(f"{len(keys)} {keys.dtype};".encode())
+    if keys.dtype == pl.Int64:
+        digest.update(keys.to_numpy().astype("<i8").tobytes())
+    else:
+        digest.update(keys.str.len_bytes().to_numpy().astype("<i8").tobytes())
+        digest.update("".join(keys.to_list()).encode())
+
+
+def _parts_joined(tables: Tables) -> pl.DataFrame:
+    """The published parts as one table with a column ``part``."""
+    if "train" not in tables.given or "test" not in tables.given:
+        raise InputError(
+            "the data has no published parts",
+            where='[protocol] split = "given"',
+            expected="tables that arrive as train and test",
+            found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
+        )
+    label = {"train": TRAIN, "valid": VALID, "test": TEST}
+    frame = pl.concat([f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()])
+    again = frame.filter(pl.struct("user", "item").is_duplicated())
+    if again.height:
+        user, item = again.select("user", "item").row(0)
+        raise InputError(
+            "row in two parts",
+            where=f"{tables.name}, published parts",
+            expected="every (user, item) in one part",
+            found=f"({user!r}, {item!r}); {again.height:,} such rows",
+        )
+    return frame
+
+
+def _filtered(frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notice]) -> pl.DataFrame:
+    """Rows with at least the rating, then the k-core."""
+    rated = protocol.min_rating is not None or protocol.truth_min_rating is not None
+    if rated and "rating" not in frame.columns:
+        raise InputError("protocol needs ratings", where="[protocol]", expected="a rating column", found="none")
+    if protocol.min_rating is not None:
+        kept = frame.filter(pl.col("rating") >= protocol.min_rating)
+        notices.append(
+            Notice("filter", f"rows rated below {protocol.min_rating:g} dropped", frame.height - kept.height)
+        )
+        frame = kept
+    least = Core(user=protocol.core, item=protocol.core) if isinstance(protocol.core, int) else protocol.core
+    if least.user or least.item:
+        codes = [frame[c].rank("dense").to_numpy().astype(np.int32) for c in ("user", "item")]
+        kept = frame.filter(pl.Series(core(codes[0], codes[1], least.user, least.item)))
+        message = f"rows outside the core dropped (users {least.user}, items {least.item} rows at least)"
+        notices.append(Notice("filter", message, frame.height - kept.height))
+        frame = kept
+    notices[:] = [n for n in notices if n.count]
+    if frame.is_empty():
+        raise InputError("the filters leave no rows", where="[protocol]", expected="at least one row", found="none")
+    return frame
+
+
+def _cut(
+    rows: Interactions,
+    published: Parts | None,
+    tables: Tables,
+    protocol: ProtocolConfig,
+    seed: int,
+    notices: list[Notice],
+) -> Parts:
+    """The part of every row, before users without training rows are looked at."""
+    rng = np.random.default_rng(seed)
+    if published is not None:
+        parts = published
+        low = np.zeros(len(rows), bool)
+        if protocol.truth_min_rating is not None and rows.rating is not None:
+            low = rows.rating < protocol.truth_min_rating
+        if dropped := int((low & (parts == TEST)).sum()):
+            message = f"test rows rated below {protocol.truth_min_rating:g} are no truth and dropped"
+            notices.append(Notice("split", message, dropped))
+        parts = np.where(low & (parts == TEST), DROPPED, parts).astype(np.int8)
+        if not (parts == VALID).any():
+            parts = cuts.hold_out(rows, parts, protocol.valid_share, rng)
+        return np.where(low & (parts == VALID), TRAIN, parts).astype(np.int8)
+    if protocol.split == "random-leave-one-out":
+        return cuts.random_leave_one_out(rows, rng)
+    if rows.time is None and not (protocol.split == "last-leave-one-out" and tables.ordered):
+        raise InputError(
+            "split needs an order in time",
+            where=f"[protocol] split = {protocol.split!r}",
+            expected="interactions with a time column",
+            found=f"{tables.name} without times",
+        )
+    if protocol.split == "last-leave-one-out":
+        if tied := tied_last(rows):
+            message = "users whose last two times are equal: which row is the last is file order"
+            notices.append(Notice("split", message, tied))
+        return cuts.last_leave_one_out(rows)
+    cut, valid_cut = protocol.seconds("cut"), protocol.seconds("valid_cut")
+    assert cut is not None
+    if valid_cut is not None and valid_cut >= cut:
+        raise InputError(
+            "valid_cut is not before cut", where="[protocol]", expected=f"before {protocol.cut}", found=f"{valid_cut}"
+        )
+    return cuts.temporal(rows, cut, valid_cut)
+
+
+def tied_last(rows: Interactions) -> int:
+    """Users whose last two times are equal, where rows are sorted by user and time; 0 without times."""
+    if rows.time is None:
+        return 0
+    last = np.flatnonzero(np.r_[rows.user[1:] != rows.user[:-1], True])
+    last = last[last > 0]
+    return int(((rows.user[last] == rows.user[last - 1]) & (rows.time[last] == rows.time[last - 1])).sum())
+
+
+def _reachable(
+    rows: Interactions, parts: Parts, users: IdMap, protocol: ProtocolConfig, notices: list[Notice]
+) -> Parts:
+    """Rows of users without training rows leave, by the stated policy; a temporal split always drops them."""
+    known = np.bincount(rows.user[parts == TRAIN], minlength=len(users)) > 0
+    lost = ~known[rows.user] & (parts != DROPPED)
+    if not lost.any():
+        return parts
+    who = np.unique(rows.user[lost])
+    if protocol.split != "temporal" and protocol.without_train == "error":
+        raise InputError(
+            "split leaves a user without training rows",
+            where=f"[protocol] split = {protocol.split!r}",
+            expected='training rows for every user: raise core, or set without_train = "drop"',
+            found=f"{users.name} {users.keys[int(who[0])]!r}; {who.size:,} such users",
+        )
+    notices.append(Notice("split", "users without training rows dropped", int(who.size)))
+    notices.append(
+        Notice("split", "validation and test rows of users without training rows dropped", int(lost.sum()))
+    )
+    return np.where(lost, DROPPED, parts).astype(np.int8)
+
+
+def _known_items(
+    rows: Interactions, parts: Parts, items: IdMap, notices: list[Notice]
+) -> tuple[IdMap, Interactions, Parts]:
+    """Only items with training rows, which are all that is known at the cut."""
+    known = np.bincount(rows.item[parts == TRAIN], minlength=len(items)) > 0
+    lost = ~known[rows.item] & (parts != DROPPED)
+    if lost.any():
+        message = "validation and test rows of items without training rows dropped"
+        notices.append(Notice("split", message, int(lost.sum())))
+    renumbered: Int64 = np.cumsum(known) - 1
+    item = renumbered[rows.item].astype(np.int32)  # rows of unknown items are dropped below
+    rows = Interactions(rows.user, item, rows.rating, rows.time)
+    return (
+        IdMap(items.name, items.keys.filter(pl.Series(known))),
+        rows,
+        np.where(lost, DROPPED, parts).astype(np.int8),
+    )
+
+
+def _compact(users: IdMap, rows: Interactions, parts: Parts) -> tuple[IdMap, Interactions, Parts]:
+    """Without dropped rows, and without users who have no training rows."""
+    known = np.bincount(rows.user[parts == TRAIN], minlength=len(users)) > 0
+    kept = parts != DROPPED
+    rows, parts = rows.take(kept), parts[kept]
+    user = (np.cumsum(known) - 1)[rows.user].astype(np.int32)
+    return (
+        IdMap(users.name, users.keys.filter(pl.Series(known))),
+        Interactions(user, rows.item, rows.rating, rows.time),
+        parts,
+    )

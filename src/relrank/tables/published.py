@@ -1,0 +1,83 @@
+"""Layouts in which data sets are published: LightGCN's lists, RecBole's atomic files, plain columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.tables.files import as_keys, as_numbers, column, parse, read_text, refuse_missing
+from relrank.tables.tables import Notice
+
+
+def to_interactions(rows: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Canonical columns from ``user_id``, ``item_id`` or ``movie_id``, ``rating``, ``timestamp``; each pair once."""
+    rows = rows.rename({"movie_id": "item_id"}, strict=False)
+    columns = [as_keys(refuse_missing(column(rows, f"{c}_id", where), where)).alias(c) for c in ("user", "item")]
+    if "rating" in rows.columns:
+        columns.append(as_numbers(rows["rating"], where))
+    if "timestamp" in rows.columns:
+        columns.append(as_numbers(rows["timestamp"], where).cast(pl.Int64).alias("time"))
+    frame = pl.DataFrame(columns)
+    twice = frame.select(pl.struct("user", "item").is_duplicated()).to_series()
+    if twice.any():
+        user, item = frame.filter(twice).row(0)[:2]
+        raise InputError(
+            "interaction occurs twice",
+            where=where,
+            expected="every (user, item) once, as published",
+            found=f"({user!r}, {item!r}); {twice.sum():,} such rows",
+        )
+    return frame
+
+
+def read_lists(path: Path) -> pl.DataFrame:
+    """Lines ``user item item …`` as (user, item) rows in file order; a user without items has no row."""
+    lines = pl.DataFrame({"line": read_text(path).split("\n")}).filter(pl.col("line").str.strip_chars() != "")
+    numbers = lines.select(pl.col("line").str.strip_chars().str.split(" ").cast(pl.List(pl.Int64), strict=False))
+    bad = numbers.select(pl.col("line").list.eval(pl.element().is_null()).list.any()).to_series()
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise InputError(
+            "not a list of numbers",
+            where=f"{path}, line {row + 1}",
+            expected="a user and their items: whole numbers between single spaces",
+            found=repr(lines["line"][row][:60]),
+        )
+    rows = numbers.select(user_id=pl.col("line").list.first(), item_id=pl.col("line").list.slice(1))
+    return to_interactions(rows.explode("item_id", empty_as_null=False), path.name)
+
+
+def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
+    """A RecBole file as text columns, names without types; ``typed``: with the types its header declares."""
+    frame = parse(read_text(path), path, "\t")
+    if not typed:
+        return frame.rename(lambda c: c.split(":")[0])
+    columns = []
+    for heading in frame.columns:
+        name, _, kind = heading.partition(":")
+        values = frame[heading].alias(name)
+        if kind == "float":
+            values = values.cast(pl.Float64, strict=False)
+        elif kind.endswith("_seq"):
+            values = values.str.split(" ")
+        else:
+            values = as_keys(values)
+        columns.append(values)
+    return pl.DataFrame(columns)
+
+
+def read_triples(kg: Path, link: Path, items: pl.Series) -> tuple[pl.DataFrame, list[Notice]]:
+    """Triples whose head is an item: columns ``item_id, relation_id, tail_id``; the others are counted."""
+    triples = read_atomic(kg)
+    headers = triples["relation_id"] == "relation_id:token"  # files glued together repeat their header
+    notices = [Notice(kg.name, "header rows inside the file dropped", int(headers.sum()))]
+    triples = triples.filter(~headers)
+    links = read_atomic(link)
+    linked = links.with_columns(as_keys(links["item_id"])).filter(pl.col("item_id").is_in(items.implode()))
+    notices.append(Notice(link.name, "links of items without a row dropped", links.height - linked.height))
+    rows = triples.join(linked, left_on="head_id", right_on="entity_id", how="inner", maintain_order="left")
+    others = triples.join(linked, left_on="head_id", right_on="entity_id", how="anti").height
+    notices.append(Notice(kg.name, "triples that do not start at an item dropped", others))
+    return rows.select("item_id", "relation_id", "tail_id"), [n for n in notices if n.count]
