@@ -80,16 +80,21 @@ def _link(join: Join, config: Link) -> Draft:
     if config.min_target_degree > 1 and table.source == table.target:
         expected = "min_target_degree only between two node types"
         raise join.error("edges have no target end", expected=expected, found=f"{table.source} - {table.target}")
+    if table.source == table.target and join.admits(table.source) is None:
+        found = f"nodes of {sorted(join.tables.nodes)}"
+        raise join.error(
+            "a type linked with itself has no keys", expected=f"a node table {table.source}", found=found
+        )
     columns = [join.select(table.frame, c, where) for c in (table.source_column, table.target_column)]
     weight = _weights(join, config, table.frame, table.weight, where)
     src, sources = join.rows(table.source, columns[0], table.source_match, f"{table.name}.{table.source_column}")
     dst, targets = join.rows(table.target, columns[1], table.target_match, f"{table.name}.{table.target_column}")
     keep = (src >= 0) & (dst >= 0)
     loops = keep & (src == dst) & (table.source == table.target)
-    join.count("node linked with itself: dropped", int(loops.sum()))
+    join.count("node linked with itself: dropped", loops.sum())
     keep &= ~loops
     poor = keep & ~(weight > 0)
-    join.count("weight missing, zero or negative: dropped", int(poor.sum()))
+    join.count("weight missing, zero or negative: dropped", poor.sum())
     keep &= ~poor
     if np.isinf(weight[keep]).any():
         raise join.error("weight is infinite", expected=f"finite {where}, {table.weight}", found="inf")
@@ -186,7 +191,7 @@ def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataF
     src = edges["row"].to_numpy()
     keep = dst >= 0
     if config.node == target:
-        join.count("node linked with itself: dropped", int((keep & (src == dst)).sum()))
+        join.count("node linked with itself: dropped", (keep & (src == dst)).sum())
         keep &= src != dst
     relation = Relation.of(join.relation, config.node, target, src[keep], dst[keep], duplicates="first")
     return join.draft(relation, ids, targets, f"values in {where}")
@@ -224,10 +229,13 @@ def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:
 
 def _largest(join: Join, relation: Relation, k: int) -> Relation:
     """The ``k`` largest weights of each source; within one type an edge stays if it is of either end's."""
-    keep = largest(relation.src, relation.dst, relation.weight, k)
+    src, dst, weight, n = relation.src, relation.dst, relation.weight, len(relation)
     if relation.undirected:
-        keep |= largest(relation.dst, relation.src, relation.weight, k)
-    join.count(f"edges beyond the {k} largest: dropped", int((~keep).sum()))
+        twice = largest(np.concatenate([src, dst]), np.concatenate([dst, src]), np.concatenate([weight, weight]), k)
+        keep = twice[:n] | twice[n:]
+    else:
+        keep = largest(src, dst, weight, k)
+    join.count(f"edges beyond the {k} largest: dropped", (~keep).sum())
     return relation.where(keep)
 
 
@@ -249,10 +257,9 @@ def _as_text(join: Join, values: pl.Series, column: str) -> pl.Series:
     """Values as keys: stripped text; 1995.0 is "1995"; empty text and NaN are null."""
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        if (values == values.round()).all():
-            values = values.cast(pl.Int64)
+        whole = values.cast(pl.Int64, strict=False)
+        values = whole if (whole.cast(values.dtype).eq_missing(values)).all() else values
     elif values.dtype.is_nested() or values.dtype == pl.Binary:
         found = f"{column}: {values.dtype}"
         raise join.error("column cannot be read as values", expected="text, numbers or a list", found=found)
-    text = values.cast(pl.String).str.strip_chars()
-    return text.set(text == "", None)
+    return values.cast(pl.String).str.strip_chars().replace("", None)

@@ -32,7 +32,7 @@ class Join:
     split: Split
     notices: list[Notice] = field(default_factory=list)
 
-    def count(self, message: str, number: int) -> None:
+    def count(self, message: str, number: int | np.integer) -> None:
         """Note rows or nodes that a policy touched."""
         if number:
             self.notices.append(Notice(f"relation {self.relation!r}", message, int(number)))

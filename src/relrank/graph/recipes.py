@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from relrank.graph.graph import Duplicates
 from relrank.tables.config import Section
@@ -58,7 +58,7 @@ class Bins(Section):
     kind: Literal["bins"]
     node: str
     column: str
-    edges: tuple[float, ...] | None = Field(default=None, min_length=1)
+    edges: tuple[FiniteFloat, ...] | None = Field(default=None, min_length=1)
     """Inner edges, ascending; each belongs to the bin below it."""
     quantiles: Annotated[int, Field(ge=2)] | None = None
     """So many bins of equal size instead, measured on the nodes that occur in training rows."""

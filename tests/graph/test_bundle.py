@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from relrank.errors import InputError
+from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.graph import Graph, Relation
+from relrank.tables.ids import IdMap
+from relrank.tables.tables import Notice
+
+
+@pytest.fixture
+def graph() -> Graph:
+    keys = {"user": ["ü", "v"], "book": [10, 20, 30], "tag / ../etc": ["(missing)", "a"]}
+    relations = (
+        Relation.of("../has tag", "book", "tag / ../etc", np.array([0, 2]), np.array([1, 0]), np.array([0.5, 2])),
+        Relation.of("alike", "book", "book", np.array([0]), np.array([2]), np.array([0.25])),
+    )
+    return Graph(
+        "user",
+        "book",
+        {name: IdMap(name, pl.Series(k)) for name, k in keys.items()},
+        Relation.of("interactions", "user", "book", np.array([0, 1]), np.array([1, 0])),
+        {r.name: r for r in relations},
+        "f" * 64,
+        (Notice("relation 'alike'", "dropped", 3),),
+    )
+
+
+@pytest.fixture
+def bundle(graph: Graph, tmp_path: Path) -> Path:
+    save_graph(graph, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], object] = lambda manifest: None) -> None:
+    """Change the manifest and put every hash right again, as somebody who means it would."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    for name in manifest["files"]:
+        manifest["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    change(manifest)
+    manifest["sha256"] = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refused(folder: Path, what: str) -> InputError:
+    with pytest.raises(InputError, match=what) as error:
+        load_graph(folder)
+    assert folder.name in error.value.where
+    return error.value
+
+
+def assert_same(a: Graph, b: Graph) -> None:
+    assert (a.user, a.item, a.fingerprint, a.notices) == (b.user, b.item, b.fingerprint, b.notices)
+    assert list(a.nodes) == list(b.nodes)
+    assert list(a.relations) == list(b.relations)
+    for name in a.nodes:
+        assert a.nodes[name].keys.equals(b.nodes[name].keys, check_dtypes=True)
+    for r, s in zip((a.interactions, *a.relations.values()), (b.interactions, *b.relations.values()), strict=True):
+        assert (r.name, r.source, r.target) == (s.name, s.source, s.target)
+        for x, y in ((r.src, s.src), (r.dst, s.dst), (r.weight, s.weight)):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
+
+
+def test_what_is_saved_is_what_is_loaded(graph: Graph, bundle: Path) -> None:
+    assert_same(load_graph(bundle), graph)
+    assert sorted(p.name for p in bundle.iterdir()) == [
+        "edges.safetensors",
+        "manifest.json",
+        "nodes-0.parquet",
+        "nodes-1.parquet",
+        "nodes-2.parquet",
+    ]
+    reseal(bundle)  # the helper of the tests below reseals as the package does
+    assert_same(load_graph(bundle), graph)
+
+
+def test_saving_replaces_a_bundle_and_leaves_nothing_else(graph: Graph, bundle: Path) -> None:
+    (bundle / "nodes-7.parquet").touch()
+    save_graph(graph.only(), bundle)
+    assert_same(load_graph(bundle), graph.only())
+    assert not (bundle / "nodes-7.parquet").exists()
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_saving_never_overwrites_something_else(graph: Graph, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for target in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(InputError, match="overwrite"):
+            save_graph(graph, target)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    save_graph(graph, tmp_path / "empty")
+    assert_same(load_graph(tmp_path / "empty"), graph)
+
+
+def test_failed_save_leaves_the_old_bundle(graph: Graph, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        save_graph(graph.only(), bundle)
+    assert_same(load_graph(bundle), graph)
+    assert [p.name for p in bundle.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["edges.safetensors", "nodes-1.parquet"])
+def test_tampered_and_truncated_and_missing_files_are_refused(bundle: Path, name: str) -> None:
+    whole = (bundle / name).read_bytes()
+    for content in (whole[:-1], b"", whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]):
+        (bundle / name).write_bytes(content)
+        assert name in refused(bundle, "file was changed").where
+    (bundle / name).unlink()
+    assert name in refused(bundle, "not a whole graph bundle").expected
+
+
+def test_changed_manifest_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace('"alike"', '"unlike"'))
+    refused(bundle, "manifest was changed")
+
+
+def test_foreign_folders_are_refused(bundle: Path, tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "not a whole graph bundle")
+    path = bundle / "manifest.json"
+    for text, what in (
+        ("{", "not readable as JSON"),
+        ("[]", "not a graph bundle"),
+        ("{}", "not a graph bundle"),
+        ('{"format": "onnx", "version": 1}', "not a graph bundle"),
+    ):
+        path.write_text(text)
+        refused(bundle, what)
+    path.write_bytes(b"\x80\x04\x95pickle")
+    refused(bundle, "not readable as JSON")
+
+
+def test_newer_format_is_refused(bundle: Path) -> None:
+    reseal(bundle, lambda manifest: manifest.update(version=2))
+    assert refused(bundle, "another version").found == "2"
+
+
+@pytest.mark.parametrize("name", ["../outside.parquet", "/etc/passwd", "nodes-0.parquet/../x", "nodes-9.parquet"])
+def test_paths_in_the_manifest_lead_nowhere(bundle: Path, name: str) -> None:
+    (bundle.parent / "outside.parquet").write_bytes((bundle / "nodes-0.parquet").read_bytes())
+    reseal(bundle, lambda manifest: manifest["files"].update({name: manifest["files"].pop("nodes-0.parquet")}))
+    refused(bundle, "lists other files")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("nodes"),
+        lambda m: m.update(more=1),
+        lambda m: m["relations"][1].update(edges="many"),
+        lambda m: m.update(files=[]),
+    ],
+)
+def test_manifest_of_another_shape_is_refused(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    reseal(bundle, change)
+    refused(bundle, r"unknown key|does not fit")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["relations"][1].update(edges=3),
+        lambda m: m["nodes"][1].update(keys=4),
+        lambda m: m["relations"][1].update(target="user", source="author"),
+        lambda m: m["relations"].pop(0),
+        lambda m: m["relations"].append(m["relations"][0]),
+        lambda m: m.update(user="book", item="user"),
+        lambda m: m.update(relations=[]),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(
+    bundle: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    reseal(bundle, change)
+    refused(bundle, "do not fit together")
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("1.dst", np.array([1, 2], np.int32)),  # beyond the 2 tags
+        ("1.dst", np.array([1, -1], np.int32)),
+        ("1.src", np.array([2, 0], np.int32)),  # not ascending
+        ("1.src", np.array([0, 2], np.int64)),
+        ("1.weight", np.array([0.5, 0], np.float32)),
+        ("1.weight", np.array([0.5, np.nan], np.float32)),
+        ("1.weight", np.array([0.5], np.float32)),
+    ],
+)
+def test_rows_out_of_range_and_bad_edges_are_refused(bundle: Path, name: str, array: np.ndarray) -> None:
+    path = bundle / "edges.safetensors"
+    save_file({**load_file(path), name: array}, path)
+    reseal(bundle)
+    refused(bundle, "do not fit together")
+
+
+def test_files_of_another_kind_are_refused_even_with_the_right_hash(bundle: Path) -> None:
+    (bundle / "nodes-1.parquet").write_bytes(b"PAR1 but not really")
+    reseal(bundle)
+    refused(bundle, "do not fit together")
+
+
+def test_keys_that_repeat_are_refused(bundle: Path) -> None:
+    pl.DataFrame({"key": [10, 10, 30]}).write_parquet(bundle / "nodes-1.parquet")
+    reseal(bundle)
+    refused(bundle, "do not fit together")
+    pl.DataFrame({"keys": [10, 20, 30]}).write_parquet(bundle / "nodes-1.parquet")
+    reseal(bundle)
+    refused(bundle, "do not fit together")
+    (bundle / "edges.safetensors").write_bytes(b"\x80\x04\x95")
+    reseal(bundle)
+    refused(bundle, "do not fit together")
