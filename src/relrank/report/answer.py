@@ -14,9 +14,9 @@ Row = dict[str, Any]
 
 
 def lead_model(result: StudyResult) -> str | None:
-    """The model whose verdicts count first: of those with verdicts, the one that ranks best; None without verdicts."""
+    """Of the models with verdicts the one that ranks best, whose verdicts count first; None without verdicts."""
     judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
-    best = {model: -math.inf for model in judged}
+    best = dict.fromkeys(judged, -math.inf)
     for row in result.leaderboard.iter_rows(named=True):
         if row["model"] in best and known(row["mean"]):
             best[row["model"]] = max(best[row["model"]], row["mean"])
@@ -42,25 +42,26 @@ def answer(result: StudyResult) -> str:
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     if len(by["no evidence"]) == len(rows):
         seen = _would_have_been_seen(rows, f" in {metric_name(result.card['metric'])}")
-        subject = f"{_names(rows)} is not" if len(rows) == 1 else "No relation is"
+        subject = f"{_names(rows, rows)} is not" if len(rows) == 1 else "No relation is"
         return f"{subject} shown to help or to hurt{seen}."
     clauses = []
     if by["helps"]:
-        clauses.append(f"{_names(by['helps'])} {_verb(by['helps'], 'help')}")
+        clauses.append(f"{_names(by['helps'], rows)} {_verb(by['helps'], 'help')}")
     for others in dict.fromkeys(row["redundant_with"] for row in by["redundant"]):
         group = [row for row in by["redundant"] if row["redundant_with"] == others]
         beside = "the other relations" if not others else listed([name.strip() for name in others.split(",")])
         be = "is" if len(group) == 1 else "are"
-        clauses.append(f"{_names(group)} {_verb(group, 'help')}, but {be} redundant with {beside}")
+        clauses.append(f"{_names(group, rows)} {_verb(group, 'help')}, but {be} redundant with {beside}")
     if by["hurts"]:
-        clauses.append(f"{_names(by['hurts'])} {_verb(by['hurts'], 'hurt')}")
+        clauses.append(f"{_names(by['hurts'], rows)} {_verb(by['hurts'], 'hurt')}")
     if by["no evidence"]:
-        clauses.append(f"{_names(by['no evidence'])}: no evidence{_would_have_been_seen(by['no evidence'])}")
+        clauses.append(f"{_names(by['no evidence'], rows)}: no evidence{_would_have_been_seen(by['no evidence'])}")
     return "; ".join(clauses) + "."
 
 
-def _names(rows: list[Row]) -> str:
-    return listed([row["relation"] for row in rows])
+def _names(rows: list[Row], of: list[Row]) -> str:
+    """All names of a small study; three a clause of a large one, so that the sentence stays one."""
+    return listed([row["relation"] for row in rows], most=8 if len(of) <= 8 else 3)
 
 
 def _verb(rows: list[Row], verb: str) -> str:

@@ -59,8 +59,8 @@ def extra(value: float | None, decimals: int = 1) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share between 0 and 1 as ``97.3 %``."""
-    return f"{100 * value:.1f} %" if value is not None and math.isfinite(value) else NOTHING
+    """A share between 0 and 1 as ``97.3 %``, rounded down: only what is complete reads 100.0 %."""
+    return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %" if value is not None and math.isfinite(value) else NOTHING
 
 
 def p_value(value: float | None) -> str:

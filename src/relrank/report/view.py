@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
-
-import polars as pl
 
 from relrank.errors import InputError
 from relrank.report.answer import ORDER, Row, answer, lead_model
@@ -25,11 +23,9 @@ REQUIRED_MODELS = {
     "item-kNN": {"itemknn"},
     "EASE": {"ease"},
 }
-CARD_KEYS = (
-    "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test nodes "
-    "relations notices audit machine planted smoke"
-).split()
-COLUMNS = {
+FIELDS = {
+    "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
+    "nodes relations notices audit machine planted smoke",
     "leaderboard": "model arm n_seeds n_users mean low high below_ease seconds peak_mb",
     "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size smallest n_users n_seeds",
     "verdicts": "model relation verdict sentence redundant_with drop drop_low drop_high alone alone_low alone_high "
@@ -47,7 +43,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         InputError: the card lacks a key, or a table that has rows lacks a column.
     """
     _check(result)
-    tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in COLUMNS}
+    tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in FIELDS if name != "card"}
     lead = lead_model(result)
     judged = list(dict.fromkeys([lead] * (lead is not None) + [row["model"] for row in tables["verdicts"]]))
     for row in tables["effects"]:
@@ -64,7 +60,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "relations": relations,
         "verdict": verdict,
         "basis": _basis(tables, lead),
-        "agreement": [_agreement(model, lead, relations, verdict) for model in judged if model != lead],
+        "agreement": [_agreement(model, judged[0], relations, verdict) for model in judged[1:]],
         "planted": _planted(tables["verdicts"]),
         "forest": _forest(tables["effects"], judged, relations),
         "beside": _beside(tables["effects"], judged, relations),
@@ -89,13 +85,10 @@ def is_significant(row: Row) -> bool:
 
 
 def _check(result: StudyResult) -> None:
-    wanted = {"card": (set(CARD_KEYS), set(result.card))}
-    for name, columns in COLUMNS.items():
-        frame: pl.DataFrame = getattr(result, name)
-        if not frame.is_empty():
-            wanted[name] = (set(columns.split()), set(frame.columns))
-    for name, (expected, found) in wanted.items():
-        if lacking := sorted(expected - found):
+    for name, text in FIELDS.items():
+        part = getattr(result, name)
+        found = set(part if name == "card" else part.columns)
+        if (name == "card" or not part.is_empty()) and (lacking := sorted(set(text.split()) - found)):
             raise InputError(
                 "a stored study lacks a field",
                 where=f"{name} of study {result.card.get('name', '?')!r}",
@@ -131,9 +124,10 @@ def _basis(tables: dict[str, list[Row]], lead: str | None) -> dict[str, Row | No
     }
 
 
-def _agreement(model: str, lead: str | None, relations: list[str], verdict: dict[tuple[str, str], Row]) -> Row:
-    both = [r for r in relations if (model, r) in verdict and (lead, r) in verdict]
-    differs = [(r, verdict[model, r]["verdict"]) for r in both if verdict[model, r]["verdict"] != verdict[lead, r]["verdict"]]  # type: ignore[index]
+def _agreement(model: str, lead: str, relations: list[str], verdict: dict[tuple[str, str], Row]) -> Row:
+    both = [name for name in relations if (model, name) in verdict and (lead, name) in verdict]
+    words = [(name, verdict[model, name]["verdict"], verdict[lead, name]["verdict"]) for name in both]
+    differs = [(name, word) for name, word, leads in words if word != leads]
     return {"model": model, "n": len(both), "agree": len(both) - len(differs), "differs": differs}
 
 
@@ -156,7 +150,7 @@ def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
             models.append({"model": model, "blocks": blocks})
     ends = [row[end] for row in shown for end in ("mean", "low", "high", "smallest")]
     ends += [-row["smallest"] for row in shown if known(row["smallest"])]
-    return {"models": models, "scale": Scale.over([0.0, *ends])}
+    return {"models": models, "scale": Scale.over([0.0, *ends], most=8)}
 
 
 def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list[Row]:
@@ -175,14 +169,15 @@ def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str]) -> Row
     """One row per model and headline arm; a model that has neither of those arms shows its best row."""
     headline = set().union(*_headline_arms(effects).values())
     with_headline = {row["model"] for row in rows if row["arm"] in headline}
-    shown, bare = [], set()
+    shown: list[Row] = []
+    bare: set[str] = set()
     for row in rows:
         if row["arm"] in headline or row["model"] not in with_headline | bare:
             shown.append(row)
             bare.add(row["model"])
     ease = [row for row in rows if _plain(row["model"]) == "ease" and known(row["mean"])]
     present = {_plain(row["model"]) for row in rows}
-    known_columns = {*COLUMNS["leaderboard"].split()}
+    known_columns = {*FIELDS["leaderboard"].split()}
     metrics = [name for name in columns if name not in known_columns]
     return {
         "rows": shown,
@@ -201,31 +196,29 @@ def _plain(model: str) -> str:
 
 
 def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
-    """Model → group column → one small panel per relation and kind, all on one axis."""
-    models = []
+    """Model → group column → a panel per relation and kind: drops and the gain first, the rest to unfold."""
+    place = {relation: i for i, relation in enumerate([None, *relations])}
+    panels: dict[tuple[str, str, str, str | None], list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (place.get(row["relation"], len(place)), row["order"])):
+        panels.setdefault((row["model"], row["group"], row["kind"], row["relation"]), []).append(row)
+    first = {"gain", "drop"} & {row["kind"] for row in rows} or set(KINDS)
+    models: dict[str, dict[str, Row]] = {}
     for model in dict.fromkeys([*judged, *(row["model"] for row in rows)]):
-        columns = []
-        mine = [row for row in rows if row["model"] == model]
-        for column in dict.fromkeys(row["group"] for row in mine):
-            panels = []
-            for kind in (*KINDS, "beside"):
-                for relation in [None, *relations]:
-                    bars = [
-                        row
-                        for row in mine
-                        if (row["group"], row["kind"], row["relation"]) == (column, kind, relation)
-                    ]
-                    if bars:
-                        bars.sort(key=lambda row: row["order"])
-                        panels.append({"kind": kind, "relation": relation, "rows": bars})
-            first = {"gain", "drop"} & {panel["kind"] for panel in panels} or {panels[0]["kind"]}
-            main = [panel for panel in panels if panel["kind"] in first]
-            rest = [panel for panel in panels if panel["kind"] not in first]
-            columns.append({"group": column, "main": main, "rest": rest})
-        if columns:
-            models.append({"model": model, "columns": columns})
-    scale = Scale.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=3)
-    return {"models": models, "scale": scale}
+        for column in dict.fromkeys(row["group"] for row in rows if row["model"] == model):
+            mine = [
+                {"kind": kind, "relation": key[3], "rows": panels[key]}
+                for kind in (*KINDS, "beside")
+                for key in panels
+                if key[:3] == (model, column, kind)
+            ]
+            main = [panel for panel in mine if panel["kind"] in first]
+            models.setdefault(model, {})[column] = {"main": main, "rest": [p for p in mine if p["kind"] not in first]}
+
+    def scale(shown: bool) -> Scale:
+        some = [row for row in rows if (row["kind"] in first) == shown]
+        return Scale.over([0.0, *(row[end] for row in some for end in ("mean", "low", "high"))], most=4)
+
+    return {"models": models, "scale": scale(True), "rest_scale": scale(False)}
 
 
 def _curves(rows: list[Row], headline: dict[str, set[str]]) -> list[Row]:
@@ -258,7 +251,7 @@ def _panel(name: str, runs: dict[tuple[str, int], list[Row]], headline: dict[str
     points = {key: [(row["epoch"], row[name]) for row in run if known(row[name])] for key, run in runs.items()}
     points = {key: _thin(line) for key, line in points.items() if line}
     x = Scale.over([epoch for line in points.values() for epoch, _ in line], margin=0.0)
-    y = Scale.over([value for line in points.values() for _, value in line], most=5)
+    y = Scale.over([value for line in points.values() for _, value in line], most=6)
     lines = []
     for (arm, seed), line in points.items():
         style = next((style for style, arms in headline.items() if arm in arms), "other")
@@ -270,12 +263,14 @@ def _panel(name: str, runs: dict[tuple[str, int], list[Row]], headline: dict[str
 
 def _thin(line: list[tuple[float, float]]) -> list[tuple[float, float]]:
     step = -(-len(line) // POINTS)
-    return line[: -1 : step] + line[-1:]
+    return line[:-1:step] + line[-1:]
 
 
-def _range(values: Iterable[int]) -> tuple[int, float, int] | None:
-    values = list(values)
-    return (min(values), statistics.median(values), max(values)) if values else None
+def _range(values: list[int]) -> str:
+    """``60`` or ``35–60 (median 50)``; empty without values."""
+    if not values or min(values) == max(values):
+        return "".join(map(str, values[:1]))
+    return f"{min(values)}–{max(values)} (median {statistics.median(values):.0f})"
 
 
 def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str], relations: list[str]) -> list[Row]:
@@ -302,11 +297,9 @@ def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str]
 
 def _tuning(rows: list[Row]) -> Row:
     """The chosen trial of each cell, and whether all cells had the same number of trials."""
-    cells: dict[tuple[str, str, int], list[Row]] = {}
-    for row in rows:
-        cells.setdefault((row["model"], row["arm"], row["seed"]), []).append(row)
-    chosen = [{**row, "config": _readable(row["config"]), "trials": len(c)} for c in cells.values() for row in c if row["chosen"]]
-    return {"chosen": chosen, "trials": sorted({len(trials) for trials in cells.values()}), "cells": len(cells)}
+    trials = Counter((row["model"], row["arm"], row["seed"]) for row in rows)
+    chosen = [{**row, "config": _readable(row["config"])} for row in rows if row["chosen"]]
+    return {"chosen": chosen, "trials": sorted(set(trials.values())), "cells": len(trials)}
 
 
 def _readable(config: str) -> str:

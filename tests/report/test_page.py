@@ -1,0 +1,417 @@
+"""The page as a reader gets it: parsed, and compared with the tables it was made from."""
+
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import polars as pl
+import pytest
+from handmade import Study, baselines, crowded, empty, goodbooks, judged, planted
+
+from relrank.errors import InputError
+from relrank.report import write_report
+from relrank.report.figures import interval, number, signed
+from relrank.report.page import render
+from relrank.report.view import FIELDS
+
+
+class Page(HTMLParser):
+    """Tables as rows of cell texts (by class and model), ids, links, tags with attributes, and all text."""
+
+    VOID = {"meta", "link", "br"}
+
+    def __init__(self, html):
+        super().__init__()
+        self.tables, self.tags, self.text, self.open, self.cell = [], [], "", [], None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag == "table":
+            self.tables.append((attributes.get("class", "").split(" ")[0], attributes.get("data-model"), []))
+        elif tag == "tr":
+            self.tables[-1][2].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][2][-1].append("")
+            self.cell = self.tables[-1][2][-1]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"<{tag}> closes nothing"
+        if tag in ("td", "th"):
+            self.cell[-1] = " ".join(self.cell[-1].split())
+            self.cell = None
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "style":
+            return
+        self.text += data
+        if self.cell is not None and self.open[-1] != "title":
+            self.cell[-1] += data + " "
+
+    def rows(self, kind, model=None):
+        found = [rows for name, of, rows in self.tables if name == kind and model in (None, of)]
+        assert len(found) == 1, f"{len(found)} tables {kind} of {model}"
+        return [row for row in found[0] if row]
+
+    def having(self, name):
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+def page_of(study):
+    page = Page(render(study))
+    assert not page.open, "every element is closed"
+    return page
+
+
+@pytest.fixture(scope="module")
+def study():
+    return goodbooks()
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return page_of(study)
+
+
+def with_tables(study, **tables):
+    return replace(study, **tables)
+
+
+def test_verdict_tables_equal_the_result(study, page):
+    for model in study.verdicts["model"].unique():
+        cells = {row[0]: row for row in page.rows("verdicts", model)}
+        expected = study.verdicts.filter(pl.col("model") == model).to_dicts()
+        assert len(cells) == len(expected) + 1  # and the head
+        for want in expected:
+            _, verdict, drop, alone, placebo, smallest, said = cells[want["relation"]]
+            assert verdict.split(" ", 1)[1] == want["verdict"]
+            for cell, kind in [(drop, "drop"), (alone, "alone"), (placebo, "placebo")]:
+                assert cell == f"{signed(want[kind])} {interval(want[f'{kind}_low'], want[f'{kind}_high'])}"
+            assert smallest == "±" + number(want["smallest"])
+            assert said == want["sentence"]
+
+
+def test_helping_relations_come_first(page):
+    assert [row[0] for row in page.rows("verdicts", "relational-ease")[1:]] == [
+        "has_tag",
+        "written_by",
+        "similar_text",
+        "in_language",
+        "published_in",
+    ]
+
+
+def test_forest_equals_the_effects(study, page):
+    for model in study.verdicts["model"].unique():
+        shown, relation = {}, None
+        for row in page.rows("forest", model)[1:-1]:
+            if len(row) == 5:  # the first row of a relation carries its name
+                relation, row = row[0].split(" ▲")[0].split(" ≈")[0].split(" ○")[0], row[1:]
+            shown[relation, row[0]] = row[2:]
+        expected = study.effects.filter((pl.col("model") == model) & (pl.col("kind") != "beside")).to_dicts()
+        assert len(shown) == len(expected)
+        for want in expected:
+            mean, p = shown[want["relation"] or "all relations", want["kind"]]
+            assert mean == f"{signed(want['mean'])} {interval(want['low'], want['high'])}"
+            assert p == (".001" if want["p_holm"] < 0.05 else "1.000")
+
+
+def drawn(html, label):
+    """The attributes of the point, the interval and the zero line of one row of the forest."""
+    svg = re.search(rf'<svg class="plot" role="img" aria-label="{label}: .*?</svg>', html, re.S).group()
+    dot = re.search(r'<circle class="dot (\w+)" cx="([\d.]+)%"', svg)
+    whisker = re.search(r'<line class="whisker \w+" x1="([\d.]+)%" x2="([\d.]+)%"', svg)
+    zero = re.search(r'<line class="zero" x1="([\d.]+)%"', svg)
+    band = re.search(r'<rect class="band" x="([\d.]+)%" width="([\d.]+)%"', svg)
+    return dot.group(1), [float(x) for x in (dot.group(2), *whisker.groups(), zero.group(1), *band.groups())]
+
+
+def test_forest_is_drawn_to_scale():
+    html = render(planted())
+    tone, (mean, low, high, zero, band, width) = drawn(html, "A, drop")  # +.031 ± .006, smallest .0084
+    per_unit = (mean - zero) / 0.031
+    assert tone == "up"
+    assert per_unit > 0
+    assert (low, high) == pytest.approx((zero + 0.025 * per_unit, zero + 0.037 * per_unit), abs=0.05)
+    assert (band, width) == pytest.approx((zero - 0.0084 * per_unit, 2 * 0.0084 * per_unit), abs=0.05)
+    tone, (mean, *_) = drawn(html, "D, alone")  # −.002, not significant
+    assert tone == "flat"
+    assert mean == pytest.approx(zero - 0.002 * per_unit, abs=0.05)
+
+
+def test_harm_is_drawn_as_harm():
+    html = render(judged(("m", "bad", "hurts")))
+    tone, (mean, _, high, zero, *_) = drawn(html, "bad, drop")
+    assert tone == "down"
+    assert mean < high < zero
+
+
+def test_holm_decides_significance_not_the_interval():
+    study = judged(("m", "r", "helps"))
+    html = render(with_tables(study, effects=study.effects.with_columns(p_holm=pl.lit(0.2))))
+    assert drawn(html, "r, drop")[0] == "flat"
+    html = render(with_tables(study, effects=study.effects.with_columns(p_holm=pl.lit(None, pl.Float64))))
+    assert drawn(html, "r, drop")[0] == "up", "without a p the interval decides"
+
+
+def test_leaderboard_equals_the_result(study, page):
+    head, *rows = page.rows("board")
+    want = study.leaderboard.filter(pl.col("arm").is_in(["all", "interactions"])).to_dicts()
+    assert len(rows) == len(want) == 8
+    assert head[-5:] == ["Hit@10", "MRR", "Coverage@10", "Novelty@10", "Seeds"]
+    for i, (cells, row) in enumerate(zip(rows, want, strict=True), start=1):
+        assert cells[:2] == [str(i), row["model"] + (" below EASE" if row["below_ease"] else "")]
+        assert cells[2:4] == [row["arm"], number(row["mean"])]
+        assert cells[5] == interval(row["low"], row["high"], sign=False)
+        accuracy = [number(row[name]) for name in ("hit@10", "mrr", "coverage@10")]
+        assert cells[6:] == [*accuracy, number(row["novelty@10"], 2), "3"]
+    assert sum("below EASE" in row[1] for row in rows) == 5
+
+
+def test_every_arm_is_on_the_page(study, page):
+    shown = {(row[0], row[1]): row[2:] for row in page.rows("arms")[1:]}
+    assert len(shown) == study.leaderboard.height == 38
+    for row in study.leaderboard.to_dicts():
+        assert shown[row["model"], row["arm"]][0] == number(row["mean"])
+        assert shown[row["model"], row["arm"]][2] == f"{row['seconds']:,.1f}"
+
+
+def test_rows_no_study_may_lack(page):
+    assert "is missing" not in page.text
+    few = Study(half=0.01)
+    few.arm("popular", "interactions", 0.1, 1, 1)
+    few.arm("relational-ease", "interactions", 0.2, 1, 1)
+    text = page_of(few.result()).text
+    assert [f"{name} is missing" in text for name in ("random", "popularity", "item-kNN", "EASE")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_a_model_without_the_usual_arms_keeps_its_best_row():
+    study = Study(half=0.01)
+    baselines(study, 0.2)
+    study.arm("oracle", "given", 0.4, 1, 1)
+    study.arm("oracle", "worse", 0.3, 1, 1)
+    rows = page_of(study.result()).rows("board")
+    assert [row[1:3] for row in rows if "oracle" in row] == [["oracle", "given"]]
+
+
+def test_cost_is_the_difference_of_the_compared_arms(page):
+    (row,) = [row for row in page.rows("cost", "relational-ease") if row[0] == "has_tag"]
+    # all: 2.6 × 31 s, without has_tag 2.3 × 31 s; 2310 and 1910 MB; alone: 1.5 × 31 − 31 s, 1740 − 1240 MB
+    assert row[2:] == ["331,902", "+.0072", "+9.3", "+400", "+.0231", "+15.5", "+500"]
+
+
+def test_learning_curves():
+    study = Study(half=0.01)
+    for epoch, metric in enumerate([0.1, 0.2, 0.3], start=1):
+        study.rows["curves"].append(("gnn", "all", 0, epoch, 1.0 / epoch, metric))
+        study.rows["curves"].append(("gnn", "all - r", 0, epoch, 1.0 / epoch, 0.3 - metric / 2))
+    html = render(study.result())
+    lines = [
+        [tuple(map(float, point.split(","))) for point in points.split()]
+        for points in re.findall(r'<polyline class="all" points="([^"]*)"', html)
+    ]
+    assert len(lines) == 2
+    metric, loss = lines
+    assert [x for x, _ in metric] == [0, 50, 100]
+    assert metric[0][1] > metric[1][1] > metric[2][1], "a rising metric rises on the screen"
+    assert loss[0][1] < loss[1][1] < loss[2][1]
+    assert "1 of 2 were still at their best when they ended" in " ".join(Page(html).text.split())
+    assert len(re.findall(r'<polyline class="other"', html)) == 2
+
+
+def test_long_curves_are_thinned_but_keep_their_ends():
+    study = Study(half=0.01)
+    for epoch in range(1, 1001):
+        study.rows["curves"].append(("gnn", "all", 0, epoch, 1.0, epoch / 1000))
+    (points,) = re.findall(r'<polyline class="all" points="([^"]*)"', render(study.result()))[:1]
+    points = points.split()
+    assert len(points) <= 61
+    assert points[0].startswith("0.0,")
+    assert points[-1].startswith("100.0,")
+
+
+def test_groups_stand_in_their_order():
+    study = judged(("m", "tags", "helps"))
+    for order, label in [(2, "long"), (0, "short"), (1, "medium")]:
+        study.groups.extend(
+            pl.DataFrame(
+                [("m", "tags", "drop", "history", label, order, 0.01 * order, 0.0, 0.02 * order, 7)],
+                schema=study.groups.schema,
+                orient="row",
+            )
+        )
+    text = " ".join(page_of(study).text.split())
+    assert re.search(r"By history tags drop .*short 7 users .*\.0000 medium 7 users .*\+\.0100 long 7 users", text)
+
+
+def test_models_that_differ_are_named(page):
+    assert "relational-lightgcn agrees on 4 of 5; it says similar_text – redundant." in " ".join(page.text.split())
+
+
+def test_planted_truth_stands_beside_the_verdict():
+    study = planted()
+    page = page_of(study)
+    assert "4 of 4 verdicts equal it" in " ".join(page.text.split())
+    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}["B"] == "≈ redundant ✓ planted: redundant"
+    wrong = study.verdicts.with_columns(true_verdict=pl.lit("helps"))
+    page = page_of(with_tables(study, verdicts=wrong))
+    assert "1 of 4 verdicts equal it" in " ".join(page.text.split())
+    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}["C"] == "○ no evidence ✕ planted: helps"
+
+
+def test_unknown_truth_is_not_mentioned(page):
+    assert "planted" not in page.text
+
+
+def test_leaks_and_smoke_runs_are_told_on_top():
+    text = " ".join(page_of(crowded()).text.split())
+    verdicts = text.index("What may be said of each relation")
+    assert text.index("Smoke run.") < verdicts
+    assert text.index("The audit found 1 leak: 12 test rows are edges") < verdicts
+    assert "Smoke run" not in page_of(goodbooks()).text
+
+
+def test_audit_lists_the_worst_first():
+    audit = [{"level": level, "check": level, "message": "m", "count": 0} for level in ("ok", "leak", "warning")]
+    study = empty()
+    html = render(replace(study, card=study.card | {"audit": audit}))
+    assert re.findall(r'<span class="chip (leak|warning|ok)">', html) == ["leak", "warning", "ok"]
+
+
+def test_names_from_outside_are_harmless():
+    evil = "<script>alert(1)</script>"
+    quote = '" onload="alert(1)'
+    study = Study(half=0.002)
+    for model in (evil, quote):
+        for relation in (evil, quote):
+            study.relation(model, relation, "redundant", (0.001, 0.02, 0.001), evil, "helps")
+            study.effect(model, relation, "beside", (evil, quote), 0.01, evil)
+            study.rows["groups"].append((model, relation, "drop", evil, quote, 0, 0.1, 0.0, 0.2, 5))
+        study.arm(model, evil, 0.1, 1, 1)
+        study.rows["curves"] += [(model, quote, 0, epoch, 1.0, 0.1) for epoch in (1, 2)]
+        study.rows["tuning"].append((model, evil, 0, 0, 0.1, f'{{"{evil}": "</td>"}}', True))
+    keys = {"source": evil, "target": quote, "edges": 1, "covered": 1.0, "kind": evil}
+    text = {"name": evil, "title": "</title>" + evil, "description": evil, "protocol": quote, "fingerprints": [evil]}
+    page = page_of(
+        study.result(
+            **text,
+            relations=[{"name": evil, **keys}],
+            nodes=[{"type": evil, "count": 1}],
+            notices=[{"where": quote, "message": evil, "count": 1}],
+            audit=[{"level": "leak", "check": quote, "message": evil, "count": 1}],
+        )
+    )
+    assert not [tag for tag, _ in page.tags if tag == "script"]
+    assert "onload" not in {name for _, attributes in page.tags for name in attributes}
+    assert page.rows("verdicts", evil)[1][0] in (evil, quote)
+
+
+@pytest.mark.parametrize("make", [goodbooks, planted, crowded, empty])
+def test_page_loads_nothing(make):
+    html = render(make())
+    page = Page(html)
+    assert not {"script", "img", "iframe", "object", "embed", "audio", "video", "base"} & {
+        tag for tag, _ in page.tags
+    }
+    assert not page.having("src")
+    ids = page.having("id")
+    assert len(set(ids)) == len(ids)
+    for link in page.having("href"):
+        assert link == "data:," or link[1:] in ids
+    assert not re.search(r"@import|url\(|https?:", html)
+    assert any(name.startswith("default-src 'none'") for name in page.having("content"))
+
+
+@pytest.mark.parametrize("make", [goodbooks, planted, crowded, empty, lambda: judged(("m", "r", "helps"))])
+def test_every_relation_and_verdict_occurs(make):
+    study = make()
+    page = page_of(study)
+    for row in study.verdicts.to_dicts():
+        (cells,) = [cells for cells in page.rows("verdicts", row["model"]) if cells[0] == row["relation"]]
+        assert row["verdict"] in cells[1]
+        assert row["sentence"] in page.text
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "card"])
+def test_each_table_may_be_empty(study, name):
+    page_of(with_tables(study, **{name: getattr(study, name).clear()}))
+    page_of(with_tables(study, **{name: pl.DataFrame()}))
+
+
+def test_unknown_figures_are_dashes():
+    study = goodbooks()
+    holes = {}
+    for name in ("leaderboard", "effects", "verdicts", "groups", "curves"):
+        frame = getattr(study, name)
+        holes[name] = frame.with_columns(
+            pl.lit(None, pl.Float64).alias(c) for c in frame.columns if frame[c].dtype.is_float()
+        )
+    page = page_of(with_tables(study, **holes))
+    assert page.rows("verdicts", "relational-ease")[1][2] == "– –"
+    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page.text)
+
+
+def test_lacking_column_is_named(study):
+    with pytest.raises(InputError, match="p_holm") as error:
+        render(with_tables(study, effects=study.effects.drop("p_holm")))
+    assert "effects" in error.value.where
+    card = {key: value for key, value in study.card.items() if key != "machine"}
+    with pytest.raises(InputError, match="machine"):
+        render(replace(study, card=card))
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path, study):
+    path = tmp_path / "new" / "report.html"
+    assert write_report(study, path) == path
+    before = path.read_text(encoding="utf-8")
+    assert before.startswith("<!doctype html>")
+    assert "±.0038" in before
+    with pytest.raises(InputError):
+        write_report(with_tables(study, effects=study.effects.drop("p")), path)
+    assert path.read_text(encoding="utf-8") == before
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_contract_is_the_one_of_the_study(study):
+    assert set(FIELDS) == {field.name for field in fields(study)}
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("text", "ground"),
+    [
+        *[(text, "paper") for text in ("ink", "soft", "link", "up", "down", "ok")],
+        *[
+            ("up", "up-soft"),
+            ("down", "down-soft"),
+            ("amber", "amber-soft"),
+            ("soft", "grey-soft"),
+            ("ok", "ok-soft"),
+        ],
+        *[("ink", "panel"), ("soft", "band"), ("ink", "amber-soft"), ("ink", "down-soft")],
+    ],
+)
+def test_contrast_is_at_least_wcag_aa(scheme, text, ground):
+    css = files("relrank.report").joinpath("style.css").read_text()
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", re.findall(r":root \{(.*?)\}", css, re.S)[scheme]))
+    one, two = sorted((luminance(colours[text]), luminance(colours[ground])))
+    assert (two + 0.05) / (one + 0.05) >= 4.5
