@@ -6,11 +6,15 @@ A row number in a message counts data rows from 1: the header is not counted.
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import date, datetime
 from pathlib import Path
 
 import polars as pl
 
 from relrank.errors import InputError
+
+Moment = int | str | date | datetime
+"""A time in a configuration file: whole seconds since 1970, ISO text, or TOML's own dates."""
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
@@ -246,3 +250,12 @@ def as_seconds(values: pl.Series, where: str) -> pl.Series:
             found=f"{values[row - 1]!r}; {bad.sum():,} rows in all",
         )
     return seconds
+
+
+def moment(value: Moment, where: str) -> int:
+    """A time from a configuration file in seconds since 1970.
+
+    Raises:
+        InputError: it is not a time.
+    """
+    return int(as_seconds(pl.Series("time", [value]), where)[0])

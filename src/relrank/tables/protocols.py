@@ -13,7 +13,7 @@ from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
-from relrank.tables.files import as_seconds
+from relrank.tables.files import Moment, moment
 from relrank.tables.filters import core
 from relrank.tables.ids import IdMap
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
@@ -77,8 +77,8 @@ class ProtocolConfig(Section):
     min_rating: float | None = None
     core: int | Core = 0
     split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal"]
-    cut: str | int | None = None
-    valid_cut: str | int | None = None
+    cut: Moment | None = None
+    valid_cut: Moment | None = None
     valid_share: float = Field(0.1, gt=0, lt=1)
     truth_min_rating: float | None = None
     without_train: Literal["error", "drop"] = "error"
@@ -115,8 +115,8 @@ class ProtocolConfig(Section):
         Raises:
             InputError: it is not a time.
         """
-        value: str | int | None = getattr(self, name)
-        return None if value is None else int(as_seconds(pl.Series(name, [value]), "[protocol]")[0])
+        value: Moment | None = getattr(self, name)
+        return None if value is None else moment(value, f"[protocol] {name}")
 
 
 def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
@@ -283,7 +283,7 @@ def _cut(
             found=f"{tables.name} without times",
         )
     if protocol.split == "last-leave-one-out":
-        if tied := tied_last(rows):
+        if tied := cuts.tied_last(rows):
             message = "users whose last two times are equal: which row is the last is file order"
             notices.append(Notice("split", message, tied))
         return cuts.last_leave_one_out(rows)
@@ -294,15 +294,6 @@ def _cut(
             "valid_cut is not before cut", where="[protocol]", expected=f"before {protocol.cut}", found=f"{valid_cut}"
         )
     return cuts.temporal(rows, cut, valid_cut)
-
-
-def tied_last(rows: Interactions) -> int:
-    """Users whose last two times are equal, where rows are sorted by user and time; 0 without times."""
-    if rows.time is None:
-        return 0
-    last = np.flatnonzero(np.r_[rows.user[1:] != rows.user[:-1], True])
-    last = last[last > 0]
-    return int(((rows.user[last] == rows.user[last - 1]) & (rows.time[last] == rows.time[last - 1])).sum())
 
 
 def _reachable(

@@ -12,21 +12,43 @@ from pydantic import Field, model_validator
 from relrank.errors import InputError
 from relrank.tables import datasets
 from relrank.tables.config import Section, resolve
-from relrank.tables.files import as_keys, as_numbers, as_seconds, column, first_row, read_table, refuse_missing
+from relrank.tables.files import (
+    Moment,
+    as_keys,
+    as_numbers,
+    as_seconds,
+    column,
+    first_row,
+    moment,
+    read_table,
+    refuse_missing,
+)
+from relrank.tables.joins import ROW, join, once
+from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
-    "ml-100k", "ml-1m", "goodbooks-10k", "gowalla", "lightgcn", "amazon-beauty", "sasrec", "recbole"
+    "ml-100k", "ml-1m", "goodbooks-10k", "gowalla", "lightgcn", "amazon-beauty", "sasrec", "recbole", "planted"
 ]
 
 
-class InteractionsConfig(Section):
-    """``[data.interactions]``: who chose what.
+class FileConfig(Section):
+    """What every table says of its file.
 
     Attributes:
         file: a .csv, .tsv or .parquet file in the data folder.
         separator: field separator, where it is not the ending's own.
+    """
+
+    file: str
+    separator: str | None = Field(None, min_length=1, max_length=1)
+
+
+class InteractionsConfig(FileConfig):
+    """``[data.interactions]``: who chose what.
+
+    Attributes:
         user: column with the user's key.
         item: column with the item's key.
         rating: column with a number.
@@ -36,8 +58,6 @@ class InteractionsConfig(Section):
         unknown: what to do with keys that a node table of that type does not have: "error", or "drop" and count.
     """
 
-    file: str
-    separator: str | None = Field(None, min_length=1, max_length=1)
     user: str
     item: str
     rating: str | None = None
@@ -46,31 +66,25 @@ class InteractionsConfig(Section):
     unknown: Unknown = "error"
 
 
-class NodesConfig(Section):
+class NodesConfig(FileConfig):
     """``[data.nodes.<type>]``: one row per node.
 
     Attributes:
-        file: a .csv, .tsv or .parquet file in the data folder.
-        separator: field separator, where it is not the ending's own.
         key: column with unique keys.
         title: column shown to people.
         computed: when the attribute values were computed (ISO, or in the unit of the interactions' time); the audit
             compares it with the split.
     """
 
-    file: str
-    separator: str | None = Field(None, min_length=1, max_length=1)
     key: str
     title: str | None = None
-    computed: str | int | None = None
+    computed: Moment | None = None
 
 
-class LinkConfig(Section):
+class LinkConfig(FileConfig):
     """``[data.links.<name>]``: rows that link nodes of two types.
 
     Attributes:
-        file: a .csv, .tsv or .parquet file in the data folder.
-        separator: field separator, where it is not the ending's own.
         source: node type.
         source_column: column of this file.
         source_match: column of the source's node table with the same values; default: its key.
@@ -82,8 +96,6 @@ class LinkConfig(Section):
         unknown: what to do with values that the node table does not have: "error", or "drop" and count.
     """
 
-    file: str
-    separator: str | None = Field(None, min_length=1, max_length=1)
     source: str
     source_column: str
     source_match: str | None = None
@@ -91,7 +103,7 @@ class LinkConfig(Section):
     target_column: str
     target_match: str | None = None
     weight: str | None = None
-    computed: str | int | None = None
+    computed: Moment | None = None
     unknown: Unknown = "error"
 
 
@@ -104,6 +116,7 @@ class DataConfig(Section):
         ratings: which rating file (goodbooks-10k, ml-1m).
         parts: a published split, e.g. "u1" (ml-100k).
         file: the file (sasrec).
+        planted: size and strength of the planted database (planted).
         user: node type that chooses (own tables).
         item: node type that is chosen (own tables).
         interactions: own interactions.
@@ -116,6 +129,7 @@ class DataConfig(Section):
     ratings: str | None = None
     parts: str | None = None
     file: str | None = None
+    planted: PlantedConfig | None = None
     user: str | None = None
     item: str | None = None
     interactions: InteractionsConfig | None = None
@@ -144,6 +158,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ml-1m": ("ratings",),
     "goodbooks-10k": ("ratings",),
     "sasrec": ("file",),
+    "planted": ("planted",),
 }
 
 LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
@@ -155,6 +170,7 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
     "amazon-beauty": lambda folder, _: datasets.amazon_beauty(folder),
     "sasrec": lambda folder, c: datasets.sasrec(folder / (c.file or "")),
     "recbole": lambda folder, _: datasets.recbole(folder),
+    "planted": lambda _, c: planted(c.planted),
 }
 
 
@@ -184,7 +200,7 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         if linked and kind not in nodes:  # a link must be checked against something: the keys that interact
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
     links = {name: _link(name, c, folder, nodes, notices) for name, c in config.links.items()}
-    return Tables(base.name, config.user, config.item, interactions, nodes, links, notices=tuple(notices))
+    return Tables(base.resolve().name, config.user, config.item, interactions, nodes, links, notices=tuple(notices))
 
 
 def _matched(kind: str, config: DataConfig) -> list[str]:
@@ -216,7 +232,7 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], not
     if nan:
         frame = frame.with_columns(pl.selectors.float().fill_nan(None))
         notices.append(Notice(config.file, "NaN read as missing", nan))
-    return NodeTable(kind, frame, config.key, config.title, _computed(config.computed, where))
+    return NodeTable(kind, frame, config.key, config.title, _moment(config.computed, where))
 
 
 def _interactions(
@@ -231,44 +247,12 @@ def _interactions(
         columns["rating"] = as_numbers(column(raw, config.rating, where), where)
     if config.time is not None:
         columns["time"] = as_seconds(column(raw, config.time, where), where)
-    frame = pl.DataFrame({name: values.alias(name) for name, values in columns.items()})
+    frame = pl.DataFrame({name: values.alias(name) for name, values in columns.items()}).with_row_index(ROW, 1)
     for side, kind in ends.items():
         if kind in nodes:
             name = config.user if side == "user" else config.item
-            frame = _join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, notices)
-    return _once(frame, config.duplicates, where, notices)
-
-
-def _once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) -> pl.DataFrame:
-    """Each (user, item) once, by the stated policy."""
-    pairs = frame.select(pl.struct("user", "item")).to_series()
-    again = ~pairs.is_first_distinct()
-    if not again.any():
-        return frame
-    if policy == "error":
-        row = first_row(again)
-        first = first_row(pairs == pairs[row - 1])
-        conflicting = frame.unique().height - pairs.n_unique()
-        raise InputError(
-            "interaction occurs twice",
-            where=f"{where}, rows {first} and {row}",
-            expected='every (user, item) once, or duplicates = "first", "last" or "max"',
-            found=f"{frame.row(first - 1)} and {frame.row(row - 1)}; {again.sum():,} repeated rows in all, "
-            f"{conflicting:,} with other values",
-        )
-    by = "rating" if policy == "max" else "time"
-    if policy == "max" and "rating" not in frame.columns:
-        raise InputError(
-            'duplicates = "max" without ratings', where=where, expected="a rating column", found="none is named"
-        )
-    numbered = frame.with_row_index("place")
-    if by in frame.columns:
-        numbered = numbered.sort(by, descending=policy == "max", maintain_order=True)
-    kept = numbered.unique(["user", "item"], keep="last" if policy == "last" else "first").sort("place").drop("place")
-    notices.append(
-        Notice(Path(where).name, f"repeated (user, item) rows dropped, the {policy} kept", int(again.sum()))
-    )
-    return kept
+            frame = join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, notices)
+    return once(frame, config.duplicates, where, notices).drop(ROW)
 
 
 def _link(
@@ -284,12 +268,15 @@ def _link(
         )
     raw = read_table(folder / config.file, config.separator)
     names = [config.source_column, config.target_column]
-    if names[0] == names[1]:
-        raise InputError("a link with one column", where=where, expected="two columns", found=repr(names[0]))
+    used = [*names, config.weight] if config.weight is not None else names
+    if len(set(used)) < len(used):
+        raise InputError(
+            "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
+        )
     columns = [as_keys(refuse_missing(column(raw, c, where), where)) for c in names]
     if config.weight is not None:
         columns.append(as_numbers(column(raw, config.weight, where), where))
-    frame = pl.DataFrame(columns)
+    frame = pl.DataFrame(columns).with_row_index(ROW, 1)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
     sides = ((config.source, names[0], source_match), (config.target, names[1], target_match))
@@ -303,10 +290,10 @@ def _link(
                 expected=f"[data.nodes.{kind}], or no target_match",
                 found=repr(match),
             )
-        frame = _join(frame, name_here, name_here, nodes[kind], match, config.unknown, where, notices)
+        frame = join(frame, name_here, name_here, nodes[kind], match, config.unknown, where, notices)
     return LinkTable(
         name,
-        frame,
+        frame.drop(ROW),
         config.source,
         names[0],
         source_match,
@@ -314,63 +301,9 @@ def _link(
         names[1],
         target_match,
         config.weight,
-        _computed(config.computed, where),
+        _moment(config.computed, where),
     )
 
 
-def _join(
-    frame: pl.DataFrame,
-    side: str,
-    name: str,
-    table: NodeTable,
-    match: str,
-    unknown: str,
-    where: str,
-    notices: list[Notice],
-) -> pl.DataFrame:
-    """Rows whose ``side`` is a value of the node table's column ``match``, brought to that column's type."""
-    keys = frame[side]
-    values = column(table.frame, match, f"node table {table.name!r}")
-    # text is the common ground of 7 and "7" where one of the two columns holds other text as well
-    known = keys.cast(pl.String).is_in(values.cast(pl.String).implode())
-    missing = ~known
-    if not missing.any():
-        return frame.with_columns(keys.cast(values.dtype))
-    row = first_row(missing)
-    better = _better(keys, table, int(known.sum()))
-    if not known.any():
-        raise InputError(
-            "empty join: no key in common",
-            where=f"{where}, column {name!r}, with column {match!r} of node table {table.name!r}",
-            expected=f"values such as {', '.join(map(repr, values.drop_nulls().head(3)))} ({values.dtype}){better}",
-            found=f"{', '.join(map(repr, keys.unique(maintain_order=True).head(3)))} ({keys.dtype})",
-        )
-    if unknown == "error":
-        raise InputError(
-            "unknown key",
-            where=f"{where}, column {name!r}, row {row}",
-            expected=f'a value of column {match!r} of node table {table.name!r}, or unknown = "drop"{better}',
-            found=f"{keys[row - 1]!r}; {missing.sum():,} of {len(keys):,} rows in all",
-        )
-    notices.append(
-        Notice(f"{Path(where).name}, column {name}", f"keys not in {table.name} dropped", int(missing.sum()))
-    )
-    return frame.filter(known).with_columns(pl.col(side).cast(values.dtype))
-
-
-def _better(keys: pl.Series, table: NodeTable, known: int) -> str:
-    """A hint, where another column of the node table holds more of the keys: the wrong key is easily joined."""
-    text = keys.cast(pl.String)
-    hits = {
-        c: int(text.is_in(table.frame[c].cast(pl.String).implode()).sum())
-        for c, dtype in table.frame.schema.items()
-        if dtype.is_integer() or dtype == pl.String
-    }
-    best = max(hits, key=lambda c: hits[c], default=None)
-    if best is None or hits[best] <= known:
-        return ""
-    return f"; its column {best!r} holds {hits[best] / len(keys):.0%} of them"
-
-
-def _computed(value: str | int | None, where: str) -> int | None:
-    return None if value is None else int(as_seconds(pl.Series("computed", [value]), where)[0])
+def _moment(value: Moment | None, where: str) -> int | None:
+    return None if value is None else moment(value, f"{where}, computed")

@@ -171,6 +171,15 @@ def hold_out(rows: Interactions, parts: Parts, share: float, rng: np.random.Gene
     return result
 
 
+def tied_last(rows: Interactions) -> int:
+    """Users whose last two times are equal, where rows are sorted by user and time; 0 without times."""
+    if rows.time is None:
+        return 0
+    last = np.flatnonzero(np.r_[rows.user[1:] != rows.user[:-1], True])
+    last = last[last > 0]
+    return int(((rows.user[last] == rows.user[last - 1]) & (rows.time[last] == rows.time[last - 1])).sum())
+
+
 def _place(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
     """The place of each row among the rows of its user, from 0, where ``order`` lists the rows user by user."""
     ordered = user[order]

@@ -1,0 +1,158 @@
+"""What a reader of the results would ask of the split: does anything of the test part leak into training?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from relrank.csr import Csr, Int32, Int64
+from relrank.tables.split import Split, tied_last
+from relrank.tables.tables import LinkTable, NodeTable, Tables
+
+_AGGREGATE = re.compile(
+    r"(^|_)(average|avg|mean|counts?|votes?|popularity|ratings|reviews|scores?|rank|views|likes|sales|revenue)(_|$)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check.
+
+    Attributes:
+        level: "leak" (results are not valid), "warning" (must be said beside the results), "ok" (checked, nothing).
+        check: name of the check.
+        message: one sentence, with figures.
+        count: rows (or users, as the message says) concerned; 0 where the level is "ok".
+    """
+
+    level: Literal["leak", "warning", "ok"]
+    check: str
+    message: str
+    count: int
+
+
+def audit(
+    tables: Tables, split: Split, train_edges: Csr | None = None, columns: Collection[tuple[str, str]] = ()
+) -> list[Finding]:
+    """Check a split, the graph built for it, and the side data that is used, for leaks.
+
+    Args:
+        tables: what the split was made from.
+        split: the split.
+        train_edges: the graph's interactions, users by items in the split's rows; None where there is no graph yet.
+        columns: (table, column) of every node or link table that a relation or feature uses.
+
+    Returns:
+        At least one finding per check that could be made; a passed check is an "ok".
+    """
+    findings = [*_edges(split, train_edges), *_repeats(tables, split)]
+    findings += _times(split)
+    for table in dict.fromkeys(name for name, _ in columns):
+        findings += _computed(tables, split, table, sorted(column for name, column in columns if name == table))
+    return [*findings, *_unknown(split)]
+
+
+def _finding(level: Literal["leak", "warning"], check: str, count: int, bad: str, good: str) -> Finding:
+    return Finding(level, check, bad, count) if count else Finding("ok", check, good, 0)
+
+
+def _pairs(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
+    return user.astype(np.int64) * n_items + item
+
+
+def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
+    if edges is None:
+        return
+    if (edges.n_rows, edges.n_cols) != split.shape:
+        raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} beside a split of {split.shape}")
+    graph = _pairs(edges.rows(), edges.indices, edges.n_cols)
+    for part, rows in (("validation", split.valid), ("test", split.test)):
+        hits = int(np.isin(_pairs(rows.user, rows.item, edges.n_cols), graph).sum())
+        bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
+        yield _finding("leak", f"{part} rows in the graph", hits, bad, f"no {part} row is an edge of the graph")
+
+
+def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
+    parts = [_pairs(rows.user, rows.item, len(split.items)) for rows in (split.train, split.valid, split.test)]
+    inside = sum(pairs.size - np.unique(pairs).size for pairs in parts)
+    bad = f"{inside:,} rows are there twice in one part"
+    yield _finding("warning", "repeated rows", inside, bad, "every row is there once in its part")
+    distinct = np.concatenate([np.unique(pairs) for pairs in parts])
+    across = distinct.size - np.unique(distinct).size
+    bad = f"{across:,} rows are in more than one part"
+    yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts")
+    if tables.user == tables.item:
+        known = split.users.find(split.items.keys)  # the same node seen from both sides
+        ends = split.items.find(split.users.keys)
+        reverse = 0
+        for rows, others in ((split.valid, parts[:1]), (split.test, parts[:2])):
+            user, item = known[rows.item], ends[rows.user]
+            both = (user >= 0) & (item >= 0)
+            mirrored = _pairs(user[both], item[both], len(split.items))
+            reverse += int(np.isin(mirrored, np.concatenate(others)).sum())
+        bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
+        yield _finding("leak", "reversed rows", reverse, bad, "no row is there the other way round in another part")
+
+
+def _times(split: Split) -> Iterator[Finding]:
+    train, test = split.train, split.test
+    if train.time is None or test.time is None:
+        message = "there are no times: whether training rows are later than test rows cannot be checked"
+        yield Finding("warning", "times", message, len(test))
+        return
+    rows = train.then(split.valid).then(test)
+    assert rows.time is not None
+    tied = tied_last(rows.take(np.lexsort((rows.time, rows.user))))
+    users = np.unique(rows.user).size
+    bad = f"{tied:,} of {users:,} users ({tied / users:.0%}) have a tied last time: their last row is not known"
+    yield _finding("warning", "tied last times", tied, bad, "no user's last time is tied")
+    last = np.full(split.shape[0], np.iinfo(np.int64).min)
+    np.maximum.at(last, train.user, train.time)
+    later = int((last[test.user] > test.time).sum())
+    bad = f"{later:,} of {len(test):,} test rows ({later / len(test):.0%}) have later training rows of the same user"
+    good = "no test row has a later training row of the same user"
+    yield _finding("warning", "training rows later than the test row", later, bad, good)
+    first = int(test.time.min())
+    after = int((train.time > first).sum())
+    bad = f"{after:,} of {len(train):,} training rows ({after / len(train):.0%}) are later than the first test row"
+    good = "every training row is earlier than every test row"
+    yield _finding("warning", "training rows in the future of the test part", after, bad, good)
+
+
+def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> Iterator[Finding]:
+    table: NodeTable | LinkTable = tables.nodes[name] if name in tables.nodes else tables.links[name]
+    if table.computed is not None:
+        check = f"{name} computed after the cut"
+        if split.test.time is None:
+            message = f"{name} says when it was computed, but test rows have no times to compare with"
+            yield Finding("warning", check, message, len(split.test))
+            return
+        count = int((split.test.time <= table.computed).sum())
+        bad = f"{name} was computed when {count:,} of {len(split.test):,} test rows had happened already"
+        yield _finding("leak", check, count, bad, f"{name} was computed before the first test row")
+        return
+    check = f"{name} looks computed from interactions"
+    suspects = [c for c in columns if c in table.frame.columns and table.frame[c].dtype.is_numeric()]
+    suspects = [c for c in suspects if _AGGREGATE.search(c.lower())]
+    bad = f"{', '.join(suspects)} of {name} may have been computed from test rows: declare computed = … if known"
+    good = f"no used column of {name} looks like a count or an average"
+    yield _finding("warning", check, len(suspects), bad, good)
+
+
+def _unknown(split: Split) -> Iterator[Finding]:
+    sides: tuple[tuple[str, int, Int32, Int32], ...] = (
+        ("users", len(split.users), split.train.user, split.test.user),
+        ("items", len(split.items), split.train.item, split.test.item),
+    )
+    for side, n, train, test in sides:
+        known = np.bincount(train, minlength=n) > 0
+        count = int((~known[test]).sum())
+        bad = f"{count:,} of {test.size:,} test rows are of {side} without training rows"
+        yield _finding(
+            "warning", f"{side} without training rows", count, bad, f"all {side} of test rows have training rows"
+        )

