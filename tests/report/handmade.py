@@ -9,15 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from relrank.report.figures import number
 from relrank.study.result import StudyResult
 
 USERS = 2668
 KINDS = ("drop", "alone", "placebo")
 TYPES = {"s": pl.String, "i": pl.Int64, "f": pl.Float64, "b": pl.Boolean}
 SCHEMAS = {
-    "leaderboard": "model:s arm:s n_seeds:i n_users:i mean:f low:f high:f below_ease:b hit@10:f mrr:f coverage@10:f "
-    "novelty@10:f seconds:f peak_mb:f",
+    "leaderboard": "model:s arm:s n_seeds:i n_users:i mean:f low:f high:f below_ease:b mrr:f "
+    "hit@10:f recall@10:f precision@10:f map@10:f hit@50:f coverage@10:f novelty@10:f "
+    "users~without~truth:f seconds:f peak_mb:f",
     "effects": "model:s relation:s kind:s other:s arm_a:s arm_b:s mean:f low:f high:f p:f p_holm:f effect_size:f "
     "smallest:f n_users:i n_seeds:i",
     "verdicts": "model:s relation:s verdict:s sentence:s redundant_with:s drop:f drop_low:f drop_high:f alone:f "
@@ -42,7 +42,8 @@ class Study:
 
     def arm(self, model: str, arm: str, mean: float, seconds: float, mb: float, *, below: bool = False) -> None:
         figures = (mean, max(mean - 2.2 * self.half, 0.0), mean + 2.2 * self.half, below)
-        others = (1.72 * mean, 0.81 * mean, 0.35 + mean, 9 + 8 * mean)
+        hit, mrr = 1.72 * mean, 0.81 * mean
+        others = (mrr, hit, hit, hit / 10, mrr, 2.9 * mean, 0.35 + mean, 9 + 8 * mean, 0.0)
         self.rows["leaderboard"].append((model, arm, len(self.seeds), USERS, *figures, *others, seconds, mb))
 
     def effect(
@@ -69,17 +70,17 @@ class Study:
     ) -> None:
         """The three effects and the verdict of one relation."""
         arms = [
-            ("all", f"all - {relation}"),
+            ("all", f"all without {relation}"),
             (f"interactions + {relation}", "interactions"),
-            ("all", f"all with {relation} rewired"),
+            ("all", f"all, {relation} rewired"),
         ]
         for kind, pair, mean in zip(KINDS, arms, means, strict=True):
             self.effect(model, relation, kind, pair, mean)
         said = {
-            "helps": f"Without {relation}, NDCG@10 falls by {number(means[0])}; alone it adds {number(means[1])}.",
-            "redundant": f"Alone {relation} adds {number(means[1])}, but nothing is lost without it.",
-            "hurts": f"With {relation}, NDCG@10 falls by {number(-means[0])}.",
-            "no evidence": f"No effect of {relation} was seen; one of {number(self.smallest)} would have been.",
+            "helps": f"Without {relation}, NDCG@10 falls by {means[0]:.4f}; alone it adds {means[1]:.4f}.",
+            "redundant": f"Alone {relation} adds {means[1]:.4f}, but nothing is lost without it.",
+            "hurts": f"With {relation}, NDCG@10 falls by {-means[0]:.4f}.",
+            "no evidence": f"No effect of {relation} was seen; one of {self.smallest:.4f} would have been.",
         }[verdict]
         figures = [figure for mean in means for figure in self.around(mean)]
         row = (model, relation, verdict, said, redundant_with, *figures, self.smallest, truth)
@@ -88,7 +89,10 @@ class Study:
     def result(self, **card: Any) -> StudyResult:
         frames = {}
         for name, text in SCHEMAS.items():
-            schema = {column: TYPES[kind] for column, kind in (word.rsplit(":", 1) for word in text.split())}
+            schema = {
+                column.replace("~", " "): TYPES[kind]
+                for column, kind in (word.rsplit(":", 1) for word in text.split())
+            }
             frames[name] = pl.DataFrame(self.rows[name], schema=schema, orient="row")
         frames["leaderboard"] = frames["leaderboard"].sort("mean", descending=True, maintain_order=True)
         return StudyResult(card=make_card(list(self.seeds)) | card, **frames)
@@ -173,9 +177,9 @@ def goodbooks() -> StudyResult:
         for i, (name, told) in enumerate(GOODBOOKS.items()):
             means, verdict = told[at : at + 2]
             less, more = (2.6 - 0.3 / (i + 1)) * seconds, (1 + 0.5 / (i + 1)) * seconds
-            study.arm(model, f"all - {name}", base + gain - means[0], less, 2310 - 400 / (i + 1), below=below)
+            study.arm(model, f"all without {name}", base + gain - means[0], less, 2310 - 400 / (i + 1), below=below)
             study.arm(model, f"interactions + {name}", base + means[1], more, 1240 + 500 / (i + 1), below=below)
-            study.arm(model, f"all with {name} rewired", base + gain - means[2], 2.6 * seconds, 2310, below=below)
+            study.arm(model, f"all, {name} rewired", base + gain - means[2], 2.6 * seconds, 2310, below=below)
             study.relation(model, name, verdict, means, redundant_with="has_tag" if verdict == "redundant" else None)
             add_groups(study, model, name, means)
         for name, other, mean in [
@@ -256,7 +260,7 @@ def crowded() -> StudyResult:
             word, mean = list(words.items())[(i + m * (i % 2)) % 5]
             verdict = word.strip()
             study.relation(model, name, verdict, (mean,) * 3, names[0] if verdict == "redundant" else None)
-            for arm in (f"all - {name}", f"interactions + {name}", f"all with {name} rewired"):
+            for arm in (f"all without {name}", f"interactions + {name}", f"all, {name} rewired"):
                 study.arm(model, arm, 0.14 - 0.02 * m, 11.0, 850)
     keys = {"source": "item", "target": "x", "edges": 10, "covered": 0.5, "kind": "link"}
     leak = {"level": "leak", "check": "test rows in the graph", "message": "12 test rows are edges", "count": 12}

@@ -42,6 +42,8 @@ NAN = float("nan")
         (figures.metric_name, "ndcg@10", "NDCG@10"),
         (figures.metric_name, "hit@50", "Hit@50"),
         (figures.metric_name, "mrr", "MRR"),
+        (figures.typeset, "r2 adds +0.0123 (-0.0010 to 0.0200).", "r2 adds +.0123 (−.0010 to .0200)."),
+        (figures.typeset, "v0.1234 and 0.12345 and 10.0000 stay", "v0.1234 and 0.12345 and 10.0000 stay"),
         (figures.listed, ["a"], "a"),
         (figures.listed, ["a", "b", "c"], "a, b and c"),
         (figures.listed, list("abcdefgh"), "a, b, c, d, e and 3 more"),

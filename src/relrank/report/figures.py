@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,6 +67,11 @@ def percent(value: float | None) -> str:
 def p_value(value: float | None) -> str:
     """Three decimals; what would round to zero is ``<.001``."""
     return "<.001" if value is not None and value < 0.0005 else number(value, 3)
+
+
+def typeset(sentence: str) -> str:
+    """A sentence with its four-decimal figures written as everywhere else on the page: ``-0.0012`` as ``−.0012``."""
+    return re.sub(r"(?<![\w.])(-?)0?(\.\d{4})(?!\d)", lambda found: found[1].replace("-", MINUS) + found[2], sentence)
 
 
 def metric_name(name: str) -> str:

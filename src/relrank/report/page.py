@@ -51,6 +51,7 @@ def render(result: StudyResult) -> str:
         figures.extra,
         figures.percent,
         figures.p_value,
+        figures.typeset,
         figures.metric_name,
         figures.listed,
     ):

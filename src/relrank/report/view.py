@@ -17,12 +17,8 @@ ALPHA = 0.05
 AUDIT = ("leak", "warning", "ok")
 POINTS = 60  # of a learning curve that are drawn
 
-REQUIRED_MODELS = {
-    "random": {"random"},
-    "popularity": {"popularity", "popular", "pop", "mostpopular"},
-    "item-kNN": {"itemknn"},
-    "EASE": {"ease"},
-}
+REQUIRED_MODELS = ("random", "popularity", "item-kNN", "EASE")
+SHOWN_METRICS = ["hit", "recall", "precision", "ndcg", "map", "mrr", "coverage", "novelty", "gini"]
 FIELDS = {
     "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
     "nodes relations notices audit machine planted smoke",
@@ -52,6 +48,8 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         row["significant"] = clear_of_zero(row)  # groups are not tested, only estimated
     verdict = {(row["model"], row["relation"]): row for row in tables["verdicts"]}
     relations = _ordered_relations(tables["verdicts"], lead)
+    # a relation that was compared but not judged still shows its effects
+    compared = list(dict.fromkeys([*relations, *(r["relation"] for r in tables["effects"] if r["relation"])]))
     return {
         "card": result.card,
         "answer": answer(result),
@@ -62,10 +60,12 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "basis": _basis(tables, lead),
         "agreement": [_agreement(model, judged[0], relations, verdict) for model in judged[1:]],
         "planted": _planted(tables["verdicts"]),
-        "forest": _forest(tables["effects"], judged, relations),
-        "beside": _beside(tables["effects"], judged, relations),
-        "leaderboard": _leaderboard(tables["leaderboard"], tables["effects"], result.leaderboard.columns),
-        "groups": _groups(tables["groups"], judged, relations),
+        "forest": _forest(tables["effects"], judged, compared),
+        "beside": _beside(tables["effects"], judged, compared),
+        "leaderboard": _leaderboard(
+            tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"]
+        ),
+        "groups": _groups(tables["groups"], judged, compared),
         "curves": _curves(tables["curves"], _headline_arms(tables["effects"])),
         "cost": _cost(tables, {row["name"]: row["edges"] for row in result.card["relations"]}, judged, relations),
         "tuning": _tuning(tables["tuning"]),
@@ -165,7 +165,7 @@ def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list
     return found
 
 
-def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str]) -> Row:
+def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str) -> Row:
     """One row per model and headline arm; a model that has neither of those arms shows its best row."""
     headline = set().union(*_headline_arms(effects).values())
     with_headline = {row["model"] for row in rows if row["arm"] in headline}
@@ -177,18 +177,33 @@ def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str]) -> Row
             bare.add(row["model"])
     ease = [row for row in rows if _plain(row["model"]) == "ease" and known(row["mean"])]
     present = {_plain(row["model"]) for row in rows}
-    known_columns = {*FIELDS["leaderboard"].split()}
-    metrics = [name for name in columns if name not in known_columns]
+    others = [name for name in columns if name not in FIELDS["leaderboard"].split()]
     return {
         "rows": shown,
         "scale": Scale.over([0.0, *(row[end] for row in shown for end in ("mean", "low", "high"))], most=4),
         "ease": max((row["mean"] for row in ease), default=None),
-        "metrics": metrics,
-        # bits and other quantities above 1 do not need four decimals
-        "decimals": {m: 4 if all(abs(r[m]) <= 1 for r in rows if known(r[m])) else 2 for m in metrics},
-        "required": {name: bool(spellings & present) for name, spellings in REQUIRED_MODELS.items()},
+        "metrics": _shown_metrics(rows, others, metric.partition("@")[2]),
+        "all_metrics": others,
+        # bits need two decimals, counts none
+        "decimals": {name: 0 if _is_count(name) else 2 if name.startswith("novelty") else 4 for name in others},
+        "required": {name: _plain(name) in present for name in REQUIRED_MODELS},
         "n_arms": len(rows),
     }
+
+
+def _is_count(column: str) -> bool:
+    return "@" not in column and "users" in column
+
+
+def _shown_metrics(rows: list[Row], columns: list[str], k: str) -> list[str]:
+    """Those at the study's own cut. With one relevant item a user, recall is hit; precision and MAP add nothing."""
+    shown = [
+        name for name in columns if name.partition("@")[0] in SHOWN_METRICS and name.partition("@")[2] in ("", k)
+    ]
+    hit, recall = f"hit@{k}", f"recall@{k}"
+    if {hit, recall} <= set(shown) and all(row[hit] == row[recall] for row in rows):
+        shown = [name for name in shown if name.partition("@")[0] not in ("recall", "precision", "map")]
+    return sorted(shown, key=lambda name: SHOWN_METRICS.index(name.partition("@")[0]))
 
 
 def _plain(model: str) -> str:
