@@ -25,10 +25,12 @@ class Knob:
     Attributes:
         name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
         ladder: the values that may be tried, ascending.
+        start: the one that is tried first.
     """
 
     name: str
     ladder: tuple[float, ...]
+    start: float
 
 
 class Recommender(ABC):

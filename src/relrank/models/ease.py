@@ -48,7 +48,7 @@ class EASE(ClosedForm):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The ridge penalty."""
         del graph
-        return (Knob("l2", L2_LADDER),)
+        return (Knob("l2", L2_LADDER, 200.0),)
 
     @property
     def dual(self) -> bool:

@@ -52,8 +52,8 @@ class GFCF(ClosedForm):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """Rank and weight of the ideal filter."""
         most = min(graph.n_users, graph.n_items) // 2
-        ranks = tuple(r for r in (16, 32, 64, 128, 256, 512) if r <= most)
-        return Knob("rank", ranks), Knob("alpha", (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2))
+        ranks = tuple(r for r in (16, 32, 64, 128, 256, 512) if r <= most) or (1,)
+        return Knob("rank", ranks, min(256, ranks[-1])), Knob("alpha", (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), 0.3)
 
     def __init__(self, graph: Graph, config: GFCFConfig | None = None) -> None:
         super().__init__(graph, config)

@@ -45,8 +45,10 @@ class ItemKNN(ClosedForm):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """Neighbours and shrinkage."""
         del graph
-        neighbours = (10, 20, 50, 100, 200, 400)
-        return Knob("neighbours", neighbours), Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0))
+        return (
+            Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
+            Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
+        )
 
     def solve(self) -> Self:
         """Block by block of items: co-counts, cosines, the k largest."""

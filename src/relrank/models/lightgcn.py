@@ -84,7 +84,7 @@ class RelationalLightGCN(Trained):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """Relation weights are learned; what is left is the temperature."""
         del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2)),)
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors; relation weights at their stated start."""
@@ -109,7 +109,8 @@ class RelationalLightGCN(Trained):
 
     def loss(self, users: Tensor, positives: Tensor, seed: np.random.SeedSequence) -> Tensor:
         """Sampled softmax on cosines, or BPR with the L2 penalty."""
-        c, z, n_users = self.config, self.propagate(), self.graph.n_users
+        c: RelationalLightGCNConfig = self.config
+        z, n_users = self.propagate(), self.graph.n_users
         device = self.table.device
         rows = users.cpu().numpy()
         if c.loss == "softmax":

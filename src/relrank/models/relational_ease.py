@@ -61,7 +61,8 @@ class RelationalEASE(ClosedForm):
         ladder = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0, 100.0, 200.0, 400.0, 800.0)
         usable = [r.name for r in graph.relations.values() if graph.item in (r.source, r.target)]
         usable += [r.name for r in graph.relations.values() if r.source == graph.user]
-        return (*(Knob(f"weights.{name}", ladder) for name in sorted(set(usable))), Knob("l2", L2_LADDER))
+        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in sorted(set(usable)))
+        return (*weights, Knob("l2", L2_LADDER, 200.0))
 
     def _weight(self, relation: Relation) -> float:
         return float(self.config.weights.get(relation.name, self.config.weight))

@@ -1,0 +1,113 @@
+"""A study as a TOML file: data, protocol, relations, models, and what is compared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from relrank.errors import InputError
+from relrank.graph.builders import RelationConfig
+from relrank.tables.config import Section, load_toml
+from relrank.tables.protocols import ProtocolConfig
+from relrank.tables.readers import DataConfig
+
+ArmKind = Literal["interactions", "all", "drop", "alone", "rewired"]
+ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewired")
+
+
+class ModelSection(Section):
+    """``[[models]]``: one model of the study.
+
+    Attributes:
+        name: key in ``relrank.models.MODELS``.
+        arms: which arms it runs on; by default all for a model that uses relations, else interactions alone.
+        trials: configurations tried per arm on validation; by default the study's number for closed forms, 1 for
+            trained models. Equal for all arms.
+        config: hyper-parameters that differ from the defaults.
+        train: budget of a trained model: epochs, batch, lr, every, patience, device, precision.
+    """
+
+    name: str
+    arms: tuple[ArmKind, ...] | None = None
+    trials: int | None = Field(None, ge=1)
+    config: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+
+class StudySection(Section):
+    """``[study]``: how the arms are compared.
+
+    Attributes:
+        metric: the metric that decides, for tuning (on validation) and for verdicts (on test).
+        ks: cuts of the reported metrics.
+        seeds: one split, and one start of every random model, per seed.
+        trials: configurations tried per arm on validation, equal for all arms.
+        resamples: bootstrap samples behind every interval.
+        user_groups: columns of the user table to look at effects by.
+        item_groups: columns of the item table to look at effects by.
+        similarity: relation of items whose overlap measures the similarity inside a list.
+    """
+
+    metric: str = "ndcg@10"
+    ks: tuple[int, ...] = Field((10, 20, 50), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    trials: int = Field(12, ge=1)
+    resamples: int = Field(2000, ge=200)
+    user_groups: tuple[str, ...] = ()
+    item_groups: tuple[str, ...] = ()
+    similarity: str | None = None
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Self:
+        match = re.fullmatch(r"(hit|recall|precision|ndcg|map)@(\d+)|mrr", self.metric)
+        if match is None or (match.group(2) and int(match.group(2)) not in self.ks):
+            raise ValueError(f"metric must be mrr, or hit, recall, precision, ndcg or map @ one of ks = {self.ks}")
+        return self
+
+
+LINEUP = ("random", "popularity", "item-knn", "ease", "relational-ease")
+
+
+class StudyConfig(Section):
+    """A whole study file.
+
+    Attributes:
+        name: of the study and, by default, of its folder under ``runs/``.
+        title: heading of the report.
+        description: a sentence or two under it.
+        data: where the rows come from.
+        protocol: filter, split.
+        relations: what is put to the test, by name.
+        study: how arms are compared.
+        models: by default random, popularity, item-kNN, EASE and relational EASE.
+    """
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    title: str = ""
+    description: str = ""
+    data: DataConfig
+    protocol: ProtocolConfig
+    relations: dict[str, RelationConfig] = Field(default_factory=dict)
+    study: StudySection = StudySection()
+    models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
+
+    @model_validator(mode="after")
+    def _models_once(self) -> Self:
+        names = [m.name for m in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("a model is listed twice")
+        return self
+
+
+def read_study(path: Path) -> StudyConfig:
+    """Read and check a study file.
+
+    Raises:
+        InputError: file and key of the first slip.
+    """
+    if path.is_dir():
+        raise InputError("not a study file", where=str(path), expected="a TOML file", found="a folder")
+    return load_toml(path, StudyConfig)

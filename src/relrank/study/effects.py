@@ -1,0 +1,263 @@
+"""From finished cells to the tables of a study: leaderboard, effects, verdicts, groups, curves, trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from relrank.comparison import Effect, compare, holm, mean_interval
+from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
+from relrank.study import arms as arm_of
+from relrank.study import verdicts as rules
+from relrank.study.arms import Arm
+from relrank.study.cells import CellResult
+from relrank.study.verdicts import Judged
+
+KINDS = ("drop", "alone", "placebo")
+
+EFFECT_SCHEMA = {
+    "model": pl.String, "relation": pl.String, "kind": pl.String, "other": pl.String, "arm_a": pl.String,
+    "arm_b": pl.String, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p": pl.Float64,
+    "p_holm": pl.Float64, "effect_size": pl.Float64, "smallest": pl.Float64, "n_users": pl.Int64,
+    "n_seeds": pl.Int64,
+}  # fmt: skip
+VERDICT_SCHEMA = {
+    "model": pl.String, "relation": pl.String, "verdict": pl.String, "sentence": pl.String,
+    "redundant_with": pl.String,
+    **{f"{kind}{end}": pl.Float64 for kind in ("drop", "alone", "placebo") for end in ("", "_low", "_high")},
+    "smallest": pl.Float64, "true_verdict": pl.String,
+}  # fmt: skip
+GROUP_SCHEMA = {
+    "model": pl.String, "relation": pl.String, "kind": pl.String, "group": pl.String, "label": pl.String,
+    "order": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n_users": pl.Int64,
+}  # fmt: skip
+CURVE_SCHEMA = {
+    "model": pl.String, "arm": pl.String, "seed": pl.Int64, "epoch": pl.Int64, "loss": pl.Float64,
+    "metric": pl.Float64,
+}  # fmt: skip
+TUNING_SCHEMA = {
+    "model": pl.String, "arm": pl.String, "seed": pl.Int64, "trial": pl.Int64, "metric": pl.Float64,
+    "config": pl.String, "chosen": pl.Boolean,
+}  # fmt: skip
+
+
+class Found:
+    """The finished cells of a study by model, graph and seed.
+
+    Args:
+        cells: arm and result of each.
+        metric: the study's metric.
+        resamples: bootstrap samples per interval.
+    """
+
+    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, resamples: int) -> None:
+        self.metric, self.resamples = metric, resamples
+        self._cells: dict[tuple[str, str], list[CellResult]] = {}
+        self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
+        for arm, cell in cells:
+            self._cells.setdefault((cell.model, arm.name), []).append(cell)
+            self._names[cell.model, frozenset(arm.relations), arm.rewired] = arm.name
+        for group in self._cells.values():
+            group.sort(key=lambda c: c.seed)
+
+    def items(self) -> Iterable[tuple[tuple[str, str], list[CellResult]]]:
+        """((model, arm name), cells in seed order)."""
+        return self._cells.items()
+
+    def arm_name(self, model: str, arm: Arm) -> str | None:
+        """The name under which this arm's graph was run; None where it was not."""
+        return self._names.get((model, frozenset(arm.relations), arm.rewired))
+
+    def tables(self, model: str, arm: str) -> list[pl.DataFrame]:
+        """Per-user tables in seed order."""
+        return [cell.evaluation.table for cell in self._cells[model, arm]]
+
+    def effect(self, model: str, a: Arm, b: Arm) -> tuple[str, str, Effect] | None:
+        """The paired effect a − b; None where one of the two was not run."""
+        name_a, name_b = self.arm_name(model, a), self.arm_name(model, b)
+        if name_a is None or name_b is None:
+            return None
+        tables = self.tables(model, name_a), self.tables(model, name_b)
+        return name_a, name_b, compare(*tables, self.metric, resamples=self.resamples)
+
+
+def leaderboard(found: Found) -> pl.DataFrame:
+    """One row per (model, arm), best first; means over seeds, the study's metric with its interval."""
+    rows: list[dict[str, Any]] = []
+    for (model, arm), cells in found.items():
+        interval = mean_interval(found.tables(model, arm), found.metric, resamples=found.resamples)
+        others = {
+            name: sum(c.evaluation.summary[name] for c in cells) / len(cells)
+            for name in cells[0].evaluation.summary
+            if name not in ("n_users", found.metric)
+        }
+        rows.append(
+            {
+                "model": model,
+                "arm": arm,
+                "n_seeds": interval.n_seeds,
+                "n_users": interval.n_users,
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                **others,
+                "seconds": sum(c.cost["tune"] + c.cost["fit"] + c.cost["evaluate"] for c in cells) / len(cells),
+                "peak_mb": max(c.cost["peak_mb"] for c in cells),
+            }
+        )
+    ease = max((row["mean"] for row in rows if row["model"] == "ease"), default=None)
+    for row in rows:
+        row["below_ease"] = ease is not None and row["mean"] < ease
+    return pl.DataFrame(rows).sort(["mean", "model", "arm"], descending=[True, False, False])
+
+
+def judge(found: Found, model: str, relations: Sequence[str]) -> dict[str, dict[str, Judged]]:
+    """Effects of every relation on one model, adjusted within each kind: kind → relation → judged effect."""
+    judged: dict[str, dict[str, Judged]] = {}
+    for kind in KINDS:
+        effects = {r: found.effect(model, *_pair(kind, r, relations)) for r in relations}
+        known = {r: e[2] for r, e in effects.items() if e is not None}
+        adjusted: Sequence[float] = holm([e.p for e in known.values()]).tolist() if known else []
+        judged[kind] = {r: Judged(e, float(p)) for (r, e), p in zip(known.items(), adjusted, strict=True)}
+    return judged
+
+
+def _pair(kind: str, relation: str, relations: Sequence[str]) -> tuple[Arm, Arm]:
+    """The two arms whose difference is an effect of that kind."""
+    if kind == "alone":
+        return arm_of.alone(relation), arm_of.INTERACTIONS
+    less = arm_of.drop(relations, relation) if kind == "drop" else arm_of.rewired(relations, relation)
+    return arm_of.all_of(relations), less
+
+
+def useful_alone(judged: Mapping[str, Mapping[str, Judged]]) -> list[str]:
+    """Relations that add something to the interactions."""
+    return [r for r, j in judged["alone"].items() if j.positive]
+
+
+def to_explain(judged: Mapping[str, Mapping[str, Judged]]) -> list[tuple[str, str]]:
+    """(other, relation) for every redundant relation and each relation that might make it so."""
+    useful = useful_alone(judged)
+    redundant = [r for r in judged["drop"] if r in judged["alone"] and said_of(judged, r) == "redundant"]
+    return [(other, r) for r in redundant for other in useful if other != r]
+
+
+def said_of(judged: Mapping[str, Mapping[str, Judged]], relation: str) -> rules.Verdict:
+    """The verdict on one relation."""
+    return rules.verdict(judged["drop"][relation], judged["alone"][relation], judged["placebo"].get(relation))
+
+
+def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, str, Effect], p_holm: float,
+               other: str | None = None) -> dict[str, Any]:  # fmt: skip
+    """One row of the effects table."""
+    arm_a, arm_b, effect = found
+    row = {"model": model, "relation": relation, "kind": kind, "other": other, "arm_a": arm_a, "arm_b": arm_b}
+    return {**row, **asdict(effect), "p_holm": p_holm}
+
+
+def effects_and_verdicts(
+    found: Found, models: Sequence[str], relations: Sequence[str], planted: Mapping[str, str] | None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The effects table and the verdict table of every model that uses relations."""
+    effects: list[dict[str, Any]] = []
+    said: list[dict[str, Any]] = []
+    for model in models:
+        gain = found.effect(model, arm_of.all_of(relations), arm_of.INTERACTIONS)
+        if gain is not None:
+            effects.append(effect_row(model, "gain", None, gain, gain[2].p))
+        judged = judge(found, model, relations)
+        for kind, of_relation in judged.items():
+            for relation, j in of_relation.items():
+                arm_a, arm_b = (found.arm_name(model, arm) or "" for arm in _pair(kind, relation, relations))
+                effects.append(effect_row(model, kind, relation, (arm_a, arm_b, j.effect), j.p_holm))
+        for relation in relations:
+            if relation not in judged["drop"] or relation not in judged["alone"]:
+                continue
+            beside: dict[str, Judged] = {}
+            for other in useful_alone(judged):
+                extra = found.effect(model, arm_of.beside(other, relation), arm_of.alone(other))
+                if other != relation and extra is not None:
+                    beside[other] = Judged(extra[2], extra[2].p)
+                    effects.append(effect_row(model, "beside", relation, extra, extra[2].p, other))
+            verdict = said_of(judged, relation)
+            because = rules.redundant_with(beside) if verdict == "redundant" else []
+            by_kind = {kind: judged[kind].get(relation) for kind in judged}
+            drop, alone, placebo = by_kind["drop"], by_kind["alone"], by_kind["placebo"]
+            assert drop is not None
+            assert alone is not None
+            row: dict[str, Any] = {
+                "model": model, "relation": relation, "verdict": verdict,
+                "sentence": rules.sentence(relation, found.metric, verdict, drop, alone, placebo, because),
+                "redundant_with": ", ".join(because) or None, "smallest": drop.effect.smallest,
+                "true_verdict": (planted or {}).get(relation),
+            }  # fmt: skip
+            for kind, found_ in by_kind.items():
+                if found_ is not None:
+                    e = found_.effect
+                    row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
+            said.append({name: row.get(name) for name in VERDICT_SCHEMA})
+    return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
+
+
+def groups(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The drop and alone effects and the gain, inside every group of users."""
+    rows: list[dict[str, Any]] = []
+    for effect in effects.filter(pl.col("kind").is_in(["gain", "drop", "alone"])).iter_rows(named=True):
+        sides = [found.tables(effect["model"], effect[arm]) for arm in ("arm_a", "arm_b")]
+        for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns):
+            cut = [group_labels(table, column) for table in sides[0]]
+            order = list(dict.fromkeys(label for _, labels in cut for label in labels))
+            for number, label in enumerate(order):
+                inside = [
+                    [t.filter(labels == label) for t, (labels, _) in zip(side, cut, strict=True)] for side in sides
+                ]
+                filled = [i for i, t in enumerate(inside[0]) if len(t)]
+                a, b = ([side[i] for i in filled] for side in inside)
+                e = compare(a, b, found.metric, resamples=1000, flips=100)
+                rows.append(
+                    {
+                        "model": effect["model"],
+                        "relation": effect["relation"],
+                        "kind": effect["kind"],
+                        "group": column,
+                        "label": label,
+                        "order": number,
+                        "mean": e.mean,
+                        "low": e.low,
+                        "high": e.high,
+                        "n_users": e.n_users,
+                    }
+                )
+    return pl.DataFrame(rows, schema=GROUP_SCHEMA)
+
+
+def curves(found: Found) -> pl.DataFrame:
+    """Learning curves of the trained models."""
+    parts = [
+        cell.history.select(
+            pl.lit(model).alias("model"), pl.lit(arm).alias("arm"), pl.lit(cell.seed, pl.Int64).alias("seed"),
+            "epoch", "loss", "metric",
+        )
+        for (model, arm), cells in found.items()
+        for cell in cells
+        if cell.history is not None
+    ]  # fmt: skip
+    return pl.concat(parts) if parts else pl.DataFrame(schema=CURVE_SCHEMA)
+
+
+def tuning(found: Found) -> pl.DataFrame:
+    """Every trial of every cell."""
+    rows = []
+    for (model, arm), cells in found.items():
+        for cell in cells:
+            best = max((t.metric for t in cell.trials), default=None)
+            first = next((i for i, t in enumerate(cell.trials) if t.metric == best), None)
+            rows += [
+                (model, arm, cell.seed, i, t.metric, json.dumps(t.values), i == first)
+                for i, t in enumerate(cell.trials)
+            ]
+    return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")

@@ -1,0 +1,200 @@
+"""A fitted model as a folder: what is needed to evaluate it again, and to recommend under outside keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+import relrank
+from relrank.checkpoint import load_tensors, save_tensors, write_json
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.graph import Graph
+from relrank.models import MODELS, Recommender
+from relrank.models.base import config_of
+from relrank.ranking import top_k, top_k_from_histories
+from relrank.study.cells import Cell, Say, tune_and_fit
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Tables
+
+FORMAT = "relrank-run-1"
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRun:
+    """A fitted model with its graph, its split and the titles of its items.
+
+    Attributes:
+        model: ready to score.
+        graph: what it was fitted on.
+        split: training, validation and test rows.
+        titles: ``key`` and ``title`` of every item.
+        note: model, arm, hyper-parameters, protocol; plain JSON.
+    """
+
+    model: Recommender
+    graph: Graph
+    split: Split
+    titles: pl.DataFrame
+    note: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
+
+    def recommend(self, user: str | int, k: int = 10) -> pl.DataFrame:
+        """The k best items that this user has not chosen yet: ``place``, ``item``, ``title``, ``score``.
+
+        Raises:
+            InputError: the user is unknown.
+        """
+        row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
+        best = top_k(self.model, row, self._chosen(), k)
+        return self._named(best.items[0], best.scores[0])
+
+    def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
+        """The same for somebody never seen in training, from the keys of the items they chose.
+
+        Raises:
+            InputError: an item is unknown.
+        """
+        rows = self.split.items.rows(as_keys(history, self.split.items.keys), "history")
+        best = top_k_from_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], len(self.split.items), k)
+        return self._named(best.items[0], best.scores[0])
+
+    def history(self, user: str | int) -> pl.DataFrame:
+        """What the user chose: ``item``, ``title``, ``part``."""
+        row = int(self.split.users.rows(as_keys([user], self.split.users.keys), "user")[0])
+        rows = [(part, getattr(self.split, part)) for part in PARTS]
+        items = [(part, item) for part, r in rows for item in r.item[r.user == row]]
+        keys = self.split.items.at(np.array([item for _, item in items], np.int64))
+        frame = pl.DataFrame({"key": keys, "part": [part for part, _ in items]})
+        return frame.join(self.titles, on="key", how="left", maintain_order="left").select(
+            pl.col("key").alias("item"), "title", "part"
+        )
+
+    def _chosen(self) -> Csr:
+        parts = [getattr(self.split, part) for part in PARTS]
+        user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
+        return Csr.from_pairs(user, item, self.split.shape)
+
+    def _named(self, items: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> pl.DataFrame:
+        there = items >= 0
+        frame = pl.DataFrame({"key": self.split.items.at(items[there]), "score": scores[there]})
+        named = frame.join(self.titles, on="key", how="left", maintain_order="left").with_row_index("place", offset=1)
+        return named.select("place", pl.col("key").alias("item"), "title", "score")
+
+
+def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
+    """Keys typed on a command line, in the type of the table's keys; what cannot be one stays text (and unknown)."""
+    text = pl.Series([str(v) for v in values])
+    if like.dtype.is_integer():
+        numbers = text.cast(like.dtype, strict=False)
+        return text if numbers.null_count() else numbers
+    return text
+
+
+def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say) -> FittedRun:
+    """Tune and fit one cell and keep the model.
+
+    Raises:
+        InputError: the folder is there and holds something else.
+    """
+    part = folder.with_name(folder.name + ".part")
+    tuned = tune_and_fit(cell, part / "checkpoints", say, {})
+    graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
+    note = {
+        "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.name, "arm": cell.arm.name,
+        "config": asdict(tuned.config), "seed": cell.bench.seed, "protocol": cell.bench.split.protocol,
+        "fingerprint": cell.bench.split.fingerprint, "metric": cell.study.metric, "valid": tuned.valid,
+    }  # fmt: skip
+    return save_run(tuned.model, graph, cell.bench.split, tables, note, folder)
+
+
+def save_run(
+    model: Recommender, graph: Graph, split: Split, tables: Tables, note: dict[str, Any], folder: Path
+) -> FittedRun:
+    """Write a fitted model to a folder of its own, whole or not at all; an older run there is replaced.
+
+    Raises:
+        InputError: the folder is there and is not a run.
+    """
+    if folder.exists() and not (folder / "run.json").is_file():
+        raise InputError(
+            "folder is in use", where=str(folder), expected="a new folder, or an older run", found="files"
+        )
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(part / "checkpoints", ignore_errors=True)
+    shutil.rmtree(part / "graph", ignore_errors=True)
+    save_graph(graph, part / "graph")
+    save_tensors(part / "model.safetensors", model.state(), {"model": model.name})
+    _split_frame(split).write_parquet(part / "split.parquet")
+    titles = _titles(tables, split)
+    titles.write_parquet(part / "titles.parquet")
+    write_json(part / "run.json", note)
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.replace(folder)
+    return FittedRun(model, graph, split, titles, note)
+
+
+def load_run(folder: Path | str) -> FittedRun:
+    """Read a fitted model back. A study's folder stands for its winner.
+
+    Raises:
+        InputError: the folder holds no run, or one of a newer format.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file() and (folder / "winner" / "run.json").is_file():
+        folder = folder / "winner"
+    if not (folder / "run.json").is_file():
+        raise InputError(
+            "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study", found="none"
+        )
+    note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    if note.get("format") != FORMAT or note.get("model") not in MODELS:
+        raise InputError(
+            "run of another version", where=str(folder), expected=f"{FORMAT} of a known model",
+            found=f"{note.get('format')} of {note.get('model')}",
+        )  # fmt: skip
+    graph = load_graph(folder / "graph")
+    kind = MODELS[note["model"]]
+    model = kind(graph, config_of(kind.Config(), note["config"], str(folder)))
+    model.load_state(load_tensors(folder / "model.safetensors")[0])
+    frame = pl.read_parquet(folder / "split.parquet")
+    users, items = graph.nodes[graph.user], graph.nodes[graph.item]
+    of_part = (frame.filter(pl.col("part") == name) for name in PARTS)
+    train, valid, test = (
+        Interactions(users.rows(r["user"], str(folder)), items.rows(r["item"], str(folder))) for r in of_part
+    )
+    split = Split(users, items, train, valid, test, note["protocol"], note["fingerprint"])
+    return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet"), note)
+
+
+def _split_frame(split: Split) -> pl.DataFrame:
+    rows = [(name, getattr(split, name)) for name in PARTS]
+    return pl.concat(
+        pl.DataFrame({"user": split.users.at(r.user), "item": split.items.at(r.item)}).with_columns(
+            pl.lit(name).alias("part")
+        )
+        for name, r in rows
+    )
+
+
+def _titles(tables: Tables, split: Split) -> pl.DataFrame:
+    keys = split.items.keys.to_frame("key")
+    table = tables.nodes.get(tables.item)
+    if table is None or table.title is None:
+        return keys.with_columns(pl.col("key").cast(pl.String).alias("title"))
+    named = table.frame.select(pl.col(table.key).alias("key"), pl.col(table.title).cast(pl.String).alias("title"))
+    return keys.join(named, on="key", how="left", maintain_order="left")

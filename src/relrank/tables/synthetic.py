@@ -1,0 +1,85 @@
+"""Planted data: a seeded database whose truth is known, to find out whether a study can find it.
+
+Every item carries four attributes. ``driver`` decides who chooses it; ``echo`` is a noisy copy of ``driver`` (useful
+alone, redundant beside it); ``noise`` is independent of everything; ``fame`` is independent of taste but correlated with
+popularity. A study must say: driver helps, echo is redundant, noise and fame give no evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.tables.tables import NodeTable, Tables
+
+TRUTH = {"driver": "helps", "echo": "redundant", "noise": "no evidence", "fame": "no evidence"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedConfig:
+    """Size and strength of the planted database."""
+
+    users: int = 1500
+    """Number of users."""
+    items: int = 800
+    """Number of items."""
+    per_user: int = 10
+    """Interactions per user, exactly."""
+    groups: int = 80
+    """Values of each attribute."""
+    favourites: int = 2
+    """Values of ``driver`` that a user likes."""
+    loyalty: float = 0.8
+    """Share of a user's choices made among the favourites' items; the rest are made by popularity alone."""
+    echo_noise: float = 0.35
+    """Share of items whose ``echo`` is a random value instead of their ``driver``."""
+    seed: int = 0
+    """Seed of everything."""
+
+
+def planted(config: PlantedConfig | None = None) -> Tables:
+    """Draw a planted database.
+
+    Raises:
+        InputError: a user would have to choose more items than there are.
+    """
+    c = PlantedConfig() if config is None else config
+    if not (0 < c.favourites <= c.groups <= c.items and 0 < c.per_user <= c.items // 2 and 0 <= c.loyalty <= 1):
+        raise InputError(
+            "planted database cannot be drawn", where="planted", expected="favourites ≤ groups ≤ items, "
+            "per_user ≤ items / 2, 0 ≤ loyalty ≤ 1", found=str(c),
+        )  # fmt: skip
+    rng = np.random.default_rng(c.seed)
+    driver = rng.permutation(np.arange(c.items) % c.groups)
+    copied = rng.random(c.items) >= c.echo_noise
+    echo = np.where(copied, driver, rng.integers(0, c.groups, c.items))
+    noise = rng.permutation(np.arange(c.items) % c.groups)
+    popularity = rng.permutation(1.0 / np.arange(1, c.items + 1) ** 0.6)
+    # half an item's place in the order of popularity, half chance
+    order = np.argsort(np.argsort(-popularity)) + rng.uniform(-0.5, 0.5, c.items) * c.items
+    fame = np.argsort(np.argsort(order)) * c.groups // c.items
+
+    likes = np.argsort(rng.random((c.users, c.groups)), 1)[:, : c.favourites]
+    liked = np.zeros((c.users, c.groups), bool)
+    liked[np.arange(c.users)[:, None], likes] = True
+    among = liked[:, driver] * popularity
+    by_taste = among / among.sum(1, keepdims=True)
+    chances = c.loyalty * by_taste + (1 - c.loyalty) * popularity / popularity.sum()
+    # the largest log p + Gumbel noise are a draw without replacement
+    with np.errstate(divide="ignore"):
+        keys = np.log(chances) + rng.gumbel(size=chances.shape)
+    chosen = np.argsort(-keys, 1)[:, : c.per_user]
+    interactions = pl.DataFrame(
+        {"user": np.repeat(np.arange(c.users), c.per_user), "item": chosen.ravel().astype(np.int64)}
+    )
+    attributes = {"driver": driver, "echo": echo, "noise": noise, "fame": fame}
+    frame = pl.DataFrame(
+        {"item_id": np.arange(c.items), "title": [f"item {i}" for i in range(c.items)]}
+        | {name: [f"{name} {v}" for v in values] for name, values in attributes.items()}
+    )
+    return Tables(
+        "planted", "user", "item", interactions, nodes={"item": NodeTable("item", frame, "item_id", "title")}
+    )
