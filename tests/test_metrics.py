@@ -183,6 +183,10 @@ def test_ranx_agrees_on_untied_scores():
 def test_users_without_truth_are_the_callers_to_leave_out(name):
     with pytest.raises(ValueError, match="1 users without relevant items"):
         metrics.AT_K[name](*layout([[1], []]), 10)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        metrics.AT_K[name](*HAND, 0)
+    with pytest.raises(ValueError, match="indptr ends at 5"):
+        metrics.AT_K[name](HAND[0][:3], HAND[1], 10)
 
 
 @pytest.mark.parametrize("name", ["ndcg", "auc@10", "ndcg@0", "ndcg@x", "mrr@10", "ndcg@-1"])

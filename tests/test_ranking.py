@@ -81,6 +81,14 @@ def test_blocks_do_not_change_anything():
     assert a.constant_users == b.constant_users
 
 
+def test_shorter_lists_begin_longer_ones_also_through_ties():
+    model, seen, _ = random_case(4)
+    users = np.arange(seen.n_rows)
+    longest = top_k(model, users, seen, 20).items
+    for k in range(1, 20):
+        assert top_k(model, users, seen, k).items.tolist() == longest[:, :k].tolist()
+
+
 def test_scores_are_computed_once_per_block_and_only_for_users_with_truth():
     model, seen, truth = random_case(3)
     ranks_and_top_k(model, seen, truth, 5, block=6)

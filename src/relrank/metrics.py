@@ -46,11 +46,16 @@ def _sum(values: Float64, indptr: Int64) -> Float64:
     return np.add.reduceat(values, indptr[:-1]) if values.size else np.zeros(0)
 
 
-def _hits(ranks: Float64, indptr: Int64, k: int) -> Float64:
+def _in_list(ranks: Float64, indptr: Int64, k: int) -> tuple[Float64, Int64, npt.NDArray[np.bool_]]:
+    """``_in_order``, and which of those items are inside the first k."""
     if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
+        raise ValueError(f"k must be at least 1, it is {k}")
     ordered, place = _in_order(ranks, indptr)
-    return _sum(((ordered < k) & (place < k)).astype(np.float64), indptr)
+    return ordered, place, (ordered < k) & (place < k)
+
+
+def _hits(ranks: Float64, indptr: Int64, k: int) -> Float64:
+    return _sum(_in_list(ranks, indptr, k)[2].astype(np.float64), indptr)
 
 
 def hit(ranks: Float64, indptr: Int64, k: int) -> Float64:
@@ -72,12 +77,12 @@ def ndcg(ranks: Float64, indptr: Int64, k: int) -> Float64:
     """NDCG@k with binary gains; the ideal list is cut at min(k, relevant). float64 [n_users].
 
     A relevant item at expected rank r < k gains ``1 / log2(r + 2)``; the divisor is the sum of that over
-    r = 0 … min(k, relevant) − 1 (Järvelin & Kekäläinen 2002, the log2 form). A tied item gains at its expected rank,
-    which is at most the gain expected under a random order (the discount is convex).
+    r = 0 … min(k, relevant) − 1 (Järvelin & Kekäläinen 2002, the log2 form). A tied item gains at its expected rank;
+    where all its equals are inside the list, that is slightly below its expected gain (the discount is convex).
     """
+    ordered, _, inside = _in_list(ranks, indptr, k)
     n_best = np.minimum(np.diff(indptr), k)
-    ordered, place = _in_order(ranks, indptr)
-    gains = np.where((ordered < k) & (place < k), 1 / np.log2(ordered + 2), 0.0)
+    gains = np.where(inside, 1 / np.log2(ordered + 2), 0.0)
     ideal = np.cumsum(1 / np.log2(np.arange(n_best.max(initial=0)) + 2))
     best: Float64 = ideal[n_best - 1]
     return _sum(gains, indptr) / best
@@ -95,8 +100,8 @@ def average_precision(ranks: Float64, indptr: Int64, k: int) -> Float64:
 
     The j-th relevant item in rank order (j = 1, 2, …), at expected rank r < k, adds the precision there: j / (r + 1).
     """
-    ordered, place = _in_order(ranks, indptr)
-    precisions = np.where((ordered < k) & (place < k), (place + 1) / (ordered + 1), 0.0)
+    ordered, place, inside = _in_list(ranks, indptr, k)
+    precisions = np.where(inside, (place + 1) / (ordered + 1), 0.0)
     return _sum(precisions, indptr) / np.minimum(np.diff(indptr), k)
 
 
