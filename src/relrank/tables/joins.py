@@ -94,7 +94,7 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
 
     Args:
         frame: ``user``, ``item``, their number in the file ``ROW``, and perhaps ``rating`` and ``time``.
-        policy: "error"; "first" or "last" by time, else by row; or "max", the largest rating, of equal ones the first.
+        policy: "error"; "first" or "last" by time, else by row; or "max": the largest rating, then the first.
         where: the file.
         notices: dropped rows are added here.
 

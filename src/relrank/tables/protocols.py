@@ -90,7 +90,8 @@ class ProtocolConfig(Section):
             return raw
         name, rest = raw.get("name"), {key: value for key, value in raw.items() if key != "name"}
         if name in PROTOCOLS:
-            if rest and rest != PROTOCOLS[name]:
+            defaults = {key: field.default for key, field in cls.model_fields.items()}
+            if any(value != {**defaults, **PROTOCOLS[name]}.get(key) for key, value in rest.items()):
                 raise ValueError(f"{name!r} is a fixed recipe; give a changed one a name of its own")
             return {"name": name, **PROTOCOLS[name]}
         if not rest:

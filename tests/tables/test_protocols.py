@@ -1,0 +1,297 @@
+"""From tables to a split: counts as published, every dropped row counted, a fingerprint that notices everything."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from relrank.errors import InputError
+from relrank.tables import datasets
+from relrank.tables.config import check
+from relrank.tables.protocols import PROTOCOLS, ProtocolConfig, apply
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Tables
+
+Load = Callable[[str], Tables]
+
+
+def protocol(**settings: object) -> ProtocolConfig:
+    return check(settings, ProtocolConfig, "study.toml")
+
+
+def tables_of(rows: list[tuple[object, ...]], columns: str = "user item time", **more: object) -> Tables:
+    frame = pl.DataFrame(rows, schema=columns.split(), orient="row")
+    return Tables("x", "user", "item", frame, **more)  # type: ignore[arg-type]
+
+
+def keys(split: Split, rows: Interactions) -> list[tuple[object, object]]:
+    return list(zip(split.users.at(rows.user), split.items.at(rows.item), strict=True))
+
+
+def counts(split: Split) -> dict[str, int]:
+    return {n.message: n.count for n in split.notices}
+
+
+COUNTS = {
+    "ml-100k-loo": (938, 1008, 52_537, 938, 938),
+    "goodbooks-loo": (2668, 7770, 192_177, 2668, 2668),
+    "goodbooks-v1-loo": (28_968, 9993, 538_235, 28_968, 28_968),
+    "gowalla": (29_858, 40_981, 719_081, 91_047, 217_242),
+    "ml-1m-loo": (6040, 3416, 999_611 - 2 * 6040, 6040, 6040),
+    "ml-1m-liked-loo": (6035, 3382, 575_066 - 5 - 2 * 6035, 6035, 6035),
+    "ml-100k-u1": (943, 1682, 75_833, 4167, 11_235),
+    "beauty-loo": (22_363, 12_101, 198_502 - 2 * 22_363, 22_363, 22_363),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_named_protocols_give_the_published_counts(name: str, load: Load) -> None:
+    split = apply(load(name), protocol(name=name), seed=0)
+    assert (*split.shape, len(split.train), len(split.valid), len(split.test)) == COUNTS[name]
+    assert split.protocol == f"{name}, seed 0"
+    users, items = split.shape
+    parts = [split.train, split.valid, split.test]
+    pairs = np.concatenate([p.user.astype(np.int64) * items + p.item for p in parts])
+    assert np.unique(pairs).size == pairs.size
+    assert np.bincount(split.train.user, minlength=users).min() > 0
+    if name == "ml-100k-u1":
+        assert (split.truth("test").degrees() > 0).sum() == 456
+        assert split.test.rating is not None and split.valid.rating is not None  # noqa: PT018
+        assert split.test.rating.min() == split.valid.rating.min() == 4
+        assert len(split.train) + len(split.valid) == 80_000  # nothing of the base rows is left unmasked
+    if name == "gowalla":
+        assert len(split.refit().train) == 810_128
+
+
+def test_last_items_of_ml_1m_are_the_last_lines(load: Load, data_dir: Path) -> None:
+    split = apply(load("ml-1m-loo"), protocol(name="ml-1m-loo"), seed=0)
+    folder = data_dir / "ml-1m"
+    users, items = (
+        dict(line.split() for line in (folder / f"sas_to_original_{kind}s.txt").read_text().splitlines())
+        for kind in ("user", "item")
+    )
+    history: dict[str, list[str]] = {}
+    for line in (folder / "ml-1m_sasrec.txt").read_text().splitlines():
+        user, item = line.split()
+        history.setdefault(user, []).append(item)
+    last = {(int(users[u]), int(items[i[-1]])) for u, i in history.items()}
+    before = {(int(users[u]), int(items[i[-2]])) for u, i in history.items()}
+    assert set(keys(split, split.test)) == last
+    assert set(keys(split, split.valid)) == before
+    user, order = next(iter(history.items()))
+    row = split.users.find(pl.Series([int(users[user])]))[0]
+    train = split.items.at(split.train.item[split.train.user == row]).to_list()
+    assert train == [int(items[i]) for i in order[:-2]]
+
+
+def test_fingerprint_is_the_same_for_both_layouts_of_ml_100k(ml_100k: Tables, atomic_ml_100k: Path) -> None:
+    a, b, other = (
+        apply(t, protocol(name="ml-100k-loo"), seed)
+        for t, seed in ((ml_100k, 3), (datasets.ml_100k(atomic_ml_100k), 3), (ml_100k, 4))
+    )
+    assert a.fingerprint == b.fingerprint != other.fingerprint
+
+
+ROWS = [(u, i, 10 * u + i) for u in range(4) for i in range(6)]
+LOO = {"name": "mine", "split": "random-leave-one-out"}
+
+
+def test_fingerprint_ignores_row_order_and_notices_everything_else() -> None:
+    tables = tables_of(ROWS)
+    base = apply(tables, protocol(**LOO), 0)
+    shuffled = replace(tables, interactions=tables.interactions.sample(fraction=1.0, shuffle=True, seed=1))
+    assert apply(shuffled, protocol(**LOO), 0).fingerprint == base.fingerprint
+    as_text = replace(tables, interactions=tables.interactions.with_columns(pl.col("item").cast(pl.String)))
+    later = replace(tables, interactions=tables.interactions.with_columns(pl.col("time") + 1))
+    renamed = replace(tables, interactions=tables.interactions.with_columns(pl.col("item") + 100))
+    fewer = replace(tables, interactions=tables.interactions[1:])
+    others = [apply(t, protocol(**LOO), 0).fingerprint for t in (as_text, later, renamed, fewer)]
+    others.append(apply(tables, protocol(**LOO), 1).fingerprint)
+    others.append(apply(tables, protocol(**LOO | {"split": "last-leave-one-out"}), 0).fingerprint)
+    assert len({base.fingerprint, *others}) == 7
+
+
+def test_fingerprint_notices_one_row_that_moves_part() -> None:
+    prints = set()
+    for moved in ("train", "valid", "test"):
+        parts = {"train": ROWS[:3], "valid": ROWS[3:4], "test": ROWS[4:5]}
+        parts[moved] = [*parts[moved], ROWS[5]]
+        frames = {part: tables_of(rows).interactions for part, rows in parts.items()}
+        prints.add(apply(replace(tables_of(ROWS), given=frames), protocol(name="m", split="given"), 0).fingerprint)
+    assert len(prints) == 3
+
+
+def test_fingerprint_of_ordered_data_notices_the_order() -> None:
+    rows = [(0, i) for i in (4, 2, 3, 1, 0)]
+    last = protocol(name="mine", split="last-leave-one-out")
+    prints = {
+        apply(tables_of(r, "user item", ordered=True), last, 0).fingerprint
+        for r in (rows, [rows[1], rows[0], *rows[2:]])
+    }
+    assert len(prints) == 2
+
+
+def test_filters_are_counted_and_applied_in_turn() -> None:
+    rows = [(u, i, 5.0) for u in range(3) for i in range(3)] + [(0, 3, 5.0), (9, 0, 5.0), (1, 4, 2.0), (2, 4, 2.0)]
+    split = apply(tables_of(rows, "user item rating"), protocol(**LOO, min_rating=3, core={"user": 2, "item": 3}), 0)
+    assert split.users.keys.to_list() == split.items.keys.to_list() == [0, 1, 2]
+    assert [(n.message, n.count) for n in split.notices if n.where == "filter"] == [
+        ("rows rated below 3 dropped", 2),
+        ("rows outside the core dropped (users 2, items 3 rows at least)", 2),
+    ]
+
+
+def test_items_outside_training_stay_in_the_catalogue() -> None:
+    rows = [(0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 1), (1, 1, 2), (1, 3, 3)]
+    split = apply(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
+    assert split.items.keys.to_list() == [0, 1, 2, 3]
+    assert counts(split) == {"items without training rows stay candidates, reachable only through relations": 3}
+    assert keys(split, split.test) == [(0, 2), (1, 3)]
+
+
+def test_users_left_without_training_rows() -> None:
+    rows = [(0, 0, 1), (0, 1, 2), (0, 2, 3), (7, 0, 1), (7, 1, 2)]
+    last = {"name": "mine", "split": "last-leave-one-out"}
+    with pytest.raises(InputError, match="without training rows") as error:
+        apply(tables_of(rows), protocol(**last), 0)
+    assert error.value.found == "user 7; 1 such users"
+    split = apply(tables_of(rows), protocol(**last, without_train="drop"), 0)
+    assert split.users.keys.to_list() == [0]
+    assert counts(split)["users without training rows dropped"] == 1
+    assert counts(split)["validation and test rows of users without training rows dropped"] == 2
+
+
+def test_tied_last_times_are_counted() -> None:
+    rows = [(0, 0, 1), (0, 1, 2), (0, 2, 2), (1, 0, 1), (1, 1, 2), (1, 2, 3)]
+    split = apply(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
+    assert counts(split)["users whose last two times are equal: which row is the last is file order"] == 1
+    assert keys(split, split.test) == [(0, 2), (1, 2)]
+
+
+def test_temporal_split_drops_what_was_unknown_at_the_cut() -> None:
+    rows = [
+        ("a", 0, 5), ("a", 1, 10), ("a", 2, 20), ("a", 3, 30),  # item 3 is new after the cut
+        ("b", 1, 10), ("b", 0, 21),
+        ("c", 0, 11), ("c", 1, 25),  # user c is new after the training cut
+    ]  # fmt: skip
+    split = apply(tables_of(rows), protocol(name="mine", split="temporal", cut=20, valid_cut=10), 0)
+    assert split.users.keys.to_list() == ["a", "b"]
+    assert split.items.keys.to_list() == [0, 1]
+    assert keys(split, split.train) == [("a", 0), ("a", 1), ("b", 1)]
+    assert keys(split, split.valid) == []
+    assert keys(split, split.test) == [("b", 0)]
+    assert counts(split) == {
+        "users without training rows dropped": 1,
+        "validation and test rows of users without training rows dropped": 2,
+        "validation and test rows of items without training rows dropped": 2,
+    }
+
+
+def test_temporal_cut_as_a_date() -> None:
+    rows = [(0, 0, 0), (0, 1, 86_400), (1, 1, 86_400), (1, 0, 86_401)]
+    for cut in ("1970-01-02", 86_400, "1970-01-02T01:00:00+01:00"):
+        split = apply(tables_of(rows), protocol(name="mine", split="temporal", cut=cut), 0)
+        assert (len(split.train), keys(split, split.test)) == (3, [(1, 0)])
+
+
+def given(**parts: list[tuple[object, ...]]) -> Tables:
+    frames = {p: tables_of(rows, "user item rating").interactions for p, rows in parts.items()}
+    return Tables("x", "user", "item", pl.concat(frames.values()), given=frames)
+
+
+def test_given_parts_and_held_out_rows() -> None:
+    train = [(u, i, 5.0 if i < 10 else 2.0) for u in range(3) for i in range(20)]
+    test = [(0, 30, 5.0), (1, 30, 2.0), (2, 31, 4.0)]
+    recipe = {"name": "mine", "split": "given", "valid_share": 0.5}
+    split = apply(given(train=train, test=test), protocol(**recipe), 0)
+    assert len(split.train) == len(split.valid) == 30
+    assert keys(split, split.test) == [(0, 30), (1, 30), (2, 31)]
+    liked = apply(given(train=train, test=test), protocol(**recipe, truth_min_rating=4), 0)
+    assert keys(liked, liked.test) == [(0, 30), (2, 31)]
+    assert counts(liked)["test rows rated below 4 are no truth and dropped"] == 1
+    # of the same held-out rows those rated below 4 went back to training, where they stay masked
+    held = set(keys(split, split.valid))
+    assert set(keys(liked, liked.valid)) == {(u, i) for u, i in held if i < 10}
+    assert len(liked.train) + len(liked.valid) == 60
+    assert liked.seen("test").nnz == 60
+
+
+def test_given_validation_part_is_used_as_it_is() -> None:
+    split = apply(
+        given(train=[(0, 0, 5.0)], valid=[(0, 1, 5.0)], test=[(0, 2, 5.0)]), protocol(name="m", split="given"), 0
+    )
+    assert keys(split, split.valid) == [(0, 1)]
+
+
+def test_row_in_two_given_parts() -> None:
+    tables = given(train=[(0, 0, 5.0), (0, 1, 5.0)], test=[(0, 1, 4.0)])
+    with pytest.raises(InputError, match="row in two parts") as error:
+        apply(tables, protocol(name="mine", split="given"), 0)
+    assert error.value.found == "(0, 1); 2 such rows"
+
+
+def test_masks_truth_and_refit() -> None:
+    split = apply(tables_of(ROWS), protocol(name="mine", split="last-leave-one-out"), 0)
+    assert split.seen("valid").nnz == 16
+    assert split.seen("test").nnz == 20
+    assert split.truth("test").indices.tolist() == [5] * 4
+    refit = split.refit()
+    assert refit.train.item.tolist() == [0, 1, 2, 3, 4] * 4  # in time order inside a user
+    assert refit.train.time is not None and (np.diff(refit.train.time.reshape(4, 5)) > 0).all()  # noqa: PT018
+    assert len(refit.valid) == 0
+    assert refit.seen("test").nnz == 20
+    assert refit.fingerprint == split.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("tables", "settings", "what"),
+    [
+        (tables_of(ROWS), {"name": "goodbooks-loo"}, "defined on other data"),
+        (tables_of(ROWS), LOO | {"min_rating": 4}, "needs ratings"),
+        (tables_of(ROWS), LOO | {"core": 9}, "leave no rows"),
+        (tables_of(ROWS), {"name": "m", "split": "given"}, "no published parts"),
+        (tables_of([(0, 0)], "user item"), {"name": "m", "split": "last-leave-one-out"}, "order in time"),
+        (
+            tables_of([(0, 0)], "user item", ordered=True),
+            {"name": "m", "split": "temporal", "cut": 5},
+            "order in time",
+        ),
+        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 100}, "no test rows"),
+        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 5, "valid_cut": 5}, "not before cut"),
+        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": "soon"}, "not a time"),
+    ],
+)
+def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str, object], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        apply(tables, protocol(**settings), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"name": "goodbooks"}, "known: goodbooks-loo"),
+        ({}, "known: goodbooks-loo"),
+        ({"name": "goodbooks-loo", "core": 3}, "fixed recipe"),
+        ({"name": "mine", "core": 5}, "split"),
+        ({"split": "temporal"}, "cut"),
+        ({"split": "given", "cut": 5}, "cut"),
+        ({"split": "given", "valid_cut": 5}, "valid_cut"),
+        ({"split": "temporal", "cut": 5, "truth_min_rating": 4}, "truth_min_rating"),
+        ({"split": "given", "core": -1}, "negative"),
+        ({"split": "given", "core": {"user": -1}}, "core"),
+        ({"split": "given", "valid_share": 1.0}, "valid_share"),
+        ({"split": "given", "spilt": 1}, "unknown key"),
+    ],
+)
+def test_sections_that_do_not_fit(settings: dict[str, object], what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        protocol(**settings)
+
+
+def test_a_named_recipe_can_be_written_out_and_read_again() -> None:
+    recipe = protocol(name="goodbooks-loo")
+    assert protocol(**recipe.model_dump(exclude_unset=True)) == recipe
+    assert protocol(**recipe.model_dump()) == recipe

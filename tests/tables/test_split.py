@@ -1,0 +1,89 @@
+"""Cuts, on small rows worked by hand, and their randomness."""
+
+import numpy as np
+import pytest
+
+from relrank.tables.split import (
+    TEST,
+    TRAIN,
+    VALID,
+    Interactions,
+    hold_out,
+    last_leave_one_out,
+    random_leave_one_out,
+    temporal,
+    tied_last,
+)
+
+
+def rows(user: list[int], item: list[int] | None = None, time: list[int] | None = None) -> Interactions:
+    items = list(range(len(user))) if item is None else item
+    return Interactions(
+        np.array(user, np.int32),
+        np.array(items, np.int32),
+        time=None if time is None else np.array(time, np.int64),
+    )
+
+
+def test_random_leave_one_out_takes_one_of_each_per_user() -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 50)
+    data = rows(np.repeat(np.arange(50), sizes).tolist())
+    parts = random_leave_one_out(data, rng)
+    for user, size in enumerate(sizes):
+        own = parts[data.user == user]
+        assert (own == TEST).sum() == 1
+        assert (own == VALID).sum() == min(1, size - 1)
+        assert (own == TRAIN).sum() == max(0, size - 2)
+
+
+def test_random_leave_one_out_is_uniform_over_pairs() -> None:
+    data = rows([0, 0, 0, 0])
+    counts = np.zeros((4, 4))
+    for seed in range(3000):
+        parts = random_leave_one_out(data, np.random.default_rng(seed))
+        counts[(parts == TEST).argmax(), (parts == VALID).argmax()] += 1
+    off = counts[~np.eye(4, dtype=bool)]
+    assert np.diag(counts).sum() == 0
+    assert ((off - 250) ** 2 / 250).sum() < 31.3  # chi-square, 11 degrees of freedom, p = .001
+
+
+def test_random_draws_do_not_depend_on_the_order_of_rows() -> None:
+    rng = np.random.default_rng(1)
+    data = rows(rng.integers(0, 6, 60).tolist())
+    order = rng.permutation(60)
+    for draw in (
+        lambda d: random_leave_one_out(d, np.random.default_rng(3)),
+        lambda d: hold_out(d, np.zeros(60, np.int8), 0.3, np.random.default_rng(3)),
+    ):
+        assert (draw(data)[order] == draw(data.take(order))).all()
+        assert len(set(draw(data).tolist())) > 1
+
+
+def test_last_leave_one_out() -> None:
+    parts = last_leave_one_out(rows([0, 0, 0, 1, 1, 2, 3, 3, 3, 3]))
+    assert parts.tolist() == [TRAIN, VALID, TEST, VALID, TEST, TEST, TRAIN, TRAIN, VALID, TEST]
+
+
+def test_temporal_intervals_are_closed_on_the_right() -> None:
+    data = rows([0] * 6, time=[1, 10, 11, 20, 21, 30])
+    assert temporal(data, 20, 10).tolist() == [TRAIN, TRAIN, VALID, VALID, TEST, TEST]
+    assert temporal(data, 20, None).tolist() == [TRAIN] * 4 + [TEST] * 2
+    with pytest.raises(ValueError, match="without times"):
+        temporal(rows([0]), 20, None)
+
+
+def test_hold_out_takes_the_share_of_each_users_training_rows() -> None:
+    user = [0] * 25 + [1] * 9 + [2] * 10
+    parts = np.zeros(44, np.int8)
+    parts[:5] = TEST
+    held = hold_out(rows(user), parts, 0.1, np.random.default_rng(0))
+    assert (held[:5] == TEST).all()
+    assert [int((held[np.array(user) == u] == VALID).sum()) for u in range(3)] == [2, 0, 1]
+    assert (parts == VALID).sum() == 0  # the caller's cut is left alone
+
+
+def test_tied_last_counts_users_whose_last_two_times_are_equal() -> None:
+    assert tied_last(rows([0, 0, 0, 1, 1, 2, 3, 3], time=[1, 5, 5, 1, 2, 5, 7, 7])) == 2
+    assert tied_last(rows([0, 1], time=[5, 5])) == 0  # equal times of two users are no tie
+    assert tied_last(rows([0, 0])) == 0
