@@ -15,7 +15,7 @@ from relrank.report.figures import interval, number, signed, typeset
 from relrank.report.page import render
 from relrank.report.view import FIELDS
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "col"}
 LOADING = {"script", "img", "iframe", "object", "embed", "audio", "video", "base"}
 
 
@@ -272,6 +272,13 @@ def test_groups_stand_in_their_order():
         )
     text = " ".join(page_of(study).text.split())
     assert re.search(r"By history tags drop .*short 7 users.* medium 7 users.* long 7 users", text)
+
+
+def test_one_group_is_no_comparison():
+    study = judged(("m", "tags", "helps"))
+    row = ("m", "tags", "drop", "history", "short", 0, 0.01, 0.0, 0.02, 7)
+    groups = pl.DataFrame([row], schema=study.groups.schema, orient="row")
+    assert "All users fall into one group: short." in page_of(replace(study, groups=groups)).text
 
 
 def test_models_that_differ_are_named(page):

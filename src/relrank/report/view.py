@@ -226,8 +226,11 @@ def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
                 for key in panels
                 if key[:3] == (model, column, kind)
             ]
-            main = [panel for panel in mine if panel["kind"] in first]
-            models.setdefault(model, {})[column] = {"main": main, "rest": [p for p in mine if p["kind"] not in first]}
+            models.setdefault(model, {})[column] = {
+                "main": [panel for panel in mine if panel["kind"] in first],
+                "rest": [panel for panel in mine if panel["kind"] not in first],
+                "labels": list(dict.fromkeys(row["label"] for panel in mine for row in panel["rows"])),
+            }
 
     def scale(shown: bool) -> Scale:
         some = [row for row in rows if (row["kind"] in first) == shown]
