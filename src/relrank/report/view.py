@@ -220,7 +220,7 @@ def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
     models: dict[str, dict[str, Row]] = {}
     for model in dict.fromkeys([*judged, *(row["model"] for row in rows)]):
         for column in dict.fromkeys(row["group"] for row in rows if row["model"] == model):
-            mine = [
+            mine: list[Row] = [
                 {"kind": kind, "relation": key[3], "rows": panels[key]}
                 for kind in (*KINDS, "beside")
                 for key in panels
