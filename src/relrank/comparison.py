@@ -4,7 +4,7 @@ The unit is the user. Differences d[u, s] are paired by user inside each seed; a
 initialization. The interval resamples users and seeds; the p-value flips signs of users.
 
 References:
-    Owen & Eckles, "Bootstrapping data arrays of arbitrary order", Annals of Applied Statistics 6(3), 2012.
+    Searle, Casella & McCulloch, "Variance Components", 1992, ch. 4 (two-way crossed random effects).
     Phipson & Smyth, "Permutation p-values should never be zero", SAGMB 9(1), 2010.
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979.
 """
@@ -79,10 +79,10 @@ class Effect:
 def compare(a: Table, b: Table, metric: str, *, resamples: int = 2_000, flips: int = 10_000, seed: int = 0) -> Effect:
     """The paired effect a − b of one metric.
 
-    **Interval**: percentile bootstrap that resamples users and seeds independently, each with replacement, and
-    weights cell (u, s) by the product of its counts (the pigeonhole bootstrap of Owen & Eckles). With one seed it is
-    the plain bootstrap over users. User × seed noise counts about three times in it, so with several seeds it errs on
-    the wide side; the variance of S seeds themselves is understated by the factor (S − 1) / S.
+    **Interval**: users are resampled with replacement, each with all of its seeds, so that noise between users and
+    noise inside a user both count once. What seeds add beyond that — a split that favours one side for everybody — is
+    estimated by the method of moments for crossed random effects (see ``_seed_variance``) and drawn on top of every
+    resample; with one seed there is nothing to estimate it from, and the interval speaks of that split alone.
 
     **p**: the null hypothesis is that a user's difference, averaged over seeds, is symmetric around 0; it knows of
     no variance between seeds. Every sign pattern is tried where at most 12 users differ, otherwise ``flips`` random
@@ -212,25 +212,33 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap) -> Float6
 
 
 def _bootstrap(values: Float64, resamples: int, rng: np.random.Generator) -> Float64:
-    """Means of two-way resamples of ``values`` [users, seeds] (NaN: no such cell), float64 [resamples]."""
-    n_users, n_seeds = values.shape
-    present = ~np.isnan(values.T)
-    cells, weight = np.where(present, values.T, 0.0), present.astype(np.float64)  # seeds by users
-    total, count = np.empty(resamples), np.full(resamples, float(values.size))
+    """Means of resamples of ``values`` [users, seeds] (NaN: no such cell), float64 [resamples]."""
+    n_users = values.shape[0]
+    present = ~np.isnan(values)
+    sums, cells = np.where(present, values, 0.0).sum(axis=1), present.sum(axis=1).astype(np.float64)
+    means = np.empty(resamples)
     chunk = max(1, _CHUNK // n_users)
     for start in range(0, resamples, chunk):
         part = slice(start, min(start + chunk, resamples))
-        n = part.stop - start
-        drawn = rng.integers(n_users, size=(n, n_users)) + n_users * np.arange(n)[:, None]
-        users = np.bincount(drawn.ravel(), minlength=n * n_users).reshape(n, n_users).astype(np.float64)
-        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=n)
-        # einsum, not BLAS: the same bits for any number of threads, and none of them to wake for so small a product
-        total[part] = (np.einsum("nu,su->ns", users, cells) * seeds).sum(axis=1)
-        if not present.all():
-            count[part] = (np.einsum("nu,su->ns", users, weight) * seeds).sum(axis=1)
-    hit = count > 0  # with very few cells a resample can miss them all
-    means: Float64 = total[hit] / count[hit]
-    return means
+        drawn = rng.integers(n_users, size=(part.stop - start, n_users))
+        means[part] = sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)
+    return means + rng.normal(0.0, np.sqrt(_seed_variance(values)), resamples)
+
+
+def _seed_variance(values: Float64) -> float:
+    """Variance that seeds add to the grand mean: σ²_seed / S, at least 0; 0 for one seed.
+
+    With d[u, s] = μ + user + seed + rest, the variance of the S seed means is σ²_seed + σ²_rest / U, and σ²_rest is
+    the mean square of what user and seed means leave. Exact where no cell is missing, close where few are.
+    """
+    n_users, n_seeds = values.shape
+    if n_seeds < 2 or n_users < 2:
+        return 0.0
+    by_seed = np.nanmean(values, axis=0)
+    rest = values - np.nanmean(values, axis=1, keepdims=True) - by_seed + np.nanmean(values)
+    freedom = max(int((~np.isnan(rest)).sum()) - n_users - n_seeds + 1, 1)
+    within = float(np.nansum(rest**2)) / freedom / n_users
+    return max(float(by_seed.var(ddof=1)) - within, 0.0) / n_seeds
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

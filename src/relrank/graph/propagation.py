@@ -59,7 +59,9 @@ class Propagation:
     """
 
     def __init__(self, graph: Graph) -> None:
-        types = [graph.user, graph.item, *(t for t in graph.nodes if t not in (graph.user, graph.item))]
+        # A type that no relation of this arm touches needs no vectors.
+        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.edges_of(t)]
+        types = [graph.user, graph.item, *others]
         sizes = {t: len(graph.nodes[t]) for t in types}
         self.offsets: dict[str, int] = {}
         self.n_nodes = 0

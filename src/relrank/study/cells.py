@@ -186,7 +186,8 @@ class Tuned:
 def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -> Tuned:
     """Try the cell's budget of configurations on validation, then fit the best one.
 
-    ``memory`` holds the metric of configurations that other arms tried with the same edges in effect. A trained model keeps its checkpoints in ``folder``, so a killed cell goes on where it was.
+    ``memory`` holds the metric of configurations that other arms tried with the same edges in effect. A trained model
+    keeps its checkpoints in ``folder``, so a killed cell goes on where it was.
     """
     config, train = cell.start()
     bench, kind = cell.bench, MODELS[cell.model.name]

@@ -1,9 +1,9 @@
 """Tuning on validation: every arm of a model has the same budget of trials, spent the same way.
 
-The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until no
-single step helps or the budget is spent. Relation weights start at 0, so a relation has to earn its weight. The search
-is deterministic, so arms that share knobs try the same values as long as those help, and what differs between two arms
-is the graph rather than the luck of a search.
+The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until
+no single step helps or the budget is spent. Relation weights start at 0, so a relation has to earn its weight. The
+search is deterministic, so arms that share knobs try the same values as long as those help, and what differs between
+two arms is the graph rather than the luck of a search.
 """
 
 from __future__ import annotations

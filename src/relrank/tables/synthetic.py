@@ -22,19 +22,19 @@ TRUTH = {"driver": "helps", "echo": "redundant", "noise": "no evidence", "fame":
 class PlantedConfig:
     """Size and strength of the planted database."""
 
-    users: int = 1500
+    users: int = 1200
     """Number of users."""
-    items: int = 800
+    items: int = 1000
     """Number of items."""
-    per_user: int = 10
+    per_user: int = 6
     """Interactions per user, exactly."""
-    groups: int = 80
+    groups: int = 100
     """Values of each attribute."""
     favourites: int = 2
     """Values of ``driver`` that a user likes."""
-    loyalty: float = 0.8
+    loyalty: float = 0.85
     """Share of a user's choices made among the favourites' items; the rest are made by popularity alone."""
-    echo_noise: float = 0.35
+    echo_noise: float = 0.25
     """Share of items whose ``echo`` is a random value instead of their ``driver``."""
     seed: int = 0
     """Seed of everything."""
