@@ -48,6 +48,7 @@ def test_not_utf8_names_line_and_byte(tmp_path: Path) -> None:
 def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
     assert read_table(tmp_path / "a.csv").columns == ["a", "b"]
+    assert read_text(tmp_path / "a.csv") == "a,b\n1,2\n"
 
 
 def test_ragged_rows_and_foreign_parquet(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from relrank.errors import InputError
 from relrank.tables import datasets
 from relrank.tables.config import check
-from relrank.tables.protocols import PROTOCOLS, ProtocolConfig, apply
+from relrank.tables.ids import IdMap
+from relrank.tables.protocols import PROTOCOLS, ProtocolConfig, apply, fingerprint
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 
@@ -112,6 +113,38 @@ def test_fingerprint_ignores_row_order_and_notices_everything_else() -> None:
     others.append(apply(tables, protocol(**LOO), 1).fingerprint)
     others.append(apply(tables, protocol(**LOO | {"split": "last-leave-one-out"}), 0).fingerprint)
     assert len({base.fingerprint, *others}) == 7
+
+
+def test_fingerprint_without_times_ignores_row_order() -> None:
+    prints = set()
+    for seed in range(3):
+        frame = tables_of([row[:2] for row in ROWS], "user item").interactions
+        shuffled = frame.sample(fraction=1.0, shuffle=True, seed=seed)
+        prints.add(apply(Tables("x", "user", "item", shuffled), protocol(**LOO), 0).fingerprint)
+    assert len(prints) == 1
+
+
+def test_fingerprint_covers_the_catalogue_and_every_part() -> None:
+    def ids(kind: str, *values: object) -> IdMap:
+        return IdMap(kind, pl.Series(values))
+
+    def part(*items: int) -> Interactions:
+        return Interactions(np.zeros(len(items), np.int32), np.array(items, np.int32))
+
+    users, items, parts = ids("user", 1, 2), ids("item", 3, 4, 5, 6), (part(0), part(1), part(2))
+    variants = [
+        (users, items, parts),
+        (users, items, (part(3), part(1), part(2))),
+        (users, items, (part(0), part(3), part(2))),
+        (users, items, (part(0), part(1), part(3))),
+        (users, items, (part(0, 1), part(), part(2))),
+        (ids("user", 1), ids("item", 2, 3, 4, 5, 6), (part(1), part(2), part(3))),  # the same keys in a row
+        (ids("user", 1, 9), items, parts),
+        (users, ids("item", 3, 4, 5, 7), parts),
+        (users, ids("item", "3", "4", "5", "6"), parts),
+        (users, ids("item", "34", "", "5", "6"), parts),
+    ]
+    assert len({fingerprint(u, i, p, ordered=False) for u, i, p in variants}) == len(variants)
 
 
 def test_fingerprint_notices_one_row_that_moves_part() -> None:

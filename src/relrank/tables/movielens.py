@@ -209,4 +209,6 @@ def _freebase(folder: Path, movies: pl.Series) -> tuple[dict[str, LinkTable], tu
         frame = frame.rename({"item_id": "movie_id", "tail_id": target})
         links[name] = LinkTable(name, frame, "movie", "movie_id", "movie_id", target, target)
     unused = triples.height - sum(t.frame.height for t in links.values())
-    return links, (*notices, Notice(f"{stem}.kg", "triples of relations that are not used dropped", unused))
+    if unused:
+        notices.append(Notice(f"{stem}.kg", "triples of relations that are not used dropped", unused))
+    return links, tuple(notices)
