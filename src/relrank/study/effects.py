@@ -189,10 +189,11 @@ def effects_and_verdicts(
             drop, alone, placebo = by_kind["drop"], by_kind["alone"], by_kind["placebo"]
             assert drop is not None
             assert alone is not None
+            visible = rules.smallest([drop, alone, placebo], list(judged["drop"].values()))
             row: dict[str, Any] = {
                 "model": model, "relation": relation, "verdict": verdict,
-                "sentence": rules.sentence(relation, found.metric, verdict, drop, alone, placebo, because),
-                "redundant_with": ", ".join(because) or None, "smallest": drop.effect.smallest,
+                "sentence": rules.sentence(relation, found.metric, verdict, drop, alone, placebo, because, visible),
+                "redundant_with": ", ".join(because) or None, "smallest": visible,
                 "true_verdict": (planted or {}).get(relation),
             }  # fmt: skip
             for kind, found_ in by_kind.items():

@@ -112,12 +112,16 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say) -> FittedRun:
     part = folder.with_name(folder.name + ".part")
     tuned = tune_and_fit(cell, part / "checkpoints", say, {})
     graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
-    note = {
+    return save_run(tuned.model, graph, cell.bench.split, tables, note_of(cell, tuned.config, tuned.valid), folder)
+
+
+def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
+    """What a run says of itself."""
+    return {
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.name, "arm": cell.arm.name,
-        "config": asdict(tuned.config), "seed": cell.bench.seed, "protocol": cell.bench.split.protocol,
-        "fingerprint": cell.bench.split.fingerprint, "metric": cell.study.metric, "valid": tuned.valid,
+        "config": asdict(config), "seed": cell.bench.seed, "protocol": cell.bench.split.protocol,
+        "fingerprint": cell.bench.split.fingerprint, "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
     }  # fmt: skip
-    return save_run(tuned.model, graph, cell.bench.split, tables, note, folder)
 
 
 def save_run(

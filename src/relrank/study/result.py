@@ -11,6 +11,8 @@ import polars as pl
 
 from relrank.errors import InputError
 
+IN_JSON = ("leaderboard", "effects", "verdicts", "groups")
+
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
@@ -55,7 +57,10 @@ class StudyResult:
     tuning: pl.DataFrame
 
     def save(self, folder: Path) -> None:
-        """Write ``card.json`` and one Parquet file per table, each under its final name only when whole."""
+        """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
+
+        Each file has its final name only when it is whole.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         for part in fields(self):
             value = getattr(self, part.name)
@@ -68,6 +73,13 @@ class StudyResult:
                 temporary = final.with_name(f"{part.name}.parquet.part")
                 value.write_parquet(temporary)
             temporary.replace(final)
+        plain = {
+            "card": self.card,
+            **{part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON},
+        }
+        temporary = folder / "results.json.part"
+        temporary.write_text(json.dumps(plain, indent=1, ensure_ascii=False))
+        temporary.replace(folder / "results.json")
 
     @classmethod
     def load(cls, folder: Path) -> StudyResult:

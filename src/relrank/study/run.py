@@ -17,12 +17,14 @@ from relrank.errors import InputError
 from relrank.graph.builders import build_graph
 from relrank.graph.graph import Graph
 from relrank.models import MODELS
+from relrank.models.base import config_of
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, arms
-from relrank.study.cells import Bench, Cell, CellResult, finished, load_cell, run_cell
+from relrank.study.cells import Bench, Cell, CellResult, finished, fit_model, load_cell, run_cell
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
+from relrank.study.fitted import FittedRun, load_run, note_of, save_run
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import apply
@@ -35,8 +37,8 @@ from relrank.tables.tables import Tables
 class Watcher(Protocol):
     """Sees a study go by."""
 
-    def plan(self, cells: int, finished: int) -> None:
-        """So many cells in all, so many of them finished earlier."""
+    def plan(self, cells: list[Cell], finished: int) -> None:
+        """Cells to come, so many of them finished earlier."""
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
@@ -51,7 +53,7 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that looks away."""
 
-    def plan(self, cells: int, finished: int) -> None:
+    def plan(self, cells: list[Cell], finished: int) -> None:
         """Nothing."""
 
     def start(self, cell: Cell) -> None:
@@ -72,11 +74,13 @@ class Material:
         tables: as read.
         benches: split and graph per seed.
         findings: of the audit, on the first seed.
+        smoke: whether only a few users were kept.
     """
 
     tables: Tables
     benches: tuple[Bench, ...]
     findings: tuple[Finding, ...]
+    smoke: bool = False
 
 
 SMOKE_USERS = 250
@@ -102,7 +106,16 @@ def some_users(tables: Tables, n: int) -> Tables:
 
 
 def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material:
-    """Read the tables, cut and build the graph once per seed, audit the first."""
+    """Read the tables, cut and build the graph once per seed, audit the first.
+
+    Args:
+        config: the study.
+        base: folder that relative paths in it start from.
+        is_smoke: keep a few users only.
+
+    Raises:
+        InputError: whatever is wrong with the data or the study file.
+    """
     tables = read_tables(config.data, base)
     if is_smoke:
         tables = some_users(tables, SMOKE_USERS)
@@ -116,7 +129,8 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
             Bench(seed, split, graph, _groups(tables, tables.user, config.study.user_groups),
                   _groups(tables, tables.item, config.study.item_groups), _features(graph, config.study.similarity))
         )  # fmt: skip
-    return Material(tables, tuple(benches), tuple(findings(config, tables, benches[0].split, benches[0].graph)))
+    found = findings(config, tables, benches[0].split, benches[0].graph)
+    return Material(tables, tuple(benches), tuple(found), is_smoke)
 
 
 def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) -> list[Finding]:
@@ -190,17 +204,14 @@ def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
     return arms(relations, model.arms) if model.arms else arms(relations)
 
 
-def run_study(
-    config: StudyConfig, base: Path, out: Path, watcher: Watcher | None = None, is_smoke: bool = False
-) -> StudyResult:
+def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None) -> StudyResult:
     """Run every cell that is not there yet, compare, judge, and store the result in ``out``.
 
     Args:
         config: the study.
-        base: folder that relative paths in it start from.
+        material: its data, from ``prepare``.
         out: the study's folder; finished cells found there are not run again.
         watcher: told of every cell.
-        is_smoke: everything small, in a folder of its own beside ``out``.
 
     Returns:
         The result, as stored.
@@ -209,9 +220,6 @@ def run_study(
         InputError: whatever is wrong with the data or the study file.
     """
     watcher = watcher or Silent()
-    if is_smoke:
-        config, out = smoke(config), out.with_name(out.name + "-smoke")
-    material = prepare(config, base, is_smoke)
     memory: dict[str, float] = {}
     done = _run_cells(grid(config, material), out / "cells", watcher, memory)
     relations = list(config.relations)
@@ -232,7 +240,7 @@ def run_study(
     planted = TRUTH if config.data.dataset == "planted" else None
     effects, verdicts = tables_of.effects_and_verdicts(found, [m.name for m in relational], relations, planted)
     result = StudyResult(
-        card(config, material, is_smoke),
+        card(config, material),
         tables_of.leaderboard(found),
         effects,
         verdicts,
@@ -244,12 +252,56 @@ def run_study(
     return result
 
 
+def cell_of(config: StudyConfig, material: Material, model: str, arm: str) -> Cell:
+    """One cell by model and arm name; an arm may also be written as relation names with commas.
+
+    Raises:
+        InputError: no such model or relation.
+    """
+    section = next((m for m in config.models if m.name == model), ModelSection(name=model))
+    named = {a.name: a for a in (*arms_of(section, list(config.relations)), arm_of.all_of(list(config.relations)))}
+    if arm in named:
+        chosen = named[arm]
+    elif arm == "interactions":
+        chosen = arm_of.INTERACTIONS
+    else:
+        names = tuple(name.strip() for name in arm.split(","))
+        for name in names:
+            material.benches[0].graph.relation(name)
+        chosen = Arm("interactions + " + " + ".join(names), names)
+    cell = Cell(section, chosen, material.benches[0], config.study)
+    cell.start()
+    return cell
+
+
+def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun:
+    """Fit the best model and arm on validation once more, on the first seed, and keep it under ``out/winner``.
+
+    Shuffled arms cannot win. A winner that is there already is read back.
+    """
+    cells = [c for c in grid(config, material) if c.arm.rewired is None]
+    found = {c.key(): load_cell(out / "cells" / c.key()) for c in cells}
+    valid: dict[tuple[str, str], list[float]] = {}
+    for r in found.values():
+        valid.setdefault((r.model, r.arm), []).append(r.valid)
+    best = max(valid, key=lambda key: float(np.mean(valid[key])))
+    cell = next(c for c in cells if (c.model.name, c.arm.name) == best)
+    result, folder = found[cell.key()], out / "winner"
+    if (folder / "run.json").is_file() and load_run(folder).note.get("cell") == cell.key():
+        return load_run(folder)
+    kind, graph = MODELS[cell.model.name], cell.arm.graph(cell.bench.graph, cell.bench.seed)
+    chosen = config_of(kind.Config(), result.chosen, "winner")
+    split, study = cell.bench.split, cell.study
+    model, _ = fit_model(kind, graph, chosen, cell.start()[1], split, study.metric, cell.bench.seed)
+    return save_run(model, graph, split, material.tables, note_of(cell, chosen, result.valid), folder)
+
+
 def _run_cells(
     cells: list[Cell], folder: Path, watcher: Watcher, memory: dict[str, float]
 ) -> list[tuple[Arm, CellResult]]:
     folder.mkdir(parents=True, exist_ok=True)
     keys = [cell.key() for cell in cells]
-    watcher.plan(len(cells), sum(finished(folder / key) for key in keys))
+    watcher.plan(cells, sum(finished(folder / key) for key in keys))
     done = []
     for cell, key in zip(cells, keys, strict=True):
         fresh = not finished(folder / key)
@@ -260,7 +312,7 @@ def _run_cells(
     return done
 
 
-def card(config: StudyConfig, material: Material, is_smoke: bool) -> dict[str, Any]:
+def card(config: StudyConfig, material: Material) -> dict[str, Any]:
     """What was studied, as plain JSON (see ``StudyResult.card``)."""
     first = material.benches[0]
     notices = (*material.tables.notices, *first.split.notices, *first.graph.notices)
@@ -277,7 +329,7 @@ def card(config: StudyConfig, material: Material, is_smoke: bool) -> dict[str, A
                   for f in material.findings],
         "machine": machine(),
         "planted": TRUTH if config.data.dataset == "planted" else None,
-        "smoke": is_smoke,
+        "smoke": material.smoke,
     }  # fmt: skip
 
 

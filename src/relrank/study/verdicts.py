@@ -8,6 +8,18 @@ from typing import Literal
 
 from relrank.comparison import Effect
 
+
+def signed(value: float) -> str:
+    """Four decimals with a sign; zero has none."""
+    text = f"{value:+.4f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def interval(low: float, high: float) -> str:
+    """An interval of a signed quantity."""
+    return f"{signed(low)} to {signed(high)}"
+
+
 Verdict = Literal["helps", "redundant", "hurts", "no evidence"]
 ALPHA = 0.05
 
@@ -46,34 +58,42 @@ def verdict(drop: Judged, alone: Judged, placebo: Judged | None) -> Verdict:
     return "no evidence"
 
 
+def smallest(judged: Sequence[Judged | None], others: Sequence[Judged]) -> float:
+    """The smallest effect of a relation that the study could have shown, on the safe side.
+
+    The largest over the relation's own effects. Where validation gave the relation weight 0 in every arm, nothing
+    differs and nothing can be learned from it: then the largest over all relations stands in.
+    """
+    own = max((j.effect.smallest for j in judged if j is not None), default=0.0)
+    return own or max((j.effect.smallest for j in others), default=0.0)
+
+
 def sentence(
     relation: str, metric: str, said: Verdict, drop: Judged, alone: Judged, placebo: Judged | None,
-    redundant_with: Sequence[str],
+    redundant_with: Sequence[str], visible: float,
 ) -> str:  # fmt: skip
-    """One sentence with the figures the verdict rests on."""
+    """One sentence with the figures the verdict rests on; changes are those of leaving the relation out."""
     d, a = drop.effect, alone.effect
+    change = f"leaving it out changes {metric} by {signed(-d.mean)} ({interval(-d.high, -d.low)})"
     if said == "helps":
-        return (
-            f"{relation} helps: without it {metric} falls by {d.mean:.4f} "
-            f"({d.low:.4f} to {d.high:.4f}); alone beside the interactions it adds {a.mean:+.4f}."
-        )
+        return f"{relation} helps: {change}; beside the interactions alone it adds {signed(a.mean)}."
     if said == "hurts":
-        return f"{relation} hurts: without it {metric} changes by {-d.mean:+.4f} ({-d.high:+.4f} to {-d.low:+.4f})."
+        return f"{relation} hurts: {change}."
     if said == "redundant":
         others = " or ".join(redundant_with) if redundant_with else "the other relations together"
         return (
-            f"{relation} helps alone ({a.mean:+.4f}, {a.low:+.4f} to {a.high:+.4f}), but is redundant beside "
-            f"{others}: leaving it out changes {metric} by {-d.mean:+.4f} ({-d.high:+.4f} to {-d.low:+.4f})."
+            f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside {others}: "
+            f"{change}."
         )
     if drop.positive and placebo is not None:
+        p = placebo.effect
         return (
-            f"No evidence for the links of {relation}: leaving it out costs {d.mean:.4f}, but shuffling its links "
-            f"costs {placebo.effect.mean:+.4f} ({placebo.effect.low:+.4f} to {placebo.effect.high:+.4f})."
+            f"No evidence for the links of {relation}: {change}, but shuffling its links changes it by only "
+            f"{signed(-p.mean)} ({interval(-p.high, -p.low)})."
         )
-    return (
-        f"No evidence for {relation}: leaving it out changes {metric} by {-d.mean:+.4f} "
-        f"({-d.high:+.4f} to {-d.low:+.4f}); an effect of {max(d.smallest, 0):.4f} would have been seen."
-    )
+    if d.mean == d.low == d.high == 0:
+        change = "validation left it out by itself"
+    return f"No evidence for {relation}: {change}; an effect of {visible:.4f} would have been seen."
 
 
 def redundant_with(beside: Mapping[str, Judged]) -> list[str]:

@@ -1,0 +1,289 @@
+"""The command line: each command parses, calls one function, prints.
+
+Nothing heavy is imported before a command needs it, so ``relrank --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+
+import typer
+
+from relrank.errors import InputError
+
+if TYPE_CHECKING:
+    from relrank.study.run import Material
+
+app = typer.Typer(
+    name="relrank",
+    help="Which relations in your data make recommendations better? Answered with evidence.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (TOML).", show_default=False)]
+RunFolder = Annotated[
+    Path, typer.Argument(help="Folder of a fitted model, or of a study (its winner is taken).", show_default=False)
+]
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where it goes.", show_default=False)],
+) -> None:
+    """Download a public data set, checked and resumable.
+
+    Example: **relrank fetch ml-100k data/ml-100k**
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from relrank.tables import fetch as fetching
+
+    names = get_args(fetching.Name)
+    if name not in names:
+        raise InputError("unknown data set", where="relrank fetch", expected=", ".join(names), found=name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(description: str, done: int, total: int | None) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        where = fetching.fetch(cast("fetching.Name", name), folder, progress)
+    print(f"{name} is in {where}")
+
+
+@app.command()
+def audit(study: StudyFile) -> None:
+    """Check a study's data and split for leaks before anything is trained.
+
+    Exit code 1 if there is a leak. Example: **relrank audit studies/ml-100k-loo.toml**
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from relrank.study.config import read_study
+    from relrank.study.run import prepare
+
+    config = read_study(study)
+    material = prepare(config, study.parent)
+    console = Console()
+    _print_card(console, material)
+    table = Table(title=f"audit of {config.name}, split seed {material.benches[0].seed}", title_justify="left")
+    for heading in ("", "check", "finding"):
+        table.add_column(heading)
+    colours = {"leak": "bold red", "warning": "yellow", "ok": "green"}
+    for f in material.findings:
+        table.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, f.message)
+    console.print(table)
+    if any(f.level == "leak" for f in material.findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def study(
+    study: StudyFile,
+    out: Annotated[Path | None, typer.Option(help="The study's folder; runs/NAME by default.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything small, in a folder of its own: does it run at all?")
+    ] = False,
+) -> None:
+    """Fit every model on every arm, compare user by user, print the verdicts, write the report.
+
+    A study that was interrupted goes on where it was; a changed setting runs what it changes.
+
+    Example: **relrank study studies/planted.toml**
+    """
+    from rich.console import Console
+
+    from relrank.report import write_report
+    from relrank.study.config import read_study
+    from relrank.study.live import LiveStudy, print_result
+    from relrank.study.run import keep_winner, prepare, run_study
+    from relrank.study.run import smoke as small
+
+    config = read_study(study)
+    console = Console()
+    folder = out or Path("runs") / config.name
+    if smoke:
+        config, folder = small(config), folder.with_name(folder.name + "-smoke")
+    material = prepare(config, study.parent, smoke)
+    _print_card(console, material)
+    with LiveStudy(console) as live:
+        result = run_study(config, material, folder, live)
+    winner = keep_winner(config, material, folder)
+    print_result(console, result)
+    page = write_report(result, folder / "report.html")
+    console.print(f"\nreport   {page}", highlight=False, soft_wrap=True)
+    console.print(f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, soft_wrap=True)
+    console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", highlight=False, soft_wrap=True)
+    user = winner.split.users.keys[0]
+    console.print(f"         relrank recommend {folder} --user {user} -k 10", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def fit(
+    study: StudyFile,
+    model: Annotated[str, typer.Option(help="A model of relrank.models.MODELS.")] = "relational-ease",
+    arm: Annotated[str, typer.Option(help='"all", "interactions", or relation names with commas.')] = "all",
+    seed: Annotated[int | None, typer.Option(help="Split seed; the study's first by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the fitted model.")] = Path("runs/fitted"),
+) -> None:
+    """Tune and fit one model on the study's data and keep it.
+
+    Example: **relrank fit studies/ml-100k-loo.toml --arm has_genre,directed_by --out runs/two-relations**
+    """
+    from rich.console import Console
+
+    from relrank.study.config import read_study
+    from relrank.study.fitted import fit_run
+    from relrank.study.run import cell_of, prepare
+
+    config = read_study(study)
+    seeds = config.study.seeds[:1] if seed is None else (seed,)
+    config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
+    console = Console()
+    material = prepare(config, study.parent)
+    cell = cell_of(config, material, model, arm)
+    with console.status(f"{model} on {cell.arm.name}") as status:
+        run = fit_run(cell, material.tables, out, lambda text: status.update(f"{model} on {cell.arm.name}: {text}"))
+    console.print(run)
+    console.print(f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    k: Annotated[list[int] | None, typer.Option("-k", help="Cuts; may be given several times.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the per-user table (Parquet).")] = None,
+) -> None:
+    """Rank the full catalogue for every test user and print the metrics.
+
+    Example: **relrank evaluate runs/fitted -k 10 -k 50**
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from relrank.evaluation import evaluate as measure
+    from relrank.study.fitted import load_run
+
+    fitted = load_run(run)
+    result = measure(fitted.model, fitted.split, tuple(k) if k else (10, 20, 50))
+    note = fitted.note
+    table = Table(title=f"{note['model']} on {note['arm']} · {note['protocol']} · test", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in result.summary.items():
+        table.add_row(name, f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
+    Console().print(table)
+    if out is not None:
+        result.save(out)
+        print(f"per-user table in {out}")
+
+
+@app.command()
+def recommend(
+    run: RunFolder,
+    user: Annotated[str | None, typer.Option(help="Key of a user, as in your tables.")] = None,
+    history: Annotated[str | None, typer.Option(help="Item keys with commas: for somebody not in the data.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+) -> None:
+    """Print the best items for a user, or for a history of items.
+
+    Examples: **relrank recommend runs/ml-100k-loo --user 196 -k 10** · **relrank recommend runs/ml-100k-loo
+    --history 50,181**
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from relrank.study.fitted import load_run
+
+    if (user is None) == (history is None):
+        raise InputError(
+            "whom to recommend to", where="relrank recommend", expected="either --user or --history",
+            found="both" if user else "neither",
+        )  # fmt: skip
+    fitted = load_run(run)
+    console = Console()
+    if user is not None:
+        chosen = fitted.history(user)
+        console.print(f"user {user} chose {len(chosen)} items, among them: {_few(chosen['title'].to_list())}")
+        best = fitted.recommend(user, k)
+    else:
+        assert history is not None
+        keys = [key.strip() for key in history.split(",") if key.strip()]
+        best = fitted.recommend_for(keys, k)
+    table = Table(title=f"{fitted.note['model']} on {fitted.note['arm']}", title_justify="left")
+    for heading in ("", str(fitted.graph.item), "title", "score"):
+        table.add_column(heading, justify="left" if heading == "title" else "right")
+    for place, item, title, score in best.iter_rows():
+        table.add_row(str(place), str(item), str(title), f"{score:.3f}")
+    console.print(table)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished study.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
+) -> None:
+    """Print a finished study's verdicts again and write its report.
+
+    Example: **relrank report runs/planted**
+    """
+    from rich.console import Console
+
+    from relrank.report import write_report
+    from relrank.study.live import print_result
+    from relrank.study.result import StudyResult
+
+    result = StudyResult.load(folder)
+    console = Console()
+    print_result(console, result)
+    console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", soft_wrap=True)
+
+
+def _few(titles: list[str], n: int = 3) -> str:
+    return ", ".join(str(t) for t in titles[:n]) + (", …" if len(titles) > n else "")
+
+
+def _print_card(console: Any, material: Material) -> None:
+    bench = material.benches[0]
+    console.print(bench.split.protocol, bench.split.fingerprint[:12], style="bold", highlight=False)
+    console.print(repr(bench.graph), highlight=False)
+    for notice in (*material.tables.notices, *bench.split.notices, *bench.graph.notices):
+        console.print(f"  note: {notice}", style="dim", highlight=False)
+
+
+def main() -> None:
+    """The console script: one clear message instead of a stack trace for whatever the user can mend."""
+    _use_wide_vectors()
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _use_wide_vectors() -> None:
+    """OpenBLAS does not know the newest processors and then computes at half their width; it can be told."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return
+    if "avx512f" in flags and "avx512vl" in flags:
+        os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
+
+
+if __name__ == "__main__":
+    main()

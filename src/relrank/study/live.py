@@ -1,0 +1,150 @@
+"""What a person sees while a study runs, and when it is done."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import polars as pl
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from relrank.study.cells import Cell, CellResult
+from relrank.study.result import StudyResult
+from relrank.study.verdicts import signed
+
+WORDS = {"helps": "helps", "redundant": "helps, but redundant", "hurts": "hurts", "no evidence": "no evidence"}
+COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim"}
+ROWS = 12
+
+
+class LiveStudy:
+    """A watcher that shows the best arms so far, the running cell and the time left; on a file, a line per cell."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+        )
+        self._task = self._bar.add_task("", total=None, left="")
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._scores: dict[tuple[str, str], list[float]] = {}
+        self._metric = ""
+        self._planned = self._finished = 0
+        self._seconds: dict[str, list[float]] = {}
+        self._waiting: dict[str, int] = {}
+        self._began = self._shown = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def plan(self, cells: list[Cell], finished: int) -> None:
+        """Cells to come, so many of them finished earlier."""
+        for cell in cells:
+            self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
+        self._planned += len(cells)
+        self._metric = cells[0].study.metric if cells else self._metric
+        if finished:
+            self._console.print(f"{finished} of {len(cells)} cells were finished earlier and are kept")
+        self._bar.update(self._task, total=self._planned)
+
+    def start(self, cell: Cell) -> None:
+        """A cell begins."""
+        self._began = time.monotonic()
+        self._cell = f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
+        self.say("")
+
+    def say(self, message: str) -> None:
+        """What the running cell is doing; shown at most ten times a second."""
+        if message and time.monotonic() - self._shown < 0.1:
+            return
+        self._shown = time.monotonic()
+        self._bar.update(self._task, description=f"{self._cell}  {message}", left=self._left())
+        if self._console.is_terminal:
+            self._live.update(Group(self._table(), self._bar), refresh=True)
+
+    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
+        """A cell is there."""
+        score = result.evaluation.summary[self._metric]
+        self._scores.setdefault((result.model, cell.arm.name), []).append(score)
+        self._finished += 1
+        self._waiting[result.model] -= 1
+        if fresh:
+            seconds = time.monotonic() - self._began
+            self._seconds.setdefault(result.model, []).append(seconds)
+            if not self._console.is_terminal:
+                self._console.print(
+                    f"[{self._finished}/{self._planned}] {self._cell}: {self._metric} {score:.4f}, {seconds:.1f} s",
+                    highlight=False, markup=False, soft_wrap=True,
+                )  # fmt: skip
+        self._bar.update(self._task, completed=self._finished)
+
+    def _left(self) -> str:
+        known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
+        if not known:
+            return ""
+        guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
+        return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
+
+    def _table(self) -> Table:
+        table = Table(title=f"best so far, test {self._metric}", title_justify="left")
+        table.add_column("model")
+        table.add_column("arm")
+        table.add_column("seeds", justify="right")
+        table.add_column(self._metric, justify="right")
+        means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
+        for mean, n, model, arm in means[:ROWS]:
+            table.add_row(model, arm, str(n), f"{mean:.4f}")
+        return table
+
+
+def print_result(console: Console, result: StudyResult) -> None:
+    """Leaderboard, verdicts, and the sentences behind them."""
+    metric = result.card["metric"]
+    if result.card["smoke"]:
+        console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
+    board = Table(title=f"leaderboard, test {metric}, 95 % intervals over users and seeds", title_justify="left")
+    for heading in ("model", "arm", metric, "interval", "seconds"):
+        board.add_column(heading, justify="right" if heading in (metric, "seconds") else "left")
+    rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
+    for row in rows.iter_rows(named=True):
+        mark = " (below EASE)" if row["below_ease"] else ""
+        board.add_row(
+            row["model"], row["arm"], f"{row['mean']:.4f}", f"{row['low']:.4f} … {row['high']:.4f}{mark}",
+            f"{row['seconds']:.1f}",
+        )  # fmt: skip
+    console.print(board)
+    for (model,), said in result.verdicts.group_by("model", maintain_order=True):
+        table = Table(title=f"verdicts, {model}", title_justify="left")
+        headings = ["relation", "verdict", "drop", "alone", "placebo", "visible"]
+        truth = said["true_verdict"].null_count() < len(said)
+        for heading in [*headings, *(["truth"] if truth else [])]:
+            table.add_column(heading)
+        for row in said.iter_rows(named=True):
+            verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
+            effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
+            cells = [row["relation"], f"[{COLOURS[row['verdict']]}]{verdict}[/]", *effects, f"{row['smallest']:.4f}"]
+            table.add_row(*cells, *([WORDS.get(row["true_verdict"], "")] if truth else []))
+        console.print(table)
+        for sentence in said["sentence"]:
+            console.print(f"· {sentence}", highlight=False)
+    if not result.verdicts.is_empty():
+        console.print(
+            "drop: all − all without it · alone: interactions + it − interactions · placebo: all − all with its links\n"
+            "shuffled · visible: the smallest effect that would have been seen", style="dim", highlight=False,
+        )  # fmt: skip
+
+
+def _effect(row: dict[str, Any], kind: str) -> str:
+    if row[kind] is None:
+        return "not run"
+    return f"{signed(row[kind])}\n{signed(row[f'{kind}_low'])} … {signed(row[f'{kind}_high'])}"
