@@ -238,8 +238,8 @@ def _seed_variance(values: Float64) -> float:
     rest = values - np.nanmean(values, axis=1, keepdims=True) - by_seed + np.nanmean(values)
     freedom = max(int((~np.isnan(rest)).sum()) - n_users - n_seeds + 1, 1)
     within = float(np.nansum(rest**2)) / freedom / n_users
-    between = float(by_seed.var(ddof=1))
-    return max(between - within, 0.0) / n_seeds
+    surplus: float = float(by_seed.var(ddof=1)) - within
+    return surplus / n_seeds if surplus > 0 else 0.0
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

@@ -74,6 +74,14 @@ class Cell:
         trained = issubclass(MODELS[self.model.name], Trained)
         return self.model.trials or (1 if trained else self.study.trials)
 
+    def holds(self, knob: str) -> bool:
+        """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
+        field, _, entry = knob.partition(".")
+        said = self.model.config
+        return f"{field}.{entry}" in said or (
+            entry in said.get(field, {}) or "weight" in said if entry else field in said
+        )
+
     def start(self) -> tuple[Any, TrainConfig]:
         """Hyper-parameters and budget before tuning.
 
@@ -211,7 +219,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -
             memory[key] = fitted(changed, f"trial-{made}")[2]
         return memory[key]
 
-    knobs = kind.knobs(graph) if cell.trials > 1 else ()
+    knobs = [k for k in kind.knobs(graph) if not cell.holds(k.name)] if cell.trials > 1 else []
     trials = climb(knobs, cell.trials, measure) if knobs else []
     if trials:
         config = config_of(config, best_of(trials).values, cell.model.name)

@@ -26,7 +26,7 @@ class ModelSection(Section):
         arms: which arms it runs on; by default all for a model that uses relations, else interactions alone.
         trials: configurations tried per arm on validation; by default the study's number for closed forms, 1 for
             trained models. Equal for all arms.
-        config: hyper-parameters that differ from the defaults.
+        config: hyper-parameters that differ from the defaults; they are held, tuning leaves them alone.
         train: budget of a trained model: epochs, batch, lr, every, patience, device, precision.
     """
 

@@ -201,4 +201,5 @@ def _titles(tables: Tables, split: Split) -> pl.DataFrame:
     if table is None or table.title is None:
         return keys.with_columns(pl.col("key").cast(pl.String).alias("title"))
     named = table.frame.select(pl.col(table.key).alias("key"), pl.col(table.title).cast(pl.String).alias("title"))
-    return keys.join(named, on="key", how="left", maintain_order="left")
+    found = keys.join(named, on="key", how="left", maintain_order="left")
+    return found.with_columns(pl.col("title").fill_null(pl.col("key").cast(pl.String)))

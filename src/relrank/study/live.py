@@ -139,8 +139,8 @@ def print_result(console: Console, result: StudyResult) -> None:
             console.print(f"· {sentence}", highlight=False)
     if not result.verdicts.is_empty():
         console.print(
-            "drop: all − all without it · alone: interactions + it − interactions · placebo: all − all with its links\n"
-            "shuffled · visible: the smallest effect that would have been seen", style="dim", highlight=False,
+            "drop: all − all without it · alone: interactions + it − interactions · placebo: all − all with its\n"
+            "links shuffled · visible: the smallest effect that would have been seen", style="dim", highlight=False,
         )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def climb(knobs: Sequence[Knob], budget: int, measure: Callable[[dict[str, float
             while True:
                 at = min(max(place[number] + direction, 0), len(knobs[number].ladder) - 1)
                 step = (*place[:number], at, *place[number + 1 :])
-                if step == place or attempt(step) <= known[place]:
+                if step == place or not attempt(step) > known[place]:  # a metric that is no number helps nobody
                     break
                 place = step
             if place != start:

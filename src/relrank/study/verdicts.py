@@ -82,8 +82,8 @@ def sentence(
     if said == "redundant":
         others = " or ".join(redundant_with) if redundant_with else "the other relations together"
         return (
-            f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside {others}: "
-            f"{change}."
+            f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside "
+            f"{others}: {change}."
         )
     if drop.positive and placebo is not None:
         p = placebo.effect

@@ -1,8 +1,8 @@
 """Planted data: a seeded database whose truth is known, to find out whether a study can find it.
 
 Every item carries four attributes. ``driver`` decides who chooses it; ``echo`` is a noisy copy of ``driver`` (useful
-alone, redundant beside it); ``noise`` is independent of everything; ``fame`` is independent of taste but correlated with
-popularity. A study must say: driver helps, echo is redundant, noise and fame give no evidence.
+alone, redundant beside it); ``noise`` is independent of everything; ``fame`` is independent of taste but correlated
+with popularity. A study must say: driver helps, echo is redundant, noise and fame give no evidence.
 """
 
 from __future__ import annotations

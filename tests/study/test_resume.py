@@ -1,0 +1,55 @@
+"""kill -9 at random moments of a study, then rerun: the same tables, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+
+TRAINED = """
+[[models]]
+name = "relational-lightgcn"
+arms = ["interactions", "all", "drop", "alone"]
+config = { dim = 16, negatives = 64 }
+train = { epochs = 8, batch = 256, every = 2 }
+"""
+
+
+def study(file: Path, out: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "relrank.cli", "study", str(file), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_killed_three_times_the_verdicts_are_the_same_bit_for_bit(study_file, tmp_path):
+    study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]") + TRAINED)
+    whole = study(study_file, tmp_path / "whole")
+    began = time.monotonic()
+    said, _ = whole.communicate(timeout=300)
+    seconds = time.monotonic() - began
+    assert whole.returncode == 0, said
+
+    out, rng, kept = tmp_path / "killed", random.Random(5), []
+    for _ in range(3):
+        running = study(study_file, out)
+        try:
+            running.wait(timeout=rng.uniform(0.3, 0.9) * seconds)
+        except subprocess.TimeoutExpired:
+            os.kill(running.pid, signal.SIGKILL)
+            running.wait()
+        running.stdout.close()
+        kept.append(len(list(out.glob("cells/*/cell.json"))))
+        assert not list(out.glob("cells/*.part/cell.json"))
+    assert kept == sorted(kept)  # a finished cell is never lost
+    last = study(study_file, out)
+    said, _ = last.communicate(timeout=300)
+    assert last.returncode == 0, said
+
+    for table in ("verdicts", "effects", "groups", "tuning", "curves"):
+        one, other = (pl.read_parquet(folder / f"{table}.parquet") for folder in (tmp_path / "whole", out))
+        assert one.equals(other, null_equal=True), table
+    for name in ("whole", "killed"):
+        assert (tmp_path / name / "report.html").stat().st_size > 50_000

@@ -1,0 +1,156 @@
+import json
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from relrank.errors import InputError
+from relrank.evaluation import evaluate
+from relrank.study.config import read_study
+from relrank.study.fitted import load_run
+from relrank.study.result import StudyResult
+from relrank.study.run import Silent, cell_of, grid, keep_winner, prepare, run_study, smoke
+
+
+class Counting(Silent):
+    def __init__(self):
+        self.fresh = []
+
+    def done(self, cell, result, fresh):
+        if fresh:
+            self.fresh.append((cell.model.name, cell.arm.name, cell.bench.seed))
+
+
+def run(path: Path, out: Path, text: str | None = None):
+    if text is not None:
+        path.write_text(text)
+    config, watcher = read_study(path), Counting()
+    return run_study(config, prepare(config, path.parent), out, watcher), watcher.fresh
+
+
+def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
+    out = tmp_path / "out"
+    result, fresh = run(study_file, out)
+    # interactions alone for two baselines; interactions, all, 2 drop, 2 alone, 2 rewired for relational EASE, where
+    # with two relations "all without driver" is "interactions + noise"
+    assert len(fresh) == 2 * (2 + 6)
+    said = dict(result.verdicts.select("relation", "verdict").iter_rows())
+    assert said == {"driver": "helps", "noise": "no evidence"}
+    assert result.verdicts["true_verdict"].to_list() == ["helps", "no evidence"]
+
+    # the effects are what the per-user tables say
+    cells = {}
+    for file in (out / "cells").glob("*/cell.json"):
+        note = json.loads(file.read_text())
+        cells[note["model"], note["arm"], note["seed"]] = pl.read_parquet(file.parent / "users.parquet")
+    gain = result.effects.filter(pl.col("kind") == "gain").row(0, named=True)
+    by_hand = sum(
+        (
+            cells["relational-ease", "all", s]["ndcg@10"] - cells["relational-ease", "interactions", s]["ndcg@10"]
+        ).mean()
+        for s in (0, 1)
+    )
+    assert gain["mean"] == pytest.approx(by_hand / 2)
+    assert set(result.effects["kind"]) >= {"gain", "drop", "alone", "placebo"}
+
+    again, fresh = run(study_file, out)
+    assert fresh == []
+    for table in ("verdicts", "effects", "groups", "tuning"):
+        assert getattr(again, table).equals(getattr(result, table)), table
+    assert StudyResult.load(out).verdicts.equals(result.verdicts)
+
+    # a changed setting runs what it changes: trials concern tuned models, not popularity's arm of the same protocol
+    _, fresh = run(
+        study_file, out, study_file.read_text().replace('name = "ease"', 'name = "ease"\nconfig = {l2=50}')
+    )
+    assert {model for model, _, _ in fresh} == {"ease"}
+
+
+def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file):
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    keys = [cell.key() for cell in grid(config, material)]
+    assert len(set(keys)) == len(keys)
+    cell = cell_of(config, material, "relational-ease", "all")
+    section = cell.model
+    for change in ({"trials": 3}, {"config": {"l2": 7.0}}, {"name": "ease"}):
+        other = type(cell)(section.model_copy(update=change), cell.arm, cell.bench, cell.study)
+        assert other.key() != cell.key()
+    for change in ({"metric": "hit@10"}, {"ks": (10,)}, {"trials": 3}):
+        other = type(cell)(section, cell.arm, cell.bench, cell.study.model_copy(update=change))
+        assert other.key() != cell.key()
+    # interval settings change no cell
+    same = type(cell)(section, cell.arm, cell.bench, cell.study.model_copy(update={"resamples": 999}))
+    assert same.key() == cell.key()
+
+
+def test_pitfall_arms_get_the_same_budget(study_file, tmp_path):
+    result, _ = run(study_file, tmp_path / "out")
+    used = result.tuning.group_by("model", "arm", "seed").len()
+    assert used["len"].max() <= 8
+    # the budget is spent unless no single step helps: the interactions' only knob is l2
+    first = result.tuning.filter((pl.col("model") == "relational-ease") & (pl.col("trial") == 0))
+    assert all(
+        value == 0 for text in first["config"] for name, value in json.loads(text).items() if "weights" in name
+    )
+    chosen = result.tuning.filter(pl.col("chosen"))
+    best = result.tuning.group_by("model", "arm", "seed").agg(pl.col("metric").max())
+    assert (
+        chosen.join(best, on=["model", "arm", "seed"])
+        .select((pl.col("metric") == pl.col("metric_right")).all())
+        .item()
+    )
+
+
+def test_smoke_run_is_small_and_elsewhere(study_file, tmp_path):
+    config = smoke(read_study(study_file))
+    assert config.study.seeds == (0,)
+    material = prepare(config, study_file.parent, is_smoke=True)
+    assert material.benches[0].split.shape[0] == 250
+    result = run_study(config, material, tmp_path / "out-smoke")
+    assert result.card["smoke"]
+    full = prepare(read_study(study_file), study_file.parent)
+    assert full.benches[0].split.fingerprint != material.benches[0].split.fingerprint
+
+
+def test_winner_is_the_best_on_validation_and_recommends_by_title(study_file, tmp_path):
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    out = tmp_path / "out"
+    result = run_study(config, material, out)
+    winner = keep_winner(config, material, out)
+    assert winner.note["model"] == "relational-ease"
+    assert "rewired" not in winner.note["arm"]
+    loaded = load_run(out)  # a study's folder stands for its winner
+    first = loaded.recommend(0, k=5)
+    assert first["title"].str.starts_with("item ").all()
+    assert set(first["item"]).isdisjoint(loaded.history(0)["item"])
+    assert first.equals(keep_winner(config, material, out).recommend(0, k=5))
+    row = result.leaderboard.filter((pl.col("model") == winner.note["model"]) & (pl.col("arm") == winner.note["arm"]))
+    seeds = [evaluate(loaded.model, loaded.split).summary["ndcg@10"]]
+    assert row["low"][0] <= seeds[0] <= row["high"][0]
+    history = loaded.history(0)["item"].to_list()
+    assert set(loaded.recommend_for(history, k=5)["item"]).isdisjoint(history)
+    with pytest.raises(InputError, match=re.escape("'nobody'")):
+        loaded.recommend("nobody")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "ease"', 'name = "eases"', "unknown model"),
+        ('name = "ease"', 'name = "ease"\nconfig = {l3 = 1}', "unknown hyper-parameter"),
+        ('name = "ease"', 'name = "ease"\nconfig = {l2 = "big"}', "has another type"),
+        ('name = "ease"', 'name = "popularity"', "a model is listed twice"),
+        ("trials = 8", "trials = 0", "study.trials"),
+        ("trials = 8", 'metric = "ndcg@7"', "metric must be"),
+        ("trials = 8", "trails = 8", "unknown key"),
+        ('column = "noise"', 'column = "niose"', "niose"),
+        ("trials = 8", 'user_groups = ["age"]', "no such column to group by"),
+        ('split = "random-leave-one-out"', 'split = "monthly"', "protocol"),
+    ],
+)
+def test_slips_in_a_study_file_are_named(study_file, tmp_path, old, new, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        run(study_file, tmp_path / "out", study_file.read_text().replace(old, new, 1))
