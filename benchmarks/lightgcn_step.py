@@ -106,7 +106,7 @@ def pyg(graph: Graph) -> Callable[[int], float]:
         optimizer.zero_grad(set_to_none=True)
         positive, negative = model(edges, pairs).chunk(2)
         loss = model.recommendation_loss(positive, negative, node_id=torch.unique(pairs), lambda_reg=1e-4)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         return float(loss.detach())
 

@@ -78,9 +78,9 @@ class Cell:
         """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
         field, _, entry = knob.partition(".")
         said = self.model.config
-        return f"{field}.{entry}" in said or (
-            entry in said.get(field, {}) or "weight" in said if entry else field in said
-        )
+        if not entry:
+            return field in said
+        return knob in said or entry in said.get(field, {}) or "weight" in said
 
     def start(self) -> tuple[Any, TrainConfig]:
         """Hyper-parameters and budget before tuning.
