@@ -314,7 +314,7 @@ def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str]
 
 
 def _tuning(rows: list[Row]) -> Row:
-    """The chosen trial of each cell, and whether all cells had the same number of trials."""
+    """The chosen trial of each cell, and how many trials the cells took."""
     trials = Counter((row["model"], row["arm"], row["seed"]) for row in rows)
     chosen = [{**row, "config": _readable(row["config"])} for row in rows if row["chosen"]]
     return {"chosen": chosen, "trials": sorted(set(trials.values())), "cells": len(trials)}
