@@ -7,12 +7,14 @@ it is a copy, not references.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -42,6 +44,13 @@ class TrainConfig:
     """"cpu", "cuda", or "auto": CUDA where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch", 1), ("every", 1), ("patience", 0), ("lr", 0)):
+            if not getattr(self, name) >= least:
+                raise _bad_setting(name, f"at least {least}", getattr(self, name))
+        if self.precision not in ("float32", "bfloat16"):
+            raise _bad_setting("precision", "float32 or bfloat16", self.precision)
 
 
 class Watch(Protocol):
@@ -73,14 +82,20 @@ class Fitted:
 _HISTORY = {"epoch": pl.Int64, "loss": pl.Float64, "metric": pl.Float64, "seconds": pl.Float64}
 
 
+def _bad_setting(name: str, expected: str, found: object) -> InputError:
+    return InputError("training setting is out of range", where=name, expected=expected, found=repr(found))
+
+
 def device_of(name: str) -> torch.device:
     """The device a setting names.
 
     Raises:
-        InputError: CUDA is asked for and there is none.
+        InputError: it names none, or CUDA is asked for and there is none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise _bad_setting("device", '"auto", "cpu" or "cuda"', name)
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no CUDA device", where="device", expected='"cpu" or "auto"', found=name)
     return torch.device(name)
@@ -105,7 +120,7 @@ def fit(
         watch: told of every epoch.
 
     Raises:
-        InputError: the folder holds a run of another configuration; the loss is not finite.
+        InputError: the folder holds a run of another configuration or graph; loss or metric is not finite.
     """
     device = device_of(config.device)
     model.init_weights(seed)
@@ -114,11 +129,8 @@ def fit(
     optimizer = torch.optim.Adam(movable, lr=config.lr, fused=True)
     rows: list[tuple[int, float, float | None, float]] = []
     best, best_epoch, best_metric, start = model.state(), 0, -math.inf, 0
-    identity = {
-        "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
-        "graph": model.graph.fingerprint,
-    }  # fmt: skip
     last = folder / "last.safetensors" if folder else None
+    identity = _identity(model, config, seed) if last else {}
     if last is not None and last.exists():
         tensors, note = load_tensors(last)
         if note["identity"] != identity:
@@ -145,6 +157,10 @@ def fit(
         if epoch % config.every == 0 or epoch == config.epochs:
             model.refresh()
             metric = validate()
+            if not math.isfinite(metric):
+                raise InputError(
+                    "metric is not finite", where=f"epoch {epoch}", expected="a number", found=str(metric)
+                )
             if metric > best_metric:
                 best, best_epoch, best_metric, stale = model.state(), epoch, metric, 0
             else:
@@ -190,6 +206,22 @@ def _epoch(
         total += float(loss.detach()) * picked.size
     model.eval()
     return total / src.size
+
+
+def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """What decides a run's weights, as it reads back from JSON: settings and every edge, not names alone."""
+    graph = model.graph
+    edges = hashlib.sha256()
+    for relation in (graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))):
+        edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
+        for column in (relation.src, relation.dst, relation.weight):
+            edges.update(column.tobytes())
+    identity = {
+        "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
+        "graph": graph.fingerprint, "edges": edges.hexdigest(),
+    }  # fmt: skip
+    result: dict[str, Any] = json.loads(json.dumps(identity))
+    return result
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -53,16 +53,17 @@ def _shared_positives(indptr, indices, users, place, out):  # type: ignore[no-un
                 out[b, at] = True
 
 
-def check_negatives_exist(positives: Csr) -> None:
-    """Uniform negatives need an item that the user does not have.
+def check_negatives_exist(positives: Csr, users: npt.NDArray[np.int64] | None = None) -> None:
+    """Uniform negatives need an item that the user does not have; all users are checked, or those given.
 
     Raises:
         InputError: a user has every item.
     """
-    full = np.flatnonzero(positives.degrees() == positives.n_cols)
-    if full.size:
+    users = np.arange(positives.n_rows) if users is None else users
+    full = positives.indptr[users + 1] - positives.indptr[users] == positives.n_cols
+    if full.any():
         raise InputError(
-            "user has every item, so there is no negative", where=f"user row {full[0]}",
+            "user has every item, so there is no negative", where=f"user row {users[full][0]}",
             expected=f"fewer than {positives.n_cols} training items", found=f"{positives.n_cols}",
         )  # fmt: skip
 
@@ -71,11 +72,15 @@ def negatives(positives: Csr, users: npt.NDArray[np.int64], per_user: int, seed:
     """Items drawn uniformly among those the user does not have, int32 [len(users), per_user], with replacement.
 
     Args:
-        positives: users by items; nobody has every item (``check_negatives_exist``).
+        positives: users by items.
         users: user rows.
         per_user: how many each.
         seed: same seed, same items.
+
+    Raises:
+        InputError: one of the users has every item.
     """
+    check_negatives_exist(positives, users)
     out = np.empty((users.size, per_user), np.int32)
     word = seed.generate_state(1, np.uint64)[0]
     _negatives(positives.indptr, positives.indices, positives.n_cols, users, word, out)

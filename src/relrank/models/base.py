@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr
+from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 
@@ -53,13 +53,20 @@ class Recommender(ABC):
 
     @abstractmethod
     def score(self, users: Tensor) -> Tensor:
-        """Scores of the whole catalogue: int64 user rows [B] → float32 [B, n_items], higher is better."""
+        """Scores of the whole catalogue: int64 user rows [B] → float32 [B, n_items], higher is better.
+
+        Raises:
+            InputError: a user row outside the graph.
+        """
 
     @abstractmethod
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """Scores for users never seen in training: item rows per user → float32 [len(histories), n_items].
 
         An empty history gets the model's best guess without one (for most models equal scores).
+
+        Raises:
+            InputError: an item row outside the catalogue.
         """
 
     @classmethod
@@ -151,6 +158,10 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
         field, _, entry = name.partition(".")
         if field not in known or (entry and not isinstance(known[field], dict)):
             raise InputError("unknown hyper-parameter", where=where, expected=f"one of {sorted(known)}", found=name)
+        if entry and (not isinstance(value, int | float) or isinstance(value, bool)):
+            raise InputError(
+                "hyper-parameter has another type", where=f"{where}, {name}", expected="a number", found=repr(value)
+            )
         if entry:
             changed[field] = {**changed.get(field, known[field]), entry: value}
             continue
@@ -159,10 +170,8 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
             fits = type(value) is type(present)
         else:
             fits = isinstance(value, int | float) and not isinstance(value, bool)
-            if fits and isinstance(present, int) and value != int(value):
-                fits = False
-            elif fits:
-                value = type(present)(value)
+            fits = fits and (isinstance(present, float) or float(value).is_integer())
+            value = type(present)(value) if fits else value
         if not fits:
             raise InputError(
                 "hyper-parameter has another type", where=f"{where}, {name}",
@@ -176,6 +185,22 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
 def interaction_rows(graph: Graph) -> Csr:
     """Users by items: the training interactions."""
     return graph.interactions.csr(graph.n_users, graph.n_items)
+
+
+def user_rows(users: Tensor, n_users: int) -> Int64:
+    """User rows as a NumPy array.
+
+    Raises:
+        InputError: a row outside the graph; a negative one would silently be another user.
+    """
+    rows: Int64 = users.cpu().numpy().astype(np.int64)
+    outside = (rows < 0) | (rows >= n_users)
+    if outside.any():
+        raise InputError(
+            "user row outside the graph", where=f"place {int(outside.argmax())} of {rows.size}",
+            expected=f"0 … {n_users - 1}", found=str(rows[outside][0]),
+        )  # fmt: skip
+    return rows
 
 
 def history_rows(histories: Sequence[Tensor], n_items: int) -> Csr:

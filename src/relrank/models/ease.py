@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32, Float64
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.base import ClosedForm, Knob, history_rows
-from relrank.models.linear import gram, rows_times_dense, spd_inverse
+from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
+from relrank.models.linear import gram, products_by_row, rows_times_dense, spd_inverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,17 @@ class EASEConfig:
 
     l2: float = 200.0
     """Ridge penalty λ, in interactions."""
+
+
+def ridge(l2: float) -> float:
+    """The penalty itself, if it is one.
+
+    Raises:
+        InputError: it is not positive and finite.
+    """
+    if not 0 < l2 < np.inf:
+        raise InputError("ridge penalty is not positive", where="l2", expected="a number above 0", found=str(l2))
+    return float(l2)
 
 
 L2_LADDER = (5.0, 10.0, 20.0, 35.0, 60.0, 100.0, 150.0, 200.0, 300.0, 500.0, 800.0, 1500.0, 3000.0)
@@ -57,8 +69,7 @@ class EASE(ClosedForm):
 
     def solve(self) -> Self:
         """One Cholesky inverse of the smaller side."""
-        x = self.history
-        l2 = float(self.config.l2)
+        x, l2 = self.history, ridge(self.config.l2)
         g = gram(x if self.dual else x.transpose())
         g[np.diag_indices_from(g)] += np.float32(l2)
         inverse = spd_inverse(g)
@@ -74,11 +85,10 @@ class EASE(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """``X − X P / diag(P)`` for these users."""
-        rows = self.history.take(users.cpu().numpy())
-        if self.dual:
-            xp = self.projection[users]
-            return self._scores(rows, xp.numpy().copy())
-        return self._scores(rows, rows_times_dense(rows, self.projection.numpy()))
+        picked = user_rows(users, self.graph.n_users)
+        rows = self.history.take(picked)
+        xp = self.projection.numpy()
+        return self._scores(rows, xp[picked] if self.dual else rows_times_dense(rows, xp))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """The same for new rows of X."""
@@ -86,20 +96,15 @@ class EASE(ClosedForm):
         if not self.dual:
             return self._scores(rows, rows_times_dense(rows, self.projection.numpy()))
         # x P = (x − x Xᵀ K X) / λ
-        overlap = rows_times_dense(rows, _dense(self.history.transpose()))
-        xp = (_dense(rows) - overlap @ self.projection.numpy()) / np.float32(self.config.l2)
+        xp = -(products_by_row(rows, self.history.transpose()) @ self.projection.numpy())
+        xp[rows.rows(), rows.indices] += rows.data
+        xp /= np.float32(self.config.l2)
         return self._scores(rows, xp)
 
     def _scores(self, rows: Csr, xp: Float32) -> Tensor:
         np.divide(xp, -self.diagonal.numpy(), out=xp)
         xp[rows.rows(), rows.indices] += rows.data
         return torch.from_numpy(xp)
-
-
-def _dense(rows: Csr) -> Float32:
-    out = np.zeros((rows.n_rows, rows.n_cols), np.float32)
-    out[rows.rows(), rows.indices] = rows.data
-    return out
 
 
 def _column_dots(x: Csr, other: Float32) -> Float64:

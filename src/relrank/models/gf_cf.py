@@ -17,11 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
+from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.models.base import ClosedForm, Knob, history_rows
-from relrank.models.linear import products_by_row, singular_vectors
+from relrank.graph.spmm import spmm
+from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
+from relrank.models.linear import rows_times_dense, singular_vectors
+
+# Columns of the table that the linear filter runs over; a width of the fast kernel.
+USERS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class GFCF(ClosedForm):
     def __init__(self, graph: Graph, config: GFCFConfig | None = None) -> None:
         super().__init__(graph, config)
         self._filter = normalise(self.history)
+        self._by_item = self._filter.transpose()
 
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃."""
@@ -68,36 +73,25 @@ class GFCF(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """Both filters on these users' rows of X."""
-        return self._score(self.history.take(users.cpu().numpy()))
+        return self._score(self.history.take(user_rows(users, self.graph.n_users)))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """Both filters on new rows."""
         return self._score(history_rows(histories, self.graph.n_items))
 
     def _score(self, rows: Csr) -> Tensor:
-        by_item = self._filter.transpose()
-        # X R̃ᵀ is [B, n_users]; sparse in practice, and multiplied by R̃ row by row
-        linear = products_by_row(_sparse(products_by_row(rows, by_item)), self._filter)
-        root = self.degrees.sqrt()
-        weighted = Csr(rows.indptr, rows.indices, _inverse(root)[rows.indices], rows.n_cols)
-        low = torch.from_numpy(products_by_row(weighted, _dense_rows(self.vectors)))
-        ideal = (low @ self.vectors.T) * root
-        return torch.from_numpy(linear).add_(ideal, alpha=self.config.alpha)
-
-
-def _inverse(root: Tensor) -> Float32:
-    values: Float32 = root.numpy()
-    inverse: Float32 = np.divide(1.0, values, out=np.zeros_like(values), where=values > 0)
-    return inverse
-
-
-def _sparse(dense: Float32) -> Csr:
-    row, col = np.nonzero(dense)
-    return Csr.from_pairs(row, col, (dense.shape[0], dense.shape[1]), dense[row, col])
-
-
-def _dense_rows(table: Tensor) -> Csr:
-    n, d = table.shape
-    return Csr(
-        np.arange(0, n * d + 1, d), np.tile(np.arange(d, dtype=np.int32), n), table.contiguous().numpy().ravel(), d
-    )
+        root = self.degrees.sqrt().numpy()
+        inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
+        weighted = Csr(rows.indptr, rows.indices, rows.data * inverse[rows.indices], rows.n_cols)
+        low = torch.from_numpy(rows_times_dense(weighted, self.vectors.numpy()))
+        scores = (low @ self.vectors.T).mul_(torch.from_numpy(root) * self.config.alpha)
+        # (X R̃ᵀ) R̃ = (R̃ᵀ (R̃ Xᵀ))ᵀ: a few users at a time are the columns of a table that stays in cache
+        for start in range(0, rows.n_rows, USERS_AT_ONCE):
+            part = rows.take(np.arange(start, min(rows.n_rows, start + USERS_AT_ONCE)))
+            width = 16 if part.n_rows <= 16 else USERS_AT_ONCE
+            table, between = (np.zeros((n, width), np.float32) for n in (rows.n_cols, self.graph.n_users))
+            table[part.indices, part.rows()] = part.data
+            spmm(self._filter, table, between)
+            spmm(self._by_item, between, table)
+            scores[start : start + part.n_rows] += torch.from_numpy(table[:, : part.n_rows].T)
+        return scores

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.models.base import ClosedForm, Knob, history_rows
+from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
 from relrank.models.linear import products_by_row
 
 
@@ -75,7 +75,7 @@ class ItemKNN(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """``X W`` for these users."""
-        return self._score(self.history.take(users.cpu().numpy()))
+        return self._score(self.history.take(user_rows(users, self.graph.n_users)))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """``x W``."""

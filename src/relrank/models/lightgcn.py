@@ -23,7 +23,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.sampling import check_negatives_exist, negatives, shared_negatives
 from relrank.models import losses
-from relrank.models.base import Knob, Trained, history_rows
+from relrank.models.base import Knob, Trained, history_rows, user_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,14 @@ class RelationalLightGCN(Trained):
                 "relation weight is negative", where="relational-lightgcn", expected="0 or more", found=str(start)
             )
         # inverse of softplus; −∞ stands for a weight of exactly 0 and never moves
-        self.raw_weights = nn.Parameter(start.expm1().log(), requires_grad=bool(c.learn_weights and len(start)))
+        self._start = start + (-torch.expm1(-start)).log()
+        self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights and len(start)))
         self._users, self._items = slice(0, graph.n_users), slice(graph.n_users, graph.n_users + graph.n_items)
+        # what score and fold_in read: derived from the parameters, so never saved
         self.register_buffer("_propagated", torch.empty(0), persistent=False)
+        self.register_buffer("_gathered", torch.empty(0), persistent=False)
         self._propagated: Tensor
+        self._gathered: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
@@ -91,7 +95,8 @@ class RelationalLightGCN(Trained):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-        self._propagated = torch.empty(0)
+            self.raw_weights.copy_(self._start)
+        self._propagated = self._gathered = torch.empty(0)
 
     @property
     def relation_weights(self) -> dict[str, float]:
@@ -132,13 +137,15 @@ class RelationalLightGCN(Trained):
         with torch.no_grad():
             z = self.propagate()
             self._propagated = functional.normalize(z, dim=1) if self.config.loss == "softmax" else z
+        self._gathered = torch.empty(0)
 
     def score(self, users: Tensor) -> Tensor:
         """Dot products of propagated vectors, never of the raw table; cosines under the softmax loss."""
         if not self._propagated.numel():
             self.refresh()
         z = self._propagated
-        scores: Tensor = z[self._users][users.to(z.device)] @ z[self._items].T
+        rows = torch.from_numpy(user_rows(users, self.graph.n_users)).to(z.device)
+        scores: Tensor = z[self._users][rows] @ z[self._items].T
         return scores
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
@@ -150,7 +157,9 @@ class RelationalLightGCN(Trained):
         scale = np.maximum(rows.degrees(), 1)[rows.rows()] * np.maximum(degrees, 1)[rows.indices]
         # The user gathers the items' layers 0 … L−1: their mean, since a factor per user changes no rank.
         with torch.no_grad():
-            items = self._layer_mean(max(self.config.layers - 1, 0))[self._items]
+            if not self._gathered.numel():
+                self._gathered = self._layer_mean(max(self.config.layers - 1, 0))[self._items]
+            items = self._gathered
             picked = items[torch.from_numpy(rows.indices).long().to(items.device)]
             picked = picked * torch.from_numpy(1 / np.sqrt(scale)).to(picked)[:, None]
             user = picked.new_zeros(rows.n_rows, items.shape[1])

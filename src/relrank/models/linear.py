@@ -66,7 +66,7 @@ def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Floa
         matrix: [n, m].
         rank: how many.
         seed: of the Gaussian start.
-        rounds: power iterations, each followed by a QR decomposition.
+        rounds: power iterations, each preceded by an orthonormalisation.
 
     Returns:
         float32 [m, rank], orthonormal columns, largest singular value first.
@@ -76,13 +76,31 @@ def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Floa
     basis = np.random.default_rng(seed).standard_normal((matrix.n_cols, wide)).astype(np.float32)
     image = np.empty((matrix.n_rows, wide), np.float32)
     for _ in range(rounds):
-        basis = np.ascontiguousarray(torch.linalg.qr(torch.from_numpy(basis))[0].numpy())
+        basis = _orthonormal(basis)
         spmm(matrix, basis, image)
         spmm(by_column, image, basis)
-    basis = np.ascontiguousarray(torch.linalg.qr(torch.from_numpy(basis))[0].numpy())
+    basis = _orthonormal(_orthonormal(basis))
     spmm(matrix, basis, image)
-    _, _, turn = torch.linalg.svd(torch.from_numpy(image), full_matrices=False)
-    result: Float32 = np.ascontiguousarray((torch.from_numpy(basis) @ turn.T)[:, :rank].numpy())
+    # right singular vectors of the image: eigenvectors of a small matrix, smallest first
+    turn = np.linalg.eigh((image.T @ image).astype(np.float64))[1][:, ::-1]
+    result: Float32 = np.ascontiguousarray(basis @ turn[:, :rank].astype(np.float32))
+    return result
+
+
+def _orthonormal(basis: Float32) -> Float32:
+    """Orthonormal columns that span the same space, contiguous.
+
+    By the Cholesky factor of the Gram matrix, ten times as fast as Householder's QR on a tall matrix; its error grows
+    with the squared condition number, so an ill-conditioned basis still gets Householder's.
+    """
+    tall = torch.from_numpy(basis)
+    factor, failed = torch.linalg.cholesky_ex(tall.T @ tall)
+    pivots = factor.diagonal()
+    if int(failed) or float(pivots.min()) < 1e-2 * float(pivots.max()):
+        columns = torch.linalg.qr(tall)[0]
+    else:
+        columns = torch.linalg.solve_triangular(factor.T, tall, upper=True, left=False)
+    result: Float32 = columns.contiguous().numpy()
     return result
 
 

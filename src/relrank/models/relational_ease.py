@@ -2,9 +2,9 @@
 
 A relation item → t becomes rows below X: with R the items' rows, each of Euclidean length 1, the stack is
 ``[X; √w Rᵀ]``, so the Gram matrix is ``XᵀX + Σ_r w_r R_r R_rᵀ + λI``: every relation adds ``w_r`` times the cosine of
-two items' rows. In a relation item–item each item is also its own neighbour, of weight 1. A relation user → t becomes
-columns beside X, ``[X, √w U]``: items that nobody is recommended. Weights are in pseudo-users: at ``w_r = 30`` two
-items with equal rows look as if 30 people had chosen both.
+two items' rows. In a relation within one type each node is its own neighbour too, of weight 1. A relation user → t
+becomes columns beside X, ``[X, √w U]``: items that nobody is recommended; so does a second relation user → item.
+Weights are in pseudo-users: at ``w_r = 30`` two items with equal rows look as if 30 people had chosen both.
 
 Stacking side information: Ning & Karypis 2012, "Sparse Linear Methods with Side Information"; closed form: Steck
 2019; both together: Jeunen et al. 2020, "Closed-Form Models for Collaborative Filtering with Side-Information".
@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32
+from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows
-from relrank.models.ease import L2_LADDER
+from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
+from relrank.models.ease import L2_LADDER, ridge
 from relrank.models.linear import gram, rows_times_dense, spd_inverse, unit_rows
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
@@ -59,35 +60,43 @@ class RelationalEASE(ClosedForm):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then the ridge penalty."""
         ladder = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0, 100.0, 200.0, 400.0, 800.0)
-        usable = [r.name for r in graph.relations.values() if graph.item in (r.source, r.target)]
-        usable += [r.name for r in graph.relations.values() if r.source == graph.user]
-        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in sorted(set(usable)))
+        usable = sorted(r.name for r in graph.relations.values() if _end(graph, r))
+        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in usable)
         return (*weights, Knob("l2", L2_LADDER, 200.0))
 
-    def _weight(self, relation: Relation) -> float:
-        return float(self.config.weights.get(relation.name, self.config.weight))
+    def __init__(self, graph: Graph, config: RelationalEASEConfig | None = None) -> None:
+        super().__init__(graph, config)
+        self._beside = self._user_columns()
+
+    def _in_use(self, end: str) -> list[tuple[Relation, float]]:
+        """Relations that say something of nodes of type ``end``, and their weights above 0."""
+        pairs = []
+        for relation in self.graph.relations.values():
+            weight = float(self.config.weights.get(relation.name, self.config.weight))
+            if not 0 <= weight < np.inf:
+                raise InputError(
+                    "relation weight is negative or not finite", where=f"relational-ease, {relation.name}",
+                    expected="0 or more", found=str(weight),
+                )  # fmt: skip
+            if weight and _end(self.graph, relation) == end:
+                pairs.append((relation, weight))
+        return pairs
 
     def _user_columns(self) -> Csr | None:
-        """``√w U`` of every relation user → t side by side: users by pseudo-items; None without any."""
+        """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
         graph, parts, width = self.graph, [], 0
-        for relation in graph.relations.values():
-            if relation.source != graph.user or relation.undirected or not self._weight(relation):
-                continue
-            n = len(graph.nodes[relation.target])
-            rows = unit_rows(relation.csr(graph.n_users, n))
-            parts.append((rows.rows(), rows.indices + width, rows.data * np.sqrt(self._weight(relation))))
-            width += n
+        for relation, weight in self._in_use(graph.user):
+            rows = _unit_rows_of(graph, relation, graph.user)
+            parts.append((rows.rows(), rows.indices + width, rows.data * np.sqrt(weight)))
+            width += rows.n_cols
         if not parts:
             return None
         row, col, data = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return Csr.from_pairs(row, col, (graph.n_users, width), data)
 
     def solve(self) -> Self:
-        """One Cholesky inverse of [n_items + pseudo-items]²; without relations in use, EASE's smaller side."""
-        graph = self.graph
-        shares = [(r, w) for r in graph.relations.values() if (w := self._weight(r)) and _item_rows(graph, r)]
-        beside = self._user_columns()
-        x = self.history
+        """One Cholesky inverse of [n_items + pseudo-items]²."""
+        graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
         if beside is None:
             g = _gram_of(graph, graph.interactions).copy()
         else:
@@ -96,10 +105,10 @@ class RelationalEASE(ClosedForm):
             data = np.concatenate([x.data, beside.data])
             g = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
         n = graph.n_items
-        for relation, weight in shares:
+        for relation, weight in self._in_use(graph.item):
             block = g[:n, :n]
             block += np.float32(weight) * _gram_of(graph, relation)
-        g[np.diag_indices_from(g)] += np.float32(self.config.l2)
+        g[np.diag_indices_from(g)] += np.float32(l2)
         p = spd_inverse(g)
         b = p[:, :n] if p.shape[1] == n else np.ascontiguousarray(p[:, :n])
         b /= -p.diagonal()[:n].copy()
@@ -109,11 +118,10 @@ class RelationalEASE(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """``[X, √w U] B`` for these users."""
-        rows = users.cpu().numpy()
+        rows = user_rows(users, self.graph.n_users)
         scores = rows_times_dense(self.history.take(rows), self.item_weights.numpy())
-        beside = self._user_columns()
-        if beside is not None:
-            scores += rows_times_dense(beside.take(rows), self.item_weights.numpy()[self.graph.n_items :])
+        if self._beside is not None:
+            scores += rows_times_dense(self._beside.take(rows), self.item_weights.numpy()[self.graph.n_items :])
         return torch.from_numpy(scores)
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
@@ -125,31 +133,35 @@ class RelationalEASE(ClosedForm):
 _GRAMS: WeakKeyDictionary[Relation, Float32] = WeakKeyDictionary()
 
 
-def _item_rows(graph: Graph, relation: Relation) -> Csr | None:
-    """The relation's rows by item, unit length; None if it does not touch items. X's columns for interactions."""
-    if relation is graph.interactions:
-        return interaction_rows(graph).transpose()
-    if relation.undirected and relation.source == graph.item:
-        both = relation.csr(graph.n_items, graph.n_items)
-        own = np.arange(graph.n_items, dtype=np.int32)
-        row, col = np.concatenate([both.rows(), own]), np.concatenate([both.indices, own])
-        data = np.concatenate([both.data / max(float(both.data.max()), 1.0), np.ones(own.size, np.float32)])
-        return unit_rows(Csr.from_pairs(row, col, (own.size, own.size), data))
-    if relation.source == graph.item:
-        return unit_rows(relation.csr(graph.n_items, len(graph.nodes[relation.target])))
-    if relation.target == graph.item and relation.source != graph.user:
-        return unit_rows(relation.csr(len(graph.nodes[relation.source]), graph.n_items).transpose())
-    return None
+def _end(graph: Graph, relation: Relation) -> str | None:
+    """The node type that a relation says something of: items where it links any, else users; None for neither.
+
+    A second relation user → item is one of users: what else a user did.
+    """
+    ends = (relation.source, relation.target)
+    if graph.item in ends and ends != (graph.user, graph.item):
+        return graph.item
+    return graph.user if graph.user in ends else None
+
+
+def _unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
+    """The relation's rows by node of type ``end``, each of length 1; within one type with the node itself."""
+    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
+    if relation.undirected:
+        own = np.arange(rows.n_rows, dtype=np.int32)
+        row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
+        data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
+        rows = Csr.from_pairs(row, col, (own.size, own.size), data)
+    return unit_rows(rows if relation.source == end else rows.transpose())
 
 
 def _gram_of(graph: Graph, relation: Relation) -> Float32:
-    """The Gram matrix of a relation's item rows, kept as long as the relation object lives."""
+    """The Gram matrix of a relation's item rows (of X's columns for interactions), kept while the relation lives."""
     known = _GRAMS.get(relation)
-    if known is not None:
+    if known is not None and known.shape[0] == graph.n_items:
         return known
-    rows = _item_rows(graph, relation)
-    assert rows is not None
-    result = gram(rows)
+    of_x = relation is graph.interactions
+    result = gram(interaction_rows(graph).transpose() if of_x else _unit_rows_of(graph, relation, graph.item))
     if sum(g.nbytes for g in _GRAMS.values()) + result.nbytes <= CACHE_BYTES:
         _GRAMS[relation] = result
     return result

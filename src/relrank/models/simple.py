@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.models.base import ClosedForm, history_rows
+from relrank.csr import Int64
+from relrank.models.base import ClosedForm, history_rows, user_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,18 @@ class RandomOrder(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """Uniform numbers that depend on seed and user row alone."""
-        rows = [np.random.default_rng([self.config.seed, int(u)]) for u in users]
-        return torch.from_numpy(np.stack([g.random(self.graph.n_items, np.float32) for g in rows]))
+        return self._orders(user_rows(users, self.graph.n_users))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """An order per position in the list."""
         history_rows(histories, self.graph.n_items)
-        return self.score(torch.arange(len(histories)) + self.graph.n_users)
+        return self._orders(np.arange(len(histories)) + self.graph.n_users)
+
+    def _orders(self, numbers: Int64) -> Tensor:
+        out = np.empty((numbers.size, self.graph.n_items), np.float32)
+        for row, number in zip(out, numbers, strict=True):
+            np.random.default_rng([self.config.seed, int(number)]).random(dtype=np.float32, out=row)
+        return torch.from_numpy(out)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing."""
@@ -69,7 +75,7 @@ class Popularity(ClosedForm):
 
     def score(self, users: Tensor) -> Tensor:
         """The counts, once per user."""
-        return self.counts.expand(len(users), -1).clone()
+        return self.counts.expand(user_rows(users, self.graph.n_users).size, -1).clone()
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """The counts, once per history."""

@@ -15,6 +15,9 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.tables.tables import NodeTable, Tables
 
+# Bounds memory: users × items chances are drawn a block of users at a time.
+USERS_AT_ONCE = 1024
+
 TRUTH = {"driver": "helps", "echo": "redundant", "noise": "no evidence", "fame": "no evidence"}
 
 
@@ -44,13 +47,15 @@ def planted(config: PlantedConfig | None = None) -> Tables:
     """Draw a planted database.
 
     Raises:
-        InputError: a user would have to choose more items than there are.
+        InputError: a user would have to choose more items than there are; a share outside 0 … 1.
     """
     c = PlantedConfig() if config is None else config
-    if not (0 < c.favourites <= c.groups <= c.items and 0 < c.per_user <= c.items // 2 and 0 <= c.loyalty <= 1):
+    reach = c.items if c.loyalty < 1 else c.favourites * (c.items // max(c.groups, 1))
+    sizes = 0 < c.favourites <= c.groups <= c.items and 0 < c.per_user <= min(c.items // 2, reach) and c.users > 0
+    if not (sizes and 0 <= c.loyalty <= 1 and 0 <= c.echo_noise <= 1):
         raise InputError(
             "planted database cannot be drawn", where="planted", expected="favourites ≤ groups ≤ items, "
-            "per_user ≤ items / 2, 0 ≤ loyalty ≤ 1", found=str(c),
+            "per_user ≤ items / 2 (≤ the favourites' items if loyalty is 1), shares in 0 … 1", found=str(c),
         )  # fmt: skip
     rng = np.random.default_rng(c.seed)
     driver = rng.permutation(np.arange(c.items) % c.groups)
@@ -65,16 +70,17 @@ def planted(config: PlantedConfig | None = None) -> Tables:
     likes = np.argsort(rng.random((c.users, c.groups)), 1)[:, : c.favourites]
     liked = np.zeros((c.users, c.groups), bool)
     liked[np.arange(c.users)[:, None], likes] = True
-    among = liked[:, driver] * popularity
-    by_taste = among / among.sum(1, keepdims=True)
-    chances = c.loyalty * by_taste + (1 - c.loyalty) * popularity / popularity.sum()
-    # the largest log p + Gumbel noise are a draw without replacement
-    with np.errstate(divide="ignore"):
-        keys = np.log(chances) + rng.gumbel(size=chances.shape)
-    chosen = np.argsort(-keys, 1)[:, : c.per_user]
-    interactions = pl.DataFrame(
-        {"user": np.repeat(np.arange(c.users), c.per_user), "item": chosen.ravel().astype(np.int64)}
-    )
+    chosen = np.empty((c.users, c.per_user), np.int64)
+    for start in range(0, c.users, USERS_AT_ONCE):
+        part = slice(start, start + USERS_AT_ONCE)
+        among = liked[part][:, driver] * popularity
+        by_taste = among / among.sum(1, keepdims=True)
+        chances = c.loyalty * by_taste + (1 - c.loyalty) * popularity / popularity.sum()
+        # the largest log p + Gumbel noise are a draw without replacement
+        with np.errstate(divide="ignore"):
+            keys = np.log(chances) + rng.gumbel(size=chances.shape)
+        chosen[part] = np.argsort(-keys, 1)[:, : c.per_user]
+    interactions = pl.DataFrame({"user": np.repeat(np.arange(c.users), c.per_user), "item": chosen.ravel()})
     attributes = {"driver": driver, "echo": echo, "noise": noise, "fame": fame}
     frame = pl.DataFrame(
         {"item_id": np.arange(c.items), "title": [f"item {i}" for i in range(c.items)]}

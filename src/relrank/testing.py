@@ -1,0 +1,348 @@
+"""Contracts that every model and the trainer must pass, shipped so that the test of your own model is three lines::
+
+    from relrank.testing import ModelContract
+
+    class TestMine(ModelContract):
+        kind = Mine
+
+The methods are tests in pytest's style; a model with gradients takes ``TrainedContract``. Every contract runs on a
+small planted graph, where the right answer is known: users and items fall into blocks, and a user chooses items of
+their own block.
+"""
+
+from __future__ import annotations
+
+import itertools
+import unittest
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from relrank.checkpoint import load_tensors, save_tensors
+from relrank.csr import Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.graph.rewiring import rewire
+from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows
+from relrank.tables.ids import IdMap
+from relrank.training import Fitted, TrainConfig, fit
+
+BLOCKS = 4
+
+
+def planted_graph(users: int = 160, items: int = 120, per_user: int = 9, stray: int = 1, seed: int = 0) -> Graph:
+    """Blocks of users and items: user u chooses items i with ``u % 4 == i % 4``, and a few of any block.
+
+    Args:
+        users: how many.
+        items: how many.
+        per_user: items that a user chooses in their own block.
+        stray: items that a user chooses anywhere else.
+        seed: of the choice.
+
+    Returns:
+        The interactions; ``has_tag`` item → tag, where a tag belongs to a block; ``similar`` item – item, which links
+        items of one block.
+    """
+    rng = np.random.default_rng(seed)
+    own, other = (np.arange(users) % BLOCKS)[:, None] == np.arange(items) % BLOCKS, rng.random((users, items))
+    inside = np.argsort(np.where(own, other, 2), 1)[:, :per_user]
+    outside = np.argsort(np.where(own, 2, other), 1)[:, :stray]
+    chosen = np.concatenate([inside, outside], 1)
+    item = np.arange(items)
+    tags = 3 * BLOCKS
+    return Graph(
+        "user",
+        "item",
+        {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", users), ("item", items), ("tag", tags))},
+        Relation.of("chose", "user", "item", np.repeat(np.arange(users), per_user + stray), chosen.ravel()),
+        {
+            "has_tag": Relation.of(
+                "has_tag", "item", "tag", item, item % BLOCKS + BLOCKS * rng.integers(0, 3, items)
+            ),
+            "similar": Relation.of(
+                "similar", "item", "item", item[:-BLOCKS], item[BLOCKS:], rng.uniform(0.2, 0.9, items - BLOCKS)
+            ),
+        },
+        "planted blocks",
+    )
+
+
+def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, Int64]]:
+    """The same graph with the nodes of every type in another order, and the new row of every old one, by type."""
+    rng = np.random.default_rng(seed)
+    moved = {name: rng.permutation(len(ids)) for name, ids in graph.nodes.items()}
+
+    def again(r: Relation) -> Relation:
+        return Relation.of(r.name, r.source, r.target, moved[r.source][r.src], moved[r.target][r.dst], r.weight)
+
+    nodes = {name: IdMap(name, ids.at(np.argsort(moved[name]))) for name, ids in graph.nodes.items()}
+    relations = {name: again(r) for name, r in graph.relations.items()}
+    return Graph(graph.user, graph.item, nodes, again(graph.interactions), relations, graph.fingerprint), moved
+
+
+def planted_auc(model: Recommender) -> float:
+    """How often an item of the user's block that they have not chosen scores above one of another block; .5 = chance."""
+    graph, shares = model.graph, []
+    scores = _all_scores(model)
+    history = interaction_rows(graph)
+    for u in range(graph.n_users):
+        own = np.arange(graph.n_items) % BLOCKS == u % BLOCKS
+        open_ = np.ones(graph.n_items, bool)
+        open_[history.indices[history.indptr[u] : history.indptr[u + 1]]] = False
+        right, wrong = scores[u][torch.from_numpy(own & open_)], scores[u][torch.from_numpy(~own & open_)]
+        above = right[:, None] - wrong[None, :]
+        shares.append(float((above > 0).float().mean() + 0.5 * (above == 0).float().mean()))
+    return float(np.mean(shares))
+
+
+def _all_scores(model: Recommender) -> Tensor:
+    with torch.no_grad():
+        return model.score(torch.arange(model.graph.n_users)).cpu()
+
+
+def _histories(graph: Graph) -> list[Tensor]:
+    rows = interaction_rows(graph)
+    return [torch.from_numpy(part.astype(np.int64)) for part in np.split(rows.indices, rows.indptr[1:-1])]
+
+
+def _refuses(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except InputError:
+        return
+    raise AssertionError(f"{what} must raise InputError")
+
+
+class ModelContract:
+    """What holds for every model.
+
+    Attributes:
+        kind: the model's class.
+        config: its hyper-parameters; defaults if None.
+        train: budget of a trained model on the planted graph.
+        personal: whether two users get different orders; if not, planted truth must stay at chance.
+        fold_in: how folding in a training user's own history agrees with ``score``: the same numbers, ranks much
+            like them, or nothing to compare.
+        equivariant: whether scores follow the nodes when these are numbered anew.
+        node_tables: of a trained model, the state's tensors with one row per node: users, items, then the other
+            types in the graph's order.
+    """
+
+    kind: ClassVar[type[ClosedForm] | type[Trained]]
+    config: ClassVar[Any] = None
+    train: ClassVar[TrainConfig] = TrainConfig(epochs=15, batch=512, lr=0.02, every=5, device="cpu")
+    personal: ClassVar[bool] = True
+    fold_in: ClassVar[Literal["equal", "similar", "free"]] = "equal"
+    equivariant: ClassVar[bool] = True
+    node_tables: ClassVar[tuple[str, ...]] = ()
+    _kept: ClassVar[Recommender]
+
+    def graph(self) -> Graph:
+        """The planted graph; override it to test on another one of the same blocks."""
+        return planted_graph()
+
+    def fitted(self) -> Recommender:
+        """The model fitted on the planted graph, once per class; tests only read it."""
+        cls = type(self)
+        if "_kept" not in cls.__dict__:
+            cls._kept = self.fit(self.graph())
+        return cls._kept
+
+    def fit(self, graph: Graph) -> Recommender:
+        """A new model, solved or trained."""
+        model = self.kind(graph, self.config)
+        if isinstance(model, ClosedForm):
+            return model.solve()
+        fit(model, self.train, itertools.count().__next__, seed=0)
+        return model
+
+    def unfitted(self) -> Recommender:
+        """What must not know the truth: fresh parameters, or a closed form solved on edges shuffled at random."""
+        graph = self.graph()
+        model = self.kind(graph, self.config)
+        if isinstance(model, Trained):
+            model.init_weights(0)
+            return model
+        shuffled = Graph(
+            graph.user, graph.item, graph.nodes, rewire(graph.interactions, 1), graph.relations, graph.fingerprint
+        )
+        return self.fit(shuffled)
+
+    def test_recovers_planted_truth_and_unfitted_it_does_not(self) -> None:
+        """Otherwise the score comes from elsewhere: a leak, an id, a lucky order."""
+        found, chance = planted_auc(self.fitted()), planted_auc(self.unfitted())
+        if not self.personal:
+            assert 0.4 < found < 0.6, f"AUC {found:.3f} without knowing users"
+            return
+        assert found > 0.9, f"AUC {found:.3f} on planted blocks"
+        assert chance < 0.7, f"AUC {chance:.3f} without fitting"
+
+    def test_same_seed_same_bits(self) -> None:
+        """Nothing is drawn from a global or unseeded generator, and no sum depends on the order of threads."""
+        assert torch.equal(_all_scores(self.fitted()), _all_scores(self.fit(self.graph()))), "scores differ"
+
+    def test_scores_are_finite_float32_and_repeatable(self) -> None:
+        """Asking changes nothing, and a user's scores do not depend on who else is in the batch."""
+        model = self.fitted()
+        scores = _all_scores(model)
+        assert scores.shape == (model.graph.n_users, model.graph.n_items), f"shape {tuple(scores.shape)}"
+        assert scores.dtype == torch.float32, f"scores are {scores.dtype}"
+        assert bool(scores.isfinite().all()), "scores are not finite"
+        assert torch.equal(scores, _all_scores(model)), "scores changed by asking"
+        some = torch.tensor([7, 3, 3])
+        _close(model.score(some).cpu(), scores[some], "a user's scores in another batch")
+
+    def test_state_survives_the_disk(self, tmp_path: Path) -> None:
+        """A fresh model that is given the saved state scores the same, bit for bit."""
+        model = self.fitted()
+        save_tensors(tmp_path / "model.safetensors", model.state(), {})
+        again = self.kind(model.graph, self.config)
+        again.load_state(load_tensors(tmp_path / "model.safetensors")[0])
+        assert torch.equal(_all_scores(again), _all_scores(model)), "scores after load_state differ"
+        histories = _histories(model.graph)[:5]
+        assert torch.equal(again.fold_in(histories).cpu(), model.fold_in(histories).cpu()), "fold_in differs"
+
+    def test_rows_outside_the_graph_are_refused(self) -> None:
+        """A negative row must not count from the end, where it is another user or item."""
+        model = self.fitted()
+        for user in (-1, model.graph.n_users):
+            _refuses(lambda u=user: model.score(torch.tensor([0, u])), f"user row {user}")
+        for item in (-1, model.graph.n_items):
+            _refuses(lambda i=item: model.fold_in([torch.tensor([0]), torch.tensor([i])]), f"item row {item}")
+
+    def test_batches_and_histories_may_be_empty(self) -> None:
+        """No user, one user, nobody's history, an empty history."""
+        model = self.fitted()
+        nothing = torch.tensor([], dtype=torch.int64)
+        for n in (0, 1):
+            assert model.score(torch.arange(n)).shape == (n, model.graph.n_items), f"scores of {n} users"
+            folded = model.fold_in([nothing] * n)
+            assert folded.shape == (n, model.graph.n_items), f"scores of {n} empty histories"
+            assert folded.dtype == torch.float32, f"scores are {folded.dtype}"
+            assert bool(folded.isfinite().all()), "scores of an empty history are not finite"
+
+    def test_fold_in_agrees_with_score(self) -> None:
+        """A training user's own history, folded in; in any order, and what occurs twice counts once."""
+        model = self.fitted()
+        histories = _histories(model.graph)
+        folded, scores = model.fold_in(histories).cpu(), _all_scores(model)
+        twice = [torch.cat([h.flip(0), h[:1]]) for h in histories]
+        _close(model.fold_in(twice).cpu(), folded, "another order of the same history")
+        if self.fold_in == "equal":
+            _close(folded, scores, "folded-in histories of training users")
+        elif self.fold_in == "similar":
+            alike = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(folded.numpy(), scores.numpy(), strict=True)])
+            assert alike > 0.8, f"correlation {alike:.2f} of fold_in and score"
+
+    def test_renumbered_nodes_renumber_the_scores(self) -> None:
+        """Row numbers carry no meaning: an order of ids that leaks into scores would show here."""
+        if not self.equivariant:
+            raise unittest.SkipTest("scores depend on row numbers by design")
+        model = self.fitted()
+        graph, moved = renumbered(model.graph)
+        if isinstance(model, Trained):
+            if not self.node_tables:
+                raise unittest.SkipTest("the contract does not name node_tables")
+            types = [t for t in graph.nodes if t in (graph.user, graph.item) or graph.edges_of(t)]
+            types.sort(key=lambda t: (t != graph.user, t != graph.item))
+            starts = np.cumsum([0, *(len(graph.nodes[t]) for t in types)])
+            rows = torch.from_numpy(np.concatenate([s + moved[t] for s, t in zip(starts, types, strict=False)]))
+            state = model.state()
+            for name in self.node_tables:
+                state[name] = torch.empty_like(state[name]).index_copy(0, rows, state[name])
+            other: Recommender = self.kind(graph, self.config)
+            other.load_state(state)
+        else:
+            other = self.fit(graph)
+        users, items = (torch.from_numpy(moved[t]) for t in (graph.user, graph.item))
+        _close(_all_scores(other)[users][:, items], _all_scores(model), "scores under new row numbers")
+
+    def test_graph_is_only_read(self) -> None:
+        """Arms share their edges, so a model that writes into them changes its rivals."""
+        graph = self.graph()
+        before = _edges(graph)
+        model = self.fit(graph)
+        model.score(torch.arange(3))
+        model.fold_in(_histories(graph)[:3])
+        assert _edges(graph) == before, "fitting or scoring wrote into the graph"
+
+
+class TrainedContract(ModelContract):
+    """What holds besides for a model with gradients, in the hands of ``relrank.training.fit``."""
+
+    def test_no_zero_grad(self) -> None:
+        """At learning rate 0 the gradient after two steps is the gradient after one: none is left from before."""
+        once, twice = self._gradients(1), self._gradients(2)
+        assert once, "no parameter has a gradient"
+        assert any(bool(g.count_nonzero()) for g in once.values()), "all gradients are zero"
+        for name, gradient in once.items():
+            assert torch.equal(gradient, twice[name]), f"gradient of {name} grows from step to step"
+
+    def _gradients(self, steps: int) -> dict[str, Tensor]:
+        model = self._new()
+        loss, edges = model.loss, model.graph.interactions
+        users, items = (torch.from_numpy(rows[:64].astype(np.int64)) for rows in (edges.src, edges.dst))
+        model.loss = lambda *_: loss(users, items, np.random.SeedSequence(0))  # type: ignore[method-assign]
+        config = TrainConfig(epochs=steps, batch=len(edges), lr=0.0, every=steps, device="cpu")
+        fit(model, config, lambda: 0.0, seed=0)
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    def test_best_state_is_a_copy(self) -> None:
+        """Training goes on past the best epoch; what the model then holds is the best state, not the last."""
+        model = self._new()
+        seen: list[dict[str, Tensor]] = []
+
+        def falling() -> float:
+            seen.append({name: t.clone() for name, t in model.state().items()})
+            return -float(len(seen))
+
+        fitted = fit(model, TrainConfig(epochs=3, batch=512, every=1, device="cpu"), falling, seed=0)
+        assert fitted.best_epoch == 1, f"best epoch is {fitted.best_epoch}"
+        assert not _same(seen[0], seen[-1]), "the parameters never moved"
+        assert _same(model.state(), seen[0]), "the model does not hold its best epoch's parameters"
+
+    def test_killed_run_goes_on_to_the_same_bits(self, tmp_path: Path) -> None:
+        """Stopped in the middle and started again, from the last state and not from the best: the same weights."""
+        whole, ended = self._new(), self._new()
+        expected = self._run(whole, tmp_path / "whole", [3.0, 1.0, 2.0])
+        try:
+            self._run(self._new(), tmp_path / "killed", [3.0, 1.0])
+        except StopIteration:
+            pass
+        else:
+            raise AssertionError("validation was not asked a third time")
+        found = self._run(ended, tmp_path / "killed", [2.0])
+        assert _same(ended.state(), whole.state()), "weights of a continued run differ"
+        assert found.best_epoch == expected.best_epoch, f"best epoch {found.best_epoch}, not {expected.best_epoch}"
+        assert found.history.drop("seconds").equals(expected.history.drop("seconds")), "histories differ"
+        states = [load_tensors(tmp_path / run / "last.safetensors")[0] for run in ("whole", "killed")]
+        assert _same(*states), "last states differ"
+
+    def _run(self, model: Trained, folder: Path, metrics: Sequence[float]) -> Fitted:
+        config = TrainConfig(epochs=6, batch=512, every=2, device="cpu")
+        return fit(model, config, iter(metrics).__next__, seed=5, folder=folder)
+
+    def _new(self) -> Trained:
+        model = self.kind(self.graph(), self.config)
+        assert isinstance(model, Trained), f"{self.kind.__name__} has no gradients: take ModelContract"
+        return model
+
+
+def _close(found: Tensor, expected: Tensor, what: str) -> None:
+    off = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
+    assert off < 1e-4, f"{what}: off by {off:.1e} of the largest score"
+
+
+def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _edges(graph: Graph) -> list[bytes]:
+    relations = (graph.interactions, *graph.relations.values())
+    return [column.tobytes() for r in relations for column in (r.src, r.dst, r.weight)]
