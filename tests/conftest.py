@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Read when torch and numba are loaded: on a busy machine spinning threads slow each other down (see relrank.cli).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

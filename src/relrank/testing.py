@@ -1,4 +1,6 @@
-"""Contracts that every model and the trainer must pass, shipped so that the test of your own model is three lines::
+"""Contracts that every model and the trainer must pass, shipped so that testing your own model takes three lines.
+
+For example::
 
     from relrank.testing import ModelContract
 
@@ -54,17 +56,15 @@ def planted_graph(users: int = 160, items: int = 120, per_user: int = 9, stray: 
     inside = np.argsort(np.where(own, other, 2), 1)[:, :per_user]
     outside = np.argsort(np.where(own, 2, other), 1)[:, :stray]
     chosen = np.concatenate([inside, outside], 1)
-    item = np.arange(items)
-    tags = 3 * BLOCKS
+    item, tags = np.arange(items), 3 * BLOCKS
+    tag = item % BLOCKS + BLOCKS * rng.integers(0, 3, items)
     return Graph(
         "user",
         "item",
         {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", users), ("item", items), ("tag", tags))},
         Relation.of("chose", "user", "item", np.repeat(np.arange(users), per_user + stray), chosen.ravel()),
         {
-            "has_tag": Relation.of(
-                "has_tag", "item", "tag", item, item % BLOCKS + BLOCKS * rng.integers(0, 3, items)
-            ),
+            "has_tag": Relation.of("has_tag", "item", "tag", item, tag),
             "similar": Relation.of(
                 "similar", "item", "item", item[:-BLOCKS], item[BLOCKS:], rng.uniform(0.2, 0.9, items - BLOCKS)
             ),
@@ -87,7 +87,7 @@ def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, Int64]]:
 
 
 def planted_auc(model: Recommender) -> float:
-    """How often an item of the user's block that they have not chosen scores above one of another block; .5 = chance."""
+    """How often an unchosen item of the user's block scores above an unchosen one of another block; .5 is chance."""
     graph, shares = model.graph, []
     scores = _all_scores(model)
     history = interaction_rows(graph)
@@ -111,9 +111,9 @@ def _histories(graph: Graph) -> list[Tensor]:
     return [torch.from_numpy(part.astype(np.int64)) for part in np.split(rows.indices, rows.indptr[1:-1])]
 
 
-def _refuses(call: Callable[[], object], what: str) -> None:
+def _refuses(call: Callable[[Any], object], rows: object, what: str) -> None:
     try:
-        call()
+        call(rows)
     except InputError:
         return
     raise AssertionError(f"{what} must raise InputError")
@@ -212,9 +212,9 @@ class ModelContract:
         """A negative row must not count from the end, where it is another user or item."""
         model = self.fitted()
         for user in (-1, model.graph.n_users):
-            _refuses(lambda u=user: model.score(torch.tensor([0, u])), f"user row {user}")
+            _refuses(model.score, torch.tensor([0, user]), f"user row {user}")
         for item in (-1, model.graph.n_items):
-            _refuses(lambda i=item: model.fold_in([torch.tensor([0]), torch.tensor([i])]), f"item row {item}")
+            _refuses(model.fold_in, [torch.tensor([0]), torch.tensor([item])], f"item row {item}")
 
     def test_batches_and_histories_may_be_empty(self) -> None:
         """No user, one user, nobody's history, an empty history."""
@@ -275,6 +275,11 @@ class ModelContract:
 
 class TrainedContract(ModelContract):
     """What holds besides for a model with gradients, in the hands of ``relrank.training.fit``."""
+
+    def test_loss_falls(self) -> None:
+        """The loss that is minimised is the loss that is reported."""
+        losses = fit(self._new(), self.train, itertools.count().__next__, seed=0).history["loss"]
+        assert losses[-1] < losses[0], f"mean loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last"
 
     def test_no_zero_grad(self) -> None:
         """At learning rate 0 the gradient after two steps is the gradient after one: none is left from before."""

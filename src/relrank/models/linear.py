@@ -140,7 +140,8 @@ def spd_inverse(a: Float32) -> Float32:
     else:
         factor_, info_ = torch.linalg.cholesky_ex(torch.from_numpy(a))
         if int(info_) == 0:
-            return torch.cholesky_inverse(factor_).numpy()
+            # in LAPACK's order of memory: transposed, the same numbers lie in ours
+            return torch.cholesky_inverse(factor_).T.contiguous().numpy()
         failed = f"pivot {int(info_)} of {n}"
     raise InputError(
         "matrix is not positive definite", where="closed-form solution",

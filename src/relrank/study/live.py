@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import polars as pl
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -95,56 +96,18 @@ class LiveStudy:
         guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
         return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
 
-    def _table(self) -> Table:
-        table = Table(title=f"best so far, test {self._metric}", title_justify="left")
-        table.add_column("model")
-        table.add_column("arm")
-        table.add_column("seeds", justify="right")
-        table.add_column(self._metric, justify="right")
-        means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
-        for mean, n, model, arm in means[:ROWS]:
-            table.add_row(model, arm, str(n), f"{mean:.4f}")
-        return table
-
-
-def print_result(console: Console, result: StudyResult) -> None:
-    """Leaderboard, verdicts, and the sentences behind them."""
-    metric = result.card["metric"]
-    if result.card["smoke"]:
-        console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
-    board = Table(title=f"leaderboard, test {metric}, 95 % intervals over users and seeds", title_justify="left")
-    for heading in ("model", "arm", metric, "interval", "seconds"):
-        board.add_column(heading, justify="right" if heading in (metric, "seconds") else "left")
-    rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
-    for row in rows.iter_rows(named=True):
-        mark = " (below EASE)" if row["below_ease"] else ""
-        board.add_row(
-            row["model"], row["arm"], f"{row['mean']:.4f}", f"{row['low']:.4f} … {row['high']:.4f}{mark}",
-            f"{row['seconds']:.1f}",
-        )  # fmt: skip
-    console.print(board)
-    for (model,), said in result.verdicts.group_by("model", maintain_order=True):
-        table = Table(title=f"verdicts, {model}", title_justify="left")
-        headings = ["relation", "verdict", "drop", "alone", "placebo", "visible"]
-        truth = said["true_verdict"].null_count() < len(said)
-        for heading in [*headings, *(["truth"] if truth else [])]:
-            table.add_column(heading)
-        for row in said.iter_rows(named=True):
-            verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
-            effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
-            cells = [row["relation"], f"[{COLOURS[row['verdict']]}]{verdict}[/]", *effects, f"{row['smallest']:.4f}"]
-            table.add_row(*cells, *([WORDS.get(row["true_verdict"], "")] if truth else []))
-        console.print(table)
-        for sentence in said["sentence"]:
-            console.print(f"· {sentence}", highlight=False)
-    if not result.verdicts.is_empty():
-        console.print(
-            "drop: all − all without it · alone: interactions + it − interactions · placebo: all − all with its\n"
-            "links shuffled · visible: the smallest effect that would have been seen", style="dim", highlight=False,
-        )  # fmt: skip
+    def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _effect(row: dict[str, Any], kind: str) -> str:
     if row[kind] is None:
         return "not run"
-    return f"{signed(row[kind])}\n{signed(row[f'{kind}_low'])} … {signed(row[f'{kind}_high'])}"
+    low, high = row[f"{kind}_low"], row[f"{kind}_high"]
+    if row[kind] == low == high == 0:
+        return "0, the same"
+    return f"{signed(row[kind])}\n{_interval(low, high, '+')}"
+
+
+def _interval(low: float, high: float, sign: str = "") -> str:
+    return "…".join(f"{value:{sign}.4f}".replace("0.", ".", 1) for value in (low, high))
