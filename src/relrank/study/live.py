@@ -96,7 +96,53 @@ class LiveStudy:
         guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
         return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
 
-    def _table(title: str) -> Table:
+    def _table(self) -> Table:
+        table = _table(f"best so far, test {self._metric}")
+        table.add_column("model")
+        table.add_column("arm")
+        table.add_column("seeds", justify="right")
+        table.add_column(self._metric, justify="right")
+        means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
+        for mean, n, model, arm in means[:ROWS]:
+            table.add_row(model, arm, str(n), f"{mean:.4f}")
+        return table
+
+
+def print_result(console: Console, result: StudyResult) -> None:
+    """Leaderboard, verdicts, and the sentences behind them."""
+    metric = result.card["metric"]
+    if result.card["smoke"]:
+        console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
+    board = _table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")
+    for heading in ("model", "arm", metric, "interval", ""):
+        board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
+    rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
+    for row in rows.iter_rows(named=True):
+        mark = "< EASE" if row["below_ease"] else ""
+        board.add_row(row["model"], row["arm"], f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
+    console.print(board)
+    for (model,), said in result.verdicts.group_by("model", maintain_order=True):
+        table = _table(f"verdicts, {model}")
+        headings = ["relation", "verdict", "drop", "alone", "placebo"]
+        truth = said["true_verdict"].null_count() < len(said)
+        for heading in [*headings, *(["truth"] if truth else [])]:
+            table.add_column(heading)
+        for row in said.iter_rows(named=True):
+            verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
+            effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
+            cells = [row["relation"], f"[{COLOURS[row['verdict']]}]{verdict}[/]", *effects]
+            table.add_row(*cells, *([WORDS.get(row["true_verdict"], "")] if truth else []))
+        console.print(table)
+        for sentence in said["sentence"]:
+            console.print(f"· {sentence}", highlight=False)
+    if not result.verdicts.is_empty():
+        console.print(
+            "drop: all − all without it · alone: interactions + it − interactions · "
+            "placebo: all − all with its links shuffled", style="dim", highlight=False,
+        )  # fmt: skip
+
+
+def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
