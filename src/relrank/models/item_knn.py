@@ -18,6 +18,9 @@ from relrank.graph.graph import Graph
 from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
 from relrank.models.linear import products_by_row
 
+# Co-counts are dense for a block of items at a time, within this many bytes.
+BLOCK_BYTES = 64 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class ItemKNNConfig:
@@ -57,7 +60,7 @@ class ItemKNN(ClosedForm):
         n, counts = x.n_cols, by_item.degrees()
         k = min(int(self.config.neighbours), n - 1)
         columns, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
-        block = max(1, (64 << 20) // (4 * n))
+        block = max(1, BLOCK_BYTES // (4 * n))
         for start in range(0, n, block):
             rows = np.arange(start, min(n, start + block))
             both = products_by_row(by_item.take(rows), x)

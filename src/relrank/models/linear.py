@@ -59,6 +59,19 @@ def gram(rows: Csr) -> Float32:
     return products_by_row(rows, rows.transpose())
 
 
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _add_scaled(out, other, factor):  # type: ignore[no-untyped-def]
+    for i in numba.prange(other.shape[0]):
+        into, row = out[i], other[i]
+        for j in range(row.size):
+            into[j] += factor * row[j]
+
+
+def add_scaled(out: Float32, other: Float32, factor: float) -> None:
+    """``out[:n, :m] += factor · other`` in place on all cores, for ``other`` [n, m]; no temporary matrix is made."""
+    _add_scaled(out, other, np.float32(factor))
+
+
 def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Float32:
     """The leading right singular vectors by randomised subspace iteration (Halko, Martinsson & Tropp 2011, alg. 4.4).
 

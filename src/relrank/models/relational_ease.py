@@ -27,7 +27,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
 from relrank.models.ease import L2_LADDER, ridge
-from relrank.models.linear import gram, rows_times_dense, spd_inverse, unit_rows
+from relrank.models.linear import add_scaled, gram, rows_times_dense, spd_inverse, unit_rows
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -98,7 +98,8 @@ class RelationalEASE(ClosedForm):
         """One Cholesky inverse of [n_items + pseudo-items]²."""
         graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
         if beside is None:
-            g = _gram_of(graph, graph.interactions).copy()
+            g = np.zeros((graph.n_items, graph.n_items), np.float32)
+            add_scaled(g, _gram_of(graph, graph.interactions), 1.0)
         else:
             row = np.concatenate([x.rows(), beside.rows()])
             col = np.concatenate([x.indices, beside.indices + x.n_cols])
@@ -106,8 +107,7 @@ class RelationalEASE(ClosedForm):
             g = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
         n = graph.n_items
         for relation, weight in self._in_use(graph.item):
-            block = g[:n, :n]
-            block += np.float32(weight) * _gram_of(graph, relation)
+            add_scaled(g, _gram_of(graph, relation), weight)
         g[np.diag_indices_from(g)] += np.float32(l2)
         p = spd_inverse(g)
         b = p[:, :n] if p.shape[1] == n else np.ascontiguousarray(p[:, :n])

@@ -1,0 +1,185 @@
+import gc
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.models import relational_ease
+from relrank.models.ease import EASE, EASEConfig
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.tables.ids import IdMap
+from relrank.testing import ModelContract, planted_graph
+
+SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5}
+USERS = torch.arange(SIZES["user"])
+
+
+class TestRelations(ModelContract):
+    kind = RelationalEASE
+
+
+class TestInteractionsAlone(ModelContract):
+    kind = RelationalEASE
+
+    def graph(self):
+        return planted_graph().only()
+
+
+def relation(name, source, target, edges, rng):
+    n, m = SIZES[source], SIZES[target]
+    cells = rng.choice(n * m, edges, replace=False)
+    src, dst = cells // m, cells % m
+    if source == target:
+        src, dst = np.minimum(src, dst), np.maximum(src, dst)
+        src, dst = src[src < dst], dst[src < dst]
+    return Relation.of(name, source, target, src, dst, rng.uniform(0.3, 3, src.size), duplicates="first")
+
+
+@pytest.fixture
+def graph():
+    rng = np.random.default_rng(3)
+    chose = relation("chose", "user", "item", 150, rng)
+    relations = (
+        relation("has_tag", "item", "tag", 40, rng),
+        relation("tagged", "tag", "item", 30, rng),
+        relation("similar", "item", "item", 60, rng),
+        relation("lives_in", "user", "city", 25, rng),
+        relation("home_of", "city", "user", 25, rng),
+        relation("follows", "user", "user", 70, rng),
+        relation("shelved", "user", "item", 50, rng),
+        relation("near", "tag", "tag", 10, rng),
+    )
+    return Graph(
+        "user",
+        "item",
+        {name: IdMap(name, pl.Series(range(n))) for name, n in SIZES.items()},
+        Relation.of("chose", "user", "item", chose.src, chose.dst),
+        {r.name: r for r in relations},
+        "f",
+    )
+
+
+def unit_rows(graph, name, end):
+    """The definition: rows of ``end``, each of length 1, in a relation within one type with 1 on the diagonal."""
+    r = graph.relations[name]
+    a = np.zeros((SIZES[r.source], SIZES[r.target]))
+    a[r.src, r.dst] = r.weight
+    if r.source == r.target:
+        a = (a + a.T) / max(a.max(), 1) + np.eye(len(a))
+    elif r.source != end:
+        a = a.T
+    lengths = np.linalg.norm(a, axis=1, keepdims=True)
+    return np.divide(a, lengths, out=np.zeros_like(a), where=lengths > 0)
+
+
+def stacked(graph, of_items, of_users, l2):
+    """Scores by the paper's formula on the explicit matrix [[X, √w U], [√w Rᵀ, 0]], in float64."""
+    x = np.zeros((SIZES["user"], SIZES["item"]))
+    x[graph.interactions.src, graph.interactions.dst] = 1
+    beside = [np.sqrt(w) * unit_rows(graph, name, "user") for name, w in of_users.items()]
+    wide = np.hstack([x, *beside])
+    below = [np.sqrt(w) * unit_rows(graph, name, "item").T for name, w in of_items.items()]
+    below = [np.hstack([b, np.zeros((len(b), wide.shape[1] - b.shape[1]))]) for b in below]
+    stack = np.vstack([wide, *below])
+    p = np.linalg.inv(stack.T @ stack + l2 * np.eye(stack.shape[1]))
+    b = p / -np.diag(p)
+    b[np.diag_indices_from(b)] = 0
+    return (wide @ b)[:, : SIZES["item"]], (x @ b[: SIZES["item"]])[:, : SIZES["item"]]
+
+
+@pytest.mark.parametrize(
+    ("of_items", "of_users"),
+    [
+        ({}, {}),
+        ({"has_tag": 5.0}, {}),
+        ({"tagged": 5.0}, {}),
+        ({"similar": 3.0}, {}),
+        ({"has_tag": 5.0, "tagged": 0.5, "similar": 3.0}, {}),
+        ({}, {"lives_in": 2.0}),
+        ({}, {"home_of": 2.0}),
+        ({}, {"follows": 2.0}),
+        ({}, {"shelved": 2.0}),
+        ({"has_tag": 5.0, "similar": 3.0}, {"lives_in": 2.0, "follows": 0.7}),
+    ],
+)
+def test_scores_equal_ease_on_the_stacked_matrix(graph, of_items, of_users):
+    weights = dict.fromkeys(graph.relations, 0.0) | of_items | of_users
+    model = RelationalEASE(graph, RelationalEASEConfig(l2=4.0, weights=weights)).solve()
+    scores, folded = stacked(graph, of_items, of_users, 4.0)
+    np.testing.assert_allclose(model.score(USERS).numpy(), scores, atol=1e-4)
+    x = [torch.from_numpy(graph.interactions.dst[graph.interactions.src == u].astype(np.int64)) for u in USERS]
+    np.testing.assert_allclose(model.fold_in(x).numpy(), folded, atol=1e-4)
+
+
+def test_weight_0_is_leaving_the_relation_out(graph):
+    for name in graph.relations:
+        zero = RelationalEASE(graph, RelationalEASEConfig(weights={name: 0.0})).solve()
+        out = RelationalEASE(graph.without(name), RelationalEASEConfig()).solve()
+        assert torch.equal(zero.score(USERS), out.score(USERS))
+        if name != "near":  # links neither users nor items
+            other = RelationalEASE(graph, RelationalEASEConfig()).solve()
+            assert not torch.allclose(other.score(USERS), out.score(USERS), atol=1e-6)
+
+
+def test_without_relations_it_is_ease(graph):
+    ours = RelationalEASE(graph.only(), RelationalEASEConfig(l2=7.0)).solve().score(USERS)
+    torch.testing.assert_close(ours, EASE(graph, EASEConfig(7.0)).solve().score(USERS), atol=1e-5, rtol=0)
+
+
+def test_every_relation_of_users_or_items_can_be_tuned(graph):
+    names = [k.name for k in RelationalEASE.knobs(graph)]
+    usable = ("follows", "has_tag", "home_of", "lives_in", "shelved", "similar", "tagged")
+    assert names == [f"weights.{name}" for name in usable] + ["l2"]
+
+
+def test_kept_gram_matrices_are_not_confused(graph):
+    """Arms share relations by object; the same name with other edges is another relation."""
+    config = RelationalEASEConfig(weights={"has_tag": 50.0})
+    first = RelationalEASE(graph.only("has_tag"), config).solve().score(USERS)
+    rewired = graph.only("has_tag").rewired("has_tag", seed=1)
+    second = RelationalEASE(rewired, config).solve().score(USERS)
+    assert not torch.allclose(first, second, atol=1e-4)
+    assert torch.equal(RelationalEASE(graph.only("has_tag"), config).solve().score(USERS), first)
+    relational_ease._GRAMS.clear()
+    assert torch.equal(RelationalEASE(rewired, config).solve().score(USERS), second)
+    del rewired
+    gc.collect()
+    assert all(g.shape == (20, 20) for g in relational_ease._GRAMS.values())
+
+
+def test_kept_gram_matrices_are_bounded_and_go_with_their_relation(graph, monkeypatch):
+    relational_ease._GRAMS.clear()
+    monkeypatch.setattr(relational_ease, "CACHE_BYTES", 20 * 20 * 4)
+    expected = RelationalEASE(graph).solve().score(USERS)
+    assert len(relational_ease._GRAMS) == 1
+    monkeypatch.setattr(relational_ease, "CACHE_BYTES", 1 << 20)
+    part = graph.only("similar").rewired("similar", seed=0)
+    RelationalEASE(part).solve()
+    kept = len(relational_ease._GRAMS)
+    del part
+    gc.collect()
+    assert len(relational_ease._GRAMS) == kept - 1
+    torch.testing.assert_close(RelationalEASE(graph).solve().score(USERS), expected)
+
+
+def test_a_relation_without_edges_changes_nothing(graph):
+    nobody = graph.relations["similar"].where(np.zeros(len(graph.relations["similar"]), bool))
+    empty = Graph(graph.user, graph.item, graph.nodes, graph.interactions, {"similar": nobody}, "f")
+    scores = RelationalEASE(empty, RelationalEASEConfig(l2=5.0, weight=2.0)).solve().score(USERS)
+    expected, _ = stacked(empty, {"similar": 2.0}, {}, 5.0)
+    np.testing.assert_allclose(scores.numpy(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["has_tag", "lives_in"])
+def test_weights_must_not_be_negative(graph, name, weight):
+    with pytest.raises(InputError, match=name):
+        RelationalEASE(graph, RelationalEASEConfig(weights={name: weight})).solve()
+
+
+def test_penalty_must_be_positive(graph):
+    with pytest.raises(InputError, match="ridge penalty"):
+        RelationalEASE(graph, RelationalEASEConfig(l2=0.0)).solve()
