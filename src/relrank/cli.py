@@ -288,7 +288,7 @@ def _settle_libraries() -> None:
     except OSError:
         return
     if "avx512f" in flags and "avx512vl" in flags:
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SKYLAKEX")
+        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
 
 
 if __name__ == "__main__":
