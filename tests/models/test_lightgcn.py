@@ -1,5 +1,16 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.testing import TrainedContract
+from relrank.testing import TrainedContract, planted_graph
+from relrank.training import TrainConfig, fit
+
+N_USERS, N_ITEMS, N_TAGS = 160, 120, 12
+USERS = torch.arange(N_USERS)
 
 
 class TestSoftmax(TrainedContract):
@@ -14,3 +25,212 @@ class TestBPR(TrainedContract):
     config = RelationalLightGCNConfig(dim=16, loss="bpr")
     node_tables = ("table",)
     fold_in = "similar"
+
+
+class TestInteractionsAlone(TrainedContract):
+    kind = RelationalLightGCN
+    config = RelationalLightGCNConfig(dim=16, loss="bpr")
+    node_tables = ("table",)
+    fold_in = "similar"
+
+    def graph(self):
+        return planted_graph().only()
+
+
+def new(graph=None, **settings):
+    model = RelationalLightGCN(graph or planted_graph(), RelationalLightGCNConfig(**{"dim": 16} | settings))
+    model.init_weights(3)
+    return model
+
+
+def dense_block(relation, first):
+    """One relation as a symmetric matrix over all nodes, normalised by its own weighted degrees."""
+    a = np.zeros((N_USERS + N_ITEMS + N_TAGS,) * 2)
+    src, dst = relation.src + first[relation.source], relation.dst + first[relation.target]
+    a[src, dst] = a[dst, src] = relation.weight
+    degree = a.sum(1)
+    degree[degree == 0] = 1
+    return a / np.sqrt(np.outer(degree, degree))
+
+
+def by_the_formula(model, layers):
+    """Mean of the powers of Σ α Â applied to the table, in float64."""
+    first = {"user": 0, "item": N_USERS, "tag": N_USERS + N_ITEMS}
+    graph = model.graph
+    n = model.table.shape[0]
+    a = dense_block(graph.interactions, first)
+    for name, weight in model.relation_weights.items():
+        a += weight * dense_block(graph.relations[name], first)
+    table = model.table.detach().numpy().astype(np.float64)
+    return sum(np.linalg.matrix_power(a[:n, :n], layer) @ table for layer in range(layers + 1)) / (layers + 1)
+
+
+@pytest.mark.parametrize("relations", [(), ("has_tag", "similar")])
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_scores_come_from_propagated_vectors_by_the_formula(relations, loss):
+    """Not from the raw table, and without a final ReLU: half of untrained scores are negative."""
+    model = new(planted_graph().only(*relations), layers=3, loss=loss, weights={"has_tag": 0.7, "similar": 0.2})
+    z = by_the_formula(model, 3)
+    if loss == "softmax":
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+    expected = z[:N_USERS] @ z[N_USERS : N_USERS + N_ITEMS].T
+    scores = model.score(USERS).numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert 0.2 < (scores < 0).mean() < 0.8
+    raw = model.table.detach().numpy()
+    assert np.corrcoef(scores.ravel(), (raw[:N_USERS] @ raw[N_USERS : N_USERS + N_ITEMS].T).ravel())[0, 1] < 0.9
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_without_relations_it_is_pygs_lightgcn(layers):
+    """The same table through an independent library; its default weight of every layer is 1 / (L + 1)."""
+    from torch_geometric.nn import LightGCN
+
+    model = new(planted_graph().only(), layers=layers, loss="bpr")
+    theirs = LightGCN(N_USERS + N_ITEMS, 16, layers)
+    with torch.no_grad():
+        theirs.embedding.weight.copy_(model.table)
+    edges = np.stack([model.graph.interactions.src, model.graph.interactions.dst + N_USERS]).astype(np.int64)
+    both = torch.from_numpy(np.concatenate([edges, edges[::-1]], 1))
+    torch.testing.assert_close(model.propagate(), theirs.get_embedding(both), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_fold_in_is_what_the_layers_would_gather(loss):
+    """Σ_i 1/√(d_u d_i) · mean of the items' layers 0 … L−1, against the propagated items."""
+    model = new(layers=2, loss=loss)
+    history = [3, 50, 77]
+    z, gathered = by_the_formula(model, 2), by_the_formula(model, 1)
+    degree = np.bincount(model.graph.interactions.dst, minlength=N_ITEMS)
+    user = sum(gathered[N_USERS + i] / np.sqrt(3 * degree[i]) for i in history)
+    items = z[N_USERS : N_USERS + N_ITEMS]
+    if loss == "softmax":
+        user, items = user / np.linalg.norm(user), items / np.linalg.norm(items, axis=1, keepdims=True)
+    found = model.fold_in([torch.tensor(history)])[0]
+    np.testing.assert_allclose(found.numpy(), items @ user, atol=1e-5)
+
+
+def test_bpr_loss_by_hand():
+    """Negatives are read back from the seed; the penalty is on the unpropagated vectors of the batch."""
+    from relrank.graph.sampling import negatives
+
+    model = new(loss="bpr", l2=0.1)
+    users, items, seed = torch.tensor([0, 5, 9]), torch.tensor([4, 1, 13]), np.random.SeedSequence(8)
+    drawn = torch.from_numpy(negatives(model.history, users.numpy(), 1, seed)[:, 0]).long()
+    z, table = model.propagate(), model.table
+    u, p, n = z[users], z[items + N_USERS], z[drawn + N_USERS]
+    expected = -functional.logsigmoid((u * p).sum(1) - (u * n).sum(1)).mean()
+    rows = torch.cat([users, items + N_USERS, drawn + N_USERS])
+    expected = expected + 0.1 / 2 * table[rows].square().sum() / 3
+    assert model.loss(users, items, seed).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_softmax_loss_masks_the_users_own_items():
+    """With every item drawn, the loss is a softmax over the positive and all items the user does not have."""
+    model = new(loss="softmax", temperature=0.2)
+    users, items = torch.tensor([0, 5]), torch.tensor([4, 1])
+    z = functional.normalize(model.propagate(), dim=1)
+    costs = []
+    for u, p in zip(users, items, strict=True):
+        logits = z[N_USERS : N_USERS + N_ITEMS] @ z[u] / 0.2
+        own = model.graph.interactions.dst[model.graph.interactions.src == int(u)]
+        free = np.setdiff1d(np.arange(N_ITEMS), own)
+        costs.append(torch.logsumexp(torch.cat([logits[p][None], logits[free]]), 0) - logits[p])
+    loss = model.loss(users, items, np.random.SeedSequence(0))
+    assert loss.item() == pytest.approx(torch.stack(costs).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+def test_negatives_are_items_not_nodes_of_any_type(loss):
+    """Without propagation only the batch's users and items have a gradient, and no tag has."""
+    model = new(layers=0, loss=loss)
+    model.loss(torch.tensor([7, 7]), torch.tensor([3, 11]), np.random.SeedSequence(1)).backward()
+    touched = model.table.grad.abs().sum(1) > 0
+    assert touched[:N_USERS].nonzero().tolist() == [[7]]
+    assert touched[N_USERS + 3]
+    assert not touched[N_USERS + N_ITEMS :].any()
+
+
+def test_no_two_regularisers_on_one_table():
+    """Adam decays nothing beside the stated penalty: vectors without a gradient keep their bits."""
+    model = new(layers=0, loss="bpr", l2=0.0)
+    fit(model, TrainConfig(epochs=2, batch=512, device="cpu"), lambda: 1.0, seed=3)
+    fresh = new(layers=0, loss="bpr")
+    assert torch.equal(model.table[N_USERS + N_ITEMS :], fresh.table[N_USERS + N_ITEMS :])
+    assert not torch.equal(model.table[:N_USERS], fresh.table[:N_USERS])
+
+
+def trained(graph, epochs=12, **settings):
+    model = new(graph, **({"loss": "bpr"} | settings))
+    fit(model, TrainConfig(epochs=epochs, batch=512, lr=0.02, every=epochs, device="cpu"), lambda: 1.0, seed=0)
+    return model
+
+
+def test_a_helpful_relation_keeps_more_weight_than_its_rewired_self():
+    """On cosines. Under BPR a weight also sets the length of vectors, so there it says little about help."""
+    graph = planted_graph().only("has_tag")
+    helpful, rewired = (
+        trained(g, 40, loss="softmax", temperature=0.3).relation_weights["has_tag"]
+        for g in (graph, graph.rewired("has_tag", seed=1))
+    )
+    assert helpful > rewired + 0.05
+    assert abs(helpful - 0.3) > 0.01
+
+
+def test_a_relation_of_weight_0_stays_out_for_good():
+    weights = trained(planted_graph(), weights={"similar": 0.0}).relation_weights
+    assert weights["similar"] == 0.0
+    assert weights["has_tag"] != pytest.approx(0.3, abs=1e-3)
+    # the scores are those of a graph that never had it
+    model = new(planted_graph(), weights={"similar": 0.0})
+    without = new(planted_graph().without("similar"))
+    assert torch.equal(model.score(USERS), without.score(USERS))
+
+
+def test_fixed_weights_do_not_move():
+    weights = trained(planted_graph(), learn_weights=False, weights={"has_tag": 0.9}).relation_weights
+    assert weights == pytest.approx({"has_tag": 0.9, "similar": 0.3})
+
+
+@pytest.mark.parametrize("weight", [1e-4, 0.3, 5.0, 300.0])
+def test_the_stated_starting_weight_is_the_weight(weight):
+    """Not a number that is passed through softplus or a sigmoid again."""
+    assert new(weights={"has_tag": weight}).relation_weights["has_tag"] == pytest.approx(weight, rel=1e-4)
+
+
+def test_initialising_again_forgets_everything():
+    model = trained(planted_graph())
+    assert model.relation_weights["has_tag"] != pytest.approx(0.3, abs=1e-3)
+    model.init_weights(3)
+    fresh = new(loss="bpr")
+    assert model.relation_weights == fresh.relation_weights
+    assert torch.equal(model.score(USERS), fresh.score(USERS))
+    assert torch.equal(model.fold_in([torch.tensor([3])]), fresh.fold_in([torch.tensor([3])]))
+
+
+def test_refresh_follows_the_parameters():
+    model = new()
+    history = [torch.tensor([3, 8])]
+    before = model.score(USERS), model.fold_in(history)
+    with torch.no_grad():
+        model.table += torch.randn(model.table.shape, generator=torch.Generator().manual_seed(9))
+    model.refresh()
+    assert not torch.allclose(model.score(USERS), before[0])
+    assert not torch.allclose(model.fold_in(history), before[1])
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InputError, match="unknown loss"):
+        new(loss="hinge")
+    with pytest.raises(InputError, match="relation weight is negative"):
+        new(weights={"has_tag": -0.1})
+
+
+def test_no_endless_search_for_negatives_of_a_user_who_has_everything():
+    graph = planted_graph()
+    rest = np.setdiff1d(np.arange(N_ITEMS), graph.interactions.dst[graph.interactions.src == 0])
+    src = np.concatenate([graph.interactions.src, np.zeros(rest.size, np.int32)])
+    dst = np.concatenate([graph.interactions.dst, rest])
+    full = Graph("user", "item", graph.nodes, Relation.of("chose", "user", "item", src, dst), {}, "f")
+    with pytest.raises(InputError, match=r"every item[\s\S]*user row 0"):
+        new(full)
