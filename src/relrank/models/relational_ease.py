@@ -59,7 +59,7 @@ class RelationalEASE(ClosedForm):
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then the ridge penalty."""
-        ladder = (0.0, 1.0, 3.0, 10.0, 30.0, 60.0, 100.0, 200.0, 400.0, 800.0)
+        ladder = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
         usable = sorted(r.name for r in graph.relations.values() if _end(graph, r))
         weights = (Knob(f"weights.{name}", ladder, 0.0) for name in usable)
         return (*weights, Knob("l2", L2_LADDER, 200.0))

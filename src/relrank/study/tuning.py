@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from relrank.models.base import Knob
 
-STRIDE = 2
+STRIDE = 3
 
 Place = tuple[int, ...]
 
