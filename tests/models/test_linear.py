@@ -5,7 +5,15 @@ from scipy import sparse
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.models import linear
-from relrank.models.linear import gram, products_by_row, rows_times_dense, singular_vectors, spd_inverse, unit_rows
+from relrank.models.linear import (
+    add_scaled,
+    gram,
+    products_by_row,
+    rows_times_dense,
+    singular_vectors,
+    spd_inverse,
+    unit_rows,
+)
 
 
 def random_csr(n, m, share, seed):
@@ -34,6 +42,15 @@ def test_products_of_no_rows():
     left, right = random_csr(6, 7, 0.5, 0).take(np.zeros(0, np.int64)), random_csr(7, 3, 0.5, 1)
     assert products_by_row(left, right).shape == (0, 3)
     assert rows_times_dense(left, np.ones((7, 3), np.float32)).shape == (0, 3)
+
+
+def test_add_scaled_adds_into_the_upper_left_corner():
+    rng = np.random.default_rng(0)
+    out, other = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((5, 6)).astype(np.float32)
+    expected = out.copy()
+    expected[:5, :6] += np.float32(2.5) * other
+    add_scaled(out, other, 2.5)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 
 def test_unit_rows_have_length_one_and_empty_rows_stay_empty():

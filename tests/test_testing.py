@@ -1,0 +1,202 @@
+"""A contract is worth what it refuses: here each one meets a model that breaks it."""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from relrank import testing, training
+from relrank.models.base import ClosedForm
+from relrank.models.ease import EASE
+from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.testing import ModelContract, TrainedContract, planted_auc, planted_graph, renumbered
+
+
+class Broken(EASE):
+    """EASE with one thing wrong, chosen by name."""
+
+    fault: ClassVar[str] = ""
+
+    def solve(self):
+        super().solve()
+        if self.fault == "writes":
+            self.graph.interactions.weight[0] = 2.0
+        if self.fault == "unseeded":
+            self.diagonal *= 1 + 1e-3 * torch.rand(1)
+        if self.fault == "by id":
+            self.diagonal *= 1 + 0.01 * torch.arange(len(self.diagonal))
+        return self
+
+    def score(self, users):
+        if self.fault == "wraps":
+            users = users % self.graph.n_users
+        scores = super().score(users)
+        if self.fault == "knows nothing":
+            return scores.flip(1)
+        if self.fault == "nan":
+            scores[:, 3] = torch.nan
+        if self.fault == "double":
+            return scores.double()
+        if self.fault == "counts calls":
+            self.diagonal *= 1.001
+        if self.fault == "batch" and len(users) > 1:
+            return scores - scores.mean(0)
+        return scores
+
+    def fold_in(self, histories):
+        if self.fault == "no empty":
+            return torch.stack([super(Broken, self).fold_in([h])[0] / h.numel() for h in histories])
+        scores = super().fold_in(histories)
+        return scores * 1.01 if self.fault == "folds otherwise" else scores
+
+    def load_state(self, state):
+        super().load_state({k: v + 1e-3 for k, v in state.items()} if self.fault == "forgets" else state)
+
+
+class Leak(ClosedForm):
+    """Right without having learned anything: it reads the answer from the row numbers."""
+
+    name = "leak"
+    Config = EASE.Config
+
+    def solve(self):
+        return self
+
+    def score(self, users):
+        return (users[:, None] % 4 == torch.arange(self.graph.n_items) % 4).float()
+
+    def fold_in(self, histories):
+        raise NotImplementedError
+
+
+def contract(kind, **settings):
+    return type("Contract", (ModelContract,), {"kind": kind} | settings)()
+
+
+@pytest.mark.parametrize(
+    ("fault", "test"),
+    [
+        ("knows nothing", "test_recovers_planted_truth_and_unfitted_it_does_not"),
+        ("unseeded", "test_same_seed_same_bits"),
+        ("nan", "test_scores_are_finite_float32_and_repeatable"),
+        ("double", "test_scores_are_finite_float32_and_repeatable"),
+        ("counts calls", "test_scores_are_finite_float32_and_repeatable"),
+        ("batch", "test_scores_are_finite_float32_and_repeatable"),
+        ("forgets", "test_state_survives_the_disk"),
+        ("wraps", "test_rows_outside_the_graph_are_refused"),
+        ("no empty", "test_batches_and_histories_may_be_empty"),
+        ("folds otherwise", "test_fold_in_agrees_with_score"),
+        ("by id", "test_renumbered_nodes_renumber_the_scores"),
+        ("writes", "test_graph_is_only_read"),
+    ],
+)
+def test_a_broken_model_breaks_its_contract(fault, test, tmp_path):
+    arguments = (tmp_path,) if "disk" in test else ()
+    sound, broken = contract(EASE), contract(type("Broken", (Broken,), {"fault": fault}))
+    getattr(sound, test)(*arguments)
+    with pytest.raises((AssertionError, RuntimeError)):
+        getattr(broken, test)(*arguments)
+
+
+def test_a_model_that_is_right_without_fitting_is_refused():
+    with pytest.raises(AssertionError, match="without fitting"):
+        contract(Leak).test_recovers_planted_truth_and_unfitted_it_does_not()
+    with pytest.raises(AssertionError, match="without knowing users"):
+        contract(EASE, personal=False).test_recovers_planted_truth_and_unfitted_it_does_not()
+
+
+class Trainee(TrainedContract):
+    kind = RelationalLightGCN
+    config = RelationalLightGCNConfig(dim=16, loss="bpr")
+
+
+def test_no_zero_grad_is_noticed(monkeypatch):
+    monkeypatch.setattr(torch.optim.Adam, "zero_grad", lambda self, set_to_none=True: None)
+    with pytest.raises(AssertionError, match="grows from step to step"):
+        Trainee().test_no_zero_grad()
+
+
+def test_best_state_by_reference_is_noticed(monkeypatch):
+    """``best = model.state_dict()`` keeps references: the "best" weights are the last ones."""
+    monkeypatch.setattr(RelationalLightGCN, "state", lambda self: dict(self.state_dict()))
+    with pytest.raises(AssertionError, match="does not hold its best epoch"):
+        Trainee().test_best_state_is_a_copy()
+
+
+@pytest.mark.parametrize("forgotten", ["adam", "model"])
+def test_inexact_resume_is_noticed(monkeypatch, tmp_path, forgotten):
+    """Without Adam's moments, or from the best checkpoint instead of the last."""
+    if forgotten == "adam":
+        monkeypatch.setattr(training, "_load_adam", lambda *_: None)
+    else:
+        part = training._part
+        monkeypatch.setattr(training, "_part", lambda t, prefix: part(t, "best." if prefix == "model." else prefix))
+    with pytest.raises(AssertionError, match=r"histories differ|weights of a continued run|last states"):
+        Trainee().test_killed_run_goes_on_to_the_same_bits(tmp_path)
+
+
+def test_a_loss_that_rises_is_noticed(monkeypatch):
+    loss = RelationalLightGCN.loss
+    monkeypatch.setattr(RelationalLightGCN, "loss", lambda *a: -loss(*a))
+    monkeypatch.setattr(testing, "fit", lambda *a, **k: _reversed(training.fit(*a, **k)))
+    with pytest.raises(AssertionError, match="mean loss"):
+        Trainee().test_loss_falls()
+
+
+def _reversed(fitted):
+    from dataclasses import replace
+
+    return replace(fitted, history=fitted.history.reverse())
+
+
+def test_planted_graph_is_what_it_says():
+    graph = planted_graph(users=80, items=60, per_user=6, stray=2, seed=3)
+    assert repr(graph) == repr(planted_graph(users=80, items=60, per_user=6, stray=2, seed=4))
+    assert graph.interactions.src.tolist() != graph.interactions.dst.tolist()
+    inside = graph.interactions.src % 4 == graph.interactions.dst % 4
+    assert np.bincount(graph.interactions.src[inside]).tolist() == [6] * 80
+    assert np.bincount(graph.interactions.src[~inside]).tolist() == [2] * 80
+    tag, similar = graph.relations["has_tag"], graph.relations["similar"]
+    assert (tag.src % 4 == tag.dst % 4).all()
+    assert (similar.src % 4 == similar.dst % 4).all()
+    assert (planted_graph(seed=1).interactions.dst == planted_graph(seed=1).interactions.dst).all()
+    assert not (planted_graph(seed=1).interactions.dst == planted_graph(seed=2).interactions.dst).all()
+
+
+def test_auc_by_the_definition():
+    """Against the pairs counted one by one; a score that knows the blocks has 1, a constant one .5."""
+    graph = planted_graph(users=8, items=16, per_user=2)
+    model = Leak(graph)
+    assert planted_auc(model) == 1.0
+    scores = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (8, 16)).astype(np.float32))
+    model.score = lambda users: scores[users]
+    expected = []
+    for u in range(8):
+        has = set(graph.interactions.dst[graph.interactions.src == u].tolist())
+        free = [i for i in range(16) if i not in has]
+        pairs = [(scores[u, i], scores[u, j]) for i in free for j in free if i % 4 == u % 4 and j % 4 != u % 4]
+        expected.append(np.mean([1.0 if a > b else 0.5 if a == b else 0.0 for a, b in pairs]))
+    assert planted_auc(model) == pytest.approx(np.mean(expected))
+    model.score = lambda users: torch.zeros(len(users), 16)
+    assert planted_auc(model) == 0.5
+
+
+def test_renumbering_moves_every_edge_and_key():
+    graph = planted_graph()
+    again, moved = renumbered(graph, seed=2)
+    for old, new in zip(
+        (graph.interactions, *graph.relations.values()), (again.interactions, *again.relations.values()), strict=True
+    ):
+        edges = [
+            {
+                (frozenset if r.undirected else tuple)(
+                    [g.nodes[r.source].keys[int(s)], (g.nodes[r.target].keys[int(d)])]
+                ): w
+                for s, d, w in zip(r.src, r.dst, r.weight, strict=True)
+            }
+            for g, r in ((graph, old), (again, new))
+        ]
+        assert edges[0] == edges[1]
+    assert sorted(moved["user"]) == list(range(graph.n_users))
+    assert again.nodes["user"].keys[int(moved["user"][5])] == graph.nodes["user"].keys[5]
