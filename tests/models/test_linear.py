@@ -50,7 +50,7 @@ def test_add_scaled_adds_into_the_upper_left_corner():
     expected = out.copy()
     expected[:5, :6] += np.float32(2.5) * other
     add_scaled(out, other, 2.5)
-    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
 def test_unit_rows_have_length_one_and_empty_rows_stay_empty():
