@@ -69,12 +69,14 @@ def audit(study: StudyFile) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from relrank.study.config import read_study
     from relrank.study.run import prepare
 
     config = read_study(study)
-    material = prepare(config, study.parent)
+    one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
+    material = prepare(config.model_copy(update={"study": one}), study.parent)
     console = Console()
     _print_card(console, material)
     table = Table(title=f"audit of {config.name}, split seed {material.benches[0].seed}", title_justify="left")
@@ -82,7 +84,7 @@ def audit(study: StudyFile) -> None:
         table.add_column(heading)
     colours = {"leak": "bold red", "warning": "yellow", "ok": "green"}
     for f in material.findings:
-        table.add_row(f"[{colours[f.level]}]{f.level}[/]", f.check, f.message)
+        table.add_row(Text(f.level, colours[f.level]), Text(f.check), Text(f.message))
     console.print(table)
     if any(f.level == "leak" for f in material.findings):
         raise typer.Exit(1)
@@ -119,12 +121,12 @@ def study(
     _print_card(console, material)
     with LiveStudy(console) as live:
         result = run_study(config, material, folder, live)
-    winner = keep_winner(config, material, folder)
     print_result(console, result)
     page = write_report(result, folder / "report.html")
     console.print(f"\nreport   {page}", highlight=False, soft_wrap=True)
     console.print(f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, soft_wrap=True)
-    console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", highlight=False, soft_wrap=True)
+    winner = keep_winner(config, material, folder)
+    console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", markup=False, soft_wrap=True)
     user = winner.split.users.keys[0]
     console.print(f"         relrank recommend {folder} --user {user} -k 10", highlight=False, soft_wrap=True)
 
@@ -155,7 +157,7 @@ def fit(
     cell = cell_of(config, material, model, arm)
     with console.status(f"{model} on {cell.arm.name}") as status:
         run = fit_run(cell, material.tables, out, lambda text: status.update(f"{model} on {cell.arm.name}: {text}"))
-    console.print(run)
+    console.print(repr(run), markup=False, highlight=False)
     console.print(f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", soft_wrap=True)
 
 
@@ -203,6 +205,7 @@ def recommend(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from relrank.study.fitted import load_run
 
@@ -215,17 +218,19 @@ def recommend(
     console = Console()
     if user is not None:
         chosen = fitted.history(user)
-        console.print(f"user {user} chose {len(chosen)} items, among them: {_few(chosen['title'].to_list())}")
+        among = _few(chosen["title"].to_list())
+        console.print(f"user {user} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False)
         best = fitted.recommend(user, k)
     else:
         assert history is not None
         keys = [key.strip() for key in history.split(",") if key.strip()]
         best = fitted.recommend_for(keys, k)
-    table = Table(title=f"{fitted.note['model']} on {fitted.note['arm']}", title_justify="left")
+    console.print(f"{fitted.note['model']} on {fitted.note['arm']}", markup=False, highlight=False)
+    table = Table()
     for heading in ("", str(fitted.graph.item), "title", "score"):
         table.add_column(heading, justify="left" if heading == "title" else "right")
     for place, item, title, score in best.iter_rows():
-        table.add_row(str(place), str(item), str(title), f"{score:.3f}")
+        table.add_row(str(place), Text(str(item)), Text(str(title)), f"{score:.3f}")
     console.print(table)
 
 
@@ -257,9 +262,9 @@ def _few(titles: list[str], n: int = 3) -> str:
 def _print_card(console: Any, material: Material) -> None:
     bench = material.benches[0]
     console.print(bench.split.protocol, bench.split.fingerprint[:12], style="bold", highlight=False)
-    console.print(repr(bench.graph), highlight=False)
+    console.print(repr(bench.graph), highlight=False, markup=False)
     for notice in (*material.tables.notices, *bench.split.notices, *bench.graph.notices):
-        console.print(f"  note: {notice}", style="dim", highlight=False)
+        console.print(f"  note: {notice}", style="dim", highlight=False, markup=False)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class RelationalEASE(ClosedForm):
     def _in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
         pairs = []
-        for relation in self.graph.relations.values():
+        for _, relation in sorted(self.graph.relations.items()):  # sums in one order whatever the arm
             weight = float(self.config.weights.get(relation.name, self.config.weight))
             if not 0 <= weight < np.inf:
                 raise InputError(

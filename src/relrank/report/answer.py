@@ -14,12 +14,16 @@ Row = dict[str, Any]
 
 
 def lead_model(result: StudyResult) -> str | None:
-    """Of the models with verdicts the one that ranks best, whose verdicts count first; None without verdicts."""
+    """Of the models with verdicts the best on validation, whose verdicts count first; None without verdicts.
+
+    Arms with shuffled links do not count. Where a stored study has no validation column, test decides.
+    """
     judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
     best = dict.fromkeys(judged, -math.inf)
     for row in result.leaderboard.iter_rows(named=True):
-        if row["model"] in best and known(row["mean"]):
-            best[row["model"]] = max(best[row["model"]], row["mean"])
+        metric = row.get("valid", row["mean"])
+        if row["model"] in best and known(metric) and not row["arm"].endswith("rewired"):
+            best[row["model"]] = max(best[row["model"]], metric)
     return max(best, key=lambda model: best[model]) if best else None  # the first listed wins a tie
 
 

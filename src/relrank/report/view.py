@@ -81,7 +81,7 @@ def clear_of_zero(row: Row) -> bool:
 
 def is_significant(row: Row) -> bool:
     """By the Holm-adjusted p where there is one, else by the interval."""
-    return bool(row["p_holm"] < ALPHA) if known(row["p_holm"]) else clear_of_zero(row)
+    return clear_of_zero(row) and not (known(row["p_holm"]) and row["p_holm"] >= ALPHA)
 
 
 def _check(result: StudyResult) -> None:

@@ -52,6 +52,11 @@ def rewired(relations: Sequence[str], name: str) -> Arm:
     return Arm(f"all, {name} rewired", tuple(relations), name)
 
 
+def alone_rewired(name: str) -> Arm:
+    """Interactions and one relation, shuffled: what its degrees bring without its links."""
+    return Arm(f"interactions + {name}, {name} rewired", (name,), name)
+
+
 def beside(other: str, name: str) -> Arm:
     """Interactions and two relations: what ``name`` adds beside ``other``."""
     first, second = sorted((other, name))

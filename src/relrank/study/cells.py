@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ import torch
 import relrank
 from relrank.checkpoint import write_json
 from relrank.csr import Csr
+from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, mean_metric
-from relrank.graph.graph import Graph
+from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import config_of
 from relrank.study.arms import Arm
 from relrank.study.config import ModelSection, StudySection
-from relrank.study.tuning import Trial, best_of, climb
+from relrank.study.tuning import Climb, Trial, climb
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
 
@@ -42,6 +43,8 @@ class Bench:
         user_groups: user attributes to carry into the per-user tables, or None.
         item_groups: likewise for items.
         features: items by features, for the similarity inside lists.
+        beside: hash of the three above, which a cell's result depends on.
+        refit: whether the final fit gets the validation rows back, as where a published split has none of its own.
     """
 
     seed: int
@@ -50,6 +53,13 @@ class Bench:
     user_groups: pl.DataFrame | None = None
     item_groups: pl.DataFrame | None = None
     features: Csr | None = None
+    beside: str = ""
+    refit: bool = False
+
+    @property
+    def final(self) -> Split:
+        """The split of the final fit and of the test."""
+        return self.split.refit() if self.refit else self.split
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +98,21 @@ class Cell:
         Raises:
             InputError: the study file names one that does not exist, or with another type.
         """
-        where = f"[[models]] {self.model.name}"
-        config = config_of(MODELS[self.model.name].Config(), self.model.config, f"{where}, config")
+        where, kind = f"[[models]] {self.model.name}", MODELS[self.model.name]
+        config = config_of(kind.Config(), self.model.config, f"{where}, config")
+        strange = sorted(set(getattr(config, "weights", {})) - set(self.bench.graph.relations))
+        if strange:
+            raise InputError(
+                "weight of an unknown relation", where=f"{where}, config.weights",
+                expected=f"one of {sorted(self.bench.graph.relations)}", found=", ".join(strange),
+            )  # fmt: skip
+        for name, refused in (("train", self.model.train and issubclass(kind, ClosedForm)),
+                              ("config.seed", "seed" in self.model.config)):  # fmt: skip
+            if refused:
+                raise InputError(
+                    "setting has no effect here", where=f"{where}, {name}",
+                    expected="no training budget for a closed form; seeds in [study]", found=name,
+                )  # fmt: skip
         return config, config_of(TrainConfig(), self.model.train, f"{where}, train")
 
     def identity(self) -> dict[str, Any]:
@@ -103,11 +126,13 @@ class Cell:
             "rewired": self.arm.rewired,
             "model": self.model.name,
             "config": asdict(config),
+            "held": sorted(self.model.config),
             "train": asdict(train) if trained else None,
             "trials": self.trials,
             "metric": self.study.metric,
             "ks": list(self.study.ks),
-            "groups": [list(self.study.user_groups), list(self.study.item_groups), self.study.similarity],
+            "beside": self.bench.beside,
+            "refit": self.bench.refit,
             "seed": self.bench.seed,
         }
 
@@ -129,7 +154,9 @@ class CellResult:
         chosen: hyper-parameters that validation picked.
         valid: the study's metric on validation.
         history: learning curve, or None for a closed form.
-        cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``.
+        finished: whether tuning ended where no single step is worth it; False where its budget ran out first.
+        cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``. Trials that another arm had made already are
+            charged as if this one had made them.
         note: what the model says of itself, e.g. learned relation weights.
     """
 
@@ -141,6 +168,7 @@ class CellResult:
     chosen: dict[str, Any]
     valid: float
     history: pl.DataFrame | None
+    finished: bool
     cost: dict[str, float]
     note: dict[str, Any]
 
@@ -166,7 +194,8 @@ def load_cell(folder: Path) -> CellResult:
     return CellResult(
         note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
         tuple(Trial(t["values"], t["metric"]) for t in note["trials"]), note["chosen"], note["valid"],
-        pl.read_parquet(history) if history.is_file() else None, note["cost"], note["note"],
+        pl.read_parquet(history) if history.is_file() else None, note["finished"], note["cost"],
+        note["note"],
     )  # fmt: skip
 
 
@@ -175,61 +204,116 @@ class Tuned:
     """A model fitted with the hyper-parameters that validation picked.
 
     Attributes:
-        model: ready to score.
+        model: ready to score; on a refitting bench it has seen the validation rows.
+        graph: what it was fitted on.
         config: its hyper-parameters.
-        valid: its metric on validation.
+        valid: its metric on validation, before any refit.
         trials: what was tried.
+        finished: whether tuning ended by itself.
         history: learning curve, or None for a closed form.
         seconds: ``tune`` and ``fit``.
     """
 
     model: Recommender
+    graph: Graph
     config: Any
     valid: float
     trials: tuple[Trial, ...]
+    finished: bool
     history: pl.DataFrame | None
     seconds: dict[str, float]
 
 
-def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -> Tuned:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A trial that was made: its validation metric and the seconds it took."""
+
+    metric: float
+    seconds: float
+
+
+Memory = dict[str, Known]
+"""Trials by what their scores depend on, so that arms need not repeat each other's."""
+
+
+def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
     """Try the cell's budget of configurations on validation, then fit the best one.
 
-    ``memory`` holds the metric of configurations that other arms tried with the same edges in effect. A trained model
-    keeps its checkpoints in ``folder``, so a killed cell goes on where it was.
+    ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
+    its checkpoints in ``folder``, so a killed cell goes on where it was.
     """
-    config, train = cell.start()
-    bench, kind = cell.bench, MODELS[cell.model.name]
-    graph = cell.arm.graph(bench.graph, bench.seed)
-    trained = issubclass(kind, Trained)
-    made = 0
-    began = time.perf_counter()
-
-    def fitted(changed: Any, name: str) -> tuple[Recommender, pl.DataFrame | None, float]:
-        at = folder / name if trained else None
-        model, history = fit_model(kind, graph, changed, train, bench.split, cell.study.metric, bench.seed, at, say)
-        return model, history, mean_metric(model, bench.split, cell.study.metric)
+    config, _ = cell.start()
+    kind = MODELS[cell.model.name]
+    graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
+    made, charged = 0, 0.0
 
     def measure(values: dict[str, float]) -> float:
-        nonlocal made
+        nonlocal made, charged
         made += 1
         say(f"trial {made} of at most {cell.trials}")
         changed = config_of(config, values, cell.model.name)
         key = in_effect(cell, graph, changed)
-        if key not in memory:
-            memory[key] = fitted(changed, f"trial-{made}")[2]
-        return memory[key]
+        if key is None or key not in memory:
+            began = time.perf_counter()
+            model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say)
+            metric = mean_metric(model, cell.bench.split, cell.study.metric)
+            known = Known(metric, time.perf_counter() - began)
+            memory[key or f"{cell.key()} {made}"] = known
+        else:
+            known = memory[key]
+        charged += known.seconds
+        return known.metric
 
     knobs = [k for k in kind.knobs(graph) if not cell.holds(k.name)] if cell.trials > 1 else []
-    trials = climb(knobs, cell.trials, measure) if knobs else []
-    if trials:
-        config = config_of(config, best_of(trials).values, cell.model.name)
-    tuned = time.perf_counter()
-    model, history, valid = fitted(config, "final")
-    seconds = {"tune": tuned - began, "fit": time.perf_counter() - tuned}
-    return Tuned(model, config, valid, tuple(trials), history, seconds)
+    found = climb(knobs, cell.trials, measure) if knobs else Climb((), -1, True)
+    if knobs:
+        config = config_of(config, found.trials[found.chosen].values, cell.model.name)
+    began = time.perf_counter()
+    model, history = fit_cell(cell, graph, config, folder / "final", say)
+    valid = mean_metric(model, cell.bench.split, cell.study.metric)
+    if cell.bench.refit:
+        model, graph = refit_cell(cell, graph, config, history, folder / "refit", say)
+    seconds = {"tune": charged, "fit": time.perf_counter() - began}
+    return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)
 
 
-def run_cell(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -> CellResult:
+def fit_cell(
+    cell: Cell, graph: Graph, config: Any, folder: Path, say: Say, train: TrainConfig | None = None
+) -> tuple[Recommender, pl.DataFrame | None]:
+    """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve."""
+    kind, bench = MODELS[cell.model.name], cell.bench
+    if "seed" in {f.name for f in fields(kind.Config)}:
+        config = config_of(config, {"seed": bench.seed}, kind.name)
+    if issubclass(kind, ClosedForm):
+        return kind(graph, config).solve(), None
+    model = kind(graph, config)
+
+    def watch(epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float) -> None:
+        latest = "" if metric is None else f", {cell.study.metric} {metric:.4f}"
+        best_so_far = f", best {best:.4f}" if np.isfinite(best) else ""
+        say(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {seconds_left:.0f} s left")
+
+    def validate() -> float:
+        return mean_metric(model, bench.split, cell.study.metric)
+
+    fitted = fit(model, train or cell.start()[1], validate, bench.seed, folder, watch)
+    return model, fitted.history
+
+
+def refit_cell(
+    cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say
+) -> tuple[Recommender, Graph]:
+    """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
+    rows = cell.bench.final.train
+    edges = Relation.of(graph.interactions.name, graph.user, graph.item, rows.user, rows.item)
+    graph, train = replace(graph, interactions=edges), None
+    if history is not None:
+        best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]
+        train = replace(cell.start()[1], epochs=best, every=best, patience=0)
+    return fit_cell(cell, graph, config, folder, say, train)[0], graph
+
+
+def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
@@ -239,7 +323,7 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -> Ce
     began = time.perf_counter()
     bench = cell.bench
     evaluation = evaluate(
-        tuned.model, bench.split, cell.study.ks, user_groups=bench.user_groups, item_groups=bench.item_groups,
+        tuned.model, bench.final, cell.study.ks, user_groups=bench.user_groups, item_groups=bench.item_groups,
         features=bench.features,
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
@@ -255,45 +339,29 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: dict[str, float]) -> Ce
         {
             "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
             "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
-            "note": {"relation weights": weights} if weights else {}, "cost": cost,
+            "finished": tuned.finished, "note": {"relation weights": weights} if weights else {}, "cost": cost,
         },
     )  # fmt: skip
     part.replace(folder)
     return load_cell(folder)
 
 
-def in_effect(cell: Cell, graph: Graph, config: Any) -> str:
-    """What a closed form's scores depend on: relations of weight 0 do not count, so arms can share trials."""
+def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
+    """What a closed form's scores depend on: relations of weight 0 do not count, so arms can share trials.
+
+    None for a trained model, whose start depends on every node of its graph.
+    """
+    if issubclass(MODELS[cell.model.name], Trained):
+        return None
     values = asdict(config)
     edges = {}
-    if cell.arm.relations:
-        weights = values.get("weights", {})
-        in_use = {name: weights.get(name, values.get("weight")) for name in graph.relations}
+    if "weights" in values:
+        in_use = {name: values["weights"].get(name, values["weight"]) for name in graph.relations}
         values["weights"] = {name: weight for name, weight in sorted(in_use.items()) if weight != 0}
         edges = {name: edges_sha(graph, name) for name in values["weights"]}
-    values.pop("weight", None)
+        del values["weight"]
     split = cell.bench.split.fingerprint
     return json.dumps([cell.model.name, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)
-
-
-def fit_model(
-    kind: type[ClosedForm] | type[Trained], graph: Graph, config: Any, train: TrainConfig, split: Split, metric: str,
-    seed: int, folder: Path | None = None, say: Say = lambda _: None,
-) -> tuple[Recommender, pl.DataFrame | None]:  # fmt: skip
-    """Fit one model on one graph; returns it and, for a trained one, its learning curve."""
-    if "seed" in {f.name for f in fields(kind.Config)}:
-        config = config_of(config, {"seed": seed}, kind.name)
-    if issubclass(kind, ClosedForm):
-        return kind(graph, config).solve(), None
-    model = kind(graph, config)
-
-    def watch(epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float) -> None:
-        del metric
-        best_so_far = f", best {best:.4f}" if np.isfinite(best) else ""
-        say(f"epoch {epoch} of {epochs}, loss {loss:.4f}{best_so_far}, {seconds_left:.0f} s left")
-
-    fitted = fit(model, train, lambda: mean_metric(model, split, metric), seed, folder, watch)
-    return model, fitted.history
 
 
 def reset_peak_memory() -> None:

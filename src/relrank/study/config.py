@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,7 +44,8 @@ class StudySection(Section):
         metric: the metric that decides, for tuning (on validation) and for verdicts (on test).
         ks: cuts of the reported metrics.
         seeds: one split, and one start of every random model, per seed.
-        trials: configurations tried per arm on validation, equal for all arms.
+        trials: configurations tried per arm on validation at most, equal for all arms; a search that ends earlier
+            saves the rest, one that is cut off by it is named in the report.
         resamples: bootstrap samples behind every interval.
         user_groups: columns of the user table to look at effects by.
         item_groups: columns of the item table to look at effects by.
@@ -52,13 +53,19 @@ class StudySection(Section):
     """
 
     metric: str = "ndcg@10"
-    ks: tuple[int, ...] = Field((10, 20, 50), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
-    trials: int = Field(12, ge=1)
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    trials: int = Field(60, ge=1)
     resamples: int = Field(2000, ge=200)
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
     similarity: str | None = None
+
+    @model_validator(mode="after")
+    def _seeds_once(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is listed twice")
+        return self
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Self:

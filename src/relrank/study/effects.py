@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate, pairwise
 from typing import Any
 
 import polars as pl
@@ -76,13 +77,21 @@ class Found:
         """Per-user tables in seed order."""
         return [cell.evaluation.table for cell in self._cells[model, arm]]
 
-    def effect(self, model: str, a: Arm, b: Arm) -> tuple[str, str, Effect] | None:
-        """The paired effect a − b; None where one of the two was not run."""
+    def effect(self, model: str, a: Arm, b: Arm, differing: bool = False) -> tuple[str, str, Effect] | None:
+        """The paired effect a − b; None where one of the two was not run.
+
+        With ``differing``, on the seeds only where the two arms rank differently; None where there is none.
+        """
         name_a, name_b = self.arm_name(model, a), self.arm_name(model, b)
         if name_a is None or name_b is None:
             return None
-        tables = self.tables(model, name_a), self.tables(model, name_b)
-        return name_a, name_b, compare(*tables, self.metric, resamples=self.resamples)
+        pairs = list(zip(self.tables(model, name_a), self.tables(model, name_b), strict=True))
+        if differing:
+            pairs = [(x, y) for x, y in pairs if not x[self.metric].equals(y[self.metric])]
+            if not pairs:
+                return None
+        left, right = ([pair[side] for pair in pairs] for side in (0, 1))
+        return name_a, name_b, compare(left, right, self.metric, resamples=self.resamples)
 
 
 def leaderboard(found: Found) -> pl.DataFrame:
@@ -101,6 +110,7 @@ def leaderboard(found: Found) -> pl.DataFrame:
                 "arm": arm,
                 "n_seeds": interval.n_seeds,
                 "n_users": interval.n_users,
+                "valid": sum(c.valid for c in cells) / len(cells),
                 "mean": interval.mean,
                 "low": interval.low,
                 "high": interval.high,
@@ -139,16 +149,22 @@ def useful_alone(judged: Mapping[str, Mapping[str, Judged]]) -> list[str]:
     return [r for r, j in judged["alone"].items() if j.positive]
 
 
-def to_explain(judged: Mapping[str, Mapping[str, Judged]]) -> list[tuple[str, str]]:
-    """(other, relation) for every redundant relation and each relation that might make it so."""
+def to_explain(judged: Mapping[str, Mapping[str, Judged]], relations: Sequence[str]) -> list[Arm]:
+    """Arms run where a relation seems redundant: beside each other useful one, and alone with its links shuffled."""
     useful = useful_alone(judged)
-    redundant = [r for r in judged["drop"] if r in judged["alone"] and said_of(judged, r) == "redundant"]
-    return [(other, r) for r in redundant for other in useful if other != r]
+    redundant = [
+        r for r in relations if r in judged["drop"] and r in judged["alone"] and said_of(judged, r) == "redundant"
+    ]
+    beside = [arm_of.beside(other, r) for r in redundant for other in useful if other != r]
+    return [*beside, *(arm_of.alone_rewired(r) for r in redundant)]
 
 
-def said_of(judged: Mapping[str, Mapping[str, Judged]], relation: str) -> rules.Verdict:
+def said_of(
+    judged: Mapping[str, Mapping[str, Judged]], relation: str, alone_placebo: Judged | None = None
+) -> rules.Verdict:
     """The verdict on one relation."""
-    return rules.verdict(judged["drop"][relation], judged["alone"][relation], judged["placebo"].get(relation))
+    drop, alone = judged["drop"][relation], judged["alone"][relation]
+    return rules.verdict(drop, alone, judged["placebo"].get(relation), alone_placebo)
 
 
 def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, str, Effect], p_holm: float,
@@ -174,34 +190,57 @@ def effects_and_verdicts(
             for relation, j in of_relation.items():
                 arm_a, arm_b = (found.arm_name(model, arm) or "" for arm in _pair(kind, relation, relations))
                 effects.append(effect_row(model, kind, relation, (arm_a, arm_b, j.effect), j.p_holm))
-        for relation in relations:
-            if relation not in judged["drop"] or relation not in judged["alone"]:
-                continue
-            beside: dict[str, Judged] = {}
-            for other in useful_alone(judged):
-                extra = found.effect(model, arm_of.beside(other, relation), arm_of.alone(other))
-                if other != relation and extra is not None:
-                    beside[other] = Judged(extra[2], extra[2].p)
-                    effects.append(effect_row(model, "beside", relation, extra, extra[2].p, other))
-            verdict = said_of(judged, relation)
-            because = rules.redundant_with(beside) if verdict == "redundant" else []
-            by_kind = {kind: judged[kind].get(relation) for kind in judged}
-            drop, alone, placebo = by_kind["drop"], by_kind["alone"], by_kind["placebo"]
-            assert drop is not None
-            assert alone is not None
-            visible = rules.smallest([drop, alone, placebo], list(judged["drop"].values()))
+        stand_in = gain[2].smallest if gain is not None else 0.0
+        known = [r for r in relations if r in judged["drop"] and r in judged["alone"]]
+        beside = {r: _beside(found, model, r, useful_alone(judged), effects) for r in known}
+        shuffled = {r: _alone_placebo(found, model, r, effects) for r in known}
+        verdicts = {r: said_of(judged, r, shuffled[r]) for r in known}
+        because = {r: rules.redundant_with(beside[r]) if verdicts[r] == "redundant" else [] for r in known}
+        for relation in known:
+            drop, alone = judged["drop"][relation], judged["alone"][relation]
+            placebo, verdict = judged["placebo"].get(relation), verdicts[relation]
+            differing = [found.effect(model, *_pair(kind, relation, relations), differing=True) for kind in KINDS]
+            visible = rules.smallest([e[2] for e in differing if e is not None], stand_in)
+            mutual = any(relation in because[other] for other in because[relation])
+            sentence = rules.sentence(
+                relation, found.metric, verdict, drop, alone, placebo, because[relation], visible, mutual,
+                shuffled[relation],
+            )  # fmt: skip
             row: dict[str, Any] = {
-                "model": model, "relation": relation, "verdict": verdict,
-                "sentence": rules.sentence(relation, found.metric, verdict, drop, alone, placebo, because, visible),
-                "redundant_with": ", ".join(because) or None, "smallest": visible,
+                "model": model, "relation": relation, "verdict": verdict, "sentence": sentence,
+                "redundant_with": ", ".join(because[relation]) or None, "smallest": visible,
                 "true_verdict": (planted or {}).get(relation),
             }  # fmt: skip
-            for kind, found_ in by_kind.items():
-                if found_ is not None:
-                    e = found_.effect
+            for kind, one in (("drop", drop), ("alone", alone), ("placebo", placebo)):
+                if one is not None:
+                    e = one.effect
                     row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
             said.append({name: row.get(name) for name in VERDICT_SCHEMA})
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
+
+
+def _beside(
+    found: Found, model: str, relation: str, useful: Sequence[str], effects: list[dict[str, Any]]
+) -> dict[str, Judged]:
+    """What the relation adds beside each other useful one, where that was run; rows are added to ``effects``."""
+    judged = {}
+    for other in useful:
+        extra = (
+            None if other == relation else found.effect(model, arm_of.beside(other, relation), arm_of.alone(other))
+        )
+        if extra is not None:
+            judged[other] = Judged(extra[2], extra[2].p)
+            effects.append(effect_row(model, "beside", relation, extra, extra[2].p, other))
+    return judged
+
+
+def _alone_placebo(found: Found, model: str, relation: str, effects: list[dict[str, Any]]) -> Judged | None:
+    """What the links bring beside the interactions that shuffled links do not, where that was run."""
+    extra = found.effect(model, arm_of.alone(relation), arm_of.alone_rewired(relation))
+    if extra is None:
+        return None
+    effects.append(effect_row(model, "alone placebo", relation, extra, extra[2].p))
+    return Judged(extra[2], extra[2].p)
 
 
 def groups(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
@@ -210,12 +249,11 @@ def groups(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.Da
     for effect in effects.filter(pl.col("kind").is_in(["gain", "drop", "alone"])).iter_rows(named=True):
         sides = [found.tables(effect["model"], effect[arm]) for arm in ("arm_a", "arm_b")]
         for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns):
-            cut = [group_labels(table, column) for table in sides[0]]
-            order = list(dict.fromkeys(label for _, labels in cut for label in labels))
+            together, order = group_labels(pl.concat(sides[0], how="vertical_relaxed"), column)
+            starts = [0, *accumulate(len(table) for table in sides[0])]
+            cut = [together[a:b] for a, b in pairwise(starts)]  # one cut for all seeds
             for number, label in enumerate(order):
-                inside = [
-                    [t.filter(labels == label) for t, (labels, _) in zip(side, cut, strict=True)] for side in sides
-                ]
+                inside = [[t.filter(labels == label) for t, labels in zip(side, cut, strict=True)] for side in sides]
                 filled = [i for i, t in enumerate(inside[0]) if len(t)]
                 a, b = ([side[i] for i in filled] for side in inside)
                 e = compare(a, b, found.metric, resamples=1000, flips=100)

@@ -109,10 +109,19 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say) -> FittedRun:
     Raises:
         InputError: the folder is there and holds something else.
     """
-    part = folder.with_name(folder.name + ".part")
-    tuned = tune_and_fit(cell, part / "checkpoints", say, {})
-    graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
-    return save_run(tuned.model, graph, cell.bench.split, tables, note_of(cell, tuned.config, tuned.valid), folder)
+    _refuse_other_use(folder)
+    checkpoints = folder.with_name(folder.name + ".checkpoints")
+    tuned = tune_and_fit(cell, checkpoints / cell.key(), say, {})
+    run = save_run(
+        tuned.model, tuned.graph, cell.bench.final, tables, note_of(cell, tuned.config, tuned.valid), folder
+    )
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return run
+
+
+def _refuse_other_use(folder: Path) -> None:
+    if folder.exists() and not (folder / "run.json").is_file():
+        raise InputError("folder is in use", where=str(folder), expected="a new one, or an older run", found="files")
 
 
 def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
@@ -132,23 +141,23 @@ def save_run(
     Raises:
         InputError: the folder is there and is not a run.
     """
-    if folder.exists() and not (folder / "run.json").is_file():
-        raise InputError(
-            "folder is in use", where=str(folder), expected="a new folder, or an older run", found="files"
-        )
+    _refuse_other_use(folder)
     part = folder.with_name(folder.name + ".part")
-    part.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(part / "checkpoints", ignore_errors=True)
-    shutil.rmtree(part / "graph", ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     save_graph(graph, part / "graph")
     save_tensors(part / "model.safetensors", model.state(), {"model": model.name})
     _split_frame(split).write_parquet(part / "split.parquet")
     titles = _titles(tables, split)
     titles.write_parquet(part / "titles.parquet")
     write_json(part / "run.json", note)
+    # The older run steps aside whole, so that a kill leaves one run or the other, never half of one.
+    aside = folder.with_name(folder.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.replace(aside)
     part.replace(folder)
+    shutil.rmtree(aside, ignore_errors=True)
     return FittedRun(model, graph, split, titles, note)
 
 

@@ -10,8 +10,10 @@ import polars as pl
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from relrank.study.cells import Cell, CellResult
 from relrank.study.result import StudyResult
@@ -69,7 +71,7 @@ class LiveStudy:
         if message and time.monotonic() - self._shown < 0.1:
             return
         self._shown = time.monotonic()
-        self._bar.update(self._task, description=f"{self._cell}  {message}", left=self._left())
+        self._bar.update(self._task, description=escape(f"{self._cell}  {message}"), left=self._left())
         if self._console.is_terminal:
             self._live.update(Group(self._table(), self._bar), refresh=True)
 
@@ -104,7 +106,7 @@ class LiveStudy:
         table.add_column(self._metric, justify="right")
         means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
         for mean, n, model, arm in means[:ROWS]:
-            table.add_row(model, arm, str(n), f"{mean:.4f}")
+            table.add_row(model, Text(arm), str(n), f"{mean:.4f}")
         return table
 
 
@@ -119,8 +121,12 @@ def print_result(console: Console, result: StudyResult) -> None:
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
     for row in rows.iter_rows(named=True):
         mark = "< EASE" if row["below_ease"] else ""
-        board.add_row(row["model"], row["arm"], f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
+        board.add_row(row["model"], Text(row["arm"]), f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
     console.print(board)
+    for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
+        spread = _interval(gain["low"], gain["high"], "+")
+        console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
+    console.print()
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
         table = _table(f"verdicts, {model}")
         headings = ["relation", "verdict", "drop", "alone", "placebo"]
@@ -130,11 +136,11 @@ def print_result(console: Console, result: StudyResult) -> None:
         for row in said.iter_rows(named=True):
             verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
             effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
-            cells = [row["relation"], f"[{COLOURS[row['verdict']]}]{verdict}[/]", *effects]
+            cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
             table.add_row(*cells, *([WORDS.get(row["true_verdict"], "")] if truth else []))
         console.print(table)
         for sentence in said["sentence"]:
-            console.print(f"· {sentence}", highlight=False)
+            console.print(f"· {sentence}", highlight=False, markup=False)
     if not result.verdicts.is_empty():
         console.print(
             "drop: all − all without it · alone: interactions + it − interactions · "

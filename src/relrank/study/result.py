@@ -26,10 +26,10 @@ class StudyResult:
             source nodes with an edge, kind}); ``notices`` (list of {where, message, count}); ``audit`` (list of
             {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb, python,
             torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
-        leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``,
-            ``mean``, ``low``, ``high`` (of the study's metric), ``below_ease`` (bool), every other metric's mean
-            under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``, ``novelty@10`` …),
-            ``seconds`` (tuning + fit + evaluation, mean per cell), ``peak_mb``.
+        leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
+            (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
+            other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
+            ``novelty@10`` …), ``seconds`` (tuning + fit + evaluation, mean per cell), ``peak_mb``.
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
             interactions, "drop" = all − (all without r), "alone" = (interactions + r) − interactions, "placebo" =
             all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s),

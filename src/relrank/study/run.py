@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,22 +18,33 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.builders import build_graph
 from relrank.graph.graph import Graph
-from relrank.models import MODELS
+from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, arms
-from relrank.study.cells import Bench, Cell, CellResult, finished, fit_model, load_cell, run_cell
+from relrank.study.cells import (
+    Bench,
+    Cell,
+    CellResult,
+    Memory,
+    edges_sha,
+    finished,
+    fit_cell,
+    load_cell,
+    refit_cell,
+    run_cell,
+)
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
 from relrank.study.fitted import FittedRun, load_run, note_of, save_run
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
-from relrank.tables.protocols import apply
+from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
-from relrank.tables.tables import Tables
+from relrank.tables.tables import Notice, Tables
 
 
 class Watcher(Protocol):
@@ -84,25 +97,32 @@ class Material:
 
 
 SMOKE_USERS = 250
+MOST_VALUES = 8
+"""A numeric column with more values than this is grouped by quarters."""
 
 
 def smoke(config: StudyConfig) -> StudyConfig:
     """The same study in a minute: one seed, two trials, two epochs; its results mean nothing."""
     study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2, "resamples": 200})
-    models = tuple(
-        m.model_copy(update={"trials": None if m.trials is None else min(m.trials, 2),
-                             "train": m.train | ({"epochs": 2, "every": 1} if m.train or "gcn" in m.name else {})})
-        for m in config.models
-    )  # fmt: skip
-    return config.model_copy(update={"study": study, "models": models})
+    models = []
+    for m in config.models:
+        trained = issubclass(MODELS.get(m.name, ClosedForm), Trained)
+        train = {**m.train, "epochs": 2, "every": 1} if trained else m.train
+        models.append(m.model_copy(update={"trials": m.trials and min(m.trials, 2), "train": train}))
+    return config.model_copy(update={"study": study, "models": tuple(models)})
 
 
-def some_users(tables: Tables, n: int) -> Tables:
-    """The interactions of n users, drawn with a fixed seed."""
-    users = tables.interactions["user"].unique().sort()
-    kept = users.sample(min(n, len(users)), seed=0).implode()
-    given = {name: part.filter(pl.col("user").is_in(kept)) for name, part in tables.given.items()}
-    return replace(tables, interactions=tables.interactions.filter(pl.col("user").is_in(kept)), given=given)
+def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, ProtocolConfig]:
+    """Users drawn among those who pass the protocol's filters; these are not asked a second time."""
+    whole = apply(tables, protocol, 0)
+    users = whole.users.keys.sample(min(SMOKE_USERS, len(whole.users)), seed=0)
+
+    def kept(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.filter(pl.col("user").is_in(users.implode()) & pl.col("item").is_in(whole.items.keys.implode()))
+
+    given = {name: kept(part) for name, part in tables.given.items()}
+    small = replace(tables, interactions=kept(tables.interactions), given=given)
+    return small, protocol.model_copy(update={"core": 0})
 
 
 def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material:
@@ -116,20 +136,29 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
     Raises:
         InputError: whatever is wrong with the data or the study file.
     """
-    tables = read_tables(config.data, base)
+    tables, protocol = read_tables(config.data, base), config.protocol
     if is_smoke:
-        tables = some_users(tables, SMOKE_USERS)
+        tables, protocol = few_users(tables, protocol)
+    user_groups = _groups(tables, tables.user, config.study.user_groups)
+    item_groups = _groups(tables, tables.item, config.study.item_groups)
     benches = []
     for seed in config.study.seeds:
-        split = apply(tables, config.protocol, seed)
+        split = apply(tables, protocol, seed)
         if not len(split.valid):
-            raise InputError("no validation rows", where="[protocol]", expected="some, to tune on", found="none")
+            raise InputError(
+                "no validation rows", where="[protocol]", expected="some to tune on (temporal: set valid_cut)",
+                found="none",
+            )  # fmt: skip
         graph = build_graph(tables, split, config.relations)
-        benches.append(
-            Bench(seed, split, graph, _groups(tables, tables.user, config.study.user_groups),
-                  _groups(tables, tables.item, config.study.item_groups), _features(graph, config.study.similarity))
-        )  # fmt: skip
+        features = _features(graph, config.study.similarity)
+        seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
+        seen += [edges_sha(graph, config.study.similarity).encode()] if config.study.similarity else []
+        beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
+        benches.append(Bench(seed, split, graph, user_groups, item_groups, features, beside, refit))
     found = findings(config, tables, benches[0].split, benches[0].graph)
+    if len({b.split.fingerprint for b in benches}) < len(benches):
+        message = f"{len(benches)} seeds give one and the same split: they vary the models' start only"
+        found.append(Finding("warning", "seeds of the split", message, len(benches)))
     return Material(tables, tuple(benches), tuple(found), is_smoke)
 
 
@@ -145,21 +174,35 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
             used += [(relation.node, column) for column in relation.columns]
         elif relation.kind != "cooccurrence":
             used.append((relation.node, relation.column))
-    return audit(tables, split, edges, used)
+    found = audit(tables, split, edges, used)
+    parts = (("validation", split.valid), ("test", split.test))
+    for name, r in graph.relations.items():
+        if {r.source, r.target} != {graph.user, graph.item}:
+            continue
+        user, item = (r.src, r.dst) if r.source == graph.user else (r.dst, r.src)
+        known = user.astype(np.int64) * graph.n_items + item
+        for part, rows in parts:
+            n = int(np.isin(rows.user.astype(np.int64) * graph.n_items + rows.item, known).sum())
+            message = f"{n:,} of {len(rows):,} {part} rows are edges of relation {name}"
+            found.append(Finding("leak" if n else "ok", f"{part} rows in {name}", message, n))
+    return found
 
 
 def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
+    """The columns to look at effects by; a number with many values becomes quarters of the nodes."""
     if not columns:
         return None
     table = tables.nodes.get(node_type)
-    missing = [c for c in columns if table is None or c not in table.frame.columns]
+    known = {} if table is None else {n: t for n, t in table.frame.schema.items() if not t.is_nested()}
+    missing = [c for c in columns if c not in known]
     if table is None or missing:
         raise InputError(
             "no such column to group by", where=f"[study], node type {node_type!r}",
-            expected=f"one of {table.frame.columns if table else 'a node table'}",
-            found=", ".join(missing or columns),
+            expected=f"one of {sorted(known)}" if known else "a node table", found=", ".join(missing or columns),
         )  # fmt: skip
-    return table.frame.select(pl.col(table.key).alias("key"), *columns)
+    many = [c for c in columns if known[c].is_numeric() and table.frame[c].n_unique() > MOST_VALUES]
+    quarters = (pl.col(c).qcut(4, allow_duplicates=True).cast(pl.String) for c in many)
+    return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
 
 
 def _features(graph: Graph, name: str | None) -> Csr | None:
@@ -220,16 +263,16 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
         InputError: whatever is wrong with the data or the study file.
     """
     watcher = watcher or Silent()
-    memory: dict[str, float] = {}
+    memory: Memory = {}
     done = _run_cells(grid(config, material), out / "cells", watcher, memory)
     relations = list(config.relations)
     relational = [m for m in config.models if MODELS[m.name].relational and relations]
     # Which relation makes another one redundant is asked only where one is.
     found = Found(done, config.study.metric, config.study.resamples)
     extra = [
-        Cell(model, arm_of.beside(other, relation), bench, config.study)
+        Cell(model, arm, bench, config.study)
         for model in relational
-        for other, relation in tables_of.to_explain(tables_of.judge(found, model.name, relations))
+        for arm in tables_of.to_explain(tables_of.judge(found, model.name, relations), relations)
         for bench in material.benches
     ]
     extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
@@ -240,7 +283,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     planted = TRUTH if config.data.dataset == "planted" else None
     effects, verdicts = tables_of.effects_and_verdicts(found, [m.name for m in relational], relations, planted)
     result = StudyResult(
-        card(config, material),
+        card(config, material, found),
         tables_of.leaderboard(found),
         effects,
         verdicts,
@@ -280,25 +323,26 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     Shuffled arms cannot win. A winner that is there already is read back.
     """
     cells = [c for c in grid(config, material) if c.arm.rewired is None]
-    found = {c.key(): load_cell(out / "cells" / c.key()) for c in cells}
+    found = [load_cell(out / "cells" / c.key()) for c in cells]
     valid: dict[tuple[str, str], list[float]] = {}
-    for r in found.values():
-        valid.setdefault((r.model, r.arm), []).append(r.valid)
+    for cell, result in zip(cells, found, strict=True):
+        valid.setdefault((cell.model.name, cell.arm.name), []).append(result.valid)
     best = max(valid, key=lambda key: float(np.mean(valid[key])))
-    cell = next(c for c in cells if (c.model.name, c.arm.name) == best)
-    result, folder = found[cell.key()], out / "winner"
+    cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
+    folder = out / "winner"
     if (folder / "run.json").is_file() and load_run(folder).note.get("cell") == cell.key():
         return load_run(folder)
-    kind, graph = MODELS[cell.model.name], cell.arm.graph(cell.bench.graph, cell.bench.seed)
-    chosen = config_of(kind.Config(), result.chosen, "winner")
-    split, study = cell.bench.split, cell.study
-    model, _ = fit_model(kind, graph, chosen, cell.start()[1], split, study.metric, cell.bench.seed)
-    return save_run(model, graph, split, material.tables, note_of(cell, chosen, result.valid), folder)
+    chosen = config_of(MODELS[cell.model.name].Config(), result.chosen, "winner")
+    graph, checkpoints = cell.arm.graph(cell.bench.graph, cell.bench.seed), out / "winner.checkpoints" / cell.key()
+    model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
+    if cell.bench.refit:
+        model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", lambda _: None)
+    run = save_run(model, graph, cell.bench.final, material.tables, note_of(cell, chosen, result.valid), folder)
+    shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
+    return run
 
 
-def _run_cells(
-    cells: list[Cell], folder: Path, watcher: Watcher, memory: dict[str, float]
-) -> list[tuple[Arm, CellResult]]:
+def _run_cells(cells: list[Cell], folder: Path, watcher: Watcher, memory: Memory) -> list[tuple[Arm, CellResult]]:
     folder.mkdir(parents=True, exist_ok=True)
     keys = [cell.key() for cell in cells]
     watcher.plan(cells, sum(finished(folder / key) for key in keys))
@@ -312,10 +356,18 @@ def _run_cells(
     return done
 
 
-def card(config: StudyConfig, material: Material) -> dict[str, Any]:
+def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any]:
     """What was studied, as plain JSON (see ``StudyResult.card``)."""
     first = material.benches[0]
-    notices = (*material.tables.notices, *first.split.notices, *first.graph.notices)
+    notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
+    if first.refit:
+        message = "validation rows given back to training before the final fit and the test"
+        notices.append(Notice("protocol", message, len(first.split.valid)))
+    cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
+    if cut_off:
+        arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
+        message = f"cells whose tuning was cut off by its budget, such as {arms_named}: raise [study] trials"
+        notices.append(Notice("tuning", message, len(cut_off)))
     return {
         "name": config.name, "title": config.title or config.name, "description": config.description,
         "protocol": config.protocol.name, "fingerprints": [b.split.fingerprint for b in material.benches],

@@ -1,9 +1,9 @@
 """Tuning on validation: every arm of a model has the same budget of trials, spent the same way.
 
 The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until
-no single step helps or the budget is spent. Relation weights start at 0, so a relation has to earn its weight. The
-search is deterministic, so arms that share knobs try the same values as long as those help, and what differs between
-two arms is the graph rather than the luck of a search.
+no single step is worth it or the budget is spent. Relation weights start at 0, so a relation has to earn its weight.
+The search is deterministic, so arms that share knobs try the same values as long as those help, and what differs
+between two arms is the graph rather than the luck of a search.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from relrank.models.base import Knob
 
 STRIDE = 3
+"""Ladder steps of the first, coarse walk along a knob."""
+WORTH = 1e-3
+"""A step has to improve the metric by this share of it: less is chasing the noise of validation."""
 
 Place = tuple[int, ...]
 
@@ -31,64 +34,76 @@ class Trial:
     metric: float
 
 
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """A search and where it ended.
+
+    Attributes:
+        trials: in the order in which they were made; the first is every knob at its start.
+        chosen: index of the trial where the search stood at its end.
+        finished: whether no single step was worth it; False where the budget ran out before that was known.
+    """
+
+    trials: tuple[Trial, ...]
+    chosen: int
+    finished: bool
+
+
 class _Spent(Exception):  # noqa: N818
     """The budget is used up."""
 
 
-def climb(knobs: Sequence[Knob], budget: int, measure: Callable[[dict[str, float]], float]) -> list[Trial]:
-    """Try up to ``budget`` configurations, fewer where no single step helps any more.
+def climb(
+    knobs: Sequence[Knob], budget: int, measure: Callable[[dict[str, float]], float], worth: float = WORTH
+) -> Climb:
+    """Try up to ``budget`` configurations, fewer where no single step is worth it any more.
 
     Args:
         knobs: what may be moved, in the order in which it is moved.
         budget: configurations at most, at least 1.
         measure: validation metric of a configuration.
-
-    Returns:
-        All trials in the order in which they were made; the first is every knob at its start.
+        worth: smallest relative improvement that moves the search.
     """
     made: list[Trial] = []
-    known: dict[Place, float] = {}
+    known: dict[Place, int] = {}
 
     def attempt(place: Place) -> float:
         if place not in known:
             if len(made) >= budget:
                 raise _Spent
             values = {k.name: k.ladder[at] for k, at in zip(knobs, place, strict=True)}
-            known[place] = measure(values)
-            made.append(Trial(values, known[place]))
-        return known[place]
+            made.append(Trial(values, measure(values)))
+            known[place] = len(made) - 1
+        return made[known[place]].metric
 
-    def walk(place: Place, number: int, stride: int) -> Place:
-        """Along one knob, upwards as long as it helps, else downwards."""
+    place = tuple(k.ladder.index(k.start) for k in knobs)
+
+    def walk(number: int, stride: int) -> None:
+        """Along one knob, upwards as long as it is worth it, else downwards."""
+        nonlocal place
         for direction in (stride, -stride):
             start = place
             while True:
                 at = min(max(place[number] + direction, 0), len(knobs[number].ladder) - 1)
                 step = (*place[:number], at, *place[number + 1 :])
-                if step == place or not attempt(step) > known[place]:  # a metric that is no number helps nobody
+                here = attempt(place)
+                if step == place or attempt(step) <= here + worth * abs(here):
                     break
                 place = step
             if place != start:
                 break
-        return place
 
-    place = tuple(k.ladder.index(k.start) for k in knobs)
+    finished = False
     try:
         attempt(place)
         strides: tuple[int, ...] = (STRIDE, 1)
-        while True:
+        while not finished:
             before = place
             for number in range(len(knobs)):
                 for stride in strides:
-                    place = walk(place, number, stride)
-            if place == before:
-                break
+                    walk(number, stride)
+            finished = place == before
             strides = (1,)
     except _Spent:
         pass
-    return made
-
-
-def best_of(trials: Sequence[Trial]) -> Trial:
-    """The trial with the highest metric, the earliest of several."""
-    return max(trials, key=lambda t: t.metric)
+    return Climb(tuple(made), known[place], finished)

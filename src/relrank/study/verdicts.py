@@ -42,35 +42,41 @@ class Judged:
         return self.effect.high < 0 and self.p_holm < ALPHA
 
 
-def verdict(drop: Judged, alone: Judged, placebo: Judged | None) -> Verdict:
+def verdict(drop: Judged, alone: Judged, placebo: Judged | None, alone_placebo: Judged | None = None) -> Verdict:
     """The rule, in this order.
 
     helps: leaving the relation out costs something, and so does shuffling its links (where that was run), so it is
     the links that matter and not how many of them a node has. hurts: everything is better without it. redundant: it
-    adds to the interactions alone, but nothing that the other relations do not bring. Else there is no evidence.
+    adds to the interactions alone, and more than its links shuffled do (where that was run), but nothing that the
+    other relations do not bring. Else there is no evidence.
+
+    Args:
+        drop: all − all without it.
+        alone: interactions + it − interactions.
+        placebo: all − all with it rewired.
+        alone_placebo: interactions + it − interactions + it rewired.
     """
     if drop.positive and (placebo is None or placebo.positive):
         return "helps"
     if drop.negative or (alone.negative and drop.effect.mean <= 0):
         return "hurts"
-    if alone.positive and not drop.positive:
+    if alone.positive and not drop.positive and (alone_placebo is None or alone_placebo.positive):
         return "redundant"
     return "no evidence"
 
 
-def smallest(judged: Sequence[Judged | None], others: Sequence[Judged]) -> float:
+def smallest(differing: Sequence[Effect], stand_in: float) -> float:
     """The smallest effect of a relation that the study could have shown, on the safe side.
 
-    The largest over the relation's own effects. Where validation gave the relation weight 0 in every arm, nothing
-    differs and nothing can be learned from it: then the largest over all relations stands in.
+    The largest over the relation's own effects, each measured on the seeds whose two arms differ: where validation
+    gave the relation weight 0, nothing differs and nothing can be learned. If that is so everywhere, ``stand_in``.
     """
-    own = max((j.effect.smallest for j in judged if j is not None), default=0.0)
-    return own or max((j.effect.smallest for j in others), default=0.0)
+    return max((e.smallest for e in differing), default=0.0) or stand_in
 
 
 def sentence(
     relation: str, metric: str, said: Verdict, drop: Judged, alone: Judged, placebo: Judged | None,
-    redundant_with: Sequence[str], visible: float,
+    redundant_with: Sequence[str], visible: float, mutual: bool = False, alone_placebo: Judged | None = None,
 ) -> str:  # fmt: skip
     """One sentence with the figures the verdict rests on; changes are those of leaving the relation out."""
     d, a = drop.effect, alone.effect
@@ -83,13 +89,19 @@ def sentence(
         others = " or ".join(redundant_with) if redundant_with else "the other relations together"
         return (
             f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside "
-            f"{others}: {change}."
+            f"{others}: {change}." + (" These stand in for each other: keep one of them." if mutual else "")
         )
     if drop.positive and placebo is not None:
         p = placebo.effect
         return (
             f"No evidence for the links of {relation}: {change}, but shuffling its links changes it by only "
             f"{signed(-p.mean)} ({interval(-p.high, -p.low)})."
+        )
+    if alone.positive and alone_placebo is not None:
+        p = alone_placebo.effect
+        return (
+            f"No evidence for the links of {relation}: alone it adds {signed(a.mean)}, but only {signed(p.mean)} "
+            f"({interval(p.low, p.high)}) more than with its links shuffled; {change}."
         )
     if d.mean == d.low == d.high == 0:
         change = "validation left it out by itself"
