@@ -1,0 +1,364 @@
+"""The command line as a person meets it: what it prints, what it writes, and what it says when something is wrong."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import polars as pl
+import pytest
+import typer
+
+from relrank.cli import app, main
+from relrank.study.live import WORDS
+
+SMALL = """
+name = "small"
+[data]
+dataset = "planted"
+planted = { users = 300, items = 120, per_user = 6, groups = 12, seed = 3 }
+[protocol]
+split = "random-leave-one-out"
+[relations.driver]
+kind = "attribute"
+node = "item"
+column = "driver"
+[relations.noise]
+kind = "attribute"
+node = "item"
+column = "noise"
+[study]
+trials = 3
+resamples = 200
+[[models]]
+name = "popularity"
+[[models]]
+name = "relational-ease"
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+def relrank(*words: object, at: Path) -> Ran:
+    """Run the console script's function in this process, in a folder, on a wide screen that is no terminal."""
+    out, err = StringIO(), StringIO()
+    with (
+        mock.patch.dict(os.environ, COLUMNS="160", FORCE_COLOR=""),
+        mock.patch.object(sys, "argv", ["relrank", *map(str, words)]),
+        chdir(at), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end,
+    ):  # fmt: skip
+        main()
+    return Ran(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def good(ran: Ran) -> str:
+    """What a command printed that must not have failed."""
+    assert ran.code == 0, ran.out + ran.err
+    assert not ran.err
+    return ran.out
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time and content of every file below a folder."""
+    return {str(f): (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def verdicts(out: str) -> str:
+    """The part of a study's output from the verdicts to where the report is."""
+    found = re.search(r"^verdicts, .*?(?=^report )", out, re.DOTALL | re.MULTILINE)
+    assert found, out
+    return found.group()
+
+
+def users_of(cell: Path) -> pl.DataFrame:
+    return pl.read_parquet(cell / "users.parquet")
+
+
+def printed(metric: str, out: str) -> str:
+    """The value beside a metric's name."""
+    found = re.search(rf"{metric}\W+?([\d.]+)", out)
+    assert found, out
+    return found.group(1)
+
+
+@dataclass(frozen=True)
+class Study:
+    home: Path  # the working directory: small.toml, runs/small
+    out: str  # what the first run printed
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "runs" / "small"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished small study in runs/small, which no test changes."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "small.toml").write_text(SMALL)
+    return Study(home, good(relrank("study", "small.toml", at=home)))
+
+
+def test_every_command_has_a_help_whose_examples_parse(tmp_path):
+    commands = typer.main.get_command(app).commands
+    assert set(commands) == {"fetch", "audit", "study", "fit", "evaluate", "recommend", "report"}
+    assert "fetch" in good(relrank("--help", at=tmp_path))
+    for name, command in commands.items():
+        shown = good(relrank(name, "--help", at=tmp_path))
+        assert f"relrank {name} " in shown.partition("Example")[2], name
+        examples = re.findall(r"\*\*relrank (\w+)\s(.*?)\*\*", command.help, re.DOTALL)
+        assert examples
+        for whose, words in examples:
+            assert whose == name
+            command.make_context(name, shlex.split(words))  # an option that does not exist would raise
+
+
+def test_audit_lists_its_checks(study):
+    out = good(relrank("audit", "small.toml", at=study.home))
+    card = json.loads((study.folder / "card.json").read_text())
+    assert card["audit"]
+    for finding in card["audit"]:
+        assert re.search(rf"{finding['level']}\W+{re.escape(finding['check'])}", out), finding
+    assert card["fingerprints"][0][:12] in out
+
+
+def test_audit_ends_with_1_on_a_leak(study):
+    from relrank.tables.audit import Finding
+
+    leak = Finding("leak", "a [/b] check", "12 rows are [red] in two parts", 12)
+    with mock.patch("relrank.study.run.audit", return_value=[leak]):
+        ran = relrank("audit", "small.toml", at=study.home)
+    assert ran.code == 1
+    assert not ran.err
+    assert leak.check in ran.out
+    assert leak.message in ran.out
+
+
+def test_study_prints_leaderboard_verdicts_and_where_the_report_is(study):
+    board = pl.read_parquet(study.folder / "leaderboard.parquet").filter(~pl.col("arm").str.ends_with("rewired"))
+    shown = study.out.partition("leaderboard")[2]
+    for row in board.iter_rows(named=True):
+        assert re.search(rf"{row['model']}\s+{re.escape(row['arm'])}\s+{row['mean']:.4f}", shown), row
+    said = pl.read_parquet(study.folder / "verdicts.parquet")
+    shown = shown.partition("verdicts, relational-ease")[2]
+    assert said["relation"].to_list() == ["driver", "noise"]
+    for row in said.iter_rows(named=True):
+        assert re.search(rf"{row['relation']}\s+{WORDS[row['verdict']]}", shown), row
+        assert row["sentence"] in " ".join(shown.split())
+    page = re.search(r"^report\s+(\S+)$", study.out, re.MULTILINE)
+    assert page, study.out
+    assert (study.home / page.group(1)).read_text().lower().startswith("<!doctype html>")
+
+
+def test_study_suggests_a_command_that_works(study):
+    found = re.search(r"^\s+relrank (recommend .+)$", study.out, re.MULTILINE)
+    assert found, study.out
+    assert len(re.findall(r"item \d+", good(relrank(*shlex.split(found.group(1)), at=study.home)))) >= 10
+
+
+def test_study_again_keeps_the_cells(study, tmp_path):
+    shutil.copytree(study.home, tmp_path / "home")
+    cells = tmp_path / "home" / "runs" / "small" / "cells"
+    before = files(cells)
+    out = good(relrank("study", "small.toml", at=tmp_path / "home"))
+    n = len(list(cells.iterdir()))
+    assert f"{n} of {n} cells were finished earlier" in out
+    assert files(cells) == before
+    assert verdicts(out) == verdicts(study.out)  # word for word
+
+
+def test_pitfall_a_smoke_run_overwrites_real_results(study):
+    before = files(study.home)
+    out = good(relrank("study", "small.toml", "--smoke", at=study.home))
+    smoke = study.home / "runs" / "small-smoke"
+    after = files(study.home)
+    assert {name: after[name] for name in before} == before
+    assert all(Path(name).is_relative_to(smoke) for name in after.keys() - before.keys())
+    assert (smoke / "report.html").is_file()
+    assert "smoke run" in out
+    # a folder that was asked for is left alone just the same
+    good(relrank("study", "small.toml", "--smoke", "--out", study.folder, at=study.home))
+    assert {name: content for name, (_, content) in files(study.folder).items()} == {
+        name: content for name, (_, content) in before.items() if Path(name).is_relative_to(study.folder)
+    }
+
+
+def test_a_folder_may_have_square_brackets(study, tmp_path):
+    shutil.copytree(study.home, tmp_path / "[red] home")
+    home = tmp_path / "[red] home"
+    for words in ("study small.toml --out runs/[new]", "report runs/[new]"):
+        out = good(relrank(*words.split(), at=home))
+        assert re.search(r"^report\s+runs/\[new\]/report\.html$", out, re.MULTILINE), out
+    assert "in table.parquet" in good(relrank("evaluate", "runs/[new]", "--out", "table.parquet", at=home))
+    assert "item " in good(relrank("recommend", "runs/[new]", "--user", 5, at=home))
+
+
+def test_report_writes_the_page_again(study, tmp_path):
+    folder = tmp_path / "small"
+    shutil.copytree(study.folder, folder)
+    page = (folder / "report.html").read_bytes()
+    (folder / "report.html").write_text("an older page")
+    out = good(relrank("report", folder, at=tmp_path))
+    assert (folder / "report.html").read_bytes() == page
+    assert "verdicts, relational-ease" in out
+    assert str(folder / "report.html") in out
+    good(relrank("report", folder, "--out", "elsewhere.html", at=tmp_path))
+    assert (tmp_path / "elsewhere.html").read_bytes() == page
+
+
+def test_recommend_prints_titles_for_a_user_and_for_a_history(study):
+    out = good(relrank("recommend", "runs/small", "--user", 5, "-k", 4, at=study.home))
+    best = [int(item) for item in re.findall(r"\d+\W+(\d+)\W+item \1\b", out)]
+    assert len(set(best)) == 4
+    chosen = [int(item) for item in re.findall(r"item (\d+)", out.partition("among them")[2].splitlines()[0])]
+    assert len(chosen) == 3
+    assert not set(chosen) & set(best)
+    out = good(relrank("recommend", "runs/small", "--history", " 3, 4", "-k", 4, at=study.home))
+    best = [int(item) for item in re.findall(r"\d+\W+(\d+)\W+item \1\b", out)]
+    assert len(set(best)) == 4
+    assert not {3, 4} & set(best)
+
+
+def test_evaluate_prints_what_the_study_measured(study, tmp_path):
+    note = json.loads((study.folder / "winner" / "run.json").read_text())
+    users = users_of(study.folder / "cells" / note["cell"])
+    table = tmp_path / "users.parquet"
+    out = good(relrank("evaluate", "runs/small", "-k", 10, "-k", 20, "--out", table, at=study.home))
+    for metric in ("ndcg@10", "hit@20", "mrr"):
+        assert printed(metric, out) == f"{users[metric].mean():.4f}"
+    assert "ndcg@50" not in out
+    assert pl.read_parquet(table)["ndcg@10"].to_list() == pytest.approx(users["ndcg@10"].to_list())
+
+
+def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
+    out = good(relrank("fit", study.home / "small.toml", "--arm", "driver", "--out", "kept", at=tmp_path))
+    assert "interactions + driver" in out
+    assert "kept in kept" in out
+    # the study has tuned and fitted the very same graph as its arm without noise
+    note = json.loads((tmp_path / "kept" / "run.json").read_text())
+    cell = study.folder / "cells" / note["cell"]
+    assert json.loads((cell / "cell.json").read_text())["arm"] == "all without noise"
+    out = good(relrank("evaluate", "kept", at=tmp_path))
+    assert "relational-ease on interactions + driver" in " ".join(out.split())  # a narrow table folds its title
+    assert printed("ndcg@10", out) == f"{users_of(cell)['ndcg@10'].mean():.4f}"
+    assert len(re.findall(r"item \d+", good(relrank("recommend", "kept", "--user", 5, at=tmp_path)))) == 3 + 10
+
+
+def test_another_seed_is_another_split(study, tmp_path):
+    good(relrank("fit", study.home / "small.toml", "--model", "ease", "--seed", 4, "--out", "kept", at=tmp_path))
+    note = json.loads((tmp_path / "kept" / "run.json").read_text())
+    assert (note["model"], note["seed"]) == ("ease", 4)
+    assert note["fingerprint"] != json.loads((study.folder / "winner" / "run.json").read_text())["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("recommend runs/small --user [/b]", "[/b]"),
+        ("recommend runs/small --user 300", "300"),
+        ("recommend runs/small", "neither"),
+        ("recommend runs/small --user 1 --history 2", "both"),
+        ("recommend runs/small --history 2,nothing", "nothing"),
+        ("recommend runs/small --history ,", "history"),
+        ("recommend runs --user 1", "no fitted model here"),
+        ("evaluate nowhere", "no fitted model here"),
+        ("report runs", "no finished study here"),
+        ("study missing.toml", "missing.toml"),
+        ("audit runs", "a folder"),
+        ("study misspelt.toml", "study.trails"),
+        ("fit small.toml --model eases", "eases"),
+        ("fit small.toml --arm driver,colour", "colour"),
+        ("fetch ml-101k data", "ml-101k"),
+    ],
+)
+def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "small").symlink_to(study.folder)
+    (tmp_path / "small.toml").write_text(SMALL)
+    (tmp_path / "misspelt.toml").write_text(SMALL.replace("trials", "trails"))
+    before = files(tmp_path)
+    ran = relrank(*words.split(), at=tmp_path)
+    assert ran.code == 2
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("error:") == 1
+    for line in ("where:", "expected:", "found:"):
+        assert ran.err.count(line) == 1
+    assert message in ran.err
+    assert "Traceback" not in ran.out + ran.err
+    assert files(tmp_path) == before
+
+
+def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    with mock.patch("relrank.study.run.run_cell", side_effect=KeyboardInterrupt):
+        ran = relrank("study", "small.toml", at=tmp_path)
+    assert ran.code == 130
+    assert "the same command goes on" in ran.err
+    assert "Traceback" not in ran.out + ran.err
+
+
+def shop(folder: Path) -> None:
+    """The files of README's own-tables example: people with two favourite brands each, titles in square brackets."""
+    rng = np.random.default_rng(0)
+    n, brands = 36, ["Ash", "Birch", "Cedar", "Doum", "Elm", "Fir"]
+    brand = [brands[i % 6] for i in range(n)]
+    pl.DataFrame(
+        {
+            "sku": [f"SKU-{i}" for i in range(n)],
+            "name": [f"[red] shoe [/b] {i}" for i in range(n)],
+            "brand": brand,
+            "price": [None if i % 9 == 0 else 5.0 + i for i in range(n)],
+            "description": [f"made by {b} for {('rain', 'snow', 'sun')[i % 3]}" for i, b in enumerate(brand)],
+        }
+    ).write_parquet(folder / "products.parquet")
+    (folder / "segments.csv").write_text("sku,segment\n" + "".join(f"SKU-{i},{i % 4}\n" for i in range(n)))
+    rows = ["customer_id,sku,bought_at"]
+    for c in range(60):
+        customer = f"C-{c}" if c else "[vip] C-0"
+        liked = np.isin(np.arange(n) % 6, rng.choice(6, 2, replace=False))
+        for day, item in enumerate(rng.choice(n, 8, replace=False, p=np.where(liked, 6, 1) / (6 * 12 + 24))):
+            rows.append(f"{customer},SKU-{item},2024-01-{day + 1:02}")
+    rows.append(rows[-1].replace("2024-01", "2024-02"))  # bought again: the last one counts
+    (folder / "purchases.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
+    shop(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = re.search(r"^```toml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE).group(1)
+    for setting, small in ((r"seeds = .*", "seeds = [0]\nresamples = 200"), (r"trials = .*", "trials = 2")):
+        text, n = re.subn(setting, small, text)
+        assert n == 1
+    (tmp_path / "study.toml").write_text(text)
+
+    audit = good(relrank("audit", "study.toml", at=tmp_path))
+    assert re.search(r"purchases\.csv.*1", audit)  # the dropped row is counted, not dropped in silence
+    out = good(relrank("study", "study.toml", "--out", "shop", at=tmp_path))
+    for relation in ("made_by", "priced", "described_alike", "bought_by_segment", "bought_together"):
+        assert re.search(rf"^\s*{relation}\s+(helps|hurts|no evidence)", out, re.MULTILINE), out
+    page = re.search(r"^report\s+(\S+)$", out, re.MULTILINE)
+    assert page, out
+    assert (tmp_path / page.group(1)).is_file()
+
+    row = r"SKU-(\d+)\W+\[red\] shoe \[/b\] \1\b"
+    out = good(relrank("recommend", "shop", "--user", "[vip] C-0", "-k", 5, at=tmp_path))
+    assert len(set(re.findall(row, out))) == 5
+    chosen = out.partition("user [vip] C-0 chose 8 items")[2].splitlines()[0]
+    assert len(re.findall(r"\[red\] shoe \[/b\] \d", chosen)) == 3
+    out = good(relrank("recommend", "shop", "--history", "SKU-7,SKU-9", "-k", 5, at=tmp_path))
+    found = set(re.findall(row, out))
+    assert len(found) == 5
+    assert not found & {"7", "9"}

@@ -1,0 +1,118 @@
+"""What `import relrank` promises, and what README shows: its examples are run, not trusted."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+import relrank
+from relrank.cli import app
+from relrank.study.config import read_study
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+HEAVY = {"torch", "polars", "numba", "sklearn", "scipy", "pandas"}
+
+PLANTED = """
+name = "example"
+[data]
+dataset = "planted"
+planted = { users = 150, items = 80, per_user = 6, groups = 8 }
+[protocol]
+split = "random-leave-one-out"
+[relations.driver]
+kind = "attribute"
+node = "item"
+column = "driver"
+[study]
+trials = 2
+resamples = 200
+[[models]]
+name = "popularity"
+[[models]]
+name = "relational-ease"
+"""
+
+
+def fresh(code: str) -> str:
+    """What a fresh Python process prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def blocks(language: str) -> list[str]:
+    """README's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import relrank; dir(relrank)",
+        "import sys; from relrank.cli import main; sys.argv = ['relrank', '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
+    ],
+    ids=["import relrank", "relrank --help"],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    said = fresh(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))")
+    modules = set(json.loads(said.splitlines()[-1]))
+    assert "relrank" in modules
+    assert not modules & HEAVY
+
+
+def test_public_names_are_sorted_and_each_is_there():
+    assert relrank.__all__ == sorted(set(relrank.__all__))
+    assert {"read_study", "prepare", "run_study", "write_report", "keep_winner", "load_run"} <= set(relrank.__all__)
+    for name in relrank.__all__:
+        value = getattr(relrank, name)
+        assert getattr(value, "__name__", name) == name  # no name stands for another thing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = relrank.nothing
+
+
+def test_readme_python_example_runs_in_a_fresh_process(tmp_path):
+    (example,) = blocks("python")
+    assert len(example.strip().splitlines()) <= 15
+    (tmp_path / "example.toml").write_text(PLANTED)
+    for old, new in (
+        ("studies/ml-100k-loo.toml", str(tmp_path / "example.toml")),
+        ("runs/ml-100k-loo", str(tmp_path / "out")),
+        ("recommend(196,", "recommend(7,"),
+    ):
+        assert example.count(old) == 1
+        example = example.replace(old, new)
+    said = fresh(example)
+    assert "driver" in said  # the graph, the verdicts
+    assert "popularity" in said  # the leaderboard
+    assert "item " in said  # titles
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert relrank.load_run(tmp_path / "out").note["protocol"].startswith("custom")
+
+
+def test_readme_study_file_fits(tmp_path):
+    (block,) = blocks("toml")
+    (tmp_path / "study.toml").write_text(block)
+    config = read_study(tmp_path / "study.toml")
+    assert config.name == "our-shop"
+    said = tomllib.loads(block)
+    assert list(config.relations) == list(said["relations"])
+    assert {r.kind for r in config.relations.values()} == {"attribute", "bins", "text", "link", "cooccurrence"}
+
+
+def test_readme_commands_are_commands():
+    """Every `$ relrank …` line parses, and the table of commands is the list of commands."""
+    known = typer.main.get_command(app).commands
+    lines = [
+        line for block in blocks("console") for line in re.findall(r"^\$ relrank (.+?)\s*(?:#.*)?$", block, re.M)
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        name, *words = line.split()
+        known[name].make_context(name, words)
+    assert set(re.findall(r"^\| `relrank (\w+)", README, re.MULTILINE)) == set(known)
