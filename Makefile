@@ -26,8 +26,10 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## every figure that is quoted anywhere
+bench: $(READY)  ## every timing and tally that the docs quote; goodbooks needs RELRANK_DATA
 	$(BIN)/python benchmarks/lightgcn_step.py
+	$(BIN)/python benchmarks/planted_seeds.py
+	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -109,6 +109,17 @@ def test_pitfall_one_seed_interval_over_users_and_seeds_covers_the_truth():
     assert covered([s.mean(axis=1) for s in samples]) < 0.9  # what resampling users alone would claim
 
 
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_few_seeds_that_differ_are_not_taken_for_many(n_seeds):
+    """Splits that favour one side for everybody, known from two or three of them: users alone would cover half."""
+    rng = np.random.default_rng(7)
+    samples = [0.05 * rng.normal(size=(1, n_seeds)) + rng.normal(size=(900, n_seeds)) for _ in range(200)]
+    assert covered(samples) > 0.88
+    users_alone = [s - s.mean(0) + s.mean() for s in samples]  # the same data without what the seeds did
+    assert np.mean([difference(s, resamples=300, flips=10).low <= 0 <= difference(s, resamples=300, flips=10).high
+                    for s in users_alone[:60]]) < 0.85  # fmt: skip
+
+
 def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(3)
     users = rng.normal(size=(200, 1))

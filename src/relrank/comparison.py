@@ -6,6 +6,7 @@ initialization. The interval resamples users and seeds; the p-value flips signs 
 References:
     Searle, Casella & McCulloch, "Variance Components", 1992, ch. 4 (two-way crossed random effects).
     Phipson & Smyth, "Permutation p-values should never be zero", SAGMB 9(1), 2010.
+    Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2(6), 1946.
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979.
 """
 
@@ -82,7 +83,8 @@ def compare(a: Table, b: Table, metric: str, *, resamples: int = 2_000, flips: i
     **Interval**: users are resampled with replacement, each with all of its seeds, so that noise between users and
     noise inside a user both count once. What seeds add beyond that — a split that favours one side for everybody — is
     estimated by the method of moments for crossed random effects (see ``_seed_variance``) and drawn on top of every
-    resample; with one seed there is nothing to estimate it from, and the interval speaks of that split alone.
+    resample, with the heavier tails of a variance known from few seeds; with one seed there is nothing to estimate
+    it from, and the interval speaks of that split alone.
 
     **p**: the null hypothesis is that a user's difference, averaged over seeds, is symmetric around 0; it knows of
     no variance between seeds. Every sign pattern is tried where at most 12 users differ, otherwise ``flips`` random
@@ -222,24 +224,32 @@ def _bootstrap(values: Float64, resamples: int, rng: np.random.Generator) -> Flo
         part = slice(start, min(start + chunk, resamples))
         drawn = rng.integers(n_users, size=(part.stop - start, n_users))
         means[part] = sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)
-    return means + rng.normal(0.0, np.sqrt(_seed_variance(values)), resamples)
+    added, noise = _seed_variance(values)
+    if added == 0:
+        return means
+    # A variance known from a few seeds only: Student's t with Satterthwaite's degrees of freedom instead of a normal.
+    centre, of_users = float(np.nanmean(values)), float(means.var(ddof=1))
+    freedom = (of_users + added) ** 2 / (noise**2 / (values.shape[1] - 1))
+    spread = means - centre + rng.normal(0.0, np.sqrt(added), resamples)
+    drawn_means: Float64 = centre + spread * np.sqrt(freedom / rng.chisquare(freedom, resamples))
+    return drawn_means
 
 
-def _seed_variance(values: Float64) -> float:
-    """Variance that seeds add to the grand mean: σ²_seed / S, at least 0; 0 for one seed.
+def _seed_variance(values: Float64) -> tuple[float, float]:
+    """What seeds add to the variance of the grand mean, σ²_seed / S, at least 0; and the variance it was read from.
 
     With d[u, s] = μ + user + seed + rest, the variance of the S seed means is σ²_seed + σ²_rest / U, and σ²_rest is
     the mean square of what user and seed means leave. Exact where no cell is missing, close where few are.
     """
     n_users, n_seeds = values.shape
     if n_seeds < 2 or n_users < 2:
-        return 0.0
+        return 0.0, 0.0
     by_seed = np.nanmean(values, axis=0)
     rest = values - np.nanmean(values, axis=1, keepdims=True) - by_seed + np.nanmean(values)
     freedom = max(int((~np.isnan(rest)).sum()) - n_users - n_seeds + 1, 1)
     within = float(np.nansum(rest**2)) / freedom / n_users
-    surplus: float = float(by_seed.var(ddof=1)) - within
-    return surplus / n_seeds if surplus > 0 else 0.0
+    between = float(by_seed.var(ddof=1))
+    return max(between - within, 0.0) / n_seeds, between / n_seeds
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

@@ -35,11 +35,13 @@ def test_killed_three_times_the_verdicts_are_the_same_bit_for_bit(study_file, tm
     out, rng, kept = tmp_path / "killed", random.Random(5), []
     for _ in range(3):
         running = study(study_file, out)
-        try:
-            running.wait(timeout=rng.uniform(0.3, 0.9) * seconds)
-        except subprocess.TimeoutExpired:
-            os.kill(running.pid, signal.SIGKILL)
-            running.wait()
+        # a random moment after it has begun to work: a further cell, or a checkpoint of one, is there
+        before = len(list(out.glob("cells/*")))
+        while running.poll() is None and len(list(out.glob("cells/*"))) <= before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.1) * seconds)
+        os.kill(running.pid, signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, "it was over before it could be killed"
         running.stdout.close()
         kept.append(len(list(out.glob("cells/*/cell.json"))))
         assert not list(out.glob("cells/*.part/cell.json"))

@@ -152,3 +152,54 @@ def test_winner_is_the_best_on_validation_and_recommends_by_title(study_file, tm
 def test_slips_in_a_study_file_are_named(study_file, tmp_path, old, new, message):
     with pytest.raises(InputError, match=re.escape(message)):
         run(study_file, tmp_path / "out", study_file.read_text().replace(old, new, 1))
+
+
+def test_a_noisy_copy_is_called_redundant_with_what_it_copies(tmp_path):
+    """The arms that explain a redundancy are run only then: beside the other, and alone with its links shuffled."""
+    path = tmp_path / "echo.toml"
+    relations = "".join(
+        f'[relations.{name}]\nkind = "attribute"\nnode = "item"\ncolumn = "{name}"\n' for name in ("driver", "echo")
+    )
+    path.write_text(
+        'name = "echo"\n[data]\ndataset = "planted"\n'
+        "planted = { users = 700, items = 400, groups = 40, seed = 1 }\n"
+        '[protocol]\nsplit = "random-leave-one-out"\n'
+        f'{relations}[study]\nresamples = 400\n[[models]]\nname = "ease"\n[[models]]\nname = "relational-ease"\n'
+    )
+    result, fresh = run(path, tmp_path / "out")
+    said = {row["relation"]: row for row in result.verdicts.iter_rows(named=True)}
+    assert said["driver"]["verdict"] == "helps"
+    assert said["echo"]["verdict"] == "redundant"
+    assert said["echo"]["redundant_with"] == "driver"
+    assert ("relational-ease", "interactions + echo, echo rewired", 0) in fresh
+    beside = result.effects.filter(pl.col("kind") == "beside").row(0, named=True)
+    assert (beside["relation"], beside["other"]) == ("echo", "driver")
+    # with two relations "all" is "interactions + driver + echo": no arm is run twice
+    assert beside["arm_a"] == "all"
+
+
+def test_pitfall_a_setting_equal_to_the_default_is_still_held(study_file):
+    """Saying l2 = 200 is not the same as saying nothing: what is said is not tuned."""
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    cell = cell_of(config, material, "ease", "interactions")
+    said = type(cell)(cell.model.model_copy(update={"config": {"l2": 200.0}}), cell.arm, cell.bench, cell.study)
+    assert said.start() == cell.start()
+    assert said.key() != cell.key()
+
+
+def test_audit_names_a_relation_that_holds_the_test_rows(tmp_path):
+    """Clicks that contain the test purchases are a leak, wherever they come from."""
+    rows = [(u, (u + k) % 12) for u in range(40) for k in range(6)]
+    pl.DataFrame(rows, schema=["u", "i"], orient="row").write_csv(tmp_path / "bought.csv")
+    pl.DataFrame(rows, schema=["u", "i"], orient="row").write_csv(tmp_path / "clicked.csv")
+    (tmp_path / "leak.toml").write_text(
+        'name = "leak"\n[data]\nuser = "user"\nitem = "item"\n[data.interactions]\nfile = "bought.csv"\n'
+        'user = "u"\nitem = "i"\n[data.links.clicked]\nfile = "clicked.csv"\nsource = "user"\nsource_column = "u"\n'
+        'target = "item"\ntarget_column = "i"\n[protocol]\nsplit = "random-leave-one-out"\n'
+        '[relations.clicks]\nkind = "link"\ntable = "clicked"\n'
+    )
+    config = read_study(tmp_path / "leak.toml")
+    leaks = [f for f in prepare(config, tmp_path).findings if f.level == "leak"]
+    assert {f.check for f in leaks} >= {"test rows in clicks", "validation rows in clicks"}
+    assert all(f.count == 40 for f in leaks)

@@ -3,8 +3,9 @@
     Z = 1/(L+1) · Σ_l (Â_interactions + Σ_r α_r Â_r)^l E,      α_r = softplus(θ_r)
 
 over one table E of all nodes (users, items, tags, …), every block normalised by its own degrees. Without relations it
-is LightGCN (He et al. 2020, eq. 8). Scores are dot products, or cosines, of the *propagated* vectors. For a user who
-was not there in training, the user's own vector is what the layers would have gathered from the items of the history.
+is LightGCN (He et al. 2020, eq. 8), and like it propagates over the training edge that a step supervises. Scores are
+dot products, or cosines, of the *propagated* vectors. For a user who was not there in training, the user's own vector
+is what the layers would have gathered from the items of the history.
 """
 
 from __future__ import annotations

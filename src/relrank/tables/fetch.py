@@ -45,19 +45,24 @@ class Remote:
         url: where.
         digest: "sha256:…" where one is known; "md5:…" as the publisher states it beside the file; "git:…", the blob
             id (SHA-1) in the publisher's repository at the commit of the address.
+        saved_as: the name here, where it is not the file's own.
     """
 
     url: str
     digest: str
+    saved_as: str | None = None
 
     @property
     def name(self) -> str:
-        """The file's own name."""
-        return self.url.rsplit("/", 1)[1]
+        """The file's name here."""
+        return self.saved_as or self.url.rsplit("/", 1)[1]
 
 
 _GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 _BOOKS = "https://raw.githubusercontent.com/zygmuntz/goodbooks-10k/6dd165b555a7b47b2dd36743a425776e641ff50c/"
+_FEWER_BOOKS = (
+    "https://raw.githubusercontent.com/fant0md/minor-goodbooks-recommender/b69e9c800bd522df9531183873b47a36c050fdf2/"
+)
 _GOWALLA = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2/"
 
 ARCHIVES: dict[str, Remote] = {
@@ -73,6 +78,12 @@ FILES: dict[str, tuple[Remote, ...]] = {
         Remote(_BOOKS + "books.csv", "sha256:4d21d0e0433128657c752e3a3d0405ac0ec11675d6c70c64cb0abf4ab1acb76a"),
         Remote(_BOOKS + "book_tags.csv", "sha256:8ff2f0659be9ddbe10bf47ba33b5b69024f893f017ac665236f15bc97d862950"),
         Remote(_BOOKS + "tags.csv", "sha256:87f316957564fa21c316a4f50afc87f07906f478f990eec027aaca00c536c449"),
+        # a published random 5 % of the users with all their ratings: what the goodbooks-loo protocol is defined on
+        Remote(
+            _FEWER_BOOKS + "data/ratings_random.csv",
+            "sha256:43cadb63be762b025fda90a6bcd5fd1e03858ca7b1e3b9b90056f7569db3f4d8",
+            "ratings_v2_users5pct.csv",
+        ),
     ),
     "gowalla": (
         Remote(_GOWALLA + "data/gowalla/train.txt", "git:a27782bd7a1d4d0744148dc0460ea94da74763f2"),
