@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it, so ``relrank --help`` answe
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -16,6 +17,9 @@ from relrank.errors import InputError
 
 if TYPE_CHECKING:
     from relrank.study.run import Material
+
+INTERRUPTED = 130
+"""Exit status that the command parser gives for Ctrl-C."""
 
 app = typer.Typer(
     name="relrank",
@@ -123,12 +127,15 @@ def study(
         result = run_study(config, material, folder, live)
     print_result(console, result)
     page = write_report(result, folder / "report.html")
-    console.print(f"\nreport   {page}", highlight=False, soft_wrap=True)
-    console.print(f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, soft_wrap=True)
+    console.print(f"\nreport   {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, markup=False, soft_wrap=True
+    )
     winner = keep_winner(config, material, folder)
     console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", markup=False, soft_wrap=True)
     user = winner.split.users.keys[0]
-    console.print(f"         relrank recommend {folder} --user {user} -k 10", highlight=False, soft_wrap=True)
+    command = shlex.join(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])
+    console.print(f"         {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -158,7 +165,9 @@ def fit(
     with console.status(f"{model} on {cell.arm.name}") as status:
         run = fit_run(cell, material.tables, out, lambda text: status.update(f"{model} on {cell.arm.name}: {text}"))
     console.print(repr(run), markup=False, highlight=False)
-    console.print(f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", soft_wrap=True)
+    console.print(
+        f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", markup=False, soft_wrap=True
+    )
 
 
 @app.command()
@@ -224,6 +233,11 @@ def recommend(
     else:
         assert history is not None
         keys = [key.strip() for key in history.split(",") if key.strip()]
+        if not keys:
+            raise InputError(
+                "history is empty", where="relrank recommend --history", expected="item keys with commas",
+                found=repr(history),
+            )  # fmt: skip
         best = fitted.recommend_for(keys, k)
     console.print(f"{fitted.note['model']} on {fitted.note['arm']}", markup=False, highlight=False)
     table = Table()
@@ -252,7 +266,7 @@ def report(
     result = StudyResult.load(folder)
     console = Console()
     print_result(console, result)
-    console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", soft_wrap=True)
+    console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", markup=False, soft_wrap=True)
 
 
 def _few(titles: list[str], n: int = 3) -> str:
@@ -275,9 +289,10 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise
 
 
 def _settle_libraries() -> None:

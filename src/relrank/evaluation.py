@@ -57,7 +57,7 @@ class Evaluation:
         expected = "a file written by Evaluation.save"
         try:
             metadata = pl.read_parquet_metadata(path)
-            table = pl.read_parquet(path)
+            table = pl.read_parquet(path, glob=False)
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError("not an evaluation", where=str(path), expected=expected, found=str(error)) from None
         if "relrank.summary" not in metadata:

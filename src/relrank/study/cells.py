@@ -194,7 +194,7 @@ def load_cell(folder: Path) -> CellResult:
     return CellResult(
         note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
         tuple(Trial(t["values"], t["metric"]) for t in note["trials"]), note["chosen"], note["valid"],
-        pl.read_parquet(history) if history.is_file() else None, note["finished"], note["cost"],
+        pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
         note["note"],
     )  # fmt: skip
 

@@ -95,12 +95,21 @@ class FittedRun:
 
 
 def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
-    """Keys typed on a command line, in the type of the table's keys; what cannot be one stays text (and unknown)."""
-    text = pl.Series([str(v) for v in values])
-    if like.dtype.is_integer():
-        numbers = text.cast(like.dtype, strict=False)
-        return text if numbers.null_count() else numbers
-    return text
+    """Keys typed on a command line, in the type of the table's keys.
+
+    Raises:
+        InputError: a key cannot be of that type.
+    """
+    text = pl.Series([str(v) for v in values], dtype=pl.String)
+    if not like.dtype.is_integer():
+        return text
+    numbers = text.cast(like.dtype, strict=False)
+    if numbers.null_count():
+        raise InputError(
+            "unknown key", where="keys asked for", expected=f"whole numbers, such as {like[0]}",
+            found=repr(text.filter(numbers.is_null())[0]),
+        )  # fmt: skip
+    return numbers
 
 
 def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say) -> FittedRun:
@@ -184,14 +193,14 @@ def load_run(folder: Path | str) -> FittedRun:
     kind = MODELS[note["model"]]
     model = kind(graph, config_of(kind.Config(), note["config"], str(folder)))
     model.load_state(load_tensors(folder / "model.safetensors")[0])
-    frame = pl.read_parquet(folder / "split.parquet")
+    frame = pl.read_parquet(folder / "split.parquet", glob=False)
     users, items = graph.nodes[graph.user], graph.nodes[graph.item]
     of_part = (frame.filter(pl.col("part") == name) for name in PARTS)
     train, valid, test = (
         Interactions(users.rows(r["user"], str(folder)), items.rows(r["item"], str(folder))) for r in of_part
     )
     split = Split(users, items, train, valid, test, note["protocol"], note["fingerprint"])
-    return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet"), note)
+    return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet", glob=False), note)
 
 
 def _split_frame(split: Split) -> pl.DataFrame:

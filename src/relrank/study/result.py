@@ -93,6 +93,8 @@ class StudyResult:
             if not (folder / name).is_file():
                 raise InputError("no finished study here", where=str(folder), expected=f"a file {name}", found="none")
         tables = {
-            part.name: pl.read_parquet(folder / f"{part.name}.parquet") for part in fields(cls) if part.name != "card"
+            part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
+            for part in fields(cls)
+            if part.name != "card"
         }
         return cls(card=json.loads((folder / "card.json").read_text()), **tables)

@@ -105,7 +105,8 @@ def sentence(
         )
     if d.mean == d.low == d.high == 0:
         change = "validation left it out by itself"
-    return f"No evidence for {relation}: {change}; an effect of {visible:.4f} would have been seen."
+    seen = f"an effect of {visible:.4f} would have been seen" if visible > 0 else "no effect could have been seen"
+    return f"No evidence for {relation}: {change}; {seen}."
 
 
 def redundant_with(beside: Mapping[str, Judged]) -> list[str]:

@@ -122,7 +122,7 @@ def read_table(path: Path, separator: str | None = None, as_text: Collection[str
     if ending == ".parquet":
         read_bytes(path)
         try:
-            frame = pl.read_parquet(path)
+            frame = pl.read_parquet(path, glob=False)
         except pl.exceptions.PolarsError as error:
             found = str(error).splitlines()[0][:200]
             raise InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found) from None

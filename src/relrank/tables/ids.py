@@ -73,7 +73,7 @@ class IdMap:
             raise InputError(
                 "unknown key",
                 where=where,
-                expected=f"a {self.name} key ({self.keys.dtype}, {len(self):,} known), such as {self.keys[0]!r}",
+                expected=f"{self.name} key ({self.keys.dtype}, {len(self):,} known), such as {self.keys[0]!r}",
                 found=f"{first!r} ({keys.dtype}); {int(missing.sum()):,} unknown in all",
             )
         return rows
