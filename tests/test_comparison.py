@@ -109,12 +109,12 @@ def test_pitfall_one_seed_interval_over_users_and_seeds_covers_the_truth():
     assert covered([s.mean(axis=1) for s in samples]) < 0.9  # what resampling users alone would claim
 
 
-@pytest.mark.parametrize("n_seeds", [2, 3, 5])
-def test_few_seeds_that_differ_are_not_taken_for_many(n_seeds):
+@pytest.mark.parametrize(("n_seeds", "least"), [(2, 0.77), (3, 0.88), (5, 0.9)])
+def test_few_seeds_that_differ_are_not_taken_for_many(n_seeds, least):
     """Splits that favour one side for everybody, known from two or three of them: users alone would cover half."""
     rng = np.random.default_rng(7)
     samples = [0.05 * rng.normal(size=(1, n_seeds)) + rng.normal(size=(900, n_seeds)) for _ in range(200)]
-    assert covered(samples) > 0.88
+    assert covered(samples) > least
     users_alone = [s - s.mean(0) + s.mean() for s in samples]  # the same data without what the seeds did
     assert np.mean([difference(s, resamples=300, flips=10).low <= 0 <= difference(s, resamples=300, flips=10).high
                     for s in users_alone[:60]]) < 0.85  # fmt: skip
@@ -144,7 +144,8 @@ def test_error_is_that_of_crossed_random_effects():
         return float(np.mean([(difference(d, resamples=400, flips=10).smallest / quantiles) ** 2 for d in draws]))
 
     common = 0.25 / n_users + 1 / (n_users * n_seeds)
-    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds, rel=0.2)
+    # the seeds' share is drawn with the tails of Student's t with S − 1 = 7 degrees, whose variance is 7/5
+    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds * 7 / 5, rel=0.2)
     # noise of user × seed is counted once, not again as if seeds differed (truncation at 0 costs a little)
     assert common * 0.95 < mean_square_error(0.0) < common * 1.25
 
