@@ -144,8 +144,8 @@ def test_error_is_that_of_crossed_random_effects():
         return float(np.mean([(difference(d, resamples=400, flips=10).smallest / quantiles) ** 2 for d in draws]))
 
     common = 0.25 / n_users + 1 / (n_users * n_seeds)
-    # the seeds' share is drawn with the tails of Student's t with S − 1 = 7 degrees, whose variance is 7/5
-    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds * 7 / 5, rel=0.2)
+    # the seeds' share has the tails of Student's t with S − 1 = 7 degrees: its 97.5 % point is 2.365, not 1.960
+    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds * (2.365 / 1.960) ** 2, rel=0.2)
     # noise of user × seed is counted once, not again as if seeds differed (truncation at 0 costs a little)
     assert common * 0.95 < mean_square_error(0.0) < common * 1.25
 

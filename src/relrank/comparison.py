@@ -6,7 +6,6 @@ initialization. The interval resamples users and seeds; the p-value flips signs 
 References:
     Searle, Casella & McCulloch, "Variance Components", 1992, ch. 4 (two-way crossed random effects).
     Phipson & Smyth, "Permutation p-values should never be zero", SAGMB 9(1), 2010.
-    Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 2(6), 1946.
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6(2), 1979.
 """
 
@@ -62,7 +61,7 @@ class Effect:
         p: two-sided sign-flip p-value; 1 where nothing differs.
         effect_size: paired Cohen's d, mean / standard deviation of the users' means; 0 where that is 0.
         smallest: smallest true effect these data would have shown with power .8 at α = .05,
-            (z.975 + z.8) × bootstrap standard error.
+            (z.975 + z.8) × the standard error that the interval's width stands for.
         n_users: distinct users.
         n_seeds: pairs of tables.
     """
@@ -134,7 +133,7 @@ def compare(a: Table, b: Table, metric: str, *, resamples: int = 2_000, flips: i
         high=float(high),
         p=_sign_flip(per_user, flips, rng),
         effect_size=float(per_user.mean() / spread) if spread > 0 else 0.0,
-        smallest=float(power * means.std(ddof=1)),
+        smallest=float(power * (high - low) / 2 / NormalDist().inv_cdf(0.975)),
         n_users=differences.shape[0],
         n_seeds=differences.shape[1],
     )
@@ -224,32 +223,30 @@ def _bootstrap(values: Float64, resamples: int, rng: np.random.Generator) -> Flo
         part = slice(start, min(start + chunk, resamples))
         drawn = rng.integers(n_users, size=(part.stop - start, n_users))
         means[part] = sums[drawn].sum(axis=1) / cells[drawn].sum(axis=1)
-    added, noise = _seed_variance(values)
+    added = _seed_variance(values)
     if added == 0:
         return means
-    # A variance known from a few seeds only: Student's t with Satterthwaite's degrees of freedom instead of a normal.
-    centre, of_users = float(np.nanmean(values)), float(means.var(ddof=1))
-    freedom = (of_users + added) ** 2 / (noise**2 / (values.shape[1] - 1))
-    spread = means - centre + rng.normal(0.0, np.sqrt(added), resamples)
-    drawn_means: Float64 = centre + spread * np.sqrt(freedom / rng.chisquare(freedom, resamples))
+    # known from few seeds only: Student's t with S − 1 degrees of freedom, not a normal
+    drawn_means: Float64 = means + np.sqrt(added) * rng.standard_t(values.shape[1] - 1, resamples)
     return drawn_means
 
 
-def _seed_variance(values: Float64) -> tuple[float, float]:
-    """What seeds add to the variance of the grand mean, σ²_seed / S, at least 0; and the variance it was read from.
+def _seed_variance(values: Float64) -> float:
+    """What seeds add to the variance of the grand mean, σ²_seed / S, at least 0.
 
     With d[u, s] = μ + user + seed + rest, the variance of the S seed means is σ²_seed + σ²_rest / U, and σ²_rest is
     the mean square of what user and seed means leave. Exact where no cell is missing, close where few are.
     """
     n_users, n_seeds = values.shape
     if n_seeds < 2 or n_users < 2:
-        return 0.0, 0.0
+        return 0.0
     by_seed = np.nanmean(values, axis=0)
     rest = values - np.nanmean(values, axis=1, keepdims=True) - by_seed + np.nanmean(values)
     freedom = max(int((~np.isnan(rest)).sum()) - n_users - n_seeds + 1, 1)
     within = float(np.nansum(rest**2)) / freedom / n_users
     between = float(by_seed.var(ddof=1))
-    return max(between - within, 0.0) / n_seeds, between / n_seeds
+    surplus: float = max(between - within, 0.0)
+    return surplus / n_seeds
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

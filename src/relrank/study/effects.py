@@ -121,7 +121,7 @@ def leaderboard(found: Found) -> pl.DataFrame:
         )
     ease = max((row["mean"] for row in rows if row["model"] == "ease"), default=None)
     for row in rows:
-        row["below_ease"] = ease is not None and row["mean"] < ease
+        row["below_ease"] = ease is not None and row["mean"] < ease - 5e-5  # less is rounding
     return pl.DataFrame(rows).sort(["mean", "model", "arm"], descending=[True, False, False])
 
 

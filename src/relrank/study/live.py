@@ -132,12 +132,12 @@ def print_result(console: Console, result: StudyResult) -> None:
         headings = ["relation", "verdict", "drop", "alone", "placebo"]
         truth = said["true_verdict"].null_count() < len(said)
         for heading in [*headings, *(["truth"] if truth else [])]:
-            table.add_column(heading)
+            table.add_column(heading, no_wrap=heading in headings[2:])
         for row in said.iter_rows(named=True):
             verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
             effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
             cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
-            table.add_row(*cells, *([WORDS.get(row["true_verdict"], "")] if truth else []))
+            table.add_row(*cells, *([row["true_verdict"] or ""] if truth else []))
         console.print(table)
         for sentence in said["sentence"]:
             console.print(f"· {sentence}", highlight=False, markup=False)
