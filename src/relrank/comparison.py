@@ -245,8 +245,7 @@ def _seed_variance(values: Float64) -> float:
     freedom = max(int((~np.isnan(rest)).sum()) - n_users - n_seeds + 1, 1)
     within = float(np.nansum(rest**2)) / freedom / n_users
     between = float(by_seed.var(ddof=1))
-    surplus: float = max(between - within, 0.0)
-    return surplus / n_seeds
+    return float(max(between - within, 0.0) / n_seeds)
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

@@ -77,21 +77,13 @@ class Found:
         """Per-user tables in seed order."""
         return [cell.evaluation.table for cell in self._cells[model, arm]]
 
-    def effect(self, model: str, a: Arm, b: Arm, differing: bool = False) -> tuple[str, str, Effect] | None:
-        """The paired effect a − b; None where one of the two was not run.
-
-        With ``differing``, on the seeds only where the two arms rank differently; None where there is none.
-        """
+    def effect(self, model: str, a: Arm, b: Arm) -> tuple[str, str, Effect] | None:
+        """The paired effect a − b; None where one of the two was not run."""
         name_a, name_b = self.arm_name(model, a), self.arm_name(model, b)
         if name_a is None or name_b is None:
             return None
-        pairs = list(zip(self.tables(model, name_a), self.tables(model, name_b), strict=True))
-        if differing:
-            pairs = [(x, y) for x, y in pairs if not x[self.metric].equals(y[self.metric])]
-            if not pairs:
-                return None
-        left, right = ([pair[side] for pair in pairs] for side in (0, 1))
-        return name_a, name_b, compare(left, right, self.metric, resamples=self.resamples)
+        tables = self.tables(model, name_a), self.tables(model, name_b)
+        return name_a, name_b, compare(*tables, self.metric, resamples=self.resamples)
 
 
 def leaderboard(found: Found) -> pl.DataFrame:
@@ -199,8 +191,7 @@ def effects_and_verdicts(
         for relation in known:
             drop, alone = judged["drop"][relation], judged["alone"][relation]
             placebo, verdict = judged["placebo"].get(relation), verdicts[relation]
-            differing = [found.effect(model, *_pair(kind, relation, relations), differing=True) for kind in KINDS]
-            visible = rules.smallest([e[2] for e in differing if e is not None], stand_in)
+            visible = rules.smallest([j.effect for j in (drop, alone, placebo) if j is not None], stand_in)
             mutual = any(relation in because[other] for other in because[relation])
             sentence = rules.sentence(
                 relation, found.metric, verdict, drop, alone, placebo, because[relation], visible, mutual,

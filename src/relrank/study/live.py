@@ -128,16 +128,18 @@ def print_result(console: Console, result: StudyResult) -> None:
         console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
     console.print()
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
-        table = _table(f"verdicts, {model}")
-        headings = ["relation", "verdict", "drop", "alone", "placebo"]
         truth = said["true_verdict"].null_count() < len(said)
-        for heading in [*headings, *(["truth"] if truth else [])]:
+        table = _table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
+        headings = ["relation", "verdict", "drop", "alone", "placebo"]
+        for heading in headings:
             table.add_column(heading, no_wrap=heading in headings[2:])
         for row in said.iter_rows(named=True):
             verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
             effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
+            if truth and row["true_verdict"]:
+                verdict += " ✓" if row["verdict"] == row["true_verdict"] else f" (truth: {row['true_verdict']})"
             cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
-            table.add_row(*cells, *([row["true_verdict"] or ""] if truth else []))
+            table.add_row(*cells)
         console.print(table)
         for sentence in said["sentence"]:
             console.print(f"· {sentence}", highlight=False, markup=False)

@@ -65,13 +65,13 @@ def verdict(drop: Judged, alone: Judged, placebo: Judged | None, alone_placebo: 
     return "no evidence"
 
 
-def smallest(differing: Sequence[Effect], stand_in: float) -> float:
+def smallest(effects: Sequence[Effect], stand_in: float) -> float:
     """The smallest effect of a relation that the study could have shown, on the safe side.
 
-    The largest over the relation's own effects, each measured on the seeds whose two arms differ: where validation
-    gave the relation weight 0, nothing differs and nothing can be learned. If that is so everywhere, ``stand_in``.
+    The largest over the relation's own effects. Where validation gave the relation weight 0 in every arm, nothing
+    differs and nothing can be learned from it: then ``stand_in``.
     """
-    return max((e.smallest for e in differing), default=0.0) or stand_in
+    return max((e.smallest for e in effects), default=0.0) or stand_in
 
 
 def sentence(
