@@ -193,7 +193,7 @@ def evaluate(
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in result.summary.items():
-        table.add_row(name, f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}")
+        table.add_row(name, f"{value:,.0f}" if "users" in name else f"{value:.4f}")
     Console().print(table)
     if out is not None:
         result.save(out)
@@ -270,7 +270,7 @@ def report(
 
 
 def _few(titles: list[str], n: int = 3) -> str:
-    return ", ".join(str(t) for t in titles[:n]) + (", …" if len(titles) > n else "")
+    return " · ".join(str(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
 
 def _print_card(console: Any, material: Material) -> None:
