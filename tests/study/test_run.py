@@ -7,6 +7,8 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.evaluation import evaluate
+from relrank.models.base import config_of
+from relrank.study.cells import in_effect
 from relrank.study.config import read_study
 from relrank.study.fitted import load_run
 from relrank.study.result import StudyResult
@@ -203,3 +205,27 @@ def test_audit_names_a_relation_that_holds_the_test_rows(tmp_path):
     leaks = [f for f in prepare(config, tmp_path).findings if f.level == "leak"]
     assert {f.check for f in leaks} >= {"test rows in clicks", "validation rows in clicks"}
     assert all(f.count == 40 for f in leaks)
+
+
+def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
+    """The memory of trials goes by edges: a shuffled relation is another one, unless its weight is 0."""
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    cells = {c.arm.name: c for c in grid(config, material) if c.model.name == "relational-ease" and not c.bench.seed}
+
+    def key(arm, **weights):
+        cell = cells[arm]
+        graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
+        start = cell.start()[0]
+        return in_effect(cell, graph, config_of(start, {f"weights.{r}": w for r, w in weights.items()}, "test"))
+
+    assert key("all", driver=10.0, noise=0.0) == key("interactions + driver", driver=10.0)
+    assert key("all", driver=0.0, noise=0.0) == key("interactions")
+    assert key("all", driver=10.0, noise=0.0) != key("all", driver=30.0, noise=0.0)
+    assert key("all", driver=10.0, noise=0.0) != key("all, driver rewired", driver=10.0, noise=0.0)
+    assert key("all", driver=10.0, noise=0.0) == key("all, noise rewired", driver=10.0, noise=0.0)
+    assert key("all", driver=10.0) != key("all", driver=10.0, noise=0.0)  # unnamed: the common weight, not 0
+    other_seed = next(c for c in grid(config, material) if c.arm.name == "all" and c.bench.seed == 1)
+    graph, start = other_seed.arm.graph(other_seed.bench.graph, 1), other_seed.start()[0]
+    changed = config_of(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
+    assert in_effect(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
