@@ -219,7 +219,7 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
         start = cell.start()[0]
         return in_effect(cell, graph, config_of(start, {f"weights.{r}": w for r, w in weights.items()}, "test"))
 
-    assert key("all", driver=10.0, noise=0.0) == key("interactions + driver", driver=10.0)
+    assert key("all", driver=10.0, noise=0.0) == key("all without noise", driver=10.0)
     assert key("all", driver=0.0, noise=0.0) == key("interactions")
     assert key("all", driver=10.0, noise=0.0) != key("all", driver=30.0, noise=0.0)
     assert key("all", driver=10.0, noise=0.0) != key("all, driver rewired", driver=10.0, noise=0.0)
