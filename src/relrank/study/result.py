@@ -23,7 +23,7 @@ class StudyResult:
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
-            source nodes with an edge, kind}); ``notices`` (list of {where, message, count}); ``audit`` (list of
+            items, else users, with an edge, kind}); ``notices`` (list of {where, message, count}); ``audit`` (list of
             {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb, python,
             torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``

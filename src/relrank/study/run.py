@@ -17,7 +17,7 @@ import relrank
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.builders import build_graph
-from relrank.graph.graph import Graph
+from relrank.graph.graph import Graph, coverage
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -388,11 +388,9 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
 def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:
     """One relation in figures."""
     r = graph.relation(name)
-    ends = np.concatenate([r.src, r.dst]) if r.undirected else r.src
-    covered = np.unique(ends).size / len(graph.nodes[r.source])
     return {
-        "name": name, "source": r.source, "target": r.target, "edges": len(r), "covered": round(covered, 4),
-        "kind": config.relations[name].kind,
+        "name": name, "source": r.source, "target": r.target, "edges": len(r),
+        "covered": round(coverage(graph)[name], 4), "kind": config.relations[name].kind,
     }  # fmt: skip
 
 
