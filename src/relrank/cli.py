@@ -142,7 +142,10 @@ def study(
 def fit(
     study: StudyFile,
     model: Annotated[str, typer.Option(help="A model of relrank.models.MODELS.")] = "relational-ease",
-    arm: Annotated[str, typer.Option(help='"all", "interactions", or relation names with commas.')] = "all",
+    arm: Annotated[
+        str | None,
+        typer.Option(help='"all" (default where the model uses relations), "interactions", or names with commas.'),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Split seed; the study's first by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the fitted model.")] = Path("runs/fitted"),
 ) -> None:
@@ -173,7 +176,10 @@ def fit(
 @app.command()
 def evaluate(
     run: RunFolder,
-    k: Annotated[list[int] | None, typer.Option("-k", help="Cuts; may be given several times.")] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option("-k", min=1, help="Cuts, each with its own -k; 10, 20, 50 by default."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the per-user table (Parquet).")] = None,
 ) -> None:
     """Rank the full catalogue for every test user and print the metrics.
@@ -286,7 +292,7 @@ def main() -> None:
     _settle_libraries()
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as end:

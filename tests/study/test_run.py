@@ -229,3 +229,13 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     graph, start = other_seed.arm.graph(other_seed.bench.graph, 1), other_seed.start()[0]
     changed = config_of(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
     assert in_effect(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
+
+
+def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file):
+    """The label of a run must not claim relations that the model never saw."""
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    assert cell_of(config, material, "ease").arm.name == "interactions"
+    assert cell_of(config, material, "relational-ease").arm.name == "all"
+    with pytest.raises(InputError, match="model uses no relations"):
+        cell_of(config, material, "item-knn", "driver")

@@ -61,7 +61,7 @@ def test_sentences_carry_the_figures_and_speak_of_leaving_out():
     )
     text = sentence("echo", "ndcg@10", "redundant", FLAT, UP, FLAT, ["driver"], 0.01, mutual=True)
     assert "redundant beside driver" in text
-    assert text.endswith("keep one of them.")
+    assert text.endswith("do not drop both.")
     zero = Judged(Effect(0, 0, 0, 1, 0, 0, 100, 1), 1)
     text = sentence("noise", "ndcg@10", "no evidence", zero, zero, zero, [], 0.0123)
     assert (

@@ -132,7 +132,7 @@ def print_result(console: Console, result: StudyResult) -> None:
         table = _table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
         headings = ["relation", "verdict", "drop", "alone", "placebo"]
         for heading in headings:
-            table.add_column(heading, no_wrap=heading in headings[2:])
+            table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold")
         for row in said.iter_rows(named=True):
             verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
             effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]

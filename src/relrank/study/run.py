@@ -295,18 +295,22 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     return result
 
 
-def cell_of(config: StudyConfig, material: Material, model: str, arm: str) -> Cell:
+def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None = None) -> Cell:
     """One cell by model and arm name; an arm may also be written as relation names with commas.
 
     Raises:
-        InputError: no such model or relation.
+        InputError: no such model or relation, or relations for a model that uses none.
     """
     section = next((m for m in config.models if m.name == model), ModelSection(name=model))
     named = {a.name: a for a in (*arms_of(section, list(config.relations)), arm_of.all_of(list(config.relations)))}
-    if arm in named:
-        chosen = named[arm]
-    elif arm == "interactions":
+    relational = MODELS[model].relational and bool(config.relations)
+    arm = arm or ("all" if relational else "interactions")
+    if arm == "interactions":
         chosen = arm_of.INTERACTIONS
+    elif not relational:
+        raise InputError("model uses no relations", where=f"{model}, arm", expected='"interactions"', found=repr(arm))
+    elif arm in named:
+        chosen = named[arm]
     else:
         names = tuple(name.strip() for name in arm.split(","))
         for name in names:

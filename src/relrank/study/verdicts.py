@@ -89,23 +89,23 @@ def sentence(
         others = " or ".join(redundant_with) if redundant_with else "the other relations together"
         return (
             f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside "
-            f"{others}: {change}." + (" These stand in for each other: keep one of them." if mutual else "")
+            f"{others}: {change}." + (" They stand in for each other: do not drop both." if mutual else "")
         )
+    seen = f"an effect of {visible:.4f} would have been seen" if visible > 0 else "no effect could have been seen"
     if drop.positive and placebo is not None:
         p = placebo.effect
         return (
             f"No evidence for the links of {relation}: {change}, but shuffling its links changes it by only "
-            f"{signed(-p.mean)} ({interval(-p.high, -p.low)})."
+            f"{signed(-p.mean)} ({interval(-p.high, -p.low)}); {seen}."
         )
     if alone.positive and alone_placebo is not None:
         p = alone_placebo.effect
         return (
             f"No evidence for the links of {relation}: alone it adds {signed(a.mean)}, but only {signed(p.mean)} "
-            f"({interval(p.low, p.high)}) more than with its links shuffled; {change}."
+            f"({interval(p.low, p.high)}) more than with its links shuffled; {change}; {seen}."
         )
     if d.mean == d.low == d.high == 0:
         change = "validation left it out by itself"
-    seen = f"an effect of {visible:.4f} would have been seen" if visible > 0 else "no effect could have been seen"
     return f"No evidence for {relation}: {change}; {seen}."
 
 

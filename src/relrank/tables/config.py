@@ -51,7 +51,7 @@ def check(raw: dict[str, Any], section: type[S], where: str) -> S:
         key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
         more = f"; {len(slips) - 1} more after this one" if len(slips) > 1 else ""
         if first["type"] == "extra_forbidden":
-            what, expected = "unknown key", "only keys that the documentation names"
+            what, expected = "unknown key", "only keys that docs/study-file.md names"
         else:
             what, expected = "setting does not fit", first["msg"]
         found = "nothing" if first["type"] == "missing" else repr(first["input"])
@@ -60,6 +60,8 @@ def check(raw: dict[str, Any], section: type[S], where: str) -> S:
 
 def resolve(path: str, base: Path, where: str) -> Path:
     """A path from a configuration file: ``${NAME}`` is replaced from the environment, the rest is relative to base.
+
+    A path that begins with a variable is relative to where the program runs, as the variable itself was meant.
 
     Raises:
         InputError: an environment variable is not set.
@@ -73,4 +75,5 @@ def resolve(path: str, base: Path, where: str) -> Path:
             )
         return os.environ[name]
 
-    return base / Path(re.sub(r"\$\{(\w+)\}", value, path)).expanduser()
+    start = Path() if path.startswith("${") else base
+    return start / Path(re.sub(r"\$\{(\w+)\}", value, path)).expanduser()
