@@ -114,6 +114,22 @@ class ClosedForm(Recommender):
             setattr(self, name, state[name])
 
 
+class FromHistory(ClosedForm):
+    """A closed form whose scores depend on a user's items alone, so known users and new ones are the same thing."""
+
+    @abstractmethod
+    def score_rows(self, rows: Csr) -> Tensor:
+        """Scores for histories as CSR rows, float32 [rows.n_rows, n_items]."""
+
+    def score(self, users: Tensor) -> Tensor:
+        """The users' training histories, scored."""
+        return self.score_rows(self.history.take(user_rows(users, self.graph.n_users)))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """New histories, scored."""
+        return self.score_rows(history_rows(histories, self.graph.n_items))
+
+
 class Trained(nn.Module, Recommender):
     """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them."""
 

@@ -9,7 +9,6 @@ a linear low-pass filter plus an ideal one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -21,7 +20,7 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
-from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
+from relrank.models.base import FromHistory, Knob
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 # Columns of the table that the linear filter runs over; a width of the fast kernel.
@@ -40,7 +39,7 @@ class GFCFConfig:
     """Seed of the randomised decomposition's start."""
 
 
-class GFCF(ClosedForm):
+class GFCF(FromHistory):
     """Linear and ideal low-pass filter of the user's interactions."""
 
     name = "gf-cf"
@@ -71,15 +70,8 @@ class GFCF(ClosedForm):
         self.degrees = torch.from_numpy(np.bincount(self.history.indices, minlength=self.graph.n_items).astype("f4"))
         return self
 
-    def score(self, users: Tensor) -> Tensor:
-        """Both filters on these users' rows of X."""
-        return self._score(self.history.take(user_rows(users, self.graph.n_users)))
-
-    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """Both filters on new rows."""
-        return self._score(history_rows(histories, self.graph.n_items))
-
-    def _score(self, rows: Csr) -> Tensor:
+    def score_rows(self, rows: Csr) -> Tensor:
+        """Both filters on rows of X."""
         root = self.degrees.sqrt().numpy()
         inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
         weighted = Csr(rows.indptr, rows.indices, rows.data * inverse[rows.indices], rows.n_cols)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
+from relrank.models.base import FromHistory, Knob
 from relrank.models.linear import products_by_row
 
 # Co-counts are dense for a block of items at a time, within this many bytes.
@@ -32,7 +31,7 @@ class ItemKNNConfig:
     """Added to the denominator: how many users' worth of doubt a pair starts with."""
 
 
-class ItemKNN(ClosedForm):
+class ItemKNN(FromHistory):
     """Scores are sums of similarities to the items of the history."""
 
     name = "item-knn"
@@ -76,14 +75,7 @@ class ItemKNN(ClosedForm):
         self.indptr, self.indices, self.similarities = map(torch.from_numpy, (w.indptr, w.indices, w.data))
         return self
 
-    def score(self, users: Tensor) -> Tensor:
-        """``X W`` for these users."""
-        return self._score(self.history.take(user_rows(users, self.graph.n_users)))
-
-    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """``x W``."""
-        return self._score(history_rows(histories, self.graph.n_items))
-
-    def _score(self, rows: Csr) -> Tensor:
+    def score_rows(self, rows: Csr) -> Tensor:
+        """``X W``."""
         w = Csr(self.indptr.numpy(), self.indices.numpy(), self.similarities.numpy(), self.graph.n_items)
         return torch.from_numpy(products_by_row(rows, w))
