@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from relrank.errors import InputError
+from relrank.whole import whole
 
 FORMAT = "relrank-tensors-1"
 
@@ -24,11 +25,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, A
         tensors: by name, any device.
         note: plain JSON.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(on_cpu, temporary, metadata={"format": FORMAT, "note": json.dumps(dict(note))})
-    temporary.replace(path)
+    with whole(path) as temporary:
+        save_file(on_cpu, temporary, metadata={"format": FORMAT, "note": json.dumps(dict(note))})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -56,6 +55,5 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")

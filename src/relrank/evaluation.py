@@ -15,6 +15,7 @@ from relrank.csr import Csr, Float64
 from relrank.errors import InputError
 from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.tables.split import Part, Split
+from relrank.whole import whole
 
 HISTORY_LENGTH = "history length"
 ITEM_POPULARITY = "item popularity"
@@ -43,9 +44,8 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole."""
-        temporary = path.with_name(path.name + ".part")
-        self.table.write_parquet(temporary, metadata={"relrank.summary": json.dumps(self.summary)})
-        temporary.replace(path)
+        with whole(path) as temporary:
+            self.table.write_parquet(temporary, metadata={"relrank.summary": json.dumps(self.summary)})
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:

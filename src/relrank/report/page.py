@@ -7,6 +7,7 @@ from pathlib import Path
 from relrank.report import figures
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult
+from relrank.whole import whole
 
 
 def write_report(result: StudyResult, path: Path) -> Path:
@@ -24,10 +25,8 @@ def write_report(result: StudyResult, path: Path) -> Path:
         InputError: the study lacks a field that the page shows.
     """
     page = render(result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

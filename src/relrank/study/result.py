@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
+from relrank.whole import whole
 
 IN_JSON = ("leaderboard", "effects", "verdicts", "groups")
 
@@ -61,25 +62,15 @@ class StudyResult:
 
         Each file has its final name only when it is whole.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         for part in fields(self):
             value = getattr(self, part.name)
             if part.name == "card":
-                final = folder / "card.json"
-                temporary = final.with_name("card.json.part")
-                temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+                _write_json(folder / "card.json", value)
             else:
-                final = folder / f"{part.name}.parquet"
-                temporary = final.with_name(f"{part.name}.parquet.part")
-                value.write_parquet(temporary)
-            temporary.replace(final)
-        plain = {
-            "card": self.card,
-            **{part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON},
-        }
-        temporary = folder / "results.json.part"
-        temporary.write_text(json.dumps(plain, indent=1, ensure_ascii=False))
-        temporary.replace(folder / "results.json")
+                with whole(folder / f"{part.name}.parquet") as temporary:
+                    value.write_parquet(temporary)
+        tables = {part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON}
+        _write_json(folder / "results.json", {"card": self.card, **tables})
 
     @classmethod
     def load(cls, folder: Path) -> StudyResult:
@@ -97,4 +88,10 @@ class StudyResult:
             for part in fields(cls)
             if part.name != "card"
         }
-        return cls(card=json.loads((folder / "card.json").read_text()), **tables)
+        return cls(card=json.loads((folder / "card.json").read_text(encoding="utf-8")), **tables)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """In the order the reader is meant to see, unlike the sorted JSON of a checkpoint."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
