@@ -6,12 +6,18 @@ depend on how many threads draw them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from relrank.csr import Csr, Int32
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
+
+Bool = npt.NDArray[np.bool_]
+KINDS = ("uniform", "popularity", "in-batch", "mixed")
+_TRIES = 32
 
 
 @numba.njit(inline="always", cache=True)
@@ -44,13 +50,109 @@ def _negatives(indptr, indices, n_items, users, seed, out):  # type: ignore[no-u
             out[b, k] = item
 
 
+@numba.njit(inline="always", cache=True)
+def _mark_own(indptr, indices, users, place, out, b):  # type: ignore[no-untyped-def]
+    for e in range(indptr[users[b]], indptr[users[b] + 1]):
+        at = place[indices[e]]
+        if at >= 0:
+            out[b, at] = True
+
+
 @numba.njit(parallel=True, nogil=True, cache=True)
 def _shared_positives(indptr, indices, users, place, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(users.size):
-        for e in range(indptr[users[b]], indptr[users[b] + 1]):
-            at = place[indices[e]]
-            if at >= 0:
-                out[b, at] = True
+        _mark_own(indptr, indices, users, place, out, b)
+
+
+@numba.njit(nogil=True, cache=True)
+def _shared_positives_serial(indptr, indices, users, place, out):  # type: ignore[no-untyped-def]
+    for b in range(users.size):
+        _mark_own(indptr, indices, users, place, out, b)
+
+
+@numba.njit(inline="always", cache=True)
+def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore[no-untyped-def]
+    # The r-th item that the user does not have: r plus the user's items before it, found by one bisect, no rejection.
+    first, last = indptr[users[b]], indptr[users[b] + 1]
+    free = np.uint64(n_items - (last - first))
+    for k in range(out.shape[1]):
+        state = _hash(seed ^ _hash(np.uint64(b * out.shape[1] + k)))
+        rank = np.int64((state >> np.uint64(32)) * free >> np.uint64(32))
+        low, high = first, last
+        while low < high:
+            middle = (low + high) // 2
+            if indices[middle] - (middle - first) <= rank:
+                low = middle + 1
+            else:
+                high = middle
+        out[b, k] = rank + low - first
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _own_uniform(indptr, indices, n_items, users, seed, out):  # type: ignore[no-untyped-def]
+    for b in numba.prange(users.size):
+        _uniform_row(indptr, indices, n_items, users, seed, out, b)
+
+
+@numba.njit(nogil=True, cache=True)
+def _own_uniform_serial(indptr, indices, n_items, users, seed, out):  # type: ignore[no-untyped-def]
+    for b in range(users.size):
+        _uniform_row(indptr, indices, n_items, users, seed, out, b)
+
+
+@numba.njit(cache=True)
+def _weighted_among_free(indices, first, last, cumulated, share):  # type: ignore[no-untyped-def]
+    """The item at this share of the mass that is left when the row's own is taken out."""
+    free = cumulated[-1]
+    for e in range(first, last):
+        free -= cumulated[indices[e] + 1] - cumulated[indices[e]]
+    target = min(np.int64(share * free), free - 1)
+    for e in range(first, last):
+        if cumulated[indices[e]] > target:
+            break
+        target += cumulated[indices[e] + 1] - cumulated[indices[e]]
+    return np.searchsorted(cumulated, target, "right") - 1
+
+
+@numba.njit(inline="always", cache=True)
+def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # type: ignore[no-untyped-def]
+    first, last = indptr[users[b]], indptr[users[b] + 1]
+    for k in range(out.shape[1]):
+        state = _hash(seed ^ _hash(np.uint64(b * out.shape[1] + k)))
+        item = -1
+        for _ in range(_TRIES):
+            state = _hash(state)
+            share = np.float64(state >> np.uint64(11)) * 2.0**-53
+            target = np.int64(share * cumulated[-1])
+            tried = np.int64(guide[np.int64(share * guide.size)])
+            while cumulated[tried + 1] <= target:
+                tried += 1
+            low, high = first, last
+            while low < high:
+                middle = (low + high) // 2
+                if indices[middle] < tried:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low == last or indices[low] != tried:
+                item = tried
+                break
+        if item < 0:  # the user has nearly all the mass: exact, and no more luck needed
+            share = np.float64(_hash(state) >> np.uint64(11)) * 2.0**-53
+            item = _weighted_among_free(indices, first, last, cumulated, share)
+        out[b, k] = item
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _own_weighted(indptr, indices, cumulated, guide, users, seed, out):  # type: ignore[no-untyped-def]
+    for b in numba.prange(users.size):
+        _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b)
+
+
+@numba.njit(nogil=True, cache=True)
+def _own_weighted_serial(indptr, indices, cumulated, guide, users, seed, out):  # type: ignore[no-untyped-def]
+    for b in range(users.size):
+        _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b)
 
 
 def check_negatives_exist(positives: Csr, users: npt.NDArray[np.int64] | None = None) -> None:
@@ -103,3 +205,160 @@ def shared_negatives(
     out = np.zeros((users.size, n), np.bool_)
     _shared_positives(positives.indptr, positives.indices, users, place, out)
     return items, out
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The negatives of one batch of B edges.
+
+    Attributes:
+        items: int64 [C], distinct item rows, ascending.
+        columns: int32 [B, n], each edge's own negatives as places in ``items``; None: all C serve every edge.
+        excluded: bool [B, C], True where the entry is an item of that edge's user and so no negative; None: nowhere.
+        log_q: float32 [C], log of the probability that the item is drawn for the batch (own negatives: of the number
+            of times it is expected among an edge's n); None for uniform draws, where it is the same for all.
+    """
+
+    items: Int64
+    columns: Int32 | None
+    excluded: Bool | None
+    log_q: Float32 | None
+
+
+class NegativeSampler:
+    """Draws the negatives of a batch of training edges.
+
+    ``uniform``: every item alike. ``popularity``: by training count to a power (Mikolov et al. 2013: 0.75); an item
+    without training edges counts as one with a single edge, so that every item can be drawn. ``in-batch``: the items
+    of other edges of the batch, hence by training count. ``mixed``: half in-batch, half uniform (Yang et al. 2020).
+
+    *Shared* negatives are one set of distinct items for the whole batch; a mask names those that are a user's own.
+    *Own* negatives are drawn for each edge, with replacement, among the items that its user does not have, in
+    proportion to the same weights.
+
+    ``log_q`` makes a sum over the drawn stand for the sum over the catalogue: with s − log q in place of s, the
+    expectation of Σ exp(s − log q) over the draws is Σ exp(s) over all items that are no item of the user. A positive
+    is there with certainty and needs no correction. How exact that is:
+
+    - ``popularity``, shared: exact. Drawing without replacement keeps the n smallest of Exp(1)/weight, and given the
+      (n+1)-th smallest τ an item is among them with probability 1 − exp(−weight · τ) (Cohen & Kaplan 2007, rank
+      conditioning). It depends on the draw, unlike the log of a single draw's probability that is often used, which
+      agrees up to a constant as long as n times it is far below 1.
+    - ``in-batch``, ``mixed``: the batch is taken as edges drawn uniformly; an item with c edges is among m of the E − 1
+      others with probability 1 − (1 − m/(E − 1))^c, the hypergeometric probability for m or c far below E.
+    - ``popularity``, own: log(n · weight / Σ weights); that a user's own items cannot be drawn multiplies all of the
+      user's probabilities by one factor, which is left out.
+
+    Random numbers depend on the seed alone, not on the number of threads.
+
+    Args:
+        positives: users by items, the training edges.
+        kind: ``uniform``, ``popularity``, ``in-batch`` or ``mixed``.
+        n: shared: items drawn per batch (in-batch: edges of the batch that lend their items; mixed: n // 2 of those at
+            most, the rest uniform); all items if there are fewer. Own: negatives per edge.
+        shared: one set for a batch instead of own negatives per edge; in-batch and mixed know nothing else.
+        power: exponent of the training count (``popularity`` only).
+        parallel: False: never enters a parallel region, so that several threads may draw at once.
+
+    Raises:
+        InputError: unknown kind, n below 1, own negatives of a kind that is shared only, a power that is negative or
+            not finite, or a user who has every item.
+    """
+
+    def __init__(
+        self, positives: Csr, kind: str, n: int, shared: bool, power: float = 0.75, parallel: bool = True
+    ) -> None:
+        if kind not in KINDS:
+            raise InputError("unknown negatives", where="negatives", expected=", ".join(KINDS), found=repr(kind))
+        if n < 1:
+            raise InputError("too few negatives", where=f"{kind} negatives", expected="1 or more", found=str(n))
+        if not shared and kind in ("in-batch", "mixed"):
+            raise InputError(
+                "items of other edges of the batch can only be shared", where=f"{kind} negatives",
+                expected="shared negatives, or uniform or popularity", found="own negatives per edge",
+            )  # fmt: skip
+        if not 0 <= power < np.inf:
+            raise InputError(
+                "power of the training count",
+                where=f"{kind} negatives",
+                expected="finite, 0 or more",
+                found=str(power),
+            )
+        check_negatives_exist(positives)
+        self.positives, self.kind, self.n, self.shared, self.power = positives, kind, n, shared, power
+        self.parallel = parallel
+        self._counts = np.maximum(np.bincount(positives.indices, minlength=positives.n_cols), 1)
+        # Whole numbers, so that masses add up without error; 2^50 in all, no item below 1.
+        weights = self._counts**power if kind == "popularity" else np.ones(positives.n_cols)
+        whole = np.maximum(np.rint(weights * (2.0**50 / weights.sum())), 1).astype(np.int64)
+        self._cumulated = np.concatenate([np.zeros(1, np.int64), np.cumsum(whole)])
+        # Indexed search (Chen & Asau 1974): the u-th part of all mass lies at or a little after guide[u · len(guide)].
+        parts = 1 << int(positives.n_cols - 1).bit_length()
+        at = (np.arange(parts) / parts * self._cumulated[-1]).astype(np.int64)
+        self._guide = (np.searchsorted(self._cumulated, at, "right") - 1).astype(np.int32)
+
+    def __repr__(self) -> str:
+        how = "shared by a batch" if self.shared else "per edge"
+        return f"NegativeSampler({self.kind}, {self.n} {how}, {self.positives.n_cols} items)"
+
+    def draw(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> Drawn:
+        """Negatives of the edges (users[b], items[b]).
+
+        Args:
+            users: user rows [B].
+            items: item rows [B], each an item of its user.
+            seed: same seed, same negatives.
+        """
+        return self._draw_shared(users, items, seed) if self.shared else self._draw_own(users, seed)
+
+    def _draw_own(self, users: Int64, seed: np.random.SeedSequence) -> Drawn:
+        p, word = self.positives, seed.generate_state(1, np.uint64)[0]
+        out = np.empty((users.size, self.n), np.int32)
+        if self.kind == "uniform":
+            uniform = _own_uniform if self.parallel else _own_uniform_serial
+            uniform(p.indptr, p.indices, p.n_cols, users, word, out)
+        else:
+            weighted = _own_weighted if self.parallel else _own_weighted_serial
+            weighted(p.indptr, p.indices, self._cumulated, self._guide, users, word, out)
+        place = np.zeros(p.n_cols, np.int32)
+        place[out] = 1
+        drawn = np.flatnonzero(place)
+        place[drawn] = np.arange(drawn.size, dtype=np.int32)
+        log_q = None
+        if self.kind == "popularity":
+            weights = self._cumulated[drawn + 1] - self._cumulated[drawn]
+            log_q = np.log(weights * (self.n / self._cumulated[-1])).astype(np.float32)
+        return Drawn(drawn, place[out], None, log_q)
+
+    def _draw_shared(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> Drawn:
+        p, rng = self.positives, np.random.default_rng(seed)
+        n = min(self.n, p.n_cols)
+        log_q = None
+        if self.kind == "uniform":
+            drawn = np.sort(rng.choice(p.n_cols, n, replace=False, shuffle=False))
+        elif self.kind == "popularity":
+            weights = np.diff(self._cumulated) * (1 / self._cumulated[-1])
+            keys = rng.standard_exponential(p.n_cols) / weights
+            drawn = np.arange(p.n_cols)
+            log_q = np.zeros(n, np.float32)
+            if n < p.n_cols:
+                order = np.argpartition(keys, n)
+                drawn = np.sort(order[:n])
+                log_q = np.log(-np.expm1(-weights[drawn] * keys[order[n]])).astype(np.float32)
+        else:
+            m = min(self.n if self.kind == "in-batch" else self.n // 2, items.size)
+            lent = items if m == items.size else items[rng.choice(items.size, m, replace=False, shuffle=False)]
+            fill = np.empty(0, np.int64)
+            if self.kind == "mixed":
+                fill = rng.choice(p.n_cols, min(self.n - m, p.n_cols), replace=False, shuffle=False)
+            drawn = np.unique(np.concatenate([lent, fill]))
+            others = m / max(items.size, 1) * max(items.size - 1, 1)
+            missed = self._counts[drawn] * np.log1p(-min(others / max(p.nnz - 1, 1), 1 - 1e-12))
+            missed += np.log1p(-min(fill.size / p.n_cols, 1 - 1e-12))
+            log_q = np.log(-np.expm1(missed)).astype(np.float32)
+        place = np.full(p.n_cols, -1, np.int32)
+        place[drawn] = np.arange(drawn.size, dtype=np.int32)
+        excluded = np.zeros((users.size, drawn.size), np.bool_)
+        mark = _shared_positives if self.parallel else _shared_positives_serial
+        mark(p.indptr, p.indices, users, place, excluded)
+        return Drawn(drawn, None, excluded, log_q)
