@@ -14,22 +14,29 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Float32
+from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.joins import Draft, Join, examples, occurring
 from relrank.graph.neighbours import cooccurring, largest, similar_texts
-from relrank.graph.recipes import Attribute, Bins, Cooccurrence, Link, RelationConfig, Text
+from relrank.graph.recipes import Attribute, Bins, Cooccurrence, FeatureConfig, Link, RelationConfig, Text
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
-__all__ = ["Attribute", "Bins", "Cooccurrence", "Link", "RelationConfig", "Text", "build_graph"]
+__all__ = ["Attribute", "Bins", "Cooccurrence", "FeatureConfig", "Link", "RelationConfig", "Text", "build_graph"]
 
 MISSING = "(missing)"
 """Key of the node that stands for "no value"; a value of that very text is refused."""
 
 
-def build_graph(tables: Tables, split: Split, relations: Mapping[str, RelationConfig]) -> Graph:
-    """Build the graph of a split: interactions from its training rows, relations as configured.
+def build_graph(
+    tables: Tables,
+    split: Split,
+    relations: Mapping[str, RelationConfig],
+    features: Mapping[str, FeatureConfig] | None = None,
+) -> Graph:
+    """Build the graph of a split: interactions from its training rows, relations and features as configured.
 
     Users and items are those of the split, in its row order. Every other node type has the values that occur in at
     least one edge, in ascending order. What a policy drops is counted in ``graph.notices``, and so are the users or
@@ -38,6 +45,7 @@ def build_graph(tables: Tables, split: Split, relations: Mapping[str, RelationCo
     Raises:
         InputError: a table, column or node type is not there; keys of two sides do not meet; an edge occurs twice
             against the policy; a relation ends without edges. The message names the relation and both sides.
+            A feature's column does not fit its kind, or says nothing.
     """
     drafts = {}
     for name, config in relations.items():
@@ -54,7 +62,11 @@ def build_graph(tables: Tables, split: Split, relations: Mapping[str, RelationCo
             drafts[name].join.count(f"{end} nodes without an edge, of {len(nodes[end]):,}", bare)
     notices = [notice for draft in drafts.values() for notice in draft.join.notices]
     train = Relation.of("interactions", tables.user, tables.item, split.train.user, split.train.item)
-    return Graph(tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices))
+    known_of_nodes, more = build_features(tables, split, nodes, features or {})
+    notices += more
+    return Graph(
+        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes
+    )  # fmt: skip
 
 
 def _draft(join: Join, config: RelationConfig) -> Draft:
@@ -128,40 +140,15 @@ def _link(join: Join, config: Link) -> Draft:
 
 def _attribute(join: Join, config: Attribute) -> Draft:
     ids, values = join.column(config.node, config.column)
-    if config.separator is not None:
-        if values.dtype != pl.String:
-            found = f"{config.column}: {values.dtype}"
-            raise join.error("separator on a column that is not text", expected="a text column", found=found)
-        values = values.str.split(config.separator)
-    cells = pl.DataFrame({"row": np.arange(len(values), dtype=np.int32), "value": values})
-    if isinstance(values.dtype, pl.List):
-        cells = cells.explode("value")
-    parts = cells.select("row", value=_as_text(join, cells["value"], config.column)).drop_nulls()
-    edges = parts.unique(maintain_order=True)
-    join.count("value repeated in one cell: counts once", len(parts) - len(edges))
+    edges = as_parts(join, values, config.column, config.separator)
     return _to_values(join, config, ids, edges)
 
 
 def _bins(join: Join, config: Bins) -> Draft:
     ids, column = join.column(config.node, config.column)
-    if not column.dtype.is_numeric():
-        raise join.error("column is not numeric", expected="numbers", found=f"{config.column}: {examples(column)}")
-    values = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    values = as_numbers(join, column, config.column)
     known = ~np.isnan(values)
-    if config.edges is not None:
-        inner = np.asarray(config.edges)
-    else:
-        fitted = known.copy()
-        train = {join.tables.user: join.split.train.user, join.tables.item: join.split.train.item}
-        if config.node in train:
-            fitted &= np.isin(np.arange(len(ids)), train[config.node])
-        if not fitted.any():
-            found = f"{int(known.sum())} values in other rows"
-            raise join.error("no value to fit quantiles on", expected="values in training rows", found=found)
-        assert config.quantiles is not None
-        shares = np.arange(1, config.quantiles) / config.quantiles
-        inner = np.unique(np.quantile(values[fitted], shares, method="inverted_cdf"))
-        join.count("quantiles that coincide: merged", config.quantiles - 1 - inner.size)
+    inner = inner_edges(join, values, in_training(join.tables, join.split, config.node, len(ids)), config)
     bounds = [f"{e:.0f}" if float(e).is_integer() else repr(float(e)) for e in inner]
     labels = pl.Series(
         [f"(-∞, {bounds[0]}]", *(f"({a}, {b}]" for a, b in pairwise(bounds)), f"({bounds[-1]}, ∞)"], dtype=pl.String
@@ -198,14 +185,10 @@ def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataF
 
 
 def _text(join: Join, config: Text) -> Draft:
-    parts = []
-    for name in config.columns:
-        ids, column = join.column(config.node, name)
-        if column.dtype != pl.String:
-            raise join.error("column is not text", expected="text", found=f"{name}: {examples(column)}")
-        parts.append(column.alias(name))
-    text = pl.DataFrame(parts).select(text=pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))["text"]
-    given = np.flatnonzero((text.str.strip_chars() != "").fill_null(False).to_numpy())
+    columns = [join.column(config.node, name)[1].alias(name) for name in config.columns]
+    ids, _ = join.column(config.node, config.columns[0])
+    text, there = as_one_text(join, columns)
+    given = np.flatnonzero(there)
     join.count(f"{config.node} nodes without text: no edge", len(ids) - given.size)
     try:
         (src, dst, cosine), bare = similar_texts(text.gather(given).to_list(), config)
@@ -251,15 +234,3 @@ def _weights(join: Join, config: Link, frame: pl.DataFrame, column: str | None, 
         expected = f"numbers in {where}, {column}"
         raise join.error("weight is not numeric", expected=expected, found=examples(weight))
     return weight.cast(pl.Float32).fill_null(np.nan).to_numpy()
-
-
-def _as_text(join: Join, values: pl.Series, column: str) -> pl.Series:
-    """Values as keys: stripped text; 1995.0 is "1995"; empty text and NaN are null."""
-    if values.dtype.is_float():
-        values = values.fill_nan(None)
-        whole = values.cast(pl.Int64, strict=False)
-        values = whole if (whole.cast(values.dtype).eq_missing(values)).all() else values
-    elif values.dtype.is_nested() or values.dtype == pl.Binary:
-        found = f"{column}: {values.dtype}"
-        raise join.error("column cannot be read as values", expected="text, numbers or a list", found=found)
-    return values.cast(pl.String).str.strip_chars().replace("", None)

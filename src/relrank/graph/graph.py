@@ -1,8 +1,9 @@
-"""The heterogeneous graph: node types and relations, each relation stored once."""
+"""The heterogeneous graph: node types, relations, each stored once, and features of nodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -132,9 +133,84 @@ class Relation:
         return Csr.from_pairs(src, dst, (n_source, n_target), np.concatenate([self.weight, self.weight]))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Feature:
+    """What is known of the nodes of one type: a dense or a sparse row each. Missing is not zero, hence ``known``.
+
+    Attributes:
+        name: e.g. ``"year"``.
+        node: the node type.
+        known: bool [n], False where the value is missing; such a row is all zeros, or empty.
+        dense: float32 [n, d], mean 0 over the known rows, or None.
+        sparse: n rows, float32 values, all ones unless stated otherwise; or None. One of the two is there.
+
+    Raises:
+        ValueError: an array is not as above.
+    """
+
+    name: str
+    node: str
+    known: npt.NDArray[np.bool_]
+    dense: Float32 | None = None
+    sparse: Csr | None = None
+
+    def __post_init__(self) -> None:
+        where = f"feature {self.name!r}: "
+        if self.known.dtype != np.bool_ or self.known.ndim != 1:
+            raise ValueError(where + "known must be bool [n]")
+        if (self.dense is None) == (self.sparse is None):
+            raise ValueError(where + "either dense or sparse")
+        if self.dense is not None:
+            if self.dense.dtype != np.float32 or self.dense.ndim != 2 or len(self.dense) != len(self):
+                raise ValueError(where + "dense must be float32 [n, d]")
+            values, filled = self.dense, self.dense.any(axis=1)
+        else:
+            values, filled = self._checked_sparse(where)
+        if not np.isfinite(values).all():
+            raise ValueError(where + "values must be finite")
+        if (filled & ~self.known).any():
+            raise ValueError(where + "a missing row must be zero, or empty")
+
+    def _checked_sparse(self, where: str) -> tuple[Float32, npt.NDArray[np.bool_]]:
+        """Values of ``sparse``, and which rows have one."""
+        assert self.sparse is not None
+        s = self.sparse
+        if s.indptr.dtype != np.int64 or s.indices.dtype != np.int32 or s.data.dtype != np.float32:
+            raise ValueError(where + "sparse must be int64, int32, float32")
+        if s.n_rows != len(self) or (s.indptr[0], s.indptr[-1]) != (0, s.nnz) or s.data.shape != s.indices.shape:
+            raise ValueError(where + "sparse must have n rows")
+        lengths = s.degrees()
+        if (lengths < 0).any() or (s.nnz and not 0 <= s.indices.min() <= s.indices.max() < s.n_cols):
+            raise ValueError(where + "rows or columns of sparse are out of range")
+        if ((np.diff(s.indices) <= 0) & (np.diff(s.rows()) == 0)).any():
+            raise ValueError(where + "columns of sparse must ascend inside a row and occur once")
+        if not (s.data > 0).all():
+            raise ValueError(where + "values of sparse must be positive")
+        return s.data, lengths > 0
+
+    def __len__(self) -> int:
+        return self.known.size
+
+    @property
+    def dims(self) -> int:
+        """Columns."""
+        return int(self.dense.shape[1]) if self.sparse is None else self.sparse.n_cols  # type: ignore[union-attr]
+
+    def sha256(self) -> str:
+        """Hash of everything above."""
+        digest = hashlib.sha256(repr((self.name, self.node, len(self), self.dims)).encode())
+        digest.update(self.known.tobytes())
+        if self.dense is not None:
+            digest.update(b"dense" + self.dense.tobytes())
+        if self.sparse is not None:
+            for array in (self.sparse.indptr, self.sparse.indices, self.sparse.data):
+                digest.update(b"sparse" + array.tobytes())
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Node types, the interactions, and the relations beside them.
+    """Node types, the interactions, the relations beside them, and features of nodes.
 
     Attributes:
         user: node type that chooses.
@@ -144,9 +220,11 @@ class Graph:
         relations: every other relation by name.
         fingerprint: of the split the interactions came from.
         notices: what building dropped by stated policy, and which nodes a relation does not reach.
+        features: what is known of nodes, by name; every arm keeps them all.
 
     Raises:
-        ValueError: a relation links a type without keys, or holds rows beyond the keys of a type.
+        ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
+            not one row per node.
     """
 
     user: str
@@ -156,8 +234,14 @@ class Graph:
     relations: dict[str, Relation]
     fingerprint: str
     notices: tuple[Notice, ...] = ()
+    features: dict[str, Feature] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, feature in self.features.items():
+            if name != feature.name or feature.node not in self.nodes:
+                raise ValueError(f"feature {feature.name!r} under {name!r}, of type {feature.node!r}")
+            if len(feature) != len(self.nodes[feature.node]):
+                raise ValueError(f"feature {name!r}: {len(feature)} rows, {len(self.nodes[feature.node])} nodes")
         for relation in (self.interactions, *self.relations.values()):
             for end, rows in ((relation.source, relation.src), (relation.target, relation.dst)):
                 if end not in self.nodes:
@@ -206,6 +290,10 @@ class Graph:
 
         return replace(self, relations={**self.relations, name: rewire(self.relation(name), seed)})
 
+    def features_of(self, node_type: str) -> tuple[Feature, ...]:
+        """The features of a type."""
+        return tuple(f for f in self.features.values() if f.node == node_type)
+
     def edges_of(self, node_type: str) -> tuple[Relation, ...]:
         """The relations that link a type, interactions included."""
         return tuple(r for r in (self.interactions, *self.relations.values()) if node_type in (r.source, r.target))
@@ -222,7 +310,11 @@ class Graph:
             f"\n  {r.name}: {r.source} {'—' if r.undirected else '→'} {r.target}, {len(r):,} edges"
             for r in (self.interactions, *self.relations.values())
         )
-        return f"Graph{nodes}{edges}"
+        features = "".join(
+            f"\n  {f.name}: {f.dims:,} features of {f.node}, known of {f.known.mean():.1%}"
+            for f in self.features.values()
+        )
+        return f"Graph{nodes}{edges}{features}"
 
 
 def coverage(graph: Graph) -> dict[str, float]:

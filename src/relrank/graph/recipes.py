@@ -1,8 +1,8 @@
-"""What a configuration may say about a relation: one section per kind, told apart by ``kind``."""
+"""What a configuration may say about a relation or a feature: one section per kind, told apart by ``kind``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -49,31 +49,34 @@ class Attribute(Section):
     """Nodes without a value get no edge, or all link to one own node of the target type."""
 
 
-class Bins(Section):
-    """Edges from nodes to the interval a numeric column falls into. All weights are one.
+class Cuts(Section):
+    """A numeric column cut into intervals; ``edges = [1950, 1970]`` makes (-∞, 1950], (1950, 1970] and (1970, ∞)."""
 
-    ``edges = [1950, 1970]`` makes (-∞, 1950], (1950, 1970] and (1970, ∞), and these are the keys of the bins.
-    """
-
-    kind: Literal["bins"]
     node: str
+    """Node type whose table has the column."""
     column: str
     edges: tuple[FiniteFloat, ...] | None = Field(default=None, min_length=1)
     """Inner edges, ascending; each belongs to the bin below it."""
     quantiles: Annotated[int, Field(ge=2)] | None = None
     """So many bins of equal size instead, measured on the nodes that occur in training rows."""
-    target: str | None = None
-    """Node type of the bins; the column's name by default."""
-    missing: Literal["drop", "node"] = "node"
-    """As for attributes; a missing number is never in the lowest bin."""
 
     @model_validator(mode="after")
-    def _one_way(self) -> Bins:
+    def _one_way(self) -> Self:
         if (self.edges is None) == (self.quantiles is None):
             raise ValueError("either edges or quantiles")
         if self.edges is not None and list(self.edges) != sorted(set(self.edges)):
             raise ValueError("edges must ascend")
         return self
+
+
+class Bins(Cuts):
+    """Edges from nodes to the interval a numeric column falls into; intervals are keys. All weights are one."""
+
+    kind: Literal["bins"]
+    target: str | None = None
+    """Node type of the bins; the column's name by default."""
+    missing: Literal["drop", "node"] = "node"
+    """As for attributes; a missing number is never in the lowest bin."""
 
 
 class Text(Section):
@@ -115,3 +118,88 @@ class Cooccurrence(Section):
 
 
 RelationConfig = Annotated[Link | Attribute | Bins | Text | Cooccurrence, Field(discriminator="kind")]
+
+
+class NumberFeature(Section):
+    """A numeric column, one dimension: mean 0 and standard deviation 1 over the nodes that have a value."""
+
+    kind: Literal["number"]
+    node: str
+    """Node type whose table has the column."""
+    column: str
+    log: bool = False
+    """Take ln(1 + x) first; no value may be negative."""
+
+
+class BinsFeature(Cuts):
+    """One of several intervals of a numeric column; a missing number is in none."""
+
+    kind: Literal["bins"]
+
+
+class CategoryFeature(Section):
+    """The one value of a column: text, whole number or truth value; a missing value is no category."""
+
+    kind: Literal["category"]
+    node: str
+    """Node type whose table has the column."""
+    column: str
+    min_count: Count = 1
+    """Nodes that must have a value; a node whose value is rarer has none."""
+
+
+class MultiHotFeature(Section):
+    """The values of a column, any number of them: text that is split, or a list."""
+
+    kind: Literal["multi-hot"]
+    node: str
+    """Node type whose table has the column."""
+    column: str
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
+    min_count: Count = 1
+    """Nodes that must have a value; rarer ones are dropped, and nodes left with none count as missing."""
+
+
+class TextFeature(Section):
+    """Latent semantic analysis: TF-IDF of the lower-cased columns, cut to its largest singular vectors."""
+
+    kind: Literal["text"]
+    node: str
+    """Node type whose table has the columns."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Text columns, joined by a space."""
+    dims: Count = 64
+    """Singular vectors; fewer than there are texts and words."""
+    ngrams: tuple[Count, Count] = (1, 1)
+    """Shortest and longest run of words that counts."""
+    min_df: Count = 2
+    """Nodes a run of words must occur in."""
+    max_features: Count = 50_000
+    """The most frequent runs are kept."""
+
+
+class VectorFeature(Section):
+    """A vector per node, such as an embedding: many numeric columns, or one column of lists of equal length."""
+
+    kind: Literal["vector"]
+    node: str
+    """Node type whose table has the columns."""
+    column: str | None = None
+    """A column of lists."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Numeric columns, in this order."""
+    prefix: Annotated[str, Field(min_length=1)] | None = None
+    """All columns whose names begin so, in the table's order."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if sum(way is not None for way in (self.column, self.columns, self.prefix)) != 1:
+            raise ValueError("one of column, columns and prefix")
+        return self
+
+
+FeatureConfig = Annotated[
+    NumberFeature | BinsFeature | CategoryFeature | MultiHotFeature | TextFeature | VectorFeature,
+    Field(discriminator="kind"),
+]
