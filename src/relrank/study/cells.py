@@ -119,10 +119,12 @@ class Cell:
         """Everything the result depends on; plain JSON."""
         config, train = self.start()
         trained = issubclass(MODELS[self.model.name], Trained)
+        features = {name: f.sha256()[:16] for name, f in self.bench.graph.features.items()}
         return {
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.arm.relations)},
+            **({"features": features} if features else {}),
             "rewired": self.arm.rewired,
             "model": self.model.name,
             "config": asdict(config),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from relrank.errors import InputError
-from relrank.graph.builders import RelationConfig
+from relrank.graph.builders import FeatureConfig, RelationConfig
 from relrank.tables.config import Section, load_toml
 from relrank.tables.protocols import ProtocolConfig
 from relrank.tables.readers import DataConfig
@@ -88,6 +88,7 @@ class StudyConfig(Section):
         data: where the rows come from.
         protocol: filter, split.
         relations: what is put to the test, by name.
+        features: what models may know of single nodes, by name; the same in every arm.
         study: how arms are compared.
         models: by default random, popularity, item-kNN, EASE and relational EASE.
     """
@@ -98,6 +99,7 @@ class StudyConfig(Section):
     data: DataConfig
     protocol: ProtocolConfig
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
+    features: dict[str, FeatureConfig] = Field(default_factory=dict)
     study: StudySection = StudySection()
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
 
