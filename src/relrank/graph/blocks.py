@@ -1,0 +1,237 @@
+"""Message-flow blocks: which nodes send to which in one layer, over one numbering of all nodes.
+
+An :class:`Adjacency` is the graph as rows of neighbours, every relation in both directions. A :class:`Block` is what
+one layer of a graph neural network reads: its destination nodes are the first of its source nodes, so that a layer
+is ``h[block.nodes]`` in, ``n_dst`` rows out, and the rows out are the source rows of the next block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from relrank.csr import Csr, Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+
+Pairs = tuple[Int64 | Tensor, Int64 | Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeType:
+    """One direction of one relation; an undirected relation has one edge type that holds both.
+
+    Attributes:
+        name: ``"has_tag"`` sends from the relation's source to its target, ``"has_tag reversed"`` back.
+        relation: index into ``Adjacency.names``.
+        destination: global numbers of the nodes that receive.
+        source: global numbers of the nodes that send.
+        csr: destination rows by source rows, both counted inside their type; data are the weights.
+        plain: whether all weights are equal to one.
+    """
+
+    name: str
+    relation: int
+    destination: slice
+    source: slice
+    csr: Csr
+    plain: bool
+
+
+class Adjacency:
+    """A graph's neighbours over one table of all nodes, numbered as in ``Propagation``.
+
+    Per edge it holds 4 bytes of column and 4 of weight in each direction; one direction is the relation's own arrays,
+    and the two directions of a relation without weights share theirs.
+
+    Args:
+        graph: interactions are relation 0, the other relations follow in name order.
+
+    Attributes:
+        names: relation names.
+        types: global numbers of each node type: users first, then items, then every type that a relation touches.
+        n_nodes: number of nodes.
+        edge_types: every relation in both directions; 0 is the interactions, user to item, and 1 their reverse.
+
+    Raises:
+        InputError: more than 2³¹ − 1 nodes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.edges_of(t)]
+        self.types: dict[str, slice] = {}
+        self.n_nodes = 0
+        for name in (graph.user, graph.item, *others):
+            self.types[name] = slice(self.n_nodes, self.n_nodes + len(graph.nodes[name]))
+            self.n_nodes = self.types[name].stop
+        if self.n_nodes > np.iinfo(np.int32).max:
+            raise InputError("too many nodes", where="graph", expected="fewer than 2^31", found=f"{self.n_nodes:,}")
+        relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
+        self.names = tuple(r.name for r in relations)
+        self.edge_types = [e for i, r in enumerate(relations) for e in self._both_ways(i, r)]
+
+    def _both_ways(self, index: int, relation: Relation) -> list[EdgeType]:
+        source, target = self.types[relation.source], self.types[relation.target]
+        n_source, n_target = source.stop - source.start, target.stop - target.start
+        plain = bool((relation.weight == 1).all())
+        if relation.undirected:
+            both = relation.csr(n_source, n_source)
+            return [EdgeType(relation.name, index, source, source, both, plain)]
+        # A relation ascends by (src, dst), so its own arrays are the rows of the sources already.
+        indptr = np.zeros(n_source + 1, np.int64)
+        np.cumsum(np.bincount(relation.src, minlength=n_source), out=indptr[1:])
+        sources = Csr(indptr, relation.dst, relation.weight, n_target)
+        turned = csr_array((relation.weight, relation.dst, indptr), shape=(n_source, n_target)).tocsc()
+        targets = Csr(
+            turned.indptr.astype(np.int64), turned.indices.astype(np.int32, copy=False),
+            relation.weight if plain else turned.data, n_source,
+        )  # fmt: skip
+        return [
+            EdgeType(relation.name, index, target, source, targets, plain),
+            EdgeType(relation.name + " reversed", index, source, target, sources, plain),
+        ]
+
+    def degrees(self) -> Int64:
+        """Edges that arrive at each node over all edge types, int64 [n_nodes]."""
+        total = np.zeros(self.n_nodes, np.int64)
+        for e in self.edge_types:
+            total[e.destination] += e.csr.degrees()
+        return total
+
+    def positions(self, pairs: Pairs | None) -> list[Int64]:
+        """Where interactions lie in each edge type's ``csr.indices``: int64, ascending, once each.
+
+        Args:
+            pairs: user rows and item rows; a pair that is no interaction is passed over. None is no pair.
+
+        Returns:
+            One array per edge type, empty for all but the interactions.
+
+        Raises:
+            InputError: a row beyond its type, or as many users as items are not given.
+        """
+        found = [np.empty(0, np.int64) for _ in self.edge_types]
+        if pairs is None:
+            return found
+        users, items = (np.ascontiguousarray(side, np.int64) for side in pairs)
+        there, back = self.edge_types[:2]
+        if users.shape != items.shape or users.ndim != 1:
+            raise InputError(
+                "pairs do not fit", where="edges to leave out", expected="as many users as items, one-dimensional",
+                found=f"{users.shape} users, {items.shape} items",
+            )  # fmt: skip
+        for kind, rows, n in (("user", users, back.csr.n_rows), ("item", items, there.csr.n_rows)):
+            if rows.size and (rows.min() < 0 or rows.max() >= n):
+                raise InputError(
+                    f"{kind} row out of range", where="edges to leave out", expected=f"0 to {n - 1}",
+                    found=str(rows.min() if rows.min() < 0 else rows.max()),
+                )  # fmt: skip
+        for k, (rows, columns) in enumerate(((items, users), (users, items))):
+            csr = self.edge_types[k].csr
+            at = _positions(csr.indptr, csr.indices, rows, columns)
+            found[k] = np.unique(at[at >= 0])
+        return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _positions(indptr, indices, rows, columns):  # type: ignore[no-untyped-def]
+    out = np.empty(rows.size, np.int64)
+    for i in range(rows.size):
+        low, high = indptr[rows[i]], indptr[rows[i] + 1]
+        last = high
+        while low < high:
+            middle = (low + high) // 2
+            if indices[middle] < columns[i]:
+                low = middle + 1
+            else:
+                high = middle
+        out[i] = low if low < last and indices[low] == columns[i] else -1
+    return out
+
+
+class Edges(NamedTuple):
+    """The edges of one edge type in a block, as rows of a sparse matrix: destinations by sources, both local.
+
+    Attributes:
+        indptr: int64 [n_dst + 1]; a destination of another type than the edge type's has no edges.
+        indices: int32 [n_edges], positions in ``Block.nodes``; inside a row in no order.
+        weight: float32 [n_edges], the relation's weights.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """The edges of one layer, in local numbers; all arrays are torch tensors on one device.
+
+    Attributes:
+        nodes: int64 [n_src], global numbers of the source nodes, each once. The first ``n_dst`` are the destinations.
+        n_dst: number of destinations.
+        edges: one for each of ``Adjacency.edge_types``, in that order.
+    """
+
+    nodes: Tensor
+    n_dst: int
+    edges: tuple[Edges, ...]
+
+    @property
+    def n_src(self) -> int:
+        """Number of source nodes, destinations included."""
+        return self.nodes.numel()
+
+    @property
+    def n_edges(self) -> int:
+        """Edges over all edge types."""
+        return sum(e.indices.numel() for e in self.edges)
+
+    def edge_index(self, k: int) -> Tensor:
+        """Edges of edge type ``k`` by destination, int64 [2, n_edges]: local source above local destination."""
+        indptr, indices, _ = self.edges[k]
+        rows = torch.arange(self.n_dst, device=indptr.device)
+        rows = torch.repeat_interleave(rows, indptr.diff(), output_size=indices.numel())
+        return torch.stack([indices.long(), rows])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Block:
+        """The block on another device."""
+
+        def move(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(t.to(device, non_blocking=non_blocking) for t in tensors)
+
+        return Block(move([self.nodes])[0], self.n_dst, tuple(Edges(*move(e)) for e in self.edges))
+
+
+def whole_block(adjacency: Adjacency, exclude: Pairs | None = None) -> Block:
+    """All nodes as sources and destinations, local numbers being the global ones: the block of full-graph training.
+
+    Args:
+        adjacency: of the graph.
+        exclude: interactions (user rows, item rows) left out in both directions.
+    """
+    edges = []
+    for e, left_out in zip(adjacency.edge_types, adjacency.positions(exclude), strict=True):
+        starts, columns, weight = e.csr.indptr, e.csr.indices, e.csr.data
+        if left_out.size:
+            starts = starts - np.searchsorted(left_out, starts)
+            columns, weight = np.delete(columns, left_out), np.delete(weight, left_out)
+        indptr = np.empty(adjacency.n_nodes + 1, np.int64)
+        indptr[: e.destination.start] = 0
+        indptr[e.destination.start : e.destination.stop + 1] = starts
+        indptr[e.destination.stop + 1 :] = starts[-1]
+        edges.append(Edges(*(shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
+    return Block(torch.arange(adjacency.n_nodes), adjacency.n_nodes, tuple(edges))
+
+
+def shared(array: npt.NDArray[np.generic]) -> Tensor:
+    """The array as a tensor without a copy; torch wants arrays that may be written, so others are copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

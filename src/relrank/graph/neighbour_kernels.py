@@ -1,0 +1,306 @@
+"""Compiled kernels of the neighbour sampler; each runs on all threads or, in a thread of its own, on one."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from relrank.csr import Float32, Int32, Int64
+from relrank.graph.blocks import EdgeType
+from relrank.graph.sampling import _hash
+
+# A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
+_COMPARISONS_PER_HASH = 8
+
+
+@numba.njit(inline="always", cache=True)
+def _bits(state, draw):  # type: ignore[no-untyped-def]
+    """64 random bits: draw number ``draw`` of splitmix64 started at ``state``."""
+    return _hash(state + draw * np.uint64(0x9E3779B97F4A7C15))
+
+
+@numba.njit(inline="always", cache=True)
+def _below(n, state, draw):  # type: ignore[no-untyped-def]
+    """An integer of 0 … n - 1 (n < 2³²), exactly uniform, and the number of the next draw."""
+    bound = np.uint64(n)
+    product = (_bits(state, draw) >> np.uint64(32)) * bound
+    if (product & np.uint64(0xFFFFFFFF)) < bound:
+        short = (np.uint64(1 << 32) - bound) % bound
+        while (product & np.uint64(0xFFFFFFFF)) < short:
+            draw += np.uint64(1)
+            product = (_bits(state, draw) >> np.uint64(32)) * bound
+    return np.int64(product >> np.uint64(32)), draw + np.uint64(1)
+
+
+@numba.njit(inline="always", cache=True)
+def _minus_log(state, draw):  # type: ignore[no-untyped-def]
+    """A standard exponential number."""
+    return -np.log(((_bits(state, draw) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53)
+
+
+@numba.njit(inline="always", cache=True)
+def _between(values, bottom, top):  # type: ignore[no-untyped-def]
+    """Where the values that are at least ``bottom`` and below ``top`` begin and end; few are expected."""
+    low, high = 0, values.size
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < bottom:
+            low = middle + 1
+        else:
+            high = middle
+    begin, step = low, 1
+    while low + step < values.size and values[low + step] < top:
+        low += step
+        step *= 2
+    high = min(low + step, values.size)
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < top:
+            low = middle + 1
+        else:
+            high = middle
+    return begin, low
+
+
+@numba.njit(cache=True)
+def _subset(m, state, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with distinct integers of 0 … m - 1, every subset equally likely; out.size <= m."""
+    c = out.size
+    draw = np.uint64(0)
+    if c == m:
+        for i in range(c):
+            out[i] = i
+    elif c * c <= _COMPARISONS_PER_HASH * m:
+        for i in range(c):
+            top = m - c + i
+            chosen, draw = _below(top + 1, state, draw)
+            for k in range(i):
+                if out[k] == chosen:
+                    chosen = top
+                    break
+            out[i] = chosen
+    else:
+        filled = 0
+        for candidate in range(m):
+            at, draw = _below(m - candidate, state, draw)
+            if at < c - filled:
+                out[filled] = candidate
+                filled += 1
+                if filled == c:
+                    break
+
+
+@numba.njit(cache=True)
+def _weighted_subset(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with the positions of the smallest ``-log(u)/w``, less those skipped, kept in a heap."""
+    c, n, jump = out.size, 0, 0
+    keys = np.empty(c, np.float64)
+    for i in range(weights.size):
+        if jump < skipped.size and skipped[jump] == first + i:
+            jump += 1
+            continue
+        key = _minus_log(state, np.uint64(i)) / weights[i]
+        if n < c:
+            at = n
+            n += 1
+            while at > 0 and keys[(at - 1) // 2] < key:
+                keys[at], out[at] = keys[(at - 1) // 2], out[(at - 1) // 2]
+                at = (at - 1) // 2
+        elif key < keys[0]:
+            at = 0
+            while 2 * at + 1 < c:
+                child = 2 * at + 1
+                if child + 1 < c and keys[child + 1] > keys[child]:
+                    child += 1
+                if keys[child] <= key:
+                    break
+                keys[at], out[at] = keys[child], out[child]
+                at = child
+        else:
+            continue
+        keys[at], out[at] = key, i
+
+
+@numba.njit(cache=True)
+def _weighted_repeats(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
+    """Fill ``out`` with positions drawn by weight with replacement, less those skipped, in one sweep.
+
+    The uniform numbers come in ascending order as partial sums of exponential ones (Devroye 1986, V.3).
+    """
+    total = 0.0
+    jump = 0
+    for i in range(weights.size):
+        if jump < skipped.size and skipped[jump] == first + i:
+            jump += 1
+        else:
+            total += weights[i]
+    span = 0.0
+    for k in range(out.size + 1):
+        span += _minus_log(state, np.uint64(k))
+    k, jump, last = 0, 0, 0
+    reached = 0.0
+    target = _minus_log(state, np.uint64(0)) * total / span
+    for i in range(weights.size):
+        if jump < skipped.size and skipped[jump] == first + i:
+            jump += 1
+            continue
+        reached += weights[i]
+        last = i
+        while k < out.size and target < reached:
+            out[k] = i
+            k += 1
+            target += _minus_log(state, np.uint64(k)) * total / span
+    for rest in range(k, out.size):  # rounding alone leads here
+        out[rest] = last
+
+
+@numba.njit(cache=True)
+def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted, word, columns, weight):  # type: ignore[no-untyped-def]
+    """The neighbours of one node, as global numbers, into its slice of the result."""
+    first, last = indptr[node - start], indptr[node - start + 1]
+    begin, end = _between(skip, first, last)
+    skipped = skip[begin:end]
+    free = last - first - skipped.size
+    n = columns.size
+    state = _hash(word ^ _hash(np.uint64(node)))
+    by_weight = weighted and data.size > 0 and not (n == free and not replace)
+    if by_weight:
+        if replace:
+            _weighted_repeats(data[first:last], skipped, first, state, columns)
+        else:
+            _weighted_subset(data[first:last], skipped, first, state, columns)
+    elif replace:
+        draw = np.uint64(0)
+        for i in range(n):
+            columns[i], draw = _below(free, state, draw)
+    else:
+        _subset(free, state, columns)
+    for i in range(n):
+        position = first + columns[i]
+        if not by_weight and skipped.size:
+            # The r-th free position: as many skipped ones lie before it as have skipped[j] - j <= first + r.
+            low, high = 0, skipped.size
+            while low < high:
+                middle = (low + high) // 2
+                if skipped[middle] - middle <= position:
+                    low = middle + 1
+                else:
+                    high = middle
+            position += low
+        columns[i] = base + indices[position]
+        weight[i] = data[position] if data.size > 0 else np.float32(1)
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _draw_parallel(  # type: ignore[no-untyped-def]
+    nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
+):
+    for i in numba.prange(nodes.size):
+        low, high = offsets[i], offsets[i + 1]
+        if low < high:
+            _draw_one(
+                nodes[i], indptr, indices, data, start, base, skip, replace, weighted, word,
+                columns[low:high], weight[low:high],
+            )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+def _draw_serial(  # type: ignore[no-untyped-def]
+    nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
+):
+    for i in range(nodes.size):
+        low, high = offsets[i], offsets[i + 1]
+        if low < high:
+            _draw_one(
+                nodes[i], indptr, indices, data, start, base, skip, replace, weighted, word,
+                columns[low:high], weight[low:high],
+            )  # fmt: skip
+
+
+@numba.njit(nogil=True, cache=True)
+def _counts(nodes, start, stop, indptr, skip, fanout, replace, out):  # type: ignore[no-untyped-def]
+    for i in range(nodes.size):
+        node = nodes[i]
+        if node < start or node >= stop:
+            continue
+        first, last = indptr[node - start], indptr[node - start + 1]
+        free = last - first
+        if skip.size:
+            begin, end = _between(skip, first, last)
+            free -= end - begin
+        if fanout < 0:
+            out[i + 1] = free
+        elif replace:
+            out[i + 1] = fanout if free > 0 else 0
+        else:
+            out[i + 1] = min(free, fanout)
+
+
+@numba.njit(nogil=True, cache=True)
+def relabel(columns: Int32, place: Int32, nodes: Int64, n: int) -> int:
+    """Global numbers become local ones in place; nodes not met before join the ``n`` of the list; its length."""
+    for e in range(columns.size):
+        node = columns[e]
+        at = place[node]
+        if at < 0:
+            at = n
+            place[node] = at
+            nodes[n] = node
+            n += 1
+        columns[e] = at
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+def first_repeated(nodes: Int64, place: Int32) -> int:
+    """Where a node occurs for the second time, -1 if none does; ``place`` is left all -1."""
+    found = -1
+    for i in range(nodes.size):
+        if place[nodes[i]] >= 0:
+            found = i
+            break
+        place[nodes[i]] = i
+    for i in range(nodes.size):
+        place[nodes[i]] = -1
+    return found
+
+
+def counts(nodes: Int64, e: EdgeType, skip: Int64, fanout: int, replace: bool, out: Int64) -> None:
+    """How many neighbours each node draws in an edge type, into ``out[1:]``; see ``draw``."""
+    _counts(nodes, e.destination.start, e.destination.stop, e.csr.indptr, skip, fanout, replace, out)
+
+
+def draw(
+    nodes: Int64,
+    e: EdgeType,
+    skip: Int64,
+    fanout: int,
+    replace: bool,
+    weighted: bool,
+    word: np.uint64,
+    offsets: Int64,
+    columns: Int32,
+    weight: Float32,
+    parallel: bool,
+) -> None:
+    """Draw the neighbours of the nodes in one edge type.
+
+    Args:
+        nodes: global numbers.
+        e: the edge type.
+        skip: int64, ascending, positions in ``e.csr.indices`` that are not drawn.
+        fanout: -1 takes all.
+        replace: with replacement.
+        weighted: by weight.
+        word: random bits of this batch, layer and edge type.
+        offsets: [len(nodes) + 1], where each node's neighbours go, as many as ``counts`` says.
+        columns: written: global numbers.
+        weight: written.
+        parallel: on all threads.
+    """
+    data = e.csr.data[:0] if e.plain else e.csr.data
+    kernel = _draw_parallel if parallel else _draw_serial
+    kernel(
+        nodes, e.destination.start, e.csr.indptr, e.csr.indices, data, e.source.start, skip,
+        replace and fanout >= 0, weighted, word, offsets, columns, weight,
+    )  # fmt: skip
