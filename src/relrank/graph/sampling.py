@@ -72,7 +72,7 @@ def _shared_positives_serial(indptr, indices, users, place, out):  # type: ignor
 
 @numba.njit(inline="always", cache=True)
 def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore[no-untyped-def]
-    # The r-th item that the user does not have: r plus the user's items before it, found by one bisect, no rejection.
+    # The r-th item that the user does not have is r plus the number of the user's items before it: one bisect.
     first, last = indptr[users[b]], indptr[users[b] + 1]
     free = np.uint64(n_items - (last - first))
     for k in range(out.shape[1]):
@@ -119,7 +119,7 @@ def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # ty
     first, last = indptr[users[b]], indptr[users[b] + 1]
     for k in range(out.shape[1]):
         state = _hash(seed ^ _hash(np.uint64(b * out.shape[1] + k)))
-        item = -1
+        item = np.int64(-1)
         for _ in range(_TRIES):
             state = _hash(state)
             share = np.float64(state >> np.uint64(11)) * 2.0**-53
@@ -215,8 +215,8 @@ class Drawn:
         items: int64 [C], distinct item rows, ascending.
         columns: int32 [B, n], each edge's own negatives as places in ``items``; None: all C serve every edge.
         excluded: bool [B, C], True where the entry is an item of that edge's user and so no negative; None: nowhere.
-        log_q: float32 [C], log of the probability that the item is drawn for the batch (own negatives: of the number
-            of times it is expected among an edge's n); None for uniform draws, where it is the same for all.
+        log_q: float32 [C], natural log of the probability that the item is among the batch's (own negatives: of how
+            often it is expected among an edge's n); None for uniform draws, where it is the same for all items.
     """
 
     items: Int64
@@ -229,39 +229,40 @@ class NegativeSampler:
     """Draws the negatives of a batch of training edges.
 
     ``uniform``: every item alike. ``popularity``: by training count to a power (Mikolov et al. 2013: 0.75); an item
-    without training edges counts as one with a single edge, so that every item can be drawn. ``in-batch``: the items
-    of other edges of the batch, hence by training count. ``mixed``: half in-batch, half uniform (Yang et al. 2020).
+    without training edges counts as having one, so that every item can be drawn. ``in-batch``: the items of the
+    batch's edges, hence by training count. ``mixed``: half in-batch, half uniform (Yang et al. 2020).
 
-    *Shared* negatives are one set of distinct items for the whole batch; a mask names those that are a user's own.
-    *Own* negatives are drawn for each edge, with replacement, among the items that its user does not have, in
-    proportion to the same weights.
+    *Shared* negatives are one set of distinct items for a whole batch, and a mask names a user's own among them.
+    *Own* negatives are drawn for each edge, with replacement, among the items that its user does not have.
 
-    ``log_q`` makes a sum over the drawn stand for the sum over the catalogue: with s − log q in place of s, the
-    expectation of Σ exp(s − log q) over the draws is Σ exp(s) over all items that are no item of the user. A positive
-    is there with certainty and needs no correction. How exact that is:
+    ``log_q`` makes the drawn stand for the catalogue: the expectation of Σ exp(s − log_q) over an edge's negatives is
+    Σ exp(s) over all items that the user does not have. (The positive is there with certainty and needs no
+    correction.) How exact that is:
 
-    - ``popularity``, shared: exact. Drawing without replacement keeps the n smallest of Exp(1)/weight, and given the
-      (n+1)-th smallest τ an item is among them with probability 1 − exp(−weight · τ) (Cohen & Kaplan 2007, rank
-      conditioning). It depends on the draw, unlike the log of a single draw's probability that is often used, which
-      agrees up to a constant as long as n times it is far below 1.
-    - ``in-batch``, ``mixed``: the batch is taken as edges drawn uniformly; an item with c edges is among m of the E − 1
-      others with probability 1 − (1 − m/(E − 1))^c, the hypergeometric probability for m or c far below E.
-    - ``popularity``, own: log(n · weight / Σ weights); that a user's own items cannot be drawn multiplies all of the
-      user's probabilities by one factor, which is left out.
+    - ``popularity``, shared: exact. Drawing without replacement keeps the n smallest of Exp(1)/weight; given τ, the
+      next smallest, an item is among them with probability 1 − exp(−weight · τ) (rank conditioning, Cohen & Kaplan
+      2007). The usual approximation, the log of a single draw's probability, counts popular items too little once n
+      times that probability nears 1.
+    - ``in-batch``, ``mixed``: a batch is taken as edges drawn uniformly without replacement, so that an item with c
+      of the E edges is among m others with probability 1 − (1 − m / (E − 1))^c: near the hypergeometric, and for few
+      edges m · c / E, which is the count over the number of edges, times m.
+    - ``popularity``, own: log(n · weight / Σ weights). That a user's own items cannot be drawn multiplies the user's
+      other probabilities by one factor, which is left out.
 
     Random numbers depend on the seed alone, not on the number of threads.
 
     Args:
         positives: users by items, the training edges.
         kind: ``uniform``, ``popularity``, ``in-batch`` or ``mixed``.
-        n: shared: items drawn per batch (in-batch: edges of the batch that lend their items; mixed: n // 2 of those at
-            most, the rest uniform); all items if there are fewer. Own: negatives per edge.
-        shared: one set for a batch instead of own negatives per edge; in-batch and mixed know nothing else.
+        n: own negatives per edge; or, shared, items per batch, at most the catalogue. In-batch it is how many edges
+            of the batch lend their item (all, if there are fewer); mixed, n // 2 of these at most and uniform items
+            for the rest. What coincides is one item.
+        shared: one set for a batch, the only way of in-batch and mixed.
         power: exponent of the training count (``popularity`` only).
-        parallel: False: never enters a parallel region, so that several threads may draw at once.
+        parallel: False: stays out of parallel regions, so that several threads may draw at once.
 
     Raises:
-        InputError: unknown kind, n below 1, own negatives of a kind that is shared only, a power that is negative or
+        InputError: unknown kind, n below 1, own negatives of a kind that is only shared, a power that is negative or
             not finite, or a user who has every item.
     """
 
@@ -292,7 +293,7 @@ class NegativeSampler:
         weights = self._counts**power if kind == "popularity" else np.ones(positives.n_cols)
         whole = np.maximum(np.rint(weights * (2.0**50 / weights.sum())), 1).astype(np.int64)
         self._cumulated = np.concatenate([np.zeros(1, np.int64), np.cumsum(whole)])
-        # Indexed search (Chen & Asau 1974): the u-th part of all mass lies at or a little after guide[u · len(guide)].
+        # Indexed search (Chen & Asau 1974): share u of the mass is reached at or shortly after guide[u · parts].
         parts = 1 << int(positives.n_cols - 1).bit_length()
         at = (np.arange(parts) / parts * self._cumulated[-1]).astype(np.int64)
         self._guide = (np.searchsorted(self._cumulated, at, "right") - 1).astype(np.int32)
