@@ -1,8 +1,8 @@
-"""A graph on disk: edges as safetensors, keys as Parquet, a manifest as JSON. Nothing is ever unpickled.
+"""A graph on disk: edges and features as safetensors, keys as Parquet, a manifest as JSON. Nothing is ever unpickled.
 
-A bundle is a folder with ``manifest.json``, ``edges.safetensors`` and one ``nodes-<i>.parquet`` per node type. File
-names follow from the format and never from the manifest, which holds the sha256 of each file and of its own content.
-The hashes find damage and careless edits; they are no signature.
+A bundle is a folder with ``manifest.json``, ``edges.safetensors``, one ``nodes-<i>.parquet`` per node type and, where
+nodes have features, ``features.safetensors``. File names follow from the format and never from the manifest, which
+holds the sha256 of each file and of its own content. These find damage and careless edits; they are no signature.
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Feature, Graph, Relation
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
 
-FORMAT, VERSION = "relrank graph", 1
+FORMAT, VERSION = "relrank graph", 2
+READABLE = (1, VERSION)
+"""Version 1 knew no features of nodes."""
 _ENDS = ("src", "dst", "weight")
+_ROWS = ("indptr", "indices", "data")
 
 
 class _Type(Section):
@@ -39,6 +44,13 @@ class _Edges(Section):
     source: str
     target: str
     edges: int
+
+
+class _Known(Section):
+    name: str
+    node: str
+    sparse: bool
+    dims: int
 
 
 class _Notice(Section):
@@ -56,6 +68,7 @@ class _Manifest(Section):
     nodes: list[_Type]
     relations: list[_Edges]
     """The interactions, then every relation in order."""
+    features: tuple[_Known, ...] = ()
     notices: list[_Notice]
     files: dict[str, str]
     """sha256 by file name."""
@@ -85,6 +98,9 @@ def save_graph(graph: Graph, folder: Path) -> None:
     relations = (graph.interactions, *graph.relations.values())
     arrays = {f"{i}.{end}": np.ascontiguousarray(getattr(r, end)) for i, r in enumerate(relations) for end in _ENDS}
     files = {"edges.safetensors": save(arrays)}
+    features = tuple(graph.features.values())
+    if features:
+        files["features.safetensors"] = save(_feature_arrays(features))
     for i, ids in enumerate(graph.nodes.values()):
         buffer = io.BytesIO()
         ids.keys.to_frame().write_parquet(buffer)
@@ -97,6 +113,9 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "fingerprint": graph.fingerprint,
         "nodes": [{"name": name, "keys": len(ids)} for name, ids in graph.nodes.items()],
         "relations": [{"name": r.name, "source": r.source, "target": r.target, "edges": len(r)} for r in relations],
+        "features": [
+            {"name": f.name, "node": f.node, "sparse": f.sparse is not None, "dims": f.dims} for f in features
+        ],
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in graph.notices],
         "files": {name: _sha256(content) for name, content in files.items()},
     }
@@ -128,6 +147,8 @@ def load_graph(folder: Path) -> Graph:
 
     manifest = _manifest(folder)
     expected = {"edges.safetensors", *(f"nodes-{i}.parquet" for i in range(len(manifest.nodes)))}
+    if manifest.features:
+        expected.add("features.safetensors")
     if set(manifest.files) != expected:
         raise _error(folder, "manifest lists other files", sorted(expected), sorted(manifest.files))
     content = {name: _read(folder, name) for name in sorted(expected)}
@@ -144,6 +165,10 @@ def load_graph(folder: Path) -> Graph:
             Relation(r.name, r.source, r.target, *(arrays[f"{i}.{end}"] for end in _ENDS))
             for i, r in enumerate(manifest.relations)
         ]
+        columns = load(content["features.safetensors"]) if manifest.features else {}
+        features = [_feature(columns, i, f) for i, f in enumerate(manifest.features)]
+        if [f.dims for f in features] != [f.dims for f in manifest.features]:
+            raise ValueError(f"features have {[f.dims for f in features]} columns")
         counts = [len(ids) for ids in nodes.values()] + [len(r) for r in relations]
         if counts != [t.keys for t in manifest.nodes] + [r.edges for r in manifest.relations]:
             raise ValueError(f"keys and edges are {counts}")
@@ -151,9 +176,31 @@ def load_graph(folder: Path) -> Graph:
         interactions, named = relations[0], {r.name: r for r in relations[1:]}
         if (interactions.source, interactions.target) != (manifest.user, manifest.item):
             raise ValueError("interactions do not link users with items")
-        return Graph(manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices)
+        return Graph(
+            manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices,
+            {f.name: f for f in features},
+        )  # fmt: skip
     except (ValueError, LookupError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise _error(folder, "parts do not fit together", "keys and edges as the manifest says", error) from None
+
+
+def _feature_arrays(features: Sequence[Feature]) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of features by "feature number.name"."""
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for i, feature in enumerate(features):
+        arrays[f"{i}.known"] = feature.known
+        if feature.dense is not None:
+            arrays[f"{i}.dense"] = feature.dense
+        if feature.sparse is not None:
+            arrays |= {f"{i}.{part}": getattr(feature.sparse, part) for part in _ROWS}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def _feature(arrays: dict[str, np.ndarray[Any, Any]], i: int, f: _Known) -> Feature:
+    if f.sparse:
+        sparse = Csr(arrays[f"{i}.indptr"], arrays[f"{i}.indices"], arrays[f"{i}.data"], f.dims)
+        return Feature(f.name, f.node, arrays[f"{i}.known"], sparse=sparse)
+    return Feature(f.name, f.node, arrays[f"{i}.known"], dense=arrays[f"{i}.dense"])
 
 
 def _manifest(folder: Path) -> _Manifest:
@@ -168,10 +215,9 @@ def _manifest(folder: Path) -> _Manifest:
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         raise _error(path, "not a graph bundle", f'format "{FORMAT}"', found)
-    if raw.get("version") != VERSION:
-        raise _error(
-            path, "bundle of another version", f"version {VERSION}; a newer relrank may read it", raw.get("version")
-        )
+    if raw.get("version") not in READABLE:
+        expected = f"version {' or '.join(map(str, READABLE))}; a newer relrank may read it"
+        raise _error(path, "bundle of another version", expected, raw.get("version"))
     if raw.pop("sha256", None) != (seal := _seal(raw)):
         raise _error(path, "manifest was changed", "the content that was written", "another")
     return check(raw | {"sha256": seal}, _Manifest, str(path))

@@ -115,6 +115,8 @@ def print_result(console: Console, result: StudyResult) -> None:
     metric = result.card["metric"]
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
+    if result.card.get("features"):
+        console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
     board = _table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")
     for heading in ("model", "arm", metric, "interval", ""):
         board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
@@ -152,6 +154,10 @@ def print_result(console: Console, result: StudyResult) -> None:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+
+
+def _features(features: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{f['name']} ({f['kind']} of {f['node']}, known of {f['known']:.0%})" for f in features)
 
 
 def _effect(row: dict[str, Any], kind: str) -> str:

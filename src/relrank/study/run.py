@@ -17,6 +17,7 @@ import relrank
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.builders import build_graph
+from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
@@ -149,7 +150,7 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
                 "no validation rows", where="[protocol]", expected="some to tune on (temporal: set valid_cut)",
                 found="none",
             )  # fmt: skip
-        graph = build_graph(tables, split, config.relations)
+        graph = build_graph(tables, split, config.relations, config.features)
         features = _features(graph, config.study.similarity)
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         seen += [edges_sha(graph, config.study.similarity).encode()] if config.study.similarity else []
@@ -174,7 +175,9 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
             used += [(relation.node, column) for column in relation.columns]
         elif relation.kind != "cooccurrence":
             used.append((relation.node, relation.column))
-    found = audit(tables, split, edges, used)
+    for feature in config.features.values():
+        used += [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
+    found = audit(tables, split, edges, dict.fromkeys(used))
     parts = (("validation", split.valid), ("test", split.test))
     for name, r in graph.relations.items():
         if {r.source, r.target} != {graph.user, graph.item}:
@@ -380,6 +383,11 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         "n_valid": len(first.split.valid), "n_test": len(first.split.test),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
+        "features": [
+            {"name": f.name, "node": f.node, "kind": config.features[name].kind, "columns": f.dims,
+             "known": round(float(f.known.mean()), 4)}
+            for name, f in first.graph.features.items()
+        ],
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
         "audit": [{"level": f.level, "check": f.check, "message": f.message, "count": f.count}
                   for f in material.findings],
