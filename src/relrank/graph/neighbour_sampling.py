@@ -109,8 +109,10 @@ class NeighbourSampler:
                 block = self._layer(nodes, fanouts, left_out, layer_words, parallel)
                 blocks.append(block)
                 nodes = block.nodes.numpy()
-        finally:
-            place[nodes] = -1
+        except BaseException:  # an interrupt may fall between the marks and their list
+            place.fill(-1)
+            raise
+        place[nodes] = -1
         return blocks[::-1]
 
     def _check(self, seeds: Int64) -> None:

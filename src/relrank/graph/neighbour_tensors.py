@@ -90,7 +90,7 @@ class _Rows:
         elif not by_weight and fanout <= FLOYD_LIMIT:
             chosen = position(*_floyd(free, fanout, generator))
         else:
-            parts = []
+            parts = [free.new_empty(0)]
             for low, high in _borders(free):
                 owner, rank = _expand(free[low:high])
                 candidate = position(owner + low, rank)
@@ -147,15 +147,15 @@ def _smallest(owner: Tensor, rank: Tensor, fanout: int, weight: Tensor | None, g
 
 def _repeats(free: Tensor, fanout: int, weight: Tensor, generator: torch.Generator) -> Tensor:
     """``fanout`` candidates of each owner that has any, with replacement, by weight."""
-    total = weight.cumsum(0)
-    last = free.cumsum(0)
-    first = last - free
+    total = torch.cat([weight.new_zeros(1), weight.cumsum(0)])
     some = (free > 0).nonzero()[:, 0].repeat_interleave(fanout)
-    below = torch.where(first > 0, total[(first - 1).clamp(min=0)], 0.0)[some]
-    span = total[last[some] - 1] - below
+    last = free.cumsum(0)[some]
+    first = last - free[some]
+    below = total[first]
+    span = total[last] - below
     uniform = torch.rand(some.shape, generator=generator, dtype=torch.float64, device=free.device)
-    found = torch.searchsorted(total, below + uniform * span, right=True)
-    return torch.minimum(torch.maximum(found, first[some]), last[some] - 1)
+    found = torch.searchsorted(total, below + uniform * span, right=True) - 1
+    return torch.minimum(torch.maximum(found, first), last - 1)
 
 
 def _borders(free: Tensor) -> list[tuple[int, int]]:
