@@ -63,9 +63,15 @@ def graph_of(user: np.ndarray, item: np.ndarray, n_users: int, n_items: int) -> 
     return Graph("user", "item", nodes, edges, {}, "benchmark")
 
 
+PLAIN = RelationalLightGCNConfig(
+    dim=DIM, layers=LAYERS, loss="bpr", similarity="dot", temperature=1.0, negatives=1, shared=False, l2=1e-4
+)
+"""LightGCN as it was published: BPR on dot products, one uniform negative per edge."""
+
+
 def ours(graph: Graph) -> Callable[[int], float]:
     """One step of relrank; returns the loss."""
-    model = RelationalLightGCN(graph, RelationalLightGCNConfig(dim=DIM, layers=LAYERS, loss="bpr"))
+    model = RelationalLightGCN(graph, PLAIN)
     model.init_weights(0)
     optimizer = torch.optim.Adam([model.table], lr=1e-3, fused=True)
     src, dst = (torch.from_numpy(side.astype(np.int64)) for side in (graph.interactions.src, graph.interactions.dst))
@@ -73,7 +79,8 @@ def ours(graph: Graph) -> Callable[[int], float]:
     def step(number: int) -> float:
         picked = torch.randint(len(src), (BATCH,), generator=torch.Generator().manual_seed(number))
         optimizer.zero_grad(set_to_none=True)
-        loss = model.loss(src[picked], dst[picked], np.random.SeedSequence(number))
+        batch = model.prepare(src[picked].numpy(), dst[picked].numpy(), np.random.SeedSequence(number))
+        loss = model.loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return float(loss.detach())

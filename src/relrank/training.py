@@ -23,6 +23,7 @@ from torch import Tensor
 
 from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
+from relrank.graph.neighbour_sampling import prefetch
 from relrank.models.base import Trained
 
 
@@ -44,9 +45,11 @@ class TrainConfig:
     """"cpu", "cuda", or "auto": CUDA where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
+    workers: int = 0
+    """Threads that draw negatives and neighbours ahead of the steps; 0 draws in the training thread."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("every", 1), ("patience", 0), ("lr", 0)):
+        for name, least in (("epochs", 1), ("batch", 1), ("every", 1), ("patience", 0), ("workers", 0), ("lr", 0)):
             if not getattr(self, name) >= least:
                 raise _bad_setting(name, f"at least {least}", getattr(self, name))
         if self.precision not in ("float32", "bfloat16"):
@@ -195,15 +198,20 @@ def _epoch(
     half = config.precision == "bfloat16"
     total = 0.0
     model.train()
-    for number, batch_seed in enumerate(batch_seeds):
+
+    def prepare(number: int) -> Any:
         picked = order[number * config.batch : (number + 1) * config.batch]
-        users, items = (torch.from_numpy(side[picked].astype(np.int64)).to(device) for side in (src, dst))
+        users, items = (side[picked].astype(np.int64) for side in (src, dst))
+        return picked.size, model.prepare(users, items, batch_seeds[number])
+
+    model.parallel = config.workers == 0
+    for size, batch in prefetch(prepare, len(batch_seeds), config.workers):
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = model.loss(users, items, batch_seed)
+            loss = model.loss(batch.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += float(loss.detach()) * picked.size
+        total += float(loss.detach()) * size
     model.eval()
     return total / src.size
 

@@ -11,6 +11,9 @@ from relrank.training import TrainConfig, fit
 
 N_USERS, N_ITEMS, N_TAGS = 160, 120, 12
 USERS = torch.arange(N_USERS)
+BPR = {"loss": "bpr", "similarity": "dot", "temperature": 1.0, "negatives": 1, "shared": False, "l2": 1e-4}
+SOFTMAX: dict[str, object] = {}
+LOSSES = pytest.mark.parametrize("loss", [BPR, SOFTMAX], ids=["bpr", "softmax"])
 
 
 class TestSoftmax(TrainedContract):
@@ -22,14 +25,14 @@ class TestSoftmax(TrainedContract):
 
 class TestBPR(TrainedContract):
     kind = RelationalLightGCN
-    config = RelationalLightGCNConfig(dim=16, loss="bpr")
+    config = RelationalLightGCNConfig(dim=16, **BPR)
     node_tables = ("table",)
     fold_in = "similar"
 
 
 class TestInteractionsAlone(TrainedContract):
     kind = RelationalLightGCN
-    config = RelationalLightGCNConfig(dim=16, loss="bpr")
+    config = RelationalLightGCNConfig(dim=16, **BPR)
     node_tables = ("table",)
     fold_in = "similar"
 
@@ -41,6 +44,14 @@ def new(graph=None, **settings):
     model = RelationalLightGCN(graph or planted_graph(), RelationalLightGCNConfig(**{"dim": 16} | settings))
     model.init_weights(3)
     return model
+
+
+def prepared(model, users, items, seed):
+    return model.prepare(np.asarray(users), np.asarray(items), np.random.SeedSequence(seed))
+
+
+def edge_keys(graph):
+    return torch.from_numpy(graph.interactions.src.astype(np.int64) * N_ITEMS + graph.interactions.dst)
 
 
 def dense_block(relation, first):
@@ -66,12 +77,12 @@ def by_the_formula(model, layers):
 
 
 @pytest.mark.parametrize("relations", [(), ("has_tag", "similar")])
-@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@LOSSES
 def test_scores_come_from_propagated_vectors_by_the_formula(relations, loss):
     """Not from the raw table, and without a final ReLU: half of untrained scores are negative."""
-    model = new(planted_graph().only(*relations), layers=3, loss=loss, weights={"has_tag": 0.7, "similar": 0.2})
+    model = new(planted_graph().only(*relations), layers=3, weights={"has_tag": 0.7, "similar": 0.2}, **loss)
     z = by_the_formula(model, 3)
-    if loss == "softmax":
+    if loss is SOFTMAX:
         z /= np.linalg.norm(z, axis=1, keepdims=True)
     expected = z[:N_USERS] @ z[N_USERS : N_USERS + N_ITEMS].T
     scores = model.score(USERS).numpy()
@@ -86,7 +97,7 @@ def test_without_relations_it_is_pygs_lightgcn(layers):
     """The same table through an independent library; its default weight of every layer is 1 / (L + 1)."""
     from torch_geometric.nn import LightGCN
 
-    model = new(planted_graph().only(), layers=layers, loss="bpr")
+    model = new(planted_graph().only(), layers=layers, **BPR)
     theirs = LightGCN(N_USERS + N_ITEMS, 16, layers)
     with torch.no_grad():
         theirs.embedding.weight.copy_(model.table)
@@ -95,16 +106,16 @@ def test_without_relations_it_is_pygs_lightgcn(layers):
     torch.testing.assert_close(model.propagate(), theirs.get_embedding(both), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@LOSSES
 def test_fold_in_is_what_the_layers_would_gather(loss):
     """Σ_i 1/√(d_u d_i) · mean of the items' layers 0 … L−1, against the propagated items."""
-    model = new(layers=2, loss=loss)
+    model = new(layers=2, **loss)
     history = [3, 50, 77]
     z, gathered = by_the_formula(model, 2), by_the_formula(model, 1)
     degree = np.bincount(model.graph.interactions.dst, minlength=N_ITEMS)
     user = sum(gathered[N_USERS + i] / np.sqrt(3 * degree[i]) for i in history)
     items = z[N_USERS : N_USERS + N_ITEMS]
-    if loss == "softmax":
+    if loss is SOFTMAX:
         user, items = user / np.linalg.norm(user), items / np.linalg.norm(items, axis=1, keepdims=True)
     found = model.fold_in([torch.tensor(history)])[0]
     np.testing.assert_allclose(found.numpy(), items @ user, atol=1e-5)
@@ -112,22 +123,22 @@ def test_fold_in_is_what_the_layers_would_gather(loss):
 
 def test_bpr_loss_by_hand():
     """Negatives are read back from the seed; the penalty is on the unpropagated vectors of the batch."""
-    from relrank.graph.sampling import negatives
-
-    model = new(loss="bpr", l2=0.1)
-    users, items, seed = torch.tensor([0, 5, 9]), torch.tensor([4, 1, 13]), np.random.SeedSequence(8)
-    drawn = torch.from_numpy(negatives(model.history, users.numpy(), 1, seed)[:, 0]).long()
+    model = new(**BPR | {"l2": 0.1})
+    batch = prepared(model, [0, 5, 9], [4, 1, 13], 8)
+    users, items = torch.tensor([0, 5, 9]), torch.tensor([4, 1, 13])
+    drawn = batch.items[batch.negative_at[:, 0]]
+    assert not torch.isin(drawn + users * N_ITEMS, edge_keys(model.graph)).any()
     z, table = model.propagate(), model.table
     u, p, n = z[users], z[items + N_USERS], z[drawn + N_USERS]
     expected = -functional.logsigmoid((u * p).sum(1) - (u * n).sum(1)).mean()
     rows = torch.cat([users, items + N_USERS, drawn + N_USERS])
     expected = expected + 0.1 / 2 * table[rows].square().sum() / 3
-    assert model.loss(users, items, seed).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_softmax_loss_masks_the_users_own_items():
     """With every item drawn, the loss is a softmax over the positive and all items the user does not have."""
-    model = new(loss="softmax", temperature=0.2)
+    model = new(temperature=0.2)
     users, items = torch.tensor([0, 5]), torch.tensor([4, 1])
     z = functional.normalize(model.propagate(), dim=1)
     costs = []
@@ -136,15 +147,15 @@ def test_softmax_loss_masks_the_users_own_items():
         own = model.graph.interactions.dst[model.graph.interactions.src == int(u)]
         free = np.setdiff1d(np.arange(N_ITEMS), own)
         costs.append(torch.logsumexp(torch.cat([logits[p][None], logits[free]]), 0) - logits[p])
-    loss = model.loss(users, items, np.random.SeedSequence(0))
+    loss = model.loss(prepared(model, users, items, 0))
     assert loss.item() == pytest.approx(torch.stack(costs).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@LOSSES
 def test_negatives_are_items_not_nodes_of_any_type(loss):
     """Without propagation only the batch's users and items have a gradient, and no tag has."""
-    model = new(layers=0, loss=loss)
-    model.loss(torch.tensor([7, 7]), torch.tensor([3, 11]), np.random.SeedSequence(1)).backward()
+    model = new(layers=0, **loss)
+    model.loss(prepared(model, [7, 7], [3, 11], 1)).backward()
     touched = model.table.grad.abs().sum(1) > 0
     assert touched[:N_USERS].nonzero().tolist() == [[7]]
     assert touched[N_USERS + 3]
@@ -153,15 +164,15 @@ def test_negatives_are_items_not_nodes_of_any_type(loss):
 
 def test_no_two_regularisers_on_one_table():
     """Adam decays nothing beside the stated penalty: vectors without a gradient keep their bits."""
-    model = new(layers=0, loss="bpr", l2=0.0)
+    model = new(layers=0, **BPR | {"l2": 0.0})
     fit(model, TrainConfig(epochs=2, batch=512, device="cpu"), lambda: 1.0, seed=3)
-    fresh = new(layers=0, loss="bpr")
+    fresh = new(layers=0, **BPR)
     assert torch.equal(model.table[N_USERS + N_ITEMS :], fresh.table[N_USERS + N_ITEMS :])
     assert not torch.equal(model.table[:N_USERS], fresh.table[:N_USERS])
 
 
 def trained(graph, epochs=12, **settings):
-    model = new(graph, **({"loss": "bpr"} | settings))
+    model = new(graph, **(BPR | settings))
     fit(model, TrainConfig(epochs=epochs, batch=512, lr=0.02, every=epochs, device="cpu"), lambda: 1.0, seed=0)
     return model
 
@@ -170,7 +181,9 @@ def test_a_helpful_relation_keeps_more_weight_than_its_rewired_self():
     """On cosines. Under BPR a weight also sets the length of vectors, so there it says little about help."""
     graph = planted_graph().only("has_tag")
     helpful, rewired = (
-        trained(g, 40, loss="softmax", temperature=0.3).relation_weights["has_tag"]
+        trained(
+            g, 40, loss="softmax", similarity="cosine", temperature=0.3, negatives=1024, shared=True, l2=0.0
+        ).relation_weights["has_tag"]
         for g in (graph, graph.rewired("has_tag", seed=1))
     )
     assert helpful > rewired + 0.05
@@ -202,7 +215,7 @@ def test_initialising_again_forgets_everything():
     model = trained(planted_graph())
     assert model.relation_weights["has_tag"] != pytest.approx(0.3, abs=1e-3)
     model.init_weights(3)
-    fresh = new(loss="bpr")
+    fresh = new(**BPR)
     assert model.relation_weights == fresh.relation_weights
     assert torch.equal(model.score(USERS), fresh.score(USERS))
     assert torch.equal(model.fold_in([torch.tensor([3])]), fresh.fold_in([torch.tensor([3])]))

@@ -137,6 +137,11 @@ class Propagation:
             ]
         return [m.to(like.dtype) for m in self._on_device[like.device]]
 
+    def product(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """``A(α) x`` over all nodes, [n_nodes, d], differentiable in both arguments: one layer."""
+        result: Tensor = _Step.apply(x, alpha, self)  # type: ignore[no-untyped-call]
+        return result
+
     def layer_mean(self, table: Tensor, alpha: Tensor, layers: int) -> Tensor:
         """``1/(L+1) Σ_l A(α)^l E``, differentiable in both arguments.
 
@@ -150,6 +155,24 @@ class Propagation:
         """
         result: Tensor = _LayerMean.apply(table, alpha, layers, self)  # type: ignore[no-untyped-call]
         return result
+
+
+class _Step(torch.autograd.Function):
+    """One product; ``A`` is symmetric, so dx = A g and dα_r = <Â_r g, x>."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, blocks: Propagation) -> Tensor:
+        ctx.blocks, ctx.weights, ctx.like = blocks, alpha.tolist(), alpha
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else x.new_empty(0))
+        return blocks.multiply(x, ctx.weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        g, (x,) = gradients[0].contiguous(), ctx.saved_tensors
+        if not ctx.needs_input_grad[1]:
+            return ctx.blocks.multiply(g, ctx.weights), None, None
+        product, dots = ctx.blocks.multiply_dot(g, ctx.weights, dot=x)
+        return product, torch.tensor(dots).to(ctx.like), None
 
 
 class _LayerMean(torch.autograd.Function):

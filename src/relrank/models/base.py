@@ -138,10 +138,20 @@ class Trained(nn.Module, Recommender):
         self.graph = graph
         self.history = interaction_rows(graph)
         self.config = self.Config() if config is None else config
+        self.parallel = True
 
     @abstractmethod
-    def loss(self, users: Tensor, positives: Tensor, seed: np.random.SeedSequence) -> Tensor:
-        """The loss of one batch of training edges (user rows [B], item rows [B]); negatives come from ``seed``."""
+    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Any:
+        """What ``loss`` needs of one batch of training edges (user rows [B], item rows [B]), on the CPU.
+
+        Negatives and sampled neighbours come from ``seed``. It reads no parameter, so that it may run ahead of the
+        steps in another thread; then ``self.parallel`` is False and kernels must not start threads of their own.
+        What it returns has a method ``to(device)``.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of one prepared batch."""
 
     @abstractmethod
     def init_weights(self, seed: int) -> None:

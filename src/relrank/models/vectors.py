@@ -1,0 +1,298 @@
+"""Models that score a user and an item by the product of their vectors, under any loss with any negatives.
+
+An encoder gives vectors; this file draws the negatives, scores and computes the loss, so that two encoders can differ
+in nothing but the encoder. Scores are dot products, or cosines divided by a temperature in training.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relrank.csr import Csr, Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.sampling import NegativeSampler, check_negatives_exist
+from relrank.models import losses
+from relrank.models.base import Trained, history_rows, user_rows
+
+Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
+Sampling = Literal["uniform", "popularity", "in-batch", "mixed"]
+Similarity = Literal["cosine", "dot"]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorConfig:
+    """Hyper-parameters that every encoder shares: size, loss and negatives."""
+
+    dim: int = 64
+    """Length of a vector; a multiple of 16 takes the fast kernel."""
+    loss: Loss = "softmax"
+    """Sampled softmax, softmax over the whole catalogue, BPR, binary cross-entropy, or its generalised form."""
+    similarity: Similarity = "cosine"
+    """Cosines, or dot products."""
+    temperature: float = 0.1
+    """Scores are divided by it inside the loss; 1 with dot products is the plain form of BPR and BCE."""
+    sampling: Sampling = "uniform"
+    """How negatives are drawn: all items alike, by popularity^power, the batch's positives, or half and half."""
+    negatives: int = 1024
+    """Items drawn per batch (``shared``) or per training edge."""
+    shared: bool = True
+    """Whether the edges of a batch share their negatives."""
+    hardest: int = 0
+    """Keep the highest-scored so many of the negatives drawn; 0 keeps all."""
+    power: float = 0.75
+    """Exponent of popularity sampling (Mikolov et al. 2013)."""
+    log_q: bool = True
+    """Correct a softmax for how likely its negatives were drawn (Bengio & Senécal 2008)."""
+    calibration: float = 0.75
+    """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
+    contrast: float = 0.0
+    """Weight of InfoNCE between two noisy views of the batch's vectors (Yu et al. 2022)."""
+    contrast_temperature: float = 0.2
+    """Temperature of InfoNCE."""
+    noise: float = 0.1
+    """Length of the noise that makes a view."""
+    l2: float = 0.0
+    """Penalty on the unpropagated vectors of a batch (He et al. 2020, eq. 15)."""
+    init_scale: float = 0.1
+    """Standard deviation of the starting vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step needs, drawn on the CPU, perhaps ahead of time; nodes are listed once.
+
+    Attributes:
+        users: distinct user rows, int64 [U].
+        items: distinct item rows, int64 [C]: positives and negatives.
+        user_at: place of each edge's user in ``users``, int64 [B].
+        item_at: place of each edge's positive in ``items``, int64 [B].
+        negative_at: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
+            softmax over the whole catalogue, where ``items`` is the catalogue.
+        excluded: bool [B, n], True where a "negative" is one of the user's own items.
+        known: for the whole catalogue: the users' own items as (places in ``users``, item rows).
+        log_q: log-probability of drawing each of ``items``, float32 [C], or None.
+        seed: of the noise in this step.
+        messages: what the encoder prepared.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_at: Tensor
+    item_at: Tensor
+    negative_at: Tensor | None
+    excluded: Tensor | None
+    known: tuple[Tensor, Tensor] | None
+    log_q: Tensor | None
+    seed: int
+    messages: Any = None
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(move(v) for v in value)
+            return value.to(device) if hasattr(value, "to") else value
+
+        return type(self)(*(move(getattr(self, f.name)) for f in fields(self)))
+
+
+class VectorModel(Trained):
+    """An encoder of users and items with everything around it.
+
+    A subclass gives ``encode`` (vectors of a batch, with gradients), ``encode_all`` and ``encode_histories``.
+    """
+
+    config: Any
+    Config: ClassVar[type] = VectorConfig
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        for field, known in (("loss", Loss), ("sampling", Sampling), ("similarity", Similarity)):
+            if getattr(c, field) not in get_args(known):
+                raise InputError(
+                    f"unknown {field}", where=self.name, expected=" or ".join(get_args(known)),
+                    found=repr(getattr(c, field)),
+                )  # fmt: skip
+        for field, least in (("dim", 1), ("negatives", 1), ("hardest", 0), ("l2", 0), ("contrast", 0)):
+            if not getattr(c, field) >= least:
+                raise InputError(
+                    "hyper-parameter is out of range", where=f"{self.name}, {field}", expected=f"at least {least}",
+                    found=repr(getattr(c, field)),
+                )  # fmt: skip
+        self._sampler: NegativeSampler | None = None
+        if c.loss != "full-softmax":
+            check_negatives_exist(self.history)
+            self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
+        # what score reads: derived from the parameters, so never saved
+        self.register_buffer("_users", torch.empty(0), persistent=False)
+        self.register_buffer("_items", torch.empty(0), persistent=False)
+        self._users: Tensor
+        self._items: Tensor
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Vectors of ``batch.users`` [U, d] and ``batch.items`` [C, d], with gradients."""
+
+    @abstractmethod
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users [n_users, d] and all items [n_items, d], exact, without gradients."""
+
+    @abstractmethod
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
+
+    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+        """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
+
+        Args:
+            users: distinct user rows of the batch.
+            items: distinct item rows of the batch.
+            edges: the batch's training edges, (user rows, item rows).
+            seed: of whatever is drawn.
+        """
+        del users, items, edges, seed
+
+    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The unpropagated vectors of ``batch.users`` and ``batch.items``, for ``l2``."""
+        del batch
+        raise InputError(
+            "model has no vectors of its own to penalise", where=self.name, expected="l2 = 0", found="l2"
+        )
+
+    def views(
+        self, batch: Batch, users: Tensor, items: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Two views of the users and two of the items for InfoNCE: by default the vectors under two noises."""
+        generator = torch.Generator(users.device).manual_seed(batch.seed)
+        noisy = [[noisy(x, self.config.noise, generator) for _ in range(2)] for x in (users, items)]
+        return (noisy[0][0], noisy[0][1]), (noisy[1][0], noisy[1][1])
+
+    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
+        """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
+        draw, walk, noise = seed.spawn(3)
+        distinct, user_at = np.unique(users, return_inverse=True)
+        known = negative_at = excluded = log_q = None
+        if self._sampler is None:
+            items, item_at = np.arange(self.graph.n_items), positives
+            mine = self.history.take(distinct)
+            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(mine.indices.astype(np.int64))
+        else:
+            self._sampler.parallel = self.parallel
+            drawn = self._sampler.draw(users, positives, draw)
+            items, at = np.unique(np.concatenate([positives, drawn.items]), return_inverse=True)
+            item_at, place = at[: positives.size], at[positives.size :]
+            negative_at = place if drawn.columns is None else place[drawn.columns]
+            excluded = drawn.excluded
+            if drawn.log_q is not None and self.config.log_q:
+                log_q = np.zeros(items.size, np.float32)
+                log_q[place] = drawn.log_q
+        where = [torch.from_numpy(a) for a in (distinct, items, user_at, item_at)]
+        chosen = [None if a is None else torch.from_numpy(a) for a in (negative_at, excluded, log_q)]
+        messages = self.messages(distinct, items, (users, positives), walk)
+        word = int(noise.generate_state(1)[0])
+        return Batch(where[0], where[1], where[2], where[3], chosen[0], chosen[1], known, chosen[2], word, messages)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The configured loss of one batch, with the penalty and the contrast if there are any."""
+        c = self.config
+        users, items = self.encode(batch)
+        raw = users, items
+        if c.similarity == "cosine":
+            users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
+        value = self._ranking_loss(batch, users, items)
+        if c.l2:
+            value = value + c.l2 * self._penalty(batch)
+        if c.contrast:
+            for a, b in self.views(batch, *raw):
+                value = value + c.contrast * losses.info_nce(a, b, c.contrast_temperature)
+        return value
+
+    def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
+        c = self.config
+        if batch.negative_at is None:
+            assert batch.known is not None
+            scores = users @ items.T
+            return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
+        u = users.index_select(0, batch.user_at)
+        positive = (u * items.index_select(0, batch.item_at)).sum(1)
+        excluded, at = batch.excluded, batch.negative_at
+        if at.dim() == 1:
+            negative = u @ items.index_select(0, at).T
+        else:
+            own = items.index_select(0, at.reshape(-1)).view(*at.shape, -1)
+            negative = torch.einsum("bd,bnd->bn", u, own)
+        if c.hardest:
+            columns = losses.keep_hardest(negative, excluded, c.hardest)
+            negative = negative.gather(1, columns)
+            excluded = None if excluded is None else excluded.gather(1, columns)
+            at = at.expand(len(u), -1).gather(1, columns)
+        if c.loss == "softmax":
+            q = None if batch.log_q is None else batch.log_q[at]
+            return losses.sampled_softmax(positive, negative, excluded, c.temperature, q)
+        positive, negative = positive / c.temperature, negative / c.temperature
+        if c.loss == "bpr":
+            return losses.bpr(positive, negative, excluded)
+        if c.loss == "bce":
+            return losses.bce(positive, negative, excluded)
+        return losses.gbce(positive, negative, excluded, self.graph.n_items, c.calibration)
+
+    def _penalty(self, batch: Batch) -> Tensor:
+        """½ ‖·‖² of every edge's user, positive and own negatives, mean over the edges."""
+        users, items = (x.square().sum(1) for x in self.penalised(batch))
+        total = users[batch.user_at].sum() + items[batch.item_at].sum()
+        if batch.negative_at is not None:
+            total = total + items[batch.negative_at].sum()
+        return 0.5 * total / len(batch.user_at)
+
+    def refresh(self) -> None:
+        """Encode all users and items once."""
+        with torch.no_grad():
+            users, items = self.encode_all()
+            if self.config.similarity == "cosine":
+                users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
+        self._users, self._items = users, items
+
+    def score(self, users: Tensor) -> Tensor:
+        """Products of encoded vectors, never of raw tables."""
+        if not self._items.numel():
+            self.refresh()
+        rows = torch.from_numpy(user_rows(users, self.graph.n_users)).to(self._users.device)
+        scores: Tensor = self._users[rows] @ self._items.T
+        return scores
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """Scores of the vectors that the histories give."""
+        if not self._items.numel():
+            self.refresh()
+        with torch.no_grad():
+            users = self.encode_histories(history_rows(histories, self.graph.n_items))
+            if self.config.similarity == "cosine":
+                users = functional.normalize(users, dim=1)
+            scores: Tensor = users @ self._items.T
+            return scores
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters; scores follow at the next question."""
+        self.load_state_dict(dict(state))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        self._users = self._items = torch.empty(0, device=self._items.device)
+
+
+def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
+    """Noise of a given length in the orthant of the vector itself (Yu et al. 2022, eq. 8)."""
+    drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + x.sign() * functional.normalize(drawn, dim=1) * length
