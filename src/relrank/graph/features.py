@@ -267,9 +267,12 @@ def _category(source: Source, config: CategoryFeature) -> Feature:
     if values.dtype.is_nested():
         found = f"{config.column}: {values.dtype}"
         raise source.error("column holds several values", expected='one value, or kind = "multi-hot"', found=found)
-    if values.dtype.is_float() and (values.fill_nan(None).drop_nulls() % 1 != 0).any():
-        expected = 'text or whole numbers, or kind = "number" or "bins"'
-        raise source.error("column is no category", expected=expected, found=f"{config.column}: {examples(values)}")
+    if values.dtype.is_float():
+        values = values.fill_nan(None)
+        broken = values.filter(values % 1 != 0)
+        if len(broken):
+            expected = 'text or whole numbers, or kind = "number" or "bins"'
+            raise source.error("column is no category", expected=expected, found=f"{config.column}: {broken[0]}")
     return _values(source, config, as_parts(source, values, config.column, None), len(values))
 
 

@@ -1,0 +1,114 @@
+"""Layers that models share."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from relrank.errors import InputError
+from relrank.graph.graph import Feature, Graph
+
+
+class FeatureEncoder(nn.Module):
+    """Vectors of nodes from their features: every feature is projected, and the projections are added.
+
+        h(v) = Σ_dense W_f x_f(v) + Σ_sparse (Σ_c s_f(v, c) · T_f[c]) / Σ_c s_f(v, c) + Σ_{f unknown of v} m_f
+
+    with W_f [d_f, dim], a table T_f [d_f, dim] and one vector m_f [dim] for "missing" per feature: a node without a
+    value is neither a node with an average one nor one of some category. Only the rows asked for are computed.
+
+    Args:
+        graph: features are taken from it and kept in buffers, which are not saved: the graph's bundle has them.
+        node_type: whose features.
+        dim: length of a vector.
+
+    Attributes:
+        names: features in the order of ``weights``.
+        weights: W_f or T_f, [d_f, dim] each.
+        missing: m_f, [n_features, dim].
+
+    Raises:
+        InputError: the type has no features.
+    """
+
+    def __init__(self, graph: Graph, node_type: str, dim: int) -> None:
+        super().__init__()
+        features = graph.features_of(node_type)
+        if not features:
+            found = ", ".join(f"{f.name} of {f.node}" for f in graph.features.values()) or "no features"
+            raise InputError(
+                "node type has no features", where=node_type, expected="a [features.…] of it", found=found
+            )
+        self.names = tuple(f.name for f in features)
+        self.weights = nn.ParameterList([nn.Parameter(torch.zeros(f.dims, dim)) for f in features])
+        self.missing = nn.Parameter(torch.zeros(len(features), dim))
+        self._inputs = nn.ModuleList([_Sparse(f) if f.dense is None else _Dense(f) for f in features])
+        unknown = torch.from_numpy(~np.stack([f.known for f in features], axis=1)).float()
+        self.register_buffer("_unknown", unknown, persistent=False)
+        self._unknown: Tensor
+
+    def init_weights(self, generator: torch.Generator, scale: float = 0.1) -> None:
+        """Normal weights, such that each feature's part of a vector has entries of about this standard deviation."""
+        with torch.no_grad():
+            for weight, inputs in zip(self.weights, self._inputs, strict=True):
+                width = math.sqrt(len(weight)) if isinstance(inputs, _Dense) else 1.0
+                weight.copy_(torch.randn(weight.shape, generator=generator) * (scale / width))
+            self.missing.copy_(torch.randn(self.missing.shape, generator=generator) * scale)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Vectors of the given nodes, [b, dim].
+
+        Args:
+            rows: int64 [b], rows of the node type, in any order, repeated or not.
+        """
+        total: Tensor = self._unknown.index_select(0, rows) @ self.missing
+        for weight, inputs in zip(self.weights, self._inputs, strict=True):
+            total = total + inputs(rows, weight)
+        return total
+
+
+class _Dense(nn.Module):
+    """Rows of a table times a matrix."""
+
+    def __init__(self, feature: Feature) -> None:
+        super().__init__()
+        assert feature.dense is not None
+        self.register_buffer("x", torch.tensor(feature.dense), persistent=False)
+        self.x: Tensor
+
+    def forward(self, rows: Tensor, weight: Tensor) -> Tensor:
+        return self.x.index_select(0, rows) @ weight
+
+
+class _Sparse(nn.Module):
+    """Weighted mean of the table's vectors; zero for an empty row."""
+
+    def __init__(self, feature: Feature) -> None:
+        super().__init__()
+        s = feature.sparse
+        assert s is not None
+        sums = np.bincount(s.rows(), weights=s.data, minlength=s.n_rows)
+        share = (s.data / sums[s.rows()]).astype(np.float32)
+        for name, array in (("start", s.indptr), ("columns", s.indices), ("share", share)):
+            self.register_buffer(name, torch.tensor(array), persistent=False)
+        self.start: Tensor
+        self.columns: Tensor
+        self.share: Tensor
+
+    def forward(self, rows: Tensor, table: Tensor) -> Tensor:
+        first = self.start.index_select(0, rows)
+        lengths = self.start.index_select(0, rows + 1) - first
+        ends = lengths.cumsum(0)
+        begins = ends - lengths
+        # places of all entries of all rows: one after the other, moved to where each row starts
+        total = int(ends[-1]) if len(rows) else 0
+        shift = torch.repeat_interleave(first - begins, lengths, output_size=total)
+        at = torch.arange(total, device=rows.device) + shift
+        bags: Tensor = functional.embedding_bag(
+            self.columns[at].long(), table, begins, mode="sum", per_sample_weights=self.share[at].to(table.dtype)
+        )
+        return bags
