@@ -273,7 +273,8 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(("kind", "shared"), KINDS)
-def test_same_seed_same_draws_on_any_number_of_threads_and_from_many_at_once(kind, shared):
+def test_same_seed_same_draws_on_any_number_of_threads_and_from_many_at_once(kind, shared, monkeypatch):
+    monkeypatch.setattr("relrank.graph.sampling._PARALLEL", 0)
     positives = skewed(300, 200)
     users, items = batch(positives, 400, 0)
     before = numba.get_num_threads()

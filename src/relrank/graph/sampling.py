@@ -18,6 +18,8 @@ from relrank.errors import InputError
 Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")
 _TRIES = 32
+_PARALLEL = 1 << 17
+"""Draws or look-ups below which a parallel region costs more than it brings, the more so on a busy machine."""
 
 
 @numba.njit(inline="always", cache=True)
@@ -315,11 +317,12 @@ class NegativeSampler:
     def _draw_own(self, users: Int64, seed: np.random.SeedSequence) -> Drawn:
         p, word = self.positives, seed.generate_state(1, np.uint64)[0]
         out = np.empty((users.size, self.n), np.int32)
+        parallel = self.parallel and out.size >= _PARALLEL
         if self.kind == "uniform":
-            uniform = _own_uniform if self.parallel else _own_uniform_serial
+            uniform = _own_uniform if parallel else _own_uniform_serial
             uniform(p.indptr, p.indices, p.n_cols, users, word, out)
         else:
-            weighted = _own_weighted if self.parallel else _own_weighted_serial
+            weighted = _own_weighted if parallel else _own_weighted_serial
             weighted(p.indptr, p.indices, self._cumulated, self._guide, users, word, out)
         place = np.zeros(p.n_cols, np.int32)
         place[out] = 1
@@ -360,6 +363,7 @@ class NegativeSampler:
         place = np.full(p.n_cols, -1, np.int32)
         place[drawn] = np.arange(drawn.size, dtype=np.int32)
         excluded = np.zeros((users.size, drawn.size), np.bool_)
-        mark = _shared_positives if self.parallel else _shared_positives_serial
+        looked_up = int((p.indptr[users + 1] - p.indptr[users]).sum())
+        mark = _shared_positives if self.parallel and looked_up >= _PARALLEL else _shared_positives_serial
         mark(p.indptr, p.indices, users, place, excluded)
         return Drawn(drawn, None, excluded, log_q)

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Pairs = tuple[Tensor, Tensor]
-_BLOCK = 1 << 18
-"""Scores that full_softmax takes at a time on a CPU: what fits a core's cache."""
+_BLOCK = 1 << 20
+"""Scores that full_softmax takes at a time on a CPU: few beside the matrix, many beside the cost of an operation."""
 
 
 def bpr(positive: Tensor, negative: Tensor, excluded: Tensor | None = None) -> Tensor:
@@ -184,7 +184,7 @@ class _FullSoftmax(torch.autograd.Function):
     ) -> Tensor:
         rows = _Rows(scores, users, items, known, temperature)
         free = _wide(scores.new_empty(len(scores)))
-        for first, last, block in rows.logits(scores):
+        for first, last, block in rows.logits(scores, torch.zeros_like(free)):
             highest = block.amax(1, keepdim=True)
             highest.clamp_(min=torch.finfo(block.dtype).min)  # a row of −∞ alone
             torch.add(block.sub_(highest).exp_().sum(1).log_(), highest[:, 0], out=free[first:last])
@@ -201,18 +201,16 @@ class _FullSoftmax(torch.autograd.Function):
         rows: _Rows = ctx.rows
         w = (gap.sigmoid() if rows.left_out else torch.ones_like(gap)) * (upstream / (len(users) * rows.temperature))
         per_user = torch.zeros_like(free).index_add_(0, users, w)
-        free = free.clamp(min=torch.finfo(free.dtype).min)
+        free = free.clamp(min=torch.finfo(free.dtype).min)  # a user who has everything: nothing to spread
         gradient = torch.empty_like(scores)
-        for first, last, block in rows.logits(scores):
-            block.sub_(free[first:last, None]).exp_()
-            torch.mul(block, per_user[first:last, None], out=block)
-            gradient[first:last] = block
+        for first, last, block in rows.logits(scores, -free):
+            torch.mul(block.exp_(), per_user[first:last, None], out=gradient[first:last])
         gradient.index_put_((users, items), -w.to(gradient.dtype), accumulate=True)
         return gradient, None, None, None, None
 
 
 class _Rows:
-    """Logits by blocks of rows that fit a core's cache (or a small part of a GPU), −∞ at what is left out."""
+    """Logits by blocks of rows, −∞ at what is left out."""
 
     def __init__(
         self, scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
@@ -233,13 +231,13 @@ class _Rows:
             starts = torch.searchsorted(rows.contiguous(), bounds.to(rows.dtype)).tolist()
             self.left_out.append((rows, columns, starts))
 
-    def logits(self, scores: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """(first row, last row, [last − first, I]); the same memory every time."""
+    def logits(self, scores: Tensor, shift: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+        """(first row, last row, scores/τ + shift of the row [last − first, I]); the same memory every time."""
         buffer = _wide(scores.new_empty(min(self.step, len(scores)), scores.shape[1]))
         for at, first in enumerate(range(0, len(scores), self.step)):
             last = min(first + self.step, len(scores))
             block = buffer[: last - first]
-            torch.div(scores[first:last], self.temperature, out=block)
+            torch.add(shift[first:last, None], scores[first:last], alpha=1 / self.temperature, out=block)
             if self.mask is not None:
                 block.masked_fill_(self.mask[first:last], -torch.inf)
             for rows, columns, starts in self.left_out:
