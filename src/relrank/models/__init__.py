@@ -1,12 +1,16 @@
 """Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
 
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
+from relrank.models.bspm import BSPM
 from relrank.models.ease import EASE
 from relrank.models.gf_cf import GFCF
+from relrank.models.graphsage import GraphSAGE
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
+from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.simple import Popularity, RandomOrder
+from relrank.models.xsimgcl import XSimGCL
 
 MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,
@@ -15,7 +19,11 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "ease": EASE,
     "relational-ease": RelationalEASE,
     "gf-cf": GFCF,
+    "bspm": BSPM,
+    "mf": MF,
+    "graphsage": GraphSAGE,
     "relational-lightgcn": RelationalLightGCN,
+    "xsimgcl": XSimGCL,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

@@ -1,0 +1,137 @@
+"""BSPM: blurring and sharpening without training (Choi et al. 2023, "Blurring-Sharpening Process Models").
+
+With ``R̃ = D_u^-1/2 X D_i^-1/2``, ``P = R̃ᵀR̃`` and V the leading right singular vectors of R̃, a history is blurred by
+the linear and the ideal low-pass filter, and by one filter ``F_r`` for every relation of items,
+
+    Y(0) = X (P + Σ_r w_r F_r + β D_i^-1/2 V Vᵀ D_i^1/2),
+
+and sharpened by following ``dY/dt = −Y P`` from 0 to T. One step h of a solver is a polynomial in P: ``I − hP`` for
+Euler's, ``I − hP (I − hP/2 (I − hP/3 (I − hP/4)))`` for the classical Runge–Kutta method of order 4 (of any of its
+variants: the equation is linear). The ideal filter's part is sharpened once for all users, as a thin matrix.
+
+Relations that do not touch items are not used; see :func:`relrank.models.spectral.item_filters` for the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.csr import Csr, Float32
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.propagation import normalise
+from relrank.graph.spmm import spmm
+from relrank.models.base import FromHistory, Knob
+from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.spectral import filter_columns, item_degrees, item_filters, rank_knob, weight_knobs
+
+ORDER = {"euler": 1, "rk4": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class BSPMConfig:
+    """Hyper-parameters of BSPM; the defaults are the authors' for Gowalla."""
+
+    rank: int = 448
+    """Singular vectors of the ideal low-pass filter."""
+    beta: float = 0.2
+    """β, weight of the ideal low-pass filter beside the linear one."""
+    time: float = 2.5
+    """T, where sharpening ends; 0 for none."""
+    steps: int = 1
+    """Steps of the solver until then."""
+    solver: str = "rk4"
+    """"rk4" (Runge–Kutta, order 4) or "euler"."""
+    weight: float = 0.0
+    """Weight of every relation of items that ``weights`` does not name; the linear filter has 1."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight per relation; 0 leaves the relation out."""
+    seed: int = 0
+    """Seed of the randomised decomposition's start."""
+
+
+class BSPM(FromHistory):
+    """Blurring by low-pass filters of interactions and relations, then sharpening."""
+
+    name = "bspm"
+    Config = BSPMConfig
+    relational = True
+    solution: ClassVar[tuple[str, ...]] = ("into", "out_of")
+
+    #: D_i^-1/2 V, float32 [n_items, rank]
+    into: Tensor
+    #: β D_i^1/2 V, sharpened, float32 [n_items, rank]
+    out_of: Tensor
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The weight of every relation of items, the end of sharpening, weight and rank of the ideal filter."""
+        return (
+            *weight_knobs(graph),
+            Knob("time", (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), 2.5),
+            Knob("beta", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
+            rank_knob(graph, 448),
+        )
+
+    def __init__(self, graph: Graph, config: BSPMConfig | None = None) -> None:
+        super().__init__(graph, config)
+        solver, time, steps = self.config.solver, self.config.time, self.config.steps
+        if solver not in ORDER:
+            raise InputError("unknown solver", where="bspm, solver", expected=f"one of {sorted(ORDER)}", found=solver)
+        if steps < 1 or not 0 <= time < np.inf:
+            raise InputError(
+                "sharpening cannot be solved", where="bspm, time and steps",
+                expected="a finite time of 0 or more, 1 step or more", found=f"time {time}, {steps} steps",
+            )  # fmt: skip
+        self._filter = normalise(self.history)
+        self._by_item = self._filter.transpose()
+        self._relations = item_filters(graph, self.config.weight, self.config.weights, self.name)
+
+    def solve(self) -> Self:
+        """A truncated singular value decomposition of R̃, and its vectors sharpened."""
+        rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
+        vectors = singular_vectors(self._filter, rank, self.config.seed)
+        self.into = torch.from_numpy(item_degrees(self.history, -0.5)[:, None] * vectors)
+        out_of = (np.float32(self.config.beta) * item_degrees(self.history, 0.5))[:, None] * vectors
+        self.out_of = torch.from_numpy(self._sharpened(out_of))
+        return self
+
+    def score_rows(self, rows: Csr) -> Tensor:
+        """Rows of X, blurred and sharpened."""
+        low = torch.from_numpy(rows_times_dense(rows, self.into.numpy()))
+        scores = low @ self.out_of.T
+        filter_columns(rows, lambda table: self._sharpened(self._blurred(table)), scores)
+        return scores
+
+    def _blurred(self, table: Float32) -> Float32:
+        """``(P + Σ_r w_r F_r) table``."""
+        out = np.empty_like(table)
+        spmm(self._by_item, self._image(self._filter, table), out)
+        for edges, back, weight in self._relations:
+            spmm(edges, table if back is None else self._image(back, table), out, alpha=weight, base=out)
+        return out
+
+    def _sharpened(self, table: Float32) -> Float32:
+        """The solver's polynomial in P times a table, from the innermost bracket outwards."""
+        if not self.config.time:
+            return table
+        h = self.config.time / self.config.steps
+        for _ in range(self.config.steps):
+            inner = table
+            for k in range(ORDER[self.config.solver], 0, -1):
+                outer = np.empty_like(table)
+                spmm(self._by_item, self._image(self._filter, inner), outer, alpha=-h / k, base=table)
+                inner = outer
+            table = inner
+        return table
+
+    @staticmethod
+    def _image(matrix: Csr, table: Float32) -> Float32:
+        out = np.empty((matrix.n_rows, table.shape[1]), np.float32)
+        spmm(matrix, table, out)
+        return out

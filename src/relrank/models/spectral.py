@@ -1,0 +1,97 @@
+"""What graph filters share: the spectrum of the interactions, and histories as the columns of a table in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.csr import Csr, Float32
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.propagation import normalise
+from relrank.models.base import Knob
+
+# Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
+USERS_AT_ONCE = 64
+
+
+def filter_columns(rows: Csr, apply: Callable[[Float32], Float32], scores: Tensor) -> None:
+    """Add a symmetric item–item filter of CSR rows to ``scores``: ``X F = (F Xᵀ)ᵀ``, a few users at a time.
+
+    Args:
+        rows: X, [n, n_items].
+        apply: F times a table, float32 [n_items, width] → float32 [n_items, width]; may write into its argument.
+        scores: float32 [n, n_items], added to.
+    """
+    for start in range(0, rows.n_rows, USERS_AT_ONCE):
+        part = rows.take(np.arange(start, min(rows.n_rows, start + USERS_AT_ONCE)))
+        width = 16 if part.n_rows <= 16 else USERS_AT_ONCE
+        table = np.zeros((rows.n_cols, width), np.float32)
+        table[part.indices, part.rows()] = part.data
+        scores[start : start + part.n_rows] += torch.from_numpy(apply(table)[:, : part.n_rows].T)
+
+
+def item_degrees(history: Csr, power: float) -> Float32:
+    """``D_i^power`` of the interactions per item, float32 [n_items]; 0 for items without any."""
+    degrees = np.bincount(history.indices, minlength=history.n_cols).astype(np.float64)
+    result: Float32 = np.power(degrees, power, out=np.zeros_like(degrees), where=degrees > 0).astype(np.float32)
+    return result
+
+
+def item_filters(
+    graph: Graph, default: float, weights: Mapping[str, float], model: str
+) -> list[tuple[Csr, Csr | None, float]]:
+    """A normalised filter of items for every relation that touches them, with its weight above 0.
+
+    For a relation item → t that is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``: from item to t and back. Within the
+    items it is ``Â`` itself. Both have spectral radius 1.
+
+    Args:
+        graph: its relations; those that do not touch items are left out.
+        default: weight of a relation that ``weights`` does not name.
+        weights: by relation.
+        model: name for errors.
+
+    Returns:
+        ``(Â, Âᵀ, weight)`` in the order of names; ``(Â, None, weight)`` within the items.
+
+    Raises:
+        InputError: a weight is negative or not finite.
+    """
+    found: list[tuple[Csr, Csr | None, float]] = []
+    for name, relation in sorted(graph.relations.items()):  # sums in one order whatever the arm
+        weight = float(weights.get(name, default))
+        if not 0 <= weight < np.inf:
+            raise InputError(
+                "relation weight is negative or not finite", where=f"{model}, {name}",
+                expected="0 or more", found=str(weight),
+            )  # fmt: skip
+        if not weight or not _touches_items(graph, name):
+            continue
+        edges = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
+        if relation.undirected:
+            found.append((edges, None, weight))
+        else:
+            back = edges.transpose()
+            found.append((edges, back, weight) if relation.source == graph.item else (back, edges, weight))
+    return found
+
+
+def weight_knobs(graph: Graph) -> tuple[Knob, ...]:
+    """The weight of every relation that touches items, starting at 0."""
+    ladder = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    return tuple(Knob(f"weights.{n}", ladder, 0.0) for n in sorted(graph.relations) if _touches_items(graph, n))
+
+
+def rank_knob(graph: Graph, start: int) -> Knob:
+    """The number of singular vectors, at most half of the smaller side."""
+    most = min(graph.n_users, graph.n_items) // 2
+    ranks = tuple(sorted({r for r in (16, 32, 64, 128, 256, 512, start) if r <= most})) or (1,)
+    return Knob("rank", ranks, min(start, ranks[-1]))
+
+
+def _touches_items(graph: Graph, name: str) -> bool:
+    return graph.item in (graph.relations[name].source, graph.relations[name].target)

@@ -1,0 +1,190 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.models.bspm import BSPM, BSPMConfig
+from relrank.tables.ids import IdMap
+from relrank.testing import ModelContract, planted_graph
+
+SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5}
+USERS = torch.arange(SIZES["user"])
+
+
+class TestBSPM(ModelContract):
+    kind = BSPM
+    config = BSPMConfig(rank=4)
+
+
+class TestRelations(ModelContract):
+    kind = BSPM
+    config = BSPMConfig(rank=4, time=1.0, weight=0.3)
+
+
+def relation(name, source, target, edges, rng):
+    n, m = SIZES[source], SIZES[target]
+    cells = rng.choice(n * m, edges, replace=False)
+    src, dst = cells // m, cells % m
+    if source == target:
+        src, dst = np.minimum(src, dst), np.maximum(src, dst)
+        src, dst = src[src < dst], dst[src < dst]
+    return Relation.of(name, source, target, src, dst, rng.uniform(0.3, 3, src.size), duplicates="first")
+
+
+@pytest.fixture
+def graph():
+    rng = np.random.default_rng(3)
+    chose = relation("chose", "user", "item", 150, rng)
+    relations = (
+        relation("has_tag", "item", "tag", 40, rng),
+        relation("tagged", "tag", "item", 30, rng),
+        relation("similar", "item", "item", 60, rng),
+        relation("shelved", "user", "item", 50, rng),
+        relation("lives_in", "user", "city", 25, rng),
+        relation("near", "tag", "tag", 10, rng),
+    )
+    return Graph(
+        "user",
+        "item",
+        {name: IdMap(name, pl.Series(range(n))) for name, n in SIZES.items()},
+        Relation.of("chose", "user", "item", chose.src, chose.dst),
+        {r.name: r for r in relations},
+        "f",
+    )
+
+
+def over_degrees(a):
+    """``D_r^-1/2 A D_c^-1/2``, 0 where a degree is."""
+    root = np.sqrt(np.outer(a.sum(1), a.sum(0)))
+    return np.divide(a, root, out=np.zeros_like(a), where=root > 0)
+
+
+def interactions(graph):
+    x = np.zeros((graph.n_users, graph.n_items))
+    x[graph.interactions.src, graph.interactions.dst] = 1
+    return x
+
+
+def item_filter(graph, name):
+    """The definition: Â Âᵀ with items as rows, Â itself within the items."""
+    r = graph.relations[name]
+    a = np.zeros((SIZES[r.source], SIZES[r.target]))
+    a[r.src, r.dst] = r.weight
+    if r.source == r.target:
+        return over_degrees(a + a.T)
+    a = over_degrees(a if r.source == "item" else a.T)
+    return a @ a.T
+
+
+def by_the_formula(graph, x, rank=5, beta=0.2, time=2.5, steps=1, solver="rk4", filters=()):
+    """Choi et al. 2023 step by step: the differential equation is solved on the whole score matrix, in float64."""
+    r = over_degrees(interactions(graph))
+    p, degrees = r.T @ r, interactions(graph).sum(0)
+    root = np.diag(degrees**0.5)
+    v = np.linalg.svd(r)[2][:rank].T
+    blurring = p + beta * np.linalg.pinv(root) @ v @ v.T @ root + sum(w * f for w, f in filters)
+    y, h = x @ blurring, time / steps
+    for _ in range(steps):
+        k1 = -y @ p
+        if solver == "euler":
+            y = y + h * k1
+            continue
+        k2 = -(y + h / 2 * k1) @ p
+        k3 = -(y + h / 2 * k2) @ p
+        k4 = -(y + h * k3) @ p
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return y
+
+
+def histories(graph):
+    return [torch.from_numpy(graph.interactions.dst[graph.interactions.src == u].astype(np.int64)) for u in USERS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "weights"),
+    [
+        ({}, {}),
+        ({"solver": "euler", "time": 1.2}, {}),
+        ({"steps": 3}, {}),
+        ({"solver": "euler", "steps": 2}, {"has_tag": 0.4}),
+        ({"time": 0.0}, {"similar": 0.3}),
+        ({"rank": 20, "beta": 1.5}, {}),
+        ({"beta": 0.0}, {"tagged": 2.0}),
+        ({}, {"shelved": 0.7}),
+        ({}, {"has_tag": 0.5, "tagged": 0.2, "similar": 1.3, "shelved": 0.1}),
+    ],
+)
+def test_scores_equal_the_formula(graph, settings, weights):
+    settings = {"rank": 5} | settings
+    model = BSPM(graph, BSPMConfig(**settings, weights=weights)).solve()
+    filters = [(w, item_filter(graph, name)) for name, w in weights.items()]
+    expected = by_the_formula(graph, interactions(graph), **settings, filters=filters)
+    np.testing.assert_allclose(model.score(USERS).numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(model.fold_in(histories(graph)).numpy(), expected, atol=2e-5)
+
+
+def test_many_users_at_once_are_cut_into_blocks():
+    model = BSPM(planted_graph(), BSPMConfig(rank=4, weight=0.3)).solve()
+    whole = model.score(torch.arange(160))
+    for users in (torch.tensor([150, 2]), torch.arange(17), torch.arange(60, 130)):
+        torch.testing.assert_close(model.score(users), whole[users], atol=1e-5, rtol=0)
+
+
+def test_weight_0_is_leaving_the_relation_out(graph):
+    for name in graph.relations:
+        zero = BSPM(graph, BSPMConfig(rank=5, weight=0.5, weights={name: 0.0})).solve()
+        out = BSPM(graph.without(name), BSPMConfig(rank=5, weight=0.5)).solve()
+        assert torch.equal(zero.score(USERS), out.score(USERS))
+        if name not in ("near", "lives_in"):  # do not touch items
+            other = BSPM(graph, BSPMConfig(rank=5, weight=0.5)).solve()
+            assert not torch.allclose(other.score(USERS), out.score(USERS), atol=1e-4)
+
+
+def test_relations_have_no_weight_by_default(graph):
+    ours, alone = (BSPM(g, BSPMConfig(rank=5)).solve().score(USERS) for g in (graph, graph.only()))
+    assert torch.equal(ours, alone)
+
+
+def test_every_relation_of_items_can_be_tuned(graph):
+    knobs = {k.name: k for k in BSPM.knobs(graph)}
+    names = ["weights.has_tag", "weights.shelved", "weights.similar", "weights.tagged"]
+    assert list(knobs) == [*names, "time", "beta", "rank"]
+    assert all(knobs[name].start == 0 for name in names)
+    assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
+    assert knobs["rank"].ladder == (1,)  # 16 are more than half of the 20 items
+    assert {k.name: k for k in BSPM.knobs(planted_graph())}["rank"].ladder == (16, 32)
+
+
+def test_items_and_users_without_interactions_score_zero():
+    graph = planted_graph()
+    kept = (graph.interactions.dst != 5) & (graph.interactions.src != 9)
+    part = graph.interactions.where(kept)
+    model = BSPM(Graph("user", "item", graph.nodes, part, {}, "f"), BSPMConfig(rank=4)).solve()
+    scores = model.score(torch.arange(160))
+    assert scores.isfinite().all()
+    assert not scores[9].any()
+    assert not scores[:, 5].any()
+    assert not model.fold_in([torch.tensor([5])]).any()
+
+
+def test_a_relation_reaches_items_that_nobody_chose():
+    graph = planted_graph()
+    part = graph.interactions.where(graph.interactions.dst != 5)
+    cold = Graph("user", "item", graph.nodes, part, graph.relations, "f")
+    model = BSPM(cold, BSPMConfig(rank=4, time=0.5, weights={"has_tag": 0.5})).solve()
+    scores = model.score(torch.arange(160))[:, 5].reshape(-1, 4)
+    assert (scores[:, 1] > scores[:, [0, 2, 3]].max()).float().mean() > 0.9  # users 1, 5, 9 … are the item's
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_must_not_be_negative(graph, weight):
+    with pytest.raises(InputError, match="has_tag"):
+        BSPM(graph, BSPMConfig(weights={"has_tag": weight}))
+
+
+@pytest.mark.parametrize("settings", [{"solver": "heun"}, {"steps": 0}, {"time": -1.0}, {"time": float("inf")}])
+def test_settings_that_cannot_be_solved_are_refused(graph, settings):
+    with pytest.raises(InputError, match=next(iter(settings))):
+        BSPM(graph, BSPMConfig(**settings))
