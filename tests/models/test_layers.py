@@ -126,6 +126,34 @@ def test_same_generator_same_weights_and_parts_of_the_stated_size() -> None:
             assert float(a(torch.arange(n)).std()) == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 6, 10, 17])
+def test_same_bits_on_any_number_of_threads(dims: int) -> None:
+    rng = np.random.default_rng(0)
+    n = 3000
+    unknown = rng.random((n, 6)) < 0.3  # a gradient of 6 rows, which one matrix product sums by threads
+    x = rng.standard_normal((n, dims)).astype(np.float32)
+    nodes = {"user": IdMap("user", pl.Series([0])), "item": IdMap("item", pl.Series(range(n)))}
+    edges = Relation.of("interactions", "user", "item", np.array([0]), np.array([1]))
+    ones = Csr.from_pairs(np.flatnonzero(~unknown[:, 0]), rng.integers(0, 9, n)[~unknown[:, 0]], (n, 9))
+    features = [Feature("0", "item", ~unknown[:, 0], sparse=ones)]
+    features += [Feature(str(i), "item", ~unknown[:, i], dense=x * ~unknown[:, i, None]) for i in range(1, 6)]
+    layer = FeatureEncoder(
+        Graph("user", "item", nodes, edges, {}, "f", features={f.name: f for f in features}), "item", 64
+    )
+    layer.init_weights(torch.Generator().manual_seed(0))
+    rows = torch.from_numpy(rng.integers(0, n, 2048))
+    threads, seen = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            layer.zero_grad()
+            layer(rows).square().sum().backward()
+            seen.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+
+
 def test_features_are_not_saved_with_the_weights(graph: Graph) -> None:
     layer = encoder(graph)
     assert set(layer.state_dict()) == {"missing", "weights.0", "weights.1"}

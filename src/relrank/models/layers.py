@@ -12,6 +12,21 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph
 
+BLOCK = 256
+"""Rows that one gradient of ``product_in_blocks`` is summed over at a time."""
+
+
+def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight``, [b, d] times [d, dim], with the same gradient bits on any number of threads.
+
+    The gradient of the weight is one long sum over the batch, and a matrix product with few rows cuts that sum
+    differently for different numbers of threads (MKL: where d is 5 … 11). Here blocks of fixed size are summed first.
+    """
+    b = len(x)
+    blocks = functional.pad(x, (0, 0, 0, -b % BLOCK)).view(-1, BLOCK, x.shape[1])
+    product = torch.bmm(blocks, weight.expand(len(blocks), *weight.shape))
+    return product.flatten(0, 1)[:b]
+
 
 class FeatureEncoder(nn.Module):
     """Vectors of nodes from their features: every feature is projected, and the projections are added.
@@ -65,7 +80,7 @@ class FeatureEncoder(nn.Module):
         Args:
             rows: int64 [b], rows of the node type, in any order, repeated or not.
         """
-        total: Tensor = self._unknown.index_select(0, rows) @ self.missing
+        total = product_in_blocks(self._unknown.index_select(0, rows), self.missing)
         for weight, inputs in zip(self.weights, self._inputs, strict=True):
             total = total + inputs(rows, weight)
         return total
@@ -81,7 +96,7 @@ class _Dense(nn.Module):
         self.x: Tensor
 
     def forward(self, rows: Tensor, weight: Tensor) -> Tensor:
-        return self.x.index_select(0, rows) @ weight
+        return product_in_blocks(self.x.index_select(0, rows), weight)
 
 
 class _Sparse(nn.Module):
