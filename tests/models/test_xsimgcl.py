@@ -15,7 +15,7 @@ class TestXSimGCL(TrainedContract):
     config = XSimGCLConfig(dim=16, temperature=0.3)
     node_tables = ("table",)
     fold_in = "similar"
-    chance = 0.8
+    propagates = True
 
 
 def new(**settings):
