@@ -1,0 +1,141 @@
+"""Features of nodes on their way through a study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from relrank.errors import InputError
+from relrank.study.cells import Cell
+from relrank.study.config import read_study
+from relrank.study.fitted import fit_run, load_run
+from relrank.study.live import print_result
+from relrank.study.run import Material, grid, prepare, run_study
+
+STUDY = """
+name = "shop"
+[data]
+user = "customer"
+item = "product"
+[data.interactions]
+file = "sales.csv"
+user = "customer"
+item = "product"
+[data.nodes.product]
+file = "products.csv"
+key = "id"
+[protocol]
+name = "shop-loo"
+split = "random-leave-one-out"
+[features.price]
+kind = "number"
+node = "product"
+column = "price"
+log = true
+[features.fame]
+kind = "bins"
+node = "product"
+column = "review_count"
+quantiles = 2
+[features.maker]
+kind = "category"
+node = "product"
+column = "maker"
+[study]
+resamples = 200
+trials = 2
+[[models]]
+name = "popularity"
+[[models]]
+name = "ease"
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Twelve customers with six of ten products each; one price is missing, one maker unknown."""
+    rows = [(c, (c + 3 * k) % 10) for c in range(12) for k in range(6)]
+    pl.DataFrame(rows, schema=["customer", "product"], orient="row").write_csv(tmp_path / "sales.csv")
+    write_products(tmp_path)
+    (tmp_path / "shop.toml").write_text(STUDY)
+    return tmp_path / "shop.toml"
+
+
+def write_products(folder: Path, price: float = 9.5, fame: int = 3) -> None:
+    pl.DataFrame(
+        {
+            "id": range(10),
+            "price": [None, price, *range(2, 10)],
+            "review_count": [fame, *range(9)],
+            "maker": [None, *"abcabcabc"],
+        }
+    ).write_csv(folder / "products.csv")
+
+
+def read(path: Path) -> Material:
+    return prepare(read_study(path), path.parent)
+
+
+def keys(path: Path) -> list[str]:
+    return [cell.key() for cell in grid(read_study(path), read(path))]
+
+
+def test_pitfall_cell_is_keyed_by_what_its_features_say(shop: Path) -> None:
+    whole = keys(shop)
+    assert keys(shop) == whole
+    write_products(shop.parent, price=9.6)
+    assert not set(keys(shop)) & set(whole)
+    write_products(shop.parent)
+    shop.write_text(STUDY.replace("log = true", "log = false"))
+    assert not set(keys(shop)) & set(whole)
+    shop.write_text(STUDY)
+    assert keys(shop) == whole
+    # a graph without features has the name it would have had before there were any
+    cell = grid(read_study(shop), read(shop))[0]
+    bare = replace(cell.bench, graph=replace(cell.bench.graph, features={}))
+    assert "features" not in Cell(cell.model, cell.arm, bench=bare, study=cell.study).identity()
+
+
+def test_columns_of_features_are_audited(shop: Path) -> None:
+    found = {f.check: f for f in read(shop).findings}
+    suspect = found["product looks computed from interactions"]
+    assert (suspect.level, suspect.count) == ("warning", 1)
+    assert "review_count" in suspect.message  # and not the price
+    shop.write_text(STUDY.replace('"review_count"', '"price"'))
+    assert {f.check: f.level for f in read(shop).findings}["product looks computed from interactions"] == "ok"
+
+
+def test_features_stand_on_the_card_and_are_kept_with_the_run(shop: Path, tmp_path: Path) -> None:
+    config, material = read_study(shop), read(shop)
+    result = run_study(config, material, tmp_path / "out")
+    assert result.card["features"] == [
+        {"name": "price", "node": "product", "kind": "number", "columns": 1, "known": 0.9},
+        {"name": "fame", "node": "product", "kind": "bins", "columns": 2, "known": 1.0},
+        {"name": "maker", "node": "product", "kind": "category", "columns": 3, "known": 0.9},
+    ]
+    console = Console(record=True, width=200)
+    print_result(console, result)
+    assert "features: price (number of product, known of 90%), fame (bins" in console.export_text()
+    run = fit_run(grid(config, material)[1], material.tables, tmp_path / "run", lambda _: None)
+    loaded = load_run(tmp_path / "run").graph.features
+    assert {n: f.sha256() for n, f in loaded.items()} == {n: f.sha256() for n, f in run.graph.features.items()}
+    assert list(loaded) == ["price", "fame", "maker"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('column = "price"', 'column = "prize"', "column not found"),
+        ('kind = "number"', 'kind = "numeric"', "features.price"),
+        ("log = true", "logarithm = true", "unknown key"),
+    ],
+)
+def test_slips_in_a_section_are_named(shop: Path, old: str, new: str, message: str) -> None:
+    shop.write_text(STUDY.replace(old, new))
+    with pytest.raises(InputError, match=message) as error:
+        read(shop)
+    assert "features.price" in error.value.where
