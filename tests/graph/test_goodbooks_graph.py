@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.builders import RelationConfig, build_graph
+from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph, coverage
 from relrank.tables.config import Section, check
@@ -34,6 +36,10 @@ RELATIONS = {
 
 class Relations(Section):
     relations: dict[str, RelationConfig]
+
+
+class Features(Section):
+    features: dict[str, FeatureConfig]
 
 
 def build(tables: Tables, split: Split, *names: str) -> Graph:
@@ -169,3 +175,41 @@ def test_bundle_of_the_whole_graph(graph: Graph, tmp_path: Path) -> None:
     assert repr(again) == repr(graph)
     assert again.notices == graph.notices
     np.testing.assert_array_equal(again.relations["similar_text"].weight, graph.relations["similar_text"].weight)
+
+
+def test_features_are_counted_again_from_the_file(tables: Tables, split: Split, data_dir: Path) -> None:
+    features = {
+        "year": {"kind": "number", "node": "book", "column": "original_publication_year"},
+        "author": {"kind": "multi-hot", "node": "book", "column": "authors", "separator": ",", "min_count": 2},
+        "period": RELATIONS["published_in"],
+        "words": {"kind": "text", "node": "book", "columns": ["title", "authors"], "dims": 16},
+    }
+    with (data_dir / "goodbooks-10k" / "books.csv").open(encoding="utf-8", newline="") as file:
+        said = {int(row["book_id"]): row for row in csv.DictReader(file)}
+    rows = [said[key] for key in split.items.keys]
+    year = [float(row["original_publication_year"] or "nan") for row in rows]
+    names = [{name.strip() for name in row["authors"].split(",")} - {""} for row in rows]
+    often = {name for name, n in Counter(name for those in names for name in those).items() if n > 1}
+    built = build_graph(tables, split, {}, check({"features": features}, Features, "study.toml").features).features
+
+    assert built["year"].known.tolist() == [y == y for y in year]
+    assert (~built["year"].known).sum() == 11
+    known = np.array([y for y in year if y == y])
+    assert built["year"].dense is not None
+    np.testing.assert_allclose(
+        built["year"].dense[built["year"].known, 0], (known - known.mean()) / known.std(), rtol=1e-4, atol=1e-6
+    )
+    assert built["author"].sparse is not None
+    assert built["author"].dims == len(often)
+    assert built["author"].sparse.degrees().tolist() == [len(those & often) for those in names]
+    assert built["period"].sparse is not None
+    bins = Counter(built["period"].sparse.indices.tolist())
+    edges = RELATIONS["published_in"]["edges"]
+    assert bins == Counter(sum(y > e for e in edges) for y in known)
+    # books of one series are near each other, two books drawn at random are not
+    vectors = built["words"].dense
+    assert vectors is not None
+    potter = [i for i, row in enumerate(rows) if "Harry Potter and" in row["title"]]
+    assert len(potter) > 5
+    near = np.linalg.norm(vectors[potter] - vectors[potter].mean(0), axis=1).mean()
+    assert near < 0.5 * np.linalg.norm(vectors[potter].mean(0) - vectors, axis=1).mean()
