@@ -115,7 +115,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_every_command_has_a_help_whose_examples_parse(tmp_path):
     commands = typer.main.get_command(app).commands
-    assert set(commands) == {"fetch", "audit", "study", "fit", "evaluate", "recommend", "report"}
+    assert set(commands) == {"fetch", "audit", "study", "tune", "fit", "evaluate", "recommend", "report"}
     assert "fetch" in good(relrank("--help", at=tmp_path))
     for name, command in commands.items():
         shown = good(relrank(name, "--help", at=tmp_path))
@@ -310,6 +310,44 @@ def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.run.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
+    assert ran.code == 130
+    assert "the same command goes on" in ran.err
+    assert "Traceback" not in ran.out + ran.err
+
+
+def test_tune_writes_a_study_that_runs(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    out = good(relrank("tune", "small.toml", "--trials", 3, "--out", "runs/[b] {c}?#%20", at=tmp_path))
+    for arm in ("interactions", "all"):
+        assert len(re.findall(rf"relational-ease · {arm} trial [0-2]: ndcg@10 \.?\d", out)) == 3
+        row = re.search(rf"relational-ease +{arm} +3 / 0 / 0 +(0\.\d+) +(0\.\d+)", out)
+        assert row, out
+        assert float(row.group(1)) <= float(row.group(2))  # the defaults are one of the trials
+    assert "popularity" not in out  # there is nothing to search
+    command = re.search(r"^\s+relrank (study .+)$", out, re.MULTILINE)
+    assert command, out
+    assert "relational-ease" in good(relrank(*shlex.split(command.group(1)), at=tmp_path))
+    assert (tmp_path / "runs" / "small-tuned" / "report.html").is_file()
+    assert sorted(f.name for f in (tmp_path / "runs" / "[b] {c}?#%20").iterdir()) == ["tuned.toml", "tuning.db"]
+    again = good(relrank("tune", "small.toml", "--trials", 4, "--out", "runs/[b] {c}?#%20", at=tmp_path))
+    assert "6 of 8 trials were made earlier" in again
+    assert len(re.findall(r"· (all|interactions) trial", again)) == 2
+
+
+def test_tune_without_optuna_says_what_to_install(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    with mock.patch.dict(sys.modules, optuna=None):
+        ran = relrank("tune", "small.toml", at=tmp_path)
+    assert ran.code == 2
+    assert ran.err.startswith("error: optuna is not installed")
+    assert 'pip install "relrank[tune]"' in ran.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_search_says_how_to_go_on(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    with mock.patch("relrank.study.search.mean_metric", side_effect=KeyboardInterrupt):
+        ran = relrank("tune", "small.toml", at=tmp_path)
     assert ran.code == 130
     assert "the same command goes on" in ran.err
     assert "Traceback" not in ran.out + ran.err

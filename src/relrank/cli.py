@@ -139,6 +139,47 @@ def study(
 
 
 @app.command()
+def tune(
+    study: StudyFile,
+    trials: Annotated[int, typer.Option(min=1, help="Configurations per model and arm.")] = 30,
+    models: Annotated[str | None, typer.Option(help="Only these, with commas; all by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The study's folder; runs/NAME by default.")] = None,
+) -> None:
+    """Search hyper-parameters on validation, as many trials for every model and arm, and write a tuned study file.
+
+    The first trial is the defaults; trials of trained models that fall behind are stopped early. A search that was
+    interrupted goes on where it was, and more trials are added to those that are there. Needs the extra "tune".
+
+    Example: **relrank tune studies/planted.toml --trials 20 --models ease,relational-ease**
+    """
+    from rich.console import Console
+
+    from relrank.study.config import read_study
+    from relrank.study.live_search import LiveSearch, print_searches
+    from relrank.study.run import prepare
+    from relrank.study.search import load_optuna, search_study
+    from relrank.study.tuned import write_tuned
+
+    load_optuna()
+    config = read_study(study)
+    console = Console()
+    folder = out or Path("runs") / config.name
+    one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
+    material = prepare(config.model_copy(update={"study": one}), study.parent)
+    _print_card(console, material)
+    wanted = [name.strip() for name in (models or "").split(",") if name.strip()]
+    with LiveSearch(console) as live:
+        found = search_study(config, material, folder, trials, wanted, seed, live)
+    print_searches(console, found)
+    how = f"{trials} trials per model and arm, seed {seed}"
+    tuned = write_tuned(config, found, study.parent, folder / "tuned.toml", how)
+    command = shlex.join(["relrank", "study", str(tuned)])
+    console.print(f"\ntuned    {tuned}; try", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"         {command}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def fit(
     study: StudyFile,
     model: Annotated[str, typer.Option(help="A model of relrank.models.MODELS.")] = "relational-ease",

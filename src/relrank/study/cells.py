@@ -23,8 +23,8 @@ from relrank.evaluation import Evaluation, evaluate, mean_metric
 from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import config_of
-from relrank.study.arms import Arm
-from relrank.study.config import ModelSection, StudySection
+from relrank.study.arms import Arm, alone_rewired, arms, beside
+from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import Climb, Trial, climb
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
@@ -84,10 +84,26 @@ class Cell:
         trained = issubclass(MODELS[self.model.name], Trained)
         return self.model.trials or (1 if trained else self.study.trials)
 
+    @property
+    def said(self) -> ArmSection:
+        """What the study file sets for this model on this arm.
+
+        A trained model is not tuned on the arms that explain a redundancy; there it takes what "all" sets.
+        """
+        model = self.model
+        own = model.arm.get(self.arm.name)
+        if own is None and self.arm.relations and issubclass(MODELS[model.name], Trained):
+            own = model.arm.get("all")
+        if own is None:
+            return ArmSection(config=model.config, train=model.train)
+        return ArmSection(config=_over(own.config, model.config), train=_over(own.train, model.train))
+
     def holds(self, knob: str) -> bool:
         """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
         field, _, entry = knob.partition(".")
-        said = self.model.config
+        said = self.said.config
+        if field == "train":
+            return entry in self.said.train
         if not entry:
             return field in said
         return knob in said or entry in said.get(field, {}) or "weight" in said
@@ -98,22 +114,40 @@ class Cell:
         Raises:
             InputError: the study file names one that does not exist, or with another type.
         """
-        where, kind = f"[[models]] {self.model.name}", MODELS[self.model.name]
-        config = config_of(kind.Config(), self.model.config, f"{where}, config")
+        where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.name], self.said
+        self._refuse_arms(where)
+        config = config_of(kind.Config(), said.config, f"{where}, config")
         strange = sorted(set(getattr(config, "weights", {})) - set(self.bench.graph.relations))
         if strange:
             raise InputError(
                 "weight of an unknown relation", where=f"{where}, config.weights",
                 expected=f"one of {sorted(self.bench.graph.relations)}", found=", ".join(strange),
             )  # fmt: skip
-        for name, refused in (("train", self.model.train and issubclass(kind, ClosedForm)),
-                              ("config.seed", "seed" in self.model.config)):  # fmt: skip
+        for name, refused in (("train", said.train and issubclass(kind, ClosedForm)),
+                              ("config.seed", "seed" in said.config)):  # fmt: skip
             if refused:
                 raise InputError(
                     "setting has no effect here", where=f"{where}, {name}",
                     expected="no training budget for a closed form; seeds in [study]", found=name,
                 )  # fmt: skip
-        return config, config_of(TrainConfig(), self.model.train, f"{where}, train")
+        return config, config_of(TrainConfig(), said.train, f"{where}, train")
+
+    def _refuse_arms(self, where: str) -> None:
+        """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
+        names = list(self.bench.graph.relations) if MODELS[self.model.name].relational else []
+        known = {a.name for a in (self.arm, *arms(names), *arms(names, self.model.arms or ARM_KINDS))}
+        known |= {a.name for r in names for a in (alone_rewired(r), *(beside(r, s) for s in names if s != r))}
+        for name, section in self.model.arm.items():
+            if name not in known:
+                raise InputError(
+                    "no such arm", where=f"{where}, arm", expected=f"one of {sorted(known)}", found=repr(name)
+                )
+            budget = sorted({"epochs", "every", "patience"} & set(section.train))
+            if budget:
+                raise InputError(
+                    "an arm has a budget of its own", where=f"{where}, arm {name!r}, train",
+                    expected="the same for all arms: set it in the model's train", found=", ".join(budget),
+                )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """Everything the result depends on; plain JSON."""
@@ -128,7 +162,7 @@ class Cell:
             "rewired": self.arm.rewired,
             "model": self.model.name,
             "config": asdict(config),
-            "held": sorted(self.model.config),
+            "held": sorted(self.said.config),
             "train": asdict(train) if trained else None,
             "trials": self.trials,
             "metric": self.study.metric,
@@ -173,6 +207,12 @@ class CellResult:
     finished: bool
     cost: dict[str, float]
     note: dict[str, Any]
+
+
+def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Settings on top of others; a mapping, such as relation weights, is merged entry by entry."""
+    mixed = {k: {**base[k], **v} for k, v in own.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return {**base, **own, **mixed}
 
 
 def edges_sha(graph: Graph, name: str) -> str:
@@ -280,9 +320,18 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
 
 
 def fit_cell(
-    cell: Cell, graph: Graph, config: Any, folder: Path, say: Say, train: TrainConfig | None = None
+    cell: Cell,
+    graph: Graph,
+    config: Any,
+    folder: Path,
+    say: Say,
+    train: TrainConfig | None = None,
+    judge: Callable[[int, float], None] | None = None,
 ) -> tuple[Recommender, pl.DataFrame | None]:
-    """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve."""
+    """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve.
+
+    ``judge`` is told epoch and metric of every validation; what it raises ends the training.
+    """
     kind, bench = MODELS[cell.model.name], cell.bench
     if "seed" in {f.name for f in fields(kind.Config)}:
         config = config_of(config, {"seed": bench.seed}, kind.name)
@@ -294,6 +343,8 @@ def fit_cell(
         latest = "" if metric is None else f", {cell.study.metric} {metric:.4f}"
         best_so_far = f", best {best:.4f}" if np.isfinite(best) else ""
         say(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {seconds_left:.0f} s left")
+        if judge is not None and metric is not None:
+            judge(epoch, metric)
 
     def validate() -> float:
         return mean_metric(model, bench.split, cell.study.metric)

@@ -18,6 +18,18 @@ ArmKind = Literal["interactions", "all", "drop", "alone", "rewired"]
 ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewired")
 
 
+class ArmSection(Section):
+    """``[models.arm.NAME]``: what one arm of a model sets for itself, on top of what the model sets.
+
+    Attributes:
+        config: hyper-parameters; they are held, as the model's are.
+        train: training settings other than the budget: lr, batch, precision.
+    """
+
+    config: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+
+
 class ModelSection(Section):
     """``[[models]]``: one model of the study.
 
@@ -28,6 +40,7 @@ class ModelSection(Section):
             trained models. Equal for all arms.
         config: hyper-parameters that differ from the defaults; they are held, tuning leaves them alone.
         train: budget of a trained model: epochs, batch, lr, every, patience, device, precision.
+        arm: what single arms set for themselves, by the arm's name, e.g. as ``relrank tune`` found it.
     """
 
     name: str
@@ -35,6 +48,7 @@ class ModelSection(Section):
     trials: int | None = Field(None, ge=1)
     config: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    arm: dict[str, ArmSection] = Field(default_factory=dict)
 
 
 class StudySection(Section):

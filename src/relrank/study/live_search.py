@@ -1,0 +1,142 @@
+"""What a person sees while a search runs, and when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from relrank.study.cells import Cell
+from relrank.study.search import STATES, Attempt, Search, Values
+
+
+class LiveSearch:
+    """A watcher that shows finished searches, the running trial and the time left; on a file, a line per trial."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
+        )
+        self._task = self._bar.add_task("", total=None, left="")
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._searches: list[Search] = []
+        self._trials = self._planned = self._finished = 0
+        self._waiting: dict[str, int] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._cell: Cell | None = None
+        self._best = float("-inf")
+        self._shown = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
+        """Cells to come, of so many trials each; how many were made earlier, by model and arm."""
+        for cell in cells:
+            to_come = trials - finished[cell.model.name, cell.arm.name]
+            self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + to_come
+        self._trials, self._planned, self._finished = trials, len(cells) * trials, sum(finished.values())
+        if self._finished:
+            self._console.print(f"{self._finished} of {self._planned} trials were made earlier and are kept")
+        self._bar.update(self._task, total=self._planned, completed=self._finished)
+
+    def start(self, cell: Cell) -> None:
+        """A cell's search begins, or goes on."""
+        self._cell, self._best = cell, float("-inf")
+        self.say("")
+
+    def say(self, message: str) -> None:
+        """What the running trial is doing; shown at most ten times a second."""
+        assert self._cell is not None
+        if message and time.monotonic() - self._shown < 0.1:
+            return
+        self._shown = time.monotonic()
+        best = f", best {self._best:.4f}" if self._best > float("-inf") else ""
+        where = f"{self._cell.model.name} · {self._cell.arm.name}{best}"
+        self._bar.update(self._task, description=escape(f"{where}  {message}"), left=self._left())
+        if self._console.is_terminal:
+            shown = [_table(self._searches)] if self._searches else []
+            self._live.update(Group(*shown, self._bar), refresh=True)
+
+    def tried(self, attempt: Attempt) -> None:
+        """A trial is over."""
+        assert self._cell is not None
+        cell, self._finished = self._cell, self._finished + 1
+        self._waiting[cell.model.name] -= 1
+        self._seconds.setdefault(cell.model.name, []).append(attempt.seconds)
+        self._best = max(self._best, float("-inf") if attempt.metric is None else attempt.metric)
+        if not self._console.is_terminal:
+            end = attempt.state if attempt.metric is None else f"{cell.study.metric} {attempt.metric:.4f}"
+            where = f"{cell.model.name} · {cell.arm.name}"
+            self._console.print(
+                f"[{self._finished}/{self._planned}] {where} trial {attempt.number}: {end}, {attempt.seconds:.1f} s",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+        self._bar.update(self._task, completed=self._finished)
+
+    def done(self, search: Search) -> None:
+        """A cell's search is over."""
+        self._searches.append(search)
+
+    def _left(self) -> str:
+        known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
+        if not known:
+            return ""
+        guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
+        return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
+
+
+def print_searches(console: Console, searches: Sequence[Search]) -> None:
+    """The searches in a table, what they chose, and why trials failed."""
+    console.print(_table(searches))
+    console.print(
+        "trials: complete / pruned / failed · default: the first trial, nothing but defaults · all on validation",
+        style="dim", highlight=False,
+    )  # fmt: skip
+    for s in searches:
+        default, best = s.trials[0], s.best
+        chosen = "nothing" if best is None else "the defaults" if best is default else written(best.values)
+        lines = [f"{s.cell.model.name} on {s.cell.arm.name}: {chosen}"]
+        errors = [t.error for t in s.trials if t.error]
+        if errors:
+            lines.append(f"{len(errors)} failed, first: {errors[0]}")
+        console.print("· " + "; ".join(lines), highlight=False, markup=False)
+
+
+def _table(searches: Sequence[Search]) -> Table:
+    title = f"best on validation, {searches[0].cell.study.metric}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for heading in ("model", "arm", "trials", "default", "best", "seconds"):
+        figure = heading in ("default", "best", "seconds")
+        table.add_column(heading, justify="right" if figure else "left", no_wrap=heading != "arm")
+    for s in searches:
+        counts = " / ".join(str(s.count(state)) for state in STATES.values())
+        default, best = s.trials[0], s.best
+        table.add_row(
+            s.cell.model.name, Text(s.cell.arm.name), counts,
+            default.state if default.metric is None else f"{default.metric:.4f}",
+            "none" if best is None else f"{best.metric:.4f}", f"{sum(t.seconds for t in s.trials):.0f}",
+        )  # fmt: skip
+    return table
+
+
+def written(values: Values) -> str:
+    """Values as a person reads them: ``lr 0.0123, dim 64``."""
+    numbers = ((n, f"{v:.3g}" if isinstance(v, float) else str(v)) for n, v in values.items())
+    return ", ".join(f"{name} {text}" for name, text in numbers)

@@ -1,0 +1,431 @@
+"""Searching hyper-parameters with Optuna: every model and arm gets the same number of trials, judged on validation.
+
+Trials live in one SQLite file, one Optuna study per cell under a hash of all that its trials depend on, so changed
+data or settings begin a search of their own. Trial 0 is the defaults. What trial n tries depends on the seed, n and
+the trials before it alone, so a search that was killed goes on as if it had not been: its unfinished trial is taken
+up again, a trained model from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from relrank.errors import InputError
+from relrank.evaluation import mean_metric
+from relrank.graph.graph import Graph
+from relrank.models import MODELS, Knob, Recommender, Trained
+from relrank.models.base import config_of
+from relrank.models.space import Choice, Range, Value
+from relrank.study.cells import Cell, fit_cell
+from relrank.study.config import ArmKind, StudyConfig
+from relrank.study.run import Material, arms_of
+from relrank.training import TrainConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+TRIALS = 30
+"""Configurations per model and arm, by default."""
+RANDOM_TRIALS = 10
+"""Trials at random before earlier ones are learned from (Optuna's own default)."""
+UNPRUNED_TRIALS = 5
+"""Complete trials before one may be pruned (Optuna's own default)."""
+UNPRUNED_SHARE = 1 / 3
+"""Share of the epochs that no trial is pruned in: early curves lie flat on the level of popularity."""
+ARMS: tuple[ArmKind, ...] = ("interactions", "all")
+"""Arms that are searched where the study file names none."""
+
+State = Literal["complete", "pruned", "failed"]
+STATES: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+Dimension = Knob | Range | Choice
+Values = dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One configuration that was tried.
+
+    Attributes:
+        number: place in the search; 0 is the defaults.
+        state: a trial that was pruned, or that failed, cannot be chosen.
+        values: name → value of what is searched; names that do not matter at the other values are left out.
+        metric: on validation, higher is better; None unless complete.
+        seconds: it took, in the process that finished it.
+        error: why it failed, else "".
+    """
+
+    number: int
+    state: State
+    values: Values
+    metric: float | None
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The search of one model and arm.
+
+    Attributes:
+        cell: model, arm, split.
+        trials: in the order in which they were made.
+    """
+
+    cell: Cell
+    trials: tuple[Attempt, ...]
+
+    @property
+    def best(self) -> Attempt | None:
+        """The complete trial with the highest metric, the earliest of several; None if there is none."""
+        complete = [(-t.metric, t.number, t) for t in self.trials if t.metric is not None]
+        return min(complete)[2] if complete else None
+
+    def count(self, state: State) -> int:
+        """Trials that ended so."""
+        return sum(t.state == state for t in self.trials)
+
+
+class Watcher(Protocol):
+    """Sees a search go by."""
+
+    def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
+        """Cells to come, of so many trials each; how many were made earlier, by model and arm."""
+
+    def start(self, cell: Cell) -> None:
+        """A cell's search begins, or goes on."""
+
+    def say(self, message: str) -> None:
+        """What the running trial is doing."""
+
+    def tried(self, attempt: Attempt) -> None:
+        """A trial is over."""
+
+    def done(self, search: Search) -> None:
+        """A cell's search is over."""
+
+
+def load_optuna() -> Any:
+    """The optuna module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import optuna
+        import tomli_w  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "optuna is not installed", where="relrank tune", expected='pip install "relrank[tune]"', found=str(error)
+        ) from None
+    return optuna
+
+
+def search_study(
+    config: StudyConfig,
+    material: Material,
+    out: Path,
+    trials: int = TRIALS,
+    models: Sequence[str] = (),
+    seed: int = 0,
+    watcher: Watcher | None = None,
+) -> list[Search]:
+    """Search every model and arm on the first split seed; every trial is kept in ``out/tuning.db``.
+
+    Args:
+        config: the study.
+        material: its data, from ``prepare``; only the first split is looked at.
+        out: the study's folder; trials found there count.
+        trials: per model and arm.
+        models: only these; by default all that have something to search. Others keep what was found earlier, if that
+            search had as many trials.
+        seed: of the search.
+        watcher: told of every trial.
+
+    Returns:
+        The searches, those of earlier runs among them.
+
+    Raises:
+        InputError: optuna is not installed, a model is not in the study, nothing to search, ``tuning.db`` is
+            something else.
+    """
+    optuna = load_optuna()
+    cells = cells_to_search(config, material, models)
+    out.mkdir(parents=True, exist_ok=True)
+    with _quiet(optuna):
+        storage = _open(optuna, out / "tuning.db")
+        earlier = [_load(optuna, cell, seed, storage)[:trials] for cell in cells]
+        mine = [not models or cell.model.name in models for cell in cells]
+        if watcher:
+            planned = [(c, len(made)) for c, made, own in zip(cells, earlier, mine, strict=True) if own]
+            watcher.plan([c for c, _ in planned], trials, {(c.model.name, c.arm.name): n for c, n in planned})
+        found = []
+        for cell, made, own in zip(cells, earlier, mine, strict=True):
+            if own:
+                found.append(_search(optuna, cell, trials, seed, storage, out / "tuning.checkpoints", watcher))
+            elif len(made) == trials:
+                found.append(Search(cell, tuple(made)))
+    shutil.rmtree(out / "tuning.checkpoints", ignore_errors=True)
+    return found
+
+
+def cells_to_search(config: StudyConfig, material: Material, models: Sequence[str] = ()) -> list[Cell]:
+    """Models with something to search × arms, on the first split.
+
+    Raises:
+        InputError: one of ``models`` is not in the study or has nothing to search; or no model has.
+    """
+    cells = []
+    for model in config.models:
+        section = model.model_copy(update={"arms": model.arms or ARMS})
+        for arm in arms_of(section, list(config.relations)):
+            cell = Cell(section, arm, material.benches[0], config.study)
+            if dimensions(cell, arm.graph(material.benches[0].graph, material.benches[0].seed)):
+                cells.append(cell)
+    there = sorted({c.model.name for c in cells})
+    missing = sorted(set(models) - set(there))
+    if missing or not there:
+        raise InputError(
+            "nothing to search", where="relrank tune",
+            expected=f"among {', '.join(there)}" if there else "a model with settings that the file does not hold",
+            found=", ".join(missing) or "none",
+        )  # fmt: skip
+    return cells
+
+
+def space_of(kind: type[Recommender], graph: Graph) -> tuple[Dimension, ...]:
+    """What a model lets a search try on this graph."""
+    if hasattr(kind, "space"):
+        space: tuple[Dimension, ...] = kind.space(graph)
+        return space
+    rate = (Range("train.lr", 1e-3, 1e-1, log=True),) if issubclass(kind, Trained) else ()
+    return (*kind.knobs(graph), *rate)
+
+
+def dimensions(cell: Cell, graph: Graph) -> list[Dimension]:
+    """What is searched: the model's space without what the study file holds."""
+    return [d for d in space_of(MODELS[cell.model.name], graph) if not cell.holds(d.name)]
+
+
+def default_of(config: Any, train: TrainConfig, name: str) -> Any:
+    """The value that a configuration has for a name of a space."""
+    field, _, entry = name.partition(".")
+    if field == "train":
+        return getattr(train, entry)
+    value = getattr(config, field)
+    return value.get(entry, config.weight) if entry else value
+
+
+def applied(config: Any, train: TrainConfig, values: Values, where: str) -> tuple[Any, TrainConfig]:
+    """Both configurations with the values of a trial."""
+    own = {name: v for name, v in values.items() if not name.startswith("train.")}
+    of_train = {name.removeprefix("train."): v for name, v in values.items() if name not in own}
+    return config_of(config, own, where), config_of(train, of_train, f"{where}, train")
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A dimension as Optuna is asked for it: a ladder by place, so that the order of its values is known."""
+
+    of: Dimension
+    default: Any
+
+    @property
+    def name(self) -> str:
+        return f"{self.of.name}, place" if isinstance(self.of, Knob) else self.of.name
+
+    @property
+    def values(self) -> list[Any]:
+        if isinstance(self.of, Knob):
+            return sorted({*self.of.ladder, self.default})
+        return list(dict.fromkeys([*getattr(self.of, "values", ()), self.default]))
+
+    def stored(self, value: Any) -> Any:
+        """What Optuna knows a value as."""
+        return self.values.index(value) if isinstance(self.of, Knob) else value
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """A value, chosen by Optuna."""
+        d = self.of
+        if isinstance(d, Knob):
+            return self.values[trial.suggest_int(self.name, 0, len(self.values) - 1)]
+        if isinstance(d, Choice):
+            return trial.suggest_categorical(d.name, self.values)
+        low, high = min(d.low, self.default), max(d.high, self.default)
+        if isinstance(d.low, int) and isinstance(d.high, int):
+            return trial.suggest_int(d.name, int(low), int(high), step=int(d.step or 1), log=d.log)
+        return trial.suggest_float(d.name, low, high, step=d.step, log=d.log)
+
+
+def _axes(cell: Cell, graph: Graph) -> list[_Axis]:
+    config, train = cell.start()
+    return [_Axis(d, default_of(config, train, d.name)) for d in dimensions(cell, graph)]
+
+
+def _suggest(trial: optuna.Trial, axes: Sequence[_Axis], config: Any, train: TrainConfig) -> Values:
+    values: Values = {}
+    for axis in axes:
+        when = None if isinstance(axis.of, Knob) else axis.of.when
+        if when is None or values.get(when[0], default_of(config, train, when[0])) == when[1]:
+            values[axis.of.name] = axis.suggest(trial)
+    return values
+
+
+def _name(cell: Cell, axes: Sequence[_Axis], seed: int) -> str:
+    """Hash of all that the trials depend on; what only the final evaluation needs is left out."""
+    identity = {k: v for k, v in cell.identity().items() if k not in ("trials", "ks", "beside", "refit")}
+    space = [repr(axis) for axis in axes]
+    rules = [RANDOM_TRIALS, UNPRUNED_TRIALS, UNPRUNED_SHARE]
+    text = json.dumps([identity, space, rules, seed], sort_keys=True)
+    return f"{cell.model.name}, {cell.arm.name}, {hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+def _graph(cell: Cell) -> Graph:
+    return cell.arm.graph(cell.bench.graph, cell.bench.seed)
+
+
+def _load(optuna: Any, cell: Cell, seed: int, storage: Any) -> list[Attempt]:
+    """Finished trials of a cell."""
+    name = _name(cell, _axes(cell, _graph(cell)), seed)
+    if name not in optuna.get_all_study_names(storage):
+        return []
+    return _attempts(optuna.load_study(study_name=name, storage=storage))
+
+
+def _attempts(study: optuna.Study) -> list[Attempt]:
+    found = []
+    for t in study.get_trials(deepcopy=False):
+        if t.state.is_finished():
+            state = STATES[t.state.name]
+            metric, values, end = (
+                t.value if state == "complete" else None,
+                t.user_attrs["values"],
+                t.user_attrs["end"],
+            )
+            found.append(Attempt(t.number, state, values, metric, end["seconds"], end["error"]))
+    return found
+
+
+def _search(
+    optuna: Any, cell: Cell, trials: int, seed: int, storage: Any, checkpoints: Path, watcher: Watcher | None
+) -> Search:
+    """One cell's search, up to so many finished trials."""
+    graph, (config, train) = _graph(cell), cell.start()
+    axes = _axes(cell, graph)
+    name = _name(cell, axes, seed)
+    if watcher:
+        watcher.start(cell)
+    pruner = optuna.pruners.MedianPruner(UNPRUNED_TRIALS, math.ceil(train.epochs * UNPRUNED_SHARE))
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    for start in _starts(axes)[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(start)
+    while len(made := _attempts(study)) < trials:
+        running = [t for t in study.get_trials(deepcopy=False) if t.state.name == "RUNNING"]
+        number = running[0].number if running else len(made)
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=RANDOM_TRIALS, seed=own_seed)
+        trial = optuna.trial.Trial(study, running[0]._trial_id) if running else study.ask()
+        values = _suggest(trial, axes, config, train)
+        if watcher:
+            watcher.say(f"trial {number + 1} of {trials}")
+        began = time.perf_counter()
+        state, metric, error = optuna.trial.TrialState.COMPLETE, None, ""
+        try:
+            metric = next((t.metric for t in made if t.state == "complete" and t.values == values), None)
+            if metric is None:
+                folder = checkpoints / name.rpartition(" ")[2] / str(number)
+                metric = _measure(optuna, cell, graph, trial, applied(config, train, values, name), folder, watcher)
+        except optuna.TrialPruned:
+            state = optuna.trial.TrialState.PRUNED
+        except (InputError, MemoryError, torch.OutOfMemoryError) as failure:
+            state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
+        trial.set_user_attr("values", values)
+        trial.set_user_attr("end", {"seconds": time.perf_counter() - began, "error": error})
+        study.tell(trial, metric, state)
+        if watcher:
+            watcher.tried(_attempts(study)[-1])
+    search = Search(cell, tuple(made[:trials]))
+    if watcher:
+        watcher.done(search)
+    return search
+
+
+def _starts(axes: Sequence[_Axis]) -> list[dict[str, Any]]:
+    """The defaults; then, where ladders start elsewhere, as relation weights do at 0, those starts."""
+    defaults = {a.name: a.stored(a.default) for a in axes}
+    ladders = {a.name: a.stored(a.of.start) for a in axes if isinstance(a.of, Knob)}
+    return [defaults, {**defaults, **ladders}][: 1 if {**defaults, **ladders} == defaults else 2]
+
+
+def _measure(
+    optuna: Any,
+    cell: Cell,
+    graph: Graph,
+    trial: optuna.Trial,
+    settings: tuple[Any, TrainConfig],
+    folder: Path,
+    watcher: Watcher | None,
+) -> float:
+    """Validation metric of one configuration; epochs of a trained model are reported, and may end the trial."""
+    config, train = settings
+
+    def judge(epoch: int, metric: float) -> None:
+        trial.report(metric, epoch)
+        if trial.number and trial.should_prune():
+            raise optuna.TrialPruned
+
+    def say(message: str) -> None:
+        if watcher:
+            watcher.say(f"trial {trial.number + 1}: {message}")
+
+    if trial.number and trial.should_prune():  # killed between its last report and its end
+        raise optuna.TrialPruned
+    try:
+        model, _ = fit_cell(cell, graph, config, folder, say, train, judge)
+        metric = mean_metric(model, cell.bench.split, cell.study.metric)
+    except Exception:  # an interruption is none: its checkpoints are needed
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    if not math.isfinite(metric):
+        raise InputError("metric is not finite", where=cell.study.metric, expected="a number", found=str(metric))
+    return metric
+
+
+@contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
+    """Optuna's own messages off, as they were before afterwards: the watcher says what is to be said."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _open(optuna: Any, path: Path) -> Any:
+    from sqlalchemy.engine import URL
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # a name may hold what means something in an address (?), or in the template that Optuna takes it for ({})
+    address = str(URL.create("sqlite", database=str(path))).replace("{", "{{").replace("}", "}}")
+    try:
+        return optuna.storages.RDBStorage(address)
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise InputError(
+            "not a database of trials", where=str(path), expected="a file that relrank tune wrote, or none",
+            found=str(error).splitlines()[0],
+        ) from None  # fmt: skip
