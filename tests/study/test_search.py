@@ -4,13 +4,14 @@ import tomllib
 from dataclasses import dataclass, replace
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from sqlalchemy import event
 from torch import nn
 
 from relrank.errors import InputError
-from relrank.models import MODELS, Knob, Trained
+from relrank.models import MODELS, Trained
 from relrank.models.space import Choice, Range
 from relrank.study import cells, search
 from relrank.study.cells import Cell
@@ -54,7 +55,7 @@ class Fake(Trained):
         return (
             Range("height", 0.0, 1.0),
             Choice("kind", ("round", "square")),
-            Range("extra", 1.0, 5.0, when=("kind", "round")),
+            Range("extra", 1.0, 5.0, when=("kind", ("round",))),
             Range("width", 16, 64, step=8),
             Range("train.lr", 1e-3, 1e-1, log=True),
         )
@@ -178,16 +179,21 @@ def test_trial_0_is_the_defaults_and_every_arm_has_as_many_trials(study_file, tm
 def test_every_models_space_holds_its_defaults(name, study_file):
     """A name that its configuration does not have, or a default that cannot be tried, would show here."""
     config, material = opened(study_file)
-    cell = Cell(ModelSection(name=name), cells_to_search(config, material)[-1].arm, material.benches[0], config.study)
+    arm = cells_to_search(config, material)[-1].arm
+    cell = Cell(ModelSection(name=name), arm, material.benches[0], config.study)
     start, train = cell.start()
-    graph = cell.arm.graph(cell.bench.graph, 0)
-    for d in search.dimensions(cell, graph):
-        default = search.default_of(start, train, d.name)
-        other = d.ladder[0] if isinstance(d, Knob) else d.values[0] if isinstance(d, Choice) else d.low
-        changed, of_train = search.applied(start, train, {d.name: other}, name)
-        assert search.default_of(changed, of_train, d.name) == other
-        back = search.applied(changed, of_train, {d.name: default}, name)
-        assert search.default_of(*back, d.name) == default
+    axes = search._axes(cell, arm.graph(cell.bench.graph, 0))
+    study = optuna.create_study(direction="maximize")
+    study.enqueue_trial(search._starts(axes)[0])
+    values = search._suggest(study.ask(), axes, start, train)
+    assert search.applied(start, train, values, name) == (
+        search.applied(start, train, {n: start.weight for n in values if n.startswith("weights.")}, name)
+    )
+    free = [search._suggest(study.ask(), axes, start, train) for _ in range(10)]
+    assert not axes or any(other != values for other in free)
+    for other in free:
+        changed = search.applied(start, train, other, name)
+        assert all(search.default_of(*changed, n) == pytest.approx(v) for n, v in other.items())
 
 
 def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, tmp_path):

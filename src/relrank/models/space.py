@@ -15,9 +15,10 @@ class Range:
         name: field of the model's configuration, or ``"train.<field>"`` of the training settings.
         low: smallest value; a default below it is tried all the same.
         high: largest value; likewise.
-        log: equal ratios are equally likely rather than equal differences.
+        log: equal ratios are equally likely rather than equal differences; ``low`` and the default are then above 0
+            (where 0 is worth a try, a ``Knob`` can have it on its ladder).
         step: distance of two neighbours, counted from ``low``; None for 1 (whole numbers) or any (others).
-        when: another name of the space and the value that makes this one matter; None for always.
+        when: an earlier name of the space and its values at which this one matters; None for always.
     """
 
     name: str
@@ -25,7 +26,7 @@ class Range:
     high: float
     log: bool = False
     step: float | None = None
-    when: tuple[str, Value] | None = None
+    when: tuple[str, tuple[Value, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +41,4 @@ class Choice:
 
     name: str
     values: tuple[Value, ...]
-    when: tuple[str, Value] | None = None
+    when: tuple[str, tuple[Value, ...]] | None = None

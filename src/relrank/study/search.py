@@ -277,7 +277,7 @@ def _suggest(trial: optuna.Trial, axes: Sequence[_Axis], config: Any, train: Tra
     values: Values = {}
     for axis in axes:
         when = None if isinstance(axis.of, Knob) else axis.of.when
-        if when is None or values.get(when[0], default_of(config, train, when[0])) == when[1]:
+        if when is None or values.get(when[0], default_of(config, train, when[0])) in when[1]:
             values[axis.of.name] = axis.suggest(trial)
     return values
 
