@@ -224,6 +224,8 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
             edges.update(column.tobytes())
+    for name in sorted(graph.features):
+        edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {
         "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
         "graph": graph.fingerprint, "edges": edges.hexdigest(),

@@ -53,6 +53,16 @@ def transposed(matrix: Csr) -> Csr:
     return Csr(starts, rows, values, matrix.n_rows)
 
 
+def sparse_product(matrix: Csr, x: Tensor) -> Tensor:
+    """``matrix @ x`` with a gradient for x: [n, m] by [m, d] gives [n, d]."""
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        product: Tensor = _Product.apply(x, matrix)  # type: ignore[no-untyped-call]
+        return product
+    rows, columns = (torch.from_numpy(a).long().to(x.device) for a in (matrix.rows(), matrix.indices))
+    values = torch.from_numpy(matrix.data).to(x)
+    return x.new_zeros(matrix.n_rows, x.shape[1]).index_add(0, rows, x[columns] * values[:, None])
+
+
 def neighbour_mean(x: Tensor, edges: Edges) -> Tensor:
     """The weighted mean of every destination's neighbours; zeros where a destination has none.
 
@@ -63,26 +73,18 @@ def neighbour_mean(x: Tensor, edges: Edges) -> Tensor:
     Returns:
         [n_dst, d].
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32:
-        mean: Tensor = _Mean.apply(x, edges)  # type: ignore[no-untyped-call]
-        return mean
-    n_dst = edges.indptr.numel() - 1
-    rows = torch.repeat_interleave(torch.arange(n_dst, device=x.device), edges.indptr.diff())
-    weight = edges.weight.to(x.dtype)
-    total = x.new_zeros(n_dst).index_add_(0, rows, weight)
-    share = weight / total[rows]
-    return x.new_zeros(n_dst, x.shape[1]).index_add(0, rows, x[edges.indices.long()] * share[:, None])
+    indptr, indices, weight = (t.cpu().numpy() for t in edges)
+    share = np.empty(weight.size, np.float32)
+    _normalise(indptr, weight, share)
+    return sparse_product(Csr(indptr, indices, share, len(x)), x)
 
 
-class _Mean(torch.autograd.Function):
+class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, edges: Edges) -> Tensor:
-        indptr, weight = edges.indptr.numpy(), edges.weight.numpy()
-        share = np.empty(weight.size, np.float32)
-        _normalise(indptr, weight, share)
-        ctx.matrix = Csr(indptr, edges.indices.numpy(), share, len(x))
-        out = np.empty((indptr.size - 1, x.shape[1]), np.float32)
-        spmm(ctx.matrix, x.contiguous().numpy(), out)
+    def forward(ctx: Any, x: Tensor, matrix: Csr) -> Tensor:
+        ctx.matrix = matrix
+        out = np.empty((matrix.n_rows, x.shape[1]), np.float32)
+        spmm(matrix, x.contiguous().numpy(), out)
         return torch.from_numpy(out)
 
     @staticmethod

@@ -8,6 +8,7 @@ from relrank.models.graphsage import GraphSAGE
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.mf import MF
+from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.simple import Popularity, RandomOrder
 from relrank.models.xsimgcl import XSimGCL
@@ -24,6 +25,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "graphsage": GraphSAGE,
     "relational-lightgcn": RelationalLightGCN,
     "xsimgcl": XSimGCL,
+    "path-fusion": PathFusion,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

@@ -163,6 +163,14 @@ class VectorModel(Trained):
         """
         del users, items, edges, seed
 
+    def offsets(self, batch: Batch) -> Tensor | None:
+        """What is added to the scores of ``batch.users`` and the whole catalogue, [U, n_items], or nothing.
+
+        It is on the scale of scores divided by the temperature.
+        """
+        del batch
+        return None
+
     def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The unpropagated vectors of ``batch.users`` and ``batch.items``, for ``l2``."""
         del batch
@@ -220,9 +228,12 @@ class VectorModel(Trained):
 
     def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
         c = self.config
+        offsets = self.offsets(batch)
         if batch.negative_at is None:
             assert batch.known is not None
             scores = users @ items.T
+            if offsets is not None:
+                scores = scores + offsets * c.temperature
             return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
         u = users.index_select(0, batch.user_at)
         positive = (u * items.index_select(0, batch.item_at)).sum(1)
@@ -232,6 +243,11 @@ class VectorModel(Trained):
         else:
             own = items.index_select(0, at.reshape(-1)).view(*at.shape, -1)
             negative = torch.einsum("bd,bnd->bn", u, own)
+        if offsets is not None:
+            offsets = offsets * c.temperature
+            users_at = batch.user_at[:, None]
+            positive = positive + offsets[batch.user_at, batch.items[batch.item_at]]
+            negative = negative + offsets[users_at, batch.items[at.expand(len(u), -1)]]
         if c.hardest:
             columns = losses.keep_hardest(negative, excluded, c.hardest)
             negative = negative.gather(1, columns)

@@ -1,0 +1,179 @@
+"""Path fusion: a product of learned vectors plus saturated counts of paths through every relation.
+
+    s_ui = cos(z_u, q_i) / τ + Σ_r a_r √(p_r(u, i) / m_r),      z_u = [e_u +] |H_u|^-½ Σ_{j ∈ H_u} q_j,   a_r ≥ 0
+
+p_r(u, i) is the summed weight of the paths that lead from the user's history over relation r to the item (see
+``relrank.graph.paths``; the interactions are such a relation: history → other users → item), m_r its mean where there
+is a path. The paths have the rank of the graph, which no table of a few hundred columns has: that two volumes belong
+to one series is one edge, not a direction in space. The vectors carry what no path says. The square root keeps a user
+with many paths from outweighing everything else in the softmax; a plain sum trained worse.
+
+In training a batch's own edges are cut out of the histories that lead to them, and no path runs through the user
+itself; else a relation's weight measures how much of the answer it leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from relrank.csr import Csr, Float32, Int64
+from relrank.errors import InputError
+from relrank.graph.aggregation import sparse_product
+from relrank.graph.graph import Graph
+from relrank.graph.paths import path_kinds, path_scores
+from relrank.models.base import Knob, history_rows, user_rows
+from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
+
+SAMPLE = 256
+"""Users whose paths decide the scale m_r."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathFusionConfig(VectorConfig):
+    """Hyper-parameters of path fusion."""
+
+    dim: int = 256
+    loss: Loss = "full-softmax"
+    user_vectors: bool = True
+    """Whether users have vectors e_u of their own."""
+    weight: float = 0.5
+    """Starting weight a of every relation that ``weights`` does not name, the interactions included."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Starting weight per relation; 0 leaves its paths out for good."""
+    learn_weights: bool = True
+    """Whether the weights move in training."""
+
+
+def _shares(rows: Csr) -> Csr:
+    """|H|^-½ at every item of a history H."""
+    share = 1 / np.sqrt(np.maximum(rows.degrees(), 1))
+    return Csr(rows.indptr, rows.indices, share[rows.rows()].astype(np.float32), rows.n_cols)
+
+
+class _Weighted(torch.autograd.Function):
+    """``Σ_r a_r P_r`` for matrices without a gradient; the gradient of a_r is ⟨g, P_r⟩."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *paths: Tensor) -> Tensor:
+        ctx.paths = paths
+        total = torch.zeros_like(paths[0])
+        for weight, matrix in zip(weights.tolist(), paths, strict=True):
+            total.add_(matrix, alpha=weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flat = gradients[0].reshape(-1)
+        dots = torch.stack([torch.dot(flat, matrix.reshape(-1)) for matrix in ctx.paths])
+        return dots, *(None for _ in ctx.paths)
+
+
+class PathFusion(VectorModel):
+    """Learned vectors and paths."""
+
+    name = "path-fusion"
+    Config = PathFusionConfig
+    relational = True
+
+    def __init__(self, graph: Graph, config: PathFusionConfig | None = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        kinds = path_kinds(graph)
+        start = torch.tensor([c.weights.get(k.name, c.weight) for k in kinds])
+        if (start < 0).any():
+            raise InputError("relation weight is negative", where=self.name, expected="0 or more", found=str(start))
+        self.kinds = [k for k, a in zip(kinds, start.tolist(), strict=True) if a > 0]
+        self._start = torch.expm1(start[start > 0]).log()
+        self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights))
+        self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
+        some = np.linspace(0, graph.n_users - 1, min(SAMPLE, graph.n_users)).astype(np.int64)
+        self._scales = [1.0] * len(self.kinds)
+        for number, paths in enumerate(self._paths(self.history.take(some), some)):
+            self._scales[number] = float(np.square(paths[paths > 0], dtype=np.float64).mean()) if paths.any() else 1.0
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The temperature of the learned vectors; relation weights are learned."""
+        del graph
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    def init_weights(self, seed: int) -> None:
+        """Normal vectors; relation weights at their stated start."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+            self.raw_weights.copy_(self._start)
+        self.forget()
+
+    @property
+    def relation_weights(self) -> dict[str, float]:
+        """A per kind of path as it stands."""
+        values = functional.softplus(self.raw_weights).tolist()
+        return {k.name: a for k, a in zip(self.kinds, values, strict=True)}
+
+    def _paths(self, rows: Csr, users: Int64 | None) -> list[Float32]:
+        """√(p_r / m_r) per kind, float32 [n_rows, n_items] each."""
+        even, found = _shares(rows), []
+        for kind, scale in zip(self.kinds, self._scales, strict=True):
+            paths = path_scores(kind, even, users, self.parallel)
+            paths *= np.float32(1 / scale)
+            found.append(np.sqrt(paths, out=paths))
+        return found
+
+    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+        """The users' histories without the batch's own edges, and the paths from there."""
+        del items, seed
+        n = self.graph.n_items
+        rows = self.history.take(users)
+        place = np.searchsorted(users, edges[0])
+        kept = ~np.isin(rows.rows().astype(np.int64) * n + rows.indices, place * n + edges[1])
+        left = Csr.from_pairs(rows.rows()[kept], rows.indices[kept], (rows.n_rows, n), rows.data[kept])
+        return (_shares(left), *(torch.from_numpy(p) for p in self._paths(left, users)))
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Users from what is left of their histories; items as they are."""
+        users: Tensor = sparse_product(batch.messages[0], self.table[self.graph.n_users :])
+        own, items = self.penalised(batch)
+        return users + own if self.config.user_vectors else users, items
+
+    def offsets(self, batch: Batch) -> Tensor:
+        """What the paths add to the scores, [U, n_items]."""
+        added: Tensor = _Weighted.apply(functional.softplus(self.raw_weights), *batch.messages[1:])  # type: ignore[no-untyped-call]
+        return added
+
+    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the tables."""
+        n = self.graph.n_users
+        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """Users from their whole histories."""
+        users, n = self.encode_histories(self.history), self.graph.n_users
+        table = self.table.detach()
+        return users + table[:n] if self.config.user_vectors else users, table[n:].clone()
+
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """|H|^-½ Σ q_j; zeros for an empty history."""
+        return sparse_product(_shares(rows), self.table.detach()[self.graph.n_users :])
+
+    def score(self, users: Tensor) -> Tensor:
+        """Vectors and paths of known users."""
+        rows = user_rows(users, self.graph.n_users)
+        return self._with_paths(super().score(users), self.history.take(rows), rows)
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """Vectors and paths of new users, who have no relations of their own yet."""
+        return self._with_paths(super().fold_in(histories), history_rows(histories, self.graph.n_items), None)
+
+    def _with_paths(self, scores: Tensor, rows: Csr, users: Int64 | None) -> Tensor:
+        scores = scores / self.config.temperature
+        for weight, paths in zip(self.relation_weights.values(), self._paths(rows, users), strict=True):
+            scores += weight * torch.from_numpy(paths).to(scores.device)
+        return scores
