@@ -3,6 +3,7 @@
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
 from relrank.models.bspm import BSPM
 from relrank.models.ease import EASE
+from relrank.models.flat_filter import FlatFilter
 from relrank.models.gf_cf import GFCF
 from relrank.models.graphsage import GraphSAGE
 from relrank.models.item_knn import ItemKNN
@@ -21,6 +22,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "relational-ease": RelationalEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,
+    "flat-filter": FlatFilter,
     "mf": MF,
     "graphsage": GraphSAGE,
     "relational-lightgcn": RelationalLightGCN,

@@ -9,7 +9,7 @@ and sharpened by following ``dY/dt = −Y P`` from 0 to T. One step h of a solve
 Euler's, ``I − hP (I − hP/2 (I − hP/3 (I − hP/4)))`` for the classical Runge–Kutta method of order 4 (of any of its
 variants: the equation is linear). The ideal filter's part is sharpened once for all users, as a thin matrix.
 
-Relations that do not touch items are not used; see :func:`relrank.models.spectral.item_filters` for the others.
+Relations that do not touch items are not used; see :func:`relrank.models.filters.item_filters` for the others.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
+from relrank.models.filters import filter_columns, item_degrees, item_filters, product, rank_knob, weight_knobs
 from relrank.models.linear import rows_times_dense, singular_vectors
-from relrank.models.spectral import filter_columns, item_degrees, item_filters, rank_knob, weight_knobs
 
 ORDER = {"euler": 1, "rk4": 4}
 
@@ -110,10 +110,9 @@ class BSPM(FromHistory):
 
     def _blurred(self, table: Float32) -> Float32:
         """``(P + Σ_r w_r F_r) table``."""
-        out = np.empty_like(table)
-        spmm(self._by_item, self._image(self._filter, table), out)
+        out = product(self._by_item, product(self._filter, table))
         for edges, back, weight in self._relations:
-            spmm(edges, table if back is None else self._image(back, table), out, alpha=weight, base=out)
+            spmm(edges, table if back is None else product(back, table), out, alpha=weight, base=out)
         return out
 
     def _sharpened(self, table: Float32) -> Float32:
@@ -125,13 +124,7 @@ class BSPM(FromHistory):
             inner = table
             for k in range(ORDER[self.config.solver], 0, -1):
                 outer = np.empty_like(table)
-                spmm(self._by_item, self._image(self._filter, inner), outer, alpha=-h / k, base=table)
+                spmm(self._by_item, product(self._filter, inner), outer, alpha=-h / k, base=table)
                 inner = outer
             table = inner
         return table
-
-    @staticmethod
-    def _image(matrix: Csr, table: Float32) -> Float32:
-        out = np.empty((matrix.n_rows, table.shape[1]), np.float32)
-        spmm(matrix, table, out)
-        return out

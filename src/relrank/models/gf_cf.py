@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
+from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
+from relrank.models.filters import filter_columns, item_degrees, product, rank_knob
 from relrank.models.linear import rows_times_dense, singular_vectors
-from relrank.models.spectral import filter_columns, item_degrees, rank_knob
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +72,5 @@ class GFCF(FromHistory):
         """Both filters on rows of X."""
         low = torch.from_numpy(rows_times_dense(rows, self.into.numpy()))
         scores = low @ self.out_of.T
-        filter_columns(rows, self._linear, scores)
+        filter_columns(rows, lambda table: product(self._by_item, product(self._filter, table)), scores)
         return scores
-
-    def _linear(self, table: Float32) -> Float32:
-        """``R̃ᵀR̃ table``, written over the table."""
-        between = np.empty((self.graph.n_users, table.shape[1]), np.float32)
-        spmm(self._filter, table, between)
-        spmm(self._by_item, between, table)
-        return table

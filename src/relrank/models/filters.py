@@ -12,6 +12,7 @@ from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
+from relrank.graph.spmm import spmm
 from relrank.models.base import Knob
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
@@ -32,6 +33,13 @@ def filter_columns(rows: Csr, apply: Callable[[Float32], Float32], scores: Tenso
         table = np.zeros((rows.n_cols, width), np.float32)
         table[part.indices, part.rows()] = part.data
         scores[start : start + part.n_rows] += torch.from_numpy(apply(table)[:, : part.n_rows].T)
+
+
+def product(matrix: Csr, table: Float32) -> Float32:
+    """``matrix @ table``, float32 [matrix.n_rows, width], in new memory."""
+    out = np.empty((matrix.n_rows, table.shape[1]), np.float32)
+    spmm(matrix, table, out)
+    return out
 
 
 def item_degrees(history: Csr, power: float) -> Float32:

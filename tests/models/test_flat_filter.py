@@ -1,0 +1,167 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.tables.ids import IdMap
+from relrank.testing import ModelContract, planted_graph
+
+SIZES = {"user": 30, "item": 20, "tag": 7}
+USERS = torch.arange(SIZES["user"])
+
+
+class TestFlatFilter(ModelContract):
+    kind = FlatFilter
+    config = FlatFilterConfig(rank=4)
+
+
+class TestRelations(ModelContract):
+    kind = FlatFilter
+    config = FlatFilterConfig(rank=4, weight=0.3)
+
+
+def relation(name, source, target, edges, rng):
+    n, m = SIZES[source], SIZES[target]
+    cells = rng.choice(n * m, edges, replace=False)
+    src, dst = cells // m, cells % m
+    if source == target:
+        src, dst = np.minimum(src, dst), np.maximum(src, dst)
+        src, dst = src[src < dst], dst[src < dst]
+    return Relation.of(name, source, target, src, dst, rng.uniform(0.3, 3, src.size), duplicates="first")
+
+
+@pytest.fixture
+def graph():
+    rng = np.random.default_rng(4)
+    chose = relation("chose", "user", "item", 150, rng)
+    relations = (
+        relation("has_tag", "item", "tag", 40, rng),
+        relation("tagged", "tag", "item", 30, rng),
+        relation("similar", "item", "item", 60, rng),
+        relation("near", "tag", "tag", 10, rng),
+    )
+    return Graph(
+        "user",
+        "item",
+        {name: IdMap(name, pl.Series(range(n))) for name, n in SIZES.items()},
+        Relation.of("chose", "user", "item", chose.src, chose.dst),
+        {r.name: r for r in relations},
+        "f",
+    )
+
+
+def over_degrees(a):
+    root = np.sqrt(np.outer(a.sum(1), a.sum(0)))
+    return np.divide(a, root, out=np.zeros_like(a), where=root > 0)
+
+
+def interactions(graph):
+    x = np.zeros((graph.n_users, graph.n_items))
+    x[graph.interactions.src, graph.interactions.dst] = 1
+    return x
+
+
+def item_filter(graph, name):
+    r = graph.relations[name]
+    a = np.zeros((SIZES[r.source], SIZES[r.target]))
+    a[r.src, r.dst] = r.weight
+    if r.source == r.target:
+        return over_degrees(a + a.T)
+    a = over_degrees(a if r.source == "item" else a.T)
+    return a @ a.T
+
+
+def by_the_formula(graph, x, rank, level, powers, filters=()):
+    """All eigenvalues of P in float64, the leading ones replaced, P put together again."""
+    a, b, c = powers
+    train = interactions(graph)
+    r = np.diag(train.sum(1) ** -a) @ train @ np.diag(train.sum(0) ** -b)
+    values, vectors = np.linalg.eigh(r.T @ r)
+    largest = values[-1]
+    values[-rank:] = level * values[-rank]
+    p = vectors @ np.diag(values) @ vectors.T + largest * sum(w * f for w, f in filters)
+    outer = train.sum(0) ** c
+    return x @ np.diag(1 / outer) @ p @ np.diag(outer)
+
+
+@pytest.mark.parametrize(
+    ("rank", "level", "powers", "weights"),
+    [
+        (5, 2.0, (0.3, 0.4, 0.3), {}),
+        (1, 1.0, (0.5, 0.5, 0.0), {}),
+        (20, 0.7, (0.0, 0.6, 0.5), {}),
+        (5, 2.0, (0.3, 0.4, 0.3), {"has_tag": 0.3}),
+        (5, 1.5, (0.2, 0.0, 0.1), {"tagged": 0.2, "similar": 0.5}),
+    ],
+)
+def test_scores_equal_the_formula(graph, rank, level, powers, weights):
+    model = FlatFilter(graph, FlatFilterConfig(rank, level, *powers, weights=weights)).solve()
+    x = interactions(graph)
+    expected = by_the_formula(graph, x, rank, level, powers, [(w, item_filter(graph, n)) for n, w in weights.items()])
+    np.testing.assert_allclose(model.score(USERS).numpy(), expected, atol=1e-5)
+    folded = model.fold_in([torch.from_numpy(np.flatnonzero(row)) for row in x]).numpy()
+    np.testing.assert_allclose(folded, expected, atol=1e-5)
+
+
+def test_every_leading_direction_counts_the_same():
+    """Histories that are leading eigenvectors come back α λ_k times as long, popularity no more than the others."""
+    graph = planted_graph()
+    model = FlatFilter(graph, FlatFilterConfig(rank=4, level=2.0, outer_power=0.0)).solve()
+    train = interactions(graph)
+    r = np.diag(train.sum(1) ** -0.3) @ train @ np.diag(train.sum(0) ** -0.4)
+    values, vectors = np.linalg.eigh(r.T @ r)
+    table = np.zeros((120, 16), np.float32)
+    table[:, :8] = vectors[:, -8:]
+    out = model._linear(table) + (model.out_of @ (model.into.T @ torch.from_numpy(table))).numpy()
+    factors = np.append(values[-8:-4], [2 * values[-4]] * 4)
+    np.testing.assert_allclose(out[:, :8], vectors[:, -8:] * factors, atol=1e-4 * values[-1])
+
+
+def test_weight_0_is_leaving_the_relation_out(graph):
+    for name in graph.relations:
+        zero = FlatFilter(graph, FlatFilterConfig(rank=5, weight=0.5, weights={name: 0.0})).solve()
+        out = FlatFilter(graph.without(name), FlatFilterConfig(rank=5, weight=0.5)).solve()
+        assert torch.equal(zero.score(USERS), out.score(USERS))
+        if name != "near":  # does not touch items
+            other = FlatFilter(graph, FlatFilterConfig(rank=5, weight=0.5)).solve()
+            assert not torch.allclose(other.score(USERS), out.score(USERS), atol=1e-4)
+    ours, alone = (FlatFilter(g, FlatFilterConfig(rank=5)).solve().score(USERS) for g in (graph, graph.only()))
+    assert torch.equal(ours, alone)
+
+
+def test_knobs_start_on_their_ladders(graph):
+    knobs = {k.name: k for k in FlatFilter.knobs(graph)}
+    names = ["weights.has_tag", "weights.similar", "weights.tagged"]
+    assert list(knobs) == [*names, "user_power", "item_power", "outer_power", "level", "rank"]
+    assert all(knobs[name].start == 0 for name in names)
+    assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
+    for name in ("user_power", "item_power", "outer_power", "level"):
+        assert knobs[name].start == getattr(FlatFilterConfig(), name)
+
+
+def test_a_relation_reaches_items_that_nobody_chose():
+    graph = planted_graph()
+    part = graph.interactions.where((graph.interactions.dst != 5) & (graph.interactions.src != 9))
+    cold = Graph("user", "item", graph.nodes, part, graph.relations, "f")
+    scores = FlatFilter(cold, FlatFilterConfig(rank=4)).solve().score(torch.arange(160))
+    assert not scores[9].any()
+    assert not scores[:, 5].any()
+    scores = FlatFilter(cold, FlatFilterConfig(rank=4, weight=0.3)).solve().score(torch.arange(160))
+    assert not scores[9].any()
+    of_item = scores[:, 5].reshape(-1, 4)
+    of_item = torch.cat([of_item[:2], of_item[3:]])  # without user 9
+    assert of_item[:, 1].mean() > 3 * of_item[:, [0, 2, 3]].mean()  # users 1, 5, 13 … are the item's
+
+
+@pytest.mark.parametrize("name", ["level", "user_power", "item_power", "outer_power"])
+def test_settings_must_be_finite(graph, name):
+    with pytest.raises(InputError, match=name):
+        FlatFilter(graph, FlatFilterConfig(**{name: float("nan")}))
+
+
+def test_weights_must_not_be_negative(graph):
+    with pytest.raises(InputError, match="has_tag"):
+        FlatFilter(graph, FlatFilterConfig(weights={"has_tag": -1.0}))
