@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare
 
 from relrank.errors import InputError
-from relrank.graph import neighbour_tensors
+from relrank.graph import neighbour_kernels, neighbour_tensors
 from relrank.graph.blocks import Adjacency, whole_block
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
@@ -332,7 +332,8 @@ def same(a, b):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("replace", [False, True])
-def test_same_seed_same_bits_on_any_number_of_threads_and_on_the_serial_kernel(graph, weighted, replace):
+def test_same_seed_same_bits_on_any_number_of_threads_and_on_the_serial_kernel(graph, weighted, replace, monkeypatch):
+    monkeypatch.setattr(neighbour_kernels, "_WORTH_THREADS", 0)
     sampler = NeighbourSampler(Adjacency(graph), [3, 2], replace=replace, weighted=weighted)
     seeds, out = np.arange(40), (graph.interactions.src[:50], graph.interactions.dst[:50])
     before, results = numba.get_num_threads(), []
@@ -489,6 +490,7 @@ def test_prefetch_keeps_the_order_and_makes_few_ahead():
         made.clear()
         for at, value in enumerate(prefetch(make, 30, workers)):
             assert value == at
+            time.sleep(0.001)  # the makers would be far ahead by now
             assert len(made) <= at + 1 + 2 * workers
         assert sorted(made) == list(range(30))
     assert list(prefetch(make, 0, 2)) == []
@@ -510,20 +512,22 @@ def test_prefetch_raises_in_place_of_the_thing_that_failed(workers):
 
 
 def test_prefetch_ends_when_its_consumer_does():
-    made = []
+    """Closed with two things under way and one waiting: the two are waited for, the third is never begun."""
+    begun, gate = [], threading.Event()
 
     def make(i):
-        time.sleep(0.002)
-        made.append(i)
+        begun.append(i)
+        if i:
+            assert gate.wait(10)
         return i
 
     things = prefetch(make, 1000, 2)
-    assert [next(things), next(things)] == [0, 1]
+    assert next(things) == 0
+    while len(begun) < 3:
+        time.sleep(0.001)
+    threading.Timer(0.2, gate.set).start()
     things.close()
-    stopped = len(made)
-    assert stopped <= 6
-    time.sleep(0.02)
-    assert len(made) == stopped
+    assert sorted(begun) == [0, 1, 2]
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 

@@ -11,6 +11,8 @@ from relrank.graph.sampling import _hash
 
 # A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
 _COMPARISONS_PER_HASH = 8
+# Edges below which one thread is done before the others have woken up.
+_WORTH_THREADS = 1 << 14
 
 
 @numba.njit(inline="always", cache=True)
@@ -296,10 +298,11 @@ def draw(
         offsets: [len(nodes) + 1], where each node's neighbours go, as many as ``counts`` says.
         columns: written: global numbers.
         weight: written.
-        parallel: on all threads.
+        parallel: on all threads, where there is enough to draw.
     """
     data = e.csr.data[:0] if e.plain else e.csr.data
-    kernel = _draw_parallel if parallel else _draw_serial
+    much = columns.size >= _WORTH_THREADS or (weighted and not e.plain)  # which reads whole rows
+    kernel = _draw_parallel if parallel and much else _draw_serial
     kernel(
         nodes, e.destination.start, e.csr.indptr, e.csr.indices, data, e.source.start, skip,
         replace and fanout >= 0, weighted, word, offsets, columns, weight,
