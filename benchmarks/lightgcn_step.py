@@ -22,9 +22,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.sampling import negatives
+from relrank.graph.sampling import NegativeSampler
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
@@ -97,19 +96,15 @@ def pyg(graph: Graph) -> Callable[[int], float]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     src, dst = (torch.from_numpy(side.astype(np.int64)) for side in (graph.interactions.src, graph.interactions.dst))
     edges = torch.stack([torch.cat([src, dst + n_users]), torch.cat([dst + n_users, src])])
-    history: Csr = graph.interactions.csr(n_users, n_items)
+    sampler = NegativeSampler(graph.interactions.csr(n_users, n_items), "uniform", 1, shared=False)
 
     def step(number: int) -> float:
         picked = torch.randint(len(src), (BATCH,), generator=torch.Generator().manual_seed(number))
-        drawn = negatives(history, src[picked].numpy(), 1, np.random.SeedSequence(number))[:, 0]
+        drawn = sampler.draw(src[picked].numpy(), dst[picked].numpy(), np.random.SeedSequence(number))
+        assert drawn.columns is not None
+        negative = torch.from_numpy(drawn.items[drawn.columns[:, 0]])
         user = src[picked]
-        pairs = torch.cat(
-            [
-                torch.stack([user, dst[picked] + n_users]),
-                torch.stack([user, torch.from_numpy(drawn).long() + n_users]),
-            ],
-            1,
-        )
+        pairs = torch.cat([torch.stack([user, item + n_users]) for item in (dst[picked], negative)], 1)
         optimizer.zero_grad(set_to_none=True)
         positive, negative = model(edges, pairs).chunk(2)
         loss = model.recommendation_loss(positive, negative, node_id=torch.unique(pairs), lambda_reg=1e-4)
