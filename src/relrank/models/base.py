@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
 
@@ -40,11 +41,14 @@ class Recommender(ABC):
         name: key in ``MODELS``.
         Config: the frozen dataclass of hyper-parameters, written beside the model.
         relational: whether relations beside the interactions change the scores.
+        featured: whether features of nodes do; with a field ``features`` in its configuration, only where that is
+            true. A study keeps features from all other models.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
     relational: ClassVar[bool] = False
+    featured: ClassVar[bool] = False
 
     graph: Graph
     config: Any
@@ -74,6 +78,11 @@ class Recommender(ABC):
         """The hyper-parameters worth tuning on this graph; () for a model without any."""
         del graph
         return ()
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """What ``relrank tune`` may try on this graph: by default the knobs."""
+        return cls.knobs(graph)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that ``score`` needs beside the graph and the configuration."""
@@ -152,6 +161,11 @@ class Trained(nn.Module, Recommender):
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """The loss of one prepared batch."""
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """What ``relrank tune`` may try on this graph: by default the knobs and the learning rate."""
+        return *cls.knobs(graph), Range("train.lr", 1e-3, 1e-1, log=True)
 
     @abstractmethod
     def init_weights(self, seed: int) -> None:

@@ -22,6 +22,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.models.base import Knob
+from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
 
@@ -68,6 +69,12 @@ class RelationalLightGCN(VectorModel):
         del graph
         return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Loss, layers, and where the relations' weights start."""
+        weights = (Range(f"weights.{name}", 0.01, 3.0, log=True) for name in sorted(graph.relations))
+        return *super().space(graph), Range("layers", 1, 4), *weights
+
     def init_weights(self, seed: int) -> None:
         """Normal vectors; relation weights at their stated start."""
         generator = torch.Generator().manual_seed(seed)
@@ -86,9 +93,14 @@ class RelationalLightGCN(VectorModel):
         """Weights of the interactions (1) and of the relations."""
         return torch.cat([self.raw_weights.new_ones(1), functional.softplus(self.raw_weights)])
 
+    @property
+    def vectors(self) -> Tensor:
+        """E, [n_nodes, dim]."""
+        return self.table
+
     def propagate(self) -> Tensor:
         """Z, [n_nodes, dim]."""
-        return self.blocks.layer_mean(self.table, self.alpha, self.config.layers)
+        return self.blocks.layer_mean(self.vectors, self.alpha, self.config.layers)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of Z."""
@@ -106,14 +118,18 @@ class RelationalLightGCN(VectorModel):
         z = self.propagate()
         return z[:n_users], z[n_users : n_users + n_items]
 
+    def gathered(self) -> Tensor:
+        """What a user gathers from each item, [n_items, dim]: the mean of the item's layers 0 … L−1."""
+        layers = self.blocks.layer_mean(self.vectors, self.alpha, max(self.config.layers - 1, 0))
+        return layers[self.graph.n_users :][: self.graph.n_items].clone()
+
     def encode_histories(self, rows: Csr) -> Tensor:
         """What the layers would gather for a user with these items and no vector so far.
 
         The user gathers the items' layers 0 … L−1: their mean, since a factor per user changes no rank.
         """
         if not self._gathered.numel():
-            layers = self.blocks.layer_mean(self.table, self.alpha, max(self.config.layers - 1, 0))
-            self._gathered = layers[self.graph.n_users :][: self.graph.n_items].clone()
+            self._gathered = self.gathered()
         degrees = np.bincount(self.history.indices, minlength=self.graph.n_items)
         scale = np.maximum(rows.degrees(), 1)[rows.rows()] * np.maximum(degrees, 1)[rows.indices]
         items = self._gathered

@@ -27,7 +27,9 @@ from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
+from relrank.models.base import Knob
 from relrank.models.layers import FeatureEncoder
+from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
 SWEEP_EDGES = 1 << 21
@@ -86,6 +88,14 @@ class MessagePassing(VectorModel):
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Loss, layers, and what keeps them from learning the training edges by heart."""
+        return (
+            *super().space(graph), Range("layers", 1, 3), Choice("user_vectors", (False, True)),
+            Choice("residual", (True, False)), Knob("dropout", (0.0, 0.1, 0.2, 0.4), 0.0),
+        )  # fmt: skip
 
     @abstractmethod
     def layer(self, number: int) -> nn.Module:

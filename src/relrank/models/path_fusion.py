@@ -29,6 +29,7 @@ from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds, path_scores
 from relrank.models.base import Knob, history_rows, user_rows
+from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 
 SAMPLE = 256
@@ -103,6 +104,16 @@ class PathFusion(VectorModel):
         """The temperature of the learned vectors; relation weights are learned."""
         del graph
         return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Temperature, vectors and learning rate; the loss is the softmax over the whole catalogue."""
+        del graph
+        return (
+            Range("temperature", 0.05, 1.0, log=True), Choice("dim", (128, 256, 512)),
+            Choice("user_vectors", (True, False)), Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
+            Range("train.lr", 1e-3, 1e-1, log=True),
+        )  # fmt: skip
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors; relation weights at their stated start."""

@@ -21,7 +21,8 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sampling import NegativeSampler, check_negatives_exist
 from relrank.models import losses
-from relrank.models.base import Trained, history_rows, user_rows
+from relrank.models.base import Knob, Trained, history_rows, user_rows
+from relrank.models.space import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
 Sampling = Literal["uniform", "popularity", "in-batch", "mixed"]
@@ -139,6 +140,20 @@ class VectorModel(Trained):
         self.register_buffer("_items", torch.empty(0), persistent=False)
         self._users: Tensor
         self._items: Tensor
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Loss and its temperature, learning rate and penalty; what the encoder adds comes on top."""
+        del graph
+        softmaxes = ("softmax", "full-softmax")
+        return (
+            Choice("loss", (*softmaxes, "bpr", "gbce")),
+            Choice("similarity", ("cosine", "dot")),
+            Range("temperature", 0.05, 1.0, log=True),
+            Choice("sampling", ("uniform", "mixed"), when=("loss", ("softmax", "bpr", "gbce"))),
+            Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
+            Range("train.lr", 1e-3, 1e-1, log=True),
+        )
 
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ import torch
 from relrank.errors import InputError
 from relrank.evaluation import mean_metric
 from relrank.graph.graph import Graph
-from relrank.models import MODELS, Knob, Recommender, Trained
+from relrank.models import MODELS, Knob, Recommender
 from relrank.models.base import config_of
 from relrank.models.space import Choice, Range, Value
 from relrank.study.cells import Cell, fit_cell
@@ -204,18 +204,9 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
     return cells
 
 
-def space_of(kind: type[Recommender], graph: Graph) -> tuple[Dimension, ...]:
-    """What a model lets a search try on this graph."""
-    if hasattr(kind, "space"):
-        space: tuple[Dimension, ...] = kind.space(graph)
-        return space
-    rate = (Range("train.lr", 1e-3, 1e-1, log=True),) if issubclass(kind, Trained) else ()
-    return (*kind.knobs(graph), *rate)
-
-
 def dimensions(cell: Cell, graph: Graph) -> list[Dimension]:
     """What is searched: the model's space without what the study file holds."""
-    return [d for d in space_of(MODELS[cell.model.name], graph) if not cell.holds(d.name)]
+    return [d for d in MODELS[cell.model.name].space(graph) if not cell.holds(d.name)]
 
 
 def default_of(config: Any, train: TrainConfig, name: str) -> Any:
