@@ -25,7 +25,7 @@ import torch
 from relrank.errors import InputError
 from relrank.evaluation import mean_metric
 from relrank.graph.graph import Graph
-from relrank.models import MODELS, Knob, Recommender
+from relrank.models import MODELS, Knob
 from relrank.models.base import config_of
 from relrank.models.space import Choice, Range, Value
 from relrank.study.cells import Cell, fit_cell
