@@ -27,7 +27,15 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
-from relrank.models.filters import filter_columns, item_degrees, item_filters, product, rank_knob, weight_knobs
+from relrank.models.filters import (
+    ROUNDS,
+    filter_columns,
+    item_degrees,
+    item_filters,
+    product,
+    rank_knob,
+    weight_knobs,
+)
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 ORDER = {"euler": 1, "rk4": 4}
@@ -95,7 +103,7 @@ class BSPM(FromHistory):
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃, and its vectors sharpened."""
         rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
-        vectors = singular_vectors(self._filter, rank, self.config.seed)
+        vectors = singular_vectors(self._filter, rank, self.config.seed, ROUNDS)
         self.into = torch.from_numpy(item_degrees(self.history, -0.5)[:, None] * vectors)
         out_of = (np.float32(self.config.beta) * item_degrees(self.history, 0.5))[:, None] * vectors
         self.out_of = torch.from_numpy(self._sharpened(out_of))

@@ -20,7 +20,7 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.models.base import FromHistory, Knob
-from relrank.models.filters import filter_columns, item_degrees, product, rank_knob
+from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 
@@ -61,7 +61,7 @@ class GFCF(FromHistory):
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃."""
         rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
-        vectors = singular_vectors(self._filter, rank, self.config.seed)
+        vectors = singular_vectors(self._filter, rank, self.config.seed, ROUNDS)
         self.into = torch.from_numpy(item_degrees(self.history, -0.5)[:, None] * vectors)
         self.out_of = torch.from_numpy(
             np.float32(self.config.alpha) * item_degrees(self.history, 0.5)[:, None] * vectors

@@ -1,0 +1,68 @@
+"""Closed forms on the Gowalla study's split: metrics, seconds to solve and to score and rank everybody, memory.
+
+    python benchmarks/closed_forms.py [--models NAME ...] [--config JSON] [--part valid|test] [--json FILE]
+
+Hyper-parameters are the defaults, or those of --config. Solved on the rows that a final fit gets, validation rows
+included, and ranked on test; with ``--part valid`` solved without them and ranked on them. Times are of this run, on
+all cores; the first model pays for the compiler. The data is read from ``$RELRANK_DATA/gowalla``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from relrank.evaluation import evaluate
+from relrank.graph.graph import Relation
+from relrank.models import MODELS, ClosedForm
+from relrank.models.base import config_of
+from relrank.study.cells import peak_memory_mb, reset_peak_memory
+from relrank.study.config import read_study
+from relrank.study.run import machine, prepare
+
+STUDY = Path(__file__).parent.parent / "studies" / "gowalla.toml"
+CLOSED = [name for name, kind in MODELS.items() if issubclass(kind, ClosedForm)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=CLOSED, default=["popularity", "gf-cf", "bspm", "flat-filter"])
+    parser.add_argument("--config", type=json.loads, default={}, help="hyper-parameters as JSON, for each model")
+    parser.add_argument("--part", choices=["valid", "test"], default="test")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args()
+    bench = prepare(read_study(STUDY), STUDY.parent).benches[0]
+    split = bench.final if arguments.part == "test" else bench.split
+    edges = Relation.of("interactions", bench.graph.user, bench.graph.item, split.train.user, split.train.item)
+    graph = replace(bench.graph, interactions=edges)
+    figures = []
+    for name in arguments.models:
+        kind = MODELS[name]
+        assert issubclass(kind, ClosedForm)
+        reset_peak_memory()
+        began = time.perf_counter()
+        model = kind(graph, config_of(kind.Config(), arguments.config, name)).solve()
+        solved = time.perf_counter()
+        summary = evaluate(model, split, (20,), arguments.part).summary
+        ranked = time.perf_counter()
+        figures.append(
+            {
+                "model": name,
+                "recall@20": round(summary["recall@20"], 5),
+                "ndcg@20": round(summary["ndcg@20"], 5),
+                "solve_s": round(solved - began, 1),
+                "rank_s": round(ranked - solved, 1),
+                "peak_mb": peak_memory_mb(),
+            }
+        )
+        print("  ".join(f"{key} {value}" for key, value in figures[-1].items()), flush=True)
+    if arguments.json:
+        note = {"machine": machine(), "part": arguments.part, "config": arguments.config, "figures": figures}
+        arguments.json.write_text(json.dumps(note, indent=1))
+
+
+if __name__ == "__main__":
+    main()
