@@ -17,8 +17,8 @@ from relrank.models.base import Knob
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
-# Power iterations for an ideal low-pass filter as sharp as in print: with half as many, directions beyond the cut leak
-# in, and on Gowalla GF-CF scores 1 % above its published figures.
+# Power iterations for an ideal low-pass filter as sharp as in print: with half as many, directions beyond the cut
+# leak in, and on Gowalla GF-CF scores 1 % above its published figures.
 ROUNDS = 16
 
 
