@@ -3,11 +3,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from relrank import checkpoint
 from relrank.checkpoint import load_tensors
@@ -26,6 +28,15 @@ class ToyConfig:
     """A tuple, which JSON gives back as a list."""
 
 
+class ToyBatch(NamedTuple):
+    users: torch.Tensor
+    positives: torch.Tensor
+    seed: np.random.SeedSequence
+
+    def to(self, device):
+        return self
+
+
 class Toy(Trained):
     """One vector per item, pulled towards 1 + its row; every batch is written down."""
 
@@ -42,8 +53,12 @@ class Toy(Trained):
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=torch.Generator().manual_seed(seed)))
 
-    def loss(self, users, positives, seed):
-        self.batches.append((users.clone(), positives.clone(), seed))
+    def prepare(self, users, positives, seed):
+        return ToyBatch(torch.from_numpy(users), torch.from_numpy(positives), seed)
+
+    def loss(self, batch):
+        self.batches.append(batch)
+        positives = batch.positives
         if self.explode_at == len(self.batches):
             return self.table.sum() * float("nan")
         return (self.table[positives] - positives - 1).square().mean()
@@ -158,6 +173,25 @@ def test_stopped_run_stays_stopped(tmp_path):
     assert not again.batches, "a finished run must not be trained again"
     assert found.history.equals(expected.history)
     assert same(again.state(), first.state())
+
+
+def test_a_rate_that_decays_falls_linearly_to_0_after_the_last_step(tmp_path):
+    """Of a run in one piece and of one that was continued."""
+    rates = []
+    hook = register_optimizer_step_pre_hook(lambda adam, *_: rates.append(adam.param_groups[0]["lr"]))
+    config = replace(CPU, epochs=3, batch=800, every=1, lr=0.06, decay="linear")
+    try:
+        fit(toy(), config, falling(), seed=0)
+        whole = list(rates)
+        rates.clear()
+        with pytest.raises(StopIteration):
+            fit(toy(), config, iter([1.0, 0.5]).__next__, seed=0, folder=tmp_path)
+        del rates[4:]  # the third epoch was not kept
+        fit(toy(), config, falling(), seed=0, folder=tmp_path)
+    finally:
+        hook.remove()
+    assert whole == pytest.approx([0.06, 0.05, 0.04, 0.03, 0.02, 0.01])
+    assert rates == whole
 
 
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])

@@ -36,7 +36,9 @@ class TrainConfig:
     batch: int = 4096
     """Training edges per step."""
     lr: float = 0.01
-    """Adam's learning rate."""
+    """Adam's learning rate; where it decays, the one of the first step."""
+    decay: Literal["none", "linear"] = "none"
+    """Linear: the rate falls to 0 with the last step of the last epoch."""
     every: int = 5
     """Epochs between two validations."""
     patience: int = 0
@@ -54,6 +56,8 @@ class TrainConfig:
                 raise _bad_setting(name, f"at least {least}", getattr(self, name))
         if self.precision not in ("float32", "bfloat16"):
             raise _bad_setting("precision", "float32 or bfloat16", self.precision)
+        if self.decay not in ("none", "linear"):
+            raise _bad_setting("decay", "none or linear", self.decay)
 
 
 class Watch(Protocol):
@@ -147,13 +151,12 @@ def fit(
         rows = [tuple(row) for row in note["history"]]
         start, best_epoch, best_metric = note["epoch"], note["best_epoch"], note["best_metric"]
 
-    edges = model.graph.interactions
     stale = _stale(rows, best_epoch)
     for epoch in range(start + 1, config.epochs + 1):
         if config.patience and stale >= config.patience:
             break
         began = time.perf_counter()
-        loss = _epoch(model, optimizer, edges.src, edges.dst, config, np.random.SeedSequence([seed, epoch]), device)
+        loss = _epoch(model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device)
         if not math.isfinite(loss):
             raise InputError("loss is not finite", where=f"epoch {epoch}", expected="a number", found=str(loss))
         metric = None
@@ -186,13 +189,13 @@ def fit(
 def _epoch(
     model: Trained,
     optimizer: torch.optim.Optimizer,
-    src: np.ndarray[tuple[int], np.dtype[np.int32]],
-    dst: np.ndarray[tuple[int], np.dtype[np.int32]],
+    epoch: int,
     config: TrainConfig,
     seed: np.random.SeedSequence,
     device: torch.device,
 ) -> float:
     """One pass over all training edges in random order; the mean loss."""
+    src, dst = model.graph.interactions.src, model.graph.interactions.dst
     order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // config.batch))
     order = np.random.default_rng(order_seed).permutation(src.size)
     half = config.precision == "bfloat16"
@@ -205,7 +208,11 @@ def _epoch(
         return picked.size, model.prepare(users, items, batch_seeds[number])
 
     model.parallel = config.workers == 0
-    for size, batch in prefetch(prepare, len(batch_seeds), config.workers):
+    steps = len(batch_seeds)
+    for number, (size, batch) in enumerate(prefetch(prepare, steps, config.workers)):
+        if config.decay == "linear":
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             loss = model.loss(batch.to(device))

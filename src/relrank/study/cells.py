@@ -361,8 +361,11 @@ def refit_cell(
     edges = Relation.of(graph.interactions.name, graph.user, graph.item, rows.user, rows.item)
     graph, train = replace(graph, interactions=edges), None
     if history is not None:
+        train = cell.start()[1]
         best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]
-        train = replace(cell.start()[1], epochs=best, every=best, patience=0)
+        # a rate that decays belongs to its number of epochs
+        epochs = best if train.decay == "none" else train.epochs
+        train = replace(train, epochs=epochs, every=epochs, patience=0)
     return fit_cell(cell, graph, config, folder, say, train)[0], graph
 
 
