@@ -6,6 +6,7 @@ from relrank.models.ease import EASE
 from relrank.models.flat_filter import FlatFilter
 from relrank.models.gf_cf import GFCF
 from relrank.models.graphsage import GraphSAGE
+from relrank.models.hybrid import Hybrid
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.mf import MF
@@ -28,6 +29,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "relational-lightgcn": RelationalLightGCN,
     "xsimgcl": XSimGCL,
     "path-fusion": PathFusion,
+    "hybrid": Hybrid,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]
