@@ -198,8 +198,8 @@ class VectorModel(Trained):
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Two views of the users and two of the items for InfoNCE: by default the vectors under two noises."""
         generator = torch.Generator(users.device).manual_seed(batch.seed)
-        noisy = [[noisy(x, self.config.noise, generator) for _ in range(2)] for x in (users, items)]
-        return (noisy[0][0], noisy[0][1]), (noisy[1][0], noisy[1][1])
+        one, other = (tuple(noisy(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
+        return (one[0], other[0]), (one[1], other[1])
 
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
         """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
@@ -325,5 +325,6 @@ class VectorModel(Trained):
 
 def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
     """Noise of a given length in the orthant of the vector itself (Yu et al. 2022, eq. 8)."""
-    drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    # drawn in one precision, so that it is the same noise in all
+    drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x.dtype)
     return x + x.sign() * functional.normalize(drawn, dim=1) * length
