@@ -150,7 +150,7 @@ def test_relations_have_no_weight_by_default(graph):
 def test_every_relation_of_items_can_be_tuned(graph):
     knobs = {k.name: k for k in BSPM.knobs(graph)}
     names = ["weights.has_tag", "weights.shelved", "weights.similar", "weights.tagged"]
-    assert list(knobs) == [*names, "time", "beta", "rank"]
+    assert list(knobs) == [*names, "time", "beta", "rank", "rounds"]
     assert all(knobs[name].start == 0 for name in names)
     assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
     assert knobs["rank"].ladder == (1,)  # 16 are more than half of the 20 items

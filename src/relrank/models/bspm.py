@@ -28,7 +28,6 @@ from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
 from relrank.models.filters import (
-    ROUNDS,
     filter_columns,
     item_degrees,
     item_filters,
@@ -59,6 +58,8 @@ class BSPMConfig:
     """Weight of every relation of items that ``weights`` does not name; the linear filter has 1."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
+    rounds: int = 16
+    """Power iterations of the decomposition; with few, the cut is soft: directions beyond it leak into the filter."""
     seed: int = 0
     """Seed of the randomised decomposition's start."""
 
@@ -78,12 +79,13 @@ class BSPM(FromHistory):
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The weight of every relation of items, the end of sharpening, weight and rank of the ideal filter."""
+        """The weight of every relation of items, the end of sharpening, the ideal filter."""
         return (
             *weight_knobs(graph),
             Knob("time", (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), 2.5),
             Knob("beta", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
             rank_knob(graph, 448),
+            Knob("rounds", (2, 4, 8, 16), 16),
         )
 
     def __init__(self, graph: Graph, config: BSPMConfig | None = None) -> None:
@@ -103,7 +105,7 @@ class BSPM(FromHistory):
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃, and its vectors sharpened."""
         rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
-        vectors = singular_vectors(self._filter, rank, self.config.seed, ROUNDS)
+        vectors = singular_vectors(self._filter, rank, self.config.seed, int(self.config.rounds))
         self.into = torch.from_numpy(item_degrees(self.history, -0.5)[:, None] * vectors)
         out_of = (np.float32(self.config.beta) * item_degrees(self.history, 0.5))[:, None] * vectors
         self.out_of = torch.from_numpy(self._sharpened(out_of))
