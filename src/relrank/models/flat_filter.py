@@ -39,8 +39,8 @@ POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 class FlatFilterConfig:
     """Hyper-parameters of the flat filter.
 
-    The defaults were chosen on random validation rows of Gowalla, where they are far above BSPM; on its published test
-    rows, which lie on more popular items than training rows do, they are not.
+    The defaults were chosen on random validation rows of Gowalla, where they are far above BSPM; on its published
+    test rows, which lie on more popular items than training rows do, they are not.
     """
 
     rank: int = 448
