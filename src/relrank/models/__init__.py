@@ -4,14 +4,17 @@ from relrank.models.base import ClosedForm, Knob, Recommender, Trained
 from relrank.models.bspm import BSPM
 from relrank.models.ease import EASE
 from relrank.models.flat_filter import FlatFilter
+from relrank.models.gatv2 import GATv2
 from relrank.models.gf_cf import GFCF
 from relrank.models.graphsage import GraphSAGE
+from relrank.models.hgt import HGT
 from relrank.models.hybrid import Hybrid
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.rgcn import RGCN
 from relrank.models.simple import Popularity, RandomOrder
 from relrank.models.xsimgcl import XSimGCL
 
@@ -26,6 +29,9 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "flat-filter": FlatFilter,
     "mf": MF,
     "graphsage": GraphSAGE,
+    "rgcn": RGCN,
+    "hgt": HGT,
+    "gatv2": GATv2,
     "relational-lightgcn": RelationalLightGCN,
     "xsimgcl": XSimGCL,
     "path-fusion": PathFusion,

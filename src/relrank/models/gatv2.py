@@ -1,0 +1,102 @@
+"""GATv2 over relations (Brody, Alon & Yahav 2022, eq. 7), by torch-geometric's ``GATv2Conv``.
+
+    h_i' = W h_i + b + mean over the edge types r that reach i of Σ_{j ∈ N_r(i)} a_ij · L_r h_j
+    a_ij = softmax over j ∈ N_r(i) of  v_r · leaky-relu(R_r h_i + L_r h_j + e_r log(1 + w_ij))      for each head
+
+W, L_r and R_r are [dim, dim]; every head has dim / heads of the rows and of v_r [dim]. An edge type is one direction
+of one relation, with parameters of its own; e_r [dim] is there if its edges have weights. Every edge type has its own
+softmax and they all count alike, so a relation of many edges does not drown the others.
+
+W and L_r start near the identity, e_r near zero, so that a fresh network averages instead of scrambling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relrank.graph.blocks import Adjacency, Block
+from relrank.graph.graph import Graph
+from relrank.models.base import Knob
+from relrank.models.hgt import check_heads, glorot, near_identity, rows_by_type, type_of
+from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class GATv2Config(MessagePassingConfig):
+    """Hyper-parameters of GATv2."""
+
+    heads: int = 2
+    """Heads of attention; they divide ``dim``."""
+
+
+class AttentionLayer(nn.Module):
+    """One ``GATv2Conv`` for every edge type."""
+
+    def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
+        super().__init__()
+        from torch_geometric.nn import GATv2Conv  # seconds to import, and few need it
+
+        self._types = adjacency.types
+        self._sources = [type_of(e.source, adjacency) for e in adjacency.edge_types]
+        with torch.random.fork_rng(devices=[]):  # their constructors draw from the global generator
+            self.own = nn.Linear(dim, dim)
+            self.convs = nn.ModuleList(
+                GATv2Conv(
+                    (dim, dim), dim // heads, heads, add_self_loops=False, edge_dim=None if e.plain else 1, bias=False
+                )
+                for e in adjacency.edge_types
+            )
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Values near the identity, attention Glorot."""
+        dim = self.own.in_features
+        self.own.weight.copy_(near_identity((dim, dim), generator))
+        self.own.bias.zero_()
+        conv: Any
+        for conv in self.convs:
+            conv.lin_l.weight.copy_(near_identity((dim, dim), generator))
+            conv.lin_r.weight.copy_(glorot((dim, dim), generator))
+            conv.att.copy_(glorot(conv.att.shape, generator))
+            if conv.lin_edge is not None:
+                conv.lin_edge.weight.copy_(torch.randn(dim, 1, generator=generator) * 0.1 / dim**0.5)
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[n_src, dim] → [n_dst, dim]."""
+        by_type, place = rows_by_type(block.nodes, self._types)
+        total, reached = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
+        for (indptr, indices, weight), conv, source in zip(block.edges, self.convs, self._sources, strict=True):
+            if indices.numel():
+                counts = indptr.diff()
+                rows = counts.nonzero()[:, 0]
+                ends = torch.arange(len(rows), device=rows.device)
+                ends = torch.repeat_interleave(ends, counts[rows], output_size=indices.numel())
+                edges = torch.stack([place[indices.long()], ends])
+                attributes = None if conv.lin_edge is None else weight.to(x.dtype).log1p()[:, None]
+                found = conv((x.index_select(0, by_type[source]), x.index_select(0, rows)), edges, attributes)
+                total = total.index_add(0, rows, found)
+                reached[rows] += 1
+        out: Tensor = self.own(x[: block.n_dst]) + total / reached.clamp(min=1)
+        return out
+
+
+class GATv2(MessagePassing):
+    """Attention inside every relation, and a mean of the relations."""
+
+    name = "gatv2"
+    Config = GATv2Config
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The temperature."""
+        del graph
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    def layer(self, number: int) -> nn.Module:
+        """The attention layer."""
+        del number
+        check_heads(self.name, self.config.dim, self.config.heads)
+        return AttentionLayer(self.config.dim, self.adjacency, self.config.heads)

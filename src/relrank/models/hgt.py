@@ -1,0 +1,156 @@
+"""Heterogeneous graph transformer (Hu et al. 2020, eq. 3 to 5), by torch-geometric's ``HGTConv``.
+
+    a_ij = softmax over all neighbours j of i, of all edge types, of μ_r · (Q_i · K_j A_r) / √d      for each head
+    h_i' = α · O(gelu(Σ_j a_ij · V_j M_r)) + (1 − α) · h_i,      α = sigmoid(skip)
+
+Q, K, V and O are linear maps [dim, dim] of a node's type, with d = dim / heads entries a head; A_r and M_r are [d, d]
+and μ_r a number for each edge type and head, an edge type being one direction of one relation; each node type has one
+skip. Edge weights are not read. The attention of a node is one softmax over all its edges, so a relation of many
+edges has a larger share of it.
+
+The layer has its own way past it, α, and its own non-linearity: ``residual`` is off and nothing follows the layer. V,
+M_r and O start near the identity (O at twice, for gelu halves small numbers), so that a fresh network averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from relrank.errors import InputError
+from relrank.graph.blocks import Adjacency, Block
+from relrank.graph.graph import Graph
+from relrank.models.base import Knob
+from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class HGTConfig(MessagePassingConfig):
+    """Hyper-parameters of the heterogeneous graph transformer."""
+
+    heads: int = 2
+    """Heads of attention; they divide ``dim``."""
+    residual: bool = False
+    """Whether a layer adds to its input beside its own skip."""
+
+
+class TransformerLayer(nn.Module):
+    """One ``HGTConv`` over a block."""
+
+    def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
+        super().__init__()
+        from torch_geometric.nn import HGTConv  # seconds to import, and few need it
+
+        self._types = adjacency.types
+        ends = [(type_of(e.source, adjacency), type_of(e.destination, adjacency)) for e in adjacency.edge_types]
+        self._keys = [(s, e.name, d) for e, (s, d) in zip(adjacency.edge_types, ends, strict=True)]
+        with torch.random.fork_rng(devices=[]):  # its constructor draws from the global generator
+            self.conv = HGTConv(dim, dim, (list(self._types), self._keys), heads)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Q and K Glorot, values near the identity, no bias, every skip and μ at one."""
+        conv = self.conv
+        dim = conv.out_channels
+        for node_type in self._types:
+            kqv, out = conv.kqv_lin.lins[node_type], conv.out_lin.lins[node_type]
+            keys = torch.cat([glorot((dim, dim), generator) for _ in range(2)])
+            kqv.weight.copy_(torch.cat([keys, near_identity((dim, dim), generator)]))
+            out.weight.copy_(2 * near_identity((dim, dim), generator))
+            kqv.bias.zero_()
+            out.bias.zero_()
+            conv.skip[node_type].fill_(1)
+        for relation in (conv.k_rel, conv.v_rel):
+            relation.weight.copy_(near_identity(relation.weight.shape, generator))
+        for prior in conv.p_rel.values():
+            prior.fill_(1)
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[n_src, dim] → [n_dst, dim]."""
+        rows, place = rows_by_type(block.nodes, self._types)
+        edges = {
+            key: place[block.edge_index(k)] for k, key in enumerate(self._keys) if block.edges[k].indices.numel()
+        }
+        edges = edges or {self._keys[0]: place.new_zeros(2, 0)}  # it wants one edge type, if an empty one
+        states = self.conv({t: x.index_select(0, here) for t, here in rows.items()}, edges)
+        out = x.new_zeros(block.n_dst, x.shape[1])
+        for node_type, here in rows.items():
+            kept = here[: int((here < block.n_dst).sum())]
+            out = out.index_add(0, kept, states[node_type][: len(kept)])
+        return out
+
+
+class HGT(MessagePassing):
+    """Attention that knows the types of nodes and edges."""
+
+    name = "hgt"
+    Config = HGTConfig
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The temperature."""
+        del graph
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    def layer(self, number: int) -> nn.Module:
+        """The transformer layer."""
+        del number
+        check_heads(self.name, self.config.dim, self.config.heads)
+        return TransformerLayer(self.config.dim, self.adjacency, self.config.heads)
+
+    def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:
+        out: Tensor = self.convs[number](x, block)
+        return x[: block.n_dst] + out if self.config.residual else out
+
+
+def check_heads(model: str, dim: int, heads: int) -> None:
+    """Refuse heads that do not divide the vector.
+
+    Raises:
+        InputError: they do not.
+    """
+    if heads < 1 or dim % heads:
+        raise InputError(
+            "heads do not divide the vector", where=f"{model}, heads", expected=f"a divisor of dim = {dim}",
+            found=repr(heads),
+        )  # fmt: skip
+
+
+def type_of(nodes: slice, adjacency: Adjacency) -> str:
+    """The node type that has these global numbers."""
+    return next(name for name, rows in adjacency.types.items() if rows == nodes)
+
+
+def rows_by_type(nodes: Tensor, types: Mapping[str, slice]) -> tuple[dict[str, Tensor], Tensor]:
+    """Local numbers of each type's nodes, ascending, and each node's place among those of its type.
+
+    Args:
+        nodes: int64 [n], global numbers of a block's nodes.
+        types: global numbers of each type.
+
+    Returns:
+        int64 [number of nodes of the type] for each type, possibly empty; int64 [n].
+    """
+    place = torch.empty_like(nodes)
+    rows = {}
+    for name, numbers in types.items():
+        here = rows[name] = ((nodes >= numbers.start) & (nodes < numbers.stop)).nonzero()[:, 0]
+        place[here] = torch.arange(len(here), device=nodes.device)
+    return rows, place
+
+
+def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform numbers of variance 2 / (rows + columns) (Glorot & Bengio 2010), by the last two sizes."""
+    bound = (6 / (shape[-2] + shape[-1])) ** 0.5
+    drawn: Tensor = torch.rand(shape, generator=generator)
+    drawn = (2 * drawn - 1) * bound
+    return drawn
+
+
+def near_identity(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Identity matrices with a little noise, [..., n, n]."""
+    noise: Tensor = torch.randn(shape, generator=generator)
+    noise = noise * (0.1 / shape[-1] ** 0.5)
+    return noise + torch.eye(shape[-1])
