@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from relrank.errors import InputError
-from relrank.study.cells import Cell
+from relrank.study.cells import Cell, load_cell
 from relrank.study.config import read_study
 from relrank.study.fitted import fit_run, load_run
 from relrank.study.live import print_result
@@ -80,24 +80,68 @@ def read(path: Path) -> Material:
     return prepare(read_study(path), path.parent)
 
 
-def keys(path: Path) -> list[str]:
-    return [cell.key() for cell in grid(read_study(path), read(path))]
+def keys(path: Path) -> dict[str, str]:
+    return {cell.model.name: cell.key() for cell in grid(read_study(path), read(path))}
 
 
-def test_pitfall_cell_is_keyed_by_what_its_features_say(shop: Path) -> None:
+GRAPHSAGE = """
+[[models]]
+name = "graphsage-features"
+train = { epochs = 2, every = 1, device = "cpu" }
+config = { dim = 8, negatives = 4 }
+"""
+PLAIN = GRAPHSAGE.replace("graphsage-features", "graphsage")
+HYBRID = GRAPHSAGE.replace("graphsage-features", "hybrid")
+
+
+@pytest.mark.parametrize("model", [GRAPHSAGE, HYBRID, PLAIN.replace("dim = 8", "dim = 8, features = true")])
+def test_pitfall_cell_is_keyed_by_what_its_features_say(shop: Path, model: str) -> None:
+    shop.write_text(STUDY + model + "[[models]]\nname = 'mf'")
     whole = keys(shop)
+    featured = set(whole) - {"popularity", "ease", "mf"}
+    assert len(featured) == 1
     assert keys(shop) == whole
+
+    def changed() -> set[str]:
+        return {name for name, key in keys(shop).items() if key != whole[name]}
+
     write_products(shop.parent, price=9.6)
-    assert not set(keys(shop)) & set(whole)
+    assert changed() == featured  # and a model without an encoder is not fitted again
     write_products(shop.parent)
-    shop.write_text(STUDY.replace("log = true", "log = false"))
-    assert not set(keys(shop)) & set(whole)
-    shop.write_text(STUDY)
-    assert keys(shop) == whole
+    shop.write_text(shop.read_text().replace("log = true", "log = false"))
+    assert changed() == featured
+    shop.write_text(STUDY + model + "[[models]]\nname = 'mf'")
+    assert not changed()
     # a graph without features has the name it would have had before there were any
     cell = grid(read_study(shop), read(shop))[0]
     bare = replace(cell.bench, graph=replace(cell.bench.graph, features={}))
     assert "features" not in Cell(cell.model, cell.arm, bench=bare, study=cell.study).identity()
+
+
+def test_only_models_that_read_features_get_them(shop: Path, tmp_path: Path) -> None:
+    shop.write_text(STUDY + GRAPHSAGE + HYBRID + PLAIN)
+    config, material = read_study(shop), read(shop)
+    cells = {cell.model.name: cell for cell in grid(config, material)}
+    assert {name for name, cell in cells.items() if cell.graph.features} == {"graphsage-features", "hybrid"}
+    result = run_study(config, material, tmp_path / "out")
+    assert not any(n["where"] == "[features]" for n in result.card["notices"])
+    note = load_cell(tmp_path / "out" / "cells" / cells["hybrid"].key()).note
+    assert 0 < note["graph's share"]["product"] < 1
+
+
+def test_features_that_nobody_reads_are_a_notice(shop: Path, tmp_path: Path) -> None:
+    for text in (STUDY, STUDY + PLAIN):
+        shop.write_text(text)
+        found = run_study(read_study(shop), read(shop), tmp_path / "out").card["notices"]
+        assert [n["count"] for n in found if n["where"] == "[features]"] == [3]
+
+
+def test_model_that_reads_features_where_there_are_none_is_refused_before_anything_runs(shop: Path) -> None:
+    head, tail = STUDY.index("[features.price]"), STUDY.index("[study]")
+    shop.write_text(STUDY[:head] + STUDY[tail:] + HYBRID)
+    with pytest.raises(InputError, match="the study has none") as error:
+        keys(shop)
+    assert "hybrid" in error.value.where
 
 
 def test_columns_of_features_are_audited(shop: Path) -> None:
@@ -120,7 +164,9 @@ def test_features_stand_on_the_card_and_are_kept_with_the_run(shop: Path, tmp_pa
     console = Console(record=True, width=200)
     print_result(console, result)
     assert "features: price (number of product, known of 90%), fame (bins" in console.export_text()
-    run = fit_run(grid(config, material)[1], material.tables, tmp_path / "run", lambda _: None)
+    shop.write_text(STUDY + HYBRID)
+    cell = grid(read_study(shop), material)[2]
+    run = fit_run(cell, material.tables, tmp_path / "run", lambda _: None)
     loaded = load_run(tmp_path / "run").graph.features
     assert {n: f.sha256() for n, f in loaded.items()} == {n: f.sha256() for n, f in run.graph.features.items()}
     assert list(loaded) == ["price", "fame", "maker"]

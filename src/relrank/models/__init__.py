@@ -3,6 +3,7 @@
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
 from relrank.models.bspm import BSPM
 from relrank.models.ease import EASE
+from relrank.models.feature_graphsage import FeatureGraphSAGE
 from relrank.models.flat_filter import FlatFilter
 from relrank.models.gatv2 import GATv2
 from relrank.models.gf_cf import GFCF
@@ -29,6 +30,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "flat-filter": FlatFilter,
     "mf": MF,
     "graphsage": GraphSAGE,
+    "graphsage-features": FeatureGraphSAGE,
     "rgcn": RGCN,
     "hgt": HGT,
     "gatv2": GATv2,

@@ -84,6 +84,11 @@ class Recommender(ABC):
         """What ``relrank tune`` may try on this graph: by default the knobs."""
         return cls.knobs(graph)
 
+    @classmethod
+    def reads_features(cls, config: Any) -> bool:
+        """Whether a model with this configuration reads features of nodes."""
+        return cls.featured and bool(getattr(config, "features", True))
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that ``score`` needs beside the graph and the configuration."""
         raise NotImplementedError

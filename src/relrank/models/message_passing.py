@@ -64,6 +64,7 @@ class MessagePassing(VectorModel):
 
     Config = MessagePassingConfig
     relational = True
+    featured = True
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)

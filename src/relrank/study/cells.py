@@ -42,7 +42,7 @@ class Bench:
         graph: with every relation.
         user_groups: user attributes to carry into the per-user tables, or None.
         item_groups: likewise for items.
-        features: items by features, for the similarity inside lists.
+        item_similarity: items by what they are linked with, for the similarity inside lists.
         beside: hash of the three above, which a cell's result depends on.
         refit: whether the final fit gets the validation rows back, as where a published split has none of its own.
     """
@@ -52,7 +52,7 @@ class Bench:
     graph: Graph
     user_groups: pl.DataFrame | None = None
     item_groups: pl.DataFrame | None = None
-    features: Csr | None = None
+    item_similarity: Csr | None = None
     beside: str = ""
     refit: bool = False
 
@@ -97,6 +97,17 @@ class Cell:
         if own is None:
             return ArmSection(config=model.config, train=model.train)
         return ArmSection(config=_over(own.config, model.config), train=_over(own.train, model.train))
+
+    @property
+    def graph(self) -> Graph:
+        """What the model is fitted on: the arm's relations, and features only if it reads them."""
+        graph = self.arm.graph(self.bench.graph, self.bench.seed)
+        return graph if self.reads_features else replace(graph, features={})
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the model, as the study file sets it, reads features of nodes."""
+        return MODELS[self.model.name].reads_features(self.start()[0])
 
     def holds(self, knob: str) -> bool:
         """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
@@ -153,7 +164,7 @@ class Cell:
         """Everything the result depends on; plain JSON."""
         config, train = self.start()
         trained = issubclass(MODELS[self.model.name], Trained)
-        features = {name: f.sha256()[:16] for name, f in self.bench.graph.features.items()}
+        features = {n: f.sha256()[:16] for n, f in self.bench.graph.features.items() if self.reads_features}
         return {
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
@@ -193,7 +204,7 @@ class CellResult:
         finished: whether tuning ended where no single step is worth it; False where its budget ran out first.
         cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``. Trials that another arm had made already are
             charged as if this one had made them.
-        note: what the model says of itself, e.g. learned relation weights.
+        note: what the model says of itself: learned relation weights, the graph's share in a fusion.
     """
 
     model: str
@@ -286,7 +297,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
     """
     config, _ = cell.start()
     kind = MODELS[cell.model.name]
-    graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
+    graph = cell.graph
     made, charged = 0, 0.0
 
     def measure(values: dict[str, float]) -> float:
@@ -369,6 +380,10 @@ def refit_cell(
     return fit_cell(cell, graph, config, folder, say, train)[0], graph
 
 
+NOTES = {"relation weights": "relation_weights", "graph's share": "gate_means"}
+"""What a model may say of itself once it is fitted, and the attribute that says it."""
+
+
 def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
     part = folder.with_name(folder.name + ".part")
@@ -380,7 +395,7 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     bench = cell.bench
     evaluation = evaluate(
         tuned.model, bench.final, cell.study.ks, user_groups=bench.user_groups, item_groups=bench.item_groups,
-        features=bench.features,
+        features=bench.item_similarity,
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
     evaluation.save(part / "users.parquet")
@@ -389,13 +404,13 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     for leftover in part.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)
-    weights = getattr(tuned.model, "relation_weights", None)
+    said = {label: value for label, name in NOTES.items() if (value := getattr(tuned.model, name, None))}
     write_json(
         part / "cell.json",
         {
             "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
             "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
-            "finished": tuned.finished, "note": {"relation weights": weights} if weights else {}, "cost": cost,
+            "finished": tuned.finished, "note": said, "cost": cost,
         },
     )  # fmt: skip
     part.replace(folder)

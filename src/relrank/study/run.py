@@ -151,11 +151,11 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
                 found="none",
             )  # fmt: skip
         graph = build_graph(tables, split, config.relations, config.features)
-        features = _features(graph, config.study.similarity)
+        similarity = _item_similarity(graph, config.study.similarity)
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         seen += [edges_sha(graph, config.study.similarity).encode()] if config.study.similarity else []
         beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
-        benches.append(Bench(seed, split, graph, user_groups, item_groups, features, beside, refit))
+        benches.append(Bench(seed, split, graph, user_groups, item_groups, similarity, beside, refit))
     found = findings(config, tables, benches[0].split, benches[0].graph)
     if len({b.split.fingerprint for b in benches}) < len(benches):
         message = f"{len(benches)} seeds give one and the same split: they vary the models' start only"
@@ -208,7 +208,7 @@ def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.Data
     return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
 
 
-def _features(graph: Graph, name: str | None) -> Csr | None:
+def _item_similarity(graph: Graph, name: str | None) -> Csr | None:
     if name is None:
         return None
     relation = graph.relation(name)
@@ -226,7 +226,7 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     """All planned cells: baselines first, so that a leaderboard is there early.
 
     Raises:
-        InputError: an unknown model or hyper-parameter.
+        InputError: an unknown model or hyper-parameter, or a model that reads features where there are none.
     """
     cells = [
         Cell(model, arm, bench, config.study)
@@ -235,8 +235,18 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
         for arm in arms_of(model, list(config.relations))
     ]
     for cell in cells:
-        cell.start()
+        _check(cell)
     return cells
+
+
+def _check(cell: Cell) -> None:
+    """Settings that cannot be, and a model without what it reads, are found before anything runs."""
+    cell.start()
+    if cell.reads_features and not cell.bench.graph.features:
+        raise InputError(
+            "model reads features, and the study has none", where=f"[[models]] {cell.model.name}",
+            expected="a [features.NAME]", found="none",
+        )  # fmt: skip
 
 
 def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
@@ -320,7 +330,7 @@ def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None
             material.benches[0].graph.relation(name)
         chosen = Arm("interactions + " + " + ".join(names), names)
     cell = Cell(section, chosen, material.benches[0], config.study)
-    cell.start()
+    _check(cell)
     return cell
 
 
@@ -340,7 +350,7 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     if (folder / "run.json").is_file() and load_run(folder).note.get("cell") == cell.key():
         return load_run(folder)
     chosen = config_of(MODELS[cell.model.name].Config(), result.chosen, "winner")
-    graph, checkpoints = cell.arm.graph(cell.bench.graph, cell.bench.seed), out / "winner.checkpoints" / cell.key()
+    graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
     model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
     if cell.bench.refit:
         model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", lambda _: None)
@@ -370,6 +380,9 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
     if first.refit:
         message = "validation rows given back to training before the final fit and the test"
         notices.append(Notice("protocol", message, len(first.split.valid)))
+    if config.features and not any(cell.reads_features for cell in grid(config, material)):
+        message = "features of nodes that no model of this study reads"
+        notices.append(Notice("[features]", message, len(config.features)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     if cut_off:
         arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])

@@ -191,7 +191,7 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
         section = model.model_copy(update={"arms": model.arms or ARMS})
         for arm in arms_of(section, list(config.relations)):
             cell = Cell(section, arm, material.benches[0], config.study)
-            if dimensions(cell, arm.graph(material.benches[0].graph, material.benches[0].seed)):
+            if dimensions(cell, cell.graph):
                 cells.append(cell)
     there = sorted({c.model.name for c in cells})
     missing = sorted(set(models) - set(there))
@@ -282,13 +282,9 @@ def _name(cell: Cell, axes: Sequence[_Axis], seed: int) -> str:
     return f"{cell.model.name}, {cell.arm.name}, {hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
-def _graph(cell: Cell) -> Graph:
-    return cell.arm.graph(cell.bench.graph, cell.bench.seed)
-
-
 def _load(optuna: Any, cell: Cell, seed: int, storage: Any) -> list[Attempt]:
     """Finished trials of a cell."""
-    name = _name(cell, _axes(cell, _graph(cell)), seed)
+    name = _name(cell, _axes(cell, cell.graph), seed)
     if name not in optuna.get_all_study_names(storage):
         return []
     return _attempts(optuna.load_study(study_name=name, storage=storage))
@@ -312,7 +308,7 @@ def _search(
     optuna: Any, cell: Cell, trials: int, seed: int, storage: Any, checkpoints: Path, watcher: Watcher | None
 ) -> Search:
     """One cell's search, up to so many finished trials."""
-    graph, (config, train) = _graph(cell), cell.start()
+    graph, (config, train) = cell.graph, cell.start()
     axes = _axes(cell, graph)
     name = _name(cell, axes, seed)
     if watcher:
