@@ -1,5 +1,8 @@
 """A contract is worth what it refuses: here each one meets a model that breaks it."""
 
+import itertools
+import threading
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -145,9 +148,96 @@ def test_a_loss_that_rises_is_noticed(monkeypatch):
 
 
 def _reversed(fitted):
-    from dataclasses import replace
-
     return replace(fitted, history=fitted.history.reverse())
+
+
+class Faulty(RelationalLightGCN):
+    """LightGCN with one thing wrong, chosen by name."""
+
+    fault: ClassVar[str] = ""
+
+    def propagate(self):
+        z = super().propagate()
+        if self.fault == "half a gradient" or (self.fault == "kernel alone" and z.dtype == torch.float32):
+            return (z + z.detach()) / 2
+        if self.fault == "noise from nowhere":
+            return z + 1e-3 * torch.rand_like(z)
+        return z
+
+    @property
+    def alpha(self):
+        return super().alpha.detach() if self.fault == "weights without gradient" else super().alpha
+
+    def prepare(self, users, positives, seed):
+        if self.fault == "by thread":
+            seed = np.random.SeedSequence(int(threading.current_thread() is threading.main_thread()))
+        if self.fault == "without a seed":
+            seed = np.random.SeedSequence()
+        if self.fault == "always the same":
+            seed = np.random.SeedSequence(0)
+        if self.fault == "by count":
+            self.calls = getattr(self, "calls", itertools.count())
+            seed = np.random.SeedSequence(next(self.calls))
+        batch = super().prepare(users, positives, seed)
+        if self.fault == "global users":
+            return replace(batch, user_at=batch.users[batch.user_at].clamp(max=len(batch.users) - 1))
+        if self.fault == "shifted items":
+            return replace(batch, item_at=batch.item_at.roll(1))
+        if self.fault == "negatives that are positives":
+            return replace(batch, excluded=torch.zeros_like(batch.excluded))
+        if self.fault == "everything masked":
+            return replace(batch, excluded=torch.ones_like(batch.excluded))
+        if self.fault == "known by local row":
+            return replace(batch, known=(batch.known[0].flip(0), batch.known[1]))
+        return batch
+
+    def encode_all(self):
+        z, n = super().encode_all(), self.graph.n_users
+        if self.fault == "raw table":
+            return self.table[:n], self.table[n:][: self.graph.n_items]
+        if self.fault == "one direction":
+            return self.table[:n], z[1]
+        if self.fault == "another row":
+            return z[0].roll(1, 0), z[1]
+        return z
+
+
+SOFTMAX = {"dim": 16, "loss": "softmax", "negatives": 60}
+
+
+@pytest.mark.parametrize(
+    ("fault", "test", "settings"),
+    [
+        ("half a gradient", "gradients_are_finite_differences", {}),
+        ("kernel alone", "gradients_are_finite_differences", {}),
+        ("noise from nowhere", "gradients_are_finite_differences", {}),
+        ("weights without gradient", "gradients_are_finite_differences", {}),
+        ("without a seed", "workers_draw_the_same_batches", {}),
+        ("by thread", "workers_draw_the_same_batches", {}),
+        ("without a seed", "a_batch_is_the_same_in_any_thread", {}),
+        ("by thread", "a_batch_is_the_same_in_any_thread", {}),
+        ("by count", "a_batch_is_the_same_in_any_thread", {}),
+        ("always the same", "a_batch_is_the_same_in_any_thread", {}),
+        ("global users", "local_batch_indices_are_those_of_the_global_rows", {}),
+        ("shifted items", "local_batch_indices_are_those_of_the_global_rows", {}),
+        ("negatives that are positives", "local_batch_indices_are_those_of_the_global_rows", {}),
+        ("everything masked", "local_batch_indices_are_those_of_the_global_rows", {}),
+        ("known by local row", "local_batch_indices_are_those_of_the_global_rows", {"loss": "full-softmax"}),
+        ("raw table", "scores_are_not_products_of_raw_vectors", {}),
+        ("one direction", "scores_are_not_products_of_raw_vectors", {}),
+        ("another row", "scores_are_not_products_of_raw_vectors", {}),
+    ],
+)
+def test_a_faulty_model_breaks_its_contract(fault, test, settings):
+    config = RelationalLightGCNConfig(**SOFTMAX | settings)
+    about = {"config": config, "node_tables": ("table",)}
+    sound, faulty = (
+        type("Contract", (TrainedContract,), {"kind": type("Faulty", (Faulty,), {"fault": f}), **about})()
+        for f in ("", fault)
+    )
+    getattr(sound, f"test_{test}")()
+    with pytest.raises(AssertionError):
+        getattr(faulty, f"test_{test}")()
 
 
 def test_planted_graph_is_what_it_says():

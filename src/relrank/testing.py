@@ -17,7 +17,8 @@ from __future__ import annotations
 import itertools
 import unittest
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +33,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows
+from relrank.models.vectors import VectorModel
 from relrank.tables.ids import IdMap
 from relrank.training import Fitted, TrainConfig, fit
 
@@ -299,6 +301,123 @@ class TrainedContract(ModelContract):
         for name, gradient in once.items():
             assert torch.equal(gradient, twice[name]), f"gradient of {name} grows from step to step"
 
+    def test_gradients_are_finite_differences(self) -> None:
+        """Along a random direction of every parameter, in float64; and in float32 the gradient is that of float64.
+
+        So a backward pass by hand is right, in the kernels that train, too, and what ``loss`` draws is decided by the
+        batch. A parameter that the batch does not reach must leave the loss as it is.
+        """
+        narrow, wide = self._fresh(), self._fresh().double()
+        batch = self._batch(narrow)
+        for model in (narrow, wide):
+            model.loss(batch).backward()  # type: ignore[no-untyped-call]
+        singles = dict(narrow.named_parameters())
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in wide.named_parameters():
+            if not parameter.requires_grad or not parameter.numel():
+                continue
+            gradient, single = (torch.zeros_like(p) if p.grad is None else p.grad for p in (parameter, singles[name]))
+            size = float(gradient.norm())
+            off = float((single - gradient).norm())
+            assert off < 1e-3 * size + 1e-7, f"gradient of {name} in float32: off by {off:.1e}, length {size:.1e}"
+            direction = torch.randint(0, 2, parameter.shape, generator=generator).double() * 2 - 1
+            found = float((gradient * direction).sum())
+            slope = _slope(lambda: float(wide.loss(batch)), parameter, direction)
+            wrong = f"gradient of {name} gives a slope of {found:.4e}, but the loss changes by {slope:.4e}"
+            assert abs(found - slope) < 1e-3 * size + 1e-7, wrong
+
+    def test_workers_draw_the_same_batches(self) -> None:
+        """Batches made ahead of time in threads train the same weights, bit for bit."""
+        weights = []
+        for workers in (0, 2):
+            model = self._new()
+            fit(model, TrainConfig(epochs=2, batch=256, every=2, device="cpu", workers=workers), lambda: 0.0, seed=4)
+            weights.append(model.state())
+        assert _same(*weights), "weights with two workers differ from those without"
+
+    def test_a_batch_is_the_same_in_any_thread(self) -> None:
+        """What ``prepare`` gives is decided by the edges and the seed, and not by another batch beside it."""
+        model = self._new()
+        expected = self._batch(model)
+        model.parallel = False
+        assert _alike(self._batch(model), expected), "batch differs without parallel regions"
+        if isinstance(model, VectorModel):
+            assert not _alike(self._batch(model, seed=1), expected), "batch does not depend on the seed"
+        with ThreadPoolExecutor(2) as pool:
+            others = list(pool.map(lambda seed: self._batch(model, seed), [0, 1, 0, 2]))
+        assert _alike(others[0], expected), "batch differs in a thread"
+        assert _alike(others[2], expected), "batch differs in a thread"
+
+    def test_local_batch_indices_are_those_of_the_global_rows(self) -> None:
+        """Places in a batch lead back to the edges it was made of; a negative that its user has is masked."""
+        model = self._new()
+        if not isinstance(model, VectorModel):
+            raise unittest.SkipTest("not a model of user and item vectors")
+        users, items = self._edges(model)
+        batch = self._batch(model)
+        for nodes in (batch.users, batch.items):
+            assert len(nodes.unique()) == len(nodes), "a node is listed twice"
+        assert batch.users[batch.user_at].tolist() == users.tolist(), "users are others than those of the edges"
+        assert batch.items[batch.item_at].tolist() == items.tolist(), "positives are others than those of the edges"
+        has = np.zeros((model.graph.n_users, model.graph.n_items), bool)
+        has[model.graph.interactions.src, model.graph.interactions.dst] = True
+        if batch.negative_at is None:
+            assert batch.items.tolist() == list(range(model.graph.n_items)), "items are not the catalogue"
+            assert batch.known is not None, "the users' own items are not named"
+            named = np.zeros_like(has)
+            named[batch.users[batch.known[0]], batch.known[1]] = True
+            distinct = batch.users.numpy()
+            assert (named[distinct] == has[distinct]).all(), "the users' own items are others than known"
+            return
+        negative = batch.items[batch.negative_at].expand(users.size, -1).numpy()
+        own = has[users[:, None], negative]
+        excluded = np.zeros_like(own) if batch.excluded is None else batch.excluded.numpy()
+        assert (own == excluded).all(), "negatives that are positives, or excluded ones that are not"
+
+    def test_scores_are_not_products_of_raw_vectors(self) -> None:
+        """A propagating model scores with propagated vectors: with a neighbour's vector a user's scores change.
+
+        On blocks without an edge between them, so that it is known what reaches whom: a graph passed in one direction
+        only would leave the user as it is, and a wrong row number would move another block.
+        """
+        if not self.kind.relational or not self.node_tables:
+            raise unittest.SkipTest("model does not propagate, or the contract does not name node_tables")
+        graph = self.graph()
+        inside = graph.interactions.src % BLOCKS == graph.interactions.dst % BLOCKS
+        graph = replace(graph, interactions=graph.interactions.where(inside))
+        model = self.kind(graph, self.config)
+        assert isinstance(model, Trained), f"{self.kind.__name__} has no gradients: take ModelContract"
+        model.init_weights(0)
+        before, state = _all_scores(model), model.state()
+        n_users, n_items = graph.n_users, graph.n_items
+        table = state[self.node_tables[0]]
+        raw = table[:n_users] @ table[n_users : n_users + n_items].T
+        alike = float(torch.corrcoef(torch.stack([raw.flatten(), before.flatten()]))[0, 1])
+        assert alike < 0.95, f"scores are products of the raw table: correlation {alike:.3f}"
+        user = 0
+        item = int(_histories(graph)[user][0])
+        for name in self.node_tables:
+            state[name][n_users + item] *= -2
+        model.load_state(state)
+        change = (_all_scores(model) - before).abs()
+        away = torch.arange(n_items) % BLOCKS != item % BLOCKS
+        assert float(change[user][away].max()) > 1e-6, "an item of the history changed, and the user's scores did not"
+        others = torch.arange(n_users) % BLOCKS != user % BLOCKS
+        assert not change[others][:, away].any(), "scores changed that no path leads to"
+
+    def _edges(self, model: Trained) -> tuple[Int64, Int64]:
+        """Some training edges: every 11th."""
+        edges = model.graph.interactions
+        return edges.src[::11].astype(np.int64), edges.dst[::11].astype(np.int64)
+
+    def _batch(self, model: Trained, seed: int = 0) -> Any:
+        return model.prepare(*self._edges(model), np.random.SeedSequence(seed))
+
+    def _fresh(self) -> Trained:
+        model = self._new()
+        model.init_weights(0)
+        return model
+
     def _gradients(self, steps: int) -> dict[str, Tensor]:
         model = self._new()
         edges = model.graph.interactions
@@ -357,6 +476,28 @@ def _close(found: Tensor, expected: Tensor, what: str) -> None:
 
 def _same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@torch.no_grad()
+def _slope(loss: Callable[[], float], parameter: Tensor, direction: Tensor) -> float:
+    """Central difference of the loss along a direction of a parameter, which is left as it was."""
+    here, step, values = parameter.clone(), 1e-7, []  # so short that hardly a ReLU switches within it
+    for side in (step, -step):
+        parameter.copy_(here + side * direction)
+        values.append(loss())
+    parameter.copy_(here)
+    return (values[0] - values[1]) / (2 * step)
+
+
+def _alike(found: Any, expected: Any) -> bool:
+    """Whether two batches hold the same numbers, whatever they are made of."""
+    if isinstance(found, Tensor | np.ndarray):
+        return type(found) is type(expected) and np.array_equal(np.asarray(found), np.asarray(expected))
+    if is_dataclass(found):
+        return all(_alike(getattr(found, f.name), getattr(expected, f.name)) for f in fields(found))
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        return len(found) == len(expected) and all(map(_alike, found, expected))
+    return bool(found == expected)
 
 
 def _edges(graph: Graph) -> list[bytes]:

@@ -64,7 +64,7 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *paths: Tensor) -> Tensor:
         ctx.paths = paths
-        total = torch.zeros_like(paths[0])
+        total = torch.zeros_like(paths[0], dtype=weights.dtype)
         for weight, matrix in zip(weights.tolist(), paths, strict=True):
             total.add_(matrix, alpha=weight)
         return total
@@ -72,7 +72,7 @@ class _Weighted(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         flat = gradients[0].reshape(-1)
-        dots = torch.stack([torch.dot(flat, matrix.reshape(-1)) for matrix in ctx.paths])
+        dots = torch.stack([torch.dot(flat, matrix.reshape(-1).to(flat)) for matrix in ctx.paths])
         return dots, *(None for _ in ctx.paths)
 
 
