@@ -91,7 +91,8 @@ class PathFusion(VectorModel):
         if (start < 0).any():
             raise InputError("relation weight is negative", where=self.name, expected="0 or more", found=str(start))
         self.kinds = [k for k, a in zip(kinds, start.tolist(), strict=True) if a > 0]
-        self._start = torch.expm1(start[start > 0]).log()
+        # inverse of softplus, in the form that does not overflow
+        self._start = start[start > 0] + (-torch.expm1(-start[start > 0])).log()
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
         some = np.linspace(0, graph.n_users - 1, min(SAMPLE, graph.n_users)).astype(np.int64)
