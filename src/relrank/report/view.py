@@ -62,6 +62,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "planted": _planted(tables["verdicts"]),
         "forest": _forest(tables["effects"], judged, compared),
         "beside": _beside(tables["effects"], judged, compared),
+        "versus": _versus(tables["effects"]),
         "leaderboard": _leaderboard(
             tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"]
         ),
@@ -163,6 +164,20 @@ def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list
         if cell:
             found.append({"model": model, "rows": rows, "others": others, "cell": cell})
     return found
+
+
+def _versus(effects: list[Row]) -> Row | None:
+    """Each model's two differences to the rival, on one axis; None where no rival was named."""
+    rows = [row for row in effects if row["kind"] in ("versus", "versus gain")]
+    if not rows:
+        return None
+    ends = [row[end] for row in rows for end in ("mean", "low", "high")]
+    models = dict.fromkeys(row["model"] for row in rows)
+    return {
+        "rival": rows[0]["other"],
+        "models": [{"model": m, "rows": [row for row in rows if row["model"] == m]} for m in models],
+        "scale": Scale.over([0.0, *ends], most=8),
+    }
 
 
 def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str) -> Row:

@@ -117,6 +117,54 @@ def leaderboard(found: Found) -> pl.DataFrame:
     return pl.DataFrame(rows).sort(["mean", "model", "arm"], descending=[True, False, False])
 
 
+def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[str]) -> list[dict[str, Any]]:
+    """Does a model use relations better than the rival? Two effects per model, with rows as in ``effects``.
+
+    "versus": the model minus the rival, both with all relations. "versus gain": what all relations add to the model
+    minus what they add to the rival, user by user, so that a model that is weaker to begin with is not blamed for it.
+    Holm's correction runs over the models, within each kind.
+    """
+    whole, bare = arm_of.all_of(relations), arm_of.INTERACTIONS
+    theirs = _sides(found, rival, whole, bare)
+    compared: dict[str, dict[str, tuple[str, str, Effect]]] = {"versus": {}, "versus gain": {}}
+    for model in models:
+        mine = _sides(found, model, whole, bare)
+        if model == rival or mine is None or theirs is None:
+            continue
+        (name_a, a), (name_b, b) = mine
+        (_, c), (_, d) = theirs
+        pairs = {"versus": (a, c), "versus gain": (_less(a, b, found.metric), _less(c, d, found.metric))}
+        for kind, sides in pairs.items():
+            effect = compare(*sides, found.metric, resamples=found.resamples)
+            compared[kind][model] = name_a, name_a if kind == "versus" else name_b, effect
+    rows = []
+    for kind, effects in compared.items():
+        adjusted = holm([e.p for _, _, e in effects.values()]).tolist() if effects else []
+        rows += [
+            effect_row(model, kind, None, one, p, rival)
+            for (model, one), p in zip(effects.items(), adjusted, strict=True)
+        ]
+    return rows
+
+
+def _sides(found: Found, model: str, *arms: Arm) -> list[tuple[str, list[pl.DataFrame]]] | None:
+    """Name and per-user tables of a model's arms; None where one was not run."""
+    names = [found.arm_name(model, arm) for arm in arms]
+    if any(name is None for name in names):
+        return None
+    return [(name, found.tables(model, name)) for name in names if name is not None]
+
+
+def _less(a: Sequence[pl.DataFrame], b: Sequence[pl.DataFrame], metric: str) -> list[pl.DataFrame]:
+    """Tables of a whose metric is the user's difference to b."""
+    subtracted = []
+    for left, right in zip(a, b, strict=True):
+        other = right.select("user", pl.col(metric).alias("_other"))
+        both = left.join(other, on="user", how="left", maintain_order="left")
+        subtracted.append(both.with_columns(pl.col(metric) - pl.col("_other")).drop("_other"))
+    return subtracted
+
+
 def judge(found: Found, model: str, relations: Sequence[str]) -> dict[str, dict[str, Judged]]:
     """Effects of every relation on one model, adjusted within each kind: kind → relation → judged effect."""
     judged: dict[str, dict[str, Judged]] = {}
@@ -168,9 +216,13 @@ def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, st
 
 
 def effects_and_verdicts(
-    found: Found, models: Sequence[str], relations: Sequence[str], planted: Mapping[str, str] | None
+    found: Found,
+    models: Sequence[str],
+    relations: Sequence[str],
+    planted: Mapping[str, str] | None,
+    rival: str | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The effects table and the verdict table of every model that uses relations."""
+    """The effects table and the verdict table of every model that uses relations; ``rival`` as for ``versus``."""
     effects: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
     for model in models:
@@ -207,6 +259,7 @@ def effects_and_verdicts(
                     e = one.effect
                     row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
             said.append({name: row.get(name) for name in VERDICT_SCHEMA})
+    effects += versus(found, models, rival, relations) if rival else []
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 
 

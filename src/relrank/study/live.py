@@ -128,6 +128,7 @@ def print_result(console: Console, result: StudyResult) -> None:
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
         spread = _interval(gain["low"], gain["high"], "+")
         console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
+    _print_versus(console, result)
     console.print()
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
         truth = said["true_verdict"].null_count() < len(said)
@@ -150,6 +151,24 @@ def print_result(console: Console, result: StudyResult) -> None:
             "drop: all − all without it · alone: interactions + it − interactions · "
             "placebo: all − all with its links shuffled", style="dim", highlight=False,
         )  # fmt: skip
+
+
+def _print_versus(console: Console, result: StudyResult) -> None:
+    """Whether other models use relations better than the study's rival."""
+    rows = result.effects.filter(pl.col("kind").is_in(["versus", "versus gain"]))
+    if rows.is_empty():
+        return
+    rival = rows["other"][0]
+    table = _table(f"does it use relations better than {rival}? {result.card['metric']}, paired by user")
+    for heading in ("model", f"all − {rival}, all", "p", f"gain − gain of {rival}", "p"):
+        table.add_column(heading, no_wrap=True)
+    for model in rows["model"].unique(maintain_order=True):
+        cells: list[Text | str] = [Text(model)]
+        for kind in ("versus", "versus gain"):
+            row = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind)).row(0, named=True)
+            cells += [f"{signed(row['mean'])} ({_interval(row['low'], row['high'], '+')})", f"{row['p_holm']:.3f}"]
+        table.add_row(*cells)
+    console.print(table)
 
 
 def _table(title: str) -> Table:
