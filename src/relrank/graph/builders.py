@@ -17,14 +17,27 @@ from relrank.csr import Float32
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
+from relrank.graph.interactions import interactions_of
 from relrank.graph.joins import Draft, Join, examples, occurring
 from relrank.graph.neighbours import cooccurring, largest, similar_texts
-from relrank.graph.recipes import Attribute, Bins, Cooccurrence, FeatureConfig, Link, RelationConfig, Text
+from relrank.graph.recipes import (
+    Attribute,
+    Bins,
+    Cooccurrence,
+    FeatureConfig,
+    InteractionWeights,
+    Link,
+    RelationConfig,
+    Text,
+)
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
-__all__ = ["Attribute", "Bins", "Cooccurrence", "FeatureConfig", "Link", "RelationConfig", "Text", "build_graph"]
+__all__ = [
+    "Attribute", "Bins", "Cooccurrence", "FeatureConfig", "InteractionWeights", "Link", "RelationConfig", "Text",
+    "build_graph",
+]  # fmt: skip
 
 MISSING = "(missing)"
 """Key of the node that stands for "no value"; a value of that very text is refused."""
@@ -35,8 +48,11 @@ def build_graph(
     split: Split,
     relations: Mapping[str, RelationConfig],
     features: Mapping[str, FeatureConfig] | None = None,
+    interactions: InteractionWeights | None = None,
 ) -> Graph:
     """Build the graph of a split: interactions from its training rows, relations and features as configured.
+
+    An interaction weighs 1 unless ``interactions`` says otherwise.
 
     Users and items are those of the split, in its row order. Every other node type has the values that occur in at
     least one edge, in ascending order. What a policy drops is counted in ``graph.notices``, and so are the users or
@@ -45,7 +61,8 @@ def build_graph(
     Raises:
         InputError: a table, column or node type is not there; keys of two sides do not meet; an edge occurs twice
             against the policy; a relation ends without edges. The message names the relation and both sides.
-            A feature's column does not fit its kind, or says nothing.
+            A feature's column does not fit its kind, or says nothing. Weights are made of ratings or times that are
+            not there.
     """
     drafts = {}
     for name, config in relations.items():
@@ -61,7 +78,7 @@ def build_graph(
             bare = (relation.degrees(end, len(nodes[end])) == 0).sum()
             drafts[name].join.count(f"{end} nodes without an edge, of {len(nodes[end]):,}", bare)
     notices = [notice for draft in drafts.values() for notice in draft.join.notices]
-    train = Relation.of("interactions", tables.user, tables.item, split.train.user, split.train.item)
+    train = interactions_of(tables.user, tables.item, split.train, interactions)
     known_of_nodes, more = build_features(tables, split, nodes, features or {})
     notices += more
     return Graph(

@@ -46,8 +46,8 @@ def product(matrix: Csr, table: Float32) -> Float32:
 
 
 def item_degrees(history: Csr, power: float) -> Float32:
-    """``D_i^power`` of the interactions per item, float32 [n_items]; 0 for items without any."""
-    degrees = np.bincount(history.indices, minlength=history.n_cols).astype(np.float64)
+    """``D_i^power`` of the interactions' weights per item, float32 [n_items]; 0 for items without any."""
+    degrees = np.bincount(history.indices, weights=history.data, minlength=history.n_cols)
     result: Float32 = np.power(degrees, power, out=np.zeros_like(degrees), where=degrees > 0).astype(np.float32)
     return result
 

@@ -96,8 +96,10 @@ class FlatFilter(FromHistory):
                     "setting is not finite", where=f"flat-filter, {name}", expected="a number", found=value
                 )
         x = self.history
-        of_user = np.maximum(x.degrees(), 1).astype(np.float64)
-        of_item = np.maximum(np.bincount(x.indices, minlength=x.n_cols), 1).astype(np.float64)
+        of_user, of_item = (
+            np.bincount(at, weights=x.data, minlength=n) for at, n in ((x.rows(), x.n_rows), (x.indices, x.n_cols))
+        )
+        of_user[of_user == 0] = of_item[of_item == 0] = 1
         scale = of_user[x.rows()] ** -self.config.user_power * of_item[x.indices] ** -self.config.item_power
         self._filter = Csr(x.indptr, x.indices, (x.data * scale).astype(np.float32), x.n_cols)
         self._by_item = self._filter.transpose()

@@ -1,6 +1,7 @@
 """Item-kNN: shrunk cosine between items' users, k nearest kept (Sarwar et al. 2001; shrinkage: Bell & Koren 2007).
 
-``w_ij = n_ij / (√(n_i n_j) + s)`` with n_ij the users of both; scores are ``X W``.
+``w_ij = n_ij / (√(n_i n_j) + s)`` with n_ij the users of both; scores are ``X W``. Where interactions do not all
+weigh 1, X has the weights as entries, ``n_ij = x_i · x_j`` and ``n_i = x_i · x_i``.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ItemKNN(FromHistory):
         """Block by block of items: co-counts, cosines, the k largest."""
         x = self.history
         by_item = x.transpose()
-        n, counts = x.n_cols, by_item.degrees()
+        n, counts = x.n_cols, np.bincount(x.indices, weights=x.data.astype(np.float64) ** 2, minlength=x.n_cols)
         k = min(int(self.config.neighbours), n - 1)
         columns, values = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
         block = max(1, BLOCK_BYTES // (4 * n))

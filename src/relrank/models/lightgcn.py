@@ -130,8 +130,9 @@ class RelationalLightGCN(VectorModel):
         """
         if not self._gathered.numel():
             self._gathered = self.gathered()
-        degrees = np.bincount(self.history.indices, minlength=self.graph.n_items)
-        scale = np.maximum(rows.degrees(), 1)[rows.rows()] * np.maximum(degrees, 1)[rows.indices]
+        degrees = np.bincount(self.history.indices, weights=self.history.data, minlength=self.graph.n_items)
+        degrees[degrees == 0] = 1
+        scale = np.maximum(rows.degrees(), 1)[rows.rows()] * degrees[rows.indices]
         items = self._gathered
         picked = items[torch.from_numpy(rows.indices).long().to(items.device)]
         picked = picked * torch.from_numpy(1 / np.sqrt(scale)).to(picked)[:, None]

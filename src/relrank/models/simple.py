@@ -58,18 +58,19 @@ class PopularityConfig:
 
 
 class Popularity(ClosedForm):
-    """Items by their number of training interactions, the same for everyone."""
+    """Items by the sum of their interactions' weights, their number where all weigh 1; the same for everyone."""
 
     name = "popularity"
     Config = PopularityConfig
     solution: ClassVar[tuple[str, ...]] = ("counts",)
 
-    #: interactions per item, float32 [n_items]
+    #: weights per item, float32 [n_items]
     counts: Tensor
 
     def solve(self) -> Self:
-        """Count."""
-        counts = np.bincount(self.graph.interactions.dst, minlength=self.graph.n_items)
+        """Add up."""
+        edges = self.graph.interactions
+        counts = np.bincount(edges.dst, weights=edges.weight, minlength=self.graph.n_items)
         self.counts = torch.from_numpy(counts.astype(np.float32))
         return self
 

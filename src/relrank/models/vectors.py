@@ -1,7 +1,8 @@
 """Models that score a user and an item by the product of their vectors, under any loss with any negatives.
 
 An encoder gives vectors; this file draws the negatives, scores and computes the loss, so that two encoders can differ
-in nothing but the encoder. Scores are dot products, or cosines divided by a temperature in training.
+in nothing but the encoder. Scores are dot products, or cosines divided by a temperature in training. Where
+interactions do not all weigh the same, a batch keeps each edge with a chance in proportion to its weight.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relrank.csr import Csr, Int64
+from relrank.csr import Csr, Float32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sampling import NegativeSampler, check_negatives_exist
@@ -135,6 +137,11 @@ class VectorModel(Trained):
         if c.loss != "full-softmax":
             check_negatives_exist(self.history)
             self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
+        weights = self.history.data
+        self._chances: Float32 | None = None
+        if weights.size and weights.min() < weights.max():
+            self._chances = weights / weights.max()
+            self._edges: Int64 = self.history.rows().astype(np.int64) * graph.n_items + self.history.indices
         # what score reads: derived from the parameters, so never saved
         self.register_buffer("_users", torch.empty(0), persistent=False)
         self.register_buffer("_items", torch.empty(0), persistent=False)
@@ -203,7 +210,10 @@ class VectorModel(Trained):
 
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
         """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
-        draw, walk, noise = seed.spawn(3)
+        draw, walk, noise, thinning = seed.spawn(4)
+        if self._chances is not None:
+            kept = self._thinned(users, positives, thinning)
+            users, positives = users[kept], positives[kept]
         distinct, user_at = np.unique(users, return_inverse=True)
         known = negative_at = excluded = log_q = None
         if self._sampler is None:
@@ -225,6 +235,20 @@ class VectorModel(Trained):
         messages = self.messages(distinct, items, (users, positives), walk)
         word = int(noise.generate_state(1)[0])
         return Batch(where[0], where[1], where[2], where[3], chosen[0], chosen[1], known, chosen[2], word, messages)
+
+    def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
+        """Which edges of a batch are learned from: each with a chance of its weight over the largest, one at least.
+
+        In expectation that is the loss of every edge times its weight, for any loss. No edge leaves the graph.
+        """
+        assert self._chances is not None
+        edges = users * self.graph.n_items + positives
+        at = np.minimum(np.searchsorted(self._edges, edges), self._edges.size - 1)
+        chance = np.where(self._edges[at] == edges, self._chances[at], 1)
+        kept: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(edges.size) < chance
+        if not kept.any():
+            kept[chance.argmax()] = True
+        return kept
 
     def loss(self, batch: Batch) -> Tensor:
         """The configured loss of one batch, with the penalty and the contrast if there are any."""
@@ -253,6 +277,11 @@ class VectorModel(Trained):
         u = users.index_select(0, batch.user_at)
         positive = (u * items.index_select(0, batch.item_at)).sum(1)
         excluded, at = batch.excluded, batch.negative_at
+        plain = c.loss == "softmax" and not c.hardest and offsets is None and u.dtype == torch.float32
+        if plain and at.dim() == 1 and not torch.is_autocast_enabled(u.device.type):
+            log_q = None if batch.log_q is None else batch.log_q[at]
+            others = items.index_select(0, at)
+            return losses.shared_softmax(u, positive, others, excluded, c.temperature, log_q)
         if at.dim() == 1:
             negative = u @ items.index_select(0, at).T
         else:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from relrank.checkpoint import write_json
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, mean_metric
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.interactions import interactions_of
+from relrank.graph.recipes import InteractionWeights
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import config_of
 from relrank.study.arms import Arm, alone_rewired, arms, beside
@@ -45,6 +47,7 @@ class Bench:
         item_similarity: items by what they are linked with, for the similarity inside lists.
         beside: hash of the three above, which a cell's result depends on.
         refit: whether the final fit gets the validation rows back, as where a published split has none of its own.
+        interactions: what a training row weighs.
     """
 
     seed: int
@@ -55,6 +58,7 @@ class Bench:
     item_similarity: Csr | None = None
     beside: str = ""
     refit: bool = False
+    interactions: InteractionWeights = field(default_factory=InteractionWeights)
 
     @property
     def final(self) -> Split:
@@ -165,11 +169,13 @@ class Cell:
         config, train = self.start()
         trained = issubclass(MODELS[self.model.name], Trained)
         features = {n: f.sha256()[:16] for n, f in self.bench.graph.features.items() if self.reads_features}
+        weights = self.bench.interactions.model_dump()
         return {
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.arm.relations)},
             **({"features": features} if features else {}),
+            **({"interactions": weights} if weights["weight"] != "one" else {}),
             "rewired": self.arm.rewired,
             "model": self.model.name,
             "config": asdict(config),
@@ -368,8 +374,7 @@ def refit_cell(
     cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say
 ) -> tuple[Recommender, Graph]:
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
-    rows = cell.bench.final.train
-    edges = Relation.of(graph.interactions.name, graph.user, graph.item, rows.user, rows.item)
+    edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
     graph, train = replace(graph, interactions=edges), None
     if history is not None:
         train = cell.start()[1]

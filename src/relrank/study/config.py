@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from relrank.errors import InputError
-from relrank.graph.builders import FeatureConfig, RelationConfig
+from relrank.graph.builders import FeatureConfig, InteractionWeights, RelationConfig
 from relrank.tables.config import Section, load_toml
 from relrank.tables.protocols import ProtocolConfig
 from relrank.tables.readers import DataConfig
@@ -101,6 +101,7 @@ class StudyConfig(Section):
         description: a sentence or two under it.
         data: where the rows come from.
         protocol: filter, split.
+        interactions: what a training row weighs.
         relations: what is put to the test, by name.
         features: what models may know of single nodes, by name; the same in every arm.
         study: how arms are compared.
@@ -112,6 +113,7 @@ class StudyConfig(Section):
     description: str = ""
     data: DataConfig
     protocol: ProtocolConfig
+    interactions: InteractionWeights = InteractionWeights()
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     study: StudySection = StudySection()

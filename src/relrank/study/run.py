@@ -150,12 +150,14 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
                 "no validation rows", where="[protocol]", expected="some to tune on (temporal: set valid_cut)",
                 found="none",
             )  # fmt: skip
-        graph = build_graph(tables, split, config.relations, config.features)
+        graph = build_graph(tables, split, config.relations, config.features, config.interactions)
         similarity = _item_similarity(graph, config.study.similarity)
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         seen += [edges_sha(graph, config.study.similarity).encode()] if config.study.similarity else []
         beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
-        benches.append(Bench(seed, split, graph, user_groups, item_groups, similarity, beside, refit))
+        benches.append(
+            Bench(seed, split, graph, user_groups, item_groups, similarity, beside, refit, config.interactions)
+        )
     found = findings(config, tables, benches[0].split, benches[0].graph)
     if len({b.split.fingerprint for b in benches}) < len(benches):
         message = f"{len(benches)} seeds give one and the same split: they vary the models' start only"
@@ -395,6 +397,7 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         "n_users": first.split.shape[0], "n_items": first.split.shape[1], "n_train": len(first.split.train),
         "n_valid": len(first.split.valid), "n_test": len(first.split.test),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
+        "interactions": config.interactions.model_dump(exclude_none=True),
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
         "features": [
             {"name": f.name, "node": f.node, "kind": config.features[name].kind, "columns": f.dims,

@@ -1,0 +1,66 @@
+"""From training rows to the interactions of a graph: what each one weighs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from relrank.csr import Float64
+from relrank.errors import InputError
+from relrank.graph.graph import Relation
+from relrank.graph.recipes import InteractionWeights
+from relrank.tables.split import Interactions
+
+DAY = 86_400
+"""Seconds."""
+LEAST = 1e-6
+"""A decayed weight is at least this, unless a floor is stated: an edge of weight 0 is none."""
+
+
+def interactions_of(user: str, item: str, rows: Interactions, config: InteractionWeights | None = None) -> Relation:
+    """The relation ``interactions``, user → item.
+
+    Args:
+        user: node type that chooses.
+        item: node type that is chosen.
+        rows: training rows, the only ones that an edge, or the moment that decay is counted from, may come from.
+        config: what a row weighs; 1 when None.
+
+    Raises:
+        InputError: rows have no rating or time, and the weight is made of it; a rating is missing, 0 or negative.
+    """
+    return Relation.of(
+        "interactions", user, item, rows.user, rows.item, _weights(rows, config or InteractionWeights())
+    )
+
+
+def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
+    """Weights in the order of the rows, or None for all ones."""
+    match config.weight:
+        case "one":
+            return None
+        case "rating":
+            if rows.rating is None:
+                raise _absent("rating", rows)
+            given = rows.rating.astype(np.float64)
+            poor = ~(given > 0) if config.floor is None else np.isnan(given)
+            if poor.any():
+                raise InputError(
+                    "rating cannot be a weight", where="[interactions] weight",
+                    expected="ratings above 0, or a floor",
+                    found=f"{given[poor][0]:g}; {int(poor.sum()):,} such rows",
+                )  # fmt: skip
+            return np.maximum(given, config.floor or 0)
+        case "decay":
+            if rows.time is None:
+                raise _absent("time", rows)
+            assert config.half_life is not None
+            age = (rows.time.max(initial=0) - rows.time) / (config.half_life * DAY)
+            decayed: Float64 = np.maximum(np.exp2(-age), config.floor or LEAST)
+            return decayed
+
+
+def _absent(column: str, rows: Interactions) -> InputError:
+    return InputError(
+        f"interactions have no {column}", where="[interactions] weight",
+        expected=f'a {column} column, or weight = "one"', found=f"{len(rows):,} training rows without",
+    )  # fmt: skip

@@ -1,0 +1,101 @@
+"""What interactions weigh, by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from relrank.errors import InputError
+from relrank.graph.builders import InteractionWeights, build_graph
+from relrank.graph.interactions import DAY, LEAST, interactions_of
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Tables
+
+
+def rows(time=(0, 2 * DAY, 3 * DAY, 10 * DAY), rating=(5.0, 1, 2.5, 4)):
+    n = 4
+    return Interactions(
+        np.array([1, 0, 0, 1], np.int32), np.array([0, 1, 0, 2], np.int32),
+        None if rating is None else np.array(rating, np.float32)[:n], None if time is None else np.array(time)[:n],
+    )  # fmt: skip
+
+
+def weights(config, given=None):
+    r = interactions_of("user", "item", given or rows(), config)
+    return {(u, i): w for u, i, w in zip(r.src.tolist(), r.dst.tolist(), r.weight.tolist(), strict=True)}
+
+
+def test_all_weigh_one_unless_something_else_is_said():
+    for config in (None, InteractionWeights(), InteractionWeights(weight="one")):
+        assert weights(config) == {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 2): 1}
+    assert set(weights(None, rows(time=None, rating=None)).values()) == {1}
+
+
+def test_rating_is_the_weight_of_its_own_row():
+    assert weights(InteractionWeights(weight="rating")) == {(1, 0): 5, (0, 1): 1, (0, 0): 2.5, (1, 2): 4}
+    low = rows(rating=(5, 0, -3, 4))
+    assert weights(InteractionWeights(weight="rating", floor=0.5), low) == {
+        (1, 0): 5, (0, 1): 0.5, (0, 0): 0.5, (1, 2): 4
+    }  # fmt: skip
+
+
+def test_decay_halves_with_every_half_life_before_the_last_training_row():
+    decay = weights(InteractionWeights(weight="decay", half_life=1))
+    assert decay == {(1, 0): 2**-10, (0, 1): 2**-8, (0, 0): 2**-7, (1, 2): 1}
+    twice = weights(InteractionWeights(weight="decay", half_life=2))
+    assert twice == pytest.approx({k: w**0.5 for k, w in decay.items()})
+    assert weights(InteractionWeights(weight="decay", half_life=10))[1, 0] == 0.5
+    floored = weights(InteractionWeights(weight="decay", half_life=1, floor=2**-8))
+    assert floored == {(1, 0): 2**-8, (0, 1): 2**-8, (0, 0): 2**-7, (1, 2): 1}
+    # what is older than can be told from 0 is an edge still
+    assert min(weights(InteractionWeights(weight="decay", half_life=0.001)).values()) == pytest.approx(LEAST)
+
+
+def split(train, test):
+    ids = [IdMap(name, pl.Series(range(n))) for name, n in (("user", 2), ("item", 3))]
+    return Split(*ids, train, train.take(np.zeros(0, np.int64)), test, "by hand", "f")
+
+
+def test_pitfall_held_out_rows_do_not_move_the_moment_that_decay_counts_from():
+    config, whole = InteractionWeights(weight="decay", half_life=1), rows()
+    tables = Tables("t", "user", "item", pl.DataFrame())
+    train, test = whole.take(np.arange(3)), whole.take(np.array([3]))
+    graphs = []
+    for later in (0, 1, 500):
+        cut = split(train, replace(test, time=test.time + later * DAY))
+        graphs.append(build_graph(tables, cut, {}, None, config).interactions.weight.tolist())
+    assert graphs[0] == graphs[1] == graphs[2] == [1, 0.5, 0.125]
+    # a refit has more training rows, and a later last one
+    assert weights(config, split(train, test).train.then(test))[0, 0] == 2**-7
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "message"),
+    [
+        ({"weight": "decay", "half_life": 3}, rows(time=None), "no time"),
+        ({"weight": "rating"}, rows(rating=None), "no rating"),
+        ({"weight": "rating"}, rows(rating=(5, 0, 1, 1)), "cannot be a weight"),
+        ({"weight": "rating"}, rows(rating=(5, np.nan, 1, 1)), "cannot be a weight"),
+        ({"weight": "rating", "floor": 1}, rows(rating=(5, np.nan, 1, 1)), "cannot be a weight"),
+    ],
+)
+def test_weights_that_cannot_be_made_are_refused(config, given, message):
+    with pytest.raises(InputError, match=message) as error:
+        interactions_of("user", "item", given, InteractionWeights(**config))
+    assert error.value.where.startswith("[interactions]")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"weight": "decay"}, {"half_life": 3}, {"weight": "decay", "half_life": 0},
+        {"weight": "rating", "half_life": 3}, {"floor": 0.1},
+        {"weight": "decay", "half_life": 3, "floor": 2}, {"weight": "rating", "floor": 0},
+    ],
+)  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(config):
+    with pytest.raises(ValidationError):
+        InteractionWeights(**config)
