@@ -134,6 +134,29 @@ def test_sampled_softmax_is_torchs_cross_entropy():
     assert sampled_softmax(positive, negative, None, 0.3, log_q.expand(7, 5)).item() == pytest.approx(expected.item())
 
 
+@pytest.mark.parametrize("block", [None, 16])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("corrected", [True, False])
+def test_shared_softmax_is_the_sampled_softmax_of_its_scores(block, masked, corrected, monkeypatch):
+    """Values and gradients, also in several blocks, and for an edge whose negatives are all excluded."""
+    if block is not None:
+        monkeypatch.setattr(losses, "_BLOCK", block)
+    g = torch.Generator().manual_seed(4)
+    users, negatives = (torch.randn(n, 5, generator=g, dtype=torch.float64) for n in (9, 7))
+    positive, log_q = (torch.randn(n, generator=g, dtype=torch.float64) for n in (9, 7))
+    excluded = torch.rand(9, 7, generator=g) < 0.3 if masked else None
+    if excluded is not None:
+        excluded[2] = True
+    log_q = log_q if corrected else None
+    leaves = [x.requires_grad_() for x in (users, positive, negatives)]
+    expected = losses.sampled_softmax(positive, users @ negatives.T, excluded, 0.3, log_q)
+    wanted = torch.autograd.grad(2 * expected, leaves)
+    found = losses.shared_softmax(users, positive, negatives, excluded, 0.3, log_q)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(2 * found, leaves), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_sampled_softmax_is_a_mean_over_the_batch():
     positive, negative = torch.tensor([2.0, -1.0]), torch.tensor([[1.0, 0.0], [3.0, 0.5]])
     each = [sampled_softmax(positive[i : i + 1], negative[i : i + 1], None, 0.3).item() for i in range(2)]

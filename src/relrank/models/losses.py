@@ -102,6 +102,31 @@ def sampled_softmax(
     return (torch.logsumexp(torch.cat([pos[:, None], neg], 1), 1) - pos).mean()
 
 
+def shared_softmax(
+    users: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    excluded: Tensor | None,
+    temperature: float,
+    log_q: Tensor | None = None,
+) -> Tensor:
+    """``sampled_softmax`` of negatives that all edges share, from their vectors: a block of scores at a time.
+
+    The scores of an edge are made, masked and turned into exponentials while they are in a core's cache; what is kept
+    for the backward pass is the exponentials. It cannot be differentiated twice.
+
+    Args:
+        users: vector of every edge's user [B, d], float32.
+        positive: scores of the observed items [B].
+        negatives: vectors of the shared negatives [n, d].
+        excluded: bool [B, n].
+        temperature: scores are divided by it, before the correction.
+        log_q: natural logarithms [n], as for ``sampled_softmax``.
+    """
+    loss: Tensor = _SharedSoftmax.apply(users, positive, negatives, excluded, temperature, log_q)  # type: ignore[no-untyped-call]
+    return loss
+
+
 def full_softmax(
     scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
 ) -> Tensor:
@@ -173,6 +198,45 @@ def _binary(positive: Tensor, negative: Tensor, excluded: Tensor | None, beta: f
     if excluded is not None:
         against = against.masked_fill(excluded, 0)
     return (beta * functional.softplus(-pos) + against.sum(1)).mean()
+
+
+class _SharedSoftmax(torch.autograd.Function):
+    """With p the softmax over positive and negatives: du = Σ_k p_k n_k / τ, dn_k = Σ p_k u / τ, ds⁺ = (p⁺ − 1) / τ."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, users: Tensor, positive: Tensor, negatives: Tensor, excluded: Tensor | None, temperature: float,
+        log_q: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        shares = users.new_empty(len(users), len(negatives))
+        own, total = positive / temperature, torch.empty_like(positive)
+        step = max(1, (_BLOCK if users.device.type == "cpu" else 1 << 26) // max(len(negatives), 1))
+        scaled = negatives.T / temperature
+        for first in range(0, len(users), step):
+            here = slice(first, first + step)
+            block = torch.mm(users[here], scaled, out=shares[here])
+            if log_q is not None:
+                block.sub_(log_q)
+            if excluded is not None:
+                block.masked_fill_(excluded[here], -torch.inf)
+            # an edge without a negative left still has its positive
+            highest = torch.maximum(block.amax(1), own[here]) if block.shape[1] else own[here]
+            block.sub_(highest[:, None]).exp_()
+            own[here] -= highest
+            total[here] = block.sum(1)
+        ratio = own.exp()
+        total += ratio
+        ctx.save_for_backward(users, negatives, shares, total, ratio / total)
+        ctx.temperature = temperature
+        return (total.log() - own).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        users, negatives, shares, total, positive = ctx.saved_tensors
+        scale = upstream / (len(users) * ctx.temperature)
+        shares.mul_((scale / total)[:, None])
+        return shares @ negatives, (positive - 1) * scale, shares.T @ users, None, None, None
 
 
 class _FullSoftmax(torch.autograd.Function):
