@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from relrank.csr import Csr
 from relrank.graph.sampling import NegativeSampler
+from relrank.models import losses
 from relrank.models.losses import bce, bpr, full_softmax, gbce, info_nce, keep_hardest, sampled_softmax
 
 
