@@ -64,6 +64,7 @@ class StudySection(Section):
         user_groups: columns of the user table to look at effects by.
         item_groups: columns of the item table to look at effects by.
         similarity: relation of items whose overlap measures the similarity inside a list.
+        versus: the model that every other relational model is compared with: does it use relations better?
     """
 
     metric: str = "ndcg@10"
@@ -74,6 +75,7 @@ class StudySection(Section):
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
     similarity: str | None = None
+    versus: str | None = None
 
     @model_validator(mode="after")
     def _seeds_once(self) -> Self:
@@ -118,6 +120,13 @@ class StudyConfig(Section):
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     study: StudySection = StudySection()
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
+
+    @model_validator(mode="after")
+    def _rival_is_there(self) -> Self:
+        names = [m.name for m in self.models]
+        if self.study.versus is not None and self.study.versus not in names:
+            raise ValueError(f"[study] versus must be one of the models {', '.join(names)}")
+        return self
 
     @model_validator(mode="after")
     def _models_once(self) -> Self:

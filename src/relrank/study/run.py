@@ -296,7 +296,9 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
         done += _run_cells(extra, out / "cells", watcher, memory)
         found = Found(done, config.study.metric, config.study.resamples)
     planted = TRUTH if config.data.dataset == "planted" else None
-    effects, verdicts = tables_of.effects_and_verdicts(found, [m.name for m in relational], relations, planted)
+    effects, verdicts = tables_of.effects_and_verdicts(
+        found, [m.name for m in relational], relations, planted, config.study.versus
+    )
     result = StudyResult(
         card(config, material, found),
         tables_of.leaderboard(found),
