@@ -99,6 +99,22 @@ def test_graph_filters_take_weighted_degrees():
     np.testing.assert_allclose(scores(FlatFilter(graph, config)), expected, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [(GFCF, GFCFConfig(rank=8)), (BSPM, BSPMConfig(rank=8)), (FlatFilter, FlatFilterConfig(rank=8, user_power=0.1))],
+    ids=lambda m: m[0].name,
+)
+def test_a_factor_on_all_weights_changes_no_order_of_a_filter(model):
+    (kind, config), graph = model, weighted()
+    edges = graph.interactions
+    one, four = (
+        scores(kind(replace(graph, interactions=replace(edges, weight=edges.weight * np.float32(f))), config))
+        for f in (1, 4)
+    )
+    factor = (four * one).sum() / (one * one).sum()
+    np.testing.assert_allclose(four, factor * one, atol=2e-3 * np.abs(four).max())
+
+
 def test_lightgcn_folds_new_users_in_over_weighted_degrees():
     """A user whose items weigh 1, as a new one's do, gathers in training what folding in gathers."""
     graph = weighted()
@@ -200,3 +216,18 @@ def test_decay_finds_what_users_choose_now_by_training(name):
         found.append(now_above_then(model))
     assert found[0] < 0.5
     assert found[1] > 0.75
+
+
+@pytest.mark.parametrize("name", ["mf", "path-fusion"])
+def test_vectors_of_histories_are_unweighted(name):
+    """With the same parameters, weights change no vector of a user: not a free one, nor one made of the history."""
+    graph = weighted()
+    plain = replace(graph, interactions=replace(graph.interactions, weight=np.ones_like(graph.interactions.weight)))
+    found = []
+    for g in (graph, plain):
+        model = MODELS[name](g, MODELS[name].Config(dim=8))
+        model.init_weights(1)
+        found.append((*model.encode_all(), model.score(torch.arange(4))))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert torch.equal(found[0][2], found[1][2]) == (name == "mf")  # paths through other users are weighted
