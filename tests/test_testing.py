@@ -191,6 +191,12 @@ class Faulty(RelationalLightGCN):
             return replace(batch, known=(batch.known[0].flip(0), batch.known[1]))
         return batch
 
+    def encode(self, batch):
+        users, items = super().encode(batch)
+        if self.fault == "users by edge":
+            return users[batch.user_at], items
+        return (users, items.flip(0)) if self.fault == "items in another order" else (users, items)
+
     def encode_all(self):
         z, n = super().encode_all(), self.graph.n_users
         if self.fault == "raw table":
@@ -223,6 +229,9 @@ SOFTMAX = {"dim": 16, "loss": "softmax", "negatives": 60}
         ("negatives that are positives", "local_batch_indices_are_those_of_the_global_rows", {}),
         ("everything masked", "local_batch_indices_are_those_of_the_global_rows", {}),
         ("known by local row", "local_batch_indices_are_those_of_the_global_rows", {"loss": "full-softmax"}),
+        ("users by edge", "encoded_rows_are_those_of_the_batch", {}),
+        ("items in another order", "encoded_rows_are_those_of_the_batch", {}),
+        ("another row", "encoded_rows_are_those_of_the_batch", {}),
         ("raw table", "scores_are_not_products_of_raw_vectors", {}),
         ("one direction", "scores_are_not_products_of_raw_vectors", {}),
         ("another row", "scores_are_not_products_of_raw_vectors", {}),
