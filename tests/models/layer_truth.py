@@ -7,7 +7,6 @@ import torch
 from relrank.errors import InputError
 from relrank.graph.blocks import Block, Edges, whole_block
 from relrank.graph.neighbour_sampling import NeighbourSampler
-from relrank.models import message_passing
 from relrank.testing import planted_graph
 
 
@@ -100,7 +99,7 @@ class LayerTruth:
             x = model.input(block.nodes)
             for number in range(model.config.layers):
                 x = model._apply_layer(number, x, block)
-            monkeypatch.setattr(message_passing, "SWEEP_EDGES", 20)
+            monkeypatch.setattr(self.kind, "sweep_edges", 20)
             users, items = model.encode_all()
         n = model.graph.n_users
         torch.testing.assert_close(users, x[:n], rtol=1e-4, atol=1e-5)

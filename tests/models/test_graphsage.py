@@ -1,9 +1,5 @@
-import numpy as np
-import pytest
-import torch
-
 from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
-from relrank.testing import TrainedContract, planted_graph
+from relrank.testing import TrainedContract
 
 N_USERS, N_ITEMS = 160, 120
 

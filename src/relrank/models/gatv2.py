@@ -13,7 +13,7 @@ W and L_r start near the identity, e_r near zero, so that a fresh network averag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,14 +42,13 @@ class AttentionLayer(nn.Module):
 
         self._types = adjacency.types
         self._sources = [type_of(e.source, adjacency) for e in adjacency.edge_types]
-        with torch.random.fork_rng(devices=[]):  # their constructors draw from the global generator
-            self.own = nn.Linear(dim, dim)
-            self.convs = nn.ModuleList(
-                GATv2Conv(
-                    (dim, dim), dim // heads, heads, add_self_loops=False, edge_dim=None if e.plain else 1, bias=False
-                )
-                for e in adjacency.edge_types
+        self.own = nn.Linear(dim, dim)
+        self.convs = nn.ModuleList(
+            GATv2Conv(
+                (dim, dim), dim // heads, heads, add_self_loops=False, edge_dim=None if e.plain else 1, bias=False
             )
+            for e in adjacency.edge_types
+        )
 
     def reset(self, generator: torch.Generator) -> None:
         """Values near the identity, attention Glorot."""
@@ -88,6 +87,7 @@ class GATv2(MessagePassing):
 
     name = "gatv2"
     Config = GATv2Config
+    sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from relrank.graph.blocks import Adjacency, Block
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+from relrank.models.space import Choice, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,7 @@ class TransformerLayer(nn.Module):
         self._types = adjacency.types
         ends = [(type_of(e.source, adjacency), type_of(e.destination, adjacency)) for e in adjacency.edge_types]
         self._keys = [(s, e.name, d) for e, (s, d) in zip(adjacency.edge_types, ends, strict=True)]
-        with torch.random.fork_rng(devices=[]):  # its constructor draws from the global generator
-            self.conv = HGTConv(dim, dim, (list(self._types), self._keys), heads)
+        self.conv = HGTConv(dim, dim, (list(self._types), self._keys), heads)
 
     def reset(self, generator: torch.Generator) -> None:
         """Q and K Glorot, values near the identity, no bias, every skip and μ at one."""
@@ -87,12 +88,19 @@ class HGT(MessagePassing):
 
     name = "hgt"
     Config = HGTConfig
+    sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The temperature."""
         del graph
         return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """As for every graph network, but its attention diverges at the rates that others like best."""
+        rest = (d for d in super().space(graph) if d.name not in ("train.lr", "residual"))
+        return *rest, Range("train.lr", 1e-3, 1e-2, log=True)
 
     def layer(self, number: int) -> nn.Module:
         """The transformer layer."""

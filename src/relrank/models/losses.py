@@ -201,7 +201,7 @@ def _binary(positive: Tensor, negative: Tensor, excluded: Tensor | None, beta: f
 
 
 class _SharedSoftmax(torch.autograd.Function):
-    """With p the softmax over positive and negatives: du = Σ_k p_k n_k / τ, dn_k = Σ p_k u / τ, ds⁺ = (p⁺ − 1) / τ."""
+    """With p the softmax over positive and negatives: du = Σ_k p_k n_k / τ, dn_k = Σ p_k u / τ, ds⁺ = (p⁺ − 1)/τ."""
 
     @staticmethod
     def forward(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,9 +31,6 @@ from relrank.models.base import Knob
 from relrank.models.layers import FeatureEncoder
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
-
-SWEEP_EDGES = 1 << 21
-"""Edges that the exact sweep takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,8 @@ class MessagePassing(VectorModel):
 
     Config = MessagePassingConfig
     relational = True
+    sweep_edges: ClassVar[int] = 1 << 21
+    """Edges that the exact sweep takes at a time."""
     featured = True
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
@@ -85,7 +84,8 @@ class MessagePassing(VectorModel):
         if c.features and not with_features:
             raise InputError("graph has no node features", where=self.name, expected="[features.…]", found="none")
         self.encoders = nn.ModuleDict({t: FeatureEncoder(graph, t, c.dim) for t in with_features})
-        self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator when they are made
+            self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
@@ -177,7 +177,7 @@ class MessagePassing(VectorModel):
         for number in range(self.config.layers):
             self._states.append(x[items].clone())
             new = torch.empty_like(x)
-            for block in full_blocks(self.adjacency, SWEEP_EDGES):
+            for block in full_blocks(self.adjacency, self.sweep_edges):
                 block = block.to(x.device)
                 new[block.nodes[: block.n_dst]] = self._apply_layer(number, x[block.nodes], block)
             x = new

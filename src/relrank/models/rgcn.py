@@ -46,8 +46,7 @@ class RelationalLayer(nn.Module):
         super().__init__()
         kinds = [e.destination for e in adjacency.edge_types]
         self._arriving = torch.tensor([1.0 / kinds.count(k) for k in kinds])
-        with torch.random.fork_rng(devices=[]):  # its constructor draws from the global generator
-            self.own = nn.Linear(dim, dim)
+        self.own = nn.Linear(dim, dim)
         self.matrices = nn.Parameter(torch.zeros(bases or len(kinds), dim, dim))
         self.shares = nn.Parameter(torch.zeros(len(kinds), bases)) if bases else None
 
