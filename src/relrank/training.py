@@ -220,6 +220,7 @@ def _epoch(
         optimizer.step()
         total += float(loss.detach()) * size
     model.eval()
+    model.parallel = True
     return total / src.size
 
 

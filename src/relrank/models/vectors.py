@@ -21,7 +21,7 @@ from torch.nn import functional
 from relrank.csr import Csr, Float32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sampling import NegativeSampler, check_negatives_exist
+from relrank.graph.sampling import NegativeSampler
 from relrank.models import losses
 from relrank.models.base import Knob, Trained, history_rows, user_rows
 from relrank.models.space import Choice, Range
@@ -133,9 +133,13 @@ class VectorModel(Trained):
                     "hyper-parameter is out of range", where=f"{self.name}, {field}", expected=f"at least {least}",
                     found=repr(getattr(c, field)),
                 )  # fmt: skip
+        if not c.temperature > 0 or not 0 <= c.calibration <= 1:
+            raise InputError(
+                "hyper-parameter is out of range", where=f"{self.name}, temperature or calibration",
+                expected="temperature above 0, calibration of 0 to 1", found=f"{c.temperature}, {c.calibration}",
+            )  # fmt: skip
         self._sampler: NegativeSampler | None = None
         if c.loss != "full-softmax":
-            check_negatives_exist(self.history)
             self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
         weights = self.history.data
         self._chances: Float32 | None = None
