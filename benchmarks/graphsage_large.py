@@ -33,7 +33,8 @@ def generated(n_users: int, n_items: int, n_edges: int, seed: int = 0) -> Graph:
     size = n_items // GROUPS
     dst = np.where(inside, src % GROUPS * size + dst % size, dst).astype(np.int32)
     nodes = {"user": IdMap("user", pl.Series(range(n_users))), "item": IdMap("item", pl.Series(range(n_items)))}
-    return Graph("user", "item", nodes, Relation.of("chose", "user", "item", src, dst, duplicates="first"), {}, "made")
+    chose = Relation.of("chose", "user", "item", src, dst, duplicates="first")
+    return Graph("user", "item", nodes, chose, {}, "generated")
 
 
 def main() -> None:

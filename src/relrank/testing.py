@@ -31,7 +31,7 @@ from torch.nn import functional
 from relrank.checkpoint import load_tensors, save_tensors
 from relrank.csr import Int64
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows
 from relrank.models.vectors import VectorModel
@@ -87,7 +87,16 @@ def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, Int64]]:
 
     nodes = {name: IdMap(name, ids.at(np.argsort(moved[name]))) for name, ids in graph.nodes.items()}
     relations = {name: again(r) for name, r in graph.relations.items()}
-    return Graph(graph.user, graph.item, nodes, again(graph.interactions), relations, graph.fingerprint), moved
+    other = Graph(graph.user, graph.item, nodes, again(graph.interactions), relations, graph.fingerprint)
+    order = {name: np.argsort(rows) for name, rows in moved.items()}
+    features = {
+        name: Feature(
+            name, f.node, f.known[order[f.node]], None if f.dense is None else f.dense[order[f.node]],
+            None if f.sparse is None else f.sparse.take(order[f.node]),
+        )
+        for name, f in graph.features.items()
+    }  # fmt: skip
+    return replace(other, features=features), moved
 
 
 def planted_auc(model: Recommender) -> float:

@@ -4,7 +4,7 @@ import pytest
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.paths import path_kinds, path_scores
+from relrank.graph.paths import path_kinds, path_scores, root_of_difference
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 7, "item": 9, "tag": 4, "city": 3}
@@ -166,3 +166,14 @@ def test_asking_writes_into_nothing():
     again = [path_scores(k, rows, np.array([1, -1, 2])) for k in kinds]
     np.testing.assert_array_equal(first, again)
     assert rows.data.all()
+
+
+def test_root_of_difference_by_hand():
+    """Equal sums leave nothing, not the root of a rounding error."""
+    whole = np.array([[5.0, 1.0, 0.0, 3.0], [2.0, 8.0, 1.0, 0.5]], np.float32)
+    less = np.array([[2.0, 4.0, 1.0 - 1e-6, 0.0], [1.0, 1.0, 0.0, 3.0]], np.float32)
+    factor = np.array([4.0, 0.25], np.float32)
+    expected = np.sqrt([[0.0, 16.0, 0.0, 2.0], [1.0, 0.0, 0.0, 0.0]])
+    found = root_of_difference(whole, np.array([1, 0]), less.copy(), factor)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.array_equal(found, root_of_difference(whole, np.array([1, 0]), less.copy(), factor, parallel=False))

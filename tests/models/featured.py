@@ -1,4 +1,4 @@
-"""The planted graph with features that know the blocks, and its renumbering."""
+"""The planted graph with features that know the blocks."""
 
 from dataclasses import replace
 
@@ -36,19 +36,3 @@ def featured(graph: Graph | None = None, users: bool = False) -> Graph:
     if users:
         features.append(dense("age", "user", graph.n_users, seed=1))
     return replace(graph, features={f.name: f for f in features})
-
-
-def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, np.ndarray]]:
-    """As in ``relrank.testing``, features included."""
-    other, moved = _without_features(graph, seed)
-    features = {}
-    for name, f in graph.features.items():
-        order = np.argsort(moved[f.node])
-        x, s = f.dense, f.sparse
-        features[name] = Feature(
-            name, f.node, f.known[order], None if x is None else x[order], None if s is None else s.take(order)
-        )
-    return replace(other, features=features), moved
-
-
-_without_features = testing.renumbered

@@ -3,9 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from featured import featured, renumbered
+from featured import featured
 
-from relrank import testing
 from relrank.errors import InputError
 from relrank.models.feature_graphsage import FeatureGraphSAGE, FeatureGraphSAGEConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph
@@ -14,11 +13,6 @@ from relrank.training import TrainConfig, fit
 N_USERS, N_ITEMS = 160, 120
 NEW_ITEMS, NEW_USERS = np.arange(16), np.arange(144, 160)
 TRAIN = TrainConfig(epochs=10, batch=512, lr=0.02, every=10, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def features_move_with_their_nodes(monkeypatch):
-    monkeypatch.setattr(testing, "renumbered", renumbered)
 
 
 class TestWholeGraph(TrainedContract):

@@ -3,10 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from featured import featured, renumbered
+from featured import featured
 from torch.nn import functional
 
-from relrank import testing
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.models.hybrid import Affine, Hybrid, HybridConfig
@@ -17,11 +16,6 @@ N_USERS, N_ITEMS = 160, 120
 USERS = torch.arange(N_USERS)
 BPR = {"loss": "bpr", "similarity": "dot", "temperature": 1.0, "negatives": 1, "shared": False}
 TRAIN = TrainConfig(epochs=15, batch=512, lr=0.02, every=15, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def features_move_with_their_nodes(monkeypatch):
-    monkeypatch.setattr(testing, "renumbered", renumbered)
 
 
 class Contract(TrainedContract):

@@ -141,7 +141,7 @@ def test_users_with_features_fold_in_as_users_without_a_value():
     )
     model.init_weights(0)
     with torch.no_grad():
-        model.encoders["user"].missing += 1
+        model.encoders[0].missing += 1
     histories = [
         torch.from_numpy(graph.interactions.dst[graph.interactions.src == u].astype(np.int64)) for u in (5, 6)
     ]
@@ -158,7 +158,7 @@ def test_own_vectors_are_dropped_in_training_only_and_whole():
     with torch.no_grad():
         whole = model.input(items)
         dropped = model.input(items, torch.Generator().manual_seed(0))
-        features = model.encoders["item"](items - 200)
+        features = model.encoders[0](items - 200)
         own = model.table[200:600] * model._has_own[200:600]
     torch.testing.assert_close(whole, own + features)
     without = torch.isclose(dropped, features).all(1)

@@ -7,6 +7,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
+from relrank.models import path_fusion
 from relrank.models.path_fusion import PathFusion, PathFusionConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
@@ -230,3 +231,17 @@ def test_fixed_weights_stay():
     model = new(weights=WEIGHTS, learn_weights=False)
     fit(model, TrainConfig(epochs=1, batch=512, device="cpu"), lambda: 0.0, seed=0)
     assert model.relation_weights == pytest.approx(WEIGHTS, rel=1e-5)
+
+
+def test_subtracting_what_is_cut_out_is_walking_what_is_left(monkeypatch):
+    """The kept scores of whole histories save work; they change no step, and none of a user's cut edges is seen."""
+    graph = planted_graph()
+    edges = graph.interactions
+    batch = edges.src[::7].astype(np.int64), edges.dst[::7].astype(np.int64), np.random.SeedSequence(1)
+    kept = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
+    monkeypatch.setattr(path_fusion, "KEPT_BYTES", 0)
+    walked = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
+    assert len(kept) == len(walked) == 4
+    for a, b in zip(kept[1:], walked[1:], strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-5)
+        assert torch.equal(a == 0, b == 0)

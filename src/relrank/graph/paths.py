@@ -15,6 +15,9 @@ from relrank.csr import Csr, Float32, Int64
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
 
+EQUAL = 1e-5
+"""Two float32 sums of the same paths in another order differ by less than this share."""
+
 
 @dataclass(frozen=True, slots=True)
 class PathKind:
@@ -100,6 +103,43 @@ def _rows_parallel(indptr, indices, data, own, after, first, second, out):  # ty
 def _rows_serial(indptr, indices, data, own, after, first, second, out):  # type: ignore[no-untyped-def]
     for r in range(out.shape[0]):
         _row(indptr, indices, data, own, after, first, second, out, r)
+
+
+@numba.njit(inline="always")
+def _subtract(whole, rows, less, factor, out, r):  # type: ignore[no-untyped-def]
+    row, f = whole[rows[r]], factor[r]
+    for i in range(row.size):
+        rest = row[i] - less[r, i]
+        # what is left of equal sums is rounding, not a path
+        out[r, i] = np.sqrt(rest * f) if rest > EQUAL * row[i] else np.float32(0.0)
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _subtract_parallel(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
+    for r in numba.prange(out.shape[0]):
+        _subtract(whole, rows, less, factor, out, r)
+
+
+@numba.njit(nogil=True, cache=True)
+def _subtract_serial(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
+    for r in range(out.shape[0]):
+        _subtract(whole, rows, less, factor, out, r)
+
+
+def root_of_difference(whole: Float32, rows: Int64, less: Float32, factor: Float32, parallel: bool = True) -> Float32:
+    """``√(factor · (whole[rows] − less))`` for path scores of histories and of a part of them, into ``less``.
+
+    A difference below ``EQUAL`` of the whole is 0.
+
+    Args:
+        whole: float32 [n, n_items], scores of whole histories.
+        rows: rows of ``whole`` [b].
+        less: float32 [b, n_items], scores of the part that is cut out; overwritten.
+        factor: float32 [b].
+        parallel: as for ``path_scores``.
+    """
+    (_subtract_parallel if parallel else _subtract_serial)(whole, rows, less, factor, less)
+    return less
 
 
 def path_scores(kind: PathKind, history: Csr, users: Int64 | None, parallel: bool = True) -> Float32:

@@ -83,7 +83,9 @@ class MessagePassing(VectorModel):
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
         if c.features and not with_features:
             raise InputError("graph has no node features", where=self.name, expected="[features.…]", found="none")
-        self.encoders = nn.ModuleDict({t: FeatureEncoder(graph, t, c.dim) for t in with_features})
+        # a list: a type's own name may be one that torch does not take for a module
+        self.encoders = nn.ModuleList(FeatureEncoder(graph, t, c.dim) for t in with_features)
+        self._featured = with_features
         with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator when they are made
             self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
         self.register_buffer("_has_own", self._own(), persistent=False)
@@ -117,7 +119,7 @@ class MessagePassing(VectorModel):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            for encoder in self.encoders.values():
+            for encoder in self.encoders:
                 encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
             for conv in self.convs:
                 conv.reset(generator)  # type: ignore[operator]
@@ -137,7 +139,7 @@ class MessagePassing(VectorModel):
             drawn = torch.rand(own.shape, generator=generator, device=own.device)
             own = own * (drawn >= self.config.own_dropout)
         x = self.table.index_select(0, nodes) * own
-        for node_type, encoder in self.encoders.items():
+        for node_type, encoder in zip(self._featured, self.encoders, strict=True):
             rows = self.adjacency.types[node_type]
             here = ((nodes >= rows.start) & (nodes < rows.stop)).nonzero()[:, 0]
             x = x.index_add(0, here, encoder(nodes[here] - rows.start))
@@ -194,8 +196,9 @@ class MessagePassing(VectorModel):
         history = torch.from_numpy(rows.indptr), torch.from_numpy(rows.indices + np.int32(n)), torch.ones(rows.nnz)
         edges = [Edges(*(history if k == 1 else none)) for k in range(len(self.adjacency.edge_types))]
         block = Block(nodes, n, tuple(edges)).to(device)
-        if self.graph.user in self.encoders:
-            user = user + getattr(self.encoders[self.graph.user], "missing").sum(0)  # noqa: B009
+        if self.graph.user in self._featured:
+            unknown: Tensor = self.encoders[self._featured.index(self.graph.user)].missing  # type: ignore[assignment]
+            user = user + unknown.sum(0)
         for number in range(self.config.layers):
             user = self._apply_layer(number, torch.cat([user, self._states[number]]), block)
         return user

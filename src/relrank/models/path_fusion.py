@@ -14,6 +14,7 @@ itself; else a relation's weight measures how much of the answer it leaks.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,11 +28,13 @@ from relrank.csr import Csr, Float32, Int64
 from relrank.errors import InputError
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
-from relrank.graph.paths import path_kinds, path_scores
+from relrank.graph.paths import path_kinds, path_scores, root_of_difference
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 
+KEPT_BYTES = 2 << 30
+"""Room for the path scores of all users: if they are kept, a step pays only for the edges that it cuts out."""
 SAMPLE = 256
 """Users whose paths decide the scale m_r."""
 
@@ -50,6 +53,11 @@ class PathFusionConfig(VectorConfig):
     """Starting weight per relation; 0 leaves its paths out for good."""
     learn_weights: bool = True
     """Whether the weights move in training."""
+
+
+def _ones(rows: Csr) -> Csr:
+    """Histories that count every item once."""
+    return Csr(rows.indptr, rows.indices, np.ones(rows.nnz, np.float32), rows.n_cols)
 
 
 def _shares(rows: Csr) -> Csr:
@@ -95,6 +103,8 @@ class PathFusion(VectorModel):
         self._start = start[start > 0] + (-torch.expm1(-start[start > 0])).log()
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
+        self._whole: list[Float32] | None = None
+        self._making = threading.Lock()
         some = np.linspace(0, graph.n_users - 1, min(SAMPLE, graph.n_users)).astype(np.int64)
         self._scales = [1.0] * len(self.kinds)
         for number, paths in enumerate(self._paths(self.history.take(some), some)):
@@ -139,6 +149,32 @@ class PathFusion(VectorModel):
             found.append(np.sqrt(paths, out=paths))
         return found
 
+    def _whole_paths(self) -> list[Float32] | None:
+        """Path scores of all users' whole histories, each item counted 1; None if they would take too much room."""
+        with self._making:
+            if self._whole is None and 4 * self.history.n_rows * self.history.n_cols * len(self.kinds) <= KEPT_BYTES:
+                everyone = np.arange(self.history.n_rows)
+                self._whole = [path_scores(kind, _ones(self.history), everyone, self.parallel) for kind in self.kinds]
+        return self._whole
+
+    def _paths_without(self, users: Int64, cut: Csr, left: Csr) -> list[Float32]:
+        """``_paths`` of what is left of the users' histories; scores are sums, so the part cut out is subtracted."""
+        whole = self._whole_paths()
+        if whole is None:
+            return self._paths(left, users)
+        even = (1 / np.sqrt(np.maximum(left.degrees(), 1))).astype(np.float32)
+        found = []
+        for kind, scale, scores in zip(self.kinds, self._scales, whole, strict=True):
+            # paths that start at the user's relations know no history
+            less = (
+                path_scores(kind, cut, users, self.parallel)
+                if kind.start is None
+                else np.zeros((users.size, self.graph.n_items), np.float32)
+            )
+            factor = (even if kind.start is None else np.ones_like(even)) / np.float32(scale)
+            found.append(root_of_difference(scores, users, less, factor, self.parallel))
+        return found
+
     def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
         """The users' histories without the batch's own edges, and the paths from there."""
         del items, seed
@@ -146,8 +182,10 @@ class PathFusion(VectorModel):
         rows = self.history.take(users)
         place = np.searchsorted(users, edges[0])
         kept = ~np.isin(rows.rows().astype(np.int64) * n + rows.indices, place * n + edges[1])
-        left = Csr.from_pairs(rows.rows()[kept], rows.indices[kept], (rows.n_rows, n), rows.data[kept])
-        return (_shares(left), *(torch.from_numpy(p) for p in self._paths(left, users)))
+        left, cut = (
+            Csr.from_pairs(rows.rows()[which], rows.indices[which], (rows.n_rows, n)) for which in (kept, ~kept)
+        )
+        return (_shares(left), *(torch.from_numpy(p) for p in self._paths_without(users, cut, left)))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories; items as they are."""
