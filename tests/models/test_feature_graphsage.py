@@ -91,3 +91,15 @@ def test_new_user_is_known_by_a_history_of_new_items():
 def test_graph_without_features_is_refused():
     with pytest.raises(InputError, match="no node features"):
         FeatureGraphSAGE(planted_graph())
+
+
+def test_dense_features_alone_train_in_bfloat16():
+    """Their projections come out of autocast in half precision, the table does not."""
+    graph = featured()
+    model = FeatureGraphSAGE(
+        replace(graph, features={"look": graph.features["look"]}), FeatureGraphSAGEConfig(dim=16, temperature=0.3)
+    )
+    fit(model, replace(TRAIN, epochs=1, every=1, precision="bfloat16"), lambda: 0.0, seed=0)
+    scores = model.score(torch.arange(3))
+    assert scores.dtype == torch.float32
+    assert scores.isfinite().all()

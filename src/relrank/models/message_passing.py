@@ -142,7 +142,7 @@ class MessagePassing(VectorModel):
         for node_type, encoder in zip(self._featured, self.encoders, strict=True):
             rows = self.adjacency.types[node_type]
             here = ((nodes >= rows.start) & (nodes < rows.stop)).nonzero()[:, 0]
-            x = x.index_add(0, here, encoder(nodes[here] - rows.start))
+            x = x.index_add(0, here, encoder(nodes[here] - rows.start).to(x.dtype))  # autocast may have halved it
         return x
 
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:
