@@ -7,6 +7,7 @@ from featured import featured
 
 from relrank.errors import InputError
 from relrank.models.feature_graphsage import FeatureGraphSAGE, FeatureGraphSAGEConfig
+from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 
@@ -103,3 +104,17 @@ def test_dense_features_alone_train_in_bfloat16():
     scores = model.score(torch.arange(3))
     assert scores.dtype == torch.float32
     assert scores.isfinite().all()
+
+
+def test_an_arm_without_the_featured_type_is_plain_graphsage():
+    """Features of tags say nothing where no relation leads to a tag; the study's other arms go on."""
+    graph = featured()
+    tags = np.arange(len(graph.nodes["tag"]), dtype=np.float32)[:, None]
+    kind = replace(graph.features["look"], name="kind", node="tag", known=np.ones(len(tags), bool), dense=tags)
+    graph = replace(graph, features={"kind": kind})
+    assert len(FeatureGraphSAGE(graph).encoders) == 1
+    model = FeatureGraphSAGE(graph.only(), FeatureGraphSAGEConfig(dim=16))
+    model.init_weights(0)
+    plain = GraphSAGE(graph.only(), GraphSAGEConfig(dim=16))
+    plain.init_weights(0)
+    assert torch.equal(model.score(torch.arange(3)), plain.score(torch.arange(3)))

@@ -81,7 +81,7 @@ class MessagePassing(VectorModel):
         )
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
-        if c.features and not with_features:
+        if c.features and not graph.features:  # an arm may leave out the types that have some
             raise InputError("graph has no node features", where=self.name, expected="[features.…]", found="none")
         # a list: a type's own name may be one that torch does not take for a module
         self.encoders = nn.ModuleList(FeatureEncoder(graph, t, c.dim) for t in with_features)
