@@ -205,6 +205,14 @@ def test_weight_zero_leaves_the_relation_out():
     assert list(without.relation_weights) == ["chose", "similar"]
 
 
+def test_without_any_path_the_vectors_are_left():
+    model = new(weight=0.0)
+    fit(model, TrainConfig(epochs=1, batch=512, device="cpu"), lambda: 0.0, seed=0)
+    assert model.relation_weights == {}
+    users, items = (torch.nn.functional.normalize(x, dim=1) for x in model.encode_all())
+    torch.testing.assert_close(model.score(USERS), users @ items.T / 0.3)
+
+
 @pytest.mark.parametrize("weight", [1e-4, 0.5, 3.0, 300.0])
 def test_weights_start_where_they_are_said_to(weight):
     """Not passed through the softplus again; also where its inverse by the textbook overflows."""

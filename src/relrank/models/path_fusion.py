@@ -193,8 +193,10 @@ class PathFusion(VectorModel):
         own, items = self.penalised(batch)
         return users + own if self.config.user_vectors else users, items
 
-    def offsets(self, batch: Batch) -> Tensor:
-        """What the paths add to the scores, [U, n_items]."""
+    def offsets(self, batch: Batch) -> Tensor | None:
+        """What the paths add to the scores, [U, n_items]; None where every kind of path is left out."""
+        if not self.kinds:
+            return None
         added: Tensor = _Weighted.apply(functional.softplus(self.raw_weights), *batch.messages[1:])  # type: ignore[no-untyped-call]
         return added
 
