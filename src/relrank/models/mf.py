@@ -1,7 +1,7 @@
 """Matrix factorisation: one free vector per user and per item, ``s_ui = e_u · e_i`` (Rendle et al. 2009 with BPR).
 
 A user who was not there in training gets the vector that least squares gives with the items held (Hu, Koren &
-Volinsky 2008, eq. 4, with ones for the history and weight ``fold_in_weight`` for every item of the catalogue).
+Volinsky 2008, eq. 4, with ones for the history; zeros weigh ``fold_in_weight`` over the whole catalogue together).
 """
 
 from __future__ import annotations
