@@ -196,20 +196,21 @@ def _epoch(
 ) -> float:
     """One pass over all training edges in random order; the mean loss."""
     src, dst = model.graph.interactions.src, model.graph.interactions.dst
-    order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // config.batch))
+    size = min(config.batch, max(1, int(src.size * model.most_edges)))
+    order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
     order = np.random.default_rng(order_seed).permutation(src.size)
     half = config.precision == "bfloat16"
     total = 0.0
     model.train()
 
     def prepare(number: int) -> Any:
-        picked = order[number * config.batch : (number + 1) * config.batch]
+        picked = order[number * size : (number + 1) * size]
         users, items = (side[picked].astype(np.int64) for side in (src, dst))
         return picked.size, model.prepare(users, items, batch_seeds[number])
 
     model.parallel = config.workers == 0
     steps = len(batch_seeds)
-    for number, (size, batch) in enumerate(prefetch(prepare, steps, config.workers)):
+    for number, (count, batch) in enumerate(prefetch(prepare, steps, config.workers)):
         if config.decay == "linear":
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
@@ -218,7 +219,7 @@ def _epoch(
             loss = model.loss(batch.to(device))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        total += float(loss.detach()) * size
+        total += float(loss.detach()) * count
     model.eval()
     model.parallel = True
     return total / src.size
@@ -237,6 +238,7 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     identity = {
         "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
         "graph": graph.fingerprint, "edges": edges.hexdigest(),
+        "nodes": [[name, len(ids)] for name, ids in graph.nodes.items()],
     }  # fmt: skip
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result

@@ -168,3 +168,34 @@ def test_own_vectors_are_dropped_in_training_only_and_whole():
     assert float(without[trained].float().mean()) == pytest.approx(0.25, abs=0.09)
     again = model.input(items, torch.Generator().manual_seed(0))
     assert torch.equal(again, dropped)
+
+
+def test_neighbours_drawn_by_weight_count_once():
+    """The mean of those drawn stands for the weighted mean of all: weights in both places would be their squares."""
+    graph = planted_graph()
+    chose = Relation.of("chose", "user", "item", np.zeros(2, np.int32), np.array([0, 1]), np.array([0.9, 0.1]))
+    graph = replace(graph, interactions=chose, relations={})
+    model = GraphSAGE(graph, GraphSAGEConfig(dim=2, layers=1, fanout=1, weighted=True))
+    model.init_weights(0)
+    seen = np.zeros(2)
+    for word in range(400):
+        (block,) = model.messages(
+            np.array([0]), np.array([2]), (np.array([1]), np.array([2])), np.random.SeedSequence(word)
+        )
+        edges = block.edges[1]
+        assert (edges.weight == 1).all()
+        for place in edges.indices[: int(edges.indptr[1])].tolist():
+            seen[int(block.nodes[place]) - graph.n_users] += 1
+    assert seen.sum() == 400
+    assert abs(seen[0] / 400 - 0.9) < 0.05
+
+
+def test_a_batch_never_holds_all_edges():
+    """It would cut every history to nothing, and the network would learn from no neighbour."""
+    graph = planted_graph()
+    model, held = GraphSAGE(graph, GraphSAGEConfig(dim=4)), []
+    prepare = model.prepare
+    model.prepare = lambda users, items, seed: held.append(len(users)) or prepare(users, items, seed)
+    fit(model, TrainConfig(epochs=1, batch=10**6, every=1, device="cpu"), lambda: 1.0, seed=0)
+    assert max(held) <= len(graph.interactions) // 2
+    assert sum(held) == len(graph.interactions)

@@ -252,14 +252,15 @@ def test_softmax_over_the_catalogue_draws_nothing():
     ids=["mf", "lightgcn", "graphsage"],
 )
 def test_contrast_of_any_encoder(kind, config):
-    """InfoNCE of the batch's own vectors; without noise both views are the vectors themselves."""
+    """InfoNCE of the batch's users and positives; without noise both views are the vectors themselves."""
     plain, still, noise = (
         new(kind, config, contrast=c, noise=n, contrast_temperature=0.4)
         for c, n in ((0.0, 0.0), (0.7, 0.0), (0.7, 0.5))
     )
     batch = prepared(plain)
     expected = plain.loss(batch).item()
-    for vectors in plain.encode(batch):
+    users, items = plain.encode(batch)
+    for vectors in (users, items[batch.item_at.unique()]):  # negatives are no side of the contrast
         unit = functional.normalize(vectors.detach().double(), dim=1).numpy()
         logits = unit @ unit.T / 0.4
         expected += 0.7 * np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))

@@ -50,7 +50,8 @@ def test_without_noise_the_loss_is_ranking_plus_info_nce_of_two_layers():
     a, e = dense(model), model.table.detach().double()
     layers = [a @ e, a @ a @ e, a @ a @ a @ e]
     final, expected = sum(layers) / 3, plain.loss(batch).item()
-    for rows in (batch.users, batch.items + N_USERS):
+    positives = batch.items[batch.item_at].unique()  # negatives are no side of the contrast
+    for rows in (batch.users, positives + N_USERS):
         one, two = (functional.normalize(x[rows], dim=1) for x in (final, layers[1]))
         logits = one @ two.T / 0.2
         expected += 0.7 * functional.cross_entropy(logits, torch.arange(len(rows))).item()

@@ -40,6 +40,7 @@ class Recommender(ABC):
     Attributes:
         name: key in ``MODELS``.
         Config: the frozen dataclass of hyper-parameters, written beside the model.
+        weighs_interactions: whether ``weights`` of the configuration may name the interactions, too.
         relational: whether relations beside the interactions change the scores.
         featured: whether features of nodes do; with a field ``features`` in its configuration, only where that is
             true. A study keeps features from all other models.
@@ -49,6 +50,7 @@ class Recommender(ABC):
     Config: ClassVar[type]
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
+    weighs_interactions: ClassVar[bool] = False
 
     graph: Graph
     config: Any
@@ -145,7 +147,15 @@ class FromHistory(ClosedForm):
 
 
 class Trained(nn.Module, Recommender):
-    """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them."""
+    """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them.
+
+    Attributes:
+        most_edges: largest share of the training edges that one batch may hold. A model that cuts a batch's edges out
+            of what it reads needs some that are left.
+        parallel: whether kernels may start threads of their own.
+    """
+
+    most_edges: ClassVar[float] = 1.0
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
@@ -98,5 +99,9 @@ class GATv2(MessagePassing):
     def layer(self, number: int) -> nn.Module:
         """The attention layer."""
         del number
+        if self.config.weighted:
+            raise InputError(
+                "attention reads the weights itself", where=f"{self.name}, weighted", expected="false", found="true"
+            )
         check_heads(self.name, self.config.dim, self.config.heads)
         return AttentionLayer(self.config.dim, self.adjacency, self.config.heads)

@@ -3,8 +3,9 @@
     h_i' = W₁ h_i + W₂ · mean over the relations that reach i of (mean_{j ∈ N_r(i)} h_j)
 
 The two matrices know no relation: every relation that a node has counts alike, whatever its number of edges, which
-keeps a relation of millions of edges from drowning the others. With one relation it is the published layer. Both
-start near the identity, so that a fresh network averages instead of scrambling.
+keeps a relation of millions of edges from drowning the others. With one relation and ``residual = false`` it is the
+published layer, but for the normalisation of every state to length 1. Both matrices start near the identity, so that
+a fresh network averages instead of scrambling.
 """
 
 from __future__ import annotations

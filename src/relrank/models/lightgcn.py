@@ -51,6 +51,11 @@ class RelationalLightGCN(VectorModel):
     def __init__(self, graph: Graph, config: RelationalLightGCNConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
+        if c.layers < 0:
+            raise InputError(
+                "hyper-parameter is out of range", where=f"{self.name}, layers", expected="0 or more",
+                found=repr(c.layers),
+            )  # fmt: skip
         self.blocks = Propagation(graph)
         self.table = nn.Parameter(torch.zeros(self.blocks.n_nodes, c.dim))
         start = torch.tensor([c.weights.get(name, c.weight) for name in self.blocks.names[1:]])

@@ -14,7 +14,7 @@ say.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +42,8 @@ class MessagePassingConfig(VectorConfig):
     fanout: int = 0
     """Neighbours that a node draws per relation, direction and layer; 0 trains on the whole graph."""
     weighted: bool = False
-    """Draw neighbours in proportion to their edges' weights."""
+    """Draw neighbours in proportion to their edges' weights, with replacement; the plain mean of those drawn then
+    stands for the weighted mean of all. Not for layers that read the weights themselves."""
     user_vectors: bool = False
     """Whether users have vectors of their own beside what their items say."""
     features: bool = False
@@ -61,6 +62,7 @@ class MessagePassing(VectorModel):
 
     Config = MessagePassingConfig
     relational = True
+    most_edges: ClassVar[float] = 0.5
     sweep_edges: ClassVar[int] = 1 << 21
     """Edges that the exact sweep takes at a time."""
     featured = True
@@ -68,16 +70,20 @@ class MessagePassing(VectorModel):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        for field, fits in (("layers", c.layers >= 1), ("fanout", c.fanout >= 0), ("dropout", 0 <= c.dropout < 1)):
+        shares = (("dropout", c.dropout), ("own_dropout", c.own_dropout))
+        ranges = [("layers", c.layers >= 1), ("fanout", c.fanout >= 0), *((n, 0 <= v < 1) for n, v in shares)]
+        for field, fits in ranges:
             if not fits:
                 raise InputError(
                     "hyper-parameter is out of range", where=f"{self.name}, {field}",
-                    expected="layers of 1 or more, fanout of 0 or more, dropout of 0 up to 1",
+                    expected="layers of 1 or more, fanout of 0 or more, shares of 0 up to 1",
                     found=repr(getattr(c, field)),
                 )  # fmt: skip
         self.adjacency = Adjacency(graph)
         self._drawer = (
-            NeighbourSampler(self.adjacency, [c.fanout] * c.layers, weighted=c.weighted) if c.fanout else None
+            NeighbourSampler(self.adjacency, [c.fanout] * c.layers, replace=c.weighted, weighted=c.weighted)
+            if c.fanout
+            else None
         )
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
@@ -130,7 +136,12 @@ class MessagePassing(VectorModel):
         if self._drawer is None:
             return (whole_block(self.adjacency, exclude=edges),) * int(self.config.layers)
         seeds = np.concatenate([users, items + self.graph.n_users])
-        return tuple(self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel))
+        blocks = self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel)
+        if self.config.weighted:  # drawn by weight, so each counts alike
+            blocks = [
+                replace(b, edges=tuple(e._replace(weight=torch.ones_like(e.weight)) for e in b.edges)) for b in blocks
+            ]
+        return tuple(blocks)
 
     def input(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x⁰ of global node numbers, [n, dim]; with a generator, own vectors are dropped at random."""

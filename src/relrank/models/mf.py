@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from relrank.csr import Csr
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.linear import rows_times_dense
+from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
 
 
@@ -40,6 +42,11 @@ class MF(VectorModel):
 
     def __init__(self, graph: Graph, config: MFConfig | None = None) -> None:
         super().__init__(graph, config)
+        if not self.config.fold_in_weight > 0:
+            raise InputError(
+                "hyper-parameter is out of range", where=f"{self.name}, fold_in_weight", expected="above 0",
+                found=repr(self.config.fold_in_weight),
+            )  # fmt: skip
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, self.config.dim))
 
     @classmethod
@@ -47,6 +54,11 @@ class MF(VectorModel):
         """The penalty."""
         del graph
         return (Knob("l2", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1e-3),)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """As every encoder's, but an edge's own negatives cannot come from the batch."""
+        return tuple(d for d in super().space(graph) if d.name != "sampling")
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors."""
@@ -76,8 +88,7 @@ class MF(VectorModel):
         whole = weight * (items.T @ items / self.graph.n_items + eye)
         sums = torch.from_numpy(rows_times_dense(rows, items.cpu().numpy())).to(items)
         flat = items[torch.from_numpy(rows.indices).long().to(items.device)]
-        grams = whole.repeat(rows.n_rows, 1, 1)
+        solved = torch.empty_like(sums)
         for number, own in enumerate(torch.split(flat, rows.degrees().tolist())):
-            grams[number] += own.T @ own
-        solved: Tensor = torch.linalg.solve(grams, sums[:, :, None])[:, :, 0]
+            solved[number] = torch.linalg.solve(whole + own.T @ own, sums[number])
         return solved

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,6 +88,8 @@ class PathFusion(VectorModel):
     """Learned vectors and paths."""
 
     name = "path-fusion"
+    weighs_interactions = True
+    most_edges: ClassVar[float] = 0.5
     Config = PathFusionConfig
     relational = True
 
@@ -223,6 +225,11 @@ class PathFusion(VectorModel):
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """Vectors and paths of new users, who have no relations of their own yet."""
         return self._with_paths(super().fold_in(histories), history_rows(histories, self.graph.n_items), None)
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters, and the kept paths."""
+        super().forget()
+        self._whole = None
 
     def _with_paths(self, scores: Tensor, rows: Csr, users: Int64 | None) -> Tensor:
         scores = scores / self.config.temperature

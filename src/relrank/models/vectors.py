@@ -58,7 +58,7 @@ class VectorConfig:
     calibration: float = 0.75
     """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
     contrast: float = 0.0
-    """Weight of InfoNCE between two noisy views of the batch's vectors (Yu et al. 2022)."""
+    """Weight of InfoNCE between two noisy views of the batch's users and positive items (Yu et al. 2022)."""
     contrast_temperature: float = 0.2
     """Temperature of InfoNCE."""
     noise: float = 0.1
@@ -243,7 +243,8 @@ class VectorModel(Trained):
     def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
         """Which edges of a batch are learned from: each with a chance of its weight over the largest, one at least.
 
-        In expectation that is the loss of every edge times its weight, for any loss. No edge leaves the graph.
+        Over an epoch an edge then counts about as often as its weight says, for any loss; a batch's mean is over the
+        edges that it keeps. No edge leaves the graph.
         """
         assert self._chances is not None
         edges = users * self.graph.n_items + positives
@@ -265,8 +266,10 @@ class VectorModel(Trained):
         if c.l2:
             value = value + c.l2 * self._penalty(batch)
         if c.contrast:
-            for a, b in self.views(batch, *raw):
-                value = value + c.contrast * losses.info_nce(a, b, c.contrast_temperature)
+            positives = torch.unique(batch.item_at)
+            (a, b), (p, q) = self.views(batch, *raw)
+            for one, two in ((a, b), (p[positives], q[positives])):
+                value = value + c.contrast * losses.info_nce(one, two, c.contrast_temperature)
         return value
 
     def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:

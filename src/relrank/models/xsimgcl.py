@@ -2,8 +2,9 @@
 
     x_l = A(α) x_{l−1} + ε · sign(·) ⊙ u/‖u‖,  u uniform,      Z = 1/L · Σ_{l=1..L} x_l      (x_0 = E is left out)
 
-In training the final vectors Z of the batch's users and items are contrasted with those of layer ``contrast_layer``
-by InfoNCE; scores come from the same sum without noise. Relations propagate as in relational LightGCN.
+In training the final vectors Z of the batch's users and positive items are contrasted with those of layer
+``contrast_layer`` by InfoNCE; scores come from the same sum without noise. Relations propagate as in relational
+LightGCN.
 """
 
 from __future__ import annotations

@@ -132,7 +132,10 @@ class Cell:
         where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.name], self.said
         self._refuse_arms(where)
         config = config_of(kind.Config(), said.config, f"{where}, config")
-        strange = sorted(set(getattr(config, "weights", {})) - set(self.bench.graph.relations))
+        known = {*self.bench.graph.relations}
+        if kind.weighs_interactions:
+            known.add(self.bench.graph.interactions.name)
+        strange = sorted(set(getattr(config, "weights", {})) - known)
         if strange:
             raise InputError(
                 "weight of an unknown relation", where=f"{where}, config.weights",
@@ -174,6 +177,8 @@ class Cell:
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.arm.relations)},
+            # a trained table has a row per node, in this order
+            **({"nodes": [[t, len(ids)] for t, ids in self.bench.graph.nodes.items()]} if trained else {}),
             **({"features": features} if features else {}),
             **({"interactions": weights} if weights["weight"] != "one" else {}),
             "rewired": self.arm.rewired,

@@ -238,6 +238,12 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     ]
     for cell in cells:
         _check(cell)
+    rival = next((m for m in config.models if m.name == config.study.versus), None)
+    if rival and not {"interactions", "all"} <= {a.name for a in arms_of(rival, list(config.relations))}:
+        raise InputError(
+            "rival lacks an arm", where="[study] versus", found=rival.name,
+            expected="a model that uses relations, with the arms interactions and all",
+        )  # fmt: skip
     return cells
 
 

@@ -206,7 +206,9 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
 
 def dimensions(cell: Cell, graph: Graph) -> list[Dimension]:
     """What is searched: the model's space without what the study file holds."""
-    return [d for d in MODELS[cell.model.name].space(graph) if not cell.holds(d.name)]
+    found = [d for d in MODELS[cell.model.name].space(graph) if not cell.holds(d.name)]
+    # what all arms have comes first, so that they see the same random values
+    return sorted(found, key=lambda d: d.name.startswith("weights."))
 
 
 def default_of(config: Any, train: TrainConfig, name: str) -> Any:
@@ -338,6 +340,10 @@ def _search(
         except optuna.TrialPruned:
             state = optuna.trial.TrialState.PRUNED
         except (InputError, MemoryError, torch.OutOfMemoryError) as failure:
+            state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
+        except RuntimeError as failure:  # what torch raises where a CPU's memory ends
+            if "allocate memory" not in str(failure):
+                raise
             state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
         trial.set_user_attr("values", values)
         trial.set_user_attr("end", {"seconds": time.perf_counter() - began, "error": error})
