@@ -1,7 +1,7 @@
 """The one sentence on top of the report."""
 
 import pytest
-from handmade import crowded, empty, goodbooks, judged, planted
+from handmade import Study, crowded, empty, goodbooks, judged, planted
 
 from relrank.report import answer
 from relrank.report.answer import lead_model
@@ -79,3 +79,26 @@ def test_thirty_relations_stay_one_sentence():
     assert "and 4 more help;" in text
     assert "relation_04 and 10 more: no evidence" in text
     assert len(text) < 450
+
+
+def gains(**means):
+    """A study in which no relation was tried by itself: intervals are ±.01."""
+    study = Study(half=0.01)
+    for model, mean in means.items():
+        study.effect(model, None, "gain", ("all", "interactions"), mean)
+    return study.result()
+
+
+@pytest.mark.parametrize(
+    ("means", "sentence"),
+    [
+        (
+            {"a": 0.02, "b": 0.03, "c": -0.02, "d": 0.001},
+            "All relations together help 2 of 4 models, most of all b (+.0300); they hurt c; no evidence for d.",
+        ),
+        ({"a": -0.02}, "All relations together hurt a."),
+        ({"a": 0.001, "b": -0.001}, "No evidence for a and b."),
+    ],
+)
+def test_without_verdicts_the_gains_speak(means, sentence):
+    assert answer(gains(**means)) == sentence

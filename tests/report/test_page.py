@@ -437,3 +437,20 @@ def test_contrast_is_at_least_wcag_aa(scheme, text, ground):
     colours = dict(re.findall(r"--([\w-]+): (#\w{6})", re.findall(r":root \{(.*?)\}", css, re.S)[scheme]))
     one, two = sorted((luminance(colours[text]), luminance(colours[ground])))
     assert (two + 0.05) / (one + 0.05) >= 4.5
+
+
+def test_models_against_a_rival_are_shown_with_both_differences(tmp_path):
+    study = Study(half=0.01)
+    study.effect("network", None, "gain", ("all", "interactions"), 0.02)
+    study.effect("network", None, "versus", ("all", "all"), -0.03, "linear")
+    study.effect("network", None, "versus gain", ("all", "interactions"), 0.015, "linear")
+    text = write_report(study.result(), tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Who uses relations better?" in text
+    section = text[text.index('id="versus"') :].split("</section>")[0]
+    assert "all − all" in section
+    assert "−.0300" in section
+    assert "gain − gain" in section
+    assert "+.0150" in section
+    plain = Study(half=0.01)
+    plain.effect("network", None, "gain", ("all", "interactions"), 0.02)
+    assert "Who uses" not in write_report(plain.result(), tmp_path / "p.html").read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ def answer(result: StudyResult) -> str:
     """
     lead = lead_model(result)
     if lead is None:
-        return "This study compared no relations."
+        return _of_gains([row for row in result.effects.iter_rows(named=True) if row["kind"] == "gain"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     if len(by["no evidence"]) == len(rows):
@@ -61,6 +61,28 @@ def answer(result: StudyResult) -> str:
     if by["no evidence"]:
         clauses.append(f"{_names(by['no evidence'], rows)}: no evidence{_would_have_been_seen(by['no evidence'])}")
     return "; ".join(clauses) + "."
+
+
+def _of_gains(gains: list[Row]) -> str:
+    """What is left to say where no relation was tried by itself: whether all of them together help."""
+    if not gains:
+        return "This study compared no relations."
+    helped = sorted((row for row in gains if row["low"] > 0), key=lambda row: -row["mean"])
+    hurt = [row["model"] for row in gains if row["high"] < 0]
+    open_ = [row["model"] for row in gains if row["low"] <= 0 <= row["high"]]
+    clauses = []
+    if helped:
+        most = helped[0]
+        clauses.append(
+            f"All relations together help {len(helped)} of {len(gains)} models, most of all {most['model']} "
+            f"(+{number(most['mean'])})"
+        )
+    if hurt:
+        clauses.append(f"{'they' if helped else 'all relations together'} hurt {listed(hurt, most=3)}")
+    if open_:
+        clauses.append(f"no evidence for {listed(open_, most=3)}")
+    text = "; ".join(clauses)
+    return text[0].upper() + text[1:] + "."
 
 
 def _names(rows: list[Row], of: list[Row]) -> str:

@@ -160,15 +160,19 @@ def _print_versus(console: Console, result: StudyResult) -> None:
         return
     rival = rows["other"][0]
     table = _table(f"does it use relations better than {rival}? {result.card['metric']}, paired by user")
-    for heading in ("model", f"all − {rival}, all", "p", f"gain − gain of {rival}", "p"):
+    for heading in ("model", "all − all", "p", "gain − gain", "p"):
         table.add_column(heading, no_wrap=True)
     for model in rows["model"].unique(maintain_order=True):
         cells: list[Text | str] = [Text(model)]
         for kind in ("versus", "versus gain"):
             row = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind)).row(0, named=True)
-            cells += [f"{signed(row['mean'])} ({_interval(row['low'], row['high'], '+')})", f"{row['p_holm']:.3f}"]
+            cells += [f"{signed(row['mean'])}\n{_interval(row['low'], row['high'], '+')}", f"{row['p_holm']:.3f}"]
         table.add_row(*cells)
     console.print(table)
+    console.print(
+        f"all − all: with all relations, minus {rival} with all · gain − gain: what relations add to it, minus what "
+        f"they add to {rival}", style="dim", highlight=False, markup=False,
+    )  # fmt: skip
 
 
 def _table(title: str) -> Table:
