@@ -29,6 +29,10 @@ check: $(READY)  ## style, types, floors
 bench: $(READY)  ## every timing and tally that the docs quote; goodbooks needs RELRANK_DATA
 	$(BIN)/python benchmarks/lightgcn_step.py
 	$(BIN)/python benchmarks/planted_seeds.py
+	$(BIN)/python benchmarks/negatives.py
+	$(BIN)/python benchmarks/neighbour_sampling.py
+	$(BIN)/python benchmarks/graphsage_large.py
+	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 
 clean:
