@@ -201,7 +201,7 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
     found = search_study(config, material, tmp_path / "runs" / "out", trials=10)
     best = {(s.cell.model.name, s.cell.arm.name): s.best for s in found}
     all_of = best["relational-ease", "all"]
-    assert all_of.metric > 1.2 * best["relational-ease", "interactions"].metric
+    assert all_of.metric > 1.1 * best["relational-ease", "interactions"].metric
     assert all_of.values["weights.driver"] > all_of.values["weights.noise"]
 
     path = write_tuned(config, found, study_file.parent, tmp_path / "runs" / "out" / "tuned.toml", "10 trials")
