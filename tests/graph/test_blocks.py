@@ -470,6 +470,13 @@ def test_the_whole_block_is_the_whole_graph_less_what_is_left_out(graph):
     well_formed(adjacency, less)
     a = dense(graph, pair_sets(users.tolist(), items.tolist()))
     torch.testing.assert_close(gathered(less, table), a @ table)
+    from_whole = whole_block(adjacency, (np.r_[users, users], np.r_[items, items]), block)
+    assert from_whole.nodes.tolist() == less.nodes.tolist()
+    for made, expected in zip(from_whole.edges, less.edges, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(made, expected, strict=True))
+    # the interactions lose edges in both directions, the rest are not made again
+    shared = [made is kept for made, kept in zip(from_whole.edges, block.edges, strict=True)]
+    assert shared == [False, False] + [True] * (len(shared) - 2)
 
 
 def test_a_block_moves_with_all_its_tensors(graph):

@@ -1,15 +1,13 @@
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from dense_truth import SIZES, interactions, item_filter, random_graph
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
-from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, planted_graph
 
-SIZES = {"user": 30, "item": 20, "tag": 7}
 USERS = torch.arange(SIZES["user"])
 
 
@@ -23,55 +21,15 @@ class TestRelations(ModelContract):
     config = FlatFilterConfig(rank=4, weight=0.3)
 
 
-def relation(name, source, target, edges, rng):
-    n, m = SIZES[source], SIZES[target]
-    cells = rng.choice(n * m, edges, replace=False)
-    src, dst = cells // m, cells % m
-    if source == target:
-        src, dst = np.minimum(src, dst), np.maximum(src, dst)
-        src, dst = src[src < dst], dst[src < dst]
-    return Relation.of(name, source, target, src, dst, rng.uniform(0.3, 3, src.size), duplicates="first")
-
-
 @pytest.fixture
 def graph():
-    rng = np.random.default_rng(4)
-    chose = relation("chose", "user", "item", 150, rng)
-    relations = (
-        relation("has_tag", "item", "tag", 40, rng),
-        relation("tagged", "tag", "item", 30, rng),
-        relation("similar", "item", "item", 60, rng),
-        relation("near", "tag", "tag", 10, rng),
+    return random_graph(
+        4,
+        ("has_tag", "item", "tag", 40),
+        ("tagged", "tag", "item", 30),
+        ("similar", "item", "item", 60),
+        ("near", "tag", "tag", 10),
     )
-    return Graph(
-        "user",
-        "item",
-        {name: IdMap(name, pl.Series(range(n))) for name, n in SIZES.items()},
-        Relation.of("chose", "user", "item", chose.src, chose.dst),
-        {r.name: r for r in relations},
-        "f",
-    )
-
-
-def over_degrees(a):
-    root = np.sqrt(np.outer(a.sum(1), a.sum(0)))
-    return np.divide(a, root, out=np.zeros_like(a), where=root > 0)
-
-
-def interactions(graph):
-    x = np.zeros((graph.n_users, graph.n_items))
-    x[graph.interactions.src, graph.interactions.dst] = 1
-    return x
-
-
-def item_filter(graph, name):
-    r = graph.relations[name]
-    a = np.zeros((SIZES[r.source], SIZES[r.target]))
-    a[r.src, r.dst] = r.weight
-    if r.source == r.target:
-        return over_degrees(a + a.T)
-    a = over_degrees(a if r.source == "item" else a.T)
-    return a @ a.T
 
 
 def by_the_formula(graph, x, rank, level, powers, filters=()):

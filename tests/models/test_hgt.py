@@ -6,7 +6,8 @@ from layer_truth import LayerTruth, refuses
 from torch.nn import functional
 
 from relrank.graph.blocks import whole_block
-from relrank.models.hgt import HGT, HGTConfig, rows_by_type
+from relrank.models.hgt import HGT, HGTConfig
+from relrank.models.layers import rows_by_type
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
 

@@ -1,19 +1,17 @@
 import gc
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
+from dense_truth import SIZES, random_graph
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.models import relational_ease
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, planted_graph
 
-SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5}
 USERS = torch.arange(SIZES["user"])
 
 
@@ -28,37 +26,18 @@ class TestInteractionsAlone(ModelContract):
         return planted_graph().only()
 
 
-def relation(name, source, target, edges, rng):
-    n, m = SIZES[source], SIZES[target]
-    cells = rng.choice(n * m, edges, replace=False)
-    src, dst = cells // m, cells % m
-    if source == target:
-        src, dst = np.minimum(src, dst), np.maximum(src, dst)
-        src, dst = src[src < dst], dst[src < dst]
-    return Relation.of(name, source, target, src, dst, rng.uniform(0.3, 3, src.size), duplicates="first")
-
-
 @pytest.fixture
 def graph():
-    rng = np.random.default_rng(3)
-    chose = relation("chose", "user", "item", 150, rng)
-    relations = (
-        relation("has_tag", "item", "tag", 40, rng),
-        relation("tagged", "tag", "item", 30, rng),
-        relation("similar", "item", "item", 60, rng),
-        relation("lives_in", "user", "city", 25, rng),
-        relation("home_of", "city", "user", 25, rng),
-        relation("follows", "user", "user", 70, rng),
-        relation("shelved", "user", "item", 50, rng),
-        relation("near", "tag", "tag", 10, rng),
-    )
-    return Graph(
-        "user",
-        "item",
-        {name: IdMap(name, pl.Series(range(n))) for name, n in SIZES.items()},
-        Relation.of("chose", "user", "item", chose.src, chose.dst),
-        {r.name: r for r in relations},
-        "f",
+    return random_graph(
+        3,
+        ("has_tag", "item", "tag", 40),
+        ("tagged", "tag", "item", 30),
+        ("similar", "item", "item", 60),
+        ("lives_in", "user", "city", 25),
+        ("home_of", "city", "user", 25),
+        ("follows", "user", "user", 70),
+        ("shelved", "user", "item", 50),
+        ("near", "tag", "tag", 10),
     )
 
 

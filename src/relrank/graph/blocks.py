@@ -211,15 +211,19 @@ class Block:
         return Block(move([self.nodes])[0], self.n_dst, tuple(Edges(*move(e)) for e in self.edges))
 
 
-def whole_block(adjacency: Adjacency, exclude: Pairs | None = None) -> Block:
+def whole_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block | None = None) -> Block:
     """All nodes as sources and destinations, local numbers being the global ones: the block of full-graph training.
 
     Args:
         adjacency: of the graph.
         exclude: interactions (user rows, item rows) left out in both directions.
+        whole: the block that leaves nothing out, if it is there: what loses no edge is taken from it.
     """
     edges = []
-    for e, left_out in zip(adjacency.edge_types, adjacency.positions(exclude), strict=True):
+    for k, (e, left_out) in enumerate(zip(adjacency.edge_types, adjacency.positions(exclude), strict=True)):
+        if whole is not None and not left_out.size:
+            edges.append(whole.edges[k])
+            continue
         starts, columns, weight = e.csr.indptr, e.csr.indices, e.csr.data
         if left_out.size:
             starts = starts - np.searchsorted(left_out, starts)
@@ -229,7 +233,8 @@ def whole_block(adjacency: Adjacency, exclude: Pairs | None = None) -> Block:
         indptr[e.destination.start : e.destination.stop + 1] = starts
         indptr[e.destination.stop + 1 :] = starts[-1]
         edges.append(Edges(*(shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
-    return Block(torch.arange(adjacency.n_nodes), adjacency.n_nodes, tuple(edges))
+    nodes = torch.arange(adjacency.n_nodes) if whole is None else whole.nodes
+    return Block(nodes, adjacency.n_nodes, tuple(edges))
 
 
 def shared(array: npt.NDArray[np.generic]) -> Tensor:

@@ -237,6 +237,28 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
     return result
 
 
+def check_range(fits: bool, model: str, field: str, expected: str, found: object) -> None:
+    """Refuse a hyper-parameter whose value makes no sense.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    if not fits:
+        raise InputError(
+            "hyper-parameter is out of range", where=f"{model}, {field}", expected=expected, found=repr(found)
+        )
+
+
+def check_choice(model: str, field: str, known: Sequence[str], found: object) -> None:
+    """Refuse a hyper-parameter that is none of its known words.
+
+    Raises:
+        InputError: it is none.
+    """
+    if found not in known:
+        raise InputError(f"unknown {field}", where=model, expected=" or ".join(known), found=repr(found))
+
+
 def interaction_rows(graph: Graph) -> Csr:
     """Users by items: the training interactions."""
     return graph.interactions.csr(graph.n_users, graph.n_items)

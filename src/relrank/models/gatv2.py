@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block
-from relrank.graph.graph import Graph
-from relrank.models.base import Knob
-from relrank.models.hgt import check_heads, glorot, near_identity, rows_by_type, type_of
+from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 
 
@@ -89,12 +87,6 @@ class GATv2(MessagePassing):
     name = "gatv2"
     Config = GATv2Config
     sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
-
-    @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The temperature."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     def layer(self, number: int) -> nn.Module:
         """The attention layer."""

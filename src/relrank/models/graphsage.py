@@ -17,8 +17,6 @@ from torch import Tensor, nn
 
 from relrank.graph.aggregation import neighbour_mean
 from relrank.graph.blocks import Block
-from relrank.graph.graph import Graph
-from relrank.models.base import Knob
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 
 
@@ -59,12 +57,6 @@ class GraphSAGE(MessagePassing):
 
     name = "graphsage"
     Config = GraphSAGEConfig
-
-    @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The temperature."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     def layer(self, number: int) -> nn.Module:
         """The mean layer."""

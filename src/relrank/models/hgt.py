@@ -14,17 +14,16 @@ M_r and O start near the identity (O at twice, for gelu halves small numbers), s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
+from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 from relrank.models.space import Choice, Range
 
@@ -91,12 +90,6 @@ class HGT(MessagePassing):
     sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The temperature."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
-
-    @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
         """As for every graph network, but its attention diverges at the rates that others like best."""
         rest = (d for d in super().space(graph) if d.name not in ("train.lr", "residual"))
@@ -111,54 +104,3 @@ class HGT(MessagePassing):
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:
         out: Tensor = self.convs[number](x, block)
         return x[: block.n_dst] + out if self.config.residual else out
-
-
-def check_heads(model: str, dim: int, heads: int) -> None:
-    """Refuse heads that do not divide the vector.
-
-    Raises:
-        InputError: they do not.
-    """
-    if heads < 1 or dim % heads:
-        raise InputError(
-            "heads do not divide the vector", where=f"{model}, heads", expected=f"a divisor of dim = {dim}",
-            found=repr(heads),
-        )  # fmt: skip
-
-
-def type_of(nodes: slice, adjacency: Adjacency) -> str:
-    """The node type that has these global numbers."""
-    return next(name for name, rows in adjacency.types.items() if rows == nodes)
-
-
-def rows_by_type(nodes: Tensor, types: Mapping[str, slice]) -> tuple[dict[str, Tensor], Tensor]:
-    """Local numbers of each type's nodes, ascending, and each node's place among those of its type.
-
-    Args:
-        nodes: int64 [n], global numbers of a block's nodes.
-        types: global numbers of each type.
-
-    Returns:
-        int64 [number of nodes of the type] for each type, possibly empty; int64 [n].
-    """
-    place = torch.empty_like(nodes)
-    rows = {}
-    for name, numbers in types.items():
-        here = rows[name] = ((nodes >= numbers.start) & (nodes < numbers.stop)).nonzero()[:, 0]
-        place[here] = torch.arange(len(here), device=nodes.device)
-    return rows, place
-
-
-def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Uniform numbers of variance 2 / (rows + columns) (Glorot & Bengio 2010), by the last two sizes."""
-    bound = (6 / (shape[-2] + shape[-1])) ** 0.5
-    drawn: Tensor = torch.rand(shape, generator=generator)
-    drawn = (2 * drawn - 1) * bound
-    return drawn
-
-
-def near_identity(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Identity matrices with a little noise, [..., n, n]."""
-    noise: Tensor = torch.randn(shape, generator=generator)
-    noise = noise * (0.1 / shape[-1] ** 0.5)
-    return noise + torch.eye(shape[-1])

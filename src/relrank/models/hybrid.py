@@ -32,7 +32,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.models.base import Knob
+from relrank.models.base import Knob, check_choice, check_range
 from relrank.models.layers import FeatureEncoder, product_in_blocks
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.linear import rows_times_dense, singular_vectors
@@ -138,17 +138,9 @@ class Hybrid(RelationalLightGCN):
         super().__init__(graph, config)
         c = self.config
         for field, known in (("fusion", How), ("embeddings", Embeddings)):
-            if getattr(c, field) not in get_args(known):
-                raise InputError(
-                    f"unknown {field}", where=self.name, expected=" or ".join(get_args(known)),
-                    found=repr(getattr(c, field)),
-                )  # fmt: skip
+            check_choice(self.name, field, get_args(known), getattr(c, field))
         for field, fits in (("gate_start", 0 < c.gate_start < 1), ("graph_dropout", 0 <= c.graph_dropout < 1)):
-            if not fits:
-                raise InputError(
-                    "hyper-parameter is out of range", where=f"{self.name}, {field}",
-                    expected="a share below 1, a gate_start above 0", found=repr(getattr(c, field)),
-                )  # fmt: skip
+            check_range(fits, self.name, field, "a share below 1, a gate_start above 0", getattr(c, field))
         types = {"user": graph.user, "item": graph.item}
         self.fusions = nn.ModuleDict(
             {side: Fusion(graph, t, c.dim, c.fusion) for side, t in types.items() if graph.features_of(t)}

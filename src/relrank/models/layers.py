@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
+from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Feature, Graph
 
 BLOCK = 256
@@ -127,3 +129,72 @@ class _Sparse(nn.Module):
             self.columns[at].long(), table, begins, mode="sum", per_sample_weights=self.share[at].to(table.dtype)
         )
         return bags
+
+
+def starting_weights(names: Sequence[str], weights: Mapping[str, float], default: float, model: str) -> Tensor:
+    """Weights that relations start with, float32 [n_relations].
+
+    Raises:
+        InputError: one is negative.
+    """
+    start = torch.tensor([weights.get(name, default) for name in names])
+    if (start < 0).any():
+        raise InputError("relation weight is negative", where=model, expected="0 or more", found=str(start))
+    return start
+
+
+def inverse_softplus(x: Tensor) -> Tensor:
+    """θ with softplus(θ) = x, in the form that does not overflow; −∞, which no gradient moves, for exactly 0."""
+    theta: Tensor = x + (-torch.expm1(-x)).log()
+    return theta
+
+
+def check_heads(model: str, dim: int, heads: int) -> None:
+    """Refuse heads that do not divide the vector.
+
+    Raises:
+        InputError: they do not.
+    """
+    if heads < 1 or dim % heads:
+        raise InputError(
+            "heads do not divide the vector", where=f"{model}, heads", expected=f"a divisor of dim = {dim}",
+            found=repr(heads),
+        )  # fmt: skip
+
+
+def type_of(nodes: slice, adjacency: Adjacency) -> str:
+    """The node type that has these global numbers."""
+    return next(name for name, rows in adjacency.types.items() if rows == nodes)
+
+
+def rows_by_type(nodes: Tensor, types: Mapping[str, slice]) -> tuple[dict[str, Tensor], Tensor]:
+    """Local numbers of each type's nodes, ascending, and each node's place among those of its type.
+
+    Args:
+        nodes: int64 [n], global numbers of a block's nodes.
+        types: global numbers of each type.
+
+    Returns:
+        int64 [number of nodes of the type] for each type, possibly empty; int64 [n].
+    """
+    place = torch.empty_like(nodes)
+    rows = {}
+    for name, numbers in types.items():
+        here = rows[name] = ((nodes >= numbers.start) & (nodes < numbers.stop)).nonzero()[:, 0]
+        place[here] = torch.arange(len(here), device=nodes.device)
+    return rows, place
+
+
+def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Uniform numbers of variance 2 / (rows + columns) (Glorot & Bengio 2010), by the last two sizes."""
+    bound = (6 / (shape[-2] + shape[-1])) ** 0.5
+    drawn: Tensor = torch.rand(shape, generator=generator)
+    drawn = (2 * drawn - 1) * bound
+    return drawn
+
+
+def near_identity(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Identity matrices with a little noise, [..., n, n]."""
+    noise: Tensor = torch.randn(shape, generator=generator)
+    noise = noise * (0.1 / shape[-1] ** 0.5)
+    return noise + torch.eye(shape[-1])

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.csr import Csr
-from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
-from relrank.models.base import Knob
+from relrank.models.base import Knob, check_range
+from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
@@ -51,28 +51,15 @@ class RelationalLightGCN(VectorModel):
     def __init__(self, graph: Graph, config: RelationalLightGCNConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        if c.layers < 0:
-            raise InputError(
-                "hyper-parameter is out of range", where=f"{self.name}, layers", expected="0 or more",
-                found=repr(c.layers),
-            )  # fmt: skip
+        check_range(c.layers >= 0, self.name, "layers", "0 or more", c.layers)
         self.blocks = Propagation(graph)
         self.table = nn.Parameter(torch.zeros(self.blocks.n_nodes, c.dim))
-        start = torch.tensor([c.weights.get(name, c.weight) for name in self.blocks.names[1:]])
-        if (start < 0).any():
-            raise InputError("relation weight is negative", where=self.name, expected="0 or more", found=str(start))
-        # inverse of softplus; −∞ stands for a weight of exactly 0 and never moves
-        self._start = start + (-torch.expm1(-start)).log()
+        start = starting_weights(self.blocks.names[1:], c.weights, c.weight, self.name)
+        self._start = inverse_softplus(start)
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights and len(start)))
         # what a new user gathers, derived from the parameters, so never saved
         self.register_buffer("_gathered", torch.empty(0), persistent=False)
         self._gathered: Tensor
-
-    @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """Relation weights are learned; what is left is the temperature."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -27,7 +27,7 @@ from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
-from relrank.models.base import Knob
+from relrank.models.base import Knob, check_range
 from relrank.models.layers import FeatureEncoder
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
@@ -73,18 +73,15 @@ class MessagePassing(VectorModel):
         shares = (("dropout", c.dropout), ("own_dropout", c.own_dropout))
         ranges = [("layers", c.layers >= 1), ("fanout", c.fanout >= 0), *((n, 0 <= v < 1) for n, v in shares)]
         for field, fits in ranges:
-            if not fits:
-                raise InputError(
-                    "hyper-parameter is out of range", where=f"{self.name}, {field}",
-                    expected="layers of 1 or more, fanout of 0 or more, shares of 0 up to 1",
-                    found=repr(getattr(c, field)),
-                )  # fmt: skip
+            expected = "layers of 1 or more, fanout of 0 or more, shares of 0 up to 1"
+            check_range(fits, self.name, field, expected, getattr(c, field))
         self.adjacency = Adjacency(graph)
         self._drawer = (
             NeighbourSampler(self.adjacency, [c.fanout] * c.layers, replace=c.weighted, weighted=c.weighted)
             if c.fanout
             else None
         )
+        self._whole = None if c.fanout else whole_block(self.adjacency)
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
         if c.features and not graph.features:  # an arm may leave out the types that have some
@@ -134,7 +131,7 @@ class MessagePassing(VectorModel):
     def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
         """Blocks that end in the batch's users and items, without the batch's own edges."""
         if self._drawer is None:
-            return (whole_block(self.adjacency, exclude=edges),) * int(self.config.layers)
+            return (whole_block(self.adjacency, edges, self._whole),) * int(self.config.layers)
         seeds = np.concatenate([users, items + self.graph.n_users])
         blocks = self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel)
         if self.config.weighted:  # drawn by weight, so each counts alike

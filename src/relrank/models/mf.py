@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from relrank.csr import Csr
-from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.base import Knob
+from relrank.models.base import Knob, check_range
 from relrank.models.linear import rows_times_dense
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
@@ -42,11 +41,8 @@ class MF(VectorModel):
 
     def __init__(self, graph: Graph, config: MFConfig | None = None) -> None:
         super().__init__(graph, config)
-        if not self.config.fold_in_weight > 0:
-            raise InputError(
-                "hyper-parameter is out of range", where=f"{self.name}, fold_in_weight", expected="above 0",
-                found=repr(self.config.fold_in_weight),
-            )  # fmt: skip
+        weight = self.config.fold_in_weight
+        check_range(weight > 0, self.name, "fold_in_weight", "above 0", weight)
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, self.config.dim))
 
     @classmethod

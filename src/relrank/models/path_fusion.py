@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.csr import Csr, Float32, Int64
-from relrank.errors import InputError
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds, path_scores, root_of_difference
 from relrank.models.base import Knob, history_rows, user_rows
+from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 
@@ -97,12 +97,9 @@ class PathFusion(VectorModel):
         super().__init__(graph, config)
         c = self.config
         kinds = path_kinds(graph)
-        start = torch.tensor([c.weights.get(k.name, c.weight) for k in kinds])
-        if (start < 0).any():
-            raise InputError("relation weight is negative", where=self.name, expected="0 or more", found=str(start))
+        start = starting_weights([k.name for k in kinds], c.weights, c.weight, self.name)
         self.kinds = [k for k, a in zip(kinds, start.tolist(), strict=True) if a > 0]
-        # inverse of softplus, in the form that does not overflow
-        self._start = start[start > 0] + (-torch.expm1(-start[start > 0])).log()
+        self._start = inverse_softplus(start[start > 0])
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
         self._whole: list[Float32] | None = None
@@ -111,12 +108,6 @@ class PathFusion(VectorModel):
         self._scales = [1.0] * len(self.kinds)
         for number, paths in enumerate(self._paths(self.history.take(some), some)):
             self._scales[number] = float(np.square(paths[paths > 0], dtype=np.float64).mean()) if paths.any() else 1.0
-
-    @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The temperature of the learned vectors; relation weights are learned."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from relrank.errors import InputError
 from relrank.graph.aggregation import neighbour_mean
 from relrank.graph.blocks import Adjacency, Block, Edges
-from relrank.graph.graph import Graph
-from relrank.models.base import Knob
+from relrank.models.base import check_range
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 
 
@@ -83,18 +81,8 @@ class RGCN(MessagePassing):
     name = "rgcn"
     Config = RGCNConfig
 
-    @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The temperature."""
-        del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
-
     def layer(self, number: int) -> nn.Module:
         """The relational layer."""
         del number
-        if self.config.bases < 0:
-            raise InputError(
-                "hyper-parameter is out of range", where=f"{self.name}, bases", expected="0 or more",
-                found=repr(self.config.bases),
-            )  # fmt: skip
+        check_range(self.config.bases >= 0, self.name, "bases", "0 or more", self.config.bases)
         return RelationalLayer(self.config.dim, self.adjacency, self.config.bases)

@@ -23,7 +23,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sampling import NegativeSampler
 from relrank.models import losses
-from relrank.models.base import Knob, Trained, history_rows, user_rows
+from relrank.models.base import Knob, Trained, check_choice, check_range, history_rows, user_rows
 from relrank.models.space import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
@@ -122,17 +122,10 @@ class VectorModel(Trained):
         super().__init__(graph, config)
         c = self.config
         for field, known in (("loss", Loss), ("sampling", Sampling), ("similarity", Similarity)):
-            if getattr(c, field) not in get_args(known):
-                raise InputError(
-                    f"unknown {field}", where=self.name, expected=" or ".join(get_args(known)),
-                    found=repr(getattr(c, field)),
-                )  # fmt: skip
+            check_choice(self.name, field, get_args(known), getattr(c, field))
         for field, least in (("dim", 1), ("negatives", 1), ("hardest", 0), ("l2", 0), ("contrast", 0)):
-            if not getattr(c, field) >= least:
-                raise InputError(
-                    "hyper-parameter is out of range", where=f"{self.name}, {field}", expected=f"at least {least}",
-                    found=repr(getattr(c, field)),
-                )  # fmt: skip
+            value = getattr(c, field)
+            check_range(value >= least, self.name, field, f"at least {least}", value)
         if not c.temperature > 0 or not 0 <= c.calibration <= 1:
             raise InputError(
                 "hyper-parameter is out of range", where=f"{self.name}, temperature or calibration",
@@ -151,6 +144,12 @@ class VectorModel(Trained):
         self.register_buffer("_items", torch.empty(0), persistent=False)
         self._users: Tensor
         self._items: Tensor
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The temperature: what else is worth a ladder is learned."""
+        del graph
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Console, Group
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from relrank.study.cells import Cell, CellResult
+from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import signed
 
@@ -24,31 +21,14 @@ COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no 
 ROWS = 12
 
 
-class LiveStudy:
+class LiveStudy(LiveProgress):
     """A watcher that shows the best arms so far, the running cell and the time left; on a file, a line per cell."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
-        )
-        self._task = self._bar.add_task("", total=None, left="")
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        super().__init__(console)
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
-        self._planned = self._finished = 0
-        self._seconds: dict[str, list[float]] = {}
-        self._waiting: dict[str, int] = {}
-        self._began = self._shown = 0.0
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
+        self._began = 0.0
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Cells to come, so many of them finished earlier."""
@@ -91,15 +71,8 @@ class LiveStudy:
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
 
-    def _left(self) -> str:
-        known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
-        if not known:
-            return ""
-        guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
-        return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
-
     def _table(self) -> Table:
-        table = _table(f"best so far, test {self._metric}")
+        table = plain_table(f"best so far, test {self._metric}")
         table.add_column("model")
         table.add_column("arm")
         table.add_column("seeds", justify="right")
@@ -117,7 +90,7 @@ def print_result(console: Console, result: StudyResult) -> None:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     if result.card.get("features"):
         console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
-    board = _table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")
+    board = plain_table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")
     for heading in ("model", "arm", metric, "interval", ""):
         board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
@@ -132,7 +105,7 @@ def print_result(console: Console, result: StudyResult) -> None:
     console.print()
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
         truth = said["true_verdict"].null_count() < len(said)
-        table = _table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
+        table = plain_table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
         headings = ["relation", "verdict", "drop", "alone", "placebo"]
         for heading in headings:
             table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold")
@@ -159,7 +132,7 @@ def _print_versus(console: Console, result: StudyResult) -> None:
     if rows.is_empty():
         return
     rival = rows["other"][0]
-    table = _table(f"does it use relations better than {rival}? {result.card['metric']}, paired by user")
+    table = plain_table(f"does it use relations better than {rival}? {result.card['metric']}, paired by user")
     for heading in ("model", "all − all", "p", "gain − gain", "p"):
         table.add_column(heading, no_wrap=True)
     for model in rows["model"].unique(maintain_order=True):
@@ -173,10 +146,6 @@ def _print_versus(console: Console, result: StudyResult) -> None:
         f"all − all: with all relations, minus {rival} with all · gain − gain: what relations add to it, minus what "
         f"they add to {rival}", style="dim", highlight=False, markup=False,
     )  # fmt: skip
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
 
 
 def _features(features: list[dict[str, Any]]) -> str:

@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
-from rich import box
 from rich.console import Console, Group
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from relrank.study.cells import Cell
+from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.search import STATES, Attempt, Search, Values
 
 
-class LiveSearch:
+class LiveSearch(LiveProgress):
     """A watcher that shows finished searches, the running trial and the time left; on a file, a line per trial."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
-        )
-        self._task = self._bar.add_task("", total=None, left="")
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        super().__init__(console)
         self._searches: list[Search] = []
-        self._trials = self._planned = self._finished = 0
-        self._waiting: dict[str, int] = {}
-        self._seconds: dict[str, list[float]] = {}
+        self._trials = 0
         self._cell: Cell | None = None
         self._best = float("-inf")
-        self._shown = 0.0
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
         """Cells to come, of so many trials each; how many were made earlier, by model and arm."""
@@ -94,13 +73,6 @@ class LiveSearch:
         """A cell's search is over."""
         self._searches.append(search)
 
-    def _left(self) -> str:
-        known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
-        if not known:
-            return ""
-        guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
-        return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
-
 
 def print_searches(console: Console, searches: Sequence[Search]) -> None:
     """The searches in a table, what they chose, and why trials failed."""
@@ -121,7 +93,7 @@ def print_searches(console: Console, searches: Sequence[Search]) -> None:
 
 def _table(searches: Sequence[Search]) -> Table:
     title = f"best on validation, {searches[0].cell.study.metric}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = plain_table(title)
     for heading in ("model", "arm", "trials", "default", "best", "seconds"):
         figure = heading in ("default", "best", "seconds")
         table.add_column(heading, justify="right" if figure else "left", no_wrap=heading != "arm")
