@@ -44,6 +44,7 @@ class PathFusionConfig(VectorConfig):
     """Hyper-parameters of path fusion."""
 
     dim: int = 256
+    temperature: float = 0.2
     loss: Loss = "full-softmax"
     user_vectors: bool = True
     """Whether users have vectors e_u of their own."""
@@ -114,9 +115,9 @@ class PathFusion(VectorModel):
         """Temperature, vectors and learning rate; the loss is the softmax over the whole catalogue."""
         del graph
         return (
-            Range("temperature", 0.05, 1.0, log=True), Choice("dim", (128, 256, 512)),
+            Range("temperature", 0.05, 0.5, log=True), Choice("dim", (128, 256, 512)),
             Choice("user_vectors", (True, False)), Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
-            Range("train.lr", 1e-3, 1e-1, log=True),
+            Range("train.lr", 3e-3, 5e-2, log=True),
         )  # fmt: skip
 
     def init_weights(self, seed: int) -> None:

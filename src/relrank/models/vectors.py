@@ -159,10 +159,10 @@ class VectorModel(Trained):
         return (
             Choice("loss", (*softmaxes, "bpr", "gbce")),
             Choice("similarity", ("cosine", "dot")),
-            Range("temperature", 0.05, 1.0, log=True),
+            Range("temperature", 0.05, 0.5, log=True),
             Choice("sampling", ("uniform", "mixed"), when=("loss", ("softmax", "bpr", "gbce"))),
             Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
-            Range("train.lr", 1e-3, 1e-1, log=True),
+            Range("train.lr", 3e-3, 5e-2, log=True),
         )
 
     @abstractmethod
