@@ -6,15 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from relrank import metrics
 from relrank.csr import Csr, Float64
 from relrank.errors import InputError
+from relrank.graph.sequences import Sequences
 from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
-from relrank.tables.split import Part, Split
+from relrank.tables.split import Interactions, Part, Split
 from relrank.whole import whole
 
 HISTORY_LENGTH = "history length"
@@ -93,7 +96,7 @@ def evaluate(
     """
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
-    found, lists = ranks_and_top_k(model, split.seen(part), truth, ks[0], block=block)
+    found, lists = ranks_and_top_k(informed(model, split, part), split.seen(part), truth, ks[0], block=block)
     table = _table(found, split, ks, part)
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
@@ -129,8 +132,39 @@ def mean_metric(
     """
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
-    found = ranks(model, split.seen(part), truth, block=block)
+    found = ranks(informed(model, split, part), split.seen(part), truth, block=block)
     return float(metrics.by_name(metric, found.ranks, found.indptr).mean())
+
+
+def informed(model: Scorer, split: Split, part: Part) -> Scorer:
+    """The model, told all that precedes a part in time.
+
+    Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
+    come from a history alone (``from_history``) gets it whole, without being fitted again. Others score as trained.
+    """
+    if part == "valid" or not split.successive or not getattr(model, "from_history", False):
+        return model
+    return _Informed(model, split)
+
+
+class _Informed:
+    """Scores users from their training and validation rows."""
+
+    def __init__(self, model: Any, split: Split) -> None:
+        self.model, self.name = model, getattr(model, "name", type(model).__name__)
+        train, valid = (_in_order(rows, split.shape[0]) for rows in (split.train, split.valid))
+        self.histories = train.then(valid)
+
+    def score(self, users: torch.Tensor) -> torch.Tensor:
+        """The histories of the users, folded in."""
+        scores: torch.Tensor = self.model.fold_in(self.histories.take(users.numpy()).tensors())
+        return scores
+
+
+def _in_order(rows: Interactions, n_users: int) -> Sequences:
+    by_user = np.argsort(rows.user, kind="stable")
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows.user, minlength=n_users))]).astype(np.int64)
+    return Sequences(indptr, rows.item[by_user])
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:

@@ -32,9 +32,9 @@ class TrainConfig:
     """How long and how fast; the same for every arm of a study."""
 
     epochs: int = 60
-    """Passes over the training edges at most."""
+    """Passes over the training data at most."""
     batch: int = 4096
-    """Training edges per step."""
+    """Training edges per step; of a sequence model, users."""
     lr: float = 0.01
     """Adam's learning rate; where it decays, the one of the first step."""
     decay: Literal["none", "linear"] = "none"
@@ -194,8 +194,8 @@ def _epoch(
     seed: np.random.SeedSequence,
     device: torch.device,
 ) -> float:
-    """One pass over all training edges in random order; the mean loss."""
-    src, dst = model.graph.interactions.src, model.graph.interactions.dst
+    """One pass over all examples in random order; the mean loss."""
+    src, dst = model.examples()
     size = min(config.batch, max(1, int(src.size * model.most_edges)))
     order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
     order = np.random.default_rng(order_seed).permutation(src.size)
@@ -233,6 +233,8 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
             edges.update(column.tobytes())
+    if graph.places is not None:
+        edges.update(graph.places.tobytes())
     for name in sorted(graph.features):
         edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {

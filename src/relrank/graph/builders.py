@@ -17,7 +17,7 @@ from relrank.csr import Float32
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.interactions import interactions_of
+from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.joins import Draft, Join, examples, occurring
 from relrank.graph.neighbours import cooccurring, largest, similar_texts
 from relrank.graph.recipes import (
@@ -81,8 +81,9 @@ def build_graph(
     train = interactions_of(tables.user, tables.item, split.train, interactions)
     known_of_nodes, more = build_features(tables, split, nodes, features or {})
     notices += more
+    places = places_of(split.train) if split.ordered else None
     return Graph(
-        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes
+        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places
     )  # fmt: skip
 
 

@@ -27,9 +27,9 @@ from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
 
-FORMAT, VERSION = "relrank graph", 2
-READABLE = (1, VERSION)
-"""Version 1 knew no features of nodes."""
+FORMAT, VERSION = "relrank graph", 3
+READABLE = (1, 2, VERSION)
+"""Version 1 knew no features of nodes, version 2 no order of histories."""
 _ENDS = ("src", "dst", "weight")
 _ROWS = ("indptr", "indices", "data")
 
@@ -69,6 +69,8 @@ class _Manifest(Section):
     relations: list[_Edges]
     """The interactions, then every relation in order."""
     features: tuple[_Known, ...] = ()
+    ordered: bool = False
+    """Whether the edges' file holds the interactions' ``places``."""
     notices: list[_Notice]
     files: dict[str, str]
     """sha256 by file name."""
@@ -97,6 +99,8 @@ def save_graph(graph: Graph, folder: Path) -> None:
         )
     relations = (graph.interactions, *graph.relations.values())
     arrays = {f"{i}.{end}": np.ascontiguousarray(getattr(r, end)) for i, r in enumerate(relations) for end in _ENDS}
+    if graph.places is not None:
+        arrays["places"] = np.ascontiguousarray(graph.places)
     files = {"edges.safetensors": save(arrays)}
     features = tuple(graph.features.values())
     if features:
@@ -116,6 +120,7 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "features": [
             {"name": f.name, "node": f.node, "sparse": f.sparse is not None, "dims": f.dims} for f in features
         ],
+        "ordered": graph.places is not None,
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in graph.notices],
         "files": {name: _sha256(content) for name, content in files.items()},
     }
@@ -178,7 +183,7 @@ def load_graph(folder: Path) -> Graph:
             raise ValueError("interactions do not link users with items")
         return Graph(
             manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices,
-            {f.name: f for f in features},
+            {f.name: f for f in features}, arrays["places"] if manifest.ordered else None,
         )  # fmt: skip
     except (ValueError, LookupError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise _error(folder, "parts do not fit together", "keys and edges as the manifest says", error) from None

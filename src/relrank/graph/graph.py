@@ -221,10 +221,12 @@ class Graph:
         fingerprint: of the split the interactions came from.
         notices: what building dropped by stated policy, and which nodes a relation does not reach.
         features: what is known of nodes, by name; every arm keeps them all.
+        places: place of each interaction in its user's history, 0 first, int32 [n_interactions]; None where the data
+            has no order in time.
 
     Raises:
         ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
-            not one row per node.
+            not one row per node; the places of a user are not 0 … n − 1.
     """
 
     user: str
@@ -235,8 +237,15 @@ class Graph:
     fingerprint: str
     notices: tuple[Notice, ...] = ()
     features: dict[str, Feature] = field(default_factory=dict)
+    places: Int32 | None = None
 
     def __post_init__(self) -> None:
+        if self.places is not None:
+            users = self.interactions.src
+            expected = np.arange(users.size) - np.searchsorted(users, users, "left")
+            fits = self.places.dtype == np.int32 and self.places.shape == users.shape
+            if not fits or (self.places[np.lexsort((self.places, users))] != expected).any():
+                raise ValueError("places must be int32 [n_interactions], 0 … n − 1 for every user")
         for name, feature in self.features.items():
             if name != feature.name or feature.node not in self.nodes:
                 raise ValueError(f"feature {feature.name!r} under {name!r}, of type {feature.node!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from relrank.csr import Float64
+from relrank.csr import Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.graph.recipes import InteractionWeights
@@ -31,6 +31,20 @@ def interactions_of(user: str, item: str, rows: Interactions, config: Interactio
     return Relation.of(
         "interactions", user, item, rows.user, rows.item, _weights(rows, config or InteractionWeights())
     )
+
+
+def places_of(rows: Interactions) -> Int32:
+    """Place of each row in its user's history, 0 first, in the order of the edges that ``interactions_of`` makes.
+
+    Args:
+        rows: training rows, those of one user in time order.
+    """
+    by_user = np.argsort(rows.user, kind="stable")
+    user = rows.user[by_user]
+    starts = np.searchsorted(user, user, "left")
+    places = np.empty(len(rows), np.int32)
+    places[by_user] = np.arange(len(rows)) - starts
+    return places[np.lexsort((rows.item, rows.user))]
 
 
 def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:

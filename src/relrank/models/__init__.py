@@ -16,6 +16,7 @@ from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rgcn import RGCN
+from relrank.models.sasrec import SASRec
 from relrank.models.simple import Popularity, RandomOrder
 from relrank.models.xsimgcl import XSimGCL
 
@@ -38,6 +39,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "xsimgcl": XSimGCL,
     "path-fusion": PathFusion,
     "hybrid": Hybrid,
+    "sasrec": SASRec,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

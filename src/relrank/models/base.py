@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr, Int64
+from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.space import Choice, Range
@@ -44,12 +44,17 @@ class Recommender(ABC):
         relational: whether relations beside the interactions change the scores.
         featured: whether features of nodes do; with a field ``features`` in its configuration, only where that is
             true. A study keeps features from all other models.
+        from_history: whether a user's scores are those of their history folded in. Then what came after training,
+            such as the validation rows that precede the test rows in time, can be added to the history.
+        ordered: whether the order of a history counts.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type]
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
+    from_history: ClassVar[bool] = False
+    ordered: ClassVar[bool] = False
     weighs_interactions: ClassVar[bool] = False
 
     graph: Graph
@@ -133,6 +138,8 @@ class ClosedForm(Recommender):
 class FromHistory(ClosedForm):
     """A closed form whose scores depend on a user's items alone, so known users and new ones are the same thing."""
 
+    from_history = True
+
     @abstractmethod
     def score_rows(self, rows: Csr) -> Tensor:
         """Scores for histories as CSR rows, float32 [rows.n_rows, n_items]."""
@@ -164,9 +171,13 @@ class Trained(nn.Module, Recommender):
         self.config = self.Config() if config is None else config
         self.parallel = True
 
+    def examples(self) -> tuple[Int32, Int32]:
+        """What an epoch passes over once, as (user rows [n], item rows [n]): by default the training edges."""
+        return self.graph.interactions.src, self.graph.interactions.dst
+
     @abstractmethod
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Any:
-        """What ``loss`` needs of one batch of training edges (user rows [B], item rows [B]), on the CPU.
+        """What ``loss`` needs of one batch of ``examples`` (user rows [B], item rows [B]), on the CPU.
 
         Negatives and sampled neighbours come from ``seed``. It reads no parameter, so that it may run ahead of the
         steps in another thread; then ``self.parallel`` is False and kernels must not start threads of their own.

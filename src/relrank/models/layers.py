@@ -131,6 +131,17 @@ class _Sparse(nn.Module):
         return bags
 
 
+def dropped(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+    """Dropout from a generator of its own: a share of the entries becomes 0, the others grow by 1 / (1 − share).
+
+    Without a generator, as in scoring, nothing is dropped.
+    """
+    if not share or generator is None:
+        return x
+    drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+    return x * ((drawn >= share).to(x.dtype) / (1 - share))
+
+
 def starting_weights(names: Sequence[str], weights: Mapping[str, float], default: float, model: str) -> Tensor:
     """Weights that relations start with, float32 [n_relations].
 

@@ -28,7 +28,7 @@ from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
 from relrank.models.base import Knob, check_range
-from relrank.models.layers import FeatureEncoder
+from relrank.models.layers import FeatureEncoder, dropped
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
@@ -165,9 +165,7 @@ class MessagePassing(VectorModel):
         blocks: tuple[Block, ...] = batch.messages
         x = self.input(blocks[0].nodes, generator)
         for number, block in enumerate(blocks):
-            if self.config.dropout:
-                kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.config.dropout
-                x = x * kept / (1 - self.config.dropout)
+            x = dropped(x, self.config.dropout, generator)
             x = self._apply_layer(number, x, block)
         if self._drawer is None:
             return x.index_select(0, batch.users), x.index_select(0, batch.items + self.graph.n_users)

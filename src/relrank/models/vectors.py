@@ -1,7 +1,8 @@
 """Models that score a user and an item by the product of their vectors, under any loss with any negatives.
 
 An encoder gives vectors; this file draws the negatives, scores and computes the loss, so that two encoders can differ
-in nothing but the encoder. Scores are dot products, or cosines divided by a temperature in training. Where
+in nothing but the encoder. The vector beside the item's is a user's (``VectorModel``), or that of a moment in a
+history (``relrank.models.sequence``). Scores are dot products, or cosines divided by a temperature in training. Where
 interactions do not all weigh the same, a batch keeps each edge with a chance in proportion to its weight.
 """
 
@@ -81,7 +82,8 @@ class Batch:
         negative_at: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
             softmax over the whole catalogue, where ``items`` is the catalogue.
         excluded: bool [B, n], True where a "negative" is one of the user's own items.
-        known: for the whole catalogue: the users' own items as (places in ``users``, item rows).
+        known: for the whole catalogue: the users' own items as (places in ``users``, item rows), which the softmax
+            leaves out; None leaves nothing out.
         log_q: log-probability of drawing each of ``items``, float32 [C], or None.
         seed: of the noise in this step.
         messages: what the encoder prepared.
@@ -109,10 +111,32 @@ class Batch:
         return type(self)(*(move(getattr(self, f.name)) for f in fields(self)))
 
 
-class VectorModel(Trained):
-    """An encoder of users and items with everything around it.
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The items of a batch, as arrays; see ``Batch``."""
 
-    A subclass gives ``encode`` (vectors of a batch, with gradients), ``encode_all`` and ``encode_histories``.
+    items: Int64
+    item_at: Int64
+    negative_at: Int64 | None
+    excluded: npt.NDArray[np.bool_] | None
+    log_q: Float32 | None
+
+    def batch(
+        self, users: Int64, user_at: Int64, known: tuple[Tensor, Tensor] | None, noise: np.random.SeedSequence,
+        messages: Any,
+    ) -> Batch:  # fmt: skip
+        """The batch of these items."""
+        u, i, u_at, i_at = (torch.from_numpy(a) for a in (users, self.items, user_at, self.item_at))
+        at, excluded, log_q = (
+            None if a is None else torch.from_numpy(a) for a in (self.negative_at, self.excluded, self.log_q)
+        )
+        return Batch(u, i, u_at, i_at, at, excluded, known, log_q, int(noise.generate_state(1)[0]), messages)
+
+
+class ProductModel(Trained):
+    """Negatives, products and losses around an encoder.
+
+    A subclass gives ``prepare``, which makes a ``Batch`` of what ``draw`` found, and ``encode``.
     """
 
     config: Any
@@ -139,11 +163,6 @@ class VectorModel(Trained):
         if weights.size and weights.min() < weights.max():
             self._chances = weights / weights.max()
             self._edges: Int64 = self.history.rows().astype(np.int64) * graph.n_items + self.history.indices
-        # what score reads: derived from the parameters, so never saved
-        self.register_buffer("_users", torch.empty(0), persistent=False)
-        self.register_buffer("_items", torch.empty(0), persistent=False)
-        self._users: Tensor
-        self._items: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
@@ -169,25 +188,6 @@ class VectorModel(Trained):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors of ``batch.users`` [U, d] and ``batch.items`` [C, d], with gradients."""
 
-    @abstractmethod
-    def encode_all(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all users [n_users, d] and all items [n_items, d], exact, without gradients."""
-
-    @abstractmethod
-    def encode_histories(self, rows: Csr) -> Tensor:
-        """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
-
-    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
-        """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
-
-        Args:
-            users: distinct user rows of the batch.
-            items: distinct item rows of the batch.
-            edges: the batch's training edges, (user rows, item rows).
-            seed: of whatever is drawn.
-        """
-        del users, items, edges, seed
-
     def offsets(self, batch: Batch) -> Tensor | None:
         """What is added to the scores of ``batch.users`` and the whole catalogue, [U, n_items], or nothing.
 
@@ -211,33 +211,27 @@ class VectorModel(Trained):
         one, other = (tuple(noisy(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
         return (one[0], other[0]), (one[1], other[1])
 
-    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
-        """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
-        draw, walk, noise, thinning = seed.spawn(4)
-        if self._chances is not None:
-            kept = self._thinned(users, positives, thinning)
-            users, positives = users[kept], positives[kept]
-        distinct, user_at = np.unique(users, return_inverse=True)
-        known = negative_at = excluded = log_q = None
+    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
+        """Items of a batch: the positives and what is drawn beside them, or the whole catalogue.
+
+        Args:
+            users: user rows [B].
+            positives: item rows [B].
+            seed: of the negatives.
+        """
         if self._sampler is None:
-            items, item_at = np.arange(self.graph.n_items), positives
-            mine = self.history.take(distinct)
-            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(mine.indices.astype(np.int64))
-        else:
-            self._sampler.parallel = self.parallel
-            drawn = self._sampler.draw(users, positives, draw)
-            items, at = np.unique(np.concatenate([positives, drawn.items]), return_inverse=True)
-            item_at, place = at[: positives.size], at[positives.size :]
-            negative_at = place if drawn.columns is None else place[drawn.columns]
-            excluded = drawn.excluded
-            if drawn.log_q is not None and self.config.log_q:
-                log_q = np.zeros(items.size, np.float32)
-                log_q[place] = drawn.log_q
-        where = [torch.from_numpy(a) for a in (distinct, items, user_at, item_at)]
-        chosen = [None if a is None else torch.from_numpy(a) for a in (negative_at, excluded, log_q)]
-        messages = self.messages(distinct, items, (users, positives), walk)
-        word = int(noise.generate_state(1)[0])
-        return Batch(where[0], where[1], where[2], where[3], chosen[0], chosen[1], known, chosen[2], word, messages)
+            return Choices(np.arange(self.graph.n_items), positives, None, None, None)
+        self._sampler.parallel = self.parallel
+        drawn = self._sampler.draw(users, positives, seed)
+        items, at = np.unique(np.concatenate([positives, drawn.items]), return_inverse=True)
+        item_at, place = at[: positives.size], at[positives.size :]
+        log_q = None
+        if drawn.log_q is not None and self.config.log_q:
+            log_q = np.zeros(items.size, np.float32)
+            log_q[place] = drawn.log_q
+        return Choices(
+            items, item_at, place if drawn.columns is None else place[drawn.columns], drawn.excluded, log_q
+        )
 
     def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
         """Which edges of a batch are learned from: each with a chance of its weight over the largest, one at least.
@@ -275,7 +269,6 @@ class VectorModel(Trained):
         c = self.config
         offsets = self.offsets(batch)
         if batch.negative_at is None:
-            assert batch.known is not None
             scores = users @ items.T
             if offsets is not None:
                 scores = scores + offsets * c.temperature
@@ -320,6 +313,54 @@ class VectorModel(Trained):
         if batch.negative_at is not None:
             total = total + items[batch.negative_at].sum()
         return 0.5 * total / len(batch.user_at)
+
+
+class VectorModel(ProductModel):
+    """An encoder of users and items with everything around it.
+
+    A subclass gives ``encode`` (vectors of a batch, with gradients), ``encode_all`` and ``encode_histories``.
+    """
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        # what score reads: derived from the parameters, so never saved
+        self.register_buffer("_users", torch.empty(0), persistent=False)
+        self.register_buffer("_items", torch.empty(0), persistent=False)
+        self._users: Tensor
+        self._items: Tensor
+
+    @abstractmethod
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users [n_users, d] and all items [n_items, d], exact, without gradients."""
+
+    @abstractmethod
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
+
+    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+        """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
+
+        Args:
+            users: distinct user rows of the batch.
+            items: distinct item rows of the batch.
+            edges: the batch's training edges, (user rows, item rows).
+            seed: of whatever is drawn.
+        """
+        del users, items, edges, seed
+
+    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
+        """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
+        draw, walk, noise, thinning = seed.spawn(4)
+        if self._chances is not None:
+            kept = self._thinned(users, positives, thinning)
+            users, positives = users[kept], positives[kept]
+        distinct, user_at = np.unique(users, return_inverse=True)
+        chosen, known = self.draw(users, positives, draw), None
+        if chosen.negative_at is None:
+            mine = self.history.take(distinct)
+            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(mine.indices.astype(np.int64))
+        messages = self.messages(distinct, chosen.items, (users, positives), walk)
+        return chosen.batch(distinct, user_at, known, noise, messages)
 
     def refresh(self) -> None:
         """Encode all users and items once."""

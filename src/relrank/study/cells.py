@@ -21,7 +21,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, mean_metric
 from relrank.graph.graph import Graph
-from relrank.graph.interactions import interactions_of
+from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import config_of
@@ -380,7 +380,8 @@ def refit_cell(
 ) -> tuple[Recommender, Graph]:
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
     edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
-    graph, train = replace(graph, interactions=edges), None
+    places = None if graph.places is None else places_of(cell.bench.final.train)
+    graph, train = replace(graph, interactions=edges, places=places), None
     if history is not None:
         train = cell.start()[1]
         best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]

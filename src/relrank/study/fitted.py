@@ -58,11 +58,13 @@ class FittedRun:
             InputError: the user is unknown.
         """
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
+        if self.split.successive and self.model.from_history:
+            return self.recommend_for(self.history(user)["item"].to_list(), k)
         best = top_k(self.model, row, self._chosen(), k)
         return self._named(best.items[0], best.scores[0])
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
-        """The same for somebody never seen in training, from the keys of the items they chose.
+        """The same for somebody never seen in training, from the keys of the items they chose, oldest first.
 
         Raises:
             InputError: an item is unknown.
@@ -138,7 +140,8 @@ def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
     return {
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.name, "arm": cell.arm.name,
         "config": asdict(config), "seed": cell.bench.seed, "protocol": cell.bench.split.protocol,
-        "fingerprint": cell.bench.split.fingerprint, "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
+        "fingerprint": cell.bench.split.fingerprint, "ordered": cell.bench.split.ordered,
+        "successive": cell.bench.split.successive, "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
     }  # fmt: skip
 
 
@@ -199,7 +202,10 @@ def load_run(folder: Path | str) -> FittedRun:
     train, valid, test = (
         Interactions(users.rows(r["user"], str(folder)), items.rows(r["item"], str(folder))) for r in of_part
     )
-    split = Split(users, items, train, valid, test, note["protocol"], note["fingerprint"])
+    split = Split(
+        users, items, train, valid, test, note["protocol"], note["fingerprint"],
+        ordered=note.get("ordered", False), successive=note.get("successive", False),
+    )  # fmt: skip
     return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet", glob=False), note)
 
 

@@ -175,6 +175,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         protocol=f"{protocol.name}, seed {seed}",
         fingerprint=fingerprint(users, items, (train, valid, test), ordered=ordered),
         notices=tuple(notices),
+        ordered=ordered,
+        successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
     )
 
 

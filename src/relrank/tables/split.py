@@ -74,6 +74,9 @@ class Split:
         protocol: name of the recipe, e.g. ``"goodbooks-loo, seed 0"``.
         fingerprint: sha256 of the kept rows and of each part.
         notices: rows dropped by the filters and the split, counted.
+        ordered: whether the rows of a user are in time order, and not merely in the order of a file.
+        successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
+            so that at test the validation rows are the end of the history.
     """
 
     users: IdMap
@@ -84,6 +87,8 @@ class Split:
     protocol: str
     fingerprint: str
     notices: tuple[Notice, ...] = ()
+    ordered: bool = False
+    successive: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

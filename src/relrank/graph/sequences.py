@@ -1,0 +1,123 @@
+"""Histories in time order, and windows of them: the last items of each, one after the other, padded behind.
+
+Every window is left-aligned in memory, so that a causal model needs no mask: padding comes after all that is real.
+Which place counts as the first is the model's matter (see ``relrank.models.sequence``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from relrank.csr import Int32, Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Item rows of every history, oldest first.
+
+    Attributes:
+        indptr: int64 [n + 1], where each history starts.
+        items: int32 [n_events], item rows; an item may occur more than once.
+    """
+
+    indptr: Int64
+    items: Int32
+
+    @classmethod
+    def of_graph(cls, graph: Graph) -> Sequences:
+        """The training histories of all users.
+
+        Raises:
+            InputError: the graph knows no order in time.
+        """
+        if graph.places is None:
+            raise InputError(
+                "interactions have no order in time", where="a model of sequences",
+                expected="a time column, or a data set whose rows are in time order", found="neither",
+            )  # fmt: skip
+        edges = graph.interactions
+        indptr = np.zeros(graph.n_users + 1, np.int64)
+        np.cumsum(np.bincount(edges.src, minlength=graph.n_users), out=indptr[1:])
+        return cls(indptr, edges.dst[np.lexsort((graph.places, edges.src))])
+
+    @classmethod
+    def of_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:
+        """Histories as they are given, oldest item first.
+
+        Raises:
+            InputError: an item row outside the catalogue.
+        """
+        rows = [h.cpu().numpy().astype(np.int64) for h in histories]
+        for number, row in enumerate(rows):
+            outside = (row < 0) | (row >= n_items)
+            if outside.any():
+                raise InputError(
+                    "item row outside the catalogue", where=f"history {number}",
+                    expected=f"0 … {n_items - 1}", found=str(row[outside][0]),
+                )  # fmt: skip
+        indptr = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int64)
+        return cls(indptr, np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32))
+
+    @classmethod
+    def of_padded(cls, items: npt.NDArray[np.integer], pad: int) -> Sequences:
+        """Rows of a padded array [n, L], oldest item first; padding may stand on either side."""
+        real = items != pad
+        indptr = np.concatenate([[0], np.cumsum(real.sum(1))]).astype(np.int64)
+        return cls(indptr, items[real].astype(np.int32))
+
+    @property
+    def n(self) -> int:
+        """Number of histories."""
+        return self.indptr.size - 1
+
+    def lengths(self) -> Int64:
+        """Items of each history, int64 [n]: true lengths, never a window's."""
+        return np.diff(self.indptr)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> Sequences:
+        """Some histories, in the given order."""
+        lengths = self.lengths()[rows]
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
+        return Sequences(indptr, self.items[at])
+
+    def then(self, more: Sequences) -> Sequences:
+        """Each history followed by the other's history of the same row."""
+        lengths = np.stack([self.lengths(), more.lengths()], axis=1).ravel()
+        both = np.concatenate([self.items, more.items])
+        starts = np.stack([self.indptr[:-1], more.indptr[:-1] + self.items.size], axis=1).ravel()
+        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        at = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
+        return Sequences(ends[::2].copy(), both[at])
+
+    def windows(self, width: int, ends: Int64 | None = None, pad: int = 0) -> tuple[npt.NDArray[np.int64], Int64]:
+        """The last ``width`` items of each history, left-aligned.
+
+        Args:
+            width: of the window.
+            ends: int64 [n], how many items of each history there are to the window's end; by default all.
+            pad: what stands behind a shorter one.
+
+        Returns:
+            int64 [n, longest], and how many of each row are real, int64 [n].
+        """
+        ends = self.lengths() if ends is None else ends
+        kept = np.minimum(ends, width)
+        out = np.full((self.n, int(kept.max(initial=0))), pad, np.int64)
+        real = np.arange(out.shape[1]) < kept[:, None]
+        flat = np.concatenate([[0], np.cumsum(kept)])
+        first = self.indptr[:-1] + ends - kept
+        out[real] = self.items[np.arange(flat[-1]) + np.repeat(first - flat[:-1], kept)]
+        return out, kept
+
+    def tensors(self) -> list[Tensor]:
+        """Each history as a tensor, int64 [length]."""
+        return [torch.from_numpy(part) for part in np.split(self.items.astype(np.int64), self.indptr[1:-1])]
