@@ -232,8 +232,8 @@ def test_foreign_folders_are_refused(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_newer_format_is_refused(bundle: Path) -> None:
-    reseal(bundle, lambda manifest: manifest.update(version=3))
-    assert refused(bundle, "another version").found == "3"
+    reseal(bundle, lambda manifest: manifest.update(version=4))
+    assert refused(bundle, "another version").found == "4"
 
 
 @pytest.mark.parametrize("name", ["../outside.parquet", "/etc/passwd", "nodes-0.parquet/../x", "nodes-9.parquet"])

@@ -35,8 +35,6 @@ class HGTConfig(MessagePassingConfig):
 
     heads: int = 2
     """Heads of attention; they divide ``dim``."""
-    residual: bool = True
-    """Whether a layer adds to its input beside its own skip."""
 
 
 class TransformerLayer(nn.Module):
