@@ -86,6 +86,9 @@ def assert_same(a: Graph, b: Graph) -> None:
         for x, y in ((r.src, s.src), (r.dst, s.dst), (r.weight, s.weight)):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
+    assert (a.places is None) == (b.places is None)
+    if a.places is not None and b.places is not None:
+        np.testing.assert_array_equal(a.places, b.places)
     assert list(a.features) == list(b.features)
     for f, g in zip(a.features.values(), b.features.values(), strict=True):
         assert (f.name, f.node, f.dims) == (g.name, g.node, g.dims)
@@ -109,9 +112,53 @@ def test_features_come_back_bit_for_bit(rich: Graph, graph: Graph, tmp_path: Pat
     assert load_graph(tmp_path / "bundle").features == {}
 
 
-def test_bundle_from_before_there_were_features_is_read(graph: Graph, bundle: Path) -> None:
-    reseal(bundle, lambda m: (m.update(version=1), m.pop("features")))
+def test_bundles_from_before_there_were_features_or_places_are_read(graph: Graph, rich: Graph, bundle: Path) -> None:
+    reseal(bundle, lambda m: (m.update(version=1), m.pop("features"), m.pop("ordered")))
     assert_same(load_graph(bundle), graph)
+    save_graph(rich, bundle)
+    reseal(bundle, lambda m: (m.update(version=2), m.pop("ordered")))
+    assert_same(load_graph(bundle), rich)
+
+
+@pytest.fixture
+def ordered(tmp_path: Path) -> Path:
+    """User 0 chose items 2, 0, 1 in this order, user 1 item 2."""
+    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", 2), ("item", 3))}
+    edges = Relation.of("interactions", "user", "item", np.array([0, 0, 0, 1]), np.array([0, 1, 2, 2]))
+    save_graph(
+        Graph("user", "item", nodes, edges, {}, "f", places=np.array([1, 2, 0, 0], np.int32)), tmp_path / "ordered"
+    )
+    return tmp_path / "ordered"
+
+
+def test_order_in_time_comes_back(ordered: Path, graph: Graph) -> None:
+    loaded = load_graph(ordered)
+    assert loaded.places is not None
+    assert loaded.places.dtype == np.int32
+    assert loaded.places.tolist() == [1, 2, 0, 0]
+    save_graph(loaded, ordered)
+    assert_same(load_graph(ordered), loaded)
+    save_graph(graph, ordered)
+    assert load_graph(ordered).places is None
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        np.array([1, 1, 0, 0], np.int32),
+        np.array([1, 2, 0, 1], np.int32),
+        np.array([1, 2, 0], np.int32),
+        np.array([1, 2, 0, 0], np.int64),
+        None,
+    ],
+)
+def test_places_that_number_no_history_are_refused(ordered: Path, places: np.ndarray | None) -> None:
+    path = ordered / "edges.safetensors"
+    arrays = load_file(path)
+    del arrays["places"]
+    save_file(arrays if places is None else {**arrays, "places": places}, path)
+    reseal(ordered)
+    refused(ordered, "do not fit together")
 
 
 @pytest.mark.parametrize(

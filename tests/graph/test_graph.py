@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -170,3 +172,26 @@ def test_repr_shows_counts_per_type(graph: Graph) -> None:
     assert "item: 4 nodes" in text
     assert "has_tag: item → tag, 3 edges" in text
     assert "alike: item — item, 1 edges" in text
+
+
+def test_places_number_each_history_from_0(graph: Graph) -> None:
+    """Users of one and of two interactions."""
+    for good in (array(0, 0, 1), array(0, 1, 0)):
+        assert replace(graph, places=good).places is good
+    assert graph.places is None
+    bad = (
+        array(0, 0, 0), array(0, 1, 2), array(1, 0, 1), array(0, -1, 0), array(0, 0), array(0, 0, 1, 0),
+        array(0, 0, 1).reshape(3, 1), np.array([0, 0, 1], np.int64),
+    )  # fmt: skip
+    for places in bad:
+        with pytest.raises(ValueError, match="places"):
+            replace(graph, places=places)
+
+
+def test_places_stay_with_the_interactions(graph: Graph) -> None:
+    """In every arm; other interactions of the same graph need places of their own."""
+    ordered = replace(graph, places=array(0, 1, 0))
+    for arm in (ordered.only(), ordered.without("has_tag"), ordered.rewired("tag_kind", 0)):
+        assert arm.places is ordered.places
+    with pytest.raises(ValueError, match="places"):
+        replace(ordered, interactions=graph.interactions.where(np.array([True, True, False])))

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from relrank.errors import InputError
 from relrank.graph.builders import InteractionWeights, build_graph
-from relrank.graph.interactions import DAY, LEAST, interactions_of
+from relrank.graph.interactions import DAY, LEAST, interactions_of, places_of
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -99,3 +99,38 @@ def test_weights_that_cannot_be_made_are_refused(config, given, message):
 def test_settings_that_contradict_each_other_are_refused(config):
     with pytest.raises(ValidationError):
         InteractionWeights(**config)
+
+
+def test_places_are_those_of_the_history_under_the_sorted_edges():
+    """Rows of user 1 come first in the file and between those of user 0, whose items do not ascend in time."""
+    user, item = [1, 0, 0, 1, 0], [2, 4, 1, 0, 3]
+    given = Interactions(np.array(user, np.int32), np.array(item, np.int32))
+    edges, places = interactions_of("user", "item", given), places_of(given)
+    assert places.dtype == np.int32
+    by_edge = dict(zip(zip(edges.src.tolist(), edges.dst.tolist(), strict=True), places.tolist(), strict=True))
+    assert by_edge == {(0, 1): 1, (0, 3): 2, (0, 4): 0, (1, 0): 1, (1, 2): 0}
+    assert places_of(given.take(np.zeros(0, np.int64))).shape == (0,)
+
+
+def test_places_agree_with_a_count():
+    rng = np.random.default_rng(0)
+    pairs = rng.permutation([(u, i) for u in range(7) for i in range(9) if (u * i) % 4 != 1]).astype(np.int32)
+    given = Interactions(pairs[:, 0].copy(), pairs[:, 1].copy())
+    before, expected = {}, {}
+    for u, i in pairs.tolist():
+        expected[u, i] = before[u] = before.get(u, -1) + 1
+    edges = interactions_of("user", "item", given)
+    found = zip(edges.src.tolist(), edges.dst.tolist(), strict=True)
+    assert dict(zip(found, places_of(given).tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_graph_knows_places_only_where_the_split_knows_an_order(ordered):
+    """A file's order is none; held-out rows have no place."""
+    whole = rows()
+    cut = split(whole.take(np.arange(3)), whole.take(np.array([3])))
+    graph = build_graph(Tables("t", "user", "item", pl.DataFrame()), replace(cut, ordered=ordered), {})
+    if ordered:
+        assert graph.places.tolist() == [1, 0, 0]  # (0, 0) after (0, 1); (1, 0)
+    else:
+        assert graph.places is None

@@ -47,12 +47,17 @@ COUNTS = {
     "beauty-loo": (22_363, 12_101, 198_502 - 2 * 22_363, 22_363, 22_363),
 }
 
+ORDER = {"ml-1m-loo": (True, True), "ml-1m-liked-loo": (True, True), "beauty-loo": (True, True),
+         "ml-100k-u1": (True, False), "ml-100k-loo": (True, False)}  # fmt: skip
+"""Whether rows are in time order, and whether validation and test rows come last; neither for the others."""
+
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_named_protocols_give_the_published_counts(name: str, load: Load) -> None:
     split = apply(load(name), protocol(name=name), seed=0)
     assert (*split.shape, len(split.train), len(split.valid), len(split.test)) == COUNTS[name]
     assert split.protocol == f"{name}, seed 0"
+    assert (split.ordered, split.successive) == ORDER.get(name, (False, False))
     users, items = split.shape
     parts = [split.train, split.valid, split.test]
     pairs = np.concatenate([p.user.astype(np.int64) * items + p.item for p in parts])
@@ -97,6 +102,7 @@ def test_fingerprint_is_the_same_for_both_layouts_of_ml_100k(ml_100k: Tables, at
 
 
 ROWS = [(u, i, 10 * u + i) for u in range(4) for i in range(6)]
+AROUND = [(u, i, (u + i) % 6) for u in range(4) for i in range(6)]
 LOO = {"name": "mine", "split": "random-leave-one-out"}
 
 
@@ -195,6 +201,45 @@ def test_users_left_without_training_rows() -> None:
     assert split.users.keys.to_list() == [0]
     assert counts(split)["users without training rows dropped"] == 1
     assert counts(split)["validation and test rows of users without training rows dropped"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "known", "expected"),
+    [
+        (ROWS, LOO, {}, (True, False)),  # a random row may come before the training rows
+        (ROWS, {"name": "m", "split": "last-leave-one-out"}, {}, (True, True)),
+        (AROUND, {"name": "m", "split": "temporal", "cut": 3, "valid_cut": 1}, {}, (True, True)),
+        ([row[:2] for row in ROWS], LOO, {}, (False, False)),
+        ([row[:2] for row in ROWS], LOO, {"ordered": True}, (True, False)),
+        ([row[:2] for row in ROWS], {"name": "m", "split": "last-leave-one-out"}, {"ordered": True}, (True, True)),
+    ],
+)
+def test_split_says_what_its_order_in_time_is(
+    rows: list[tuple[int, ...]], settings: dict[str, object], known: dict[str, object], expected: tuple[bool, bool]
+) -> None:
+    tables = tables_of(rows, "user item time" if len(rows[0]) == 3 else "user item", **known)
+    split = apply(tables, protocol(**settings), 0)
+    assert (split.ordered, split.successive) == expected
+    assert (split.refit().ordered, split.refit().successive) == expected
+    if split.successive and split.train.time is not None:
+        assert split.valid.time is not None
+        assert split.test.time is not None
+        for user in range(split.shape[0]):
+            parts = (split.train, split.valid, split.test)
+            times = np.concatenate([p.time[p.user == user] for p in parts if p.time is not None])
+            assert (np.diff(times) > 0).all()
+
+
+def test_published_parts_are_ordered_by_their_times_alone() -> None:
+    """Held-out rows are drawn at random, and nobody says that a published test part comes last."""
+    parts: dict[str, list[tuple[object, ...]]] = {"train": [row for row in ROWS if row[1] < 4], "test": ROWS[4::6]}
+    plain = {part: [row[:2] for row in rows] for part, rows in parts.items()}
+    for rows, columns, ordered in ((parts, "user item time", True), (plain, "user item", False)):
+        frames = {part: tables_of(r, columns).interactions for part, r in rows.items()}
+        tables = Tables("x", "user", "item", pl.concat(frames.values()), given=frames)
+        split = apply(tables, protocol(name="m", split="given", valid_share=0.25), 0)
+        assert len(split.valid) == 4
+        assert (split.ordered, split.successive) == (ordered, False)
 
 
 def test_tied_last_times_are_counted() -> None:

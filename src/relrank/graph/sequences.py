@@ -120,4 +120,5 @@ class Sequences:
 
     def tensors(self) -> list[Tensor]:
         """Each history as a tensor, int64 [length]."""
-        return [torch.from_numpy(part) for part in np.split(self.items.astype(np.int64), self.indptr[1:-1])]
+        parts = np.split(self.items.astype(np.int64), self.indptr[1:-1])
+        return [torch.from_numpy(part) for part in parts[: self.n]]  # nothing, split nowhere, is one part
