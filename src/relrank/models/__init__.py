@@ -12,6 +12,7 @@ from relrank.models.hgt import HGT
 from relrank.models.hybrid import Hybrid
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
+from relrank.models.markov import Markov
 from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
@@ -24,6 +25,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,
     "popularity": Popularity,
     "item-knn": ItemKNN,
+    "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
     "gf-cf": GFCF,

@@ -1,0 +1,123 @@
+"""Markov: counts of what follows what, read over the latest items of a history.
+
+    score(i) = Σ_{k < window} decay^k · P(i | s_{n−k}) + ε · n_i / max n,      P(j | i) = n_ij / Σ_j n_ij
+
+with n_ij the times that j came at most ``reach`` places after i in a training history, s_n the latest item, and n_i
+the interactions of an item: what never followed any of the items is in order of popularity. ε is ``backoff`` times
+the least that one transition can add, so that no popularity outweighs a transition. Where interactions do not all
+weigh 1, a transition weighs what its later interaction does, and n_i is a sum of weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph
+from relrank.graph.sequences import Sequences
+from relrank.models.base import ClosedForm, Knob, check_range, user_rows
+from relrank.models.linear import products_by_row
+
+LIGHTEST = 1e-20
+"""An item whose place weighs less is not read: float32 would not tell it from nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkovConfig:
+    """Hyper-parameters of the table of transitions."""
+
+    window: int = 10
+    """Latest items of a history that are read."""
+    decay: float = 0.5
+    """Weight of an item over that of the one after it; above 0, at most 1."""
+    reach: int = 1
+    """Places after an item within which what comes counts as following it."""
+    backoff: float = 0.5
+    """What the most popular item gets of the least that a transition can add; below 1."""
+
+
+class Markov(ClosedForm):
+    """Scores are sums over the latest items of how often each item came next."""
+
+    name = "markov"
+    Config = MarkovConfig
+    from_history = True
+    ordered = True
+    solution: ClassVar[tuple[str, ...]] = ("indptr", "indices", "chances", "popularity")
+
+    #: CSR of P, items by items, float32 chances
+    indptr: Tensor
+    indices: Tensor
+    chances: Tensor
+    #: n_i / max n, float32 [n_items]
+    popularity: Tensor
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        for field in ("window", "reach"):
+            check_range(getattr(c, field) >= 1, self.name, field, "1 or more", getattr(c, field))
+        check_range(0 < c.decay <= 1, self.name, "decay", "above 0, at most 1", c.decay)
+        check_range(0 <= c.backoff < 1, self.name, "backoff", "0 up to 1", c.backoff)
+        self.sequences = Sequences.of_graph(graph)
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """Window, decay and reach."""
+        del graph
+        return (
+            Knob("window", (1, 2, 3, 5, 10, 20), 10),
+            Knob("decay", (0.1, 0.3, 0.5, 0.7, 0.9), 0.5),
+            Knob("reach", (1, 2, 3, 5), 1),
+        )
+
+    def solve(self) -> Self:
+        """Count pairs of places, distance by distance."""
+        n, s = self.graph.n_items, self.sequences
+        items, user = s.items.astype(np.int64), np.repeat(np.arange(s.n), s.lengths())
+        edges = self.history.rows().astype(np.int64) * n + self.history.indices
+        weights = self.history.data[np.searchsorted(edges, user * n + items)]
+        pairs, times = [], []
+        for distance in range(1, self.config.reach + 1):
+            same = user[distance:] == user[:-distance]
+            pairs.append((items[:-distance] * n + items[distance:])[same])
+            times.append(weights[distance:][same])
+        distinct, at = np.unique(np.concatenate(pairs), return_inverse=True)
+        counts = np.bincount(at, weights=np.concatenate(times), minlength=distinct.size).astype(np.float64)
+        source, target = np.divmod(distinct, n)
+        total = np.bincount(source, weights=counts, minlength=n)
+        p = Csr.from_pairs(source, target, (n, n), counts / total[source])
+        self.indptr, self.indices, self.chances = map(torch.from_numpy, (p.indptr, p.indices, p.data))
+        popularity = np.bincount(self.history.indices, weights=self.history.data, minlength=n)
+        self.popularity = torch.from_numpy((popularity / max(popularity.max(), 1e-30)).astype(np.float32))
+        return self
+
+    def score(self, users: Tensor) -> Tensor:
+        """The users' training histories, scored."""
+        return self._scores(self.sequences.take(user_rows(users, self.graph.n_users)))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """New histories, scored; an empty one gets the order of popularity."""
+        return self._scores(Sequences.of_histories(histories, self.graph.n_items))
+
+    def _scores(self, histories: Sequences) -> Tensor:
+        c, n = self.config, self.graph.n_items
+        window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
+        items, real = histories.windows(window)
+        age = real[:, None] - 1 - np.arange(items.shape[1])
+        row, place = np.nonzero(age >= 0)
+        # an item may occur twice in a history that was not trained on
+        distinct, at = np.unique(row * n + items[row, place], return_inverse=True)
+        weight = np.bincount(at, weights=c.decay ** age[row, place].astype(np.float64), minlength=distinct.size)
+        latest = Csr.from_pairs(*np.divmod(distinct, n), (histories.n, n), weight.astype(np.float64))
+        p = Csr(self.indptr.numpy(), self.indices.numpy(), self.chances.numpy(), n)
+        least = float(self.chances.min()) * c.decay ** (window - 1) if p.nnz else 1.0
+        scores: Tensor = torch.from_numpy(products_by_row(latest, p)) + c.backoff * least * self.popularity
+        return scores
