@@ -578,7 +578,7 @@ class SequenceContract(TrainedContract):
         wide = functional.pad(asked.items.masked_fill(behind, 7), (0, 5), value=3)
         other = Windows(wide, asked.real, asked.lengths, functional.pad(asked.at, (0, 5)))
         with torch.no_grad():
-            _close(model._heads(other, None), model._heads(asked, None), "what stands in the padding")
+            _close(model.moments(other, None), model.moments(asked, None), "what stands in the padding")
 
     def test_a_moment_knows_nothing_of_what_follows(self) -> None:
         """Else training tells the answer: states before a changed item stay, and the ones after it move."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.csr import Int32, Int64
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.models.base import Knob, check_choice, check_range, user_rows
@@ -76,8 +77,8 @@ class Windows:
 class SequenceModel(ProductModel):
     """An encoder of histories with everything around it.
 
-    A subclass gives ``states``; ``masked`` if it does not learn from the next item; ``inputs`` and ``heads`` if items
-    are more than rows of one table.
+    A subclass gives ``states``; ``windows`` and ``asked`` if it does not learn from the next item; ``moments`` and
+    ``outputs`` if items are more than rows of one table.
     """
 
     Config = SequenceConfig
@@ -119,8 +120,17 @@ class SequenceModel(ProductModel):
         """
 
     def examples(self) -> tuple[Int32, Int32]:
-        """Users with at least two items; the item beside each is their last."""
+        """Users with at least two items; the item beside each is their last.
+
+        Raises:
+            InputError: there are none.
+        """
         users = np.flatnonzero(self.sequences.lengths() >= 2).astype(np.int32)
+        if not users.size:
+            raise InputError(
+                "no history has a next item", where=self.name, expected="users with two training items or more",
+                found="none",
+            )  # fmt: skip
         return users, self.sequences.items[self.sequences.indptr[users + 1] - 1]
 
     def init_weights(self, seed: int) -> None:
@@ -139,11 +149,16 @@ class SequenceModel(ProductModel):
 
         ``users`` of the batch are the moments' users, one for each moment and so not distinct; ``messages`` are the
         windows. Users with fewer than two items have nothing to predict.
+
+        Raises:
+            ValueError: that is all of them.
         """
         del positives
         draw, crop, noise, thinning = seed.spawn(4)
         users = np.unique(users)
         users = users[self.sequences.lengths()[users] >= 2]
+        if not users.size:
+            raise ValueError("no user of the batch has two items")
         histories = self.sequences.take(users)
         rng = np.random.default_rng(crop)
         groups, who, targets = [], [], []
@@ -193,23 +208,18 @@ class SequenceModel(ProductModel):
         """Vectors that the encoder reads, [b, L, dim]."""
         return functional.embedding(windows.items, self.table)
 
-    def heads(self, states: Tensor, windows: Windows) -> Tensor:
-        """States [n, dim] of the moments ``windows.at`` as the left side of the product with ``outputs``."""
-        del windows
-        return states
-
     def outputs(self) -> Tensor:
         """Vectors of all items as the right side of the product, [n_items, d]."""
         return self.table
 
-    def _heads(self, windows: Windows, generator: torch.Generator | None) -> Tensor:
-        states = self.states(self.inputs(windows), windows, generator)
-        return self.heads(states[windows.at], windows)
+    def moments(self, windows: Windows, generator: torch.Generator | None) -> Tensor:
+        """The moments ``windows.at``, in row order, as the left side of the product with ``outputs``, [n, d]."""
+        return self.states(self.inputs(windows), windows, generator)[windows.at]
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's moments and items."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
-        moments = torch.cat([self._heads(windows, generator) for windows in batch.messages])
+        moments = torch.cat([self.moments(windows, generator) for windows in batch.messages])
         items = self.outputs()
         return moments, items if batch.negative_at is None else items.index_select(0, batch.items)
 
@@ -232,7 +242,7 @@ class SequenceModel(ProductModel):
         order = order[lengths[order] > 0]
         for first in range(0, order.size, AT_ONCE):
             rows = order[first : first + AT_ONCE]
-            moments = self._heads(self.asked(histories.take(rows)).to(self.table.device), None)
+            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), None)
             if self.config.similarity == "cosine":
                 moments = functional.normalize(moments, dim=1)
             scores[torch.from_numpy(rows)] = moments @ items.T

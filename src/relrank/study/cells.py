@@ -391,7 +391,9 @@ def refit_cell(
     return fit_cell(cell, graph, config, folder, say, train)[0], graph
 
 
-NOTES = {"relation weights": "relation_weights", "graph's share": "gate_means"}
+NOTES = {
+    "relation weights": "relation_weights", "graph's share": "gate_means", "own share by history length": "alpha_by_length",
+}  # fmt: skip
 """What a model may say of itself once it is fitted, and the attribute that says it."""
 
 

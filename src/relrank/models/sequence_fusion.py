@@ -1,0 +1,187 @@
+"""SASRec over items that are mixtures: their own vectors and those that a graph of items gives them.
+
+    x_i = α e_i + (1 − α) g_i,      g = encoder(graph of items),      score(i) = h_t · x_i
+
+α belongs to a history (``relrank.models.mixing``): a short one may lean on the graph, a long one on its own vectors.
+The table that is read and the table that is scored are one and the same. It is never made: the product with it is
+``(α h) · e_i + ((1 − α) h) · g_i``. On an arm without relations among items there is nothing to mix, and the model is
+SASRec.
+
+Vectors of the graph may first be trained on the graph alone, and may then be frozen; a frozen encoder that was never
+trained is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relrank.csr import Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.sequences import Sequences
+from relrank.models.base import check_choice, check_range
+from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, vectors_of
+from relrank.models.mixing import BOUNDS, checked, mixing_of
+from relrank.models.sasrec import SASRecConfig, Transformer
+from relrank.models.sequence import AT_ONCE, Windows
+from relrank.models.space import Choice, Range
+from relrank.models.vectors import Batch
+
+MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", "gated"]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFusionConfig(SASRecConfig):
+    """Hyper-parameters of the fusion; those of SASRec beside them."""
+
+    mixing: MixingName = "continuous"
+    """How α depends on a history."""
+    alpha: float = 0.5
+    """Where α starts, and stays if it is fixed: the share of an item's own vector."""
+    short_alpha: float = 0.3
+    """α of histories up to 10 items, if it is discrete."""
+    medium_alpha: float = 0.5
+    """α of 11 to 50 items, if it is discrete."""
+    long_alpha: float = 0.7
+    """α of longer histories, if it is discrete."""
+    encoder: EncoderName = "lightgcn"
+    """What makes vectors of the graph: LightGCN, or attention."""
+    graph_layers: int = 2
+    """Its steps along edges."""
+    pretrain: int = 0
+    """Epochs in which the graph's vectors are first trained to predict the graph's own edges."""
+    pretrain_lr: float = 0.02
+    """Adam's learning rate there."""
+    freeze: bool = False
+    """Whether the graph's vectors then stay as they are."""
+
+
+class SequenceFusion(Transformer):
+    """A causal transformer over mixtures of own vectors and a graph's."""
+
+    name = "sequence-fusion"
+    Config = SequenceFusionConfig
+    relational = True
+
+    def __init__(self, graph: Graph, config: SequenceFusionConfig | None = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        check_choice(self.name, "mixing", get_args(MixingName), c.mixing)
+        check_choice(self.name, "encoder", get_args(EncoderName), c.encoder)
+        check_range(c.graph_layers >= 1, self.name, "graph_layers", "1 or more", c.graph_layers)
+        check_range(c.pretrain >= 0, self.name, "pretrain", "0 or more", c.pretrain)
+        checked(c.alpha)
+        if c.freeze and not c.pretrain:
+            raise InputError(
+                "vectors would stay at their random start", where=f"{self.name}, freeze",
+                expected="pretrain above 0, or freeze = false", found="pretrain = 0",
+            )  # fmt: skip
+        self.vectors: GraphVectors | None = None
+        self.mixing = mixing_of(c.mixing, c.alpha, (c.short_alpha, c.medium_alpha, c.long_alpha), c.dim)
+        if any(graph.user not in (r.source, r.target) for r in graph.relations.values()):
+            self.vectors = vectors_of(c.encoder, item_graph(graph), c.dim, c.graph_layers)
+            self.vectors.requires_grad_(not c.freeze)
+        else:
+            self.mixing.requires_grad_(False)
+        self._of_graph: Tensor | None = None
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Any, ...]:
+        """As for every model of sequences; how α starts, and the graph's encoder."""
+        return (
+            *super().space(graph), Choice("mixing", get_args(MixingName)), Range("alpha", 0.1, 0.9),
+            Choice("encoder", get_args(EncoderName)), Range("graph_layers", 1, 4),
+        )  # fmt: skip
+
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """SASRec's; α at its start; the graph's vectors normal, or trained on the graph."""
+        super().init_encoder(generator)
+        self.mixing.reset()
+        self._of_graph = None
+        if self.vectors is None:
+            return
+        c = self.config
+        self.vectors.reset(generator, c.init_scale)
+        if c.pretrain:
+            word = int(torch.randint(2**31, (1,), generator=generator))
+            with torch.enable_grad():
+                self.vectors.requires_grad_(True)
+                self.vectors.pretrain(c.pretrain, c.pretrain_lr, np.random.SeedSequence(word))
+                self.vectors.requires_grad_(not c.freeze)
+            # as long as an item's own vector, so that alpha says which one counts
+            length = self.vectors().norm(dim=1).mean()
+            self.vectors.table.mul_(c.init_scale * c.dim**0.5 / length)
+
+    def alpha(self, windows: Windows, own: Tensor) -> Tensor:
+        """α [b, 1, 1] of each window's history, or [b, L, 1] of each moment.
+
+        A gate reads the mean of the items' own vectors up to the moment, and no later one.
+        """
+        states = None
+        if self.config.mixing == "gated":
+            steps = torch.arange(1, own.shape[1] + 1, device=own.device)[:, None]
+            states = functional.normalize(own.cumsum(1) / steps, dim=2)
+        alpha: Tensor = self.mixing(windows.lengths, states)
+        return (alpha if alpha.dim() == 3 else alpha[:, None]).to(own.dtype)
+
+    def moments(self, windows: Windows, generator: torch.Generator | None) -> Tensor:
+        """``[α h, (1 − α) h]`` of the moments that are asked for."""
+        if self._of_graph is None:
+            return super().moments(windows, generator)
+        own = self.inputs(windows)
+        alpha = self.alpha(windows, own)
+        mixed = alpha * own + (1 - alpha) * functional.embedding(windows.items, self._of_graph)
+        states = self.states(mixed, windows, generator)[windows.at]
+        share = alpha.expand(*windows.items.shape, 1)[windows.at]
+        return torch.cat([share * states, (1 - share) * states], dim=1)
+
+    def outputs(self) -> Tensor:
+        """``[e_i, g_i]`` of all items."""
+        return self.table if self._of_graph is None else torch.cat([self.table, self._of_graph], dim=1)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The batch's moments and items."""
+        self._of_graph = None if self.vectors is None else self.vectors()
+        try:
+            return super().encode(batch)
+        finally:
+            self._of_graph = None
+
+    @torch.no_grad()
+    def _scores(self, histories: Sequences) -> Tensor:
+        self._of_graph = None if self.vectors is None else self.vectors()
+        try:
+            return super()._scores(histories)
+        finally:
+            self._of_graph = None
+
+    @property
+    def alpha_by_length(self) -> dict[str, dict[str, float]]:
+        """α of the training histories by true length: mean, standard deviation and count of each group."""
+        if self.vectors is None:
+            return {}
+        lengths = self.sequences.lengths()
+        values = self._alphas(np.flatnonzero(lengths > 0))
+        groups = np.digitize(lengths[lengths > 0], [b + 1 for b in BOUNDS])
+        names = (f"up to {BOUNDS[0]}", f"{BOUNDS[0] + 1} to {BOUNDS[1]}", f"above {BOUNDS[1]}")
+        return {
+            name: {"mean": float(own.mean()), "sd": float(own.std()), "count": own.size}
+            for number, name in enumerate(names)
+            if (own := values[groups == number]).size
+        }
+
+    @torch.no_grad()
+    def _alphas(self, users: Int64) -> np.ndarray[Any, Any]:
+        """α in the last moment of each user's history."""
+        found = []
+        for first in range(0, users.size, AT_ONCE):
+            windows = self.asked(self.sequences.take(users[first : first + AT_ONCE])).to(self.table.device)
+            alpha = self.alpha(windows, self.inputs(windows)).expand(*windows.items.shape, 1)
+            found.append(alpha[windows.at][:, 0].double().cpu().numpy())
+        return np.concatenate(found)
