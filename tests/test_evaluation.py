@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,9 +12,12 @@ import torch
 
 from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.evaluation import Evaluation, evaluate, group_labels, mean_metric
+from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
+from relrank.graph.builders import build_graph
+from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Tables
 
 
 def rows(pairs: list[tuple[int, int]]) -> Interactions:
@@ -207,3 +211,101 @@ def test_popularity_on_gowalla_has_its_known_figures(data_dir):
     assert summary["n_users"] == 29_858
     assert summary["recall@20"] == pytest.approx(0.0416, abs=5e-5)
     assert summary["ndcg@20"] == pytest.approx(0.0317, abs=5e-5)
+
+
+class Heard:
+    """Scores an item by its place in the history, latest first; what it was told is written down."""
+
+    from_history, ordered = True, True
+
+    def __init__(self, split: Split, weight: float = 1.0) -> None:
+        self.history = Csr.from_pairs(split.train.user, split.train.item, split.shape)
+        self.history.data[0] = weight
+        self.told: list[list[int]] = []
+
+    def score(self, users: torch.Tensor) -> torch.Tensor:
+        self.told.append(["as trained"] * len(users))
+        return torch.arange(5.0).repeat(len(users), 1)
+
+    def fold_in(self, histories: list[torch.Tensor]) -> torch.Tensor:
+        assert all(h.dtype == torch.int64 for h in histories)
+        self.told += [h.tolist() for h in histories]
+        return torch.arange(5.0).repeat(len(histories), 1)
+
+
+# bob's rows are apart and do not ascend; dee has no validation row, and cyd no test row
+AFTER = replace(
+    SPLIT,
+    train=rows([(1, 4), (0, 3), (1, 0), (0, 2), (2, 0), (3, 4)]),
+    valid=rows([(2, 1), (0, 0), (1, 2), (1, 1)]),
+    test=rows([(0, 1), (1, 3), (3, 0)]),
+    ordered=True,
+    successive=True,
+)
+AS_TRAINED = [["as trained"]] * 3
+
+
+def test_at_test_the_validation_rows_are_the_end_of_the_history():
+    model = Heard(AFTER)
+    for call in (evaluate, lambda *a: mean_metric(*a, part="test")):
+        call(model, AFTER)
+        assert model.told == [[3, 2, 0], [4, 0, 2, 1], [4]]  # of ann, bob and dee; never a test row
+        model.told.clear()
+    assert informed(model, AFTER, "test").name == "Heard"
+
+
+def test_every_block_gets_the_histories_of_its_own_users():
+    model = Heard(AFTER)
+    evaluate(model, AFTER, block=1)
+    assert model.told == [[3, 2, 0], [4, 0, 2, 1], [4]]
+    informed(model, AFTER, "test").score(torch.tensor([3, 1, 3], dtype=torch.int32))
+    assert model.told[3:] == [[4], [4, 0, 2, 1], [4]]
+    for row in (-1, 4):
+        with pytest.raises(InputError, match="user row outside"):
+            informed(model, AFTER, "test").score(torch.tensor([row]))
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "attributes"),
+    [
+        ("valid", {}, {}),
+        ("test", {"successive": False}, {}),  # a validation row drawn at random may come before training rows
+        ("test", {}, {"from_history": False}),
+    ],
+)
+def test_others_and_other_splits_score_as_trained(part, changes, attributes):
+    split, model = replace(AFTER, **changes), Heard(AFTER)
+    vars(model).update(attributes)
+    assert informed(model, split, part) is model
+    for call in (evaluate, mean_metric):
+        call(model, split, part=part)
+    assert model.told == [["as trained"] * 3] * 2
+    assert informed(MODEL, AFTER, "test") is MODEL  # a scorer that says nothing of itself
+
+
+def test_pitfall_weights_lost_where_histories_are_folded_in():
+    """What is folded in weighs 1: a sum over weighted rows would change its meaning between validation and test."""
+    plain, weighted = Heard(AFTER), Heard(AFTER, weight=0.5)
+    plain.ordered = weighted.ordered = False
+    assert (hears(plain), hears(weighted)) == (True, False)
+    weighted.ordered = True  # weights thin its training; its scores know none
+    assert hears(weighted)
+    assert hears(MODEL) is False
+
+
+def test_a_closed_form_at_test_is_the_one_with_whole_rows():
+    """Cosines of the training columns, times dense rows of training and validation."""
+    model = ItemKNN(
+        build_graph(Tables("t", "user", "item", pl.DataFrame()), AFTER, {}), ItemKNNConfig(5, 1.0)
+    ).solve()
+    x = np.zeros((4, 5))
+    x[AFTER.train.user, AFTER.train.item] = 1
+    length = np.sqrt(x.sum(0))
+    w = (x.T @ x) / (np.outer(length, length) + 1)
+    np.fill_diagonal(w, 0)
+    later = x.copy()
+    later[AFTER.valid.user, AFTER.valid.item] = 1
+    for part, rows_ in (("valid", x), ("test", later)):
+        found = informed(model, AFTER, part).score(torch.arange(4)).numpy()
+        np.testing.assert_allclose(found, rows_ @ w, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(x @ w, later @ w)

@@ -16,7 +16,7 @@ from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
 from relrank.models.base import Trained
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.testing import planted_auc, planted_graph
+from relrank.testing import planted_auc, planted_graph, planted_sequences
 from relrank.training import TrainConfig, device_of, fit
 
 CPU = TrainConfig(epochs=6, batch=512, every=2, device="cpu")
@@ -329,3 +329,30 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
             device_of("cuda:0")
+
+
+def test_another_order_of_the_same_edges_is_another_run(tmp_path):
+    """What a model of sequences learns is decided by it."""
+    graph = planted_sequences()
+    fit(Toy(graph), replace(CPU, epochs=2), falling(), 0, tmp_path)
+    again = Toy(planted_sequences())
+    fit(again, replace(CPU, epochs=2), falling(), 0, tmp_path)
+    assert not again.batches
+    places = graph.places.copy()
+    places[:2] = places[1::-1]
+    for other in (replace(graph, places=places), replace(graph, places=None)):
+        with pytest.raises(InputError, match="another configuration"):
+            fit(Toy(other), replace(CPU, epochs=2), falling(), 0, tmp_path)
+
+
+def test_an_epoch_passes_over_the_examples_of_the_model():
+    """By default the training edges; a model may name its own, such as one per user."""
+    model = toy()
+    own = np.array([3, 1, 2], np.int32), np.array([7, 7, 9], np.int32)
+    model.examples = lambda: own
+    fit(model, replace(CPU, epochs=2, batch=2), lambda: 1.0, seed=0)
+    pairs = [list(zip(u.tolist(), i.tolist(), strict=True)) for u, i, _ in model.batches]
+    assert [len(p) for p in pairs] == [2, 1, 2, 1]
+    for epoch in (pairs[:2], pairs[2:]):
+        assert sorted(pair for batch in epoch for pair in batch) == [(1, 7), (2, 9), (3, 7)]
+    assert all(u.dtype == i.dtype == torch.int64 for u, i, _ in model.batches)

@@ -16,6 +16,7 @@ from relrank import metrics
 from relrank.csr import Csr, Float64
 from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
+from relrank.models.base import user_rows
 from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.tables.split import Interactions, Part, Split
 from relrank.whole import whole
@@ -140,11 +141,18 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
     """The model, told all that precedes a part in time.
 
     Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
-    come from a history alone (``from_history``) gets it whole, without being fitted again. Others score as trained.
+    come from a history alone gets it whole, without being fitted again. Others score as trained.
     """
-    if part == "valid" or not split.successive or not getattr(model, "from_history", False):
-        return model
-    return _Informed(model, split)
+    return model if part == "valid" or not split.successive or not hears(model) else _Informed(model, split)
+
+
+def hears(model: Any) -> bool:
+    """Whether the model takes a longer history than it was trained on for what it is.
+
+    Its scores come from a history alone (``from_history``), and folding one in loses nothing of it, as it would where
+    training rows weigh differently: what is folded in weighs 1.
+    """
+    return bool(getattr(model, "from_history", False) and (model.ordered or (model.history.data == 1).all()))
 
 
 class _Informed:
@@ -157,7 +165,8 @@ class _Informed:
 
     def score(self, users: torch.Tensor) -> torch.Tensor:
         """The histories of the users, folded in."""
-        scores: torch.Tensor = self.model.fold_in(self.histories.take(users.numpy()).tensors())
+        histories = self.histories.take(user_rows(users, self.histories.n))
+        scores: torch.Tensor = self.model.fold_in(histories.tensors())
         return scores
 
 

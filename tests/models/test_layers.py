@@ -11,7 +11,7 @@ from torch import Tensor
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
-from relrank.models.layers import FeatureEncoder
+from relrank.models.layers import FeatureEncoder, dropped
 from relrank.tables.ids import IdMap
 
 
@@ -169,3 +169,46 @@ def test_type_without_features_is_refused(graph: Graph) -> None:
     assert "a.vector of item" in error.value.found
     with pytest.raises(InputError, match="no features"):
         FeatureEncoder(replace(graph, features={}), "item", 3)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    x = torch.full((400, 500), 3.0)
+    for share in (0.1, 0.5, 0.8):
+        found = dropped(x, share, torch.Generator().manual_seed(1))
+        zero = found == 0
+        n = x.numel()
+        assert float(zero.float().mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / n) ** 0.5)
+        torch.testing.assert_close(found[~zero], torch.full_like(found[~zero], 3 / (1 - share)))
+        assert float(found.mean()) == pytest.approx(3, rel=0.02)
+        assert not torch.equal(zero[:200], zero[200:])
+
+
+def test_dropout_is_its_generators_alone() -> None:
+    x = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    generator = torch.Generator().manual_seed(1)
+    first, second = (dropped(x, 0.5, generator) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(dropped(x, 0.5, torch.Generator().manual_seed(1)), first)
+    assert not torch.equal(second, first)
+    # the same entries in every precision
+    halved = dropped(x.bfloat16(), 0.5, torch.Generator().manual_seed(1))
+    assert halved.dtype == torch.bfloat16
+    assert torch.equal(halved == 0, first == 0)
+
+
+def test_nothing_is_dropped_without_a_generator_or_a_share() -> None:
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    assert dropped(x, 0.5, None) is x
+    assert dropped(x, 0.0, generator) is x
+    assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
+
+
+def test_what_was_dropped_gets_no_gradient() -> None:
+    x = torch.ones(30, requires_grad=True)
+    found = dropped(x, 0.4, torch.Generator().manual_seed(1))
+    found.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, found.detach())

@@ -17,6 +17,7 @@ import relrank
 from relrank.checkpoint import load_tensors, save_tensors, write_json
 from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, Recommender
@@ -58,7 +59,7 @@ class FittedRun:
             InputError: the user is unknown.
         """
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
-        if self.split.successive and self.model.from_history:
+        if self.split.successive and hears(self.model):
             return self.recommend_for(self.history(user)["item"].to_list(), k)
         best = top_k(self.model, row, self._chosen(), k)
         return self._named(best.items[0], best.scores[0])
