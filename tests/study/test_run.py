@@ -239,3 +239,38 @@ def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file)
     assert cell_of(config, material, "relational-ease").arm.name == "all"
     with pytest.raises(InputError, match="model uses no relations"):
         cell_of(config, material, "item-knn", "driver")
+
+
+def test_one_model_under_two_names_against_a_rival_without_relations(study_file, tmp_path):
+    """Each name has its own settings, cells and rows, and is compared with the rival, paired by user."""
+    text = study_file.read_text().replace("seeds = [0, 1]", 'seeds = [0]\nversus = "ease, firm"')
+    head = text[: text.index("[[models]]")]
+    models = """
+[[models]]
+name = "ease, firm"
+model = "ease"
+config = { l2 = 300.0 }
+[[models]]
+name = "ease, loose"
+model = "ease"
+config = { l2 = 1.0 }
+[[models]]
+name = "relational-ease"
+arms = ["interactions", "all"]
+"""
+    result, fresh = run(study_file, tmp_path / "out", head + models)
+    assert {name for name, _, _ in fresh} == {"ease, firm", "ease, loose", "relational-ease"}
+    means = {(r["model"], r["arm"]): r["mean"] for r in result.leaderboard.iter_rows(named=True)}
+    assert means["ease, firm", "interactions"] != means["ease, loose", "interactions"]
+    rows = result.effects.filter(pl.col("kind") == "versus")
+    assert rows["model"].to_list() == ["ease, loose", "relational-ease"]
+    assert rows["arm_a"].to_list() == ["interactions", "all"]
+    for row in rows.iter_rows(named=True):
+        expected = means[row["model"], row["arm_a"]] - means["ease, firm", "interactions"]
+        assert row["mean"] == pytest.approx(expected)
+    config = read_study(study_file)
+    winner = keep_winner(config, prepare(config, study_file.parent), tmp_path / "out")
+    assert winner.note["model"] in ("ease", "relational-ease")
+    assert load_run(tmp_path / "out").note["name"] == winner.note["name"]
+    _, again = run(study_file, tmp_path / "out")
+    assert again == []

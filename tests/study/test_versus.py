@@ -82,7 +82,20 @@ def test_holm_runs_over_the_models():
     assert {r["model"] for r in plain} == {"network", "other"}
 
 
-def test_a_rival_without_both_arms_gives_nothing():
+@pytest.mark.parametrize("there", ["all", "interactions"])
+def test_a_rival_with_one_arm_alone_has_no_gain_to_compare(there):
+    """Each side is taken with all relations where it was run so, else without any."""
     v = values()
-    del v["linear", "interactions"]
-    assert versus(found(v), ["network"], "linear", RELATIONS) == []
+    rival = v.pop(("linear", "interactions" if there == "all" else "all"))
+    assert rival is not None
+    (row,) = versus(found(v), ["network"], "linear", RELATIONS)
+    assert row["kind"] == "versus"
+    assert (row["arm_a"], row["arm_b"]) == ("all", there)
+    assert row["mean"] == pytest.approx((v["network", "all"] - v["linear", there]).mean())
+    v.pop(("network", "all"))
+    (row,) = versus(found(v), ["network"], "linear", RELATIONS)
+    assert (row["arm_a"], row["arm_b"]) == ("interactions", there)
+
+
+def test_a_rival_that_was_not_run_gives_nothing():
+    assert versus(found(values()), ["network"], "absent", RELATIONS) == []

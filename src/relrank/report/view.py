@@ -167,7 +167,7 @@ def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list
 
 
 def _versus(effects: list[Row]) -> Row | None:
-    """Each model's two differences to the rival, on one axis; None where no rival was named."""
+    """Each model's differences to the rival, on one axis; None where no rival was named."""
     rows = [row for row in effects if row["kind"] in ("versus", "versus gain")]
     if not rows:
         return None
@@ -175,6 +175,7 @@ def _versus(effects: list[Row]) -> Row | None:
     models = dict.fromkeys(row["model"] for row in rows)
     return {
         "rival": rows[0]["other"],
+        "gains": any(row["kind"] == "versus gain" for row in rows),
         "models": [{"model": m, "rows": [row for row in rows if row["model"] == m]} for m in models],
         "scale": Scale.over([0.0, *ends], most=8),
     }

@@ -85,7 +85,7 @@ class Cell:
     @property
     def trials(self) -> int:
         """Configurations this model tries per arm."""
-        trained = issubclass(MODELS[self.model.name], Trained)
+        trained = issubclass(MODELS[self.model.kind], Trained)
         return self.model.trials or (1 if trained else self.study.trials)
 
     @property
@@ -96,7 +96,7 @@ class Cell:
         """
         model = self.model
         own = model.arm.get(self.arm.name)
-        if own is None and self.arm.relations and issubclass(MODELS[model.name], Trained):
+        if own is None and self.arm.relations and issubclass(MODELS[model.kind], Trained):
             own = model.arm.get("all")
         if own is None:
             return ArmSection(config=model.config, train=model.train)
@@ -111,7 +111,7 @@ class Cell:
     @property
     def reads_features(self) -> bool:
         """Whether the model, as the study file sets it, reads features of nodes."""
-        return MODELS[self.model.name].reads_features(self.start()[0])
+        return MODELS[self.model.kind].reads_features(self.start()[0])
 
     def holds(self, knob: str) -> bool:
         """Whether the study file sets this hyper-parameter, so that tuning must leave it alone."""
@@ -129,7 +129,7 @@ class Cell:
         Raises:
             InputError: the study file names one that does not exist, or with another type.
         """
-        where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.name], self.said
+        where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.kind], self.said
         self._refuse_arms(where)
         config = config_of(kind.Config(), said.config, f"{where}, config")
         known = {*self.bench.graph.relations}
@@ -152,7 +152,7 @@ class Cell:
 
     def _refuse_arms(self, where: str) -> None:
         """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
-        names = list(self.bench.graph.relations) if MODELS[self.model.name].relational else []
+        names = list(self.bench.graph.relations) if MODELS[self.model.kind].relational else []
         known = {a.name for a in (self.arm, *arms(names), *arms(names, self.model.arms or ARM_KINDS))}
         known |= {a.name for r in names for a in (alone_rewired(r), *(beside(r, s) for s in names if s != r))}
         for name, section in self.model.arm.items():
@@ -170,7 +170,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything the result depends on; plain JSON."""
         config, train = self.start()
-        trained = issubclass(MODELS[self.model.name], Trained)
+        trained = issubclass(MODELS[self.model.kind], Trained)
         features = {n: f.sha256()[:16] for n, f in self.bench.graph.features.items() if self.reads_features}
         weights = self.bench.interactions.model_dump()
         return {
@@ -182,7 +182,8 @@ class Cell:
             **({"features": features} if features else {}),
             **({"interactions": weights} if weights["weight"] != "one" else {}),
             "rewired": self.arm.rewired,
-            "model": self.model.name,
+            "model": self.model.kind,
+            **({"name": self.model.name} if self.model.name != self.model.kind else {}),
             "config": asdict(config),
             "held": sorted(self.said.config),
             "train": asdict(train) if trained else None,
@@ -307,7 +308,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
     its checkpoints in ``folder``, so a killed cell goes on where it was.
     """
     config, _ = cell.start()
-    kind = MODELS[cell.model.name]
+    kind = MODELS[cell.model.kind]
     graph = cell.graph
     made, charged = 0, 0.0
 
@@ -354,7 +355,7 @@ def fit_cell(
 
     ``judge`` is told epoch and metric of every validation; what it raises ends the training.
     """
-    kind, bench = MODELS[cell.model.name], cell.bench
+    kind, bench = MODELS[cell.model.kind], cell.bench
     if "seed" in {f.name for f in fields(kind.Config)}:
         config = config_of(config, {"seed": bench.seed}, kind.name)
     if issubclass(kind, ClosedForm):
@@ -392,7 +393,8 @@ def refit_cell(
 
 
 NOTES = {
-    "relation weights": "relation_weights", "graph's share": "gate_means", "own share by history length": "alpha_by_length",
+    "relation weights": "relation_weights", "graph's share": "gate_means",
+    "own share by history length": "alpha_by_length",
 }  # fmt: skip
 """What a model may say of itself once it is fitted, and the attribute that says it."""
 
@@ -435,7 +437,7 @@ def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
 
     None for a trained model, whose start depends on every node of its graph.
     """
-    if issubclass(MODELS[cell.model.name], Trained):
+    if issubclass(MODELS[cell.model.kind], Trained):
         return None
     values = asdict(config)
     edges = {}
@@ -445,7 +447,7 @@ def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
         edges = {name: edges_sha(graph, name) for name in values["weights"]}
         del values["weight"]
     split = cell.bench.split.fingerprint
-    return json.dumps([cell.model.name, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)
+    return json.dumps([cell.model.kind, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)
 
 
 def reset_peak_memory() -> None:

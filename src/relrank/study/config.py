@@ -34,7 +34,9 @@ class ModelSection(Section):
     """``[[models]]``: one model of the study.
 
     Attributes:
-        name: key in ``relrank.models.MODELS``.
+        name: what the study calls it; every name once.
+        model: key in ``relrank.models.MODELS``; by default the name. So one model can be there several times, under
+            names such as "sequence-fusion, fixed".
         arms: which arms it runs on; by default all for a model that uses relations, else interactions alone.
         trials: configurations tried per arm on validation; by default the study's number for closed forms, 1 for
             trained models. Equal for all arms.
@@ -44,11 +46,17 @@ class ModelSection(Section):
     """
 
     name: str
+    model: str | None = None
     arms: tuple[ArmKind, ...] | None = None
     trials: int | None = Field(None, ge=1)
     config: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     arm: dict[str, ArmSection] = Field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Key in ``MODELS``."""
+        return self.model or self.name
 
 
 class StudySection(Section):
@@ -64,7 +72,8 @@ class StudySection(Section):
         user_groups: columns of the user table to look at effects by.
         item_groups: columns of the item table to look at effects by.
         similarity: relation of items whose overlap measures the similarity inside a list.
-        versus: the model that every other relational model is compared with: does it use relations better?
+        versus: the model that others are compared with. One that uses relations is compared with every other that
+            does (does it use them better?), one that does not with all models, each on its richest graph.
     """
 
     metric: str = "ndcg@10"

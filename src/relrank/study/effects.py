@@ -118,25 +118,25 @@ def leaderboard(found: Found) -> pl.DataFrame:
 
 
 def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[str]) -> list[dict[str, Any]]:
-    """Does a model use relations better than the rival? Two effects per model, with rows as in ``effects``.
+    """Is a model better than the rival, and does it use relations better? With rows as in ``effects``.
 
-    "versus": the model minus the rival, both with all relations. "versus gain": what all relations add to the model
-    minus what they add to the rival, user by user, so that a model that is weaker to begin with is not blamed for it.
-    Holm's correction runs over the models, within each kind.
+    "versus": the model minus the rival, each with all relations, or without any if it was not run with them. "versus
+    gain", where both were run both ways: what all relations add to the model minus what they add to the rival, user
+    by user, so that a model that is weaker to begin with is not blamed for it. Holm's correction runs over the
+    models, within each kind.
     """
-    whole, bare = arm_of.all_of(relations), arm_of.INTERACTIONS
-    theirs = _sides(found, rival, whole, bare)
+    theirs = _sides(found, rival, relations)
     compared: dict[str, dict[str, tuple[str, str, Effect]]] = {"versus": {}, "versus gain": {}}
     for model in models:
-        mine = _sides(found, model, whole, bare)
-        if model == rival or mine is None or theirs is None:
+        mine = _sides(found, model, relations)
+        if model == rival or not mine or not theirs:
             continue
-        (name_a, a), (name_b, b) = mine
-        (_, c), (_, d) = theirs
-        pairs = {"versus": (a, c), "versus gain": (_less(a, b, found.metric), _less(c, d, found.metric))}
-        for kind, sides in pairs.items():
-            effect = compare(*sides, found.metric, resamples=found.resamples)
-            compared[kind][model] = name_a, name_a if kind == "versus" else name_b, effect
+        (name_a, a), (name_c, c) = mine[0], theirs[0]
+        compared["versus"][model] = name_a, name_c, compare(a, c, found.metric, resamples=found.resamples)
+        if len(mine) == len(theirs) == 2:
+            (name_b, b), (_, d) = mine[1], theirs[1]
+            gains = _less(a, b, found.metric), _less(c, d, found.metric)
+            compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric, resamples=found.resamples)
     rows = []
     for kind, effects in compared.items():
         adjusted = holm([e.p for _, _, e in effects.values()]).tolist() if effects else []
@@ -147,11 +147,9 @@ def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[
     return rows
 
 
-def _sides(found: Found, model: str, *arms: Arm) -> list[tuple[str, list[pl.DataFrame]]] | None:
-    """Name and per-user tables of a model's arms; None where one was not run."""
-    names = [found.arm_name(model, arm) for arm in arms]
-    if any(name is None for name in names):
-        return None
+def _sides(found: Found, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
+    """Name and per-user tables of a model with all relations and with none, as far as it was run."""
+    names = dict.fromkeys(found.arm_name(model, arm) for arm in (arm_of.all_of(relations), arm_of.INTERACTIONS))
     return [(name, found.tables(model, name)) for name in names if name is not None]
 
 
@@ -221,8 +219,12 @@ def effects_and_verdicts(
     relations: Sequence[str],
     planted: Mapping[str, str] | None,
     rival: str | None = None,
+    beside_rival: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The effects table and the verdict table of every model that uses relations; ``rival`` as for ``versus``."""
+    """The effects table and the verdict table of every model that uses relations.
+
+    ``beside_rival`` are the models that ``versus`` compares with ``rival``.
+    """
     effects: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
     for model in models:
@@ -259,7 +261,7 @@ def effects_and_verdicts(
                     e = one.effect
                     row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
             said.append({name: row.get(name) for name in VERDICT_SCHEMA})
-    effects += versus(found, models, rival, relations) if rival else []
+    effects += versus(found, beside_rival, rival, relations) if rival else []
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 
 

@@ -138,11 +138,12 @@ def _refuse_other_use(folder: Path) -> None:
 
 def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
     """What a run says of itself."""
+    split = cell.bench.split
     return {
-        "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.name, "arm": cell.arm.name,
-        "config": asdict(config), "seed": cell.bench.seed, "protocol": cell.bench.split.protocol,
-        "fingerprint": cell.bench.split.fingerprint, "ordered": cell.bench.split.ordered,
-        "successive": cell.bench.split.successive, "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
+        "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
+        "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
+        "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
+        "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
     }  # fmt: skip
 
 

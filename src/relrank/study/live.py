@@ -127,25 +127,30 @@ def print_result(console: Console, result: StudyResult) -> None:
 
 
 def _print_versus(console: Console, result: StudyResult) -> None:
-    """Whether other models use relations better than the study's rival."""
+    """Whether other models are better than the study's rival, and whether they use relations better."""
     rows = result.effects.filter(pl.col("kind").is_in(["versus", "versus gain"]))
     if rows.is_empty():
         return
     rival = rows["other"][0]
-    table = plain_table(f"does it use relations better than {rival}? {result.card['metric']}, paired by user")
-    for heading in ("model", "all − all", "p", "gain − gain", "p"):
+    gains = "versus gain" in rows["kind"]
+    question = f"does it use relations better than {rival}?" if gains else f"is it better than {rival}?"
+    table = plain_table(f"{question} {result.card['metric']}, paired by user")
+    for heading in ("model", "difference", "p", *(("gain − gain", "p") if gains else ())):
         table.add_column(heading, no_wrap=True)
     for model in rows["model"].unique(maintain_order=True):
         cells: list[Text | str] = [Text(model)]
-        for kind in ("versus", "versus gain"):
-            row = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind)).row(0, named=True)
-            cells += [f"{signed(row['mean'])}\n{_interval(row['low'], row['high'], '+')}", f"{row['p_holm']:.3f}"]
+        for kind in ("versus", "versus gain")[: 1 + gains]:
+            of_kind = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
+            row = of_kind.row(0, named=True) if len(of_kind) else None
+            cells += ["not run", ""] if row is None else [
+                f"{signed(row['mean'])}\n{_interval(row['low'], row['high'], '+')}", f"{row['p_holm']:.3f}"
+            ]  # fmt: skip
         table.add_row(*cells)
     console.print(table)
-    console.print(
-        f"all − all: with all relations, minus {rival} with all · gain − gain: what relations add to it, minus what "
-        f"they add to {rival}", style="dim", highlight=False, markup=False,
-    )  # fmt: skip
+    said = f"difference: with all relations, or none where it has no such arm, minus {rival} likewise"
+    if gains:
+        said += f" · gain − gain: what relations add to it, minus what they add to {rival}"
+    console.print(said, style="dim", highlight=False, markup=False)
 
 
 def _features(features: list[dict[str, Any]]) -> str:

@@ -34,7 +34,8 @@ class StudyResult:
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
             interactions, "drop" = all − (all without r), "alone" = (interactions + r) − interactions, "placebo" =
             all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s;
-            "versus" = all − all of the model ``other``, "versus gain" = the model's gain − that model's gain),
+            "versus" = the model − the model ``other``, each with all relations where it has such an arm, "versus
+            gain" = the model's gain − that model's gain),
             ``other`` (else null), ``arm_a``, ``arm_b``, ``mean``, ``low``, ``high``, ``p`` (sign-flip),
             ``p_holm``, ``effect_size`` (paired Cohen's d), ``smallest`` (smallest effect the data could have
             shown), ``n_users``, ``n_seeds``.

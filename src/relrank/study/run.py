@@ -239,11 +239,13 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     for cell in cells:
         _check(cell)
     rival = next((m for m in config.models if m.name == config.study.versus), None)
-    if rival and not {"interactions", "all"} <= {a.name for a in arms_of(rival, list(config.relations))}:
-        raise InputError(
-            "rival lacks an arm", where="[study] versus", found=rival.name,
-            expected="a model that uses relations, with the arms interactions and all",
-        )  # fmt: skip
+    if rival and MODELS[rival.kind].relational:
+        there = {a.name for a in arms_of(rival, list(config.relations))}
+        if not {"interactions", "all"} <= there:
+            raise InputError(
+                "rival lacks an arm", where=f"[study] versus = {rival.name!r}", found=", ".join(sorted(there)),
+                expected="the arms interactions and all, or a model that uses no relations",
+            )  # fmt: skip
     return cells
 
 
@@ -259,13 +261,21 @@ def _check(cell: Cell) -> None:
 
 def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
     """The arms of one model."""
-    if model.name not in MODELS:
+    if model.kind not in MODELS:
         raise InputError(
-            "unknown model", where="[[models]] name", expected=f"one of {', '.join(MODELS)}", found=repr(model.name)
+            "unknown model", where="[[models]] name", expected=f"one of {', '.join(MODELS)}", found=repr(model.kind)
         )
-    if not MODELS[model.name].relational:
+    if not MODELS[model.kind].relational:
         return [arm_of.INTERACTIONS]
     return arms(relations, model.arms) if model.arms else arms(relations)
+
+
+def _beside_rival(config: StudyConfig) -> list[str]:
+    """The models that are compared with the study's rival: of its own sort, if it uses relations, else all."""
+    rival = next((m for m in config.models if m.name == config.study.versus), None)
+    only_relational = rival is not None and MODELS[rival.kind].relational
+    return [m.name for m in config.models if m.name != config.study.versus
+            and (MODELS[m.kind].relational or not only_relational)]  # fmt: skip
 
 
 def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None) -> StudyResult:
@@ -287,7 +297,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     memory: Memory = {}
     done = _run_cells(grid(config, material), out / "cells", watcher, memory)
     relations = list(config.relations)
-    relational = [m for m in config.models if MODELS[m.name].relational and relations]
+    relational = [m for m in config.models if MODELS[m.kind].relational and relations]
     # Which relation makes another one redundant is asked only where one is.
     found = Found(done, config.study.metric, config.study.resamples)
     extra = [
@@ -303,7 +313,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
         found = Found(done, config.study.metric, config.study.resamples)
     planted = TRUTH if config.data.dataset == "planted" else None
     effects, verdicts = tables_of.effects_and_verdicts(
-        found, [m.name for m in relational], relations, planted, config.study.versus
+        found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
     )
     result = StudyResult(
         card(config, material, found),
@@ -326,7 +336,7 @@ def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None
     """
     section = next((m for m in config.models if m.name == model), ModelSection(name=model))
     named = {a.name: a for a in (*arms_of(section, list(config.relations)), arm_of.all_of(list(config.relations)))}
-    relational = MODELS[model].relational and bool(config.relations)
+    relational = MODELS[section.kind].relational and bool(config.relations)
     arm = arm or ("all" if relational else "interactions")
     if arm == "interactions":
         chosen = arm_of.INTERACTIONS
@@ -359,7 +369,7 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     folder = out / "winner"
     if (folder / "run.json").is_file() and load_run(folder).note.get("cell") == cell.key():
         return load_run(folder)
-    chosen = config_of(MODELS[cell.model.name].Config(), result.chosen, "winner")
+    chosen = config_of(MODELS[cell.model.kind].Config(), result.chosen, "winner")
     graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
     model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
     if cell.bench.refit:

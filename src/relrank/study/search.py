@@ -206,7 +206,7 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
 
 def dimensions(cell: Cell, graph: Graph) -> list[Dimension]:
     """What is searched: the model's space without what the study file holds."""
-    found = [d for d in MODELS[cell.model.name].space(graph) if not cell.holds(d.name)]
+    found = [d for d in MODELS[cell.model.kind].space(graph) if not cell.holds(d.name)]
     # what all arms have comes first, so that they see the same random values
     return sorted(found, key=lambda d: d.name.startswith("weights."))
 

@@ -38,7 +38,7 @@ def write_tuned(config: StudyConfig, searches: Sequence[Search], base: Path, pat
 
 def _section(model: ModelSection, searches: Sequence[Search]) -> dict[str, Any]:
     section = model.model_dump(exclude_unset=True, exclude_none=True)
-    if searches and MODELS[model.name].relational:
+    if searches and MODELS[model.kind].relational:
         section["arms"] = list(searches[0].cell.model.arms or ())
     for s in searches:
         if s.best is not None:
