@@ -344,3 +344,40 @@ def test_excluded_entries_have_no_gradient():
         loss(randn(4), n, excluded).backward()
         assert not n.grad[excluded].any()
         assert (n.grad[~excluded] > 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.07])
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_catalogue_softmax_is_cross_entropy_with_its_gradients(monkeypatch, temperature, block):
+    """Against torch's own on scores that are there all at once; in blocks of any size."""
+    monkeypatch.setattr(losses, "_BLOCK", block * 40)
+    rng = np.random.default_rng(0)
+    left, items = (torch.from_numpy(rng.normal(size=(n, 6))).requires_grad_() for n in (31, 40))
+    targets = torch.from_numpy(rng.integers(0, 40, 31))
+    expected = functional.cross_entropy(left @ items.T / temperature, targets)
+    wanted = torch.autograd.grad(3 * expected, (left, items))
+    found = losses.catalogue_softmax(left, items, targets, temperature)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(3 * found, (left, items)), wanted)
+
+
+def test_catalogue_softmax_survives_scores_beyond_the_range_of_exp():
+    left, items = torch.full((2, 1), 500.0, requires_grad=True), torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    loss = losses.catalogue_softmax(left, items, torch.tensor([0, 1]), 1.0)
+    loss.backward()
+    assert float(loss.detach()) == 500.0  # 0 for the first row, 1000 for the second
+    assert left.grad.tolist() == [[0.0], [1.0]]
+
+
+def test_catalogue_softmax_in_half_precision_is_near():
+    rng = np.random.default_rng(1)
+    left, items = (torch.from_numpy(rng.normal(size=(n, 16)).astype(np.float32)).requires_grad_() for n in (64, 90))
+    targets = torch.from_numpy(rng.integers(0, 90, 64))
+    exact = losses.catalogue_softmax(left, items, targets, 1.0)
+    wanted = torch.autograd.grad(exact, (left, items))
+    with torch.autocast("cpu", torch.bfloat16):
+        near = losses.catalogue_softmax(left, items, targets, 1.0)
+    assert near.dtype == torch.float32
+    assert abs(float(near.detach()) - float(exact.detach())) < 0.01 * float(exact.detach())
+    for g, w in zip(torch.autograd.grad(near, (left, items)), wanted, strict=True):
+        assert 0 < float((g - w).norm()) < 0.02 * float(w.norm())

@@ -148,6 +148,25 @@ def full_softmax(
     return loss
 
 
+def catalogue_softmax(left: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Plain cross-entropy of each row's target against the whole catalogue, from the vectors, mean over rows.
+
+    ``log Σ_i exp(l · q_i / τ) − l · q_target / τ``. Scores are made a block of rows at a time, turned into
+    exponentials once, and give both gradients before the next block, so that the scores of all rows are never there
+    together. Under autocast the products run in bfloat16, the sums in float32. It cannot be differentiated twice.
+
+    Args:
+        left: vectors [n, d].
+        items: vectors of all items [n_items, d].
+        targets: item rows, int64 [n].
+        temperature: scores are divided by it.
+    """
+    half = torch.is_autocast_enabled(left.device.type)
+    with torch.autocast(left.device.type, enabled=False):
+        loss: Tensor = _CatalogueSoftmax.apply(_wide(left), _wide(items), targets, temperature, half)  # type: ignore[no-untyped-call]
+    return loss
+
+
 def info_nce(a: Tensor, b: Tensor, temperature: float, symmetric: bool = False) -> Tensor:
     """Contrast of two views: a's row i is to find b's row i among all of b, by cosine (van den Oord et al. 2018).
 
@@ -237,6 +256,42 @@ class _SharedSoftmax(torch.autograd.Function):
         scale = upstream / (len(users) * ctx.temperature)
         shares.mul_((scale / total)[:, None])
         return shares @ negatives, (positive - 1) * scale, shares.T @ users, None, None, None
+
+
+class _CatalogueSoftmax(torch.autograd.Function):
+    """With p the softmax: dl = (Σ_i p_i q_i − q_target) / τ, dq_i = Σ_rows (p_i − [i is the target]) l / τ."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, items: Tensor, targets: Tensor, temperature: float, half: bool) -> Tensor:
+        kind = torch.bfloat16 if half else left.dtype
+        left = left / temperature
+        narrow, narrow_left = items.to(kind), left.to(kind)
+        d_left, d_items = torch.empty_like(left), torch.zeros_like(items)
+        own = (left * items.index_select(0, targets)).sum(1)
+        total = torch.empty_like(own)
+        step = max(1, (_BLOCK if left.device.type == "cpu" else 1 << 26) // max(len(items), 1))
+        for first in range(0, len(left), step):
+            here = slice(first, first + step)
+            block = (narrow_left[here] @ narrow.T).to(left.dtype)
+            highest = block.amax(1, keepdim=True)
+            block.sub_(highest).exp_()
+            sums = block.sum(1, keepdim=True)
+            total[here] = (sums.log() + highest)[:, 0]
+            shares = block.to(kind)
+            d_left[here] = (shares @ narrow).to(left.dtype) / sums
+            d_items += (shares.T @ (left[here] / sums).to(kind)).to(items.dtype)
+        d_left -= items.index_select(0, targets)
+        d_items.index_add_(0, targets, left, alpha=-1)
+        ctx.save_for_backward(d_left, d_items)
+        ctx.temperature = temperature
+        return (total - own).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        d_left, d_items = ctx.saved_tensors
+        share = upstream / len(d_left)
+        return d_left * (share / ctx.temperature), d_items * share, None, None, None
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -67,7 +67,12 @@ class TransformerLayer(nn.Module):
         b, length, dim = x.shape
         parts = self.attend(self.norm(x)).view(b, length, 3, self.heads, dim // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+        if x.device.type == "cpu" and query.dtype == torch.bfloat16:  # whose gradient is three times slower there
+            query, key, value = query.float(), key.float(), value.float()
+        with torch.autocast(
+            x.device.type, enabled=x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
+        ):
+            attended = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
         x = x + dropped(self.merge(attended.transpose(1, 2).reshape(b, length, dim)), dropout, generator)
         wide = functional.gelu(self.widen(self.norm_forward(x)))
         return x + dropped(self.narrow(wide), dropout, generator)

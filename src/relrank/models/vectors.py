@@ -268,6 +268,9 @@ class ProductModel(Trained):
     def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
         c = self.config
         offsets = self.offsets(batch)
+        if batch.negative_at is None and batch.known is None and offsets is None:
+            left = users if len(users) == len(batch.user_at) else users.index_select(0, batch.user_at)
+            return losses.catalogue_softmax(left, items, batch.item_at, c.temperature)
         if batch.negative_at is None:
             scores = users @ items.T
             if offsets is not None:
