@@ -1,6 +1,7 @@
 """Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
 
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
+from relrank.models.bert4rec import BERT4Rec
 from relrank.models.bspm import BSPM
 from relrank.models.ease import EASE
 from relrank.models.feature_graphsage import FeatureGraphSAGE
@@ -8,6 +9,7 @@ from relrank.models.flat_filter import FlatFilter
 from relrank.models.gatv2 import GATv2
 from relrank.models.gf_cf import GFCF
 from relrank.models.graphsage import GraphSAGE
+from relrank.models.gru4rec import GRU4Rec
 from relrank.models.hgt import HGT
 from relrank.models.hybrid import Hybrid
 from relrank.models.item_knn import ItemKNN
@@ -42,6 +44,8 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "path-fusion": PathFusion,
     "hybrid": Hybrid,
     "sasrec": SASRec,
+    "gru4rec": GRU4Rec,
+    "bert4rec": BERT4Rec,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]
