@@ -138,10 +138,19 @@ def test_features_that_nobody_reads_are_a_notice(shop: Path, tmp_path: Path) -> 
 
 def test_model_that_reads_features_where_there_are_none_is_refused_before_anything_runs(shop: Path) -> None:
     head, tail = STUDY.index("[features.price]"), STUDY.index("[study]")
-    shop.write_text(STUDY[:head] + STUDY[tail:] + HYBRID)
-    with pytest.raises(InputError, match="the study has none") as error:
-        keys(shop)
-    assert "hybrid" in error.value.where
+    refusals = ((HYBRID, "no features of users or items"), (GRAPHSAGE, "reads features, and there are none"))
+    for model, wrong in refusals:
+        shop.write_text(STUDY[:head] + STUDY[tail:] + model)
+        with pytest.raises(InputError, match=wrong) as error:
+            keys(shop)
+        assert error.value.where in model
+
+
+def test_model_of_sequences_on_data_without_order_is_refused_before_anything_runs(shop: Path) -> None:
+    shop.write_text(STUDY + '[[models]]\nname = "sasrec"\n')
+    with pytest.raises(InputError, match="no order in time") as error:
+        grid(read_study(shop), read(shop))
+    assert error.value.where == "sasrec"
 
 
 def test_columns_of_features_are_audited(shop: Path) -> None:

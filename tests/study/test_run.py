@@ -202,9 +202,13 @@ def test_audit_names_a_relation_that_holds_the_test_rows(tmp_path):
         '[relations.clicks]\nkind = "link"\ntable = "clicked"\n'
     )
     config = read_study(tmp_path / "leak.toml")
-    leaks = [f for f in prepare(config, tmp_path).findings if f.level == "leak"]
+    found = prepare(config, tmp_path).findings
+    leaks = [f for f in found if f.level == "leak"]
     assert {f.check for f in leaks} >= {"test rows in clicks", "validation rows in clicks"}
     assert all(f.count == 40 for f in leaks)
+    # and it repeats the four training rows of each user, which is worth a warning by itself
+    (again,) = (f for f in found if f.check == "training rows in clicks")
+    assert (again.level, again.count) == ("warning", 160)
 
 
 def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):

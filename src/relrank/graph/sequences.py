@@ -19,6 +19,19 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 
 
+def check_ordered(graph: Graph, where: str) -> None:
+    """Refuse histories without an order.
+
+    Raises:
+        InputError: the graph has none.
+    """
+    if graph.places is None:
+        raise InputError(
+            "interactions have no order in time", where=where,
+            expected="a time column, or a data set whose rows are in time order", found="neither",
+        )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Sequences:
     """Item rows of every history, oldest first.
@@ -38,11 +51,8 @@ class Sequences:
         Raises:
             InputError: the graph knows no order in time.
         """
-        if graph.places is None:
-            raise InputError(
-                "interactions have no order in time", where="a model of sequences",
-                expected="a time column, or a data set whose rows are in time order", found="neither",
-            )  # fmt: skip
+        check_ordered(graph, "a model of sequences")
+        assert graph.places is not None
         edges = graph.interactions
         indptr = np.zeros(graph.n_users + 1, np.int64)
         np.cumsum(np.bincount(edges.src, minlength=graph.n_users), out=indptr[1:])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.graph.sequences import check_ordered
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
@@ -95,6 +96,20 @@ class Recommender(ABC):
     def reads_features(cls, config: Any) -> bool:
         """Whether a model with this configuration reads features of nodes."""
         return cls.featured and bool(getattr(config, "features", True))
+
+    @classmethod
+    def check(cls, graph: Graph, config: Any) -> None:
+        """Refuse a graph that lacks what the model reads, before anything is fitted.
+
+        Raises:
+            InputError: histories have no order, or nodes no features.
+        """
+        if cls.ordered:
+            check_ordered(graph, cls.name)
+        if cls.reads_features(config) and not graph.features:
+            raise InputError(
+                "model reads features, and there are none", where=cls.name, expected="a [features.NAME]", found="none"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that ``score`` needs beside the graph and the configuration."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -137,6 +137,7 @@ class Hybrid(RelationalLightGCN):
     def __init__(self, graph: Graph, config: HybridConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
+        self.check(graph, c)
         for field, known in (("fusion", How), ("embeddings", Embeddings)):
             check_choice(self.name, field, get_args(known), getattr(c, field))
         for field, fits in (("gate_start", 0 < c.gate_start < 1), ("graph_dropout", 0 <= c.graph_dropout < 1)):
@@ -145,12 +146,6 @@ class Hybrid(RelationalLightGCN):
         self.fusions = nn.ModuleDict(
             {side: Fusion(graph, t, c.dim, c.fusion) for side, t in types.items() if graph.features_of(t)}
         )
-        if not self.fusions:
-            raise InputError(
-                "graph has no features of users or items", where=self.name,
-                expected=f'a [features.…] with node = "{graph.item}" or "{graph.user}"',
-                found=", ".join(f"{f.name} of {f.node}" for f in graph.features.values()) or "no features",
-            )  # fmt: skip
         self.table.requires_grad_(c.embeddings == "live")
         at = np.concatenate([graph.interactions.src, graph.interactions.dst + graph.n_users])
         own = torch.ones(self.blocks.n_nodes, 1)
@@ -161,6 +156,17 @@ class Hybrid(RelationalLightGCN):
         self.register_buffer("_held", torch.empty(0), persistent=False)
         self._own: Tensor
         self._held: Tensor
+
+    @classmethod
+    def check(cls, graph: Graph, config: Any) -> None:
+        """Features of users or items must be there; those of other types are not read."""
+        del config
+        if not graph.features_of(graph.user) and not graph.features_of(graph.item):
+            raise InputError(
+                "graph has no features of users or items", where=cls.name,
+                expected=f'a [features.…] with node = "{graph.item}" or "{graph.user}"',
+                found=", ".join(f"{f.name} of {f.node}" for f in graph.features.values()) or "no features",
+            )  # fmt: skip
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -39,6 +39,7 @@ from relrank.study.cells import (
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
 from relrank.study.fitted import FittedRun, load_run, note_of, save_run
+from relrank.study.groups import group_effects, group_metrics
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -186,6 +187,10 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
             continue
         user, item = (r.src, r.dst) if r.source == graph.user else (r.dst, r.src)
         known = user.astype(np.int64) * graph.n_items + item
+        again = np.isin(known, split.train.user.astype(np.int64) * graph.n_items + split.train.item).sum()
+        message = f"{again:,} of {len(r):,} edges of relation {name} repeat a training row, so that a model reads in "
+        message += "its graph what it is to predict"
+        found.append(Finding("warning" if again else "ok", f"training rows in {name}", message, int(again)))
         for part, rows in parts:
             n = int(np.isin(rows.user.astype(np.int64) * graph.n_items + rows.item, known).sum())
             message = f"{n:,} of {len(rows):,} {part} rows are edges of relation {name}"
@@ -251,12 +256,7 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
 
 def _check(cell: Cell) -> None:
     """Settings that cannot be, and a model without what it reads, are found before anything runs."""
-    cell.start()
-    if cell.reads_features and not cell.bench.graph.features:
-        raise InputError(
-            "model reads features, and the study has none", where=f"[[models]] {cell.model.name}",
-            expected="a [features.NAME]", found="none",
-        )  # fmt: skip
+    MODELS[cell.model.kind].check(cell.graph, cell.start()[0])
 
 
 def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
@@ -315,14 +315,17 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     effects, verdicts = tables_of.effects_and_verdicts(
         found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
     )
+    columns = [*config.study.user_groups, *config.study.item_groups]
     result = StudyResult(
         card(config, material, found),
         tables_of.leaderboard(found),
         effects,
         verdicts,
-        tables_of.groups(found, effects, [*config.study.user_groups, *config.study.item_groups]),
+        group_effects(found, effects, columns),
+        group_metrics(found, columns),
         tables_of.curves(found),
         tables_of.tuning(found),
+        tables_of.notes(found),
     )
     result.save(out)
     return result
