@@ -84,8 +84,8 @@ def test_every_model_is_registered_under_its_name_and_can_be_tuned_from_its_star
         assert list(knob.ladder) == sorted(set(knob.ladder))
         for value in knob.ladder:
             config_of(kind.Config(), {knob.name: value}, name)
-    alone = ("random", "popularity", "item-knn", "ease", "gf-cf", "mf")
-    assert (name not in alone) == kind.relational
+    without = ("random", "popularity", "item-knn", "markov", "ease", "gf-cf", "mf", "sasrec", "gru4rec", "bert4rec")
+    assert (name not in without) == kind.relational
 
 
 def test_load_state_brings_scores_up_to_date():
