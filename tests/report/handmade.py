@@ -22,9 +22,11 @@ SCHEMAS = {
     "smallest:f n_users:i n_seeds:i",
     "verdicts": "model:s relation:s verdict:s sentence:s redundant_with:s drop:f drop_low:f drop_high:f alone:f "
     "alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f smallest:f true_verdict:s",
-    "groups": "model:s relation:s kind:s group:s label:s order:i mean:f low:f high:f n_users:i",
+    "groups": "model:s relation:s kind:s other:s group:s label:s order:i mean:f low:f high:f n_users:i",
+    "group_metrics": "model:s arm:s group:s label:s order:i n_users:i mrr:f hit@10:f ndcg@10:f recall@50:f",
     "curves": "model:s arm:s seed:i epoch:i loss:f metric:f",
     "tuning": "model:s arm:s seed:i trial:i metric:f config:s chosen:b",
+    "notes": "model:s arm:s seed:i note:s key:s value:f sd:f count:i",
 }
 
 
@@ -206,7 +208,7 @@ def add_groups(study: Study, model: str, relation: str, means: tuple[float, ...]
             for order, label in enumerate(labels):
                 here = study.around(mean * (1.6 - 0.45 * order) + 0.0006 * math.sin(7 * order), 0.0051)
                 study.rows["groups"].append(
-                    (model, relation, kind, column, label, order, *here, USERS // len(labels))
+                    (model, relation, kind, None, column, label, order, *here, USERS // len(labels))
                 )
 
 

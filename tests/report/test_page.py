@@ -265,7 +265,7 @@ def test_groups_stand_in_their_order():
     for order, label in [(2, "long"), (0, "short"), (1, "medium")]:
         study.groups.extend(
             pl.DataFrame(
-                [("m", "tags", "drop", "history", label, order, 0.01 * order, 0.0, 0.02 * order, 7)],
+                [("m", "tags", "drop", None, "history", label, order, 0.01 * order, 0.0, 0.02 * order, 7)],
                 schema=study.groups.schema,
                 orient="row",
             )
@@ -276,7 +276,7 @@ def test_groups_stand_in_their_order():
 
 def test_one_group_is_no_comparison():
     study = judged(("m", "tags", "helps"))
-    row = ("m", "tags", "drop", "history", "short", 0, 0.01, 0.0, 0.02, 7)
+    row = ("m", "tags", "drop", None, "history", "short", 0, 0.01, 0.0, 0.02, 7)
     groups = pl.DataFrame([row], schema=study.groups.schema, orient="row")
     assert "All users fall into one group: short." in page_of(replace(study, groups=groups)).text
 
@@ -323,7 +323,7 @@ def test_names_from_outside_are_harmless():
         for relation in (evil, quote):
             study.relation(model, relation, "redundant", (0.001, 0.02, 0.001), evil, "helps")
             study.effect(model, relation, "beside", (evil, quote), 0.01, evil)
-            study.rows["groups"].append((model, relation, "drop", evil, quote, 0, 0.1, 0.0, 0.2, 5))
+            study.rows["groups"].append((model, relation, "drop", None, evil, quote, 0, 0.1, 0.0, 0.2, 5))
         study.arm(model, evil, 0.1, 1, 1)
         study.rows["curves"] += [(model, quote, 0, epoch, 1.0, 0.1) for epoch in (1, 2)]
         study.rows["tuning"].append((model, evil, 0, 0, 0.1, f'{{"{evil}": "</td>"}}', True))

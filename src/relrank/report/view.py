@@ -26,9 +26,11 @@ FIELDS = {
     "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size smallest n_users n_seeds",
     "verdicts": "model relation verdict sentence redundant_with drop drop_low drop_high alone alone_low alone_high "
     "placebo placebo_low placebo_high smallest true_verdict",
-    "groups": "model relation kind group label order mean low high n_users",
+    "groups": "model relation kind other group label order mean low high n_users",
+    "group_metrics": "model arm group label order n_users",
     "curves": "model arm seed epoch loss metric",
     "tuning": "model arm seed trial metric config chosen",
+    "notes": "model arm seed note key value sd count",
 }
 
 
@@ -66,7 +68,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "leaderboard": _leaderboard(
             tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"]
         ),
-        "groups": _groups(tables["groups"], judged, compared),
+        "groups": _groups([row for row in tables["groups"] if row["kind"] != "versus"], judged, compared),
         "curves": _curves(tables["curves"], _headline_arms(tables["effects"])),
         "cost": _cost(tables, {row["name"]: row["edges"] for row in result.card["relations"]}, judged, relations),
         "tuning": _tuning(tables["tuning"]),

@@ -1,17 +1,16 @@
-"""From finished cells to the tables of a study: leaderboard, effects, verdicts, groups, curves, trials."""
+"""From finished cells to the tables of a study: leaderboard, effects, verdicts, curves, trials, notes."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate, pairwise
 from typing import Any
 
 import polars as pl
 
 from relrank.comparison import Effect, compare, holm, mean_interval
-from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import Arm
@@ -32,10 +31,6 @@ VERDICT_SCHEMA = {
     **{f"{kind}{end}": pl.Float64 for kind in ("drop", "alone", "placebo") for end in ("", "_low", "_high")},
     "smallest": pl.Float64, "true_verdict": pl.String,
 }  # fmt: skip
-GROUP_SCHEMA = {
-    "model": pl.String, "relation": pl.String, "kind": pl.String, "group": pl.String, "label": pl.String,
-    "order": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n_users": pl.Int64,
-}  # fmt: skip
 CURVE_SCHEMA = {
     "model": pl.String, "arm": pl.String, "seed": pl.Int64, "epoch": pl.Int64, "loss": pl.Float64,
     "metric": pl.Float64,
@@ -43,6 +38,10 @@ CURVE_SCHEMA = {
 TUNING_SCHEMA = {
     "model": pl.String, "arm": pl.String, "seed": pl.Int64, "trial": pl.Int64, "metric": pl.Float64,
     "config": pl.String, "chosen": pl.Boolean,
+}  # fmt: skip
+NOTE_SCHEMA = {
+    "model": pl.String, "arm": pl.String, "seed": pl.Int64, "note": pl.String, "key": pl.String,
+    "value": pl.Float64, "sd": pl.Float64, "count": pl.Int64,
 }  # fmt: skip
 
 
@@ -59,9 +58,12 @@ class Found:
         self.metric, self.resamples = metric, resamples
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
+        self._shuffled: set[tuple[str, str]] = set()
         for arm, cell in cells:
             self._cells.setdefault((cell.model, arm.name), []).append(cell)
             self._names[cell.model, frozenset(arm.relations), arm.rewired] = arm.name
+            if arm.rewired is not None:
+                self._shuffled.add((cell.model, arm.name))
         for group in self._cells.values():
             group.sort(key=lambda c: c.seed)
 
@@ -72,6 +74,10 @@ class Found:
     def arm_name(self, model: str, arm: Arm) -> str | None:
         """The name under which this arm's graph was run; None where it was not."""
         return self._names.get((model, frozenset(arm.relations), arm.rewired))
+
+    def shuffled(self, model: str, arm: str) -> bool:
+        """Whether the arm has a relation whose links are shuffled."""
+        return (model, arm) in self._shuffled
 
     def tables(self, model: str, arm: str) -> list[pl.DataFrame]:
         """Per-user tables in seed order."""
@@ -289,37 +295,6 @@ def _alone_placebo(found: Found, model: str, relation: str, effects: list[dict[s
     return Judged(extra[2], extra[2].p)
 
 
-def groups(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """The drop and alone effects and the gain, inside every group of users."""
-    rows: list[dict[str, Any]] = []
-    for effect in effects.filter(pl.col("kind").is_in(["gain", "drop", "alone"])).iter_rows(named=True):
-        sides = [found.tables(effect["model"], effect[arm]) for arm in ("arm_a", "arm_b")]
-        for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns):
-            together, order = group_labels(pl.concat(sides[0], how="vertical_relaxed"), column)
-            starts = [0, *accumulate(len(table) for table in sides[0])]
-            cut = [together[a:b] for a, b in pairwise(starts)]  # one cut for all seeds
-            for number, label in enumerate(order):
-                inside = [[t.filter(labels == label) for t, labels in zip(side, cut, strict=True)] for side in sides]
-                filled = [i for i, t in enumerate(inside[0]) if len(t)]
-                a, b = ([side[i] for i in filled] for side in inside)
-                e = compare(a, b, found.metric, resamples=1000, flips=100)
-                rows.append(
-                    {
-                        "model": effect["model"],
-                        "relation": effect["relation"],
-                        "kind": effect["kind"],
-                        "group": column,
-                        "label": label,
-                        "order": number,
-                        "mean": e.mean,
-                        "low": e.low,
-                        "high": e.high,
-                        "n_users": e.n_users,
-                    }
-                )
-    return pl.DataFrame(rows, schema=GROUP_SCHEMA)
-
-
 def curves(found: Found) -> pl.DataFrame:
     """Learning curves of the trained models."""
     parts = [
@@ -346,3 +321,22 @@ def tuning(found: Found) -> pl.DataFrame:
                 for i, t in enumerate(cell.trials)
             ]
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")
+
+
+def notes(found: Found) -> pl.DataFrame:
+    """What the fitted models say of themselves (``cells.NOTES``), one row per figure."""
+    rows = []
+    for (model, arm), cells in found.items():
+        for cell in cells:
+            for note, figures in cell.note.items():
+                for key in sorted(figures, key=_place):
+                    of = figures[key]
+                    of = of if isinstance(of, dict) else {"mean": of}
+                    rows.append((model, arm, cell.seed, note, key, of["mean"], of.get("sd"), of.get("count")))
+    return pl.DataFrame(rows, schema=NOTE_SCHEMA, orient="row")
+
+
+def _place(key: str) -> tuple[int, str]:
+    """Ranges such as "up to 10", "11 to 50", "above 50" in order of length, other keys by name."""
+    number = re.match(r"(?:up to |above |)(\d+)", key)
+    return int(number[1]) if number else -1, key

@@ -12,7 +12,7 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.whole import whole
 
-IN_JSON = ("leaderboard", "effects", "verdicts", "groups")
+IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "notes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,21 @@ class StudyResult:
             "hurts", "no evidence"), ``sentence`` (what may be said, with figures), ``redundant_with`` (comma-
             separated names or null), ``drop``, ``drop_low``, ``drop_high``, ``alone``, ``alone_low``,
             ``alone_high``, ``placebo``, ``placebo_low``, ``placebo_high``, ``smallest``, ``true_verdict`` (or null).
-        groups: effects by user group: ``model``, ``relation``, ``kind``, ``group`` (column, e.g.
-            "history length"), ``label`` (e.g. "11–50"), ``order`` (int), ``mean``, ``low``, ``high``, ``n_users``.
+        groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
+            ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
+            "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.
+        group_metrics: accuracy on test by user group, one row per (model, arm, group, label) for every arm without
+            shuffled links: ``model``, ``arm``, ``group`` (column, as in ``groups``; "all users" for everybody),
+            ``label``, ``order``, ``n_users`` (distinct, over all seeds), and every metric of the per-user tables at
+            every cut under its own name (``hit@10``, ``recall@10``, ``precision@10``, ``ndcg@10``, ``map@10`` …,
+            ``mrr``), averaged over users and seeds. A user whose group differs between seeds is in both.
         curves: learning curves of trained models: ``model``, ``arm``, ``seed``, ``epoch``, ``loss``, ``metric``
             (validation; null where it was not evaluated).
         tuning: every trial: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
             text of the tried values), ``chosen`` (bool).
+        notes: what fitted models say of themselves: ``model``, ``arm``, ``seed``, ``note`` (e.g. "relation weights",
+            "graph's share", "own share by history length"), ``key`` (relation, node type, range of lengths),
+            ``value``; where it is a mean, ``sd`` and ``count`` of what it is the mean of, else null.
     """
 
     card: dict[str, Any]
@@ -56,8 +65,10 @@ class StudyResult:
     effects: pl.DataFrame
     verdicts: pl.DataFrame
     groups: pl.DataFrame
+    group_metrics: pl.DataFrame
     curves: pl.DataFrame
     tuning: pl.DataFrame
+    notes: pl.DataFrame
 
     def save(self, folder: Path) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
@@ -79,12 +90,16 @@ class StudyResult:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the folder holds no finished study.
+            InputError: the folder holds no finished study, or one without a file that is read today.
         """
-        for part in fields(cls):
-            name = "card.json" if part.name == "card" else f"{part.name}.parquet"
-            if not (folder / name).is_file():
-                raise InputError("no finished study here", where=str(folder), expected=f"a file {name}", found="none")
+        names = ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
+        if lacking := [name for name in names if not (folder / name).is_file()]:
+            if len(lacking) == len(names):
+                raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
+            raise InputError(
+                "stored study is not complete", where=str(folder), expected=", ".join(lacking),
+                found="a study without: run it again, its finished cells are kept",
+            )  # fmt: skip
         tables = {
             part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
             for part in fields(cls)

@@ -1,0 +1,93 @@
+"""What a study found inside every group of users: paired differences, and every metric with its number of users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import polars as pl
+
+from relrank.comparison import compare
+from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
+from relrank.study.effects import Found
+
+ALL_USERS = "all users"
+"""Group and label of the rows that leave nobody out."""
+
+GROUP_SCHEMA = {
+    "model": pl.String, "relation": pl.String, "kind": pl.String, "other": pl.String, "group": pl.String,
+    "label": pl.String, "order": pl.Int64, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+    "n_users": pl.Int64,
+}  # fmt: skip
+METRIC_SCHEMA = {
+    "model": pl.String, "arm": pl.String, "group": pl.String, "label": pl.String, "order": pl.Int64,
+    "n_users": pl.Int64,
+}  # fmt: skip
+"""Before the metrics, which depend on the study's cuts."""
+
+
+def group_effects(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """The gain, the drop and alone effects and the differences to the rival, inside every group of users.
+
+    ``columns`` are groups beside history length and item popularity; see ``StudyResult.groups`` for the rows.
+    """
+    rows: list[dict[str, Any]] = []
+    for effect in effects.filter(pl.col("kind").is_in(["gain", "drop", "alone", "versus"])).iter_rows(named=True):
+        model, other = effect["model"], effect["other"]  # other: the rival
+        sides = found.tables(model, effect["arm_a"]), found.tables(other or model, effect["arm_b"])
+        for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns):
+            for order, (label, masks) in enumerate(_cut(sides[0], column)):
+                filled = [i for i, mask in enumerate(masks) if mask.any()]
+                a, b = ([side[i].filter(masks[i]) for i in filled] for side in sides)
+                e = compare(a, b, found.metric, resamples=1000, flips=100)
+                rows.append(
+                    {
+                        "model": model,
+                        "relation": effect["relation"],
+                        "kind": effect["kind"],
+                        "other": other,
+                        "group": column,
+                        "label": label,
+                        "order": order,
+                        "mean": e.mean,
+                        "low": e.low,
+                        "high": e.high,
+                        "n_users": e.n_users,
+                    }
+                )
+    return pl.DataFrame(rows, schema=GROUP_SCHEMA)
+
+
+def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
+    """Every accuracy metric inside every group of users and over all of them; no arms with shuffled links.
+
+    Means run over all users and seeds of a group at once, as those of effects do: the difference of two arms' means
+    is their effect.
+    """
+    rows: list[dict[str, Any]] = []
+    names: list[str] = []
+    for (model, arm), cells in found.items():
+        if found.shuffled(model, arm):
+            continue
+        tables = found.tables(model, arm)
+        names = [name for name in tables[0].columns if name in cells[0].evaluation.summary]
+        groups = [(ALL_USERS, 0, ALL_USERS, tables)]
+        groups += [
+            (column, order, label, [t.filter(mask) for t, mask in zip(tables, masks, strict=True)])
+            for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns)
+            for order, (label, masks) in enumerate(_cut(tables, column))
+        ]
+        for column, order, label, inside in groups:
+            users = pl.concat([t.select("user", *names) for t in inside])
+            row = {"model": model, "arm": arm, "group": column, "label": label, "order": order}
+            row |= {"n_users": users["user"].n_unique(), **users.select(pl.col(names).mean()).row(0, named=True)}
+            rows.append(row)
+    return pl.DataFrame(rows, schema={**METRIC_SCHEMA, **dict.fromkeys(names, pl.Float64)})
+
+
+def _cut(tables: Sequence[pl.DataFrame], column: str) -> list[tuple[str, list[pl.Series]]]:
+    """One cut for all seeds: the labels that occur, in order, each with the rows of every table that it holds."""
+    together, order = group_labels(pl.concat(tables, how="vertical_relaxed"), column)
+    starts = [0, *accumulate(len(table) for table in tables)]
+    return [(label, [together[a:b] == label for a, b in pairwise(starts)]) for label in order]
