@@ -40,7 +40,6 @@ from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
 from relrank.study.fitted import FittedRun, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
-from relrank.study.groups import group_effects, group_metrics
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -316,7 +315,6 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     effects, verdicts = tables_of.effects_and_verdicts(
         found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
     )
-    columns = [*config.study.user_groups, *config.study.item_groups]
     columns = [*config.study.user_groups, *config.study.item_groups]
     result = StudyResult(
         card(config, material, found),
