@@ -162,3 +162,10 @@ def test_weights_must_not_be_negative(graph, name, weight):
 def test_penalty_must_be_positive(graph):
     with pytest.raises(InputError, match="ridge penalty"):
         RelationalEASE(graph, RelationalEASEConfig(l2=0.0)).solve()
+
+
+def test_scores_come_from_a_history_unless_users_have_relations_in_use():
+    graph = random_graph(5, ("has_tag", "item", "tag", 40), ("lives_in", "user", "city", 25))
+    for weights, expected in (({"has_tag": 3.0, "lives_in": 0.0}, True), ({"lives_in": 3.0}, False)):
+        assert RelationalEASE(graph, RelationalEASEConfig(weights=weights)).from_history is expected
+    assert EASE(graph).from_history

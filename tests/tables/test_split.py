@@ -1,13 +1,16 @@
 """Cuts, on small rows worked by hand, and their randomness."""
 
 import numpy as np
+import polars as pl
 import pytest
 
+from relrank.tables.ids import IdMap
 from relrank.tables.split import (
     TEST,
     TRAIN,
     VALID,
     Interactions,
+    Split,
     hold_out,
     last_leave_one_out,
     random_leave_one_out,
@@ -87,3 +90,30 @@ def test_tied_last_counts_users_whose_last_two_times_are_equal() -> None:
     assert tied_last(rows([0, 0, 0, 1, 1, 2, 3, 3], time=[1, 5, 5, 1, 2, 5, 7, 7])) == 2
     assert tied_last(rows([0, 1], time=[5, 5])) == 0  # equal times of two users are no tie
     assert tied_last(rows([0, 0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("successive", "timed", "kept"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_refitted_rows_are_in_order_only_where_the_order_is_known(successive, timed, kept):
+    """Validation rows drawn at random from rows without times have no place among the training rows."""
+    ids = IdMap("user", pl.Series([0])), IdMap("item", pl.Series(range(5)))
+
+    def rows(items, times):
+        n = len(items)
+        time = np.array(times, np.int64) if timed else None
+        return Interactions(np.zeros(n, np.int32), np.array(items, np.int32), None, time)
+
+    split = Split(
+        *ids,
+        rows([0, 1, 3], [0, 1, 3]),
+        rows([2], [2]),
+        rows([4], [4]),
+        "p",
+        "f",
+        ordered=True,
+        successive=successive,
+    )
+    refit = split.refit()
+    assert refit.ordered is kept
+    assert refit.train.item.tolist() == ([0, 1, 2, 3] if timed else [0, 1, 3, 2])

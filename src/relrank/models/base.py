@@ -54,7 +54,7 @@ class Recommender(ABC):
     Config: ClassVar[type]
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
-    from_history: ClassVar[bool] = False
+    from_history: bool = False
     ordered: ClassVar[bool] = False
     weighs_interactions: ClassVar[bool] = False
 

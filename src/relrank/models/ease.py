@@ -49,6 +49,7 @@ class EASE(ClosedForm):
 
     name = "ease"
     Config = EASEConfig
+    from_history = True
     solution: ClassVar[tuple[str, ...]] = ("projection", "diagonal")
 
     #: dual: K X [n_users, n_items]; primal: P [n_items, n_items]

@@ -67,6 +67,7 @@ class RelationalEASE(ClosedForm):
     def __init__(self, graph: Graph, config: RelationalEASEConfig | None = None) -> None:
         super().__init__(graph, config)
         self._beside = self._user_columns()
+        self.from_history = self._beside is None  # else a user's relations count, too, and a history has none
 
     def _in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""

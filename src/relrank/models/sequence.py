@@ -60,7 +60,7 @@ class Windows:
     Attributes:
         items: int64 [b, L], item rows, left-aligned; what stands behind the real ones is never read.
         real: int64 [b], items of each window; at least one.
-        lengths: int64 [b], true length of each history, at most ``real`` of which are in the window.
+        lengths: int64 [b], true length of each history, the last ``real`` items of which are in the window.
         at: bool [b, L], the moments whose next item (or hidden item) is to be found.
     """
 
@@ -91,6 +91,8 @@ class SequenceModel(ProductModel):
         check_range(c.window >= 2, self.name, "window", "2 or more", c.window)
         check_range(0 <= c.dropout < 1, self.name, "dropout", "0 up to 1", c.dropout)
         check_choice(self.name, "crop", get_args(Crop), c.crop)
+        for field in ("l2", "contrast"):  # made for a user's one vector; moments of one user are no strangers
+            check_range(getattr(c, field) == 0, self.name, field, "0 in a model of sequences", getattr(c, field))
         self.sequences = Sequences.of_graph(graph)
         self.table = nn.Parameter(torch.zeros(graph.n_items, c.dim))
 

@@ -381,7 +381,7 @@ def refit_cell(
 ) -> tuple[Recommender, Graph]:
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
     edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
-    places = None if graph.places is None else places_of(cell.bench.final.train)
+    places = places_of(cell.bench.final.train) if cell.bench.final.ordered else None
     graph, train = replace(graph, interactions=edges, places=places), None
     if history is not None:
         train = cell.start()[1]

@@ -138,7 +138,7 @@ def _refuse_other_use(folder: Path) -> None:
 
 def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
     """What a run says of itself."""
-    split = cell.bench.split
+    split = cell.bench.final
     return {
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
         "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,

@@ -114,7 +114,9 @@ class Split:
         both = self.train.then(self.valid)
         times = np.zeros(len(both), np.int64) if both.time is None else both.time
         train = both.take(np.lexsort((times, both.user)))  # validation rows follow training rows where times tie
-        return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)))
+        # without times, rows that do not follow the training rows have no place among them
+        ordered = self.ordered and (self.successive or both.time is not None)
+        return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered)
 
 
 def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
