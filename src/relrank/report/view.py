@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections import Counter
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from relrank.errors import InputError
 from relrank.report.answer import ORDER, Row, answer, lead_model
 from relrank.report.figures import Scale, known
+from relrank.study.groups import ALL_USERS
 from relrank.study.result import StudyResult
 
 KINDS = ("gain", "drop", "alone", "placebo")
@@ -52,6 +54,8 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     relations = _ordered_relations(tables["verdicts"], lead)
     # a relation that was compared but not judged still shows its effects
     compared = list(dict.fromkeys([*relations, *(r["relation"] for r in tables["effects"] if r["relation"])]))
+    board = _leaderboard(tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"])
+    headline = _headline_arms(tables["effects"])
     return {
         "card": result.card,
         "answer": answer(result),
@@ -65,13 +69,16 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "forest": _forest(tables["effects"], judged, compared),
         "beside": _beside(tables["effects"], judged, compared),
         "versus": _versus(tables["effects"]),
-        "leaderboard": _leaderboard(
-            tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"]
+        "leaderboard": board,
+        "by_group": _by_group(
+            tables["group_metrics"], result.group_metrics.columns, board["rows"], result.card["metric"]
         ),
+        "rivalry": _rivalry([row for row in tables["groups"] if row["kind"] == "versus"]),
         "groups": _groups([row for row in tables["groups"] if row["kind"] != "versus"], judged, compared),
-        "curves": _curves(tables["curves"], _headline_arms(tables["effects"])),
+        "curves": _curves(tables["curves"], headline),
         "cost": _cost(tables, {row["name"]: row["edges"] for row in result.card["relations"]}, judged, relations),
         "tuning": _tuning(tables["tuning"]),
+        "notes": _notes(tables["notes"], set().union(*headline.values())),
         "audit": sorted(result.card["audit"], key=lambda row: AUDIT.index(row["level"])),
         "leaks": [row for row in result.card["audit"] if row["level"] == "leak"],
     }
@@ -228,6 +235,105 @@ def _plain(model: str) -> str:
     return "".join(letter for letter in model.lower() if letter.isalnum())
 
 
+def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str) -> Row:
+    """The study's metric and hit at its cut: group column → its labels, and per row of the leaderboard a cell each.
+
+    "all users" is the first label of every column; it is no column of its own.
+    """
+    metrics = [name for name in columns if name not in FIELDS["group_metrics"].split()]
+    figures = [name for name in dict.fromkeys([metric, f"hit@{metric.partition('@')[2]}"]) if name in metrics]
+    shown = list(dict.fromkeys((row["model"], row["arm"]) for row in board))
+    cell = {(row["model"], row["arm"], row["group"], row["label"]): row for row in rows}
+    counts: dict[str, dict[str, int]] = {}
+    for row in sorted(rows, key=lambda row: row["order"]):
+        if (row["model"], row["arm"]) in shown:
+            counts.setdefault(row["group"], {}).setdefault(row["label"], row["n_users"])
+    overall = [(ALL_USERS, label, n) for label, n in counts.pop(ALL_USERS, {}).items()]
+    found = {}
+    for group, inside in counts.items():
+        labels = [*overall, *((group, label, n) for label, n in inside.items())]
+        best = {
+            (label, name): max(_rounded(cell.get((*arm, of, label), {}).get(name)) for arm in shown)
+            for of, label, _ in labels
+            for name in figures
+        }
+        found[group] = {
+            "labels": [{"label": label, "n_users": n} for _, label, n in labels],
+            "parts": list(inside),
+            "rows": [
+                {
+                    "model": model,
+                    "arm": arm,
+                    "cells": [
+                        [
+                            {"value": value, "best": known(value) and _rounded(value) == best[label, name]}
+                            for name in figures
+                            for value in [cell.get((model, arm, of, label), {}).get(name)]
+                        ]
+                        for of, label, _ in labels
+                    ],
+                }
+                for model, arm in shown
+            ],
+            "every": [
+                cell[model, arm, group, label]
+                for label in inside
+                for model, arm in shown
+                if (model, arm, group, label) in cell
+            ],
+        }
+    return {"columns": found, "figures": figures, "metrics": metrics}
+
+
+def _rounded(value: float | None) -> float:
+    """As it is shown, so that figures that read the same are equally good; nothing is below everything."""
+    return round(value, 4) if value is not None and known(value) else -math.inf
+
+
+def _rivalry(rows: list[Row]) -> Row:
+    """Group column → a panel per model: its differences to the rival, all on one axis."""
+    panels: dict[str, dict[str, list[Row]]] = {}
+    for row in sorted(rows, key=lambda row: row["order"]):
+        panels.setdefault(row["group"], {}).setdefault(row["model"], []).append(row)
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    return {
+        "rival": rows[0]["other"] if rows else None,
+        "columns": {
+            group: [{"title": m, "kind": f"− {rows[0]['other']}", "rows": of[m]} for m in models if m in of]
+            for group, of in panels.items()
+            if len({row["label"] for part in of.values() for row in part}) > 1
+        },
+        "scale": Scale.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=4),
+    }
+
+
+def _notes(rows: list[Row], headline: set[str]) -> list[Row]:
+    """Per note a table of models and arms by keys, means over seeds; arms other than the headline's to unfold."""
+    found = []
+    for note in dict.fromkeys(row["note"] for row in rows):
+        mine = [row for row in rows if row["note"] == note]
+        cells: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in mine:
+            seeds = cells.setdefault((row["model"], row["arm"]), {}).setdefault(row["key"], {"of": []})
+            seeds["of"].append(row)
+        for of_key in cells.values():
+            for one in of_key.values():
+                for name in ("value", "sd", "count"):
+                    values = [row[name] for row in one["of"] if known(row[name])]
+                    one[name] = sum(values) / len(values) if values else None
+        bare = {model for model, _ in cells} - {model for model, arm in cells if arm in headline}
+        lines = [{"model": model, "arm": arm, "cells": of} for (model, arm), of in cells.items()]
+        found.append(
+            {
+                "note": note,
+                "keys": list(dict.fromkeys(row["key"] for row in mine)),
+                "main": [line for line in lines if line["arm"] in headline or line["model"] in bare],
+                "rest": [line for line in lines if line["arm"] not in headline and line["model"] not in bare],
+            }
+        )
+    return found
+
+
 def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
     """Model → group column → a panel per relation and kind: drops and the gain first, the rest to unfold."""
     place = {relation: i for i, relation in enumerate([None, *relations])}
@@ -239,7 +345,7 @@ def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
     for model in dict.fromkeys([*judged, *(row["model"] for row in rows)]):
         for column in dict.fromkeys(row["group"] for row in rows if row["model"] == model):
             mine: list[Row] = [
-                {"kind": kind, "relation": key[3], "rows": panels[key]}
+                {"kind": kind, "title": key[3] if key[3] is not None else "all relations", "rows": panels[key]}
                 for kind in (*KINDS, "beside")
                 for key in panels
                 if key[:3] == (model, column, kind)
