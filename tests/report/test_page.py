@@ -454,3 +454,109 @@ def test_models_against_a_rival_are_shown_with_both_differences(tmp_path):
     plain = Study(half=0.01)
     plain.effect("network", None, "gain", ("all", "interactions"), 0.02)
     assert "Who uses" not in write_report(plain.result(), tmp_path / "p.html").read_text(encoding="utf-8")
+
+
+def by_groups():
+    """Two models, one on two arms, in two groups of users; figures to be read back from the page."""
+    study = Study(half=0.01)
+    study.arm("gnn", "all", 0.3, 1, 1)
+    study.arm("gnn", "interactions", 0.2, 1, 1)
+    study.arm("gnn", "all without tags", 0.25, 1, 1)
+    study.arm("knn", "interactions", 0.1, 1, 1)
+    study.effect("gnn", None, "gain", ("all", "interactions"), 0.1)
+    study.effect("gnn", None, "versus", ("all", "interactions"), 0.2, "knn")
+    for model, arm, everyone, short, long in [
+        ("gnn", "all", 0.3, 0.1, 0.5),
+        ("gnn", "interactions", 0.2, 0.10001, 0.3),
+        ("gnn", "all without tags", 0.9, 0.9, 0.9),
+        ("knn", "interactions", 0.1, 0.15, 0.05),
+    ]:
+        rows = [
+            ("all users", "all users", 0, 9, everyone),
+            ("history length", "> 50", 2, 4, long),
+            ("history length", "≤ 10", 0, 5, short),
+            ("item popularity", "middle third", 1, 9, everyone),
+        ]
+        for group, label, order, n_users, ndcg in rows:
+            figures = (0.5 * ndcg, 1.5 * ndcg, ndcg, 0.7)  # mrr, hit@10, ndcg@10, recall@50
+            study.rows["group_metrics"].append((model, arm, group, label, order, n_users, *figures))
+    for label, order, n_users, mean in [("> 50", 2, 4, 0.45), ("≤ 10", 0, 5, -0.05)]:
+        here = study.around(mean)
+        study.rows["groups"].append(("gnn", None, "versus", "knn", "history length", label, order, *here, n_users))
+    return study.result()
+
+
+def test_metrics_by_group_of_users():
+    page = page_of(by_groups())
+    assert page.rows("by-group", "history length") == [
+        ["Model", "all users n = 9", "≤ 10 n = 5", "> 50 n = 4"],
+        ["gnn all", ".3000 .4500", ".1000 .1500", ".5000 .7500"],
+        ["gnn interactions", ".2000 .3000", ".1000 .1500", ".3000 .4500"],
+        ["knn interactions", ".1000 .1500", ".1500 .2250", ".0500 .0750"],
+    ]
+    every = page.rows("group-metrics", "history length")
+    assert every[0] == ["History length", "Model", "Arm", "Users", "MRR", "Hit@10", "NDCG@10", "Recall@50"]
+    assert every[1] == ["≤ 10", "gnn", "all", "5", ".0500", ".1500", ".1000", ".7000"]
+    assert [row[:4] for row in every[4:]] == [
+        ["> 50", "gnn", "all", "4"],
+        ["> 50", "gnn", "interactions", "4"],
+        ["> 50", "knn", "interactions", "4"],
+    ]
+    assert "All users fall into one group: middle third." in page.text
+
+
+def test_the_best_of_each_column_is_bold():
+    html = render(by_groups())
+    table = html[html.index('<table class="by-group" data-model="history length">') :].split("</table>")[0]
+    assert re.findall(r'<span class="n best(?: ci)?">([^<]*)<', table) == [
+        ".3000",
+        ".4500",
+        ".5000",
+        ".7500",
+        ".1500",
+        ".2250",
+    ]
+    # what reads the same is equally good
+    study = by_groups()
+    without = study.group_metrics.filter(pl.col("model") == "gnn")
+    board = study.leaderboard.filter(pl.col("model") == "gnn")
+    html = render(replace(study, group_metrics=without, leaderboard=board))
+    table = html[html.index('<table class="by-group" data-model="history length">') :].split("</table>")[0]
+    assert re.findall(r'<span class="n best">([^<]*)<', table) == [".3000", ".1000", ".5000", ".1000"]
+
+
+def test_differences_to_the_rival_stand_under_their_groups():
+    html = render(by_groups())
+    section = " ".join(Page(html[html.index('<section id="groups"') :].split("</section>")[0]).text.split())
+    assert "Against knn, by history length gnn − knn" in section
+    assert re.search(r"≤ 10 5 users≤ 10: \S+ \S+ \S+ −\.0500 > 50 4 users> 50: \S+ \S+ \S+ \+\.4500", section)
+    assert "Effects by user group" not in section, "no effect was looked at by group"
+    assert "Against" not in page_of(goodbooks()).text
+
+
+def test_a_metric_without_a_cut_stands_alone():
+    study = by_groups()
+    page = page_of(replace(study, card=study.card | {"metric": "mrr"}))
+    assert page.rows("by-group", "history length")[1] == ["gnn all", ".1500", ".0500", ".2500"]
+
+
+def test_what_models_say_of_themselves_is_averaged_over_seeds():
+    study = Study(half=0.01, seeds=(0, 1))
+    study.effect("gnn", None, "gain", ("all", "interactions"), 0.1)
+    lengths, weights = "own share by history length", "relation weights"
+    study.rows["notes"] += [
+        ("gnn", "all", 0, weights, "tags", 0.5, None, None),
+        ("gnn", "all", 0, weights, "texts", 2.0, None, None),
+        ("gnn", "all", 1, weights, "tags", 1.0, None, None),
+        ("gnn", "all without tags", 0, weights, "texts", 3.0, None, None),
+        ("fusion", "interactions + tags", 0, lengths, "up to 10", 0.25, 0.1, 40),
+        ("fusion", "interactions + tags", 1, lengths, "up to 10", 0.75, 0.3, 44),
+    ]
+    page = page_of(study.result())
+    of_weights = [rows for kind, note, rows in page.tables if (kind, note) == ("notes", weights)]
+    main, rest = ([row for row in rows if row] for rows in of_weights)
+    assert main == [["Model", "tags", "texts"], ["gnn all", ".750", "2.000"]]
+    assert rest == [["Model", "tags", "texts"], ["gnn all without tags", "–", "3.000"]]
+    # a model without the headline arms shows what it has
+    assert page.rows("notes", lengths)[1:] == [["fusion interactions + tags", ".500 ± .200 n = 42"]]
+    assert "say of themselves" not in page_of(goodbooks()).text

@@ -1,10 +1,13 @@
 """Inside groups of users, by hand: metrics with counts, differences to a rival; what models say of themselves."""
 
+import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from relrank.errors import InputError
 from relrank.study.arms import INTERACTIONS, all_of, rewired
@@ -12,8 +15,9 @@ from relrank.study.cells import load_cell
 from relrank.study.config import read_study
 from relrank.study.effects import Found, effects_and_verdicts, notes
 from relrank.study.groups import group_effects, group_metrics
+from relrank.study.live import print_result
 from relrank.study.result import StudyResult
-from relrank.study.run import prepare, run_study
+from relrank.study.run import prepare, run_study, smoke
 
 RELATIONS = ["a", "b"]
 ALL, SHUFFLED = all_of(RELATIONS), rewired(RELATIONS, "a")
@@ -169,3 +173,29 @@ def test_a_study_stores_and_reads_them(study_file, tmp_path):
     with pytest.raises(InputError, match="group_metrics") as error:
         StudyResult.load(out)
     assert "not complete" in error.value.what
+
+
+def test_the_console_shows_history_lengths_where_they_differ(study_file, tmp_path):
+    config = smoke(read_study(study_file))
+    result = run_study(config, prepare(config, tmp_path, is_smoke=True), tmp_path / "out")
+    rows = [
+        ("ease", "interactions", "history length", "> 50", 2, 1200, 0.25),
+        ("ease", "interactions", "history length", "≤ 10", 0, 7, 0.75),
+        ("relational-ease", "all", "history length", "≤ 10", 0, 7, 0.5),
+        ("relational-ease", "all without noise", "history length", "≤ 10", 0, 7, 0.875),
+    ]
+    schema = ["model", "arm", "group", "label", "order", "n_users", "ndcg@10"]
+    some = pl.DataFrame(rows, schema=schema, orient="row")
+
+    def shown(table):
+        console = Console(width=120, file=io.StringIO())
+        print_result(console, replace(result, group_metrics=table))
+        return console.file.getvalue()
+
+    text = shown(some)
+    lines = [line.split() for line in text[text.index("by history length, test ndcg@10") :].splitlines()]
+    assert ["model", "arm", "≤", "10", "(7)", ">", "50", "(1,200)"] in lines
+    assert ["ease", "interactions", "0.7500", "0.2500"] in lines
+    assert ["relational-ease", "all", "0.5000"] in lines
+    assert "0.8750" not in text
+    assert "by history length" not in shown(some.filter(pl.col("label") == "≤ 10"))

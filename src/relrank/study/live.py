@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from relrank.evaluation import HISTORY_LENGTH
 from relrank.study.cells import Cell, CellResult
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
@@ -102,6 +103,7 @@ def print_result(console: Console, result: StudyResult) -> None:
         spread = _interval(gain["low"], gain["high"], "+")
         console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
     _print_versus(console, result)
+    _print_lengths(console, result)
     console.print()
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
         truth = said["true_verdict"].null_count() < len(said)
@@ -151,6 +153,25 @@ def _print_versus(console: Console, result: StudyResult) -> None:
     if gains:
         said += f" · gain − gain: what relations add to it, minus what they add to {rival}"
     console.print(said, style="dim", highlight=False, markup=False)
+
+
+def _print_lengths(console: Console, result: StudyResult) -> None:
+    """The study's metric by history length, where histories differ, of the arms all and interactions."""
+    by_length = pl.col("group") == HISTORY_LENGTH
+    rows = result.group_metrics.filter(by_length, pl.col("arm").is_in(["all", "interactions"]))
+    labels = rows.sort("order").unique("label", keep="first", maintain_order=True)
+    if len(labels) < 2:
+        return
+    metric = result.card["metric"]
+    table = plain_table(f"by history length, test {metric} (users)")
+    for heading in ("model", "arm", *(f"{r['label']} ({r['n_users']:,})" for r in labels.iter_rows(named=True))):
+        table.add_column(heading, justify="left" if heading in ("model", "arm") else "right", no_wrap=True)
+    means = {tuple(key): value for *key, value in rows.select("model", "arm", "label", metric).iter_rows()}
+    for model, arm in result.leaderboard.select("model", "arm").iter_rows():
+        cells = [means.get((model, arm, label)) for label in labels["label"]]
+        if any(mean is not None for mean in cells):
+            table.add_row(Text(model), Text(arm), *("" if mean is None else f"{mean:.4f}" for mean in cells))
+    console.print(table)
 
 
 def _features(features: list[dict[str, Any]]) -> str:
