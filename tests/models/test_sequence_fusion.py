@@ -98,7 +98,7 @@ def test_a_gate_knows_nothing_of_what_follows():
 
 def test_alphas_are_recorded_by_true_length():
     model = fresh(mixing="discrete", short_alpha=0.25)
-    assert model.alpha_by_length == {"up to 10": {"mean": 0.25, "sd": 0.0, "count": 160}}
+    assert model.alpha_by_length == {"≤ 10": {"mean": 0.25, "sd": 0.0, "count": 160}}
 
 
 def test_frozen_vectors_must_have_been_trained():

@@ -549,8 +549,8 @@ def test_what_models_say_of_themselves_is_averaged_over_seeds():
         ("gnn", "all", 0, weights, "texts", 2.0, None, None),
         ("gnn", "all", 1, weights, "tags", 1.0, None, None),
         ("gnn", "all without tags", 0, weights, "texts", 3.0, None, None),
-        ("fusion", "interactions + tags", 0, lengths, "up to 10", 0.25, 0.1, 40),
-        ("fusion", "interactions + tags", 1, lengths, "up to 10", 0.75, 0.3, 44),
+        ("fusion", "interactions + tags", 0, lengths, "≤ 10", 0.25, 0.1, 40),
+        ("fusion", "interactions + tags", 1, lengths, "≤ 10", 0.75, 0.3, 44),
     ]
     page = page_of(study.result())
     of_weights = [rows for kind, note, rows in page.tables if (kind, note) == ("notes", weights)]

@@ -118,16 +118,16 @@ def test_gains_name_no_rival():
 
 def test_notes_of_a_model_on_itself():
     lengths = {label: {"mean": m, "sd": 0.1, "count": n} for label, m, n in
-               [("11 to 50", 0.5, 7), ("above 50", 0.25, 2), ("up to 10", 0.75, 4)]}  # fmt: skip
+               [("11–50", 0.5, 7), ("> 50", 0.25, 2), ("≤ 10", 0.75, 4)]}  # fmt: skip
     first, second, silent = (SimpleNamespace(model="m", seed=seed, note={}) for seed in (0, 1, 2))
     first.note = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
     second.note = {"relation weights": {"a": 0.75}}
     table = notes(Found([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5", 10))
     own, weights = "own share by history length", "relation weights"
     assert table.rows() == [
-        ("m", "all", 0, own, "up to 10", 0.75, 0.1, 4),
-        ("m", "all", 0, own, "11 to 50", 0.5, 0.1, 7),
-        ("m", "all", 0, own, "above 50", 0.25, 0.1, 2),
+        ("m", "all", 0, own, "≤ 10", 0.75, 0.1, 4),
+        ("m", "all", 0, own, "11–50", 0.5, 0.1, 7),
+        ("m", "all", 0, own, "> 50", 0.25, 0.1, 2),
         ("m", "all", 0, weights, "a", 0.5, None, None),
         ("m", "all", 0, weights, "b", 2.0, None, None),
         ("m", "all", 1, weights, "a", 0.75, None, None),

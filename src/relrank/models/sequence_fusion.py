@@ -169,7 +169,7 @@ class SequenceFusion(Transformer):
         lengths = self.sequences.lengths()
         values = self._alphas(np.flatnonzero(lengths > 0))
         groups = np.digitize(lengths[lengths > 0], [b + 1 for b in BOUNDS])
-        names = (f"up to {BOUNDS[0]}", f"{BOUNDS[0] + 1} to {BOUNDS[1]}", f"above {BOUNDS[1]}")
+        names = (f"≤ {BOUNDS[0]}", f"{BOUNDS[0] + 1}–{BOUNDS[1]}", f"> {BOUNDS[1]}")
         return {
             name: {"mean": float(own.mean()), "sd": float(own.std()), "count": own.size}
             for number, name in enumerate(names)

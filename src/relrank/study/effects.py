@@ -337,6 +337,6 @@ def notes(found: Found) -> pl.DataFrame:
 
 
 def _place(key: str) -> tuple[int, str]:
-    """Ranges such as "up to 10", "11 to 50", "above 50" in order of length, other keys by name."""
-    number = re.match(r"(?:up to |above |)(\d+)", key)
-    return int(number[1]) if number else -1, key
+    """Ranges such as "≤ 10", "11–50", "> 50" in order of length, other keys by name."""
+    number = re.match(r"(≤ |> |)(\d+)", key)
+    return int(number[2]) + (number[1] == "> ") if number else -1, key
