@@ -26,13 +26,14 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## every timing and tally that the docs quote; goodbooks needs RELRANK_DATA
+bench: $(READY)  ## every timing and tally that the docs quote; those on real data need RELRANK_DATA
 	$(BIN)/python benchmarks/lightgcn_step.py
 	$(BIN)/python benchmarks/planted_seeds.py
 	$(BIN)/python benchmarks/negatives.py
 	$(BIN)/python benchmarks/neighbour_sampling.py
 	$(BIN)/python benchmarks/graphsage_large.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
+	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 
 clean:
