@@ -152,7 +152,10 @@ def hears(model: Any) -> bool:
     Its scores come from a history alone (``from_history``), and folding one in loses nothing of it, as it would where
     training rows weigh differently: what is folded in weighs 1.
     """
-    return bool(getattr(model, "from_history", False) and (model.ordered or (model.history.data == 1).all()))
+    if not getattr(model, "from_history", False):
+        return False
+    history = getattr(model, "history", None)
+    return bool(getattr(model, "ordered", False) or history is None or (history.data == 1).all())
 
 
 class _Informed:

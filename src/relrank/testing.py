@@ -578,10 +578,11 @@ class SequenceContract(TrainedContract):
         wide = functional.pad(asked.items.masked_fill(behind, 7), (0, 5), value=3)
         other = Windows(wide, asked.real, asked.lengths, functional.pad(asked.at, (0, 5)))
         with torch.no_grad():
-            _close(model.moments(other, None), model.moments(asked, None), "what stands in the padding")
+            items = model.outputs()
+            _close(model.moments(other, items, None), model.moments(asked, items, None), "what stands in the padding")
 
     def test_a_moment_knows_nothing_of_what_follows(self) -> None:
-        """Else training tells the answer: states before a changed item stay, and the ones after it move."""
+        """Else training tells the answer: moments before a changed item stay, and the ones after it move."""
         if not self.causal:
             raise unittest.SkipTest("the model reads both ways, and hides what is to be found")
         model = self._sequence_model(self.fitted())
@@ -589,11 +590,15 @@ class SequenceContract(TrainedContract):
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         changed = windows.items.clone()
         changed[:, 4] = (changed[:, 4] + 2) % model.graph.n_items
-        other = replace(windows, items=changed)
+        assert bool(windows.at.all()), "not every moment is trained"
         with torch.no_grad():
-            before, after = (model.states(model.inputs(w), w, None) for w in (windows, other))
-        _close(after[:, :4], before[:, :4], "states before the changed item")
-        assert bool(((after - before)[:, 4:].abs().amax(2) > 1e-4).all()), "states after the changed item"
+            items = model.outputs()
+            before, after = (
+                model.moments(w, items, None).view(*windows.at.shape, -1)
+                for w in (windows, replace(windows, items=changed))
+            )
+        _close(after[:, :4], before[:, :4], "moments before the changed item")
+        assert bool(((after - before)[:, 4:].abs().amax(2) > 1e-4).all()), "moments after the changed item"
 
     def test_items_older_than_the_window_are_forgotten(self) -> None:
         """Scores are those of the latest items; but the true length of the history is kept."""
@@ -626,21 +631,18 @@ class SequenceContract(TrainedContract):
             assert (own == excluded).all(), "negatives that are positives, or excluded ones that are not"
 
     def test_encoded_rows_are_those_of_the_batch(self) -> None:
-        """Without dropout a moment in training is that moment in scoring: the history up to there, folded in."""
+        """Without dropout the last moment of a training window is what scoring asks of the history up to there."""
         model = self._sequence_model(self.fitted())
         histories = Sequences.of_graph(model.graph).take(np.arange(8))
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         if not self.causal:
             raise unittest.SkipTest("the model reads both ways, so a moment in training knows the rest")
+        before = [h[:-1] for h in histories.tensors()]
         with torch.no_grad():
-            states = model.states(model.inputs(windows), windows, None)
-            for moment in (0, 3, 7):
-                cut = Sequences.of_histories([h[: moment + 1] for h in histories.tensors()], model.graph.n_items)
-                asked = model.asked(cut)
-                shifted = model.states(model.inputs(asked), asked, None)[:, moment]
-                own, other = (functional.normalize(x, dim=1) for x in (states[:, moment], shifted))
-                alike = float((own * other).sum(1).mean())
-                assert alike > 0.5, f"cosine {alike:.2f} of moment {moment} in training and in scoring"
+            items = model.outputs()
+            trained = model.moments(windows, items, None).view(*windows.at.shape, -1)[:, -1]
+            asked = model.moments(model.asked(Sequences.of_histories(before, model.graph.n_items)), items, None)
+        _close(trained, asked, "the last moment in training")
 
     def _found(self, model: Recommender) -> float:
         histories = _histories(model.graph)

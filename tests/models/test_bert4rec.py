@@ -51,7 +51,7 @@ def test_hidden_items_are_in_no_input():
         other, _ = made(model, Sequences(histories.indptr, items))
         assert torch.equal(other.at, windows.at)
         with torch.no_grad():
-            return model.moments(other, None)
+            return model.moments(other, model.outputs(), None)
 
     changed = histories.items.copy()
     changed[place] = (changed[place] + 7) % 120
@@ -95,7 +95,7 @@ def test_a_window_whose_last_item_is_hidden_is_the_question_about_the_rest():
     for name in ("items", "real", "lengths", "at"):
         assert torch.equal(getattr(asked, name), getattr(windows, name)), name
     with torch.no_grad():
-        assert torch.equal(model.moments(asked, None), model.moments(windows, None))
+        assert torch.equal(model.moments(asked, model.outputs(), None), model.moments(windows, model.outputs(), None))
 
 
 def test_every_moment_sees_both_sides():
@@ -103,11 +103,11 @@ def test_every_moment_sees_both_sides():
     windows, _ = made(model, histories_of(9, 9))
     windows = replace(windows, items=windows.items % 120, at=torch.ones_like(windows.at))
     with torch.no_grad():
-        before = model.moments(windows, None).view(2, 9, -1)
+        before = model.moments(windows, model.outputs(), None).view(2, 9, -1)
         for place in (0, 4, 8):
             items = windows.items.clone()
             items[:, place] = (items[:, place] + 5) % 120
-            after = model.moments(replace(windows, items=items), None).view(2, 9, -1)
+            after = model.moments(replace(windows, items=items), model.outputs(), None).view(2, 9, -1)
             assert ((after - before).abs().amax(2) > 1e-5).all()
 
 

@@ -106,6 +106,17 @@ def test_alpha_outside_the_open_interval_is_refused(kind, alpha):
         mixing_of(kind, alpha, (alpha, 0.5, 0.5), 3)
 
 
+@pytest.mark.parametrize("start", [0.001, 0.999])
+@pytest.mark.parametrize("kind", LEARNED)
+def test_gradient_lives_under_autocast(kind, start):
+    mixing = made(kind, start).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        alpha = mixing(LENGTHS, STATES.float())
+    alpha.sum().backward()
+    assert float((alpha - start).abs().max()) < 1e-4
+    assert max(float(p.grad.abs().max()) for p in mixing.parameters()) > 0.3 * 0.001
+
+
 def test_only_learned_mixings_have_parameters():
     assert {k: bool(list(made(k).parameters())) for k in ("fixed", "discrete", *LEARNED)} == {
         "fixed": False, "discrete": False, **dict.fromkeys(LEARNED, True)

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -84,12 +85,11 @@ def test_a_gate_knows_nothing_of_what_follows():
     model = fresh(mixing="gated")
     with torch.no_grad():
         model.mixing.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(3)
-        model._of_graph = model.vectors()
         histories = Sequences.of_graph(model.graph).take(np.arange(6))
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         other = replace(windows, items=windows.items.clone())
         other.items[:, 5] = (other.items[:, 5] + 7) % model.graph.n_items
-        before, after = (model.moments(w, None).view(6, 8, -1) for w in (windows, other))
+        before, after = (model.moments(w, model.outputs(), None).view(6, 8, -1) for w in (windows, other))
         alphas = model.alpha(windows, model.inputs(windows))
     torch.testing.assert_close(after[:, :5], before[:, :5])
     assert bool(((after - before)[:, 5:].abs().amax(2) > 1e-5).all())
@@ -116,11 +116,68 @@ def test_pretraining_is_the_same_for_the_same_seed():
     assert not torch.equal(one.vectors.table, other.vectors.table)
 
 
+def test_pretraining_has_the_same_bits_on_many_edges():
+    """Beyond the number of entries at which threads share a gradient's sums."""
+    rng = np.random.default_rng(0)
+    n = 900
+    graph = planted_sequences(items=n)
+    pairs = np.unique(np.sort(rng.integers(0, n, (12_000, 2)), axis=1), axis=0)
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    similar = Relation.of("similar", "item", "item", pairs[:, 0], pairs[:, 1])
+    runs = []
+    for _ in range(2):
+        vectors = LightGCNVectors(item_graph(replace(graph, relations={"similar": similar})), 64, 1)
+        with torch.no_grad():
+            vectors.reset(torch.Generator().manual_seed(0), 0.1)
+        vectors.pretrain(3, 0.02, np.random.SeedSequence(0))
+        runs.append(vectors.table.detach())
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize("pretrain", [0, 30])
+@pytest.mark.parametrize("encoder", ["lightgcn", "gat"])
+def test_both_sides_of_a_mixture_start_at_one_length_and_keep_their_directions(encoder, pretrain):
+    """What scales the graph's side is a factor of what comes out; one of the table would flatten attention."""
+    model = fresh(encoder=encoder, pretrain=pretrain, mixing="fixed")
+    with torch.no_grad():
+        found, scale = model.vectors(), float(model.vectors.scale)
+        assert float(found.norm(dim=1).mean()) == pytest.approx(0.02 * 16**0.5, rel=1e-4)
+        assert float(model.table.norm(dim=1).mean()) == pytest.approx(0.02 * 16**0.5, rel=0.05)
+        model.vectors.scale.fill_(1)
+        torch.testing.assert_close(model.vectors() * scale, found)
+        cosine = functional.normalize(found, dim=1) @ functional.normalize(found, dim=1).T
+    assert float((cosine.sum() - len(cosine)) / (len(cosine) * (len(cosine) - 1))) < 0.6  # not all alike
+
+
+def test_threads_may_score_at_once():
+    model = fresh(mixing="gated")
+    histories = [torch.arange(n) * BLOCKS for n in range(1, 9)]
+    expected = model.fold_in(histories)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: model.fold_in(histories), range(60)))
+    assert all(torch.equal(scores, expected) for scores in found)
+
+
+def test_a_relation_that_leads_to_no_item_leaves_sasrec():
+    graph = planted_sequences()
+    edge = np.arange(3, dtype=np.int32)
+    nodes = {**graph.nodes, **{t: IdMap(t, pl.Series(range(3))) for t in ("city", "land")}}
+    away = Relation.of("in_land", "city", "land", edge, edge)
+    model = SequenceFusion(replace(graph, nodes=nodes, relations={"in_land": away}), SequenceFusionConfig(**SMALL))
+    assert model.vectors is None
+    assert {d.name for d in model.space(model.graph)} == {d.name for d in SASRec.space(model.graph)}
+
+
+def test_a_cosine_with_a_mixture_is_refused():
+    with pytest.raises(InputError, match="similarity"):
+        fresh(similarity="cosine")
+
+
 @pytest.mark.parametrize("kind", [LightGCNVectors, GATVectors])
 def test_pretraining_finds_the_planted_blocks(kind):
     """Items of one block end up alike, and at the random start they are hardly."""
     graph = item_graph(planted_sequences())
-    vectors = kind(graph, 16, 1)
+    vectors = kind(graph, 16, 1) if kind is LightGCNVectors else kind(graph, 16, 1, 2)
     with torch.no_grad():
         vectors.reset(torch.Generator().manual_seed(0), 0.1)
 

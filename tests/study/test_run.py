@@ -278,3 +278,19 @@ arms = ["interactions", "all"]
     assert load_run(tmp_path / "out").note["name"] == winner.note["name"]
     _, again = run(study_file, tmp_path / "out")
     assert again == []
+
+
+@pytest.mark.parametrize(("repeats", "level", "own"), [(1, "warning", 8), (4, "ok", 2)])
+def test_audit_counts_the_steps_that_are_an_edge_by_themselves(tmp_path, repeats, level, own):
+    """Two histories with three steps of training each, of one user or of four, and one with two steps of its own."""
+    people = [(u, [10 * (u // repeats) + k for k in range(6)]) for u in range(2 * repeats)]
+    rows = [(u, i, t) for u, items in people for t, i in enumerate(items)]
+    rows += [(99, i, t) for t, i in enumerate([50, 51, 52, 53, 54])]
+    pl.DataFrame(rows, schema=["u", "i", "t"], orient="row").write_csv(tmp_path / "seen.csv")
+    (tmp_path / "near.toml").write_text(
+        'name = "near"\n[data]\nuser = "user"\nitem = "item"\n[data.interactions]\nfile = "seen.csv"\nuser = "u"\n'
+        'item = "i"\ntime = "t"\n[protocol]\nname = "mine"\nsplit = "last-leave-one-out"\n'
+        '[relations.near]\nkind = "cooccurrence"\nwindow = 1\nneighbours = 9\nmin_count = 1\n'
+    )
+    found = {f.check: f for f in prepare(read_study(tmp_path / "near.toml"), tmp_path).findings}["own steps in near"]
+    assert (found.level, found.count) == (level, own)

@@ -4,9 +4,13 @@ The graph of a set of items is every relation that no user takes part in: items 
 of a history (``kind = "cooccurrence"``), items of one text, items and their tags. Other node types lie on the paths
 between items and have vectors, too.
 
-Before a model of sequences reads them, the vectors may be trained on the graph itself: each epoch the edges of every
-relation are dealt in two halves, one passes messages and the other is predicted, each edge's target against all nodes
-of its type. So no edge is among the messages that it supervises.
+Before a model of sequences reads them, the vectors may be trained on the graph itself: in each step the edges of
+every relation are dealt in two halves, one passes messages and some of the other are predicted, each edge's target
+against all nodes of its type. So no edge is among the messages that it supervises.
+
+Pairs of a relation of kind cooccurrence come from the training histories, so the step from an item to the next that
+supervises a moment is one of its counts, as in published work. Training loss is flattered by it; validation and test
+rows are in no graph. The audit counts the steps that are an edge by themselves.
 """
 
 from __future__ import annotations
@@ -33,17 +37,22 @@ PAIRS = 4096
 """Edges predicted in one step."""
 
 
-def item_graph(graph: Graph) -> Graph:
-    """The relations that no user takes part in and that lead to an item; users and interactions are gone.
-
-    Raises:
-        InputError: there are none.
-    """
+def relations_near(graph: Graph) -> dict[str, Relation]:
+    """The relations that no user takes part in and that lead to an item, perhaps through others."""
     relations = {n: r for n, r in graph.relations.items() if graph.user not in (r.source, r.target)}
     near = {graph.item}
     for _ in relations:  # types that paths between items may pass
         near |= {end for r in relations.values() if near & {r.source, r.target} for end in (r.source, r.target)}
-    relations = {n: r for n, r in relations.items() if r.source in near}
+    return {n: r for n, r in relations.items() if r.source in near}
+
+
+def item_graph(graph: Graph) -> Graph:
+    """The graph of ``relations_near``; users and interactions are gone.
+
+    Raises:
+        InputError: there are none.
+    """
+    relations = relations_near(graph)
     if not relations:
         raise InputError(
             "no relation among items", where="graph vectors of items",
@@ -67,12 +76,16 @@ class GraphVectors(nn.Module, ABC):
 
     Attributes:
         table: what the layers start from, [n_nodes, dim].
+        scale: factor of what comes out; a factor of the table would change what attention attends to.
     """
 
     def __init__(self, graph: Graph, dim: int, layers: int) -> None:
         super().__init__()
-        self.graph, self.layers, self.offsets = graph, layers, Propagation(graph).offsets
-        self.table = nn.Parameter(torch.zeros(Propagation(graph).n_nodes, dim))
+        self.graph, self.layers = graph, layers
+        self._blocks = Propagation(graph)
+        self.table = nn.Parameter(torch.zeros(self._blocks.n_nodes, dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.scale: Tensor
 
     @abstractmethod
     def reset(self, generator: torch.Generator, scale: float) -> None:
@@ -84,24 +97,30 @@ class GraphVectors(nn.Module, ABC):
 
     def forward(self) -> Tensor:
         """Vectors of all items along all edges, [n_items, dim]."""
-        return self.encode(self.graph)[self._rows(self.graph.item)]
+        return self.encode(self.graph)[self._rows(self.graph.item)] * self.scale
 
-    def pretrain(self, epochs: int, lr: float, seed: np.random.SeedSequence) -> list[float]:
+    @torch.no_grad()
+    def rescale(self, length: float) -> None:
+        """Make the items' vectors ``length`` long on average."""
+        self.scale.fill_(1)
+        self.scale.copy_(length / self().norm(dim=1).mean())
+
+    def pretrain(self, steps: int, lr: float, seed: np.random.SeedSequence) -> list[float]:
         """Train the vectors to predict the graph's own edges.
 
         Args:
-            epochs: passes over half of the edges.
+            steps: each on at most ``PAIRS`` of the held-out half of every relation.
             lr: Adam's, falling to 0.
-            seed: of the halves and the order.
+            seed: of the halves and the edges.
 
         Returns:
-            The mean loss of every epoch.
+            The loss of every step.
         """
         optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         relations, curve = list(self.graph.relations.values()), []
-        for epoch, own in enumerate(seed.spawn(epochs)):
+        for step, own in enumerate(seed.spawn(steps)):
             for group in optimizer.param_groups:
-                group["lr"] = lr * (1 - epoch / epochs)
+                group["lr"] = lr * (1 - step / steps)
             rng = np.random.default_rng(own)
             chosen = {r.name: rng.random(len(r)) < 0.5 for r in relations}
             kept = replace(self.graph, relations={r.name: r.where(chosen[r.name]) for r in relations})
@@ -112,6 +131,7 @@ class GraphVectors(nn.Module, ABC):
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             curve.append(float(total.detach()))
+        optimizer.zero_grad()
         return curve
 
     def _edge_loss(self, vectors: Tensor, relation: Relation, which: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -126,22 +146,19 @@ class GraphVectors(nn.Module, ABC):
         left, right = (
             functional.normalize(vectors[self._rows(t)], dim=1) for t in (relation.source, relation.target)
         )
-        logits = left[torch.from_numpy(src)] @ right.T / 0.1
+        # index_select, for the gradient of indexing adds in the order in which threads arrive
+        logits = left.index_select(0, torch.from_numpy(src).to(left.device)) @ right.T / 0.1
         weight = torch.from_numpy(edges.weight[some]).to(logits)
         loss = functional.cross_entropy(logits, torch.from_numpy(dst).to(logits.device), reduction="none")
         return (loss * weight).sum() / weight.sum()
 
     def _rows(self, node_type: str) -> slice:
-        first = self.offsets[node_type]
+        first = self._blocks.offsets[node_type]
         return slice(first, first + len(self.graph.nodes[node_type]))
 
 
 class LightGCNVectors(GraphVectors):
     """``1/(L+1) Σ_l (Σ_r Â_r / R)^l T``: the layers' mean over all relations alike (He et al. 2020)."""
-
-    def __init__(self, graph: Graph, dim: int, layers: int) -> None:
-        super().__init__(graph, dim, layers)
-        self._blocks = Propagation(graph)
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
         """A normal table."""
@@ -157,7 +174,7 @@ class LightGCNVectors(GraphVectors):
 class GATVectors(GraphVectors):
     """Layers of GATv2 attention over the edges of every relation, each beside a way past it."""
 
-    def __init__(self, graph: Graph, dim: int, layers: int, heads: int = 2) -> None:
+    def __init__(self, graph: Graph, dim: int, layers: int, heads: int) -> None:
         super().__init__(graph, dim, layers)
         check_heads("gat", dim, heads)
         adjacency = Adjacency(graph)
@@ -180,6 +197,6 @@ class GATVectors(GraphVectors):
         return x
 
 
-def vectors_of(encoder: EncoderName, graph: Graph, dim: int, layers: int) -> GraphVectors:
-    """The encoder of that name."""
-    return LightGCNVectors(graph, dim, layers) if encoder == "lightgcn" else GATVectors(graph, dim, layers)
+def vectors_of(encoder: EncoderName, graph: Graph, dim: int, layers: int, heads: int) -> GraphVectors:
+    """The encoder of that name; ``heads`` are those of attention."""
+    return LightGCNVectors(graph, dim, layers) if encoder == "lightgcn" else GATVectors(graph, dim, layers, heads)

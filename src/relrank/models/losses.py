@@ -153,7 +153,8 @@ def catalogue_softmax(left: Tensor, items: Tensor, targets: Tensor, temperature:
 
     ``log Σ_i exp(l · q_i / τ) − l · q_target / τ``. Scores are made a block of rows at a time, turned into
     exponentials once, and give both gradients before the next block, so that the scores of all rows are never there
-    together. Under autocast the products run in bfloat16, the sums in float32. It cannot be differentiated twice.
+    together. Under autocast the products run in bfloat16, the target's score and the sums in float32; a loss near 0
+    is then only as exact as bfloat16, and may fall below it. It cannot be differentiated twice.
 
     Args:
         left: vectors [n, d].
@@ -269,7 +270,8 @@ class _CatalogueSoftmax(torch.autograd.Function):
         d_left, d_items = torch.empty_like(left), torch.zeros_like(items)
         own = (left * items.index_select(0, targets)).sum(1)
         total = torch.empty_like(own)
-        step = max(1, (_BLOCK if left.device.type == "cpu" else 1 << 26) // max(len(items), 1))
+        # a block costs a pass over the items' gradient, so it is no smaller than that is wide
+        step = max(left.shape[1], (_BLOCK if left.device.type == "cpu" else 1 << 26) // max(len(items), 1))
         for first in range(0, len(left), step):
             here = slice(first, first + step)
             block = (narrow_left[here] @ narrow.T).to(left.dtype)

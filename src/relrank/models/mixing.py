@@ -163,7 +163,8 @@ class Gated(Mixing):
         """Of every moment."""
         del lengths
         assert states is not None, "a gate reads states"
-        return (states @ self.weight + self.bias).sigmoid()[..., None]
+        # no matrix product, which autocast would narrow to bfloat16: near a bound that has no gradient left
+        return ((states * self.weight).sum(-1) + self.bias).sigmoid()[..., None]
 
     def reset(self) -> None:
         """The start for every state."""
@@ -184,8 +185,9 @@ def mixing_of(kind: str, start: float, values: Sequence[float], dim: int) -> Mix
             return Continuous(start)
         case "piecewise":
             return Piecewise(start)
-        case _:
+        case "gated":
             return Gated(start, dim)
+    raise ValueError(f"no mixing {kind!r}")
 
 
 def logit(alpha: float) -> float:

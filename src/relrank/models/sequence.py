@@ -12,7 +12,7 @@ training are; an empty one gets equal scores.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -95,6 +95,9 @@ class SequenceModel(ProductModel):
             check_range(getattr(c, field) == 0, self.name, field, "0 in a model of sequences", getattr(c, field))
         self.sequences = Sequences.of_graph(graph)
         self.table = nn.Parameter(torch.zeros(graph.n_items, c.dim))
+        # what score reads: derived from the parameters, so never saved
+        self.register_buffer("_items", torch.empty(0), persistent=False)
+        self._items: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
@@ -141,6 +144,7 @@ class SequenceModel(ProductModel):
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
             self.init_encoder(generator)
+        self.forget()
 
     @abstractmethod
     def init_encoder(self, generator: torch.Generator) -> None:
@@ -214,16 +218,37 @@ class SequenceModel(ProductModel):
         """Vectors of all items as the right side of the product, [n_items, d]."""
         return self.table
 
-    def moments(self, windows: Windows, generator: torch.Generator | None) -> Tensor:
-        """The moments ``windows.at``, in row order, as the left side of the product with ``outputs``, [n, d]."""
+    def moments(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The moments ``windows.at``, in row order, as the left side of the product, [n, d].
+
+        Args:
+            windows: of histories.
+            items: the product's right side, as ``outputs`` gave it.
+            generator: of the dropout; None in scoring.
+        """
+        del items
         return self.states(self.inputs(windows), windows, generator)[windows.at]
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The batch's moments and items."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
-        moments = torch.cat([self.moments(windows, generator) for windows in batch.messages])
         items = self.outputs()
+        moments = torch.cat([self.moments(windows, items, generator) for windows in batch.messages])
         return moments, items if batch.negative_at is None else items.index_select(0, batch.items)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the items' side of the product once."""
+        self._items = self.outputs().detach()
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        self._items = torch.empty(0, device=self.table.device)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters; scores follow at the next question."""
+        self.load_state_dict(dict(state))
+        self.forget()
 
     def score(self, users: Tensor) -> Tensor:
         """The users' training histories, scored."""
@@ -235,16 +260,17 @@ class SequenceModel(ProductModel):
 
     @torch.no_grad()
     def _scores(self, histories: Sequences) -> Tensor:
-        items = self.outputs()
-        if self.config.similarity == "cosine":
-            items = functional.normalize(items, dim=1)
+        if not self._items.numel():
+            self.refresh()
+        read = self._items
+        items = functional.normalize(read, dim=1) if self.config.similarity == "cosine" else read
         scores = torch.zeros(histories.n, self.graph.n_items, device=self.table.device, dtype=self.table.dtype)
         lengths = histories.lengths()
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         for first in range(0, order.size, AT_ONCE):
             rows = order[first : first + AT_ONCE]
-            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), None)
+            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), read, None)
             if self.config.similarity == "cosine":
                 moments = functional.normalize(moments, dim=1)
             scores[torch.from_numpy(rows)] = moments @ items.T

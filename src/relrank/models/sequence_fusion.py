@@ -3,9 +3,11 @@
     x_i = α e_i + (1 − α) g_i,      g = encoder(graph of items),      score(i) = h_t · x_i
 
 α belongs to a history (``relrank.models.mixing``): a short one may lean on the graph, a long one on its own vectors.
-The table that is read and the table that is scored are one and the same. It is never made: the product with it is
-``(α h) · e_i + ((1 − α) h) · g_i``. On an arm without relations among items there is nothing to mix, and the model is
-SASRec.
+It is one for all moments of a history, and so tells an early moment how many follow, never which. The table that is
+read and the table that is scored are one and the same; under a gate, which knows each moment alone, an input keeps
+the mixture of its own moment. The table is never made: the product with it is ``(α h) · e_i + ((1 − α) h) · g_i``.
+Both sides start at one length, so that α = ½ is half and half. On an arm without relations among items there is
+nothing to mix, and the model is SASRec.
 
 Vectors of the graph may first be trained on the graph alone, and may then be frozen; a frozen encoder that was never
 trained is refused.
@@ -24,14 +26,12 @@ from torch.nn import functional
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import Sequences
 from relrank.models.base import check_choice, check_range
-from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, vectors_of
+from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of
 from relrank.models.mixing import BOUNDS, checked, mixing_of
 from relrank.models.sasrec import SASRecConfig, Transformer
 from relrank.models.sequence import AT_ONCE, Windows
 from relrank.models.space import Choice, Range
-from relrank.models.vectors import Batch
 
 MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", "gated"]
 
@@ -55,7 +55,7 @@ class SequenceFusionConfig(SASRecConfig):
     graph_layers: int = 2
     """Its steps along edges."""
     pretrain: int = 0
-    """Epochs in which the graph's vectors are first trained to predict the graph's own edges."""
+    """Steps in which the graph's vectors are first trained to predict the graph's own edges."""
     pretrain_lr: float = 0.02
     """Adam's learning rate there."""
     freeze: bool = False
@@ -76,6 +76,8 @@ class SequenceFusion(Transformer):
         check_choice(self.name, "encoder", get_args(EncoderName), c.encoder)
         check_range(c.graph_layers >= 1, self.name, "graph_layers", "1 or more", c.graph_layers)
         check_range(c.pretrain >= 0, self.name, "pretrain", "0 or more", c.pretrain)
+        # a cosine would be that of the two parts side by side, and not of their mixture
+        check_range(c.similarity == "dot", self.name, "similarity", "dot", c.similarity)
         checked(c.alpha)
         if c.freeze and not c.pretrain:
             raise InputError(
@@ -84,16 +86,17 @@ class SequenceFusion(Transformer):
             )  # fmt: skip
         self.vectors: GraphVectors | None = None
         self.mixing = mixing_of(c.mixing, c.alpha, (c.short_alpha, c.medium_alpha, c.long_alpha), c.dim)
-        if any(graph.user not in (r.source, r.target) for r in graph.relations.values()):
-            self.vectors = vectors_of(c.encoder, item_graph(graph), c.dim, c.graph_layers)
+        if relations_near(graph):
+            self.vectors = vectors_of(c.encoder, item_graph(graph), c.dim, c.graph_layers, c.heads)
             self.vectors.requires_grad_(not c.freeze)
         else:
             self.mixing.requires_grad_(False)
-        self._of_graph: Tensor | None = None
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Any, ...]:
-        """As for every model of sequences; how α starts, and the graph's encoder."""
+        """As for every model of sequences; how α starts, and the graph's encoder, where there is a graph of items."""
+        if not relations_near(graph):
+            return super().space(graph)
         return (
             *super().space(graph), Choice("mixing", get_args(MixingName)), Range("alpha", 0.1, 0.9),
             Choice("encoder", get_args(EncoderName)), Range("graph_layers", 1, 4),
@@ -103,7 +106,6 @@ class SequenceFusion(Transformer):
         """SASRec's; α at its start; the graph's vectors normal, or trained on the graph."""
         super().init_encoder(generator)
         self.mixing.reset()
-        self._of_graph = None
         if self.vectors is None:
             return
         c = self.config
@@ -114,9 +116,7 @@ class SequenceFusion(Transformer):
                 self.vectors.requires_grad_(True)
                 self.vectors.pretrain(c.pretrain, c.pretrain_lr, np.random.SeedSequence(word))
                 self.vectors.requires_grad_(not c.freeze)
-            # as long as an item's own vector, so that alpha says which one counts
-            length = self.vectors().norm(dim=1).mean()
-            self.vectors.table.mul_(c.init_scale * c.dim**0.5 / length)
+        self.vectors.rescale(c.init_scale * c.dim**0.5)
 
     def alpha(self, windows: Windows, own: Tensor) -> Tensor:
         """α [b, 1, 1] of each window's history, or [b, L, 1] of each moment.
@@ -130,36 +130,20 @@ class SequenceFusion(Transformer):
         alpha: Tensor = self.mixing(windows.lengths, states)
         return (alpha if alpha.dim() == 3 else alpha[:, None]).to(own.dtype)
 
-    def moments(self, windows: Windows, generator: torch.Generator | None) -> Tensor:
+    def moments(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
         """``[α h, (1 − α) h]`` of the moments that are asked for."""
-        if self._of_graph is None:
-            return super().moments(windows, generator)
+        if self.vectors is None:
+            return super().moments(windows, items, generator)
         own = self.inputs(windows)
         alpha = self.alpha(windows, own)
-        mixed = alpha * own + (1 - alpha) * functional.embedding(windows.items, self._of_graph)
+        mixed = alpha * own + (1 - alpha) * functional.embedding(windows.items, items[:, self.config.dim :])
         states = self.states(mixed, windows, generator)[windows.at]
         share = alpha.expand(*windows.items.shape, 1)[windows.at]
         return torch.cat([share * states, (1 - share) * states], dim=1)
 
     def outputs(self) -> Tensor:
         """``[e_i, g_i]`` of all items."""
-        return self.table if self._of_graph is None else torch.cat([self.table, self._of_graph], dim=1)
-
-    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch's moments and items."""
-        self._of_graph = None if self.vectors is None else self.vectors()
-        try:
-            return super().encode(batch)
-        finally:
-            self._of_graph = None
-
-    @torch.no_grad()
-    def _scores(self, histories: Sequences) -> Tensor:
-        self._of_graph = None if self.vectors is None else self.vectors()
-        try:
-            return super()._scores(histories)
-        finally:
-            self._of_graph = None
+        return self.table if self.vectors is None else torch.cat([self.table, self.vectors()], dim=1)
 
     @property
     def alpha_by_length(self) -> dict[str, dict[str, float]]:

@@ -286,6 +286,8 @@ class ProductModel(Trained):
             return losses.shared_softmax(u, positive, others, excluded, c.temperature, log_q)
         if at.dim() == 1:
             negative = u @ items.index_select(0, at).T
+        elif len(items) <= at.shape[1] * u.shape[1]:  # all products are fewer numbers than all negatives' vectors
+            negative = (u @ items.T).gather(1, at)
         else:
             own = items.index_select(0, at.reshape(-1)).view(*at.shape, -1)
             negative = torch.einsum("bd,bnd->bn", u, own)

@@ -19,6 +19,7 @@ from relrank.errors import InputError
 from relrank.graph.builders import build_graph
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
+from relrank.graph.sequences import Sequences
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -195,7 +196,30 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
             n = int(np.isin(rows.user.astype(np.int64) * graph.n_items + rows.item, known).sum())
             message = f"{n:,} of {len(rows):,} {part} rows are edges of relation {name}"
             found.append(Finding("leak" if n else "ok", f"{part} rows in {name}", message, n))
+    for name, recipe in config.relations.items():
+        if recipe.kind == "cooccurrence" and graph.places is not None:
+            found.append(_own_steps(graph, name))
     return found
+
+
+def _own_steps(graph: Graph, name: str) -> Finding:
+    """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
+
+    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning.
+    """
+    histories, relation = Sequences.of_graph(graph), graph.relations[name]
+    inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
+    a, b = (side[inside].astype(np.int64) for side in (histories.items[:-1], histories.items[1:]))
+    once = relation.where(relation.weight == 1)
+    n = int(
+        np.isin(
+            np.minimum(a, b) * graph.n_items + np.maximum(a, b), once.src.astype(np.int64) * graph.n_items + once.dst
+        ).sum()
+    )
+    message = (
+        f"{n:,} of {a.size:,} steps from a training item to the next are edges of {name} that no other step makes"
+    )
+    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {name}", message, n)
 
 
 def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
