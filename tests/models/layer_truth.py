@@ -115,7 +115,7 @@ class LayerTruth:
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
         other = self.kind(planted_graph(30, 24, 5), self.config)
         other.init_weights(1)
-        fixed = (".bias", ".skip", ".p_rel")
+        fixed = (".bias", ".skip", ".prior")
         for name, value in other.state().items():
             assert torch.equal(value, states[0][name]) == any(part in name for part in fixed), name
 

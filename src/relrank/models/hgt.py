@@ -1,4 +1,4 @@
-"""Heterogeneous graph transformer (Hu et al. 2020, eq. 3 to 5), by torch-geometric's ``HGTConv``.
+"""Heterogeneous graph transformer (Hu et al. 2020, eq. 3 to 5).
 
     a_ij = softmax over all neighbours j of i, of all edge types, of μ_r · (Q_i · K_j A_r) / √d      for each head
     h_i' = α · O(gelu(Σ_j a_ij · V_j M_r)) + (1 − α) · h_i,      α = sigmoid(skip)
@@ -20,8 +20,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from relrank.graph.blocks import Adjacency, Block
+from relrank.graph.dot_attention import Neighbours, dot_attention, joined
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
@@ -38,46 +40,67 @@ class HGTConfig(MessagePassingConfig):
 
 
 class TransformerLayer(nn.Module):
-    """One ``HGTConv`` over a block."""
+    """One layer over a block."""
 
     def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
         super().__init__()
-        from torch_geometric.nn import HGTConv  # seconds to import, and few need it
-
-        self._types = adjacency.types
-        ends = [(type_of(e.source, adjacency), type_of(e.destination, adjacency)) for e in adjacency.edge_types]
-        self._keys = [(s, e.name, d) for e, (s, d) in zip(adjacency.edge_types, ends, strict=True)]
-        self.conv = HGTConv(dim, dim, (list(self._types), self._keys), heads)
+        self._types, self._heads = adjacency.types, heads
+        names = list(self._types)
+        self._sources = [names.index(type_of(e.source, adjacency)) for e in adjacency.edge_types]
+        n, d = len(self._sources), dim // heads
+        self.projections = nn.ModuleList([nn.Linear(dim, 3 * dim) for _ in names])
+        self.outputs = nn.ModuleList([nn.Linear(dim, dim) for _ in names])
+        self.key_maps, self.value_maps = (nn.Parameter(torch.empty(heads, n, d, d)) for _ in range(2))
+        self.prior = nn.Parameter(torch.empty(n, heads))
+        self.skip = nn.Parameter(torch.empty(len(names)))
 
     def reset(self, generator: torch.Generator) -> None:
         """Q and K Glorot, values near the identity, no bias, every skip and μ at one."""
-        conv = self.conv
-        dim = conv.out_channels
-        for node_type in self._types:
-            kqv, out = conv.kqv_lin.lins[node_type], conv.out_lin.lins[node_type]
+        for projection, output in zip(self.projections, self.outputs, strict=True):
+            assert isinstance(projection, nn.Linear)
+            assert isinstance(output, nn.Linear)
+            dim = output.in_features
             keys = torch.cat([glorot((dim, dim), generator) for _ in range(2)])
-            kqv.weight.copy_(torch.cat([keys, near_identity((dim, dim), generator)]))
-            out.weight.copy_(2 * near_identity((dim, dim), generator))
-            kqv.bias.zero_()
-            out.bias.zero_()
-            conv.skip[node_type].fill_(1)
-        for relation in (conv.k_rel, conv.v_rel):
-            relation.weight.copy_(near_identity(relation.weight.shape, generator))
-        for prior in conv.p_rel.values():
-            prior.fill_(1)
+            projection.weight.copy_(torch.cat([keys, near_identity((dim, dim), generator)]))
+            output.weight.copy_(2 * near_identity((dim, dim), generator))
+            projection.bias.zero_()
+            output.bias.zero_()
+        for maps in (self.key_maps, self.value_maps):
+            maps.copy_(near_identity(maps.shape, generator))
+        self.skip.fill_(1)
+        self.prior.fill_(1)
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[n_src, dim] → [n_dst, dim]."""
         rows, place = rows_by_type(block.nodes, self._types)
-        edges = {
-            key: place[block.edge_index(k)] for k, key in enumerate(self._keys) if block.edges[k].indices.numel()
-        }
-        edges = edges or {self._keys[0]: place.new_zeros(2, 0)}  # it wants one edge type, if an empty one
-        states = self.conv({t: x.index_select(0, here) for t, here in rows.items()}, edges)
-        out = x.new_zeros(block.n_dst, x.shape[1])
-        for node_type, here in rows.items():
+        heads, dim = self._heads, x.shape[1]
+        keys, queries, values = [], x.new_zeros(block.n_src, dim), []
+        for here, projection in zip(rows.values(), self.projections, strict=True):
+            key, query, value = projection(x.index_select(0, here)).chunk(3, dim=1)
+            keys.append(key.view(-1, heads, dim // heads).transpose(0, 1))
+            values.append(value.view(-1, heads, dim // heads).transpose(0, 1))
+            queries = queries.index_add(0, here, query.to(x.dtype))
+        tables, first, edges = [], 0, []
+        place_of = place.cpu().numpy()
+        for k, source in enumerate(self._sources):
+            indptr, indices = (t.cpu().numpy() for t in block.edges[k][:2])
+            edges.append((indptr, place_of[indices] + first))
+            if indices.size:  # only sources that somebody listens to
+                tables.append((keys[source] @ self.key_maps[:, k], values[source] @ self.value_maps[:, k]))
+                first += keys[source].shape[1]
+        heard = x.new_zeros(block.n_dst, dim)
+        if tables:
+            key, value = (torch.cat(parts, dim=1).transpose(0, 1) for parts in zip(*tables, strict=True))
+            query = queries[: block.n_dst].view(-1, heads, dim // heads)
+            neighbours = Neighbours(*joined(edges, block.n_dst))
+            scale = (dim // heads) ** -0.5
+            heard = dot_attention(query, key, value, self.prior, neighbours, scale).flatten(1).to(x.dtype)
+        out = x.new_zeros(block.n_dst, dim)
+        for t, (here, output) in enumerate(zip(rows.values(), self.outputs, strict=True)):
             kept = here[: int((here < block.n_dst).sum())]
-            out = out.index_add(0, kept, states[node_type][: len(kept)])
+            alpha = self.skip[t].sigmoid()
+            state = output(functional.gelu(heard.index_select(0, kept))).to(x.dtype)
+            out = out.index_add(0, kept, alpha * state + (1 - alpha) * x.index_select(0, kept))
         return out
 
 

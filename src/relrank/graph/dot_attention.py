@@ -1,0 +1,224 @@
+"""Attention of nodes over their neighbours by dot products, with the gradient by hand.
+
+    s_e = scale · μ_{r(e)} · (q_i · k_j),      a_e = softmax of s over the edges of i,      out_i = Σ_e a_e v_j
+
+for every head, e being an edge j → i of kind r(e). Nothing of size [edges, dim] is ever made: the forward pass keeps
+the shares a [edges, heads], the backward pass runs once over the destinations (dq, dμ) and once over the sources (dk,
+dv), so no two threads add to the same place and the bits do not depend on their number. With D = Σ_e a_e (g_i · v_j)
+
+    ds_e = a_e (g_i · v_j − D),   dq_i = Σ_e scale μ ds_e k_j,   dk_j = Σ_e scale μ ds_e q_i,   dv_j = Σ_e a_e g_i
+
+On a CPU these are compiled loops; elsewhere the same sums are torch's ``index_add``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from relrank.csr import Int32, Int64
+
+CHUNKS = 64
+"""Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""
+_LOOSE = {"reassoc", "contract", "nsz"}
+"""What a sum over one vector may do, so that it runs in vector registers; infinities and NaN stay what they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Edges by destination.
+
+    Attributes:
+        indptr: int64 [n_dst + 1], where each destination's edges start.
+        indices: int32 [n_edges], the edge's row in the tables of keys and values.
+        kinds: int32 [n_edges], which μ the edge has.
+    """
+
+    indptr: Int64
+    indices: Int32
+    kinds: Int32
+
+
+def dot_attention(
+    query: Tensor, key: Tensor, value: Tensor, prior: Tensor, neighbours: Neighbours, scale: float
+) -> Tensor:
+    """What each destination hears, [n_dst, heads, d]; zeros where it has no neighbour.
+
+    Args:
+        query: [n_dst, heads, d].
+        key: [n_src, heads, d].
+        value: [n_src, heads, d].
+        prior: μ, [kinds, heads].
+        neighbours: the edges.
+        scale: of the products, 1/√d as a rule.
+    """
+    query, key, value, prior = (x if x.dtype == torch.float64 else x.float() for x in (query, key, value, prior))
+    if query.device.type != "cpu":
+        return _by_torch(query, key, value, prior, neighbours, scale)
+    heard: Tensor = _DotAttention.apply(query, key, value, prior, neighbours, scale)  # type: ignore[no-untyped-call]
+    return heard
+
+
+def _by_torch(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, n: Neighbours, scale: float) -> Tensor:
+    """The same by operations that every device has."""
+    device, n_dst = query.device, len(query)
+    ends = torch.from_numpy(np.repeat(np.arange(n_dst), np.diff(n.indptr))).to(device)
+    starts, kinds = (torch.from_numpy(x).long().to(device) for x in (n.indices, n.kinds))
+    scores = (query[ends] * key[starts]).sum(2) * prior[kinds] * scale
+    highest = scores.new_full((n_dst, scores.shape[1]), -torch.inf)
+    highest = highest.scatter_reduce(0, ends[:, None].expand_as(scores), scores.detach(), "amax")
+    weights = (scores - highest[ends]).exp()
+    total = scores.new_zeros(n_dst, scores.shape[1]).index_add(0, ends, weights)
+    return torch.zeros_like(query).index_add(0, ends, (weights / total[ends])[..., None] * value[starts])
+
+
+class _DotAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, prior: Tensor, n: Neighbours, scale: float
+    ) -> Tensor:
+        tables = [x.detach().contiguous().numpy() for x in (query, key, value, prior)]
+        share = np.empty((n.indices.size, query.shape[1]), tables[0].dtype)
+        out, scale = np.zeros_like(tables[0]), tables[0].dtype.type(scale)
+        _forward(n.indptr, n.indices, n.kinds, _pieces(n.indptr), *tables, scale, share, out)  # type: ignore[call-arg]
+        ctx.tables, ctx.share, ctx.neighbours, ctx.scale = tables, share, n, scale
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, prior = ctx.tables
+        n: Neighbours = ctx.neighbours
+        g = gradients[0].contiguous().numpy()
+        d_query, d_key, d_value = np.zeros_like(query), np.zeros_like(key), np.zeros_like(value)
+        pieces, d_score = _pieces(n.indptr), np.empty_like(ctx.share)
+        d_prior = np.zeros((pieces.size - 1, *prior.shape), prior.dtype)
+        _to_queries(
+            n.indptr, n.indices, n.kinds, pieces, query, key, value, prior, ctx.scale, ctx.share, g, d_score, d_query,
+            d_prior,
+        )  # fmt: skip
+        starts, edges, ends = _by_source(n.indptr, n.indices, len(key))
+        _to_sources(starts, edges, ends, _pieces(starts), query, ctx.share, d_score, g, d_key, d_value)
+        tensors = (torch.from_numpy(x) for x in (d_query, d_key, d_value, d_prior.sum(0)))
+        return *tensors, None, None
+
+
+def _pieces(indptr: Int64) -> Int64:
+    """Borders of ``CHUNKS`` pieces of rows with about equal work."""
+    work = indptr + 4 * np.arange(indptr.size)
+    borders = np.searchsorted(work, np.linspace(0, work[-1], CHUNKS + 1))
+    borders[0], borders[-1] = 0, indptr.size - 1
+    return borders.astype(np.int64)
+
+
+@numba.njit(nogil=True, cache=True)
+def _by_source(indptr, indices, n_src):  # type: ignore[no-untyped-def]
+    """Edges by source: where each source's start, their numbers, their destinations."""
+    starts = np.zeros(n_src + 1, np.int64)
+    for e in range(indices.size):
+        starts[indices[e] + 1] += 1
+    for j in range(n_src):
+        starts[j + 1] += starts[j]
+    at = starts[:-1].copy()
+    edges, ends = np.empty(indices.size, np.int64), np.empty(indices.size, np.int32)
+    for i in range(indptr.size - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            place = at[indices[e]]
+            edges[place], ends[place] = e, i
+            at[indices[e]] += 1
+    return starts, edges, ends
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+def _forward(indptr, indices, kinds, pieces, query, key, value, prior, scale, share, out):  # type: ignore[no-untyped-def]
+    heads, width = query.shape[1], query.shape[2]
+    for c in numba.prange(pieces.size - 1):
+        for i in range(pieces[c], pieces[c + 1]):
+            first, last = indptr[i], indptr[i + 1]
+            for h in range(heads):
+                highest = -np.inf
+                for e in range(first, last):
+                    j = indices[e]
+                    score = query.dtype.type(0)
+                    for d in range(width):
+                        score += query[i, h, d] * key[j, h, d]
+                    share[e, h] = score * prior[kinds[e], h] * scale
+                    highest = max(highest, share[e, h])
+                total = 0.0
+                for e in range(first, last):
+                    share[e, h] = np.exp(share[e, h] - highest)
+                    total += share[e, h]
+                for e in range(first, last):
+                    share[e, h] /= total
+                    a, j = share[e, h], indices[e]
+                    for d in range(width):
+                        out[i, h, d] += a * value[j, h, d]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+def _to_queries(  # type: ignore[no-untyped-def]
+    indptr, indices, kinds, pieces, query, key, value, prior, scale, share, g, d_score, d_query, d_prior
+):
+    """Sums of dq, and of dμ by pieces; ``d_score`` becomes the factor scale · μ · ds that dk needs, too."""
+    heads, width = query.shape[1], query.shape[2]
+    for c in numba.prange(pieces.size - 1):
+        for i in range(pieces[c], pieces[c + 1]):
+            first, last = indptr[i], indptr[i + 1]
+            for h in range(heads):
+                mean = 0.0
+                for e in range(first, last):
+                    j = indices[e]
+                    heard = query.dtype.type(0)
+                    for d in range(width):
+                        heard += g[i, h, d] * value[j, h, d]
+                    d_score[e, h] = heard
+                    mean += share[e, h] * heard
+                for e in range(first, last):
+                    j, r = indices[e], kinds[e]
+                    ds = share[e, h] * (d_score[e, h] - mean) * scale
+                    product = query.dtype.type(0)
+                    factor = query.dtype.type(ds * prior[r, h])
+                    for d in range(width):
+                        product += query[i, h, d] * key[j, h, d]
+                        d_query[i, h, d] += factor * key[j, h, d]
+                    d_prior[c, r, h] += ds * product
+                    d_score[e, h] = factor
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+def _to_sources(starts, edges, ends, pieces, query, share, d_score, g, d_key, d_value):  # type: ignore[no-untyped-def]
+    heads, width = query.shape[1], query.shape[2]
+    for c in numba.prange(pieces.size - 1):
+        for j in range(pieces[c], pieces[c + 1]):
+            for place in range(starts[j], starts[j + 1]):
+                e, i = edges[place], ends[place]
+                for h in range(heads):
+                    factor, a = d_score[e, h], share[e, h]
+                    for d in range(width):
+                        d_key[j, h, d] += factor * query[i, h, d]
+                        d_value[j, h, d] += a * g[i, h, d]
+
+
+def joined(edges: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], n_dst: int) -> tuple[Int64, Int32, Int32]:
+    """Edges of several kinds as one list by destination, kinds in order inside a destination.
+
+    Args:
+        edges: of each kind, where each destination's start [n_dst + 1], and their sources.
+        n_dst: destinations.
+
+    Returns:
+        int64 [n_dst + 1], int32 [n_edges] sources, int32 [n_edges] kinds.
+    """
+    counts = np.stack([np.diff(indptr) for indptr, _ in edges]) if edges else np.zeros((0, n_dst), np.int64)
+    before = np.cumsum(counts, axis=0) - counts
+    indptr = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
+    sources, kinds = (np.empty(int(indptr[-1]), np.int32) for _ in range(2))
+    for kind, (starts, rows) in enumerate(edges):
+        at = np.arange(rows.size) + np.repeat(indptr[:-1] + before[kind] - starts[:-1], counts[kind])
+        sources[at], kinds[at] = rows, kind
+    return indptr, sources, kinds
