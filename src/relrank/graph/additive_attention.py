@@ -1,0 +1,360 @@
+"""Additive attention over the rows of a block (GATv2: Brody, Alon & Yahav 2022, eq. 7), with the gradient by hand.
+
+    z_ij = r_i + l_j + w_ij e,   s_ij = v · leaky(z_ij),   a_ij = softmax over j ∈ N(i) of s_ij,   o_i = Σ_j a_ij l_j
+
+for each head; leaky(z) = k z, with k = 1 where z > 0 and the slope elsewhere. With g the gradient at o,
+
+    t_ij = a_ij (g_i · l_j − g_i · o_i),         dl_j = Σ_i a_ij g_i + t_ij v k_ij,
+    dr_i = Σ_j t_ij v k_ij,     de = Σ_ij t_ij w_ij v k_ij,     dv = Σ_ij t_ij leaky(z_ij).
+
+On a CPU these are compiled loops in which a head's sums stay in registers; nothing of size [edges, dim] is ever made,
+and beside the result only a [edges, heads] is kept. The gradient is one pass over destinations and one over sources,
+by a transpose that one counting pass makes. A row is summed by one thread in a fixed order, the sums over all edges
+in blocks that depend on the edges alone: the same input gives the same bits on any number of threads. Elsewhere it is
+torch's operations edge by edge.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from functools import cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from relrank.csr import Int64
+from relrank.graph.lanes import Lanes, row_code
+
+_WORTH_THREADS = 1 << 14
+"""Edges below which one thread is done before the others have woken up."""
+_BLOCK = 1 << 12
+"""Edges of a block of rows that sums over all edges are cut into."""
+_MOST_BLOCKS = 256
+
+
+def additive_attention(
+    left: Tensor,
+    right: Tensor,
+    vector: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    edge: tuple[Tensor, Tensor] | None = None,
+    slope: float = 0.2,
+    parallel: bool | None = None,
+) -> Tensor:
+    """Every destination's mean of its neighbours by attention; zeros where it has none.
+
+    Half precision is computed in float32 on a CPU, and so is what it comes out as.
+
+    Args:
+        left: l, of the sources, [n_src, heads, d].
+        right: r, of the destinations, [n_dst, heads, d].
+        vector: v, [heads, d].
+        indptr: int64 [n_dst + 1].
+        indices: int32 [n_edges], sources; one may occur more than once.
+        edge: (w [n_edges], e [heads, d]); None is 0.
+        slope: of leaky where it is not 1.
+        parallel: whether to run on all of numba's threads, where there is enough to do. None does so in the main
+            thread alone: parallel regions of numba may not be entered by several threads at once.
+
+    Returns:
+        [n_dst, heads, d].
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    heads_and_width = tuple(vector.shape)
+    expected: list[tuple[Tensor, tuple[int, ...]]] = [
+        (left, (len(left), *heads_and_width)), (right, (indptr.numel() - 1, *heads_and_width)),
+    ]  # fmt: skip
+    if edge is not None:
+        expected += [(edge[0], tuple(indices.shape)), (edge[1], heads_and_width)]
+    if len(heads_and_width) != 2 or any(tuple(tensor.shape) != shape for tensor, shape in expected):
+        raise ValueError(f"shapes {[tuple(t.shape) for t, _ in expected]} do not fit a vector {heads_and_width}")
+    dtype = torch.promote_types(left.dtype, vector.dtype)
+    on_cpu = left.device.type == "cpu"
+    if on_cpu and dtype != torch.float64:
+        dtype = torch.float32
+    left, right, vector = (t.to(dtype) for t in (left, right, vector))
+    if edge is not None:
+        edge = edge[0].to(dtype), edge[1].to(dtype)
+    if not on_cpu or (edge is not None and edge[0].requires_grad):
+        return _plain(left, right, vector, indptr, indices, edge, slope)
+    # without weights: one for all edges, along a vector of zeros
+    weights, along = (vector.new_zeros(1), torch.zeros_like(vector)) if edge is None else edge
+    step = int(edge is not None)
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        left, right, vector, along, indptr, indices, weights, step, slope, parallel
+    )
+    return out
+
+
+def _plain(
+    left: Tensor,
+    right: Tensor,
+    vector: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    edge: tuple[Tensor, Tensor] | None,
+    slope: float,
+) -> Tensor:
+    """The same by torch's operations, which hold some [n_edges, heads, d]."""
+    rows = torch.arange(len(right), device=left.device)
+    rows = torch.repeat_interleave(rows, indptr.diff(), output_size=indices.numel())
+    values = left.index_select(0, indices)
+    inner = values + right.index_select(0, rows)
+    if edge is not None:
+        inner = inner + edge[0][:, None, None] * edge[1]
+    scores = (functional.leaky_relu(inner, slope) * vector).sum(2)
+    lowest = scores.new_full((len(right), len(vector)), -math.inf)
+    top = lowest.scatter_reduce(0, rows[:, None].expand_as(scores), scores.detach(), "amax")
+    powers = (scores - top.index_select(0, rows)).exp()
+    sums = powers.new_zeros(top.shape).index_add(0, rows, powers)
+    shares = powers / sums.index_select(0, rows)
+    return torch.zeros_like(right).index_add(0, rows, values * shares[:, :, None])
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        left: Tensor,
+        right: Tensor,
+        vector: Tensor,
+        along: Tensor,
+        indptr: Tensor,
+        indices: Tensor,
+        weights: Tensor,
+        step: int,
+        slope: float,
+        parallel: bool | None,
+    ) -> Tensor:
+        given = tuple(t.contiguous() for t in (indptr, indices, left, right, vector, weights, along))
+        arrays = [t.numpy() for t in given]
+        dtype = arrays[2].dtype
+        shares, out = np.empty((indices.numel(), len(vector)), dtype), np.empty(right.shape, dtype)
+        run, many = _kernels(vector.shape[1]).forward, _many(indices, parallel)
+        run(_borders(arrays[0]), many, *arrays, step, dtype.type(slope), shares, out)
+        found = torch.from_numpy(out)
+        ctx.save_for_backward(*given, torch.from_numpy(shares), found)
+        ctx.rest = step, dtype.type(slope), parallel
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        indptr, indices, left, right, vector, weights, along, shares, out = (t.numpy() for t in ctx.saved_tensors)
+        step, slope, parallel = ctx.rest
+        kernels, many = _kernels(vector.shape[1]), _many(ctx.saved_tensors[1], parallel)
+        shared = left, right, vector, weights, along, step, slope, shares, gradients[0].contiguous().numpy()
+        moved, d_left, d_right = np.empty_like(shares), np.empty_like(left), np.empty_like(right)
+        borders = _borders(indptr)
+        d_vector, d_along = np.zeros((2, borders.size - 1, *vector.shape))  # one for each block
+        kernels.destinations(borders, many, indptr, indices, *shared, out, moved, d_right, d_vector, d_along)
+        starts, rows, places = _transpose(indptr, indices, len(left))
+        kernels.sources(_borders(starts), many, starts, rows, *shared, places, moved, d_left)
+        sums = (d.sum(0).astype(left.dtype) for d in (d_vector, d_along))
+        return *(torch.from_numpy(d) for d in (d_left, d_right, *sums)), *[None] * 6
+
+
+def _many(indices: Tensor, parallel: bool | None) -> bool:
+    if parallel is None:
+        parallel = threading.current_thread() is threading.main_thread()
+    return parallel and indices.numel() >= _WORTH_THREADS
+
+
+def _borders(indptr: Int64) -> Int64:
+    """Row borders of blocks with equal work, int64 [n_blocks + 1]; they do not depend on the number of threads."""
+    work = indptr + 2 * np.arange(indptr.size)
+    blocks = min(_MOST_BLOCKS, 1 + int(work[-1]) // _BLOCK)
+    borders = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1))
+    borders[0], borders[-1] = 0, indptr.size - 1
+    return borders.astype(np.int64)
+
+
+@numba.njit(nogil=True, cache=True)
+def _transpose(indptr, indices, n_src):  # type: ignore[no-untyped-def]
+    """Of every source its destinations, ascending, and where these edges lie."""
+    starts = np.zeros(n_src + 1, np.int64)
+    for e in range(indices.size):
+        starts[indices[e] + 1] += 1
+    for j in range(n_src):
+        starts[j + 1] += starts[j]
+    at = starts[:-1].copy()
+    rows, places = np.empty(indices.size, np.int32), np.empty(indices.size, np.int64)
+    for i in range(indptr.size - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            place = at[indices[e]]
+            rows[place], places[place] = i, e
+            at[indices[e]] += 1
+    return starts, rows, places
+
+
+def _inner(f: Lanes, near: Any, far: Any, along: Any, weight: Any) -> Any:
+    """An edge's z."""
+    return f.fma(f.splat(weight), along, f.builder.fadd(near, far))
+
+
+def _weight(f: Lanes, edge: Any) -> Any:
+    """An edge's w; without weights there is one number for all."""
+    return f.scalar("weights", f.builder.mul(edge, f.value["step"]))
+
+
+def _slopes(f: Lanes, z: Any) -> Any:
+    """k: 1 where z > 0, the slope elsewhere, and so where z is no number."""
+    ones = ir.Constant(f.vector, [1.0] * f.width)
+    return f.builder.select(f.builder.fcmp_ordered(">", z, f.zero), ones, f.splat(f.value["slope"]))
+
+
+_INPUTS = ("left", "right", "vector", "weights", "along", "step", "slope", "shares")
+
+
+def _scores(f: Lanes) -> None:
+    """A destination's s, into ``shares``."""
+    right, h = f.load("right", f.of_head(f.value["row"])), f.value["h"]
+    vector, along = f.load("vector", h), f.load("along", h)
+    with f.edges() as (edge, _):
+        f.fetch(edge, "left")
+        z = _inner(f, right, f.load("left", f.column(edge)), along, _weight(f, edge))
+        f.set_scalar(f.dot(vector, f.builder.fmul(z, _slopes(f, z))), "shares", f.of_head(edge))
+
+
+def _mean(f: Lanes) -> None:
+    """A destination's o."""
+    total = f.sum()
+    with f.edges() as (edge, _):
+        f.add(f.splat(f.scalar("shares", f.of_head(edge))), f.load("left", f.column(edge)), total)
+    f.store(f.builder.load(total), "out", f.of_head(f.value["row"]))
+
+
+def _destination(f: Lanes) -> None:
+    """A destination's t and dr, and its part of dv and de."""
+    row, h, block = f.of_head(f.value["row"]), f.value["h"], f.value["block"]
+    right, gradient, vector, along = (
+        f.load("right", row), f.load("gradient", row), f.load("vector", h), f.load("along", h)
+    )  # fmt: skip
+    mean = f.dot(gradient, f.load("out", row))
+    d_right, d_vector, d_along = f.sum(), f.sum(), f.sum()
+    with f.edges() as (edge, _):
+        f.fetch(edge, "left")
+        left, own, weight = f.load("left", f.column(edge)), f.of_head(edge), _weight(f, edge)
+        z = _inner(f, right, left, along, weight)
+        moved = f.builder.fmul(f.scalar("shares", own), f.builder.fsub(f.dot(gradient, left), mean))
+        f.set_scalar(moved, "moved", own)
+        sloped = f.builder.fmul(f.splat(moved), _slopes(f, z))
+        f.builder.store(f.builder.fadd(f.builder.load(d_right), sloped), d_right)
+        f.add(sloped, z, d_vector)
+        f.add(sloped, f.splat(weight), d_along)
+    f.store(f.builder.fmul(vector, f.builder.load(d_right)), "d_right", row)
+    f.add_wide(f.builder.load(d_vector), "d_vector", f.of_head(block))
+    f.add_wide(f.builder.fmul(vector, f.builder.load(d_along)), "d_along", f.of_head(block))
+
+
+def _source(f: Lanes) -> None:
+    """A source's dl."""
+    row, h = f.of_head(f.value["row"]), f.value["h"]
+    left, vector, along = f.load("left", row), f.load("vector", h), f.load("along", h)
+    direct, inner = f.sum(), f.sum()
+    with f.edges() as (edge, _):
+        f.fetch(edge, "right", "gradient")
+        end, place = f.column(edge), f.scalar("places", edge)
+        own = f.of_head(place)
+        z = _inner(f, f.load("right", end), left, along, _weight(f, place))
+        f.add(f.splat(f.scalar("shares", own)), f.load("gradient", end), direct)
+        f.add(f.splat(f.scalar("moved", own)), _slopes(f, z), inner)
+    f.store(f.fma(vector, f.builder.load(inner), f.builder.load(direct)), "d_left", row)
+
+
+class _Kernels(NamedTuple):
+    """Each takes the borders of blocks of rows, whether to use all threads, and arrays."""
+
+    forward: Any
+    destinations: Any
+    sources: Any
+
+
+@cache
+def _kernels(width: int) -> _Kernels:
+    """The compiled loops for heads of one width; compiled once a process (about a second each) when first used."""
+    scores = row_code(_scores, width, _INPUTS)
+    mean = row_code(_mean, width, ("left", "shares", "out"))
+    destination = row_code(
+        _destination, width, (*_INPUTS, "gradient", "out", "moved", "d_right", "d_vector", "d_along", "block")
+    )
+    source = row_code(_source, width, (*_INPUTS, "gradient", "places", "moved", "d_left"))
+
+    @numba.njit(nogil=True)
+    def forward(  # type: ignore[no-untyped-def]
+        borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, out
+    ):
+        heads = vector.shape[0]
+        for i in range(borders[b], borders[b + 1]):
+            first, last = indptr[i], indptr[i + 1]
+            for h in range(heads):
+                scores(
+                    i, h, heads, first, last, indices, left, right, vector, weights, along, step, slope, shares
+                )  # fmt: skip
+                if first < last:
+                    top = shares[first, h]
+                    for e in range(first + 1, last):
+                        top = max(top, shares[e, h])
+                    total = 0.0
+                    for e in range(first, last):
+                        shares[e, h] = math.exp(shares[e, h] - top)
+                        total += shares[e, h]
+                    for e in range(first, last):
+                        shares[e, h] /= total
+                mean(i, h, heads, first, last, indices, left, shares, out)
+
+    @numba.njit(nogil=True)
+    def destinations(  # type: ignore[no-untyped-def]
+        borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, gradient, out, moved,
+        d_right, d_vector, d_along,
+    ):  # fmt: skip
+        heads = vector.shape[0]
+        for i in range(borders[b], borders[b + 1]):
+            for h in range(heads):
+                destination(
+                    i, h, heads, indptr[i], indptr[i + 1], indices, left, right, vector, weights, along, step, slope,
+                    shares, gradient, out, moved, d_right, d_vector, d_along, b,
+                )  # fmt: skip
+
+    @numba.njit(nogil=True)
+    def sources(  # type: ignore[no-untyped-def]
+        borders, b, starts, rows, left, right, vector, weights, along, step, slope, shares, gradient, places, moved,
+        d_left,
+    ):  # fmt: skip
+        heads = vector.shape[0]
+        for j in range(borders[b], borders[b + 1]):
+            for h in range(heads):
+                source(
+                    j, h, heads, starts[j], starts[j + 1], rows, left, right, vector, weights, along, step, slope,
+                    shares, gradient, places, moved, d_left,
+                )  # fmt: skip
+
+    return _Kernels(_on_threads(forward), _on_threads(destinations), _on_threads(sources))
+
+
+def _on_threads(block: Any) -> Any:
+    """The kernel over all blocks, on all threads or one block after the other; the block's code is the same."""
+
+    @numba.njit(parallel=True, nogil=True)
+    def on_all(borders, rest):  # type: ignore[no-untyped-def]
+        for b in numba.prange(borders.size - 1):
+            block(borders, b, *rest)
+
+    def run(borders: Int64, parallel: bool, *rest: Any) -> None:
+        if parallel:
+            on_all(borders, rest)
+        else:
+            for b in range(borders.size - 1):
+                block(borders, b, *rest)
+
+    return run
