@@ -1,4 +1,4 @@
-"""GATv2 over relations (Brody, Alon & Yahav 2022, eq. 7), by torch-geometric's ``GATv2Conv``.
+"""GATv2 over relations (Brody, Alon & Yahav 2022, eq. 7).
 
     h_i' = W h_i + b + mean over the edge types r that reach i of Σ_{j ∈ N_r(i)} a_ij · L_r h_j
     a_ij = softmax over j ∈ N_r(i) of  v_r · leaky-relu(R_r h_i + L_r h_j + e_r log(1 + w_ij))      for each head
@@ -13,12 +13,14 @@ W and L_r start near the identity, e_r near zero, so that a fresh network averag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from relrank.errors import InputError
+from relrank.graph.additive_attention import additive_attention
 from relrank.graph.blocks import Adjacency, Block
 from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
@@ -32,50 +34,74 @@ class GATv2Config(MessagePassingConfig):
     """Heads of attention; they divide ``dim``."""
 
 
+class EdgeAttention(nn.Module):
+    """Parameters of one edge type.
+
+    Attributes:
+        left: L, [dim, dim].
+        right: R, [dim, dim].
+        vector: v, [heads, dim / heads].
+        along: e, [heads, dim / heads]; None where edges have no weights.
+    """
+
+    def __init__(self, dim: int, heads: int, weighted: bool) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Parameter(torch.zeros(dim, dim)) for _ in range(2))
+        self.vector = nn.Parameter(torch.zeros(heads, dim // heads))
+        self.along = nn.Parameter(torch.zeros(heads, dim // heads)) if weighted else None
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Values near the identity, attention Glorot, e near zero."""
+        dim = len(self.left)
+        self.left.copy_(near_identity((dim, dim), generator))
+        self.right.copy_(glorot((dim, dim), generator))
+        self.vector.copy_(glorot(tuple(self.vector.shape), generator))
+        if self.along is not None:
+            self.along.copy_(torch.randn(self.along.shape, generator=generator) * 0.1 / dim**0.5)
+
+    def forward(
+        self, sources: Tensor, destinations: Tensor, indptr: Tensor, indices: Tensor, weight: Tensor
+    ) -> Tensor:
+        """What each destination hears, [n_dst, dim]: sources [n_src, dim], destinations [n_dst, dim], their rows."""
+        by_head = (-1, *self.vector.shape)
+        left, right = functional.linear(sources, self.left), functional.linear(destinations, self.right)
+        edge = None if self.along is None else (weight.log1p(), self.along)
+        heard = additive_attention(left.view(by_head), right.view(by_head), self.vector, indptr, indices, edge)
+        return heard.flatten(1)
+
+
 class AttentionLayer(nn.Module):
-    """One ``GATv2Conv`` for every edge type."""
+    """Attention in every edge type, and the mean of what they say."""
 
     def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
         super().__init__()
-        from torch_geometric.nn import GATv2Conv  # seconds to import, and few need it
-
         self._types = adjacency.types
         self._sources = [type_of(e.source, adjacency) for e in adjacency.edge_types]
         self.own = nn.Linear(dim, dim)
-        self.convs = nn.ModuleList(
-            GATv2Conv(
-                (dim, dim), dim // heads, heads, add_self_loops=False, edge_dim=None if e.plain else 1, bias=False
-            )
-            for e in adjacency.edge_types
-        )
+        self.edge_types = nn.ModuleList(EdgeAttention(dim, heads, not e.plain) for e in adjacency.edge_types)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Values near the identity, attention Glorot."""
+        """W near the identity, no bias, every edge type's own start."""
         dim = self.own.in_features
         self.own.weight.copy_(near_identity((dim, dim), generator))
         self.own.bias.zero_()
-        conv: Any
-        for conv in self.convs:
-            conv.lin_l.weight.copy_(near_identity((dim, dim), generator))
-            conv.lin_r.weight.copy_(glorot((dim, dim), generator))
-            conv.att.copy_(glorot(conv.att.shape, generator))
-            if conv.lin_edge is not None:
-                conv.lin_edge.weight.copy_(torch.randn(dim, 1, generator=generator) * 0.1 / dim**0.5)
+        for attention in self.edge_types:
+            attention.reset(generator)  # type: ignore[operator]
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[n_src, dim] → [n_dst, dim]."""
         by_type, place = rows_by_type(block.nodes, self._types)
+        place = place.int()
         total, reached = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
-        for (indptr, indices, weight), conv, source in zip(block.edges, self.convs, self._sources, strict=True):
+        for (indptr, indices, weight), attention, source in zip(
+            block.edges, self.edge_types, self._sources, strict=True
+        ):
             if indices.numel():
-                counts = indptr.diff()
-                rows = counts.nonzero()[:, 0]
-                ends = torch.arange(len(rows), device=rows.device)
-                ends = torch.repeat_interleave(ends, counts[rows], output_size=indices.numel())
-                edges = torch.stack([place[indices.long()], ends])
-                attributes = None if conv.lin_edge is None else weight.to(x.dtype).log1p()[:, None]
-                found = conv((x.index_select(0, by_type[source]), x.index_select(0, rows)), edges, attributes)
-                total = total.index_add(0, rows, found)
+                rows = indptr.diff().nonzero()[:, 0]
+                starts = torch.cat([indptr[rows], indptr[-1:]])
+                ends = x.index_select(0, by_type[source]), x.index_select(0, rows)
+                heard = attention(*ends, starts, place.index_select(0, indices), weight)
+                total = total.index_add(0, rows, heard.to(x.dtype))
                 reached[rows] += 1
         out: Tensor = self.own(x[: block.n_dst]) + total / reached.clamp(min=1)
         return out
@@ -86,7 +112,7 @@ class GATv2(MessagePassing):
 
     name = "gatv2"
     Config = GATv2Config
-    sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
+    sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
     def layer(self, number: int) -> nn.Module:
         """The attention layer."""
