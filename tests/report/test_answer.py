@@ -40,6 +40,18 @@ def test_sentence(rows, sentence):
     assert answer(judged(*rows)) == sentence
 
 
+def test_without_gains_a_rival_is_what_is_spoken_of():
+    study = Study(half=0.01)
+    for model, mean in (("a", 0.02), ("b", 0.05), ("c", 0.005), ("d", -0.03), ("e", 0.03), ("f", 0.04)):
+        study.effect(model, None, "versus", ("all", "interactions"), mean, "rival")
+    assert answer(study.result()) == (
+        "b (+.0500), f (+.0400) and 2 more are better than rival; d is worse; no evidence for c."
+    )
+    alone = Study(half=0.01)
+    alone.effect("c", None, "versus", ("all", "interactions"), -0.005, "rival")
+    assert answer(alone.result()) == "No evidence for c against rival."
+
+
 def test_realistic_studies():
     assert answer(goodbooks()) == (
         "has_tag, written_by and similar_text help; in_language and published_in: "

@@ -447,7 +447,7 @@ def test_models_against_a_rival_are_shown_with_both_differences(tmp_path):
     text = write_report(study.result(), tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Who uses relations better?" in text
     section = text[text.index('id="versus"') :].split("</section>")[0]
-    assert "difference" in section
+    assert "overall" in section
     assert "−.0300" in section
     assert "gain − gain" in section
     assert "+.0150" in section

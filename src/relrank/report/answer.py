@@ -7,6 +7,7 @@ from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.result import StudyResult
+from relrank.study.verdicts import ALPHA
 
 ORDER = ("helps", "redundant", "hurts", "no evidence")
 
@@ -41,7 +42,9 @@ def answer(result: StudyResult) -> str:
     """
     lead = lead_model(result)
     if lead is None:
-        return _of_gains([row for row in result.effects.iter_rows(named=True) if row["kind"] == "gain"])
+        rows = list(result.effects.iter_rows(named=True))
+        of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     if len(by["no evidence"]) == len(rows):
@@ -83,6 +86,26 @@ def _of_gains(gains: list[Row]) -> str:
         clauses.append(f"no evidence for {listed(open_, most=3)}")
     text = "; ".join(clauses)
     return text[0].upper() + text[1:] + "."
+
+
+def _against(rows: list[Row]) -> str:
+    """Where no model was run with and without relations: which models beat the study's rival."""
+    rival = rows[0]["other"]
+    better = sorted((row for row in rows if row["low"] > 0 and row["p_holm"] < ALPHA), key=lambda row: -row["mean"])
+    worse = [row["model"] for row in rows if row["high"] < 0 and row["p_holm"] < ALPHA]
+    open_ = [row["model"] for row in rows if row not in better and row["model"] not in worse]
+    clauses = []
+    if better:
+        named = [f"{row['model']} (+{number(row['mean'])})" for row in better]
+        clauses.append(f"{listed(named, most=3)} {'is' if len(better) == 1 else 'are'} better than {rival}")
+    if worse:
+        than = "" if better else f" than {rival}"
+        clauses.append(f"{listed(worse, most=3)} {'is' if len(worse) == 1 else 'are'} worse{than}")
+    if open_:
+        clauses.append(
+            f"{'no' if clauses else 'No'} evidence for {listed(open_, most=3)}{'' if clauses else f' against {rival}'}"
+        )
+    return "; ".join(clauses) + "."
 
 
 def _names(rows: list[Row], of: list[Row]) -> str:

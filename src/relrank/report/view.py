@@ -13,9 +13,9 @@ from relrank.report.answer import ORDER, Row, answer, lead_model
 from relrank.report.figures import Scale, known
 from relrank.study.groups import ALL_USERS
 from relrank.study.result import StudyResult
+from relrank.study.verdicts import ALPHA
 
 KINDS = ("gain", "drop", "alone", "placebo")
-ALPHA = 0.05
 AUDIT = ("leak", "warning", "ok")
 POINTS = 60  # of a learning curve that are drawn
 
