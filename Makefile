@@ -32,6 +32,7 @@ bench: $(READY)  ## every timing and tally that the docs quote; those on real da
 	$(BIN)/python benchmarks/negatives.py
 	$(BIN)/python benchmarks/neighbour_sampling.py
 	$(BIN)/python benchmarks/graphsage_large.py
+	$(BIN)/python benchmarks/attention.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo

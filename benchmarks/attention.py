@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from relrank.graph.additive_attention import additive_attention
+from relrank.graph.dot_attention import Neighbours, dot_attention
 from relrank.study.run import machine
 
 Step = Callable[[], tuple[Tensor, ...]]
@@ -76,7 +77,30 @@ def gatv2(block: Generated) -> tuple[Step, Step]:
     return ours, theirs
 
 
-PAIRS: dict[str, Callable[[Generated], tuple[Step, Step]]] = {"GATv2": gatv2}
+def hgt(block: Generated) -> tuple[Step, Step]:
+    """``dot_attention`` and what ``HGTConv`` does along the edges."""
+    from torch_geometric.nn import HGTConv
+
+    nodes, heads, width = block.shape
+    query, key, value = (block.drawn(*block.shape) for _ in range(3))
+    prior, upstream = block.drawn(1, heads), block.drawn(*block.shape).detach()
+    conv = HGTConv(heads * width, heads * width, (["node"], [("node", "near", "node")]), heads)
+    kinds = np.zeros(len(block.indices), np.int32)
+    neighbours = Neighbours(block.indptr.numpy(), block.indices.numpy(), kinds)
+    every = torch.zeros(len(block.indices), dtype=torch.int64)
+
+    def ours() -> tuple[Tensor, ...]:
+        out = dot_attention(query, key, value, prior, neighbours, width**-0.5)
+        return out, *torch.autograd.grad(out, (query, key, value, prior), upstream)
+
+    def theirs() -> tuple[Tensor, ...]:
+        out = conv.propagate(block.ends, k=key, q=query, v=value, edge_attr=prior[every]).view(nodes, heads, width)
+        return out, *torch.autograd.grad(out, (query, key, value, prior), upstream)
+
+    return ours, theirs
+
+
+PAIRS: dict[str, Callable[[Generated], tuple[Step, Step]]] = {"GATv2": gatv2, "HGT": hgt}
 
 
 def measure(ours: Step, theirs: Step, repeats: int) -> dict[str, float]:

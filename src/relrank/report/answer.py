@@ -102,9 +102,8 @@ def _against(rows: list[Row]) -> str:
         than = "" if better else f" than {rival}"
         clauses.append(f"{listed(worse, most=3)} {'is' if len(worse) == 1 else 'are'} worse{than}")
     if open_:
-        clauses.append(
-            f"{'no' if clauses else 'No'} evidence for {listed(open_, most=3)}{'' if clauses else f' against {rival}'}"
-        )
+        none = "no evidence for" if clauses else "No evidence for"
+        clauses.append(f"{none} {listed(open_, most=3)}{'' if clauses else f' against {rival}'}")
     return "; ".join(clauses) + "."
 
 
