@@ -556,6 +556,32 @@ class SequenceContract(TrainedContract):
         """Planted rings."""
         return planted_sequences()
 
+    def test_renumbered_nodes_renumber_the_scores(self) -> None:
+        """Row numbers carry no meaning: with the rows moved in the tables, scores move with them."""
+        model = self._sequence_model(self.fitted())
+        graph, moved = renumbered(model.graph)
+        state, items = model.state(), torch.from_numpy(moved[graph.item])
+        others = [t for t in graph.nodes if t not in (graph.user, graph.item)]
+        starts = np.cumsum([graph.n_items, *(len(graph.nodes[t]) for t in others)])
+        all_rows = torch.cat([items, *(torch.from_numpy(s + moved[t]) for s, t in zip(starts, others, strict=False))])
+        for name, rows in (("table", items), ("vectors.table", all_rows)):
+            if name in state:  # items, and behind them the other nodes of a graph of items
+                state[name] = torch.empty_like(state[name]).index_copy(0, rows, state[name])
+        other = self.kind(graph, self.config)
+        other.load_state(state)
+        users = torch.from_numpy(moved[graph.user])
+        _close(_all_scores(other)[users][:, items], _all_scores(model), "scores under new row numbers")
+
+    def test_scores_are_not_products_of_raw_vectors(self) -> None:
+        """A moment is more than its item: two histories that end alike are scored differently."""
+        model = self._sequence_model(self.fitted())
+        first = torch.arange(3) * BLOCKS
+        other = torch.cat([first[:1] + 1, first[1:]])
+        one, two = model.fold_in([first, other])
+        raw = (model.table[first[-1]] @ model.table.T).detach()
+        assert float((one - two).abs().max()) > 1e-3, "what came before the latest item changes nothing"
+        assert float(torch.corrcoef(torch.stack([raw, one]))[0, 1]) < 0.95, "scores are products of the raw table"
+
     def test_recovers_planted_truth_and_unfitted_it_does_not(self) -> None:
         """The follower of a history's latest item ranks first among all items that are not in it."""
         assert self._found(self.fitted()) > 0.9, f"{self._found(self.fitted()):.2f} of next items are on top"
