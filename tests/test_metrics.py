@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -235,3 +236,79 @@ def test_intra_list_similarity_averages_cosines_of_pairs():
         expected.append(np.mean(cosines) if cosines else np.nan)
     np.testing.assert_allclose(metrics.intra_list_similarity(lists, features, chunk=3), expected, rtol=1e-6)
     assert np.isnan(expected[2])  # an item without features is not an item with empty ones
+
+
+def pairs_of(rows, n_cols):
+    """Csr of lists of columns."""
+    at = np.array([(row, col) for row, cols in enumerate(rows) for col in cols]).reshape(-1, 2)
+    return Csr.from_pairs(at[:, 0], at[:, 1], (len(rows), n_cols))
+
+
+# items: drama; drama and crime; crime; of no genre; western
+GENRES = pairs_of([[0], [0, 1], [1], [], [2]], 3)
+
+
+def test_miscalibration_by_hand():
+    history = pairs_of([[0, 1], [2], [3], [0], [0, 2, 3]], 5)
+    lists = np.array([[2, 3], [4, 0], [0, 1], [3, -1], [1, -1]])
+    values = metrics.miscalibration(lists, history, GENRES)
+    # user 0: three quarters drama and one crime, shown crime alone (the item of no genre is left out)
+    first = 0.75 * np.log(0.75 / (0.01 * 0.75)) + 0.25 * np.log(0.25 / (0.99 * 1 + 0.01 * 0.25))
+    # user 1: nothing of the own mix. 2 and 3: no genre in the history, none in the list. 4: half and half in both
+    np.testing.assert_allclose(values, [first, np.log(100), np.nan, np.nan, 0], atol=1e-12)
+    half = metrics.miscalibration(lists, history, GENRES, alpha=0.5)
+    assert half[0] == pytest.approx(0.75 * np.log(2) + 0.25 * np.log(0.25 / (0.5 + 0.125)))
+    assert half[1] == pytest.approx(np.log(2))
+
+
+def dense_mix(items, shares):
+    """Mean distribution of the items that have one."""
+    known = [shares[i] for i in items if i >= 0 and shares[i].sum()]
+    return np.mean(known, axis=0) if known else None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_miscalibration_is_the_divergence_of_dense_mixes(weighted):
+    rng = np.random.default_rng(3)
+    dense = np.where(rng.random((40, 9)) < 0.2, rng.random((40, 9)) if weighted else 1.0, 0)
+    rows, cols = dense.nonzero()
+    features = Csr.from_pairs(rows, cols, dense.shape, dense[rows, cols])
+    shares = features.data.astype(float)
+    full = np.zeros(dense.shape)
+    full[rows, cols] = shares / np.bincount(rows, weights=shares)[rows]
+    histories = [rng.choice(40, size=rng.integers(0, 6), replace=False) for _ in range(60)]
+    lists = np.array([rng.permutation(40)[:4] for _ in range(60)])
+    lists[rng.random(60) < 0.3, 2:] = -1
+    expected = []
+    for own, shown in zip(histories, lists, strict=True):
+        p, q = dense_mix(own, full), dense_mix(shown, full)
+        smooth = None if p is None or q is None else 0.99 * q + 0.01 * p
+        expected.append(np.nan if smooth is None else scipy.stats.entropy(p, smooth))
+    values = metrics.miscalibration(lists, pairs_of(histories, 40), features, chunk=7)
+    np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
+    assert np.isnan(expected).any()
+    assert np.nanmax(expected) == pytest.approx(np.log(100))
+
+
+def test_popularity_lift_by_hand():
+    counts = np.array([8, 4, 2, 0])
+    history = pairs_of([[0, 1], [2], [], [1], [1]], 4)
+    lists = np.array([[1, 2], [0, 1], [0, 1], [3, -1], [-1, -1]])
+    # 3 after 6; 6 after 2; no history; an item that nobody has; nothing shown
+    np.testing.assert_allclose(metrics.popularity_lift(lists, history, counts), [-0.5, 2, np.nan, -1, np.nan])
+
+
+def test_popularity_lift_is_its_definition_user_by_user():
+    rng = np.random.default_rng(4)
+    histories = [rng.choice(30, size=rng.integers(0, 9), replace=False) for _ in range(50)]
+    counts = np.bincount(np.concatenate(histories), minlength=30)
+    lists = np.array([rng.permutation(30)[:5] for _ in range(50)])
+    lists[rng.random(50) < 0.3, 3:] = -1
+    expected = []
+    for own, shown in zip(histories, lists, strict=True):
+        taste = np.mean(counts[own]) if own.size else np.nan
+        expected.append((np.mean(counts[shown[shown >= 0]]) - taste) / taste)
+    np.testing.assert_allclose(metrics.popularity_lift(lists, pairs_of(histories, 30), counts), expected)
+    # a list that is the history lifts nothing
+    same = np.array([np.append(own, [-1] * (9 - own.size)) for own in histories])
+    assert np.nanmax(np.abs(metrics.popularity_lift(same, pairs_of(histories, 30), counts))) < 1e-12

@@ -186,7 +186,7 @@ def intra_list_similarity(items: Lists, features: Csr, *, chunk: int = 4096) -> 
     squares = features.data.astype(np.float64) ** 2
     lengths = np.sqrt(np.bincount(features.rows(), weights=squares, minlength=features.n_rows))
     unit = features.data / np.repeat(np.where(lengths > 0, lengths, 1.0), features.degrees())
-    matrix = scipy.sparse.csr_array((unit, features.indices, features.indptr), (features.n_rows, features.n_cols))
+    matrix = _sparse(features, unit)
     described = np.append(lengths > 0, False)  # the last entry is for −1
     result = np.full(len(items), np.nan)
     for start in range(0, len(items), chunk):
@@ -198,3 +198,74 @@ def intra_list_similarity(items: Lists, features: Csr, *, chunk: int = 4096) -> 
         summed = (lists @ matrix).power(2).sum(axis=1)
         np.divide(summed - n, n * (n - 1), out=result[start : start + chunk], where=n > 1)
     return result
+
+
+def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 0.01, chunk: int = 4096) -> Float64:
+    """How far a list's mix of attribute values is from the user's own: KL(p ‖ q̃) in nats. float64 [users in items].
+
+    p(g) is the mean over the user's training items of each item's distribution over the values g of an attribute,
+    q(g) the same over the list, and q̃ = (1 − α) q + α p keeps the divergence finite (Steck, "Calibrated
+    Recommendations", RecSys 2018). 0 is a list with the user's own mix, −ln α one that holds nothing of it.
+
+    An item's distribution gives every value 1 / (number of its values); where the relation is weighted, the value's
+    share of the weight. All items count alike, in the history whatever their age and in the list whatever their
+    place. Items without values are left out; a user with no such training item, or a list with no such item, gives
+    NaN.
+
+    Args:
+        items: int [users, k], −1 where a list ends early.
+        history: the same users by items, training rows; its values are not read.
+        features: items by values of the attribute.
+        alpha: share of p in q̃, in (0, 1].
+        chunk: users at a time, which bounds memory.
+    """
+    shares = _mix(_sparse(features, features.data))
+    result = np.full(len(items), np.nan)
+    for start in range(0, len(items), chunk):
+        part = slice(start, min(start + chunk, len(items)))
+        own = history.take(np.arange(part.start, part.stop))
+        user, place = np.nonzero(items[part] >= 0)
+        shown = Csr.from_pairs(user, items[part][user, place], (own.n_rows, own.n_cols))
+        p, q = (_mix(_sparse(rows, np.ones(rows.nnz)) @ shares) for rows in (own, shown))
+        # q̃ / (α p) = 1 + (1 − α) q / (α p) is 1 where the list lacks g: only what both have needs a logarithm
+        both = scipy.sparse.csr_array(q.multiply(p.power(-1)))
+        both.data = np.log1p((1 - alpha) / alpha * both.data)
+        divergence = -np.log(alpha) - p.multiply(both).sum(axis=1)
+        known = (p.sum(axis=1) > 0) & (q.sum(axis=1) > 0)
+        result[part] = np.where(known, np.maximum(divergence, 0), np.nan)  # what is below 0 is rounding
+    return result
+
+
+def popularity_lift(items: Lists, history: Csr, counts: Int64) -> Float64:
+    """How much more popular a list is than the user's own history: (list − history) / history. float64 [users].
+
+    Both are mean training rows per item: over the items shown, and over the user's training items, which is also the
+    divisor. 0 leaves the user's taste for the popular as it is, 1 doubles it, −1 shows nothing that anybody has. The
+    per-user form of the group average popularity of Abdollahpouri et al., "The Unfairness of Popularity Bias in
+    Recommendation", RMSE workshop at RecSys 2019; theirs divides means over a group's users. A user without history,
+    and an empty list, give NaN.
+
+    Args:
+        items: int [users, k], −1 where a list ends early.
+        history: the same users by items, training rows; its values are not read.
+        counts: int64 [n_items], training rows per item.
+    """
+    popularity = np.append(counts, 0).astype(np.float64)  # the last entry is for −1
+    n_shown, n_own = (items >= 0).sum(axis=1), history.degrees()
+    summed = np.bincount(history.rows(), weights=popularity[history.indices], minlength=history.n_rows)
+    own = summed / np.maximum(n_own, 1)
+    shown = popularity[items].sum(axis=1) / np.maximum(n_shown, 1)
+    result = np.full(len(items), np.nan)
+    np.divide(shown - own, own, out=result, where=(n_shown > 0) & (own > 0))
+    return result
+
+
+def _sparse(rows: Csr, values: npt.NDArray[np.floating]) -> scipy.sparse.csr_array:
+    """The same places with other values, float64."""
+    return scipy.sparse.csr_array((values.astype(np.float64), rows.indices, rows.indptr), (rows.n_rows, rows.n_cols))
+
+
+def _mix(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """Every row divided by its sum; an empty row stays empty. Over rows that sum to 1 or 0, that is a mean."""
+    sums = matrix.sum(axis=1)
+    return scipy.sparse.csr_array(matrix.multiply((1 / np.where(sums > 0, sums, 1.0))[:, None]))
