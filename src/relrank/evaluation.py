@@ -15,10 +15,10 @@ import torch
 from relrank import metrics
 from relrank.csr import Csr, Float64
 from relrank.errors import InputError
-from relrank.graph.sequences import Sequences
+from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
 from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
-from relrank.tables.split import Interactions, Part, Split
+from relrank.tables.split import Part, Split
 from relrank.whole import whole
 
 HISTORY_LENGTH = "history length"
@@ -163,7 +163,9 @@ class _Informed:
 
     def __init__(self, model: Any, split: Split) -> None:
         self.model, self.name = model, getattr(model, "name", type(model).__name__)
-        train, valid = (_in_order(rows, split.shape[0]) for rows in (split.train, split.valid))
+        train, valid = (
+            Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid)
+        )
         self.histories = train.then(valid)
 
     def score(self, users: torch.Tensor) -> torch.Tensor:
@@ -171,12 +173,6 @@ class _Informed:
         histories = self.histories.take(user_rows(users, self.histories.n))
         scores: torch.Tensor = self.model.fold_in(histories.tensors())
         return scores
-
-
-def _in_order(rows: Interactions, n_users: int) -> Sequences:
-    by_user = np.argsort(rows.user, kind="stable")
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows.user, minlength=n_users))]).astype(np.int64)
-    return Sequences(indptr, rows.item[by_user])
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:
@@ -197,7 +193,7 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
     values = table[column]
     if column in (HISTORY_LENGTH, ITEM_POPULARITY):
         if column == HISTORY_LENGTH:
-            names, edges = ["≤ 10", "11–50", "> 50"], np.array([10, 50])
+            names, edges = [*LENGTH_GROUPS], np.array(LENGTH_BOUNDS)
         else:
             names = ["least popular third", "middle third", "most popular third"]
             edges = np.quantile(values, [1 / 3, 2 / 3], method="inverted_cdf")

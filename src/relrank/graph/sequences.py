@@ -18,6 +18,11 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 
+LENGTH_BOUNDS = (10, 50)
+"""Longest short and longest medium history, in items."""
+LENGTH_GROUPS = (f"≤ {LENGTH_BOUNDS[0]}", f"{LENGTH_BOUNDS[0] + 1}–{LENGTH_BOUNDS[1]}", f"> {LENGTH_BOUNDS[1]}")
+"""What short, medium and long histories are called."""
+
 
 def check_ordered(graph: Graph, where: str) -> None:
     """Refuse histories without an order.
@@ -45,6 +50,12 @@ class Sequences:
     items: Int32
 
     @classmethod
+    def of_rows(cls, user: Int32, item: Int32, n: int) -> Sequences:
+        """The histories of n users from rows (user, item), each in the order in which its rows stand."""
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n))]).astype(np.int64)
+        return cls(indptr, item[np.argsort(user, kind="stable")])
+
+    @classmethod
     def of_graph(cls, graph: Graph) -> Sequences:
         """The training histories of all users.
 
@@ -53,10 +64,8 @@ class Sequences:
         """
         check_ordered(graph, "a model of sequences")
         assert graph.places is not None
-        edges = graph.interactions
-        indptr = np.zeros(graph.n_users + 1, np.int64)
-        np.cumsum(np.bincount(edges.src, minlength=graph.n_users), out=indptr[1:])
-        return cls(indptr, edges.dst[np.lexsort((graph.places, edges.src))])
+        edges, in_time = graph.interactions, np.argsort(graph.places, kind="stable")
+        return cls.of_rows(edges.src[in_time], edges.dst[in_time], graph.n_users)
 
     @classmethod
     def of_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:

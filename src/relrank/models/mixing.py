@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from relrank.errors import InputError
+from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 
-BOUNDS = (10, 50)
-"""Longest short and longest medium history, in items."""
 KNOTS = (1, 3, 10, 30, 100, 300)
 """Lengths between which ``Piecewise`` is linear in log n."""
 CENTRE = 30.0
@@ -58,12 +57,30 @@ class Fixed(Mixing):
         """Nothing to do."""
 
 
-class Discrete(Mixing):
-    """One fixed α for short histories (up to 10), one for medium (11 to 50), one for long ones."""
+class Grouped(Mixing):
+    """One α for short histories (up to 10), one for medium (11 to 50), one for long ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bounds", torch.tensor(LENGTH_BOUNDS), persistent=False)
+        self.bounds: Tensor
+
+    @abstractmethod
+    def alphas(self) -> Tensor:
+        """α of each group [3]."""
+
+    def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
+        """The group's."""
+        del states
+        return self.alphas()[torch.bucketize(lengths, self.bounds)][:, None]
+
+
+class Discrete(Grouped):
+    """Fixed α of the three groups."""
 
     def __init__(self, values: Sequence[float]) -> None:
         super().__init__()
-        if len(values) != len(BOUNDS) + 1:
+        if len(values) != len(LENGTH_GROUPS):
             raise InputError(
                 "alphas do not fit the groups",
                 where="alphas",
@@ -71,33 +88,27 @@ class Discrete(Mixing):
                 found=str([*values]),
             )
         self.register_buffer("values", torch.tensor([checked(v) for v in values]), persistent=False)
-        self.register_buffer("bounds", torch.tensor(BOUNDS), persistent=False)
         self.values: Tensor
-        self.bounds: Tensor
 
-    def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """The group's."""
-        del states
-        return self.values[torch.bucketize(lengths, self.bounds)][:, None]
+    def alphas(self) -> Tensor:
+        """The constants."""
+        return self.values
 
     def reset(self) -> None:
         """Nothing to do."""
 
 
-class PerBin(Mixing):
-    """One learned α for each of the three groups."""
+class PerBin(Grouped):
+    """Learned α of the three groups."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
         self.start = checked(start)
-        self.logits = nn.Parameter(torch.zeros(len(BOUNDS) + 1))
-        self.register_buffer("bounds", torch.tensor(BOUNDS), persistent=False)
-        self.bounds: Tensor
+        self.logits = nn.Parameter(torch.zeros(len(LENGTH_GROUPS)))
 
-    def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """The group's."""
-        del states
-        return self.logits.sigmoid()[torch.bucketize(lengths, self.bounds)][:, None]
+    def alphas(self) -> Tensor:
+        """Those learned so far."""
+        return self.logits.sigmoid()
 
     def reset(self) -> None:
         """All groups at the start."""

@@ -26,9 +26,10 @@ from torch.nn import functional
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.models.base import check_choice, check_range
 from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of
-from relrank.models.mixing import BOUNDS, checked, mixing_of
+from relrank.models.mixing import checked, mixing_of
 from relrank.models.sasrec import SASRecConfig, Transformer
 from relrank.models.sequence import AT_ONCE, Windows
 from relrank.models.space import Choice, Range
@@ -152,11 +153,10 @@ class SequenceFusion(Transformer):
             return {}
         lengths = self.sequences.lengths()
         values = self._alphas(np.flatnonzero(lengths > 0))
-        groups = np.digitize(lengths[lengths > 0], [b + 1 for b in BOUNDS])
-        names = (f"≤ {BOUNDS[0]}", f"{BOUNDS[0] + 1}–{BOUNDS[1]}", f"> {BOUNDS[1]}")
+        groups = np.searchsorted(LENGTH_BOUNDS, lengths[lengths > 0])
         return {
             name: {"mean": float(own.mean()), "sd": float(own.std()), "count": own.size}
-            for number, name in enumerate(names)
+            for number, name in enumerate(LENGTH_GROUPS)
             if (own := values[groups == number]).size
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from relrank.comparison import Effect, compare, holm, mean_interval
+from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import Arm
@@ -337,6 +337,5 @@ def notes(found: Found) -> pl.DataFrame:
 
 
 def _place(key: str) -> tuple[int, str]:
-    """Ranges such as "≤ 10", "11–50", "> 50" in order of length, other keys by name."""
-    number = re.match(r"(≤ |> |)(\d+)", key)
-    return int(number[2]) + (number[1] == "> ") if number else -1, key
+    """Lengths of histories in order, other keys by name."""
+    return LENGTH_GROUPS.index(key) if key in LENGTH_GROUPS else -1, key
