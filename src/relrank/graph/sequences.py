@@ -37,6 +37,23 @@ def check_ordered(graph: Graph, where: str) -> None:
         )  # fmt: skip
 
 
+def item_rows(histories: Sequence[Tensor], n_items: int) -> list[Int64]:
+    """Histories as NumPy arrays.
+
+    Raises:
+        InputError: an item row outside the catalogue.
+    """
+    rows = [h.cpu().numpy().astype(np.int64) for h in histories]
+    for number, row in enumerate(rows):
+        outside = (row < 0) | (row >= n_items)
+        if outside.any():
+            raise InputError(
+                "item row outside the catalogue", where=f"history {number}",
+                expected=f"0 … {n_items - 1}", found=str(row[outside][0]),
+            )  # fmt: skip
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class Sequences:
     """Item rows of every history, oldest first.
@@ -74,14 +91,7 @@ class Sequences:
         Raises:
             InputError: an item row outside the catalogue.
         """
-        rows = [h.cpu().numpy().astype(np.int64) for h in histories]
-        for number, row in enumerate(rows):
-            outside = (row < 0) | (row >= n_items)
-            if outside.any():
-                raise InputError(
-                    "item row outside the catalogue", where=f"history {number}",
-                    expected=f"0 … {n_items - 1}", found=str(row[outside][0]),
-                )  # fmt: skip
+        rows = item_rows(histories, n_items)
         indptr = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int64)
         return cls(indptr, np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32))
 

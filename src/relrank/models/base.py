@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import check_ordered
+from relrank.graph.sequences import check_ordered, item_rows
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
@@ -312,13 +312,7 @@ def history_rows(histories: Sequence[Tensor], n_items: int) -> Csr:
     Raises:
         InputError: an item row outside the catalogue.
     """
-    rows = [np.unique(h.cpu().numpy().astype(np.int64)) for h in histories]
-    for number, row in enumerate(rows):
-        if row.size and (row[0] < 0 or row[-1] >= n_items):
-            raise InputError(
-                "item row outside the catalogue", where=f"history {number}",
-                expected=f"0 … {n_items - 1}", found=str(row[0] if row[0] < 0 else row[-1]),
-            )  # fmt: skip
+    rows = [np.unique(row) for row in item_rows(histories, n_items)]
     lengths = np.array([r.size for r in rows], np.int64)
     flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     return Csr.from_pairs(np.repeat(np.arange(len(rows)), lengths), flat, (len(rows), n_items))
