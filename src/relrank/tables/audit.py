@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from relrank.csr import Csr, Int32, Int64
 from relrank.tables.split import Split, tied_last
-from relrank.tables.tables import LinkTable, NodeTable, Tables
+from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
 _AGGREGATE = re.compile(
     r"(^|_)(average|avg|mean|counts?|votes?|popularity|ratings|reviews|scores?|rank|views|likes|sales|revenue)(_|$)"
@@ -45,7 +45,8 @@ def audit(
         tables: what the split was made from.
         split: the split.
         train_edges: the graph's interactions, users by items in the split's rows; None where there is no graph yet.
-        columns: (table, column) of every node or link table that a relation or feature uses.
+        columns: (table, column) of every node or link table that a relation or feature uses; the text table's name
+            is ``TEXTS``.
 
     Returns:
         At least one finding per check that could be made; a passed check is an "ok".
@@ -125,7 +126,11 @@ def _times(split: Split) -> Iterator[Finding]:
 
 
 def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> Iterator[Finding]:
-    table: NodeTable | LinkTable = tables.nodes[name] if name in tables.nodes else tables.links[name]
+    table: NodeTable | LinkTable | TextTable
+    if name == TEXTS and tables.texts is not None:
+        table = tables.texts
+    else:
+        table = tables.nodes[name] if name in tables.nodes else tables.links[name]
     if table.computed is not None:
         check = f"{name} computed after the cut"
         if split.test.time is None:

@@ -10,6 +10,7 @@ from relrank.errors import InputError
 from relrank.tables.files import parse, read_table, read_text, refuse_missing
 from relrank.tables.published import read_atomic, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+from relrank.tables.tmdb import with_tmdb
 
 # fmt: off
 GENRES_100K = [
@@ -39,7 +40,7 @@ FREEBASE = {
 """Freebase relation -> (link table, type of its target). The reverse direction of each is in the file too."""
 
 
-def ml_100k(folder: Path, parts: str | None = None) -> Tables:
+def ml_100k(folder: Path, parts: str | None = None, tmdb: Path | None = None) -> Tables:
     """MovieLens 100K, from the official files or from RecBole's atomic files, as the same tables.
 
     Users: ``user_id, age, gender, occupation, zip_code``. Movies: ``movie_id, title, year, genre`` (a list), the
@@ -52,6 +53,7 @@ def ml_100k(folder: Path, parts: str | None = None) -> Tables:
     Args:
         folder: with ``u.data`` … or ``ml-100k.inter`` ….
         parts: a published split, "u1" … "u5", "ua" or "ub" (official layout only); it fills ``Tables.given``.
+        tmdb: folder with ``tmdb_5000_movies.csv`` and ``ml-100k_join.csv``, for what :mod:`relrank.tables.tmdb` adds.
     """
     if (folder / "ml-100k.inter").is_file() and not (folder / "u.data").is_file():
         if parts is not None:
@@ -88,7 +90,7 @@ def ml_100k(folder: Path, parts: str | None = None) -> Tables:
         files = {"train": folder / f"{parts}.base", "test": folder / f"{parts}.test"}
         given = {p: to_interactions(_movielens_100k_ratings(f), f.name) for p, f in files.items()}
         interactions = pl.concat(given.values())
-    return Tables(
+    tables = Tables(
         name="ml-100k" if parts is None else f"ml-100k ({parts})",
         user="user",
         item="movie",
@@ -101,9 +103,10 @@ def ml_100k(folder: Path, parts: str | None = None) -> Tables:
         given=given,
         notices=notices,
     )
+    return tables if tmdb is None else with_tmdb(tables, tmdb, "ml-100k_join.csv")
 
 
-def ml_1m(folder: Path, ratings: str | None = None) -> Tables:
+def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) -> Tables:
     """MovieLens 1M under its original ids.
 
     Args:
@@ -112,6 +115,7 @@ def ml_1m(folder: Path, ratings: str | None = None) -> Tables:
             repositories (items with at least 5 ratings), brought to original ids through ``sas_to_original_*.txt``;
             ``"ratings_uir.csv"``, ratings without times, ordered by the SASRec file, whose 598 rows of rarer items
             have no known order and are dropped with a notice. Default: the first of these that is there.
+        tmdb: folder with ``tmdb_5000_movies.csv`` and ``ml-1m_join.csv``, for what :mod:`relrank.tables.tmdb` adds.
     """
     known = ("ratings.dat", "ml-1m_sasrec.txt", "ratings_uir.csv")
     if ratings is None:
@@ -140,7 +144,7 @@ def ml_1m(folder: Path, ratings: str | None = None) -> Tables:
     movies = _dat(folder / "movies.dat", ["movie_id", "title", "genre"]).select(
         pl.col("movie_id").cast(pl.Int64), *_title_year("title"), genre=_genres("genre", "|")
     )
-    return Tables(
+    tables = Tables(
         name=f"ml-1m ({ratings})",
         user="user",
         item="movie",
@@ -152,6 +156,7 @@ def ml_1m(folder: Path, ratings: str | None = None) -> Tables:
         ordered=ratings != "ratings.dat",
         notices=notices,
     )
+    return tables if tmdb is None else with_tmdb(tables, tmdb, "ml-1m_join.csv")
 
 
 def _movielens_100k_ratings(path: Path) -> pl.DataFrame:

@@ -25,7 +25,7 @@ from relrank.tables.files import (
 )
 from relrank.tables.joins import ROW, join, once
 from relrank.tables.synthetic import PlantedConfig, planted
-from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables, TextTable
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -107,6 +107,27 @@ class LinkConfig(FileConfig):
     unknown: Unknown = "error"
 
 
+class TextsConfig(FileConfig):
+    """``[data.texts]``: one text a row, any number per node and kind.
+
+    Attributes:
+        node: node type the texts belong to; the item by default.
+        key: column with the node's key.
+        kind: column that says what the text is, e.g. overview or review; without it, all are of the kind "text".
+        text: column with the text; an empty cell is no text.
+        computed: when the last text was written, as for node tables.
+        unknown: what to do with keys that the node table (without one, the interactions) does not have: "error", or
+            "drop" and count.
+    """
+
+    node: str | None = None
+    key: str
+    kind: str | None = None
+    text: str
+    computed: Moment | None = None
+    unknown: Unknown = "error"
+
+
 class DataConfig(Section):
     """``[data]``: either a data set by name, or own tables.
 
@@ -116,12 +137,14 @@ class DataConfig(Section):
         ratings: which rating file (goodbooks-10k, ml-1m).
         parts: a published split, e.g. "u1" (ml-100k).
         file: the file (sasrec).
+        tmdb: folder with films of The Movie Database to join (ml-100k, ml-1m); as ``path``.
         planted: size and strength of the planted database (planted).
         user: node type that chooses (own tables).
         item: node type that is chosen (own tables).
         interactions: own interactions.
         nodes: own node tables by type.
         links: own link tables by name.
+        texts: own texts.
     """
 
     path: str = "."
@@ -129,12 +152,14 @@ class DataConfig(Section):
     ratings: str | None = None
     parts: str | None = None
     file: str | None = None
+    tmdb: str | None = None
     planted: PlantedConfig | None = None
     user: str | None = None
     item: str | None = None
     interactions: InteractionsConfig | None = None
     nodes: dict[str, NodesConfig] = Field(default_factory=dict)
     links: dict[str, LinkConfig] = Field(default_factory=dict)
+    texts: TextsConfig | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -142,7 +167,7 @@ class DataConfig(Section):
         if self.dataset is None:
             if self.interactions is None or self.user is None or self.item is None:
                 raise ValueError('either dataset = "…", or own tables: user, item and [data.interactions]')
-            allowed = {"user", "item", "interactions", "nodes", "links"}
+            allowed = {"user", "item", "interactions", "nodes", "links", "texts"}
         else:
             allowed = {"dataset", *OPTIONS.get(self.dataset, ())}
             if self.dataset == "sasrec" and self.file is None:
@@ -154,16 +179,16 @@ class DataConfig(Section):
 
 
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "ml-100k": ("parts",),
-    "ml-1m": ("ratings",),
+    "ml-100k": ("parts", "tmdb"),
+    "ml-1m": ("ratings", "tmdb"),
     "goodbooks-10k": ("ratings",),
     "sasrec": ("file",),
     "planted": ("planted",),
 }
 
 LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
-    "ml-100k": lambda folder, c: datasets.ml_100k(folder, c.parts),
-    "ml-1m": lambda folder, c: datasets.ml_1m(folder, c.ratings),
+    "ml-100k": lambda folder, c: datasets.ml_100k(folder, c.parts, _given(c.tmdb)),
+    "ml-1m": lambda folder, c: datasets.ml_1m(folder, c.ratings, _given(c.tmdb)),
     "goodbooks-10k": lambda folder, c: datasets.goodbooks_10k(folder, c.ratings or "ratings.csv"),
     "gowalla": lambda folder, _: datasets.lightgcn(folder, "gowalla"),
     "lightgcn": lambda folder, _: datasets.lightgcn(folder),
@@ -188,19 +213,29 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         InputError: whatever is wrong, with file and row or key.
     """
     folder = resolve(config.path, base, "[data] path")
-    if config.dataset is not None:
-        return LOADERS[config.dataset](folder, config)
+    if (dataset := config.dataset) is not None:
+        if config.tmdb is not None:
+            config = config.model_copy(update={"tmdb": str(resolve(config.tmdb, base, "[data] tmdb"))})
+        return LOADERS[dataset](folder, config)
     assert config.interactions is not None and config.user is not None and config.item is not None  # noqa: PT018
     notices: list[Notice] = []
     nodes = {kind: _nodes(kind, c, folder, _matched(kind, config), notices) for kind, c in config.nodes.items()}
     ends = {"user": config.user, "item": config.item}
     interactions = _interactions(config.interactions, ends, folder, nodes, notices)
+    described = None if config.texts is None else config.texts.node or config.item
     for side, kind in ends.items():
-        linked = any(kind in (link.source, link.target) for link in config.links.values())
-        if linked and kind not in nodes:  # a link must be checked against something: the keys that interact
+        linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
+        if linked and kind not in nodes:  # a link or text must be checked against something: the keys that interact
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
     links = {name: _link(name, c, folder, nodes, notices) for name, c in config.links.items()}
-    return Tables(base.resolve().name, config.user, config.item, interactions, nodes, links, notices=tuple(notices))
+    texts = None if config.texts is None else _texts(config.texts, config.item, folder, nodes, notices)
+    return Tables(
+        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices)
+    )  # fmt: skip
+
+
+def _given(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder)
 
 
 def _matched(kind: str, config: DataConfig) -> list[str]:
@@ -303,6 +338,34 @@ def _link(
         config.weight,
         _moment(config.computed, where),
     )
+
+
+def _texts(
+    config: TextsConfig, item: str, folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+) -> TextTable:
+    where = str(folder / config.file)
+    node = config.node or item
+    if node not in nodes:
+        raise InputError(
+            "texts of a type without a node table", where="[data.texts] node", expected=f"[data.nodes.{node}]",
+            found=f"node tables {sorted(nodes)}",
+        )  # fmt: skip
+    names = [name for name in (config.key, config.kind, config.text) if name is not None]
+    if len(set(names)) < len(names):
+        found = str(names)
+        raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
+    raw = read_table(folder / config.file, config.separator, names)
+    text = column(raw, config.text, where)
+    if text.dtype != pl.String:
+        found = f"{config.text}: {text.dtype}"
+        raise InputError("column is not text", where=where, expected="a text column", found=found)
+    key = as_keys(refuse_missing(column(raw, config.key, where), where))
+    kind = pl.repeat("text", len(raw), eager=True)
+    if config.kind is not None:
+        kind = refuse_missing(column(raw, config.kind, where), where)
+    frame = pl.DataFrame({"key": key, "kind": kind.cast(pl.String), "text": text}).with_row_index(ROW, 1)
+    frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
+    return TextTable(node, frame.drop(ROW), _moment(config.computed, where))
 
 
 def _moment(value: Moment | None, where: str) -> int | None:

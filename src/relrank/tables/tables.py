@@ -1,10 +1,13 @@
-"""What every reader returns: node tables, one interactions table, link tables."""
+"""What every reader returns: node tables, one interactions table, link tables, texts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 import polars as pl
+
+TEXTS = "[data.texts]"
+"""What messages call the text table, which has no name of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,29 @@ class LinkTable:
 
 
 @dataclass(frozen=True, slots=True)
+class TextTable:
+    """Texts of the nodes of one type: any number per node and kind.
+
+    A node without a row has no text of that kind, which is not an empty text.
+
+    Attributes:
+        node: the node type, usually the item.
+        frame: columns ``key`` (outside keys of the type), ``kind`` and ``text`` (String); a null or blank text is
+            none.
+        computed: when the last text was written, in the unit of the interactions' ``time``, if declared.
+    """
+
+    node: str
+    frame: pl.DataFrame
+    computed: int | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds that occur, ascending."""
+        return self.frame["kind"].drop_nulls().unique().sort().to_list()
+
+
+@dataclass(frozen=True, slots=True)
 class Tables:
     """A database as rows, with outside keys only.
 
@@ -86,6 +112,7 @@ class Tables:
             ``time`` (Int64, seconds since 1970, or any ascending order); file order; each (user, item) once.
         nodes: node tables by type. Users and items need not have one.
         links: link tables by name.
+        texts: texts of nodes of one type, if there are any.
         given: name of a published part ("train", "valid", "test") -> its interactions, for data that
             arrives split; empty otherwise. ``interactions`` is then all parts together.
         ordered: file order is time order even though there is no ``time`` column.
@@ -98,6 +125,7 @@ class Tables:
     interactions: pl.DataFrame
     nodes: dict[str, NodeTable] = field(default_factory=dict)
     links: dict[str, LinkTable] = field(default_factory=dict)
+    texts: TextTable | None = None
     given: dict[str, pl.DataFrame] = field(default_factory=dict)
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
