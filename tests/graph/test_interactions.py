@@ -34,12 +34,17 @@ def test_all_weigh_one_unless_something_else_is_said():
     assert set(weights(None, rows(time=None, rating=None)).values()) == {1}
 
 
-def test_rating_is_the_weight_of_its_own_row():
-    assert weights(InteractionWeights(weight="rating")) == {(1, 0): 5, (0, 1): 1, (0, 0): 2.5, (1, 2): 4}
+def test_a_rating_weighs_its_share_of_the_largest():
+    plain = weights(InteractionWeights(weight="rating"))
+    assert plain == pytest.approx({(1, 0): 1, (0, 1): 0.2, (0, 0): 0.5, (1, 2): 0.8})
+    squared = weights(InteractionWeights(weight="rating", power=2))
+    assert squared == pytest.approx({(1, 0): 1, (0, 1): 0.04, (0, 0): 0.25, (1, 2): 0.64})
     low = rows(rating=(5, 0, -3, 4))
-    assert weights(InteractionWeights(weight="rating", floor=0.5), low) == {
-        (1, 0): 5, (0, 1): 0.5, (0, 0): 0.5, (1, 2): 4
-    }  # fmt: skip
+    assert weights(InteractionWeights(weight="rating", floor=0.5), low) == pytest.approx(
+        {(1, 0): 1, (0, 1): 0.5, (0, 0): 0.5, (1, 2): 0.8}
+    )
+    with pytest.raises(InputError, match="cannot be a weight"):  # a floor does not make a scale of ratings below 0
+        weights(InteractionWeights(weight="rating", floor=0.5), rows(rating=(0, 0, -3, -1)))
 
 
 def test_decay_halves_with_every_half_life_before_the_last_training_row():
@@ -94,6 +99,7 @@ def test_weights_that_cannot_be_made_are_refused(config, given, message):
         {"weight": "decay"}, {"half_life": 3}, {"weight": "decay", "half_life": 0},
         {"weight": "rating", "half_life": 3}, {"floor": 0.1},
         {"weight": "decay", "half_life": 3, "floor": 2}, {"weight": "rating", "floor": 0},
+        {"weight": "rating", "floor": 1.5}, {"weight": "rating", "power": 0}, {"power": 2},
     ],
 )  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(config):

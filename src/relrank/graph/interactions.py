@@ -13,7 +13,7 @@ from relrank.tables.split import Interactions
 DAY = 86_400
 """Seconds."""
 LEAST = 1e-6
-"""A decayed weight is at least this, unless a floor is stated: an edge of weight 0 is none."""
+"""A weight is at least this, unless a floor is stated: an edge of weight 0 is none."""
 
 
 def interactions_of(user: str, item: str, rows: Interactions, config: InteractionWeights | None = None) -> Relation:
@@ -56,14 +56,16 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
             if rows.rating is None:
                 raise _absent("rating", rows)
             given = rows.rating.astype(np.float64)
-            poor = ~(given > 0) if config.floor is None else np.isnan(given)
+            largest = np.nanmax(given, initial=0)
+            poor = ~(given > 0) if config.floor is None or not largest else np.isnan(given)
             if poor.any():
                 raise InputError(
                     "rating cannot be a weight", where="[interactions] weight",
                     expected="ratings above 0, or a floor",
                     found=f"{given[poor][0]:g}; {int(poor.sum()):,} such rows",
                 )  # fmt: skip
-            return np.maximum(given, config.floor or 0)
+            share: Float64 = (np.maximum(given, 0) / (largest or 1)) ** (config.power or 1)
+            return np.maximum(share, config.floor or LEAST)
         case "decay":
             if rows.time is None:
                 raise _absent("time", rows)

@@ -121,18 +121,23 @@ class InteractionWeights(Section):
     """``[interactions]``: what a training row weighs. Histories that are folded in always weigh 1 an item."""
 
     weight: Literal["one", "rating", "decay"] = "one"
-    """All alike; the rating; or 2^(−age / half-life), the age being counted from the last training row's time."""
+    """All alike; (rating / largest training rating)^power; or 2^(−age / half-life), the age being counted from the
+    last training row's time."""
+    power: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    """For ``rating``, 1 if not stated: above 1 a low rating counts for less than its share."""
     half_life: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Days after which an interaction weighs half; for ``decay``, whose times are in seconds."""
     floor: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Smallest weight; for ``decay`` at most 1, and a millionth if not stated."""
+    """Smallest weight, at most 1; for ``decay`` a millionth if not stated."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.weight == "decay") != (self.half_life is not None):
             raise ValueError('half_life goes with weight = "decay", and the other way round')
-        if self.floor is not None and (self.weight == "one" or (self.weight == "decay" and self.floor > 1)):
-            raise ValueError('a floor goes with weight = "rating", or "decay" where it is at most 1')
+        if self.power is not None and self.weight != "rating":
+            raise ValueError('power goes with weight = "rating"')
+        if self.floor is not None and (self.weight == "one" or self.floor > 1):
+            raise ValueError('a floor of at most 1 goes with weight = "rating" or "decay"')
         return self
 
 
