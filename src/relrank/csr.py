@@ -13,6 +13,21 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
+def end_to_end(starts: Int64, lengths: Int64) -> tuple[Int64, Int64]:
+    """Pieces of an array laid one after the other.
+
+    Args:
+        starts: of each piece [n].
+        lengths: of each piece [n].
+
+    Returns:
+        int64 [n + 1], where each piece then starts, and int64 [sum of lengths], where every entry was.
+    """
+    indptr = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    return indptr, np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
+
+
 @dataclass(frozen=True, slots=True)
 class Csr:
     """A sparse matrix by rows; columns ascend inside a row and occur once.
@@ -69,10 +84,7 @@ class Csr:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
-        lengths = self.degrees()[rows]
-        indptr = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=indptr[1:])
-        at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
+        indptr, at = end_to_end(self.indptr[rows], self.degrees()[rows])
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
     def transpose(self) -> Csr:

@@ -87,12 +87,12 @@ def test_windows_are_the_last_items_before_their_end(lists: Lists, width: int, d
         drawn = [data.draw(st.integers(0, len(h))) for h in lists]
         ends = np.array(drawn, np.int64)
         expected = [h[max(end - width, 0) : end] for h, end in zip(lists, drawn, strict=True)]
-    items, real = of(lists).windows(width, ends, pad=-7)
+    items, real = of(lists).windows(width, ends)
     assert (items.dtype, real.dtype) == (np.int64, np.int64)
     assert real.tolist() == [len(w) for w in expected]
     longest = max(map(len, expected), default=0)
     assert items.shape == (len(lists), longest)
-    assert items.tolist() == [w + [-7] * (longest - len(w)) for w in expected]
+    assert items.tolist() == [w + [0] * (longest - len(w)) for w in expected]
 
 
 def test_padding_by_hand_on_either_side() -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.csr import Int32, Int64
+from relrank.csr import Int32, Int64, end_to_end
 
 CHUNKS = 64
 """Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""
@@ -218,7 +218,7 @@ def joined(edges: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], n_dst: int) -
     before = np.cumsum(counts, axis=0) - counts
     indptr = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
     sources, kinds = (np.empty(int(indptr[-1]), np.int32) for _ in range(2))
-    for kind, (starts, rows) in enumerate(edges):
-        at = np.arange(rows.size) + np.repeat(indptr[:-1] + before[kind] - starts[:-1], counts[kind])
+    for kind, (_, rows) in enumerate(edges):
+        at = end_to_end(indptr[:-1] + before[kind], counts[kind])[1]
         sources[at], kinds[at] = rows, kind
     return indptr, sources, kinds

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.csr import Int32, Int64
+from relrank.csr import Int32, Int64, end_to_end
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 
@@ -113,9 +113,7 @@ class Sequences:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Sequences:
         """Some histories, in the given order."""
-        lengths = self.lengths()[rows]
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        at = np.arange(indptr[-1]) + np.repeat(self.indptr[rows] - indptr[:-1], lengths)
+        indptr, at = end_to_end(self.indptr[rows], self.lengths()[rows])
         return Sequences(indptr, self.items[at])
 
     def then(self, more: Sequences) -> Sequences:
@@ -123,28 +121,24 @@ class Sequences:
         lengths = np.stack([self.lengths(), more.lengths()], axis=1).ravel()
         both = np.concatenate([self.items, more.items])
         starts = np.stack([self.indptr[:-1], more.indptr[:-1] + self.items.size], axis=1).ravel()
-        ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        at = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
-        return Sequences(ends[::2].copy(), both[at])
+        indptr, at = end_to_end(starts, lengths)
+        return Sequences(indptr[::2].copy(), both[at])
 
-    def windows(self, width: int, ends: Int64 | None = None, pad: int = 0) -> tuple[npt.NDArray[np.int64], Int64]:
-        """The last ``width`` items of each history, left-aligned.
+    def windows(self, width: int, ends: Int64 | None = None) -> tuple[Int64, Int64]:
+        """The last ``width`` items of each history, left-aligned, with zeros behind a shorter one.
 
         Args:
             width: of the window.
             ends: int64 [n], how many items of each history there are to the window's end; by default all.
-            pad: what stands behind a shorter one.
 
         Returns:
             int64 [n, longest], and how many of each row are real, int64 [n].
         """
         ends = self.lengths() if ends is None else ends
         kept = np.minimum(ends, width)
-        out = np.full((self.n, int(kept.max(initial=0))), pad, np.int64)
+        out = np.zeros((self.n, int(kept.max(initial=0))), np.int64)
         real = np.arange(out.shape[1]) < kept[:, None]
-        flat = np.concatenate([[0], np.cumsum(kept)])
-        first = self.indptr[:-1] + ends - kept
-        out[real] = self.items[np.arange(flat[-1]) + np.repeat(first - flat[:-1], kept)]
+        out[real] = self.items[end_to_end(self.indptr[:-1] + ends - kept, kept)[1]]
         return out, kept
 
     def tensors(self) -> list[Tensor]:
