@@ -77,6 +77,10 @@ def test_summary_is_over_the_users_of_the_table():
     assert found.summary["gini@2"] == pytest.approx((-4 * 0 - 2 * 0 + 0 * 1 + 2 * 1 + 4 * 2) / (5 * 4))
     assert found.summary["novelty@2"] == pytest.approx(2)  # each has one training row, or counts as if, of 4 users
     assert "coverage@1" not in found.summary
+    # mean training rows: ann's list 0.5 after a history of 3, cyd's 0 after 3
+    assert found.table["novelty@2"].to_list() == pytest.approx([2, 2])
+    assert found.table["popularity lift@2"].to_list() == pytest.approx([0.5 / 3 - 1, -1])
+    assert found.summary["popularity lift@2"] == pytest.approx((0.5 / 3 - 2) / 2)
 
 
 def test_pitfall_validation_item_left_in_the_test_ranking():
@@ -103,13 +107,31 @@ def test_light_path_agrees_with_the_full_one():
         mean_metric(MODEL, SPLIT, "accuracy")
 
 
-def test_similarity_needs_features():
-    assert "intra-list similarity@2" not in evaluate(MODEL, SPLIT, ks=(2,)).summary
+def test_similarity_and_calibration_need_features():
+    without = evaluate(MODEL, SPLIT, ks=(2,))
+    for stem in ("intra-list similarity", "miscalibration"):
+        assert f"{stem}@2" not in without.summary
+        assert f"{stem}@2" not in without.table.columns
     features = Csr.from_pairs(np.array([2, 3, 4]), np.array([0, 0, 1]), (5, 2))
     found = evaluate(MODEL, SPLIT, ks=(2,), features=features).summary["intra-list similarity@2"]
     assert found == pytest.approx((0 + 1) / 2)  # ann: 30 and 50 differ; cyd: 30 and 40 are alike
     nothing = Csr.from_pairs(np.zeros(0, int), np.zeros(0, int), (5, 2))
     assert math.isnan(evaluate(MODEL, SPLIT, features=nothing).summary["intra-list similarity@10"])
+    # both had item 10, of genre 0: ann is shown genre 0 and genre 1, cyd genre 0 twice
+    features = Csr.from_pairs(np.array([0, 2, 3, 4]), np.array([0, 0, 0, 1]), (5, 2))
+    found = evaluate(MODEL, SPLIT, ks=(2,), features=features)
+    assert found.table["miscalibration@2"].to_list() == pytest.approx([-math.log(0.99 * 0.5 + 0.01), 0], abs=1e-12)
+    assert found.summary["miscalibration@2"] == pytest.approx(-math.log(0.505) / 2)
+
+
+def test_a_user_without_a_value_is_null_and_left_out_of_the_mean():
+    # ann's history has no genre, cyd's has one: only cyd is calibrated or not
+    split = replace(SPLIT, train=rows([(0, 1), (1, 0), (1, 1), (2, 0), (3, 4)]), valid=rows([(0, 0), (2, 1)]))
+    features = Csr.from_pairs(np.array([0, 2, 3]), np.array([0, 0, 1]), (5, 2))
+    found = evaluate(MODEL, split, ks=(2,), features=features)
+    assert found.table["miscalibration@2"].to_list() == [None, pytest.approx(-math.log(0.505))]
+    assert found.summary["miscalibration@2"] == pytest.approx(-math.log(0.505))
+    assert found.table["intra-list similarity@2"].to_list() == [None, 0.0]  # of ann's 30 and 50, one has a genre
 
 
 def test_attribute_columns_are_joined_on_keys():

@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from relrank import metrics
-from relrank.csr import Csr, Float64
+from relrank.csr import Csr, Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
@@ -23,6 +23,8 @@ from relrank.whole import whole
 
 HISTORY_LENGTH = "history length"
 ITEM_POPULARITY = "item popularity"
+OF_LISTS = ("novelty", "popularity lift", "intra-list similarity", "miscalibration")
+"""What is measured of a user's list beyond accuracy, before the ``@``; the last two need an attribute of items."""
 OTHERS = "all others"
 MISSING = "missing"
 
@@ -34,13 +36,15 @@ class Evaluation:
     Attributes:
         table: one row per user with truth, in user-row order. ``user`` (outside key); ``rank`` (float, 1-based
             expected rank of the best relevant item); ``n_truth``; for every k ``hit@k``, ``recall@k``,
-            ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``; the groups ``history length`` (training rows of the user)
+            ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``; of lists as long as the first k ``novelty@k``,
+            ``popularity lift@k`` and, with item features, ``intra-list similarity@k`` and ``miscalibration@k``, null
+            where a user has no value; the groups ``history length`` (training rows of the user)
             and ``item popularity`` (training rows of the relevant item, the mean if there are several) and the
             attribute columns that were passed in; ``fingerprint`` of the split and ``part``, so that tables of two
             protocols cannot be compared by accident.
-        summary: the mean of every metric over those users; over exactly the same users, with lists as long as the
-            first k, ``coverage@k``, ``gini@k``, ``novelty@k`` and, with item features, ``intra-list similarity@k``;
-            ``n_users``; ``users without truth``; ``constant users``, whose candidates all had one score.
+        summary: the mean of every metric over those users, NaN where none has a value; over exactly the same users
+            and lists ``coverage@k`` and ``gini@k``; ``n_users``; ``users without truth``; ``constant users``, whose
+            candidates all had one score.
     """
 
     table: pl.DataFrame
@@ -85,11 +89,11 @@ def evaluate(
     Args:
         model: scores user rows.
         split: items of ``split.seen(part)`` are masked, those of ``split.truth(part)`` are relevant.
-        ks: cuts; the first one is also the length of the lists behind coverage, Gini, novelty and similarity.
+        ks: cuts; the first one is also the length of the lists behind what is measured beyond accuracy.
         part: ``"valid"`` or ``"test"``.
         user_groups: a column ``key`` (outside keys) and attribute columns to carry into the table.
         item_groups: likewise for items; a user gets the attributes of the first relevant item in file order.
-        features: items by features, for the similarity inside lists.
+        features: items by values of an attribute, for the similarity inside lists and their calibration.
         block: users scored at once; by default bounded by memory.
 
     Raises:
@@ -98,28 +102,26 @@ def evaluate(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found, lists = ranks_and_top_k(informed(model, split, part), split.seen(part), truth, ks[0], block=block)
-    table = _table(found, split, ks, part)
+    table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
     for keys, groups in ((table["user"], user_groups), (split.items.at(first_item), item_groups)):
         if groups is not None:
             table = table.hstack(_attributes(keys, groups, taken=table.columns))
 
-    values = table.select(pl.col("mrr"), pl.col(r"^(hit|recall|precision|ndcg|map)@\d+$")).mean().row(0, named=True)
+    accuracy = table.select(pl.col("mrr"), pl.col(r"^(hit|recall|precision|ndcg|map)@\d+$")).mean()
     n_users, n_items = split.shape
-    item_counts = np.bincount(split.train.item, minlength=n_items)
     k = ks[0]
+    means = {name: table[name].mean() for name in (f"{stem}@{k}" for stem in OF_LISTS) if name in table.columns}
     summary = {
-        **values,
+        **accuracy.row(0, named=True),
         f"coverage@{k}": metrics.coverage(lists.items, n_items),
         f"gini@{k}": metrics.gini(lists.items, n_items),
-        f"novelty@{k}": _known_mean(metrics.novelty(lists.items, item_counts, n_users)),
+        **{name: float("nan") if mean is None else mean for name, mean in means.items()},
         "n_users": len(table),
         "users without truth": n_users - len(table),
         "constant users": found.constant_users,
     }
-    if features is not None:
-        summary[f"intra-list similarity@{k}"] = _known_mean(metrics.intra_list_similarity(lists.items, features))
     return Evaluation(table, summary)
 
 
@@ -208,9 +210,19 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
     return labels, [name for name in dict.fromkeys(names) if name in present]
 
 
-def _known_mean(values: Float64) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
+def _of_lists(items: metrics.Lists, split: Split, users: Int32, k: int, features: Csr | None) -> dict[str, Float64]:
+    """What ``OF_LISTS`` names, of every list, by column; NaN where a user has no value."""
+    n_users, n_items = split.shape
+    counts = np.bincount(split.train.item, minlength=n_items)
+    history = split.train.csr(n_users, n_items).take(users)
+    values = {
+        "novelty": metrics.novelty(items, counts, n_users),
+        "popularity lift": metrics.popularity_lift(items, history, counts),
+    }
+    if features is not None:
+        values["intra-list similarity"] = metrics.intra_list_similarity(items, features)
+        values["miscalibration"] = metrics.miscalibration(items, history, features)
+    return {f"{name}@{k}": of for name, of in values.items()}
 
 
 def _refuse_empty(truth: Csr, split: Split, part: Part) -> None:
@@ -218,7 +230,7 @@ def _refuse_empty(truth: Csr, split: Split, part: Part) -> None:
         raise InputError("nothing to evaluate on", where=split.protocol, expected=f"{part} rows", found="none")
 
 
-def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part) -> pl.DataFrame:
+def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part, of_lists: dict[str, Float64]) -> pl.DataFrame:
     n_users, n_items = split.shape
     n_truth = np.diff(found.indptr)
     popularity = np.bincount(split.train.item, minlength=n_items)[found.items]
@@ -231,6 +243,7 @@ def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part) -> pl.Data
             "n_truth": n_truth,
             **at_k,
             "mrr": reciprocal,
+            **{name: pl.Series(values, nan_to_null=True) for name, values in of_lists.items()},
             HISTORY_LENGTH: np.bincount(split.train.user, minlength=n_users)[found.users],
             ITEM_POPULARITY: np.add.reduceat(popularity, found.indptr[:-1]) / n_truth,
         }

@@ -24,6 +24,7 @@ SCHEMAS = {
     "alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f smallest:f true_verdict:s",
     "groups": "model:s relation:s kind:s other:s group:s label:s order:i mean:f low:f high:f n_users:i",
     "group_metrics": "model:s arm:s group:s label:s order:i n_users:i mrr:f hit@10:f ndcg@10:f recall@50:f",
+    "list_effects": "model:s relation:s kind:s other:s measure:s mean:f low:f high:f n_users:i n_seeds:i",
     "curves": "model:s arm:s seed:i epoch:i loss:f metric:f",
     "tuning": "model:s arm:s seed:i trial:i metric:f config:s chosen:b",
     "notes": "model:s arm:s seed:i note:s key:s value:f sd:f count:i",

@@ -30,6 +30,7 @@ FIELDS = {
     "placebo placebo_low placebo_high smallest true_verdict",
     "groups": "model relation kind other group label order mean low high n_users",
     "group_metrics": "model arm group label order n_users",
+    "list_effects": "model relation kind other measure mean low high n_users n_seeds",
     "curves": "model arm seed epoch loss metric",
     "tuning": "model arm seed trial metric config chosen",
     "notes": "model arm seed note key value sd count",

@@ -44,7 +44,7 @@ class Bench:
         graph: with every relation.
         user_groups: user attributes to carry into the per-user tables, or None.
         item_groups: likewise for items.
-        item_similarity: items by what they are linked with, for the similarity inside lists.
+        attributes: items by values of the study's attribute, for similarity and calibration of lists.
         beside: hash of the three above, which a cell's result depends on.
         refit: whether the final fit gets the validation rows back, as where a published split has none of its own.
         interactions: what a training row weighs.
@@ -55,7 +55,7 @@ class Bench:
     graph: Graph
     user_groups: pl.DataFrame | None = None
     item_groups: pl.DataFrame | None = None
-    item_similarity: Csr | None = None
+    attributes: Csr | None = None
     beside: str = ""
     refit: bool = False
     interactions: InteractionWeights = field(default_factory=InteractionWeights)
@@ -410,7 +410,7 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     bench = cell.bench
     evaluation = evaluate(
         tuned.model, bench.final, cell.study.ks, user_groups=bench.user_groups, item_groups=bench.item_groups,
-        features=bench.item_similarity,
+        features=bench.attributes,
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
     evaluation.save(part / "users.parquet")

@@ -71,7 +71,8 @@ class StudySection(Section):
         resamples: bootstrap samples behind every interval.
         user_groups: columns of the user table to look at effects by.
         item_groups: columns of the item table to look at effects by.
-        similarity: relation of items whose overlap measures the similarity inside a list.
+        attribute: relation of items, such as has_genre, that measures how alike the items of a list are and how far
+            their mix is from the user's own.
         versus: the model that others are compared with. One that uses relations is compared with every other that
             does (does it use them better?), one that does not with all models, each on its richest graph.
     """
@@ -83,7 +84,7 @@ class StudySection(Section):
     resamples: int = Field(2000, ge=200)
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
-    similarity: str | None = None
+    attribute: str | None = None
     versus: str | None = None
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from math import nan
 from typing import Any
 
 import polars as pl
@@ -93,15 +94,16 @@ class Found:
 
 
 def leaderboard(found: Found) -> pl.DataFrame:
-    """One row per (model, arm), best first; means over seeds, the study's metric with its interval."""
+    """One row per (model, arm), best first; means over seeds, the study's metric with its interval.
+
+    A figure that one of the seeds has no value of is null: cells that were stored earlier may know fewer of them.
+    """
     rows: list[dict[str, Any]] = []
+    summaries = [c.evaluation.summary for _, cells in found.items() for c in cells]
+    names = dict.fromkeys(name for s in summaries for name in s if name not in ("n_users", found.metric))
     for (model, arm), cells in found.items():
         interval = mean_interval(found.tables(model, arm), found.metric, resamples=found.resamples)
-        others = {
-            name: sum(c.evaluation.summary[name] for c in cells) / len(cells)
-            for name in cells[0].evaluation.summary
-            if name not in ("n_users", found.metric)
-        }
+        others = {name: sum(c.evaluation.summary.get(name, nan) for c in cells) / len(cells) for name in names}
         rows.append(
             {
                 "model": model,
@@ -120,7 +122,8 @@ def leaderboard(found: Found) -> pl.DataFrame:
     ease = max((row["mean"] for row in rows if row["model"] == "ease"), default=None)
     for row in rows:
         row["below_ease"] = ease is not None and row["mean"] < ease - 5e-5  # less is rounding
-    return pl.DataFrame(rows).sort(["mean", "model", "arm"], descending=[True, False, False])
+    table = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col([*names]).fill_nan(None))
+    return table.sort(["mean", "model", "arm"], descending=[True, False, False])
 
 
 def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[str]) -> list[dict[str, Any]]:

@@ -60,18 +60,20 @@ def group_effects(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -
 
 
 def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
-    """Every accuracy metric inside every group of users and over all of them; no arms with shuffled links.
+    """Every metric of a user inside every group of users and over all of them; no arms with shuffled links.
 
     Means run over all users and seeds of a group at once, as those of effects do: the difference of two arms' means
-    is their effect.
+    is their effect. A metric that an arm was not measured by, on one of its seeds, is null there.
     """
     rows: list[dict[str, Any]] = []
-    names: list[str] = []
+    every: dict[str, None] = {}
     for (model, arm), cells in found.items():
         if found.shuffled(model, arm):
             continue
         tables = found.tables(model, arm)
-        names = [name for name in tables[0].columns if name in cells[0].evaluation.summary]
+        stored = [set(t.columns) & set(c.evaluation.summary) for t, c in zip(tables, cells, strict=True)]
+        names = [name for name in tables[0].columns if all(name in known for known in stored)]
+        every |= dict.fromkeys(names)
         groups = [(ALL_USERS, 0, ALL_USERS, tables)]
         groups += [
             (column, order, label, [t.filter(mask) for t, mask in zip(tables, masks, strict=True)])
@@ -83,7 +85,7 @@ def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
             row = {"model": model, "arm": arm, "group": column, "label": label, "order": order}
             row |= {"n_users": users["user"].n_unique(), **users.select(pl.col(names).mean()).row(0, named=True)}
             rows.append(row)
-    return pl.DataFrame(rows, schema={**METRIC_SCHEMA, **dict.fromkeys(names, pl.Float64)})
+    return pl.DataFrame(rows, schema={**METRIC_SCHEMA, **dict.fromkeys(every, pl.Float64)})
 
 
 def _cut(tables: Sequence[pl.DataFrame], column: str) -> list[tuple[str, list[pl.Series]]]:

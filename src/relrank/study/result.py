@@ -12,7 +12,10 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.whole import whole
 
-IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "notes")
+IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "notes")
+
+LATER = "list_effects.parquet"
+"""What studies stored before it lack; its table is then empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,9 @@ class StudyResult:
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
-            ``novelty@10`` …), ``seconds`` (tuning + fit + evaluation, mean per cell), ``peak_mb``.
+            ``novelty@10``, ``popularity lift@10``, with ``[study] attribute`` ``intra-list similarity@10`` and
+            ``miscalibration@10`` …; null where a cell stored earlier was not measured by it), ``seconds``
+            (tuning + fit + evaluation, mean per cell), ``peak_mb``.
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
             interactions, "drop" = all − (all without r), "alone" = (interactions + r) − interactions, "placebo" =
             all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s;
@@ -46,11 +51,15 @@ class StudyResult:
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
             "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.
-        group_metrics: accuracy on test by user group, one row per (model, arm, group, label) for every arm without
+        group_metrics: metrics on test by user group, one row per (model, arm, group, label) for every arm without
             shuffled links: ``model``, ``arm``, ``group`` (column, as in ``groups``; "all users" for everybody),
             ``label``, ``order``, ``n_users`` (distinct, over all seeds), and every metric of the per-user tables at
             every cut under its own name (``hit@10``, ``recall@10``, ``precision@10``, ``ndcg@10``, ``map@10`` …,
             ``mrr``), averaged over users and seeds. A user whose group differs between seeds is in both.
+        list_effects: what changes in the lists, one row per paired difference and measure: ``model``, ``relation``,
+            ``kind`` and ``other`` as in ``groups``, ``measure`` ("novelty@10", "popularity lift@10", with
+            ``[study] attribute`` "intra-list similarity@10" and "miscalibration@10"), ``mean``, ``low``, ``high``,
+            ``n_users`` (who have a value in both lists), ``n_seeds``. Without rows in a study stored before them.
         curves: learning curves of trained models: ``model``, ``arm``, ``seed``, ``epoch``, ``loss``, ``metric``
             (validation; null where it was not evaluated).
         tuning: every trial: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
@@ -66,6 +75,7 @@ class StudyResult:
     verdicts: pl.DataFrame
     groups: pl.DataFrame
     group_metrics: pl.DataFrame
+    list_effects: pl.DataFrame
     curves: pl.DataFrame
     tuning: pl.DataFrame
     notes: pl.DataFrame
@@ -93,7 +103,8 @@ class StudyResult:
             InputError: the folder holds no finished study, or one without a file that is read today.
         """
         names = ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
-        if lacking := [name for name in names if not (folder / name).is_file()]:
+        lacking = [name for name in names if not (folder / name).is_file()]
+        if lacking not in ([], [LATER]):
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
@@ -101,7 +112,9 @@ class StudyResult:
                 found="a study without: run it again, its finished cells are kept",
             )  # fmt: skip
         tables = {
-            part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
+            part.name: pl.DataFrame()
+            if f"{part.name}.parquet" in lacking
+            else pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
             for part in fields(cls)
             if part.name != "card"
         }

@@ -41,6 +41,7 @@ from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
 from relrank.study.fitted import FittedRun, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
+from relrank.study.lists import list_effects
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -153,12 +154,12 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
                 found="none",
             )  # fmt: skip
         graph = build_graph(tables, split, config.relations, config.features, config.interactions)
-        similarity = _item_similarity(graph, config.study.similarity)
+        attributes = _attributes(graph, config.study.attribute)
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
-        seen += [edges_sha(graph, config.study.similarity).encode()] if config.study.similarity else []
+        seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
         beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
         benches.append(
-            Bench(seed, split, graph, user_groups, item_groups, similarity, beside, refit, config.interactions)
+            Bench(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
         )
     found = findings(config, tables, benches[0].split, benches[0].graph)
     if len({b.split.fingerprint for b in benches}) < len(benches):
@@ -239,14 +240,14 @@ def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.Data
     return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
 
 
-def _item_similarity(graph: Graph, name: str | None) -> Csr | None:
+def _attributes(graph: Graph, name: str | None) -> Csr | None:
     if name is None:
         return None
     relation = graph.relation(name)
     if relation.source != graph.item:
         raise InputError(
             "not a relation of items",
-            where="[study] similarity",
+            where="[study] attribute",
             expected=f"a relation from {graph.item}",
             found=name,
         )
@@ -347,6 +348,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
         verdicts,
         group_effects(found, effects, columns),
         group_metrics(found, columns),
+        list_effects(found, effects),
         tables_of.curves(found),
         tables_of.tuning(found),
         tables_of.notes(found),
