@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from relrank.csr import Int64
+from relrank.graph.edge_rows import attend, by_source, equal_pieces
 from relrank.graph.lanes import Lanes, row_code
 
 _WORTH_THREADS = 1 << 14
@@ -37,6 +38,8 @@ _WORTH_THREADS = 1 << 14
 _BLOCK = 1 << 12
 """Edges of a block of rows that sums over all edges are cut into."""
 _MOST_BLOCKS = 256
+_ROW_WORK = 2
+"""Edges' worth of work in a row beside its edges."""
 
 
 def additive_attention(
@@ -113,12 +116,7 @@ def _plain(
     if edge is not None:
         inner = inner + edge[0][:, None, None] * edge[1]
     scores = (functional.leaky_relu(inner, slope) * vector).sum(2)
-    lowest = scores.new_full((len(right), len(vector)), -math.inf)
-    top = lowest.scatter_reduce(0, rows[:, None].expand_as(scores), scores.detach(), "amax")
-    powers = (scores - top.index_select(0, rows)).exp()
-    sums = powers.new_zeros(top.shape).index_add(0, rows, powers)
-    shares = powers / sums.index_select(0, rows)
-    return torch.zeros_like(right).index_add(0, rows, values * shares[:, :, None])
+    return attend(scores, values, rows, len(right))
 
 
 class _Attention(torch.autograd.Function):
@@ -141,7 +139,7 @@ class _Attention(torch.autograd.Function):
         dtype = arrays[2].dtype
         shares, out = np.empty((indices.numel(), len(vector)), dtype), np.empty(right.shape, dtype)
         run, many = _kernels(vector.shape[1]).forward, _many(indices, parallel)
-        run(_borders(arrays[0]), many, *arrays, step, dtype.type(slope), shares, out)
+        run(_blocks(arrays[0]), many, *arrays, step, dtype.type(slope), shares, out)
         found = torch.from_numpy(out)
         ctx.save_for_backward(*given, torch.from_numpy(shares), found)
         ctx.rest = step, dtype.type(slope), parallel
@@ -155,11 +153,11 @@ class _Attention(torch.autograd.Function):
         kernels, many = _kernels(vector.shape[1]), _many(ctx.saved_tensors[1], parallel)
         shared = left, right, vector, weights, along, step, slope, shares, gradients[0].contiguous().numpy()
         moved, d_left, d_right = np.empty_like(shares), np.empty_like(left), np.empty_like(right)
-        borders = _borders(indptr)
-        d_vector, d_along = np.zeros((2, borders.size - 1, *vector.shape))  # one for each block
-        kernels.destinations(borders, many, indptr, indices, *shared, out, moved, d_right, d_vector, d_along)
-        starts, rows, places = _transpose(indptr, indices, len(left))
-        kernels.sources(_borders(starts), many, starts, rows, *shared, places, moved, d_left)
+        blocks = _blocks(indptr)
+        d_vector, d_along = np.zeros((2, blocks.size - 1, *vector.shape))  # one for each block
+        kernels.destinations(blocks, many, indptr, indices, *shared, out, moved, d_right, d_vector, d_along)
+        starts, rows, places = by_source(indptr, indices, np.arange(indices.size), len(left))
+        kernels.sources(_blocks(starts), many, starts, rows, *shared, places, moved, d_left)
         sums = (d.sum(0).astype(left.dtype) for d in (d_vector, d_along))
         return *(torch.from_numpy(d) for d in (d_left, d_right, *sums)), *[None] * 6
 
@@ -170,31 +168,10 @@ def _many(indices: Tensor, parallel: bool | None) -> bool:
     return parallel and indices.numel() >= _WORTH_THREADS
 
 
-def _borders(indptr: Int64) -> Int64:
+def _blocks(indptr: Int64) -> Int64:
     """Row borders of blocks with equal work, int64 [n_blocks + 1]; they do not depend on the number of threads."""
-    work = indptr + 2 * np.arange(indptr.size)
-    blocks = min(_MOST_BLOCKS, 1 + int(work[-1]) // _BLOCK)
-    borders = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1))
-    borders[0], borders[-1] = 0, indptr.size - 1
-    return borders.astype(np.int64)
-
-
-@numba.njit(nogil=True, cache=True)
-def _transpose(indptr, indices, n_src):  # type: ignore[no-untyped-def]
-    """Of every source its destinations, ascending, and where these edges lie."""
-    starts = np.zeros(n_src + 1, np.int64)
-    for e in range(indices.size):
-        starts[indices[e] + 1] += 1
-    for j in range(n_src):
-        starts[j + 1] += starts[j]
-    at = starts[:-1].copy()
-    rows, places = np.empty(indices.size, np.int32), np.empty(indices.size, np.int64)
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            place = at[indices[e]]
-            rows[place], places[place] = i, e
-            at[indices[e]] += 1
-    return starts, rows, places
+    work = int(indptr[-1]) + _ROW_WORK * (indptr.size - 1)
+    return equal_pieces(indptr, min(_MOST_BLOCKS, 1 + work // _BLOCK), _ROW_WORK)
 
 
 def _inner(f: Lanes, near: Any, far: Any, along: Any, weight: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from relrank.csr import Csr
 from relrank.graph.blocks import Edges
+from relrank.graph.edge_rows import by_source
 from relrank.graph.spmm import spmm
 
 
@@ -30,26 +31,9 @@ def _normalise(indptr, weight, out):  # type: ignore[no-untyped-def]
             out[e] = weight[e] / total
 
 
-@numba.njit(nogil=True, cache=True)
-def _transpose(indptr, indices, data, n_cols):  # type: ignore[no-untyped-def]
-    starts = np.zeros(n_cols + 1, np.int64)
-    for e in range(indices.size):
-        starts[indices[e] + 1] += 1
-    for j in range(n_cols):
-        starts[j + 1] += starts[j]
-    at = starts[:-1].copy()
-    rows, values = np.empty(indices.size, np.int32), np.empty(indices.size, np.float32)
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            place = at[indices[e]]
-            rows[place], values[place] = i, data[e]
-            at[indices[e]] += 1
-    return starts, rows, values
-
-
 def transposed(matrix: Csr) -> Csr:
     """The transpose by one counting pass; entries that occur more than once stay apart."""
-    starts, rows, values = _transpose(matrix.indptr, matrix.indices, matrix.data, matrix.n_cols)
+    starts, rows, values = by_source(matrix.indptr, matrix.indices, matrix.data, matrix.n_cols)
     return Csr(starts, rows, values, matrix.n_rows)
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Int32, Int64, end_to_end
+from relrank.graph.edge_rows import attend, by_source, equal_pieces
 
 CHUNKS = 64
 """Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""
@@ -71,11 +72,7 @@ def _by_torch(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, n: Neigh
     ends = torch.from_numpy(np.repeat(np.arange(n_dst), np.diff(n.indptr))).to(device)
     starts, kinds = (torch.from_numpy(x).long().to(device) for x in (n.indices, n.kinds))
     scores = (query[ends] * key[starts]).sum(2) * prior[kinds] * scale
-    highest = scores.new_full((n_dst, scores.shape[1]), -torch.inf)
-    highest = highest.scatter_reduce(0, ends[:, None].expand_as(scores), scores.detach(), "amax")
-    weights = (scores - highest[ends]).exp()
-    total = scores.new_zeros(n_dst, scores.shape[1]).index_add(0, ends, weights)
-    return torch.zeros_like(query).index_add(0, ends, (weights / total[ends])[..., None] * value[starts])
+    return attend(scores, value[starts], ends, n_dst)
 
 
 class _DotAttention(torch.autograd.Function):
@@ -102,7 +99,7 @@ class _DotAttention(torch.autograd.Function):
             n.indptr, n.indices, n.kinds, pieces, query, key, value, prior, ctx.scale, ctx.share, g, d_score, d_query,
             d_prior,
         )  # fmt: skip
-        starts, edges, ends = _by_source(n.indptr, n.indices, len(key))
+        starts, ends, edges = by_source(n.indptr, n.indices, np.arange(n.indices.size), len(key))
         _to_sources(starts, edges, ends, _pieces(starts), query, ctx.share, d_score, g, d_key, d_value)
         tensors = (torch.from_numpy(x) for x in (d_query, d_key, d_value, d_prior.sum(0)))
         return *tensors, None, None
@@ -110,28 +107,7 @@ class _DotAttention(torch.autograd.Function):
 
 def _pieces(indptr: Int64) -> Int64:
     """Borders of ``CHUNKS`` pieces of rows with about equal work."""
-    work = indptr + 4 * np.arange(indptr.size)
-    borders = np.searchsorted(work, np.linspace(0, work[-1], CHUNKS + 1))
-    borders[0], borders[-1] = 0, indptr.size - 1
-    return borders.astype(np.int64)
-
-
-@numba.njit(nogil=True, cache=True)
-def _by_source(indptr, indices, n_src):  # type: ignore[no-untyped-def]
-    """Edges by source: where each source's start, their numbers, their destinations."""
-    starts = np.zeros(n_src + 1, np.int64)
-    for e in range(indices.size):
-        starts[indices[e] + 1] += 1
-    for j in range(n_src):
-        starts[j + 1] += starts[j]
-    at = starts[:-1].copy()
-    edges, ends = np.empty(indices.size, np.int64), np.empty(indices.size, np.int32)
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            place = at[indices[e]]
-            edges[place], ends[place] = e, i
-            at[indices[e]] += 1
-    return starts, edges, ends
+    return equal_pieces(indptr, CHUNKS, row_work=4)
 
 
 @numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from relrank.csr import Csr, Float32, Float64, Int64
+from relrank.graph.edge_rows import equal_pieces
 
 # Edges between the prefetch of a vector and its use: far enough to hide a trip to memory, near enough to stay in L1.
 PREFETCH = 16
@@ -124,10 +125,7 @@ def _kernel(width: int, dot: bool) -> Any:
 def chunks(csr: Csr, threads: int | None = None) -> Int64:
     """Row borders of chunks with equal work (edges + a little per row), int64 [n_chunks + 1]."""
     n = CHUNKS_PER_THREAD * (threads or numba.get_num_threads())
-    work = csr.indptr + 2 * np.arange(csr.indptr.size)
-    borders = np.searchsorted(work, np.linspace(0, work[-1], n + 1))
-    borders[0], borders[-1] = 0, csr.n_rows
-    return borders.astype(np.int64)
+    return equal_pieces(csr.indptr, n, row_work=2)
 
 
 def spmm(
