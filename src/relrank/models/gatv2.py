@@ -17,12 +17,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.additive_attention import additive_attention
 from relrank.graph.blocks import Adjacency, Block
-from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
+from relrank.models.layers import EdgeAttention, check_heads, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 
 
@@ -32,42 +30,6 @@ class GATv2Config(MessagePassingConfig):
 
     heads: int = 2
     """Heads of attention; they divide ``dim``."""
-
-
-class EdgeAttention(nn.Module):
-    """Parameters of one edge type.
-
-    Attributes:
-        left: L, [dim, dim].
-        right: R, [dim, dim].
-        vector: v, [heads, dim / heads].
-        along: e, [heads, dim / heads]; None where edges have no weights.
-    """
-
-    def __init__(self, dim: int, heads: int, weighted: bool) -> None:
-        super().__init__()
-        self.left, self.right = (nn.Parameter(torch.zeros(dim, dim)) for _ in range(2))
-        self.vector = nn.Parameter(torch.zeros(heads, dim // heads))
-        self.along = nn.Parameter(torch.zeros(heads, dim // heads)) if weighted else None
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Values near the identity, attention Glorot, e near zero."""
-        dim = len(self.left)
-        self.left.copy_(near_identity((dim, dim), generator))
-        self.right.copy_(glorot((dim, dim), generator))
-        self.vector.copy_(glorot(tuple(self.vector.shape), generator))
-        if self.along is not None:
-            self.along.copy_(torch.randn(self.along.shape, generator=generator) * 0.1 / dim**0.5)
-
-    def forward(
-        self, sources: Tensor, destinations: Tensor, indptr: Tensor, indices: Tensor, weight: Tensor
-    ) -> Tensor:
-        """What each destination hears, [n_dst, dim]: sources [n_src, dim], destinations [n_dst, dim], their rows."""
-        by_head = (-1, *self.vector.shape)
-        left, right = functional.linear(sources, self.left), functional.linear(destinations, self.right)
-        edge = None if self.along is None else (weight.log1p(), self.along)
-        heard = additive_attention(left.view(by_head), right.view(by_head), self.vector, indptr, indices, edge)
-        return heard.flatten(1)
 
 
 class AttentionLayer(nn.Module):

@@ -33,7 +33,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.models.base import Knob, check_choice, check_range
-from relrank.models.layers import FeatureEncoder, product_in_blocks
+from relrank.models.layers import Affine, FeatureEncoder
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.space import Choice, Range
@@ -59,31 +59,6 @@ class HybridConfig(RelationalLightGCNConfig):
     graph_dropout: float = 0.2
     """Share of a batch's nodes with features whose graph part is left out in a step. At 0 new items, which are
     negatives and nothing else, would be ranked below all others of their kind."""
-
-
-class Affine(nn.Module):
-    """``[x ‖ 1] @ weight``: a linear layer whose gradients have the same bits on any number of threads.
-
-    Attributes:
-        weight: [d_in + 1, d_out]; the last row is the bias.
-    """
-
-    def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(d_in + 1, d_out))
-
-    def reset(self, generator: torch.Generator | None, scale: float = 1.0, bias: float = 0.0) -> None:
-        """Normal weights of deviation ``scale / √d_in``, or zeros without a generator; one bias."""
-        with torch.no_grad():
-            self.weight.zero_()
-            if generator is not None:
-                drawn = torch.randn(self.weight[:-1].shape, generator=generator)
-                self.weight[:-1] = drawn * (scale / math.sqrt(len(drawn)))
-            self.weight[-1] = bias
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Parts side by side, [b, d_in] together → [b, d_out]."""
-        return product_in_blocks(torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1), self.weight)
 
 
 class Fusion(nn.Module):

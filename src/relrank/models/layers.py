@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
+from relrank.graph.additive_attention import additive_attention
 from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Feature, Graph
 
@@ -28,6 +29,67 @@ def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
     blocks = functional.pad(x, (0, 0, 0, -b % BLOCK)).view(-1, BLOCK, x.shape[1])
     product = torch.bmm(blocks, weight.expand(len(blocks), *weight.shape))
     return product.flatten(0, 1)[:b]
+
+
+class Affine(nn.Module):
+    """``[x ‖ 1] @ weight``: a linear layer whose gradients have the same bits on any number of threads.
+
+    Attributes:
+        weight: [d_in + 1, d_out]; the last row is the bias.
+    """
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(d_in + 1, d_out))
+
+    def reset(self, generator: torch.Generator | None, scale: float = 1.0, bias: float = 0.0) -> None:
+        """Normal weights of deviation ``scale / √d_in``, or zeros without a generator; one bias."""
+        with torch.no_grad():
+            self.weight.zero_()
+            if generator is not None:
+                drawn = torch.randn(self.weight[:-1].shape, generator=generator)
+                self.weight[:-1] = drawn * (scale / math.sqrt(len(drawn)))
+            self.weight[-1] = bias
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Parts side by side, [b, d_in] together → [b, d_out]."""
+        return product_in_blocks(torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1), self.weight)
+
+
+class EdgeAttention(nn.Module):
+    """Additive attention over one edge type (GATv2: Brody, Alon & Yahav 2022, eq. 7), with its parameters.
+
+    Attributes:
+        left: L, [dim, dim].
+        right: R, [dim, dim].
+        vector: v, [heads, dim / heads].
+        along: e, [heads, dim / heads]; None where edges have no weights.
+    """
+
+    def __init__(self, dim: int, heads: int, weighted: bool) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Parameter(torch.zeros(dim, dim)) for _ in range(2))
+        self.vector = nn.Parameter(torch.zeros(heads, dim // heads))
+        self.along = nn.Parameter(torch.zeros(heads, dim // heads)) if weighted else None
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Values near the identity, attention Glorot, e near zero."""
+        dim = len(self.left)
+        self.left.copy_(near_identity((dim, dim), generator))
+        self.right.copy_(glorot((dim, dim), generator))
+        self.vector.copy_(glorot(tuple(self.vector.shape), generator))
+        if self.along is not None:
+            self.along.copy_(torch.randn(self.along.shape, generator=generator) * 0.1 / dim**0.5)
+
+    def forward(
+        self, sources: Tensor, destinations: Tensor, indptr: Tensor, indices: Tensor, weight: Tensor
+    ) -> Tensor:
+        """What each destination hears, [n_dst, dim]: sources [n_src, dim], destinations [n_dst, dim], their rows."""
+        by_head = (-1, *self.vector.shape)
+        left, right = functional.linear(sources, self.left), functional.linear(destinations, self.right)
+        edge = None if self.along is None else (weight.log1p(), self.along)
+        heard = additive_attention(left.view(by_head), right.view(by_head), self.vector, indptr, indices, edge)
+        return heard.flatten(1)
 
 
 class FeatureEncoder(nn.Module):
