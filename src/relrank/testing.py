@@ -598,7 +598,7 @@ class SequenceContract(TrainedContract):
             padded = np.full((len(histories), width), pad)
             for row, h in zip(padded, histories, strict=True):
                 row[slice(width - len(h), width) if side == "before" else slice(0, len(h))] = h.numpy()
-            _close(model._scores(Sequences.of_padded(padded, pad)), alone, f"padding {side} the history")
+            _close(model.score_sequences(Sequences.of_padded(padded, pad)), alone, f"padding {side} the history")
         asked = model.asked(Sequences.of_histories(histories, pad))
         behind = torch.arange(asked.items.shape[1]) >= asked.real[:, None]
         wide = functional.pad(asked.items.masked_fill(behind, 7), (0, 5), value=3)

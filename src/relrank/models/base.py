@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sequences import check_ordered, item_rows
+from relrank.graph.sequences import Sequences, check_ordered, item_rows
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
@@ -166,6 +166,28 @@ class FromHistory(ClosedForm):
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """New histories, scored."""
         return self.score_rows(history_rows(histories, self.graph.n_items))
+
+
+class FromSequence(Recommender):
+    """A model whose scores depend on a user's items and their order in time alone; mixed into either kind."""
+
+    from_history = True
+    ordered = True
+
+    #: the training histories of all users
+    sequences: Sequences
+
+    @abstractmethod
+    def score_sequences(self, histories: Sequences) -> Tensor:
+        """Scores for histories, float32 [histories.n, n_items]."""
+
+    def score(self, users: Tensor) -> Tensor:
+        """The users' training histories, scored."""
+        return self.score_sequences(self.sequences.take(user_rows(users, self.graph.n_users)))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """New histories, scored."""
+        return self.score_sequences(Sequences.of_histories(histories, self.graph.n_items))
 
 
 class Trained(nn.Module, Recommender):

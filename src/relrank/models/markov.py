@@ -11,7 +11,6 @@ weigh 1, a transition weighs what its later interaction does, and n_i is a sum o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
-from relrank.models.base import ClosedForm, Knob, check_range, user_rows
+from relrank.models.base import ClosedForm, FromSequence, Knob, check_range
 from relrank.models.linear import products_by_row
 
 LIGHTEST = 1e-20
@@ -43,13 +42,11 @@ class MarkovConfig:
     """What the most popular item gets of the least that a transition can add; below 1."""
 
 
-class Markov(ClosedForm):
+class Markov(FromSequence, ClosedForm):
     """Scores are sums over the latest items of how often each item came next."""
 
     name = "markov"
     Config = MarkovConfig
-    from_history = True
-    ordered = True
     solution: ClassVar[tuple[str, ...]] = ("indptr", "indices", "chances", "popularity")
 
     #: CSR of P, items by items, float32 chances
@@ -99,15 +96,8 @@ class Markov(ClosedForm):
         self.popularity = torch.from_numpy((popularity / max(popularity.max(), 1e-30)).astype(np.float32))
         return self
 
-    def score(self, users: Tensor) -> Tensor:
-        """The users' training histories, scored."""
-        return self._scores(self.sequences.take(user_rows(users, self.graph.n_users)))
-
-    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """New histories, scored; an empty one gets the order of popularity."""
-        return self._scores(Sequences.of_histories(histories, self.graph.n_items))
-
-    def _scores(self, histories: Sequences) -> Tensor:
+    def score_sequences(self, histories: Sequences) -> Tensor:
+        """What followed their latest items; an empty history gets the order of popularity."""
         c, n = self.config, self.graph.n_items
         window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
         items, real = histories.windows(window)

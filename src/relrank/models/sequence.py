@@ -12,7 +12,7 @@ training are; an empty one gets equal scores.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -26,7 +26,7 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
-from relrank.models.base import Knob, check_choice, check_range, user_rows
+from relrank.models.base import FromSequence, Knob, check_choice, check_range
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig
 
@@ -74,7 +74,7 @@ class Windows:
         return Windows(*(x.to(device) for x in (self.items, self.real, self.lengths, self.at)))
 
 
-class SequenceModel(ProductModel):
+class SequenceModel(FromSequence, ProductModel):
     """An encoder of histories with everything around it.
 
     A subclass gives ``states``; ``windows`` and ``asked`` if it does not learn from the next item; ``moments`` and
@@ -82,8 +82,6 @@ class SequenceModel(ProductModel):
     """
 
     Config = SequenceConfig
-    from_history = True
-    ordered = True
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
@@ -95,9 +93,6 @@ class SequenceModel(ProductModel):
             check_range(getattr(c, field) == 0, self.name, field, "0 in a model of sequences", getattr(c, field))
         self.sequences = Sequences.of_graph(graph)
         self.table = nn.Parameter(torch.zeros(graph.n_items, c.dim))
-        # what score reads: derived from the parameters, so never saved
-        self.register_buffer("_items", torch.empty(0), persistent=False)
-        self._items: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
@@ -241,25 +236,9 @@ class SequenceModel(ProductModel):
         """Make the items' side of the product once."""
         self._items = self.outputs().detach()
 
-    def forget(self) -> None:
-        """Drop what was derived from earlier parameters."""
-        self._items = torch.empty(0, device=self.table.device)
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set the parameters; scores follow at the next question."""
-        self.load_state_dict(dict(state))
-        self.forget()
-
-    def score(self, users: Tensor) -> Tensor:
-        """The users' training histories, scored."""
-        return self._scores(self.sequences.take(user_rows(users, self.graph.n_users)))
-
-    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """New histories, scored."""
-        return self._scores(Sequences.of_histories(histories, self.graph.n_items))
-
     @torch.no_grad()
-    def _scores(self, histories: Sequences) -> Tensor:
+    def score_sequences(self, histories: Sequences) -> Tensor:
+        """Encoded histories times the items; an empty one gets equal scores."""
         if not self._items.numel():
             self.refresh()
         read = self._items

@@ -155,6 +155,9 @@ class ProductModel(Trained):
                 "hyper-parameter is out of range", where=f"{self.name}, temperature or calibration",
                 expected="temperature above 0, calibration of 0 to 1", found=f"{c.temperature}, {c.calibration}",
             )  # fmt: skip
+        # what score reads: derived from the parameters, so never saved
+        self.register_buffer("_items", torch.empty(0), persistent=False)
+        self._items: Tensor
         self._sampler: NegativeSampler | None = None
         if c.loss != "full-softmax":
             self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
@@ -319,6 +322,15 @@ class ProductModel(Trained):
             total = total + items[batch.negative_at].sum()
         return 0.5 * total / len(batch.user_at)
 
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters; scores follow at the next question."""
+        self.load_state_dict(dict(state))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        self._items = torch.empty(0, device=self._items.device)
+
 
 class VectorModel(ProductModel):
     """An encoder of users and items with everything around it.
@@ -328,11 +340,8 @@ class VectorModel(ProductModel):
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
-        # what score reads: derived from the parameters, so never saved
         self.register_buffer("_users", torch.empty(0), persistent=False)
-        self.register_buffer("_items", torch.empty(0), persistent=False)
         self._users: Tensor
-        self._items: Tensor
 
     @abstractmethod
     def encode_all(self) -> tuple[Tensor, Tensor]:
@@ -394,14 +403,10 @@ class VectorModel(ProductModel):
             scores: Tensor = users @ self._items.T
             return scores
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set the parameters; scores follow at the next question."""
-        self.load_state_dict(dict(state))
-        self.forget()
-
     def forget(self) -> None:
         """Drop what was derived from earlier parameters."""
-        self._users = self._items = torch.empty(0, device=self._items.device)
+        super().forget()
+        self._users = self._items
 
 
 def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
