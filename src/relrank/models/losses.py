@@ -17,7 +17,9 @@ from torch.nn import functional
 
 Pairs = tuple[Tensor, Tensor]
 _BLOCK = 1 << 20
-"""Scores that full_softmax takes at a time on a CPU: few beside the matrix, many beside the cost of an operation."""
+"""Scores that a softmax takes at a time on a CPU: few beside the matrix, many beside the cost of an operation."""
+_DEVICE_BLOCK = 1 << 26
+"""The same elsewhere."""
 
 
 def bpr(positive: Tensor, negative: Tensor, excluded: Tensor | None = None) -> Tensor:
@@ -205,6 +207,11 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _rows_at_once(device: torch.device, columns: int) -> int:
+    """Rows of scores in a block, at least one."""
+    return max(1, (_BLOCK if device.type == "cpu" else _DEVICE_BLOCK) // max(columns, 1))
+
+
 def _wide_pairs(positive: Tensor, negative: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Widened, with a column per negative."""
     if negative.ndim == 1:
@@ -230,7 +237,7 @@ class _SharedSoftmax(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         shares = users.new_empty(len(users), len(negatives))
         own, total = positive / temperature, torch.empty_like(positive)
-        step = max(1, (_BLOCK if users.device.type == "cpu" else 1 << 26) // max(len(negatives), 1))
+        step = _rows_at_once(users.device, len(negatives))
         scaled = negatives.T / temperature
         for first in range(0, len(users), step):
             here = slice(first, first + step)
@@ -271,7 +278,7 @@ class _CatalogueSoftmax(torch.autograd.Function):
         own = (left * items.index_select(0, targets)).sum(1)
         total = torch.empty_like(own)
         # a block costs a pass over the items' gradient, so it is no smaller than that is wide
-        step = max(left.shape[1], (_BLOCK if left.device.type == "cpu" else 1 << 26) // max(len(items), 1))
+        step = max(left.shape[1], _rows_at_once(left.device, len(items)))
         for first in range(0, len(left), step):
             here = slice(first, first + step)
             block = (narrow_left[here] @ narrow.T).to(left.dtype)
@@ -336,8 +343,7 @@ class _Rows:
     def __init__(
         self, scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
     ) -> None:
-        size = _BLOCK if scores.device.type == "cpu" else 1 << 26
-        self.step = max(1, size // max(scores.shape[1], 1))
+        self.step = _rows_at_once(scores.device, scores.shape[1])
         self.temperature = temperature
         self.mask = known if isinstance(known, Tensor) else None
         pairs = [] if known is None else [(users, items)]
