@@ -131,11 +131,15 @@ class StudyConfig(Section):
     study: StudySection = StudySection()
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
 
+    @property
+    def rival(self) -> ModelSection | None:
+        """The model that the others are compared with."""
+        return next((m for m in self.models if m.name == self.study.versus), None)
+
     @model_validator(mode="after")
     def _rival_is_there(self) -> Self:
-        names = [m.name for m in self.models]
-        if self.study.versus is not None and self.study.versus not in names:
-            raise ValueError(f"[study] versus must be one of the models {', '.join(names)}")
+        if self.study.versus is not None and self.rival is None:
+            raise ValueError(f"[study] versus must be one of the models {', '.join(m.name for m in self.models)}")
         return self
 
     @model_validator(mode="after")

@@ -16,10 +16,10 @@ import polars as pl
 import relrank
 from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.graph.audit import known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
-from relrank.graph.sequences import Sequences
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -183,44 +183,10 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
     for feature in config.features.values():
         used += [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
     found = audit(tables, split, edges, dict.fromkeys(used))
-    parts = (("validation", split.valid), ("test", split.test))
-    for name, r in graph.relations.items():
-        if {r.source, r.target} != {graph.user, graph.item}:
-            continue
-        user, item = (r.src, r.dst) if r.source == graph.user else (r.dst, r.src)
-        known = user.astype(np.int64) * graph.n_items + item
-        again = np.isin(known, split.train.user.astype(np.int64) * graph.n_items + split.train.item).sum()
-        message = f"{again:,} of {len(r):,} edges of relation {name} repeat a training row, so that a model reads in "
-        message += "its graph what it is to predict"
-        found.append(Finding("warning" if again else "ok", f"training rows in {name}", message, int(again)))
-        for part, rows in parts:
-            n = int(np.isin(rows.user.astype(np.int64) * graph.n_items + rows.item, known).sum())
-            message = f"{n:,} of {len(rows):,} {part} rows are edges of relation {name}"
-            found.append(Finding("leak" if n else "ok", f"{part} rows in {name}", message, n))
-    for name, recipe in config.relations.items():
-        if recipe.kind == "cooccurrence" and graph.places is not None:
-            found.append(_own_steps(graph, name))
+    found += known_rows(graph, split)
+    if graph.places is not None:
+        found += [own_steps(graph, name) for name, r in config.relations.items() if r.kind == "cooccurrence"]
     return found
-
-
-def _own_steps(graph: Graph, name: str) -> Finding:
-    """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
-
-    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning.
-    """
-    histories, relation = Sequences.of_graph(graph), graph.relations[name]
-    inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
-    a, b = (side[inside].astype(np.int64) for side in (histories.items[:-1], histories.items[1:]))
-    once = relation.where(relation.weight == 1)
-    n = int(
-        np.isin(
-            np.minimum(a, b) * graph.n_items + np.maximum(a, b), once.src.astype(np.int64) * graph.n_items + once.dst
-        ).sum()
-    )
-    message = (
-        f"{n:,} of {a.size:,} steps from a training item to the next are edges of {name} that no other step makes"
-    )
-    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {name}", message, n)
 
 
 def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
@@ -268,7 +234,7 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     ]
     for cell in cells:
         _check(cell)
-    rival = next((m for m in config.models if m.name == config.study.versus), None)
+    rival = config.rival
     if rival and MODELS[rival.kind].relational:
         there = {a.name for a in arms_of(rival, list(config.relations))}
         if not {"interactions", "all"} <= there:
@@ -297,10 +263,9 @@ def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
 
 def _beside_rival(config: StudyConfig) -> list[str]:
     """The models that are compared with the study's rival: of its own sort, if it uses relations, else all."""
-    rival = next((m for m in config.models if m.name == config.study.versus), None)
+    rival = config.rival
     only_relational = rival is not None and MODELS[rival.kind].relational
-    return [m.name for m in config.models if m.name != config.study.versus
-            and (MODELS[m.kind].relational or not only_relational)]  # fmt: skip
+    return [m.name for m in config.models if m != rival and (MODELS[m.kind].relational or not only_relational)]
 
 
 def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None) -> StudyResult:

@@ -62,7 +62,8 @@ def _finding(level: Literal["leak", "warning"], check: str, count: int, bad: str
     return Finding(level, check, bad, count) if count else Finding("ok", check, good, 0)
 
 
-def _pairs(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
+def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
+    """One number for each pair, int64 [n]."""
     return user.astype(np.int64) * n_items + item
 
 
@@ -71,15 +72,15 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
         return
     if (edges.n_rows, edges.n_cols) != split.shape:
         raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} beside a split of {split.shape}")
-    graph = _pairs(edges.rows(), edges.indices, edges.n_cols)
+    graph = pair_keys(edges.rows(), edges.indices, edges.n_cols)
     for part, rows in (("validation", split.valid), ("test", split.test)):
-        hits = int(np.isin(_pairs(rows.user, rows.item, edges.n_cols), graph).sum())
+        hits = int(np.isin(pair_keys(rows.user, rows.item, edges.n_cols), graph).sum())
         bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
         yield _finding("leak", f"{part} rows in the graph", hits, bad, f"no {part} row is an edge of the graph")
 
 
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
-    parts = [_pairs(rows.user, rows.item, len(split.items)) for rows in (split.train, split.valid, split.test)]
+    parts = [pair_keys(rows.user, rows.item, len(split.items)) for rows in (split.train, split.valid, split.test)]
     inside = sum(pairs.size - np.unique(pairs).size for pairs in parts)
     bad = f"{inside:,} rows are there twice in one part"
     yield _finding("warning", "repeated rows", inside, bad, "every row is there once in its part")
@@ -94,7 +95,7 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
         for rows, others in ((split.valid, parts[:1]), (split.test, parts[:2])):
             user, item = known[rows.item], ends[rows.user]
             both = (user >= 0) & (item >= 0)
-            mirrored = _pairs(user[both], item[both], len(split.items))
+            mirrored = pair_keys(user[both], item[both], len(split.items))
             reverse += int(np.isin(mirrored, np.concatenate(others)).sum())
         bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
         yield _finding("leak", "reversed rows", reverse, bad, "no row is there the other way round in another part")
