@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -16,6 +18,9 @@ import typer
 from relrank.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
     from relrank.study.run import Material
 
 INTERRUPTED = 130
@@ -80,8 +85,9 @@ def audit(study: StudyFile) -> None:
 
     config = read_study(study)
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
-    material = prepare(config.model_copy(update={"study": one}), study.parent)
     console = Console()
+    with _progress(console) as progress:
+        material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
     _print_card(console, material)
     table = Table(title=f"audit of {config.name}, split seed {material.benches[0].seed}", title_justify="left")
     for heading in ("", "check", "finding"):
@@ -121,7 +127,8 @@ def study(
     folder = out or Path("runs") / config.name
     if smoke:
         config, folder = small(config), folder.with_name(folder.name + "-smoke")
-    material = prepare(config, study.parent, smoke)
+    with _progress(console) as progress:
+        material = prepare(config, study.parent, smoke, progress)
     _print_card(console, material)
     with LiveStudy(console) as live:
         result = run_study(config, material, folder, live)
@@ -166,7 +173,8 @@ def tune(
     console = Console()
     folder = out or Path("runs") / config.name
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
-    material = prepare(config.model_copy(update={"study": one}), study.parent)
+    with _progress(console) as progress:
+        material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
     _print_card(console, material)
     wanted = [name.strip() for name in (models or "").split(",") if name.strip()]
     with LiveSearch(console) as live:
@@ -204,7 +212,8 @@ def fit(
     seeds = config.study.seeds[:1] if seed is None else (seed,)
     config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
     console = Console()
-    material = prepare(config, study.parent)
+    with _progress(console) as progress:
+        material = prepare(config, study.parent, progress=progress)
     cell = cell_of(config, material, model, arm)
     with console.status(f"{model} on {cell.arm.name}") as status:
         run = fit_run(cell, material.tables, out, lambda text: status.update(f"{model} on {cell.arm.name}: {text}"))
@@ -314,6 +323,27 @@ def report(
     console = Console()
     print_result(console, result)
     console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each piece of long work, gone when the block ends; nothing is shown where there is none."""
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+    with ExitStack() as stack:
+
+        def progress(what: str, done: int, total: int) -> None:
+            if not tasks:
+                stack.enter_context(bar)
+            if what not in tasks:
+                tasks[what] = bar.add_task(escape(what), total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield progress
 
 
 def _few(titles: list[str], n: int = 3) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from relrank.csr import Float32
@@ -18,8 +19,8 @@ from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
-from relrank.graph.joins import Draft, Join, examples, occurring
-from relrank.graph.neighbours import cooccurring, largest, similar_texts
+from relrank.graph.joins import Draft, Join, Progress, examples, occurring, silent
+from relrank.graph.neighbours import cooccurring, largest, similar_texts, similar_vectors
 from relrank.graph.recipes import (
     Attribute,
     Bins,
@@ -29,14 +30,18 @@ from relrank.graph.recipes import (
     Link,
     RelationConfig,
     Text,
+    Texts,
 )
+from relrank.graph.text_encoders import sentences
+from relrank.graph.text_rows import joined_texts
+from relrank.graph.texts import text_feature, texts_draft
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
 __all__ = [
     "Attribute", "Bins", "Cooccurrence", "FeatureConfig", "InteractionWeights", "Link", "RelationConfig", "Text",
-    "build_graph",
+    "Texts", "build_graph",
 ]  # fmt: skip
 
 MISSING = "(missing)"
@@ -49,6 +54,7 @@ def build_graph(
     relations: Mapping[str, RelationConfig],
     features: Mapping[str, FeatureConfig] | None = None,
     interactions: InteractionWeights | None = None,
+    progress: Progress = silent,
 ) -> Graph:
     """Build the graph of a split: interactions from its training rows, relations and features as configured.
 
@@ -56,18 +62,20 @@ def build_graph(
 
     Users and items are those of the split, in its row order. Every other node type has the values that occur in at
     least one edge, in ascending order. What a policy drops is counted in ``graph.notices``, and so are the users or
-    items that a relation does not reach.
+    items that a relation does not reach. ``progress`` is told of long work: texts that a language model reads.
+
+    A relation of kind ``texts`` also makes a feature of its target, under its own name (see ``text_relations``).
 
     Raises:
         InputError: a table, column or node type is not there; keys of two sides do not meet; an edge occurs twice
             against the policy; a relation ends without edges. The message names the relation and both sides.
-            A feature's column does not fit its kind, or says nothing. Weights are made of ratings or times that are
-            not there.
+            A feature's column does not fit its kind, or says nothing; its name is a text relation's.
+            Weights are made of ratings or times that are not there.
     """
     drafts = {}
     for name, config in relations.items():
-        join = Join(name, tables, split)
-        if name == "interactions":
+        join = Join(name, tables, split, progress=progress)
+        if name == "interactions" or (isinstance(config, Texts) and name in (features or {})):
             raise join.error("name is taken", expected="another name for the relation", found=name)
         drafts[name] = _draft(join, config)
     known = (tables.user, tables.item)
@@ -77,10 +85,12 @@ def build_graph(
         for end in sorted({relation.source, relation.target}.intersection(known)):
             bare = (relation.degrees(end, len(nodes[end])) == 0).sum()
             drafts[name].join.count(f"{end} nodes without an edge, of {len(nodes[end]):,}", bare)
-    notices = [notice for draft in drafts.values() for notice in draft.join.notices]
+    known_of_nodes, more = build_features(tables, split, nodes, features or {}, progress)
+    for name, config in relations.items():
+        if isinstance(config, Texts):
+            known_of_nodes[name] = text_feature(drafts[name], config, nodes)
+    notices = [notice for draft in drafts.values() for notice in draft.join.notices] + more
     train = interactions_of(tables.user, tables.item, split.train, interactions)
-    known_of_nodes, more = build_features(tables, split, nodes, features or {})
-    notices += more
     places = places_of(split.train) if split.ordered else None
     return Graph(
         tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places
@@ -97,6 +107,8 @@ def _draft(join: Join, config: RelationConfig) -> Draft:
             return _bins(join, config)
         case Text():
             return _text(join, config)
+        case Texts():
+            return texts_draft(join, config)
         case Cooccurrence():
             return _cooccurrence(join, config)
 
@@ -203,19 +215,32 @@ def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataF
 
 
 def _text(join: Join, config: Text) -> Draft:
-    columns = [join.column(config.node, name)[1].alias(name) for name in config.columns]
-    ids, _ = join.column(config.node, config.columns[0])
-    text, there = as_one_text(join, columns)
+    ids, text, there = _one_text(join, config)
     given = np.flatnonzero(there)
     join.count(f"{config.node} nodes without text: no edge", len(ids) - given.size)
-    try:
-        (src, dst, cosine), bare = similar_texts(text.gather(given).to_list(), config)
-    except ValueError as error:
-        expected = f"words that at least {config.min_df} of {given.size:,} texts share"
-        raise join.error("texts have no common words", expected=expected, found=str(error)) from None
+    texts = text.gather(given).to_list()
+    if config.encoder == "sentence" and texts:
+        (src, dst, cosine), bare = similar_vectors(sentences(join, texts, config), config), 0
+    else:
+        try:
+            (src, dst, cosine), bare = similar_texts(texts, config)
+        except ValueError as error:
+            expected = f"words that at least {config.min_df} of {given.size:,} texts share"
+            raise join.error("texts have no common words", expected=expected, found=str(error)) from None
     join.count(f"{config.node} nodes whose words occur nowhere else: no edge", bare)
     relation = Relation.of(join.relation, config.node, config.node, given[src], given[dst], cosine, "max")
     return join.draft(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
+
+
+def _one_text(join: Join, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[np.bool_]]:
+    """Nodes, their one text each, and who has any."""
+    if config.texts is None:
+        columns = [join.column(config.node, name)[1].alias(name) for name in config.columns]
+        return join.column(config.node, config.columns[0])[0], *as_one_text(join, columns)
+    ids = join.universe(config.node)
+    if ids is None:
+        raise join.error("no such node table", expected=f"one of {sorted(join.tables.nodes)}", found=config.node)
+    return ids, *as_one_text(join, [joined_texts(join, config.node, config.texts, ids.keys)])
 
 
 def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:

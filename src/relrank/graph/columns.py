@@ -10,16 +10,27 @@ import polars as pl
 
 from relrank.csr import Float64
 from relrank.errors import InputError
-from relrank.graph.joins import examples
+from relrank.graph.joins import Progress, examples
 from relrank.graph.recipes import Cuts
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
 Bool = npt.NDArray[np.bool_]
 
+NOT_A_VALUE = ("nan", "NaN")
+"""What a missing number becomes when a program writes it as text."""
+
 
 class Reader(Protocol):
-    """Who reads a column: has a place to count what a policy touched, and a name for errors."""
+    """Who reads a column: has the tables, a place to count what a policy touched, and a name for errors."""
+
+    @property
+    def tables(self) -> Tables:
+        """Where the rows are."""
+
+    @property
+    def progress(self) -> Progress:
+        """Told of long work."""
 
     def count(self, message: str, number: int | np.integer) -> None:
         """Note rows or nodes that a policy touched."""

@@ -16,9 +16,9 @@ import polars as pl
 
 from relrank.csr import Csr, Float32, Float64
 from relrank.errors import InputError
-from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.columns import NOT_A_VALUE, as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.graph import Feature
-from relrank.graph.joins import examples
+from relrank.graph.joins import Progress, examples, silent
 from relrank.graph.recipes import (
     BinsFeature,
     CategoryFeature,
@@ -28,18 +28,21 @@ from relrank.graph.recipes import (
     TextFeature,
     VectorFeature,
 )
+from relrank.graph.text_encoders import vectors
+from relrank.graph.text_rows import joined_texts
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import NodeTable, Notice, Tables
 
 Bool = npt.NDArray[np.bool_]
 
-NOT_A_VALUE = ("nan", "NaN")
-"""What a missing number becomes when a program writes it as text."""
-
 
 def build_features(
-    tables: Tables, split: Split, nodes: Mapping[str, IdMap], configs: Mapping[str, FeatureConfig]
+    tables: Tables,
+    split: Split,
+    nodes: Mapping[str, IdMap],
+    configs: Mapping[str, FeatureConfig],
+    progress: Progress = silent,
 ) -> tuple[dict[str, Feature], list[Notice]]:
     """The features of a graph's nodes, and what was dropped on the way.
 
@@ -48,6 +51,7 @@ def build_features(
         split: whose training rows quantiles are measured on.
         nodes: keys of every node type of the graph, in row order.
         configs: features by name.
+        progress: told of long work.
 
     Raises:
         InputError: a table, column or node type is not there; a column does not fit its kind; no node has a value, or
@@ -55,7 +59,7 @@ def build_features(
     """
     built, notices = {}, []
     for name, config in configs.items():
-        source = Source(name, tables, split, nodes)
+        source = Source(name, tables, split, nodes, progress=progress)
         built[name] = _feature(source, config)
         source.count(f"{config.node} nodes without a value: missing", (~built[name].known).sum())
         notices += source.notices
@@ -87,6 +91,7 @@ class Source:
         split: which rows are for training.
         nodes: keys of the graph's node types.
         notices: what was counted so far.
+        progress: told of long work.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Source:
     split: Split
     nodes: Mapping[str, IdMap]
     notices: list[Notice] = field(default_factory=list)
+    progress: Progress = silent
 
     def count(self, message: str, number: int | np.integer) -> None:
         """Note nodes that a policy touched."""
@@ -113,9 +119,18 @@ class Source:
         if node_type not in self.tables.nodes:
             expected = f"one of {sorted(self.tables.nodes)}"
             raise self.error("no such node table", expected=expected, found=node_type)
+        self.keys(node_type)
+        return self.tables.nodes[node_type]
+
+    def keys(self, node_type: str) -> pl.Series:
+        """The keys of a type of the graph, in row order.
+
+        Raises:
+            InputError: no relation made it a type of the graph.
+        """
         if node_type not in self.nodes:
             raise self.error("no relation links this type", expected=f"one of {sorted(self.nodes)}", found=node_type)
-        return self.tables.nodes[node_type]
+        return self.nodes[node_type].keys
 
     def column(self, node_type: str, column: str) -> pl.Series:
         """A column in the row order of the graph; null where the table has no such node, or says "nan".
@@ -185,7 +200,7 @@ def _number(source: Source, config: NumberFeature) -> Feature:
             found = f"{config.column}: {given.min():g}"
             raise source.error("logarithm of a negative number", expected="0 or more, or no log", found=found)
         given = np.log1p(given)
-    return Feature(source.name, config.node, known, dense=_standard(given, known))
+    return Feature(source.name, config.node, known, dense=standard(given, known))
 
 
 def _vector(source: Source, config: VectorFeature) -> Feature:
@@ -204,7 +219,7 @@ def _vector(source: Source, config: VectorFeature) -> Feature:
     known = _known_numbers(source, values, label)
     given = values[known]
     source.refuse_constant((given == given[0]).all(), label, "one vector")
-    return Feature(source.name, config.node, known, dense=_standard(given, known))
+    return Feature(source.name, config.node, known, dense=standard(given, known))
 
 
 def _lists(source: Source, values: pl.Series) -> Float64:
@@ -237,11 +252,12 @@ def _known_numbers(source: Source, values: Float64, column: str) -> Bool:
     return known
 
 
-def _standard(given: Float64, known: Bool) -> Float32:
+def standard(given: Float64 | Float32, known: Bool) -> Float32:
     """Rows of ``known`` nodes centred, and divided by one number so that the mean square is 1; zeros elsewhere.
 
     One number for all columns: distances keep their proportions. For a single column it is the standard deviation.
     """
+    given = given.astype(np.float64)
     centred = given / np.abs(given).max()  # so that no square overflows
     centred -= centred.mean(axis=0)
     table = np.zeros((known.size, given.shape[1]), np.float32)
@@ -313,42 +329,20 @@ def _sparse(
 
 
 def _text(source: Source, config: TextFeature) -> Feature:
-    columns = [source.column(config.node, name) for name in config.columns]
-    text, there = as_one_text(source, columns)
-    label = ", ".join(config.columns)
+    text, there = _one_text(source, config)
+    label = ", ".join(config.columns) or str(config.texts)
     source.refuse_nothing(there, label)
     given = np.flatnonzero(there)
-    vectors, read = _latent(source, text.gather(given).to_list(), config)
+    values, read = vectors(source, text.gather(given).to_list(), config)
     source.count(f"{config.node} nodes whose words are all too rare: missing", (~read).sum())
     known = np.zeros(len(text), np.bool_)
     known[given[read]] = True
-    source.refuse_constant((vectors[read] == vectors[read][0]).all(), label, "one text")
-    return Feature(source.name, config.node, known, dense=_standard(vectors[read], known))
+    source.refuse_constant((values[read] == values[read][0]).all(), label, "one text")
+    return Feature(source.name, config.node, known, dense=standard(values[read], known))
 
 
-def _latent(source: Source, texts: list[str], config: TextFeature) -> tuple[Float64, Bool]:
-    """Texts by singular vectors times singular values, float64 [n, dims]; and which texts have a word that counts.
-
-    The sign of a singular vector is arbitrary: its largest entry is made positive.
-    """
-    from scipy.sparse.linalg import svds
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from threadpoolctl import threadpool_limits
-
-    vectorizer = TfidfVectorizer(
-        lowercase=True, ngram_range=config.ngrams, min_df=config.min_df, max_features=config.max_features
-    )
-    try:
-        x = vectorizer.fit_transform(texts).tocsr()
-    except ValueError as error:
-        expected = f"words that at least min_df = {config.min_df} of {len(texts):,} texts share"
-        raise source.error("texts have no common words", expected=expected, found=str(error)) from None
-    if config.dims >= min(x.shape):
-        found = f"{config.dims} dims, {x.shape[0]:,} texts, {x.shape[1]:,} words"
-        raise source.error("too many dims", expected=f"dims below {min(x.shape):,}", found=found)
-    with threadpool_limits(1):  # the same bits on any number of threads
-        start = np.random.default_rng(0).standard_normal(min(x.shape))
-        left, singular, _ = svds(x, k=config.dims, v0=start)
-    left, singular = left[:, ::-1], singular[::-1]
-    sign = np.sign(left[np.abs(left).argmax(axis=0), np.arange(config.dims)])
-    return left * sign * singular, np.diff(x.indptr) > 0
+def _one_text(source: Source, config: TextFeature) -> tuple[pl.Series, Bool]:
+    if config.texts is None:
+        return as_one_text(source, [source.column(config.node, name) for name in config.columns])
+    keys = source.keys(config.node)
+    return as_one_text(source, [joined_texts(source, config.node, config.texts, keys)])

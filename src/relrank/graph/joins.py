@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,13 @@ from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import Notice, Tables
 
+Progress = Callable[[str, int, int], None]
+"""Told of long work: what it is, how much of it is done, and how much there is."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Tells nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Join:
@@ -25,12 +32,14 @@ class Join:
         tables: where the rows are.
         split: which users and items the graph has.
         notices: what was counted so far.
+        progress: told of long work.
     """
 
     relation: str
     tables: Tables
     split: Split
     notices: list[Notice] = field(default_factory=list)
+    progress: Progress = silent
 
     def count(self, message: str, number: int | np.integer) -> None:
         """Note rows or nodes that a policy touched."""
@@ -57,7 +66,7 @@ class Join:
         Raises:
             InputError: no such node table or column, or the table has none of the graph's nodes.
         """
-        table, ids = self.tables.nodes.get(node_type), self._universe(node_type)
+        table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         if table is None or ids is None:
             raise self.error("no such node table", expected=f"one of {sorted(self.tables.nodes)}", found=node_type)
         values = self.select(table.frame, column, f"table {node_type!r}")
@@ -81,7 +90,7 @@ class Join:
         Raises:
             InputError: not one value is there.
         """
-        table, ids = self.tables.nodes.get(node_type), self._universe(node_type)
+        table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         keys, unknown = values, 0
         if table is not None and match is not None and match != table.key:
             known = self.select(table.frame, match, f"table {node_type!r}")
@@ -103,10 +112,12 @@ class Join:
 
     def admits(self, node_type: str) -> pl.DataType | None:
         """The kind of keys that a type has beforehand; None where any value may be a node."""
-        ids = self._universe(node_type)
+        ids = self.universe(node_type)
         return None if ids is None else ids.keys.dtype
 
-    def draft(self, relation: Relation, source: IdMap, target: IdMap, expected: str) -> Draft:
+    def draft(
+        self, relation: Relation, source: IdMap, target: IdMap, expected: str, texts: pl.Series | None = None
+    ) -> Draft:
         """What the builder hands over.
 
         Raises:
@@ -115,9 +126,9 @@ class Join:
         if not len(relation):
             found = "; ".join(["none", *(f"{notice.message} ({notice.count:,})" for notice in self.notices)])
             raise self.error("relation ends without edges", expected=expected, found=found)
-        return Draft(self, relation, source, target)
+        return Draft(self, relation, source, target, texts)
 
-    def _universe(self, node_type: str) -> IdMap | None:
+    def universe(self, node_type: str) -> IdMap | None:
         """The keys that a type may have: the split's, or its node table's; None where any value is a node."""
         if node_type == self.tables.user:
             return self.split.users
@@ -145,12 +156,14 @@ class Draft:
         relation: the edges.
         source: keys of ``relation.src``; those without an edge do not become nodes.
         target: keys of ``relation.dst``, likewise.
+        texts: of the target's nodes, one each, where they are texts.
     """
 
     join: Join
     relation: Relation
     source: IdMap
     target: IdMap
+    texts: pl.Series | None = None
 
     def settle(self, nodes: dict[str, IdMap]) -> Relation:
         """The relation over the rows of the graph's node types."""

@@ -63,6 +63,31 @@ def similar_texts(texts: list[str], config: Text) -> tuple[Pairs, int]:
     return (np.concatenate(rows), np.concatenate(found), np.concatenate(cosines)), int((np.diff(x.indptr) == 0).sum())
 
 
+def similar_vectors(x: Float32, config: Text) -> Pairs:
+    """For each unit vector, its nearest others by cosine, exact; pairs as in ``similar_texts``.
+
+    Args:
+        x: float32 [n, d].
+        config: how many, and how near.
+    """
+    from threadpoolctl import threadpool_limits
+
+    rows, found, cosines = [], [], []
+    step = max(1, _BLOCK_CELLS // len(x))
+    for start in range(0, len(x), step):
+        with threadpool_limits(1):  # the same bits on any number of threads
+            block = x[start : start + step] @ x.T
+        near = block >= np.float32(config.min_similarity)
+        near[np.arange(len(block)), np.arange(start, start + len(block))] = False
+        row, other = np.nonzero(near)
+        cosine, row = np.minimum(block[row, other], np.float32(1)), row + start
+        best = largest(row, other, cosine, config.neighbours)
+        rows.append(row[best])
+        found.append(other[best])
+        cosines.append(cosine[best])
+    return np.concatenate(rows), np.concatenate(found), np.concatenate(cosines)
+
+
 def cooccurring(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], window: int, min_count: int) -> Pairs:
     """Unordered pairs of different items at most ``window`` places apart in one user's history, and how often.
 

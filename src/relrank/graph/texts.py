@@ -1,0 +1,75 @@
+"""Texts as nodes: a relation from whatever has texts to the texts, and their vectors as a feature of that type."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from relrank.graph.features import standard
+from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.joins import Draft, Join
+from relrank.graph.recipes import Texts
+from relrank.graph.text_encoders import vectors
+from relrank.graph.text_rows import texts_of_kind
+from relrank.tables.ids import IdMap
+from relrank.tables.tables import TEXTS
+
+
+def texts_draft(join: Join, config: Texts) -> Draft:
+    """Edges from nodes to their texts; nodes without one have no edge.
+
+    Raises:
+        InputError: no such texts, or none of a node of the graph; the target is a type with keys of its own.
+    """
+    table, said = texts_of_kind(join, config.of)
+    target = config.target or config.of
+    if join.admits(target) is not None:
+        found = f"{target}, which has keys of its own"
+        raise join.error("texts cannot be nodes of this type", expected="another target type", found=found)
+    src, ids = join.rows(table.node, said["key"], None, f"{TEXTS} key")
+    said, src = said.filter(src >= 0), src[src >= 0]
+    said = said.with_columns(key=said["text"].map_elements(key_of, return_dtype=pl.String))
+    once = said.unique("key").sort("key")
+    keys = IdMap(target, once["key"])
+    relation = Relation.of(join.relation, table.node, target, src, keys.find(said["key"]), duplicates="first")
+    join.count("text repeated for one node: counts once", len(said) - len(relation))
+    return join.draft(relation, ids, keys, f"texts of kind {config.of!r}", once["text"])
+
+
+def text_feature(draft: Draft, config: Texts, nodes: Mapping[str, IdMap]) -> Feature:
+    """The vectors of a relation's texts, under its name; other nodes of the type have none.
+
+    Raises:
+        InputError: fewer than two texts differ; or as :func:`relrank.graph.text_encoders.vectors`.
+    """
+    assert draft.texts is not None
+    relation, join = draft.relation, draft.join
+    linked = np.unique(relation.dst)
+    values, read = vectors(join, draft.texts.gather(linked).to_list(), config)
+    if np.allclose(values[read], values[read][:1], rtol=1e-6, atol=0):
+        found = f"{int(read.sum()):,} of {linked.size:,} texts with a vector, all the same"
+        raise join.error("texts do not differ", expected="two different texts", found=found)
+    join.count(f"{relation.target} nodes whose words are all too rare: without a vector", (~read).sum())
+    ids = nodes[relation.target]
+    rows = ids.find(draft.target.at(linked[read]))
+    known = np.zeros(len(ids), np.bool_)
+    known[rows] = True
+    return Feature(relation.name, relation.target, known, dense=standard(values[read][np.argsort(rows)], known))
+
+
+def text_relations(graph: Graph) -> tuple[Relation, ...]:
+    """The relations that lead to texts: those with a dense feature of their own name on their target type."""
+    features = graph.features
+    return tuple(
+        r
+        for name, r in graph.relations.items()
+        if name in features and features[name].node == r.target and features[name].dense is not None
+    )
+
+
+def key_of(text: str) -> str:
+    """The key of a text node: the first 16 hexadecimal digits of its sha256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
