@@ -304,15 +304,12 @@ class ModelContract:
         model = self.fitted()
         graph, moved = renumbered(model.graph)
         if isinstance(model, Trained):
-            if not self.node_tables:
+            types_of, state = self._node_types(model), model.state()
+            if not types_of:
                 raise unittest.SkipTest("the contract does not name node_tables")
-            types = [t for t in graph.nodes if t in (graph.user, graph.item) or graph.edges_of(t)]
-            types.sort(key=lambda t: (t != graph.user, t != graph.item))
-            starts = np.cumsum([0, *(len(graph.nodes[t]) for t in types)])
-            rows = torch.from_numpy(np.concatenate([s + moved[t] for s, t in zip(starts, types, strict=False)]))
-            state = model.state()
-            for name in self.node_tables:
-                table = state[name]
+            for name, types in types_of.items():
+                table, starts = state[name], np.cumsum([0, *(len(graph.nodes[t]) for t in types)])
+                rows = torch.from_numpy(np.concatenate([s + moved[t] for s, t in zip(starts, types, strict=False)]))
                 state[name] = torch.empty_like(table).index_copy(0, rows[: len(table)], table)
             other: Recommender = self.kind(graph, self.config)
             other.load_state(state)
@@ -320,6 +317,13 @@ class ModelContract:
             other = self.fit(graph)
         users, items = (torch.from_numpy(moved[t]) for t in (graph.user, graph.item))
         _close(_all_scores(other)[users][:, items], _all_scores(model), "scores under new row numbers")
+
+    def _node_types(self, model: Trained) -> dict[str, list[str]]:
+        """Of the state's tensors with one row per node: the types of the nodes, in the order of the rows."""
+        graph = model.graph
+        types = [t for t in graph.nodes if t in (graph.user, graph.item) or graph.edges_of(t)]
+        types.sort(key=lambda t: (t != graph.user, t != graph.item))
+        return dict.fromkeys(self.node_tables, types)
 
     def test_graph_is_only_read(self) -> None:
         """Arms share their edges, so a model that writes into them changes its rivals."""
@@ -556,21 +560,11 @@ class SequenceContract(TrainedContract):
         """Planted rings."""
         return planted_sequences()
 
-    def test_renumbered_nodes_renumber_the_scores(self) -> None:
-        """Row numbers carry no meaning: with the rows moved in the tables, scores move with them."""
-        model = self._sequence_model(self.fitted())
-        graph, moved = renumbered(model.graph)
-        state, items = model.state(), torch.from_numpy(moved[graph.item])
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item)]
-        starts = np.cumsum([graph.n_items, *(len(graph.nodes[t]) for t in others)])
-        all_rows = torch.cat([items, *(torch.from_numpy(s + moved[t]) for s, t in zip(starts, others, strict=False))])
-        for name, rows in (("table", items), ("vectors.table", all_rows)):
-            if name in state:  # items, and behind them the other nodes of a graph of items
-                state[name] = torch.empty_like(state[name]).index_copy(0, rows, state[name])
-        other = self.kind(graph, self.config)
-        other.load_state(state)
-        users = torch.from_numpy(moved[graph.user])
-        _close(_all_scores(other)[users][:, items], _all_scores(model), "scores under new row numbers")
+    def _node_types(self, model: Trained) -> dict[str, list[str]]:
+        """Items, and in a graph of items the other nodes behind them."""
+        graph = model.graph
+        types = [graph.item, *(t for t in graph.nodes if t not in (graph.user, graph.item))]
+        return {name: of for name, of in (("table", types[:1]), ("vectors.table", types)) if name in model.state()}
 
     def test_scores_are_not_products_of_raw_vectors(self) -> None:
         """A moment is more than its item: two histories that end alike are scored differently."""
