@@ -109,7 +109,7 @@ class HGT(MessagePassing):
 
     name = "hgt"
     Config = HGTConfig
-    sweep_edges: ClassVar[int] = 1 << 18  # messages are made edge by edge
+    sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
