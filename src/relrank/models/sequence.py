@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -269,7 +269,7 @@ def _kept(groups: Sequence[Windows], kept: npt.NDArray[np.bool_]) -> list[Window
         at = windows.at.clone()
         n = int(at.sum())
         at[windows.at] = torch.from_numpy(kept[first : first + n])
-        found.append(Windows(windows.items, windows.real, windows.lengths, at))
+        found.append(replace(windows, at=at))
         first += n
     return found
 
