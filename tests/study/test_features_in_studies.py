@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rich.console import Console
+from shops import SHOP
 
 from relrank.errors import InputError
 from relrank.study.cells import Cell, load_cell
@@ -16,16 +17,7 @@ from relrank.study.fitted import fit_run, load_run
 from relrank.study.live import print_result
 from relrank.study.run import Material, grid, prepare, run_study
 
-STUDY = """
-name = "shop"
-[data]
-user = "customer"
-item = "product"
-[data.interactions]
-file = "sales.csv"
-user = "customer"
-item = "product"
-[data.nodes.product]
+STUDY = f"""{SHOP}[data.nodes.product]
 file = "products.csv"
 key = "id"
 [protocol]

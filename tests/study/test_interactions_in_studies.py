@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from shops import SHOP
 
 from relrank.errors import InputError
 from relrank.graph.interactions import DAY
@@ -16,16 +17,7 @@ from relrank.study.run import Material, grid, prepare, run_study
 from relrank.study.search import search_study
 from relrank.study.tuned import write_tuned
 
-STUDY = """
-name = "shop"
-[data]
-user = "customer"
-item = "product"
-[data.interactions]
-file = "sales.csv"
-user = "customer"
-item = "product"
-time = "time"
+STUDY = f"""{SHOP}time = "time"
 rating = "stars"
 [protocol]
 name = "shop-last"

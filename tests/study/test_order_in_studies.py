@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from shops import SHOP
 
 from relrank.graph.builders import InteractionWeights, build_graph
 from relrank.graph.sequences import Sequences
@@ -20,16 +21,7 @@ from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import Tables
 
-STUDY = """
-name = "shop"
-[data]
-user = "customer"
-item = "product"
-[data.interactions]
-file = "sales.csv"
-user = "customer"
-item = "product"
-time = "time"
+STUDY = f"""{SHOP}time = "time"
 [protocol]
 name = "shop-split"
 split = "random-leave-one-out"
