@@ -22,6 +22,7 @@ from relrank.models.rgcn import RGCN
 from relrank.models.sasrec import SASRec
 from relrank.models.sequence_fusion import SequenceFusion
 from relrank.models.simple import Popularity, RandomOrder
+from relrank.models.two_view import TwoView
 from relrank.models.xsimgcl import XSimGCL
 
 MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
@@ -44,6 +45,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "xsimgcl": XSimGCL,
     "path-fusion": PathFusion,
     "hybrid": Hybrid,
+    "two-view": TwoView,
     "sasrec": SASRec,
     "gru4rec": GRU4Rec,
     "bert4rec": BERT4Rec,

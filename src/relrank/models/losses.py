@@ -170,7 +170,9 @@ def catalogue_softmax(left: Tensor, items: Tensor, targets: Tensor, temperature:
     return loss
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float, symmetric: bool = False) -> Tensor:
+def info_nce(
+    a: Tensor, b: Tensor, temperature: float, symmetric: bool = False, excluded: Tensor | None = None
+) -> Tensor:
     """Contrast of two views: a's row i is to find b's row i among all of b, by cosine (van den Oord et al. 2018).
 
     One-sided as in XSimGCL (Yu et al. 2023), mean over rows; symmetric is the mean of both sides.
@@ -180,9 +182,12 @@ def info_nce(a: Tensor, b: Tensor, temperature: float, symmetric: bool = False) 
         b: vectors of the same m nodes [m, d].
         temperature: cosines are divided by it.
         symmetric: also a's rows against b's.
+        excluded: bool [m, m], symmetric: pairs that are no negatives of each other. A node always has to find itself.
     """
     logits = functional.normalize(_wide(a), dim=1) @ functional.normalize(_wide(b), dim=1).T / temperature
     same = torch.arange(len(logits), device=logits.device)
+    if excluded is not None:
+        logits = logits.masked_fill(excluded & (same[:, None] != same), -torch.inf)
     loss = functional.cross_entropy(logits, same)
     return (loss + functional.cross_entropy(logits.T, same)) / 2 if symmetric else loss
 
