@@ -13,10 +13,12 @@ from relrank.study.result import StudyResult
 
 USERS = 2668
 KINDS = ("drop", "alone", "placebo")
+LISTS = ("novelty@10", "popularity lift@10", "intra-list similarity@10", "miscalibration@10")
 TYPES = {"s": pl.String, "i": pl.Int64, "f": pl.Float64, "b": pl.Boolean}
 SCHEMAS = {
     "leaderboard": "model:s arm:s n_seeds:i n_users:i mean:f low:f high:f below_ease:b mrr:f "
-    "hit@10:f recall@10:f precision@10:f map@10:f hit@50:f coverage@10:f novelty@10:f "
+    "hit@10:f recall@10:f precision@10:f map@10:f hit@50:f coverage@10:f gini@10:f novelty@10:f "
+    "popularity~lift@10:f intra-list~similarity@10:f miscalibration@10:f "
     "users~without~truth:f seconds:f peak_mb:f",
     "effects": "model:s relation:s kind:s other:s arm_a:s arm_b:s mean:f low:f high:f p:f p_holm:f effect_size:f "
     "smallest:f n_users:i n_seeds:i",
@@ -46,7 +48,8 @@ class Study:
     def arm(self, model: str, arm: str, mean: float, seconds: float, mb: float, *, below: bool = False) -> None:
         figures = (mean, max(mean - 2.2 * self.half, 0.0), mean + 2.2 * self.half, below)
         hit, mrr = 1.72 * mean, 0.81 * mean
-        others = (mrr, hit, hit, hit / 10, mrr, 2.9 * mean, 0.35 + mean, 9 + 8 * mean, 0.0)
+        lists = (0.35 + mean, 0.9 - mean, 9 + 8 * mean, 0.8 - 9 * mean, 0.2 + mean, 2.5 - 7 * mean)
+        others = (mrr, hit, hit, hit / 10, mrr, 2.9 * mean, *lists, 0.0)
         self.rows["leaderboard"].append((model, arm, len(self.seeds), USERS, *figures, *others, seconds, mb))
 
     def effect(
@@ -88,6 +91,14 @@ class Study:
         figures = [figure for mean in means for figure in self.around(mean)]
         row = (model, relation, verdict, said, redundant_with, *figures, self.smallest, truth)
         self.rows["verdicts"].append(row)
+
+    def lists(
+        self, model: str, relation: str | None, kind: str, means: tuple[float, ...], other: str | None = None
+    ) -> None:
+        """What one pair of arms changes in the lists, in the order of ``LISTS``."""
+        for measure, mean in zip(LISTS, means, strict=True):
+            row = (model, relation, kind, other, measure, *self.around(mean, 0.05), USERS, len(self.seeds))
+            self.rows["list_effects"].append(row)
 
     def result(self, **card: Any) -> StudyResult:
         frames = {}
@@ -177,6 +188,7 @@ def goodbooks() -> StudyResult:
         study.arm(model, "all", base + gain, 2.6 * seconds, 2310, below=below)
         study.arm(model, "interactions", base, seconds, 1240, below=below)
         study.effect(model, None, "gain", ("all", "interactions"), gain)
+        study.lists(model, None, "gain", (0.41, -0.3, 0.02, -0.7))
         for i, (name, told) in enumerate(GOODBOOKS.items()):
             means, verdict = told[at : at + 2]
             less, more = (2.6 - 0.3 / (i + 1)) * seconds, (1 + 0.5 / (i + 1)) * seconds
@@ -185,6 +197,8 @@ def goodbooks() -> StudyResult:
             study.arm(model, f"all, {name} rewired", base + gain - means[2], 2.6 * seconds, 2310, below=below)
             study.relation(model, name, verdict, means, redundant_with="has_tag" if verdict == "redundant" else None)
             add_groups(study, model, name, means)
+            for kind, mean in zip(KINDS[:2], means, strict=False):
+                study.lists(model, name, kind, (20 * mean, -9 * mean, 3 * mean, -30 * mean))
         for name, other, mean in [
             ("similar_text", "has_tag", 0.0011),
             ("has_tag", "similar_text", 0.0036),

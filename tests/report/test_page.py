@@ -163,13 +163,12 @@ def test_leaderboard_equals_the_result(study, page):
     head, *rows = page.rows("board")
     want = study.leaderboard.filter(pl.col("arm").is_in(["all", "interactions"])).to_dicts()
     assert len(rows) == len(want) == 8
-    assert head[-5:] == ["Hit@10", "MRR", "Coverage@10", "Novelty@10", "Seeds"], "one relevant item: no recall"
+    assert head[-3:] == ["Hit@10", "MRR", "Seeds"], "one relevant item: no recall"
     for i, (cells, row) in enumerate(zip(rows, want, strict=True), start=1):
         assert cells[:2] == [str(i), row["model"] + (" below EASE" if row["below_ease"] else "")]
         assert cells[2:4] == [row["arm"], number(row["mean"])]
         assert cells[5] == interval(row["low"], row["high"], sign=False)
-        accuracy = [number(row[name]) for name in ("hit@10", "mrr", "coverage@10")]
-        assert cells[6:] == [*accuracy, number(row["novelty@10"], 2), "3"]
+        assert cells[6:] == [*(number(row[name]) for name in ("hit@10", "mrr")), "3"]
     assert sum("below EASE" in row[1] for row in rows) == 5
 
 
@@ -194,15 +193,7 @@ def test_rows_no_study_may_lack(page):
 def test_recall_is_shown_where_users_have_several_relevant_items(study):
     board = study.leaderboard.with_columns(pl.col("recall@10") / 2)
     page = page_of(replace(study, leaderboard=board))
-    assert page.rows("board")[0][6:-1] == [
-        "Hit@10",
-        "Recall@10",
-        "Precision@10",
-        "MAP@10",
-        "MRR",
-        "Coverage@10",
-        "Novelty@10",
-    ]
+    assert page.rows("board")[0][6:-1] == ["Hit@10", "Recall@10", "Precision@10", "MAP@10", "MRR"]
     every = page.rows("metrics")[0]
     assert "Hit@50" in every, "other cuts stand in the full table"
     assert "Users without truth" in every

@@ -10,6 +10,7 @@ from typing import Any
 
 from relrank.errors import InputError
 from relrank.report.answer import ORDER, Row, answer, lead_model
+from relrank.report.beyond import beyond, decimals
 from relrank.report.figures import Scale, known
 from relrank.study.groups import ALL_USERS
 from relrank.study.result import StudyResult
@@ -20,7 +21,7 @@ AUDIT = ("leak", "warning", "ok")
 POINTS = 60  # of a learning curve that are drawn
 
 REQUIRED_MODELS = ("random", "popularity", "item-kNN", "EASE")
-SHOWN_METRICS = ["hit", "recall", "precision", "ndcg", "map", "mrr", "coverage", "novelty", "gini"]
+SHOWN_METRICS = ["hit", "recall", "precision", "ndcg", "map", "mrr"]
 FIELDS = {
     "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
     "nodes relations notices audit machine planted smoke",
@@ -71,6 +72,14 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "beside": _beside(tables["effects"], judged, compared),
         "versus": _versus(tables["effects"]),
         "leaderboard": board,
+        "beyond": beyond(
+            tables["leaderboard"],
+            board["rows"],
+            result.leaderboard.columns,
+            tables["list_effects"],
+            judged,
+            headline["interactions"],
+        ),
         "by_group": _by_group(
             tables["group_metrics"], result.group_metrics.columns, board["rows"], result.card["metric"]
         ),
@@ -210,8 +219,7 @@ def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric
         "ease": max((row["mean"] for row in ease), default=None),
         "metrics": _shown_metrics(rows, others, metric.partition("@")[2]),
         "all_metrics": others,
-        # bits need two decimals, counts none
-        "decimals": {name: 0 if _is_count(name) else 2 if name.startswith("novelty") else 4 for name in others},
+        "decimals": {name: 0 if _is_count(name) else decimals(name) for name in others},
         "required": {name: _plain(name) in present for name in REQUIRED_MODELS},
         "n_arms": len(rows),
     }
@@ -283,7 +291,8 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
                 if (model, arm, group, label) in cell
             ],
         }
-    return {"columns": found, "figures": figures, "metrics": metrics}
+    places = {name: decimals(name) for name in metrics}
+    return {"columns": found, "figures": figures, "metrics": metrics, "decimals": places}
 
 
 def _rounded(value: float | None) -> float:

@@ -90,6 +90,7 @@ def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
 
 def _cut(tables: Sequence[pl.DataFrame], column: str) -> list[tuple[str, list[pl.Series]]]:
     """One cut for all seeds: the labels that occur, in order, each with the rows of every table that it holds."""
-    together, order = group_labels(pl.concat(tables, how="vertical_relaxed"), column)
+    # a table that was stored earlier may lack columns
+    together, order = group_labels(pl.concat(tables, how="diagonal_relaxed"), column)
     starts = [0, *accumulate(len(table) for table in tables)]
     return [(label, [together[a:b] == label for a, b in pairwise(starts)]) for label in order]

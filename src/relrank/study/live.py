@@ -20,6 +20,15 @@ from relrank.study.verdicts import signed
 WORDS = {"helps": "helps", "redundant": "helps, but redundant", "hurts": "hurts", "no evidence": "no evidence"}
 COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim"}
 ROWS = 12
+BEYOND = {
+    "coverage": ("cover", ".3f", "share of the catalogue in any list"),
+    "gini": ("Gini", ".3f", "0 if all items are shown equally often"),
+    "novelty": ("novelty", ".2f", "bits of surprise"),
+    "popularity lift": ("lift", "+.2f", "popularity over that of the user's own items, 0 if as popular"),
+    "intra-list similarity": ("alike", ".3f", "cosine inside a list"),
+    "miscalibration": ("miscal.", ".3f", "divergence from the user's own mix, 0 if the same"),
+}
+"""Heading, format and meaning of what is measured of lists, by the name before the ``@``."""
 
 
 class LiveStudy(LiveProgress):
@@ -99,6 +108,7 @@ def print_result(console: Console, result: StudyResult) -> None:
         mark = "< EASE" if row["below_ease"] else ""
         board.add_row(row["model"], Text(row["arm"]), f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
     console.print(board)
+    _print_beyond(console, result)
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
         spread = _interval(gain["low"], gain["high"], "+")
         console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
@@ -126,6 +136,27 @@ def print_result(console: Console, result: StudyResult) -> None:
             "drop: all − all without it · alone: interactions + it − interactions · "
             "placebo: all − all with its links shuffled", style="dim", highlight=False,
         )  # fmt: skip
+
+
+def _print_beyond(console: Console, result: StudyResult) -> None:
+    """What the lists are like, of the arms all and interactions."""
+    columns = {name.partition("@")[0]: name for name in result.leaderboard.columns}
+    shown = [stem for stem in BEYOND if stem in columns]
+    rows = result.leaderboard.filter(pl.col("arm").is_in(["all", "interactions"]))
+    if not shown or rows.is_empty():
+        return
+    table = plain_table(f"beyond accuracy, lists of {columns[shown[0]].partition('@')[2]}")
+    table.add_column("model", overflow="fold")
+    table.add_column("arm", no_wrap=True)
+    for stem in shown:
+        table.add_column(BEYOND[stem][0], justify="right", no_wrap=True)
+    for row in rows.iter_rows(named=True):
+        values = [(row[columns[stem]], BEYOND[stem][1]) for stem in shown]
+        cells = ("–" if value is None else f"{value:{places}}" for value, places in values)
+        table.add_row(Text(row["model"]), Text(row["arm"]), *cells)
+    console.print(table)
+    said = " · ".join(f"{BEYOND[stem][0]}: {BEYOND[stem][2]}" for stem in shown)
+    console.print(said, style="dim", highlight=False, markup=False)
 
 
 def _print_versus(console: Console, result: StudyResult) -> None:

@@ -25,6 +25,7 @@ class StudyResult:
     Attributes:
         card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
+            ``attribute`` (the relation behind similarity and calibration, else null);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
             items, else users, with an edge, kind}); ``notices`` (list of {where, message, count}); ``audit`` (list of

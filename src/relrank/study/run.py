@@ -414,6 +414,7 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         "name": config.name, "title": config.title or config.name, "description": config.description,
         "protocol": config.protocol.name, "fingerprints": [b.split.fingerprint for b in material.benches],
         "seeds": list(config.study.seeds), "metric": config.study.metric, "trials": config.study.trials,
+        "attribute": config.study.attribute,
         "n_users": first.split.shape[0], "n_items": first.split.shape[1], "n_train": len(first.split.train),
         "n_valid": len(first.split.valid), "n_test": len(first.split.test),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
