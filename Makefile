@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt torch
-	$(BIN)/pip install --quiet -c constraints.txt --editable '.[tune]' $(shell sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",/"\1"/p' pyproject.toml)
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[text,tune]' $(shell sed -n '/^dev = \[/,/^\]/s/^ *"\(.*\)",/"\1"/p' pyproject.toml)
 	touch $(READY)
 
 demo: $(READY)  ## two studies: a planted database whose truth is known, and MovieLens 100K
@@ -35,6 +35,7 @@ bench: $(READY)  ## every timing and tally that the docs quote; those on real da
 	$(BIN)/python benchmarks/attention.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
+	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/text_encoding.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 
 clean:

@@ -1,8 +1,8 @@
 """Vectors of texts that were read before, on disk: by hash of the text, in one folder per model.
 
 A folder holds chunks, Parquet files with the columns ``sha256`` (of the text) and ``vector``. A chunk is there whole
-or not at all, and is never changed; a text that is in several has the vector of the first. The texts themselves are
-not kept.
+or not at all, and is never changed, whoever else writes; a text that is in several has the vector of the first. The
+texts themselves are not kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Float32
-from relrank.whole import whole
+from relrank.errors import InputError
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
 """Endings of files that decide what a model computes."""
@@ -58,12 +58,12 @@ class TextCache:
         """The texts without a vector, each once, longest first."""
         hashes = {sha256(text): text for text in texts}
         for chunk in self._chunks():
-            for known in pl.read_parquet(chunk, columns=["sha256"])["sha256"]:
+            for known in _read(chunk, ["sha256"])["sha256"]:
                 hashes.pop(known, None)
         return [text for _, text in sorted(hashes.items(), key=lambda pair: (-len(pair[1]), pair[0]))]
 
     def add(self, texts: list[str], vectors: Float32) -> None:
-        """Keep a chunk.
+        """Keep a chunk; where another process kept these texts first, its vectors stay.
 
         Args:
             texts: [n], without a vector so far.
@@ -72,8 +72,14 @@ class TextCache:
         hashes = [sha256(text) for text in texts]
         content = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         frame = pl.DataFrame({"sha256": hashes, "vector": vectors}, schema_overrides={"sha256": pl.String})
-        with whole(self._folder / f"{len(self._chunks()):06d}-{content}.parquet") as path:
-            frame.write_parquet(path)
+        path = self._folder / f"{len(self._chunks()):06d}-{content}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        frame.write_parquet(temporary)
+        if path.exists():  # another process was quicker: what it may have returned by now stays
+            temporary.unlink()
+        else:
+            temporary.replace(path)
 
     def find(self, texts: list[str]) -> Float32:
         """The vectors of texts that all have one, float32 [n, d].
@@ -88,7 +94,7 @@ class TextCache:
         for chunk in self._chunks():
             if not rows:
                 break
-            frame = pl.read_parquet(chunk)
+            frame = _read(chunk)
             kept = frame["vector"].to_numpy()
             table = np.zeros((len(texts), kept.shape[1]), np.float32) if table is None else table
             for at, known in enumerate(frame["sha256"]):
@@ -100,6 +106,17 @@ class TextCache:
 
     def _chunks(self) -> list[Path]:
         return sorted(self._folder.glob("*.parquet"))
+
+
+def _read(chunk: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(chunk, columns=columns, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            "damaged file among the vectors of texts", where=str(chunk),
+            expected="a chunk as relrank wrote it; delete the file, and its texts are read again",
+            found=str(error).strip().splitlines()[0][:200],
+        ) from None  # fmt: skip
 
 
 def sha256(text: str) -> str:

@@ -54,10 +54,9 @@ def text_feature(draft: Draft, config: Texts, nodes: Mapping[str, IdMap]) -> Fea
         raise join.error("texts do not differ", expected="two different texts", found=found)
     join.count(f"{relation.target} nodes whose words are all too rare: without a vector", (~read).sum())
     ids = nodes[relation.target]
-    rows = ids.find(draft.target.at(linked[read]))
     known = np.zeros(len(ids), np.bool_)
-    known[rows] = True
-    return Feature(relation.name, relation.target, known, dense=standard(values[read][np.argsort(rows)], known))
+    known[ids.find(draft.target.at(linked[read]))] = True  # keys ascend on both sides: the vectors are in order
+    return Feature(relation.name, relation.target, known, dense=standard(values[read], known))
 
 
 def text_relations(graph: Graph) -> tuple[Relation, ...]:

