@@ -167,6 +167,10 @@ def test_differences_of_lists_equal_the_result(study):
             cell = cells[f"{row['relation'] or 'all relations'} {row['kind']}"][names.index(row["measure"])]
             assert cell == f"{signed(row['mean'], 3)} {interval(row['low'], row['high'], decimals=3)}"
     html = section(render(study))
+    same = study.list_effects.with_columns(pl.lit(0.0).alias(name) for name in ("mean", "low", "high"))
+    assert set(page_of(replace(study, list_effects=same)).rows("list-effects", "relational-ease")[1][1:]) == {
+        "0 the same"
+    }
     assert '<span class="n strong">+.410</span>' in html
     assert '<span class="n">+.020</span>' in html, "its interval holds zero"
 

@@ -413,6 +413,7 @@ def luminance(colour):
     ("text", "ground"),
     [
         *[(text, "paper") for text in ("ink", "soft", "link", "up", "down", "ok")],
+        *[(f"hue{i}", "paper") for i in range(6)],
         *[
             ("up", "up-soft"),
             ("down", "down-soft"),

@@ -156,7 +156,7 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: P
                 found="none",
             )  # fmt: skip
         graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
-        attributes = _attributes(graph, config.study.attribute)
+        attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
         seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
         beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
@@ -214,14 +214,19 @@ def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.Data
     return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
 
 
-def _attributes(graph: Graph, name: str | None) -> Csr | None:
+def attributes_of(graph: Graph, name: str | None, where: str) -> Csr | None:
+    """Items by values of a relation, for what is measured of lists; None without a name.
+
+    Raises:
+        InputError: there is no such relation, or it is not one of items.
+    """
     if name is None:
         return None
     relation = graph.relation(name)
     if relation.source != graph.item:
         raise InputError(
             "not a relation of items",
-            where="[study] attribute",
+            where=where,
             expected=f"a relation from {graph.item}",
             found=name,
         )
