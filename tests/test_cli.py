@@ -16,8 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
+from rich.console import Console
 
-from relrank.cli import app, main
+from relrank.cli import _progress, app, main
 from relrank.study.fitted import load_run
 from relrank.study.live import WORDS
 
@@ -405,3 +406,14 @@ def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
     found = set(re.findall(row, out))
     assert len(found) == 5
     assert not found & {"7", "9"}
+
+
+@pytest.mark.parametrize(("terminal", "calls"), [(True, 2), (True, 0), (False, 2)])
+def test_long_work_has_a_bar_on_a_terminal_and_leaves_files_alone(terminal, calls):
+    out = StringIO()
+    with _progress(Console(file=out, force_terminal=terminal, width=80)) as progress:
+        for done in range(calls):
+            progress("texts read by [my] model", done + 1, calls)
+    shown = terminal and calls > 0
+    assert ("texts read by [my] model" in out.getvalue(), "2/2" in out.getvalue()) == (shown, shown)
+    assert shown or not out.getvalue()
