@@ -178,6 +178,11 @@ def test_models_that_are_not_there(model: Path, tmp_path: Path, monkeypatch: pyt
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"(?s)without safetensors.*unpickled.*pytorch_model.bin"):
         model_folder(reader(), config(model))
+    (model / "2_Dense").mkdir()  # one module of several would be unpickled
+    (model / "2_Dense" / "pytorch_model.bin").write_bytes(b"pickle")
+    (model / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(InputError, match=r"(?s)without safetensors.*found: *2_Dense/pytorch_model.bin$"):
+        model_folder(reader(), config(model))
     with pytest.raises(InputError, match="environment variable is not set"):
         model_folder(reader(), config(Path("${NOT_SET}/model")))
     monkeypatch.setattr(text_encoders, "PACKAGED", "no_such_package")
@@ -294,6 +299,11 @@ def test_graph_of_texts_that_a_model_read(read_once: Path) -> None:
 
 def test_folder_that_is_no_model_of_the_library(minilm: None, model: Path) -> None:
     with pytest.raises(InputError, match="not a model that sentence-transformers can load"):
+        sentences(reader(), TEXTS, config(model))
+    for path in model_folder(reader(), Encoded(encoder="sentence")).iterdir():
+        if path.is_file() and path.suffix != ".safetensors":
+            (model / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"(?s)not a model.*header"):  # a model whose weights are damaged
         sentences(reader(), TEXTS, config(model))
 
 

