@@ -247,6 +247,11 @@ def test_evaluate_prints_what_the_study_measured(study, tmp_path):
         assert printed(metric, out) == f"{users[metric].mean():.4f}"
     assert "ndcg@50" not in out
     assert pl.read_parquet(table)["ndcg@10"].to_list() == pytest.approx(users["ndcg@10"].to_list())
+    assert "miscalibration" not in out
+    out = good(relrank("evaluate", "runs/small", "--attribute", "driver", "--out", table, at=study.home))
+    lists = pl.read_parquet(table)
+    for name in ("miscalibration@10", "intra-list similarity@10"):
+        assert printed(name, out) == f"{lists[name].mean():.4f}"
 
 
 def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
@@ -281,6 +286,7 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("recommend runs/small --history ,", "history"),
         ("recommend runs --user 1", "no fitted model here"),
         ("evaluate nowhere", "no fitted model here"),
+        ("evaluate runs/small --attribute colour", "colour"),
         ("report runs", "no finished study here"),
         ("study missing.toml", "missing.toml"),
         ("audit runs", "a folder"),

@@ -230,6 +230,9 @@ def evaluate(
         list[int] | None,
         typer.Option("-k", min=1, help="Cuts, each with its own -k; 10, 20, 50 by default."),
     ] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="Relation of items, e.g. has_genre, for similarity and calibration of lists.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the per-user table (Parquet).")] = None,
 ) -> None:
     """Rank the full catalogue for every test user and print the metrics.
@@ -241,9 +244,11 @@ def evaluate(
 
     from relrank.evaluation import evaluate as measure
     from relrank.study.fitted import load_run
+    from relrank.study.run import attributes_of
 
     fitted = load_run(run)
-    result = measure(fitted.model, fitted.split, tuple(k) if k else (10, 20, 50))
+    features = attributes_of(fitted.graph, attribute, "relrank evaluate --attribute")
+    result = measure(fitted.model, fitted.split, tuple(k) if k else (10, 20, 50), features=features)
     note = fitted.note
     table = Table(title=f"{note['model']} on {note['arm']} · {note['protocol']} · test", title_justify="left")
     table.add_column("metric")
