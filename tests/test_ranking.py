@@ -122,6 +122,27 @@ def test_pitfall_ties_broken_by_item_id():
     assert again.items.tolist() == lists.items[:1].tolist()
 
 
+def test_closed_items_are_candidates_for_nobody():
+    model, seen, truth = random_case(5)
+    n = truth.n_cols
+    relevant = np.unique(truth.indices)
+    closed = np.setdiff1d(np.arange(0, n, 2), relevant).astype(np.int32)
+    everywhere = np.zeros((truth.n_rows, n), bool)
+    everywhere[:, closed] = True
+    everywhere[seen.rows(), seen.indices] = True
+    both = Csr.from_pairs(*np.nonzero(everywhere), (truth.n_rows, n))
+    found, lists = ranks_and_top_k(model, seen, truth, 7, closed=closed)
+    expected, expected_lists = ranks_and_top_k(model, both, truth, 7)
+    assert closed.size > 5
+    assert found.ranks.tolist() == expected.ranks.tolist() != ranks(model, seen, truth).ranks.tolist()
+    assert lists.items.tolist() == expected_lists.items.tolist()
+    # what a model says of the closed ones alone is nothing, and is counted
+    flat = Fixed(np.array([[9, 8, 1, 1]] * 5))
+    only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), closed=np.array([0, 1], np.int32))
+    assert only.constant_users == 5
+    assert only.ranks.tolist() == [0.5] * 5
+
+
 def test_pitfall_constant_scores_are_no_result():
     with pytest.raises(InputError, match="scores are constant"):
         ranks(Fixed(np.ones((5, 4))), sets([[]] * 5, 4), sets([[1]] * 5, 4))

@@ -88,7 +88,8 @@ def evaluate(
 
     Args:
         model: scores user rows.
-        split: items of ``split.seen(part)`` are masked, those of ``split.truth(part)`` are relevant.
+        split: items of ``split.seen(part)`` and ``split.closed()`` are masked, those of ``split.truth(part)`` are
+            relevant.
         ks: cuts; the first one is also the length of the lists behind what is measured beyond accuracy.
         part: ``"valid"`` or ``"test"``.
         user_groups: a column ``key`` (outside keys) and attribute columns to carry into the table.
@@ -101,7 +102,9 @@ def evaluate(
     """
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
-    found, lists = ranks_and_top_k(informed(model, split, part), split.seen(part), truth, ks[0], block=block)
+    found, lists = ranks_and_top_k(
+        informed(model, split, part), split.seen(part), truth, ks[0], closed=split.closed(), block=block
+    )
     table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
@@ -135,7 +138,7 @@ def mean_metric(
     """
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
-    found = ranks(informed(model, split, part), split.seen(part), truth, block=block)
+    found = ranks(informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block)
     return float(metrics.by_name(metric, found.ranks, found.indptr).mean())
 
 

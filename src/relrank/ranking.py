@@ -74,35 +74,39 @@ class TopK:
     scores: Float32
 
 
-def ranks(model: Scorer, seen: Csr, truth: Csr, *, block: int | None = None) -> Ranks:
+def ranks(model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, block: int | None = None) -> Ranks:
     """Rank every relevant item among all items the user has not seen.
 
     Args:
         model: scores the users.
         seen: users by items, the candidates to leave out.
         truth: users by items, the relevant items; users with an empty row are not scored.
+        closed: item rows that are candidates for nobody, ascending. Among what is left a model may have nothing to
+            say; then its scores are constant, which is counted and no error.
         block: users scored at once; by default as many as ``SCORE_BYTES`` holds.
 
     Raises:
         InputError: a score is not finite, or no user's scores tell any two candidates apart.
         ValueError: a relevant item is masked, or the model returns another shape than [B, n_items].
     """
-    return ranks_and_top_k(model, seen, truth, 0, block=block)[0]
+    return ranks_and_top_k(model, seen, truth, 0, closed=closed, block=block)[0]
 
 
-def ranks_and_top_k(model: Scorer, seen: Csr, truth: Csr, k: int, *, block: int | None = None) -> tuple[Ranks, TopK]:
+def ranks_and_top_k(
+    model: Scorer, seen: Csr, truth: Csr, k: int, *, closed: Int32 | None = None, block: int | None = None
+) -> tuple[Ranks, TopK]:
     """``ranks`` and the top-k lists of the same users (``Ranks.users``), from one pass over the scores.
 
     Arguments and errors are those of ``ranks``.
     """
     users = np.flatnonzero(truth.degrees()).astype(np.int32)
-    pass_ = _Pass(_name(model), users, seen, truth, k)
+    pass_ = _Pass(_name(model), users, seen, truth, k, closed)
     pass_.run(model.score, block)
     if (bad := np.flatnonzero(np.isnan(pass_.ranks))).size:
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
     constant = int(pass_.constant.sum())
-    if users.size and constant == users.size:
+    if users.size and constant == users.size and not pass_.closed.size:
         raise InputError(
             "scores are constant",
             where=f"model {_name(model)}",
@@ -164,7 +168,9 @@ def _name(model: object) -> str:
 class _Pass:
     """One pass over the scores of some users, and what it found."""
 
-    def __init__(self, model: str, users: Int32, seen: Csr, truth: Csr | None, k: int) -> None:
+    def __init__(
+        self, model: str, users: Int32, seen: Csr, truth: Csr | None, k: int, closed: Int32 | None = None
+    ) -> None:
         if k < 0:
             raise ValueError(f"k must not be negative, it is {k}")
         nothing = Csr(
@@ -174,6 +180,7 @@ class _Pass:
         self.users = users
         self.seen = seen
         self.truth = nothing if truth is None else truth
+        self.closed = np.zeros(0, np.int32) if closed is None else closed.astype(np.int32)
         self.order = _visiting_order(seen.n_cols)
         self.ranks = np.empty(self.truth.nnz)
         self.constant = np.zeros(users.size, np.bool_)
@@ -219,6 +226,7 @@ class _Pass:
             self.seen.indices,
             self.truth.indptr,
             self.truth.indices,
+            self.closed,
             self.order,
             self.ranks,
             self.constant[first:last],
@@ -253,6 +261,7 @@ def _sweep(
     seen_items: Int32,
     truth_indptr: Int64,
     truth_items: Int32,
+    closed: Int32,
     order: Int32,
     ranks: Float64,
     constant: npt.NDArray[np.bool_],
@@ -277,6 +286,9 @@ def _sweep(
         for at in range(seen_indptr[user], seen_indptr[user + 1]):
             row[seen_items[at]] = -np.inf
         n_candidates = n_items - (seen_indptr[user + 1] - seen_indptr[user])
+        for i in closed:
+            n_candidates -= row[i] != -np.inf
+            row[i] = -np.inf
 
         some = 0
         while some < n_items and row[some] == -np.inf:

@@ -375,3 +375,22 @@ def test_a_named_recipe_can_be_written_out_and_read_again() -> None:
     recipe = protocol(name="goodbooks-loo")
     assert protocol(**recipe.model_dump(exclude_unset=True)) == recipe
     assert protocol(**recipe.model_dump()) == recipe
+
+
+def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
+    rows = [(u, i) for u in range(6) for i in range(10) if (u + i) % 3]
+    made = apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.2), seed=0)
+    known = set(made.items.at(made.train.item).to_list())
+    new = [set(made.items.at(part.item).to_list()) for part in (made.valid, made.test)]
+    assert [len(s) for s in (known, *new)] == [6, 2, 2]
+    assert known | new[0] | new[1] == set(range(10))
+    assert made.items.at(made.closed()).to_list() == sorted(known)
+    assert replace(made, only_new=False).closed().size == 0
+    # who else may be ranked makes it another protocol
+    both = [fingerprint(made.users, made.items, (made.train, made.valid, made.test), ordered=False, only_new=o)
+            for o in (True, False)]  # fmt: skip
+    assert made.fingerprint == both[0] != both[1]
+    with pytest.raises(InputError, match="no item to hold out"):
+        apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.01), seed=0)
+    with pytest.raises(InputError, match="item_share goes with"):
+        protocol(split="last-leave-one-out", item_share=0.1)

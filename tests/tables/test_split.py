@@ -11,6 +11,7 @@ from relrank.tables.split import (
     VALID,
     Interactions,
     Split,
+    cold_items,
     hold_out,
     last_leave_one_out,
     random_leave_one_out,
@@ -117,3 +118,15 @@ def test_refitted_rows_are_in_order_only_where_the_order_is_known(successive, ti
     refit = split.refit()
     assert refit.ordered is kept
     assert refit.train.item.tolist() == ([0, 1, 2, 3] if timed else [0, 1, 3, 2])
+
+
+def test_cold_items_take_all_rows_of_some_items() -> None:
+    given = rows(np.repeat(np.arange(30), 7).tolist(), (np.arange(210) % 21).tolist())
+    parts = cold_items(given, 21, 0.1, np.random.default_rng(0))
+    of_item = [set(parts[given.item == i].tolist()) for i in range(21)]
+    assert all(len(p) == 1 for p in of_item)
+    assert sorted(p.pop() for p in of_item) == [TRAIN] * 17 + [VALID] * 2 + [TEST] * 2
+    other = cold_items(given, 21, 0.1, np.random.default_rng(1))
+    assert (other != parts).any()
+    order = np.random.default_rng(2).permutation(210)
+    assert (cold_items(given.take(order), 21, 0.1, np.random.default_rng(0)) == parts[order]).all()

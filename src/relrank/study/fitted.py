@@ -143,6 +143,7 @@ def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
         "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
         "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
+        "only_new": split.only_new,
         "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
     }  # fmt: skip
 
@@ -206,7 +207,7 @@ def load_run(folder: Path | str) -> FittedRun:
     )
     split = Split(
         users, items, train, valid, test, note["protocol"], note["fingerprint"],
-        ordered=note.get("ordered", False), successive=note.get("successive", False),
+        **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
     )  # fmt: skip
     return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet", glob=False), note)
 

@@ -63,9 +63,11 @@ class ProtocolConfig(Section):
         min_rating: keep rows with at least this rating.
         core: then drop users and items with fewer rows until stable: one number, or ``{user = 5, item = 10}``.
         split: "random-leave-one-out" and "last-leave-one-out" (test, validation, training per user), "given"
-            (published parts), or "temporal" (one cut for everybody).
+            (published parts), "temporal" (one cut for everybody), or "cold-items" (all rows of some items are test,
+            those of as many others validation; the items without training rows are the only candidates).
         cut: temporal: the last moment before the test part, ISO or whole seconds.
         valid_cut: temporal: the last moment before the validation part.
+        item_share: cold-items: the share of the catalogue that is test, and again that is validation; 0.1 by default.
         valid_share: given, where no validation part is published: the share of each user's training rows held out.
         truth_min_rating: given: test and held-out rows below this rating are no truth. Such test rows are dropped;
             such held-out rows stay in training, so that they stay masked.
@@ -76,9 +78,10 @@ class ProtocolConfig(Section):
     data: str | None = None
     min_rating: float | None = None
     core: int | Core = 0
-    split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal"]
+    split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal", "cold-items"]
     cut: Moment | None = None
     valid_cut: Moment | None = None
+    item_share: float | None = Field(None, gt=0, lt=0.5)
     valid_share: float = Field(0.1, gt=0, lt=1)
     truth_min_rating: float | None = None
     without_train: Literal["error", "drop"] = "error"
@@ -106,6 +109,8 @@ class ProtocolConfig(Section):
             raise ValueError('valid_cut goes with split = "temporal"')
         if self.truth_min_rating is not None and self.split != "given":
             raise ValueError('truth_min_rating goes with split = "given"')
+        if self.item_share is not None and self.split != "cold-items":
+            raise ValueError('item_share goes with split = "cold-items"')
         if isinstance(self.core, int) and self.core < 0:
             raise ValueError("core must not be negative")
         return self
@@ -154,7 +159,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     order = np.lexsort((np.zeros(len(rows)) if rows.time is None else rows.time, rows.user))
     rows = rows.take(order)
     published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
-    parts = _cut(rows, published, tables, protocol, seed, notices)
+    parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
@@ -162,7 +167,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
     if not len(test):
         raise InputError("no test rows", where="[protocol]", expected="at least one", found="none")
-    if cold := len(items) - np.unique(train.item).size:
+    only_new = protocol.split == "cold-items"
+    if (cold := len(items) - np.unique(train.item).size) and not only_new:
         message = "items without training rows stay candidates, reachable only through relations"
         notices.append(Notice("split", message, cold))
     ordered = tables.ordered or rows.time is not None
@@ -173,19 +179,22 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         valid,
         test,
         protocol=f"{protocol.name}, seed {seed}",
-        fingerprint=fingerprint(users, items, (train, valid, test), ordered=ordered),
+        fingerprint=fingerprint(users, items, (train, valid, test), ordered=ordered, only_new=only_new),
         notices=tuple(notices),
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
+        only_new=only_new,
     )
 
 
-def fingerprint(users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool) -> str:
-    """sha256 of the catalogue and of the rows of each part, under outside keys.
+def fingerprint(
+    users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool, only_new: bool = False
+) -> str:
+    """sha256 of the catalogue, of the rows of each part, under outside keys, and of which items are candidates.
 
     The order of rows inside a part does not count; for ordered data the order inside a user does.
     """
-    digest = hashlib.sha256(b"relrank split 1")
+    digest = hashlib.sha256(b"relrank split 1" + b", only new items" * only_new)
     for ids in (users, items):
         _feed(digest, ids.keys)
     for rows in parts:
@@ -261,6 +270,7 @@ def _cut(
     protocol: ProtocolConfig,
     seed: int,
     notices: list[Notice],
+    n_items: int,
 ) -> Parts:
     """The part of every row, before users without training rows are looked at."""
     rng = np.random.default_rng(seed)
@@ -278,6 +288,14 @@ def _cut(
         return np.where(low & (parts == VALID), TRAIN, parts).astype(np.int8)
     if protocol.split == "random-leave-one-out":
         return cuts.random_leave_one_out(rows, rng)
+    if protocol.split == "cold-items":
+        share = 0.1 if protocol.item_share is None else protocol.item_share
+        if share * n_items < 1:
+            raise InputError(
+                "no item to hold out", where="[protocol] item_share", expected=f"more than 1 of {n_items} items",
+                found=f"{share:g}",
+            )  # fmt: skip
+        return cuts.cold_items(rows, n_items, share, rng)
     if rows.time is None and not (protocol.split == "last-leave-one-out" and tables.ordered):
         raise InputError(
             "split needs an order in time",

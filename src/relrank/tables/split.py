@@ -77,6 +77,7 @@ class Split:
         ordered: whether the rows of a user are in time order, and not merely in the order of a file.
         successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
             so that at test the validation rows are the end of the history.
+        only_new: whether items without training rows are the only candidates.
     """
 
     users: IdMap
@@ -89,6 +90,7 @@ class Split:
     notices: tuple[Notice, ...] = ()
     ordered: bool = False
     successive: bool = False
+    only_new: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,6 +107,10 @@ class Split:
         if part == "valid":
             return self.train.csr(*self.shape)
         return self.train.then(self.valid).csr(*self.shape)
+
+    def closed(self) -> Int32:
+        """Items that are candidates for nobody, ascending: none, or all that have training rows."""
+        return np.unique(self.train.item) if self.only_new else np.zeros(0, np.int32)
 
     def refit(self) -> Split:
         """The same cut with the validation rows in training: what a selected model is fitted on again, once.
@@ -157,6 +163,22 @@ def temporal(rows: Interactions, cut: int, valid_cut: int | None) -> Parts:
     if valid_cut is not None:
         parts[(rows.time > valid_cut) & (rows.time <= cut)] = VALID
     return parts
+
+
+def cold_items(rows: Interactions, n_items: int, share: float, rng: np.random.Generator) -> Parts:
+    """All rows of some items are test, those of as many others validation: ⌊share · n⌋ items each, drawn at random.
+
+    Args:
+        rows: any order; the draw depends on the items alone.
+        n_items: size of the catalogue.
+        share: in (0, 0.5).
+        rng: source of the random order.
+    """
+    n = int(share * n_items + 1e-9)
+    order = rng.permutation(n_items)
+    part_of = np.full(n_items, TRAIN, np.int8)
+    part_of[order[:n]], part_of[order[n : 2 * n]] = TEST, VALID
+    return part_of[rows.item]
 
 
 def hold_out(rows: Interactions, parts: Parts, share: float, rng: np.random.Generator) -> Parts:
