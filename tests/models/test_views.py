@@ -11,7 +11,7 @@ from written import written
 
 from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Feature, Graph, Relation
-from relrank.models.views import CrossAttention, Gate, Parts, Relations, content_relations, structure_relations
+from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
 from relrank.tables.ids import IdMap
 
 DIM = 4
@@ -27,7 +27,7 @@ def small() -> Graph:
     edges.append(Relation.of("tag", "item", "tag", np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([1, 2, 1])))
     edges.append(Relation.of("like", "item", "item", np.array([0]), np.array([2])))
     nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in ids.items()}
-    features = {"x": Feature("x", "text", known, dense=x)}
+    features = {"text": Feature("text", "text", known, dense=x)}
     return Graph("user", "item", nodes, edges[0], {e.name: e for e in edges[1:]}, "by hand", features=features)
 
 
@@ -55,13 +55,12 @@ def heard(attention, sources, destination, weights=None):
 
 def test_what_is_content_and_what_is_structure():
     graph = small()
-    assert content_relations(graph) == ("text",)
     assert structure_relations(graph) == ("like", "tag")
     wish = Relation.of("wish", "user", "item", np.array([0]), np.array([2]))
     works = Relation.of("works", "user", "tag", np.array([0]), np.array([1]))
     more = replace(graph, relations=graph.relations | {"wish": wish, "works": works})
-    assert (content_relations(more), structure_relations(more)) == (("text",), ("like", "tag"))
-    # the other end first, and an attribute with numbers of its own, are read as well
+    assert structure_relations(more) == ("like", "tag")
+    # the other end first
     back = Relation.of("tag", "tag", "item", np.array([0, 0, 1]), np.array([0, 1, 1]))
     assert structure_relations(replace(graph, relations=graph.relations | {"tag": back})) == ("like", "tag")
 

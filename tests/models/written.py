@@ -16,7 +16,7 @@ def written(graph: Graph | None = None, per_item: int = 2, noise: float = 0.5, s
     graph = planted_graph() if graph is None else graph
     items = np.repeat(np.flatnonzero(np.arange(graph.n_items) % 7 != 6), per_item)
     texts = np.random.default_rng(seed).permutation(items.size)
-    x = dense("review", "review", graph.n_items, noise=noise, seed=seed)
+    x = dense("has_review", "review", graph.n_items, noise=noise, seed=seed)
     by_text = np.empty(items.size, np.int64)
     by_text[texts] = items
     assert x.dense is not None
@@ -25,5 +25,5 @@ def written(graph: Graph | None = None, per_item: int = 2, noise: float = 0.5, s
         graph,
         nodes=graph.nodes | {"review": IdMap("review", pl.Series(range(items.size)))},
         relations=graph.relations | {"has_review": Relation.of("has_review", "item", "review", items, texts)},
-        features=graph.features | {"review": feature},
+        features=graph.features | {"has_review": feature},
     )

@@ -32,6 +32,7 @@ from relrank.graph.aggregation import sparse_product
 from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.graph.texts import text_relations
 from relrank.models import losses
 from relrank.models.base import Knob, check_choice, check_range, history_rows, user_rows
 from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories
@@ -39,7 +40,7 @@ from relrank.models.layers import FeatureEncoder, check_heads
 from relrank.models.rerank import TargetAttention, raised
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
-from relrank.models.views import CrossAttention, Gate, Parts, Relations, content_relations, structure_relations
+from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
 
 Scorer = Literal["dot", "rerank"]
 USERS_AT_ONCE = 2048
@@ -122,7 +123,8 @@ class TwoView(VectorModel):
         self.adjacency = Adjacency(graph)
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         self.encoder = FeatureEncoder(graph, graph.item, c.dim) if graph.features_of(graph.item) else None
-        names = content_relations(graph), structure_relations(graph)
+        texts = sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r))
+        names = texts, structure_relations(graph)
         self.text, self.attributes = (Relations(graph, self.adjacency, n, c.dim) if n else None for n in names)
         extra = int(self.encoder is not None)
         sizes = len(names[0]), len(names[1]) + extra

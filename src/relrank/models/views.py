@@ -1,10 +1,10 @@
 """Two views of items: what is written of them, and what they share with others.
 
-A relation from the item to nodes that carry dense vectors (texts, as a rule) is read as content:
+A relation from the item to texts, which are nodes with vectors, is read as content:
 
     h_k(i) = Σ_{n ∈ N_k(i)} a_in P_k(x_n),      a_in = softmax over n of v · leaky(R b_i + L P_k(x_n))
 
-P_k being a two-layer projection of the nodes' fixed vectors: the item's state b_i decides which of its texts counts
+P_k being a two-layer projection of the texts' fixed vectors: the item's state b_i decides which of its texts counts
 ("review attention": Chen et al. 2018, NARRE, with the edge's attention of GATv2). Any other relation of items is read
 as structure, in two hops with attention of their own, item → attribute → item:
 
@@ -28,8 +28,9 @@ from torch.nn import functional
 
 from relrank.csr import Csr
 from relrank.graph.blocks import Adjacency, EdgeType
-from relrank.graph.graph import Graph
-from relrank.models.layers import Affine, EdgeAttention, type_of
+from relrank.graph.graph import Feature, Graph
+from relrank.graph.texts import text_relations
+from relrank.models.layers import Affine, EdgeAttention
 
 
 class Parts(NamedTuple):
@@ -44,26 +45,11 @@ class Parts(NamedTuple):
     known: Tensor
 
 
-def content_relations(graph: Graph) -> tuple[str, ...]:
-    """Relations from the item to nodes of another type that carry dense vectors, in name order."""
-    written = {f.node for f in graph.features.values() if f.dense is not None} - {graph.item}
-    return tuple(name for name, far in _item_relations(graph) if far in written)
-
-
 def structure_relations(graph: Graph) -> tuple[str, ...]:
-    """All other relations of items, in name order; those that link items and users are no attributes."""
-    contents = content_relations(graph)
-    return tuple(name for name, _ in _item_relations(graph) if name not in contents)
-
-
-def _item_relations(graph: Graph) -> list[tuple[str, str]]:
-    """Relations that link items with another type than the user's, or among themselves, and that other type."""
-    found = []
-    for name in sorted(graph.relations):
-        r = graph.relations[name]
-        if graph.item in (r.source, r.target) and graph.user not in (r.source, r.target) and len(r):
-            found.append((name, r.target if r.source == graph.item else r.source))
-    return found
+    """All relations of items but those to texts, in name order; one that links items and users is no attribute."""
+    texts = {r.name for r in text_relations(graph)}
+    ends = {name: (r.source, r.target) for name, r in sorted(graph.relations.items()) if len(r) and name not in texts}
+    return tuple(name for name, pair in ends.items() if graph.item in pair and graph.user not in pair)
 
 
 class _Rows(nn.Module):
@@ -95,19 +81,17 @@ class _Rows(nn.Module):
 
 
 class _Content(nn.Module):
-    """One relation to nodes with dense vectors."""
+    """One relation to texts, whose vectors are the feature of its name."""
 
-    def __init__(self, graph: Graph, node_type: str, csr: Csr, plain: bool, dim: int) -> None:
+    def __init__(self, feature: Feature, csr: Csr, dim: int) -> None:
         super().__init__()
-        features = [f for f in graph.features_of(node_type) if f.dense is not None]
-        x = np.concatenate([f.dense for f in features if f.dense is not None], axis=1)
-        known = np.all([f.known for f in features], axis=0)
-        at = known[csr.indices]
+        assert feature.dense is not None
+        at = feature.known[csr.indices]
         self.rows = _Rows(Csr.from_pairs(csr.rows()[at], csr.indices[at], (csr.n_rows, csr.n_cols), csr.data[at]))
-        self.register_buffer("x", torch.tensor(x), persistent=False)
+        self.register_buffer("x", torch.tensor(feature.dense), persistent=False)
         self.x: Tensor
-        self.hidden, self.out = Affine(x.shape[1], dim), Affine(dim, dim)
-        self.attention = EdgeAttention(dim, 1, not plain)
+        self.hidden, self.out = Affine(feature.dims, dim), Affine(dim, dim)
+        self.attention = EdgeAttention(dim, 1, weighted=False)
 
     def reset(self, generator: torch.Generator) -> None:
         self.hidden.reset(generator, 2**0.5)
@@ -158,20 +142,16 @@ class Relations(nn.Module):
 
     def __init__(self, graph: Graph, adjacency: Adjacency, names: Sequence[str], dim: int) -> None:
         super().__init__()
-        self.names, contents, items = tuple(names), content_relations(graph), adjacency.types[graph.item]
+        self.names, items = tuple(names), adjacency.types[graph.item]
+        texts = {r.name for r in text_relations(graph)}
         # a list: a relation's own name may be one that torch does not take for a module
         self.parts = nn.ModuleList()
         for name in names:
-            back = next(
-                e for e in adjacency.edge_types if adjacency.names[e.relation] == name and e.destination == items
-            )
-            there = next(
-                (e for e in adjacency.edge_types if adjacency.names[e.relation] == name and e.destination != items),
-                None,
-            )
-            far = type_of(back.source, adjacency)
+            both = [e for e in adjacency.edge_types if adjacency.names[e.relation] == name]
+            back = next(e for e in both if e.destination == items)
+            there = next((e for e in both if e.destination != items), None)
             self.parts.append(
-                _Content(graph, far, back.csr, back.plain, dim) if name in contents else _Structure(back, there, dim)
+                _Content(graph.features[name], back.csr, dim) if name in texts else _Structure(back, there, dim)
             )
 
     def reset(self, generator: torch.Generator) -> None:
