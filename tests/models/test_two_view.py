@@ -41,7 +41,7 @@ class TestFeaturesAndSampledNegatives(Contract):
     config = TwoViewConfig(dim=16, temperature=0.3, loss="softmax", negatives=64)
 
     def graph(self):
-        return featured(written(planted_graph(96, 80, 8)), users=False)
+        return written(featured(planted_graph(96, 80, 8)))
 
 
 class TestInteractionsAlone(Contract):
@@ -78,6 +78,19 @@ def test_items_without_a_view_leave_it_out():
     # equal at the start: a third each where all three are there, a half each where two are
     assert abs(float(found.shares[1, 0]) - 1 / 3) < 1e-6
     assert abs(float(found.shares[6, 0]) - 1 / 2) < 1e-6
+
+
+def test_a_view_that_is_not_asked_for_is_not_read():
+    graph = written(featured())
+    for views, missing in (("text", "attributes"), ("attributes", "text")):
+        model = new(graph, views=views, own_vectors=False)
+        shares = model.view_shares
+        assert shares[missing] == {"mean": 0, "missing": 1}
+        assert shares["own"] == {"mean": 0, "missing": 1}
+        assert shares[views]["mean"] == 1
+    # items without any view are one and the same
+    scores = new(graph, views="text", own_vectors=False).score(torch.arange(5))[:, 6::7]
+    assert not scores.any()
 
 
 def cold_share(model, cold):

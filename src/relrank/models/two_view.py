@@ -43,6 +43,7 @@ from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
 
 Scorer = Literal["dot", "rerank"]
+Views = Literal["both", "text", "attributes"]
 USERS_AT_ONCE = 2048
 
 
@@ -53,8 +54,11 @@ class TwoViewConfig(VectorConfig):
     loss: Loss = "full-softmax"
     heads: int = 2
     """Heads of the attention over histories and across views; they divide ``dim``."""
+    views: Views = "both"
+    """Which views are read."""
     own_vectors: bool = True
-    """Whether items have vectors of their own beside the views."""
+    """Whether items have vectors of their own beside the views; without, an item is what its views say, and nothing
+    where it has none."""
     own_dropout: float = 0.2
     """Share of the items whose own vector is left out in a step, so that the views learn to stand alone (DropoutNet,
     Volkovs et al. 2017)."""
@@ -65,7 +69,7 @@ class TwoViewConfig(VectorConfig):
     align_temperature: float = 0.2
     """Its temperature."""
     scorer: Scorer = "dot"
-    """Products alone, or a heavier head that looks at the top of the list again."""
+    """Products alone, or a heavier head that looks at the top of the list again as well."""
     top: int = 200
     """Items that are looked at again."""
     candidates: int = 32
@@ -115,16 +119,18 @@ class TwoView(VectorModel):
     def __init__(self, graph: Graph, config: TwoViewConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_choice(self.name, "scorer", get_args(Scorer), c.scorer)
+        for field, known in (("scorer", Scorer), ("views", Views)):
+            check_choice(self.name, field, get_args(known), getattr(c, field))
         check_heads(self.name, c.dim, c.heads)
         for field, least in (("window", 0), ("align", 0), ("top", 1), ("candidates", 1), ("rerank", 0)):
             check_range(getattr(c, field) >= least, self.name, field, f"{least} or more", getattr(c, field))
         check_range(0 <= c.own_dropout < 1, self.name, "own_dropout", "0 up to 1", c.own_dropout)
         self.adjacency = Adjacency(graph)
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
-        self.encoder = FeatureEncoder(graph, graph.item, c.dim) if graph.features_of(graph.item) else None
+        featured = c.views != "text" and graph.features_of(graph.item)
+        self.encoder = FeatureEncoder(graph, graph.item, c.dim) if featured else None
         texts = sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r))
-        names = texts, structure_relations(graph)
+        names = texts if c.views != "attributes" else [], structure_relations(graph) if c.views != "text" else ()
         self.text, self.attributes = (Relations(graph, self.adjacency, n, c.dim) if n else None for n in names)
         extra = int(self.encoder is not None)
         sizes = len(names[0]), len(names[1]) + extra
