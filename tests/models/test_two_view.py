@@ -71,10 +71,14 @@ def test_items_without_a_view_leave_it_out():
     assert not found.shares[5, 0]
     assert found.shares[5, 1:].min() > 0
     torch.testing.assert_close(found.shares.sum(1), torch.ones(graph.n_items))
-    shares = model.view_shares
-    assert abs(shares["own"]["missing"] - 1 / graph.n_items) < 1e-9
-    assert 0.1 < shares["text"]["missing"] < 0.3
-    assert shares["attributes"]["missing"] == 0
+    texts = found.known[0].double().mean()
+    assert model.missing_views == {"own": 1 - 119 / 120, "text": float(1 - texts), "attributes": 0}
+    assert 0.1 < model.missing_views["text"] < 0.3
+    third = [1 / 3 if t else 1 / 2 for t in found.known[0]]
+    third[5] = 0  # has no vector of its own
+    shares = model.view_shares["own"]
+    assert shares["count"] == 119
+    np.testing.assert_allclose([shares["mean"], shares["sd"]], [np.sum(third) / 119, np.delete(third, 5).std()])
     # equal at the start: a third each where all three are there, a half each where two are
     assert abs(float(found.shares[1, 0]) - 1 / 3) < 1e-6
     assert abs(float(found.shares[6, 0]) - 1 / 2) < 1e-6
@@ -84,10 +88,9 @@ def test_a_view_that_is_not_asked_for_is_not_read():
     graph = written(featured())
     for views, missing in (("text", "attributes"), ("attributes", "text")):
         model = new(graph, views=views, own_vectors=False)
-        shares = model.view_shares
-        assert shares[missing] == {"mean": 0, "missing": 1}
-        assert shares["own"] == {"mean": 0, "missing": 1}
-        assert shares[views]["mean"] == 1
+        assert list(model.view_shares) == [views]
+        assert model.view_shares[views]["mean"] == 1
+        assert model.missing_views[missing] == model.missing_views["own"] == 1
     # items without any view are one and the same
     scores = new(graph, views="text", own_vectors=False).score(torch.arange(5))[:, 6::7]
     assert not scores.any()

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,7 +45,10 @@ from relrank.models.views import CrossAttention, Gate, Parts, Relations, structu
 
 Scorer = Literal["dot", "rerank"]
 Views = Literal["both", "text", "attributes"]
+PARTS = ("own", "text", "attributes")
+"""What an item is made of, in the order of the gate."""
 USERS_AT_ONCE = 2048
+"""Users that are read at a time outside training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,18 +392,27 @@ class TwoView(VectorModel):
 
     @property
     def view_shares(self) -> dict[str, dict[str, float]]:
-        """Of own vector, text and attributes: mean γ over the items that have it, and the share of items without."""
+        """γ of own vector, text and attributes over the items that have it: mean, standard deviation and count."""
         with torch.no_grad():
             found = self.catalogue()
-        known = torch.stack([self._has_own[:, 0] > 0, *found.known], dim=1)
-        names = ("own", "text", "attributes")
+        shares, known = found.shares.double().cpu().numpy(), self._known_views(found)
+        parts = {name: shares[known[:, k], k] for k, name in enumerate(PARTS)}
         return {
-            name: {
-                "mean": float(found.shares[:, k].sum() / known[:, k].sum().clamp(min=1)),
-                "missing": float(1 - known[:, k].double().mean()),
-            }
-            for k, name in enumerate(names)
+            name: {"mean": float(of.mean()), "sd": float(of.std()), "count": of.size}
+            for name, of in parts.items()
+            if of.size
         }
+
+    @property
+    def missing_views(self) -> dict[str, float]:
+        """Share of the items without a vector of their own (none was trained), without text, without attributes."""
+        with torch.no_grad():
+            known = self._known_views(self.catalogue())
+        return {name: float(1 - known[:, k].mean()) for k, name in enumerate(PARTS)}
+
+    def _known_views(self, found: Encoded) -> npt.NDArray[np.bool_]:
+        known = torch.stack([self._has_own[:, 0] > 0, *found.known], dim=1)
+        return known.cpu().numpy()
 
 
 def _pairs(rows: Csr, device: torch.device) -> tuple[Tensor, Tensor]:

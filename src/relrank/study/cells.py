@@ -394,7 +394,8 @@ def refit_cell(
 
 NOTES = {
     "relation weights": "relation_weights", "graph's share": "gate_means",
-    "own share by history length": "alpha_by_length",
+    "own share by history length": "alpha_by_length", "share of each view": "view_shares",
+    "items without a view": "missing_views",
 }  # fmt: skip
 """What a model may say of itself once it is fitted, and the attribute that says it."""
 

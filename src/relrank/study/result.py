@@ -66,8 +66,9 @@ class StudyResult:
         tuning: every trial: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
             text of the tried values), ``chosen`` (bool).
         notes: what fitted models say of themselves: ``model``, ``arm``, ``seed``, ``note`` (e.g. "relation weights",
-            "graph's share", "own share by history length"), ``key`` (relation, node type, range of lengths),
-            ``value``; where it is a mean, ``sd`` and ``count`` of what it is the mean of, else null.
+            "graph's share", "own share by history length", "share of each view", "items without a view"), ``key``
+            (relation, node type, range of lengths, view), ``value``; where it is a mean, ``sd`` and ``count`` of what
+            it is the mean of, else null.
     """
 
     card: dict[str, Any]
