@@ -154,6 +154,11 @@ def test_users_and_items_without_training_rows() -> None:
     findings = audit(TABLES, split_of(rows((0, 0, 1), (0, 1, 2)), CLEAN.valid, CLEAN.test))
     assert finding(findings, "users without training rows").count == 1
     assert finding(findings, "items without training rows").count == 2
+    # a split of new items wants them so, and item 3, which is in test, nowhere else
+    for item, level, count in ((2, "ok", 0), (3, "leak", 2)):
+        split = replace(split_of(rows((0, 0, 1), (1, item, 1)), CLEAN.valid, CLEAN.test), only_new=True)
+        found = finding(audit(TABLES, split), "items without training rows")
+        assert (found.level, found.count) == (level, count)
 
 
 def test_what_is_known_of_ml_100k(ml_100k: Tables, ml_100k_u1: Tables) -> None:

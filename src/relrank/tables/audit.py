@@ -158,7 +158,11 @@ def _unknown(split: Split) -> Iterator[Finding]:
     for side, n, train, test in sides:
         known = np.bincount(train, minlength=n) > 0
         count = int((~known[test]).sum())
+        check = f"{side} without training rows"
+        if side == "items" and split.only_new:
+            old = test.size - count
+            bad = f"{old:,} of {test.size:,} test rows are of items with training rows, which are no candidates"
+            yield _finding("leak", check, old, bad, "all items of test rows are new, as the split says")
+            continue
         bad = f"{count:,} of {test.size:,} test rows are of {side} without training rows"
-        yield _finding(
-            "warning", f"{side} without training rows", count, bad, f"all {side} of test rows have training rows"
-        )
+        yield _finding("warning", check, count, bad, f"all {side} of test rows have training rows")
