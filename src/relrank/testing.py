@@ -287,7 +287,7 @@ class ModelContract:
         folded, scores = model.fold_in(histories).cpu(), _all_scores(model)
         twice = [torch.cat([h.flip(0), h[:1]]) for h in histories]
         other = model.fold_in(twice).cpu()
-        if self.kind.ordered:
+        if model.ordered:
             assert not torch.allclose(other, folded, atol=1e-3), "the order of a history changes nothing"
         else:
             _close(other, folded, "another order of the same history")

@@ -8,12 +8,13 @@ from featured import featured
 from torch.nn import functional
 from written import written
 
+from relrank.csr import Csr
 from relrank.graph.graph import Relation
 from relrank.models import losses
 from relrank.models.history_attention import Histories
-from relrank.models.rerank import TargetAttention, raised
+from relrank.models.rerank import TargetAttention, hard_negatives, raised
 from relrank.models.two_view import TwoView, TwoViewConfig
-from relrank.testing import BLOCKS, TrainedContract, planted_graph
+from relrank.testing import BLOCKS, TrainedContract, planted_graph, planted_sequences
 from relrank.training import TrainConfig, fit
 
 BUDGET = TrainConfig(epochs=12, batch=512, lr=0.02, every=3, device="cpu")
@@ -22,7 +23,7 @@ BUDGET = TrainConfig(epochs=12, batch=512, lr=0.02, every=3, device="cpu")
 class Contract(TrainedContract):
     kind = TwoView
     train = BUDGET
-    node_tables = ("table",)
+    node_tables = ("items.table",)
     propagates = True
 
     def graph(self):
@@ -42,6 +43,18 @@ class TestFeaturesAndSampledNegatives(Contract):
 
     def graph(self):
         return written(featured(planted_graph(96, 80, 8)))
+
+
+class TestInOrder(Contract):
+    config = TwoViewConfig(dim=16, temperature=0.3, window=6)
+
+    def graph(self):
+        graph = written()
+        chance = np.random.default_rng(0).random(len(graph.interactions))
+        order = np.lexsort((chance, graph.interactions.src))
+        places = np.empty(order.size, np.int32)
+        places[order] = np.arange(order.size) % 10  # ten items each
+        return replace(graph, places=places)
 
 
 class TestInteractionsAlone(Contract):
@@ -65,16 +78,16 @@ def test_items_without_a_view_leave_it_out():
     edges = graph.interactions.where(graph.interactions.dst != 5)
     model = new(replace(graph, interactions=edges))
     with torch.no_grad():
-        found = model.catalogue()
+        found = model.items()
     textless = np.arange(graph.n_items) % 7 == 6
     assert ((found.shares[:, 1] == 0).numpy()[textless]).all()
     assert not found.shares[5, 0]
     assert found.shares[5, 1:].min() > 0
     torch.testing.assert_close(found.shares.sum(1), torch.ones(graph.n_items))
-    texts = found.known[0].double().mean()
+    texts = model.items.known[:, 1].double().mean()
     assert model.missing_views == {"own": 1 - 119 / 120, "text": float(1 - texts), "attributes": 0}
     assert 0.1 < model.missing_views["text"] < 0.3
-    third = [1 / 3 if t else 1 / 2 for t in found.known[0]]
+    third = [1 / 3 if t else 1 / 2 for t in model.items.known[:, 1]]
     third[5] = 0  # has no vector of its own
     shares = model.view_shares["own"]
     assert shares["count"] == 119
@@ -91,9 +104,11 @@ def test_a_view_that_is_not_asked_for_is_not_read():
         assert list(model.view_shares) == [views]
         assert model.view_shares[views]["mean"] == 1
         assert model.missing_views[missing] == model.missing_views["own"] == 1
-    # items without any view are one and the same
-    scores = new(graph, views="text", own_vectors=False).score(torch.arange(5))[:, 6::7]
-    assert not scores.any()
+    # items without any view are one and the same, whose vector is learned
+    model = new(graph, views="text", own_vectors=False)
+    with torch.no_grad():
+        vectors = model.items().items[6::7]
+    assert torch.equal(vectors, model.items.nothing.expand_as(vectors))
 
 
 def cold_share(model, cold):
@@ -121,14 +136,15 @@ def test_items_that_nobody_chose_are_found_by_what_is_written_of_them():
 
 def test_views_of_an_item_find_each_other_but_are_no_negatives_of_a_users_other_items():
     model = new(align=1.0)
-    users, items = np.array([0, 0, 1, 2]), np.array([0, 8, 16, 1])
+    users, items = np.array([0, 0, 1, 2, 2]), np.array([0, 8, 16, 1, 6])  # item 6 has no text
     batch = model.prepare(users, items, np.random.SeedSequence(0))
+    assert batch.messages.aligned.tolist() == [0, 1, 8, 16]
     with torch.no_grad():
         model.encode(batch)
         step = model._step
-        found = model._alignment(batch, step)
-    rows = [i for i in (0, 1, 8, 16) if step.known[0][i] and step.known[1][i]]
-    one, other = (functional.normalize(v[rows], dim=1) for v in step.views)
+        found = model._alignment(batch.messages, step)
+    rows = [0, 1, 8, 16]
+    one, other = (functional.normalize(v[rows], dim=1) for v in step.encoded.views)
     logits = one @ other.T / model.config.align_temperature
     expected = []
     for at, a in enumerate(rows):
@@ -136,8 +152,53 @@ def test_views_of_an_item_find_each_other_but_are_no_negatives_of_a_users_other_
         expected += [
             logits[at, others].logsumexp(0) - logits[at, at], logits[others, at].logsumexp(0) - logits[at, at]
         ]  # fmt: skip
-    assert len(rows) == 4
     torch.testing.assert_close(found, torch.stack(expected).mean())
+
+
+def test_the_loss_is_the_sum_of_its_parts():
+    """Weights of the contrast and of the head's loss scale just those."""
+    graph = written()
+    values = {}
+    for align, rerank in ((0.0, 0.0), (1.0, 0.0), (2.0, 0.0), (0.0, 1.0), (0.0, 3.0)):
+        model = new(graph, scorer="rerank", top=20, candidates=5, align=align, rerank=rerank)
+        batch = model.prepare(*batch_of(model), np.random.SeedSequence(0))
+        values[align, rerank] = float(model.loss(batch).detach())
+    plain = values[0, 0]
+    for one, more, factor in (((1, 0), (2, 0), 2), ((0, 1), (0, 3), 3)):
+        assert values[one] - plain > 0.1
+        np.testing.assert_allclose(values[more] - plain, factor * (values[one] - plain), rtol=1e-4)
+
+
+def batch_of(model, n=60):
+    edges = model.graph.interactions
+    some = np.random.default_rng(0).permutation(len(edges))[:n]
+    return edges.src[some].astype(np.int64), edges.dst[some].astype(np.int64)
+
+
+def test_pitfall_no_target_of_a_batch_is_in_the_history_that_is_to_find_it():
+    model = new()
+    users, items = batch_of(model)
+    batch = model.prepare(users, items, np.random.SeedSequence(0))
+    read = batch.messages
+    owners = np.repeat(read.users, np.diff(read.histories.indptr))
+    inside = set(zip(owners.tolist(), read.histories.items.tolist(), strict=True))
+    assert not inside & set(zip(users.tolist(), items.tolist(), strict=True))
+    everything = sum(len(model_items(model.graph, user)) for user in set(users.tolist()))
+    assert len(inside) == everything - len(users)
+
+
+def test_own_vectors_are_left_out_only_where_a_view_can_stand_for_them():
+    graph = written(planted_graph().only())  # each seventh item has neither text nor attribute
+    model = new(graph)
+    with torch.no_grad():
+        shares = model.items(0.5, torch.Generator().manual_seed(0)).shares
+        exact = model.items().shares
+    described = model.items.known[:, 1]
+    left_out = shares[:, 0] == 0
+    assert 0.35 < float(left_out[described].float().mean()) < 0.65
+    assert not left_out[~described].any()
+    assert exact[:, 0].min() > 0
+    assert new(graph, own_vectors=False).items.known[:, 0].any() == False  # noqa: E712
 
 
 def test_info_nce_keeps_every_node_its_own_partner():
@@ -152,9 +213,37 @@ def test_users_are_also_what_their_own_relations_say():
     assert model._side(np.arange(3)) is None
     works = Relation.of("works", "user", "tag", np.array([0, 0, 1]), np.array([1, 2, 1]), np.array([1, 3, 1]))
     model = new(replace(graph, relations=graph.relations | {"works": works}))
-    tags = model.table[model.adjacency.types["tag"]]
+    tags = model.items.table[model.items.adjacency.types["tag"]]
     expected = torch.stack([tags[1] / 4 + tags[2] * 3 / 4, tags[1], tags[0] * 0])
     torch.testing.assert_close(model._side(np.arange(3)), expected)
+
+
+def test_what_users_are_linked_with_is_in_their_scores_and_nobody_elses():
+    works = Relation.of("works", "user", "tag", np.array([0, 0, 1]), np.array([1, 2, 1]))
+    graph = written(planted_graph().only())
+    model = new(replace(graph, relations=graph.relations | {"works": works}))
+    assert not model.from_history
+    before = model.score(torch.arange(3))
+    with torch.no_grad():
+        model.items.table[model.items.adjacency.types["tag"]][2] += 1
+    model.refresh()
+    changed = (model.score(torch.arange(3)) - before).abs().amax(1)
+    assert changed[0] > 1e-3
+    assert not changed[1:].any()
+
+
+def test_an_ordered_history_beyond_the_window_is_forgotten_and_its_order_counts():
+    graph = written(planted_sequences())
+    model = new(graph, window=4)
+    assert model.from_history
+    old, late = torch.tensor([0, 4, 8, 12]), torch.tensor([1, 5, 9, 13])
+    one, other, turned = model.fold_in([torch.cat([old, late]), late, late.flip(0)])
+    torch.testing.assert_close(one, other)
+    assert (turned - other).abs().max() > 1e-4
+    # sets, of which no order is known, are read as such
+    rows = Csr.from_pairs(np.zeros(4, int), late.numpy(), (1, graph.n_items))
+    sets = model.encode_histories(rows)
+    assert not torch.allclose(model._normal(sets) @ model._items.T, other[None], atol=1e-4)
 
 
 def test_what_is_looked_at_again_stays_above_the_rest():
@@ -173,22 +262,59 @@ def test_target_attention_reads_the_history_for_each_candidate():
     head = TargetAttention(3)
     head.reset(generator)
     head.out.reset(generator)
-    histories = Histories(np.array([0, 2, 2]), np.array([1, 0], np.int32), np.zeros(2, int), np.zeros(2, int))
-    keys, users = torch.randn(2, 3, generator=generator), torch.randn(2, 3, generator=generator)
-    candidates = torch.randn(2, 4, 3, generator=generator)
-    found = head(candidates, keys, users, histories)
+    histories = Histories(np.array([0, 2, 2, 3]), np.array([1, 0, 1], np.int32), np.zeros(3, int), np.zeros(3, int))
+    keys, users = torch.randn(3, 3, generator=generator), torch.randn(3, 3, generator=generator)
+    items = torch.randn(4, 3, generator=generator)
+    candidates, owners = torch.tensor([2, 0, 1, 3, 3]), torch.tensor([0, 2, 1, 0, 2])
+    found = head(items, candidates, owners, keys, users, histories)
 
     def project(affine, x):
         return torch.cat([x, torch.ones(1)]) @ affine.weight
 
-    for n in range(2):
-        for c in range(4):
-            v = candidates[n, c]
-            read = torch.zeros(3)
-            if n == 0:
-                read = ((keys @ project(head.query, v)) / 3**0.5).softmax(0) @ keys
-            hidden = functional.relu(project(head.hidden, torch.cat([v * read, v * users[n], read])))
-            torch.testing.assert_close(found[n, c], project(head.out, hidden)[0])
+    for n, (c, owner) in enumerate(zip(candidates.tolist(), owners.tolist(), strict=True)):
+        v, own = items[c], keys[histories.indptr[owner] : histories.indptr[owner + 1]]
+        read = ((own @ project(head.query, v)) / 3**0.5).softmax(0) @ own  # nothing to read: zeros
+        hidden = functional.relu(project(head.hidden, torch.cat([v * read, v * users[owner], read])))
+        torch.testing.assert_close(found[n], project(head.out, hidden)[0])
+
+
+def test_hard_negatives_come_from_the_top_and_are_strangers():
+    scores = torch.arange(10.0).expand(200, 10).clone()
+    known = torch.arange(200).repeat_interleave(2), torch.tensor([9, 7]).repeat(200)
+    drawn, excluded = hard_negatives(scores, known, 4, 2, torch.Generator().manual_seed(0))
+    assert not excluded.any()
+    counts = torch.bincount(drawn.flatten(), minlength=10)
+    assert counts[[0, 1, 2, 3, 7, 9]].sum() == 0  # the four best that are not known: 8, 6, 5, 4
+    assert counts[[4, 5, 6, 8]].min() > 70
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    # a list that is too short is filled up with what is known, and says so
+    scores = torch.arange(3.0)[None].clone()
+    drawn, excluded = hard_negatives(
+        scores, (torch.zeros(2, dtype=int), torch.tensor([0, 1])), 3, 3, torch.Generator()
+    )
+    assert sorted(zip(drawn[0].tolist(), excluded[0].tolist(), strict=True)) == [(0, True), (1, True), (2, False)]
+
+
+def test_scores_follow_the_parameters_after_a_refresh():
+    """Validation refreshes, and does not forget: it must not look again with the vectors of an epoch before."""
+    model = new(scorer="rerank", top=30, candidates=4)
+    model.score(torch.arange(3))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.refresh()
+    found = model.score(torch.arange(3))
+    model.forget()
+    assert torch.equal(found, model.score(torch.arange(3)))
+
+
+def test_scores_in_parts_are_the_same(monkeypatch):
+    model = new(scorer="rerank", top=30, candidates=4)
+    model.head.out.reset(torch.Generator().manual_seed(1), 3.0)
+    whole = model.score(torch.arange(40))
+    monkeypatch.setattr("relrank.models.rerank.EVENTS", 700)
+    torch.testing.assert_close(model.score(torch.arange(40)), whole)
 
 
 def test_the_head_changes_the_order_of_the_top_and_of_nothing_else():

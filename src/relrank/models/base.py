@@ -55,7 +55,7 @@ class Recommender(ABC):
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
     from_history: bool = False
-    ordered: ClassVar[bool] = False
+    ordered: bool = False
     weighs_interactions: ClassVar[bool] = False
 
     graph: Graph

@@ -48,6 +48,11 @@ class Histories:
     levels: Int64
     ages: Int64
 
+    @classmethod
+    def of_sets(cls, rows: Csr) -> Histories:
+        """Histories of which neither order nor ratings are known."""
+        return cls(rows.indptr, rows.indices, *(np.zeros(rows.nnz, np.int64) for _ in range(2)))
+
     @property
     def n(self) -> int:
         """Number of histories."""
@@ -146,8 +151,9 @@ class HistoryAttention(nn.Module):
             self.nobody.copy_(torch.randn(dim, generator=generator) * scale)
             for affine in (self.query, self.key):
                 affine.reset(generator, 0.5)
-            self.value.reset(None)
             self.value.weight[:-1] = near_identity((dim, dim), generator)
+            # not 0: of a history whose items say nothing it is all that there is
+            self.value.weight[-1] = torch.randn(dim, generator=generator) * (0.1 * scale)
 
     def keys(self, items: Tensor, histories: Histories, generator: torch.Generator | None = None) -> Tensor:
         """Every event as what attention reads: k, [n_events, dim].

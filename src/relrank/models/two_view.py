@@ -1,19 +1,19 @@
 """Two views of an item, what is written of it and what it shares with others, beside the vector of its own.
 
-    v_i = Σ_p γ_ip part_p(i),      p ∈ {own, text, attributes}
-    text(i), attributes(i): gated means of what each relation says (``relrank.models.views``), each of which then asks
-    all parts of both by cross-attention
+    v_i = γ own(i) + γ text(i) + γ attributes(i)  (``relrank.models.item_views``),
     h_u = attention over the history of u (``relrank.models.history_attention``),      s(u, i) = cos(h_u, v_i) / τ
 
-Gates decide what each part counts, item by item; what is missing has no share. An item that nobody chose in training
-has no vector of its own and is what is written of it and what it shares, which ``own_dropout`` practises. A user is
-the history, without the batch's own edges: a target is never in the history that is to find it.
+A user is the history, without the batch's own edges: a target is never in the history that is to find it. What came
+after the target may be, as in every model that reads a history as a whole.
 
-Beside the ranking loss, an item's two views are to find each other among the batch's items (InfoNCE, symmetric); two
-items of one user are no negatives of each other. Every item is encoded once in a step.
+Beside the ranking loss, an item's two views are to find each other among the batch's positives (InfoNCE, symmetric);
+two items that one user has in the batch are no negatives of each other. Every item is encoded once in a step.
 
 Scores are products; with ``scorer = "rerank"`` a heavier head, trained along, looks at the top of the list again
 (``relrank.models.rerank``).
+
+Relations read are those that link items with texts, with other nodes but users, or among themselves, and those that
+link users with nodes that are neither; features are those of items.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from scipy.sparse import csr_array
+from torch import Tensor
 from torch.nn import functional
 
 from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
-from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.graph.texts import text_relations
 from relrank.models import losses
 from relrank.models.base import Knob, check_choice, check_range, history_rows, user_rows
 from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories
-from relrank.models.layers import FeatureEncoder, check_heads
-from relrank.models.rerank import TargetAttention, raised
+from relrank.models.item_views import PARTS, Encoded, ItemViews
+from relrank.models.layers import check_heads
+from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
-from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
+from relrank.models.views import structure_relations
 
 Scorer = Literal["dot", "rerank"]
 Views = Literal["both", "text", "attributes"]
-PARTS = ("own", "text", "attributes")
-"""What an item is made of, in the order of the gate."""
 USERS_AT_ONCE = 2048
 """Users that are read at a time outside training."""
+ALIGNED = 1024
+"""Items of a batch whose views are to find each other, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,9 @@ class TwoViewConfig(VectorConfig):
     views: Views = "both"
     """Which views are read."""
     own_vectors: bool = True
-    """Whether items have vectors of their own beside the views; without, an item is what its views say, and nothing
-    where it has none."""
+    """Whether items have vectors of their own beside the views."""
     own_dropout: float = 0.2
-    """Share of the items whose own vector is left out in a step, so that the views learn to stand alone (DropoutNet,
-    Volkovs et al. 2017)."""
+    """Share of the items that do without their own vector in a step, where a view can stand for it."""
     window: int = 200
     """Latest items of a history that are read, where histories have an order; 0 for all."""
     align: float = 0.1
@@ -82,33 +80,29 @@ class TwoViewConfig(VectorConfig):
     """Weight of the heavier head's loss."""
 
 
-class Encoded(NamedTuple):
-    """What one pass over the catalogue gives.
-
-    Attributes:
-        items: v, [n_items, dim].
-        views: the text view and the attribute view before they asked each other, [n_items, dim] each.
-        known: which items have them, bool [n_items] each.
-        shares: γ of own vector, text and attributes, [n_items, 3].
-    """
-
-    items: Tensor
-    views: tuple[Tensor, Tensor]
-    known: tuple[Tensor, Tensor]
-    shares: Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a batch's users are read from.
+    """What a step reads beside its edges.
 
     Attributes:
-        histories: without the batch's own edges.
+        histories: of the batch's users, without the batch's own edges.
         users: their rows, int64 [n].
+        aligned: item rows whose views are to find each other, int64 [m].
+        together: pairs of places in ``aligned`` that one user has in the batch, int64 [2, n_pairs].
     """
 
     histories: Histories
     users: Int64
+    aligned: Int64
+    together: Int64
+
+
+class Step(NamedTuple):
+    """What ``encode`` made: items, keys of all events, users."""
+
+    encoded: Encoded
+    keys: Tensor
+    users: Tensor
 
 
 class TwoView(VectorModel):
@@ -129,28 +123,22 @@ class TwoView(VectorModel):
         for field, least in (("window", 0), ("align", 0), ("top", 1), ("candidates", 1), ("rerank", 0)):
             check_range(getattr(c, field) >= least, self.name, field, f"{least} or more", getattr(c, field))
         check_range(0 <= c.own_dropout < 1, self.name, "own_dropout", "0 up to 1", c.own_dropout)
-        self.adjacency = Adjacency(graph)
-        self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
-        featured = c.views != "text" and graph.features_of(graph.item)
-        self.encoder = FeatureEncoder(graph, graph.item, c.dim) if featured else None
-        texts = sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r))
-        names = texts if c.views != "attributes" else [], structure_relations(graph) if c.views != "text" else ()
-        self.text, self.attributes = (Relations(graph, self.adjacency, n, c.dim) if n else None for n in names)
-        extra = int(self.encoder is not None)
-        sizes = len(names[0]), len(names[1]) + extra
-        self.gates = nn.ModuleList(Gate(n, c.dim) for n in (*sizes, 3))
-        self.across = CrossAttention(sum(sizes), c.dim, c.heads)
+        check_range(c.l2 == 0, self.name, "l2", "0: vectors have length 1 wherever they are read", c.l2)
+        texts = tuple(sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r)))
+        texts = () if c.views == "attributes" else texts
+        attributes = () if c.views == "text" else structure_relations(graph)
+        self.items = ItemViews(graph, texts, attributes, c.views != "text", c.own_vectors, c.dim, c.heads)
+        self._both = self.items.known[:, 1:].all(1).numpy()
         self.training_histories = TrainingHistories(graph, c.window)
-        self.reader = HistoryAttention(
-            c.dim, c.heads, self.training_histories.n_levels, self.training_histories.ordered
-        )
+        self.ordered = self.training_histories.ordered
+        self.reader = HistoryAttention(c.dim, c.heads, self.training_histories.n_levels, self.ordered)
         self.head = TargetAttention(c.dim) if c.scorer == "rerank" else None
         self._sides = self._user_relations()
-        self.register_buffer("_has_own", self._own(), persistent=False)
-        self._has_own: Tensor
+        self.from_history = not self._sides and not self.reader.rated
+        # the products' right side as it was before it was normalised: derived, so never saved
         self.register_buffer("_raw", torch.empty(0), persistent=False)
         self._raw: Tensor
-        self._step: Encoded | None = None
+        self._step: Step | None = None
 
     @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
@@ -162,20 +150,15 @@ class TwoView(VectorModel):
         """Temperature, contrast, what keeps own vectors from drowning the views, and the learning rate."""
         del graph
         return (
-            Range("temperature", 0.05, 0.3, log=True), Knob("align", (0.0, 0.03, 0.1, 0.3), 0.1),
-            Knob("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.2), Range("train.lr", 1e-3, 3e-2, log=True),
+            Range("temperature", 0.07, 0.3, log=True), Knob("align", (0.0, 0.03, 0.1, 0.3), 0.1),
+            Knob("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.2), Range("train.lr", 1e-3, 2e-2, log=True),
         )  # fmt: skip
-
-    def _own(self) -> Tensor:
-        """1 for items that were chosen in training, float32 [n_items, 1]; 0 for all without own vectors."""
-        chosen = np.bincount(self.history.indices, minlength=self.graph.n_items) > 0
-        return torch.from_numpy(chosen & self.config.own_vectors).float()[:, None]
 
     def _user_relations(self) -> list[tuple[Csr, slice]]:
         """Users by nodes that are no items, rows adding up to 1, and the nodes' global numbers."""
-        users, items = (self.adjacency.types[t] for t in (self.graph.user, self.graph.item))
+        users, items = (self.items.adjacency.types[t] for t in (self.graph.user, self.graph.item))
         found = []
-        for e in self.adjacency.edge_types:
+        for e in self.items.adjacency.edge_types:
             if e.destination == users and e.source not in (users, items):
                 sums = np.bincount(e.csr.rows(), weights=e.csr.data, minlength=e.csr.n_rows)
                 share = (e.csr.data / sums[e.csr.rows()]).astype(np.float32)
@@ -185,217 +168,165 @@ class TwoView(VectorModel):
     def init_weights(self, seed: int) -> None:
         """Normal vectors; gates that count alike; histories that are nearly means."""
         generator = torch.Generator().manual_seed(seed)
-        scale = self.config.dim**-0.5
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * scale)
-            if self.encoder is not None:
-                self.encoder.init_weights(generator, scale)
-            for part in (self.text, self.attributes, self.across):
-                if part is not None:
-                    part.reset(generator)
-            for gate in self.gates:
-                gate.reset()  # type: ignore[operator]
-            self.reader.reset(generator, scale)
-            if self.head is not None:
-                self.head.reset(generator)
+        self.items.reset(generator, self.config.init_scale)
+        self.reader.reset(generator, self.config.init_scale)
+        if self.head is not None:
+            self.head.reset(generator)
         self.forget()
 
-    def catalogue(self, generator: torch.Generator | None = None) -> Encoded:
-        """All items, once.
-
-        Args:
-            generator: in training, of the items whose own vectors are left out.
-        """
-        here = self._has_own
-        if generator is not None and self.config.own_dropout:
-            drawn = torch.rand(here.shape, generator=generator, device=here.device)
-            here = here * (drawn >= self.config.own_dropout)
-        own = functional.normalize(self.table[self.adjacency.types[self.graph.item]], dim=1) * here
-        base, features = own, None
-        if self.encoder is not None:
-            features = self.encoder(torch.arange(len(own), device=own.device)).to(own.dtype)
-            base = own + features
-        nothing = Parts(own.new_zeros(len(own), 0, own.shape[1]), own.new_zeros(len(own), 0, dtype=torch.bool))
-        written, shared = (nothing if r is None else r(base, self.table) for r in (self.text, self.attributes))
-        if features is not None:
-            bare = functional.normalize(features, dim=1)[:, None]
-            shared = _joined(shared, Parts(bare, torch.ones_like(bare[:, :, 0], dtype=torch.bool)))
-        views = [gate(parts) for gate, parts in zip(self.gates, (written, shared), strict=False)]
-        known = torch.stack([(here > 0)[:, 0], written.known.any(1), shared.known.any(1)], dim=1)
-        asked = self.across(torch.stack(views, dim=1), _joined(written, shared))
-        parts = torch.cat([own[:, None], functional.normalize(asked, dim=2)], dim=1) * known[:, :, None]
-        fused, last = Parts(parts, known), self.gates[2]
-        assert isinstance(last, Gate)
-        shares = last.shares(fused)
-        items = (shares[:, :, None] * parts).sum(1)
-        return Encoded(items, (views[0], views[1]), (known[:, 1], known[:, 2]), shares)
-
     def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
-        """The users' histories without the batch's own edges."""
-        del items, seed
-        return Read(self.training_histories.of(users, edges), users)
+        """The users' histories without the batch's own edges, and which items are aligned."""
+        del items
+        aligned = together = np.zeros(0, np.int64)
+        if self.config.align and self._both.any():
+            aligned = np.unique(edges[1][self._both[edges[1]]])
+            if aligned.size > ALIGNED:
+                aligned = np.sort(np.random.default_rng(seed).choice(aligned, ALIGNED, replace=False))
+            at = np.isin(edges[1], aligned)
+            places = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
+            has = csr_array((np.ones(at.sum(), np.int32), places), shape=(users.size, aligned.size))
+            together = np.stack((has.T @ has).nonzero()).astype(np.int64)
+        return Read(self.training_histories.of(users, edges), users, aligned, together)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories, items from one pass over the catalogue."""
-        generator = torch.Generator(self.table.device).manual_seed(batch.seed)
-        self._step = self.catalogue(generator)
-        items, read = self._step.items, batch.messages
-        keys = self.reader.keys(items, read.histories, generator)
-        users: Tensor = self.reader(items, keys, read.histories, self._side(read.users))
+        generator = torch.Generator(self.items.table.device).manual_seed(batch.seed)
+        encoded, read = self.items(self.config.own_dropout, generator), batch.messages
+        keys = self.reader.keys(encoded.items, read.histories, generator)
+        users: Tensor = self.reader(encoded.items, keys, read.histories, self._side(read.users))
+        self._step = Step(encoded, keys, users)
+        items: Tensor = encoded.items
         return users, items if batch.negative_at is None else items.index_select(0, batch.items)
 
     def _side(self, users: Int64) -> Tensor | None:
         """What relations of users with other nodes than items say, [n, dim]; None where there are none."""
         if not self._sides:
             return None
-        parts = [sparse_product(csr.take(users), self.table[nodes]) for csr, nodes in self._sides]
+        parts = [sparse_product(csr.take(users), self.items.table[nodes]) for csr, nodes in self._sides]
         return torch.stack(parts).sum(0)
 
     def loss(self, batch: Batch) -> Tensor:
         """The ranking loss, the contrast of the views, and the heavier head's loss."""
-        value, step = super().loss(batch), self._step
+        value, step, c = super().loss(batch), self._step, self.config
         self._step = None
         assert step is not None
-        c = self.config
-        if c.align and self.text is not None and self.gates[1].bias.numel():  # type: ignore[operator]
-            value = value + c.align * self._alignment(batch, step)
+        if batch.messages.aligned.size > 1:
+            value = value + c.align * self._alignment(batch.messages, step)
         if self.head is not None and c.rerank:
             value = value + c.rerank * self._heavy_loss(batch, step)
         return value
 
-    def _alignment(self, batch: Batch, step: Encoded) -> Tensor:
-        """InfoNCE between the views of the batch's positives that have both."""
-        positives, at = torch.unique(batch.items[batch.item_at], return_inverse=True)
-        both = (step.known[0] & step.known[1])[positives]
-        if int(both.sum()) < 2:
-            return step.items.sum() * 0.0
-        chosen = step.items.new_zeros(len(batch.users), len(positives))
-        chosen[batch.user_at, at] = 1
-        together = (chosen.T @ chosen)[both][:, both] > 0
-        one, other = (view.index_select(0, positives[both]) for view in step.views)
+    def _alignment(self, read: Read, step: Step) -> Tensor:
+        """InfoNCE between the two views of the items that are aligned."""
+        rows = torch.from_numpy(read.aligned).to(step.users.device)
+        together = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=rows.device)
+        together[torch.from_numpy(read.together[0]), torch.from_numpy(read.together[1])] = True
+        one, other = (view.index_select(0, rows) for view in step.encoded.views)
         return losses.info_nce(one, other, self.config.align_temperature, symmetric=True, excluded=together)
 
-    def _heavy_loss(self, batch: Batch, step: Encoded) -> Tensor:
+    def _heavy_loss(self, batch: Batch, step: Step) -> Tensor:
         """Softmax of each edge's positive among items from the top of its user's list, with what the head adds."""
-        read, c = batch.messages, self.config
-        assert self.head is not None
-        generator = torch.Generator(self.table.device).manual_seed(batch.seed + 1)
-        keys = self.reader.keys(step.items, read.histories)
-        users = self.reader(step.items, keys, read.histories, self._side(read.users))
-        left, right = self._normal(users), self._normal(step.items)
+        read, c, items = batch.messages, self.config, step.encoded.items
+        generator = torch.Generator(items.device).manual_seed(batch.seed + 1)
+        left, right = self._normal(step.users), self._normal(items)
         with torch.no_grad():
-            scores = left @ right.T
-            mine = self.history.take(read.users)
-            rows, columns = (
-                torch.from_numpy(a.astype(np.int64)).to(scores.device) for a in (mine.rows(), mine.indices)
-            )
-            scores[rows, columns] = -torch.inf
-            best = scores.topk(min(c.top, scores.shape[1]), 1).indices
-            # by item and not by place in the list, so that two near scores that swap places change nothing
-            chance = torch.rand(scores.shape, generator=generator, device=best.device).gather(1, best)
-            negatives = best.gather(1, chance.topk(min(c.candidates, best.shape[1]), 1).indices)
-            excluded = scores.gather(1, negatives).isinf()
-        positives = batch.items[batch.item_at]
-        # one look per user and candidate: an edge's positive is one candidate more
-        own = self._looked_at(step.items, keys, users, read.histories, negatives)
-        first = self._edge_scores(step.items, keys, users, read.histories, batch.user_at, positives)
-        plain = (left[:, None] * right[negatives]).sum(2) / c.temperature + own
-        lone = (left[batch.user_at] * right[positives]).sum(1) / c.temperature + first
-        return losses.sampled_softmax(lone, plain[batch.user_at], excluded[batch.user_at], 1.0)
+            scores = (left @ right.T).float()
+        known = _pairs(self.history.take(read.users), scores.device)
+        negatives, excluded = hard_negatives(scores, known, c.top, c.candidates, generator)
+        positives, at = batch.items.index_select(0, batch.item_at), batch.user_at
 
-    def _looked_at(self, items: Tensor, keys: Tensor, users: Tensor, histories: Histories, columns: Tensor) -> Tensor:
-        assert self.head is not None
-        added: Tensor = self.head(items[columns], keys, users, histories)
-        return added
+        def whole(candidates: Tensor, owners: Tensor) -> Tensor:
+            assert self.head is not None
+            plain = (left.index_select(0, owners) * right.index_select(0, candidates)).sum(1) / c.temperature
+            added: Tensor = self.head(items, candidates, owners, step.keys, step.users, read.histories)
+            total: Tensor = plain + added
+            return total
 
-    def _edge_scores(
-        self, items: Tensor, keys: Tensor, users: Tensor, histories: Histories, user_at: Tensor, positives: Tensor
-    ) -> Tensor:
-        """What the head adds to one item of each edge, [n_edges]; edges of a user side by side."""
-        order = torch.argsort(user_at, stable=True)
-        counts = torch.bincount(user_at, minlength=len(users))
-        place = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[user_at[order]]
-        columns = positives.new_zeros(len(users), int(counts.max()))
-        columns[user_at[order], place] = positives[order]
-        added = self._looked_at(items, keys, users, histories, columns)
-        found = added.new_empty(len(order))
-        return found.index_copy(0, order, added[user_at[order], place])
+        # a user's negatives are looked at once, and stand beside each of the user's positives
+        owners = torch.arange(len(left), device=at.device).repeat_interleave(negatives.shape[1])
+        others = whole(negatives.flatten(), owners).view(negatives.shape)
+        return losses.sampled_softmax(whole(positives, at), others.index_select(0, at), excluded[at], 1.0)
 
     def _normal(self, x: Tensor) -> Tensor:
         return functional.normalize(x, dim=1) if self.config.similarity == "cosine" else x
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
         """Users from their whole histories."""
-        items = self.catalogue().items
+        items, n = self.items().items, self.graph.n_users
         parts = [
             self._read(items, self.training_histories.of(rows), rows)
-            for rows in np.array_split(np.arange(self.graph.n_users), -(-self.graph.n_users // USERS_AT_ONCE) or 1)
+            for rows in np.array_split(np.arange(n), max(-(-n // USERS_AT_ONCE), 1))
         ]
         return torch.cat(parts), items
 
     def _read(self, items: Tensor, histories: Histories, users: Int64 | None) -> Tensor:
-        keys = self.reader.keys(items, histories)
-        vectors: Tensor = self.reader(items, keys, histories, None if users is None else self._side(users))
+        side = None if users is None else self._side(users)
+        vectors: Tensor = self.reader(items, self.reader.keys(items, histories), histories, side)
         return vectors
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """Users who are their histories and nothing else; sets of items, in no order."""
-        return self._read(self.catalogue().items, self.training_histories.given(rows.indptr, rows.indices), None)
+        """Users who are sets of items and nothing else; of an order nothing is known, nor of ratings."""
+        return self._read(self._catalogue(), Histories.of_sets(rows), None)
 
     def score(self, users: Tensor) -> Tensor:
         """Products, and the top of each list looked at again if there is a head for it."""
-        rows = user_rows(users, self.graph.n_users)
-        scores = super().score(users)
-        if self.head is None or not rows.size:
-            return scores
+        rows, scores = user_rows(users, self.graph.n_users), super().score(users)
         return self._again(scores, self.training_histories.of(rows), rows, self.history.take(rows))
 
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """New histories, read in their order where training histories have one."""
-        if not self._items.numel():
-            self.refresh()
         rows = history_rows(histories, self.graph.n_items)
-        given = self.training_histories.given(rows.indptr, rows.indices)
-        if self.training_histories.ordered:
+        given = Histories.of_sets(rows)
+        if self.ordered:
             sequences = Sequences.of_histories(histories, self.graph.n_items)
             given = self.training_histories.given(sequences.indptr, sequences.items)
-        items = self._catalogue_kept()
-        scores = self._normal(self._read(items, given, None)) @ self._items.T
-        return scores if self.head is None or not rows.n_rows else self._again(scores, given, None, rows)
+        if not self._items.numel():
+            self.refresh()
+        scores = self._normal(self._read(self._catalogue(), given, None)) @ self._items.T
+        return self._again(scores, given, None, rows)
 
-    def _catalogue_kept(self) -> Tensor:
-        """What the products' right side was before it was normalised, [n_items, dim]."""
+    def _catalogue(self) -> Tensor:
+        """Vectors of the items, made once."""
         if not self._raw.numel():
-            self._raw = self.catalogue().items
+            self._raw = self.items().items.detach()
         return self._raw
 
     @torch.no_grad()
     def _again(self, scores: Tensor, histories: Histories, users: Int64 | None, known: Csr) -> Tensor:
-        """Scores in which the best items that are not in the history were looked at again."""
-        items, c = self._catalogue_kept(), self.config
+        """Scores in which the best items outside the history were looked at again; without a head, as they are."""
+        if self.head is None or not histories.n:
+            return scores
+        items, c = self._catalogue(), self.config
         keys = self.reader.keys(items, histories)
         vectors = self.reader(items, keys, histories, None if users is None else self._side(users))
-        rows, columns = (
-            torch.from_numpy(a.astype(np.int64)).to(scores.device) for a in (known.rows(), known.indices)
-        )
-        best = scores.index_put((rows, columns), scores.new_tensor(-torch.inf))
+        best = scores.index_put(_pairs(known, scores.device), scores.new_tensor(-torch.inf))
         best = best.topk(min(c.top, scores.shape[1]), 1).indices
+        added = torch.empty_like(best, dtype=scores.dtype)
+        for part in users_at_once(histories, best.shape[1]):
+            at = torch.from_numpy(part).to(best.device)
+            owners = at.repeat_interleave(best.shape[1])
+            of = self.head(items, best[at].flatten(), owners, keys, vectors, histories)
+            added[at] = of.view(len(at), -1).to(scores.dtype)
         scores = scores / c.temperature
-        again = scores.gather(1, best) + self._looked_at(items, keys, vectors, histories, best)
-        return raised(scores, best, again)
+        return raised(scores, best, scores.gather(1, best) + added)
+
+    def refresh(self) -> None:
+        """Encode all users and items once."""
+        self._raw = torch.empty(0, device=self.items.table.device)
+        super().refresh()
 
     def forget(self) -> None:
         """Drop what was derived from earlier parameters."""
         super().forget()
-        self._raw = torch.empty(0, device=self.table.device)
+        self._raw = torch.empty(0, device=self.items.table.device)
 
     @property
     def view_shares(self) -> dict[str, dict[str, float]]:
         """γ of own vector, text and attributes over the items that have it: mean, standard deviation and count."""
         with torch.no_grad():
-            found = self.catalogue()
-        shares, known = found.shares.double().cpu().numpy(), self._known_views(found)
+            shares = self.items().shares.double().cpu().numpy()
+        known = self.items.known.cpu().numpy()
         parts = {name: shares[known[:, k], k] for k, name in enumerate(PARTS)}
         return {
             name: {"mean": float(of.mean()), "sd": float(of.std()), "count": of.size}
@@ -406,20 +337,10 @@ class TwoView(VectorModel):
     @property
     def missing_views(self) -> dict[str, float]:
         """Share of the items without a vector of their own (none was trained), without text, without attributes."""
-        with torch.no_grad():
-            known = self._known_views(self.catalogue())
-        return {name: float(1 - known[:, k].mean()) for k, name in enumerate(PARTS)}
-
-    def _known_views(self, found: Encoded) -> npt.NDArray[np.bool_]:
-        known = torch.stack([self._has_own[:, 0] > 0, *found.known], dim=1)
-        return known.cpu().numpy()
+        return {name: float(1 - self.items.known[:, k].double().mean()) for k, name in enumerate(PARTS)}
 
 
 def _pairs(rows: Csr, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows and columns of all entries."""
     row, column = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (rows.rows(), rows.indices))
     return row, column
-
-
-def _joined(one: Parts, other: Parts) -> Parts:
-    return Parts(torch.cat([one.vectors, other.vectors], dim=1), torch.cat([one.known, other.known], dim=1))

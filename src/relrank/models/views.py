@@ -209,7 +209,7 @@ class Gate(nn.Module):
 class CrossAttention(nn.Module):
     """Each view asks all parts of both views: scaled dot products in several heads (Vaswani et al. 2017), residual.
 
-    With one part in all there is one key, whose share is 1 whatever is asked: then nothing is added.
+    With one part there is one key, whose share is 1 whatever is asked: then nothing is added.
 
     Args:
         n_parts: parts of both views together.
@@ -240,7 +240,7 @@ class CrossAttention(nn.Module):
         query, key, value = (
             by_head(self.query, views), by_head(self.key, parts.vectors), by_head(self.value, parts.vectors)
         )  # fmt: skip
-        some = parts.known.any(1)
+        some = parts.known.sum(1) > 1
         hidden = (~parts.known & some[:, None])[:, None, None]
         shares = ((query @ key.mT) * (dim / self.heads) ** -0.5).masked_fill(hidden, -torch.inf).softmax(3)
         heard = self.out((shares @ value).transpose(1, 2).reshape(-1, dim)).view_as(views)

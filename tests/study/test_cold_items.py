@@ -1,0 +1,93 @@
+"""New items end to end: they alone are ranked, and what is known of them decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from relrank.evaluation import evaluate, mean_metric
+from relrank.ranking import ranks
+from relrank.study.config import read_study
+from relrank.study.fitted import load_run
+from relrank.study.run import keep_winner, prepare, run_study
+
+STUDY = """
+name = "cold"
+[data]
+dataset = "planted"
+planted = { users = 300, items = 120, per_user = 6, groups = 12, seed = 3 }
+[protocol]
+split = "cold-items"
+item_share = 0.2
+without_train = "drop"
+[relations.driver]
+kind = "attribute"
+node = "item"
+column = "driver"
+[study]
+trials = 3
+resamples = 200
+[[models]]
+name = "random"
+[[models]]
+name = "popularity"
+[[models]]
+name = "relational-ease"
+arms = ["interactions", "all"]
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory):
+    home = tmp_path_factory.mktemp("cold")
+    (home / "cold.toml").write_text(STUDY)
+    config = read_study(home / "cold.toml")
+    material = prepare(config, home)
+    result = run_study(config, material, home / "out")
+    return config, material, result, home / "out"
+
+
+def test_relations_find_new_items_where_nothing_else_can(study) -> None:
+    _, _, result, _ = study
+    rows = {(r["model"], r["arm"]): r for r in result.leaderboard.iter_rows(named=True)}
+    found, chance = rows["relational-ease", "all"], rows["random", "interactions"]
+    assert found["mean"] > 2 * chance["mean"]
+    # who knows nothing of new items says the same of all: counted, and no error
+    for name in (("popularity", "interactions"), ("relational-ease", "interactions")):
+        assert rows[name]["constant users"] == rows[name]["n_users"]
+    assert found["constant users"] == 0
+
+
+def test_only_new_items_are_ranked_at_validation_and_at_test(study) -> None:
+    _, material, _, _ = study
+    split = material.benches[0].split
+    n_new = len(split.items) - split.closed().size
+    assert n_new == 2 * int(0.2 * len(split.items))
+    rng = np.random.default_rng(0)
+
+    class Any:
+        name = "any"
+
+        def score(self, users):
+            import torch
+
+            return torch.from_numpy(rng.random((len(users), len(split.items))).astype(np.float32))
+
+    for part in ("valid", "test"):
+        table = evaluate(Any(), split, (5,), part).table
+        assert table["rank"].max() <= n_new
+        assert table["rank"].max() > 0.7 * n_new
+        mean = mean_metric(Any(), split, "mrr", part)
+        exact = ranks(Any(), split.seen(part), split.truth(part), closed=split.closed())
+        first = np.minimum.reduceat(exact.ranks, exact.indptr[:-1]) + 1
+        assert mean == pytest.approx((1 / first).mean(), rel=0.25)  # another draw; the full catalogue has half of it
+
+
+def test_a_kept_run_ranks_the_same_candidates(study) -> None:
+    config, material, result, out = study
+    keep_winner(config, material, out)
+    run = load_run(out)
+    assert run.split.only_new
+    best = result.leaderboard.sort("valid", descending=True).row(0, named=True)
+    again = evaluate(run.model, run.split)
+    assert again.summary["ndcg@10"] == pytest.approx(best["mean"])
