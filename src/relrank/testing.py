@@ -460,7 +460,13 @@ class TrainedContract(ModelContract):
             raise unittest.SkipTest("model does not propagate, or the contract does not name node_tables")
         graph = self.graph()
         inside = graph.interactions.src % BLOCKS == graph.interactions.dst % BLOCKS
-        graph = replace(graph, interactions=graph.interactions.where(inside))
+        places = graph.places
+        if places is not None:  # what is left of a history moves up
+            users, left = graph.interactions.src[inside], places[inside]
+            order = np.lexsort((left, users))
+            places = np.empty(left.size, np.int32)
+            places[order] = np.arange(left.size) - np.searchsorted(users, users, "left")
+        graph = replace(graph, interactions=graph.interactions.where(inside), places=places)
         model = self.kind(graph, self.config)
         assert isinstance(model, Trained), f"{self.kind.__name__} has no gradients: take ModelContract"
         model.init_weights(0)
