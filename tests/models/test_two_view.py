@@ -46,7 +46,7 @@ class TestFeaturesAndSampledNegatives(Contract):
 
 
 class TestInOrder(Contract):
-    config = TwoViewConfig(dim=16, temperature=0.3, window=6)
+    config = TwoViewConfig(dim=16, temperature=0.3)
 
     def graph(self):
         graph = written()
