@@ -38,6 +38,10 @@ class TestReranked(Contract):
     config = TwoViewConfig(dim=16, temperature=0.3, scorer="rerank", top=120, candidates=8)
 
 
+class TestSampledNeighbours(Contract):
+    config = TwoViewConfig(dim=16, temperature=0.3, fanout=2)
+
+
 class TestFeaturesAndSampledNegatives(Contract):
     config = TwoViewConfig(dim=16, temperature=0.3, loss="softmax", negatives=64)
 

@@ -151,3 +151,30 @@ def test_an_item_without_text_is_missing_and_not_empty(item):
     graph = written()
     made = Relations(graph, Adjacency(graph), ["has_review"], DIM)
     assert bool(made.known()[item, 0]) == (item != 6)
+
+
+@torch.no_grad()
+def test_drawn_neighbours_are_some_of_the_neighbours():
+    """Few enough to be all give the very same; fewer are without replacement, and each is drawn as often."""
+    made, base, table, _ = relations(["like", "tag", "text"])
+    exact = made(base, table)
+    everything = made.draw(9, np.random.SeedSequence(0), False)
+    torch.testing.assert_close(made(base, table, everything).vectors, exact.vectors)
+    graph = written()
+    wide = Relations(graph, Adjacency(graph), ["has_review", "has_tag"], DIM)
+    rows = wide.parts[1].hops[1]  # items of a tag, about ten
+    degrees = np.diff(rows.starts.numpy())
+    counts = np.zeros(graph.n_items)
+    for seed in range(300):
+        ((near,), (back, far)) = wide.draw(3, np.random.SeedSequence(seed), False)
+        assert np.diff(near.starts).max() == 2
+        assert np.diff(back.starts).max() == 1
+        drawn = np.diff(far.starts)
+        assert (drawn == np.minimum(degrees, 3)).all()
+        owner = np.repeat(np.arange(degrees.size), drawn)
+        assert np.unique(owner * 1000 + far.sources).size == far.sources.size
+        counts[far.sources] += 1
+    tags = np.repeat(np.arange(degrees.size), degrees)
+    expected = 300 * np.minimum(degrees, 3) / degrees
+    deviation = np.abs(counts[rows.sources.numpy()] - expected[tags])
+    assert deviation.max() < 5 * np.sqrt(300 * 0.25)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Graph
 from relrank.models.layers import FeatureEncoder
-from relrank.models.views import CrossAttention, Gate, Parts, Relations
+from relrank.models.views import CrossAttention, Draws, Gate, Parts, Relations
 
 PARTS = ("own", "text", "attributes")
 """What an item is made of, in the order of the gate."""
@@ -96,18 +96,32 @@ class ItemViews(nn.Module):
         for gate in self.gates:
             gate.reset()  # type: ignore[operator]
 
-    def forward(self, own_dropout: float = 0.0, generator: torch.Generator | None = None) -> Encoded:
+    def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> tuple[Draws | None, Draws | None]:
+        """At most ``fanout`` neighbours in every hop of the texts and of the attributes."""
+        one, other = (
+            None if relations is None else relations.draw(fanout, own, parallel)
+            for relations, own in zip((self.text, self.attributes), seed.spawn(2), strict=True)
+        )
+        return one, other
+
+    def forward(
+        self,
+        own_dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        drawn: tuple[Draws | None, Draws | None] = (None, None),
+    ) -> Encoded:
         """All items, once.
 
         Args:
             own_dropout: in training, the share of items that do without their own vector, so that the views learn to
                 stand alone (DropoutNet, Volkovs et al. 2017). An item without a view keeps it.
             generator: of those items.
+            drawn: edges to read; all if there are none.
         """
         known = self.known
         if generator is not None and own_dropout:
-            drawn = torch.rand(len(known), generator=generator, device=known.device)
-            stays = (drawn >= own_dropout) | ~known[:, 1:].any(1)
+            chance = torch.rand(len(known), generator=generator, device=known.device)
+            stays = (chance >= own_dropout) | ~known[:, 1:].any(1)
             known = torch.cat([known[:, :1] & stays[:, None], known[:, 1:]], dim=1)
         own = functional.normalize(self.table[self._items], dim=1) * known[:, :1]
         none = Parts(own.new_zeros(len(own), 0, own.shape[1]), known.new_zeros(len(own), 0))
@@ -116,9 +130,9 @@ class ItemViews(nn.Module):
             features = self.encoder(torch.arange(len(own), device=own.device)).to(own.dtype)
             base, described = own + features, self._described[:, None]
             shared = Parts((functional.normalize(features, dim=1) * described)[:, None], described)
-        written = none if self.text is None else self.text(base, self.table)
+        written = none if self.text is None else self.text(base, self.table, drawn[0])
         if self.attributes is not None:
-            shared = _joined(self.attributes(base, self.table), shared)
+            shared = _joined(self.attributes(base, self.table, drawn[1]), shared)
         text, attributes, last = self.gates
         views = text(written), attributes(shared)
         asked = self.across(torch.stack(views, dim=1), _joined(written, shared))

@@ -41,7 +41,7 @@ from relrank.models.layers import check_heads
 from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
-from relrank.models.views import structure_relations
+from relrank.models.views import Draws, structure_relations
 
 Scorer = Literal["dot", "rerank"]
 Views = Literal["both", "text", "attributes"]
@@ -64,6 +64,8 @@ class TwoViewConfig(VectorConfig):
     """Whether items have vectors of their own beside the views."""
     own_dropout: float = 0.2
     """Share of the items that do without their own vector in a step, where a view can stand for it."""
+    fanout: int = 0
+    """Neighbours that a node draws in every hop of a relation in each step; 0 trains on all. Scores read all."""
     window: int = 200
     """Latest items of a history that are read, where histories have an order; 0 for all."""
     align: float = 0.1
@@ -87,12 +89,14 @@ class Read:
     Attributes:
         histories: of the batch's users, without the batch's own edges.
         users: their rows, int64 [n].
+        drawn: edges of texts and attributes; None twice for all.
         aligned: item rows whose views are to find each other, int64 [m].
         together: pairs of places in ``aligned`` that one user has in the batch, int64 [2, n_pairs].
     """
 
     histories: Histories
     users: Int64
+    drawn: tuple[Draws | None, Draws | None]
     aligned: Int64
     together: Int64
 
@@ -120,7 +124,14 @@ class TwoView(VectorModel):
         for field, known in (("scorer", Scorer), ("views", Views)):
             check_choice(self.name, field, get_args(known), getattr(c, field))
         check_heads(self.name, c.dim, c.heads)
-        for field, least in (("window", 0), ("align", 0), ("top", 1), ("candidates", 1), ("rerank", 0)):
+        for field, least in (
+            ("fanout", 0),
+            ("window", 0),
+            ("align", 0),
+            ("top", 1),
+            ("candidates", 1),
+            ("rerank", 0),
+        ):
             check_range(getattr(c, field) >= least, self.name, field, f"{least} or more", getattr(c, field))
         check_range(0 <= c.own_dropout < 1, self.name, "own_dropout", "0 up to 1", c.own_dropout)
         check_range(c.l2 == 0, self.name, "l2", "0: vectors have length 1 wherever they are read", c.l2)
@@ -175,23 +186,26 @@ class TwoView(VectorModel):
         self.forget()
 
     def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
-        """The users' histories without the batch's own edges, and which items are aligned."""
+        """The users' histories without the batch's own edges, edges of the views, and which items are aligned."""
         del items
+        chance, walk = seed.spawn(2)
+        drawn = self.items.draw(self.config.fanout, walk, self.parallel) if self.config.fanout else (None, None)
         aligned = together = np.zeros(0, np.int64)
         if self.config.align and self._both.any():
             aligned = np.unique(edges[1][self._both[edges[1]]])
             if aligned.size > ALIGNED:
-                aligned = np.sort(np.random.default_rng(seed).choice(aligned, ALIGNED, replace=False))
+                aligned = np.sort(np.random.default_rng(chance).choice(aligned, ALIGNED, replace=False))
             at = np.isin(edges[1], aligned)
             places = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
             has = csr_array((np.ones(at.sum(), np.int32), places), shape=(users.size, aligned.size))
             together = np.stack((has.T @ has).nonzero()).astype(np.int64)
-        return Read(self.training_histories.of(users, edges), users, aligned, together)
+        return Read(self.training_histories.of(users, edges), users, drawn, aligned, together)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories, items from one pass over the catalogue."""
         generator = torch.Generator(self.items.table.device).manual_seed(batch.seed)
-        encoded, read = self.items(self.config.own_dropout, generator), batch.messages
+        read = batch.messages
+        encoded = self.items(self.config.own_dropout, generator, read.drawn)
         keys = self.reader.keys(encoded.items, read.histories, generator)
         users: Tensor = self.reader(encoded.items, keys, read.histories, self._side(read.users))
         self._step = Step(encoded, keys, users)

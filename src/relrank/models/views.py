@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.graph.blocks import Adjacency, EdgeType
 from relrank.graph.graph import Feature, Graph
+from relrank.graph.neighbour_kernels import counts, draw
 from relrank.graph.texts import text_relations
 from relrank.models.layers import Affine, EdgeAttention
 
@@ -52,6 +53,14 @@ def structure_relations(graph: Graph) -> tuple[str, ...]:
     return tuple(name for name, pair in ends.items() if graph.item in pair and graph.user not in pair)
 
 
+class Drawn(NamedTuple):
+    """Some neighbours of the nodes that have any, as arrays: where each node's start, sources, weights."""
+
+    starts: Int64
+    sources: Int32
+    weight: Float32
+
+
 class _Rows(nn.Module):
     """One edge type's neighbours, as rows of its destinations, kept on the module's device.
 
@@ -61,22 +70,39 @@ class _Rows(nn.Module):
 
     def __init__(self, csr: Csr) -> None:
         super().__init__()
-        rows = np.flatnonzero(csr.degrees())
-        starts = np.concatenate([csr.indptr[rows], csr.indptr[-1:]])
-        arrays = {"rows": rows, "starts": starts, "indices": csr.indices, "weight": csr.data}
+        self._nodes = np.flatnonzero(csr.degrees()).astype(np.int64)
+        plain = bool((csr.data == 1).all())
+        self._edges = EdgeType("", 0, slice(0, csr.n_rows), slice(0, csr.n_cols), csr, plain)
+        starts = np.concatenate([csr.indptr[self._nodes], csr.indptr[-1:]])
+        arrays = {"rows": self._nodes, "starts": starts, "sources": csr.indices, "weight": csr.data}
         for name, array in arrays.items():
             self.register_buffer(name, torch.tensor(array), persistent=False)
         self.register_buffer("reached", torch.tensor(csr.degrees() > 0), persistent=False)
         self.rows: Tensor
         self.starts: Tensor
-        self.indices: Tensor
+        self.sources: Tensor
         self.weight: Tensor
         self.reached: Tensor
 
-    def forward(self, attention: EdgeAttention, sources: Tensor, destinations: Tensor) -> Tensor:
+    def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> Drawn:
+        """At most ``fanout`` neighbours of each node, without replacement."""
+        none, starts = np.zeros(0, np.int64), np.zeros(self._nodes.size + 1, np.int64)
+        counts(self._nodes, self._edges, none, fanout, False, starts)
+        np.cumsum(starts, out=starts)
+        found = Drawn(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
+        word = seed.generate_state(1, np.uint64)[0]
+        draw(
+            self._nodes, self._edges, none, fanout, False, False, word, starts, found.sources, found.weight, parallel
+        )  # fmt: skip
+        return found
+
+    def forward(self, attention: EdgeAttention, sources: Tensor, destinations: Tensor, drawn: Drawn | None) -> Tensor:
         """What each destination hears, [n_destinations, dim]; zeros where there is nothing to hear."""
-        ends = destinations.index_select(0, self.rows)
-        heard: Tensor = attention(sources, ends, self.starts, self.indices, self.weight)
+        edges = (self.starts, self.sources, self.weight)
+        if drawn is not None:
+            starts, rows, weight = (torch.from_numpy(array).to(self.rows.device) for array in drawn)
+            edges = starts, rows, weight
+        heard: Tensor = attention(sources, destinations.index_select(0, self.rows), *edges)
         return torch.zeros_like(destinations).index_copy(0, self.rows, heard.to(destinations.dtype))
 
 
@@ -88,6 +114,7 @@ class _Content(nn.Module):
         assert feature.dense is not None
         at = feature.known[csr.indices]
         self.rows = _Rows(Csr.from_pairs(csr.rows()[at], csr.indices[at], (csr.n_rows, csr.n_cols), csr.data[at]))
+        self.hops = (self.rows,)
         self.register_buffer("x", torch.tensor(feature.dense), persistent=False)
         self.x: Tensor
         self.hidden, self.out = Affine(feature.dims, dim), Affine(dim, dim)
@@ -98,10 +125,10 @@ class _Content(nn.Module):
         self.out.reset(generator)
         self.attention.reset(generator)
 
-    def forward(self, base: Tensor, table: Tensor) -> Tensor:
+    def forward(self, base: Tensor, table: Tensor, drawn: Sequence[Drawn | None]) -> Tensor:
         del table
         written = self.out(functional.relu(self.hidden(self.x)))
-        heard: Tensor = self.rows(self.attention, written, base)
+        heard: Tensor = self.rows(self.attention, written, base, drawn[0])
         return heard
 
 
@@ -113,21 +140,27 @@ class _Structure(nn.Module):
         self.rows, self.attention = _Rows(back.csr), EdgeAttention(dim, 1, not back.plain)
         self.nodes = back.source
         self.far_rows = self.far_attention = None
+        self.hops: tuple[_Rows, ...] = (self.rows,)
         if there is not None:
             self.far_rows, self.far_attention = _Rows(there.csr), EdgeAttention(dim, 1, not there.plain)
+            self.hops = self.rows, self.far_rows
 
     def reset(self, generator: torch.Generator) -> None:
         for attention in (self.attention, self.far_attention):
             if attention is not None:
                 attention.reset(generator)
 
-    def forward(self, base: Tensor, table: Tensor) -> Tensor:
+    def forward(self, base: Tensor, table: Tensor, drawn: Sequence[Drawn | None]) -> Tensor:
         sources = base
         if self.far_rows is not None and self.far_attention is not None:
             own = table[self.nodes]
-            sources = own + self.far_rows(self.far_attention, base, own)
-        heard: Tensor = self.rows(self.attention, sources, base)
+            sources = own + self.far_rows(self.far_attention, base, own, drawn[1])
+        heard: Tensor = self.rows(self.attention, sources, base, drawn[0])
         return heard
+
+
+Draws = tuple[tuple[Drawn, ...], ...]
+"""For each relation its hops' edges, the items' own first."""
 
 
 class Relations(nn.Module):
@@ -163,14 +196,24 @@ class Relations(nn.Module):
         """Which items each relation reaches, bool [n_items, n_parts]."""
         return torch.stack([part.rows.reached for part in self.parts], dim=1)  # type: ignore[union-attr, misc]
 
-    def forward(self, base: Tensor, table: Tensor) -> Parts:
+    def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> Draws:
+        """At most ``fanout`` neighbours of every node in every hop, to train on instead of all."""
+        hops: list[tuple[_Rows, ...]] = [part.hops for part in self.parts]  # type: ignore[misc]
+        words = iter(seed.spawn(sum(map(len, hops))))
+        return tuple(tuple(rows.draw(fanout, next(words), parallel) for rows in of) for of in hops)
+
+    def forward(self, base: Tensor, table: Tensor, drawn: Draws | None = None) -> Parts:
         """One part per relation.
 
         Args:
             base: what is known of the items beside their relations, [n_items, dim].
             table: own vectors of all nodes, [n_nodes, dim].
+            drawn: edges to read; None for all.
         """
-        vectors = [functional.normalize(part(base, table), dim=1) for part in self.parts]
+        each = [(None, None)] * len(self.parts) if drawn is None else drawn
+        vectors = [
+            functional.normalize(part(base, table, of), dim=1) for part, of in zip(self.parts, each, strict=True)
+        ]
         return Parts(torch.stack(vectors, dim=1), self.known())
 
 
