@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +99,7 @@ def test_killed_run_loses_one_chunk(model: Path, cache: Path, monkeypatch: pytes
         sentences(reader(said), TEXTS, config(model), Counting(fail_at="cc"))
     assert [(done, total) for _, done, total in said] == [(0, 4), (1, 4), (2, 4)]
     (chunk, *_) = cache.rglob("*.parquet")
-    chunk.with_name("000002-x.parquet.1.part").write_bytes(chunk.read_bytes()[:100])  # killed while it wrote
+    chunk.with_name("000002.parquet.1.part").write_bytes(chunk.read_bytes()[:100])  # killed while it wrote
     encoder, said = Counting(), []
     found = sentences(reader(said), TEXTS, config(model), encoder)
     assert encoder.read == [["cc"], ["a"]]
@@ -137,24 +141,111 @@ def test_vectors_that_are_not_finite_are_refused_and_not_kept(model: Path, cache
     assert not list(cache.rglob("*.parquet"))
 
 
-def test_chunk_that_another_process_wrote_first_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Writer(threading.Thread):
+    """Reads texts as ``sentences`` does, and waits for its turn wherever it looks at the folder or names a file."""
+
+    def __init__(self, folder: Path, texts: str, value: float) -> None:
+        super().__init__(daemon=True)
+        self.cache, self.texts, self.value = TextCache(folder), list(texts), value
+        self.over, self.returned = False, dict[str, float]()
+        self.turn, self.waits = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self) -> None:
+        try:
+            missing = self.cache.missing(self.texts)
+            if missing:
+                self.cache.add(missing, np.full((len(missing), 1), self.value, np.float32))
+            self.returned = dict(zip(self.texts, self.cache.find(self.texts)[:, 0].tolist(), strict=True))
+        finally:
+            self.over = True
+            self.waits.release()
+
+    def wait(self) -> None:
+        self.waits.release()
+        self.turn.acquire()
+
+    def step(self) -> None:
+        self.turn.release()
+        self.waits.acquire()
+
+
+def gated(step: Callable[..., Any]) -> Callable[..., Any]:
+    def behind(*args: Any) -> Any:
+        if isinstance(writer := threading.current_thread(), Writer):
+            writer.wait()
+        return step(*args)
+
+    return behind
+
+
+def test_two_writers_in_every_order_never_change_what_was_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x and y beside y and z, read unlike by each: whatever the order of their steps, the first to be kept stays."""
+    monkeypatch.setattr(TextCache, "_chunks", gated(TextCache._chunks))
+    for owner, name in ((os, "link"), (Path, "replace")):
+        monkeypatch.setattr(owner, name, gated(getattr(owner, name)))
+    both_read = 0
+    for number, first in enumerate(combinations(range(8), 4)):
+        folder, seen = tmp_path / str(number), dict[str, float]()
+        writers = [Writer(folder, "xy", 1), Writer(folder, "yz", 2)]
+        for writer in writers:
+            writer.start()
+            writer.waits.acquire()
+        for turn in [*(int(at not in first) for at in range(8)), 0, 1, 0, 1]:
+            if writers[turn].over:
+                continue
+            writers[turn].step()
+            known = TextCache(folder)
+            if there := sorted(set("xyz") - set(known.missing("xyz"))):
+                for text, value in zip(there, known.find(there)[:, 0].tolist(), strict=True):
+                    assert seen.setdefault(text, value) == value
+        assert all(writer.over for writer in writers)
+        assert writers[0].returned | writers[1].returned == seen
+        assert writers[0].returned["y"] == writers[1].returned["y"]
+        chunks = list(folder.iterdir())
+        assert len(chunks) == 2  # and nothing half written
+        both_read += sum(len(pl.read_parquet(chunk)) for chunk in chunks) == 4
+    assert 20 < both_read < 70
+
+
+def test_first_chunk_wins_and_none_is_written_below_the_last(tmp_path: Path) -> None:
     one, other = TextCache(tmp_path), TextCache(tmp_path)
     one.add(["x"], np.array([[1, 2]], np.float32))
-    (chunk,) = tmp_path.iterdir()
-    with monkeypatch.context() as before:
-        before.setattr(other, "_chunks", list)  # it began before the first was there
-        other.add(["x"], np.array([[9, 9]], np.float32))
-    assert list(tmp_path.iterdir()) == [chunk]
-    assert other.find(["x"]).tolist() == [[1, 2]]
-    other.add(["y", "x"], np.array([[3, 4], [9, 9]], np.float32))
-    assert one.find(["y", "x", "y"]).tolist() == [[3, 4], [1, 2], [3, 4]]
+    one.add(["y", "x"], np.array([[3, 4], [9, 9]], np.float32))
+    assert other.find(["y", "x", "y"]).tolist() == [[3, 4], [1, 2], [3, 4]]
     with pytest.raises(KeyError, match=sha256("z")):
         one.find(["x", "z"])
+    one.add(["w"], np.array([[0, 1]], np.float32))
+    for damaged in (0, 1):  # and deleted: their places are not taken
+        (tmp_path / f"{damaged:06d}.parquet").unlink()
+    other.add(["z", "w"], np.array([[5, 6], [7, 8]], np.float32))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002.parquet", "000003.parquet"]
+    assert one.find(["w", "z"]).tolist() == [[0, 1], [5, 6]]
+
+
+def test_listing_made_while_others_write_has_no_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may be listed with a chunk and without the one written just before it, which has the vector."""
+    cache = TextCache(tmp_path)
+    for value in (1, 2):
+        cache.add(["x"], np.array([[value]], np.float32))
+    monkeypatch.setattr(Path, "glob", lambda folder, _: iter([folder / "000001.parquet"]))
+    assert cache.find(["x"]).tolist() == [[1]]
+
+
+def test_folder_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: Any) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(InputError, match=r"(?s)hard link.*RELRANK_CACHE.*not permitted"):
+        TextCache(tmp_path).add(["x"], np.array([[1]], np.float32))
+    assert not list(tmp_path.iterdir())
 
 
 def test_damaged_chunk_is_named(tmp_path: Path) -> None:
-    (tmp_path / "000000-x.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match=r"(?s)damaged.*000000-x.parquet.*delete"):
+    (tmp_path / "000000.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"(?s)damaged.*000000.parquet.*delete"):
         TextCache(tmp_path).missing(["x"])
 
 

@@ -1,8 +1,9 @@
 """Vectors of texts that were read before, on disk: by hash of the text, in one folder per model.
 
-A folder holds chunks, Parquet files with the columns ``sha256`` (of the text) and ``vector``. A chunk is there whole
-or not at all, and is never changed, whoever else writes; a text that is in several has the vector of the first. The
-texts themselves are not kept.
+A folder holds chunks, Parquet files with the columns ``sha256`` (of the text) and ``vector``, which are numbered in
+the order they were written. A chunk is there whole or not at all, keeps its number, and is never changed, whoever
+else writes; a text that is in several has the vector of the lowest number, and no chunk is ever put below one that is
+there. So a vector that was returned once stays, unless a file is deleted. The texts themselves are not kept.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from relrank.errors import InputError
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
 """Endings of files that decide what a model computes."""
+
+FORMAT = "texts-2"
+"""Folder of the caches; those of an earlier naming of chunks lie in another, and are not read."""
 
 
 def cache_folder() -> Path:
@@ -63,23 +68,40 @@ class TextCache:
         return [text for _, text in sorted(hashes.items(), key=lambda pair: (-len(pair[1]), pair[0]))]
 
     def add(self, texts: list[str], vectors: Float32) -> None:
-        """Keep a chunk; where another process kept these texts first, its vectors stay.
+        """Keep a chunk; where another process kept one of these texts first, its vector stays the one that is found.
 
         Args:
             texts: [n], without a vector so far.
             vectors: float32 [n, d].
+
+        Raises:
+            InputError: the folder's file system has no hard links.
         """
         hashes = [sha256(text) for text in texts]
-        content = hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
         frame = pl.DataFrame({"sha256": hashes, "vector": vectors}, schema_overrides={"sha256": pl.String})
-        path = self._folder / f"{len(self._chunks()):06d}-{content}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        frame.write_parquet(temporary)
-        if path.exists():  # another process was quicker: what it may have returned by now stays
-            temporary.unlink()
-        else:
-            temporary.replace(path)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._folder / f"{uuid.uuid4().hex}.part"
+        try:
+            frame.write_parquet(temporary)
+            chunks = self._chunks()
+            number = int(chunks[-1].stem) + 1 if chunks else 0
+            while not self._named(temporary, number):  # another process was quicker
+                number += 1
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _named(self, temporary: Path, number: int) -> bool:
+        """Give a written chunk its number; False if it is taken. A link, unlike a renaming, replaces nothing."""
+        try:
+            os.link(temporary, self._path(number))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise InputError(
+                "vectors of texts cannot be kept here: no hard links", where=str(self._folder),
+                expected="another folder in RELRANK_CACHE", found=str(error),
+            ) from error  # fmt: skip
+        return True
 
     def find(self, texts: list[str]) -> Float32:
         """The vectors of texts that all have one, float32 [n, d].
@@ -105,7 +127,12 @@ class TextCache:
         return table
 
     def _chunks(self) -> list[Path]:
-        return sorted(self._folder.glob("*.parquet"))
+        """By number. A folder listed while others write may lack a chunk below one that it has: each is asked for."""
+        listed = [int(path.stem) for path in self._folder.glob("*.parquet") if path.stem.isdecimal()]
+        return [path for path in map(self._path, range(max(listed, default=-1) + 1)) if path.exists()]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.parquet"
 
 
 def _read(chunk: Path, columns: list[str] | None = None) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from relrank.csr import Float32, Float64
 from relrank.errors import InputError
 from relrank.graph.columns import Reader
 from relrank.graph.recipes import Encoded, Latent
-from relrank.graph.text_cache import TextCache, cache_folder, identity
+from relrank.graph.text_cache import FORMAT, TextCache, cache_folder, identity
 from relrank.tables.config import resolve
 
 Bool = npt.NDArray[np.bool_]
@@ -103,7 +103,7 @@ def sentences(reader: Reader, texts: list[str], config: Encoded, encoder: TextEn
         InputError: the extra "text" is not installed, or there is no such model.
     """
     folder = model_folder(reader, config)
-    cache = TextCache(cache_folder() / "texts" / identity(folder, str(config.max_length)))
+    cache = TextCache(cache_folder() / FORMAT / identity(folder, str(config.max_length)))
     missing = cache.missing(texts)
     for start in range(0, len(missing), CHUNK):
         if encoder is None:
