@@ -69,13 +69,13 @@ def build_graph(
     Raises:
         InputError: a table, column or node type is not there; keys of two sides do not meet; an edge occurs twice
             against the policy; a relation ends without edges. The message names the relation and both sides.
-            A feature's column does not fit its kind, or says nothing; its name is a text relation's.
+            A feature's column does not fit its kind, or says nothing; its name is a relation's.
             Weights are made of ratings or times that are not there.
     """
     drafts = {}
     for name, config in relations.items():
         join = Join(name, tables, split, progress=progress)
-        if name == "interactions" or (isinstance(config, Texts) and name in (features or {})):
+        if name == "interactions" or name in (features or {}):  # a feature of its name marks a text relation
             raise join.error("name is taken", expected="another name for the relation", found=name)
         drafts[name] = _draft(join, config)
     known = (tables.user, tables.item)

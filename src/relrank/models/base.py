@@ -98,6 +98,12 @@ class Recommender(ABC):
         return cls.featured and bool(getattr(config, "features", True))
 
     @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Names of the relations that can change a score: arms of a study that differ in others are the same."""
+        del config
+        return tuple(graph.relations) if cls.relational else ()
+
+    @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
         """Refuse a graph that lacks what the model reads, before anything is fitted.
 

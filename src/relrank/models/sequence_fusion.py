@@ -94,6 +94,12 @@ class SequenceFusion(Transformer):
             self.mixing.requires_grad_(False)
 
     @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Those that lead to an item without passing a user."""
+        del config
+        return tuple(relations_near(graph))
+
+    @classmethod
     def space(cls, graph: Graph) -> tuple[Any, ...]:
         """As for every model of sequences; how α starts, and the graph's encoder, where there is a graph of items."""
         if not relations_near(graph):

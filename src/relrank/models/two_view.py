@@ -135,9 +135,7 @@ class TwoView(VectorModel):
             check_range(getattr(c, field) >= least, self.name, field, f"{least} or more", getattr(c, field))
         check_range(0 <= c.own_dropout < 1, self.name, "own_dropout", "0 up to 1", c.own_dropout)
         check_range(c.l2 == 0, self.name, "l2", "0: vectors have length 1 wherever they are read", c.l2)
-        texts = tuple(sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r)))
-        texts = () if c.views == "attributes" else texts
-        attributes = () if c.views == "text" else structure_relations(graph)
+        texts, attributes = self._views(graph, c)
         self.items = ItemViews(graph, texts, attributes, c.views != "text", c.own_vectors, c.dim, c.heads)
         self._both = self.items.known[:, 1:].all(1).numpy()
         self.training_histories = TrainingHistories(graph, c.window)
@@ -155,6 +153,22 @@ class TwoView(VectorModel):
     def check(cls, graph: Graph, config: Any) -> None:
         """Nothing must be there: without relations and features an item is its own vector."""
         del graph, config
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Those of the views that are asked for, and those of users with nodes that are no items."""
+        read = {name for names in cls._views(graph, config) for name in names}
+        for name, r in graph.relations.items():
+            if r.source != r.target and graph.user in (r.source, r.target) and graph.item not in (r.source, r.target):
+                read.add(name)
+        return tuple(name for name in graph.relations if name in read)
+
+    @staticmethod
+    def _views(graph: Graph, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Relations of the text view and of the attribute view, as far as they are asked for."""
+        texts = tuple(sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r)))
+        attributes = structure_relations(graph)
+        return () if config.views == "attributes" else texts, () if config.views == "text" else attributes
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

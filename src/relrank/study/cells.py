@@ -105,8 +105,14 @@ class Cell:
     @property
     def graph(self) -> Graph:
         """What the model is fitted on: the arm's relations, and features only if it reads them."""
-        graph = self.arm.graph(self.bench.graph, self.bench.seed)
+        graph = self.arm.graph(self.bench.graph, self.bench.seed).only(*self.read)
         return graph if self.reads_features else replace(graph, features={})
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The arm's relations that the model reads; arms that differ in others alone are one and the same cell."""
+        reads = MODELS[self.model.kind].reads(self.bench.graph, self.start()[0])
+        return tuple(name for name in self.arm.relations if name in reads)
 
     @property
     def reads_features(self) -> bool:
@@ -176,12 +182,12 @@ class Cell:
         return {
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
-            "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.arm.relations)},
+            "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.read)},
             # a trained table has a row per node, in this order
             **({"nodes": [[t, len(ids)] for t, ids in self.bench.graph.nodes.items()]} if trained else {}),
             **({"features": features} if features else {}),
             **({"interactions": weights} if weights["weight"] != "one" else {}),
-            "rewired": self.arm.rewired,
+            "rewired": self.arm.rewired if self.arm.rewired in self.read else None,
             "model": self.model.kind,
             **({"name": self.model.name} if self.model.name != self.model.kind else {}),
             "config": asdict(config),

@@ -410,6 +410,12 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
     if first.graph.features and not any(cell.reads_features for cell in grid(config, material)):
         message = "features of nodes that no model of this study reads"
         notices.append(Notice("[features]", message, len(first.graph.features)))
+    for model in config.models:
+        cells = [Cell(model, arm, first, config.study) for arm in arms_of(model, list(config.relations))]
+        unread = {name for c in cells for name in c.arm.relations} - {name for c in cells for name in c.read}
+        if unread:
+            message = f"relations that {model.name} does not read, so that arms with and without are the same"
+            notices.append(Notice("[relations]", f"{message}: {', '.join(sorted(unread))}", len(unread)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     if cut_off:
         arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
