@@ -227,7 +227,10 @@ def test_data_without_texts_and_texts_that_do_not_differ() -> None:
         build({"r": {"kind": "texts", "of": "k", "dims": 1, "min_df": 1}}, source=tables(rows))
 
 
-def test_a_feature_of_the_name_is_refused() -> None:
+@pytest.mark.parametrize("config", [SOME | WORDS, {"kind": "attribute", "node": "book", "column": "maker"}])
+def test_a_feature_of_the_name_of_any_relation_is_refused(config: dict[str, Any]) -> None:
+    """Text relations are known by such a feature: one of vectors would make an attribute a relation of texts."""
     feature = {"kind": "category", "node": "book", "column": "maker"}
     with pytest.raises(InputError, match="name is taken"):
-        build({"r": {**SOME, **WORDS}}, {"r": feature})
+        build({"r": config}, {"r": feature})
+    assert build({"r": config}, {"f": feature}).features.keys() >= {"f"}
