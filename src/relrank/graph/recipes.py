@@ -93,7 +93,8 @@ class Encoded(Section):
     max_length: Count | None = None
     """Tokens of a text that are read; as many as the model says by default."""
     batch: Count = 32
-    """Texts that the model reads at once: speed and memory, nothing else."""
+    """Texts that the model reads at once: speed and memory, and the last bits of a vector that is not kept yet, as
+    texts are padded to the longest of their batch."""
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Self:
