@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relrank.graph import neighbours
-from relrank.graph.neighbours import cooccurring, largest, similar_texts
+from relrank.graph.neighbours import cooccurring, largest, similar_texts, similar_vectors
 from relrank.graph.recipes import Text
 
 TEXTS = ["red fox", "Red Fox runs", "blue whale", "the blue whale sings", "whale sings", "fox", "red fox"]
@@ -61,6 +61,28 @@ def test_neighbours_are_the_nearest_others_and_ties_go_to_the_lower_row() -> Non
 def test_texts_without_a_shared_word_are_counted_and_near_nothing() -> None:
     (src, dst, _), bare = similar_texts(["red fox", "red hen", "zebra", "quux"], config(min_df=2))
     assert (sorted(zip(src.tolist(), dst.tolist(), strict=True)), bare) == ([(0, 1), (1, 0)], 2)
+
+
+@pytest.mark.parametrize("cells", [1, 20, 1 << 20])
+def test_similar_vectors_agree_with_cosines_by_hand_whatever_the_block(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine vectors in blocks of one, of two (the last of one), and in one; two of them are equal."""
+    monkeypatch.setattr(neighbours, "_BLOCK_CELLS", cells)
+    x = np.random.default_rng(0).standard_normal((9, 3))
+    x[7] = x[2]
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    expected = {}
+    for i, one in enumerate(x):
+        others = [(sum(a * b for a, b in zip(one, other, strict=True)), j) for j, other in enumerate(x) if j != i]
+        near = sorted((-cosine, j) for cosine, j in others if cosine >= 0.1)[:2]
+        expected |= {(i, j): -minus for minus, j in near}
+    src, dst, value = similar_vectors(x.astype(np.float32), config(neighbours=2, min_similarity=0.1))
+    found = dict(zip(zip(src.tolist(), dst.tolist(), strict=True), value.tolist(), strict=True))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert len(found) == len(src)
+    assert value.max() == found[2, 7] == found[7, 2] == pytest.approx(1)
+    assert any(i != j and (j, i) not in found for i, j in found), "a neighbour need not name the one that names it"
 
 
 edges = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(1, 4)), unique_by=lambda e: e[:2])

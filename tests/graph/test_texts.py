@@ -14,6 +14,8 @@ from relrank.errors import InputError
 from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph, coverage
+from relrank.graph.joins import Join
+from relrank.graph.text_rows import joined_texts
 from relrank.graph.texts import key_of, text_relations
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
@@ -189,6 +191,12 @@ def test_similar_texts_and_features_of_a_kind() -> None:
     assert mine.features["f"].sha256() == other.features["f"].sha256()
     assert mine.features["f"].known.tolist() == [True, True, True, False, False]
     assert notices(mine)["book nodes without text: no edge"] == 2
+
+
+def test_texts_of_a_node_are_joined_in_the_order_of_the_table() -> None:
+    rows = [(20, "k", "b"), (10, "k", "z"), (20, "other", "x"), (20, "k", " a "), (10, "k", "y"), (20, "k", "c")]
+    keys = pl.Series([10, 20, 30])
+    assert joined_texts(Join("r", tables(rows), split()), "book", "k", keys).to_list() == ["z y", "b a c", None]
 
 
 SOME = {"kind": "texts", "of": "blurb"}

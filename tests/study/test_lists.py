@@ -55,6 +55,23 @@ def test_differences_of_lists_by_hand():
     assert rows["miscalibration@5"]["n_users"] == 1
 
 
+def test_versus_takes_the_lists_of_the_rival():
+    """With the same relations m's novelty is 4, 5, 6 and the rival's 1, 1, 4; without, they are told apart too."""
+    seen = {("m", ALL): [4.0, 5.0, 6.0], ("m", INTERACTIONS): [3.0, 5.0, 5.0],
+            ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
+    cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
+    found = Found(cells, "ndcg@5", 200)
+    effects, _ = effects_and_verdicts(found, ["m", "rival"], RELATIONS, None, "rival", ["m"])
+    rows = {(row["model"], row["kind"], row["other"]): row for row in list_effects(found, effects).to_dicts()}
+    assert rows.keys() == {("m", "gain", None), ("rival", "gain", None), ("m", "versus", "rival")}
+    assert rows["m", "gain", None]["mean"] == pytest.approx(2 / 3)
+    assert rows["rival", "gain", None]["mean"] == pytest.approx(5.5 / 3)
+    versus = rows["m", "versus", "rival"]
+    assert versus["mean"] == pytest.approx((3 + 4 + 2) / 3)
+    assert 2 <= versus["low"] <= 3 <= versus["high"] <= 4
+    assert versus["n_users"] == 3
+
+
 def test_a_seed_in_which_no_user_has_a_value_is_left_out():
     def pair(seed, values, others):
         a, b = (cell("m", seed, [0.1, 0.2, 0.3], **{"miscalibration@5": v}) for v in (values, others))
