@@ -8,21 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
+from shops import SHOP
 
 from relrank.study.config import read_study
 from relrank.study.live import print_result
 from relrank.study.run import Material, grid, prepare, run_study
 
-STUDY = """
-name = "shop"
-[data]
-user = "customer"
-item = "product"
-[data.interactions]
-file = "sales.csv"
-user = "customer"
-item = "product"
-time = "day"
+STUDY = f"""{SHOP}time = "day"
 [data.texts]
 file = "texts.csv"
 key = "product"
@@ -48,8 +40,8 @@ trials = 2
 name = "relational-ease"
 [[models]]
 name = "graphsage-features"
-train = { epochs = 1, every = 1, device = "cpu" }
-config = { dim = 8, negatives = 4 }
+train = {{ epochs = 1, every = 1, device = "cpu" }}
+config = {{ dim = 8, negatives = 4 }}
 """
 SEEN = ["interactions", "all", "all without has_blurb", "all without alike"]  # the last is has_blurb alone
 
@@ -110,8 +102,21 @@ def test_texts_nobody_reads_are_a_notice_and_cost_no_new_fit(shop: Path, tmp_pat
     assert [n["count"] for n in found if n["where"] == "[features]"] == [1]
 
 
-def test_texts_written_after_the_test_rows_are_a_leak(shop: Path) -> None:
+WAYS = {
+    "nodes": '[relations.r]\nkind = "texts"\nof = "blurb"\ndims = 3\nmin_df = 1\n',
+    "links": '[relations.r]\nkind = "text"\nnode = "product"\ntexts = "blurb"\nmin_df = 1\n',
+    "feature": '[features.f]\nkind = "text"\nnode = "product"\ntexts = "blurb"\ndims = 3\nmin_df = 1\n',
+    "none": "",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_texts_written_after_the_test_rows_are_a_leak_whatever_reads_them(shop: Path, way: str) -> None:
+    """And nobody asks about texts that nothing reads."""
+    text = STUDY[: STUDY.index("[relations.")] + WAYS[way] + '[[models]]\nname = "popularity"\n'
+    shop.write_text(text)
     levels = {f.check: f.level for f in read(shop).findings}
-    assert levels["[data.texts] looks computed from interactions"] == "ok"
-    shop.write_text(STUDY.replace('text = "text"', 'text = "text"\ncomputed = 60'))
-    assert {f.check: f.level for f in read(shop).findings}["[data.texts] computed after the cut"] == "leak"
+    assert levels.get("[data.texts] looks computed from interactions") == (None if way == "none" else "ok")
+    shop.write_text(text.replace('text = "text"', 'text = "text"\ncomputed = 60'))
+    levels = {f.check: f.level for f in read(shop).findings}
+    assert levels.get("[data.texts] computed after the cut") == (None if way == "none" else "leak")
