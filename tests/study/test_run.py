@@ -294,3 +294,34 @@ def test_audit_counts_the_steps_that_are_an_edge_by_themselves(tmp_path, repeats
     )
     found = {f.check: f for f in prepare(read_study(tmp_path / "near.toml"), tmp_path).findings}["own steps in near"]
     assert (found.level, found.count) == (level, own)
+
+
+SALES = """user = "user"
+item = "item"
+[data.interactions]
+file = "seen.csv"
+user = "u"
+item = "i"
+time = "t"
+"""
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "expected"),
+    [
+        (SALES, '"temporal"\ncut = 15', "some to tune on: set valid_cut, or an earlier one"),
+        (SALES, '"temporal"\ncut = 15\nvalid_cut = 12', "some to tune on: set valid_cut, or an earlier one"),
+        ('dataset = "lightgcn"\n', '"given"', "some to tune on"),  # a tenth of four rows is none
+    ],
+    ids=["no valid_cut", "nothing after it", "given"],
+)
+def test_without_validation_rows_valid_cut_is_advised_only_where_it_is_an_option(tmp_path, data, split, expected):
+    rows = [(u, (u + t) % 5, 10 * t) for u in range(6) for t in range(4)]
+    pl.DataFrame(rows, schema=["u", "i", "t"], orient="row").write_csv(tmp_path / "seen.csv")
+    (tmp_path / "train.txt").write_text("0 0 1 2 3\n1 1 2 3 4\n")
+    (tmp_path / "test.txt").write_text("0 4\n1 0\n")
+    (tmp_path / "short.toml").write_text(
+        f'name = "short"\n[data]\n{data}[protocol]\nname = "mine"\nsplit = {split}\n'
+    )
+    with pytest.raises(InputError, match=rf"(?s)no validation rows.*expected: *{expected}\n *found: *none"):
+        prepare(read_study(tmp_path / "short.toml"), tmp_path)

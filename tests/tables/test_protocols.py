@@ -390,7 +390,15 @@ def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
     both = [fingerprint(made.users, made.items, (made.train, made.valid, made.test), ordered=False, only_new=o)
             for o in (True, False)]  # fmt: skip
     assert made.fingerprint == both[0] != both[1]
-    with pytest.raises(InputError, match="no item to hold out"):
-        apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.01), seed=0)
+    with pytest.raises(InputError, match=r"(?s)no item to hold out.*at least one item: a share of 1/10 or.*0.09$"):
+        apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.09), seed=0)
     with pytest.raises(InputError, match="item_share goes with"):
         protocol(split="last-leave-one-out", item_share=0.1)
+
+
+def test_share_of_one_item_is_one_item_whatever_the_rounding() -> None:
+    """1/49 · 49 is below one in binary."""
+    assert 1 / 49 * 49 < 1
+    rows = [(u, i) for u in range(3) for i in range(49)]
+    made = apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=1 / 49), seed=0)
+    assert [len(set(part.item.tolist())) for part in (made.train, made.valid, made.test)] == [47, 1, 1]

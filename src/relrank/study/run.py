@@ -151,10 +151,10 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: P
     for seed in config.study.seeds:
         split = apply(tables, protocol, seed)
         if not len(split.valid):
+            advice = ": set valid_cut, or an earlier one" if protocol.split == "temporal" else ""
             raise InputError(
-                "no validation rows", where="[protocol]", expected="some to tune on (temporal: set valid_cut)",
-                found="none",
-            )  # fmt: skip
+                "no validation rows", where="[protocol]", expected=f"some to tune on{advice}", found="none"
+            )
         graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
         attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]

@@ -290,10 +290,10 @@ def _cut(
         return cuts.random_leave_one_out(rows, rng)
     if protocol.split == "cold-items":
         share = 0.1 if protocol.item_share is None else protocol.item_share
-        if share * n_items < 1:
+        if share * n_items + 1e-9 < 1:  # as the cut counts them
             raise InputError(
-                "no item to hold out", where="[protocol] item_share", expected=f"more than 1 of {n_items} items",
-                found=f"{share:g}",
+                "no item to hold out", where="[protocol] item_share",
+                expected=f"at least one item: a share of 1/{n_items} or more", found=f"{share:g}",
             )  # fmt: skip
         return cuts.cold_items(rows, n_items, share, rng)
     if rows.time is None and not (protocol.split == "last-leave-one-out" and tables.ordered):
