@@ -102,7 +102,8 @@ def test_readme_study_file_fits(tmp_path):
     assert config.name == "our-shop"
     said = tomllib.loads(block)
     assert list(config.relations) == list(said["relations"])
-    assert {r.kind for r in config.relations.values()} == {"attribute", "bins", "text", "link", "cooccurrence"}
+    kinds = {"attribute", "bins", "text", "texts", "link", "cooccurrence"}
+    assert {r.kind for r in config.relations.values()} == kinds
 
 
 def test_readme_commands_are_commands():

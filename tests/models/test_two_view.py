@@ -321,19 +321,87 @@ def test_scores_in_parts_are_the_same(monkeypatch):
     torch.testing.assert_close(model.score(torch.arange(40)), whole)
 
 
-def test_the_head_changes_the_order_of_the_top_and_of_nothing_else():
+@torch.no_grad()
+def test_the_head_orders_the_best_strangers_anew_and_nothing_else():
+    """By what it adds to the scores of the loss, those divided by the temperature."""
     graph = written()
     plain, heavy = new(graph), new(graph, scorer="rerank", top=10, candidates=4)
-    generator = torch.Generator().manual_seed(1)
-    heavy.head.out.reset(generator, 3.0)
-    users = torch.arange(20)
-    seen = torch.zeros(20, graph.n_items, dtype=torch.bool)
+    heavy.head.out.reset(torch.Generator().manual_seed(1), 3.0)
+    users, n = torch.arange(20), graph.n_items
+    before, after = plain.score(users), heavy.score(users)
+    histories = heavy.training_histories.of(users.numpy())
+    items = heavy.items().items
+    keys = heavy.reader.keys(items, histories)
+    vectors = heavy.reader(items, keys, histories)
+    moved = 0
     for user in range(20):
-        seen[user, model_items(graph, user)] = True
-    one, two = (m.score(users).masked_fill(seen, -torch.inf).argsort(1, descending=True) for m in (plain, heavy))
-    assert torch.equal(one[:, :10].sort(1).values, two[:, :10].sort(1).values)
-    assert torch.equal(one[:, 10:80], two[:, 10:80])
-    assert not torch.equal(one[:, :10], two[:, :10])
+        strangers = np.setdiff1d(np.arange(n), model_items(graph, user))
+        ordered = strangers[before[user][strangers].argsort(descending=True)]
+        best, rest = ordered[:10], ordered[10:]
+        added = heavy.head(items, torch.from_numpy(best), torch.full((10,), user), keys, vectors, histories)
+        expected = best[(before[user][best] / 0.3 + added).argsort(descending=True)]
+        found = strangers[after[user][strangers].argsort(descending=True)]
+        assert found.tolist() == [*expected, *rest]
+        moved += expected.tolist() != best.tolist()
+    assert moved > 10
+
+
+@torch.no_grad()
+def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates():
+    model = new(scorer="rerank", top=12, candidates=3, align=0.0)
+    model.head.out.reset(torch.Generator().manual_seed(1), 3.0)
+    batch = model.prepare(*batch_of(model, 40), np.random.SeedSequence(0))
+    model.encode(batch)
+    step, read = model._step, batch.messages
+    left, right = functional.normalize(step.users, dim=1), functional.normalize(step.encoded.items, dim=1)
+    generator = torch.Generator().manual_seed(batch.seed + 1)
+    mine = [model_items(model.graph, user) for user in read.users]
+    owners = np.repeat(np.arange(len(mine)), [m.size for m in mine])
+    known = torch.from_numpy(owners), torch.from_numpy(np.concatenate(mine))
+    drawn, _ = hard_negatives(left @ right.T, known, 12, 3, generator)
+    losses_ = []
+    for owner, item in zip(batch.user_at.tolist(), batch.items[batch.item_at].tolist(), strict=True):
+        candidates = torch.tensor([item, *drawn[owner].tolist()])
+        added = model.head(
+            step.encoded.items, candidates, torch.full((4,), owner), step.keys, step.users, read.histories
+        )  # fmt: skip
+        losses_.append(-(right[candidates] @ left[owner] / 0.3 + added).log_softmax(0)[0])
+    torch.testing.assert_close(model._heavy_loss(batch, step), torch.stack(losses_).mean())
+
+
+def test_a_step_hides_some_ratings_and_reads_the_edges_that_it_drew():
+    graph = written(planted_graph().only())
+    rng = np.random.default_rng(0)
+    weight = rng.choice([0.2, 0.6, 1.0], len(graph.interactions)).astype(np.float32)
+    graph = replace(graph, interactions=replace(graph.interactions, weight=weight))
+    model = new(graph, own_dropout=0.0, fanout=1)
+    users, items = batch_of(model)
+    exact = model.items().items
+    changed, read = 0, []
+    for seed in range(5):
+        batch = model.prepare(users, items, np.random.SeedSequence(seed))
+        ((near,),), nothing = batch.messages.drawn
+        assert nothing is None
+        assert np.diff(near.starts).max() == 1
+        read.append(near.sources)
+        with torch.no_grad():
+            encoded, made = model.encode(batch)[1], model._step.encoded.items
+            keys = model.reader.keys(made, batch.messages.histories)
+        assert torch.equal(encoded, made)
+        assert not torch.allclose(made, exact)
+        hidden = (model._step.keys != keys).any(1)
+        changed += float(hidden.float().mean())
+    assert not np.array_equal(read[0], read[1])
+    assert 0.04 < changed / 5 < 0.2
+
+
+def test_views_that_ask_each_other_are_in_the_items():
+    model = new()
+    with torch.no_grad():
+        before = model.items().items
+        model.items.across.out.reset(torch.Generator().manual_seed(0), 1.0)
+        changed = (model.items().items - before).abs().amax(1) > 1e-4
+    assert changed.all()  # every item has two attributes at least
 
 
 def model_items(graph, user):

@@ -20,7 +20,8 @@ def written(graph: Graph | None = None, per_item: int = 2, noise: float = 0.5, s
     by_text = np.empty(items.size, np.int64)
     by_text[texts] = items
     assert x.dense is not None
-    feature = replace(x, known=x.known[by_text], dense=x.dense[by_text])
+    own = np.random.default_rng(seed + 1).normal(0, 0.3, (items.size, x.dims)) * x.known[by_text][:, None]
+    feature = replace(x, known=x.known[by_text], dense=(x.dense[by_text] + own).astype(np.float32))
     return replace(
         graph,
         nodes=graph.nodes | {"review": IdMap("review", pl.Series(range(items.size)))},
