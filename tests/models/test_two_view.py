@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from featured import featured
 from torch.nn import functional
@@ -136,6 +137,27 @@ def test_items_that_nobody_chose_are_found_by_what_is_written_of_them():
     placebo = new(graph.rewired("has_review", 1))
     fit(placebo, BUDGET, lambda: 0.0, seed=0)
     assert cold_share(placebo, cold) < 0.7  # the same, texts shuffled
+
+
+@pytest.mark.parametrize("loss", ["full-softmax", "softmax"])
+def test_new_items_are_no_negatives_if_they_are_spared(loss):
+    """Whatever is written of them, the loss does not know it."""
+    graph = written(planted_graph().only())
+    new_ones = np.arange(0, 120, 11)
+    graph = replace(graph, interactions=graph.interactions.where(~np.isin(graph.interactions.dst, new_ones)))
+    feature = graph.features["has_review"]
+    texts = graph.relations["has_review"]
+    theirs = np.isin(np.arange(len(feature)), texts.dst[np.isin(texts.src, new_ones)])
+    dense = np.where(theirs[:, None] & feature.known[:, None], -3 * feature.dense, feature.dense)
+    other = replace(graph, features={"has_review": replace(feature, dense=dense.astype(np.float32))})
+    values = {}
+    for spared in (True, False):
+        for name, on in (("one", graph), ("other", other)):
+            model = new(on, loss=loss, negatives=300, new_as_negatives=not spared, align=0.0, scorer="rerank", top=40)
+            batch = model.prepare(*batch_of(model, 200), np.random.SeedSequence(0))
+            values[spared, name] = float(model.loss(batch).detach())
+    assert values[True, "one"] == values[True, "other"]
+    assert abs(values[False, "one"] - values[False, "other"]) > 1e-4
 
 
 def test_views_of_an_item_find_each_other_but_are_no_negatives_of_a_users_other_items():

@@ -19,7 +19,7 @@ link users with nodes that are neither; features are those of items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -40,7 +40,7 @@ from relrank.models.item_views import PARTS, Encoded, ItemViews
 from relrank.models.layers import check_heads
 from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
 from relrank.models.space import Choice, Range
-from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
+from relrank.models.vectors import Batch, Choices, Loss, VectorConfig, VectorModel
 from relrank.models.views import Draws, structure_relations
 
 Scorer = Literal["dot", "rerank"]
@@ -68,6 +68,9 @@ class TwoViewConfig(VectorConfig):
     """Neighbours that a node draws in every hop of a relation in each step; 0 trains on all. Scores read all."""
     window: int = 200
     """Latest items of a history that are read, where histories have an order; 0 for all."""
+    new_as_negatives: bool = True
+    """Whether items that nobody chose in training are negatives like any others. They are never a positive, so that
+    their texts and attributes are then learned as reasons against them: for ranking new items set it to false."""
     align: float = 0.1
     """Weight of the contrast between an item's two views."""
     align_temperature: float = 0.2
@@ -138,6 +141,9 @@ class TwoView(VectorModel):
         texts, attributes = self._views(graph, c)
         self.items = ItemViews(graph, texts, attributes, c.views != "text", c.own_vectors, c.dim, c.heads)
         self._both = self.items.known[:, 1:].all(1).numpy()
+        self._spared = np.zeros(graph.n_items, bool)
+        if not c.new_as_negatives:
+            self._spared = np.bincount(self.history.indices, minlength=graph.n_items) == 0
         self.training_histories = TrainingHistories(graph, c.window)
         self.ordered = self.training_histories.ordered
         self.reader = HistoryAttention(c.dim, c.heads, self.training_histories.n_levels, self.ordered)
@@ -199,6 +205,19 @@ class TwoView(VectorModel):
             self.head.reset(generator)
         self.forget()
 
+    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
+        """As for every model with vectors, but without new items among the negatives if they are spared."""
+        chosen = super().draw(users, positives, seed)
+        if not self._spared.any():
+            return chosen
+        if chosen.negative_at is None:
+            items = np.flatnonzero(~self._spared)
+            return replace(chosen, items=items, item_at=np.searchsorted(items, positives))
+        new = np.broadcast_to(
+            self._spared[chosen.items[chosen.negative_at]], (users.size, chosen.negative_at.shape[-1])
+        )
+        return replace(chosen, excluded=new | (False if chosen.excluded is None else chosen.excluded))
+
     def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
         """The users' histories without the batch's own edges, edges of the views, and which items are aligned."""
         del items
@@ -224,7 +243,7 @@ class TwoView(VectorModel):
         users: Tensor = self.reader(encoded.items, keys, read.histories, self._side(read.users))
         self._step = Step(encoded, keys, users)
         items: Tensor = encoded.items
-        return users, items if batch.negative_at is None else items.index_select(0, batch.items)
+        return users, items if len(batch.items) == len(items) else items.index_select(0, batch.items)
 
     def _side(self, users: Int64) -> Tensor | None:
         """What relations of users with other nodes than items say, [n, dim]; None where there are none."""
@@ -259,6 +278,7 @@ class TwoView(VectorModel):
         left, right = self._normal(step.users), self._normal(items)
         with torch.no_grad():
             scores = (left @ right.T).float()
+            scores[:, torch.from_numpy(self._spared)] = -torch.inf
         known = _pairs(self.history.take(read.users), scores.device)
         negatives, excluded = hard_negatives(scores, known, c.top, c.candidates, generator)
         positives, at = batch.items.index_select(0, batch.item_at), batch.user_at

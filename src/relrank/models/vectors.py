@@ -80,10 +80,10 @@ class Batch:
         user_at: place of each edge's user in ``users``, int64 [B].
         item_at: place of each edge's positive in ``items``, int64 [B].
         negative_at: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
-            softmax over the whole catalogue, where ``items`` is the catalogue.
+            softmax over the whole catalogue, where ``items`` is the catalogue, or all of it that may be a negative.
         excluded: bool [B, n], True where a "negative" is one of the user's own items.
-        known: for the whole catalogue: the users' own items as (places in ``users``, item rows), which the softmax
-            leaves out; None leaves nothing out.
+        known: for the whole catalogue: the users' own items as places in ``users`` and in ``items``, which the
+            softmax leaves out; None leaves nothing out.
         log_q: log-probability of drawing each of ``items``, float32 [C], or None.
         seed: of the noise in this step.
         messages: what the encoder prepared.
@@ -372,7 +372,10 @@ class VectorModel(ProductModel):
         chosen, known = self.draw(users, positives, draw), None
         if chosen.negative_at is None:
             mine = self.history.take(distinct)
-            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(mine.indices.astype(np.int64))
+            columns = mine.indices.astype(np.int64)
+            if chosen.items.size < self.graph.n_items:
+                columns = np.searchsorted(chosen.items, columns)
+            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(columns)
         messages = self.messages(distinct, chosen.items, (users, positives), walk)
         return chosen.batch(distinct, user_at, known, noise, messages)
 
