@@ -374,6 +374,10 @@ def shop(folder: Path) -> None:
             "description": [f"made by {b} for {('rain', 'snow', 'sun')[i % 3]}" for i, b in enumerate(brand)],
         }
     ).write_parquet(folder / "products.parquet")
+    words = [f"{word}{k}" for word in ("light", "warm", "red", "stiff", "soft", "loud") for k in range(15)]
+    said = [" ".join(rng.choice(words, 12)) for _ in range(3 * n)]
+    reviews = {"sku": [f"SKU-{i % n}" for i in range(3 * n)], "kind": ["review"] * (3 * n), "text": said}
+    pl.DataFrame(reviews).write_parquet(folder / "reviews.parquet")
     (folder / "segments.csv").write_text("sku,segment\n" + "".join(f"SKU-{i},{i % 4}\n" for i in range(n)))
     rows = ["customer_id,sku,bought_at"]
     for c in range(60):
@@ -397,7 +401,7 @@ def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
     audit = good(relrank("audit", "study.toml", at=tmp_path))
     assert re.search(r"purchases\.csv.*1", audit)  # the dropped row is counted, not dropped in silence
     out = good(relrank("study", "study.toml", "--out", "shop", at=tmp_path))
-    for relation in ("made_by", "priced", "described_alike", "bought_by_segment", "bought_together"):
+    for relation in ("made_by", "priced", "described_alike", "has_review", "bought_by_segment", "bought_together"):
         assert re.search(rf"^\s*{relation}\s+(helps|hurts|no evidence)", out, re.MULTILINE), out
     page = re.search(r"^report\s+(\S+)$", out, re.MULTILINE)
     assert page, out
