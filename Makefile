@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+NETWORKS := mf,relational-lightgcn,xsimgcl,graphsage,graphsage-features,hybrid,rgcn,gatv2,hgt,path-fusion
+
+.PHONY: demo test check bench leaderboards clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +39,12 @@ bench: $(READY)  ## every timing and tally that the docs quote; those on real da
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/text_encoding.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
+
+leaderboards: $(READY)  ## every family of models, searched alike, on three seeds (hours; needs RELRANK_DATA; resumes)
+	$(BIN)/relrank tune studies/ml-100k-models.toml --trials 4 --models $(NETWORKS)
+	$(BIN)/relrank study runs/ml-100k-models/tuned.toml
+	$(BIN)/relrank tune studies/goodbooks-models.toml --trials 4 --models $(NETWORKS)
+	$(BIN)/relrank study runs/goodbooks-models/tuned.toml
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
