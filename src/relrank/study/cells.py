@@ -105,14 +105,17 @@ class Cell:
     @property
     def graph(self) -> Graph:
         """What the model is fitted on: the arm's relations, and features only if it reads them."""
-        graph = self.arm.graph(self.bench.graph, self.bench.seed).only(*self.read)
+        graph = self.read.graph(self.bench.graph, self.bench.seed)
         return graph if self.reads_features else replace(graph, features={})
 
     @property
-    def read(self) -> tuple[str, ...]:
-        """The arm's relations that the model reads; arms that differ in others alone are one and the same cell."""
+    def read(self) -> Arm:
+        """What the model reads of the arm; arms that differ in other relations alone are one and the same cell."""
         reads = MODELS[self.model.kind].reads(self.bench.graph, self.start()[0])
-        return tuple(name for name in self.arm.relations if name in reads)
+        relations = tuple(name for name in self.arm.relations if name in reads)
+        return replace(
+            self.arm, relations=relations, rewired=self.arm.rewired if self.arm.rewired in relations else None
+        )
 
     @property
     def reads_features(self) -> bool:
@@ -176,18 +179,19 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """Everything the result depends on; plain JSON."""
         config, train = self.start()
+        read = self.read
         trained = issubclass(MODELS[self.model.kind], Trained)
         features = {n: f.sha256()[:16] for n, f in self.bench.graph.features.items() if self.reads_features}
         weights = self.bench.interactions.model_dump()
         return {
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
-            "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(self.read)},
+            "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(read.relations)},
             # a trained table has a row per node, in this order
             **({"nodes": [[t, len(ids)] for t, ids in self.bench.graph.nodes.items()]} if trained else {}),
             **({"features": features} if features else {}),
             **({"interactions": weights} if weights["weight"] != "one" else {}),
-            "rewired": self.arm.rewired if self.arm.rewired in self.read else None,
+            "rewired": read.rewired,
             "model": self.model.kind,
             **({"name": self.model.name} if self.model.name != self.model.kind else {}),
             "config": asdict(config),

@@ -412,7 +412,9 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         notices.append(Notice("[features]", message, len(first.graph.features)))
     for model in config.models:
         cells = [Cell(model, arm, first, config.study) for arm in arms_of(model, list(config.relations))]
-        unread = {name for c in cells for name in c.arm.relations} - {name for c in cells for name in c.read}
+        unread = {name for c in cells for name in c.arm.relations} - {
+            name for c in cells for name in c.read.relations
+        }
         if unread:
             message = f"relations that {model.name} does not read, so that arms with and without are the same"
             notices.append(Notice("[relations]", f"{message}: {', '.join(sorted(unread))}", len(unread)))
