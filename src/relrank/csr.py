@@ -87,6 +87,12 @@ class Csr:
         indptr, at = end_to_end(self.indptr[rows], self.degrees()[rows])
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
+    def shares(self) -> Csr:
+        """The same entries as shares of their row, which then adds up to 1; an empty row stays empty."""
+        rows = self.rows()
+        sums = np.bincount(rows, weights=self.data, minlength=self.n_rows)
+        return Csr(self.indptr, self.indices, (self.data / sums[rows]).astype(np.float32), self.n_cols)
+
     def transpose(self) -> Csr:
         """Rows become columns."""
         return Csr.from_pairs(self.indices, self.rows(), (self.n_cols, self.n_rows), self.data)

@@ -170,9 +170,7 @@ class _Sparse(nn.Module):
         super().__init__()
         s = feature.sparse
         assert s is not None
-        sums = np.bincount(s.rows(), weights=s.data, minlength=s.n_rows)
-        share = (s.data / sums[s.rows()]).astype(np.float32)
-        for name, array in (("start", s.indptr), ("columns", s.indices), ("share", share)):
+        for name, array in (("start", s.indptr), ("columns", s.indices), ("share", s.shares().data)):
             self.register_buffer(name, torch.tensor(array), persistent=False)
         self.start: Tensor
         self.columns: Tensor

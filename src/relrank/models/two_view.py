@@ -188,13 +188,11 @@ class TwoView(VectorModel):
     def _user_relations(self) -> list[tuple[Csr, slice]]:
         """Users by nodes that are no items, rows adding up to 1, and the nodes' global numbers."""
         users, items = (self.items.adjacency.types[t] for t in (self.graph.user, self.graph.item))
-        found = []
-        for e in self.items.adjacency.edge_types:
-            if e.destination == users and e.source not in (users, items):
-                sums = np.bincount(e.csr.rows(), weights=e.csr.data, minlength=e.csr.n_rows)
-                share = (e.csr.data / sums[e.csr.rows()]).astype(np.float32)
-                found.append((Csr(e.csr.indptr, e.csr.indices, share, e.csr.n_cols), e.source))
-        return found
+        return [
+            (e.csr.shares(), e.source)
+            for e in self.items.adjacency.edge_types
+            if e.destination == users and e.source not in (users, items)
+        ]
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors; gates that count alike; histories that are nearly means."""
@@ -305,6 +303,7 @@ class TwoView(VectorModel):
             self._read(items, self.training_histories.of(rows), rows)
             for rows in np.array_split(np.arange(n), max(-(-n // USERS_AT_ONCE), 1))
         ]
+        self._raw = items.detach()
         return torch.cat(parts), items
 
     def _read(self, items: Tensor, histories: Histories, users: Int64 | None) -> Tensor:
@@ -318,7 +317,10 @@ class TwoView(VectorModel):
 
     def score(self, users: Tensor) -> Tensor:
         """Products, and the top of each list looked at again if there is a head for it."""
-        rows, scores = user_rows(users, self.graph.n_users), super().score(users)
+        scores = super().score(users)
+        if self.head is None:
+            return scores
+        rows = user_rows(users, self.graph.n_users)
         return self._again(scores, self.training_histories.of(rows), rows, self.history.take(rows))
 
     @torch.no_grad()
@@ -358,11 +360,6 @@ class TwoView(VectorModel):
             added[at] = of.view(len(at), -1).to(scores.dtype)
         scores = scores / c.temperature
         return raised(scores, best, scores.gather(1, best) + added)
-
-    def refresh(self) -> None:
-        """Encode all users and items once."""
-        self._raw = torch.empty(0, device=self.items.table.device)
-        super().refresh()
 
     def forget(self) -> None:
         """Drop what was derived from earlier parameters."""
