@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from relrank.graph.features import standard
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.joins import Draft, Join
 from relrank.graph.recipes import Texts
+from relrank.graph.text_cache import sha256
 from relrank.graph.text_encoders import vectors
 from relrank.graph.text_rows import texts_of_kind
 from relrank.tables.ids import IdMap
@@ -71,4 +71,4 @@ def text_relations(graph: Graph) -> tuple[Relation, ...]:
 
 def key_of(text: str) -> str:
     """The key of a text node: the first 16 hexadecimal digits of its sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256(text)[:16]
