@@ -260,7 +260,8 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
 
 def _check(cell: Cell) -> None:
     """Settings that cannot be, and a model without what it reads, are found before anything runs."""
-    MODELS[cell.model.kind].check(cell.graph, cell.start()[0])
+    as_linked = replace(cell, arm=replace(cell.arm, rewired=None))  # no check asks who is linked with whom
+    MODELS[cell.model.kind].check(as_linked.graph, cell.start()[0])
 
 
 def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
@@ -407,16 +408,15 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
     if first.refit:
         message = "validation rows given back to training before the final fit and the test"
         notices.append(Notice("protocol", message, len(first.split.valid)))
-    if first.graph.features and not any(cell.reads_features for cell in grid(config, material)):
+    relations = list(config.relations)
+    planned = {m.name: [Cell(m, arm, first, config.study) for arm in arms_of(m, relations)] for m in config.models}
+    if first.graph.features and not any(cell.reads_features for cells in planned.values() for cell in cells):
         message = "features of nodes that no model of this study reads"
         notices.append(Notice("[features]", message, len(first.graph.features)))
-    for model in config.models:
-        cells = [Cell(model, arm, first, config.study) for arm in arms_of(model, list(config.relations))]
-        unread = {name for c in cells for name in c.arm.relations} - {
-            name for c in cells for name in c.read.relations
-        }
+    for model, cells in planned.items():
+        unread = {n for c in cells for n in c.arm.relations} - {n for c in cells for n in c.read.relations}
         if unread:
-            message = f"relations that {model.name} does not read, so that arms with and without are the same"
+            message = f"relations that {model} does not read, so that arms with and without are the same"
             notices.append(Notice("[relations]", f"{message}: {', '.join(sorted(unread))}", len(unread)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     if cut_off:
