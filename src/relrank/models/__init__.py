@@ -20,6 +20,7 @@ from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rgcn import RGCN
 from relrank.models.sasrec import SASRec
+from relrank.models.score_fusion import ScoreFusion
 from relrank.models.sequence_fusion import SequenceFusion
 from relrank.models.simple import Popularity, RandomOrder
 from relrank.models.two_view import TwoView
@@ -50,6 +51,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "gru4rec": GRU4Rec,
     "bert4rec": BERT4Rec,
     "sequence-fusion": SequenceFusion,
+    "score-fusion": ScoreFusion,
 }
 
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

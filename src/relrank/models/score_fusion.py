@@ -1,0 +1,233 @@
+"""Score fusion: several models at once, their scores put on one scale and added.
+
+    s_ui = Σ_m a_m (s_m(u, i) − μ_m(u)) / σ_m(u)
+
+μ and σ are mean and standard deviation of model m's scores for this user, over the items that are not in the history:
+sums of z-scores (CombSUM, Fox & Shaw 1994; the scale: Renda & Straccia 2003). A model that says the same of all items
+adds nothing.
+
+Closed forms are solved; models with gradients train side by side on the same batches, each by its own loss, and share
+nothing, so that each ends as it would alone. Trained on a common loss the parts did worse: each learned only what the
+others had left, from rows that a closed form has seen. Which epoch is best is decided for the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from relrank.csr import Csr, Int32, Int64
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.models.base import (
+    ClosedForm,
+    Knob,
+    Recommender,
+    Trained,
+    check_range,
+    config_of,
+    history_rows,
+    user_rows,
+)
+from relrank.models.space import Choice, Range
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFusionConfig:
+    """Hyper-parameters of score fusion."""
+
+    parts: dict[str, Any] = field(default_factory=lambda: {"ease": {}, "path-fusion": {}})
+    """Names of models, and of each the hyper-parameters that are not its defaults. At least one has gradients."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """a of every part that does not count 1."""
+    seed: int = 0
+    """Of parts that draw at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """The batch of every part with gradients, in their order."""
+
+    of: tuple[Any, ...]
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return type(self)(tuple(batch.to(device) for batch in self.of))
+
+
+class ScoreFusion(Trained):
+    """Models whose scores are added."""
+
+    name = "score-fusion"
+    Config = ScoreFusionConfig
+    relational = True
+    featured = True
+
+    def __init__(self, graph: Graph, config: ScoreFusionConfig | None = None) -> None:
+        super().__init__(graph, config)
+        self.check(graph, self.config)
+        plain = replace(graph, features={})
+        self.parts: dict[str, Recommender] = {}
+        for name, (kind, own) in _parts(self.config).items():
+            self.parts[name] = kind(graph if kind.reads_features(own) else plain, own)
+        self._learning = {name: part for name, part in self.parts.items() if isinstance(part, Trained)}
+        self.trained = nn.ModuleDict(self._learning)
+        self._solved = False
+        self.from_history = all(p.from_history for p in self.parts.values())
+        self.ordered = any(p.ordered for p in self.parts.values())
+        passes = [p.examples() for p in self._learning.values()]
+        if any(not np.array_equal(a, b) for one in passes[1:] for a, b in zip(passes[0], one, strict=True)):
+            raise InputError(
+                "parts pass over different things in an epoch", where=self.name,
+                expected="models of edges, or models of sequences", found=", ".join(self._learning),
+            )  # fmt: skip
+
+    @property
+    def most_edges(self) -> float:  # type: ignore[override]
+        """Of the part that bears the smallest share of the edges."""
+        return min(p.most_edges for p in self._learning.values())
+
+    @classmethod
+    def check(cls, graph: Graph, config: Any) -> None:
+        """Refuse parts that do not exist, that cannot be, or of which nothing is learned."""
+        parts = _parts(config)
+        strange = sorted(set(config.shares) - set(parts))
+        if strange:
+            raise InputError(
+                "share of something that is no part", where=f"{cls.name}, shares", expected=f"of {sorted(parts)}",
+                found=", ".join(strange),
+            )  # fmt: skip
+        check_range(len(parts) > 1, cls.name, "parts", "two models or more", ", ".join(parts) or "none")
+        learned = [name for name, (kind, _) in parts.items() if issubclass(kind, Trained)]
+        check_range(bool(learned), cls.name, "parts", "one model with gradients or more", ", ".join(parts))
+        for name, share in config.shares.items():
+            check_range(0 < share < np.inf, cls.name, f"shares.{name}", "above 0", share)
+        for kind, own in parts.values():
+            kind.check(graph, own)
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """What any part reads."""
+        read = {name for kind, own in _parts(config).values() for name in kind.reads(graph, own)}
+        return tuple(name for name in graph.relations if name in read)
+
+    @classmethod
+    def reads_features(cls, config: Any) -> bool:
+        """Whether any part does."""
+        return any(kind.reads_features(own) for kind, own in _parts(config).values())
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """The learning rate: what the parts take is for their own search."""
+        del graph
+        return (Range("train.lr", 1e-3, 5e-2, log=True),)
+
+    def init_weights(self, seed: int) -> None:
+        """Every part as it starts alone; closed forms are solved."""
+        for part in self._learning.values():
+            part.init_weights(seed)
+        self._solve()
+
+    def _solve(self) -> None:
+        """Once: the solution of a closed form follows from graph and configuration, so it is not saved either."""
+        if not self._solved:
+            for part in self.parts.values():
+                if isinstance(part, ClosedForm):
+                    part.solve()
+        self._solved = True
+
+    def examples(self) -> tuple[Int32, Int32]:
+        """Those of the parts."""
+        return next(iter(self._learning.values())).examples()
+
+    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batches:
+        """A batch for every part, drawn as it would be alone."""
+        of = []
+        for part in self._learning.values():
+            part.parallel = self.parallel
+            alike = np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
+            of.append(part.prepare(users, positives, alike))
+        return Batches(tuple(of))
+
+    def loss(self, batch: Batches) -> Tensor:
+        """The sum of the parts' own losses."""
+        losses = [part.loss(own) for part, own in zip(self._learning.values(), batch.of, strict=True)]
+        return torch.stack(losses).sum()
+
+    def refresh(self) -> None:
+        """Every part is brought up to date."""
+        for part in self._learning.values():
+            part.refresh()
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters of the parts with gradients."""
+        return {
+            f"{name}.{key}": value for name, part in self._learning.items() for key, value in part.state().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters, and solve what is not solved yet."""
+        for name, part in self._learning.items():
+            part.load_state({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
+        self._solve()
+
+    def score(self, users: Tensor) -> Tensor:
+        """The sum for known users."""
+        known = self.history.take(user_rows(users, self.graph.n_users))
+        self._solve()
+        return self._sum({name: part.score(users) for name, part in self.parts.items()}, known)
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """The sum for new users."""
+        known = history_rows(histories, self.graph.n_items)
+        self._solve()
+        return self._sum({name: part.fold_in(histories) for name, part in self.parts.items()}, known)
+
+    def _sum(self, scores: dict[str, Tensor], known: Csr) -> Tensor:
+        total = torch.zeros(known.n_rows, known.n_cols)
+        for name, of in scores.items():
+            total += self.config.shares.get(name, 1.0) * z_scores(of.cpu(), known)
+        return total
+
+
+def z_scores(scores: Tensor, known: Csr) -> Tensor:
+    """Scores with mean 0 and standard deviation 1 over the items outside each history; 0 where all are equal.
+
+    Args:
+        scores: float32 [n, n_items].
+        known: histories [n, n_items].
+    """
+    own = torch.from_numpy(known.rows().astype(np.int64)), torch.from_numpy(known.indices.astype(np.int64))
+    outside = torch.from_numpy(known.n_cols - known.degrees()).clamp(min=1)[:, None]
+    # from the first item outside on, so that equal scores are equal to their mean, whatever their size
+    free = scores.new_ones(scores.shape).index_put(own, scores.new_tensor(0.0))
+    apart = scores - scores.gather(1, free.argmax(1, keepdim=True))
+    mean = (apart * free).sum(1, keepdim=True) / outside
+    deviation = (((apart - mean) * free).square().sum(1, keepdim=True) / outside).sqrt()
+    return torch.where(deviation > 0, (apart - mean) / deviation, torch.zeros_like(apart))
+
+
+def _parts(config: ScoreFusionConfig) -> dict[str, tuple[type[ClosedForm] | type[Trained], Any]]:
+    """Class and configuration of every part."""
+    from relrank.models import MODELS  # that dict holds this model, too
+
+    found: dict[str, tuple[type[ClosedForm] | type[Trained], Any]] = {}
+    for name, said in config.parts.items():
+        where = f"{ScoreFusion.name}, parts.{name}"
+        if name not in MODELS or name == ScoreFusion.name:
+            others = ", ".join(n for n in MODELS if n != ScoreFusion.name)
+            raise InputError("unknown model", where=where, expected=f"one of {others}", found=repr(name))
+        if not isinstance(said, dict):
+            raise InputError(
+                "part has no hyper-parameters", where=where, expected="a table, perhaps empty", found=repr(said)
+            )
+        kind = MODELS[name]
+        own = config_of(kind.Config(), said, where)
+        drawn = "seed" in {f.name for f in fields(kind.Config)} and "seed" not in said
+        found[name] = kind, replace(own, seed=config.seed) if drawn else own
+    return found
