@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -7,9 +8,10 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.evaluation import evaluate
+from relrank.models import MODELS
 from relrank.models.base import config_of
-from relrank.study.cells import in_effect
-from relrank.study.config import read_study
+from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
+from relrank.study.config import ModelSection, read_study
 from relrank.study.fitted import load_run
 from relrank.study.result import StudyResult
 from relrank.study.run import Silent, cell_of, grid, keep_winner, prepare, run_study, smoke
@@ -325,3 +327,46 @@ def test_without_validation_rows_valid_cut_is_advised_only_where_it_is_an_option
     )
     with pytest.raises(InputError, match=rf"(?s)no validation rows.*expected: *{expected}\n *found: *none"):
         prepare(read_study(tmp_path / "short.toml"), tmp_path)
+
+
+def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, monkeypatch):
+    """Its weights stay in its cell until the study has a winner, so nothing is fitted a second time; then they go."""
+    head = study_file.read_text().split("[[models]]")[0]
+    text = head + (
+        '[[models]]\nname = "random"\n[[models]]\nname = "mf"\nconfig = { dim = 8 }\n'
+        "train = { epochs = 4, batch = 1024, lr = 0.05, every = 2 }\n"
+    )
+    out = tmp_path / "out"
+    run(study_file, out, text)
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    (cell,) = (c for c in grid(config, material) if c.model.name == "mf" and c.bench.seed == config.study.seeds[0])
+    measured = load_cell(out / "cells" / cell.key())
+    again = run_cell(cell, tmp_path / "again", lambda _: None, {})
+    assert len(list((out / "cells").glob("*/model.safetensors"))) == len(config.study.seeds)
+    monkeypatch.setattr("relrank.study.run.fit_cell", None)
+    winner = keep_winner(config, material, out)
+    assert winner.note["model"] == "mf"
+    assert (
+        evaluate(winner.model, winner.split, config.study.ks)
+        .table["ndcg@10"]
+        .equals(measured.evaluation.table["ndcg@10"])
+    )
+    assert again.evaluation.table.equals(measured.evaluation.table)
+    assert not list((out / "cells").glob("*/model.safetensors"))
+    assert keep_winner(config, material, out).recommend(0).equals(winner.recommend(0))
+
+
+def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_path):
+    """With the validation rows in training the model's graph has them, too."""
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    section = ModelSection(name="mf", config={"dim": 8}, train={"epochs": 2, "batch": 1024, "every": 1})
+    whole = cell_of(config.model_copy(update={"models": (section,)}), material, "mf")
+    cell = replace(whole, bench=replace(whole.bench, refit=True))
+    found = run_cell(cell, tmp_path / "cell", lambda _: None, {})
+    model, graph = kept_model(cell, tmp_path / "cell", config_of(MODELS["mf"].Config(), found.chosen, "mf"))
+    assert len(graph.interactions) == len(whole.graph.interactions) + len(whole.bench.split.valid)
+    assert evaluate(model, cell.bench.final, config.study.ks).table["rank"].equals(found.evaluation.table["rank"])
+    (tmp_path / "cell" / "model.safetensors").unlink()
+    assert kept_model(cell, tmp_path / "cell", MODELS["mf"].Config()) is None

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 import relrank
-from relrank.checkpoint import write_json
+from relrank.checkpoint import load_tensors, save_tensors, write_json
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, mean_metric
@@ -32,6 +32,9 @@ from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
 
 Say = Callable[[str], None]
+
+WEIGHTS = "model.safetensors"
+"""Parameters of a trained model, in its cell's folder until the study has a winner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +260,22 @@ def edges_sha(graph: Graph, name: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def kept_model(cell: Cell, folder: Path, config: Any) -> tuple[Recommender, Graph] | None:
+    """The trained model of a finished cell and the graph that it was fitted on, while its weights are there."""
+    if not (folder / WEIGHTS).is_file():
+        return None
+    graph = refit_graph(cell, cell.graph) if cell.bench.refit else cell.graph
+    model = MODELS[cell.model.kind](graph, seeded(cell, config))
+    model.load_state(load_tensors(folder / WEIGHTS)[0])
+    return model, graph
+
+
+def seeded(cell: Cell, config: Any) -> Any:
+    """Hyper-parameters with the bench's seed, where a model has one."""
+    there = "seed" in {f.name for f in fields(config)}
+    return config_of(config, {"seed": cell.bench.seed}, cell.model.kind) if there else config
+
+
 def finished(folder: Path) -> bool:
     """Whether a cell's folder is there."""
     return (folder / "cell.json").is_file()
@@ -366,8 +385,7 @@ def fit_cell(
     ``judge`` is told epoch and metric of every validation; what it raises ends the training.
     """
     kind, bench = MODELS[cell.model.kind], cell.bench
-    if "seed" in {f.name for f in fields(kind.Config)}:
-        config = config_of(config, {"seed": bench.seed}, kind.name)
+    config = seeded(cell, config)
     if issubclass(kind, ClosedForm):
         return kind(graph, config).solve(), None
     model = kind(graph, config)
@@ -386,13 +404,18 @@ def fit_cell(
     return model, fitted.history
 
 
+def refit_graph(cell: Cell, graph: Graph) -> Graph:
+    """The graph with the validation rows among its interactions."""
+    edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
+    places = places_of(cell.bench.final.train) if cell.bench.final.ordered else None
+    return replace(graph, interactions=edges, places=places)
+
+
 def refit_cell(
     cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say
 ) -> tuple[Recommender, Graph]:
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
-    edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
-    places = places_of(cell.bench.final.train) if cell.bench.final.ordered else None
-    graph, train = replace(graph, interactions=edges, places=places), None
+    graph, train = refit_graph(cell, graph), None
     if history is not None:
         train = cell.start()[1]
         best = history.filter(pl.col("metric") == pl.col("metric").max())["epoch"][0]
@@ -425,6 +448,8 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
     evaluation.save(part / "users.parquet")
+    if isinstance(tuned.model, Trained):
+        save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind})
     if tuned.history is not None:
         tuned.history.write_parquet(part / "history.parquet")
     for leftover in part.iterdir():

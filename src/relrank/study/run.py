@@ -27,6 +27,7 @@ from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, arms
 from relrank.study.cells import (
+    WEIGHTS,
     Bench,
     Cell,
     CellResult,
@@ -34,6 +35,7 @@ from relrank.study.cells import (
     edges_sha,
     finished,
     fit_cell,
+    kept_model,
     load_cell,
     refit_cell,
     run_cell,
@@ -363,9 +365,10 @@ def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None
 
 
 def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun:
-    """Fit the best model and arm on validation once more, on the first seed, and keep it under ``out/winner``.
+    """Keep the best model and arm on validation, as fitted on the first seed, under ``out/winner``.
 
-    Shuffled arms cannot win. A winner that is there already is read back.
+    Shuffled arms cannot win. A closed form is solved once more; of a trained model the cell has the weights. Then all
+    cells lose theirs. A winner that is there already is read back.
     """
     cells = [c for c in grid(config, material) if c.arm.rewired is None]
     found = [load_cell(out / "cells" / c.key()) for c in cells]
@@ -375,16 +378,26 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     best = max(valid, key=lambda key: float(np.mean(valid[key])))
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
-    if (folder / "run.json").is_file() and load_run(folder).note.get("cell") == cell.key():
-        return load_run(folder)
+    if not (folder / "run.json").is_file() or load_run(folder).note.get("cell") != cell.key():
+        _save_winner(cell, result, material, out)
+    for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
+        weights.unlink()
+    return load_run(folder)
+
+
+def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path) -> None:
     chosen = config_of(MODELS[cell.model.kind].Config(), result.chosen, "winner")
     graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
-    model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
-    if cell.bench.refit:
-        model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", lambda _: None)
-    run = save_run(model, graph, cell.bench.final, material.tables, note_of(cell, chosen, result.valid), folder)
+    kept = kept_model(cell, out / "cells" / cell.key(), chosen)
+    if kept is not None:
+        model, graph = kept
+    else:
+        model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
+        if cell.bench.refit:
+            model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", lambda _: None)
+    note = note_of(cell, chosen, result.valid)
+    save_run(model, graph, cell.bench.final, material.tables, note, out / "winner")
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
-    return run
 
 
 def _run_cells(cells: list[Cell], folder: Path, watcher: Watcher, memory: Memory) -> list[tuple[Arm, CellResult]]:
