@@ -1,0 +1,227 @@
+// One list of recommendations: rows that keep their identity while they move, each with its reasons.
+
+import { count, el, number, plural, titleOf } from "./dom.js";
+
+let serial = 0; // rows made so far, for ids
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** A list under a heading, `title` and `kind`. `explain(item, signal)` promises reasons; `add(item)`, `only(relation, value)` are the rows' buttons. */
+export class List {
+  constructor({ explain, add, only, filters }) {
+    Object.assign(this, { explain, add, only, filters });
+    this.rows = new Map();
+    this.title = document.createTextNode("");
+    this.kind = el("span", { class: "kind" });
+    this.note = el("p", { class: "note" });
+    this.body = el("ol", { class: "list" });
+    this.foot = el("div", { class: "foot" });
+    this.root = el("section", { class: "column" }, el("h2", {}, this.title, " ", this.kind), this.note, this.body, this.foot);
+  }
+
+  /** Reasons of somebody else are no reasons. */
+  forget() {
+    for (const row of this.rows.values()) row.forget();
+  }
+
+  clear() {
+    this.rows.clear();
+    this.body.replaceChildren();
+    this.foot.replaceChildren();
+    this.note.textContent = "";
+  }
+
+  busy(on) {
+    this.root.setAttribute("aria-busy", String(on));
+    if (on && !this.rows.size) {
+      const bones = Array.from({ length: 5 }, () => el("li", { class: "row bone", "aria-hidden": "true" }));
+      this.body.replaceChildren(...bones);
+      this.foot.replaceChildren();
+    }
+  }
+
+  /**
+   * Show items in their order.
+   *
+   * `before`: places by item under the fitted weights, or null; `there`: places by item in the other list, or null;
+   * `more`: what loads the next ones, or null where there are none.
+   */
+  show(items, { total, noun, before, there, more, own }) {
+    const tops = new Map([...this.rows].map(([key, row]) => [key, row.root.getBoundingClientRect().top]));
+    const scores = items.map((item) => item.score);
+    const [low, high] = [Math.min(0, ...scores), Math.max(...scores)];
+    const rows = new Map();
+    for (const item of items) {
+      const key = String(item.item);
+      const row = this.rows.get(key) ?? this.#row(item);
+      row.update(item, { share: high > low ? (item.score - low) / (high - low) : 0, before, there, own });
+      rows.set(key, row);
+    }
+    this.rows = rows;
+    // Nodes that stand where they should are left alone: one that is moved loses the focus within it.
+    const wanted = [...rows.values()].map((row) => row.root);
+    for (const node of [...this.body.children]) if (!wanted.includes(node)) node.remove();
+    wanted.forEach((node, at) => this.body.children[at] !== node && this.body.insertBefore(node, this.body.children[at] ?? null));
+    for (const [key, row] of rows) if (tops.has(key)) glide(row.root, tops.get(key));
+    if (this.focusAt !== undefined) wanted[this.focusAt]?.querySelector(".add").focus({ preventScroll: true });
+    this.focusAt = undefined;
+    this.note.textContent = `${count(items.length)} of ${plural(total, noun)}`;
+    this.foot.replaceChildren(...(more ? [el("button", { type: "button", class: "more", onclick: more }, "More")] : []));
+  }
+
+  /** Say that there is nothing, and why. */
+  none(text) {
+    this.clear();
+    this.foot.replaceChildren(el("p", { class: "nothing" }, text));
+  }
+
+  /** Say what went wrong; `again` tries once more. */
+  fail(error, again) {
+    this.clear();
+    this.foot.replaceChildren(problem(error, again));
+  }
+
+  #row(item) {
+    const name = titleOf(item);
+    const place = el("span", { class: "place" });
+    const bar = el("span", { class: "fill" });
+    const score = el("span", { class: "score" });
+    const marks = el("span", { class: "marks" });
+    const reasons = el("div", { class: "reasons", id: `reasons-${(serial += 1)}`, hidden: true });
+    const why = el(
+      "button",
+      { type: "button", class: "why", "aria-expanded": "false", "aria-controls": reasons.id, onclick: () => open(reasons.hidden) },
+      "Why",
+      el("span", { class: "hidden" }, ` ${name}`),
+    );
+    const open = (on) => {
+      reasons.hidden = !on;
+      why.setAttribute("aria-expanded", String(on));
+      if (on && !reasons.firstChild) this.#reasons(item, reasons);
+    };
+    const add = el(
+      "button",
+      { type: "button", class: "add", "aria-label": `Add ${name} to the history`, title: "Add to the history", onclick: () => this.#take(item, root) },
+      el("span", { "aria-hidden": "true" }, "+"),
+    );
+    const root = el(
+      "li",
+      { class: "row", "data-item": item.item },
+      place,
+      el("p", { class: "name" }, name),
+      el("div", { class: "about" }, el("span", { class: "measure" }, el("span", { class: "bar", "aria-hidden": "true" }, bar), score), why, marks),
+      add,
+      reasons,
+    );
+    const update = (now, { share, before, there, own }) => {
+      const key = String(now.item);
+      place.textContent = count(now.place);
+      score.textContent = number(now.score);
+      score.title = `score ${now.score}`;
+      bar.style.width = `${(100 * share).toFixed(1)}%`;
+      marks.replaceChildren(...[before && moveMark(now.place, before.get(key)), there && thereMark(there.get(key))].filter(Boolean));
+      root.classList.toggle("both", Boolean(there?.has(key)));
+      add.hidden = !own;
+    };
+    const forget = () => (open(false), reasons.replaceChildren());
+    return { root, update, forget };
+  }
+
+  /** The row's item goes to the history: the row that comes in its place gets the focus. */
+  #take(item, root) {
+    this.focusAt = [...this.body.children].indexOf(root);
+    this.add(item);
+  }
+
+  async #reasons(item, into) {
+    const wait = el("p", { class: "note wait", role: "status" }, "Asking the model…");
+    into.replaceChildren(wait);
+    try {
+      const answer = await this.explain(item);
+      if (!into.contains(wait)) return; // asked for somebody else meanwhile
+      into.replaceChildren(...reasonsOf(answer, this.filters, this.only));
+    } catch (error) {
+      if (into.contains(wait)) into.replaceChildren(problem(error, () => this.#reasons(item, into)));
+    }
+  }
+}
+
+/** What the weights did to a place; `before` is undefined where it was further down than was asked for. */
+function moveMark(place, before) {
+  const up = (before ?? Infinity) - place;
+  if (up === Infinity) return mark("up", "new", "▲ ", "from far down under the fitted weights");
+  if (up === 0) return mark("same", "same place", "= ", "as under the fitted weights");
+  const by = plural(Math.abs(up), "place");
+  return up > 0 ? mark("up", `${by} up`, "▲ ", `${place + up} under the fitted weights`) : mark("down", `${by} down`, "▼ ", `${place + up} under the fitted weights`);
+}
+
+const thereMark = (place) =>
+  place === undefined ? mark("only", "only here", "", "not in what is shown of the other list") : mark("both", `in both, there at ${count(place)}`, "", "in both lists");
+
+const mark = (kind, text, sign, title) => el("span", { class: `chip ${kind}`, title }, sign && el("span", { "aria-hidden": "true" }, sign), text);
+
+/** Let a row travel from where it stood. */
+function glide(node, from) {
+  const by = from - node.getBoundingClientRect().top;
+  if (Math.abs(by) < 2) return;
+  node.classList.remove("rose", "fell");
+  if (still.matches) return;
+  node.animate([{ transform: `translateY(${by}px)` }, { transform: "none" }], { duration: 420, easing: "cubic-bezier(.2, .7, .2, 1)" });
+  node.classList.add(by > 0 ? "rose" : "fell");
+  node.addEventListener("animationend", () => node.classList.remove("rose", "fell"), { once: true });
+}
+
+function reasonsOf(answer, filters, only) {
+  const { reasons, rank, score } = answer;
+  const intro = el("p", { class: "note" }, `Place ${count(rank)}, score ${number(score)}. Each reason was taken away and the model asked again.`);
+  if (!reasons.length) return [el("p", { class: "note" }, "The model names no path from the history to this one.")];
+  const most = Math.max(...reasons.map((reason) => Math.abs(reason.strength)));
+  return [intro, el("ol", { class: "paths" }, reasons.map((reason) => reasonOf(reason, { rank, score, most, filters, only })))];
+}
+
+function reasonOf(reason, { rank, score, most, filters, only }) {
+  const fill = el("span", { class: "fill" });
+  fill.style.width = `${(most > 0 ? (100 * Math.abs(reason.strength)) / most : 0).toFixed(1)}%`;
+  const through = reason.through.map((node) => {
+    const name = node.name ?? String(node.id);
+    if (!filters.includes(reason.relation)) return el("span", { class: "tag" }, name);
+    const traits = { type: "button", class: "tag", title: `Only items with ${reason.relation} ${name}`, onclick: () => only(reason.relation, String(node.id)) };
+    return el("button", traits, el("span", { class: "hidden" }, "Only items with "), name);
+  });
+  const there = Number.isFinite(reason.rank_without);
+  return el(
+    "li",
+    { class: "reason" },
+    el("p", { class: "sentence" }, reason.sentence),
+    el(
+      "p",
+      { class: "path" },
+      el("span", { class: "via" }, titleOf(reason.via)),
+      el("span", { class: "step" }, el("span", { "aria-hidden": "true" }, "→ "), reason.relation),
+      through,
+    ),
+    el(
+      "dl",
+      { class: "figures" },
+      el("div", {}, el("dt", {}, "Strength"), el("dd", {}, el("span", { class: "bar", "aria-hidden": "true" }, fill), number(reason.strength))),
+      el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, there ? count(reason.rank_without) : "gone"))),
+      el("div", {}, el("dt", {}, "Score"), el("dd", {}, `${number(score)} → ${number(reason.score_without)}`)),
+      el("div", {}, el("dt", {}, "How"), el("dd", {}, el("span", { class: reason.exact ? "chip ok" : "chip" }, reason.exact ? "exact" : "by deletion"))),
+    ),
+  );
+}
+
+/** What went wrong, where, what was expected and found; and a way to try again. */
+export function problem(error, again = null) {
+  const facts = [
+    ["Where", error.where],
+    ["Expected", error.expected],
+    ["Found", error.found],
+  ].filter(([, said]) => said !== null && said !== undefined && said !== "");
+  return el(
+    "div",
+    { class: "problem", role: "alert" },
+    el("p", {}, el("b", {}, error.what ?? String(error))),
+    el("dl", {}, facts.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(said))))),
+    again && el("button", { type: "button", class: "quiet", onclick: again }, "Try again"),
+  );
+}

@@ -1,0 +1,417 @@
+// The page: what is asked stands in the address bar, every answer comes from the server that the page came from.
+
+import { ask } from "./api.js";
+import { combobox } from "./combobox.js";
+import { byId, chips, count, later, number, plural, titleOf, el } from "./dom.js";
+import { List, problem } from "./list.js";
+import { blank, named, read, write } from "./state.js";
+import { drawSliders } from "./weights.js";
+
+const PAGE = 10; // items asked for at a time
+const DEPTH = 50; // how far down places under the fitted weights are looked up
+const FITTED = "as fitted"; // the second list that is the first one with its fitted weights
+const TITLES = "relrank titles"; // of a history's items, so that a reload shows them at once
+
+let state = blank();
+let runs = [];
+let lists = []; // what is shown: {list, run, weights, items, total, next}
+let before = null; // places under the fitted weights, where weights were moved
+let asked = null; // the questions under way
+let solving = null; // the one question under way that has the model solved under other weights
+let who = ""; // whose rows are drawn
+const titles = new Map(JSON.parse(sessionStorage.getItem(TITLES) ?? "[]"));
+
+const runOf = (name) => runs.find((run) => run.name === name);
+const run = () => runOf(state.run);
+const moved = () => Object.keys(state.weights).length > 0;
+const nounOf = (name) => runOf(name)?.item ?? "item";
+const tell = (text) => (byId("status").textContent = text);
+
+/** Keep the state in the address bar; `push` where Back should return to what was asked before. */
+function keep(push = true) {
+  const hash = write(state);
+  if (hash !== location.hash) history[push ? "pushState" : "replaceState"](null, "", hash);
+}
+
+function remember(item) {
+  if (item.title === null || item.title === undefined) return;
+  titles.set(String(item.item), item.title);
+  sessionStorage.setItem(TITLES, JSON.stringify([...titles].slice(-500)));
+}
+
+/* questions */
+
+/** The body of POST /recommend for a list. */
+function question({ name, weights }, k, offset) {
+  const body = { run: name, k, offset, exclude_seen: state.exclude };
+  if (state.mode === "user") body.user = state.user;
+  else body.history = state.history;
+  if (state.with.length) body.with = state.with;
+  if (weights && Object.keys(weights).length) body.weights = weights;
+  return body;
+}
+
+/**
+ * A page of a list. Other weights mean another model, which the server solves to its end whether or not it is still
+ * wanted: such questions wait for each other here, and those called off meanwhile are never sent.
+ */
+async function recommend(list, k, offset, signal) {
+  if (!list.weights || !Object.keys(list.weights).length) return ask("recommend", { body: question(list, k, offset), signal });
+  while (solving) {
+    await solving;
+    signal.throwIfAborted();
+  }
+  const answer = ask("recommend", { body: question(list, k, offset) });
+  const mine = (solving = answer.catch(() => null).finally(() => (solving = solving === mine ? null : solving)));
+  return answer;
+}
+
+function explain(list, item) {
+  if (state.mode === "user") {
+    const path = `explain/${encodeURIComponent(state.user)}/${encodeURIComponent(item.item)}`;
+    return ask(path, { query: { run: list.name } });
+  }
+  return ask("explain", { body: { history: state.history, item: item.item, run: list.name } });
+}
+
+const later400 = later(400, () => refresh());
+
+/** Ask for everything that is shown, and show it. */
+async function refresh() {
+  later400.off();
+  asked?.abort();
+  const mine = (asked = new AbortController());
+  arrange();
+  if (!named(state)) return empty();
+  const results = byId("results");
+  results.classList.add("busy");
+  if (moved()) byId("moved").textContent = "The model is solved anew under these weights…", tell(byId("moved").textContent);
+  for (const one of lists) one.list.busy(true);
+  const shown = Math.max(PAGE, lists[0].items.length);
+  const bare = { name: state.run, weights: null };
+  const places = moved() ? recommend(bare, Math.max(shown, DEPTH), 0, mine.signal).then(placesOf) : null;
+  const answers = await Promise.allSettled([...lists.map((one) => recommend(one, shown, 0, mine.signal)), places]);
+  if (mine.signal.aborted) return;
+  results.classList.remove("busy");
+  const fitted = answers.pop();
+  before = fitted.status === "fulfilled" ? fitted.value : null;
+  lists.forEach((one, at) => {
+    const { value, reason } = answers[at];
+    Object.assign(one, value ? { items: value.items, total: value.total, next: value.next_offset, error: null } : { items: [], error: reason });
+  });
+  draw();
+}
+
+const placesOf = (answer) => new Map(answer.items.map((item) => [String(item.item), item.place]));
+
+/** The next items of one list. */
+async function more(one) {
+  const signal = asked.signal;
+  try {
+    one.list.busy(true);
+    const answer = await recommend(one, PAGE, one.next, signal);
+    const first = answer.items[0]?.item;
+    one.items = [...one.items, ...answer.items];
+    one.next = answer.next_offset;
+    if (moved() && one === lists[0]) {
+      before = placesOf(await recommend({ name: state.run, weights: null }, Math.max(DEPTH, one.items.length), 0, signal));
+    }
+    draw();
+    one.list.rows.get(String(first))?.root.querySelector(".why").focus({ preventScroll: true });
+  } catch (error) {
+    if (signal.aborted) return;
+    one.list.busy(false);
+    one.list.foot.replaceChildren(problem(error, () => more(one)));
+  }
+}
+
+/* drawing */
+
+/** One column or two. Rows keep their identity; their reasons only while the question is about the same person. */
+function arrange() {
+  const wanted = [{ name: state.run, weights: state.weights }];
+  if (state.beside === FITTED) wanted.push({ name: state.run, weights: null });
+  else if (state.beside) wanted.push({ name: state.beside, weights: null });
+  const person = JSON.stringify(state.mode === "user" ? state.user : state.history);
+  if (person !== who) {
+    before = null;
+    for (const one of lists) one.list.forget(), (one.items = []);
+  }
+  who = person;
+  const same = lists.length === wanted.length && lists.every((one, at) => one.name === wanted[at].name);
+  if (same) return wanted.forEach((one, at) => Object.assign(lists[at], one));
+  lists = wanted.map((one) => {
+    const traits = { explain: (item) => explain(one, item), add, only, filters: runOf(one.name)?.filters ?? [] };
+    return { ...one, items: [], total: 0, next: null, error: null, list: new List(traits) };
+  });
+  byId("lists").replaceChildren(...lists.map((one) => one.list.root));
+  byId("lists").className = lists.length > 1 ? "two" : "one";
+  byId("scales").hidden = lists.length < 2 || state.beside === FITTED;
+}
+
+function draw() {
+  const places = lists.map((one) => placesOf(one));
+  lists.forEach((one, at) => {
+    one.list.busy(false);
+    head(one, at);
+    if (one.error) return one.list.fail(one.error, refresh);
+    if (!one.items.length) return one.list.none(state.with.length ? "Nothing is left with this filter." : "Nothing is left to recommend.");
+    one.list.show(one.items, {
+      total: one.total,
+      noun: nounOf(one.name),
+      before: at === 0 ? before : null,
+      there: lists.length > 1 && !lists[1 - at].error ? places[1 - at] : null,
+      more: one.next === null ? null : () => more(one),
+      own: state.mode === "history",
+    });
+  });
+  const said = byId("moved");
+  said.textContent = before && !lists[0].error ? movesOf(lists[0].items) : "";
+  tell(lists[0].error ? "" : [`${plural(lists[0].items.length, "recommendation")} shown`, said.textContent].filter(Boolean).join(". "));
+}
+
+/** One list is headed by whom it is for, each of two by its model. */
+function head({ list, name }, at) {
+  const whom = state.mode === "user" ? `user ${state.user}` : "this history";
+  const noun = nounOf(name);
+  list.title.data = lists.length > 1 ? name : named(state) ? `${noun[0].toUpperCase()}${noun.slice(1)}s for ${whom}` : "Nobody yet";
+  list.kind.textContent = at === 0 && moved() ? "weights moved" : at === 1 && state.beside === FITTED ? "as fitted" : "";
+}
+
+function movesOf(items) {
+  const by = items.map((item) => (before.get(String(item.item)) ?? Infinity) - item.place);
+  const [up, down] = [by.filter((n) => n > 0).length, by.filter((n) => n < 0).length];
+  return up || down ? `Against the fitted weights: ${up} up, ${down} down, ${by.length - up - down} in place.` : "The same order as with the fitted weights.";
+}
+
+/** Nobody is named yet. */
+async function empty() {
+  const [{ list, name }] = lists;
+  for (const one of lists) one.list.clear(), (one.items = []);
+  byId("results").classList.remove("busy");
+  byId("moved").textContent = "";
+  lists.forEach((one, at) => (one.list.busy(false), head(one, at)));
+  tell("");
+  if (state.mode === "history") {
+    return list.none(`Search for a ${nounOf(name)} or two that somebody chose. Recommendations appear here.`);
+  }
+  list.none("Name a user. Recommendations appear here.");
+  const { users } = await ask("users", { query: { q: "", limit: 3, run: name } }).catch(() => ({ users: [] }));
+  if (named(state) || state.mode !== "user" || !users.length) return;
+  const tries = users.map((user) => el("button", { type: "button", class: "quiet", onclick: () => chooseUser(user) }, String(user)));
+  list.foot.append(el("p", { class: "tries" }, "For instance ", tries));
+}
+
+/** The controls as the state has them. */
+function controls() {
+  const { relations, filters, weights_adjustable: adjustable, ...about } = run();
+  const facts = [about.model, about.arm, about.protocol, plural(about.n_users, about.user), plural(about.n_items, about.item)];
+  byId("run").value = state.run;
+  byId("about").textContent = facts.filter(Boolean).join(" · ");
+  for (const radio of document.getElementsByName("mode")) radio.checked = radio.value === state.mode;
+  byId("by-history").hidden = state.mode !== "history";
+  byId("by-user").hidden = state.mode !== "user";
+  byId("user").value = state.user ?? "";
+  byId("exclude").checked = state.exclude;
+  historyChips();
+  byId("filter").hidden = !filters.length && !state.with.length;
+  byId("relation").replaceChildren(...filters.map((name) => el("option", { value: name }, name)));
+  filterChips();
+  const others = [["", "none"], ...(adjustable ? [[FITTED, `${state.run}, as fitted`]] : []), ...runs.filter((one) => one.name !== state.run).map((one) => [one.name, one.name])];
+  byId("compare").hidden = others.length < 2;
+  byId("beside").replaceChildren(...others.map(([value, text]) => el("option", { value }, text)));
+  byId("beside").value = state.beside;
+  byId("weights").hidden = !adjustable;
+  if (adjustable) drawSliders(byId("sliders"), relations, state.weights, weigh);
+  byId("reset").disabled = !moved();
+}
+
+const historyChips = () => {
+  chips(byId("history"), state.history.map((item) => titles.get(item) ?? item), dropItem, byId("title"));
+  byId("clear").hidden = state.mode !== "history" || state.history.length < 2;
+};
+const filterChips = () => chips(byId("with"), state.with.map((one) => `${one.relation}: ${one.value}`), dropFilter, byId("value"));
+
+/** Titles of a history that came by address, found by their ids. */
+async function nameHistory() {
+  const unnamed = state.history.filter((item) => !titles.has(item));
+  await Promise.all(
+    unnamed.map(async (id) => {
+      const { items } = await ask("items", { query: { q: id, limit: 10, run: state.run } });
+      items.filter((item) => String(item.item) === id).forEach(remember);
+    }),
+  ).catch(() => null);
+  if (unnamed.some((id) => titles.has(id))) historyChips();
+}
+
+/* what the controls do */
+
+function add(item) {
+  remember(item);
+  const id = String(item.item);
+  byId("title").value = "";
+  if (!state.history.includes(id)) state.history = [...state.history, id];
+  historyChips();
+  keep();
+  tell(`${titleOf(item)} added`);
+  refresh();
+}
+
+function dropItem(place) {
+  state.history = state.history.filter((_, at) => at !== place);
+  historyChips();
+  keep();
+  refresh();
+}
+
+function only(relation, value) {
+  if (!state.with.some((one) => one.relation === relation && one.value === value)) state.with = [...state.with, { relation, value }];
+  filterChips();
+  byId("filter").open = true;
+  keep();
+  refresh();
+}
+
+function dropFilter(place) {
+  state.with = state.with.filter((_, at) => at !== place);
+  filterChips();
+  keep();
+  refresh();
+}
+
+function weigh(relation, weight) {
+  const { [relation]: _, ...others } = state.weights;
+  const fitted = run().relations.find((one) => one.name === relation).weight;
+  state.weights = weight === fitted ? others : { ...others, [relation]: weight };
+  byId("reset").disabled = !moved();
+  keep(false);
+  later400();
+}
+
+function chooseUser(user) {
+  state.user = String(user);
+  byId("user").value = state.user;
+  keep();
+  refresh();
+  showChosen();
+}
+
+/** What a known user chose, below their name. */
+async function showChosen() {
+  const box = byId("chose");
+  box.hidden = true;
+  if (state.mode !== "user" || state.user === null) return;
+  const user = state.user;
+  try {
+    const { items } = await ask(`history/${encodeURIComponent(user)}`, { query: { run: state.run } });
+    if (user !== state.user) return;
+    items.forEach(remember);
+    box.querySelector("summary").textContent = `What they chose (${count(items.length)})`;
+    box.querySelector("ul").replaceChildren(
+      ...items.map((item) => el("li", {}, el("span", {}, titleOf(item)), item.part !== "train" && el("span", { class: "tag" }, item.part))),
+    );
+    box.querySelector("button").onclick = () => {
+      Object.assign(state, { mode: "history", history: [...new Set(items.map((item) => String(item.item)))] });
+      go();
+    };
+    box.hidden = !items.length;
+  } catch {
+    /* the list beside says what is wrong with this user */
+  }
+}
+
+/** Begin anew with the state as it is. */
+function go({ push = true } = {}) {
+  controls();
+  keep(push);
+  refresh();
+  nameHistory();
+  showChosen();
+}
+
+function follow() {
+  const asked = read(location.hash);
+  state = { ...asked, run: runOf(asked.run) ? asked.run : runs[0].name };
+  if (state.beside !== FITTED && !runOf(state.beside)) state.beside = "";
+  if (!run().weights_adjustable) state.weights = {};
+  go({ push: false });
+}
+
+function wire() {
+  combobox(byId("title"), {
+    find: async (q, signal) => (await ask("items", { query: { q, limit: 8, run: state.run }, signal })).items.filter((item) => !state.history.includes(String(item.item))),
+    show: titleOf,
+    pick: add,
+    back: () => byId("history").querySelector("li:last-child button")?.focus(),
+    tell,
+  });
+  combobox(byId("user"), {
+    find: async (q, signal) => (await ask("users", { query: { q, limit: 8, run: state.run }, signal })).users,
+    show: String,
+    pick: chooseUser,
+    plain: chooseUser,
+    tell,
+  });
+  byId("run").addEventListener("change", (event) => {
+    Object.assign(state, { run: event.target.value, weights: {}, beside: state.beside === event.target.value ? "" : state.beside });
+    if (state.beside === FITTED && !run().weights_adjustable) state.beside = "";
+    go();
+  });
+  for (const radio of document.getElementsByName("mode")) {
+    radio.addEventListener("change", () => {
+      state.mode = radio.value;
+      go();
+    });
+  }
+  byId("clear").addEventListener("click", () => {
+    state.history = [];
+    historyChips();
+    keep();
+    refresh();
+    byId("title").focus();
+  });
+  byId("exclude").addEventListener("change", (event) => {
+    state.exclude = event.target.checked;
+    keep();
+    refresh();
+  });
+  byId("controls").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const value = byId("value").value.trim();
+    if (!value) return byId("value").focus();
+    byId("value").value = "";
+    only(byId("relation").value, value);
+  });
+  byId("beside").addEventListener("change", (event) => {
+    state.beside = event.target.value;
+    keep();
+    refresh();
+  });
+  byId("reset").addEventListener("click", () => {
+    state.weights = {};
+    drawSliders(byId("sliders"), run().relations, state.weights, weigh);
+    byId("reset").disabled = true;
+    keep(false);
+    refresh();
+  });
+  addEventListener("popstate", follow);
+}
+
+async function start() {
+  try {
+    runs = (await ask("runs")).runs;
+  } catch (error) {
+    byId("lists").replaceChildren(problem(error, start));
+    return;
+  }
+  byId("run").replaceChildren(...runs.map((one) => el("option", { value: one.name }, one.name)));
+  byId("run").disabled = runs.length < 2;
+  if (matchMedia("(max-width: 860px)").matches) {
+    for (const panel of document.querySelectorAll("details.panel")) panel.open = false;
+  }
+  wire();
+  follow();
+  document.body.classList.add("ready");
+}
+
+start();

@@ -1,0 +1,48 @@
+// Sliders for the weights of relations: a ladder of factors around the fitted weight, with "off" at its foot.
+
+import { count, el, number } from "./dom.js";
+
+const STEPS = 21; // positions above "off"
+const MIDDLE = 11; // the fitted weight
+const HALF = 2; // steps in a doubling: the ladder goes from a 32nd of the fitted weight to 32 times it
+
+/** Draw a slider for every relation that has a weight; `change(relation, weight)` follows each move. */
+export function drawSliders(into, relations, chosen, change) {
+  const weighted = relations.filter((relation) => relation.weight !== null);
+  const common = Math.max(...weighted.map((relation) => relation.weight), 1);
+  into.replaceChildren(...weighted.map((relation) => slider(relation, relation.weight || common, chosen, change)));
+}
+
+function slider(relation, base, chosen, change) {
+  const fitted = relation.weight;
+  const home = fitted ? MIDDLE : 0;
+  const now = chosen[relation.name] ?? fitted;
+  const id = `weight-${relation.name}`;
+  const range = el("input", { type: "range", id, min: 0, max: STEPS, step: 1, value: positionOf(now, base), "aria-describedby": `${id}-of` });
+  const output = el("output", { for: id });
+  const say = (weight) => {
+    output.value = weight === 0 ? "off" : number(weight);
+    output.classList.toggle("changed", weight !== fitted);
+    range.setAttribute("aria-valuetext", `${weight === 0 ? "off" : number(weight)}${weight === fitted ? ", as fitted" : ""}`);
+  };
+  say(now);
+  range.addEventListener("input", () => {
+    const place = Number(range.value);
+    const weight = place === home ? fitted : weightOf(place, base);
+    say(weight);
+    change(relation.name, weight);
+  });
+  const mark = el("span", { class: "fitted", "aria-hidden": "true" });
+  mark.style.setProperty("--at", String(home / STEPS));
+  return el(
+    "div",
+    { class: "slider" },
+    el("label", { for: id }, relation.name),
+    output,
+    el("div", { class: "track" }, range, mark),
+    el("p", { class: "note", id: `${id}-of` }, `${relation.source} → ${relation.target}, ${count(relation.edges)} links; fitted ${fitted === 0 ? "off" : number(fitted)}`),
+  );
+}
+
+const weightOf = (place, base) => (place === 0 ? 0 : Number((base * 2 ** ((place - MIDDLE) / HALF)).toPrecision(3)));
+const positionOf = (weight, base) => (weight === 0 ? 0 : Math.min(STEPS, Math.max(1, MIDDLE + Math.round(HALF * Math.log2(weight / base)))));
