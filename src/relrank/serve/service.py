@@ -12,8 +12,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import numba
@@ -21,58 +20,32 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from torch.nn import functional
 
 from relrank.csr import Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.evaluation import hears
+from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.models import Recommender
-from relrank.models.relational_ease import RelationalEASE
-from relrank.models.vectors import ProductModel
+from relrank.models.base import history_rows
+from relrank.models.vectors import ProductModel, VectorModel
 from relrank.ranking import _visiting_order
+from relrank.serve.asked import Id, Limits, RequestError
+from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
+from relrank.serve.weights import Variants, adjustable, weights_of
 from relrank.study.fitted import PARTS, FittedRun
 
-Id = int | str
 Answer = dict[str, Any]
+Rows = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
 
 QUICK_SECONDS = 0.002
 """A list that takes at most this long is made where it is asked for; any other in a thread of its own."""
-
-
-class RequestError(InputError):
-    """A question that cannot be answered as it was asked.
-
-    Attributes:
-        status: what HTTP calls it: 404 for what is not there, 422 for what makes no sense, 503 for not now.
-    """
-
-    def __init__(self, status: int, what: str, *, where: str, expected: str, found: str) -> None:
-        super().__init__(what, where=where, expected=expected, found=found)
-        self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a single question may ask for."""
-
-    k: int = 1000
-    """Longest page, in items."""
-    offset: int = 100_000
-    """Furthest start of a page, in items."""
-    history: int = 2000
-    """Longest history, in items."""
-    body: int = 2**20
-    """Largest request body, in bytes."""
-    filters: int = 20
-    """Most filters of one question."""
-    weight: float = 1e6
-    """Largest weight of a relation."""
-    variants: int = 3
-    """Models kept that were solved under other relation weights, beside the fitted one."""
-    variant_bytes: int = 1 << 30
-    """Memory of those models together, in bytes."""
-    waiting: int = 4
-    """Questions that may wait for such a model to be solved."""
+HEAD = 200
+"""Items at the beginning of a list that an index finds; what comes after them is ranked by all products."""
+MASKS = 64
+"""Filters whose items are remembered."""
 
 
 class Served:
@@ -82,9 +55,14 @@ class Served:
         name: what the run is called in questions.
         run: the fitted run.
         limits: bounds of a question.
+        index_from: smallest catalogue that is searched through an index, where scores are products of vectors.
+
+    Attributes:
+        seconds: median time of a list, measured at the start.
+        index: of the items' vectors, or None: lists are exact.
     """
 
-    def __init__(self, name: str, run: FittedRun, limits: Limits | None = None) -> None:
+    def __init__(self, name: str, run: FittedRun, limits: Limits | None = None, index_from: int = FROM_ITEMS) -> None:
         self.name, self.run, self.limits = name, run, limits or Limits()
         self.model: Recommender = run.model
         self.graph, split = run.graph, run.split
@@ -93,22 +71,29 @@ class Served:
         self.user_rows = {str(key): row for row, key in enumerate(self.user_ids)}
         self.item_rows = {str(key): row for row, key in enumerate(self.item_ids)}
         keys = split.items.keys.to_frame("key")
-        self.titles: list[str | None] = keys.join(run.titles, on="key", how="left", maintain_order="left")[
-            "title"
-        ].to_list()
+        named = keys.join(run.titles, on="key", how="left", maintain_order="left")
+        self.titles: list[str | None] = named["title"].to_list()
         parts = [getattr(split, part) for part in PARTS]
         self._parts = [Sequences.of_rows(p.user, p.item, self.n_users) for p in parts]
         self._chosen = run._chosen()
-        order = _visiting_order(self.n_items)
         self._place = np.empty(self.n_items, np.int32)
-        self._place[order] = np.arange(self.n_items, dtype=np.int32)
+        self._place[_visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._whole_history = split.successive and hears(self.model)
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
-        self._masks: OrderedDict[tuple[str, str], npt.NDArray[np.bool_]] = OrderedDict()
-        self._masks_lock = threading.Lock()
-        self._variants = _Variants(self)
+        self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()
+        self._node_rows: dict[str, dict[str, int]] = {}
+        self._books = threading.Lock()
+        self.weights = weights_of(self.model)
+        self.weights_adjustable = adjustable(self.model)
+        self._variants = Variants(self.model, self.limits)
+        self._explainer: Explainer | None = None
+        self._explaining = threading.Lock()
         self._search = _Search(self)
-        self.seconds = self._warm()
+        self.index: ItemIndex | None = None
+        self._warm()
+        if self.n_items >= index_from and _is_product(self.model):
+            self.index = self._indexed()
+        self.seconds = self._measured()
 
     def __repr__(self) -> str:
         return f"Served({self.name!r}, {self.run.note['model']}, {self.n_users:,} users, {self.n_items:,} items)"
@@ -118,20 +103,28 @@ class Served:
         """Whether a list is made faster than a thread is worth."""
         return self.seconds <= QUICK_SECONDS
 
-    def _warm(self, n: int = 5) -> float:
-        """Ask for some lists, so that nothing is compiled or derived later; median seconds of one."""
-        if not self.n_users:
-            return 0.0
-        rows = np.linspace(0, self.n_users - 1, n).astype(np.int64).tolist()
-        for ask in (self.user_scores, lambda row: self.history_scores(self.history_of(row))):
-            ask(rows[0])
+    def _warm(self) -> None:
+        """Ask once, so that nothing is compiled or derived later."""
+        self.history_scores(self.history_of(0) if self.n_users else np.zeros(0, np.int64))
+        if self.n_users:
+            self.user_scores(0)
+
+    def _measured(self, n: int = 5) -> float:
+        """Median seconds of a list of 10, of users and of their histories."""
         spent = []
-        for row in rows:
-            for ask in (self.user_scores, lambda row: self.history_scores(self.history_of(row))):
+        for row in np.linspace(0, self.n_users - 1, min(n, self.n_users)).astype(np.int64).tolist():
+            for user, history in ((row, None), (None, self.history_of(row))):
                 began = time.perf_counter()
-                self.page(ask(row), self.seen_by(row), None, 0, 10)
+                self.listed(user, history, 0, 10)
                 spent.append(time.perf_counter() - began)
-        return float(np.median(spent))
+        return float(np.median(spent)) if spent else 0.0
+
+    def _indexed(self) -> ItemIndex:
+        """An index of the items' vectors; recall is measured on users drawn at random."""
+        model = cast("VectorModel", self.model)
+        users = np.random.default_rng(0).choice(self.n_users, min(SAMPLE, self.n_users), replace=False)
+        queries = model._users[torch.from_numpy(np.sort(users))]
+        return ItemIndex(model._items.float().numpy(force=True), queries.float().numpy(force=True))
 
     # ids and rows
 
@@ -144,8 +137,8 @@ class Served:
         row = self.user_rows.get(str(user))
         if row is None:
             raise RequestError(
-                status, "unknown user", where=where, expected=f"one of {self.n_users:,} users of {self.name}"
-                f"{_such_as(self.user_ids)}", found=repr(user),
+                status, "unknown user", where=where, found=_short(user),
+                expected=f"one of {self.n_users:,} users of {self.name}{_such_as(self.user_ids)}",
             )  # fmt: skip
         return row
 
@@ -158,26 +151,22 @@ class Served:
         row = self.item_rows.get(str(item))
         if row is None:
             raise RequestError(
-                status, "unknown item", where=where, expected=f"one of {self.n_items:,} items of {self.name}"
-                f"{_such_as(self.item_ids)}", found=repr(item),
+                status, "unknown item", where=where, found=_short(item),
+                expected=f"one of {self.n_items:,} items of {self.name}{_such_as(self.item_ids)}",
             )  # fmt: skip
         return row
 
-    def item_rows_of(self, items: Sequence[Id], where: str = "history") -> Int64:
+    def rows_of(self, items: Sequence[Id], where: str = "history") -> Int64:
         """Rows of a history.
 
         Raises:
-            RequestError: the history is too long, or an item is unknown; all of those are counted, the first ones named.
+            RequestError: the history is too long, or an item is unknown; the first unknown ones are named.
         """
-        if len(items) > self.limits.history:
-            raise RequestError(
-                422, "history is too long", where=where, expected=f"at most {self.limits.history:,} items",
-                found=f"{len(items):,}",
-            )  # fmt: skip
+        self.limits.check(f"length of {where}", len(items), 0, self.limits.history)
         rows = [self.item_rows.get(str(item), -1) for item in items]
         if -1 in rows:
             unknown = [item for item, row in zip(items, rows, strict=True) if row < 0]
-            few = ", ".join(repr(item) for item in unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            few = ", ".join(_short(item) for item in unknown[:5]) + (", …" if len(unknown) > 5 else "")
             raise RequestError(
                 422, "unknown item", where=where, expected=f"items of {self.name}{_such_as(self.item_ids)}",
                 found=f"{few}; {len(unknown):,} unknown in all",
@@ -204,7 +193,7 @@ class Served:
             for item in p.items[p.indptr[row] : p.indptr[row + 1]].tolist()
         ]
 
-    # scores
+    # scores and lists
 
     def user_scores(self, row: int, model: Recommender | None = None) -> Float32:
         """Scores of the catalogue for a known user, float32 [n_items].
@@ -225,9 +214,9 @@ class Served:
         return self._scored((model or self.model).fold_in, [torch.from_numpy(rows)])
 
     def _scored(self, score: Callable[[Any], torch.Tensor], asked: Any) -> Float32:
-        with self._lock, torch.no_grad(), _one_thread():
+        with self._lock, torch.no_grad(), kernels(), _one_thread():
             out = score(asked)
-        scores = np.ascontiguousarray(out[0].float().numpy(force=True))
+        scores: Float32 = np.ascontiguousarray(out[0].float().numpy(force=True))
         if not np.isfinite(scores).all():
             raise InputError(
                 "scores are not finite", where=f"model {self.run.note['model']} of {self.name}",
@@ -235,25 +224,54 @@ class Served:
             )  # fmt: skip
         return scores
 
-    def page(
+    def listed(
         self,
-        scores: Float32,
-        seen: npt.NDArray[np.integer] | None,
-        among: npt.NDArray[np.bool_] | None,
+        user: int | None,
+        history: Int64 | None,
         offset: int,
         k: int,
+        exclude_seen: bool = True,
+        among: Mask | None = None,
+        model: Recommender | None = None,
     ) -> tuple[Int64, Float32, int]:
-        """The items at places offset … offset + k − 1 of the order, 0-based.
+        """A page of the list of a user's row or a history.
 
         Args:
-            scores: of the catalogue.
-            seen: item rows to leave out.
+            user: row; or else
+            history: item rows, oldest first.
+            offset: items before the page.
+            k: length of the page.
+            exclude_seen: leave out what the user chose in any part, or what the history holds.
             among: bool [n_items], the only candidates; None for all.
+            model: the fitted one under other weights; None for itself.
+
+        Returns:
+            Item rows and scores of the page, and how many candidates there are.
+        """
+        seen: Rows | None = None
+        if exclude_seen:
+            seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
+        if self.index is not None and among is None and model is None:
+            return self._through_index(self.index, user, history, seen, offset, k)
+        scores = (
+            self.user_scores(user, model) if user is not None else self.history_scores(cast("Int64", history), model)
+        )
+        return self.page(scores, seen, among, offset, k)
+
+    def page(
+        self, scores: Float32, seen: Rows | None, among: Mask | None, offset: int, k: int
+    ) -> tuple[Int64, Float32, int]:
+        """The items at places offset … offset + k − 1 of the order by these scores, 0-based.
+
+        Args:
+            scores: of the catalogue; finite.
+            seen: item rows to leave out.
+            among: see ``listed``.
             offset: items before the page.
             k: length of the page.
 
         Returns:
-            Item rows and scores of the page, and how many candidates there are.
+            As ``listed``.
         """
         left = scores.copy()
         if seen is not None:
@@ -266,9 +284,67 @@ class Served:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), total
         # every item that ties with the last one of the page takes part, else pages would overlap
         last = np.partition(left, self.n_items - end)[self.n_items - end]
-        best = np.flatnonzero(left >= last)
-        best = best[np.lexsort((self._place[best], -left[best]))][offset:end]
+        best = self._in_order(np.flatnonzero(left >= last), left)[offset:end]
         return best, scores[best], total
+
+    def _in_order(self, rows: Int64, scores: Float32) -> Int64:
+        result: Int64 = rows[np.lexsort((self._place[rows], -scores[rows]))]
+        return result
+
+    def _through_index(
+        self, index: ItemIndex, user: int | None, history: Int64 | None, seen: Rows | None, offset: int, k: int
+    ) -> tuple[Int64, Float32, int]:
+        """The same where an index finds the head of the list; what it overlooked comes after the head, by score.
+
+        So all pages are still of one order.
+        """
+        seen = np.zeros(0, np.int64) if seen is None else seen
+        query = self._query(user, history)
+        found = index.search(query, HEAD + seen.size)
+        found = found[~np.isin(found, seen)]
+        products = np.full(self.n_items, -np.inf, np.float32) if offset + k > HEAD else None
+        scores = (index.vectors[found] @ query).astype(np.float32)
+        order = np.lexsort((self._place[found], -scores))[:HEAD]
+        head, of_head, total = found[order], scores[order], self.n_items - seen.size
+        if offset + k <= head.size or head.size == total:
+            return head[offset : offset + k], of_head[offset : offset + k], total
+        products = (index.vectors @ query).astype(np.float32)
+        skipped = min(offset, head.size)
+        own = head[skipped : offset + k]
+        rest, of_rest, _ = self.page(
+            products, np.concatenate([seen, head]), None, offset - skipped if offset > head.size else 0, k - own.size
+        )
+        return np.concatenate([own, rest]), np.concatenate([of_head[skipped : offset + k], of_rest]), total
+
+    def _query(self, user: int | None, history: Int64 | None) -> Float32:
+        """The vector whose products are the scores, float32 [d]; see ``VectorModel.score`` and ``fold_in``."""
+        model = cast("VectorModel", self.model)
+        if user is not None and self._whole_history:
+            history, user = self.history_of(user), None
+        with self._lock, torch.no_grad(), kernels(), _one_thread():
+            if user is not None:
+                vector = model._users[user]
+            else:
+                rows = history_rows([torch.from_numpy(cast("Int64", history))], self.n_items)
+                vector = model.encode_histories(rows)[0]
+                if model.config.similarity == "cosine":
+                    vector = functional.normalize(vector, dim=0)
+        result: Float32 = np.ascontiguousarray(vector.float().numpy(force=True))
+        return result
+
+    def similar_scores(self, row: int) -> Float32:
+        """How near every item is to this one, float32 [n_items].
+
+        For models of vectors the cosine of the items' vectors; for all others the scores of somebody who chose this
+        item alone, which for closed forms is the item's row of item weights.
+        """
+        model = self.model
+        if isinstance(model, ProductModel) and model._items.numel():
+            with self._lock, torch.no_grad():
+                near = functional.cosine_similarity(model._items, model._items[row : row + 1])
+            result: Float32 = near.float().numpy(force=True)
+            return result
+        return self.history_scores(np.array([row], np.int64))
 
     # filters
 
@@ -282,115 +358,85 @@ class Served:
                 found[name] = (ends - {self.graph.item}).pop()
         return found
 
-    def among(self, filters: Sequence[tuple[str, str]]) -> npt.NDArray[np.bool_] | None:
+    def among(self, filters: Sequence[tuple[str, str]]) -> Mask | None:
         """Items that every filter (relation, id of a node) allows, bool [n_items]; None without filters.
 
         Raises:
             RequestError: no such relation, or no such node.
         """
-        mask: npt.NDArray[np.bool_] | None = None
+        self.limits.check("number of filters", len(filters), 0, self.limits.filters)
+        mask: Mask | None = None
         for relation, value in filters:
             one = self._mask(relation, value)
             mask = one if mask is None else mask & one
         return mask
 
-    def _mask(self, relation: str, value: str, kept: int = 64) -> npt.NDArray[np.bool_]:
+    def _mask(self, relation: str, value: str) -> Mask:
         key = relation, value
-        with self._masks_lock:
+        with self._books:
             if key in self._masks:
                 self._masks.move_to_end(key)
                 return self._masks[key]
-        if relation not in self.filters:
+        node = self.filters.get(relation)
+        if node is None:
             raise RequestError(
-                422, "no such filter", where="with", expected=f"one of {sorted(self.filters)}", found=repr(relation)
+                422, "no such filter", where="with", expected=f"one of {sorted(self.filters)}", found=_short(relation)
             )
-        node = self.filters[relation]
-        row = self._rows_of(node).get(value)
+        keys = self.graph.nodes[node].keys
+        if node not in self._node_rows:
+            self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
+        row = self._node_rows[node].get(value)
         if row is None:
             raise RequestError(
-                422, f"unknown {node}", where=f"with, {relation}",
-                expected=f"one of {len(self.graph.nodes[node]):,}{_such_as(self.graph.nodes[node].keys)}",
-                found=repr(value),
+                422, f"unknown {node}", where=f"with, {relation}", expected=f"one of {len(keys):,}{_such_as(keys)}",
+                found=_short(value),
             )  # fmt: skip
         edges = self.graph.relations[relation]
         of_item, other = (edges.src, edges.dst) if edges.source == self.graph.item else (edges.dst, edges.src)
         mask = np.zeros(self.n_items, np.bool_)
         mask[of_item[other == row]] = True
-        with self._masks_lock:
+        with self._books:
             self._masks[key] = mask
-            while len(self._masks) > kept:
+            while len(self._masks) > MASKS:
                 self._masks.popitem(last=False)
         return mask
 
-    def _rows_of(self, node: str) -> dict[str, int]:
-        return {str(key): row for row, key in enumerate(self.graph.nodes[node].keys)}
-
     # relation weights
 
-    @property
-    def weights(self) -> dict[str, float | None]:
-        """The weight of every relation as fitted; None where the model has none for it."""
-        model = self.model
-        if isinstance(model, RelationalEASE):
-            usable = set(_usable(model))
-            c = model.config
-            return {
-                name: float(c.weights.get(name, c.weight)) if name in usable else None
-                for name in self.graph.relations
-            }
-        of: Mapping[str, float] = getattr(model, "relation_weights", {})
-        return {name: of.get(name) for name in self.graph.relations}
-
-    @property
-    def weights_adjustable(self) -> bool:
-        """Whether a question may bring its own relation weights."""
-        return isinstance(self.model, RelationalEASE) and any(w is not None for w in self.weights.values())
-
-    def under(self, weights: Mapping[str, float] | None) -> Recommender:
-        """The model under these relation weights; a relation that is not named keeps its own.
+    def under(self, weights: Mapping[str, float] | None) -> Recommender | None:
+        """The model under these relation weights, None for the fitted ones; what is not named keeps its own.
 
         Raises:
             RequestError: the model's weights cannot be moved, a weight is out of range, or too many questions wait.
         """
         if not weights:
-            return self.model
+            return None
         if not self.weights_adjustable:
             raise RequestError(
-                422, "relation weights cannot be moved", where="weights",
-                expected=f"none: {self.run.note['model']} of {self.name} has them fixed", found=", ".join(weights)[:200],
+                422, "relation weights cannot be moved", where="weights", found=_short(", ".join(weights)),
+                expected=f"none: {self.run.note['model']} of {self.name} has them fixed",
             )  # fmt: skip
-        fitted = {name: weight for name, weight in self.weights.items() if weight is not None}
         for name, weight in weights.items():
-            if name not in fitted:
+            if name not in self.weights:
                 raise RequestError(
-                    422, "unknown relation", where="weights", expected=f"of {sorted(fitted)}", found=repr(name)
+                    422,
+                    "unknown relation",
+                    where="weights",
+                    expected=f"of {sorted(self.weights)}",
+                    found=_short(name),
                 )
             if not 0 <= weight <= self.limits.weight:
                 raise RequestError(
                     422, "relation weight is out of range", where=f"weights.{name}",
                     expected=f"0 to {self.limits.weight:,.0f}", found=str(weight),
                 )  # fmt: skip
-        wanted = fitted | {name: float(weight) for name, weight in weights.items()}
-        return self.model if wanted == fitted else self._variants.get(wanted)
+        wanted = self.weights | {name: float(weight) for name, weight in weights.items()}
+        if wanted == self.weights:
+            return None
+        with kernels():
+            return self._variants.get(wanted)
 
-    def under_known(self, weights: Mapping[str, float] | None) -> bool:
-        """Whether nothing has to be solved for these weights."""
-        return not weights
-
-    # questions
-
-    def similar_scores(self, row: int) -> Float32:
-        """How near every item is to this one, float32 [n_items].
-
-        For models of vectors the cosine of the items' vectors; for all others the scores of somebody who chose this
-        item alone, which for closed forms is the item's row of item weights.
-        """
-        model = self.model
-        if isinstance(model, ProductModel) and model._items.numel():
-            with self._lock, torch.no_grad():
-                near = torch.nn.functional.cosine_similarity(model._items, model._items[row : row + 1])
-            return near.float().numpy(force=True)
-        return self.history_scores(np.array([row], np.int64))
+    # titles, users, explanations
 
     def titled(self, text: str, limit: int) -> list[int]:
         """Rows of the items whose titles hold every word of the text, whatever its case and accents.
@@ -406,16 +452,86 @@ class Served:
 
     def describe(self) -> Answer:
         """What the run is."""
-        note, graph, weights = self.run.note, self.graph, self.weights
+        note, graph = self.run.note, self.graph
         return {
             "name": self.name, "model": note["model"], "arm": note["arm"], "protocol": note["protocol"],
             "n_users": self.n_users, "n_items": self.n_items, "user": graph.user, "item": graph.item,
             "relations": [
-                {"name": r.name, "source": r.source, "target": r.target, "edges": len(r), "weight": weights[r.name]}
+                {
+                    "name": r.name, "source": r.source, "target": r.target, "edges": len(r),
+                    "weight": self.weights.get(r.name),
+                }
                 for r in graph.relations.values()
             ],
             "weights_adjustable": self.weights_adjustable, "filters": sorted(self.filters),
         }  # fmt: skip
+
+    def explained(
+        self, item: int, user: int | None, history: Int64 | None, n: int, model: Recommender | None = None
+    ) -> Answer:
+        """Rank, score and reasons of an item for a user's row or a history; see ``relrank.explanations``.
+
+        Raises:
+            RequestError: the item was chosen already, or the model cannot be explained.
+        """
+        seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
+        if item in seen:
+            raise RequestError(
+                422, "item was chosen already", where="item", expected="one that is not in the history",
+                found=_short(self.item_ids[item]),
+            )  # fmt: skip
+        if user is not None and self._whole_history:
+            history, user = self.history_of(user), None
+        of_whom: dict[str, Any] = {"user": user} if user is not None else {"history": cast("Int64", history).tolist()}
+        try:
+            with kernels():
+                found = self._explains(model).explain([item], **of_whom, hidden=seen.tolist(), n=n)[0]
+        except RequestError:
+            raise
+        except InputError as error:
+            raise RequestError(
+                422, error.what, where=error.where, expected=error.expected, found=error.found
+            ) from error
+        return {
+            "item": self.named(item), "rank": _whole(found.rank), "score": found.score,
+            "reasons": [self._reason(item, found, reason) for reason in found.reasons],
+        }  # fmt: skip
+
+    def _explains(self, model: Recommender | None) -> Explainer:
+        """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
+        if model is not None:
+            return Explainer(model, self.graph)
+        with self._explaining:
+            if self._explainer is None:
+                self._explainer = Explainer(self.model, self.graph)
+            return self._explainer
+
+    def _reason(self, item: int, found: Explanation, reason: Reason) -> Answer:
+        through = []
+        for node, row in reason.through:
+            key = self.graph.nodes[node].keys[row]
+            title = self.titles[row] if node == self.graph.item else None
+            through.append({"type": node, "id": key if isinstance(key, int) else str(key), "name": title})
+        return {
+            "via": self.named(reason.via), "relation": reason.relation, "through": through,
+            "strength": reason.strength, "rank_without": _whole(reason.rank_without),
+            "score_without": reason.score_without, "exact": reason.exact,
+            "sentence": self._sentence(item, found, reason, through),
+        }  # fmt: skip
+
+    def _sentence(self, item: int, found: Explanation, reason: Reason, through: Sequence[Answer]) -> str:
+        """What the numbers say, in words."""
+        via, this = (f"“{self.titles[row] or self.item_ids[row]}”" for row in (reason.via, item))
+        if reason.relation == "interactions":
+            link = f"{via} and {this} are chosen by the same people"
+        elif not through:
+            link = f"{via} and {this} are linked by {reason.relation}"
+        else:
+            nodes = ", ".join(f"{node['type']} {node['name'] or node['id']}" for node in through)
+            link = f"{via} and {this} share {nodes} ({reason.relation})"
+        before, after = _whole(found.rank), _whole(reason.rank_without)
+        change = f"from place {before} to {after}" if before != after else f"in score, at place {before} still"
+        return f"{link}; without this it falls {change}{'' if reason.exact else ' (by deletion, not trained again)'}."
 
 
 class Service:
@@ -424,6 +540,9 @@ class Service:
     Args:
         runs: by name, at least one.
         limits: bounds of a question.
+
+    Raises:
+        InputError: there is no run.
     """
 
     def __init__(self, runs: Mapping[str, FittedRun | Served], limits: Limits | None = None) -> None:
@@ -453,11 +572,15 @@ class Service:
         if run is None:
             return next(iter(runs.values()))
         if run not in runs:
-            raise RequestError(404, "unknown run", where="run", expected=f"one of {list(runs)}", found=repr(run))
+            raise RequestError(404, "unknown run", where="run", expected=f"one of {list(runs)}", found=_short(run))
         return runs[run]
 
     def replace(self, name: str, run: FittedRun | Served) -> None:
-        """Put another run in the place of one; questions in progress end on the one that they began with."""
+        """Put another run in the place of one; questions in progress end on the one that they began with.
+
+        Raises:
+            InputError: no run of that name is served.
+        """
         fresh = run if isinstance(run, Served) else Served(name, run, self.limits)
         with self._swap:
             if name not in self._runs:
@@ -479,7 +602,6 @@ class Service:
         filters: Sequence[tuple[str, str]] = (),
         weights: Mapping[str, float] | None = None,
         run: str | None = None,
-        status: int = 422,
     ) -> Answer:
         """A page of the list for a known user, or for a history.
 
@@ -492,67 +614,83 @@ class Service:
             filters: (relation, id of a node): only items linked with all of these.
             weights: relation weights other than the fitted ones.
             run: name of the run.
-            status: of an unknown user.
 
         Raises:
             RequestError: something that is named is unknown, or a bound is passed.
         """
         served = self.served(run)
-        self._bound("k", k, 1, self.limits.k)
-        self._bound("offset", offset, 0, self.limits.offset)
-        self._bound("number of filters", len(filters), 0, self.limits.filters)
-        if (user is None) == (history is None):
-            raise RequestError(
-                422, "whom to recommend to", where="body", expected="either history or user",
-                found="neither" if user is None else "both",
-            )  # fmt: skip
+        self.limits.check("k", k, 1, self.limits.k)
+        self.limits.check("offset", offset, 0, self.limits.offset)
+        row, rows = self._whom(served, user, history)
         among = served.among(filters)
-        if user is not None:
-            row = served.user_row(user, status=status)
-            seen: npt.NDArray[np.integer] | None = served.seen_by(row)
-            scores = served.user_scores(row, served.under(weights))
-            shown: Id | None = served.user_ids[row]
-        else:
-            rows = served.item_rows_of(cast("Sequence[Id]", history))
-            seen, shown = rows, None
-            scores = served.history_scores(rows, served.under(weights))
-        best, values, total = served.page(scores, seen if exclude_seen else None, among, offset, k)
+        best, values, total = served.listed(row, rows, offset, k, exclude_seen, among, served.under(weights))
         end = offset + best.size
+        ids, titles = served.item_ids, served.titles
         return {
-            "run": served.name, "user": shown, "k": k, "offset": offset, "total": total,
+            "run": served.name, "user": None if row is None else served.user_ids[row], "k": k, "offset": offset,
+            "total": total,
             "next_offset": end if best.size and end < total and end <= self.limits.offset else None,
             "items": [
-                {"item": served.item_ids[row], "title": served.titles[row], "score": score, "place": place}
-                for place, (row, score) in enumerate(zip(best.tolist(), values.tolist(), strict=True), offset + 1)
+                {"item": ids[item], "title": titles[item], "score": score, "place": place}
+                for place, (item, score) in enumerate(zip(best.tolist(), values.tolist(), strict=True), offset + 1)
             ],
         }  # fmt: skip
 
     def similar(self, item: Id, k: int = 10, run: str | None = None) -> Answer:
-        """The items nearest to one, itself left out.
+        """The items nearest to one, itself left out; see ``Served.similar_scores``.
 
         Raises:
             RequestError: the item or the run is unknown, or k out of bounds.
         """
         served = self.served(run)
-        self._bound("k", k, 1, self.limits.k)
+        self.limits.check("k", k, 1, self.limits.k)
         row = served.item_row(item)
         best, values, _ = served.page(served.similar_scores(row), np.array([row]), None, 0, k)
+        pairs = zip(best.tolist(), values.tolist(), strict=True)
         return {
-            "run": served.name, "item": served.item_ids[row], "title": served.titles[row],
-            "items": [
-                {**served.named(near), "score": score}
-                for near, score in zip(best.tolist(), values.tolist(), strict=True)
-            ],
+            "run": served.name, **served.named(row),
+            "items": [{**served.named(near), "score": score} for near, score in pairs],
         }  # fmt: skip
 
+    def explain(
+        self,
+        item: Id,
+        *,
+        user: Id | None = None,
+        history: Sequence[Id] | None = None,
+        n: int = 5,
+        weights: Mapping[str, float] | None = None,
+        run: str | None = None,
+        status: int = 422,
+    ) -> Answer:
+        """Why an item is recommended to a known user, or to a history.
+
+        Args:
+            item: id of the item.
+            user: id of a user; or else
+            history: ids of items, oldest first.
+            n: most reasons.
+            weights: relation weights other than the fitted ones.
+            run: name of the run.
+            status: of an unknown item.
+
+        Raises:
+            RequestError: something that is named is unknown, a bound is passed, or the item was chosen already.
+        """
+        served = self.served(run)
+        self.limits.check("n", n, 1, self.limits.reasons)
+        row, rows = self._whom(served, user, history)
+        target = served.item_row(item, status=status)
+        return {"run": served.name, **served.explained(target, row, rows, n, served.under(weights))}
+
     def items(self, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
-        """Items by title.
+        """Items by title; see ``Served.titled``.
 
         Raises:
             RequestError: the run is unknown, or the limit out of bounds.
         """
         served = self.served(run)
-        self._bound("limit", limit, 1, self.limits.k)
+        self.limits.check("limit", limit, 1, self.limits.k)
         return {"items": [served.named(row) for row in served.titled(text, limit)]}
 
     def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> Answer:
@@ -562,7 +700,7 @@ class Service:
             RequestError: the run is unknown, or the limit out of bounds.
         """
         served = self.served(run)
-        self._bound("limit", limit, 1, self.limits.k)
+        self.limits.check("limit", limit, 1, self.limits.k)
         return {"users": [served.user_ids[row] for row in served.users_from(prefix, limit)]}
 
     def history(self, user: Id, run: str | None = None) -> Answer:
@@ -578,62 +716,16 @@ class Service:
             "items": [{**served.named(item), "part": part} for item, part in served.parts_of(row)],
         }
 
-    def _bound(self, name: str, value: int, low: int, high: int) -> None:
-        if not low <= value <= high:
-            raise RequestError(
-                422, f"{name} is out of bounds", where=name, expected=f"{low:,} to {high:,}", found=f"{value:,}"
-            )
-
-
-class _Variants:
-    """Models solved under other relation weights: one at a time, each once, the latest few kept."""
-
-    def __init__(self, served: Served) -> None:
-        self._served = served
-        self._kept: OrderedDict[tuple[tuple[str, float], ...], RelationalEASE] = OrderedDict()
-        self._solving, self._books = threading.Lock(), threading.Lock()
-        self._waiting = 0
-
-    def get(self, weights: Mapping[str, float]) -> RelationalEASE:
-        """The model under these weights of all its relations; seconds where it is not there yet.
-
-        Raises:
-            RequestError: too many questions wait already.
-        """
-        key = tuple(sorted(weights.items()))
-        if (found := self._find(key)) is not None:
-            return found
-        limits = self._served.limits
-        with self._books:
-            if self._waiting >= limits.waiting:
-                raise RequestError(
-                    503, "too many relation weights at once", where="weights",
-                    expected=f"at most {limits.waiting} that wait to be solved", found=f"{self._waiting} waiting",
-                )  # fmt: skip
-            self._waiting += 1
-        try:
-            with self._solving:
-                if (found := self._find(key)) is not None:  # whoever came first solved it
-                    return found
-                fitted = self._served.model
-                assert isinstance(fitted, RelationalEASE)
-                config = replace(fitted.config, weights={**fitted.config.weights, **weights})
-                solved = RelationalEASE(fitted.graph, config).solve()
-                with self._books:
-                    self._kept[key] = solved
-                    most = max(1, min(limits.variants, limits.variant_bytes // max(solved.item_weights.nbytes, 1)))
-                    while len(self._kept) > most:
-                        self._kept.popitem(last=False)
-                return solved
-        finally:
-            with self._books:
-                self._waiting -= 1
-
-    def _find(self, key: tuple[tuple[str, float], ...]) -> RelationalEASE | None:
-        with self._books:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+    def _whom(self, served: Served, user: Id | None, history: Sequence[Id] | None) -> tuple[int | None, Int64 | None]:
+        """The user's row, or the rows of the history."""
+        if user is not None and history is None:
+            return served.user_row(user), None
+        if history is not None and user is None:
+            return None, served.rows_of(history)
+        raise RequestError(
+            422, "whom to recommend to", where="body", expected="either history or user",
+            found="neither" if user is None else "both",
+        )  # fmt: skip
 
 
 class _Search:
@@ -673,6 +765,18 @@ class _Search:
         return found
 
 
+_KERNELS = threading.Lock()
+
+
+def kernels() -> AbstractContextManager[Any]:
+    """What compiled parallel kernels run under: nothing, but a lock where their threads cannot be shared."""
+    try:
+        alone = numba.threading_layer() == "workqueue"  # type: ignore[attr-defined]
+    except ValueError:  # no kernel has run yet
+        alone = True
+    return _KERNELS if alone else nullcontext()
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Kernels of this thread run on it alone: for a single row, starting others costs more than the sum."""
@@ -700,6 +804,23 @@ def _folded(text: str) -> str:
     return " ".join(plain.casefold().split())
 
 
-def _usable(model: RelationalEASE) -> list[str]:
-    """Relations that the model reads, whatever their weight."""
-    return [knob.name.removeprefix("weights.") for knob in model.knobs(model.graph) if knob.name != "l2"]
+def _short(value: object, most: int = 100) -> str:
+    """What was found, as it may be said again."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _whole(rank: float) -> float | int:
+    """An expected rank; a whole number where nothing ties."""
+    return int(rank) if float(rank).is_integer() else rank
+
+
+def _is_product(model: Recommender) -> bool:
+    """Whether every score is a product of the vectors that the model keeps, and nothing else."""
+    kind = type(model)
+    return (
+        isinstance(model, VectorModel)
+        and kind.score is VectorModel.score
+        and kind.fold_in is VectorModel.fold_in
+        and bool(model._items.numel())
+    )

@@ -1,0 +1,185 @@
+"""What stands before the routes: the token, the size of a body, the last word on errors, and the measures."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("relrank.serve")
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LENGTHS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable: the folder where several processes write their measures, which each of them then sums up."""
+
+
+class Measures:
+    """What Prometheus asks for, of one application."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "relrank_requests", "Requests answered.", ("route", "method", "status"), registry=self._registry
+        )
+        self.seconds = Histogram(
+            "relrank_request_seconds", "Time from a request's headers to the end of its answer.", ("route", "status"),
+            buckets=SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self.items = Histogram(
+            "relrank_list_items", "Items of an answered list.", ("route",), buckets=LENGTHS, registry=self._registry
+        )
+        self.loaded = Gauge(
+            "relrank_run_loaded_timestamp_seconds", "When a run was loaded.", ("run",), registry=self._registry,
+            multiprocess_mode="max",
+        )  # fmt: skip
+        self.failed = Counter(
+            "relrank_run_load_failures", "Runs that could not take the place of another.", ("run",),
+            registry=self._registry,
+        )  # fmt: skip
+
+    def text(self) -> bytes:
+        """All of them in Prometheus' text format; where several processes serve, the sums over all."""
+        if SHARED not in os.environ:
+            return generate_latest(self._registry)
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
+        return generate_latest(everyone)
+
+
+class Guard:
+    """An ASGI middleware around the whole application.
+
+    Args:
+        app: what it stands before.
+        measures: counts and times go there.
+        most: largest body, in bytes.
+        token: what requests must bear; None for none.
+        guarded: first segments of the paths that need the token; pages and /health do not.
+        headers: sent with every answer.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        measures: Measures,
+        most: int,
+        token: str | None,
+        guarded: Collection[str],
+        headers: Mapping[str, str],
+    ) -> None:
+        self._app, self._measures, self._most = app, measures, most
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._guarded = frozenset(guarded)
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 0
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *self._headers]
+                if scope["app"].state.draining:  # whoever keeps a connection is to open the next one elsewhere
+                    message["headers"].append((b"connection", b"close"))
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None and scope["method"] not in ("GET", "HEAD"):
+                receive, refusal = await self._whole(receive)
+            await (refusal or self._app)(scope, receive, sent)
+        except Exception as error:
+            number = uuid.uuid4().hex[:12]
+            log.error("error %s in %s %s", number, scope["method"], scope["path"], exc_info=error)
+            if status:  # half an answer is out: the connection ends here
+                raise
+            answer = failure(500, "internal error", "server", "an answer", f"an error, in the log as {number}")
+            await answer(scope, receive, sent)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            seconds = time.perf_counter() - began
+            self._measures.requests.labels(route, _method(scope), status).inc()
+            self._measures.seconds.labels(route, status).observe(seconds)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        """What a request gets that must not come in."""
+        headers = dict(scope["headers"])
+        first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+        if self._token is not None and first in self._guarded:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._token):
+                found = "another token" if given else "none"
+                return failure(
+                    401, "not allowed", "header Authorization", "Bearer and the server's token", found,
+                    {"WWW-Authenticate": "Bearer"},
+                )  # fmt: skip
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._most:
+            return self._too_large(length.decode("latin-1")[:20])
+        return None
+
+    async def _whole(self, receive: Receive) -> tuple[Receive, Response | None]:
+        """A body is read before it is looked at, and no more of it than may come."""
+        parts, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":  # gone before it had said all
+                return _again(message, receive), None
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > self._most:
+                return receive, self._too_large("more")
+        return _again({"type": "http.request", "body": b"".join(parts), "more_body": False}, receive), None
+
+    def _too_large(self, found: str) -> Response:
+        return failure(
+            413, "body is too large", "body", f"at most {self._most:,} bytes", found, {"Connection": "close"}
+        )
+
+
+def answered(content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON as it stands; its shape is what the routes promise, which the tests hold them to."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # half a character, as JSON may escape it in a question that is quoted here, is no UTF-8
+    return Response(text.encode("utf-8", "replace"), status, headers, "application/json")
+
+
+def failure(
+    status: int, what: str, where: str, expected: str, found: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error in the shape that all of them have."""
+    return answered({"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers)
+
+
+def _again(message: Message, receive: Receive) -> Receive:
+    """A message that was read already, then what comes."""
+    waiting = [message]
+
+    async def next_one() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return next_one
+
+
+def _method(scope: Scope) -> str:
+    """The method, if it is one: what anybody can make up must not become a label."""
+    method: str = scope["method"]
+    return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"

@@ -1,0 +1,215 @@
+"""Questions and answers over HTTP, as the service promises them in its OpenAPI description."""
+
+# Annotations are read when the classes are made, so they stand here as they are, not as text.
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictStr, Field(max_length=1000)]
+"""An outside id in a question."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Question(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+Weights = Annotated[
+    dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
+    Field(description="Relation weights other than the fitted ones, where the run allows it."),
+]
+
+
+class Named(_Answer):
+    """An item."""
+
+    item: int | str
+    title: str | None
+
+
+class Listed(Named):
+    """An item of a list."""
+
+    score: float
+    place: int
+
+
+class Near(Named):
+    """An item and how near it is."""
+
+    score: float
+
+
+class Chosen(Named):
+    """An item of a history."""
+
+    part: Literal["train", "valid", "test"]
+
+
+class RelationOf(_Answer):
+    """A relation of a run."""
+
+    name: str
+    source: str
+    target: str
+    edges: int
+    weight: float | None
+
+
+class RunOf(_Answer):
+    """A run that is served."""
+
+    name: str
+    model: str
+    arm: str
+    protocol: str
+    n_users: int
+    n_items: int
+    user: str
+    item: str
+    relations: list[RelationOf]
+    weights_adjustable: bool
+    filters: list[str]
+
+
+class Runs(_Answer):
+    """The runs that are served; the first is the default."""
+
+    runs: list[RunOf]
+
+
+class Recommended(_Answer):
+    """A page of a list."""
+
+    run: str
+    user: int | str | None
+    k: int
+    offset: int
+    total: int
+    next_offset: int | None
+    items: list[Listed]
+
+
+class Similar(_Answer):
+    """The items nearest to one."""
+
+    run: str
+    item: int | str
+    title: str | None
+    items: list[Near]
+
+
+class Items(_Answer):
+    """Items by title."""
+
+    items: list[Named]
+
+
+class Users(_Answer):
+    """Users by id."""
+
+    users: list[int | str]
+
+
+class History(_Answer):
+    """What a user chose."""
+
+    user: int | str
+    items: list[Chosen]
+
+
+class Node(_Answer):
+    """A node between two items."""
+
+    type: str
+    id: int | str
+    name: str | None
+
+
+class ReasonOf(_Answer):
+    """A path from the history to the item, and what becomes of the item without it."""
+
+    via: Named
+    relation: str
+    through: list[Node]
+    strength: float
+    rank_without: float
+    score_without: float
+    exact: bool
+    sentence: str
+
+
+class Explained(_Answer):
+    """Why an item is recommended."""
+
+    run: str
+    item: Named
+    rank: float
+    score: float
+    reasons: list[ReasonOf]
+
+
+class Problem(_Answer):
+    """A run that could not be replaced: the one before it is still served."""
+
+    run: str
+    what: str
+
+
+class Health(_Answer):
+    """How the server is."""
+
+    status: Literal["ok", "draining"]
+    runs: list[str]
+    problems: list[Problem]
+    uptime_seconds: float
+
+
+class Said(_Answer):
+    """What was wrong."""
+
+    what: str
+    where: str
+    expected: str
+    found: str
+
+
+class Failure(_Answer):
+    """An answer that is none."""
+
+    error: Said
+
+
+class Filter(_Question):
+    """Only items that this relation links with this node."""
+
+    relation: StrictStr
+    value: Id
+
+
+class Wanted(_Question):
+    """For whom, and what list."""
+
+    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.")
+    user: Id | None = None
+    k: Annotated[int, Field(ge=1, strict=True)] = 10
+    offset: Annotated[int, Field(ge=0, strict=True)] = 0
+    exclude_seen: Annotated[bool, Field(strict=True)] = True
+    with_: list[Filter] = Field([], alias="with", description="Only items that fit every one.")
+    weights: Weights = None
+    run: StrictStr | None = None
+
+
+class Doubted(_Question):
+    """An item that is to be explained, and to whom."""
+
+    item: Id
+    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.")
+    user: Id | None = None
+    n: Annotated[int, Field(ge=1, strict=True, description="Most reasons.")] = 5
+    weights: Weights = None
+    run: StrictStr | None = None

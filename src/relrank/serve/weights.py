@@ -1,0 +1,137 @@
+"""Models under other relation weights than the fitted ones: made once, one at a time, the latest few kept.
+
+Relational EASE is solved again: seconds for thousands of items, and its Gram matrices stay in memory from the first
+time on. Models whose relations have a weight each in one parameter (relational LightGCN, XSimGCL, path fusion) share
+all others with the fitted one; only what follows from them is computed anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from relrank.models import Recommender
+from relrank.models.layers import inverse_softplus
+from relrank.models.lightgcn import RelationalLightGCN
+from relrank.models.path_fusion import PathFusion
+from relrank.models.relational_ease import RelationalEASE
+from relrank.serve.asked import Limits, RequestError
+
+Key = tuple[tuple[str, float], ...]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def weights_of(model: Recommender) -> dict[str, float]:
+    """The weight of every relation that the model reads, the interactions included where they have one."""
+    if isinstance(model, RelationalEASE):
+        c = model.config
+        usable = (knob.name.removeprefix("weights.") for knob in model.knobs(model.graph) if knob.name != "l2")
+        return {name: float(c.weights.get(name, c.weight)) for name in usable}
+    return dict(getattr(model, "relation_weights", {}))
+
+
+def adjustable(model: Recommender) -> bool:
+    """Whether ``under`` can move the weights of this model."""
+    return isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion) and bool(weights_of(model))
+
+
+def under(model: Recommender, weights: Mapping[str, float]) -> Recommender:
+    """The same model with these weights; the relations that are not named keep theirs. The model itself stays.
+
+    Args:
+        model: one that is ``adjustable``.
+        weights: by relation, 0 or more, all of them in ``weights_of``.
+    """
+    if isinstance(model, RelationalEASE):
+        config = replace(model.config, weights={**model.config.weights, **weights})
+        return RelationalEASE(model.graph, config).solve()
+    assert isinstance(model, RelationalLightGCN | PathFusion)
+    raw = inverse_softplus(torch.tensor([weights.get(name, old) for name, old in weights_of(model).items()]))
+    changed = _sharing(model)
+    if isinstance(changed, PathFusion):
+        changed.paths = _sharing(changed.paths)
+        changed.paths.raw = nn.Parameter(raw, requires_grad=False)
+    else:
+        changed.raw_weights = nn.Parameter(raw, requires_grad=False)
+        changed.forget()
+        changed.refresh()
+    return changed
+
+
+def _sharing(module: Module) -> Module:
+    """A module with the same parameters, any of which may be replaced without touching the other."""
+    other = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules"):
+        other.__dict__[name] = dict(module.__dict__[name])
+    return other
+
+
+class Variants:
+    """The models under other weights of one fitted model.
+
+    Args:
+        model: the fitted one, ``adjustable``.
+        limits: how many are kept, and how many questions may wait.
+    """
+
+    def __init__(self, model: Recommender, limits: Limits) -> None:
+        self._model, self._limits = model, limits
+        self._kept: OrderedDict[Key, Recommender] = OrderedDict()
+        self._making, self._books = threading.Lock(), threading.Lock()
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, weights: Mapping[str, float]) -> Recommender:
+        """The model under these weights, named in full; made if it is not there yet.
+
+        Raises:
+            RequestError: too many questions wait already.
+        """
+        key = tuple(sorted(weights.items()))
+        if (found := self.find(key)) is not None:
+            return found
+        with self._books:
+            if self._waiting >= self._limits.waiting:
+                raise RequestError(
+                    503, "too many relation weights at once", where="weights",
+                    expected=f"at most {self._limits.waiting} that wait", found=f"{self._waiting} waiting",
+                )  # fmt: skip
+            self._waiting += 1
+        try:
+            with self._making:
+                if (found := self.find(key)) is not None:  # whoever came first has made it
+                    return found
+                made = under(self._model, weights)
+                with self._books:
+                    self._kept[key] = made
+                    most = max(1, min(self._limits.variants, self._limits.variant_bytes // max(_bytes(made), 1)))
+                    while len(self._kept) > most:
+                        self._kept.popitem(last=False)
+                return made
+        finally:
+            with self._books:
+                self._waiting -= 1
+
+    def find(self, key: Key) -> Recommender | None:
+        """The model under these weights, sorted by name, if it is kept."""
+        with self._books:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+
+def _bytes(model: Recommender) -> int:
+    """What a variant holds for itself alone."""
+    if isinstance(model, RelationalEASE):
+        return model.item_weights.nbytes
+    own = (getattr(model, name, None) for name in ("_users", "_items", "_gathered"))
+    return sum(tensor.nbytes for tensor in own if isinstance(tensor, torch.Tensor))
