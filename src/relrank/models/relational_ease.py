@@ -13,7 +13,7 @@ Relations that touch neither users nor items are not used by this model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
+from relrank.csr import Csr, Float32, Int32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
@@ -51,16 +51,18 @@ class RelationalEASE(ClosedForm):
     name = "relational-ease"
     Config = RelationalEASEConfig
     relational = True
-    solution: ClassVar[tuple[str, ...]] = ("item_weights",)
+    solution: ClassVar[tuple[str, ...]] = ("item_weights", "diagonal")
 
     #: B[:, items], [n_items + pseudo-items, n_items]
     item_weights: Tensor
+    #: diag(P) of the items, [n_items]: with it B gives P back
+    diagonal: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then the ridge penalty."""
         ladder = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-        usable = sorted(r.name for r in graph.relations.values() if _end(graph, r))
+        usable = sorted(r.name for r in graph.relations.values() if end_of(graph, r))
         weights = (Knob(f"weights.{name}", ladder, 0.0) for name in usable)
         return (*weights, Knob("l2", L2_LADDER, 200.0))
 
@@ -69,7 +71,7 @@ class RelationalEASE(ClosedForm):
         self._beside = self._user_columns()
         self.from_history = self._beside is None  # else a user's relations count, too, and a history has none
 
-    def _in_use(self, end: str) -> list[tuple[Relation, float]]:
+    def in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
         pairs = []
         for _, relation in sorted(self.graph.relations.items()):  # sums in one order whatever the arm
@@ -79,15 +81,15 @@ class RelationalEASE(ClosedForm):
                     "relation weight is negative or not finite", where=f"relational-ease, {relation.name}",
                     expected="0 or more", found=str(weight),
                 )  # fmt: skip
-            if weight and _end(self.graph, relation) == end:
+            if weight and end_of(self.graph, relation) == end:
                 pairs.append((relation, weight))
         return pairs
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
         graph, parts, width = self.graph, [], 0
-        for relation, weight in self._in_use(graph.user):
-            rows = _unit_rows_of(graph, relation, graph.user)
+        for relation, weight in self.in_use(graph.user):
+            rows = unit_rows_of(graph, relation, graph.user)
             parts.append((rows.rows(), rows.indices + width, rows.data * np.sqrt(weight)))
             width += rows.n_cols
         if not parts:
@@ -95,8 +97,35 @@ class RelationalEASE(ClosedForm):
         row, col, data = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         return Csr.from_pairs(row, col, (graph.n_users, width), data)
 
+    def beside(self, user: int) -> tuple[Int32, Float32]:
+        """Pseudo-items of a user, from their relations, and values: what is scored beside their items."""
+        if self._beside is None:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        part = slice(self._beside.indptr[user], self._beside.indptr[user + 1])
+        return self._beside.indices[part], self._beside.data[part]
+
     def solve(self) -> Self:
         """One Cholesky inverse of [n_items + pseudo-items]²."""
+        p, n = spd_inverse(self._penalised_gram()), self.graph.n_items
+        b = p[:, :n] if p.shape[1] == n else np.ascontiguousarray(p[:, :n])
+        diagonal = p.diagonal()[:n].copy()
+        b /= -diagonal
+        b[np.arange(n), np.arange(n)] = 0
+        self.item_weights, self.diagonal = torch.from_numpy(b), torch.from_numpy(diagonal)
+        return self
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the tensors; where the diagonal was not kept, it follows from ``(G P)_jj = 1``."""
+        self.item_weights = state["item_weights"]
+        if "diagonal" in state:
+            self.diagonal = state["diagonal"]
+            return
+        g, n = self._penalised_gram(), self.graph.n_items
+        of_others = np.einsum("ij,ij->j", g[:, :n], self.item_weights.numpy(), dtype=np.float64)
+        self.diagonal = torch.from_numpy((1 / (g.diagonal()[:n] - of_others)).astype(np.float32))
+
+    def _penalised_gram(self) -> Float32:
+        """G, [n_items + pseudo-items]²."""
         graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
         if beside is None:
             g = np.zeros((graph.n_items, graph.n_items), np.float32)
@@ -106,16 +135,10 @@ class RelationalEASE(ClosedForm):
             col = np.concatenate([x.indices, beside.indices + x.n_cols])
             data = np.concatenate([x.data, beside.data])
             g = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
-        n = graph.n_items
-        for relation, weight in self._in_use(graph.item):
+        for relation, weight in self.in_use(graph.item):
             add_scaled(g, _gram_of(graph, relation), weight)
         g[np.diag_indices_from(g)] += np.float32(l2)
-        p = spd_inverse(g)
-        b = p[:, :n] if p.shape[1] == n else np.ascontiguousarray(p[:, :n])
-        b /= -p.diagonal()[:n].copy()
-        b[np.arange(n), np.arange(n)] = 0
-        self.item_weights = torch.from_numpy(b)
-        return self
+        return g
 
     def score(self, users: Tensor) -> Tensor:
         """``[X, √w U] B`` for these users."""
@@ -134,7 +157,7 @@ class RelationalEASE(ClosedForm):
 _GRAMS: WeakKeyDictionary[Relation, Float32] = WeakKeyDictionary()
 
 
-def _end(graph: Graph, relation: Relation) -> str | None:
+def end_of(graph: Graph, relation: Relation) -> str | None:
     """The node type that a relation says something of: items where it links any, else users; None for neither.
 
     A second relation user → item is one of users: what else a user did.
@@ -145,7 +168,7 @@ def _end(graph: Graph, relation: Relation) -> str | None:
     return graph.user if graph.user in ends else None
 
 
-def _unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
+def unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
     """The relation's rows by node of type ``end``, each of length 1; within one type with the node itself."""
     rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
     if relation.undirected:
@@ -162,7 +185,7 @@ def _gram_of(graph: Graph, relation: Relation) -> Float32:
     if known is not None and known.shape[0] == graph.n_items:
         return known
     of_x = relation is graph.interactions
-    result = gram(interaction_rows(graph).transpose() if of_x else _unit_rows_of(graph, relation, graph.item))
+    result = gram(interaction_rows(graph).transpose() if of_x else unit_rows_of(graph, relation, graph.item))
     if sum(g.nbytes for g in _GRAMS.values()) + result.nbytes <= CACHE_BYTES:
         _GRAMS[relation] = result
     return result

@@ -1,0 +1,176 @@
+"""Paths between two items, over the relations that a model reads and by the weights that it gives them.
+
+A path from item j to item i through a relation runs over a node t that both are linked with, or directly where the
+relation links items with items. Its weight is the product of its normalised edges times the relation's weight: for
+relational EASE the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R, beside co-counts of interactions; for
+other models products of ``D^-1/2 W D^-1/2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from relrank.csr import Csr, Float64, Int32, Int64
+from relrank.graph.cuts import Cut
+from relrank.graph.graph import Graph
+from relrank.graph.propagation import normalise
+from relrank.models.base import Recommender
+from relrank.models.fewer_links import FewerLinks
+
+INTERACTIONS = "interactions"
+"""What stands for a relation where a path runs through what other people chose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A path from an item of a history to another item.
+
+    Attributes:
+        via: item row of the history.
+        relation: name, or ``"interactions"``.
+        through: nodes in between as (type, row); () for a direct link and for interactions.
+        end: item row at the other end.
+    """
+
+    via: int
+    relation: str
+    through: tuple[tuple[str, int], ...]
+    end: int
+
+    @property
+    def cut(self) -> Cut:
+        """The links of the relation on it."""
+        if self.relation == INTERACTIONS:
+            return Cut(None, ())
+        if not self.through:
+            return Cut(self.relation, ((self.via, self.end),))
+        ((_, node),) = self.through
+        return Cut(self.relation, ((self.via, node), (self.end, node)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """One relation from the items' side: [n_items, n nodes], normalised; its weight; whether ``node`` is the item."""
+
+    relation: str
+    node: str
+    rows: Csr
+    weight: float
+    within: bool
+
+    def of(self, item: int) -> tuple[Int32, Float64]:
+        """Neighbours and values."""
+        part = slice(self.rows.indptr[item], self.rows.indptr[item + 1])
+        return self.rows.indices[part], self.rows.data[part].astype(np.float64)
+
+
+class ItemPaths:
+    """The paths of one model.
+
+    Args:
+        model: fitted.
+        graph: what it was fitted on.
+        low_rank: the model's unit rows, if it is relational EASE.
+    """
+
+    def __init__(self, model: Recommender, graph: Graph, low_rank: FewerLinks | None) -> None:
+        self.graph, self._low_rank = graph, low_rank
+        self._by_item = model.history.transpose()
+        found = _links_of(model, graph) if low_rank is None else _links_of_ease(graph, low_rank)
+        self._links = tuple(found)
+        self._back: dict[str, Csr] = {}
+
+    def between(self, via: int, end: int) -> list[tuple[Path, float]]:
+        """All paths with their weights; the one through the interactions comes last, also where its weight is 0."""
+        found = []
+        for links in self._links:
+            (nodes, there), (others, back) = links.of(via), links.of(end)
+            common, left, right = np.intersect1d(nodes, others, assume_unique=True, return_indices=True)
+            values = links.weight * there[left] * back[right]
+            direct = 0.0
+            for node, value in zip(common.tolist(), values.tolist(), strict=True):
+                if links.within and node in (via, end):  # an item is its own neighbour, too
+                    direct += value
+                else:
+                    found.append((Path(via, links.relation, ((links.node, node),), end), value))
+            if direct:
+                found.append((Path(via, links.relation, (), end), direct))
+        return [*found, (Path(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
+
+    def _chosen_together(self, via: int, end: int) -> float:
+        """Weight of two items' users: co-counts for relational EASE, else the product of normalised edges."""
+        rows = self._by_item.take(np.array([via, end]))
+        (one, other), (x, y) = (np.split(a, rows.indptr[1:2]) for a in (rows.indices, rows.data))
+        _, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)
+        both = float(np.dot(x[left], y[right]))
+        return both if self._low_rank is not None or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
+
+    def random(self, items: Int64, like: Path, rng: np.random.Generator) -> Path:
+        """A random path of the same length from a random one of some items, another one if there is any.
+
+        Where the path that it is to be like runs through a relation, so does this one: a random relation in which
+        its first item has neighbours, a random node there, a random other item next to that; or a random neighbour,
+        if there is no node in between. An item without any keeps only its own edge.
+        """
+        for _ in range(100):
+            path = self._random_from(int(rng.choice(items)), like, rng)
+            if (path.via, path.relation, path.through) != (like.via, like.relation, like.through):
+                break
+        return path
+
+    def _random_from(self, via: int, like: Path, rng: np.random.Generator) -> Path:
+        alone = Path(via, INTERACTIONS, (), like.end)
+        if like.relation == INTERACTIONS:
+            return alone
+        ways = []
+        for links in self._links:
+            nodes = links.of(via)[0]
+            if links.within:
+                nodes = nodes[nodes != via]
+            if nodes.size and (like.through or links.within):
+                ways.append((links, nodes))
+        if not ways:
+            return alone
+        links, nodes = ways[int(rng.integers(len(ways)))]
+        node = int(rng.choice(nodes))
+        if not like.through:
+            return Path(via, links.relation, (), node)
+        if links.relation not in self._back:
+            self._back[links.relation] = links.rows.transpose()
+        ends = self._back[links.relation].take(np.array([node])).indices
+        ends = ends[(ends != via) & ((ends != node) | (not links.within))]
+        return Path(via, links.relation, ((links.node, node),), int(rng.choice(ends))) if ends.size else alone
+
+
+def _links_of_ease(graph: Graph, low_rank: FewerLinks) -> Iterator[_Links]:
+    """Unit rows; within the items they hold each item as its own neighbour."""
+    for name, weight in low_rank.weights.items():
+        relation = graph.relations[name]
+        node = relation.target if relation.source == graph.item else relation.source
+        yield _Links(name, node, low_rank.rows[name], weight, relation.undirected)
+
+
+def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
+    """Normalised edges of the relations that touch items and change scores; each item its own neighbour within."""
+    learned = getattr(model, "relation_weights", {})
+    named, default = getattr(model.config, "weights", {}), float(getattr(model.config, "weight", 1.0))
+    for name in sorted(type(model).reads(graph, model.config)):
+        relation = graph.relations[name]
+        weight = float(learned.get(name, named.get(name, default)))
+        if graph.item not in (relation.source, relation.target) or not weight > 0:
+            continue
+        rows = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
+        if relation.undirected:
+            own = np.arange(rows.n_rows, dtype=np.int32)
+            row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
+            data = np.concatenate(
+                [rows.data, np.full(own.size, 0.5, np.float32)]
+            )  # direct: ½ Â_ji + Â_ij ½
+            yield _Links(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
+        elif relation.source == graph.item:
+            yield _Links(name, relation.target, rows, weight, False)
+        else:
+            yield _Links(name, relation.source, rows.transpose(), weight, False)
