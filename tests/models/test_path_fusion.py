@@ -7,7 +7,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
-from relrank.models import path_fusion
+from relrank.models import path_terms
 from relrank.models.path_fusion import PathFusion, PathFusionConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
@@ -247,7 +247,7 @@ def test_subtracting_what_is_cut_out_is_walking_what_is_left(monkeypatch):
     edges = graph.interactions
     batch = edges.src[::7].astype(np.int64), edges.dst[::7].astype(np.int64), np.random.SeedSequence(1)
     kept = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
-    monkeypatch.setattr(path_fusion, "KEPT_BYTES", 0)
+    monkeypatch.setattr(path_terms, "KEPT_BYTES", 0)
     walked = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
     assert len(kept) == len(walked) == 4
     for a, b in zip(kept[1:], walked[1:], strict=True):

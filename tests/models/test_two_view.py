@@ -10,9 +10,11 @@ from torch.nn import functional
 from written import written
 
 from relrank.csr import Csr
+from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.models import losses
 from relrank.models.history_attention import Histories
+from relrank.models.path_fusion import PathFusion, PathFusionConfig
 from relrank.models.rerank import TargetAttention, hard_negatives, raised
 from relrank.models.two_view import TwoView, TwoViewConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph, planted_sequences
@@ -48,6 +50,21 @@ class TestFeaturesAndSampledNegatives(Contract):
 
     def graph(self):
         return written(featured(planted_graph(96, 80, 8)))
+
+
+class TestPathsAndUsers(Contract):
+    config = TwoViewConfig(dim=16, temperature=0.3, paths="all", user_vectors=True)
+    fold_in = "free"
+
+    def _node_types(self, model):
+        return super()._node_types(model) | {"users": ["user"]}
+
+
+class TestPathsReranked(Contract):
+    config = TwoViewConfig(
+        dim=16, temperature=0.3, paths="interactions", scorer="rerank", top=120, candidates=8, new_as_negatives=False
+    )
+    fold_in = "similar"
 
 
 class TestInOrder(Contract):
@@ -344,10 +361,11 @@ def test_scores_in_parts_are_the_same(monkeypatch):
 
 
 @torch.no_grad()
-def test_the_head_orders_the_best_strangers_anew_and_nothing_else():
-    """By what it adds to the scores of the loss, those divided by the temperature."""
+@pytest.mark.parametrize("paths", ["none", "interactions"])
+def test_the_head_orders_the_best_strangers_anew_and_nothing_else(paths):
+    """By what it adds to the scores of the loss, those divided by the temperature; with paths they are already."""
     graph = written()
-    plain, heavy = new(graph), new(graph, scorer="rerank", top=10, candidates=4)
+    plain, heavy = new(graph, paths=paths), new(graph, scorer="rerank", top=10, candidates=4, paths=paths)
     heavy.head.out.reset(torch.Generator().manual_seed(1), 3.0)
     users, n = torch.arange(20), graph.n_items
     before, after = plain.score(users), heavy.score(users)
@@ -361,16 +379,17 @@ def test_the_head_orders_the_best_strangers_anew_and_nothing_else():
         ordered = strangers[before[user][strangers].argsort(descending=True)]
         best, rest = ordered[:10], ordered[10:]
         added = heavy.head(items, torch.from_numpy(best), torch.full((10,), user), keys, vectors, histories)
-        expected = best[(before[user][best] / 0.3 + added).argsort(descending=True)]
+        expected = best[(before[user][best] / (0.3 if paths == "none" else 1) + added).argsort(descending=True)]
         found = strangers[after[user][strangers].argsort(descending=True)]
         assert found.tolist() == [*expected, *rest]
         moved += expected.tolist() != best.tolist()
-    assert moved > 10
+    assert moved > 5
 
 
 @torch.no_grad()
-def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates():
-    model = new(scorer="rerank", top=12, candidates=3, align=0.0)
+@pytest.mark.parametrize("paths", ["none", "all"])
+def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates(paths):
+    model = new(scorer="rerank", top=12, candidates=3, align=0.0, paths=paths)
     model.head.out.reset(torch.Generator().manual_seed(1), 3.0)
     batch = model.prepare(*batch_of(model, 40), np.random.SeedSequence(0))
     model.encode(batch)
@@ -380,15 +399,83 @@ def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates():
     mine = [model_items(model.graph, user) for user in read.users]
     owners = np.repeat(np.arange(len(mine)), [m.size for m in mine])
     known = torch.from_numpy(owners), torch.from_numpy(np.concatenate(mine))
-    drawn, _ = hard_negatives(left @ right.T, known, 12, 3, generator)
+    offsets = torch.zeros(len(left), len(right)) if paths == "none" else model.offsets(batch)
+    drawn, _ = hard_negatives(left @ right.T + 0.3 * offsets, known, 12, 3, generator)
     losses_ = []
     for owner, item in zip(batch.user_at.tolist(), batch.items[batch.item_at].tolist(), strict=True):
         candidates = torch.tensor([item, *drawn[owner].tolist()])
         added = model.head(
             step.encoded.items, candidates, torch.full((4,), owner), step.keys, step.users, read.histories
         )  # fmt: skip
-        losses_.append(-(right[candidates] @ left[owner] / 0.3 + added).log_softmax(0)[0])
+        whole = right[candidates] @ left[owner] / 0.3 + offsets[owner, candidates] + added
+        losses_.append(-whole.log_softmax(0)[0])
     torch.testing.assert_close(model._heavy_loss(batch, step), torch.stack(losses_).mean())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("paths", "kinds"), [("interactions", {"chose"}), ("all", {"chose", "has_tag", "similar"})])
+def test_paths_add_what_they_add_in_path_fusion(paths, kinds):
+    """Scores are products over the temperature and path fusion's second part, for users and for new histories."""
+    graph = written()
+    plain, walking = new(graph), new(graph, paths=paths, path_weight=0.7)
+    left_out = {name: 0.0 for name in graph.relations if name not in kinds}
+    paths_alone = PathFusion(graph, PathFusionConfig(dim=4, weight=0.7, weights=left_out, user_vectors=False))
+    paths_alone.table.zero_()
+    assert set(walking.relation_weights) == set(paths_alone.relation_weights) - {"has_review"} == kinds
+    users, histories = torch.arange(graph.n_users), [torch.tensor([3, 40]), torch.tensor([], dtype=torch.int64)]
+    for ask, of in (("score", users), ("fold_in", histories)):
+        products, added = (getattr(m, ask)(of) for m in (plain, paths_alone))
+        torch.testing.assert_close(getattr(walking, ask)(of), products / 0.3 + added, rtol=1e-4, atol=1e-4)
+        assert added.std() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("new_as_negatives", [True, False])
+def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
+    """Item 7 is chosen by nobody: it is a negative or it is none, and the paths stand at the right items."""
+    graph = written()
+    graph = replace(graph, interactions=graph.interactions.where(graph.interactions.dst != 7))
+    model = new(graph, paths="all", align=0.0, own_dropout=0.0, new_as_negatives=new_as_negatives)
+    batch = model.prepare(*batch_of(model, 90), np.random.SeedSequence(3))
+    left, _ = model.encode(batch)
+    scores = functional.normalize(left, dim=1) @ functional.normalize(model._step.encoded.items, dim=1).T / 0.3
+    scores += model.offsets(batch)
+    taken = torch.zeros(scores.shape, dtype=torch.bool)
+    taken[:, 7] = not new_as_negatives
+    for place, user in enumerate(batch.users.tolist()):
+        taken[place, model_items(graph, user)] = True
+    wrong = scores.masked_fill(taken, -torch.inf).logsumexp(1)
+    right = scores[batch.user_at, batch.items[batch.item_at]]
+    expected = (torch.logaddexp(wrong[batch.user_at], right) - right).mean()
+    torch.testing.assert_close(model.loss(batch), expected)
+
+
+@torch.no_grad()
+def test_vectors_of_users_are_theirs_alone():
+    """They move their user's scores and nobody else's, and a history that is folded in has none."""
+    model = new(user_vectors=True)
+    assert model.users.any()
+    users, history = torch.arange(model.graph.n_users), [torch.tensor([3, 40])]
+    before, folded = model.score(users), model.fold_in(history)
+    model.users[5] += 3
+    model.forget()
+    changed = (model.score(users) - before).abs().amax(1)
+    assert changed[5] > 0.1
+    assert not changed[users != 5].any()
+    assert torch.equal(model.fold_in(history), folded)
+    model.users.zero_()
+    model.forget()
+    torch.testing.assert_close(
+        model.score(users)[7], model.fold_in([torch.from_numpy(model_items(model.graph, 7))])[0]
+    )
+    assert not model.from_history
+
+
+def test_paths_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match=r"unknown paths[\s\S]*interactions[\s\S]*some"):
+        new(paths="some")
+    with pytest.raises(InputError, match=r"path_weight[\s\S]*above 0"):
+        new(paths="all", path_weight=0.0)
 
 
 def test_a_step_hides_some_ratings_and_reads_the_edges_that_it_drew():

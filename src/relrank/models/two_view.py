@@ -9,7 +9,9 @@ after the target may be, as in every model that reads a history as a whole.
 Beside the ranking loss, an item's two views are to find each other among the batch's positives (InfoNCE, symmetric);
 two items that one user has in the batch are no negatives of each other. Every item is encoded once in a step.
 
-Scores are products; with ``scorer = "rerank"`` a heavier head, trained along, looks at the top of the list again
+Scores are products. With ``paths`` they have a further part, what walks from the history lead to
+(``relrank.models.path_terms``): how often two items share an audience has the rank of the data, which no vector of
+some ten columns has. With ``scorer = "rerank"`` a heavier head, trained along, looks at the top of the list again
 (``relrank.models.rerank``).
 
 Relations read are those that link items with texts, with other nodes but users, or among themselves, and those that
@@ -25,12 +27,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
+from relrank.graph.paths import path_kinds
 from relrank.graph.sequences import Sequences
 from relrank.graph.texts import text_relations
 from relrank.models import losses
@@ -38,6 +41,7 @@ from relrank.models.base import Knob, check_choice, check_range, history_rows, u
 from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories
 from relrank.models.item_views import PARTS, Encoded, ItemViews
 from relrank.models.layers import check_heads
+from relrank.models.path_terms import PathTerms
 from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Choices, Loss, VectorConfig, VectorModel
@@ -45,6 +49,7 @@ from relrank.models.views import Draws, structure_relations
 
 Scorer = Literal["dot", "rerank"]
 Views = Literal["both", "text", "attributes"]
+Paths = Literal["none", "interactions", "all"]
 USERS_AT_ONCE = 2048
 """Users that are read at a time outside training."""
 ALIGNED = 1024
@@ -62,6 +67,8 @@ class TwoViewConfig(VectorConfig):
     """Which views are read."""
     own_vectors: bool = True
     """Whether items have vectors of their own beside the views."""
+    user_vectors: bool = False
+    """Whether users of the graph have vectors of their own beside their histories."""
     own_dropout: float = 0.2
     """Share of the items that do without their own vector in a step, where a view can stand for it."""
     fanout: int = 0
@@ -75,6 +82,10 @@ class TwoViewConfig(VectorConfig):
     """Weight of the contrast between an item's two views."""
     align_temperature: float = 0.2
     """Its temperature."""
+    paths: Paths = "none"
+    """Whether walks through other users' histories, or through every relation, add to the products."""
+    path_weight: float = 0.5
+    """Starting weight of every kind of path; it is learned."""
     scorer: Scorer = "dot"
     """Products alone, or a heavier head that looks at the top of the list again as well."""
     top: int = 200
@@ -95,6 +106,7 @@ class Read:
         drawn: edges of texts and attributes; None twice for all.
         aligned: item rows whose views are to find each other, int64 [m].
         together: pairs of places in ``aligned`` that one user has in the batch, int64 [2, n_pairs].
+        paths: scores of paths from what is left of the histories, per kind float32 [n, n_items].
     """
 
     histories: Histories
@@ -102,6 +114,11 @@ class Read:
     drawn: tuple[Draws | None, Draws | None]
     aligned: Int64
     together: Int64
+    paths: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> Read:
+        """The same with scores of paths on a device; histories go there when they are read."""
+        return replace(self, paths=tuple(p.to(device) for p in self.paths))
 
 
 class Step(NamedTuple):
@@ -124,7 +141,7 @@ class TwoView(VectorModel):
     def __init__(self, graph: Graph, config: TwoViewConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        for field, known in (("scorer", Scorer), ("views", Views)):
+        for field, known in (("scorer", Scorer), ("views", Views), ("paths", Paths)):
             check_choice(self.name, field, get_args(known), getattr(c, field))
         check_heads(self.name, c.dim, c.heads)
         for field, least in (
@@ -149,7 +166,10 @@ class TwoView(VectorModel):
         self.reader = HistoryAttention(c.dim, c.heads, self.training_histories.n_levels, self.ordered)
         self.head = TargetAttention(c.dim) if c.scorer == "rerank" else None
         self._sides = self._user_relations()
-        self.from_history = not self._sides and not self.reader.rated
+        self.users = nn.Parameter(torch.zeros(graph.n_users if c.user_vectors else 0, c.dim))
+        self.paths = self._path_terms()
+        # a walk passes by the user it is made for, whom a history alone does not name
+        self.from_history = not (self._sides or self.reader.rated or c.user_vectors or self.paths)
         # the products' right side as it was before it was normalised: derived, so never saved
         self.register_buffer("_raw", torch.empty(0), persistent=False)
         self._raw: Tensor
@@ -162,11 +182,13 @@ class TwoView(VectorModel):
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Those of the views that are asked for, and those of users with nodes that are no items."""
+        """Those of the views that are asked for, of paths, and of users with nodes that are no items."""
         read = {name for names in cls._views(graph, config) for name in names}
         for name, r in graph.relations.items():
             if r.source != r.target and graph.user in (r.source, r.target) and graph.item not in (r.source, r.target):
                 read.add(name)
+        if config.paths == "all":
+            read |= {kind.name for kind in path_kinds(graph)}
         return tuple(name for name in graph.relations if name in read)
 
     @staticmethod
@@ -194,13 +216,31 @@ class TwoView(VectorModel):
             if e.destination == users and e.source not in (users, items)
         ]
 
+    def _path_terms(self) -> PathTerms | None:
+        """Kinds of path that are walked, or None."""
+        c = self.config
+        check_range(c.path_weight > 0, self.name, "path_weight", "above 0", c.path_weight)
+        if c.paths == "none":
+            return None
+        kinds = path_kinds(self.graph)[: None if c.paths == "all" else 1]
+        return PathTerms(kinds, torch.full((len(kinds),), c.path_weight), self.history)
+
+    @property
+    def relation_weights(self) -> dict[str, float]:
+        """Weight of every kind of path as it stands."""
+        return {} if self.paths is None else self.paths.weights
+
     def init_weights(self, seed: int) -> None:
         """Normal vectors; gates that count alike; histories that are nearly means."""
         generator = torch.Generator().manual_seed(seed)
         self.items.reset(generator, self.config.init_scale)
         self.reader.reset(generator, self.config.init_scale)
+        with torch.no_grad():
+            self.users.copy_(torch.randn(self.users.shape, generator=generator) * self.config.init_scale)
         if self.head is not None:
             self.head.reset(generator)
+        if self.paths is not None:
+            self.paths.reset()
         self.forget()
 
     def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
@@ -230,7 +270,8 @@ class TwoView(VectorModel):
             places = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
             has = csr_array((np.ones(at.sum(), np.int32), places), shape=(users.size, aligned.size))
             together = np.stack((has.T @ has).nonzero()).astype(np.int64)
-        return Read(self.training_histories.of(users, edges), users, drawn, aligned, together)
+        walked = () if self.paths is None else self.paths.messages(users, edges, self.parallel)
+        return Read(self.training_histories.of(users, edges), users, drawn, aligned, together, walked)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories, items from one pass over the catalogue."""
@@ -243,12 +284,16 @@ class TwoView(VectorModel):
         items: Tensor = encoded.items
         return users, items if len(batch.items) == len(items) else items.index_select(0, batch.items)
 
+    def offsets(self, batch: Batch) -> Tensor | None:
+        """What paths add to the scores, [U, n_items]."""
+        return None if self.paths is None else self.paths(batch.messages.paths)
+
     def _side(self, users: Int64) -> Tensor | None:
-        """What relations of users with other nodes than items say, [n, dim]; None where there are none."""
-        if not self._sides:
-            return None
+        """Users' own vectors and what their relations with other nodes than items say, [n, dim]; None without any."""
         parts = [sparse_product(csr.take(users), self.items.table[nodes]) for csr, nodes in self._sides]
-        return torch.stack(parts).sum(0)
+        if len(self.users):
+            parts.append(self.users.index_select(0, torch.from_numpy(users).to(self.users.device)))
+        return torch.stack(parts).sum(0) if parts else None
 
     def loss(self, batch: Batch) -> Tensor:
         """The ranking loss, the contrast of the views, and the heavier head's loss."""
@@ -274,8 +319,11 @@ class TwoView(VectorModel):
         read, c, items = batch.messages, self.config, step.encoded.items
         generator = torch.Generator(items.device).manual_seed(batch.seed + 1)
         left, right = self._normal(step.users), self._normal(items)
+        offsets = self.offsets(batch)
         with torch.no_grad():
             scores = (left @ right.T).float()
+            if offsets is not None:
+                scores += offsets.detach() * c.temperature
             scores[:, torch.from_numpy(self._spared)] = -torch.inf
         known = _pairs(self.history.take(read.users), scores.device)
         negatives, excluded = hard_negatives(scores, known, c.top, c.candidates, generator)
@@ -286,7 +334,7 @@ class TwoView(VectorModel):
             plain = (left.index_select(0, owners) * right.index_select(0, candidates)).sum(1) / c.temperature
             added: Tensor = self.head(items, candidates, owners, step.keys, step.users, read.histories)
             total: Tensor = plain + added
-            return total
+            return total if offsets is None else total + offsets[owners, candidates]
 
         # a user's negatives are looked at once, and stand beside each of the user's positives
         owners = torch.arange(len(left), device=at.device).repeat_interleave(negatives.shape[1])
@@ -317,11 +365,12 @@ class TwoView(VectorModel):
 
     def score(self, users: Tensor) -> Tensor:
         """Products, and the top of each list looked at again if there is a head for it."""
-        scores = super().score(users)
-        if self.head is None:
-            return scores
+        products = super().score(users)
+        if self.head is None and self.paths is None:
+            return products
         rows = user_rows(users, self.graph.n_users)
-        return self._again(scores, self.training_histories.of(rows), rows, self.history.take(rows))
+        known = self.history.take(rows)
+        return self._again(self._with_paths(products, known, rows), self.training_histories.of(rows), rows, known)
 
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
@@ -333,8 +382,16 @@ class TwoView(VectorModel):
             given = self.training_histories.given(sequences.indptr, sequences.items)
         if not self._items.numel():
             self.refresh()
-        scores = self._normal(self._read(self._catalogue(), given, None)) @ self._items.T
-        return self._again(scores, given, None, rows)
+        products = self._normal(self._read(self._catalogue(), given, None)) @ self._items.T
+        return self._again(self._with_paths(products, rows, None), given, None, rows)
+
+    @torch.no_grad()
+    def _with_paths(self, products: Tensor, rows: Csr, users: Int64 | None) -> Tensor:
+        """Products on the scale of the loss, with what paths add to them; as they are if nothing is added."""
+        if self.head is None and self.paths is None:
+            return products
+        scores = products / self.config.temperature
+        return scores if self.paths is None else self.paths.add(scores, rows, users, self.parallel)
 
     def _catalogue(self) -> Tensor:
         """Vectors of the items, made once."""
@@ -358,13 +415,14 @@ class TwoView(VectorModel):
             owners = at.repeat_interleave(best.shape[1])
             of = self.head(items, best[at].flatten(), owners, keys, vectors, histories)
             added[at] = of.view(len(at), -1).to(scores.dtype)
-        scores = scores / c.temperature
         return raised(scores, best, scores.gather(1, best) + added)
 
     def forget(self) -> None:
         """Drop what was derived from earlier parameters."""
         super().forget()
         self._raw = torch.empty(0, device=self.items.table.device)
+        if self.paths is not None:
+            self.paths.forget()
 
     @property
     def view_shares(self) -> dict[str, dict[str, float]]:

@@ -277,7 +277,8 @@ class ProductModel(Trained):
         if batch.negative_at is None:
             scores = users @ items.T
             if offsets is not None:
-                scores = scores + offsets * c.temperature
+                among = offsets if len(items) == offsets.shape[1] else offsets.index_select(1, batch.items)
+                scores = scores + among * c.temperature
             return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
         u = users.index_select(0, batch.user_at)
         positive = (u * items.index_select(0, batch.item_at)).sum(1)
