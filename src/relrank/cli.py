@@ -310,6 +310,51 @@ def recommend(
 
 
 @app.command()
+def serve(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of fitted models, or of studies; the first is the default.", show_default=False),
+    ],
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the bearer token that requests must have.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with the models in its memory.")] = 1,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds between SIGTERM and the end of new connections.")
+    ] = 1.0,
+    max_history: Annotated[int, typer.Option(min=1, help="Longest history of a question, in items.")] = 2000,
+    index_from: Annotated[
+        int, typer.Option(min=1, help='Catalogues this large are searched through an index (extra "ann").')
+    ] = 200_000,
+) -> None:
+    """Answer over HTTP: lists, reasons, neighbours, titles; with a page to look at them.
+
+    A run that is replaced on disk, or SIGHUP, is taken over without a pause. SIGTERM drains. Needs the extra "serve".
+
+    Example: **relrank serve runs/ml-100k-loo --port 8000**
+    """
+    import logging
+
+    from relrank.serve.asked import Limits
+    from relrank.serve.process import Options, names_of
+    from relrank.serve.process import serve as answer
+
+    token = None
+    if token_env is not None and not (token := os.environ.get(token_env)):
+        raise InputError(
+            "no token", where="relrank serve --token-env", found="nothing there",
+            expected=f"the token in the environment variable {token_env}",
+        )  # fmt: skip
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    options = Options(
+        names_of(runs), host, port, token, workers, grace, index_from=index_from, limits=Limits(history=max_history)
+    )
+    answer(options, lambda text: print(text, flush=True))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished study.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,

@@ -8,6 +8,8 @@ from relrank.errors import InputError
 
 Id = int | str
 """An outside id: a whole number or text, as in the tables."""
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable: the folder where several processes write their measures, which each of them then sums up."""
 
 
 class RequestError(InputError):

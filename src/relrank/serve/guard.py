@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
+from relrank.serve.asked import SHARED
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,8 +24,6 @@ log = logging.getLogger("relrank.serve")
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LENGTHS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable: the folder where several processes write their measures, which each of them then sums up."""
 
 
 class Measures:

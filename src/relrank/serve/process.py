@@ -1,0 +1,380 @@
+"""The server as a process: runs are loaded, watched and replaced; signals drain it; workers share one address.
+
+SIGTERM: /health says "draining" and every answer closes its connection; after ``grace`` seconds nothing new is
+accepted, and the process ends when what is in progress is answered. A second signal skips the rest of the grace.
+SIGHUP loads all runs again; a run whose ``run.json`` or parameters were replaced is loaded by itself. What is being
+answered meanwhile ends on the old run, and a run that cannot be loaded leaves the old one in its place.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from relrank.errors import InputError
+from relrank.serve.asked import SHARED, Limits
+from relrank.serve.index import FROM_ITEMS
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from relrank.serve.service import Served, Service
+
+log = logging.getLogger("relrank.serve")
+
+Say = Callable[[str], None]
+Stamp = tuple[tuple[int, int, int], ...]
+
+DRAINED_SECONDS = 30
+"""What is in progress when the grace is over has so long to end."""
+START_SECONDS = 5.0
+"""A worker that ends sooner than this is not started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is served, and how.
+
+    Attributes:
+        folders: of the runs, by the names that they are served under; the first is the default.
+        host: name or address to listen on.
+        port: 0 takes a free one.
+        token: bearer token; None for none.
+        workers: processes, each with runs of its own in memory.
+        grace: seconds between SIGTERM and the end of new connections.
+        poll: seconds between two looks at the folders.
+        index_from: see ``Served``.
+        limits: of a question.
+    """
+
+    folders: Mapping[str, Path]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = field(default=None, repr=False)
+    workers: int = 1
+    grace: float = 1.0
+    poll: float = 2.0
+    index_from: int = FROM_ITEMS
+    limits: Limits = field(default_factory=Limits)
+
+
+def names_of(folders: Sequence[Path]) -> dict[str, Path]:
+    """Runs by a name each: the folder's, a study's for its winner; a second of that name gets a number.
+
+    Raises:
+        InputError: a folder holds no run.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        at = folder.absolute()  # a link may point elsewhere tomorrow
+        if not (at / "run.json").is_file() and (at / "winner" / "run.json").is_file():
+            at = at / "winner"
+        if not (at / "run.json").is_file():
+            raise InputError(
+                "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study",
+                found="none",
+            )  # fmt: skip
+        name = base = at.parent.name if at.name == "winner" else at.name
+        number = 2
+        while name in named:
+            name, number = f"{base}-{number}", number + 1
+        named[name] = at
+    return named
+
+
+def serve(options: Options, say: Say = print) -> None:
+    """Answer until a signal says otherwise.
+
+    Raises:
+        InputError: a run cannot be loaded, or the address cannot be used.
+    """
+    _load_web()
+    listener = _listening(options.host, options.port)
+    if options.token is None and not _is_loopback(options.host):
+        say(f"note: no token is asked for, and {options.host} may be reached from elsewhere (see --token-env)")
+    with listener:
+        if options.workers == 1:
+            _work(options, listener, say, lambda: say(_address(listener)))
+        else:
+            _Workers(options, listener, say).run()
+
+
+def load(options: Options, name: str) -> Served:
+    """One of the runs, ready to answer.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from relrank.serve.service import Served
+    from relrank.study.fitted import load_run
+
+    return Served(name, load_run(options.folders[name]), options.limits, options.index_from)
+
+
+def describe(served: Served) -> str:
+    """A run in two lines, as it is announced."""
+    note = served.run.note
+    lists = "exact lists" if served.index is None else f"index of item vectors: {served.index.quality}"
+    where = "" if served.quick else ", in threads"
+    return (
+        f"{served.name}: {note['model']} on {note['arm']}, {note['protocol']}; "
+        f"{served.n_users:,} users, {served.n_items:,} items\n  {lists}; {served.seconds * 1000:.1f} ms each{where}"
+    )
+
+
+class Watcher(threading.Thread):
+    """Looks after the folders of the runs, and replaces a run when another is there.
+
+    Args:
+        service: what serves them.
+        options: the folders, and how often to look.
+        app: its ``state.problems`` says what could not be loaded, its ``state.measures`` counts.
+    """
+
+    def __init__(self, service: Service, options: Options, app: FastAPI) -> None:
+        super().__init__(name="relrank-watcher", daemon=True)
+        self._service, self._options, self._app = service, options, app
+        self._stamps = {name: _stamp(folder) for name, folder in options.folders.items()}
+        self._all, self._wake = False, threading.Event()
+        self._stopped = False
+
+    def run(self) -> None:
+        """Look, until stopped."""
+        while not self._stopped:
+            self._wake.wait(self._options.poll)
+            self._wake.clear()
+            every, self._all = self._all, False
+            if not self._stopped:
+                self.look(every)
+
+    def reload(self) -> None:
+        """Load all runs again, soon."""
+        self._all = True
+        self._wake.set()
+
+    def stop(self) -> None:
+        """No more of it."""
+        self._stopped = True
+        self._wake.set()
+
+    def look(self, every: bool = False) -> None:
+        """Load the runs that changed, or every one."""
+        for name, folder in self._options.folders.items():
+            stamp = _stamp(folder)
+            # between two runs the folder may be gone for a moment
+            if stamp is None or (stamp == self._stamps[name] and not every):
+                continue
+            self._stamps[name] = stamp
+            try:
+                self._service.replace(name, load(self._options, name))
+            except Exception as error:  # whatever is wrong with a folder, the run in memory is right
+                log.exception("run %s cannot be loaded; the one before it is still served", name)
+                self._app.state.problems = {**self._app.state.problems, name: " ".join(str(error).split())[:500]}
+                self._app.state.measures.failed.labels(name).inc()
+                continue
+            log.warning("run %s was loaded again", name)
+            self._app.state.problems = {n: what for n, what in self._app.state.problems.items() if n != name}
+            self._app.state.measures.loaded.labels(name).set(time.time())
+            _settle_memory()
+
+
+def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[], None]) -> None:
+    """One process of the server, from loading to the last answer."""
+    import uvicorn
+
+    from relrank.serve.app import make_app
+    from relrank.serve.service import Service
+
+    runs = {name: load(options, name) for name in options.folders}
+    for served in runs.values():
+        say(describe(served))
+    service = Service(runs, options.limits)
+    app = make_app(service, token=options.token)
+    watcher = Watcher(service, options, app)
+
+    class Server(uvicorn.Server):
+        """One that says that it drains before it does."""
+
+        ends: float | None = None
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            del frame
+            app.state.draining = True
+            again = self.ends is not None
+            self.ends = time.monotonic() + (options.grace if sig == signal.SIGTERM and not again else 0)
+
+        async def on_tick(self, counter: int) -> bool:
+            self.should_exit |= self.ends is not None and time.monotonic() >= self.ends
+            return await super().on_tick(counter)
+
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
+        timeout_keep_alive=30, timeout_graceful_shutdown=DRAINED_SECONDS,
+    )  # fmt: skip
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: watcher.reload())
+    _settle_memory()
+    watcher.start()
+    try:
+        Server(config).run([listener])
+    finally:
+        watcher.stop()
+
+
+def _settle_memory() -> None:
+    """What is loaded stays: it need not be looked through for cycles again and again."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+class _Workers:
+    """Processes that accept at one address; whichever ends is started again, unless it ends as soon as it starts."""
+
+    def __init__(self, options: Options, listener: socket.socket, say: Say) -> None:
+        self._options, self._listener, self._say = options, listener, say
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = False
+        self._workers: dict[Any, float] = {}
+
+    def run(self) -> None:
+        """Until a signal, or a worker that does not start.
+
+        Raises:
+            InputError: a worker did not start.
+        """
+        measures = tempfile.mkdtemp(prefix="relrank-measures-")
+        os.environ[SHARED] = measures
+        before = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        if hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
+        try:
+            ready = [self._start(first=number == 0) for number in range(self._options.workers)]
+            while not all(event.is_set() for event in ready):
+                self._look_after()
+            self._say(_address(self._listener))
+            while self._workers:
+                self._look_after()
+        finally:
+            self._stop()
+            for worker in self._workers:
+                worker.join(self._options.grace + DRAINED_SECONDS + 5)
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+            os.environ.pop(SHARED, None)
+            shutil.rmtree(measures, ignore_errors=True)
+
+    def _start(self, first: bool = False) -> Any:
+        ready = self._context.Event()
+        worker = self._context.Process(
+            target=_worker, args=(self._options, self._listener, ready, first), name="relrank-worker"
+        )
+        worker.start()
+        self._workers[worker] = time.monotonic()
+        return ready
+
+    def _look_after(self) -> None:
+        gone = wait([worker.sentinel for worker in self._workers], 0.2)
+        for worker in [w for w in self._workers if w.sentinel in gone]:
+            began = self._workers.pop(worker)
+            worker.join()
+            if self._stopping:
+                continue
+            if time.monotonic() - began < START_SECONDS:
+                raise InputError(
+                    "a worker does not start", where="relrank serve", expected="one that goes on",
+                    found=f"exit code {worker.exitcode}; the reason stands above",
+                )  # fmt: skip
+            log.error("a worker ended with exit code %s and is started again", worker.exitcode)
+            self._start()
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        self._tell(signal.SIGTERM)
+
+    def _tell(self, sig: int) -> None:
+        for worker in self._workers:
+            if worker.pid is not None and worker.exitcode is None:
+                os.kill(worker.pid, sig)
+
+
+def _worker(options: Options, listener: socket.socket, ready: Any, first: bool) -> None:
+    """A process of ``_Workers``; the first one says for all what is served."""
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    try:
+        _work(options, listener, print if first else lambda _: None, ready.set)
+    except (InputError, OSError) as error:
+        log.error("%s", error)
+        raise SystemExit(2) from None
+
+
+def _load_web() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "an extra is not installed", where="relrank serve", expected='pip install "relrank[serve]"',
+            found=f"no module {error.name}",
+        ) from None  # fmt: skip
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        InputError: the address is none, or is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except OSError:
+            listener.close()
+            raise
+        return listener
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            "address cannot be used", where=f"{host}, port {port}", expected="a free port of this machine",
+            found=str(error),
+        ) from None  # fmt: skip
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"serving on http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _stamp(folder: Path) -> Stamp | None:
+    """What changes when a run is replaced; None while there is none."""
+    try:
+        found = [(folder / name).stat() for name in ("run.json", "model.safetensors")]
+    except OSError:
+        return None
+    return tuple((f.st_ino, f.st_mtime_ns, f.st_size) for f in found)
