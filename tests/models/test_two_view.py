@@ -413,7 +413,9 @@ def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates(paths):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("paths", "kinds"), [("interactions", {"chose"}), ("all", {"chose", "has_tag", "similar"})])
+@pytest.mark.parametrize(
+    ("paths", "kinds"), [("interactions", {"chose"}), ("all", {"chose", "has_review", "has_tag", "similar"})]
+)
 def test_paths_add_what_they_add_in_path_fusion(paths, kinds):
     """Scores are products over the temperature and path fusion's second part, for users and for new histories."""
     graph = written()
@@ -421,7 +423,7 @@ def test_paths_add_what_they_add_in_path_fusion(paths, kinds):
     left_out = {name: 0.0 for name in graph.relations if name not in kinds}
     paths_alone = PathFusion(graph, PathFusionConfig(dim=4, weight=0.7, weights=left_out, user_vectors=False))
     paths_alone.table.zero_()
-    assert set(walking.relation_weights) == set(paths_alone.relation_weights) - {"has_review"} == kinds
+    assert set(walking.relation_weights) == set(paths_alone.relation_weights) == kinds
     users, histories = torch.arange(graph.n_users), [torch.tensor([3, 40]), torch.tensor([], dtype=torch.int64)]
     for ask, of in (("score", users), ("fold_in", histories)):
         products, added = (getattr(m, ask)(of) for m in (plain, paths_alone))
