@@ -79,15 +79,15 @@ class FewerLinks:
         column, value = (np.concatenate([row[side] for row in rows]) for side in (0, 1))
         inputs = Csr.from_pairs(np.repeat(np.arange(len(rows)), lengths), column, (len(rows), len(b)), value)
         scores = rows_times_dense(inputs, b).astype(np.float64)
-        changes = {at: self._change(cut) for at, cut in enumerate(cuts) if cut.relation is not None}
+        changes = {cut: self._change(cut) for cut in dict.fromkeys(cuts) if cut.relation is not None}
         if not changes:
             return scores
-        columns = self._changed_columns(cuts, changes)  # C of all cuts, side by side
+        columns = self._changed_columns(changes)  # C of all cuts, side by side
         scaled = (columns * p).astype(np.float32)
         through = -(b @ scaled.T).astype(np.float64)  # P C
         through[:n] += scaled.T
         start = 0
-        for at, (weight, changed, _) in changes.items():
+        for cut, (weight, changed, _) in changes.items():
             k = changed.size
             c, pc = columns[start : start + k], through[:, start : start + k]
             start += k
@@ -97,13 +97,14 @@ class FewerLinks:
             inner = np.vstack([pu[changed], c @ pu[:n]])
             inner[:k, k:] += np.eye(k) / weight
             inner[k:, :k] += np.eye(k) / weight
-            z = inputs.take(np.array([at]))
-            own = np.zeros(n)
-            own[z.indices[z.indices < n]] = z.data[z.indices < n]
-            zp = p * (own - scores[at])
             solved = np.linalg.solve(inner, pu[:n].T)
-            zp -= (z.data.astype(np.float64) @ pu[z.indices]) @ solved
-            scores[at] = own - zp / (p - np.einsum("ik,ki->i", pu[:n], solved))
+            diagonal = p - np.einsum("ik,ki->i", pu[:n], solved)
+            for at in (at for at, other in enumerate(cuts) if other == cut):
+                z = inputs.take(np.array([at]))
+                own = np.zeros(n)
+                own[z.indices[z.indices < n]] = z.data[z.indices < n]
+                zp = p * (own - scores[at]) - (z.data.astype(np.float64) @ pu[z.indices]) @ solved
+                scores[at] = own - zp / diagonal
         return scores
 
     def _change(self, cut: Cut) -> _Change:
@@ -128,24 +129,23 @@ class FewerLinks:
             self.weights[cut.relation], changed, Csr(old.indptr, old.indices, data.astype(np.float32), old.n_cols)
         )
 
-    def _changed_columns(self, cuts: Sequence[Cut], changes: dict[int, _Change]) -> Float64:
+    def _changed_columns(self, changes: dict[Cut, _Change]) -> Float64:
         """C of every cut, transposed, one below the other: float64 [Σ|S|, n_items]."""
-        parts: dict[int, Float64] = {}
-        for name in {cuts[at].relation for at in changes}:
+        parts: dict[Cut, Float64] = {}
+        for name in {cut.relation for cut in changes}:
             assert name is not None
-            mine = [at for at in changes if cuts[at].relation == name]
-            stacked = _below([changes[at].difference for at in mine])
+            mine = [cut for cut in changes if cut.relation == name]
+            stacked = _below([changes[cut].difference for cut in mine])
             if name not in self._columns:
                 self._columns[name] = self.rows[name].transpose()
             products: Float32 = products_by_row(stacked, self._columns[name])
             start = 0
-            for at in mine:
-                _, rows, difference = changes[at]
-                parts[at] = products[start : start + rows.size].astype(np.float64)
+            for cut in mine:
+                _, rows, difference = changes[cut]
+                parts[cut] = products[start : start + rows.size].astype(np.float64)
                 start += rows.size
-                among = products_by_row(difference, difference.transpose())
-                parts[at][:, rows] += 0.5 * among
-        return np.concatenate([parts[at] for at in changes])
+                parts[cut][:, rows] += 0.5 * products_by_row(difference, difference.transpose())
+        return np.concatenate([parts[cut] for cut in changes])
 
 
 def _below(parts: Sequence[Csr]) -> Csr:

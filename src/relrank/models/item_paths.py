@@ -166,9 +166,7 @@ def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
         if relation.undirected:
             own = np.arange(rows.n_rows, dtype=np.int32)
             row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
-            data = np.concatenate(
-                [rows.data, np.full(own.size, 0.5, np.float32)]
-            )  # direct: ½ Â_ji + Â_ij ½
+            data = np.concatenate([rows.data, np.full(own.size, 0.5, np.float32)])  # direct: ½ Â_ji + Â_ij ½
             yield _Links(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
         elif relation.source == graph.item:
             yield _Links(name, relation.target, rows, weight, False)

@@ -1,0 +1,261 @@
+"""What a model says once a few edges are gone: items of a user's history, and links of items.
+
+- A closed form is solved again on the graph without the links: relational EASE by a low-rank change of its inverse
+  (``relrank.models.fewer_links``), others from scratch. Interactions stay in what is solved: a user's training row
+  counts on in ``XᵀX`` (other people's recommendations do not change), only the row that is scored loses an item.
+- A model with gradients is built on the graph without the links, with the parameters that it has; nothing is trained
+  again. Where the user's own vector comes from the graph, their edge leaves that graph. Where it comes from training
+  alone, no edge can be taken from it: then the history is folded in, for the scores with everything there as for
+  those without (``Asked.folded``).
+
+The answer is exact for closed forms and for propagation that is linear given its parameters. For other models it is
+not: their parameters have seen what is gone, and a deletion is all that can be said. Nor is it where a model cannot
+be built on the smaller graph; then only the history is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.errors import InputError
+from relrank.graph.cuts import Cut, without_links, without_user_edges
+from relrank.graph.graph import Graph
+from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
+from relrank.models.ease import EASE
+from relrank.models.fewer_links import FewerLinks
+from relrank.models.flat_filter import FlatFilter
+from relrank.models.item_knn import ItemKNN
+from relrank.models.lightgcn import RelationalLightGCN
+from relrank.models.relational_ease import RelationalEASE
+from relrank.models.xsimgcl import XSimGCL
+
+NO_LINKS = Cut(None, ())
+
+ADDS_UP = (EASE, RelationalEASE, ItemKNN)
+"""Models whose scores are sums over the items of a history."""
+SOLVED_ON_INTERACTIONS = (FlatFilter,)
+"""Closed forms whose solution the relations do not enter: they act when it scores."""
+LINEAR = (RelationalLightGCN, XSimGCL)
+"""Models with gradients whose propagation is linear, given the parameters."""
+
+
+class Deletion(NamedTuple):
+    """What goes.
+
+    Attributes:
+        item: of the history; None if all of it stays.
+        cut: links.
+    """
+
+    item: int | None
+    cut: Cut
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asks.
+
+    Attributes:
+        user: row; None for a history.
+        items: the history, oldest first where there is an order, each once.
+        weights: of its entries.
+        beside: columns and values beside the items in what relational EASE scores.
+        open: bool [n_items], the candidates: neither in the history nor hidden. They stay the same whatever goes.
+        from_graph: whether the user's edges are taken out of the graph, instead of a history.
+        folded: whether a history stands for a user whose vector is fixed.
+        scores: float64 [n_items], with everything there.
+    """
+
+    user: int | None
+    items: Int64
+    weights: Float64
+    beside: tuple[Int32, Float32]
+    open: npt.NDArray[np.bool_]
+    from_graph: bool
+    folded: bool
+    scores: Float64
+
+    def rank(self, scores: Float64, target: int) -> float:
+        """1-based expected rank: one, the other candidates above, and half of those that score the same."""
+        others = scores[self.open]
+        equal = float((others == scores[target]).sum()) - float(self.open[target])
+        return 1.0 + float((others > scores[target]).sum()) + equal / 2
+
+
+class Counterfactuals:
+    """Scores of one model without edges.
+
+    Args:
+        model: fitted.
+        graph: what it was fitted on.
+    """
+
+    def __init__(self, model: Recommender, graph: Graph) -> None:
+        self.model, self.graph = model, graph
+        self.low_rank = FewerLinks(model) if isinstance(model, RelationalEASE) else None
+        self.exact = isinstance(model, ClosedForm) or type(model) in LINEAR
+        self.adds_up = isinstance(model, ADDS_UP)
+        self._saved: dict[str, Tensor] | None = None
+
+    def asked(self, user: int | None, history: Sequence[int] | None, hidden: Sequence[int] = ()) -> Asked:
+        """Who asks, with their scores.
+
+        Args:
+            user: row, for a user of the graph.
+            history: item rows, oldest first, for anybody else; an item that occurs twice counts once, where it
+                occurs last. One of the two.
+            hidden: item rows that are no candidates beside those of the history.
+
+        Raises:
+            InputError: a row outside the graph, both or neither of user and history, scores that are not finite.
+        """
+        if (user is None) == (history is None):
+            raise InputError(
+                "nobody, or two, to answer", where="user, history", expected="one of the two",
+                found="neither" if user is None else "both",
+            )  # fmt: skip
+        graph = self.graph
+        if user is not None:
+            user = int(user_rows(torch.tensor([user]), graph.n_users)[0])
+            edges = np.flatnonzero(graph.interactions.src == user)
+            if graph.places is not None:
+                edges = edges[np.argsort(graph.places[edges])]
+            items = graph.interactions.dst[edges].astype(np.int64)
+            weights = graph.interactions.weight[edges].astype(np.float64)
+        else:
+            rows = np.array(history, np.int64)
+            history_rows([torch.from_numpy(rows)], graph.n_items)  # refuses rows outside
+            items = rows[np.sort(rows.size - 1 - np.unique(rows[::-1], return_index=True)[1])]
+            weights = np.ones(items.size)
+        open_ = np.ones(graph.n_items, np.bool_)
+        open_[history_rows([torch.tensor(list(hidden), dtype=torch.int64)], graph.n_items).indices] = False
+        open_[items] = False
+        beside = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        fixed = from_graph = False
+        if user is not None and isinstance(self.model, RelationalEASE):
+            beside = self.model.beside(user)
+        elif user is not None and not self.model.from_history:
+            fixed = self._fixed(user)
+            from_graph = not fixed
+        asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0))
+        if from_graph or (user is not None and self.adds_up):
+            scores = _numbers(self.model.score, torch.tensor([user])).ravel()
+        else:
+            scores = self._folded(self.model, asked, [None]).ravel()
+        if not np.isfinite(scores).all():
+            raise InputError(
+                "scores are not finite", where=f"model {self.model.name}", expected="finite numbers", found="others"
+            )
+        return replace(asked, scores=scores)
+
+    def _fixed(self, user: int) -> bool:
+        """Whether a user's scores stay what they are when all their edges leave the graph, or cannot be had then."""
+        try:
+            other = self._rebuilt(without_user_edges(self.graph, user), self._state(NO_LINKS))
+        except (RuntimeError, ValueError, KeyError):
+            return True
+        rows = torch.tensor([user])
+        return bool(np.array_equal(_numbers(other.score, rows), _numbers(self.model.score, rows)))
+
+    def histories(self, asked: Asked, items: Sequence[int | None]) -> Float64:
+        """Scores without one item of the history each (None: with all), by sums or by folding in: [n, n_items].
+
+        Where ``asked.from_graph``, they are near what ``without`` says, and cheaper.
+        """
+        if not self.adds_up or not items:
+            return self._folded(self.model, asked, items)
+        weight: dict[int | None, float] = dict(zip(asked.items.tolist(), asked.weights.tolist(), strict=True))
+        rows = [torch.tensor([] if item is None else [item], dtype=torch.int64) for item in items]
+        return asked.scores - np.array([weight.get(item, 0.0) for item in items])[:, None] * _numbers(
+            self.model.fold_in, rows
+        )
+
+    def without(self, asked: Asked, deletions: Sequence[Deletion]) -> tuple[Float64, list[bool]]:
+        """Scores under each deletion, float64 [n, n_items], and whether they are exact."""
+        scores, exact = np.empty((len(deletions), self.graph.n_items)), [self.exact] * len(deletions)
+        at_once, folded, rebuilt = [], [], []
+        for at, deletion in enumerate(deletions):
+            if self.low_rank is not None and self.low_rank.fits(deletion.cut):
+                at_once.append(at)
+            elif deletion.cut.relation is None and not asked.from_graph:
+                folded.append(at)
+            else:
+                rebuilt.append(at)
+        if self.low_rank is not None and at_once:
+            inputs = [self._input(asked, deletions[at].item) for at in at_once]
+            scores[at_once] = self.low_rank.scores(inputs, [deletions[at].cut for at in at_once])
+        if folded:
+            scores[folded] = self.histories(asked, [deletions[at].item for at in folded])
+        by_cut: dict[Cut, list[int]] = {}
+        for at in rebuilt:
+            by_cut.setdefault(deletions[at].cut, []).append(at)
+        for cut, places in by_cut.items():
+            items = [deletions[at].item for at in places]
+            try:
+                scores[places] = self._built_again(asked, cut, items)
+            except (RuntimeError, ValueError, KeyError):  # the class, or its parameters, do not fit the smaller graph
+                scores[places] = self._folded(self.model, asked, items)
+                for at in places:
+                    exact[at] = False
+        return scores, exact
+
+    def _built_again(self, asked: Asked, cut: Cut, items: Sequence[int | None]) -> Float64:
+        """Scores of the model on the graph without some links, and without one item of the history each."""
+        graph, state = without_links(self.graph, cut), self._state(cut)
+        if asked.from_graph:
+            assert asked.user is not None
+            graphs = (graph if item is None else without_user_edges(graph, asked.user, item) for item in items)
+            user = torch.tensor([asked.user])
+            return np.concatenate([_numbers(self._rebuilt(g, state).score, user) for g in graphs])
+        model = self._rebuilt(graph, state)
+        if isinstance(model, RelationalEASE):
+            return FewerLinks(model).scores([self._input(asked, item) for item in items], [NO_LINKS] * len(items))
+        return self._folded(model, asked, items)
+
+    def _state(self, cut: Cut) -> dict[str, Tensor]:
+        """Solution or parameters of the model without some links."""
+        kind: Any = type(self.model)
+        if cut.relation is not None and issubclass(kind, ClosedForm) and not issubclass(kind, SOLVED_ON_INTERACTIONS):
+            return kind(without_links(self.graph, cut), self.model.config).solve().state()  # type: ignore[no-any-return]
+        if self._saved is None:
+            self._saved = self.model.state()
+        return self._saved
+
+    def _rebuilt(self, graph: Graph, state: dict[str, Tensor]) -> Recommender:
+        """The model's class on another graph."""
+        kind: Any = type(self.model)
+        model: Recommender = kind(graph, self.model.config)
+        model.load_state(state)
+        if isinstance(model, nn.Module) and isinstance(self.model, nn.Module):
+            model.to(next((p.device for p in self.model.parameters()), torch.device("cpu")))
+        return model
+
+    def _input(self, asked: Asked, item: int | None) -> tuple[Int64, Float32]:
+        """Columns and values of what relational EASE scores."""
+        kept = asked.items != (-1 if item is None else item)
+        columns = np.concatenate([asked.items[kept], asked.beside[0].astype(np.int64) + self.graph.n_items])
+        return columns, np.concatenate([asked.weights[kept].astype(np.float32), asked.beside[1]])
+
+    def _folded(self, model: Recommender, asked: Asked, items: Sequence[int | None]) -> Float64:
+        """Scores of the history without one item each, float64 [n, n_items]."""
+        kept = [asked.items != (-1 if item is None else item) for item in items]
+        if not isinstance(model, FromHistory):
+            return _numbers(model.fold_in, [torch.from_numpy(asked.items[k]) for k in kept])
+        rows = np.repeat(np.arange(len(kept)), [k.sum() for k in kept])
+        columns, weights = (np.concatenate([a[k] for k in kept]) for a in (asked.items, asked.weights))
+        return _numbers(model.score_rows, Csr.from_pairs(rows, columns, (len(kept), self.graph.n_items), weights))
+
+
+def _numbers(score: Callable[[Any], Tensor], of: Any) -> Float64:
+    """Scores as float64 on the CPU."""
+    with torch.no_grad():
+        scores: Float64 = score(of).float().numpy(force=True).astype(np.float64)
+    return scores
