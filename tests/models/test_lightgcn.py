@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
+from relrank.models.base import history_rows
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
@@ -106,19 +107,26 @@ def test_without_relations_it_is_pygs_lightgcn(layers):
     torch.testing.assert_close(model.propagate(), theirs.get_embedding(both), atol=1e-6, rtol=1e-4)
 
 
-@LOSSES
-def test_fold_in_is_what_the_layers_would_gather(loss):
-    """Σ_i 1/√(d_u d_i) · mean of the items' layers 0 … L−1, against the propagated items."""
-    model = new(layers=2, **loss)
+def test_what_the_layers_would_gather():
+    """Σ_i 1/√(d_u d_i) · mean of the items' layers 0 … L−1."""
+    model = new(layers=2)
     history = [3, 50, 77]
-    z, gathered = by_the_formula(model, 2), by_the_formula(model, 1)
+    gathered = by_the_formula(model, 1)
     degree = np.bincount(model.graph.interactions.dst, minlength=N_ITEMS)
     user = sum(gathered[N_USERS + i] / np.sqrt(3 * degree[i]) for i in history)
-    items = z[N_USERS : N_USERS + N_ITEMS]
-    if loss is SOFTMAX:
-        user, items = user / np.linalg.norm(user), items / np.linalg.norm(items, axis=1, keepdims=True)
-    found = model.fold_in([torch.tensor(history)])[0]
-    np.testing.assert_allclose(found.numpy(), items @ user, atol=1e-5)
+    rows = history_rows([torch.tensor(history)], N_ITEMS)
+    np.testing.assert_allclose(model.gather(rows)[0].detach().numpy(), user, atol=1e-6)
+
+
+@LOSSES
+def test_a_history_becomes_a_vector_as_long_as_those_of_trained_users(loss):
+    model = new(layers=2, **loss)
+    scores, vectors = model.score(USERS), model.encode_histories(history_rows([torch.tensor([3, 50])], N_ITEMS))
+    users = by_the_formula(model, 2)[:N_USERS]
+    length = 1.0 if loss is SOFTMAX else np.linalg.norm(users, axis=1).mean()
+    assert float(vectors.norm()) == pytest.approx(length, rel=1e-4)
+    assert torch.allclose(model.fold_in([torch.tensor([50, 3])])[0], vectors[0] @ model._items.T, atol=1e-5)
+    assert float(scores.std()) == pytest.approx(float(model.fold_in([torch.tensor([50, 3])]).std()), rel=0.9)
 
 
 def test_bpr_loss_by_hand():

@@ -240,7 +240,7 @@ class Hybrid(RelationalLightGCN):
 
     def encode_histories(self, rows: Csr) -> Tensor:
         """What the layers would gather for new users, fused with features that are all missing."""
-        g = super().encode_histories(rows)
+        g = self.gather(rows)
         if "user" not in self.fusions:
             return g
         fusion = self._fusion("user")
