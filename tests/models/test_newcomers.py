@@ -70,7 +70,7 @@ def test_newcomers_of_a_planted_graph_find_their_group():
 
     model.init_weights(0)
     untrained = hits()
-    fit(model, TrainConfig(epochs=8, batch=512, lr=0.05, every=8, device="cpu"), lambda: 1.0, seed=0)
+    fit(model, TrainConfig(epochs=15, batch=512, lr=0.02, every=15, device="cpu"), lambda: 1.0, seed=0)
     trained = hits()
-    assert trained > untrained + 0.15
+    assert trained > untrained + 0.15, (trained, untrained)
     assert trained > 0.4
