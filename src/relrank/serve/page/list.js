@@ -2,6 +2,7 @@
 
 import { count, el, number, plural, titleOf } from "./dom.js";
 
+const NODES = 12; // named of those that a reason goes through
 let serial = 0; // rows made so far, for ids
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -18,9 +19,9 @@ export class List {
     this.root = el("section", { class: "column" }, el("h2", {}, this.title, " ", this.kind), this.note, this.body, this.foot);
   }
 
-  /** Reasons of somebody else are no reasons. */
-  forget() {
-    for (const row of this.rows.values()) row.forget();
+  /** Reasons of somebody else are no reasons; nor, in rows left open, those under other weights. */
+  forget({ closed = true } = {}) {
+    for (const row of this.rows.values()) row.forget(closed);
   }
 
   clear() {
@@ -121,8 +122,12 @@ export class List {
       marks.replaceChildren(...[before && moveMark(now.place, before.get(key)), there && thereMark(there.get(key))].filter(Boolean));
       root.classList.toggle("both", Boolean(there?.has(key)));
       add.hidden = !own;
+      if (!reasons.hidden) open(true);
     };
-    const forget = () => (open(false), reasons.replaceChildren());
+    const forget = (closed) => {
+      reasons.replaceChildren();
+      if (closed) open(false);
+    };
     return { root, update, forget };
   }
 
@@ -172,7 +177,7 @@ function glide(node, from) {
 
 function reasonsOf(answer, filters, only) {
   const { reasons, rank, score } = answer;
-  const intro = el("p", { class: "note" }, `Place ${count(rank)}, score ${number(score)}. Each reason was taken away and the model asked again.`);
+  const intro = el("p", { class: "note" }, `Place ${count(rank)} of all that they have not chosen, score ${number(score)}. Without a path, that is without their choice and the links on it, the model was asked again.`);
   if (!reasons.length) return [el("p", { class: "note" }, "The model names no path from the history to this one.")];
   const most = Math.max(...reasons.map((reason) => Math.abs(reason.strength)));
   return [intro, el("ol", { class: "paths" }, reasons.map((reason) => reasonOf(reason, { rank, score, most, filters, only })))];
@@ -181,7 +186,7 @@ function reasonsOf(answer, filters, only) {
 function reasonOf(reason, { rank, score, most, filters, only }) {
   const fill = el("span", { class: "fill" });
   fill.style.width = `${(most > 0 ? (100 * Math.abs(reason.strength)) / most : 0).toFixed(1)}%`;
-  const through = reason.through.map((node) => {
+  const through = reason.through.slice(0, NODES).map((node) => {
     const name = node.name ?? String(node.id);
     if (!filters.includes(reason.relation)) return el("span", { class: "tag" }, name);
     const traits = { type: "button", class: "tag", title: `Only items with ${reason.relation} ${name}`, onclick: () => only(reason.relation, String(node.id)) };
@@ -198,6 +203,7 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
       el("span", { class: "via" }, titleOf(reason.via)),
       el("span", { class: "step" }, el("span", { "aria-hidden": "true" }, "→ "), reason.relation),
       through,
+      reason.through.length > NODES && el("span", { class: "step" }, `and ${count(reason.through.length - NODES)} more`),
     ),
     el(
       "dl",

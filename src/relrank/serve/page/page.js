@@ -18,7 +18,7 @@ let lists = []; // what is shown: {list, run, weights, items, total, next}
 let before = null; // places under the fitted weights, where weights were moved
 let asked = null; // the questions under way
 let solving = null; // the one question under way that has the model solved under other weights
-let who = ""; // whose rows are drawn
+let who = ""; // whose reasons the rows have
 const titles = new Map(JSON.parse(sessionStorage.getItem(TITLES) ?? "[]"));
 
 const runOf = (name) => runs.find((run) => run.name === name);
@@ -41,38 +41,29 @@ function remember(item) {
 
 /* questions */
 
-/** The body of POST /recommend for a list. */
-function question({ name, weights }, k, offset) {
-  const body = { run: name, k, offset, exclude_seen: state.exclude };
-  if (state.mode === "user") body.user = state.user;
-  else body.history = state.history;
-  if (state.with.length) body.with = state.with;
-  if (weights && Object.keys(weights).length) body.weights = weights;
-  return body;
-}
+const weighed = ({ weights }) => weights !== null && Object.keys(weights).length > 0;
 
 /**
- * A page of a list. Other weights mean another model, which the server solves to its end whether or not it is still
- * wanted: such questions wait for each other here, and those called off meanwhile are never sent.
+ * The answer to a question about whoever is named, of one list's model.
+ *
+ * Other weights mean another model, which the server solves to its end whether or not it is still wanted: such
+ * questions wait for each other here, and those called off meanwhile are never sent.
  */
-async function recommend(list, k, offset, signal) {
-  if (!list.weights || !Object.keys(list.weights).length) return ask("recommend", { body: question(list, k, offset), signal });
+async function question(path, list, asks, signal = null) {
+  const body = { run: list.name, ...(state.mode === "user" ? { user: state.user } : { history: state.history }), ...asks };
+  if (!weighed(list)) return ask(path, { body, signal });
+  body.weights = list.weights;
   while (solving) {
     await solving;
-    signal.throwIfAborted();
+    signal?.throwIfAborted();
   }
-  const answer = ask("recommend", { body: question(list, k, offset) });
+  const answer = ask(path, { body });
   const mine = (solving = answer.catch(() => null).finally(() => (solving = solving === mine ? null : solving)));
   return answer;
 }
 
-function explain(list, item) {
-  if (state.mode === "user") {
-    const path = `explain/${encodeURIComponent(state.user)}/${encodeURIComponent(item.item)}`;
-    return ask(path, { query: { run: list.name } });
-  }
-  return ask("explain", { body: { history: state.history, item: item.item, run: list.name } });
-}
+const recommend = (list, k, offset, signal) => question("recommend", list, { k, offset, exclude_seen: state.exclude, with: state.with }, signal);
+const explain = (list, item) => question("explain", list, { item: item.item });
 
 const later400 = later(400, () => refresh());
 
@@ -137,12 +128,14 @@ function arrange() {
     before = null;
     for (const one of lists) one.list.forget(), (one.items = []);
   }
+  else if (lists.length && JSON.stringify(lists[0].weights) !== JSON.stringify(state.weights)) lists[0].list.forget({ closed: false });
   who = person;
   const same = lists.length === wanted.length && lists.every((one, at) => one.name === wanted[at].name);
   if (same) return wanted.forEach((one, at) => Object.assign(lists[at], one));
   lists = wanted.map((one) => {
-    const traits = { explain: (item) => explain(one, item), add, only, filters: runOf(one.name)?.filters ?? [] };
-    return { ...one, items: [], total: 0, next: null, error: null, list: new List(traits) };
+    const made = { ...one, items: [], total: 0, next: null, error: null };
+    made.list = new List({ explain: (item) => explain(made, item), add, only, filters: runOf(one.name)?.filters ?? [] });
+    return made;
   });
   byId("lists").replaceChildren(...lists.map((one) => one.list.root));
   byId("lists").className = lists.length > 1 ? "two" : "one";

@@ -1,0 +1,564 @@
+"""The page, used as a reader uses it: in Chromium, against the real server, on a run whose right lists are known."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from library import library
+from shelf import AUTHORS, HOSTILE, MOST, TITLES, WRITTEN, chosen, shelf, titles
+
+from relrank.models.item_knn import ItemKNN
+from relrank.study.fitted import FittedRun
+
+uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
+
+from relrank.serve.app import PAGE, make_app  # noqa: E402
+from relrank.serve.service import Service  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+SHORT = {"timeout": 5000}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedRun:
+    return shelf()
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 20
+    while not server.started and time.monotonic() < until:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def service(fitted: FittedRun) -> Service:
+    knn = replace(
+        fitted, model=ItemKNN(fitted.graph).solve(), note=fitted.note | {"model": "item-knn", "arm": "interactions"}
+    )
+    return Service({"shelf": fitted, "neighbours": knn})
+
+
+@pytest.fixture(scope="module")
+def address(service: Service) -> Iterator[str]:
+    with serving(make_app(service)) as at:
+        yield at
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as engine:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+Visit = Callable[..., Page]
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Visit]:
+    """Opens the page; in the end every one must have kept to its server and had nothing to complain about."""
+    contexts, complaints, strangers = [], [], []
+
+    def go(
+        state: str = "", width: int = 1280, at: str = address, script: str = "", may_fail: bool = False, **traits: Any
+    ) -> Page:
+        context = browser.new_context(viewport={"width": width, "height": 844}, **traits)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda r: None if r.url.startswith((at, "data:")) else strangers.append(r.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        if not may_fail:  # Chromium itself writes a line for every answer of 400 and above
+            page.on(
+                "console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None
+            )
+        if script:
+            page.add_init_script(script)
+        page.goto(at + state)
+        page.wait_for_selector("body.ready")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert strangers == []
+
+
+def names(page: Page, column: int = 0) -> Locator:
+    return page.locator(".column").nth(column).locator(".name")
+
+
+def shown(page: Page, column: int = 0) -> list[str]:
+    return names(page, column).all_text_contents()
+
+
+def pick(page: Page, text: str) -> None:
+    """By keyboard alone: type, arrow down, Enter."""
+    field = page.get_by_role("combobox", name="What they chose, by title")
+    field.focus()
+    page.keyboard.type(text)
+    expect(page.locator("#titles [role=option]").first).to_contain_text(text, ignore_case=True, **SHORT)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+
+
+def test_history_typed_by_keyboard_gives_the_models_own_list(visit: Visit, fitted: FittedRun) -> None:
+    page = visit()
+    expect(page.locator(".nothing")).to_contain_text("Search for a book")
+    pick(page, "north st")
+    expect(names(page)).to_have_text(titles(fitted, [1]), **SHORT)
+    pick(page, "long ro")
+    expect(names(page)).to_have_text(titles(fitted, [1, 5]), **SHORT)
+    assert page.locator("#history li > span").all_text_contents() == ["North Star", "The Long Road"]
+    assert page.evaluate("location.hash") == "#run=shelf&item=1&item=5"
+    assert page.locator(".place").all_text_contents() == [str(n) for n in range(1, 11)]
+    assert titles(fitted, [1]) != titles(fitted, [1, 5]) != titles(fitted, [5])
+
+
+def test_type_ahead_tells_what_is_chosen_and_escape_closes(visit: Visit) -> None:
+    page = visit()
+    field = page.locator("#title")
+    field.focus()
+    page.keyboard.type("north")
+    options = page.locator("#titles [role=option]")
+    expect(options).to_have_count(2, **SHORT)
+    expect(field).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(field).to_have_attribute("aria-activedescendant", "titles-1")
+    expect(options.nth(1)).to_have_attribute("aria-selected", "true")
+    page.keyboard.press("ArrowDown")  # round again
+    expect(field).to_have_attribute("aria-activedescendant", "titles-0")
+    page.keyboard.press("Escape")
+    expect(field).to_have_attribute("aria-expanded", "false")
+    assert not page.locator("#titles").is_visible()
+    assert field.input_value() == "north"
+    page.keyboard.press("Escape")
+    assert field.input_value() == ""
+    page.keyboard.type("zzz")
+    expect(page.locator("#titles")).to_have_text("Nothing found", **SHORT)
+
+
+def test_chip_is_removed_by_keyboard_and_focus_stays(visit: Visit, fitted: FittedRun) -> None:
+    page = visit("#item=1&item=5&item=9")
+    expect(page.locator("#history li")).to_have_count(3)
+    expect(page.locator("#history li > span").nth(2)).to_have_text("Winter Maps", **SHORT)
+    page.locator("#title").focus()
+    page.keyboard.press("Backspace")  # in an empty field: to the last chip
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove The Long Road"
+    page.keyboard.press("Enter")
+    expect(names(page)).to_have_text(titles(fitted, [1, 9]), **SHORT)
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove Winter Maps"
+    page.keyboard.press("Delete")
+    page.keyboard.press("Delete")
+    expect(page.locator(".nothing")).to_be_visible(**SHORT)
+    assert page.evaluate("document.activeElement.id") == "title"
+
+
+def test_slider_moves_the_list_to_that_of_a_model_solved_anew(visit: Visit, fitted: FittedRun) -> None:
+    before, after = titles(fitted, [1]), titles(shelf({"written_by": MOST}), [1])
+    assert before.index("North Wind") > 1  # nobody chose it with North Star
+    assert after[0] == "North Wind"  # its author did
+    page = visit("#item=1")
+    expect(names(page)).to_have_text(before, **SHORT)
+    slider = page.get_by_role("slider", name="written_by")
+    assert slider.get_attribute("aria-valuetext") == "0.5, as fitted"
+    slider.focus()
+    page.keyboard.press("End")
+    expect(names(page)).to_have_text(after, **SHORT)
+    assert slider.get_attribute("aria-valuetext") == "16"
+    assert "weight=written_by%3A16" in page.evaluate("location.hash")
+    marks = dict(zip(shown(page), page.locator(".marks").all_text_contents(), strict=True))
+    for place, title in enumerate(after):
+        by = before.index(title) - place if title in before else None
+        said = "▲ " if by is None or by > 0 else "▼ " if by < 0 else "= "
+        assert marks[title].startswith(said), (title, marks[title])
+        if by:
+            assert marks[title] == f"{said}{abs(by)} place{'s' if abs(by) > 1 else ''} {'up' if by > 0 else 'down'}"
+    expect(page.locator("#moved")).to_contain_text("Against the fitted weights: ")
+    page.get_by_role("button", name="As fitted").click()
+    expect(names(page)).to_have_text(before, **SHORT)
+    assert page.locator(".marks").all_text_contents() == [""] * len(before)
+    assert "weight" not in page.evaluate("location.hash")
+
+
+HELD = """
+const real = window.fetch; window.now = 0; window.most = 0; window.asked = [];
+const gate = new Promise((open) => (window.open_gate = open));
+window.fetch = async (at, how) => {
+  if (!how?.body?.includes('"weights"')) return real(at, how);
+  window.most = Math.max(window.most, ++window.now); window.asked.push(JSON.parse(how.body).weights);
+  await gate;
+  return real(at, how).finally(() => (window.now -= 1));
+};
+"""
+
+
+def test_a_model_that_solves_slowly_is_asked_once_at_a_time(visit: Visit) -> None:
+    page = visit("#item=1", script=HELD)
+    page.get_by_role("slider", name="written_by").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#moved")).to_contain_text("solved anew", **SHORT)
+    expect(page.locator(".column")).to_have_attribute("aria-busy", "true")
+    for key in ("ArrowRight", "End"):  # longer apart than the page waits for quiet
+        page.keyboard.press(key)
+        page.wait_for_timeout(500)
+    assert page.evaluate("window.asked") == [{"written_by": 0.707}]
+    page.evaluate("window.open_gate()")
+    expect(names(page)).to_have_text(titles(shelf({"written_by": MOST}), [1]), **SHORT)
+    expect(page.locator(".column")).to_have_attribute("aria-busy", "false")
+    assert page.evaluate("window.asked") == [
+        {"written_by": 0.707},
+        {"written_by": MOST},
+    ]  # no word of what lay between
+    assert page.evaluate("window.most") == 1
+
+
+def test_reasons_open_by_keyboard_and_say_what_the_model_says(visit: Visit) -> None:
+    page = visit("#item=1&item=9")
+    expect(names(page)).to_have_count(10, **SHORT)
+    row = page.locator(".row").filter(has_text="North Wind")
+    why, reasons = row.locator(".why"), row.locator(".reason")
+
+    def check(weights: dict[str, float] | None) -> list[int]:
+        question = {"history": [1, 9], "item": 3, "weights": weights}
+        answer = page.request.post(page.url.split("#")[0] + "explain", data=question).json()
+        assert "written_by" in {reason["relation"] for reason in answer["reasons"]}
+        expect(reasons).to_have_count(len(answer["reasons"]), **SHORT)
+        expect(reasons.locator(".ranks b:first-child")).to_have_text(
+            [f"{answer['rank']:g}"] * reasons.count(), **SHORT
+        )
+        for at, reason in enumerate(answer["reasons"]):
+            one = reasons.nth(at)
+            assert one.locator(".sentence").text_content() == reason["sentence"]
+            assert one.locator(".via").text_content() == reason["via"]["title"]
+            assert one.locator(".step").first.text_content() == f"→ {reason['relation']}"
+            assert one.locator(".ranks b").nth(1).text_content() == f"{reason['rank_without']:g}"
+            assert one.locator(".chip").text_content() == ("exact" if reason["exact"] else "by deletion")
+        return [reason["rank_without"] for reason in answer["reasons"]]
+
+    expect(why).to_have_attribute("aria-expanded", "false")
+    why.focus()
+    page.keyboard.press("Enter")
+    expect(why).to_have_attribute("aria-expanded", "true")
+    assert min(check(None)) > 5
+    slider = page.get_by_role("slider", name="written_by")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(names(page).first).to_have_text("North Wind", **SHORT)
+    check({"written_by": MOST})  # the row stays open, its reasons are those of the other weights
+    row.get_by_role("button", name="Only items with Ada").click()
+    expect(names(page)).to_have_text(["North Wind"], **SHORT)
+    assert page.locator("#with li > span").text_content() == "written_by: Ada"
+    why.focus()
+    page.keyboard.press("Enter")
+    expect(reasons.first).to_be_hidden()
+
+
+def test_titles_are_text_wherever_they_stand(visit: Visit) -> None:
+    page = visit("#item=1")
+    expect(names(page).filter(has_text="<img")).to_have_text(HOSTILE, **SHORT)
+    page.get_by_role("button", name=f"Why {HOSTILE}").click()
+    page.get_by_role("button", name=f"Add {HOSTILE}").click()
+    expect(page.locator("#history li > span").nth(1)).to_have_text(HOSTILE)
+    page.locator("#title").focus()
+    page.keyboard.type("bold")
+    expect(page.locator("#titles")).to_have_text("Nothing found", **SHORT)  # it is in the history already
+    page.locator("#history button").nth(1).click()
+    page.locator("#title").fill("onerror")
+    expect(page.locator("#titles [role=option]")).to_have_text(HOSTILE, **SHORT)
+    page.goto(page.url.split("#")[0] + "#with=" + "written_by:%3Cimg src=y onerror=window.broken=2%3E")
+    expect(page.locator("#with li > span")).to_have_text("written_by: <img src=y onerror=window.broken=2>")
+    assert page.locator("img, b:not(.reason b)").count() == 0
+    assert page.evaluate("window.broken") is None
+
+
+def test_filters_leave_what_they_say(visit: Visit, fitted: FittedRun) -> None:
+    page = visit("#item=1")
+    page.locator("#relation").select_option("written_by")
+    page.locator("#value").fill("Ben")
+    page.keyboard.press("Enter")
+    of_ben = [title for title in titles(fitted, [1], 14) if WRITTEN[TITLES.index(title)] == AUTHORS.index("Ben")]
+    expect(names(page)).to_have_text(of_ben, **SHORT)
+    page.locator("#with button").press("Delete")
+    expect(names(page)).to_have_text(titles(fitted, [1]), **SHORT)
+    page.locator("#value").fill("Ada")
+    page.locator("#value").press("Enter")
+    expect(names(page)).to_have_text(["North Wind"], **SHORT)
+    page.locator("#exclude").uncheck()
+    expect(names(page)).to_have_count(2, **SHORT)
+
+
+def test_more_goes_on_where_the_list_ended(visit: Visit, fitted: FittedRun) -> None:
+    page = visit("#item=1")
+    page.get_by_role("button", name="More").click()
+    expect(names(page)).to_have_text(titles(fitted, [1], 14), **SHORT)
+    assert page.locator(".place").all_text_contents() == [str(n) for n in range(1, 14)]
+    assert page.get_by_role("button", name="More").count() == 0
+    assert page.locator(".column > .note").text_content() == "13 of 13 books"
+
+
+def test_two_runs_stand_side_by_side_and_mark_what_they_share(
+    visit: Visit, fitted: FittedRun, service: Service
+) -> None:
+    page = visit("#item=1&item=5")
+    page.locator("#beside").select_option("neighbours")
+    lists = [titles(fitted, [1, 5]), titles(service.served("neighbours").run, [1, 5])]
+    for column, wanted in enumerate(lists):
+        expect(names(page, column)).to_have_text(wanted, **SHORT)
+        other = lists[1 - column]
+        marks = page.locator(".column").nth(column).locator(".marks").all_text_contents()
+        assert marks == [f"in both, there at {other.index(t) + 1}" if t in other else "only here" for t in wanted]
+    assert page.locator(".column h2").all_text_contents() == ["shelf ", "neighbours "]
+    boxes = [page.locator(".column").nth(column).bounding_box() for column in (0, 1)]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    assert page.locator("#weights").is_visible()
+    page.locator("#run").select_option("neighbours")  # its weights are fixed
+    expect(page.locator("#weights")).to_be_hidden()
+    expect(names(page)).to_have_text(lists[1], **SHORT)
+
+
+def test_a_known_user_is_found_and_becomes_a_history(visit: Visit, fitted: FittedRun) -> None:
+    page = visit()
+    page.get_by_label("A known user").check()
+    page.get_by_role("button", name="100", exact=True).click()
+    expect(names(page)).to_have_text(fitted.recommend(100)["title"].to_list(), **SHORT)
+    field = page.get_by_role("combobox", name="User")
+    field.fill("11")
+    expect(page.locator("#users [role=option]")).to_have_count(8, **SHORT)
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(names(page)).to_have_text(fitted.recommend(111)["title"].to_list(), **SHORT)
+    assert page.evaluate("location.hash") == "#run=shelf&user=111"
+    expect(page.locator("#chose summary")).to_have_text("What they chose (3)", **SHORT)
+    page.locator("#chose summary").click()
+    page.get_by_role("button", name="Edit as a history").click()
+    expect(page.locator("#history li > span")).to_have_text([TITLES[item] for user, item in chosen() if user == 11])
+    page.go_back()
+    expect(field).to_have_value("111")
+
+
+def test_awkward_ids_find_their_way(visit: Visit) -> None:
+    run = library()
+    with serving(make_app(Service({"library / 1": run}))) as at:
+        page = visit("#user=a%2Fb+c%3F", at=at)
+        expect(page.locator(".row")).to_have_count(10, **SHORT)
+        best = run.recommend("a/b c?")
+        wanted = [title or str(item) for title, item in best.select("title", "item").rows()]
+        expect(names(page)).to_have_text(wanted, **SHORT)
+        expect(page.locator("h2").first).to_have_text("Books for user a/b c? ")
+        expect(page.locator("#chose summary")).to_have_text("What they chose (8)", **SHORT)
+        page.locator(".why").first.click()
+        expect(page.locator(".reasons").first.locator(".note").first).to_contain_text("Place 1 of all", **SHORT)
+        page.locator("#relation").select_option("has_genre")
+        for value in ("poems: old", "x/y"):
+            page.locator("#value").fill(value)
+            page.locator("#value").press("Enter")
+            page.wait_for_timeout(100)
+            expect(page.locator("#with li > span").last).to_have_text(f"has_genre: {value}")
+        expect(page.locator(".nothing")).to_have_text("Nothing is left with this filter.", **SHORT)
+        page.reload()
+        expect(page.locator("#with li > span")).to_have_text(["has_genre: poems: old", "has_genre: x/y"], **SHORT)
+
+
+def test_an_unknown_user_is_named_with_what_was_expected(visit: Visit) -> None:
+    page = visit("#user=nobody", may_fail=True)
+    box = page.get_by_role("alert")
+    expect(box).to_contain_text("unknown user", **SHORT)
+    expect(box).to_contain_text("Expected")
+    expect(box).to_contain_text("one of 35 users")
+    expect(box).to_contain_text("'nobody'")
+    page.locator("#user").fill("100")
+    page.keyboard.press("Enter")
+    expect(names(page)).to_have_count(10, **SHORT)
+    assert box.count() == 0
+
+
+def test_a_server_that_does_not_answer_is_said_and_asked_again(visit: Visit) -> None:
+    page = visit("#item=1", may_fail=True)
+    expect(names(page)).to_have_count(10, **SHORT)
+    page.route("**/recommend", lambda route: route.abort())
+    page.locator("#exclude").uncheck()
+    expect(page.get_by_role("alert")).to_contain_text("no answer from the server", **SHORT)
+    page.unroute("**/recommend")
+    page.get_by_role("button", name="Try again").click()
+    expect(names(page)).to_have_count(10, **SHORT)
+
+
+def test_an_address_brings_back_everything(visit: Visit) -> None:
+    state = "#run=shelf&item=1&item=5&with=stands_on%3Aa&weight=written_by%3A16&beside=neighbours&seen=shown"
+    page = visit(state)
+    wanted = [t for t in titles_with_seen(shelf({"written_by": MOST}), [1, 5]) if TITLES.index(t) % 2 == 0]
+    expect(names(page)).to_have_text(wanted, **SHORT)
+    expect(page.locator("#history li > span")).to_have_text(["North Star", "The Long Road"], **SHORT)
+    assert page.locator("#with li > span").all_text_contents() == ["stands_on: a"]
+    assert page.get_by_role("slider", name="written_by").get_attribute("aria-valuetext") == "16"
+    assert page.locator("#beside").input_value() == "neighbours"
+    assert not page.locator("#exclude").is_checked()
+    assert page.evaluate("location.hash") == state
+
+
+def titles_with_seen(run: FittedRun, history: list[int]) -> list[str]:
+    scores = run.model.fold_in([torch.tensor([item - 1 for item in history])])[0].numpy()
+    return [TITLES[row] for row in np.argsort(-scores, kind="stable")]
+
+
+def test_a_token_is_asked_for_once_and_kept_for_the_tab(visit: Visit, service: Service) -> None:
+    with serving(make_app(service, token="open sesame")) as at:
+        page = visit(
+            "#item=1",
+            at=at,
+            script="addEventListener('load', () => document.body.classList.add('ready'))",
+            may_fail=True,
+        )
+        field = page.get_by_label("Token", exact=True)
+        expect(field).to_be_focused(**SHORT)
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token-note")).to_contain_text("not accepted", **SHORT)
+        field.fill("open sesame")
+        page.keyboard.press("Enter")
+        expect(names(page)).to_have_count(10, **SHORT)
+        page.reload()
+        expect(names(page)).to_have_count(10, **SHORT)
+        assert not page.locator("#token").is_visible()
+        assert "sesame" not in page.url
+
+
+CONTRAST = """() => {
+  const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (rgb) => { const [r, g, b] = rgb.map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = numbers(getComputedStyle(node).backgroundColor);
+      if ((color[3] ?? 1) > .5) return color;
+    }
+    return [255, 255, 255];
+  };
+  const bad = [], left_out = ".hidden, [disabled], script, style, noscript, option, .skip";
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode.parentElement, text = walk.currentNode.data.trim();
+    if (!text || !node.checkVisibility() || node.closest(left_out)) continue;
+    const both = [light(numbers(getComputedStyle(node).color)), light(ground(node))].sort((x, y) => y - x);
+    const ratio = (both[0] + .05) / (both[1] + .05);
+    if (ratio < 4.5) bad.push([node.className || node.tagName, text.slice(0, 30), ratio.toFixed(2)]);
+  }
+  return bad;
+}"""
+STICK_OUT = """() => [...document.querySelectorAll("main *:not(.hidden)")]
+  .filter((e) => e.offsetParent && e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => e.outerHTML.slice(0, 90))"""
+SMALL = """() => [...document.querySelectorAll("button, select, input:not([type=radio]):not([type=checkbox])")]
+  .filter((e) => e.offsetParent && e.getBoundingClientRect().height < 24)
+  .map((e) => e.outerHTML.slice(0, 90))"""
+NAMELESS = """() => [...document.querySelectorAll("input, select, button")]
+  .filter((e) => e.checkVisibility() && !(e.labels?.length || e.textContent.trim() || e.ariaLabel))
+  .map((e) => e.outerHTML.slice(0, 90))"""
+RING = """() => {
+  const focused = document.activeElement;
+  const shown = focused.matches("[type=radio]") ? focused.nextElementSibling : focused;
+  return [getComputedStyle(shown).outlineStyle, parseFloat(getComputedStyle(shown).outlineWidth)];
+}"""
+GLIDES = """
+const real = Element.prototype.animate; window.glides = 0;
+Element.prototype.animate = function (...given) { window.glides += 1; return real.apply(this, given); };
+"""
+
+
+def open_everything(page: Page) -> None:
+    for panel in page.locator("details.panel:visible").all():
+        if panel.get_attribute("open") is None:
+            panel.locator("summary").first.click()
+    page.locator(".why").first.click()
+    page.wait_for_selector(".reason")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_sticks_out_sideways(visit: Visit, width: int) -> None:
+    page = visit("#item=1&item=4&weight=written_by%3A16&beside=neighbours&with=stands_on%3Aa", width=width)
+    expect(names(page).first).to_be_visible(**SHORT)
+    open_everything(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(STICK_OUT) == []
+    assert page.evaluate(SMALL) == []  # WCAG 2.5.8: targets of 24 pixels at least
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_is_at_least_wcag_aa(visit: Visit, scheme: str) -> None:
+    page = visit(
+        "#item=1&item=4&weight=written_by%3A16&beside=neighbours", color_scheme=scheme, reduced_motion="reduce"
+    )
+    expect(names(page).first).to_be_visible(**SHORT)
+    expect(page.locator(".chip.up").first).to_be_visible(**SHORT)
+    open_everything(page)
+    assert page.evaluate(CONTRAST) == []
+    page.locator("#title").fill("the")
+    page.wait_for_selector("#titles [role=option]")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(CONTRAST) == []
+    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)") == (
+        scheme == "light"
+    )
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(visit: Visit) -> None:
+    for wanted, moves in (("no-preference", True), ("reduce", False)):
+        page = visit("#item=1", reduced_motion=wanted, script=GLIDES)
+        expect(names(page)).to_have_count(10, **SHORT)
+        page.get_by_role("slider", name="written_by").focus()
+        page.keyboard.press("End")
+        expect(names(page).first).to_have_text("North Wind", **SHORT)
+        assert (page.evaluate("window.glides") > 0) == moves
+
+
+def test_every_control_has_a_name_and_shows_its_focus(visit: Visit) -> None:
+    page = visit("#item=1&beside=neighbours")
+    expect(names(page).first).to_be_visible(**SHORT)
+    assert page.evaluate(NAMELESS) == []
+    rings = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        rings.add(tuple(page.evaluate(RING)))
+    assert all(style != "none" and width >= 2 for style, width in rings), rings
+
+
+def test_a_strict_policy_is_enough() -> None:
+    """No script and no style stands in the page itself, nothing is fetched from elsewhere, no text becomes markup."""
+    text = (PAGE / "index.html").read_text()
+    assert "Content-Security-Policy" in text
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", text)
+    for file in PAGE.iterdir():
+        source = file.read_text()
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser", source
+        ), file.name
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", source), file.name
