@@ -355,6 +355,30 @@ def serve(
 
 
 @app.command()
+def batch(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="The Parquet file.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the lists.")] = 10,
+) -> None:
+    """Write the best items of all users to a Parquet file: user, place, item, title, score.
+
+    Memory is bounded whatever the number of users. A run that was interrupted goes on where it was; the file appears
+    when it is whole.
+
+    Example: **relrank batch runs/ml-100k-loo --out lists.parquet -k 10**
+    """
+    from rich.console import Console
+
+    from relrank.study.batch import batch as write
+    from relrank.study.fitted import load_run
+
+    fitted = load_run(run)
+    with _progress(Console()) as progress:
+        n = write(fitted, out, k, progress)
+    print(f"{n:,} rows of {len(fitted.split.users):,} users in {out}")
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished study.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,

@@ -1,0 +1,142 @@
+"""Lists for everybody: the k best items of all users in one Parquet file, under outside keys.
+
+Users are taken a part at a time; each part is a file of its own in a folder beside the result, whole or not at all.
+At the end the parts are streamed into the result, under a temporary name until it is whole. So memory holds the
+scores of a block of users and the lists of a part, whatever the number of users; a killed run leaves finished parts
+and no result, and the same command goes on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import relrank
+from relrank.checkpoint import write_json
+from relrank.csr import Csr, Int64
+from relrank.errors import InputError
+from relrank.evaluation import hears
+from relrank.graph.sequences import Sequences
+from relrank.ranking import SCORE_BYTES, TopK, top_k, top_k_from_histories
+from relrank.study.fitted import PARTS, FittedRun
+from relrank.whole import whole
+
+ROWS = 1 << 17
+"""Rows of a part, and of a row group of the result, at most (one user's list at least)."""
+
+Progress = Callable[[str, int, int], None]
+"""What is done, how much of it so far, how much there is."""
+
+
+def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROWS) -> int:
+    """Write ``user``, ``place`` (from 1), ``item``, ``title``, ``score`` of every user's k best items.
+
+    The lists are those of ``FittedRun.recommend``; where scores are products of vectors, the last bits of a score may
+    depend on how many users are scored at once. Users are in row order; one who has chosen everything has no rows.
+
+    Args:
+        run: a fitted model.
+        out: the Parquet file.
+        k: length of the lists; shorter where fewer items are left.
+        progress: told of the users that are done.
+        rows: of a part.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        InputError: the name is a folder's, or unfinished parts there are those of another run.
+    """
+    if out.is_dir():
+        raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
+    n_users, n_items = run.split.shape
+    parts = _parts_of(run, out, k, rows)
+    per_part = max(1, rows // k)
+    at_once = max(1, SCORE_BYTES // (4 * max(n_items, 1)))
+    lists = Lists(run)
+    files = []
+    for first in range(0, n_users, per_part):
+        last = min(first + per_part, n_users)
+        files.append(parts / f"{first:012}.parquet")
+        if not files[-1].is_file():
+            frames = []
+            for start in range(first, last, at_once):
+                users = np.arange(start, min(start + at_once, last))
+                frames.append(_frame(run, users, lists.top(users, k)))
+                progress("users", int(users[-1]) + 1, n_users)
+            with whole(files[-1]) as temporary:
+                pl.concat(frames).write_parquet(temporary)
+        progress("users", last, n_users)
+    with whole(out) as temporary:
+        pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=rows)
+    shutil.rmtree(parts)
+    return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
+
+
+class Lists:
+    """The lists of ``FittedRun.recommend``, many users at a time."""
+
+    def __init__(self, run: FittedRun) -> None:
+        self.run = run
+        rows = [getattr(run.split, part) for part in PARTS]
+        n_users, n_items = run.split.shape
+        user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
+        self._heard = Sequences.of_rows(user, item, n_users) if run.split.successive and hears(run.model) else None
+        self._chosen = Csr.from_pairs(user, item, (n_users, n_items))
+
+    def top(self, users: Int64, k: int) -> TopK:
+        """The k best items that each of these users has not chosen yet."""
+        if self._heard is None:
+            return top_k(self.run.model, users, self._chosen, k)
+        return top_k_from_histories(self.run.model, self._heard.take(users).tensors(), self._chosen.n_cols, k)
+
+
+def _frame(run: FittedRun, users: Int64, best: TopK) -> pl.DataFrame:
+    there = best.items >= 0
+    row, place = np.nonzero(there)
+    frame = pl.DataFrame(
+        {
+            "user": run.split.users.at(users[row]),
+            "place": (place + 1).astype(np.uint32),
+            "item": run.split.items.at(best.items[there]),
+            "score": best.scores[there],
+        }
+    )
+    named = frame.join(run.titles.rename({"key": "item"}), on="item", how="left", maintain_order="left")
+    return named.select("user", "place", "item", "title", "score")
+
+
+def _parts_of(run: FittedRun, out: Path, k: int, rows: int) -> Path:
+    """The folder of finished parts, made if it is not there."""
+    folder = out.with_name(out.name + ".parts")
+    mine = {"relrank": relrank.__version__, "run": _identity(run), "k": k, "rows": rows}
+    if folder.exists():
+        note = folder / "batch.json"
+        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != mine:
+            raise InputError(
+                "parts of another run are here", where=str(folder),
+                expected="those of this run, k and version, or none: delete the folder to begin anew", found="others",
+            )  # fmt: skip
+        return folder
+    folder.mkdir(parents=True)
+    write_json(folder / "batch.json", mine)
+    return folder
+
+
+def _identity(run: FittedRun) -> str:
+    """sha256 over what a run says of itself, its model's numbers and its split."""
+    digest = hashlib.sha256(json.dumps(run.note, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(run.model.state().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
+    for part in PARTS:
+        rows = getattr(run.split, part)
+        digest.update(np.ascontiguousarray(rows.user).data)
+        digest.update(np.ascontiguousarray(rows.item).data)
+    return digest.hexdigest()[:20]

@@ -1,0 +1,162 @@
+"""Lists of everybody: those of ``recommend``, in blocks, whole or not at all."""
+
+from pathlib import Path
+from unittest import mock
+
+import polars as pl
+import pytest
+import torch
+
+from relrank.errors import InputError
+from relrank.graph.builders import build_graph
+from relrank.models import MODELS
+from relrank.models.base import config_of
+from relrank.study import batch as batching
+from relrank.study.batch import batch
+from relrank.study.fitted import FittedRun, load_run, save_run
+from relrank.tables.config import check
+from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.tables import Tables
+
+N_USERS, N_ITEMS = 17, 23
+BOUGHT = {c: list(dict.fromkeys((7 * c + 3 * k * k + 5 * k) % N_ITEMS for k in range(9))) for c in range(N_USERS)}
+ROWS = [(f"c{c:02}", 100 + i, 10 * k + c) for c, items in BOUGHT.items() for k, i in enumerate(items)]
+
+
+def kept(folder: Path, name: str, split: str = "random-leave-one-out", **config: object) -> FittedRun:
+    """A model on the shop above, saved and loaded again."""
+    shop = Tables("shop", "user", "item", pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row"))
+    cut = apply(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
+    graph, kind = build_graph(shop, cut, {}), MODELS[name]
+    model = kind(graph, config_of(kind.Config(), config, name))
+    if hasattr(model, "solve"):
+        model.solve()
+    else:
+        model.init_weights(0)
+    note = {
+        "format": "relrank-run-1", "model": name, "name": name, "arm": "interactions", "config": config,
+        "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered, "successive": cut.successive,
+    }  # fmt: skip
+    save_run(model, graph, cut, shop, note, folder / "run")
+    return load_run(folder / "run")
+
+
+def look_away(what: str, done: int, total: int) -> None:
+    pass
+
+
+class Stopped(Exception):  # noqa: N818
+    pass
+
+
+class Asked:
+    """The users that the model was asked for at a time."""
+
+    def __init__(self, run: FittedRun) -> None:
+        self.sizes: list[int] = []
+        score = run.model.score
+
+        def counted(users: torch.Tensor) -> torch.Tensor:
+            self.sizes.append(len(users))
+            return score(users)
+
+        run.model.score = counted  # type: ignore[method-assign]
+
+
+CASES = [
+    ("ease", "random-leave-one-out", {}),
+    ("popularity", "random-leave-one-out", {}),  # many equal scores
+    ("mf", "random-leave-one-out", {"dim": 8}),
+    ("ease", "last-leave-one-out", {}),  # the whole history is heard
+    ("sasrec", "last-leave-one-out", {"dim": 8, "window": 3, "init_scale": 0.5}),
+    ("popularity", "last-leave-one-out", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "config"), CASES)
+def test_the_lists_are_those_of_recommend(name: str, split: str, config: dict[str, object], tmp_path: Path) -> None:
+    run = kept(tmp_path, name, split, **config)
+    with mock.patch.object(batching, "SCORE_BYTES", 4 * N_ITEMS * 3):  # three users at a time, two lists in a part
+        n = batch(run, tmp_path / "out" / "lists.parquet", 5, look_away, rows=10)
+    lists = pl.read_parquet(tmp_path / "out" / "lists.parquet")
+    assert lists.columns == ["user", "place", "item", "title", "score"]
+    assert n == len(lists) == N_USERS * 5
+    assert lists["user"].unique(maintain_order=True).to_list() == run.split.users.keys.to_list()
+    for user in run.split.users.keys:
+        expected, found = run.recommend(user, 5), lists.filter(pl.col("user") == user).drop("user")
+        assert found.drop("score").equals(expected.drop("score")), (found, expected)
+        assert found["score"].to_list() == pytest.approx(expected["score"].to_list(), rel=1e-5)
+
+
+def test_equal_scores_and_short_lists(tmp_path: Path) -> None:
+    """Popularity has ties within every list of all that is left; the order is the one that ``recommend`` has."""
+    run = kept(tmp_path, "popularity")
+    batch(run, tmp_path / "lists.parquet", 50, look_away, rows=120)
+    lists = pl.read_parquet(tmp_path / "lists.parquet")
+    for number, user in enumerate(run.split.users.keys):
+        found = lists.filter(pl.col("user") == user)
+        assert len(found) == N_ITEMS - len(BOUGHT[number])
+        assert found["score"].n_unique() < len(found)
+        assert found["item"].to_list() == run.recommend(user, 50)["item"].to_list()
+
+
+def test_memory_is_a_block_of_scores_and_a_part_of_lists(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease")
+    asked, frames = Asked(run), []
+    concat = pl.concat
+
+    def seen(parts: list[pl.DataFrame]) -> pl.DataFrame:
+        frames.append(sum(map(len, parts)))
+        return concat(parts)
+
+    with mock.patch.object(batching, "SCORE_BYTES", 4 * N_ITEMS * 2), mock.patch.object(batching.pl, "concat", seen):
+        batch(run, tmp_path / "lists.parquet", 4, look_away, rows=20)
+    assert max(asked.sizes) == 2
+    assert sum(asked.sizes) == N_USERS
+    assert max(frames) == 20
+    assert len(frames) == 4
+
+
+def test_a_stopped_run_leaves_no_result_and_goes_on(tmp_path: Path) -> None:
+    run, out = kept(tmp_path, "ease"), tmp_path / "lists.parquet"
+    batch(run, tmp_path / "whole.parquet", 4, look_away, rows=20)
+    out.write_text("an older result")
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done > 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        batch(run, out, 4, stop, rows=20)
+    assert out.read_text() == "an older result"
+    with pytest.raises(InputError, match="parts of another run"):
+        batch(run, out, 3, look_away, rows=20)
+    asked, told = Asked(run), []
+    batch(run, out, 4, lambda what, done, total: told.append((done, total)), rows=20)
+    assert sum(asked.sizes) == N_USERS - 10  # two parts of five users were there
+    assert told[0] == (5, N_USERS)
+    assert told[-1] == (N_USERS, N_USERS)
+    assert pl.read_parquet(out).equals(pl.read_parquet(tmp_path / "whole.parquet"))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["lists.parquet", "run", "whole.parquet"]
+
+
+def test_parts_of_a_model_with_other_numbers_are_refused(tmp_path: Path) -> None:
+    run, out = kept(tmp_path, "mf", dim=8), tmp_path / "lists.parquet"
+
+    def stop(what: str, done: int, total: int) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        batch(run, out, 4, stop)
+    run.model.init_weights(1)
+    with pytest.raises(InputError, match="parts of another run"):
+        batch(run, out, 4, look_away)
+    with pytest.raises(InputError, match="a folder has this name"):
+        batch(run, tmp_path / "run", 4, look_away)
+
+
+def test_keys_keep_their_types(tmp_path: Path) -> None:
+    batch(kept(tmp_path, "ease"), tmp_path / "lists.parquet", 2, look_away)
+    schema = pl.read_parquet_schema(tmp_path / "lists.parquet")
+    types = {"user": pl.String, "place": pl.UInt32, "item": pl.Int64, "title": pl.String, "score": pl.Float32}
+    assert schema == types
