@@ -206,10 +206,15 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = list(first["loc"])
         if first["type"] == "json_invalid":
-            return failure(400, "body is not JSON", place, "JSON", str(first.get("ctx", {}).get("error", ""))[:200])
-        return failure(422, "invalid request", place, first["msg"], repr(first.get("input"))[:200])
+            return failure(400, "body is not JSON", "body", "JSON", str(first.get("ctx", {}).get("error", ""))[:200])
+        expected = first["msg"]
+        if place[-1] in ("constrained-int", "constrained-str"):  # one kind of id of the two, which is no field
+            place.pop()
+            expected = "an id: a whole number, or text" if first["type"].endswith("_type") else expected
+        where = ".".join(str(part) for part in place)
+        return failure(422, "invalid request", where, expected, repr(first.get("input"))[:200])
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

@@ -1,0 +1,510 @@
+"""The service over HTTP: the contract's routes and errors, limits, the token, measures; and the process around it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from urllib.parse import quote
+
+import pytest
+from library import GENRES, ITEMS, N_ITEMS, USERS, constant, library
+
+from relrank.checkpoint import save_tensors, write_json
+from relrank.graph.bundle import save_graph
+from relrank.study.fitted import _split_frame, load_run
+
+pytest.importorskip("fastapi", reason="needs the extra serve")
+from starlette.testclient import TestClient  # noqa: E402
+
+from relrank.errors import InputError  # noqa: E402
+from relrank.serve import app as web  # noqa: E402
+from relrank.serve.app import make_app  # noqa: E402
+from relrank.serve.asked import Limits  # noqa: E402
+from relrank.serve.process import Options, Watcher, names_of  # noqa: E402
+from relrank.serve.service import Served, Service  # noqa: E402
+
+RUN = library("relational-ease", {"l2": 5.0})
+SERVICE = Service({"one": RUN, "two": constant(RUN)})
+APP = make_app(SERVICE)
+CLIENT = TestClient(APP)
+
+
+def save(run, folder):
+    """As ``save_run`` does, without tables: a folder beside it, then a rename."""
+    part = folder.with_name(folder.name + ".part")
+    part.mkdir(parents=True)
+    save_graph(run.graph, part / "graph")
+    save_tensors(part / "model.safetensors", run.model.state(), {})
+    _split_frame(run.split).write_parquet(part / "split.parquet")
+    run.titles.write_parquet(part / "titles.parquet")
+    write_json(part / "run.json", run.note)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def error(response, status):
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/json"
+    said = response.json()
+    assert list(said) == ["error"]
+    assert list(said["error"]) == ["what", "where", "expected", "found"]
+    assert all(isinstance(text, str) for text in said["error"].values())
+    assert "Traceback" not in response.text
+    return said["error"]
+
+
+def test_routes_answer_as_the_service_does():
+    for user in (USERS[0], USERS[1]):
+        there = quote(user, safe="")
+        answer = CLIENT.get(f"/recommend/{there}", params={"k": 3, "offset": 2, "with": ["has_genre:poems: old"]})
+        assert answer.json() == SERVICE.recommend(user=user, k=3, offset=2, filters=[("has_genre", GENRES[1])])
+        assert CLIENT.get(f"/history/{there}").json() == SERVICE.history(user)
+        assert CLIENT.get(f"/recommend/{there}?run=two&exclude_seen=false").json() == SERVICE.recommend(
+            user=user, run="two", exclude_seen=False
+        )
+    item = SERVICE.recommend(user=USERS[1], k=1)["items"][0]["item"]
+    assert CLIENT.get(f"/explain/{quote(USERS[1])}/{item}?n=2").json() == SERVICE.explain(item, user=USERS[1], n=2)
+    assert CLIENT.get("/similar/1003?k=4").json() == SERVICE.similar(1003, 4)
+    assert CLIENT.get("/items?q=trial&limit=3").json() == SERVICE.items("trial", 3)
+    assert CLIENT.get("/users?q=reader 4&limit=3").json() == SERVICE.users("reader 4", 3)
+    runs = CLIENT.get("/runs").json()
+    assert runs == SERVICE.runs()
+    assert runs["runs"][0] | {"relations": 0} == {
+        "name": "one", "model": "relational-ease", "arm": "all", "protocol": "library, seed 0", "n_users": 60,
+        "n_items": 48, "user": "reader", "item": "book", "relations": 0, "weights_adjustable": True,
+        "filters": ["has_genre", "wrote"],
+    }  # fmt: skip
+    assert runs["runs"][0]["relations"][1] == {
+        "name": "wrote", "source": "author", "target": "book", "edges": 48, "weight": 30.0,
+    }  # fmt: skip
+
+
+def test_posts_answer_as_the_service_does():
+    body = {
+        "history": [1001, "1002"], "k": 4, "offset": 1, "exclude_seen": False,
+        "with": [{"relation": "wrote", "value": 3}], "weights": {"has_genre": 2.0}, "user": None, "run": "one",
+    }  # fmt: skip
+    assert CLIENT.post("/recommend", json=body).json() == SERVICE.recommend(
+        history=[1001, 1002], k=4, offset=1, exclude_seen=False, filters=[("wrote", "3")], weights={"has_genre": 2.0}
+    )
+    assert CLIENT.post("/recommend", json={"user": USERS[2]}).json() == SERVICE.recommend(user=USERS[2])
+    body = {"history": [1001, 1005], "item": 1009}
+    assert CLIENT.post("/explain", json=body).json() == SERVICE.explain(1009, history=[1001, 1005])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "where", "found"),
+    [
+        ("GET", "/recommend/nobody", None, 404, "user", "'nobody'"),
+        ("GET", "/recommend/", None, 404, "user", "''"),
+        ("GET", "/recommend/reader 1?k=0", None, 422, "query.k", "'0'"),
+        ("GET", "/recommend/reader 1?k=1001", None, 422, "query.k", "'1001'"),
+        ("GET", "/recommend/reader 1?k=ten", None, 422, "query.k", "'ten'"),
+        ("GET", "/recommend/reader 1?offset=-1", None, 422, "query.offset", "'-1'"),
+        ("GET", "/recommend/reader 1?exclude_seen=perhaps", None, 422, "query.exclude_seen", "'perhaps'"),
+        ("GET", "/recommend/reader 1?with=crime", None, 422, "query.with", "'crime'"),
+        ("GET", "/recommend/reader 1?with=has_genre:love", None, 422, "with, has_genre", "'love'"),
+        ("GET", "/recommend/reader 1?run=three", None, 404, "run", "'three'"),
+        ("GET", "/similar/soap", None, 404, "item", "'soap'"),
+        ("GET", "/explain/reader 1/soap", None, 404, "item", "'soap'"),
+        ("GET", "/explain/nobody/1001", None, 404, "user", "'nobody'"),
+        ("GET", "/items?limit=0", None, 422, "query.limit", "'0'"),
+        ("GET", "/history/nobody", None, 404, "user", "'nobody'"),
+        ("GET", "/nowhere", None, 404, "request", "GET /nowhere"),
+        ("GET", "/explain/alone", None, 404, "request", "GET /explain/alone"),
+        ("DELETE", "/runs", None, 405, "request", "DELETE /runs"),
+        ("POST", "/runs", {}, 405, "request", "POST /runs"),
+        ("POST", "/recommend", "{", 400, "body", "Expecting property name"),
+        ("POST", "/recommend", [], 422, "body", "[]"),
+        ("POST", "/recommend", {}, 422, "body", "neither"),
+        ("POST", "/recommend", {"user": "reader 1", "history": []}, 422, "body", "both"),
+        ("POST", "/recommend", {"user": "nobody"}, 404, "user", "'nobody'"),
+        ("POST", "/recommend", {"history": [1000, 1, "é"]}, 422, "history", "1, 'é'; 2 unknown in all"),
+        ("POST", "/recommend", {"history": ["\ud800"]}, 422, "body.history.0", "ud800"),
+        ("POST", "/recommend", {"history": ["x" * 1001]}, 422, "body.history.0", "xxx"),
+        ("POST", "/recommend", {"history": [True]}, 422, "body.history.0", "True"),
+        ("POST", "/recommend", {"history": [1.5]}, 422, "body.history.0", "1.5"),
+        ("POST", "/recommend", {"history": "1000"}, 422, "body.history", "'1000'"),
+        ("POST", "/recommend", {"history": [], "k": 1001}, 422, "k", "1,001"),
+        ("POST", "/recommend", {"history": [], "k": "3"}, 422, "body.k", "'3'"),
+        ("POST", "/recommend", {"history": [1000] * 2001}, 422, "length of history", "2,001"),
+        ("POST", "/recommend", {"history": [], "wiht": []}, 422, "body.wiht", "[]"),
+        ("POST", "/recommend", {"history": [], "weights": {"has_genre": -1}}, 422, "body.weights.has_genre", "-1"),
+        ("POST", "/recommend", {"history": [], "weights": {"genre": 1}}, 422, "weights", "'genre'"),
+        ("POST", "/recommend", {"history": [], "run": "two", "weights": {"genre": 1}}, 422, "weights", "'genre'"),
+        ("POST", "/recommend", '{"history": [], "weights": {"has_genre": NaN}}', 422, "body.weights.has_genre", "nan"),
+        ("POST", "/recommend", {"history": [10**30]}, 422, "body.history.0", "1000000"),
+        ("POST", "/explain", {"history": [1001]}, 422, "body.item", "1001"),
+        ("POST", "/explain", {"history": [1001], "item": 1001}, 422, "item", "1001"),
+        ("POST", "/explain", {"history": [1001], "item": 7}, 422, "item", "7"),
+    ],
+)  # fmt: skip
+def test_a_bad_request_names_the_field_and_what_was_found(method, path, body, status, where, found):
+    content = None if body is None else body if isinstance(body, str) else json.dumps(body)
+    said = error(CLIENT.request(method, path, content=content, headers={"content-type": "application/json"}), status)
+    assert said["where"] == where
+    assert found in said["found"]
+
+
+def test_an_error_of_the_server_has_no_trace_but_a_number_in_the_log(monkeypatch, caplog):
+    monkeypatch.setattr(Served, "listed", lambda *_, **__: 1 / 0)
+    said = error(CLIENT.get("/recommend/reader 1"), 500)
+    number = re.search(r"log as (\w{12})", said["found"])[1]
+    assert f"error {number} in GET /recommend/reader 1" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "ZeroDivision" not in str(said)
+
+
+def test_the_token_opens_all_but_health_and_the_page(tmp_path):
+    (tmp_path / "index.html").write_text("<!doctype html>hello")
+    client = TestClient(make_app(SERVICE, token="s3cret", page=tmp_path))
+    paths = [
+        route.path.replace("{user}", "x")
+        .replace("{item}", "y")
+        .replace("{user:path}", "x")
+        .replace("{item:path}", "y")
+        for route in client.app.routes
+        if hasattr(route, "methods")
+    ]
+    assert len(paths) > 10
+    for path in [*paths, "/recommend/a/b/c", "/runs/"]:
+        if path == "/health":
+            continue
+        for headers in (
+            {},
+            {"authorization": "Bearer s3cre"},
+            {"authorization": "s3cret"},
+            {"authorization": "Bearer é"},
+        ):
+            answer = client.get(path, headers={k: v.encode() for k, v in headers.items()})
+            assert error(answer, 401)["where"] == "header Authorization"
+            assert answer.headers["www-authenticate"] == "Bearer"
+    assert error(client.post("/recommend", json={"user": "reader 1"}), 401)
+    allowed = {"authorization": "Bearer s3cret"}
+    assert client.get("/recommend/reader 1", headers=allowed).status_code == 200
+    assert client.get("/metrics", headers=allowed).status_code == 200
+    assert client.get("/health").json()["status"] == "ok"
+    page = client.get("/")
+    assert (page.status_code, page.text) == (200, "<!doctype html>hello")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert error(client.get("/../run.json"), 404)
+
+
+def test_a_large_body_is_refused_before_it_is_read():
+    client = TestClient(make_app(Service({"one": RUN}, Limits(body=2000))))
+    assert client.post("/recommend", json={"history": [1001] * 200}).status_code == 200
+    said = error(client.post("/recommend", json={"history": [1001] * 2000}), 413)
+    assert "2,000 bytes" in said["expected"]
+    pulled = 0
+
+    def endless():
+        nonlocal pulled
+        for _ in range(100):
+            pulled += 1
+            yield b"[" * 500
+
+    assert error(client.post("/recommend", content=endless()), 413)
+
+    async def told(size, *bodies):
+        """Through ASGI, where it can be seen what was read."""
+        sent, left = [], list(bodies)
+
+        async def receive():
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")] + ([(b"content-length", size)] if size else [])
+        scope = {
+            "type": "http", "method": "POST", "path": "/recommend", "raw_path": b"/recommend", "query_string": b"",
+            "headers": headers, "root_path": "", "scheme": "http", "server": None, "client": None, "state": {},
+        }  # fmt: skip
+        await client.app(scope, receive, send)
+        return sent[0]["status"], len(left)
+
+    import asyncio
+
+    body = [b" " * 900] * 9
+    assert asyncio.run(told(b"8100", *body)) == (413, 9)  # by what the header says: nothing is read
+    assert asyncio.run(told(None, *body)) == (413, 6)  # without one: no more than was asked for
+    assert asyncio.run(told(b"-1", *body)) == (413, 9)
+
+
+def test_measures_count_by_route_and_status(tmp_path):
+    client = TestClient(make_app(Service({"one": RUN}), page=tmp_path))
+    for path in (
+        "/recommend/reader 1?k=7",
+        "/recommend/reader 2?k=7",
+        "/recommend/nobody",
+        "/nowhere",
+        "/" + "x" * 50,
+    ):
+        client.get(path)
+    client.request("BREW", "/coffee")
+    client.post("/recommend", json={"history": [], "k": 3})
+    text = client.get("/metrics").text
+    for line in (
+        'relrank_requests_total{method="GET",route="/recommend/{user:path}",status="200"} 2.0',
+        'relrank_requests_total{method="GET",route="/recommend/{user:path}",status="404"} 1.0',
+        'relrank_requests_total{method="POST",route="/recommend",status="200"} 1.0',
+        'relrank_request_seconds_count{route="/recommend/{user:path}",status="200"} 2.0',
+        'relrank_list_items_bucket{le="5.0",route="/recommend/{user}"} 0.0',
+        'relrank_list_items_bucket{le="10.0",route="/recommend/{user}"} 2.0',
+        'relrank_list_items_sum{route="/recommend"} 3.0',
+    ):
+        assert line in text
+    loaded = re.search(r'relrank_run_loaded_timestamp_seconds\{run="one"\} (\S+)', text)
+    assert time.time() - 60 < float(loaded[1]) <= time.time()
+    assert "nowhere" not in text  # what anybody can make up is no label
+    assert "xxxx" not in text
+    assert "BREW" not in text
+
+
+def test_slow_models_and_quick_ones_answer_alike(monkeypatch):
+    threads = []
+
+    def noted(self, *args, **kwargs):
+        threads.append(threading.current_thread().name)
+        return listed(self, *args, **kwargs)
+
+    listed = Served.listed
+    monkeypatch.setattr(Served, "listed", noted)
+    answers = []
+    for seconds in (0.0, 1.0):
+        monkeypatch.setattr(SERVICE.served(), "seconds", seconds)
+        answers.append(CLIENT.get("/recommend/reader 7").json())
+    assert answers[0] == answers[1]
+    assert [name.startswith("relrank-slow") for name in threads] == [False, True]
+
+
+def test_docs_and_description_name_every_route():
+    page, description = CLIENT.get("/docs").text, CLIENT.get("/openapi.json").json()
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    routes = {"/runs", "/recommend/{user}", "/recommend", "/similar/{item}", "/explain/{user}/{item}", "/explain", "/items",
+              "/users", "/history/{user}", "/health", "/metrics", "/docs"}  # fmt: skip
+    assert set(description["paths"]) == routes
+    assert all(f" {path}</code>" in page for path in routes)
+
+
+def test_draining_is_said_and_closes_connections():
+    app = make_app(SERVICE)
+    client = TestClient(app)
+    assert "connection" not in client.get("/runs").headers
+    app.state.draining = True
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "draining")
+    answer = client.get("/recommend/reader 1")
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+
+
+# what lies around the application
+
+
+def test_runs_are_named_after_their_folders(tmp_path):
+    for name in ("a/books", "b/books", "study/winner"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+    named = names_of([tmp_path / "a/books", tmp_path / "b/books", tmp_path / "study", tmp_path / "study/winner"])
+    assert named == {
+        "books": tmp_path / "a/books", "books-2": tmp_path / "b/books", "study": tmp_path / "study/winner",
+        "study-2": tmp_path / "study/winner",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="no fitted model here"):
+        names_of([tmp_path / "a"])
+
+
+def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
+    old, new = library("ease", {"l2": 5.0}), library("ease", {"l2": 80.0})
+    folder = tmp_path / "run"
+    save(old, folder)
+    service = Service({"run": load_run(folder)})
+    app = make_app(service)
+    watcher, client = Watcher(service, Options({"run": folder}), app), TestClient(app)
+    expected = [client_of(run).get("/recommend/reader 3").json()["items"] for run in (old, new)]
+    assert expected[0] != expected[1]
+
+    def served():
+        return client.get("/recommend/reader 3").json()["items"], client.get("/health").json()["problems"]
+
+    watcher.look()
+    assert served() == (expected[0], [])
+    shutil.move(folder, tmp_path / "away")
+    watcher.look()
+    assert served() == (expected[0], [])  # gone for the moment is no problem
+    shutil.move(tmp_path / "away", folder)
+    save(new, folder)
+    watcher.look()
+    assert served() == (expected[1], [])
+    save(old, folder)
+    (folder / "run.json").write_text('{"format": "another"}')
+    before = service.served()
+    watcher.look()
+    items, problems = served()
+    assert items == expected[1]
+    assert [p["run"] for p in problems] == ["run"]
+    assert "run of another version" in problems[0]["what"]
+    assert service.served() is before
+    assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
+    watcher.look()  # once is enough until it changes
+    assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    write_json(folder / "run.json", old.note)
+    watcher.look()
+    assert served()[0] == expected[1]
+    save(old, folder)
+    watcher.look(every=True)
+    assert served() == (expected[0], [])
+
+
+def client_of(run):
+    return TestClient(make_app(Service({"run": run})))
+
+
+@contextmanager
+def server(*arguments, env=None):
+    """A real one, as a child; its address and its process."""
+    command = [sys.executable, "-m", "relrank.cli", "serve", *map(str, arguments), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | (env or {})
+    ) as child:
+        try:
+            said = []
+            for line in child.stdout:
+                said.append(line)
+                if found := re.search(r"serving on http://127\.0\.0\.1:(\d+)", line):
+                    break
+            else:
+                pytest.fail("".join(said))
+            child.said = said
+            yield int(found[1]), child
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.stdout.close()
+
+
+def get(connection, path, headers=None):
+    connection.request("GET", path, headers=headers or {})
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def test_a_real_server_reloads_without_dropping_and_drains(tmp_path):
+    runs = [library("ease", {"l2": l2}) for l2 in (5.0, 80.0)]
+    folder = tmp_path / "books"
+    save(runs[0], folder)
+    path = "/recommend/reader%203?k=20"
+    expected = [client_of(run).get(path).json()["items"] for run in runs]
+    token = {"authorization": "Bearer t0ken"}
+    with server(folder, "--token-env", "BOOKS_TOKEN", "--grace", 0.6, env={"BOOKS_TOKEN": "t0ken"}) as (port, child):
+        assert any("books: ease on all" in line and f"{N_ITEMS} items" in line for line in child.said)
+        wrong, seen, stop = [], set(), threading.Event()
+
+        def ask():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            while not stop.is_set():
+                try:
+                    status, answer = get(connection, path, token)
+                    seen.add(expected.index(answer["items"]) if status == 200 else f"{status}")
+                except (OSError, http.client.HTTPException, ValueError) as broken:
+                    wrong.append(repr(broken))
+                    return
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        save(runs[1], folder)
+        child.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 20
+        while 1 not in seen and not wrong and time.monotonic() < deadline:
+            time.sleep(0.02)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert {0, 1} >= seen >= {1}
+
+        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        assert get(kept, "/health")[1]["status"] == "ok"
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as half:
+            half.sendall(b"POST /recommend HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t0ken\r\n"
+                         b"Content-Type: application/json\r\nContent-Length: 30\r\n\r\n{")  # fmt: skip
+            time.sleep(0.1)
+            child.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+            fresh = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            status, health = get(fresh, "/health")
+            assert (status, health["status"]) == (503, "draining")
+            assert get(kept, path, token)[1]["items"] == expected[1]  # still answered
+            time.sleep(0.8)
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(("127.0.0.1", port), timeout=5)
+            assert child.poll() is None  # for one question is still being asked
+            half.sendall(b'"history": [1001], "k": 2   }')
+            text = b""
+            with suppress(ConnectionError):
+                while part := half.recv(4096):
+                    text += part
+            assert text.startswith(b"HTTP/1.1 200")
+            assert json.loads(text.split(b"\r\n\r\n", 1)[1])["k"] == 2
+        assert child.wait(20) == 0
+
+
+def test_two_workers_answer_at_one_address_and_count_together(tmp_path):
+    save(RUN, tmp_path / "books")
+    with server(tmp_path / "books", "--workers", 2, "--grace", 0) as (port, child):
+        for _ in range(30):
+            status, answer = get(
+                http.client.HTTPConnection("127.0.0.1", port, timeout=20), "/recommend/reader%203?k=2"
+            )
+            assert (status, len(answer["items"])) == (200, 2)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        counted = re.search(
+            r'relrank_requests_total\{method="GET",route="/recommend/\{user:path\}",status="200"\} (\S+)', text
+        )
+        assert float(counted[1]) == 30
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "no fitted model here"),
+        (["{run}", "--token-env", "RELRANK_NO_SUCH"], "RELRANK_NO_SUCH"),
+        (["{run}", "--host", "203.0.113.7"], "address cannot be used"),
+    ],
+)
+def test_slips_on_the_command_line_are_named(tmp_path, arguments, message, capsys, monkeypatch):
+    from relrank.cli import main
+
+    save(RUN, tmp_path / "run")
+    monkeypatch.setattr(sys, "argv", ["relrank", "serve", *(a.format(run=tmp_path / "run") for a in arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ids_in_addresses(tmp_path):
+    """A slash in an id is part of it where one id stands alone."""
+    assert CLIENT.get("/recommend/a%2Fb%20c%3F").json()["user"] == "a/b c?"
+    assert CLIENT.get("/recommend/a/b c%3F").json()["user"] == "a/b c?"
+    body = {"user": "a/b c?", "item": next(i for i in ITEMS if i - 1000 not in SERVICE.served().seen_by(0))}
+    assert CLIENT.post("/explain", json=body).status_code == 200
+    assert web.PAGE.name == "page"

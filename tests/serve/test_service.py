@@ -1,0 +1,481 @@
+"""The service's lists are those of the run, its pages cut one order, and what is unknown is named."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
+
+from relrank.errors import InputError
+from relrank.explanations import Explainer
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.serve import service as serving
+from relrank.serve import weights as weighing
+from relrank.serve.asked import Limits, RequestError
+from relrank.serve.index import ItemIndex, recall
+from relrank.serve.service import Served, Service
+
+MODELS = [
+    ("relational-ease", {"l2": 5.0}), ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
+    ("relational-lightgcn", {"dim": 16}), ("path-fusion", {"dim": 16}), ("sasrec", {"dim": 16}),
+]  # fmt: skip
+
+
+def pairs(answer):
+    return [(item["item"], item["score"]) for item in answer["items"]]
+
+
+@pytest.mark.parametrize("successive", [False, True])
+@pytest.mark.parametrize(("model", "config"), MODELS)
+def test_lists_are_those_of_the_run(model, config, successive):
+    run = library(model, config, successive=successive)
+    service = Service({"one": run})
+    for user in USERS[::7]:
+        expected = run.recommend(user, 9)
+        answer = service.recommend(user=user, k=9)
+        assert pairs(answer) == list(expected.select("item", "score").iter_rows())
+        assert [i["title"] for i in answer["items"]] == expected["title"].to_list()
+        assert [i["place"] for i in answer["items"]] == list(range(1, 10))
+        assert set(ITEMS) >= {i["item"] for i in answer["items"]}
+    for history in ([1003], [1001, 1040, 1001, 1007], []):
+        expected = run.recommend_for(history, 9)
+        answer = service.recommend(history=[str(item) for item in history], k=9)
+        assert pairs(answer) == list(expected.select("item", "score").iter_rows())
+        assert answer["user"] is None
+        assert answer["total"] == N_ITEMS - len(set(history))
+
+
+def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
+    """With successive parts the lists differ: a service that forgot one of the two ways would be caught above."""
+    apart, after = (Service({"one": library("ease", {"l2": 5.0}, successive=s)}) for s in (False, True))
+    assert any(pairs(apart.recommend(user=u)) != pairs(after.recommend(user=u)) for u in USERS)
+
+
+SERVED = Served("one", library("relational-ease", {"l2": 5.0}))
+TIES = Served("ties", constant(library()))
+
+
+def oracle(served, scores, seen, among):
+    """The whole order, by sorting."""
+    from relrank.ranking import _visiting_order
+
+    place = {item: at for at, item in enumerate(_visiting_order(N_ITEMS).tolist())}
+    rows = [row for row in range(N_ITEMS) if row not in seen and (among is None or among[row])]
+    return sorted(rows, key=lambda row: (-scores[row], place[row]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([SERVED, TIES]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
+    st.sampled_from([(), (("has_genre", "x/y"),), (("has_genre", "crime"), ("wrote", "3"))]),
+)  # fmt: skip
+def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
+    service = Service({"one": served})
+    scores, among = served.user_scores(user), served.among(filters)
+    seen = set(served.seen_by(user).tolist()) if exclude_seen else set()
+    expected = oracle(served, scores, seen, among)
+    found, offset = [], 0
+    while offset is not None:
+        page = service.recommend(user=USERS[user], k=k, offset=offset, exclude_seen=exclude_seen, filters=filters)
+        assert page["total"] == len(expected)
+        assert len(page["items"]) <= k
+        found += page["items"]
+        offset = page["next_offset"]
+    assert [i["item"] for i in found] == [ITEMS[row] for row in expected]
+    assert [i["place"] for i in found] == list(range(1, len(expected) + 1))
+
+
+def test_filters_are_the_relation_read_off():
+    service = Service({"one": SERVED})
+    for number, genre in enumerate(GENRES):
+        items = service.recommend(history=[], k=100, filters=[("has_genre", genre)])["items"]
+        assert {i["item"] for i in items} == {ITEMS[i] for i in np.flatnonzero(genre_of() == number)}
+    both = service.recommend(history=[], k=100, filters=[("has_genre", "crime"), ("wrote", "3")])["items"]
+    assert {i["item"] for i in both} == {1012}
+    assert SERVED.filters == {"has_genre": "genre", "wrote": "author"}  # neither items' own nor users' relations
+
+
+@pytest.mark.parametrize(
+    ("question", "status", "message"),
+    [
+        ({"user": "nobody"}, 404, "'nobody'"),
+        ({"user": "reader 1", "history": []}, 422, "both"),
+        ({}, 422, "neither"),
+        ({"history": [1000, "soap", 7]}, 422, "'soap', 7; 2 unknown in all"),
+        ({"history": [1000] * 21}, 422, "at most|0 to 20"),
+        ({"user": "reader 1", "k": 0}, 422, "1 to 1,000"),
+        ({"user": "reader 1", "k": 1001}, 422, "1,001"),
+        ({"user": "reader 1", "offset": 100_001}, 422, "offset"),
+        ({"user": "reader 1", "run": "two"}, 404, "'two'"),
+        ({"user": "reader 1", "filters": [("has_gnere", "crime")]}, 422, "has_gnere"),
+        ({"user": "reader 1", "filters": [("follows", "1000")]}, 422, "no such filter"),
+        ({"user": "reader 1", "filters": [("has_genre", "love")]}, 422, "'love'"),
+        ({"user": "reader 1", "filters": [("has_genre", "crime")] * 21}, 422, "number of filters"),
+        ({"user": "reader 1", "weights": {"has_gnere": 1}}, 422, "has_gnere"),
+        ({"user": "reader 1", "weights": {"has_genre": -1}}, 422, "weights.has_genre"),
+        ({"user": "reader 1", "weights": {"has_genre": float("nan")}}, 422, "nan"),
+    ],
+)
+def test_what_cannot_be_answered_is_named(question, status, message):
+    service = Service({"one": Served("one", SERVED.run, Limits(history=20))}, Limits(history=20))
+    with pytest.raises(RequestError, match=message) as refused:
+        service.recommend(**question)
+    assert refused.value.status == status
+
+
+def test_scores_that_are_not_finite_are_the_servers_fault():
+    run = constant(library())
+    service = Service({"one": run})
+    run.model.counts[3] = float("nan")
+    with pytest.raises(InputError, match="not finite") as broken:
+        service.recommend(user=USERS[1])
+    assert not isinstance(broken.value, RequestError)
+
+
+# relation weights
+
+
+def test_other_weights_are_the_model_solved_under_them():
+    run = library("relational-ease", {"l2": 5.0, "weights": {"has_genre": 3.0}})
+    service = Service({"one": run})
+    fitted = service.recommend(user=USERS[3], k=N_ITEMS)
+    for weights in ({"has_genre": 200.0}, {"has_genre": 0.0, "wrote": 50}, {"lives_in": 0}):
+        config = RelationalEASEConfig(l2=5.0, weights={"has_genre": 3.0} | {n: float(w) for n, w in weights.items()})
+        other = replace(run, model=RelationalEASE(run.graph, config).solve())
+        answer = service.recommend(user=USERS[3], k=40, weights=weights)
+        assert pairs(answer) == list(other.recommend(USERS[3], 40).select("item", "score").iter_rows())
+        assert pairs(answer) != pairs(fitted)[:40]
+        for_history = service.recommend(history=[1001, 1002], k=40, weights=weights)
+        assert pairs(for_history) == list(other.recommend_for([1001, 1002], 40).select("item", "score").iter_rows())
+    assert service.recommend(user=USERS[3], k=N_ITEMS) == fitted
+    described = {r["name"]: r["weight"] for r in service.runs()["runs"][0]["relations"]}
+    assert described == {"has_genre": 3.0, "wrote": 30.0, "follows": 30.0, "lives_in": 30.0}
+
+
+@pytest.mark.parametrize(("model", "raw"), [("relational-lightgcn", "raw_weights"), ("path-fusion", "paths.raw")])
+def test_weights_of_a_model_with_gradients_are_its_parameter(model, raw):
+    run = library(model, {"dim": 16})
+    service = Service({"one": run})
+    before = service.recommend(user=USERS[3], k=30)
+    weights = weighing.weights_of(run.model)
+    answer = service.recommend(user=USERS[3], k=30, weights={"has_genre": 5.0, "wrote": 0.0})
+    new_person = service.recommend(history=[1001, 1005], k=30, weights={"has_genre": 5.0, "wrote": 0.0})
+    assert pairs(service.recommend(user=USERS[3], k=30)) == pairs(before)
+    assert weighing.weights_of(run.model) == weights
+
+    values = torch.tensor([{"has_genre": 5.0, "wrote": 0.0}.get(name, old) for name, old in weights.items()])
+    by_hand = library(model, {"dim": 16})
+    with torch.no_grad():
+        by_hand.model.get_parameter(raw).copy_(torch.log(torch.expm1(values.double())).float())
+    by_hand.model.forget()
+    by_hand.model.refresh()
+    for found, expected in (
+        (answer, by_hand.recommend(USERS[3], 30)),
+        (new_person, by_hand.recommend_for([1001, 1005], 30)),
+    ):
+        assert [i["item"] for i in found["items"]] == expected["item"].to_list()
+        np.testing.assert_allclose([i["score"] for i in found["items"]], expected["score"], rtol=2e-5)
+    assert pairs(answer) != pairs(before)
+
+
+def test_weights_that_are_fixed_are_refused():
+    service = Service({"one": library("ease")})
+    assert service.runs()["runs"][0]["weights_adjustable"] is False
+    with pytest.raises(RequestError, match="cannot be moved"):
+        service.recommend(user=USERS[0], weights={"has_genre": 1.0})
+
+
+def test_a_variant_is_made_once_and_few_are_kept(monkeypatch):
+    made = []
+
+    def slow(model, weights):
+        made.append(weights["has_genre"])
+        time.sleep(0.05)
+        return under(model, weights)
+
+    under = weighing.under
+    monkeypatch.setattr(weighing, "under", slow)
+    service = Service({"one": Served("one", SERVED.run, Limits(variants=2, waiting=8))})
+
+    def ask(weight):
+        return service.recommend(user=USERS[1], weights={"has_genre": weight})
+
+    threads = [threading.Thread(target=ask, args=(7.0,)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [7.0]
+    for weight in (8.0, 7.0, 9.0, 7.0, 8.0):
+        ask(weight)
+    assert made == [7.0, 8.0, 9.0, 8.0]  # 8 left when 9 came, since 7 was asked for later
+    assert len(service.served()._variants) == 2
+    ask(SERVED.weights["has_genre"])  # the fitted weight needs nothing
+    assert len(made) == 4
+
+
+def test_too_many_variants_at_once_are_refused(monkeypatch):
+    go, at_work = threading.Event(), threading.Event()
+
+    def stuck(model, weights):
+        at_work.set()
+        go.wait(5)
+        return model
+
+    monkeypatch.setattr(weighing, "under", stuck)
+    service = Service({"one": Served("one", SERVED.run, Limits(waiting=1))})
+    first = threading.Thread(target=service.recommend, kwargs={"user": USERS[1], "weights": {"has_genre": 1.0}})
+    first.start()
+    assert at_work.wait(5)
+    with pytest.raises(RequestError, match="too many") as refused:
+        service.recommend(user=USERS[1], weights={"has_genre": 2.0})
+    assert refused.value.status == 503
+    go.set()
+    first.join()
+
+
+# neighbours, titles, users, histories, reasons
+
+
+def test_similar_is_the_cosine_of_vectors_or_the_row_of_item_weights():
+    run = library("mf", {"dim": 8})
+    vectors = run.model.table.detach().numpy()[len(USERS) :]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = unit @ unit[5]
+    answer = Service({"one": run}).similar(1005, 6)
+    best = [row for row in np.argsort(-cosines) if row != 5][:6]
+    assert [i["item"] for i in answer["items"]] == [ITEMS[row] for row in best]
+    np.testing.assert_allclose([i["score"] for i in answer["items"]], cosines[best], rtol=1e-5)
+
+    row = SERVED.run.model.item_weights[5].numpy()
+    near = Service({"one": SERVED}).similar("1005", N_ITEMS - 1)
+    assert {i["item"]: i["score"] for i in near["items"]} == {ITEMS[i]: row[i] for i in range(N_ITEMS) if i != 5}
+    assert (near["item"], near["title"]) == (1005, "On trial, again")
+    with pytest.raises(RequestError, match="'soap'") as refused:
+        Service({"one": SERVED}).similar("soap")
+    assert refused.value.status == 404
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("the trial", [1000, 1002]),
+        ("TRIAL", [1003, 1000, 1002, 1005]),  # those that begin so first, then the most chosen
+        ("trial the", [1000, 1002]),
+        ("cafe reves", [1001]),
+        ("CAFÉ", [1001]),
+        ("1004", [1004]),
+        ("no such words", []),
+        ("a[b", []),
+    ],
+)
+def test_titles_are_found_by_their_words(text, items):
+    service, counts = Service({"one": SERVED}), np.bincount(SERVED.graph.interactions.dst, minlength=N_ITEMS)
+    found = [i["item"] for i in service.items(text, 50)["items"]]
+    assert sorted(found) == sorted(items)
+    begins = [str(TITLES[i - 1000]).lower().startswith(text.lower()) for i in found]
+    assert begins == sorted(begins, reverse=True)
+    for group in (True, False):
+        popular = [counts[item - 1000] for item, begin in zip(found, begins, strict=True) if begin == group]
+        assert popular == sorted(popular, reverse=True)
+    assert service.items(text, 1)["items"] == service.items(text, 50)["items"][:1]
+
+
+def test_no_words_are_the_most_chosen():
+    counts = np.bincount(SERVED.graph.interactions.dst, minlength=N_ITEMS)
+    found = [i["item"] - 1000 for i in Service({"one": SERVED}).items("", 5)["items"]]
+    assert counts[found].tolist() == np.sort(counts)[::-1][:5].tolist()
+
+
+def test_users_are_found_by_the_beginning_of_their_id():
+    service = Service({"one": SERVED})
+    assert service.users("reader 1", 100)["users"] == sorted(u for u in USERS if u.startswith("reader 1"))
+    assert service.users("a/", 3)["users"] == ["a/b c?"]
+    assert service.users("zz", 3)["users"] == []
+    assert service.users("", 4)["users"] == sorted(USERS)[:4]
+
+
+def test_history_is_that_of_the_run():
+    for user in USERS[::13]:
+        expected = SERVED.run.history(user)
+        answer = Service({"one": SERVED}).history(user)
+        assert [(i["item"], i["title"], i["part"]) for i in answer["items"]] == list(expected.iter_rows())
+        assert len(answer["items"]) == 8
+
+
+def test_reasons_are_those_of_the_model_under_outside_ids():
+    service, run = Service({"one": SERVED}), SERVED.run
+    user = 5
+    first = service.recommend(user=USERS[user], k=3)["items"]
+    for listed in first:
+        item = listed["item"] - 1000
+        seen = set(SERVED.seen_by(user).tolist())
+        expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4)[0]
+        answer = service.explain(str(listed["item"]), user=USERS[user], n=4)
+        assert answer["item"] == {"item": listed["item"], "title": listed["title"]}
+        assert (answer["rank"], answer["score"]) == (listed["place"], pytest.approx(listed["score"], rel=1e-6))
+        assert len(answer["reasons"]) == len(expected.reasons) > 0
+        for reason, told in zip(expected.reasons, answer["reasons"], strict=True):
+            assert told["via"]["item"] == ITEMS[reason.via]
+            keys = {"genre": GENRES, "author": range(12), "book": ITEMS}
+            assert [(n["type"], n["id"]) for n in told["through"]] == [(t, keys[t][r]) for t, r in reason.through]
+            assert (told["rank_without"], told["exact"]) == (reason.rank_without, reason.exact)
+            assert told["score_without"] == pytest.approx(reason.score_without)
+            assert str(told["via"]["title"]) in told["sentence"]
+            assert f"place {answer['rank']}" in told["sentence"]
+    history = service.explain(1000, history=[1004, 1008], n=2)
+    again = Explainer(run.model, run.graph).explain([0], history=[4, 8], n=2)[0]
+    assert (history["rank"], history["score"]) == (again.rank, again.score)
+    weighed = service.explain(1000, history=[1004, 1008], weights={"has_genre": 500.0})
+    listed = service.recommend(history=[1004, 1008], weights={"has_genre": 500.0}, k=N_ITEMS)["items"]
+    assert weighed["rank"] == next(i["place"] for i in listed if i["item"] == 1000)
+    assert weighed["score"] == pytest.approx(next(i["score"] for i in listed if i["item"] == 1000), rel=1e-5)
+
+
+def test_reasons_where_the_whole_history_counts():
+    run = library("relational-ease", {"l2": 5.0, "weights": {"lives_in": 0.0}}, successive=True)
+    service = Service({"one": run})
+    for user in USERS[:4]:
+        first = service.recommend(user=user, k=1)["items"][0]
+        told = service.explain(first["item"], user=user)
+        assert (told["rank"], told["score"]) == (1, pytest.approx(first["score"], rel=1e-6))
+
+
+def test_an_item_that_was_chosen_has_no_reasons():
+    with pytest.raises(RequestError, match="chosen already"):
+        Service({"one": SERVED}).explain(1004, history=[1004])
+    with pytest.raises(RequestError, match="n is out of bounds"):
+        Service({"one": SERVED}).explain(1004, history=[1005], n=21)
+
+
+# index
+
+
+def vectors(n, d, seed):
+    """Clustered, as learned vectors are."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((30, d))
+    return (centres[rng.integers(0, 30, n)] + 0.5 * rng.standard_normal((n, d))).astype(np.float32)
+
+
+def test_recall_is_what_brute_force_counts():
+    items, queries = vectors(400, 8, 0), vectors(20, 8, 1)
+    best = [set(np.argsort(-(items @ q))[:10].tolist()) for q in queries]
+    exact = lambda q, k: np.argsort(-(items @ q))[:k]  # noqa: E731
+    assert recall(exact, items, queries, 10) == 1
+    half = lambda q, k: np.concatenate([exact(q, k)[: k // 2], exact(q, 400)[-k // 2 :]])  # noqa: E731
+    assert recall(half, items, queries, 10) == 0.5
+    assert recall(lambda q, k: np.repeat(exact(q, 1), k), items, queries, 10) == pytest.approx(0.1)  # one, ten times
+    rng = np.random.default_rng(3)
+    drawn = [rng.choice(400, 10, replace=False) for _ in queries]
+    calls = iter(drawn)
+    expected = np.mean([len(set(d.tolist()) & b) / 10 for d, b in zip(drawn, best, strict=True)])
+    assert recall(lambda q, k: next(calls), items, queries, 10) == pytest.approx(expected)
+
+
+def test_an_index_reads_cells_until_its_recall_is_reached():
+    items, queries = vectors(5000, 16, 0), vectors(60, 16, 1)
+    index = ItemIndex(items, queries, target=0.95)
+    q = index.quality
+    assert 0.95 <= q.recall_depth <= 1
+    assert q.read < q.cells
+    hits = [len(set(index.search(x, 10).tolist()) & set(np.argsort(-(items @ x))[:10].tolist())) for x in queries]
+    assert q.recall_10 == pytest.approx(np.mean(hits) / 10)
+    assert f"recall@10 {q.recall_10:.4f}" in str(q)
+    worse = ItemIndex(items, queries, target=0.0)
+    assert worse.quality.read < q.read
+    assert worse.quality.recall_depth < q.recall_depth
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    """Half of the list comes from the index."""
+    monkeypatch.setattr(serving, "HEAD", 12)
+    return library("mf", {"dim": 8})
+
+
+def test_below_the_threshold_lists_are_exact_and_only_vectors_have_an_index(wide):
+    assert Served("one", wide).index is None
+    assert Served("one", wide, index_from=N_ITEMS + 1).index is None
+    assert Served("one", wide, index_from=N_ITEMS).index is not None
+    for model in ("path-fusion", "sasrec", "relational-ease", "popularity"):
+        assert Served("one", library(model), index_from=1).index is None
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
+    served = Served("one", wide, index_from=1)
+    if target == 0:  # an index that finds every second item only
+        search = served.index.search
+        monkeypatch.setattr(ItemIndex, "search", lambda self, q, k: search(q, N_ITEMS)[:k][::2])
+    service = Service({"one": served})
+    for whom in ({"user": USERS[3]}, {"history": [1001, 1002]}, {"user": USERS[4], "exclude_seen": False}):
+        whole = service.recommend(k=N_ITEMS, **whom)
+        assert len({i["item"] for i in whole["items"]}) == whole["total"] == len(whole["items"])
+        for k in (1, 5, 12, 17):
+            found, offset = [], 0
+            while offset is not None:
+                page = service.recommend(k=k, offset=offset, **whom)
+                found, offset = found + page["items"], page["next_offset"]
+            assert found == whole["items"]
+        exact = Service({"one": wide}).recommend(k=N_ITEMS, **whom)
+        assert [i["place"] for i in whole["items"]] == [i["place"] for i in exact["items"]]
+        score = {i["item"]: i["score"] for i in exact["items"]}
+        assert all(i["score"] == pytest.approx(score[i["item"]], rel=1e-4, abs=1e-6) for i in whole["items"])
+        same = [i["item"] for i in whole["items"]] == [i["item"] for i in exact["items"]]
+        assert same == (target == 1)
+
+
+def test_filters_and_other_weights_do_not_go_through_the_index(wide):
+    served = Served("one", wide, index_from=1)
+    exact = Service({"one": wide}).recommend(user=USERS[2], filters=[("has_genre", "crime")])
+    assert Service({"one": served}).recommend(user=USERS[2], filters=[("has_genre", "crime")]) == exact
+
+
+def test_pitfall_a_missing_extra_names_the_command(monkeypatch, wide):
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(InputError, match=r'pip install "relrank\[ann\]"'):
+        Served("one", wide, index_from=1)
+
+
+# replacing a run
+
+
+def test_a_replaced_run_answers_wholly_old_or_wholly_new():
+    old, new = (library("ease", {"l2": l2}, seed=seed) for l2, seed in ((5.0, 0), (50.0, 1)))
+    service = Service({"one": old})
+    whole = {str(pairs(Service({"x": run}).recommend(user=USERS[3], k=20))): run for run in (old, new)}
+    assert len(whole) == 2
+    seen, wrong, stop = set(), [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            answer = str(pairs(service.recommend(user=USERS[3], k=20)))
+            (seen.add if answer in whole else wrong.append)(answer)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for turn in range(20):
+        service.replace("one", (new, old)[turn % 2])
+    service.replace("one", new)
+    time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert seen == set(whole)
+    with pytest.raises(InputError, match="no such run"):
+        service.replace("two", new)
+
+
+def test_nothing_to_serve_is_an_error():
+    with pytest.raises(InputError, match="nothing to serve"):
+        Service({})
