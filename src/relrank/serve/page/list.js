@@ -177,7 +177,7 @@ function glide(node, from) {
 
 function reasonsOf(answer, filters, only) {
   const { reasons, rank, score } = answer;
-  const intro = el("p", { class: "note" }, `Place ${count(rank)} of all that they have not chosen, score ${number(score)}. Without a path, that is without their choice and the links on it, the model was asked again.`);
+  const intro = el("p", { class: "note" }, `Place ${count(rank)} of all that they have not chosen, score ${number(score)}. “Without” takes their own choice and the links on the path away and asks the model again.`);
   if (!reasons.length) return [el("p", { class: "note" }, "The model names no path from the history to this one.")];
   const most = Math.max(...reasons.map((reason) => Math.abs(reason.strength)));
   return [intro, el("ol", { class: "paths" }, reasons.map((reason) => reasonOf(reason, { rank, score, most, filters, only })))];
@@ -216,7 +216,7 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
   );
 }
 
-/** What went wrong, where, what was expected and found; and a way to try again. */
+/** What went wrong, where, what was expected and found; and a way to try again, where that may help. */
 export function problem(error, again = null) {
   const facts = [
     ["Where", error.where],
@@ -228,6 +228,6 @@ export function problem(error, again = null) {
     { class: "problem", role: "alert" },
     el("p", {}, el("b", {}, error.what ?? String(error))),
     el("dl", {}, facts.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(said))))),
-    again && el("button", { type: "button", class: "quiet", onclick: again }, "Try again"),
+    again && !(error.status >= 400 && error.status < 500) && el("button", { type: "button", class: "quiet", onclick: again }, "Try again"),
   );
 }

@@ -10,6 +10,7 @@ import { drawSliders } from "./weights.js";
 const PAGE = 10; // items asked for at a time
 const DEPTH = 50; // how far down places under the fitted weights are looked up
 const FITTED = "as fitted"; // the second list that is the first one with its fitted weights
+const STILL = "Move one, and the model is solved anew: the list follows.";
 const TITLES = "relrank titles"; // of a history's items, so that a reload shows them at once
 
 let state = blank();
@@ -153,14 +154,15 @@ function draw() {
       total: one.total,
       noun: nounOf(one.name),
       before: at === 0 ? before : null,
-      there: lists.length > 1 && !lists[1 - at].error ? places[1 - at] : null,
+      there: lists.length > 1 && !lists[1 - at].error && !(at === 0 && before && state.beside === FITTED) ? places[1 - at] : null,
       more: one.next === null ? null : () => more(one),
       own: state.mode === "history",
     });
   });
   const said = byId("moved");
-  said.textContent = before && !lists[0].error ? movesOf(lists[0].items) : "";
-  tell(lists[0].error ? "" : [`${plural(lists[0].items.length, "recommendation")} shown`, said.textContent].filter(Boolean).join(". "));
+  const moves = before && !lists[0].error ? movesOf(lists[0].items) : "";
+  said.textContent = moves || STILL;
+  tell(lists[0].error ? "" : [`${plural(lists[0].items.length, "recommendation")} shown`, moves].filter(Boolean).join(". "));
 }
 
 /** One list is headed by whom it is for, each of two by its model. */
@@ -182,7 +184,7 @@ async function empty() {
   const [{ list, name }] = lists;
   for (const one of lists) one.list.clear(), (one.items = []);
   byId("results").classList.remove("busy");
-  byId("moved").textContent = "";
+  byId("moved").textContent = STILL;
   lists.forEach((one, at) => (one.list.busy(false), head(one, at)));
   tell("");
   if (state.mode === "history") {
