@@ -124,7 +124,7 @@ def main() -> None:
             tables["trained"].append(of_users(everybody, split, users, part))
             tables["trained, folded in"].append(of_users(Folded(everybody, histories), split, users, part))
             tables["new, folded in"].append(of_users(Folded(stranger, histories), split, users, part))
-            means = "  ".join(f"{of} {found[-1][METRIC].mean():.4f}" for of, found in tables.items())
+            means = "  ".join(f"{of} {found[-1].select(METRIC).mean().item():.4f}" for of, found in tables.items())
             print(f"  tenth {number}: {len(users)} users  {means}  {time.perf_counter() - began:.0f} s", flush=True)
         pooled = {of: pl.concat(found) for of, found in tables.items()}
         for of, table in pooled.items():

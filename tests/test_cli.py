@@ -254,6 +254,21 @@ def test_evaluate_prints_what_the_study_measured(study, tmp_path):
         assert printed(name, out) == f"{lists[name].mean():.4f}"
 
 
+def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
+    out = good(relrank("batch", "runs/small", "--out", tmp_path / "lists.parquet", "-k", 4, at=study.home))
+    assert "1,200 rows of 300 users" in out
+    lists = pl.read_parquet(tmp_path / "lists.parquet")
+    expected = load_run(study.folder).recommend(5, 4)
+    assert lists.filter(pl.col("user") == 5)["item"].to_list() == expected["item"].to_list()
+
+
+def test_export_says_what_it_wrote(study, tmp_path):
+    out = good(relrank("export", "runs/small", "--to", "torch", "--out", tmp_path / "[out]", at=study.home))
+    assert "[out]: ids.parquet, model.safetensors, note.json" in out
+    note = json.loads((tmp_path / "[out]" / "note.json").read_text())
+    assert (note["model"], note["input"], note["shape"]) == ("relational-ease", "history", [120, 120])
+
+
 def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
     out = good(relrank("fit", study.home / "small.toml", "--arm", "driver", "--out", "kept", at=tmp_path))
     assert "interactions + driver" in out
@@ -286,6 +301,9 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("recommend runs/small --history ,", "history"),
         ("recommend runs --user 1", "no fitted model here"),
         ("evaluate nowhere", "no fitted model here"),
+        ("export runs/small --to pickle --out exported", "pickle"),
+        ("export runs/small --to faiss --out exported", "cannot be exported to faiss"),
+        ("batch runs/small --out runs", "a folder has this name"),
         ("evaluate runs/small --attribute colour", "colour"),
         ("report runs", "no finished study here"),
         ("study missing.toml", "missing.toml"),

@@ -355,6 +355,30 @@ def serve(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="parquet, faiss, onnx or torch.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the export.", show_default=False)],
+    neighbours: Annotated[
+        int, typer.Option(min=1, help="Weights per item, of a model without vectors in Parquet.")
+    ] = 100,
+) -> None:
+    """Write a fitted model for other systems: vectors, item weights, an index, or a program; with your own keys.
+
+    Models of users' and items' vectors go to every format. Closed forms without vectors, such as EASE, go to parquet
+    as each item's largest weights, and to onnx and torch as a program from histories to scores.
+
+    Example: **relrank export runs/ml-100k-loo --to onnx --out exports/ml-100k-loo**
+    """
+    from relrank.study.export import export as write
+    from relrank.study.fitted import load_run
+
+    fitted = load_run(run)
+    files = write(fitted, to, out, neighbours)
+    print(f"{fitted.note['model']} on {fitted.note['arm']} in {out}: {', '.join(files)}")
+
+
+@app.command()
 def batch(
     run: RunFolder,
     out: Annotated[Path, typer.Option(help="The Parquet file.", show_default=False)],

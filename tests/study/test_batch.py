@@ -6,39 +6,12 @@ from unittest import mock
 import polars as pl
 import pytest
 import torch
+from kept_runs import BOUGHT, N_ITEMS, N_USERS, kept
 
 from relrank.errors import InputError
-from relrank.graph.builders import build_graph
-from relrank.models import MODELS
-from relrank.models.base import config_of
 from relrank.study import batch as batching
 from relrank.study.batch import batch
-from relrank.study.fitted import FittedRun, load_run, save_run
-from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
-from relrank.tables.tables import Tables
-
-N_USERS, N_ITEMS = 17, 23
-BOUGHT = {c: list(dict.fromkeys((7 * c + 3 * k * k + 5 * k) % N_ITEMS for k in range(9))) for c in range(N_USERS)}
-ROWS = [(f"c{c:02}", 100 + i, 10 * k + c) for c, items in BOUGHT.items() for k, i in enumerate(items)]
-
-
-def kept(folder: Path, name: str, split: str = "random-leave-one-out", **config: object) -> FittedRun:
-    """A model on the shop above, saved and loaded again."""
-    shop = Tables("shop", "user", "item", pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row"))
-    cut = apply(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
-    graph, kind = build_graph(shop, cut, {}), MODELS[name]
-    model = kind(graph, config_of(kind.Config(), config, name))
-    if hasattr(model, "solve"):
-        model.solve()
-    else:
-        model.init_weights(0)
-    note = {
-        "format": "relrank-run-1", "model": name, "name": name, "arm": "interactions", "config": config,
-        "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered, "successive": cut.successive,
-    }  # fmt: skip
-    save_run(model, graph, cut, shop, note, folder / "run")
-    return load_run(folder / "run")
+from relrank.study.fitted import FittedRun
 
 
 def look_away(what: str, done: int, total: int) -> None:

@@ -46,7 +46,7 @@ def fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: 
     return found
 
 
-@torch.enable_grad()  # type: ignore[untyped-decorator]
+@torch.enable_grad()
 def _fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float) -> Tensor:
     """The same for users who fit into memory, each with a history."""
     users, known = (torch.from_numpy(a).long().to(items.device) for a in (rows.rows(), rows.indices))

@@ -388,6 +388,15 @@ class VectorModel(ProductModel):
                 users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
         self._users, self._items = users, items
 
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """The vectors whose products are ``score``: all users [n_users, d] and all items [n_items, d].
+
+        Where scores are cosines they have length 1.
+        """
+        if not self._items.numel():
+            self.refresh()
+        return self._users, self._items
+
     def score(self, users: Tensor) -> Tensor:
         """Products of encoded vectors, never of raw tables."""
         if not self._items.numel():

@@ -1,0 +1,263 @@
+"""A fitted model for other systems: vectors, item weights, an index, a program; always with the outside keys.
+
+An export is a folder, written whole or not at all; ``note.json`` says what is in it. What can be said of a model
+decides what is there:
+
+- **vectors** (models whose scores are products of a user's and an item's vector): ``items.parquet`` and
+  ``users.parquet`` (``id``, ``vector``), with ``faiss`` an inner-product index of the items, with ``onnx`` and
+  ``torch`` a program ``user [B, d] → scores [B, n_items]``. Cosines are products of vectors of length 1, so there is
+  nothing left to normalise.
+- **item weights** (closed forms that are linear in the history, ``scores = x B``): with ``parquet`` the largest
+  weights of each item in ``weights.parquet`` (``item``, ``neighbour``, ``weight``), with ``onnx`` and ``torch`` a
+  program ``history [B, n_items] → scores [B, n_items]`` over the whole of B. These models have no vectors.
+
+A program is one matrix product, so that it needs no code: ``model.onnx``, or the tensor ``weights`` of
+``model.safetensors`` (``load_program``); torch's own program files hold pickles, and nothing here is ever unpickled.
+No program masks what a user has chosen already. Row i of the items, column i of scores and history, and entry i of an
+index are line i of ``ids.parquet`` (``row``, ``item``, ``title``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+import relrank
+from relrank.checkpoint import load_tensors, save_tensors, write_json
+from relrank.csr import Float32
+from relrank.errors import InputError
+from relrank.models.base import Recommender
+from relrank.models.bspm import BSPM
+from relrank.models.ease import EASE
+from relrank.models.flat_filter import FlatFilter
+from relrank.models.gf_cf import GFCF
+from relrank.models.item_knn import ItemKNN
+from relrank.models.relational_ease import RelationalEASE
+from relrank.models.vectors import VectorModel
+from relrank.ranking import SCORE_BYTES
+from relrank.study.fitted import FittedRun
+
+Format = Literal["parquet", "faiss", "onnx", "torch"]
+Takes = Literal["history", "user"]
+FORMAT = "relrank-export-1"
+PROGRAM = "model.safetensors"
+LINEAR = (EASE, RelationalEASE, ItemKNN, GFCF, BSPM, FlatFilter)
+"""Models whose scores of a history are sums over its items."""
+EXTRAS = {"faiss": "ann", "onnx": "onnx"}
+"""What has to be installed for a format."""
+ONNX_BYTES = (2 << 30) - (1 << 20)
+"""What fits into one file of that format."""
+OPSET, IR = 17, 8
+
+
+def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[str]:
+    """Write a fitted model to a folder of its own; an older export there is replaced.
+
+    Args:
+        run: a fitted model.
+        to: ``"parquet"``, ``"faiss"``, ``"onnx"`` or ``"torch"``.
+        out: the folder.
+        neighbours: item weights kept per item, the largest by absolute value; of ``parquet`` alone.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        InputError: the format is unknown, or not one for this model; the folder holds something else; an extra is not
+            installed.
+    """
+    if to not in get_args(Format):
+        raise InputError(
+            "unknown format", where="relrank export --to", expected=" or ".join(get_args(Format)), found=repr(to)
+        )
+    if out.exists() and not (out / "note.json").is_file():
+        raise InputError(
+            "folder is in use", where=str(out), expected="a new one, or an older export", found="something else"
+        )
+    model, library = run.model, _extra(to)
+    with_vectors = _has_vectors(model)
+    if not with_vectors and (to == "faiss" or not isinstance(model, LINEAR)):
+        vectors = "a model whose scores are products of vectors, such as relational-lightgcn or mf"
+        linear = ", ".join(kind.name for kind in LINEAR)
+        raise InputError(
+            f"model cannot be exported to {to}", where=f"relrank export --to {to}",
+            expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
+            found=f"{model.name}; relrank batch writes the lists of all users of any model",
+        )  # fmt: skip
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
+    ids.rename({"key": "item"}).with_row_index("row").write_parquet(part / "ids.parquet")
+    said: dict[str, Any] = {}
+    if with_vectors:
+        _write_vectors(run, part)
+    if to == "parquet":
+        said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
+    elif to == "faiss":
+        said = _write_index(run, part, library)
+    else:
+        program = _program(model)
+        said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
+        if to == "onnx":
+            _write_onnx(program, run, part / "model.onnx", library)
+        else:
+            save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
+    names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
+    write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
+    # The older export steps aside whole, so that a kill leaves one or the other, never half of one.
+    aside = out.with_name(out.name + ".old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if out.exists():
+        out.replace(aside)
+    part.replace(out)
+    shutil.rmtree(aside, ignore_errors=True)
+    return sorted(f.name for f in out.iterdir())
+
+
+class Program(nn.Module):
+    """``input @ weights``: int or float [B, n] → scores float32 [B, n_items].
+
+    Args:
+        takes: ``"history"``, a row of ones and zeros per user, [B, n_items]; or ``"user"``, vectors [B, d].
+        weights: float32 [n_items or d, n_items].
+    """
+
+    weights: Tensor
+
+    def __init__(self, takes: Takes, weights: Tensor) -> None:
+        super().__init__()
+        self.takes = takes
+        self.register_buffer("weights", weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of histories or of users' vectors."""
+        return x.to(self.weights) @ self.weights
+
+
+def load_program(folder: Path | str) -> Program:
+    """What ``--to torch`` wrote. Without relrank the file is read by safetensors: one tensor, ``weights``.
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    tensors, note = load_tensors(Path(folder) / PROGRAM)
+    return Program(note["takes"], tensors["weights"])
+
+
+def _has_vectors(model: Recommender) -> bool:
+    """Whether scores are products of vectors and nothing else."""
+    kind = type(model)
+    return isinstance(model, VectorModel) and (kind.score, kind.fold_in) == (VectorModel.score, VectorModel.fold_in)
+
+
+def _vectors(model: Recommender) -> tuple[Float32, Float32]:
+    """Users' and items' vectors."""
+    assert isinstance(model, VectorModel)
+    users, items = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in model.encoded())
+    return users, items
+
+
+def _item_weights(model: Recommender) -> Iterator[tuple[int, Float32]]:
+    """Rows of B by blocks, as (first row, float32 [b, n_items]): what each item alone says of all others."""
+    n_items = model.graph.n_items
+    size = max(1, SCORE_BYTES // (4 * n_items))
+    for first in range(0, n_items, size):
+        alone = [torch.tensor([item]) for item in range(first, min(first + size, n_items))]
+        with torch.no_grad():
+            yield first, model.fold_in(alone).float().numpy(force=True)
+
+
+def _program(model: Recommender) -> Program:
+    if _has_vectors(model):
+        return Program("user", torch.from_numpy(_vectors(model)[1].T.copy()))
+    weights = np.empty((model.graph.n_items,) * 2, np.float32)
+    for first, rows in _item_weights(model):
+        weights[first : first + len(rows)] = rows
+    return Program("history", torch.from_numpy(weights))
+
+
+def _write_vectors(run: FittedRun, folder: Path) -> None:
+    users, items = _vectors(run.model)
+    for name, keys, vectors in (
+        ("users", run.split.users.keys, users),
+        ("items", run.split.items.keys, items),
+    ):
+        frame = pl.DataFrame({"id": keys, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))})
+        frame.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).write_parquet(folder / f"{name}.parquet")
+
+
+def _write_weights(run: FittedRun, folder: Path, neighbours: int) -> dict[str, Any]:
+    """The largest weights of each item by absolute value; zeros are left out."""
+    kept = []
+    n_items = run.model.graph.n_items
+    n = min(max(neighbours, 1), n_items)
+    for first, rows in _item_weights(run.model):
+        largest = torch.from_numpy(np.abs(rows)).topk(n).indices.numpy()
+        values = np.take_along_axis(rows, largest, 1)
+        row, place = np.nonzero(values)
+        kept.append((row + first, largest[row, place], values[row, place]))
+    row, column, weight = (np.concatenate(side) for side in zip(*kept, strict=True))
+    keys = run.split.items
+    pl.DataFrame({"item": keys.at(row), "neighbour": keys.at(column), "weight": weight}).write_parquet(
+        folder / "weights.parquet"
+    )
+    return {"weights": "score of neighbour = sum of weight over the items of the history", "neighbours": n}
+
+
+def _write_index(run: FittedRun, folder: Path, faiss: Any) -> dict[str, Any]:
+    """An exact index: flat, by inner product."""
+    items = _vectors(run.model)[1]
+    index = faiss.IndexFlatIP(items.shape[1])
+    index.add(items)
+    faiss.write_index(index, str(folder / "items.faiss"))
+    return {"index": "IndexFlatIP", "shape": list(items.shape)}
+
+
+def _write_onnx(program: Program, run: FittedRun, path: Path, onnx: Any) -> None:
+    """One matrix product, built by hand: no tracing, no other library."""
+    if program.weights.nbytes > ONNX_BYTES:
+        raise InputError(
+            "model is too large for one file", where="relrank export --to onnx",
+            expected=f"at most {ONNX_BYTES:,} bytes of weights, or --to torch", found=f"{program.weights.nbytes:,}",
+        )  # fmt: skip
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    width, n_items = program.weights.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [program.takes, "weights"], ["scores"])],
+        f"relrank {run.note['model']}",
+        [helper.make_tensor_value_info(program.takes, kind, ["batch", width])],
+        [helper.make_tensor_value_info("scores", kind, ["batch", n_items])],
+        [onnx.numpy_helper.from_array(program.weights.numpy(), "weights")],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="relrank",
+        producer_version=relrank.__version__,
+    )  # fmt: skip
+    onnx.checker.check_model(model)
+    onnx.save_model(model, str(path))
+
+
+def _extra(to: str) -> Any:
+    """The library behind a format; None where none is needed.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if to not in EXTRAS:
+        return None
+    try:
+        return importlib.import_module(to)
+    except ImportError:
+        raise InputError(
+            "an extra is not installed", where=f"relrank export --to {to}",
+            expected=f'pip install "relrank[{EXTRAS[to]}]"', found=f"no module {to}",
+        ) from None  # fmt: skip

@@ -1,0 +1,199 @@
+"""What an export says is what the model says, read back by the libraries that it is for."""
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from kept_runs import N_ITEMS, N_USERS, kept
+from safetensors.torch import load_file
+
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.models.base import history_rows
+from relrank.ranking import top_k
+from relrank.study import export as exporting
+from relrank.study.export import export, load_program
+from relrank.study.fitted import FittedRun
+
+LINEAR = {
+    "ease": {"l2": 3.0}, "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7}, "gf-cf": {"rank": 5},
+    "bspm": {"rank": 5}, "flat-filter": {"rank": 5},
+}  # fmt: skip
+VECTORS = {
+    "mf": {"dim": 8},
+    "relational-lightgcn": {"dim": 8},
+    "xsimgcl": {"dim": 8, "similarity": "dot"},
+    "graphsage": {"dim": 8},
+}
+HISTORIES = [[0, 3, 9], [22], [5, 6, 7, 8], [1, 2]]
+USERS = torch.arange(N_USERS)
+
+
+def histories() -> list[torch.Tensor]:
+    return [torch.tensor(h) for h in HISTORIES]
+
+
+def multi_hot() -> np.ndarray:
+    rows = np.zeros((len(HISTORIES), N_ITEMS), np.float32)
+    for row, history in zip(rows, HISTORIES, strict=True):
+        row[history] = 1
+    return rows
+
+
+def vectors(folder: Path, name: str) -> tuple[pl.Series, np.ndarray]:
+    frame = pl.read_parquet(folder / f"{name}.parquet")
+    assert frame.schema["vector"] == pl.List(pl.Float32)
+    return frame["id"], np.array(frame["vector"].to_list(), np.float32)
+
+
+def inputs(run: FittedRun) -> tuple[np.ndarray, np.ndarray]:
+    """What a program of this model takes for the histories, and the scores that it has to give."""
+    with torch.no_grad():
+        scores = run.model.fold_in(histories()).numpy()
+        if run.model.name in LINEAR:
+            return multi_hot(), scores
+        rows = run.model.encode_histories(history_rows(histories(), N_ITEMS))
+        if run.model.config.similarity == "cosine":
+            rows = torch.nn.functional.normalize(rows, dim=1)
+    return rows.numpy(), scores
+
+
+def assert_ids(run: FittedRun, folder: Path) -> None:
+    ids = pl.read_parquet(folder / "ids.parquet")
+    assert ids["row"].to_list() == list(range(N_ITEMS))
+    assert ids["item"].equals(run.split.items.keys.rename("item"))
+    assert ids["title"].to_list() == run.titles["title"].to_list()
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_products_of_the_vectors_in_parquet_are_the_scores(name: str, tmp_path: Path) -> None:
+    run = kept(tmp_path, name, **VECTORS[name])
+    files = export(run, "parquet", tmp_path / "out")
+    assert files == ["ids.parquet", "items.parquet", "note.json", "users.parquet"]
+    (users, u), (items, q) = (vectors(tmp_path / "out", side) for side in ("users", "items"))
+    assert users.to_list() == run.split.users.keys.to_list()
+    assert items.to_list() == run.split.items.keys.to_list()
+    np.testing.assert_allclose(u @ q.T, run.model.score(USERS).detach().numpy(), atol=1e-5)
+    assert_ids(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_all_weights_in_parquet_add_up_to_the_scores_of_a_history(name: str, tmp_path: Path) -> None:
+    run = kept(tmp_path, name, **LINEAR[name])
+    with mock.patch.object(exporting, "SCORE_BYTES", 4 * N_ITEMS * 5):  # in blocks of five items
+        export(run, "parquet", tmp_path / "out", neighbours=1000)
+    weights = pl.read_parquet(tmp_path / "out" / "weights.parquet")
+    b = np.zeros((N_ITEMS, N_ITEMS), np.float32)
+    b[tuple(run.split.items.rows(weights[side], "test") for side in ("item", "neighbour"))] = weights["weight"]
+    expected = run.model.fold_in(histories()).numpy()
+    np.testing.assert_allclose(multi_hot() @ b, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_few_weights_are_the_largest_of_either_sign(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease", l2=0.01)
+    export(run, "parquet", tmp_path / "out", neighbours=4)
+    weights = pl.read_parquet(tmp_path / "out" / "weights.parquet")
+    for row, item in enumerate(run.split.items.keys):
+        own = run.model.fold_in([torch.tensor([row])])[0].numpy()
+        found = weights.filter(pl.col("item") == item)["weight"].to_numpy()
+        np.testing.assert_allclose(np.sort(np.abs(found)), np.sort(np.abs(own))[-4:], rtol=1e-5)
+    assert (weights["weight"] < 0).any()
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_the_index_finds_the_models_own_lists(name: str, tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    run = kept(tmp_path, name, **VECTORS[name])
+    export(run, "faiss", tmp_path / "out")
+    index = faiss.read_index(str(tmp_path / "out" / "items.faiss"))
+    assert (index.metric_type, index.ntotal) == (faiss.METRIC_INNER_PRODUCT, N_ITEMS)
+    products, rows = index.search(vectors(tmp_path / "out", "users")[1], 10)
+    nothing = Csr.from_pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), (N_USERS, N_ITEMS))
+    best = top_k(run.model, USERS.numpy(), nothing, 10)
+    np.testing.assert_array_equal(rows, best.items)
+    np.testing.assert_allclose(products, best.scores, atol=1e-5)
+    assert_ids(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [*LINEAR, *VECTORS])
+def test_the_onnx_graph_scores_as_the_model_does(name: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    run = kept(tmp_path, name, **(LINEAR | VECTORS)[name])
+    export(run, "onnx", tmp_path / "out")
+    session = runtime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    (takes,) = session.get_inputs()
+    assert takes.name == ("history" if name in LINEAR else "user")
+    given, expected = inputs(run)
+    (scores,) = session.run(["scores"], {takes.name: given})
+    np.testing.assert_allclose(scores, expected, atol=1e-4 * max(1, np.abs(expected).max()))
+    (one,) = session.run(["scores"], {takes.name: given[:1]})
+    np.testing.assert_allclose(one, scores[:1], rtol=1e-5, atol=1e-6)
+    if name in VECTORS:
+        (scores,) = session.run(None, {"user": vectors(tmp_path / "out", "users")[1]})
+        np.testing.assert_allclose(scores, run.model.score(USERS).detach().numpy(), atol=1e-4)
+    assert_ids(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["ease", "relational-lightgcn"])
+def test_the_torch_program_scores_as_the_model_does_and_is_no_pickle(name: str, tmp_path: Path) -> None:
+    run = kept(tmp_path, name, **(LINEAR | VECTORS)[name])
+    files = export(run, "torch", tmp_path / "out")
+    assert set(files) - {"users.parquet", "items.parquet"} == {"ids.parquet", "model.safetensors", "note.json"}
+    program = load_program(tmp_path / "out")
+    assert program.takes == ("history" if name in LINEAR else "user")
+    given, expected = inputs(run)
+    for n in (len(HISTORIES), 1):
+        np.testing.assert_allclose(program(torch.from_numpy(given[:n].copy())).numpy(), expected[:n], atol=1e-5)
+    alone = load_file(tmp_path / "out" / "model.safetensors")  # what somebody without relrank reads
+    np.testing.assert_allclose(given @ alone["weights"].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "split", "config"),
+    [
+        ("ease", "faiss", "random-leave-one-out", {}),
+        ("popularity", "parquet", "random-leave-one-out", {}),
+        ("path-fusion", "onnx", "random-leave-one-out", {"dim": 8}),
+        ("sasrec", "torch", "last-leave-one-out", {"dim": 8, "window": 3}),
+    ],
+)
+def test_a_model_that_does_not_fit_a_format_is_refused_in_one_sentence(
+    name: str, to: str, split: str, config: dict[str, object], tmp_path: Path
+) -> None:
+    run = kept(tmp_path, name, split, **config)
+    with pytest.raises(InputError, match=f"cannot be exported to {to}") as error:
+        export(run, to, tmp_path / "out")
+    assert name in str(error.value)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(tmp_path: Path) -> None:
+    run, out = kept(tmp_path, "mf", dim=8), tmp_path / "out"
+    with pytest.raises(InputError, match="unknown format"):
+        export(run, "pickle", out)
+    with pytest.raises(InputError, match="folder is in use"):
+        export(run, "parquet", tmp_path / "run")
+    export(run, "onnx", out)
+    before = sorted(f.name for f in out.iterdir())
+    with (
+        mock.patch.object(exporting, "write_json", side_effect=OSError("disk is full")),
+        pytest.raises(OSError, match="full"),
+    ):
+        export(run, "parquet", out)
+    assert sorted(f.name for f in out.iterdir()) == before
+    export(run, "parquet", out)
+    assert "model.onnx" not in {f.name for f in out.iterdir()}
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run"]
+
+
+def test_too_large_for_one_file_and_a_missing_extra_are_said(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease")
+    with mock.patch.object(exporting, "ONNX_BYTES", 100), pytest.raises(InputError, match="too large for one file"):
+        export(run, "onnx", tmp_path / "out")
+    with mock.patch.dict(sys.modules, {"onnx": None}), pytest.raises(InputError, match=r"relrank\[onnx\]"):
+        export(run, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
