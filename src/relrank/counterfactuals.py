@@ -8,9 +8,9 @@
   alone, no edge can be taken from it: then the history is folded in, for the scores with everything there as for
   those without (``Asked.folded``).
 
-The answer is exact for closed forms and for propagation that is linear given its parameters. For other models it is
-not: their parameters have seen what is gone, and a deletion is all that can be said. Nor is it where a model cannot
-be built on the smaller graph; then only the history is cut.
+The answer is exact for closed forms, and for users of the graph in propagation that is linear given its parameters.
+Of other models it is not: their parameters have seen what is gone, and a deletion is all that can be said. Nor is it
+where a model cannot be built on the smaller graph; then only the history is cut.
 """
 
 from __future__ import annotations
@@ -101,7 +101,6 @@ class Counterfactuals:
     def __init__(self, model: Recommender, graph: Graph) -> None:
         self.model, self.graph = model, graph
         self.low_rank = FewerLinks(model) if isinstance(model, RelationalEASE) else None
-        self.exact = isinstance(model, ClosedForm) or type(model) in LINEAR
         self.adds_up = isinstance(model, ADDS_UP)
         self._saved: dict[str, Tensor] | None = None
 
@@ -180,7 +179,8 @@ class Counterfactuals:
 
     def without(self, asked: Asked, deletions: Sequence[Deletion]) -> tuple[Float64, list[bool]]:
         """Scores under each deletion, float64 [n, n_items], and whether they are exact."""
-        scores, exact = np.empty((len(deletions), self.graph.n_items)), [self.exact] * len(deletions)
+        is_exact = isinstance(self.model, ClosedForm) or (asked.from_graph and type(self.model) in LINEAR)
+        scores, exact = np.empty((len(deletions), self.graph.n_items)), [is_exact] * len(deletions)
         at_once, folded, rebuilt = [], [], []
         for at, deletion in enumerate(deletions):
             if self.low_rank is not None and self.low_rank.fits(deletion.cut):

@@ -1,0 +1,97 @@
+"""The oracle is the model itself, solved from scratch on a graph that never had the links."""
+
+import numpy as np
+import pytest
+import torch
+from dense_truth import SIZES, random_graph
+
+from relrank.graph.cuts import Cut
+from relrank.graph.graph import Relation
+from relrank.models.fewer_links import FewerLinks
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+
+CONFIG = RelationalEASEConfig(l2=4.0, weights={"has_tag": 5.0, "tagged": 2.0, "similar": 3.0, "lives_in": 2.0})
+RELATIONS = (
+    ("has_tag", "item", "tag", 40),
+    ("tagged", "tag", "item", 30),
+    ("similar", "item", "item", 60),
+    ("lives_in", "user", "city", 25),
+)
+
+
+@pytest.fixture(params=[RELATIONS, RELATIONS[:3]], ids=["users' columns beside", "items alone"])
+def graph(request):
+    return random_graph(3, *request.param)
+
+
+def inputs(model, user):
+    """Columns and values of a user's row, pseudo-items behind the items."""
+    x, (columns, values) = model.history.take(np.array([user])), model.beside(user)
+    return np.concatenate([x.indices, columns + SIZES["item"]]).astype(np.int64), np.concatenate([x.data, values])
+
+
+def links_of(relation, places):
+    ends = (relation.src, relation.dst) if relation.source == "item" else (relation.dst, relation.src)
+    return tuple((int(ends[0][at]), int(ends[1][at])) for at in places)
+
+
+def solved_without(graph, name, places):
+    r = graph.relations[name]
+    kept = [at for at in range(len(r)) if at not in places]
+    less = Relation.of(name, r.source, r.target, r.src[kept], r.dst[kept], r.weight[kept])
+    other = type(graph)(
+        graph.user, graph.item, graph.nodes, graph.interactions, {**graph.relations, name: less}, "other"
+    )
+    return RelationalEASE(other, CONFIG).solve()
+
+
+def test_equals_solving_from_scratch(graph):
+    model = RelationalEASE(graph, CONFIG).solve()
+    low_rank = FewerLinks(model)
+    cuts, want = [], []
+    for name in ("has_tag", "tagged", "similar"):
+        relation, rng = graph.relations[name], np.random.default_rng(1)
+        for links in (1, 2, 3):
+            places = rng.choice(len(relation), links, replace=False).tolist()
+            cuts.append(Cut(name, links_of(relation, places)))
+            want.append(solved_without(graph, name, places).score(torch.tensor([len(cuts)]))[0].numpy())
+    assert all(low_rank.fits(cut) for cut in cuts)
+    users = range(1, len(cuts) + 1)
+    got = low_rank.scores([inputs(model, u) for u in users], cuts)
+    want = np.array(want)
+    before = model.score(torch.tensor(list(users))).numpy()
+    size = np.abs(want).max()
+    assert np.abs(got - want).max() < 1e-5 * size
+    assert (np.abs(before - want).max(axis=1) > 1e-2 * size).all()  # the links matter, each set of them
+
+
+def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
+    model = RelationalEASE(graph, CONFIG).solve()
+    relation = graph.relations["has_tag"]
+    places = np.flatnonzero(relation.src == relation.src[0]).tolist()
+    cut = Cut("has_tag", links_of(relation, places))
+    want = solved_without(graph, "has_tag", places).score(torch.tensor([4, 9])).numpy()
+    got = FewerLinks(model).scores([inputs(model, u) for u in (4, 2, 9)], [cut, Cut(None, ()), cut])
+    np.testing.assert_allclose(got[[0, 2]], want, atol=1e-5)
+    np.testing.assert_allclose(got[1], model.score(torch.tensor([2]))[0].numpy(), atol=1e-6)
+
+
+def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
+    """Its relation is scaled by the largest weight, so every row would change."""
+    low_rank = FewerLinks(RelationalEASE(graph, CONFIG).solve())
+    relation = graph.relations["similar"]
+    largest = int(relation.weight.argmax())
+    assert relation.weight[largest] > 1
+    src, dst = int(relation.src[largest]), int(relation.dst[largest])
+    assert not low_rank.fits(Cut("similar", ((src, dst),)))
+    assert not low_rank.fits(Cut("similar", ((dst, src),)))
+
+
+def test_a_solution_kept_without_the_diagonal_gets_it_back(graph):
+    model = RelationalEASE(graph, CONFIG).solve()
+    state = model.state()
+    del state["diagonal"]
+    other = RelationalEASE(graph, CONFIG)
+    other.load_state(state)
+    torch.testing.assert_close(other.diagonal, model.diagonal, rtol=1e-5, atol=0)
+    torch.testing.assert_close(other.score(torch.arange(5)), model.score(torch.arange(5)))

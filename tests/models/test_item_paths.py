@@ -1,0 +1,111 @@
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.graph.cuts import Cut
+from relrank.graph.graph import Graph, Relation
+from relrank.models.fewer_links import FewerLinks
+from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
+from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.tables.ids import IdMap
+
+
+@pytest.fixture
+def graph():
+    """Items 0 and 1 share tags 0 and 1 and two users; 0 – 1, 0 – 2, 1 – 2 are similar; item 3 has nothing."""
+    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", 4), ("item", 4), ("tag", 3))}
+    return Graph(
+        "user",
+        "item",
+        nodes,
+        Relation.of("chose", "user", "item", np.array([0, 0, 1, 1, 2, 3]), np.array([0, 1, 0, 1, 0, 3])),
+        {
+            "has_tag": Relation.of(
+                "has_tag", "item", "tag", np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([3.0, 4, 1, 1])
+            ),
+            "similar": Relation.of(
+                "similar", "item", "item", np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([0.5, 0.5, 0.5])
+            ),
+        },
+        "f",
+    )
+
+
+def test_weights_of_relational_ease_are_the_terms_of_its_gram_matrix(graph):
+    model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 2.0, "similar": 3.0})).solve()
+    found = dict(ItemPaths(model, graph, FewerLinks(model)).between(0, 1))
+    half = np.sqrt(0.5)
+    assert found == pytest.approx(
+        {
+            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
+            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
+            # rows (1, ½, ½) and (½, 1, ½), each over √1.5
+            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+            Path(0, INTERACTIONS, (), 1): 2.0,
+        }
+    )
+    n = graph.n_items
+    gram = model._penalised_gram() - model.config.l2 * np.eye(n)
+    assert sum(found.values()) == pytest.approx(gram[0, 1])
+
+
+def test_weights_of_other_models_are_normalised_edges(graph):
+    config = FlatFilterConfig(rank=2, weights={"has_tag": 2.0, "similar": 1.0})
+    found = dict(ItemPaths(FlatFilter(graph, config).solve(), graph, None).between(0, 1))
+    assert found == pytest.approx(
+        {
+            Path(0, "has_tag", (("tag", 0),), 1): 2 * 3 / np.sqrt(7 * 4) * 1 / np.sqrt(2 * 4),
+            Path(0, "has_tag", (("tag", 1),), 1): 2 * 4 / np.sqrt(7 * 5) * 1 / np.sqrt(2 * 5),
+            Path(0, "similar", (), 1): 0.5,
+            Path(0, "similar", (("item", 2),), 1): 0.25,
+            Path(0, INTERACTIONS, (), 1): 2 / np.sqrt(3 * 2),
+        }
+    )
+
+
+def test_relations_of_a_trained_model_count_by_their_learned_weights(graph):
+    model = RelationalLightGCN(graph, RelationalLightGCNConfig(dim=2))
+    model.init_weights(0)
+    with torch.no_grad():
+        model.raw_weights[:] = torch.tensor([2.0, -200.0])  # has_tag; similar at 0
+    found = dict(ItemPaths(model, graph, None).between(0, 1))
+    weight = np.log1p(np.exp(2.0))
+    assert found[Path(0, "has_tag", (("tag", 0),), 1)] == pytest.approx(weight * 3 / np.sqrt(7 * 4) / np.sqrt(2 * 4))
+    assert {path.relation for path in found} == {"has_tag", INTERACTIONS}
+
+
+def test_items_without_a_link_have_the_interactions_alone_and_weight_0_leaves_a_relation_out(graph):
+    model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 0.0})).solve()
+    paths = ItemPaths(model, graph, FewerLinks(model))
+    assert paths.between(0, 3) == [(Path(0, INTERACTIONS, (), 3), 0.0)]
+    assert {path.relation for path, _ in paths.between(0, 1)} == {"similar", INTERACTIONS}
+
+
+def test_the_cut_of_a_path_joins_its_two_items():
+    assert Path(4, INTERACTIONS, (), 7).cut == Cut(None, ())
+    assert Path(4, "similar", (), 7).cut == Cut("similar", ((4, 7),))
+    assert Path(4, "has_tag", (("tag", 2),), 7).cut == Cut("has_tag", ((4, 2), (7, 2)))
+
+
+def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one(graph):
+    model = RelationalEASE(graph).solve()
+    paths, rng = ItemPaths(model, graph, FewerLinks(model)), np.random.default_rng(0)
+    tags = graph.relations["has_tag"].csr(4, 3)
+    for like in (Path(0, "has_tag", (("tag", 0),), 1), Path(0, "similar", (), 1), Path(0, INTERACTIONS, (), 1)):
+        drawn = [paths.random(np.array([0, 1]), like, rng) for _ in range(60)]
+        assert all((p.via, p.relation, p.through) != (like.via, like.relation, like.through) for p in drawn)
+        assert {p.via for p in drawn} <= {0, 1}
+        assert {len(p.through) for p in drawn} == {len(like.through)}
+        for p in drawn:
+            assert p.relation == INTERACTIONS if like.relation == INTERACTIONS else p.relation != INTERACTIONS
+            if p.relation == "has_tag":
+                ((kind, tag),) = p.through
+                assert kind == "tag"
+                assert {tag} <= set(tags.take(np.array([p.via])).indices) & set(tags.take(np.array([p.end])).indices)
+            assert p.via != p.end or p.relation == INTERACTIONS
+    lonely = paths.random(np.array([3]), Path(0, "has_tag", (("tag", 0),), 1), rng)
+    assert lonely.cut == Cut(None, ())

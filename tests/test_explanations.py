@@ -1,0 +1,221 @@
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.errors import InputError
+from relrank.explanations import Explainer, Reason, explain, faithfulness
+from relrank.graph.graph import Graph, Relation
+from relrank.models.ease import EASE, EASEConfig
+from relrank.models.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.simple import Popularity, RandomOrder
+from relrank.tables.ids import IdMap
+from relrank.testing import BLOCKS, planted_graph
+
+EASE_CONFIG = RelationalEASEConfig(l2=20.0, weight=10.0)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return planted_graph()
+
+
+@pytest.fixture(scope="module")
+def model(graph):
+    return RelationalEASE(graph, EASE_CONFIG).solve()
+
+
+@pytest.fixture(scope="module")
+def explainer(model, graph):
+    return Explainer(model, graph)
+
+
+def small(interactions, **relations):
+    """5 items, 2 tags; relations as (type of the other end, pairs)."""
+    src, dst = np.array(interactions).T
+    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in (("user", src.max() + 1), ("item", 5), ("tag", 2))}
+    links = {n: Relation.of(n, "item", end, *np.array(pairs).T) for n, (end, pairs) in relations.items()}
+    return Graph("user", "item", nodes, Relation.of("chose", "user", "item", src, dst), links, "f")
+
+
+def test_worked_by_hand():
+    """Items 0 and 1 share a tag, items 2 and 3 a user, item 4 nothing.
+
+    With λ = w = 1 the Gram matrix has blocks [[3, 1], [1, 3]], [[2, 1], [1, 2]] and [2]: B_01 = 1/3, B_23 = 1/2.
+    """
+    graph = small([(0, 0), (1, 1), (2, 2), (2, 3), (3, 4)], has_tag=("tag", [(0, 0), (1, 0)]))
+    model = RelationalEASE(graph, RelationalEASEConfig(l2=1.0, weight=1.0)).solve()
+    tagged, chosen = Explainer(model, graph).explain([1, 3], history=[0, 2])
+    assert (tagged.item, tagged.rank, tagged.folded) == (1, 2, False)
+    assert tagged.score == pytest.approx(1 / 3)
+    (reason,) = tagged.reasons  # nobody chose both: the interactions are no reason
+    assert reason == Reason(0, "has_tag", (("tag", 0),), reason.strength, 2.5, reason.score_without, True)
+    assert reason.strength == pytest.approx(1 / 3)
+    assert reason.score_without == pytest.approx(0, abs=1e-6)
+    assert (chosen.item, chosen.rank) == (3, 1)
+    (reason,) = chosen.reasons
+    assert reason == Reason(2, "interactions", (), reason.strength, 2.5, reason.score_without, True)
+    assert (reason.strength, reason.score_without) == (pytest.approx(1 / 2), pytest.approx(0, abs=1e-6))
+
+
+def test_worked_by_hand_without_relations():
+    """Cosines n_ij / √(n_i n_j): item 2 gets 2 / √12 from item 0 and 1 / √8 from item 1, item 3 only 1 / √2 from 1."""
+    graph = small([(0, 0), (1, 0), (1, 2), (2, 0), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (5, 2), (5, 4)])
+    model = ItemKNN(graph, ItemKNNConfig(neighbours=4, shrinkage=0.0)).solve()
+    of_0, of_1 = 2 / np.sqrt(3 * 4), 1 / np.sqrt(2 * 4)
+    found = explain(model, graph, 2, history=[0, 1])
+    assert found.rank == 1
+    assert found.score == pytest.approx(of_0 + of_1, abs=1e-5)
+    # without item 0 item 3 is above, at .71 against .35; without item 1 it has nothing
+    assert [(r.via, r.relation, r.rank_without) for r in found.reasons] == [
+        (0, "interactions", 2),
+        (1, "interactions", 1),
+    ]
+    assert [r.score_without for r in found.reasons] == pytest.approx([of_1, of_0], abs=1e-5)
+    assert [r.strength for r in found.reasons] == pytest.approx([of_0, of_1], abs=1e-5)
+
+
+def best_items(model, graph, user, k=5):
+    scores = model.score(torch.tensor([user]))[0]
+    scores[torch.from_numpy(graph.interactions.dst[graph.interactions.src == user]).long()] = -np.inf
+    return scores.topk(k).indices.tolist()
+
+
+def in_block(explainer, graph, items_of, users=range(24)):
+    """Share of the reasons that run inside the user's block, and how many there are."""
+    inside = []
+    for user in users:
+        items = [i for i in items_of(user) if i % BLOCKS == user % BLOCKS]
+        for found in explainer.explain(items, user=user):
+            for reason in found.reasons[:2]:
+                nodes = [reason.via, *(row for _, row in reason.through)]
+                inside.append(all(node % BLOCKS == user % BLOCKS for node in nodes))
+    return np.mean(inside), len(inside)
+
+
+def test_reasons_lie_in_the_planted_block(graph, model, explainer):
+    share, n = in_block(explainer, graph, lambda user: best_items(model, graph, user))
+    assert n > 150
+    assert share > 0.97
+    chance = RandomOrder(graph).solve()
+    share, n = in_block(Explainer(chance, graph), graph, lambda user: best_items(chance, graph, user, 20))
+    assert n > 50
+    assert share < 0.93  # 9 of 10 items of a history are of the block
+
+
+def test_the_named_paths_matter_more_than_random_ones(graph, model):
+    found = faithfulness(model, graph, np.arange(20), 5, seed=0)
+    assert found.n == 100
+    assert found.strict >= 0.95
+    assert found.unexplained == 0
+    assert found.drop > 10 * found.random_drop
+    assert found.share == found.strict + found.ties / 2
+    named, random = found.drops.T
+    assert found.strict == np.mean(named > random)
+    again = faithfulness(model, graph, np.arange(20), 5, seed=0)
+    np.testing.assert_array_equal(again.drops, found.drops)
+    assert (faithfulness(model, graph, np.arange(20), 5, seed=1).drops[:, 1] != random).any()
+
+
+def test_a_model_that_reads_no_history_has_no_reasons(graph):
+    found = faithfulness(Popularity(graph).solve(), graph, np.arange(4), 3, seed=0)
+    assert (found.strict, found.ties, found.unexplained, found.drop) == (0, 0, 1, 0)
+    with pytest.raises(InputError, match="nothing to explain"):
+        faithfulness(Popularity(graph).solve(), graph, np.arange(4), 0, seed=0)
+
+
+def test_order_and_number_of_reasons(graph, model, explainer):
+    for user in range(8):
+        item = best_items(model, graph, user)[2]
+        (found,) = explainer.explain([item], user=user, n=50)
+        assert found.rank == 3
+        keys = [(-r.rank_without, r.score_without) for r in found.reasons]
+        assert keys == sorted(keys)
+        assert len({(r.via, r.relation) for r in found.reasons}) == len(found.reasons) > 3
+        for r in found.reasons:
+            assert r.rank_without > 3 or (r.rank_without == 3 and r.score_without < found.score)
+        (short,) = explainer.explain([item], user=user, n=2)
+        assert short.reasons == found.reasons[:2]
+        assert len(explainer.explain([item], user=user, n=50, tried=4)[0].reasons) <= 4
+        assert explain(model, graph, item, user=user, n=50) == found
+
+
+def test_strengths_of_an_item_add_up_to_what_it_contributes():
+    """One tag and the interactions link items 0 and 1; nothing else acts on 1."""
+    graph = small([(0, 0), (0, 1), (1, 2), (2, 3), (3, 4)], has_tag=("tag", [(0, 0), (1, 0)]))
+    model = RelationalEASE(graph, RelationalEASEConfig(l2=1.0, weight=3.0)).solve()
+    found = explain(model, graph, 1, history=[0])
+    strength = {r.relation: r.strength for r in found.reasons}
+    assert sum(strength.values()) == pytest.approx(float(model.item_weights[0, 1]))
+    assert strength["has_tag"] == pytest.approx(3 * strength["interactions"])
+
+
+def test_links_that_do_nothing_by_themselves_are_not_named(graph):
+    """A relation of so small a weight that it changes no score: j alone explains the item."""
+    config = RelationalEASEConfig(l2=20.0, weights={"has_tag": 10.0, "similar": 1e-9})
+    explainer = Explainer(RelationalEASE(graph, config).solve(), graph)
+    named = {
+        r.relation
+        for user in range(8)
+        for e in explainer.explain(best_items(explainer._say.model, graph, user), user=user, n=50)
+        for r in e.reasons
+    }
+    assert named == {"has_tag", "interactions"}
+
+
+def test_a_user_and_their_history_get_the_same_answer(graph, model, explainer):
+    history = graph.interactions.dst[graph.interactions.src == 3].tolist()
+    items = best_items(model, graph, 3)
+    assert explainer.explain(items, user=3) == explainer.explain(items, history=history)
+    hidden = best_items(model, graph, 3, 4)
+    (found,) = explainer.explain(items[4:], user=3, hidden=hidden)
+    assert found.rank == 1
+    assert explainer.explain(items[4:], user=3)[0].rank == 5
+
+
+def test_nothing_but_the_interactions_where_a_model_reads_nothing_else(graph):
+    model = EASE(graph, EASEConfig(20.0)).solve()
+    for found in Explainer(model, graph).explain(best_items(model, graph, 5), user=5):
+        assert {(r.relation, r.through, r.exact) for r in found.reasons} == {("interactions", (), True)}
+
+
+def test_an_empty_history_has_no_reasons(explainer):
+    (found,) = explainer.explain([4], history=[])
+    assert found.reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("item", "asked", "message"),
+    [
+        (120, {"user": 1}, "item row outside the catalogue"),
+        (-1, {"user": 1}, "item row outside the catalogue"),
+        (7, {"history": [3, 7]}, "item is in the history"),
+        (7, {"user": 160}, "user row outside the graph"),
+        (7, {"history": [120]}, "item row outside the catalogue"),
+        (7, {}, "nobody, or two"),
+        (7, {"user": 1, "history": [3]}, "nobody, or two"),
+        (7, {"history": [3], "n": 0}, "nothing is asked for"),
+        (7, {"history": [3], "tried": 0}, "nothing is asked for"),
+    ],
+)
+def test_bad_questions_are_refused(graph, model, item, asked, message):
+    with pytest.raises(InputError, match=message):
+        explain(model, graph, item, **asked)
+
+
+def test_weights_of_interactions_change_what_an_item_contributes(graph):
+    """An interaction of weight 0.01 is hardly a reason."""
+    edges = graph.interactions
+    weight = np.ones(len(edges), np.float32)
+    mine = np.flatnonzero(edges.src == 1)
+    model = EASE(graph, EASEConfig(20.0)).solve()
+    item = best_items(model, graph, 1)[0]
+    first = explain(model, graph, item, user=1).reasons[0].via
+    weight[mine[edges.dst[mine] == first]] = 0.01
+    less = replace(graph, interactions=replace(edges, weight=weight))
+    found = explain(EASE(less, EASEConfig(20.0)).solve(), less, item, user=1, n=20)
+    assert found.reasons[0].via != first
+    assert all(abs(r.strength) < 0.01 for r in found.reasons if r.via == first)
