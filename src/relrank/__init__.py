@@ -22,6 +22,7 @@ _PUBLIC = {
     "build_graph": "relrank.graph.builders",
     "compare": "relrank.comparison",
     "evaluate": "relrank.evaluation",
+    "explain": "relrank.explanations",
     "fit": "relrank.training",
     "keep_winner": "relrank.study.run",
     "load_run": "relrank.study.fitted",
