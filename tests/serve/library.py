@@ -1,4 +1,4 @@
-"""A small library whose readers have a favourite genre: fitted runs of it, with ids that are awkward in an address."""
+"""A small library whose readers have a favourite genre: fitted runs of it, with ids awkward in an address."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def library(
     else:
         fitted.solve()
     split = Split(
-        graph.nodes["reader"], graph.nodes["book"], train, valid, test, "library, seed 0", "fingerprint", ordered=True,
-        successive=successive,
+        graph.nodes["reader"], graph.nodes["book"], train, valid, test, "library, seed 0", "fingerprint",
+        ordered=True, successive=successive,
     )  # fmt: skip
     note = {
         "format": FORMAT, "model": model, "name": model, "arm": "all", "protocol": "library, seed 0",

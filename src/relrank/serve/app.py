@@ -50,15 +50,12 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         page: folder of the files shown at "/".
     """
     limits, began = service.limits, time.monotonic()
-    slow = ThreadPoolExecutor(THREADS, "relrank-slow")
-    # so many may wait for a model under other weights; they leave the other threads alone
-    weighing = ThreadPoolExecutor(limits.waiting + 1, "relrank-weights")
+    pools = _Pools(limits.waiting + 1)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        slow.shutdown(wait=False, cancel_futures=True)
-        weighing.shutdown(wait=False, cancel_futures=True)
+        pools.end()
 
     errors = {
         400: "not JSON", 401: "no token, or another", 404: "not there", 413: "too large", 422: "makes no sense",
@@ -76,17 +73,14 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     for name in service.names:
         measures.loaded.labels(name).set(time.time())
 
-    async def away(pool: ThreadPoolExecutor, task: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        return await asyncio.get_running_loop().run_in_executor(pool, task)
-
     async def listed(
         route: str, run: str | None, weights: dict[str, float] | None, task: Callable[[], dict[str, Any]]
     ) -> Response:
         """A list is made at once where that takes no longer than a thread would to start; else in a thread."""
-        if weights:
-            content = await away(weighing, task)
+        if not weights and service.served(run).quick:
+            content = task()
         else:
-            content = task() if service.served(run).quick else await away(slow, task)
+            content = await pools.away(task, bool(weights))
         measures.items.labels(route).observe(len(content["items"]))
         return answered(content)
 
@@ -138,20 +132,17 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         run: Run = None,
     ) -> Response:
         """Why an item is recommended to a known user."""
-        return answered(await away(slow, lambda: service.explain(item, user=user, n=n, run=run, status=404)))
+        return answered(await pools.away(lambda: service.explain(item, user=user, n=n, run=run, status=404)))
 
     @app.post("/explain", response_model=schemas.Explained)
     async def explain_to(doubted: schemas.Doubted) -> Response:
         """Why an item is recommended for a history, or to a known user."""
         d = doubted
-        return answered(
-            await away(
-                weighing if d.weights else slow,
-                lambda: service.explain(
-                    d.item, user=d.user, history=d.history, n=d.n, weights=d.weights, run=d.run
-                ),
-            )
-        )  # fmt: skip
+        content = await pools.away(
+            lambda: service.explain(d.item, user=d.user, history=d.history, n=d.n, weights=d.weights, run=d.run),
+            bool(d.weights),
+        )
+        return answered(content)
 
     @app.get("/items", response_model=schemas.Items)
     async def items(
@@ -229,6 +220,29 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         Guard, measures=measures, most=limits.body, token=token, guarded=routes - {"health", ""}, headers=HEADERS
     )
     return app
+
+
+class _Pools:
+    """Threads for questions that would hold up the others; those with other relation weights have their own."""
+
+    def __init__(self, weighing: int) -> None:
+        self._weighing = weighing
+        self._begin()
+
+    def _begin(self) -> None:
+        self._slow = ThreadPoolExecutor(THREADS, "relrank-slow")
+        self._weights = ThreadPoolExecutor(self._weighing, "relrank-weights")
+
+    async def away(self, task: Callable[[], dict[str, Any]], weighed: bool = False) -> dict[str, Any]:
+        """What a task gives, when it is done."""
+        pool = self._weights if weighed else self._slow
+        return await asyncio.get_running_loop().run_in_executor(pool, task)
+
+    def end(self) -> None:
+        """Give the threads back; the application may be started again."""
+        for pool in (self._slow, self._weights):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._begin()
 
 
 def _filter(text: str) -> tuple[str, str]:
