@@ -91,11 +91,12 @@ right = {
     "history": st.lists(st.sampled_from(ITEMS[:20]), max_size=6), "user": st.sampled_from(USERS),
     "item": st.sampled_from(ITEMS[20:]), "k": st.integers(1, 60), "n": st.integers(1, 20),
     "offset": st.integers(0, 60), "exclude_seen": st.booleans(), "run": runs,
-    "with": st.lists(st.fixed_dictionaries({"relation": st.just("wrote"), "value": st.integers(0, 11)}), max_size=2),
+    "with": st.lists(st.sampled_from([{"relation": "wrote", "value": v} for v in (3, "4")]), max_size=2),
     "weights": st.dictionaries(st.sampled_from(["has_genre", "wrote"]), st.floats(0, 300), max_size=2),
 }  # fmt: skip
 wrong = {
-    "history": st.lists(ids, max_size=40), "with": st.lists(filters, max_size=3), "weights": weights, "more": anything,
+    "history": st.lists(ids, max_size=40), "with": st.lists(filters, max_size=3), "weights": weights,
+    "more": anything,
 }  # fmt: skip
 options = {
     "/recommend": ["k", "offset", "exclude_seen", "run", "with", "weights"],

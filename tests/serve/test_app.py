@@ -125,6 +125,8 @@ def test_posts_answer_as_the_service_does():
         ("DELETE", "/runs", None, 405, "request", "DELETE /runs"),
         ("POST", "/runs", {}, 405, "request", "POST /runs"),
         ("POST", "/recommend", "{", 400, "body", "Expecting property name"),
+        ("POST", "/recommend", "[" * 100_000, 400, "request", "POST /recommend"),
+        ("POST", "/recommend", '{"history": [' + "1" * 5000 + "]}", 400, "request", "POST /recommend"),
         ("POST", "/recommend", [], 422, "body", "[]"),
         ("POST", "/recommend", {}, 422, "body", "neither"),
         ("POST", "/recommend", {"user": "reader 1", "history": []}, 422, "body", "both"),
@@ -286,6 +288,35 @@ def test_slow_models_and_quick_ones_answer_alike(monkeypatch):
         answers.append(CLIENT.get("/recommend/reader 7").json())
     assert answers[0] == answers[1]
     assert [name.startswith("relrank-slow") for name in threads] == [False, True]
+
+
+def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
+    go = threading.Event()
+    service = Service({"one": RUN}, Limits(threads=1, queue=2))
+    monkeypatch.setattr(service.served(), "seconds", 1.0)
+    listed = Served.listed
+    monkeypatch.setattr(Served, "listed", lambda *a, **k: go.wait(10) and listed(*a, **k))
+    statuses = []
+    with TestClient(make_app(service)) as client:
+
+        def ask():
+            statuses.append(client.get("/recommend/reader 1").status_code)
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 10
+        while (inside := client.app.state.pools.inside) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert inside == 2
+        answer = client.get("/similar/1000")
+        assert error(answer, 503)["what"] == "too many questions at once"
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200  # the loop is free
+        go.set()
+        for thread in threads:
+            thread.join()
+    assert statuses == [200, 200]
 
 
 def test_docs_and_description_name_every_route():

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 import relrank
 from relrank.serve import schemas
-from relrank.serve.asked import RequestError
+from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
 from relrank.serve.guard import Guard, Measures, answered, failure
 from relrank.serve.service import Service
@@ -31,8 +31,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
 }
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-THREADS = 4
-"""Questions that are slow are answered so many at a time."""
+MANY = 100_000
+"""Titles of so many items are searched in a thread."""
 
 InUrl = Annotated[str, InPath(max_length=1000)]
 Run = Annotated[str | None, Query(description="Name of a run; the first by default.")]
@@ -50,7 +50,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         page: folder of the files shown at "/".
     """
     limits, began = service.limits, time.monotonic()
-    pools = _Pools(limits.waiting + 1)
+    pools = _Pools(limits)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +69,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     )  # fmt: skip
     measures = Measures()
     app.state.service, app.state.measures = service, measures
-    app.state.draining, app.state.problems = False, {}
+    app.state.pools, app.state.draining, app.state.problems = pools, False, {}
     for name in service.names:
         measures.loaded.labels(name).set(time.time())
 
@@ -151,7 +151,9 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         run: Run = None,
     ) -> Response:
         """Items by title."""
-        return answered(service.items(q, limit, run))
+        if service.served(run).n_items < MANY:
+            return answered(service.items(q, limit, run))
+        return answered(await pools.away(lambda: service.items(q, limit, run)))
 
     @app.get("/users", response_model=schemas.Users)
     async def users(
@@ -192,7 +194,8 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
-        return failure(error.status, error.what, error.where, error.expected, error.found)
+        later = {"Retry-After": "1"} if error.status == 503 else None
+        return failure(error.status, error.what, error.where, error.expected, error.found, later)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -225,18 +228,31 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
 class _Pools:
     """Threads for questions that would hold up the others; those with other relation weights have their own."""
 
-    def __init__(self, weighing: int) -> None:
-        self._weighing = weighing
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self.inside = limits, 0  # in progress or waiting
         self._begin()
 
     def _begin(self) -> None:
-        self._slow = ThreadPoolExecutor(THREADS, "relrank-slow")
-        self._weights = ThreadPoolExecutor(self._weighing, "relrank-weights")
+        self._slow = ThreadPoolExecutor(self._limits.threads, "relrank-slow")
+        self._weights = ThreadPoolExecutor(self._limits.waiting + 1, "relrank-weights")
 
     async def away(self, task: Callable[[], dict[str, Any]], weighed: bool = False) -> dict[str, Any]:
-        """What a task gives, when it is done."""
+        """What a task gives, when it is done.
+
+        Raises:
+            RequestError: too many are waiting.
+        """
+        if self.inside >= self._limits.queue:
+            raise RequestError(
+                503, "too many questions at once", where="server", expected=f"at most {self._limits.queue} that wait",
+                found=str(self.inside),
+            )  # fmt: skip
         pool = self._weights if weighed else self._slow
-        return await asyncio.get_running_loop().run_in_executor(pool, task)
+        self.inside += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, task)
+        finally:
+            self.inside -= 1
 
     def end(self) -> None:
         """Give the threads back; the application may be started again."""

@@ -48,6 +48,10 @@ class Limits:
     """Memory of those models together, in bytes; one is always kept."""
     waiting: int = 4
     """Questions that may wait for such a model to be made."""
+    threads: int = 4
+    """Questions that are slow are answered so many at a time."""
+    queue: int = 200
+    """Slow questions that may be in progress or wait."""
 
     def check(self, name: str, value: int, low: int, high: int) -> None:
         """Refuse a number out of bounds.
