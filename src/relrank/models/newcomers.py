@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.csr import Csr
-from relrank.models.losses import full_softmax
 
 SHARPER = 0.5
 """τ' as a share of the temperature of training."""
@@ -46,17 +45,31 @@ def fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: 
     return found
 
 
-@torch.enable_grad()
 def _fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float) -> Tensor:
-    """The same for users who fit into memory, each with a history."""
+    """The same for users who fit into memory, each with a history; the gradient is written by hand.
+
+    With w_i = σ(log Σ_{j ∉ H} exp(s_j) − s_i) it is −w_i at an item of the history, and Σ_i w_i, spread as a softmax,
+    over the items that are not in it. Nobody's steps depend on who else is there.
+    """
     users, known = (torch.from_numpy(a).long().to(items.device) for a in (rows.rows(), rows.indices))
-    u = start.clone().requires_grad_()
+    scale = length / (SHARPER * temperature)
+    smallest = torch.finfo(items.dtype)
+    u = start.clone()
     adam = torch.optim.Adam([u], lr=RATE * length)
     for step in range(STEPS):
         adam.param_groups[0]["lr"] = RATE * length * (1 - step / STEPS)
-        scores = length * functional.normalize(u, dim=1) @ items.T
-        # a sum over edges, so that nobody's steps depend on who else is there
-        loss = rows.nnz * full_softmax(scores, users, known, (users, known), SHARPER * temperature)
-        (u.grad,) = torch.autograd.grad(loss, u)
+        norm = u.norm(dim=1, keepdim=True)
+        direction = u / norm
+        s = (scale * direction) @ items.T
+        own = s[users, known]
+        s[users, known] = -torch.inf
+        highest = s.amax(1, keepdim=True).clamp_(min=smallest.min)  # of who has everything: nothing to spread
+        s.sub_(highest).exp_()
+        total = s.sum(1, keepdim=True)
+        w = ((highest + total.log())[users, 0] - own).sigmoid()
+        s *= torch.zeros_like(total).index_add_(0, users, w[:, None]) / total.clamp(min=smallest.tiny)
+        s[users, known] = -w
+        gradient = scale * (s @ items)
+        u.grad = (gradient - (gradient * direction).sum(1, keepdim=True) * direction) / norm
         adam.step()
-    return length * functional.normalize(u.detach(), dim=1)
+    return length * functional.normalize(u, dim=1)
