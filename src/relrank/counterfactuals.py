@@ -103,6 +103,7 @@ class Counterfactuals:
         self.low_rank = FewerLinks(model) if isinstance(model, RelationalEASE) else None
         self.adds_up = isinstance(model, ADDS_UP)
         self._saved: dict[str, Tensor] | None = None
+        self._are_fixed: bool | None = None
 
     def asked(self, user: int | None, history: Sequence[int] | None, hidden: Sequence[int] = ()) -> Asked:
         """Who asks, with their scores.
@@ -142,7 +143,7 @@ class Counterfactuals:
         if user is not None and isinstance(self.model, RelationalEASE):
             beside = self.model.beside(user)
         elif user is not None and not self.model.from_history:
-            fixed = self._fixed(user)
+            fixed = bool(items.size) and self._fixed(user)
             from_graph = not fixed
         asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0))
         if from_graph or (user is not None and self.adds_up):
@@ -156,13 +157,18 @@ class Counterfactuals:
         return replace(asked, scores=scores)
 
     def _fixed(self, user: int) -> bool:
-        """Whether a user's scores stay what they are when all their edges leave the graph, or cannot be had then."""
-        try:
-            other = self._rebuilt(without_user_edges(self.graph, user), self._state(NO_LINKS))
-        except (RuntimeError, ValueError, KeyError):
-            return True
-        rows = torch.tensor([user])
-        return bool(np.array_equal(_numbers(other.score, rows), _numbers(self.model.score, rows)))
+        """Whether users' scores stay what they are when all their edges leave the graph, or cannot be had then.
+
+        Asked of the first user, it holds for all.
+        """
+        if self._are_fixed is None:
+            rows = torch.tensor([user])
+            try:
+                other = self._rebuilt(without_user_edges(self.graph, user), self._state(NO_LINKS))
+                self._are_fixed = bool(np.array_equal(_numbers(other.score, rows), _numbers(self.model.score, rows)))
+            except (RuntimeError, ValueError, KeyError):
+                self._are_fixed = True
+        return self._are_fixed
 
     def histories(self, asked: Asked, items: Sequence[int | None]) -> Float64:
         """Scores without one item of the history each (None: with all), by sums or by folding in: [n, n_items].
