@@ -38,6 +38,7 @@ bench: $(READY)  ## every timing and tally that the docs quote; those on real da
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/text_encoding.py
+	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/fold_in.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 
 leaderboards: $(READY)  ## every family of models, searched alike, on three seeds (hours; needs RELRANK_DATA; resumes)
