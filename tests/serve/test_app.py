@@ -372,6 +372,10 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
 
     watcher.look()
     assert served() == (expected[0], [])
+    before = service.served()
+    late = Watcher(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced while it was loaded
+    late.look()
+    assert service.served() is not before
     shutil.move(folder, tmp_path / "away")
     watcher.look()
     assert served() == (expected[0], [])  # gone for the moment is no problem

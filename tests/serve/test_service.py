@@ -423,6 +423,7 @@ def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
             found, offset = [], 0
             while offset is not None:
                 page = service.recommend(k=k, offset=offset, **whom)
+                assert len(page["items"]) == min(k, page["total"] - offset)
                 found, offset = found + page["items"], page["next_offset"]
             assert found == whole["items"]
         exact = Service({"one": wide}).recommend(k=N_ITEMS, **whom)

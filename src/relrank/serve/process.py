@@ -143,12 +143,15 @@ class Watcher(threading.Thread):
         service: what serves them.
         options: the folders, and how often to look.
         app: its ``state.problems`` says what could not be loaded, its ``state.measures`` counts.
+        loaded: stamps of the runs that are served, taken before they were loaded; those of now when None.
     """
 
-    def __init__(self, service: Service, options: Options, app: FastAPI) -> None:
+    def __init__(
+        self, service: Service, options: Options, app: FastAPI, loaded: Mapping[str, Stamp | None] | None = None
+    ) -> None:
         super().__init__(name="relrank-watcher", daemon=True)
         self._service, self._options, self._app = service, options, app
-        self._stamps = {name: _stamp(folder) for name, folder in options.folders.items()}
+        self._stamps = dict(stamps(options) if loaded is None else loaded)
         self._all, self._wake = False, threading.Event()
         self._stopped = False
 
@@ -199,12 +202,13 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
     from relrank.serve.app import make_app
     from relrank.serve.service import Service
 
+    loaded = stamps(options)
     runs = {name: load(options, name) for name in options.folders}
     for served in runs.values():
         say(describe(served))
     service = Service(runs, options.limits)
     app = make_app(service, token=options.token)
-    watcher = Watcher(service, options, app)
+    watcher = Watcher(service, options, app, loaded)
 
     class Server(uvicorn.Server):
         """One that says that it drains before it does."""
@@ -369,6 +373,11 @@ def _address(listener: socket.socket) -> str:
 
 def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def stamps(options: Options) -> dict[str, Stamp | None]:
+    """What is there of every run at the moment."""
+    return {name: _stamp(folder) for name, folder in options.folders.items()}
 
 
 def _stamp(folder: Path) -> Stamp | None:

@@ -60,7 +60,6 @@ def under(model: Recommender, weights: Mapping[str, float]) -> Recommender:
         changed.paths.raw = nn.Parameter(raw, requires_grad=False)
     else:
         changed.raw_weights = nn.Parameter(raw, requires_grad=False)
-        changed.forget()
         changed.refresh()
     return changed
 
