@@ -52,12 +52,18 @@ def test_worked_by_hand():
     assert (tagged.item, tagged.rank, tagged.folded) == (1, 2, False)
     assert tagged.score == pytest.approx(1 / 3)
     (reason,) = tagged.reasons  # nobody chose both: the interactions are no reason
-    assert reason == Reason(0, "has_tag", (("tag", 0),), reason.strength, 2.5, reason.score_without, True)
+    assert reason == Reason(
+        0, "has_tag", (("tag", 0),), reason.strength, 2.5, reason.score_without, reason.rank_unlinked,
+        reason.score_unlinked, True,
+    )  # fmt: skip
+    # the choice alone leaves nothing but rounding: beside item 4, behind item 3
+    assert reason.score_unlinked == pytest.approx(0, abs=1e-6)
+    assert 2 <= reason.rank_unlinked <= 3
     assert reason.strength == pytest.approx(1 / 3)
     assert reason.score_without == pytest.approx(0, abs=1e-6)
     assert (chosen.item, chosen.rank) == (3, 1)
     (reason,) = chosen.reasons
-    assert reason == Reason(2, "interactions", (), reason.strength, 2.5, reason.score_without, True)
+    assert reason == Reason(2, "interactions", (), reason.strength, 2.5, reason.score_without, None, None, True)
     assert (reason.strength, reason.score_without) == (pytest.approx(1 / 2), pytest.approx(0, abs=1e-6))
 
 
@@ -103,6 +109,12 @@ def test_every_reason_is_what_the_model_says_without_its_path(graph, model, expl
             assert reason.score_without == pytest.approx(float(scores[item]), abs=1e-5)
             above = (np.delete(scores, history) > scores[item]).sum()
             assert reason.rank_without == 1 + above
+            if reason.relation == "interactions":
+                assert (reason.rank_unlinked, reason.score_unlinked) == (None, None)
+            else:  # the links alone: the choice of j stays
+                scores = other.fold_in([torch.tensor(history)])[0].numpy()
+                assert reason.score_unlinked == pytest.approx(float(scores[item]), abs=1e-5)
+                assert reason.rank_unlinked == 1 + (np.delete(scores, history) > scores[item]).sum()
             checked.add((reason.relation, len(reason.through)))
     assert checked >= {("has_tag", 1), ("similar", 0), ("interactions", 0)}
 

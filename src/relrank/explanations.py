@@ -59,6 +59,9 @@ class Reason:
         strength: the path's part of the score, in scores.
         rank_without: 1-based expected rank of the item with the path deleted.
         score_without: score then.
+        rank_unlinked: rank with the links gone and the user's edge to ``via`` kept; None for interactions, whose path
+            has no link but that edge.
+        score_unlinked: score then.
         exact: whether this is what the model would say, not only an estimate by deletion.
     """
 
@@ -68,6 +71,8 @@ class Reason:
     strength: float
     rank_without: float
     score_without: float
+    rank_unlinked: float | None
+    score_unlinked: float | None
     exact: bool
 
 
@@ -208,8 +213,12 @@ class Explainer:
             return place[0] > rank or (place[0] == rank and place[1] < score - rounding)
 
         alone = dict(zip(linked, places[len(paths) :], strict=True))
+
+        def kept(path: Path) -> tuple[float | None, float | None]:
+            return alone.get(path, (None, None))
+
         found = [
-            (c, Reason(c.path.via, c.path.relation, c.path.through, c.strength, *place, is_exact))
+            (c, Reason(c.path.via, c.path.relation, c.path.through, c.strength, *place, *kept(c.path), is_exact))
             for c, place, is_exact in zip(candidates, places[: len(paths)], exact[: len(paths)], strict=True)
             if harms(place) and (c.path not in alone or harms(alone[c.path]))
         ]

@@ -139,6 +139,8 @@ class ReasonOf(_Answer):
     strength: float
     rank_without: float
     score_without: float
+    rank_unlinked: float | None
+    score_unlinked: float | None
     exact: bool
     sentence: str
 

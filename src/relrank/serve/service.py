@@ -515,7 +515,9 @@ class Served:
         return {
             "via": self.named(reason.via), "relation": reason.relation, "through": through,
             "strength": reason.strength, "rank_without": _whole(reason.rank_without),
-            "score_without": reason.score_without, "exact": reason.exact,
+            "score_without": reason.score_without,
+            "rank_unlinked": None if reason.rank_unlinked is None else _whole(reason.rank_unlinked),
+            "score_unlinked": reason.score_unlinked, "exact": reason.exact,
             "sentence": self._sentence(item, found, reason, through),
         }  # fmt: skip
 
@@ -529,9 +531,11 @@ class Served:
         else:
             nodes = ", ".join(f"{node['type']} {node['name'] or node['id']}" for node in through)
             link = f"{via} and {this} share {nodes} ({reason.relation})"
-        before, after = _whole(found.rank), _whole(reason.rank_without)
-        change = f"from place {before} to {after}" if before != after else f"in score, at place {before} still"
-        return f"{link}; without this it falls {change}{'' if reason.exact else ' (by deletion, not trained again)'}."
+        first = "without that choice" if reason.rank_unlinked is None else "without link and choice"
+        fall = f"{first} {_fall(found.rank, reason.rank_without)}"
+        if reason.rank_unlinked is not None:
+            fall = f"without the link alone {_fall(found.rank, reason.rank_unlinked)}, {fall}"
+        return f"{link}; {fall}{'' if reason.exact else ' (by deletion, not trained again)'}."
 
 
 class Service:
@@ -808,6 +812,13 @@ def _short(value: object, most: int = 100) -> str:
     """What was found, as it may be said again."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _fall(before: float, after: float) -> str:
+    """From one place to another, in words."""
+    if before == after:
+        return f"it loses score, at place {_whole(before)} still"
+    return f"it falls from place {_whole(before)} to {_whole(after)}"
 
 
 def _whole(rank: float) -> float | int:
