@@ -20,7 +20,8 @@ from relrank.serve.service import Service
 
 ANSWERS = {
     "runs": schemas.Runs, "recommend": schemas.Recommended, "similar": schemas.Similar, "explain": schemas.Explained,
-    "items": schemas.Items, "users": schemas.Users, "history": schemas.History, "health": schemas.Health,
+    "items": schemas.Items, "users": schemas.Users, "values": schemas.Values, "history": schemas.History,
+    "health": schemas.Health,
 }  # fmt: skip
 LIMITS = Limits(history=30, body=4000)
 

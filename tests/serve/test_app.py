@@ -325,7 +325,16 @@ def test_docs_and_description_name_every_route():
     assert "https://" not in page
     assert "<script" not in page
     lists = {"/recommend/{user}", "/recommend", "/similar/{item}", "/explain/{user}/{item}", "/explain"}
-    routes = lists | {"/runs", "/items", "/users", "/history/{user}", "/health", "/metrics", "/docs"}
+    routes = lists | {
+        "/runs",
+        "/items",
+        "/users",
+        "/values/{relation}",
+        "/history/{user}",
+        "/health",
+        "/metrics",
+        "/docs",
+    }
     assert set(description["paths"]) == routes
     assert all(f" {path}</code>" in page for path in routes)
 

@@ -304,6 +304,16 @@ def test_filters_leave_what_they_say(visit: Visit, fitted: FittedRun) -> None:
     page.keyboard.press("Enter")
     of_ben = [title for title in titles(fitted, [1], 14) if WRITTEN[TITLES.index(title)] == AUTHORS.index("Ben")]
     expect(names(page)).to_have_text(of_ben)
+    field = page.locator("#value")
+    field.click()
+    expect(page.locator("#values [role=option]")).to_have_text(["Ben (6)", "Cy (6)", "Ada (2)"])
+    field.fill("a")
+    expect(page.locator("#values [role=option]")).to_have_text(["Ada (2)"])
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".nothing")).to_be_visible()  # nobody writes as two
+    page.locator("#with button").last.press("Delete")
+    expect(names(page)).to_have_text(of_ben)
     page.locator("#with button").press("Delete")
     expect(names(page)).to_have_text(titles(fitted, [1]))
     page.locator("#value").fill("Ada")

@@ -102,6 +102,23 @@ def test_filters_are_the_relation_read_off():
     assert SERVED.filters == {"has_genre": "genre", "wrote": "author"}  # neither items' own nor users' relations
 
 
+def test_values_of_a_filter_come_with_the_items_they_leave():
+    """The fullest first; found by any part of the id, in any case, without accents."""
+    service = Service({"one": SERVED})
+    every = service.values("has_genre", "", 10)
+    assert every["relation"] == "has_genre"
+    assert {v["value"]: v["items"] for v in every["values"]} == dict.fromkeys(GENRES, N_ITEMS // 4)
+    assert [v["value"] for v in service.values("has_genre", "TRAU", 10)["values"]] == ["träume"]
+    assert service.values("has_genre", "o", 1)["values"] == [{"value": "poems: old", "items": 12}]
+    authors = service.values("wrote", "1", 10)["values"]  # items are its target
+    assert {(v["value"], v["items"]) for v in authors} == {(1, 4), (10, 4), (11, 4)}
+    assert service.values("has_genre", "nothing of the kind")["values"] == []
+    with pytest.raises(RequestError, match=r"no such filter[\s\S]*has_genre"):
+        service.values("lives_in", "")
+    with pytest.raises(RequestError, match="limit"):
+        service.values("has_genre", "", 0)
+
+
 @pytest.mark.parametrize(
     ("question", "status", "message"),
     [

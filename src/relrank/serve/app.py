@@ -164,6 +164,16 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         """Users by id."""
         return answered(service.users(q, limit, run))
 
+    @app.get("/values/{relation:path}", response_model=schemas.Values)
+    async def values(
+        relation: InUrl,
+        q: Annotated[str, Query(max_length=200, description="Part of an id.")] = "",
+        limit: Annotated[int, Query(ge=1, le=limits.k)] = 10,
+        run: Run = None,
+    ) -> Response:
+        """What a filter may name, those with most items first."""
+        return answered(service.values(relation, q, limit, run))
+
     @app.get("/history/{user:path}", response_model=schemas.History)
     async def history(user: InUrl, run: Run = None) -> Response:
         """What a user chose."""

@@ -115,6 +115,20 @@ class Users(_Answer):
     users: list[int | str]
 
 
+class Value(_Answer):
+    """A node that a filter may name, and how many items it leaves."""
+
+    value: int | str
+    items: int
+
+
+class Values(_Answer):
+    """What a filter of a relation may name."""
+
+    relation: str
+    values: list[Value]
+
+
 class History(_Answer):
     """What a user chose."""
 

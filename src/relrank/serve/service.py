@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from typing import Any, cast
 
 import numba
@@ -371,17 +372,37 @@ class Served:
             mask = one if mask is None else mask & one
         return mask
 
+    def values_from(self, relation: str, text: str, limit: int) -> list[tuple[Id, int]]:
+        """Nodes that a filter of this relation may name and their items: ids that contain the text, most items first.
+
+        Raises:
+            RequestError: no such relation.
+        """
+        node = self._filtered(relation, "relation")
+        keys, edges = self.graph.nodes[node].keys, self.graph.relations[relation]
+        other = edges.dst if edges.source == self.graph.item else edges.src
+        counts = np.bincount(other, minlength=len(keys))
+        by_count = np.argsort(-counts, kind="stable")
+        wanted, ids = _folded(text), _plain(keys)
+        found = (row for row in by_count.tolist() if counts[row] and wanted in _folded(str(ids[row])))
+        return [(ids[row], int(counts[row])) for row in islice(found, limit)]
+
+    def _filtered(self, relation: str, where: str) -> str:
+        """The node type that a filter of this relation names."""
+        node = self.filters.get(relation)
+        if node is None:
+            raise RequestError(
+                422, "no such filter", where=where, expected=f"one of {sorted(self.filters)}", found=_short(relation)
+            )
+        return node
+
     def _mask(self, relation: str, value: str) -> Mask:
         key = relation, value
         with self._books:
             if key in self._masks:
                 self._masks.move_to_end(key)
                 return self._masks[key]
-        node = self.filters.get(relation)
-        if node is None:
-            raise RequestError(
-                422, "no such filter", where="with", expected=f"one of {sorted(self.filters)}", found=_short(relation)
-            )
+        node = self._filtered(relation, "with")
         keys = self.graph.nodes[node].keys
         if node not in self._node_rows:
             self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
@@ -706,6 +727,17 @@ class Service:
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
         return {"users": [served.user_ids[row] for row in served.users_from(prefix, limit)]}
+
+    def values(self, relation: str, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
+        """What a filter of a relation may name, and how many items it leaves, most first.
+
+        Raises:
+            RequestError: the run or the relation is unknown, or the limit out of bounds.
+        """
+        served = self.served(run)
+        self.limits.check("limit", limit, 1, self.limits.k)
+        found = served.values_from(relation, text, limit)
+        return {"relation": relation, "values": [{"value": value, "items": items} for value, items in found]}
 
     def history(self, user: Id, run: str | None = None) -> Answer:
         """What a user chose, and the part of the split that each item lies in.

@@ -347,6 +347,14 @@ function wire() {
     plain: chooseUser,
     tell,
   });
+  const filter = (value) => ((byId("value").value = ""), only(byId("relation").value, value));
+  combobox(byId("value"), {
+    find: async (q, signal) => (await ask(`values/${encodeURIComponent(byId("relation").value)}`, { query: { q, limit: 8, run: state.run }, signal })).values,
+    show: (one) => `${one.value} (${count(one.items)})`,
+    pick: (one) => filter(String(one.value)),
+    plain: filter,
+    tell,
+  });
   byId("run").addEventListener("change", (event) => {
     Object.assign(state, { run: event.target.value, weights: {}, beside: state.beside === event.target.value ? "" : state.beside });
     if (state.beside === FITTED && !run().weights_adjustable) state.beside = "";
@@ -374,8 +382,7 @@ function wire() {
     event.preventDefault();
     const value = byId("value").value.trim();
     if (!value) return byId("value").focus();
-    byId("value").value = "";
-    only(byId("relation").value, value);
+    filter(value);
   });
   byId("beside").addEventListener("change", (event) => {
     state.beside = event.target.value;
