@@ -110,7 +110,7 @@ def wrk(address: str, script: Path, connections: int, seconds: int) -> dict[str,
     return {
         "requests": int(one(r"(\d+) requests in", text)),
         "rps": float(one(r"Requests/sec:\s+(\S+)", text)),
-        **{f"p{p}_ms": milliseconds(one(rf"{p}%\s+(\S+)", text)) for p in (50, 99)},
+        **{f"p{p}_ms": milliseconds(one(rf"(?m)^\s+{p}%\s+(\S+)$", text)) for p in (50, 99)},
         "errors": (int(other[1]) if other else 0)
         + (sum(int(n) for n in re.findall(r"\d+", broken[1])) if broken else 0),
     }
