@@ -181,7 +181,7 @@ class _Pass:
         self.seen = seen
         self.truth = nothing if truth is None else truth
         self.closed = np.zeros(0, np.int32) if closed is None else closed.astype(np.int32)
-        self.order = _visiting_order(seen.n_cols)
+        self.order = visiting_order(seen.n_cols)
         self.ranks = np.empty(self.truth.nnz)
         self.constant = np.zeros(users.size, np.bool_)
         self.not_finite = np.zeros(users.size, np.int64)
@@ -248,7 +248,7 @@ class _Pass:
 
 
 @lru_cache(maxsize=8)
-def _visiting_order(n_items: int) -> Int32:
+def visiting_order(n_items: int) -> Int32:
     """The fixed random order of a catalogue that decides between equal scores."""
     return np.random.default_rng(20_110).permutation(n_items).astype(np.int32)
 

@@ -31,7 +31,8 @@ from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.asked import Limits
 from relrank.serve.process import Options, Watcher, names_of
-from relrank.serve.service import Served, Service
+from relrank.serve.served import Served
+from relrank.serve.service import Service
 
 RUN = library("relational-ease", {"l2": 5.0})
 SERVICE = Service({"one": RUN, "two": constant(RUN)})

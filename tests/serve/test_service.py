@@ -16,11 +16,12 @@ from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, l
 from relrank.errors import InputError
 from relrank.explanations import Explainer
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.serve import service as serving
+from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.index import ItemIndex, recall
-from relrank.serve.service import Served, Service
+from relrank.serve.served import Served
+from relrank.serve.service import Service
 
 MODELS = [
     ("relational-ease", {"l2": 5.0}), ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
@@ -64,9 +65,9 @@ TIES = Served("ties", constant(library()))
 
 def oracle(served, scores, seen, among):
     """The whole order, by sorting."""
-    from relrank.ranking import _visiting_order
+    from relrank.ranking import visiting_order
 
-    place = {item: at for at, item in enumerate(_visiting_order(N_ITEMS).tolist())}
+    place = {item: at for at, item in enumerate(visiting_order(N_ITEMS).tolist())}
     rows = [row for row in range(N_ITEMS) if row not in seen and (among is None or among[row])]
     return sorted(rows, key=lambda row: (-scores[row], place[row]))
 

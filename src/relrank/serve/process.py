@@ -32,7 +32,8 @@ from relrank.serve.index import FROM_ITEMS
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from relrank.serve.service import Served, Service
+    from relrank.serve.served import Served
+    from relrank.serve.service import Service
 
 log = logging.getLogger("relrank.serve")
 
@@ -119,7 +120,7 @@ def load(options: Options, name: str) -> Served:
     Raises:
         InputError: it cannot be loaded.
     """
-    from relrank.serve.service import Served
+    from relrank.serve.served import Served
     from relrank.study.fitted import load_run
 
     return Served(name, load_run(options.folders[name]), options.limits, options.index_from)

@@ -61,7 +61,7 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         if self.split.successive and hears(self.model):
             return self.recommend_for(self.history(user)["item"].to_list(), k)
-        best = top_k(self.model, row, self._chosen(), k)
+        best = top_k(self.model, row, self.chosen(), k)
         return self._named(best.items[0], best.scores[0])
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
@@ -85,7 +85,8 @@ class FittedRun:
             pl.col("key").alias("item"), "title", "part"
         )
 
-    def _chosen(self) -> Csr:
+    def chosen(self) -> Csr:
+        """Users by items: what each chose, in whatever part."""
         parts = [getattr(self.split, part) for part in PARTS]
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
         return Csr.from_pairs(user, item, self.split.shape)

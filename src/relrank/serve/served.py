@@ -1,0 +1,660 @@
+"""One fitted run under outside ids, made ready to answer from any thread: lists, neighbours, titles, reasons."""
+
+from __future__ import annotations
+
+import threading
+import time
+import unicodedata
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from typing import Any, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch.nn import functional
+
+from relrank.csr import Float32, Int32, Int64
+from relrank.errors import InputError
+from relrank.evaluation import hears
+from relrank.explanations import Explainer, Explanation, Reason
+from relrank.graph.sequences import Sequences
+from relrank.models import Recommender
+from relrank.models.base import history_rows
+from relrank.models.vectors import ProductModel, VectorModel
+from relrank.ranking import visiting_order
+from relrank.serve.asked import Id, Limits, RequestError
+from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
+from relrank.serve.weights import Variants, adjustable, weights_of
+from relrank.study.fitted import PARTS, FittedRun
+
+Answer = dict[str, Any]
+Rows = npt.NDArray[np.integer]
+Mask = npt.NDArray[np.bool_]
+
+QUICK_SECONDS = 0.002
+"""A list that takes at most this long is made where it is asked for; any other in a thread of its own."""
+HEAD = 200
+"""Items at the beginning of a list that an index finds; what comes after them is ranked by all products."""
+MASKS = 64
+"""Filters whose items are remembered."""
+
+
+class Served:
+    """One fitted run, made ready to answer; nothing in it changes but what is remembered of earlier questions.
+
+    Args:
+        name: what the run is called in questions.
+        run: the fitted run.
+        limits: bounds of a question.
+        index_from: smallest catalogue that is searched through an index, where scores are products of vectors.
+
+    Attributes:
+        seconds: median time of a list, measured at the start.
+        index: of the items' vectors, or None: lists are exact.
+    """
+
+    def __init__(self, name: str, run: FittedRun, limits: Limits | None = None, index_from: int = FROM_ITEMS) -> None:
+        self.name, self.run, self.limits = name, run, limits or Limits()
+        self.model: Recommender = run.model
+        self.graph, split = run.graph, run.split
+        self.n_users, self.n_items = split.shape
+        self.user_ids, self.item_ids = (_plain(ids.keys) for ids in (split.users, split.items))
+        self.user_rows = {str(key): row for row, key in enumerate(self.user_ids)}
+        self.item_rows = {str(key): row for row, key in enumerate(self.item_ids)}
+        keys = split.items.keys.to_frame("key")
+        named = keys.join(run.titles, on="key", how="left", maintain_order="left")
+        self.titles: list[str | None] = named["title"].to_list()
+        parts = [getattr(split, part) for part in PARTS]
+        self._parts = [Sequences.of_rows(p.user, p.item, self.n_users) for p in parts]
+        self._chosen = run.chosen()
+        self._place = np.empty(self.n_items, np.int32)
+        self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
+        self._whole_history = split.successive and hears(self.model)
+        self._lock = threading.Lock()  # of the model: some derive things when they are first asked
+        self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()
+        self._node_rows: dict[str, dict[str, int]] = {}
+        self._books = threading.Lock()
+        self.weights = weights_of(self.model)
+        self.weights_adjustable = adjustable(self.model)
+        self._variants = Variants(self.model, self.limits)
+        self._explainer: Explainer | None = None
+        self._explaining = threading.Lock()
+        self._search = _Search(self)
+        self.index: ItemIndex | None = None
+        self._warm()
+        if self.n_items >= index_from and _is_product(self.model):
+            self.index = self._indexed()
+        self.seconds = self._measured()
+
+    def __repr__(self) -> str:
+        return f"Served({self.name!r}, {self.run.note['model']}, {self.n_users:,} users, {self.n_items:,} items)"
+
+    @property
+    def quick(self) -> bool:
+        """Whether a list is made faster than a thread is worth."""
+        return self.seconds <= QUICK_SECONDS
+
+    def _warm(self) -> None:
+        """Ask once, so that nothing is compiled or derived later."""
+        self.history_scores(self.history_of(0) if self.n_users else np.zeros(0, np.int64))
+        if self.n_users:
+            self.user_scores(0)
+
+    def _measured(self, n: int = 5) -> float:
+        """Median seconds of a list of 10, of users and of their histories."""
+        spent = []
+        for row in np.linspace(0, self.n_users - 1, min(n, self.n_users)).astype(np.int64).tolist():
+            for user, history in ((row, None), (None, self.history_of(row))):
+                began = time.perf_counter()
+                self.listed(user, history, 0, 10)
+                spent.append(time.perf_counter() - began)
+        return float(np.median(spent)) if spent else 0.0
+
+    def _indexed(self) -> ItemIndex:
+        """An index of the items' vectors; recall is measured on users drawn at random."""
+        model = cast("VectorModel", self.model)
+        users = np.random.default_rng(0).choice(self.n_users, min(SAMPLE, self.n_users), replace=False)
+        queries = model._users[torch.from_numpy(np.sort(users))]
+        return ItemIndex(model._items.float().numpy(force=True), queries.float().numpy(force=True))
+
+    # ids and rows
+
+    def user_row(self, user: Id, where: str = "user", status: int = 404) -> int:
+        """The row of a user.
+
+        Raises:
+            RequestError: the user is unknown.
+        """
+        row = self.user_rows.get(str(user))
+        if row is None:
+            raise RequestError(
+                status, "unknown user", where=where, found=short(user),
+                expected=f"one of {self.n_users:,} users of {self.name}{_such_as(self.user_ids)}",
+            )  # fmt: skip
+        return row
+
+    def item_row(self, item: Id, where: str = "item", status: int = 404) -> int:
+        """The row of an item.
+
+        Raises:
+            RequestError: the item is unknown.
+        """
+        row = self.item_rows.get(str(item))
+        if row is None:
+            raise RequestError(
+                status, "unknown item", where=where, found=short(item),
+                expected=f"one of {self.n_items:,} items of {self.name}{_such_as(self.item_ids)}",
+            )  # fmt: skip
+        return row
+
+    def rows_of(self, items: Sequence[Id], where: str = "history") -> Int64:
+        """Rows of a history.
+
+        Raises:
+            RequestError: the history is too long, or an item is unknown; the first unknown ones are named.
+        """
+        self.limits.check(f"length of {where}", len(items), 0, self.limits.history)
+        rows = [self.item_rows.get(str(item), -1) for item in items]
+        if -1 in rows:
+            unknown = [item for item, row in zip(items, rows, strict=True) if row < 0]
+            few = ", ".join(short(item) for item in unknown[:5]) + (", …" if len(unknown) > 5 else "")
+            raise RequestError(
+                422, "unknown item", where=where, expected=f"items of {self.name}{_such_as(self.item_ids)}",
+                found=f"{few}; {len(unknown):,} unknown in all",
+            )  # fmt: skip
+        return np.array(rows, np.int64)
+
+    def named(self, row: int) -> Answer:
+        """An item as it is shown."""
+        return {"item": self.item_ids[row], "title": self.titles[row]}
+
+    def seen_by(self, row: int) -> Int32:
+        """Every item that the user chose, in whatever part, ascending."""
+        return self._chosen.indices[self._chosen.indptr[row] : self._chosen.indptr[row + 1]]
+
+    def history_of(self, row: int) -> Int64:
+        """What the user chose, training rows first, each part in its own order."""
+        return np.concatenate([p.items[p.indptr[row] : p.indptr[row + 1]] for p in self._parts]).astype(np.int64)
+
+    def parts_of(self, row: int) -> list[tuple[int, str]]:
+        """The same with the part that each item lies in."""
+        return [
+            (item, name)
+            for name, p in zip(PARTS, self._parts, strict=True)
+            for item in p.items[p.indptr[row] : p.indptr[row + 1]].tolist()
+        ]
+
+    # scores and lists
+
+    def user_scores(self, row: int, model: Recommender | None = None) -> Float32:
+        """Scores of the catalogue for a known user, float32 [n_items].
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        if self._whole_history:
+            return self.history_scores(self.history_of(row), model)
+        return self._scored((model or self.model).score, torch.tensor([row]))
+
+    def history_scores(self, rows: Int64, model: Recommender | None = None) -> Float32:
+        """Scores of the catalogue for a history, float32 [n_items].
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        return self._scored((model or self.model).fold_in, [torch.from_numpy(rows)])
+
+    def _scored(self, score: Callable[[Any], torch.Tensor], asked: Any) -> Float32:
+        with self._lock, torch.no_grad(), kernels(), _one_thread():
+            out = score(asked)
+        scores: Float32 = np.ascontiguousarray(out[0].float().numpy(force=True))
+        if not np.isfinite(scores).all():
+            raise InputError(
+                "scores are not finite", where=f"model {self.run.note['model']} of {self.name}",
+                expected="finite numbers", found=f"{int((~np.isfinite(scores)).sum()):,} that are not",
+            )  # fmt: skip
+        return scores
+
+    def listed(
+        self,
+        user: int | None,
+        history: Int64 | None,
+        offset: int,
+        k: int,
+        exclude_seen: bool = True,
+        among: Mask | None = None,
+        model: Recommender | None = None,
+    ) -> tuple[Int64, Float32, int]:
+        """A page of the list of a user's row or a history.
+
+        Args:
+            user: row; or else
+            history: item rows, oldest first.
+            offset: items before the page.
+            k: length of the page.
+            exclude_seen: leave out what the user chose in any part, or what the history holds.
+            among: bool [n_items], the only candidates; None for all.
+            model: the fitted one under other weights; None for itself.
+
+        Returns:
+            Item rows and scores of the page, and how many candidates there are.
+        """
+        seen: Rows | None = None
+        if exclude_seen:
+            seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
+        if self.index is not None and among is None and model is None:
+            return self._through_index(self.index, user, history, seen, offset, k)
+        scores = (
+            self.user_scores(user, model) if user is not None else self.history_scores(cast("Int64", history), model)
+        )
+        return self.page(scores, seen, among, offset, k)
+
+    def page(
+        self, scores: Float32, seen: Rows | None, among: Mask | None, offset: int, k: int
+    ) -> tuple[Int64, Float32, int]:
+        """The items at places offset … offset + k − 1 of the order by these scores, 0-based.
+
+        Args:
+            scores: of the catalogue; finite.
+            seen: item rows to leave out.
+            among: see ``listed``.
+            offset: items before the page.
+            k: length of the page.
+
+        Returns:
+            As ``listed``.
+        """
+        left = scores.copy()
+        if seen is not None:
+            left[seen] = -np.inf
+        if among is not None:
+            left[~among] = -np.inf
+        total = self.n_items if seen is None and among is None else int(np.count_nonzero(left > -np.inf))
+        end = min(offset + k, total)
+        if offset >= end:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32), total
+        # every item that ties with the last one of the page takes part, else pages would overlap
+        last = np.partition(left, self.n_items - end)[self.n_items - end]
+        best = self._in_order(np.flatnonzero(left >= last), left)[offset:end]
+        return best, scores[best], total
+
+    def _in_order(self, rows: Int64, scores: Float32) -> Int64:
+        result: Int64 = rows[np.lexsort((self._place[rows], -scores[rows]))]
+        return result
+
+    def _through_index(
+        self, index: ItemIndex, user: int | None, history: Int64 | None, seen: Rows | None, offset: int, k: int
+    ) -> tuple[Int64, Float32, int]:
+        """The same where an index finds the head of the list; what it overlooked comes after the head, by score.
+
+        So all pages are still of one order.
+        """
+        seen = np.zeros(0, np.int64) if seen is None else seen
+        query = self._query(user, history)
+        found = index.search(query, HEAD + seen.size)
+        found = found[~np.isin(found, seen)]
+        products = np.full(self.n_items, -np.inf, np.float32) if offset + k > HEAD else None
+        scores = (index.vectors[found] @ query).astype(np.float32)
+        order = np.lexsort((self._place[found], -scores))[:HEAD]
+        head, of_head, total = found[order], scores[order], self.n_items - seen.size
+        if offset + k <= head.size or head.size == total:
+            return head[offset : offset + k], of_head[offset : offset + k], total
+        products = (index.vectors @ query).astype(np.float32)
+        skipped = min(offset, head.size)
+        own = head[skipped : offset + k]
+        rest, of_rest, _ = self.page(
+            products, np.concatenate([seen, head]), None, offset - skipped if offset > head.size else 0, k - own.size
+        )
+        return np.concatenate([own, rest]), np.concatenate([of_head[skipped : offset + k], of_rest]), total
+
+    def _query(self, user: int | None, history: Int64 | None) -> Float32:
+        """The vector whose products are the scores, float32 [d]; see ``VectorModel.score`` and ``fold_in``."""
+        model = cast("VectorModel", self.model)
+        if user is not None and self._whole_history:
+            history, user = self.history_of(user), None
+        with self._lock, torch.no_grad(), kernels(), _one_thread():
+            if user is not None:
+                vector = model._users[user]
+            else:
+                rows = history_rows([torch.from_numpy(cast("Int64", history))], self.n_items)
+                vector = model.encode_histories(rows)[0]
+                if model.config.similarity == "cosine":
+                    vector = functional.normalize(vector, dim=0)
+        result: Float32 = np.ascontiguousarray(vector.float().numpy(force=True))
+        return result
+
+    def similar_scores(self, row: int) -> Float32:
+        """How near every item is to this one, float32 [n_items].
+
+        For models of vectors the cosine of the items' vectors; for all others the scores of somebody who chose this
+        item alone, which for closed forms is the item's row of item weights.
+        """
+        model = self.model
+        if isinstance(model, ProductModel) and model._items.numel():
+            with self._lock, torch.no_grad():
+                near = functional.cosine_similarity(model._items, model._items[row : row + 1])
+            result: Float32 = near.float().numpy(force=True)
+            return result
+        return self.history_scores(np.array([row], np.int64))
+
+    # filters
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """Relations of items with something else than items or users, and that node type."""
+        found = {}
+        for name, relation in self.graph.relations.items():
+            ends = {relation.source, relation.target}
+            if self.graph.item in ends and len(ends) == 2 and self.graph.user not in ends:
+                found[name] = (ends - {self.graph.item}).pop()
+        return found
+
+    def among(self, filters: Sequence[tuple[str, str]]) -> Mask | None:
+        """Items that every filter (relation, id of a node) allows, bool [n_items]; None without filters.
+
+        Raises:
+            RequestError: no such relation, or no such node.
+        """
+        self.limits.check("number of filters", len(filters), 0, self.limits.filters)
+        mask: Mask | None = None
+        for relation, value in filters:
+            one = self._mask(relation, value)
+            mask = one if mask is None else mask & one
+        return mask
+
+    def values_from(self, relation: str, text: str, limit: int) -> list[tuple[Id, int]]:
+        """Nodes that a filter of this relation may name and their items: ids that contain the text, most items first.
+
+        Raises:
+            RequestError: no such relation.
+        """
+        node = self._filtered(relation, "relation")
+        keys, edges = self.graph.nodes[node].keys, self.graph.relations[relation]
+        other = edges.dst if edges.source == self.graph.item else edges.src
+        counts = np.bincount(other, minlength=len(keys))
+        by_count = np.argsort(-counts, kind="stable")
+        wanted, ids = _folded(text), _plain(keys)
+        found = (row for row in by_count.tolist() if counts[row] and wanted in _folded(str(ids[row])))
+        return [(ids[row], int(counts[row])) for row in islice(found, limit)]
+
+    def _filtered(self, relation: str, where: str) -> str:
+        """The node type that a filter of this relation names."""
+        node = self.filters.get(relation)
+        if node is None:
+            raise RequestError(
+                422, "no such filter", where=where, expected=f"one of {sorted(self.filters)}", found=short(relation)
+            )
+        return node
+
+    def _mask(self, relation: str, value: str) -> Mask:
+        key = relation, value
+        with self._books:
+            if key in self._masks:
+                self._masks.move_to_end(key)
+                return self._masks[key]
+        node = self._filtered(relation, "with")
+        keys = self.graph.nodes[node].keys
+        if node not in self._node_rows:
+            self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
+        row = self._node_rows[node].get(value)
+        if row is None:
+            raise RequestError(
+                422, f"unknown {node}", where=f"with, {relation}", expected=f"one of {len(keys):,}{_such_as(keys)}",
+                found=short(value),
+            )  # fmt: skip
+        edges = self.graph.relations[relation]
+        of_item, other = (edges.src, edges.dst) if edges.source == self.graph.item else (edges.dst, edges.src)
+        mask = np.zeros(self.n_items, np.bool_)
+        mask[of_item[other == row]] = True
+        with self._books:
+            self._masks[key] = mask
+            while len(self._masks) > MASKS:
+                self._masks.popitem(last=False)
+        return mask
+
+    # relation weights
+
+    def under(self, weights: Mapping[str, float] | None) -> Recommender | None:
+        """The model under these relation weights, None for the fitted ones; what is not named keeps its own.
+
+        Raises:
+            RequestError: the model's weights cannot be moved, a weight is out of range, or too many questions wait.
+        """
+        if not weights:
+            return None
+        if not self.weights_adjustable:
+            raise RequestError(
+                422, "relation weights cannot be moved", where="weights", found=short(", ".join(weights)),
+                expected=f"none: {self.run.note['model']} of {self.name} has them fixed",
+            )  # fmt: skip
+        for name, weight in weights.items():
+            if name not in self.weights:
+                raise RequestError(
+                    422,
+                    "unknown relation",
+                    where="weights",
+                    expected=f"of {sorted(self.weights)}",
+                    found=short(name),
+                )
+            if not 0 <= weight <= self.limits.weight:
+                raise RequestError(
+                    422, "relation weight is out of range", where=f"weights.{name}",
+                    expected=f"0 to {self.limits.weight:,.0f}", found=str(weight),
+                )  # fmt: skip
+        wanted = self.weights | {name: float(weight) for name, weight in weights.items()}
+        if wanted == self.weights:
+            return None
+        with kernels():
+            return self._variants.get(wanted)
+
+    # titles, users, explanations
+
+    def titled(self, text: str, limit: int) -> list[int]:
+        """Rows of the items whose titles hold every word of the text, whatever its case and accents.
+
+        An item of that very id comes first, then titles that begin with the text, then the rest; the most chosen
+        first. No text: the most chosen of all.
+        """
+        return self._search.titled(text, limit)
+
+    def users_from(self, prefix: str, limit: int) -> list[int]:
+        """Rows of the users whose id, as text, begins with this, in the order of the text."""
+        return self._search.users_from(prefix, limit)
+
+    def describe(self) -> Answer:
+        """What the run is."""
+        note, graph = self.run.note, self.graph
+        return {
+            "name": self.name, "model": note["model"], "arm": note["arm"], "protocol": note["protocol"],
+            "n_users": self.n_users, "n_items": self.n_items, "user": graph.user, "item": graph.item,
+            "relations": [
+                {
+                    "name": r.name, "source": r.source, "target": r.target, "edges": len(r),
+                    "weight": self.weights.get(r.name),
+                }
+                for r in graph.relations.values()
+            ],
+            "weights_adjustable": self.weights_adjustable, "filters": sorted(self.filters),
+        }  # fmt: skip
+
+    def explained(
+        self, item: int, user: int | None, history: Int64 | None, n: int, model: Recommender | None = None
+    ) -> Answer:
+        """Rank, score and reasons of an item for a user's row or a history; see ``relrank.explanations``.
+
+        Raises:
+            RequestError: the item was chosen already, or the model cannot be explained.
+        """
+        seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
+        if item in seen:
+            raise RequestError(
+                422, "item was chosen already", where="item", expected="one that is not in the history",
+                found=short(self.item_ids[item]),
+            )  # fmt: skip
+        if user is not None and self._whole_history:
+            history, user = self.history_of(user), None
+        of_whom: dict[str, Any] = {"user": user} if user is not None else {"history": cast("Int64", history).tolist()}
+        try:
+            with kernels():
+                found = self._explains(model).explain([item], **of_whom, hidden=seen.tolist(), n=n)[0]
+        except RequestError:
+            raise
+        except InputError as error:
+            raise RequestError(
+                422, error.what, where=error.where, expected=error.expected, found=error.found
+            ) from error
+        return {
+            "item": self.named(item), "rank": _whole(found.rank), "score": found.score,
+            "reasons": [self._reason(item, found, reason) for reason in found.reasons],
+        }  # fmt: skip
+
+    def _explains(self, model: Recommender | None) -> Explainer:
+        """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
+        if model is not None:
+            return Explainer(model, self.graph)
+        with self._explaining:
+            if self._explainer is None:
+                self._explainer = Explainer(self.model, self.graph)
+            return self._explainer
+
+    def _reason(self, item: int, found: Explanation, reason: Reason) -> Answer:
+        through = []
+        for node, row in reason.through:
+            key = self.graph.nodes[node].keys[row]
+            title = self.titles[row] if node == self.graph.item else None
+            through.append({"type": node, "id": key if isinstance(key, int) else str(key), "name": title})
+        return {
+            "via": self.named(reason.via), "relation": reason.relation, "through": through,
+            "strength": reason.strength, "rank_without": _whole(reason.rank_without),
+            "score_without": reason.score_without,
+            "rank_unlinked": None if reason.rank_unlinked is None else _whole(reason.rank_unlinked),
+            "score_unlinked": reason.score_unlinked, "exact": reason.exact,
+            "sentence": self._sentence(item, found, reason, through),
+        }  # fmt: skip
+
+    def _sentence(self, item: int, found: Explanation, reason: Reason, through: Sequence[Answer]) -> str:
+        """What the numbers say, in words."""
+        via, this = (f"“{self.titles[row] or self.item_ids[row]}”" for row in (reason.via, item))
+        if reason.relation == "interactions":
+            link = f"{via} and {this} are chosen by the same people"
+        elif not through:
+            link = f"{via} and {this} are linked by {reason.relation}"
+        else:
+            nodes = ", ".join(f"{node['type']} {node['name'] or node['id']}" for node in through)
+            link = f"{via} and {this} share {nodes} ({reason.relation})"
+        first = "without that choice" if reason.rank_unlinked is None else "without link and choice"
+        fall = f"{first} {_fall(found.rank, reason.rank_without)}"
+        if reason.rank_unlinked is not None:
+            fall = f"without the link alone {_fall(found.rank, reason.rank_unlinked)}, {fall}"
+        return f"{link}; {fall}{'' if reason.exact else ' (by deletion, not trained again)'}."
+
+
+class _Search:
+    """Items by title and users by id."""
+
+    def __init__(self, served: Served) -> None:
+        self._item_rows = served.item_rows
+        counts = np.bincount(served.graph.interactions.dst, minlength=served.n_items)
+        self._by_count = np.argsort(-counts, kind="stable")
+        titles = (served.titles[row] or str(served.item_ids[row]) for row in self._by_count.tolist())
+        self._titles = pl.Series([_folded(title) for title in titles], dtype=pl.String)
+        pairs = sorted((str(key), row) for row, key in enumerate(served.user_ids))
+        self._users = [text for text, _ in pairs]
+        self._user_rows = [row for _, row in pairs]
+
+    def titled(self, text: str, limit: int) -> list[int]:
+        """See ``Served.titled``."""
+        wanted = _folded(text)
+        found = [self._item_rows[text.strip()]] if text.strip() in self._item_rows else []
+        has = pl.Series(np.ones(len(self._titles), np.bool_))
+        for word in wanted.split():
+            has &= self._titles.str.contains(word, literal=True)
+        first = has & self._titles.str.starts_with(wanted)
+        for places in (first, has & ~first):
+            rows = self._by_count[places.arg_true().head(limit + 1).to_numpy()].tolist()
+            found += [row for row in rows if row not in found[:1]]
+        return found[:limit]
+
+    def users_from(self, prefix: str, limit: int) -> list[int]:
+        """See ``Served.users_from``."""
+        start = bisect_left(self._users, prefix)
+        found = []
+        for at in range(start, min(start + limit, len(self._users))):
+            if not self._users[at].startswith(prefix):
+                break
+            found.append(self._user_rows[at])
+        return found
+
+
+_KERNELS = threading.Lock()
+
+
+def kernels() -> AbstractContextManager[Any]:
+    """What compiled parallel kernels run under: nothing, but a lock where their threads cannot be shared."""
+    try:
+        alone = numba.threading_layer() == "workqueue"  # type: ignore[attr-defined]
+    except ValueError:  # no kernel has run yet
+        alone = True
+    return _KERNELS if alone else nullcontext()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Kernels of this thread run on it alone: for a single row, starting others costs more than the sum."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def _plain(keys: pl.Series) -> list[Id]:
+    """Keys as JSON has them: whole numbers, or text."""
+    return keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
+
+
+def _such_as(keys: Iterable[Id]) -> str:
+    first = next(iter(keys), None)
+    return "" if first is None else f", such as {first!r}"
+
+
+def _folded(text: str) -> str:
+    """Text without case and accents, its words one blank apart."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return " ".join(plain.casefold().split())
+
+
+def short(value: object, most: int = 100) -> str:
+    """What was found, as it may be said again."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _fall(before: float, after: float) -> str:
+    """From one place to another, in words."""
+    if before == after:
+        return f"it loses score, at place {_whole(before)} still"
+    return f"it falls from place {_whole(before)} to {_whole(after)}"
+
+
+def _whole(rank: float) -> float | int:
+    """An expected rank; a whole number where nothing ties."""
+    return int(rank) if float(rank).is_integer() else rank
+
+
+def _is_product(model: Recommender) -> bool:
+    """Whether every score is a product of the vectors that the model keeps, and nothing else."""
+    kind = type(model)
+    return (
+        isinstance(model, VectorModel)
+        and kind.score is VectorModel.score
+        and kind.fold_in is VectorModel.fold_in
+        and bool(model._items.numel())
+    )
