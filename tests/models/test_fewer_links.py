@@ -85,13 +85,3 @@ def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
     src, dst = int(relation.src[largest]), int(relation.dst[largest])
     assert not low_rank.fits(Cut("similar", ((src, dst),)))
     assert not low_rank.fits(Cut("similar", ((dst, src),)))
-
-
-def test_a_solution_kept_without_the_diagonal_gets_it_back(graph):
-    model = RelationalEASE(graph, CONFIG).solve()
-    state = model.state()
-    del state["diagonal"]
-    other = RelationalEASE(graph, CONFIG)
-    other.load_state(state)
-    torch.testing.assert_close(other.diagonal, model.diagonal, rtol=1e-5, atol=0)
-    torch.testing.assert_close(other.score(torch.arange(5)), model.score(torch.arange(5)))

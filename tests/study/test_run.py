@@ -370,3 +370,19 @@ def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_pa
     assert evaluate(model, cell.bench.final, config.study.ks).table["rank"].equals(found.evaluation.table["rank"])
     (tmp_path / "cell" / "model.safetensors").unlink()
     assert kept_model(cell, tmp_path / "cell", MODELS["mf"].Config()) is None
+
+
+def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
+    """A folder from an older version is no run of this one, and says so; the study replaces it."""
+    text = study_file.read_text().split("[[models]]")[0] + '[[models]]\nname = "popularity"\n'
+    out = tmp_path / "out"
+    run(study_file, out, text)
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    keep_winner(config, material, out)
+    note = out / "winner" / "run.json"
+    note.write_text(note.read_text().replace("relrank-run-2", "relrank-run-1"))
+    with pytest.raises(InputError, match=r"another version[\s\S]*fit it again[\s\S]*relrank-run-1 of popularity"):
+        load_run(out)
+    assert keep_winner(config, material, out).note["model"] == "popularity"
+    assert load_run(out).note["format"] == "relrank-run-2"

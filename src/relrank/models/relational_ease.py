@@ -13,7 +13,7 @@ Relations that touch neither users nor items are not used by this model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 from weakref import WeakKeyDictionary
@@ -113,16 +113,6 @@ class RelationalEASE(ClosedForm):
         b[np.arange(n), np.arange(n)] = 0
         self.item_weights, self.diagonal = torch.from_numpy(b), torch.from_numpy(diagonal)
         return self
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set the tensors; where the diagonal was not kept, it follows from ``(G P)_jj = 1``."""
-        self.item_weights = state["item_weights"]
-        if "diagonal" in state:
-            self.diagonal = state["diagonal"]
-            return
-        g, n = self._penalised_gram(), self.graph.n_items
-        of_others = np.einsum("ij,ij->j", g[:, :n], self.item_weights.numpy(), dtype=np.float64)
-        self.diagonal = torch.from_numpy((1 / (g.diagonal()[:n] - of_others)).astype(np.float32))
 
     def _penalised_gram(self) -> Float32:
         """G, [n_items + pseudo-items]²."""

@@ -27,7 +27,7 @@ from relrank.study.cells import Cell, Say, tune_and_fit
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 
-FORMAT = "relrank-run-1"
+FORMAT = "relrank-run-2"
 PARTS = ("train", "valid", "test")
 
 
@@ -177,11 +177,24 @@ def save_run(
     return FittedRun(model, graph, split, titles, note)
 
 
+def _note_in(folder: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return note
+
+
+def holds_run(folder: Path, cell: str) -> bool:
+    """Whether the folder holds the fitted model of this cell, in a format that is read."""
+    if not (folder / "run.json").is_file():
+        return False
+    note = _note_in(folder)
+    return note.get("format") == FORMAT and note.get("cell") == cell
+
+
 def load_run(folder: Path | str) -> FittedRun:
     """Read a fitted model back. A study's folder stands for its winner.
 
     Raises:
-        InputError: the folder holds no run, or one of a newer format.
+        InputError: the folder holds no run, or one of another format.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file() and (folder / "winner" / "run.json").is_file():
@@ -190,10 +203,10 @@ def load_run(folder: Path | str) -> FittedRun:
         raise InputError(
             "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study", found="none"
         )
-    note = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    note = _note_in(folder)
     if note.get("format") != FORMAT or note.get("model") not in MODELS:
         raise InputError(
-            "run of another version", where=str(folder), expected=f"{FORMAT} of a known model",
+            "run of another version", where=str(folder), expected=f"{FORMAT} of a known model, so fit it again",
             found=f"{note.get('format')} of {note.get('model')}",
         )  # fmt: skip
     graph = load_graph(folder / "graph")

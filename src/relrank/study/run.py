@@ -42,7 +42,7 @@ from relrank.study.cells import (
 )
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
-from relrank.study.fitted import FittedRun, load_run, note_of, save_run
+from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.lists import list_effects
 from relrank.study.result import StudyResult
@@ -378,7 +378,7 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     best = max(valid, key=lambda key: float(np.mean(valid[key])))
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
-    if not (folder / "run.json").is_file() or load_run(folder).note.get("cell") != cell.key():
+    if not holds_run(folder, cell.key()):
         _save_winner(cell, result, material, out)
     for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
         weights.unlink()
