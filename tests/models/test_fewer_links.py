@@ -76,6 +76,15 @@ def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
     np.testing.assert_allclose(got[1], model.score(torch.tensor([2]))[0].numpy(), atol=1e-6)
 
 
+def test_links_of_next_to_no_weight_change_next_to_nothing(graph):
+    """1 / w overflows here, so nothing may be divided by it."""
+    model = RelationalEASE(graph, RelationalEASEConfig(l2=4.0, weights=CONFIG.weights | {"has_tag": 1e-310})).solve()
+    cut = Cut("has_tag", links_of(graph.relations["has_tag"], [0, 1]))
+    with np.errstate(all="raise", under="ignore"):
+        got = FewerLinks(model).scores([inputs(model, 4)], [cut])
+    np.testing.assert_allclose(got[0], model.score(torch.tensor([4]))[0].numpy(), atol=1e-6)
+
+
 def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
     """Its relation is scaled by the largest weight, so every row would change."""
     low_rank = FewerLinks(RelationalEASE(graph, CONFIG).solve())

@@ -7,7 +7,7 @@ with the columns S of the identity as E
 
 and for ``U = [E, C]`` Woodbury's identity gives, with ``M = w [[0, I], [I, 0]]``,
 
-    P' = P − P U (M⁻¹ + Uᵀ P U)⁻¹ Uᵀ P.
+    P' = P − P U M (I + Uᵀ P U M)⁻¹ Uᵀ P.
 
 A user's scores ``z − z P' / diag(P')`` need only ``z P``, ``diag(P)`` and ``P U`` (n_items × 2|S|), and ``P`` is
 ``(I − B) diag(P)``: one product of B with a few columns instead of an inverse.
@@ -95,9 +95,8 @@ class FewerLinks:
             pe[changed, np.arange(k)] = p[changed]
             pu = np.hstack([pe, pc])
             inner = np.vstack([pu[changed], c @ pu[:n]])
-            inner[:k, k:] += np.eye(k) / weight
-            inner[k:, :k] += np.eye(k) / weight
-            solved = np.linalg.solve(inner, pu[:n].T)
+            swap = np.roll(np.arange(2 * k), k)  # M, without dividing by a weight that may be tiny
+            solved = weight * np.linalg.solve(np.eye(2 * k) + weight * inner[:, swap], pu[:n].T)[swap]
             diagonal = p - np.einsum("ik,ki->i", pu[:n], solved)
             for at in (at for at, other in enumerate(cuts) if other == cut):
                 z = inputs.take(np.array([at]))
