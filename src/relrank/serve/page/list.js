@@ -210,9 +210,9 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
       { class: "figures" },
       el("div", {}, el("dt", {}, "Strength"), el("dd", {}, el("span", { class: "bar", "aria-hidden": "true" }, fill), number(reason.strength))),
       el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, there ? count(reason.rank_without) : "gone"))),
-      reason.rank_unlinked !== null && el("div", {}, el("dt", {}, "Without the link alone"), el("dd", {}, `${count(rank)} → ${count(reason.rank_unlinked)}`)),
       el("div", {}, el("dt", {}, "Score"), el("dd", {}, `${number(score)} → ${number(reason.score_without)}`)),
       el("div", {}, el("dt", {}, "How"), el("dd", {}, el("span", { class: reason.exact ? "chip ok" : "chip" }, reason.exact ? "exact" : "by deletion"))),
+      reason.rank_unlinked !== null && el("div", {}, el("dt", {}, "Without the link alone"), el("dd", {}, `${count(rank)} → ${count(reason.rank_unlinked)}`)),
     ),
   );
 }
