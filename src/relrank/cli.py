@@ -138,7 +138,8 @@ def study(
     console.print(
         f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, markup=False, soft_wrap=True
     )
-    winner = keep_winner(config, material, folder)
+    with console.status("keeping the winner") as status:
+        winner = keep_winner(config, material, folder, lambda text: status.update(f"fitting the winner: {text}"))
     console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", markup=False, soft_wrap=True)
     user = winner.split.users.keys[0]
     command = shlex.join(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])

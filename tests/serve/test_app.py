@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -320,6 +321,14 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
     assert statuses == [200, 200]
 
 
+def test_pitfall_a_body_of_errors_stops_at_the_first_of_a_list():
+    """Thousands of wrong ids in one body are one answer of bounded length, not thousands of reports."""
+    for body in ({"history": [[]] * 300_000}, {"history": [], "with": [0] * 300_000}):
+        answer = CLIENT.post("/recommend", json=body)
+        assert answer.status_code == 422
+        assert len(answer.content) < 2_000
+
+
 def test_docs_and_description_name_every_route():
     page, description = CLIENT.get("/docs").text, CLIENT.get("/openapi.json").json()
     assert "http://" not in page
@@ -400,7 +409,8 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     items, problems = served()
     assert items == expected[1]
     assert [p["run"] for p in problems] == ["run"]
-    assert "run of another version" in problems[0]["what"]
+    assert "cannot be loaded" in problems[0]["what"]
+    assert str(tmp_path) not in problems[0]["what"]  # health answers without a token
     assert service.served() is before
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
     watcher.look()  # once is enough until it changes
@@ -506,6 +516,23 @@ def test_a_real_server_reloads_without_dropping_and_drains(tmp_path):
             assert text.startswith(b"HTTP/1.1 200")
             assert json.loads(text.split(b"\r\n\r\n", 1)[1])["k"] == 2
         assert child.wait(20) == 0
+
+
+def test_pitfall_sigterm_while_workers_start_ends_the_server(tmp_path):
+    """They end before they say that they are ready, and nobody may wait for that word."""
+    save(library("ease"), tmp_path / "books")
+    command = [sys.executable, "-m", "relrank.cli", "serve", str(tmp_path / "books"), "--port", "0", "--workers", "2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        try:
+            # from its first child on the parent hears signals in its own way
+            children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+            until = time.monotonic() + 60
+            while len(children.read_text().split()) < 2 and time.monotonic() < until:
+                time.sleep(0.02)
+            child.send_signal(signal.SIGTERM)
+            child.communicate(timeout=60)
+        finally:
+            child.kill()
 
 
 def test_two_workers_answer_at_one_address_and_count_together(tmp_path):

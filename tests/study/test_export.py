@@ -177,6 +177,11 @@ def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(
         export(run, "pickle", out)
     with pytest.raises(InputError, match="folder is in use"):
         export(run, "parquet", tmp_path / "run")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "note.json").write_text('{"mine": true}')
+    with pytest.raises(InputError, match="folder is in use"):
+        export(run, "parquet", tmp_path / "notes")
+    (tmp_path / "out.old").mkdir()  # somebody's own
     export(run, "onnx", out)
     before = sorted(f.name for f in out.iterdir())
     with (
@@ -187,7 +192,7 @@ def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(
     assert sorted(f.name for f in out.iterdir()) == before
     export(run, "parquet", out)
     assert "model.onnx" not in {f.name for f in out.iterdir()}
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "run"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["notes", "out", "out.old", "run"]
 
 
 def test_too_large_for_one_file_and_a_missing_extra_are_said(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from relrank.serve import schemas
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
 from relrank.serve.guard import Guard, Measures, answered, failure
+from relrank.serve.served import HEAD
 from relrank.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -74,10 +75,14 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         measures.loaded.labels(name).set(time.time())
 
     async def listed(
-        route: str, run: str | None, weights: dict[str, float] | None, task: Callable[[], dict[str, Any]]
+        route: str, run: str | None, weights: dict[str, float] | None, plain: bool, task: Callable[[], dict[str, Any]]
     ) -> Response:
-        """A list is made at once where that takes no longer than a thread would to start; else in a thread."""
-        if not weights and service.served(run).quick:
+        """A list is made at once where that takes no longer than a thread would to start; else in a thread.
+
+        Where an index finds lists, only a ``plain`` one is quick: what it does not find takes all products.
+        """
+        served = service.served(run)
+        if not weights and served.quick and (plain or served.index is None):
             content = task()
         else:
             content = await pools.away(task, bool(weights))
@@ -101,7 +106,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         """A list for a known user."""
         filters = [_filter(text) for text in with_]
         return await listed(
-            "/recommend/{user}", run, None,
+            "/recommend/{user}", run, None, not filters and offset + k <= HEAD,
             lambda: service.recommend(
                 user=user, k=k, offset=offset, exclude_seen=exclude_seen, filters=filters, run=run
             ),
@@ -111,7 +116,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     async def recommend_for(wanted: schemas.Wanted) -> Response:
         """A list for a history that was never seen, or a known user; under other relation weights, too."""
         return await listed(
-            "/recommend", wanted.run, wanted.weights,
+            "/recommend", wanted.run, wanted.weights, not wanted.with_ and wanted.offset + wanted.k <= HEAD,
             lambda: service.recommend(
                 user=wanted.user, history=wanted.history, k=wanted.k, offset=wanted.offset,
                 exclude_seen=wanted.exclude_seen, filters=[(f.relation, str(f.value)) for f in wanted.with_],
@@ -122,7 +127,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     @app.get("/similar/{item:path}", response_model=schemas.Similar)
     async def similar(item: InUrl, k: Annotated[int, Query(ge=1, le=limits.k)] = 10, run: Run = None) -> Response:
         """The items nearest to one: by cosine where the model has vectors, else what somebody gets who chose it."""
-        return await listed("/similar/{item}", run, None, lambda: service.similar(item, k, run))
+        return await listed("/similar/{item}", run, None, False, lambda: service.similar(item, k, run))
 
     @app.get("/explain/{user}/{item}", response_model=schemas.Explained)
     async def explain(
@@ -172,7 +177,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         run: Run = None,
     ) -> Response:
         """What a filter may name, those with most items first."""
-        return answered(service.values(relation, q, limit, run))
+        return answered(await pools.away(lambda: service.values(relation, q, limit, run)))
 
     @app.get("/history/{user:path}", response_model=schemas.History)
     async def history(user: InUrl, run: Run = None) -> Response:

@@ -42,8 +42,8 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 DRAINED_SECONDS = 30
 """What is in progress when the grace is over has so long to end."""
-START_SECONDS = 5.0
-"""A worker that ends sooner than this is not started again."""
+RETRY_SECONDS = 5.0
+"""Between two starts of a worker that did not come as far as answering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +184,14 @@ class Watcher(threading.Thread):
                 continue
             self._stamps[name] = stamp
             try:
-                self._service.replace(name, load(self._options, name))
-            except Exception as error:  # whatever is wrong with a folder, the run in memory is right
+                fresh = load(self._options, name)
+                if _stamp(folder) != stamp:  # replaced meanwhile, so perhaps half of each: the next look loads it
+                    continue
+                self._service.replace(name, fresh)
+            except Exception:  # whatever is wrong with a folder, the run in memory is right
                 log.exception("run %s cannot be loaded; the one before it is still served", name)
-                self._app.state.problems = {**self._app.state.problems, name: " ".join(str(error).split())[:500]}
+                said = "cannot be loaded, the one before it is still served; the reason is in the server's log"
+                self._app.state.problems = {**self._app.state.problems, name: said}
                 self._app.state.measures.failed.labels(name).inc()
                 continue
             log.warning("run %s was loaded again", name)
@@ -252,13 +256,14 @@ def _settle_memory() -> None:
 
 
 class _Workers:
-    """Processes that accept at one address; whichever ends is started again, unless it ends as soon as it starts."""
+    """Processes that accept at one address; whichever ends is started again. Before the first answer none may end."""
 
     def __init__(self, options: Options, listener: socket.socket, say: Say) -> None:
         self._options, self._listener, self._say = options, listener, say
         self._context = multiprocessing.get_context("spawn")
         self._stopping = False
-        self._workers: dict[Any, float] = {}
+        self._serving = False
+        self._workers: dict[Any, Any] = {}  # process: its event "ready"
 
     def run(self) -> None:
         """Until a signal, or a worker that does not start.
@@ -272,10 +277,12 @@ class _Workers:
         if hasattr(signal, "SIGHUP"):
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
         try:
-            ready = [self._start(first=number == 0) for number in range(self._options.workers)]
-            while not all(event.is_set() for event in ready):
+            ready = [self._start(first=number == 0) for number in range(self._options.workers) if not self._stopping]
+            while not self._stopping and not all(event.is_set() for event in ready):
                 self._look_after()
-            self._say(_address(self._listener))
+            if not self._stopping:
+                self._serving = True
+                self._say(_address(self._listener))
             while self._workers:
                 self._look_after()
         finally:
@@ -293,22 +300,26 @@ class _Workers:
             target=_worker, args=(self._options, self._listener, ready, first), name="relrank-worker"
         )
         worker.start()
-        self._workers[worker] = time.monotonic()
+        self._workers[worker] = ready
+        if self._stopping:  # the signal came while it was started
+            self._tell(signal.SIGTERM)
         return ready
 
     def _look_after(self) -> None:
         gone = wait([worker.sentinel for worker in self._workers], 0.2)
         for worker in [w for w in self._workers if w.sentinel in gone]:
-            began = self._workers.pop(worker)
+            ready = self._workers.pop(worker)
             worker.join()
             if self._stopping:
                 continue
-            if time.monotonic() - began < START_SECONDS:
+            if not self._serving:
                 raise InputError(
                     "a worker does not start", where="relrank serve", expected="one that goes on",
                     found=f"exit code {worker.exitcode}; the reason stands above",
                 )  # fmt: skip
             log.error("a worker ended with exit code %s and is started again", worker.exitcode)
+            if not ready.is_set():  # it would end as soon again: the others go on, this one is tried now and then
+                time.sleep(RETRY_SECONDS)
             self._start()
 
     def _stop(self, *_: object) -> None:

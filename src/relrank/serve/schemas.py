@@ -210,12 +210,12 @@ class Filter(_Question):
 class Wanted(_Question):
     """For whom, and what list."""
 
-    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.")
+    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.", fail_fast=True)
     user: Id | None = None
     k: Annotated[int, Field(ge=1, strict=True)] = 10
     offset: Annotated[int, Field(ge=0, strict=True)] = 0
     exclude_seen: Annotated[bool, Field(strict=True)] = True
-    with_: list[Filter] = Field([], alias="with", description="Only items that fit every one.")
+    with_: list[Filter] = Field([], alias="with", description="Only items that fit every one.", fail_fast=True)
     weights: Weights = None
     run: StrictStr | None = None
 
@@ -224,7 +224,7 @@ class Doubted(_Question):
     """An item that is to be explained, and to whom."""
 
     item: Id
-    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.")
+    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.", fail_fast=True)
     user: Id | None = None
     n: Annotated[int, Field(ge=1, strict=True, description="Most reasons.")] = 5
     weights: Weights = None

@@ -98,7 +98,8 @@ class Served:
     @property
     def quick(self) -> bool:
         """Whether a list is made faster than a thread is worth."""
-        return self.seconds <= QUICK_SECONDS
+        # where kernels wait for each other, a list may wait for a whole solve
+        return self.seconds <= QUICK_SECONDS and isinstance(kernels(), nullcontext)
 
     def _warm(self) -> None:
         """Ask once, so that nothing is compiled or derived later."""

@@ -34,7 +34,7 @@ from relrank.training import TrainConfig, fit
 Say = Callable[[str], None]
 
 WEIGHTS = "model.safetensors"
-"""Parameters of a trained model, in its cell's folder until the study has a winner."""
+"""Parameters of a trained model that may win, in its cell's folder until the study has a winner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +448,7 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
     evaluation.save(part / "users.parquet")
-    if isinstance(tuned.model, Trained):
+    if isinstance(tuned.model, Trained) and cell.arm.rewired is None and bench.seed == cell.study.seeds[0]:
         save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind})
     if tuned.history is not None:
         tuned.history.write_parquet(part / "history.parquet")

@@ -20,6 +20,7 @@ index are line i of ``ids.parquet`` (``row``, ``item``, ``title``).
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,7 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         raise InputError(
             "unknown format", where="relrank export --to", expected=" or ".join(get_args(Format)), found=repr(to)
         )
-    if out.exists() and not (out / "note.json").is_file():
+    if out.exists() and not _is_export(out):
         raise InputError(
             "folder is in use", where=str(out), expected="a new one, or an older export", found="something else"
         )
@@ -92,7 +93,7 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
         )  # fmt: skip
-    part = out.with_name(out.name + ".part")
+    part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
@@ -113,14 +114,23 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
             save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
     names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
     write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
-    # The older export steps aside whole, so that a kill leaves one or the other, never half of one.
-    aside = out.with_name(out.name + ".old")
+    # The older export steps aside whole, so that a kill never leaves half of one: at worst it stands under this name.
+    aside = out.with_name(f".{out.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if out.exists():
         out.replace(aside)
     part.replace(out)
     shutil.rmtree(aside, ignore_errors=True)
     return sorted(f.name for f in out.iterdir())
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is an older export, which a new one may replace."""
+    try:
+        note = json.loads((folder / "note.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(note, dict) and note.get("format") == FORMAT
 
 
 class Program(nn.Module):

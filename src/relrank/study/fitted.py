@@ -158,7 +158,7 @@ def save_run(
         InputError: the folder is there and is not a run.
     """
     _refuse_other_use(folder)
-    part = folder.with_name(folder.name + ".part")
+    part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_graph(graph, part / "graph")
@@ -167,8 +167,8 @@ def save_run(
     titles = _titles(tables, split)
     titles.write_parquet(part / "titles.parquet")
     write_json(part / "run.json", note)
-    # The older run steps aside whole, so that a kill leaves one run or the other, never half of one.
-    aside = folder.with_name(folder.name + ".old")
+    # The older run steps aside whole, so that a kill never leaves half of one: at worst it stands under this name.
+    aside = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(aside, ignore_errors=True)
     if folder.exists():
         folder.replace(aside)

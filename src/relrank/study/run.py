@@ -32,6 +32,7 @@ from relrank.study.cells import (
     Cell,
     CellResult,
     Memory,
+    Say,
     edges_sha,
     finished,
     fit_cell,
@@ -113,7 +114,7 @@ def smoke(config: StudyConfig) -> StudyConfig:
     study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2, "resamples": 200})
     models = []
     for m in config.models:
-        trained = issubclass(MODELS.get(m.name, ClosedForm), Trained)
+        trained = issubclass(MODELS.get(m.kind, ClosedForm), Trained)
         train = {**m.train, "epochs": 2, "every": 1} if trained else m.train
         models.append(m.model_copy(update={"trials": m.trials and min(m.trials, 2), "train": train}))
     return config.model_copy(update={"study": study, "models": tuple(models)})
@@ -364,11 +365,12 @@ def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None
     return cell
 
 
-def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun:
+def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = lambda _: None) -> FittedRun:
     """Keep the best model and arm on validation, as fitted on the first seed, under ``out/winner``.
 
     Shuffled arms cannot win. A closed form is solved once more; of a trained model the cell has the weights. Then all
-    cells lose theirs. A winner that is there already is read back.
+    cells lose theirs; a trained model that only wins later, with further cells, is fitted once more. A winner that is
+    there already is read back. ``say`` is told of a fit.
     """
     cells = [c for c in grid(config, material) if c.arm.rewired is None]
     found = [load_cell(out / "cells" / c.key()) for c in cells]
@@ -379,22 +381,22 @@ def keep_winner(config: StudyConfig, material: Material, out: Path) -> FittedRun
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
     if not holds_run(folder, cell.key()):
-        _save_winner(cell, result, material, out)
+        _save_winner(cell, result, material, out, say)
     for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
         weights.unlink()
     return load_run(folder)
 
 
-def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path) -> None:
+def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, say: Say) -> None:
     chosen = config_of(MODELS[cell.model.kind].Config(), result.chosen, "winner")
     graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
     kept = kept_model(cell, out / "cells" / cell.key(), chosen)
     if kept is not None:
         model, graph = kept
     else:
-        model, history = fit_cell(cell, graph, chosen, checkpoints / "final", lambda _: None)
+        model, history = fit_cell(cell, graph, chosen, checkpoints / "final", say)
         if cell.bench.refit:
-            model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", lambda _: None)
+            model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", say)
     note = note_of(cell, chosen, result.valid)
     save_run(model, graph, cell.bench.final, material.tables, note, out / "winner")
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
