@@ -42,7 +42,7 @@ bench: $(READY)  ## every timing and tally that the docs quote; those on real da
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/explanations.py
 	$(BIN)/python benchmarks/fuzz_service.py
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
-	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/serving.py runs/goodbooks-loo
+	test -z "$$RELRANK_DATA" || ! command -v wrk >/dev/null || $(BIN)/python benchmarks/serving.py runs/goodbooks-loo
 
 leaderboards: $(READY)  ## every family of models, searched alike, on three seeds (hours; needs RELRANK_DATA; resumes)
 	$(BIN)/relrank tune studies/ml-100k-models.toml --trials 4 --models $(NETWORKS)
