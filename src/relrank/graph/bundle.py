@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from relrank.graph.graph import Feature, Graph, Relation
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
+from relrank.whole import whole_folder
 
 FORMAT, VERSION = "relrank graph", 3
 READABLE = (1, 2, VERSION)
@@ -126,18 +124,9 @@ def save_graph(graph: Graph, folder: Path) -> None:
     }
     files["manifest.json"] = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1, ensure_ascii=False).encode()
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        fresh = temporary / "new"
-        fresh.mkdir()
+    with whole_folder(folder) as part:
         for name, content in files.items():
-            (fresh / name).write_bytes(content)
-        if folder.exists():
-            folder.rename(temporary / "old")
-        os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(temporary)
+            (part / name).write_bytes(content)
 
 
 def load_graph(folder: Path) -> Graph:

@@ -23,7 +23,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.layers import starting_weights
-from relrank.models.path_terms import PathTerms, shares, without_edges
+from relrank.models.path_terms import PathTerms, root_shares, without_edges
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 
@@ -89,7 +89,7 @@ class PathFusion(VectorModel):
         """The users' histories without the batch's own edges, and the paths from there."""
         del items, seed
         left, cut = without_edges(self.history.take(users), users, edges)
-        return (shares(left), *self.paths.messages(users, edges, self.parallel, (left, cut)))
+        return (root_shares(left), *self.paths.messages(users, edges, self.parallel, (left, cut)))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories; items as they are."""
@@ -114,7 +114,7 @@ class PathFusion(VectorModel):
 
     def encode_histories(self, rows: Csr) -> Tensor:
         """|H|^-½ Σ q_j; zeros for an empty history."""
-        return sparse_product(shares(rows), self.table.detach()[self.graph.n_users :])
+        return sparse_product(root_shares(rows), self.table.detach()[self.graph.n_users :])
 
     def score(self, users: Tensor) -> Tensor:
         """Vectors and paths of known users."""

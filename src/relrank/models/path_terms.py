@@ -46,7 +46,7 @@ class _Weighted(torch.autograd.Function):
         return dots, *(None for _ in ctx.paths)
 
 
-def shares(rows: Csr) -> Csr:
+def root_shares(rows: Csr) -> Csr:
     """|H|^-½ at every item of a history H."""
     share = 1 / np.sqrt(np.maximum(rows.degrees(), 1))
     return Csr(rows.indptr, rows.indices, share[rows.rows()].astype(np.float32), rows.n_cols)
@@ -139,7 +139,7 @@ class PathTerms(nn.Module):
 
     def _rooted(self, rows: Csr, users: Int64 | None, parallel: bool = True) -> list[Float32]:
         """√(p_r / m_r) per kind, float32 [n_rows, n_items] each."""
-        even, found = shares(rows), []
+        even, found = root_shares(rows), []
         for kind, scale in zip(self.kinds, self._scales, strict=True):
             paths = path_scores(kind, even, users, parallel)
             paths *= np.float32(1 / scale)

@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from relrank.csr import Float32, Int32, Int64
 from relrank.errors import InputError
-from relrank.evaluation import hears
 from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.models import Recommender
@@ -75,7 +74,7 @@ class Served:
         self._chosen = run.chosen()
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
-        self._whole_history = split.successive and hears(self.model)
+        self._whole_history = run.hears_all
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
         self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
@@ -132,13 +131,7 @@ class Served:
         Raises:
             RequestError: the user is unknown.
         """
-        row = self.user_rows.get(str(user))
-        if row is None:
-            raise RequestError(
-                status, "unknown user", where=where, found=short(user),
-                expected=f"one of {self.n_users:,} users of {self.name}{_such_as(self.user_ids)}",
-            )  # fmt: skip
-        return row
+        return self._row("user", user, self.user_rows, where, status)
 
     def item_row(self, item: Id, where: str = "item", status: int = 404) -> int:
         """The row of an item.
@@ -146,11 +139,15 @@ class Served:
         Raises:
             RequestError: the item is unknown.
         """
-        row = self.item_rows.get(str(item))
+        return self._row("item", item, self.item_rows, where, status)
+
+    def _row(self, what: str, key: Id, rows: dict[str, int], where: str, status: int) -> int:
+        row = rows.get(str(key))
         if row is None:
+            ids = self.user_ids if what == "user" else self.item_ids
             raise RequestError(
-                status, "unknown item", where=where, found=short(item),
-                expected=f"one of {self.n_items:,} items of {self.name}{_such_as(self.item_ids)}",
+                status, f"unknown {what}", where=where, found=short(key),
+                expected=f"one of {len(ids):,} {what}s of {self.name}{_such_as(ids)}",
             )  # fmt: skip
         return row
 

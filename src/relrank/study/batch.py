@@ -19,9 +19,8 @@ import polars as pl
 
 import relrank
 from relrank.checkpoint import write_json
-from relrank.csr import Csr, Int64
+from relrank.csr import Int64
 from relrank.errors import InputError
-from relrank.evaluation import hears
 from relrank.graph.sequences import Sequences
 from relrank.ranking import SCORE_BYTES, TopK, top_k, top_k_from_histories
 from relrank.study.fitted import PARTS, FittedRun
@@ -85,10 +84,9 @@ class Lists:
     def __init__(self, run: FittedRun) -> None:
         self.run = run
         rows = [getattr(run.split, part) for part in PARTS]
-        n_users, n_items = run.split.shape
         user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
-        self._heard = Sequences.of_rows(user, item, n_users) if run.split.successive and hears(run.model) else None
-        self._chosen = Csr.from_pairs(user, item, (n_users, n_items))
+        self._heard = Sequences.of_rows(user, item, run.split.shape[0]) if run.hears_all else None
+        self._chosen = run.chosen()
 
     def top(self, users: Int64, k: int) -> TopK:
         """The k best items that each of these users has not chosen yet."""

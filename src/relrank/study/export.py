@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -45,6 +44,7 @@ from relrank.models.relational_ease import RelationalEASE
 from relrank.models.vectors import VectorModel
 from relrank.ranking import SCORE_BYTES
 from relrank.study.fitted import FittedRun
+from relrank.whole import whole_folder
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]
@@ -93,34 +93,25 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
         )  # fmt: skip
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
-    ids.rename({"key": "item"}).with_row_index("row").write_parquet(part / "ids.parquet")
-    said: dict[str, Any] = {}
-    if with_vectors:
-        _write_vectors(run, part)
-    if to == "parquet":
-        said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
-    elif to == "faiss":
-        said = _write_index(run, part, library)
-    else:
-        program = _program(model)
-        said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
-        if to == "onnx":
-            _write_onnx(program, run, part / "model.onnx", library)
+    with whole_folder(out) as part:
+        ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
+        ids.rename({"key": "item"}).with_row_index("row").write_parquet(part / "ids.parquet")
+        said: dict[str, Any] = {}
+        if with_vectors:
+            _write_vectors(run, part)
+        if to == "parquet":
+            said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
+        elif to == "faiss":
+            said = _write_index(run, part, library)
         else:
-            save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
-    names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
-    write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
-    # The older export steps aside whole, so that a kill never leaves half of one: at worst it stands under this name.
-    aside = out.with_name(f".{out.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    if out.exists():
-        out.replace(aside)
-    part.replace(out)
-    shutil.rmtree(aside, ignore_errors=True)
+            program = _program(model)
+            said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
+            if to == "onnx":
+                _write_onnx(program, run, part / "model.onnx", library)
+            else:
+                save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
+        names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
+        write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
     return sorted(f.name for f in out.iterdir())
 
 

@@ -26,6 +26,7 @@ from relrank.ranking import top_k, top_k_from_histories
 from relrank.study.cells import Cell, Say, tune_and_fit
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
+from relrank.whole import whole_folder
 
 FORMAT = "relrank-run-2"
 PARTS = ("train", "valid", "test")
@@ -59,7 +60,7 @@ class FittedRun:
             InputError: the user is unknown.
         """
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
-        if self.split.successive and hears(self.model):
+        if self.hears_all:
             return self.recommend_for(self.history(user)["item"].to_list(), k)
         best = top_k(self.model, row, self.chosen(), k)
         return self._named(best.items[0], best.scores[0])
@@ -84,6 +85,11 @@ class FittedRun:
         return frame.join(self.titles, on="key", how="left", maintain_order="left").select(
             pl.col("key").alias("item"), "title", "part"
         )
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether a known user's list is that of all they chose, folded in, in whatever part of the split."""
+        return self.split.successive and hears(self.model)
 
     def chosen(self) -> Csr:
         """Users by items: what each chose, in whatever part."""
@@ -158,22 +164,13 @@ def save_run(
         InputError: the folder is there and is not a run.
     """
     _refuse_other_use(folder)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_graph(graph, part / "graph")
-    save_tensors(part / "model.safetensors", model.state(), {"model": model.name})
-    _split_frame(split).write_parquet(part / "split.parquet")
     titles = _titles(tables, split)
-    titles.write_parquet(part / "titles.parquet")
-    write_json(part / "run.json", note)
-    # The older run steps aside whole, so that a kill never leaves half of one: at worst it stands under this name.
-    aside = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.exists():
-        folder.replace(aside)
-    part.replace(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    with whole_folder(folder) as part:
+        save_graph(graph, part / "graph")
+        save_tensors(part / "model.safetensors", model.state(), {"model": model.name})
+        _split_frame(split).write_parquet(part / "split.parquet")
+        titles.write_parquet(part / "titles.parquet")
+        write_json(part / "run.json", note)
     return FittedRun(model, graph, split, titles, note)
 
 
