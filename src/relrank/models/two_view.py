@@ -370,7 +370,8 @@ class TwoView(VectorModel):
             return products
         rows = user_rows(users, self.graph.n_users)
         known = self.history.take(rows)
-        return self._again(self._with_paths(products, known, rows), self.training_histories.of(rows), rows, known)
+        scores = self._with_paths(products, known, rows)
+        return scores if self.head is None else self._again(scores, self.training_histories.of(rows), rows, known)
 
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
