@@ -1,0 +1,1 @@
+"""One script per peer, run by the peer's own Python."""
