@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -231,6 +231,24 @@ def table(
             task, data, entry.who, middle, middle / base, answer.peak_mb, None, entry.note, target,
             answer.seconds, answer.version, answer.figures,
         )  # fmt: skip
+
+
+def void_where_unlike(rows: Sequence[Row], figure: str, tolerance: float) -> list[Row]:
+    """Rows whose figure is not the first row's did something else: they keep their seconds, and are compared no more.
+
+    Args:
+        rows: the first is relrank's; those without seconds are left alone.
+        figure: name among their figures.
+        tolerance: largest absolute difference.
+    """
+    result = []
+    for row in rows:
+        wrong = row.seconds is not None and not abs(row.figures[figure] - rows[0].figures[figure]) <= tolerance
+        if wrong:
+            note = f"void: {figure} is {row.figures[figure]:.5g}, relrank's {rows[0].figures[figure]:.5g}"
+            row = replace(row, ratio=None, target=None, note="; ".join(filter(None, (note, row.note))))
+        result.append(row)
+    return result
 
 
 def shown(seconds: float) -> str:
