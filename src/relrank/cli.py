@@ -16,11 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from relrank.errors import InputError
+from relrank.process_group import rank_here
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from relrank.process_group import ProcessGroup
+    from relrank.study.cells import Cell
+    from relrank.study.config import StudyConfig
     from relrank.study.run import Material
 
 INTERRUPTED = 130
@@ -201,7 +205,10 @@ def fit(
 ) -> None:
     """Tune and fit one model on the study's data and keep it.
 
-    Example: **relrank fit studies/ml-100k-loo.toml --arm has_genre,directed_by --out runs/two-relations**
+    Under torchrun its processes train a model with gradients together: docs/past-one-machine.md.
+
+    Examples: **relrank fit studies/ml-100k-loo.toml --arm has_genre,directed_by --out runs/two-relations** ·
+    **torchrun --nproc-per-node 2 -m relrank fit studies/ml-1m-liked.toml --model graphsage**
     """
     from rich.console import Console
 
@@ -209,15 +216,21 @@ def fit(
     from relrank.study.fitted import fit_run
     from relrank.study.run import cell_of, prepare
 
-    config = read_study(study)
-    seeds = config.study.seeds[:1] if seed is None else (seed,)
-    config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
-    console = Console()
-    with _progress(console) as progress:
-        material = prepare(config, study.parent, progress=progress)
-    cell = cell_of(config, material, model, arm)
-    with console.status(f"{model} on {cell.arm.name}") as status:
-        run = fit_run(cell, material.tables, out, lambda text: status.update(f"{model} on {cell.arm.name}: {text}"))
+    with _process_group() as group:
+        console = Console(quiet=not group.first)
+
+        def ready() -> tuple[StudyConfig, Material, Cell]:
+            config = read_study(study)
+            seeds = config.study.seeds[:1] if seed is None else (seed,)
+            config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
+            with _progress(console) as progress:
+                material = prepare(config, study.parent, progress=progress)
+            return config, material, cell_of(config, material, model, arm)
+
+        config, material, cell = group.together(ready)
+        named = f"{model} on {cell.arm.name}"
+        with console.status(named) as status:
+            run = fit_run(cell, material.tables, out, lambda text: status.update(f"{named}: {text}"), group)
     console.print(repr(run), markup=False, highlight=False)
     console.print(
         f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", markup=False, soft_wrap=True
@@ -445,6 +458,24 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
+@contextmanager
+def _process_group() -> Iterator[ProcessGroup]:
+    """The processes that torchrun started; an error of all is said by the first, before any of them ends."""
+    from relrank.process_group import CommonError, joined
+
+    try:
+        with joined() as group:
+            try:
+                yield group
+            except CommonError as error:
+                if group.first:
+                    print(f"error: {error}", file=sys.stderr, flush=True)
+                group.wait()
+                raise
+    except CommonError:
+        raise SystemExit(2) from None
+
+
 def _few(titles: list[str], n: int = 3) -> str:
     return " · ".join(str(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
@@ -460,10 +491,15 @@ def _print_card(console: Any, material: Material) -> None:
 def main() -> None:
     """The console script: one clear message instead of a stack trace for whatever the user can mend."""
     _settle_libraries()
+    rank = rank_here()
     try:
+        if rank is not None and sys.argv[1:2] != ["fit"]:
+            raise InputError(
+                "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
+            )
         app()
     except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if rank is None else f"error in process {rank}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:
@@ -476,8 +512,14 @@ def _settle_libraries() -> None:
 
     OpenMP threads wait by spinning, and on a busy machine two programs then take turns at doing nothing: ten times
     slower was measured. A short spin costs nothing when alone. OpenBLAS does not know the newest processors and
-    computes at half their width; it can be told.
+    computes at half their width; it can be told. The processes that torchrun starts on one machine share its cores:
+    its own default of one thread each leaves most of them idle, and numba, which it does not know, takes all of them.
     """
+    if (here := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
+        share = str(max(1, len(os.sched_getaffinity(0)) // here))
+        if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            os.environ["OMP_NUM_THREADS"] = share
+        os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")

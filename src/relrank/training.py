@@ -3,6 +3,9 @@
 Order of edges and negatives of epoch e come from (seed, e), so a run that was killed goes on from its last checkpoint
 to the same final weights, bit for bit, on one machine. Which epoch is best is decided on validation; what is kept of
 it is a copy, not references.
+
+Several processes (``relrank.process_group``) pass over an epoch together: the order is that of one, every batch is
+cut into a share for each, gradients are averaged over the whole batch, and the first process validates and writes.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -25,6 +29,7 @@ from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.graph.neighbour_sampling import prefetch
 from relrank.models.base import Trained
+from relrank.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class TrainConfig:
     epochs: int = 60
     """Passes over the training data at most."""
     batch: int = 4096
-    """Training edges per step; of a sequence model, users."""
+    """Training edges per step, of all processes together; of a sequence model, users."""
     lr: float = 0.01
     """Adam's learning rate; where it decays, the one of the first step."""
     decay: Literal["none", "linear"] = "none"
@@ -115,6 +120,7 @@ def fit(
     seed: int,
     folder: Path | None = None,
     watch: Watch | None = None,
+    group: ProcessGroup = ALONE,
 ) -> Fitted:
     """Train a model; afterwards it holds the parameters of its best validated epoch.
 
@@ -125,50 +131,49 @@ def fit(
         seed: of parameters, order and negatives.
         folder: where the last and the best state are kept; a run found there is continued, another one is refused.
         watch: told of every epoch.
+        group: the processes that train this model together. ``validate``, ``folder`` and ``watch`` are used by the
+            first of them alone; how many there are may change when a run is continued.
 
     Raises:
-        InputError: the folder holds a run of another configuration or graph; loss or metric is not finite.
+        InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
+            has other data than the first.
     """
-    device = device_of(config.device)
+    device = group.together(lambda: group.device(device_of(config.device)))
     model.init_weights(seed)
     model.to(device)
     movable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(movable, lr=config.lr, fused=True)
     rows: list[tuple[int, float, float | None, float]] = []
     best, best_epoch, best_metric, start = model.state(), 0, -math.inf, 0
-    last = folder / "last.safetensors" if folder else None
-    identity = _identity(model, config, seed) if last else {}
-    if last is not None and last.exists():
-        tensors, note = load_tensors(last)
-        if note["identity"] != identity:
-            raise InputError(
-                "folder holds a run of another configuration", where=str(folder), expected=str(identity),
-                found=str(note["identity"]),
-            )  # fmt: skip
+    last = folder / "last.safetensors" if folder and group.first else None
+    identity = _identity(model, config, seed) if last or group.size > 1 else {}
+    _check_same_data(identity, group)
+    tensors, note = _kept(last, identity, group)
+    if note is not None:
         model.load_state(_part(tensors, "model."))
         best = _part(tensors, "best.")
         _load_adam(optimizer, _part(tensors, "adam."))
         rows = [tuple(row) for row in note["history"]]
         start, best_epoch, best_metric = note["epoch"], note["best_epoch"], note["best_metric"]
+    elif group.size > 1:  # machines of different makes may draw normal numbers with different last digits
+        model.load_state(group.tensors(model.state()))
+
+    def validated(epoch: int) -> float:
+        model.refresh()
+        return _finite("metric", validate(), epoch)
 
     stale = _stale(rows, best_epoch)
     for epoch in range(start + 1, config.epochs + 1):
         if config.patience and stale >= config.patience:
             break
         began = time.perf_counter()
-        loss = _epoch(model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device)
-        if not math.isfinite(loss):
-            raise InputError("loss is not finite", where=f"epoch {epoch}", expected="a number", found=str(loss))
+        loss = _epoch(model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group)
+        group.together(partial(_finite, "loss", loss, epoch))
         metric = None
         if epoch % config.every == 0 or epoch == config.epochs:
-            model.refresh()
-            metric = validate()
-            if not math.isfinite(metric):
-                raise InputError(
-                    "metric is not finite", where=f"epoch {epoch}", expected="a number", found=str(metric)
-                )
+            metric = group.decided(partial(validated, epoch))
             if metric > best_metric:
-                best, best_epoch, best_metric, stale = model.state(), epoch, metric, 0
+                best, best_epoch, best_metric, stale = model.state() if group.first else {}, epoch, metric, 0
             else:
                 stale += 1
         rows.append((epoch, loss, metric, time.perf_counter() - began))
@@ -179,10 +184,10 @@ def fit(
             }  # fmt: skip
             state = {f"model.{k}": v for k, v in model.state().items()} | {f"best.{k}": v for k, v in best.items()}
             save_tensors(last, state | {f"adam.{k}": v for k, v in _adam(optimizer).items()}, note)
-        if watch is not None:
+        if watch is not None and group.first:
             pace = float(np.mean([row[3] for row in rows[-10:]]))
             watch(epoch, config.epochs, loss, metric, best_metric, pace * (config.epochs - epoch))
-    model.load_state(best)
+    model.load_state(group.tensors(best))
     return Fitted(pl.DataFrame(rows, schema=_HISTORY, orient="row"), best_epoch, best_metric, len(rows))
 
 
@@ -193,33 +198,40 @@ def _epoch(
     config: TrainConfig,
     seed: np.random.SeedSequence,
     device: torch.device,
+    group: ProcessGroup,
 ) -> float:
-    """One pass over all examples in random order; the mean loss."""
+    """One pass over all examples in random order; the mean loss of all processes."""
     src, dst = model.examples()
     size = min(config.batch, max(1, int(src.size * model.most_edges)))
     order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
     order = np.random.default_rng(order_seed).permutation(src.size)
     half = config.precision == "bfloat16"
+    movable = [p for p in model.parameters() if p.requires_grad]
     total = 0.0
     model.train()
 
     def prepare(number: int) -> Any:
         picked = order[number * size : (number + 1) * size]
-        users, items = (side[picked].astype(np.int64) for side in (src, dst))
-        return picked.size, model.prepare(users, items, batch_seeds[number])
+        own = picked[group.share(picked.size)]
+        users, items = (side[own].astype(np.int64) for side in (src, dst))
+        seed = group.seed(batch_seeds[number])
+        return picked.size, own.size, model.prepare(users, items, seed) if own.size else None
 
     model.parallel = config.workers == 0
     steps = len(batch_seeds)
-    for number, (count, batch) in enumerate(prefetch(prepare, steps, config.workers)):
+    for number, (count, own, batch) in enumerate(prefetch(prepare, steps, config.workers)):
         if config.decay == "linear":
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
+            for part in optimizer.param_groups:
+                part["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            loss = model.loss(batch.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = None
+        if batch is not None:  # fewer examples than processes leave some without any
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = model.loss(batch.to(device))
+            loss.backward()  # type: ignore[no-untyped-call]
+        mean = group.average(movable, loss, own / count)
         optimizer.step()
-        total += float(loss.detach()) * count
+        total += mean * count
     model.eval()
     model.parallel = True
     return total / src.size
@@ -244,6 +256,52 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     }  # fmt: skip
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
+
+
+def _finite(name: str, value: float, epoch: int) -> float:
+    if not math.isfinite(value):
+        raise InputError(f"{name} is not finite", where=f"epoch {epoch}", expected="a number", found=str(value))
+    return value
+
+
+def _kept(
+    last: Path | None, identity: dict[str, Any], group: ProcessGroup
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """What the first process finds on disk: tensors and note, or None; the best state stays with the first."""
+    tensors: dict[str, Tensor] = {}
+
+    def read() -> dict[str, Any] | None:
+        if last is None or not last.exists():
+            return None
+        found, note = load_tensors(last)
+        if note["identity"] != identity:
+            raise InputError(
+                "folder holds a run of another configuration", where=str(last.parent), expected=str(identity),
+                found=str(note["identity"]),
+            )  # fmt: skip
+        tensors.update(found)
+        return note
+
+    note = group.decided(read)
+    return tensors | group.tensors({k: t for k, t in tensors.items() if not k.startswith("best.")}), note
+
+
+def _check_same_data(identity: dict[str, Any], group: ProcessGroup) -> None:
+    """Gradients of different data must not be averaged.
+
+    Raises:
+        InputError: a process's settings or edges are not those of the first.
+    """
+    first = group.decided(lambda: identity)
+
+    def check() -> None:
+        if other := sorted(name for name in identity if identity[name] != first[name]):
+            raise InputError(
+                "processes differ in what they train on", where=", ".join(other), found="another",
+                expected="that of the first process",
+            )  # fmt: skip
+
+    group.together(check)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

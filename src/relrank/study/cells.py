@@ -25,6 +25,7 @@ from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import config_of
+from relrank.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, beside
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import Climb, Trial, climb
@@ -330,11 +331,12 @@ Memory = dict[str, Known]
 """Trials by what their scores depend on, so that arms need not repeat each other's."""
 
 
-def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
+def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
     """Try the cell's budget of configurations on validation, then fit the best one.
 
     ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
-    its checkpoints in ``folder``, so a killed cell goes on where it was.
+    its checkpoints in ``folder``, so a killed cell goes on where it was. The processes of a group do all this
+    together, and the first of them measures.
     """
     config, _ = cell.start()
     kind = MODELS[cell.model.kind]
@@ -349,8 +351,8 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
         key = in_effect(cell, graph, changed)
         if key is None or key not in memory:
             began = time.perf_counter()
-            model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say)
-            metric = mean_metric(model, cell.bench.split, cell.study.metric)
+            model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say, group=group)
+            metric = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
             known = Known(metric, time.perf_counter() - began)
             memory[key or f"{cell.key()} {made}"] = known
         else:
@@ -363,10 +365,10 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory) -> Tuned:
     if knobs:
         config = config_of(config, found.trials[found.chosen].values, cell.model.name)
     began = time.perf_counter()
-    model, history = fit_cell(cell, graph, config, folder / "final", say)
-    valid = mean_metric(model, cell.bench.split, cell.study.metric)
+    model, history = fit_cell(cell, graph, config, folder / "final", say, group=group)
+    valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
     if cell.bench.refit:
-        model, graph = refit_cell(cell, graph, config, history, folder / "refit", say)
+        model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
     seconds = {"tune": charged, "fit": time.perf_counter() - began}
     return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)
 
@@ -379,6 +381,7 @@ def fit_cell(
     say: Say,
     train: TrainConfig | None = None,
     judge: Callable[[int, float], None] | None = None,
+    group: ProcessGroup = ALONE,
 ) -> tuple[Recommender, pl.DataFrame | None]:
     """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve.
 
@@ -400,7 +403,7 @@ def fit_cell(
     def validate() -> float:
         return mean_metric(model, bench.split, cell.study.metric)
 
-    fitted = fit(model, train or cell.start()[1], validate, bench.seed, folder, watch)
+    fitted = fit(model, train or cell.start()[1], validate, bench.seed, folder, watch, group)
     return model, fitted.history
 
 
@@ -412,8 +415,9 @@ def refit_graph(cell: Cell, graph: Graph) -> Graph:
 
 
 def refit_cell(
-    cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say
-) -> tuple[Recommender, Graph]:
+    cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say,
+    group: ProcessGroup = ALONE,
+) -> tuple[Recommender, Graph]:  # fmt: skip
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
     graph, train = refit_graph(cell, graph), None
     if history is not None:
@@ -422,7 +426,7 @@ def refit_cell(
         # a rate that decays belongs to its number of epochs
         epochs = best if train.decay == "none" else train.epochs
         train = replace(train, epochs=epochs, every=epochs, patience=0)
-    return fit_cell(cell, graph, config, folder, say, train)[0], graph
+    return fit_cell(cell, graph, config, folder, say, train, group=group)[0], graph
 
 
 NOTES = {

@@ -20,8 +20,9 @@ from relrank.errors import InputError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph
-from relrank.models import MODELS, Recommender
+from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of
+from relrank.process_group import ALONE, ProcessGroup
 from relrank.ranking import top_k, top_k_from_histories
 from relrank.study.cells import Cell, Say, tune_and_fit
 from relrank.tables.split import Interactions, Split
@@ -122,18 +123,28 @@ def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
     return numbers
 
 
-def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say) -> FittedRun:
-    """Tune and fit one cell and keep the model.
+def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGroup = ALONE) -> FittedRun:
+    """Tune and fit one cell and keep the model; of several processes, the first keeps it.
 
     Raises:
-        InputError: the folder is there and holds something else.
+        InputError: the folder is there and holds something else, or several processes are to solve a closed form.
     """
-    _refuse_other_use(folder)
+
+    def check() -> None:
+        _refuse_other_use(folder)
+        if group.size > 1 and issubclass(MODELS[cell.model.kind], ClosedForm):
+            raise InputError(
+                "closed forms are solved by one process", where="torchrun", expected="a model that is trained",
+                found=cell.model.kind,
+            )  # fmt: skip
+
+    group.together(check)
     checkpoints = folder.with_name(folder.name + ".checkpoints")
-    tuned = tune_and_fit(cell, checkpoints / cell.key(), say, {})
-    run = save_run(
-        tuned.model, tuned.graph, cell.bench.final, tables, note_of(cell, tuned.config, tuned.valid), folder
-    )
+    tuned = tune_and_fit(cell, checkpoints / cell.key(), say, {}, group)
+    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid)
+    if not group.first:
+        return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
+    run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return run
 

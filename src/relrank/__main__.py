@@ -1,0 +1,6 @@
+"""``python -m relrank``, which is also what ``torchrun -m relrank`` starts."""
+
+from relrank.cli import main
+
+if __name__ == "__main__":
+    main()
