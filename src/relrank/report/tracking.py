@@ -1,0 +1,264 @@
+"""A study as MLflow runs: one for the study, one below it for every cell.
+
+All that is logged lies in the study's folder already, so it can be logged again at any time, and nothing is there twice:
+the study's run is found by a hash over its cells' keys, a cell's by its key, and finished cells are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.models import MODELS, Trained
+from relrank.report.answer import answer
+from relrank.report.mlflow_store import Point, StudyRuns, failures, flat, load_mlflow, public, safe
+from relrank.study.cells import Cell, CellResult, Say, load_cell
+from relrank.study.config import StudyConfig
+from relrank.study.engines import Watcher
+from relrank.study.fitted import FittedRun
+from relrank.study.result import StudyResult
+from relrank.study.run import Material, grid, machine
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+"""Where MLflow itself looks when it is told nothing."""
+
+ACCURACY, VALID, COST, CURVE = "test", "validation", "cost", "curve"
+"""What the names of metrics begin with, before a slash: MLflow's page puts them together."""
+
+
+class Tracking:
+    """Logs one study: each cell when it is done, the rest at the end.
+
+    A store that does not answer never stops a study: ``say`` is told once, and ``finish`` tries all of it again.
+
+    Args:
+        uri: MLflow's tracking URI; by default the environment's ``MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db``.
+        config: the study.
+        material: its data.
+        file: the study file.
+        out: the study's folder.
+        say: told of a store that does not answer.
+
+    Raises:
+        InputError: mlflow is not installed.
+    """
+
+    def __init__(
+        self, uri: str | None, config: StudyConfig, material: Material, file: Path, out: Path, say: Say
+    ) -> None:
+        load_mlflow()
+        self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        self._config, self._material, self._file, self._out, self._say = config, material, file, out, say
+        self._runs: StudyRuns | None = None
+        self._cells: dict[str, Cell] = {}
+        self._keys: dict[tuple[str, str, int], str] = {}
+        self.plan(grid(config, material))
+        # from the same cells, other [study] settings make other verdicts
+        made_of = [config.name, sorted(self._cells), config.study.model_dump(mode="json")]
+        self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
+
+    @contextmanager
+    def beside(self, watcher: Watcher) -> Iterator[Watcher]:
+        """A watcher that passes on to this one, and logs every cell that is done while the block runs.
+
+        A study that ends early leaves its run as killed or failed; the same study goes on in it.
+
+        Raises:
+            InputError: there can be no tracking store under this URI.
+        """
+        with self._forgiving():
+            self._runs = self._open()
+        try:
+            yield _Beside(watcher, self)
+        except BaseException as error:
+            with self._forgiving():
+                if self._runs is not None:
+                    self._runs.end(self._runs.run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+
+    def plan(self, cells: list[Cell]) -> None:
+        """Cells to come; which relation makes another one redundant is asked only after the others."""
+        for cell in cells:
+            if _name(cell) not in self._keys:  # a key hashes every edge
+                key = self._keys[_name(cell)] = cell.key()
+                self._cells.setdefault(key, cell)
+
+    def done(self, cell: Cell) -> None:
+        """A cell is in the study's folder."""
+        if self._runs is not None:
+            with self._forgiving():
+                self._log_cell(self._runs, self._keys[_name(cell)])
+
+    def finish(self, result: StudyResult, page: Path, winner: FittedRun) -> str:
+        """Log the study, and the cells that are not there yet.
+
+        Args:
+            result: the finished study, as stored.
+            page: its report.
+            winner: the model that was kept.
+
+        Returns:
+            Where it is, in words.
+
+        Raises:
+            InputError: the store does not take it. The study's folder has everything, and needs only be logged again.
+        """
+        try:
+            runs = self._open()
+            for key in self._cells:
+                self._log_cell(runs, key)
+            self._log_study(runs, result, page, winner)
+        except failures() as error:
+            raise InputError(
+                "the study is done and stored, but MLflow did not take it", where=public(self._uri),
+                expected="a tracking store that answers: the same command logs again and fits nothing twice",
+                found=public(error),
+            ) from None  # fmt: skip
+        return f"run {runs.run} of experiment {self._config.name} in {public(self._uri)}"
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """A store that failed once is left alone until the study is done."""
+        try:
+            yield
+        except failures() as error:
+            self._runs = None
+            self._say(f"MLflow: {public(error)}. The study goes on, and is logged when it is done.")
+
+    def _open(self) -> StudyRuns:
+        runs = StudyRuns(self._uri, self._config.name, self._study)
+        runs.add_params(runs.run, self._params())
+        return runs
+
+    def _params(self) -> dict[str, str]:
+        """The study file as it is in force, its splits, and where it runs."""
+        config, benches = self._config, self._material.benches
+        told = {"name", "title", "description", "study"}
+        said = config.model_dump(mode="json", exclude_unset=True, exclude=told)
+        n_users, n_items = benches[0].split.shape
+        return flat(
+            {
+                **said, "study": config.study.model_dump(mode="json"), "line-up": [m.name for m in config.models],
+                "smoke": self._material.smoke, "n_users": n_users, "n_items": n_items,
+                "fingerprint": {f"seed {b.seed}": b.split.fingerprint for b in benches}, "machine": machine(),
+            }
+        )  # fmt: skip
+
+    def _log_cell(self, runs: StudyRuns, key: str) -> None:
+        if runs.finished(key):
+            return
+        cell, folder = self._cells[key], self._out / "cells" / key
+        result, at = load_cell(folder), self._done_at(key)
+        seconds = sum(value for part, value in result.cost.items() if part != "peak_mb")
+        run = runs.cell(key, f"{result.model} · {result.arm} · seed {result.seed}", at - int(1000 * seconds))
+        runs.add_params(run, _params(cell, result))
+        runs.add_metrics(run, [*_metrics(cell, result), *_curve(cell, result)], at)
+        runs.client.log_artifact(run, str(folder / "users.parquet"))
+        runs.end(run, at=at)
+
+    def _log_study(self, runs: StudyRuns, result: StudyResult, page: Path, winner: FittedRun) -> None:
+        client, run = runs.client, runs.run
+        model, arm = winner.note["name"], winner.note["arm"]
+        runs.add_metrics(run, _metrics_of_winner(result, model, arm), max(map(self._done_at, self._cells)))
+        said = answer(result)
+        about = "\n\n".join(text for text in (said, self._config.title, self._config.description) if text)
+        for tag, value in (("winner.model", model), ("winner.arm", arm), ("mlflow.note.content", about)):
+            client.set_tag(run, tag, value)
+        for path in (self._file, page, self._out / "card.json"):
+            client.log_artifact(run, str(path))
+        for table in fields(result):
+            if table.name != "card":
+                client.log_artifact(run, str(self._out / f"{table.name}.parquet"), "tables")
+        verdicts = [f"{v['model']}: {v['sentence']}" for v in result.verdicts.iter_rows(named=True)]
+        client.log_text(run, "\n".join([said, *verdicts, ""]), "verdicts.txt")
+        runs.end(run)
+
+    def _done_at(self, key: str) -> int:
+        """When a cell was finished, in ms: logged twice, a metric of the same time is one."""
+        return int((self._out / "cells" / key / "cell.json").stat().st_mtime * 1000)
+
+
+class _Beside:
+    """Passes on to a watcher, and logs."""
+
+    def __init__(self, watcher: Watcher, tracking: Tracking) -> None:
+        self._watcher, self._tracking = watcher, tracking
+
+    def plan(self, cells: list[Cell], finished: int) -> None:
+        self._watcher.plan(cells, finished)
+        self._tracking.plan(cells)
+
+    def start(self, cell: Cell) -> None:
+        self._watcher.start(cell)
+
+    def say(self, cell: Cell, message: str) -> None:
+        self._watcher.say(cell, message)
+
+    def lost(self, cell: Cell, why: str) -> None:
+        self._watcher.lost(cell, why)
+
+    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
+        self._watcher.done(cell, result, fresh)
+        self._tracking.done(cell)
+
+
+def _name(cell: Cell) -> tuple[str, str, int]:
+    return cell.model.name, cell.arm.name, cell.bench.seed
+
+
+def _params(cell: Cell, result: CellResult) -> dict[str, str]:
+    """What the cell is, and the hyper-parameters that validation picked."""
+    trained = issubclass(MODELS[cell.model.kind], Trained)
+    return flat(
+        {
+            "model": result.model, "arm": result.arm, "seed": result.seed, "relations": list(cell.arm.relations),
+            "trials": len(result.trials), "tuning finished": result.finished, "metric": cell.study.metric,
+            "fingerprint": cell.bench.split.fingerprint, "config": result.chosen,
+            **({"train": asdict(cell.start()[1])} if trained else {}),
+        }
+    )  # fmt: skip
+
+
+def _metrics(cell: Cell, result: CellResult) -> list[Point]:
+    """Test metrics, the metric on validation, and costs in seconds and MB; what has no value is left out."""
+    test = {f"{ACCURACY}/{safe(name)}": value for name, value in result.evaluation.summary.items()}
+    valid = {f"{VALID}/{safe(cell.study.metric)}": result.valid}
+    cost = {f"{COST}/{part if part == 'peak_mb' else f'{part}_seconds'}": v for part, v in result.cost.items()}
+    return [(name, float(v), 0) for name, v in {**test, **valid, **cost}.items() if v is not None and not math.isnan(v)]
+
+
+def _curve(cell: Cell, result: CellResult) -> list[Point]:
+    """The learning curve by epoch: loss, and the metric on validation where it was measured."""
+    if result.history is None:
+        return []
+    names = {"loss": f"{CURVE}/loss", "metric": f"{CURVE}/{safe(cell.study.metric)}"}
+    return [
+        (name, float(row[column]), row["epoch"])
+        for row in result.history.iter_rows(named=True)
+        for column, name in names.items()
+        if row[column] is not None
+    ]
+
+
+def _metrics_of_winner(result: StudyResult, model: str, arm: str) -> list[Point]:
+    """The winner's row of the leaderboard."""
+    row: dict[str, Any] = result.leaderboard.row(
+        by_predicate=(pl.col("model") == model) & (pl.col("arm") == arm), named=True
+    )
+    metric = safe(result.card["metric"])
+    names = {
+        "mean": f"{ACCURACY}/{metric}", "low": f"{ACCURACY}/{metric}_low", "high": f"{ACCURACY}/{metric}_high",
+        "valid": f"{VALID}/{metric}", "seconds": f"{COST}/seconds", "peak_mb": f"{COST}/peak_mb",
+    }  # fmt: skip
+    values = {names.get(k, f"{ACCURACY}/{safe(k)}"): v for k, v in row.items() if k not in ("model", "arm", "below_ease")}
+    return [(name, float(value), 0) for name, value in values.items() if value is not None]
