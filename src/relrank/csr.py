@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from relrank.counting import ascending, by_source, holds, order_of_pairs, repeats, starts
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -52,17 +54,23 @@ class Csr:
         shape: tuple[int, int],
         data: npt.NDArray[np.floating] | None = None,
     ) -> Csr:
-        """Sort pairs into rows. A pair that occurs twice is an error of the caller (ValueError)."""
-        n_rows, n_cols = shape
-        key = rows.astype(np.int64) * n_cols + cols
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-        if key.size and (key[1:] == key[:-1]).any():
-            raise ValueError(f"{int((key[1:] == key[:-1]).sum())} duplicate (row, column) pairs")
-        values = np.ones(key.size, np.float32) if data is None else data[order].astype(np.float32)
-        indptr = np.zeros(n_rows + 1, np.int64)
-        np.cumsum(np.bincount(rows, minlength=n_rows), out=indptr[1:])
-        return cls(indptr, cols[order].astype(np.int32), values, n_cols)
+        """Sort pairs into rows; where they are sorted already, the matrix shares their memory.
+
+        Raises:
+            ValueError: a pair occurs twice, or lies outside the shape.
+        """
+        for side, n in zip((rows, cols), shape, strict=True):
+            if side.size and not 0 <= side.min() <= side.max() < n:
+                raise ValueError(f"pairs of {side.min()} to {side.max()} in a matrix of {shape[0]} x {shape[1]}")
+        at, indices = rows.astype(np.int32, copy=False), cols.astype(np.int32, copy=False)
+        values = None if data is None else data.astype(np.float32, copy=False)
+        if not ascending(at, indices):
+            order = order_of_pairs(at, indices, shape)
+            indices, values = indices[order], None if values is None else values[order]
+        indptr = starts(at, shape[0])
+        if twice := repeats(indptr, indices):
+            raise ValueError(f"{twice} duplicate (row, column) pairs")
+        return cls(indptr, indices, np.ones(indices.size, np.float32) if values is None else values, shape[1])
 
     @property
     def n_rows(self) -> int:
@@ -82,6 +90,11 @@ class Csr:
         """The row of every stored value, int32 [nnz]."""
         return np.repeat(np.arange(self.n_rows, dtype=np.int32), self.degrees())
 
+    def holds(self, rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
+        """Which of these pairs are stored, bool [n]; rows and columns must be those of the matrix."""
+        found: npt.NDArray[np.bool_] = holds(self.indptr, self.indices, rows, cols)
+        return found
+
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
         indptr, at = end_to_end(self.indptr[rows], self.degrees()[rows])
@@ -94,5 +107,6 @@ class Csr:
         return Csr(self.indptr, self.indices, (self.data / sums[rows]).astype(np.float32), self.n_cols)
 
     def transpose(self) -> Csr:
-        """Rows become columns."""
-        return Csr.from_pairs(self.indices, self.rows(), (self.n_cols, self.n_rows), self.data)
+        """Rows become columns; entries that occur more than once stay apart."""
+        indptr, rows, data = by_source(self.indptr, self.indices, self.data, self.n_cols)
+        return Csr(indptr, rows, data, self.n_rows)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from relrank.csr import Csr
-from relrank.graph.aggregation import neighbour_mean, sparse_product, transposed
+from relrank.graph.aggregation import neighbour_mean, sparse_product
 from relrank.graph.blocks import Edges
 
 N_SRC = 9
@@ -93,7 +93,7 @@ def test_the_compiled_product_is_torchs(dim):
 def test_the_transpose_keeps_what_occurs_twice_apart():
     shares = np.concatenate([[w for _, w in row] for row in ROWS]).astype(np.float32)
     indptr, indices, _ = (t.numpy() for t in edges())
-    turned = transposed(Csr(indptr, indices, shares, N_SRC))
+    turned = Csr(indptr, indices, shares, N_SRC).transpose()
     assert (turned.n_rows, turned.n_cols, turned.nnz) == (N_SRC, len(ROWS), indices.size)
     found = sorted(zip(turned.indices.tolist(), turned.rows().tolist(), turned.data.tolist(), strict=True))
     expected = [(i, j, float(np.float32(w))) for i, row in enumerate(ROWS) for j, w in row]

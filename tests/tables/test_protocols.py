@@ -1,5 +1,6 @@
 """From tables to a split: counts as published, every dropped row counted, a fingerprint that notices everything."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,31 @@ def test_fingerprint_of_ordered_data_notices_the_order() -> None:
         for r in (rows, [rows[1], rows[0], *rows[2:]])
     }
     assert len(prints) == 2
+
+
+@pytest.mark.parametrize("keys", [pl.Series([30, 7, 900]), pl.Series(["b", "äé", ""])])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_fingerprint_is_the_hash_of_whole_columns_whatever_the_block(monkeypatch, keys: pl.Series, ordered) -> None:
+    users, items = IdMap("user", keys), IdMap("item", pl.Series([5, 6, 7, 8]))
+    rng = np.random.default_rng(0)
+    pairs = rng.permutation(12)[:9]
+    rows = Interactions(
+        (pairs // 4).astype(np.int32), (pairs % 4).astype(np.int32), time=rng.integers(0, 9, 9).astype(np.int64)
+    )
+    order = np.argsort(rows.user, kind="stable") if ordered else np.lexsort((rows.item, rows.user))
+    digest = hashlib.sha256(b"relrank split 1")
+    for column in (users.keys, items.keys, users.at(rows.user[order]), items.at(rows.item[order])):
+        digest.update(f"{len(column)} {column.dtype};".encode())
+        if column.dtype == pl.Int64:
+            digest.update(column.to_numpy().tobytes())
+        else:
+            digest.update(np.array([len(text.encode()) for text in column], np.int64).tobytes())
+            digest.update("".join(column).encode())
+    assert rows.time is not None
+    digest.update(b"-" + rows.time[order].tobytes())
+    for block in (2, 100):
+        monkeypatch.setattr("relrank.tables.protocols._BLOCK", block)
+        assert fingerprint(users, items, (rows,), ordered=ordered) == digest.hexdigest()
 
 
 def test_filters_are_counted_and_applied_in_turn() -> None:

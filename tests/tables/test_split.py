@@ -64,6 +64,33 @@ def test_random_draws_do_not_depend_on_the_order_of_rows() -> None:
         assert len(set(draw(data).tolist())) > 1
 
 
+def test_random_leave_one_out_orders_each_user_by_numbers_drawn_for_the_pairs(monkeypatch) -> None:
+    """Whatever the number of rows that numbers are drawn for at a time."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        keys = rng.permutation(12 * 30)[:150]
+        data = rows((keys // 30).tolist(), (keys % 30).tolist())
+        key = np.empty(keys.size)
+        key[np.argsort(keys)] = np.random.default_rng(3).random(keys.size)
+        expected = np.full(keys.size, TRAIN)
+        for user in np.unique(data.user):
+            own = np.flatnonzero(data.user == user)
+            first = own[np.argsort(key[own])]
+            expected[first[:1]], expected[first[1:2]] = TEST, VALID
+        for block in (1, 7, 1000):
+            monkeypatch.setattr("relrank.tables.split._BLOCK", block)
+            assert (random_leave_one_out(data, np.random.default_rng(3)) == expected).all()
+
+
+def test_rows_go_by_user_and_then_by_time_and_ties_stay() -> None:
+    rng = np.random.default_rng(0)
+    user, time = rng.integers(0, 9, 80).tolist(), rng.integers(0, 5, 80).tolist()
+    timed, plain = rows(user, time=time), rows(user)
+    assert (timed.by_user() == np.lexsort((timed.time, timed.user))).all()
+    assert (plain.by_user() == np.argsort(plain.user, kind="stable")).all()
+    assert rows([]).by_user().size == 0
+
+
 def test_last_leave_one_out() -> None:
     parts = last_leave_one_out(rows([0, 0, 0, 1, 1, 2, 3, 3, 3, 3]))
     assert parts.tolist() == [TRAIN, VALID, TEST, VALID, TEST, TEST, TRAIN, TRAIN, VALID, TEST]

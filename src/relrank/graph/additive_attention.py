@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from relrank.counting import by_source
 from relrank.csr import Int64
-from relrank.graph.edge_rows import attend, by_source, equal_pieces
+from relrank.graph.edge_rows import attend, equal_pieces
 from relrank.graph.lanes import Lanes, row_code
 
 _WORTH_THREADS = 1 << 14

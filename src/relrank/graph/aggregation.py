@@ -17,7 +17,6 @@ from torch import Tensor
 
 from relrank.csr import Csr
 from relrank.graph.blocks import Edges
-from relrank.graph.edge_rows import by_source
 from relrank.graph.spmm import spmm
 
 
@@ -29,12 +28,6 @@ def _normalise(indptr, weight, out):  # type: ignore[no-untyped-def]
             total += weight[e]
         for e in range(indptr[i], indptr[i + 1]):
             out[e] = weight[e] / total
-
-
-def transposed(matrix: Csr) -> Csr:
-    """The transpose by one counting pass; entries that occur more than once stay apart."""
-    starts, rows, values = by_source(matrix.indptr, matrix.indices, matrix.data, matrix.n_cols)
-    return Csr(starts, rows, values, matrix.n_rows)
 
 
 def sparse_product(matrix: Csr, x: Tensor) -> Tensor:
@@ -73,7 +66,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        back = transposed(ctx.matrix)
+        back = ctx.matrix.transpose()
         out = np.empty((back.n_rows, gradients[0].shape[1]), np.float32)
         spmm(back, gradients[0].contiguous().numpy(), out)
         return torch.from_numpy(out), None

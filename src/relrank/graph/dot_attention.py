@@ -22,8 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from relrank.counting import by_source
 from relrank.csr import Int32, Int64, end_to_end
-from relrank.graph.edge_rows import attend, by_source, equal_pieces
+from relrank.graph.edge_rows import attend, equal_pieces
 
 CHUNKS = 64
 """Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""

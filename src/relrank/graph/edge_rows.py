@@ -1,4 +1,4 @@
-"""What loops over rows of edges share: pieces of equal work, the same edges by source, attention by torch.
+"""What loops over rows of edges share: pieces of equal work, attention by torch.
 
 Edges are listed by destination: ``indptr`` int64 [n_dst + 1] says where each destination's start, ``indices`` int32
 [n_edges] where they come from; one source may occur more than once in a row.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from torch import Tensor
 
@@ -27,29 +26,6 @@ def equal_pieces(indptr: Int64, pieces: int, row_work: int) -> Int64:
     found = np.searchsorted(work, np.linspace(0, work[-1], pieces + 1))
     found[0], found[-1] = 0, indptr.size - 1
     return found.astype(np.int64)
-
-
-@numba.njit(nogil=True, cache=True)
-def by_source(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
-    """The same edges by source, in one counting pass.
-
-    Returns:
-        int64 [n_src + 1], where each source's edges start; int32 [n_edges], their destinations, ascending for each
-        source; [n_edges], their ``values``.
-    """
-    starts = np.zeros(n_src + 1, np.int64)
-    for e in range(indices.size):
-        starts[indices[e] + 1] += 1
-    for j in range(n_src):
-        starts[j + 1] += starts[j]
-    at = starts[:-1].copy()
-    rows, moved = np.empty(indices.size, np.int32), np.empty(indices.size, values.dtype)
-    for i in range(indptr.size - 1):
-        for e in range(indptr[i], indptr[i + 1]):
-            place = at[indices[e]]
-            rows[place], moved[place] = i, values[e]
-            at[indices[e]] += 1
-    return starts, rows, moved
 
 
 def attend(scores: Tensor, values: Tensor, rows: Tensor, n_dst: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from relrank.counting import ascending, order_of_pairs, repeated
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.tables.ids import IdMap
@@ -55,8 +56,7 @@ class Relation:
             raise ValueError(where + "weights must be positive and finite")
         if any((rows < 0).any() for rows in ends):
             raise ValueError(where + "rows must not be negative")
-        step, beside = np.diff(self.src), np.diff(self.dst)
-        if not ((step > 0) | ((step == 0) & (beside > 0))).all():
+        if not ascending(self.src, self.dst) or repeated(self.src, self.dst).any():
             raise ValueError(where + "edges must ascend by (src, dst) and occur once")
         if self.undirected and not (self.src < self.dst).all():
             raise ValueError(where + "an undirected relation holds each pair once, src < dst")
@@ -87,25 +87,31 @@ class Relation:
         Raises:
             ValueError: an edge occurs twice and ``duplicates`` is "error"; a weight is not positive; a self-loop.
         """
-        values = np.ones(src.size) if weight is None else weight.astype(np.float64)
         if source == target:
             src, dst = np.minimum(src, dst), np.maximum(src, dst)
-        key = src.astype(np.int64) << 32 | dst.astype(np.int64)
-        order = np.argsort(key, kind="stable")
-        key, values = key[order], values[order]
-        starts = np.flatnonzero(np.diff(key, prepend=-1))
-        if duplicates == "error" and starts.size < key.size:
-            raise ValueError(f"relation {name!r}: {key.size - starts.size} edges occur more than once")
-        if starts.size < key.size and duplicates == "sum":
-            values = np.add.reduceat(values, starts)
-        elif starts.size < key.size and duplicates == "max":
-            values = np.maximum.reduceat(values, starts)
-        else:
-            values = values[starts]
-        first = order[starts]
-        return cls(
-            name, source, target, src[first].astype(np.int32), dst[first].astype(np.int32), values.astype(np.float32)
-        )
+        if any(rows.min(initial=0) < 0 for rows in (src, dst)):
+            raise ValueError(f"relation {name!r}: rows must not be negative")
+        one, other = src.astype(np.int32, copy=False), dst.astype(np.int32, copy=False)
+        values = None if weight is None else weight.astype(np.float64)
+        if not ascending(one, other):
+            order = order_of_pairs(one, other, (int(one.max()) + 1, int(other.max()) + 1))
+            one, other = one[order], other[order]
+            values = None if values is None else values[order]
+        again = repeated(one, other)
+        if again.any():
+            if duplicates == "error":
+                raise ValueError(f"relation {name!r}: {again.sum()} edges occur more than once")
+            first = np.flatnonzero(~again)
+            values = np.ones(one.size) if values is None else values
+            one, other = one[first], other[first]
+            if duplicates == "sum":
+                values = np.add.reduceat(values, first)
+            elif duplicates == "max":
+                values = np.maximum.reduceat(values, first)
+            else:
+                values = values[first]
+        weights = np.ones(one.size, np.float32) if values is None else values.astype(np.float32)
+        return cls(name, source, target, one, other, weights)
 
     def __len__(self) -> int:
         return self.src.size

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from relrank.counting import order_of_pairs, repeated
 from relrank.csr import Csr, Int32, Int64
-from relrank.tables.split import Split, tied_last
+from relrank.tables.split import Interactions, Split, tied_last
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
 _AGGREGATE = re.compile(
@@ -67,36 +68,42 @@ def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_it
     return user.astype(np.int64) * n_items + item
 
 
+def _distinct(rows: Interactions, shape: tuple[int, int]) -> int:
+    """How many different pairs there are."""
+    order = order_of_pairs(rows.user, rows.item, shape)
+    return int((~repeated(rows.user[order], rows.item[order])).sum())
+
+
 def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
     if edges is None:
         return
     if (edges.n_rows, edges.n_cols) != split.shape:
         raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} beside a split of {split.shape}")
-    graph = pair_keys(edges.rows(), edges.indices, edges.n_cols)
     for part, rows in (("validation", split.valid), ("test", split.test)):
-        hits = int(np.isin(pair_keys(rows.user, rows.item, edges.n_cols), graph).sum())
+        hits = int(edges.holds(rows.user, rows.item).sum())
         bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
         yield _finding("leak", f"{part} rows in the graph", hits, bad, f"no {part} row is an edge of the graph")
 
 
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
-    parts = [pair_keys(rows.user, rows.item, len(split.items)) for rows in (split.train, split.valid, split.test)]
-    inside = sum(pairs.size - np.unique(pairs).size for pairs in parts)
+    train, valid, test = split.train, split.valid, split.test
+    inside = sum(len(rows) - _distinct(rows, split.shape) for rows in (train, valid, test))
     bad = f"{inside:,} rows are there twice in one part"
     yield _finding("warning", "repeated rows", inside, bad, "every row is there once in its part")
-    distinct = np.concatenate([np.unique(pairs) for pairs in parts])
-    across = distinct.size - np.unique(distinct).size
+    whole = train.then(valid).then(test)
+    across = len(whole) - inside - _distinct(whole, split.shape)
     bad = f"{across:,} rows are in more than one part"
     yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts")
     if tables.user == tables.item:
         known = split.users.find(split.items.keys)  # the same node seen from both sides
         ends = split.items.find(split.users.keys)
         reverse = 0
-        for rows, others in ((split.valid, parts[:1]), (split.test, parts[:2])):
+        for rows, others in ((valid, train), (test, train.then(valid))):
             user, item = known[rows.item], ends[rows.user]
             both = (user >= 0) & (item >= 0)
             mirrored = pair_keys(user[both], item[both], len(split.items))
-            reverse += int(np.isin(mirrored, np.concatenate(others)).sum())
+            earlier = pair_keys(others.user, others.item, len(split.items))
+            reverse += int(np.isin(mirrored, earlier).sum())
         bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
         yield _finding("leak", "reversed rows", reverse, bad, "no row is there the other way round in another part")
 
@@ -109,7 +116,7 @@ def _times(split: Split) -> Iterator[Finding]:
         return
     rows = train.then(split.valid).then(test)
     assert rows.time is not None
-    tied = tied_last(rows.take(np.lexsort((rows.time, rows.user))))
+    tied = tied_last(rows.take(rows.by_user()))
     users = np.unique(rows.user).size
     bad = f"{tied:,} of {users:,} users ({tied / users:.0%}) have a tied last time: their last row is not known"
     yield _finding("warning", "tied last times", tied, bad, "no user's last time is tied")

@@ -9,6 +9,9 @@ import polars as pl
 from relrank.csr import Int32
 from relrank.errors import InputError
 
+_BLOCK = 1 << 22
+"""Keys that are looked up at a time: few beside a hundred million, many beside the cost of a join."""
+
 
 class IdMap:
     """The keys of one node type in row order: row ``i`` of the type is ``keys[i]``.
@@ -56,9 +59,12 @@ class IdMap:
                 keys = keys.cast(self.keys.dtype, strict=False)
             else:
                 return np.full(len(keys), -1, np.int32)
-        left = pl.DataFrame({"key": keys})
-        rows = left.join(self._frame, on="key", how="left", maintain_order="left")["row"]
-        return rows.fill_null(-1).to_numpy().astype(np.int32)
+        rows = np.empty(len(keys), np.int32)
+        for start in range(0, len(keys), _BLOCK):
+            left = keys.slice(start, _BLOCK).rename("key").to_frame()
+            found = left.join(self._frame, on="key", how="left", maintain_order="left")["row"]
+            rows[start : start + _BLOCK] = found.fill_null(-1).to_numpy()
+        return rows
 
     def rows(self, keys: pl.Series, where: str) -> Int32:
         """Rows of keys, int32 [len(keys)].

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
-from relrank.csr import Int64
+from relrank.counting import order_of, order_of_pairs
+from relrank.csr import Int32
 from relrank.errors import InputError
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
@@ -45,6 +48,8 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "beauty-loo": {"data": "amazon-beauty", "split": "last-leave-one-out"},
 }
 """The named recipes; ``[protocol] name = "…"`` is enough to use one."""
+_BLOCK = 1 << 22
+"""Keys that are hashed at a time."""
 
 
 class Core(Section):
@@ -156,9 +161,10 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
         frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
     )
-    order = np.lexsort((np.zeros(len(rows)) if rows.time is None else rows.time, rows.user))
+    order = rows.by_user()
     rows = rows.take(order)
     published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
+    del order
     parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
@@ -168,7 +174,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if not len(test):
         raise InputError("no test rows", where="[protocol]", expected="at least one", found="none")
     only_new = protocol.split == "cold-items"
-    if (cold := len(items) - np.unique(train.item).size) and not only_new:
+    if (cold := int((~_occurring(train.item, len(items))).sum())) and not only_new:
         message = "items without training rows stay candidates, reachable only through relations"
         notices.append(Notice("split", message, cold))
     ordered = tables.ordered or rows.time is not None
@@ -198,22 +204,37 @@ def fingerprint(
     for ids in (users, items):
         _feed(digest, ids.keys)
     for rows in parts:
-        order = np.argsort(rows.user, kind="stable") if ordered else np.lexsort((rows.item, rows.user))
-        _feed(digest, users.at(rows.user[order]))
-        _feed(digest, items.at(rows.item[order]))
+        order = order_of(rows.user, len(users)) if ordered else order_of_pairs(
+            rows.user, rows.item, (len(users), len(items))
+        )  # fmt: skip
+        _feed(digest, users.keys, rows.user[order])
+        _feed(digest, items.keys, rows.item[order])
         for values in (rows.rating, rows.time):
-            digest.update(b"-" if values is None else values[order].astype(values.dtype.newbyteorder("<")).tobytes())
+            if values is None:
+                digest.update(b"-")
+            else:
+                digest.update(values[order].astype(values.dtype.newbyteorder("<")))
     return digest.hexdigest()
 
 
-def _feed(digest: Any, keys: pl.Series) -> None:
-    """Length, type and content of a column of keys."""
-    digest.update(f"{len(keys)} {keys.dtype};".encode())
+def _feed(digest: Any, keys: pl.Series, rows: Int32 | None = None) -> None:
+    """Length, type and content of a column of keys, block by block: of the given rows, or of all."""
+    size = len(keys) if rows is None else rows.size
+    digest.update(f"{size} {keys.dtype};".encode())
+
+    def blocks() -> Iterator[pl.Series]:
+        for start in range(0, size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            yield keys[block] if rows is None else keys.gather(rows[block])
+
     if keys.dtype == pl.Int64:
-        digest.update(keys.to_numpy().astype("<i8").tobytes())
-    else:
-        digest.update(keys.str.len_bytes().to_numpy().astype("<i8").tobytes())
-        digest.update("".join(keys.to_list()).encode())
+        for block in blocks():
+            digest.update(block.to_numpy().astype("<i8"))
+        return
+    for block in blocks():
+        digest.update(block.str.len_bytes().to_numpy().astype("<i8"))
+    for block in blocks():
+        digest.update("".join(block.to_list()).encode())
 
 
 def _parts_joined(tables: Tables) -> pl.DataFrame:
@@ -321,7 +342,7 @@ def _reachable(
     rows: Interactions, parts: Parts, users: IdMap, protocol: ProtocolConfig, notices: list[Notice]
 ) -> Parts:
     """Rows of users without training rows leave, by the stated policy; a temporal split always drops them."""
-    known = np.bincount(rows.user[parts == TRAIN], minlength=len(users)) > 0
+    known = _occurring(rows.user[parts == TRAIN], len(users))
     lost = ~known[rows.user] & (parts != DROPPED)
     if not lost.any():
         return parts
@@ -344,13 +365,12 @@ def _known_items(
     rows: Interactions, parts: Parts, items: IdMap, notices: list[Notice]
 ) -> tuple[IdMap, Interactions, Parts]:
     """Only items with training rows, which are all that is known at the cut."""
-    known = np.bincount(rows.item[parts == TRAIN], minlength=len(items)) > 0
+    known = _occurring(rows.item[parts == TRAIN], len(items))
     lost = ~known[rows.item] & (parts != DROPPED)
     if lost.any():
         message = "validation and test rows of items without training rows dropped"
         notices.append(Notice("split", message, int(lost.sum())))
-    renumbered: Int64 = np.cumsum(known) - 1
-    item = renumbered[rows.item].astype(np.int32)  # rows of unknown items are dropped below
+    item = _renumbered(known)[rows.item]  # rows of unknown items are dropped below
     rows = Interactions(rows.user, item, rows.rating, rows.time)
     return (
         IdMap(items.name, items.keys.filter(pl.Series(known))),
@@ -361,12 +381,23 @@ def _known_items(
 
 def _compact(users: IdMap, rows: Interactions, parts: Parts) -> tuple[IdMap, Interactions, Parts]:
     """Without dropped rows, and without users who have no training rows."""
-    known = np.bincount(rows.user[parts == TRAIN], minlength=len(users)) > 0
+    known = _occurring(rows.user[parts == TRAIN], len(users))
     kept = parts != DROPPED
-    rows, parts = rows.take(kept), parts[kept]
-    user = (np.cumsum(known) - 1)[rows.user].astype(np.int32)
-    return (
-        IdMap(users.name, users.keys.filter(pl.Series(known))),
-        Interactions(user, rows.item, rows.rating, rows.time),
-        parts,
-    )
+    if not kept.all():
+        rows, parts = rows.take(kept), parts[kept]
+    if not known.all():
+        users = IdMap(users.name, users.keys.filter(pl.Series(known)))
+        rows = Interactions(_renumbered(known)[rows.user], rows.item, rows.rating, rows.time)
+    return users, rows, parts
+
+
+def _occurring(rows: Int32, n: int) -> npt.NDArray[np.bool_]:
+    """Which of the rows 0 … n − 1 are among these, bool [n]."""
+    there = np.zeros(n, np.bool_)
+    there[rows] = True
+    return there
+
+
+def _renumbered(kept: npt.NDArray[np.bool_]) -> Int32:
+    """The number of each row once only these are kept, int32 [n]."""
+    return np.cumsum(kept, dtype=np.int32) - np.int32(1)

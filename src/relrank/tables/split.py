@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
+from relrank.counting import Order, order_of, order_of_pairs
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
@@ -17,6 +19,8 @@ Part = Literal["valid", "test"]
 Parts = npt.NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = range(4)
 """What a cut says of each row."""
+_BLOCK = 1 << 22
+"""Random numbers that are drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,11 @@ class Interactions:
             None if self.rating is None or more.rating is None else np.concatenate([self.rating, more.rating]),
             None if self.time is None or more.time is None else np.concatenate([self.time, more.time]),
         )
+
+    def by_user(self) -> Order:
+        """The order by user, inside a user by time; rows of the same time, or all without times, as they come."""
+        earlier = None if self.time is None else np.argsort(self.time, kind="stable")
+        return order_of(self.user, int(self.user.max(initial=-1)) + 1, earlier)
 
     def csr(self, n_users: int, n_items: int) -> Csr:
         """Users by items, all values 1."""
@@ -118,8 +127,7 @@ class Split:
         The fingerprint stays, because test rows, masks at test and candidates are the same.
         """
         both = self.train.then(self.valid)
-        times = np.zeros(len(both), np.int64) if both.time is None else both.time
-        train = both.take(np.lexsort((times, both.user)))  # validation rows follow training rows where times tie
+        train = both.take(both.by_user())  # validation rows follow training rows where times tie
         # without times, rows that do not follow the training rows have no place among them
         ordered = self.ordered and (self.successive or both.time is not None)
         return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered)
@@ -132,9 +140,17 @@ def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
         rows: any order; the draw depends on the (user, item) pairs alone, not on theirs.
         rng: source of the random order.
     """
-    key = np.empty(len(rows))
-    key[np.lexsort((rows.item, rows.user))] = rng.random(len(rows))
-    return _by_place(_place(rows.user, np.lexsort((key, rows.user))))
+    n_users = int(rows.user.max(initial=-1)) + 1
+    order = order_of_pairs(rows.user, rows.item, (n_users, int(rows.item.max(initial=-1)) + 1))
+    least, found = np.full((n_users, 2), np.inf), np.full((n_users, 2), -1, np.int64)
+    for start in range(0, order.size, _BLOCK):
+        block = order[start : start + _BLOCK]
+        _two_least(rows.user, block, rng.random(block.size), least, found)
+    parts = np.full(len(rows), TRAIN, np.int8)
+    for place, part in ((0, TEST), (1, VALID)):
+        rows_ = found[:, place]
+        parts[rows_[rows_ >= 0]] = part
+    return parts
 
 
 def last_leave_one_out(rows: Interactions) -> Parts:
@@ -143,7 +159,12 @@ def last_leave_one_out(rows: Interactions) -> Parts:
     Args:
         rows: sorted by user and in time order inside a user.
     """
-    return _by_place(_place(rows.user, np.arange(len(rows))[::-1]))
+    parts = np.full(len(rows), TRAIN, np.int8)
+    last = np.ones(len(rows), np.bool_)
+    np.not_equal(rows.user[1:], rows.user[:-1], out=last[:-1])
+    parts[last] = TEST
+    parts[:-1][last[1:] & ~last[:-1]] = VALID
+    return parts
 
 
 def temporal(rows: Interactions, cut: int, valid_cut: int | None) -> Parts:
@@ -219,5 +240,14 @@ def _place(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
     return place
 
 
-def _by_place(place: Int64) -> Parts:
-    return np.choose(np.minimum(place, 2), (TEST, VALID, TRAIN)).astype(np.int8)
+@numba.njit(nogil=True, cache=True)
+def _two_least(user, block, key, least, found):  # type: ignore[no-untyped-def]
+    """Take more rows, ``block``, into the two least keys of every user so far and their rows; ties by row."""
+    for i in range(block.size):
+        row = block[i]
+        u = user[row]
+        if key[i] < least[u, 0] or (key[i] == least[u, 0] and row < found[u, 0]):
+            least[u, 1], found[u, 1] = least[u, 0], found[u, 0]
+            least[u, 0], found[u, 0] = key[i], row
+        elif key[i] < least[u, 1] or (key[i] == least[u, 1] and row < found[u, 1]):
+            least[u, 1], found[u, 1] = key[i], row

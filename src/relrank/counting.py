@@ -1,0 +1,130 @@
+"""Sorting by counting: rows of a table have small numbers, so their order takes linear time and four bytes each."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Int32 = npt.NDArray[np.int32]
+Order = npt.NDArray[np.int32 | np.int64]
+
+_SPARSE = 16
+"""Counting looks at every number that a key could be; where these are so many times the pairs, comparing is less."""
+
+
+@numba.njit(nogil=True, cache=True)
+def starts(keys, n):  # type: ignore[no-untyped-def]
+    """Where each of the keys 0 … n − 1 starts once they are sorted, int64 [n + 1]."""
+    result = np.zeros(n + 1, np.int64)
+    for key in keys:
+        result[key + 1] += 1
+    for key in range(n):
+        result[key + 1] += result[key]
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def ascending(rows, cols):  # type: ignore[no-untyped-def]
+    """Whether no pair is below the one before it."""
+    for e in range(1, rows.size):
+        if rows[e] < rows[e - 1] or (rows[e] == rows[e - 1] and cols[e] < cols[e - 1]):
+            return False
+    return True
+
+
+def repeated(rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
+    """Which of sorted pairs are the one before them, bool [size]."""
+    again = np.zeros(rows.size, np.bool_)
+    np.equal(rows[1:], rows[:-1], out=again[1:])
+    again[1:] &= cols[1:] == cols[:-1]
+    return again
+
+
+@numba.njit(nogil=True, cache=True)
+def repeats(indptr, indices):  # type: ignore[no-untyped-def]
+    """Entries that equal the one before them in the same row, where columns ascend inside a row."""
+    count = 0
+    for row in range(indptr.size - 1):
+        for e in range(indptr[row] + 1, indptr[row + 1]):
+            count += indices[e] == indices[e - 1]
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def holds(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
+    """Which pairs are entries of a matrix whose columns ascend inside a row, bool [size]."""
+    result = np.zeros(rows.size, np.bool_)
+    for e in range(rows.size):
+        first, last = indptr[rows[e]], indptr[rows[e] + 1]
+        at = first + np.searchsorted(indices[first:last], cols[e])
+        result[e] = at < last and indices[at] == cols[e]
+    return result
+
+
+@numba.njit(nogil=True, cache=True)
+def by_source(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
+    """Edges that are listed by destination, by source, in one counting pass: the transposed matrix.
+
+    Returns:
+        int64 [n_src + 1], where each source's edges start; int32 [n_edges], their destinations, ascending for each
+        source; [n_edges], their ``values``.
+    """
+    first = starts(indices, n_src)
+    at = first[:-1].copy()
+    rows, moved = np.empty(indices.size, np.int32), np.empty(indices.size, values.dtype)
+    for i in range(indptr.size - 1):
+        for e in range(indptr[i], indptr[i + 1]):
+            place = at[indices[e]]
+            rows[place], moved[place] = i, values[e]
+            at[indices[e]] += 1
+    return first, rows, moved
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_order(keys, n, out):  # type: ignore[no-untyped-def]
+    at = starts(keys, n)
+    for i in range(keys.size):
+        out[at[keys[i]]] = i
+        at[keys[i]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _next_order(keys, n, order, out):  # type: ignore[no-untyped-def]
+    at = starts(keys, n)
+    for i in order:
+        out[at[keys[i]]] = i
+        at[keys[i]] += 1
+
+
+def order_of(keys: Int32, n: int, order: Order | None = None) -> Order:
+    """The stable order of keys.
+
+    Args:
+        keys: [size], each 0 … n − 1.
+        n: numbers that a key may be.
+        order: what comes first among equal keys, as a permutation; the place where None.
+
+    Returns:
+        A permutation [size], int32 where that is enough.
+    """
+    kind: type[np.int32] | type[np.int64] = np.int32 if keys.size < 2**31 else np.int64
+    out: Order = np.empty(keys.size, kind)
+    if order is None:
+        _first_order(keys, n, out)
+    else:
+        _next_order(keys, n, order, out)
+    return out
+
+
+def order_of_pairs(rows: Int32, cols: Int32, shape: tuple[int, int]) -> Order:
+    """The stable order of pairs by (row, column): ``np.lexsort((cols, rows))``.
+
+    Args:
+        rows: [size], each 0 … shape[0] − 1.
+        cols: [size], each 0 … shape[1] − 1.
+        shape: numbers of rows and columns.
+    """
+    if sum(shape) > _SPARSE * rows.size:
+        return np.lexsort((cols, rows))
+    return order_of(rows, shape[0], order_of(cols, shape[1]))
