@@ -22,11 +22,14 @@ OWN = ("relrank", "plain", "pyg", "torch_lightgcn")
 IMPORTS = {
     "recbole": "recbole.model.general_recommender.lightgcn",
     "lenskit": "lenskit",
-    "cornac": "cornac.models",
+    "cornac": "cornac.models.lightgcn.lightgcn",
     "rectools": "rectools",
     "implicit": "implicit",
 }
-"""Other peers, by what shows that they are there; each has a pinned list in ``requirements/``."""
+"""Other environments, by what shows that they are there; each has a pinned list in ``requirements/``.
+
+A peer lives in the one that its name begins with: ``lenskit_lightgcn`` in ``lenskit``.
+"""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class Environments:
         """The interpreter of a peer, or why there is none."""
         if peer in OWN:
             return Path(sys.executable)
-        if peer not in self._known:
-            self._known[peer] = self._made(peer)
-        return self._known[peer]
+        name = peer.partition("_")[0]
+        if name not in self._known:
+            self._known[name] = self._made(name)
+        return self._known[name]
 
     def _made(self, peer: str) -> Path | Skipped:
         requirements = HERE / "requirements" / f"{peer}.txt"

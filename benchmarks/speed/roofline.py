@@ -95,7 +95,7 @@ def _add_rows(_typing, table, picked, start, stop, out, piece):  # type: ignore[
 def _gather(table, picked, out):  # type: ignore[no-untyped-def]
     pieces = out.shape[0]
     for piece in numba.prange(pieces):
-        _add_rows(table, picked, piece * picked.size // pieces, (piece + 1) * picked.size // pieces, out, piece)
+        _add_rows(table, picked, piece * picked.size // pieces, (piece + 1) * picked.size // pieces, out, piece)  # type: ignore[call-arg]
 
 
 @numba.njit(parallel=True, nogil=True, boundscheck=False)
