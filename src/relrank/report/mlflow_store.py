@@ -50,7 +50,7 @@ def load_mlflow() -> Any:
         raise InputError(
             "mlflow is not installed", where="relrank study --track mlflow", expected='pip install "relrank[mlflow]"',
             found=str(error),
-        )  # fmt: skip
+        ) from None  # fmt: skip
     return mlflow
 
 
@@ -131,7 +131,7 @@ class StudyRuns:
 
 
 def flat(said: Any, name: str = "") -> dict[str, str]:
-    """Nested settings as MLflow's parameters: ``models.ease.trials``; lists of tables by their ``name``, else by place.
+    """Nested settings as MLflow's parameters, such as ``models.ease.trials``; lists of tables by name, else place.
 
     Text stays text, every other value is JSON. No two settings get one name.
     """

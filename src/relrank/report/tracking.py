@@ -1,7 +1,7 @@
 """A study as MLflow runs: one for the study, one below it for every cell.
 
-All that is logged lies in the study's folder already, so it can be logged again at any time, and nothing is there twice:
-the study's run is found by a hash over its cells' keys, a cell's by its key, and finished cells are left alone.
+All that is logged lies in the study's folder already, so it can be logged again at any time, and nothing is then there
+twice: the study's run is found by a hash over its cells' keys, a cell's by its key; finished cells are left alone.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _metrics(cell: Cell, result: CellResult) -> list[Point]:
     test = {f"{ACCURACY}/{safe(name)}": value for name, value in result.evaluation.summary.items()}
     valid = {f"{VALID}/{safe(cell.study.metric)}": result.valid}
     cost = {f"{COST}/{part if part == 'peak_mb' else f'{part}_seconds'}": v for part, v in result.cost.items()}
-    return [(name, float(v), 0) for name, v in {**test, **valid, **cost}.items() if v is not None and not math.isnan(v)]
+    return [(name, float(value), 0) for name, value in (test | valid | cost).items() if not math.isnan(value)]
 
 
 def _curve(cell: Cell, result: CellResult) -> list[Point]:
@@ -260,5 +260,6 @@ def _metrics_of_winner(result: StudyResult, model: str, arm: str) -> list[Point]
         "mean": f"{ACCURACY}/{metric}", "low": f"{ACCURACY}/{metric}_low", "high": f"{ACCURACY}/{metric}_high",
         "valid": f"{VALID}/{metric}", "seconds": f"{COST}/seconds", "peak_mb": f"{COST}/peak_mb",
     }  # fmt: skip
-    values = {names.get(k, f"{ACCURACY}/{safe(k)}"): v for k, v in row.items() if k not in ("model", "arm", "below_ease")}
+    told = ("model", "arm", "n_seeds", "below_ease")
+    values = {names.get(k, f"{ACCURACY}/{safe(k)}"): value for k, value in row.items() if k not in told}
     return [(name, float(value), 0) for name, value in values.items() if value is not None]
