@@ -3,61 +3,97 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
+from dataclasses import asdict
+from datetime import date
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from speed import roofline
+from relrank.study.run import machine
+from relrank.whole import whole
+from speed import page, roofline
 from speed.environments import Environments
-from speed.frame import Context, Row, say, shown
+from speed.frame import Context, Row, say
 
-TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py")))
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ORDER = ("lightgcn_step", "lightgcn_epoch")
+"""Tasks that come first; the others follow by name."""
+TASKS = tuple(
+    sorted((p.stem for p in (HERE / "tasks").glob("[a-z]*.py")), key=lambda t: (t not in ORDER, t != ORDER[0], t))
+)
 """Every file in ``tasks/``."""
+VERSIONS = ("relrank", "torch", "numpy", "numba", "scipy")
 
 
 def main() -> None:
     """Parse, run, print, write."""
-    parser = argparse.ArgumentParser(prog="run.py", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="run.py", description="Times relrank beside its peers.")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help=", ".join(TASKS))
-    parser.add_argument("--quick", action="store_true", help="fewer repeats: rough figures in a few minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, less data: rough, in a few minutes")
     parser.add_argument("--budget", type=float, help="seconds that one peer may take for one task")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the figures of this run here")
+    parser.add_argument("--out", type=Path, help="folder of the page; docs, or with --quick runs/speed, by default")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page again from its figures")
     arguments = parser.parse_args()
+    out = arguments.out or (ROOT / "runs" / "speed" if arguments.quick else ROOT / "docs")
+    if arguments.page:
+        return page.write(out)
+    began = time.perf_counter()
+    tasks = measure(arguments.only, arguments.quick, arguments.budget or (60.0 if arguments.quick else 400.0))
+    kept = out / "performance.json"
+    before = json.loads(kept.read_text(encoding="utf-8"))["tasks"] if kept.is_file() else {}
+    # a task whose file is gone is gone from the page
+    report = {"tasks": {name: known for name in TASKS if (known := (before | tasks).get(name))}}
+    for path, content in ((kept, report), (arguments.json, {"tasks": tasks})):
+        if path:
+            with whole(path) as part:
+                part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page.write(out)
+    say(f"{out / 'performance.md'} after {time.perf_counter() - began:.0f} s")
+
+
+def measure(names: tuple[str, ...], quick: bool, budget: float) -> dict[str, Any]:
+    """Run tasks, show each when it is done; by name, what ``docs/performance.json`` keeps of it.
+
+    Args:
+        names: of tasks.
+        quick: fewer repeats.
+        budget: seconds that one peer may take for one task.
+    """
     data = os.environ.get("RELRANK_DATA")
-    budget = arguments.budget or (60.0 if arguments.quick else 240.0)
     say("measuring the machine")
     limits = roofline.measure()
+    run = {
+        "date": date.today().isoformat(), "quick": quick, "machine": machine(), "roofline": asdict(limits),
+        "versions": {name: version(name) for name in VERSIONS},
+    }  # fmt: skip
+    tasks: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="relrank-speed-") as scratch:
         context = Context(
-            Path(data).resolve() if data else None, Path(scratch), Environments(say), limits, arguments.quick, budget
+            Path(data).resolve() if data else None, Path(scratch), Environments(say), limits, quick, budget
         )
-        for task in arguments.only:
+        for name in names:
             began = time.perf_counter()
-            rows = list(import_module(f"speed.tasks.{task}").rows(context))
-            show(task, rows)
-            say(f"{task}: {time.perf_counter() - began:.0f} s")
+            module = import_module(f"speed.tasks.{name}")
+            rows = list(module.rows(context))
+            show(name, rows)
+            say(f"{name}: {time.perf_counter() - began:.0f} s")
+            tasks[name] = {"about": (module.__doc__ or "").strip(), "run": run, "rows": [r.as_json() for r in rows]}
+    return tasks
 
 
 def show(task: str, rows: list[Row]) -> None:
     """One task's rows on the terminal."""
-    table = Table("data", "who", "time", "× relrank", "MB", "of limit", "target", "note", title=task)
+    table = Table("data", "who", "time", "×", "MB", "of limit", "note", title=task)
     for row in rows:
-        target = ""
-        if row.target is not None:
-            target = f"{row.target.text}: " + ("met" if row.target.met else f"missed by {row.target.missed_by:.0%}")
-        table.add_row(
-            row.data,
-            row.who,
-            "–" if row.seconds is None else shown(row.seconds),
-            "" if row.ratio is None else f"{row.ratio:.3g}",
-            "" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
-            "" if row.fraction is None else f"{row.fraction:.0%}",
-            target,
-            row.note,
-        )
+        table.add_row(row.data, *page.cells(row, limited=True))
     Console().print(table)

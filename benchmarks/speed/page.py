@@ -1,0 +1,197 @@
+"""``docs/performance.md`` and its plots, from the figures in ``docs/performance.json``. Nothing is measured here.
+
+What was tried stands in ``docs/performance-notes.md``, by hand: a section ``## <task>`` is put under that task's
+table, so that writing the page again loses none of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from relrank.whole import whole
+from speed.frame import Row, Target, shown
+from speed.plots import bars, curves
+
+INTRODUCTION = """# Performance
+
+Everything that a user waits for, beside what they would use instead and what the machine can do. Written by
+`RELRANK_DATA=… python benchmarks/speed/run.py` (`make bench`); what was tried is kept in `performance-notes.md`.
+Each peer runs in a process and an environment of its own, relrank before and after all of them; times are medians.
+**×** is a time over relrank's: above 1, relrank is faster. **MB** is the most memory that the whole process held,
+interpreter and libraries included. **Of limit** is the share of the machine's own speed that was reached, where the
+work has one."""
+LIMITS = {
+    "copy_gb_s": ("memory to memory, read and written", "GB/s"),
+    "gather_small_gb_s": ("256-byte rows at random from 18 MB", "GB/s"),
+    "gather_large_gb_s": ("256-byte rows at random from 1 GB", "GB/s"),
+    "sgemm_gflop_s": ("float32 product 2,048 × 2,048", "GFLOP/s"),
+}
+
+
+def write(folder: Path) -> None:
+    """The page and its plots, from what lies in the folder.
+
+    Raises:
+        ValueError: the notes have a section for a task that is not there.
+    """
+    report = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
+    notes_at, growth_at = folder / "performance-notes.md", folder / "performance-growth.json"
+    notes = sections(notes_at.read_text(encoding="utf-8")) if notes_at.is_file() else {}
+    growth = json.loads(growth_at.read_text(encoding="utf-8")) if growth_at.is_file() else None
+    files = {"performance.md": page(report, notes, growth), "performance.svg": bars(rows_of(report))}
+    if growth:
+        files["performance-growth.svg"] = curves(growth["rows"])
+    for name, text in files.items():
+        with whole(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def rows_of(report: dict[str, Any]) -> list[Row]:
+    """All rows, task by task."""
+    return [Row.of_json(row) for task in report["tasks"].values() for row in task["rows"]]
+
+
+def sections(text: str) -> dict[str, str]:
+    """What stands under each ``## name``; what comes before the first is for whoever writes the notes."""
+    found: dict[str, list[str]] = {}
+    name = None
+    for line in text.splitlines():
+        if line.startswith("## "):
+            name = line[3:].strip()
+            found[name] = []
+        elif name is not None:
+            found[name].append(line)
+    return {name: "\n".join(lines).strip() for name, lines in found.items()}
+
+
+def page(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any] | None = None) -> str:
+    """The page as Markdown.
+
+    Args:
+        report: of ``performance.json``.
+        notes: of ``sections``.
+        growth: of ``performance-growth.json``.
+
+    Raises:
+        ValueError: notes on a task that is not in the report.
+    """
+    if unknown := set(notes) - set(report["tasks"]) - {"growth"}:
+        raise ValueError(f"performance-notes.md has sections of no task: {', '.join(sorted(unknown))}")
+    return "\n".join(_lines(report, notes, growth)).rstrip() + "\n"
+
+
+def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any] | None) -> Iterator[str]:
+    rows = rows_of(report)
+    runs = [task["run"] for task in report["tasks"].values()]
+    yield INTRODUCTION
+    if any(run["quick"] for run in runs):
+        quick = [f"`{name}`" for name, task in report["tasks"].items() if task["run"]["quick"]]
+        yield ""
+        yield f"**Of a quick run, with few repeats, so rough: {', '.join(quick)}.**"
+    yield ""
+    for where in {json.dumps([run["machine"], run["date"]]): run for run in runs}.values():
+        yield measured(where)
+    peers = {f"{row.who.partition(',')[0]} {row.version}" for row in rows if row.version and row.who != "relrank"}
+    peers -= {name for name in peers if name.startswith("relrank")}
+    if peers:
+        yield f"Peers: {', '.join(sorted(peers))}."
+    yield ""
+    promised = [(row, row.target) for row in rows if row.target is not None]
+    if promised:
+        met = sum(target.met for _, target in promised)
+        yield f"## Targets: {met} of {len(promised)} met"
+        yield ""
+        yield "| task | data | target | found | |"
+        yield "|---|---|---|---|---|"
+        for row, target in promised:
+            yield f"| {row.task} | {row.data} | {target.text} | {target.found:.3g} | {verdict(target)} |"
+        yield ""
+    if any(row.ratio for row in rows):
+        yield "![How many times as long as relrank everybody takes](performance.svg)"
+        yield ""
+    yield "## What the machine can do"
+    yield ""
+    yield "Measured in the run that it is held against, on all cores; in brackets the largest of the repeats over the"
+    yield "smallest, less 1."
+    yield ""
+    by_limits: dict[str, list[str]] = {}
+    for name, task in report["tasks"].items():
+        by_limits.setdefault(json.dumps(task["run"]["roofline"]), []).append(name)
+    yield "| | " + " | ".join(", ".join(names) for names in by_limits.values()) + " |"
+    yield "|---" * (1 + len(by_limits)) + "|"
+    for key, (text, unit) in LIMITS.items():
+        found = [json.loads(limits) for limits in by_limits]
+        yield f"| {text} | " + " | ".join(f"{f[key]:.0f} {unit} ({f['spread'][key]:.0%})" for f in found) + " |"
+    for name, task in report["tasks"].items():
+        yield ""
+        yield f"## {name}"
+        yield ""
+        yield task["about"]
+        yield ""
+        mine = [Row.of_json(row) for row in task["rows"]]
+        limited = any(row.fraction is not None for row in mine)
+        for data in dict.fromkeys(row.data for row in mine):
+            yield f"| {data} | time | × | MB | " + ("of limit | " * limited) + "|"
+            yield "|---|---|---|---|" + "---|" * limited + "---|"
+            for row in mine:
+                if row.data == data:
+                    yield f"| {' | '.join(cells(row, limited))} |"
+            yield ""
+        if name in notes:
+            yield "**What was tried.** " + notes[name]
+    if growth:
+        yield ""
+        yield from _growth(growth, notes.get("growth"))
+
+
+def measured(run: dict[str, Any]) -> str:
+    """When, where and with what."""
+    machine = run["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB"
+    return f"{run['date']}: {where}, {versions}."
+
+
+def cells(row: Row, limited: bool) -> list[str]:
+    """One row of a task's table."""
+    said = [row.note] if row.note else []
+    if row.target is not None:
+        said.append(f"{row.target.text}: {verdict(row.target)}")
+    if row.seconds is None:
+        said = [f"not measured: {row.note}" if not row.note.startswith("not ") else row.note]
+    return [
+        row.who.replace("|", "\\|"),
+        "–" if row.seconds is None else shown(row.seconds),
+        "–" if row.ratio is None else f"{row.ratio:.3g}",
+        "–" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
+        *(["–" if row.fraction is None else f"{row.fraction:.0%}"] if limited else []),
+        "; ".join(said).replace("|", "\\|"),
+    ]
+
+
+def verdict(target: Target) -> str:
+    """Met, or by how much it was missed."""
+    return "met" if target.met else f"**missed by {target.missed_by:.0%}**: {target.found:.3g}"
+
+
+def _growth(growth: dict[str, Any], note: str | None) -> Iterator[str]:
+    yield "## growth"
+    yield ""
+    yield "Generated interactions, one size after another, `python benchmarks/speed/growth.py`."
+    yield measured(growth)
+    yield ""
+    yield "| interactions | users × items | graph | step | epoch, estimated | peak MB |"
+    yield "|---|---|---|---|---|---|"
+    for row in growth["rows"]:
+        yield (
+            f"| {row['interactions']:,} | {row['users']:,} × {row['items']:,} | {shown(row['seconds_graph'])} | "
+            f"{shown(row['seconds_step'])} | {shown(row['seconds_epoch_estimated'])} | {row['peak_mb']:,.0f} |"
+        )
+    yield ""
+    yield "![Time and memory over the number of interactions](performance-growth.svg)"
+    if note:
+        yield ""
+        yield "**What was tried.** " + note
