@@ -15,7 +15,7 @@ from relrank.cli import app
 from relrank.study.config import read_study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-HEAVY = {"torch", "polars", "numba", "sklearn", "scipy", "pandas"}
+HEAVY = {"torch", "numpy", "polars", "numba", "sklearn", "scipy", "pandas", "mlflow", "sqlalchemy", "ray"}
 
 PLANTED = """
 name = "example"
@@ -56,8 +56,10 @@ def blocks(language: str) -> list[str]:
         "import relrank; dir(relrank)",
         "import sys; from relrank.cli import main; sys.argv = ['relrank', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
+        "import sys; from relrank.cli import main; sys.argv = ['relrank', 'study', '--help']\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
-    ids=["import relrank", "relrank --help"],
+    ids=["import relrank", "relrank --help", "relrank study --help"],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code):
     said = fresh(f"{code}\nimport json, sys; print(json.dumps(sorted(sys.modules)))")

@@ -1,7 +1,7 @@
 """A study as MLflow runs: one for the study, one below it for every cell.
 
-All that is logged lies in the study's folder already, so it can be logged again at any time, and nothing is then there
-twice: the study's run is found by a hash over its cells' keys, a cell's by its key; finished cells are left alone.
+All that is logged lies in the study's folder already, so it can be logged again at any time and is there once:
+the study's run is found by a hash over its cells' keys, a cell's by its key, and finished cells are left alone.
 """
 
 from __future__ import annotations
