@@ -29,6 +29,7 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## every timing and tally that the docs quote; those on real data need RELRANK_DATA
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/lightgcn_step.py
 	$(BIN)/python benchmarks/planted_seeds.py
 	$(BIN)/python benchmarks/negatives.py
