@@ -1,8 +1,10 @@
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +104,44 @@ def test_every_training_edge_is_used_once_an_epoch_in_a_new_order():
         epochs.append(pairs)
     assert epochs[0] != epochs[1]
     assert epochs[0] != expected
+
+
+def test_the_order_is_that_of_a_permutation_drawn_from_the_epochs_seed():
+    """Checkpoints of earlier versions are gone on from: their order came from ``Generator.permutation``."""
+    model = toy()
+    fit(model, replace(CPU, epochs=1), lambda: 1.0, seed=3)
+    users = np.concatenate([u for u, _, _ in model.batches])
+    seed = np.random.SeedSequence([3, 1]).spawn(1)[0]
+    order = np.random.default_rng(seed).permutation(users.size)
+    assert (users == model.graph.interactions.src[order]).all()
+
+
+def test_a_long_epoch_is_watched_step_by_step(monkeypatch):
+    """Once a second at most, and never in an epoch that is over within one."""
+    seen, losses = [], []
+
+    class Written(Toy):
+        def loss(self, batch):
+            value = super().loss(batch)
+            losses.append(float(value.detach()))
+            return value
+
+    model = Written(planted_graph())
+    steps = -(-len(model.graph.interactions) // 512)
+    ticks = itertools.count(0, 0.6)
+    monkeypatch.setattr("relrank.training.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    fit(model, replace(CPU, epochs=2), lambda: 1.0, seed=0, watch_steps=lambda *args: seen.append(args))
+    assert [args[:4] for args in seen] == [(e, 2, s, steps) for e in (1, 2) for s in range(2, steps + 1, 2)]
+    assert seen[0][5] == pytest.approx(1.2 / 2 * (2 * steps - 2))
+    assert seen[-1][5] == pytest.approx(0.6 * (steps - seen[-1][2]))
+    assert seen[0][4] == pytest.approx((losses[0] + losses[1]) / 2)
+    whole = fit(toy(), replace(CPU, epochs=1), lambda: 1.0, seed=0).history["loss"][0]
+    assert steps % 2 == 0, "else the last step is not shown"
+    assert [args[4] for args in seen if args[:3] == (1, 2, steps)] == [pytest.approx(whole)]
+
+    ticks, quiet = itertools.count(0, 1e-6), []
+    fit(toy(), replace(CPU, epochs=2), lambda: 1.0, seed=0, watch_steps=lambda *args: quiet.append(args))
+    assert quiet == []
 
 
 def test_every_batch_has_a_seed_of_its_own():

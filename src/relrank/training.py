@@ -74,6 +74,13 @@ class Watch(Protocol):
         """Called after each epoch."""
 
 
+class StepWatch(Protocol):
+    """Sees a long epoch while it lasts: its number, of how many, steps done, of how many, mean loss, seconds left."""
+
+    def __call__(self, epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
+        """Called after a step, once a second at most; what it raises ends the training."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """What training leaves beside the model.
@@ -121,6 +128,7 @@ def fit(
     folder: Path | None = None,
     watch: Watch | None = None,
     group: ProcessGroup = ALONE,
+    watch_steps: StepWatch | None = None,
 ) -> Fitted:
     """Train a model; afterwards it holds the parameters of its best validated epoch.
 
@@ -131,8 +139,9 @@ def fit(
         seed: of parameters, order and negatives.
         folder: where the last and the best state are kept; a run found there is continued, another one is refused.
         watch: told of every epoch.
-        group: the processes that train this model together. ``validate``, ``folder`` and ``watch`` are used by the
-            first of them alone; how many there are may change when a run is continued.
+        group: the processes that train this model together. ``validate``, ``folder``, ``watch`` and ``watch_steps``
+            are used by the first of them alone; how many there are may change when a run is continued.
+        watch_steps: told of steps, where epochs are long.
 
     Raises:
         InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
@@ -167,7 +176,9 @@ def fit(
         if config.patience and stale >= config.patience:
             break
         began = time.perf_counter()
-        loss = _epoch(model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group)
+        loss = _epoch(
+            model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group, watch_steps
+        )
         group.together(partial(_finite, "loss", loss, epoch))
         metric = None
         if epoch % config.every == 0 or epoch == config.epochs:
@@ -199,12 +210,15 @@ def _epoch(
     seed: np.random.SeedSequence,
     device: torch.device,
     group: ProcessGroup,
+    watch: StepWatch | None,
 ) -> float:
     """One pass over all examples in random order; the mean loss of all processes."""
+    began = shown = time.perf_counter()
     src, dst = model.examples()
     size = min(config.batch, max(1, int(src.size * model.most_edges)))
     order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
-    order = np.random.default_rng(order_seed).permutation(src.size)
+    order = np.arange(src.size, dtype=np.int32 if src.size < 2**31 else np.int64)
+    np.random.default_rng(order_seed).shuffle(order)
     half = config.precision == "bfloat16"
     movable = [p for p in model.parameters() if p.requires_grad]
     total = 0.0
@@ -232,6 +246,10 @@ def _epoch(
         mean = group.average(movable, loss, own / count)
         optimizer.step()
         total += mean * count
+        if watch is not None and group.first and (now := time.perf_counter()) - shown >= 1:
+            shown, done = now, number + 1
+            left = (now - began) / done * (steps * (config.epochs - epoch + 1) - done)
+            watch(epoch, config.epochs, done, steps, total / min(done * size, src.size), left)
     model.eval()
     model.parallel = True
     return total / src.size
@@ -244,9 +262,9 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     for relation in (graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))):
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
-            edges.update(column.tobytes())
+            edges.update(np.ascontiguousarray(column))
     if graph.places is not None:
-        edges.update(graph.places.tobytes())
+        edges.update(np.ascontiguousarray(graph.places))
     for name in sorted(graph.features):
         edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {

@@ -83,6 +83,22 @@ def test_every_relation_is_normalised_by_its_own_weighted_degrees(graph):
         assert np.linalg.norm(dense, 2) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_normalised_values_are_those_of_the_formula_in_double_precision_bit_for_bit(seed):
+    """Sums of degrees go edge by edge; empty rows and columns stay empty."""
+    rng = np.random.default_rng(seed)
+    shape = (50, 30)
+    keys = rng.permutation(shape[0] * shape[1])[: [0, 1, 200, 700, 1500][seed]]
+    csr = Csr.from_pairs(keys // shape[1], keys % shape[1], shape, rng.lognormal(0, 3, keys.size))
+    rows, cols = (np.bincount(at, csr.data, n) for at, n in ((csr.rows(), 50), (csr.indices, 30)))
+    expected = (csr.data / np.sqrt(rows[csr.rows()] * cols[csr.indices])).astype(np.float32)
+    found = normalise(csr)
+    assert found.data.dtype == np.float32
+    assert (found.data == expected).all()
+    assert found.indptr is csr.indptr
+    assert found.indices is csr.indices
+
+
 def test_layer_mean_equals_the_dense_polynomial(graph):
     blocks = dense_blocks(graph)
     alpha = torch.tensor([1.0, 0.7, 0.3])

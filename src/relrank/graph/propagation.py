@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,11 +29,20 @@ from relrank.graph.spmm import chunks, spmm
 
 def normalise(csr: Csr) -> Csr:
     """``D_r^-1/2 W D_c^-1/2`` with weighted degrees; rows or columns without edges stay empty."""
-    by_row = np.repeat(np.arange(csr.n_rows), csr.degrees())
-    rows = np.bincount(by_row, weights=csr.data, minlength=csr.n_rows)
-    cols = np.bincount(csr.indices, weights=csr.data, minlength=csr.n_cols)
-    scale = np.sqrt(rows[by_row] * cols[csr.indices])
-    return Csr(csr.indptr, csr.indices, (csr.data / scale).astype(np.float32), csr.n_cols)
+    return Csr(csr.indptr, csr.indices, _by_degrees(csr.indptr, csr.indices, csr.data, csr.n_cols), csr.n_cols)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _by_degrees(indptr, indices, data, n_cols):  # type: ignore[no-untyped-def]
+    rows, cols, out = np.zeros(indptr.size - 1), np.zeros(n_cols), np.empty(data.size, np.float32)
+    for r in range(rows.size):
+        for e in range(indptr[r], indptr[r + 1]):
+            rows[r] += data[e]
+            cols[indices[e]] += data[e]
+    for r in range(rows.size):
+        for e in range(indptr[r], indptr[r + 1]):
+            out[e] = data[e] / np.sqrt(rows[r] * cols[indices[e]])
+    return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -396,15 +396,25 @@ def fit_cell(
     def watch(epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float) -> None:
         latest = "" if metric is None else f", {cell.study.metric} {metric:.4f}"
         best_so_far = f", best {best:.4f}" if np.isfinite(best) else ""
-        say(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {seconds_left:.0f} s left")
+        say(f"epoch {epoch} of {epochs}, loss {loss:.4f}{latest}{best_so_far}, {_left(seconds_left)}")
         if judge is not None and metric is not None:
             judge(epoch, metric)
+
+    def watch_steps(epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
+        say(f"epoch {epoch} of {epochs}, step {step:,} of {steps:,}, loss {loss:.4f}, {_left(seconds_left)}")
 
     def validate() -> float:
         return mean_metric(model, bench.split, cell.study.metric)
 
-    fitted = fit(model, train or cell.start()[1], validate, bench.seed, folder, watch, group)
+    fitted = fit(model, train or cell.start()[1], validate, bench.seed, folder, watch, group, watch_steps)
     return model, fitted.history
+
+
+def _left(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit} left" if unit == "h" else f"{seconds / size:.0f} {unit} left"
+    return f"{seconds:.0f} s left"
 
 
 def refit_graph(cell: Cell, graph: Graph) -> Graph:
