@@ -335,7 +335,7 @@ def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message
 
 def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
-    with mock.patch("relrank.study.run.run_cell", side_effect=KeyboardInterrupt):
+    with mock.patch("relrank.study.engines.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
     assert ran.code == 130
     assert "the same command goes on" in ran.err

@@ -9,13 +9,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
 from relrank.errors import InputError
+from relrank.libraries import fitting
 from relrank.process_group import rank_here
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from relrank.process_group import ProcessGroup
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
+    from relrank.study.engines import Engine
     from relrank.study.run import Material
 
 INTERRUPTED = 130
@@ -111,12 +113,28 @@ def study(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Everything small, in a folder of its own: does it run at all?")
     ] = False,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help='Who runs it: this process, or Ray, on many cores or machines at once (extra "ray").'),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help='Ray cluster: IP:PORT of its head, or "auto" on one of its machines; $RAY_ADDRESS by default, else '
+            "a Ray on this machine alone.",
+            show_default=False,
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each cell that Ray runs; 1 by default.", show_default=False),
+    ] = None,
 ) -> None:
     """Fit every model on every arm, compare user by user, print the verdicts, write the report.
 
     A study that was interrupted goes on where it was; a changed setting runs what it changes.
 
-    Example: **relrank study studies/planted.toml**
+    Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --engine ray**
     """
     from rich.console import Console
 
@@ -126,6 +144,7 @@ def study(
     from relrank.study.run import keep_winner, prepare, run_study
     from relrank.study.run import smoke as small
 
+    engines = _engine(engine, address, cores)
     config = read_study(study)
     console = Console()
     folder = out or Path("runs") / config.name
@@ -134,8 +153,8 @@ def study(
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
     _print_card(console, material)
-    with LiveStudy(console) as live:
-        result = run_study(config, material, folder, live)
+    with engines as running, LiveStudy(console) as live:
+        result = run_study(config, material, folder, live, running)
     print_result(console, result)
     page = write_report(result, folder / "report.html")
     console.print(f"\nreport   {page}", highlight=False, markup=False, soft_wrap=True)
@@ -476,6 +495,20 @@ def _process_group() -> Iterator[ProcessGroup]:
         raise SystemExit(2) from None
 
 
+def _engine(engine: str, address: str | None, cores: int | None) -> AbstractContextManager[Engine]:
+    """What runs the study's cells; what can be wrong with it is said before data is read."""
+    if engine == "local":
+        if address is not None or cores is not None:
+            option = "--cores" if address is None else "--address"
+            raise InputError("option of Ray", where=f"relrank study {option}", expected="--engine ray", found="local")
+        from relrank.study.engines import OneByOne
+
+        return nullcontext(OneByOne())
+    from relrank.study.ray_engine import RayEngine
+
+    return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)
+
+
 def _few(titles: list[str], n: int = 3) -> str:
     return " · ".join(str(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
@@ -510,23 +543,16 @@ def main() -> None:
 def _settle_libraries() -> None:
     """Settings that numerical libraries read once, when they are loaded; whoever set them already is heard.
 
-    OpenMP threads wait by spinning, and on a busy machine two programs then take turns at doing nothing: ten times
-    slower was measured. A short spin costs nothing when alone. OpenBLAS does not know the newest processors and
-    computes at half their width; it can be told. The processes that torchrun starts on one machine share its cores:
-    its own default of one thread each leaves most of them idle, and numba, which it does not know, takes all of them.
+    The processes that torchrun starts on one machine share its cores: its own default of one thread each leaves most
+    of them idle, and numba, which it does not know, takes all of them.
     """
     if (here := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
         share = str(max(1, len(os.sched_getaffinity(0)) // here))
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             os.environ["OMP_NUM_THREADS"] = share
         os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return
-    if "avx512f" in flags and "avx512vl" in flags:
-        os.environ.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
+    for name, value in fitting().items():
+        os.environ.setdefault(name, value)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
 from relrank.study.effects import Found, effects_and_verdicts, leaderboard
+from relrank.study.engines import Silent
 from relrank.study.groups import group_metrics
 from relrank.study.lists import list_effects
 from relrank.study.live import print_result
 from relrank.study.result import StudyResult
-from relrank.study.run import Silent, prepare, run_study
+from relrank.study.run import prepare, run_study
 
 RELATIONS = ["a", "b"]
 ALL = all_of(RELATIONS)

@@ -12,9 +12,10 @@ from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
 from relrank.study.config import ModelSection, read_study
+from relrank.study.engines import Silent
 from relrank.study.fitted import load_run
 from relrank.study.result import StudyResult
-from relrank.study.run import Silent, cell_of, grid, keep_winner, prepare, run_study, smoke
+from relrank.study.run import cell_of, grid, keep_winner, prepare, run_study, smoke
 
 
 class Counting(Silent):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -327,8 +327,13 @@ class Known:
     seconds: float
 
 
-Memory = dict[str, Known]
-"""Trials by what their scores depend on, so that arms need not repeat each other's."""
+class Memory(Protocol):
+    """Trials by what their scores depend on, so that arms need not repeat each other's; a dict is one."""
+
+    def get(self, trial: str, /) -> Known | None:
+        """The trial, if it was made."""
+
+    def __setitem__(self, trial: str, known: Known, /) -> None: ...
 
 
 def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
@@ -349,14 +354,14 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
         say(f"trial {made} of at most {cell.trials}")
         changed = config_of(config, values, cell.model.name)
         key = in_effect(cell, graph, changed)
-        if key is None or key not in memory:
+        known = None if key is None else memory.get(key)
+        if known is None:
             began = time.perf_counter()
             model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say, group=group)
             metric = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
             known = Known(metric, time.perf_counter() - began)
-            memory[key or f"{cell.key()} {made}"] = known
-        else:
-            known = memory[key]
+            if key is not None:
+                memory[key] = known
         charged += known.seconds
         return known.metric
 
@@ -450,6 +455,16 @@ NOTES = {
 def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
     part = folder.with_name(folder.name + ".part")
+    fill_cell(cell, part, say, memory)
+    part.replace(folder)
+    return load_cell(folder)
+
+
+def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
+    """Tune, fit, evaluate on test, in a folder that holds the cell's files, and no others, at the end.
+
+    Checkpoints that an earlier call left there are gone on from.
+    """
     part.mkdir(parents=True, exist_ok=True)
     reset_peak_memory()
     tuned = tune_and_fit(cell, part, say, memory)
@@ -478,8 +493,6 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
             "finished": tuned.finished, "note": said, "cost": cost,
         },
     )  # fmt: skip
-    part.replace(folder)
-    return load_cell(folder)
 
 
 def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:

@@ -20,6 +20,8 @@ from relrank.study.verdicts import signed
 WORDS = {"helps": "helps", "redundant": "helps, but redundant", "hurts": "hurts", "no evidence": "no evidence"}
 COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim"}
 ROWS = 12
+AT_ONCE = 8
+"""Running cells that are shown."""
 BEYOND = {
     "coverage": ("cover", ".3f", "share of the catalogue in any list"),
     "gini": ("Gini", ".3f", "0 if all items are shown equally often"),
@@ -32,13 +34,14 @@ BEYOND = {
 
 
 class LiveStudy(LiveProgress):
-    """A watcher that shows the best arms so far, the running cell and the time left; on a file, a line per cell."""
+    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
-        self._began = 0.0
+        self._running: dict[str, tuple[float, str]] = {}
+        """When each running cell began, and what it said last."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
         """Cells to come, so many of them finished earlier."""
@@ -52,18 +55,21 @@ class LiveStudy(LiveProgress):
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
-        self._began = time.monotonic()
-        self._cell = f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
-        self.say("")
+        self._running[_named(cell)] = time.monotonic(), ""
+        self._show()
 
-    def say(self, message: str) -> None:
-        """What the running cell is doing; shown at most ten times a second."""
-        if message and time.monotonic() - self._shown < 0.1:
-            return
-        self._shown = time.monotonic()
-        self._bar.update(self._task, description=escape(f"{self._cell}  {message}"), left=self._left())
-        if self._console.is_terminal:
-            self._live.update(Group(self._table(), self._bar), refresh=True)
+    def say(self, cell: Cell, message: str) -> None:
+        """What a running cell is doing; shown at most ten times a second."""
+        self._running[_named(cell)] = self._running[_named(cell)][0], message
+        if time.monotonic() - self._shown >= 0.1:
+            self._show()
+
+    def lost(self, cell: Cell, why: str) -> None:
+        """The worker of a running cell is gone."""
+        self._running.pop(_named(cell), None)
+        self._console.print(
+            f"{_named(cell)} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
+        )
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell is there."""
@@ -72,14 +78,24 @@ class LiveStudy(LiveProgress):
         self._finished += 1
         self._waiting[result.model] -= 1
         if fresh:
-            seconds = time.monotonic() - self._began
+            began, _ = self._running.pop(_named(cell))
+            seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
                 self._console.print(
-                    f"[{self._finished}/{self._planned}] {self._cell}: {self._metric} {score:.4f}, {seconds:.1f} s",
+                    f"[{self._finished}/{self._planned}] {_named(cell)}: {self._metric} {score:.4f}, {seconds:.1f} s",
                     highlight=False, markup=False, soft_wrap=True,
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        running = [f"{name}  {message}" for name, (_, message) in self._running.items()]
+        alone = running[0] if len(running) == 1 else f"{len(running)} cells at once"
+        self._bar.update(self._task, description=escape(alone), left=self._left(len(running)))
+        if self._console.is_terminal:
+            beside = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:AT_ONCE] if len(running) > 1]
+            self._live.update(Group(self._table(), *beside, self._bar), refresh=True)
 
     def _table(self) -> Table:
         table = plain_table(f"best so far, test {self._metric}")
@@ -91,6 +107,10 @@ class LiveStudy(LiveProgress):
         for mean, n, model, arm in means[:ROWS]:
             table.add_row(model, Text(arm), str(n), f"{mean:.4f}")
         return table
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
 
 
 def print_result(console: Console, result: StudyResult) -> None:

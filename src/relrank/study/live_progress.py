@@ -36,11 +36,12 @@ class LiveProgress:
     ) -> None:
         self._live.stop()
 
-    def _left(self) -> str:
+    def _left(self, at_once: int = 1) -> str:
         known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
         if not known:
             return ""
         guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
+        guess /= max(at_once, 1)
         return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
 
 

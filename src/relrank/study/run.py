@@ -8,7 +8,7 @@ import platform
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,7 +31,6 @@ from relrank.study.cells import (
     Bench,
     Cell,
     CellResult,
-    Memory,
     Say,
     edges_sha,
     finished,
@@ -39,10 +38,10 @@ from relrank.study.cells import (
     kept_model,
     load_cell,
     refit_cell,
-    run_cell,
 )
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
+from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.lists import list_effects
@@ -53,38 +52,6 @@ from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
 from relrank.tables.tables import TEXTS, Notice, Tables
-
-
-class Watcher(Protocol):
-    """Sees a study go by."""
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        """Cells to come, so many of them finished earlier."""
-
-    def start(self, cell: Cell) -> None:
-        """A cell begins."""
-
-    def say(self, message: str) -> None:
-        """What the running cell is doing."""
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """A cell is there; ``fresh`` if it was run just now."""
-
-
-class Silent:
-    """A watcher that looks away."""
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        """Nothing."""
-
-    def start(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +252,9 @@ def _beside_rival(config: StudyConfig) -> list[str]:
     return [m.name for m in config.models if m != rival and (MODELS[m.kind].relational or not only_relational)]
 
 
-def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None) -> StudyResult:
+def run_study(
+    config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None, engine: Engine | None = None
+) -> StudyResult:
     """Run every cell that is not there yet, compare, judge, and store the result in ``out``.
 
     Args:
@@ -293,6 +262,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
         material: its data, from ``prepare``.
         out: the study's folder; finished cells found there are not run again.
         watcher: told of every cell.
+        engine: runs them; by default one after another, in this process.
 
     Returns:
         The result, as stored.
@@ -300,9 +270,8 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     Raises:
         InputError: whatever is wrong with the data or the study file.
     """
-    watcher = watcher or Silent()
-    memory: Memory = {}
-    done = _run_cells(grid(config, material), out / "cells", watcher, memory)
+    watcher, engine = watcher or Silent(), engine or OneByOne()
+    done = _run_cells(grid(config, material), out / "cells", watcher, engine)
     relations = list(config.relations)
     relational = [m for m in config.models if MODELS[m.kind].relational and relations]
     # Which relation makes another one redundant is asked only where one is.
@@ -316,7 +285,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
     extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
     if extra:
-        done += _run_cells(extra, out / "cells", watcher, memory)
+        done += _run_cells(extra, out / "cells", watcher, engine)
         found = Found(done, config.study.metric, config.study.resamples)
     planted = TRUTH if config.data.dataset == "planted" else None
     effects, verdicts = tables_of.effects_and_verdicts(
@@ -324,7 +293,7 @@ def run_study(config: StudyConfig, material: Material, out: Path, watcher: Watch
     )
     columns = [*config.study.user_groups, *config.study.item_groups]
     result = StudyResult(
-        card(config, material, found),
+        card(config, material, found, engine),
         tables_of.leaderboard(found),
         effects,
         verdicts,
@@ -402,21 +371,26 @@ def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, 
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
 
 
-def _run_cells(cells: list[Cell], folder: Path, watcher: Watcher, memory: Memory) -> list[tuple[Arm, CellResult]]:
+def _run_cells(cells: list[Cell], folder: Path, watcher: Watcher, engine: Engine) -> list[tuple[Arm, CellResult]]:
+    """Results in the order of the cells; the engine runs those that are not there, equal ones once."""
     folder.mkdir(parents=True, exist_ok=True)
     keys = [cell.key() for cell in cells]
-    watcher.plan(cells, sum(finished(folder / key) for key in keys))
-    done = []
+    there = {key: load_cell(folder / key) for key in keys if finished(folder / key)}
+    watcher.plan(cells, sum(key in there for key in keys))
+    to_run: dict[str, Cell] = {}
     for cell, key in zip(cells, keys, strict=True):
-        fresh = not finished(folder / key)
-        watcher.start(cell)
-        result = run_cell(cell, folder / key, watcher.say, memory) if fresh else load_cell(folder / key)
-        watcher.done(cell, result, fresh)
-        done.append((cell.arm, result))
-    return done
+        if key in there:
+            watcher.done(cell, there[key], False)
+        else:
+            to_run.setdefault(key, cell)
+    for key, result in engine.run(to_run, folder, watcher) if to_run else ():
+        there[key] = result
+        for cell in (c for c, k in zip(cells, keys, strict=True) if k == key):
+            watcher.done(cell, result, cell is to_run[key])
+    return [(cell.arm, there[key]) for cell, key in zip(cells, keys, strict=True)]
 
 
-def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any]:
+def card(config: StudyConfig, material: Material, found: Found, engine: Engine) -> dict[str, Any]:
     """What was studied, as plain JSON (see ``StudyResult.card``)."""
     first = material.benches[0]
     notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
@@ -457,7 +431,7 @@ def card(config: StudyConfig, material: Material, found: Found) -> dict[str, Any
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
         "audit": [{"level": f.level, "check": f.check, "message": f.message, "count": f.count}
                   for f in material.findings],
-        "machine": machine(),
+        "machine": machine() | engine.machine(),
         "planted": TRUTH if config.data.dataset == "planted" else None,
         "smoke": material.smoke,
     }  # fmt: skip

@@ -1,0 +1,90 @@
+"""A bench as a handful of files, for a process that sees neither the tables nor this memory. Nothing is unpickled.
+
+The graph is a bundle (``graph.bundle``), rows and attributes are safetensors, groups are Parquet, the rest is JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from relrank.csr import Csr
+from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.recipes import InteractionWeights
+from relrank.study.cells import Bench
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Notice
+
+_PARTS = ("train", "valid", "test")
+_COLUMNS = ("user", "item", "rating", "time")
+_ROWS = ("indptr", "indices", "data")
+_FLAGS = ("ordered", "successive", "only_new")
+_GROUPS = ("user_groups", "item_groups")
+_GRAPH = "graph/"
+
+
+def pack(bench: Bench) -> dict[str, bytes]:
+    """The files by name; ``unpack`` makes a bench of them whose cells have the same keys."""
+    from safetensors.numpy import save
+
+    split = bench.split
+    arrays = {
+        f"{part}.{column}": np.ascontiguousarray(values)
+        for part in _PARTS
+        for column in _COLUMNS
+        if (values := getattr(getattr(split, part), column)) is not None
+    }
+    attributes = bench.attributes
+    if attributes is not None:
+        arrays |= {f"attributes.{rows}": np.ascontiguousarray(getattr(attributes, rows)) for rows in _ROWS}
+    note = {
+        "seed": bench.seed, "beside": bench.beside, "refit": bench.refit,
+        "interactions": bench.interactions.model_dump(),
+        "values": None if attributes is None else attributes.n_cols,
+        "protocol": split.protocol, "fingerprint": split.fingerprint, "notices": [astuple(n) for n in split.notices],
+        **{flag: getattr(split, flag) for flag in _FLAGS},
+    }  # fmt: skip
+    files = {"rows.safetensors": save(arrays), "bench.json": json.dumps(note).encode()}
+    for name in _GROUPS:
+        if (groups := getattr(bench, name)) is not None:
+            buffer = io.BytesIO()
+            groups.write_parquet(buffer)
+            files[f"{name}.parquet"] = buffer.getvalue()
+    with tempfile.TemporaryDirectory() as folder:
+        save_graph(bench.graph, Path(folder) / "graph")
+        files |= {_GRAPH + file.name: file.read_bytes() for file in (Path(folder) / "graph").iterdir()}
+    return files
+
+
+def unpack(files: Mapping[str, bytes]) -> Bench:
+    """The bench that ``pack`` was given, to the bit."""
+    from safetensors.numpy import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            if name.startswith(_GRAPH):
+                (Path(folder) / name.removeprefix(_GRAPH)).write_bytes(content)
+        graph = load_graph(Path(folder))
+    arrays, note = load(files["rows.safetensors"]), json.loads(files["bench.json"])
+    train, valid, test = (Interactions(*(arrays.get(f"{part}.{column}") for column in _COLUMNS)) for part in _PARTS)  # type: ignore[arg-type]
+    split = Split(
+        graph.nodes[graph.user], graph.nodes[graph.item], train, valid, test, note["protocol"], note["fingerprint"],
+        tuple(Notice(*notice) for notice in note["notices"]), **{flag: note[flag] for flag in _FLAGS},
+    )  # fmt: skip
+    user_groups, item_groups = (
+        pl.read_parquet(io.BytesIO(files[f"{name}.parquet"])) if f"{name}.parquet" in files else None
+        for name in _GROUPS
+    )
+    values = note["values"]
+    attributes = None if values is None else Csr(**{r: arrays[f"attributes.{r}"] for r in _ROWS}, n_cols=values)
+    interactions = InteractionWeights.model_validate(note["interactions"])
+    return Bench(
+        note["seed"], split, graph, user_groups, item_groups, attributes, note["beside"], note["refit"], interactions
+    )  # fmt: skip

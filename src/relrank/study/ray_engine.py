@@ -1,0 +1,264 @@
+"""Cells of a study as Ray tasks, on the cores of this machine or of a cluster.
+
+Nothing is assumed of the machines but Ray and the same relrank: what a cell needs travels there as files, once per
+seed and machine, and the files of its folder travel back to the study's process, which alone writes them. Where a
+worker sees the study's folder, it keeps its checkpoints there, and a cell whose worker died goes on from them on any
+machine; elsewhere it goes on if it comes to the same machine again, or else begins anew. Ray itself sends code and
+messages as pickles between processes of one cluster, which trust each other; relrank gives it plain Python alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import relrank
+from relrank.errors import InputError
+from relrank.libraries import fitting
+from relrank.models import MODELS, Trained
+from relrank.study import ray_worker
+from relrank.study.bench_files import pack
+from relrank.study.cells import Bench, Cell, CellResult, load_cell
+from relrank.study.engines import Watcher
+from relrank.whole import whole_folder
+
+TRIES = 5
+"""Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
+POLL = 0.3
+"""Seconds between two looks at what workers say."""
+REACHED = 10.0
+"""Seconds in which a cluster's port must answer; Ray would try for minutes."""
+STORE = 256 << 20
+"""Bytes of shared memory of a Ray of one's own; larger data goes to disk, and little is asked of small containers."""
+
+
+def load_ray() -> Any:
+    """The ray module.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: nothing is sent anywhere
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(
+            "ray is not installed", where="--engine ray", expected='pip install "relrank[ray]"', found=str(error)
+        ) from None
+    return ray
+
+
+class RayEngine:
+    """An engine (``engines.Engine``) that runs as many cells at once as there are cores; to be used in a ``with``.
+
+    Args:
+        address: of a cluster, IP:PORT of its head, or "auto" on one of its machines; this process must run on one of
+            them. None starts a Ray on this machine, for as long as the engine is open. A Ray that this process is
+            connected to already is used, and left as it is.
+        cores: of each cell; libraries get as many threads. A trained model that may train on a GPU gets one, where
+            the cluster has any.
+
+    Raises:
+        InputError: ray is not installed; there is no cluster at the address, or one of another version.
+    """
+
+    def __init__(self, address: str | None = None, cores: int = 1) -> None:
+        self._ray, self._address, self._cores = load_ray(), address, cores
+        host, _, port = (address or "").rpartition(":")
+        if host and port.isdigit() and "/" not in host:
+            try:
+                socket.create_connection((host, int(port)), REACHED).close()
+            except (OSError, OverflowError) as error:
+                raise self._nowhere(error) from None
+        self._benches: dict[int, tuple[Bench, Any]] = {}
+        self._board: Any = None
+        self._mine = False
+
+    def __enter__(self) -> Self:
+        ray = self._ray
+        if not ray.is_initialized():
+            self._connect()
+            self._mine = True
+        ray.cloudpickle.register_pickle_by_value(ray_worker)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=True
+        )
+        board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ray_worker.Board)
+        self._board = board.remote()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._benches.clear()
+        self._ray.kill(self._board)
+        self._ray.cloudpickle.unregister_pickle_by_value(ray_worker)
+        if self._mine:
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if self._address is None:
+                # on the loopback alone: whoever reaches a Ray may run anything
+                self._ray.init(
+                    address="local", num_cpus=len(os.sched_getaffinity(0)), object_store_memory=STORE,
+                    include_dashboard=False, _node_ip_address="127.0.0.1", **quiet,
+                )  # fmt: skip
+                return
+            self._ray.init(address=self._address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._nowhere(error) from None
+
+    def _nowhere(self, error: Exception) -> InputError:
+        if self._address is None:
+            where, expected = "--engine ray", "a Ray that starts on this machine"
+        else:
+            where = f"--address {self._address}"
+            expected = 'IP:PORT of a cluster\'s head, or "auto" on one of its machines, with the same ray and Python'
+        return InputError("no Ray to run on", where=where, expected=expected, found=" ".join(str(error).split()))
+
+    def machine(self) -> dict[str, Any]:
+        """What a study's card says of where its cells ran."""
+        n = len(self._nodes())
+        machines = f"{n} machine{'s' if n > 1 else ''}, {self._n_cores()} cores, {self._cores} per cell"
+        return {"engine": f"Ray {self._ray.__version__}: {machines}"}
+
+    def run(self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher) -> Iterator[tuple[str, CellResult]]:
+        """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
+
+        Raises:
+            InputError: what a cell finds wrong; another relrank on a machine; no machine large enough; a cell whose
+                workers died ``TRIES`` times.
+            OSError: a worker could not write.
+        """
+        ray, folder = self._ray, folder.resolve()
+        self._refuse_too_large(cells)
+        mark = f".{uuid.uuid4().hex}"
+        begun: set[str] = set()
+        deaths = dict.fromkeys(cells, 0)
+        queue, running = list(cells), dict[Any, str]()
+        (folder / mark).touch()
+        try:
+            while queue or running:
+                # In turn, so that baselines are there early; some wait in Ray, where an autoscaler sees them.
+                while queue and len(running) < 2 * max(1, self._n_cores() // self._cores):
+                    key = queue.pop(0)
+                    running[self._submit(key, cells[key], folder, mark)] = key
+                ready, _ = ray.wait(list(running), timeout=POLL)
+                for key, message in self._messages().items():
+                    if key in running.values():
+                        if key not in begun:
+                            begun.add(key)
+                            watcher.start(cells[key])
+                        watcher.say(cells[key], message)
+                for task in ready:
+                    key = running.pop(task)
+                    cell = cells[key]
+                    try:
+                        answer = ray.get(task)
+                    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError,
+                            ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:  # fmt: skip
+                        deaths[key] += 1
+                        _refuse_deadly(cell, deaths[key], error)
+                        watcher.lost(cell, _first_sentence(error))
+                        begun.discard(key)
+                        queue.insert(0, key)
+                        continue
+                    if key not in begun:
+                        watcher.start(cell)
+                    with whole_folder(folder / key) as part:
+                        for name, content in _files_of(answer).items():
+                            (part / name).write_bytes(content)
+                    shutil.rmtree(folder / f"{key}.part", ignore_errors=True)
+                    yield key, load_cell(folder / key)
+        finally:
+            for task in running:
+                ray.cancel(task, force=True)
+            (folder / mark).unlink(missing_ok=True)
+
+    def _submit(self, key: str, cell: Cell, folder: Path, mark: str) -> Any:
+        order = {
+            "key": key, "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
+            "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
+            "environment": {name: os.environ[name] for name in fitting() if name in os.environ},
+        }  # fmt: skip
+        if id(cell.bench) not in self._benches:
+            self._benches[id(cell.bench)] = cell.bench, self._ray.put(pack(cell.bench))
+        needs = self._needs(cell)
+        task = self._ray.remote(
+            num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"
+        )
+        return task(ray_worker.work).remote(order, self._benches[id(cell.bench)][1], self._board)
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """Resources of every machine that is there now."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _n_cores(self) -> int:
+        return sum(int(node.get("CPU", 0)) for node in self._nodes())
+
+    def _needs(self, cell: Cell) -> dict[str, int]:
+        gpu = False
+        if issubclass(MODELS[cell.model.kind], Trained):
+            device = cell.start()[1].device
+            gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
+        return {"CPU": self._cores, "GPU": int(gpu)}
+
+    def _refuse_too_large(self, cells: Mapping[str, Cell]) -> None:
+        nodes = self._nodes()
+        for cell in cells.values():
+            needs = self._needs(cell)
+            if not any(all(node.get(name, 0) >= n for name, n in needs.items()) for node in nodes):
+                largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in nodes)
+                raise InputError(
+                    "no machine can run this cell", where=_named(cell), found="; ".join(sorted(set(largest))),
+                    expected=f"a machine with {needs['CPU']} cores and {needs['GPU']} GPUs",
+                )  # fmt: skip
+
+    def _messages(self) -> dict[str, str]:
+        try:
+            said: dict[str, str] = self._ray.get(self._board.take.remote(), timeout=ray_worker.WAIT)
+        except (self._ray.exceptions.RayError, TimeoutError):  # the board begins anew; results do not depend on it
+            return {}
+        return said
+
+
+def _files_of(answer: dict[str, Any]) -> dict[str, bytes]:
+    """What a worker answered, if it is a finished cell."""
+    if "other" in answer:
+        raise InputError(
+            "another relrank on a worker", where=f"machine {answer['host']}", found=answer["other"],
+            expected=f"{relrank.__version__}, as here: results of two versions are never mixed",
+        )  # fmt: skip
+    if "refused" in answer:
+        what, where, expected, found = answer["refused"]
+        raise InputError(what, where=where, expected=expected, found=found)
+    if "failed" in answer:
+        raise OSError(answer["failed"])
+    files: dict[str, bytes] = answer["files"]
+    return files
+
+
+def _refuse_deadly(cell: Cell, deaths: int, error: Exception) -> None:
+    if deaths == TRIES:
+        raise InputError(
+            f"its worker died {TRIES} times", where=_named(cell), found=_first_sentence(error),
+            expected="workers that live: is there memory for so many cells at once? More cores per cell are fewer",
+        ) from None  # fmt: skip
+
+
+def _named(cell: Cell) -> str:
+    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,143 @@
+"""What happens on a Ray worker.
+
+Workers get this module by value and in messages of plain Python alone, so one with another relrank, or none, can
+still say so. Hence nothing but Python is imported until that is settled, and numerical libraries only after their
+threads are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relrank.study.cells import Known
+
+Trial = tuple[float, float]
+"""Metric and seconds of a trial."""
+
+PAUSE = 0.25
+"""Seconds between two messages of a cell."""
+WAIT = 10.0
+"""Seconds to wait for an answer of the board, which is there for speed alone."""
+
+
+class Board:
+    """Where workers pin up what they are doing, and which trials they made; one per study."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+        self._trials: dict[str, Trial] = {}
+
+    def say(self, key: str, message: str) -> None:
+        """A cell is there, or doing something."""
+        self._said[key] = message
+
+    def take(self) -> dict[str, str]:
+        """The latest message of every cell that has a new one, by key."""
+        said, self._said = self._said, {}
+        return said
+
+    def known(self, trial: str) -> Trial | None:
+        """What a trial gave, if any cell has made it."""
+        return self._trials.get(trial)
+
+    def learn(self, trial: str, made: Trial) -> None:
+        """A trial was made."""
+        self._trials[trial] = made
+
+
+class Trials:
+    """The board's trials, as the memory of cells (``cells.Memory``)."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+
+    def get(self, trial: str, /) -> Known | None:
+        """What a trial gave; None if nobody has made it, or the board does not answer."""
+        from relrank.study.cells import Known
+
+        try:
+            # A future, because ray.get would give this worker's core to another cell while it waits.
+            made = self._board.known.remote(trial).future().result(WAIT)
+        except Exception:  # whatever is wrong with the board: the trial is made here
+            return None
+        return None if made is None else Known(*made)
+
+    def __setitem__(self, trial: str, known: Known, /) -> None:
+        self._board.learn.remote(trial, (known.metric, known.seconds))
+
+
+def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str, Any]:
+    """Run one cell.
+
+    Args:
+        order: ``key`` of the cell, its ``model``, ``arm`` and ``study``, the ``relrank`` wanted, number of ``cores``,
+            ``environment`` of numerical libraries, ``folder`` of the study's cells, ``mark`` that lies in it.
+        bench: see ``bench_files``.
+        board: the study's.
+
+    Returns:
+        ``files`` of the cell's folder by name; or ``refused``, four strings of an InputError; or ``failed``, the
+        message of an OSError; or ``other``, the relrank that is here, and ``host``.
+    """
+    try:
+        import relrank
+
+        here = relrank.__version__
+    except ImportError:
+        here = "none"
+    if here != order["relrank"]:
+        return {"other": here, "host": socket.gethostname()}
+    _settle(order["cores"], order["environment"])
+
+    from relrank.errors import InputError
+    from relrank.study.arms import Arm
+    from relrank.study.bench_files import unpack
+    from relrank.study.cells import Cell, fill_cell
+    from relrank.study.config import ModelSection, StudySection
+
+    key, said = order["key"], 0.0
+
+    def say(message: str) -> None:
+        nonlocal said
+        if time.monotonic() - said >= PAUSE:
+            said = time.monotonic()
+            board.say.remote(key, message)
+
+    say("")
+    cell = Cell(
+        ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
+        StudySection.model_validate(order["study"]),
+    )  # fmt: skip
+    if (seen := cell.key()) != key:
+        raise RuntimeError(f"cell {key} arrived as {seen}")
+    shared = (Path(order["folder"]) / order["mark"]).is_file()
+    mine = Path(tempfile.gettempdir()) / f"relrank-{order['mark']}"
+    part = (Path(order["folder"]) if shared else mine) / f"{key}.part"
+    try:
+        fill_cell(cell, part, say, Trials(board))
+        files = {file.name: file.read_bytes() for file in part.iterdir()}
+        if not shared:
+            shutil.rmtree(part)
+    except InputError as error:
+        return {"refused": (error.what, error.where, error.expected, error.found)}
+    except OSError as error:
+        return {"failed": f"{error} (on {socket.gethostname()})"}
+    return {"files": files}
+
+
+def _settle(cores: int, environment: dict[str, str]) -> None:
+    """What libraries read once, when they are loaded: threads, and what the study's own process goes by."""
+    from relrank.libraries import fitting
+
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS"):
+        os.environ[f"{name}_MAX_THREADS" if name == "POLARS" else f"{name}_NUM_THREADS"] = str(cores)
+    for name in fitting():
+        if name in environment:
+            os.environ.setdefault(name, environment[name])
