@@ -29,11 +29,9 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## every timing and tally that the docs quote; those on real data need RELRANK_DATA
-	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/lightgcn_step.py
 	$(BIN)/python benchmarks/planted_seeds.py
-	$(BIN)/python benchmarks/negatives.py
-	$(BIN)/python benchmarks/neighbour_sampling.py
+	$(BIN)/python benchmarks/speed/run.py
 	$(BIN)/python benchmarks/graphsage_large.py
 	$(BIN)/python benchmarks/attention.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE.parent / ".environments"
 TORCH = "torch==2.13.0"
 
-OWN = ("relrank", "plain", "pyg", "torch_lightgcn")
+OWN = ("relrank", "plain", "pyg", "pyg_sampling", "torch_lightgcn")
 """Peers that live in the environment that runs the benchmark."""
 
 IMPORTS = {

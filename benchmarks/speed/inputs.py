@@ -74,10 +74,22 @@ def goodbooks(data: Path | None) -> Arrays | Skipped:
     }  # fmt: skip
 
 
+def scores(data: Path | None) -> Arrays:
+    """Scores of 2,000 users for 7,770 items, 140,000 known pairs, 8,192 edges among them."""
+    del data
+    n_users, n_items, n_known = 2_000, 7_770, 140_000
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal((n_users, n_items), np.float32)
+    pairs = np.sort(rng.choice(n_users * n_items, n_known, replace=False))
+    edges = rng.choice(n_known, 8192, replace=False)
+    return {"scores": drawn, "known_user": pairs // n_items, "known_item": pairs % n_items, "edges": edges}
+
+
 INPUTS: dict[str, Callable[[Path | None], Arrays | Skipped]] = {
     "gowalla": gowalla,
     "gowalla_vectors": gowalla_vectors,
     "generated": generated,
     "goodbooks": goodbooks,
+    "scores": scores,
 }
 """By the name that ``Context.input`` takes."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import scipy.sparse
+import torch
+from torch.nn import functional
 
 from speed.peer import Call, run
 
@@ -77,5 +79,108 @@ def ease(call: Call) -> list[float]:
     return call.repeat(work, call.options["rounds"], warm_up=0)
 
 
+def negatives(call: Call) -> list[float]:
+    """A batch's draws all at once, those again that were positives, until none is."""
+    data, options = call.data, call.options
+    n_items, n = data["n_items"], options["n"]
+    user = data["train_user"].astype(np.int64)
+    keys = np.sort(user * n_items + data["train_item"])
+    weights = np.maximum(np.bincount(data["train_item"], minlength=n_items), 1) ** 0.75
+    cumulated = np.cumsum(weights / weights.sum())
+    rng = np.random.default_rng(0)
+    batches = max(1, 500_000 // (options["batch"] * n))
+    picked = [np.random.default_rng(k).permutation(user.size)[: options["batch"]] for k in range(batches)]
+
+    def work() -> None:
+        for at in picked:
+            row = np.repeat(user[at], n)
+            out = np.empty(row.size, np.int64)
+            left = np.arange(row.size)
+            while left.size:
+                if options["kind"] == "uniform":
+                    out[left] = rng.integers(0, n_items, left.size)
+                else:
+                    out[left] = np.searchsorted(cumulated, rng.random(left.size), "right")
+                key = row[left] * n_items + out[left]
+                place = np.minimum(np.searchsorted(keys, key), keys.size - 1)
+                left = left[keys[place] == key]
+
+    drawn = batches * options["batch"] * n
+    return [1e6 * spent / drawn for spent in call.repeat(work, options["rounds"])]
+
+
+def neighbours(call: Call) -> list[float]:
+    """Array operations over the neighbours of all nodes of a layer, relabelled through a dense table."""
+    data, options = call.data, call.options
+    n_nodes = data["n_users"] + data["n_items"]
+    ends = data["train_user"], data["train_item"] + data["n_users"]
+    source, target = (np.concatenate(side) for side in (ends, ends[::-1]))
+    order = np.argsort(source, kind="stable")
+    indices, indptr = target[order], np.concatenate([[0], np.cumsum(np.bincount(source, minlength=n_nodes))])
+    starts = [np.random.default_rng(k).permutation(n_nodes)[: options["seeds"]] for k in range(4)]
+    rng, drawn = np.random.default_rng(0), [0]
+
+    def keep(nodes: Any, fanout: int) -> tuple[Any, Any]:
+        """Up to so many neighbours of each node: places in ``nodes``, and which."""
+        degrees = indptr[nodes + 1] - indptr[nodes]
+        if options["replace"]:
+            some = np.flatnonzero(degrees)
+            at = indptr[nodes[some], None] + (rng.random((some.size, fanout)) * degrees[some, None]).astype(np.int64)
+            return np.repeat(some, fanout), indices[at.ravel()]
+        first = np.concatenate([[0], np.cumsum(degrees)])
+        rows = np.repeat(np.arange(nodes.size), degrees)
+        at = np.arange(first[-1]) - first[rows]
+        shuffled = np.lexsort((rng.random(rows.size), rows))
+        chosen = shuffled[at < fanout]
+        return rows[chosen], indices[indptr[nodes[rows[chosen]]] + at[chosen]]
+
+    def work() -> None:
+        drawn[0] = 0
+        place = np.full(n_nodes, -1, np.int32)
+        for nodes in starts:
+            place[nodes] = np.arange(nodes.size, dtype=np.int32)
+            for fanout in options["fanouts"]:
+                rows, columns = keep(nodes, fanout)
+                new = np.unique(columns[place[columns] < 0])
+                place[new] = np.arange(nodes.size, nodes.size + new.size, dtype=np.int32)
+                nodes = np.concatenate([nodes, new])
+                drawn[0] += torch.from_numpy(np.stack([place[columns], rows])).shape[1]
+            place[nodes] = -1
+
+    seconds = call.repeat(work, options["rounds"], at_most=20)
+    call.figures["edges"] = drawn[0] // len(starts)
+    return [1e6 * spent / drawn[0] for spent in seconds]
+
+
+def softmax(call: Call) -> list[float]:
+    """Torch's cross-entropy; per edge on the user's gathered row, what else the user has masked."""
+    data = {name: torch.from_numpy(array) for name, array in call.data.items()}
+    scores, temperature = data["scores"].requires_grad_(), call.options["temperature"]
+    users, items = data["known_user"][data["edges"]], data["known_item"][data["edges"]]
+    mask = torch.zeros(scores.shape, dtype=torch.bool)
+    mask[data["known_user"], data["known_item"]] = True
+
+    def work() -> None:
+        scores.grad = None
+        if call.options["per"] == "edges":
+            others = mask[users]
+            others[torch.arange(len(users)), items] = False
+            logits = (scores[users] / temperature).masked_fill(others, -torch.inf)
+            loss = functional.cross_entropy(logits, items)
+        else:
+            loss = functional.cross_entropy(scores / temperature, items[: len(scores)])
+        loss.backward()
+        call.figures["loss"] = float(loss.detach())
+
+    return call.repeat(work, call.options["rounds"])
+
+
 if __name__ == "__main__":
-    run("plain", "numpy", {"ranking": ranking, "ease": ease})
+    tasks = {
+        "ranking": ranking,
+        "ease": ease,
+        "negatives": negatives,
+        "neighbours": neighbours,
+        "softmax": softmax,
+    }
+    run("plain", "numpy", tasks)
