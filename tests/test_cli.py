@@ -184,6 +184,29 @@ def test_study_again_keeps_the_cells(study, tmp_path):
     assert verdicts(out) == verdicts(study.out)  # word for word
 
 
+def test_study_is_logged_to_mlflow(study, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(study.home, tmp_path / "home")
+    out = good(relrank("study", "small.toml", "--track", "mlflow", at=tmp_path / "home"))
+    where = re.search(r"^mlflow +run (\w+) of experiment small in sqlite:///mlflow.db$", out, re.MULTILINE)
+    assert where, out
+    artifacts = tmp_path / "home" / "mlruns" / "small" / where.group(1) / "artifacts"
+    assert (artifacts / "report.html").read_bytes() == (study.folder / "report.html").read_bytes()
+    elsewhere = f"sqlite:///{tmp_path / 'store.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
+    assert elsewhere in good(relrank("study", "small.toml", "--track", "mlflow", at=tmp_path / "home"))
+    # what cannot be logged is told after the study is there
+    (tmp_path / "home" / "runs" / "small" / "report.html").unlink()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    words = ("study", "small.toml", "--track", "mlflow", "--tracking-uri", "http://127.0.0.1:9")
+    ran = relrank(*words, at=tmp_path / "home")
+    assert ran.code == 2
+    assert ran.err.startswith("error: the study is done and stored, but MLflow did not take it")
+    assert "The study goes on, and is logged when it is done" in " ".join(ran.out.split())
+    assert "Traceback" not in ran.out + ran.err
+    assert (tmp_path / "home" / "runs" / "small" / "report.html").is_file()
+
+
 def test_pitfall_a_smoke_run_overwrites_real_results(study):
     before = files(study.home)
     out = good(relrank("study", "small.toml", "--smoke", at=study.home))
@@ -311,6 +334,8 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("study missing.toml", "missing.toml"),
         ("audit runs", "a folder"),
         ("study misspelt.toml", "study.trails"),
+        ("study small.toml --track wandb", "wandb"),
+        ("study small.toml --tracking-uri sqlite:///mlflow.db", "--tracking-uri alone"),
         ("fit small.toml --model eases", "eases"),
         ("fit small.toml --arm driver,colour", "colour"),
         ("fetch ml-101k data", "ml-101k"),

@@ -129,12 +129,23 @@ def study(
         int | None,
         typer.Option(min=1, help="Of each cell that Ray runs; 1 by default.", show_default=False),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help='"mlflow" logs the study as a run, every cell as one below it (extra "mlflow").', show_default=False
+        ),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(help="Where to: $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db.", show_default=False),
+    ] = None,
 ) -> None:
     """Fit every model on every arm, compare user by user, print the verdicts, write the report.
 
     A study that was interrupted goes on where it was; a changed setting runs what it changes.
 
-    Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --engine ray**
+    Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --track mlflow** ·
+    **relrank study studies/planted.toml --engine ray**
     """
     from rich.console import Console
 
@@ -144,6 +155,7 @@ def study(
     from relrank.study.run import keep_winner, prepare, run_study
     from relrank.study.run import smoke as small
 
+    _check_tracking(track, tracking_uri)
     engines = _engine(engine, address, cores)
     config = read_study(study)
     console = Console()
@@ -153,8 +165,17 @@ def study(
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
     _print_card(console, material)
-    with engines as running, LiveStudy(console) as live:
-        result = run_study(config, material, folder, live, running)
+    tracking = None
+    if track is not None:
+        from relrank.report.tracking import Tracking
+
+        def warn(text: str) -> None:
+            console.print(text, style="yellow", markup=False, highlight=False)
+
+        tracking = Tracking(tracking_uri, config, material, study, folder, warn)
+    with engines as running, LiveStudy(console) as live, ExitStack() as stack:
+        watcher = live if tracking is None else stack.enter_context(tracking.beside(live))
+        result = run_study(config, material, folder, watcher, running)
     print_result(console, result)
     page = write_report(result, folder / "report.html")
     console.print(f"\nreport   {page}", highlight=False, markup=False, soft_wrap=True)
@@ -167,6 +188,9 @@ def study(
     user = winner.split.users.keys[0]
     command = shlex.join(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])
     console.print(f"         {command}", highlight=False, markup=False, soft_wrap=True)
+    if tracking is not None:
+        logged = tracking.finish(result, page, winner)
+        console.print(f"mlflow   {logged}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -507,6 +531,18 @@ def _engine(engine: str, address: str | None, cores: int | None) -> AbstractCont
     from relrank.study.ray_engine import RayEngine
 
     return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)
+
+
+def _check_tracking(track: str | None, uri: str | None) -> None:
+    """Before data is read and anything is fitted."""
+    if track is None and uri is None:
+        return
+    if track != "mlflow":
+        found = "--tracking-uri alone" if track is None else repr(track)
+        raise InputError("unknown tracking", where="relrank study --track", expected="mlflow", found=found)
+    from relrank.report.mlflow_store import load_mlflow
+
+    load_mlflow()
 
 
 def _few(titles: list[str], n: int = 3) -> str:

@@ -229,7 +229,8 @@ def test_logged_twice_nothing_is_there_twice(logged):
     home, uri, (where, _, _) = logged
     before, cells = runs(uri)
     all_points = {key: points(uri, run) for key, run in (*cells.items(), ("study", before))}
-    assert track(home, uri)[0] == where
+    with mock.patch("relrank.report.tracking.load_cell", side_effect=AssertionError("a finished cell is left alone")):
+        assert track(home, uri)[0] == where
     after, again = runs(uri)
     assert after.info.run_id == before.info.run_id
     assert after.info.status == "FINISHED"
