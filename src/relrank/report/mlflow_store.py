@@ -105,7 +105,7 @@ class StudyRuns:
         if key not in self._cells:
             tags = {CELL: key, PARENT: self.run}
             self._cells[key] = self.client.create_run(self._experiment, began, tags, title)
-        return self._cells[key].info.run_id
+        return str(self._cells[key].info.run_id)
 
     def end(self, run: str, status: str = "FINISHED", at: int | None = None) -> None:
         """Close a run, ``at`` ms, by default now."""
