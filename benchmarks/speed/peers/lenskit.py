@@ -49,7 +49,7 @@ def ranking(call: Call) -> list[float]:
         call.figures["ndcg@20"] = float(found[f"NDCG@{K}"])
 
     scale = np.unique(data["test_user"]).size / len(sample)
-    return [scale * seconds for seconds in call.repeat(work, call.options["rounds"], at_most=15)]
+    return [scale * seconds for seconds in call.repeat(work, call.options["rounds"], at_most=10)]
 
 
 def ease(call: Call) -> list[float]:

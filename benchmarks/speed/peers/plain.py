@@ -43,7 +43,7 @@ def ranking(call: Call) -> list[float]:
         call.figures |= {"recall@20": float(np.mean(recalls)), "ndcg@20": float(np.mean(ndcgs))}
 
     scale = np.unique(data["test_user"]).size / len(sample)
-    return [scale * seconds for seconds in call.repeat(work, call.options["rounds"], at_most=15)]
+    return [scale * seconds for seconds in call.repeat(work, call.options["rounds"], at_most=10)]
 
 
 def inverse(gram: Any) -> Any:
@@ -147,7 +147,7 @@ def neighbours(call: Call) -> list[float]:
                 drawn[0] += torch.from_numpy(np.stack([place[columns], rows])).shape[1]
             place[nodes] = -1
 
-    seconds = call.repeat(work, options["rounds"], at_most=20)
+    seconds = call.repeat(work, options["rounds"], at_most=8)
     call.figures["edges"] = drawn[0] // len(starts)
     return [1e6 * spent / drawn[0] for spent in seconds]
 

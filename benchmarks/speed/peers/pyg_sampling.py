@@ -24,7 +24,7 @@ def negatives(call: Call) -> list[float]:
 def neighbours(call: Call) -> list[float]:
     """Its loader, asked for one batch of seeds after the other."""
     if not (WITH_PYG_LIB or WITH_TORCH_SPARSE):
-        sys.exit("NeighborLoader needs pyg-lib or torch-sparse, and neither is installed: the package index has no wheels")
+        sys.exit("NeighborLoader needs pyg-lib or torch-sparse; the package index has wheels of neither")
     from torch_geometric.data import Data
     from torch_geometric.loader import NeighborLoader
 

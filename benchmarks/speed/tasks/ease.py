@@ -25,7 +25,7 @@ PEERS = (
 def rows(context: Context) -> Iterator[Row]:
     """Everybody; all must find the same weights."""
     file = context.input("generated")
-    found = list(context.compare("ease", TITLE, file, PEERS, rounds=1 if context.quick else 2, l2=L2))
+    found = list(context.compare("ease", TITLE, file, PEERS, rounds=1, l2=L2))
     operations = 9_999**3  # of a Cholesky inverse; the Gram matrix is sparse
     limit = context.roofline.sgemm_gflop_s * 1e9
     found = [row if row.seconds is None else replace(row, fraction=operations / row.seconds / limit) for row in found]
@@ -40,10 +40,10 @@ def relrank(call: Call) -> list[float]:
         pairs = data["train_user"][kept], data["train_item"][kept]
         graph = graph_of(pairs, int(pairs[0].max()) + 1, int(pairs[1].max()) + 1)
         if kept is few:
-            EASE(graph, EASEConfig(L2)).solve()
+            EASE(graph, EASEConfig(call.options["l2"])).solve()
 
     def work() -> None:
-        model = EASE(graph, EASEConfig(L2)).solve()
+        model = EASE(graph, EASEConfig(call.options["l2"])).solve()
         weights = -model.projection[0].numpy() / model.diagonal.numpy()
         weights[0] = 0
         call.figures["weight"] = float(np.linalg.norm(weights))

@@ -32,7 +32,7 @@ def rows(context: Context) -> Iterator[Row]:
     """Both graphs, or the first if it has to be quick."""
     for name, title in list(TITLES.items())[: 1 if context.quick else 2]:
         yield from context.compare(
-            "neighbours", title, context.input(name), PEERS, seeds=SEEDS, fanouts=list(FANOUTS), rounds=7
+            "neighbours", title, context.input(name), PEERS, seeds=SEEDS, fanouts=list(FANOUTS), rounds=5
         )
 
 

@@ -40,7 +40,7 @@ PEERS = (
 def rows(context: Context) -> Iterator[Row]:
     """relrank, the blocks beside it, libraries."""
     file = context.input("gowalla_vectors")
-    first, *others = context.compare("ranking", TITLE, file, PEERS, rounds=3 if context.quick else 7)
+    first, *others = context.compare("ranking", TITLE, file, PEERS, rounds=1 if context.quick else 3)
     if first.seconds is None:
         yield first
         return

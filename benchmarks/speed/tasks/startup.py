@@ -67,7 +67,7 @@ def rows(context: Context) -> Iterator[Row]:
     (folder / "study.toml").write_text(STUDY)
     _seconds([program, *BEFORE], folder, first_line=False)
     times: dict[str, list[float]] = {name: [] for name in (*whole, *first, *imports)}
-    few, many = (1, 3) if context.quick else (3, 9)
+    few, many = (1, 3) if context.quick else (2, 9)
     for turn in range(1 + many):
         for name, command in (whole | (first | imports if turn <= few else {})).items():
             took = _seconds(command, folder, first_line=name in first)
