@@ -21,16 +21,9 @@ from relrank.study.run import machine
 from relrank.whole import whole
 from speed import page, roofline
 from speed.environments import Environments
-from speed.frame import Context, Row, say
+from speed.frame import TASKS, Context, Row, say
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-ORDER = ("lightgcn_step", "lightgcn_epoch")
-"""Tasks that come first; the others follow by name."""
-TASKS = tuple(
-    sorted((p.stem for p in (HERE / "tasks").glob("[a-z]*.py")), key=lambda t: (t not in ORDER, t != ORDER[0], t))
-)
-"""Every file in ``tasks/``."""
+ROOT = Path(__file__).parents[2]
 VERSIONS = ("relrank", "torch", "numpy", "numba", "scipy")
 
 
@@ -93,7 +86,9 @@ def measure(names: tuple[str, ...], quick: bool, budget: float) -> dict[str, Any
 
 def show(task: str, rows: list[Row]) -> None:
     """One task's rows on the terminal."""
-    table = Table("data", "who", "time", "×", "MB", "of limit", "note", title=task)
-    for row in rows:
-        table.add_row(row.data, *page.cells(row, limited=True))
-    Console().print(table)
+    for data in dict.fromkeys(row.data for row in rows):
+        table = Table(data, "time", "×", "MB", "of limit", "", title=task)
+        for row in rows:
+            if row.data == data:
+                table.add_row(*(cell.replace("**", "") for cell in page.cells(row, limited=True)))
+        Console().print(table)

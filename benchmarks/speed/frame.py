@@ -20,6 +20,8 @@ from speed.inputs import INPUTS
 from speed.roofline import Roofline
 
 HERE = Path(__file__).parent
+TASKS = tuple(sorted(path.stem for path in (HERE / "tasks").glob("[a-z]*.py")))
+"""Every file in ``tasks/``."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relrank.whole import whole
-from speed.frame import Row, Target, shown
+from speed.frame import TASKS, Row, Target, shown
 from speed.plots import bars, curves
 
 INTRODUCTION = """# Performance
@@ -35,7 +35,7 @@ def write(folder: Path) -> None:
     """The page and its plots, from what lies in the folder.
 
     Raises:
-        ValueError: the notes have a section for a task that is not there.
+        ValueError: the notes have a section on what is no task.
     """
     report = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
     notes_at, growth_at = folder / "performance-notes.md", folder / "performance-growth.json"
@@ -76,9 +76,9 @@ def page(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any] |
         growth: of ``performance-growth.json``.
 
     Raises:
-        ValueError: notes on a task that is not in the report.
+        ValueError: notes on what is no task.
     """
-    if unknown := set(notes) - set(report["tasks"]) - {"growth"}:
+    if unknown := set(notes) - {*TASKS, "growth"}:
         raise ValueError(f"performance-notes.md has sections of no task: {', '.join(sorted(unknown))}")
     return "\n".join(_lines(report, notes, growth)).rstrip() + "\n"
 
@@ -107,7 +107,7 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
         yield "| task | data | target | found | |"
         yield "|---|---|---|---|---|"
         for row, target in promised:
-            yield f"| {row.task} | {row.data} | {target.text} | {target.found:.3g} | {verdict(target)} |"
+            yield f"| {row.task} | {row.data} | {escaped(target.text)} | {target.found:.3g} | {verdict(target)} |"
         yield ""
     if any(row.ratio for row in rows):
         yield "![How many times as long as relrank everybody takes](performance.svg)"
@@ -163,13 +163,18 @@ def cells(row: Row, limited: bool) -> list[str]:
     if row.seconds is None:
         said = [f"not measured: {row.note}" if not row.note.startswith("not ") else row.note]
     return [
-        row.who.replace("|", "\\|"),
+        escaped(row.who),
         "–" if row.seconds is None else shown(row.seconds),
         "–" if row.ratio is None else f"{row.ratio:.3g}",
         "–" if row.peak_mb is None else f"{row.peak_mb:,.0f}",
         *(["–" if row.fraction is None else f"{row.fraction:.0%}"] if limited else []),
-        "; ".join(said).replace("|", "\\|"),
+        escaped("; ".join(said)),
     ]
+
+
+def escaped(text: str) -> str:
+    """For a cell of a table in Markdown."""
+    return text.replace("|", "\\|")
 
 
 def verdict(target: Target) -> str:
