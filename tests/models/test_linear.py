@@ -1,3 +1,4 @@
+import numba
 import numpy as np
 import pytest
 from scipy import sparse
@@ -6,9 +7,11 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.models import linear
 from relrank.models.linear import (
-    add_scaled,
     gram,
+    penalised,
     products_by_row,
+    products_of,
+    regression_weights,
     rows_times_dense,
     singular_vectors,
     spd_inverse,
@@ -30,10 +33,9 @@ def to_scipy(csr):
 def test_products_equal_scipys():
     left, right = random_csr(40, 70, 0.2, 0), random_csr(70, 33, 0.3, 1)
     np.testing.assert_allclose(products_by_row(left, right), (to_scipy(left) @ to_scipy(right)).toarray(), rtol=1e-5)
-    np.testing.assert_allclose(gram(left), (to_scipy(left) @ to_scipy(left).T).toarray(), rtol=1e-5)
     dense = np.random.default_rng(2).standard_normal((70, 5)).astype(np.float32)
     np.testing.assert_allclose(rows_times_dense(left, dense), to_scipy(left) @ dense, atol=1e-5)
-    for product in (products_by_row(left, right), gram(left), rows_times_dense(left, dense)):
+    for product in (products_by_row(left, right), rows_times_dense(left, dense)):
         assert product.dtype == np.float32
         assert not product[20].any()
 
@@ -44,13 +46,66 @@ def test_products_of_no_rows():
     assert rows_times_dense(left, np.ones((7, 3), np.float32)).shape == (0, 3)
 
 
-def test_add_scaled_adds_into_the_upper_left_corner():
-    rng = np.random.default_rng(0)
-    out, other = rng.standard_normal((7, 9)).astype(np.float32), rng.standard_normal((5, 6)).astype(np.float32)
-    expected = out.copy()
-    expected[:5, :6] += np.float32(2.5) * other
-    add_scaled(out, other, 2.5)
-    np.testing.assert_allclose(out, expected, atol=1e-6)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 5), (40, 70), (131, 9)])
+def test_gram_is_the_upper_triangle_of_the_product(n, m, weighted):
+    rows = random_csr(n, m, 0.3, n)
+    if not weighted:
+        rows = Csr(rows.indptr, rows.indices, np.ones_like(rows.data), rows.n_cols)
+    whole = (to_scipy(rows) @ to_scipy(rows).T).toarray()
+    np.testing.assert_allclose(gram(rows), whole[np.triu_indices(n)], rtol=1e-5)
+    assert gram(rows).dtype == np.float32
+    dense = to_scipy(rows).toarray() != 0
+    pairs = sum(d * (d + 1) // 2 for d in dense.sum(0).tolist())
+    assert products_of(rows) == pairs
+
+
+def test_gram_of_more_rows_than_two_bytes_can_number():
+    """Column numbers are kept in two bytes where they fit; 65,536 is the last size for which they do."""
+    for n in (65_536, 65_537):
+        rows = Csr.from_pairs(np.array([0, n - 1]), np.array([0, 0]), (n, 1))
+        assert linear._both_ways(rows)[4].tolist() == [0, n - 1]
+
+
+def test_penalised_adds_grams_into_the_upper_left_corner():
+    first, one, other = random_csr(9, 20, 0.4, 0), random_csr(7, 8, 0.5, 1), random_csr(9, 5, 0.5, 2)
+    expected = (to_scipy(first) @ to_scipy(first).T).toarray() + 0.25 * np.eye(9)
+    expected[:7, :7] += 2.5 * (to_scipy(one) @ to_scipy(one).T).toarray()
+    expected += 3.0 * (to_scipy(other) @ to_scipy(other).T).toarray()
+    upper = np.triu_indices(9)
+    made = penalised(gram(first), [(gram(one), 2.5), (gram(other), 3.0)], 0.25)
+    np.testing.assert_allclose(made[upper], expected[upper], rtol=1e-5)
+    from_rows = penalised(gram(first), [(one, 2.5), (other, 3.0)], 0.25)
+    assert (made[upper] == from_rows[upper]).all()  # what is kept must not change a bit of a result
+
+
+@pytest.mark.parametrize("d", [64, 65, 97, 200])
+def test_tiles_change_no_bit_of_a_product(d, monkeypatch):
+    rows, dense = random_csr(300, 70, 0.4, 3), np.random.default_rng(4).standard_normal((70, d)).astype(np.float32)
+    plain = rows_times_dense(rows, dense)
+    called = []
+    tiled = linear._rows_times_tiles
+    monkeypatch.setattr(linear, "_rows_times_tiles", lambda *args: called.append(1) or tiled(*args))
+    monkeypatch.setattr(linear, "MANY", 0)
+    assert (rows_times_dense(rows, dense) == plain).all()
+    assert called
+    np.testing.assert_allclose(plain, to_scipy(rows) @ dense, atol=1e-4)
+
+
+def test_threads_change_no_bit_of_gram_matrices_and_products(monkeypatch):
+    monkeypatch.setattr(linear, "MANY", 0)
+    rows = random_csr(300, 70, 0.4, 3)
+    dense = np.random.default_rng(4).standard_normal((70, 97)).astype(np.float32)
+    upper, found, before = np.triu_indices(300), [], numba.get_num_threads()
+    try:
+        for threads in (1, min(2, before)):
+            numba.set_num_threads(threads)
+            made = penalised(gram(rows), [(rows, 2.5)], 1.0)
+            found.append((gram(rows), made[upper], rows_times_dense(rows, dense)))
+    finally:
+        numba.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert (one == other).all()
 
 
 def test_unit_rows_have_length_one_and_empty_rows_stay_empty():
@@ -79,6 +134,30 @@ def test_spd_inverse_is_the_inverse(n):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (found == found.T).all() or np.abs(found - found.T).max() < 1e-6
     assert found.flags.c_contiguous
+
+
+@pytest.mark.usefixtures("cholesky")
+@pytest.mark.parametrize("n", [1, 63, 64, 130])
+def test_regression_weights_are_least_squares(n):
+    """Column j of B is the ridge regression of column j on the others, which numpy solves one by one."""
+    x = np.random.default_rng(n).standard_normal((n + 40, n))
+    a = x.T @ x / n + np.eye(n)
+    b, diagonal = regression_weights(np.triu(a).astype(np.float32))
+    for j in range(n):
+        others = np.delete(np.arange(n), j)
+        np.testing.assert_allclose(b[others, j], np.linalg.solve(a[np.ix_(others, others)], a[others, j]), atol=2e-5)
+    assert not b.diagonal().any()
+    np.testing.assert_allclose(diagonal, np.linalg.inv(a).diagonal(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("inverse", [spd_inverse, regression_weights])
+@pytest.mark.usefixtures("cholesky")
+def test_only_the_upper_triangle_is_read(inverse):
+    a = np.random.default_rng(0).standard_normal((70, 90)).astype(np.float32)
+    a = a @ a.T / 70 + np.eye(70, dtype=np.float32)
+    broken = np.where(np.triu(np.ones_like(a)) == 1, a, np.float32(np.nan))
+    for one, other in zip(inverse(a), inverse(broken), strict=True):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.usefixtures("cholesky")

@@ -27,7 +27,7 @@ PREFETCH = 16
 CHUNKS_PER_THREAD = 8
 
 
-def _row_kernel(width: int, dot: bool) -> Any:
+def row_kernel(width: int, dot: bool) -> Any:
     """The innermost loop for vectors of ``width`` floats, as LLVM code: one row of the product.
 
     Plain Python cannot ask for a prefetch, nor for a sum that lives in registers across the edges of a row.
@@ -109,7 +109,7 @@ def _row_kernel(width: int, dot: bool) -> Any:
 @cache
 def _kernel(width: int, dot: bool) -> Any:
     """The compiled product for one vector width; compiled once a process (about a second)."""
-    row = _row_kernel(width, dot)
+    row = row_kernel(width, dot)
 
     @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, chunks, x, base, out, alpha, z, partial):  # type: ignore[no-untyped-def]

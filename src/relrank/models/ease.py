@@ -19,7 +19,7 @@ from relrank.csr import Csr, Float32, Float64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
-from relrank.models.linear import gram, products_by_row, rows_times_dense, spd_inverse
+from relrank.models.linear import gram, penalised, products_by_row, rows_times_dense, spd_inverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,7 @@ class EASE(ClosedForm):
     def solve(self) -> Self:
         """One Cholesky inverse of the smaller side."""
         x, l2 = self.history, ridge(self.config.l2)
-        g = gram(x if self.dual else x.transpose())
-        g[np.diag_indices_from(g)] += np.float32(l2)
-        inverse = spd_inverse(g)
+        inverse = spd_inverse(penalised(gram(x if self.dual else x.transpose()), (), l2))
         if self.dual:
             kx = np.ascontiguousarray(rows_times_dense(x.transpose(), inverse).T)
             diagonal = (1.0 - _column_dots(x, kx)) / l2

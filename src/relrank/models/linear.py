@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numba
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
-from relrank.graph.spmm import spmm
+from relrank.graph.spmm import row_kernel, spmm
 
 # Above this size scipy's float32 Cholesky has crashed processes; torch's has not.
 LAPACK_LIMIT = 20_000
+# Columns that one pass over sparse rows sums in registers, and columns that are copied together into its tiles.
+WIDTH, TILES = 32, 2
+# Rows of the dense matrix have to be read this often for copies of them to pay, and this many products be made.
+REUSE, MANY = 8, 1 << 29
+# Side of the square pieces that a matrix is transposed in.
+BLOCK = 64
 
 
 @numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
@@ -35,16 +46,57 @@ def _products_by_row(indptr, indices, data, o_indptr, o_indices, o_data, out):  
                 row[o_indices[f]] += v * o_data[f]
 
 
+_row = row_kernel(WIDTH, dot=False)
+
+
+@numba.njit(parallel=True, nogil=True)
+def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: ignore[no-untyped-def]
+    """Tiles of all rows of ``dense`` and few columns, small enough for the second-level cache, times all rows."""
+    n, d = dense.shape
+    strands, together, _, width = tiles.shape
+    for s in numba.prange(strands):
+        mine = tiles[s]
+        for at in range(s * together * width, d, strands * together * width):
+            first = min(at, d - together * width)  # the last ones overlap others: the same sums are made twice
+            for k in range(n):
+                for t in range(together):
+                    for j in range(width):
+                        mine[t, k, j] = dense[k, first + t * width + j]
+            for t in range(together):
+                left = first + t * width
+                for u in range(out.shape[0]):
+                    into = out[u, left : left + width].reshape(1, width)
+                    _row(indices, data, indptr[u], indptr[u + 1], mine[t], none, into, 0, np.float32(1), none)
+
+
 @numba.njit(parallel=True, nogil=True, cache=True)
 def _mirror(a, block):  # type: ignore[no-untyped-def]
     """Copy the upper triangle into the lower one, tile by tile."""
     n = a.shape[0]
     tiles = (n + block - 1) // block
-    for bi in numba.prange(tiles):
+    for k in numba.prange(tiles):
+        bi = k // 2 if k % 2 == 0 else tiles - 1 - k // 2  # long and short rows of tiles by turns
         for bj in range(bi + 1):
             for i in range(bi * block, min(n, (bi + 1) * block)):
                 for j in range(bj * block, min(i, (bj + 1) * block)):
                     a[i, j] = a[j, i]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _weights(p, diagonal, block):  # type: ignore[no-untyped-def]
+    """``−P_ij / P_jj`` from the upper triangle of P, zeros on the diagonal: one pass over both triangles."""
+    n = p.shape[0]
+    tiles = (n + block - 1) // block
+    for k in numba.prange(tiles):
+        bi = k // 2 if k % 2 == 0 else tiles - 1 - k // 2
+        for bj in range(bi + 1):
+            for i in range(bi * block, min(n, (bi + 1) * block)):
+                for j in range(bj * block, min(i, (bj + 1) * block)):
+                    value = -p[j, i]
+                    p[i, j] = value / diagonal[j]
+                    p[j, i] = value / diagonal[i]
+        for i in range(bi * block, min(n, (bi + 1) * block)):
+            p[i, i] = 0
 
 
 def products_by_row(left: Csr, right: Csr) -> Float32:
@@ -54,22 +106,114 @@ def products_by_row(left: Csr, right: Csr) -> Float32:
     return out
 
 
-def gram(rows: Csr) -> Float32:
-    """``rows @ rows.T``, dense float32 [n_rows, n_rows]."""
-    return products_by_row(rows, rows.transpose())
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row):  # type: ignore[no-untyped-def]
+    """Row i of ``rows @ rows.T`` from the diagonal on; the columns of a transposed row ascend."""
+    row[:] = 0
+    for e in range(indptr[i], indptr[i + 1]):
+        t, v = indices[e], data[e]
+        if t_data.size:
+            for f in range(t_indptr[t + 1] - 1, t_indptr[t] - 1, -1):
+                j = np.int64(t_indices[f]) - i
+                if j < 0:
+                    break
+                row[j] += v * t_data[f]
+        else:
+            for f in range(t_indptr[t + 1] - 1, t_indptr[t] - 1, -1):
+                j = np.int64(t_indices[f]) - i
+                if j < 0:
+                    break
+                row[j] += v
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # type: ignore[no-untyped-def]
+    n = indptr.size - 1
+    for s in numba.prange(strands):
+        for i in range(s, n, strands):  # by turns: the first rows of a triangle are the longest
+            start = i * n - i * (i - 1) // 2
+            row = out[start : start + n - i]
+            _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row)
 
 
 @numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
-def _add_scaled(out, other, factor):  # type: ignore[no-untyped-def]
-    for i in numba.prange(other.shape[0]):
-        into, row = out[i], other[i]
-        for j in range(row.size):
-            into[j] += factor * row[j]
+def _add_gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out, factor):  # type: ignore[no-untyped-def]
+    n = indptr.size - 1
+    for s in numba.prange(strands):
+        scratch = np.empty(n, np.float32)
+        for i in range(s, n, strands):
+            into, row = out[i, i:n], scratch[: n - i]
+            _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row)
+            for j in range(row.size):
+                into[j] += factor * row[j]
 
 
-def add_scaled(out: Float32, other: Float32, factor: float) -> None:
-    """``out[:n, :m] += factor · other`` in place on all cores, for ``other`` [n, m]; no temporary matrix is made."""
-    _add_scaled(out, other, np.float32(factor))
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _add_triangle(triangle, n, strands, out, factor, first):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for i in range(s, n, strands):
+            start = i * n - i * (i - 1) // 2
+            into, row = out[i, i:n], triangle[start : start + n - i]
+            if first:
+                for j in range(row.size):
+                    into[j] = row[j]
+            else:
+                for j in range(row.size):
+                    into[j] += factor * row[j]
+
+
+def _both_ways(rows: Csr) -> tuple[npt.NDArray[Any], ...]:
+    """Rows and columns as ``_product_row`` takes them, in few bytes: column sweeps wait for memory."""
+    columns = rows.transpose()
+    indices = columns.indices.astype(np.uint16) if rows.n_rows <= 1 << 16 else columns.indices
+    data = np.empty(0, np.float32) if (columns.data == 1).all() else columns.data
+    return rows.indptr, rows.indices, rows.data, columns.indptr, indices, data
+
+
+def gram(rows: Csr) -> Float32:
+    """``rows @ rows.T``: its upper triangle row by row, float32 [n_rows · (n_rows + 1) / 2]."""
+    n = rows.n_rows
+    # np.zeros would be paged in 4 kB at a time, which takes longer than the products
+    out: Float32 = np.empty(n * (n + 1) // 2, np.float32)
+    _gram(*_both_ways(rows), _strands(), out)
+    return out
+
+
+def products_of(rows: Csr) -> int:
+    """How many products ``gram`` sums."""
+    degrees = np.bincount(rows.indices, minlength=rows.n_cols)
+    return int((degrees * (degrees + 1)).sum()) // 2
+
+
+def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2: float) -> Float32:
+    """``F + Σ factor · O + l2 · I`` of Gram matrices, float32 [n, n]; only its upper triangle is set.
+
+    Args:
+        first: F as ``gram`` gives it, of n rows.
+        others: each O as ``gram`` gives it or as the rows that it is made of (the same bits), with its factor; one of
+            fewer rows is added to the upper left corner.
+        l2: added to the diagonal.
+    """
+    n, strands = _side(first), _strands()
+    out: Float32 = np.empty((n, n), np.float32)
+    _add_triangle(first, n, strands, out, np.float32(1), True)
+    for other, factor in others:
+        if isinstance(other, Csr):
+            _add_gram(*_both_ways(other), strands, out, np.float32(factor))
+        else:
+            _add_triangle(other, _side(other), strands, out, np.float32(factor), False)
+    out[np.diag_indices_from(out)] += np.float32(l2)
+    return out
+
+
+def _strands() -> int:
+    """Pieces of work, enough to keep all cores busy to the end."""
+    return 16 * numba.get_num_threads()
+
+
+def _side(triangle: Float32) -> int:
+    """N of n (n + 1) / 2."""
+    return (math.isqrt(8 * triangle.size + 1) - 1) // 2
 
 
 def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Float32:
@@ -125,18 +269,52 @@ def unit_rows(rows: Csr) -> Csr:
 
 
 def rows_times_dense(rows: Csr, dense: Float32) -> Float32:
-    """``rows @ dense``, float32 [n_rows, dense.shape[1]]."""
-    out = np.empty((rows.n_rows, dense.shape[1]), np.float32)
-    _rows_times_dense(rows.indptr, rows.indices, rows.data, dense, out)
+    """``rows @ dense``, float32 [n_rows, dense.shape[1]]; the same bits whichever way it goes."""
+    (n, d), together = dense.shape, TILES * WIDTH
+    out: Float32 = np.empty((rows.n_rows, d), np.float32)
+    if d >= together and rows.nnz >= REUSE * n and rows.nnz * d >= MANY:
+        tiles = np.empty((numba.get_num_threads(), TILES, n, WIDTH), np.float32)
+        none = np.empty(0, np.float32)
+        _rows_times_tiles(rows.indptr, rows.indices, rows.data, dense, out, tiles, none)
+    else:
+        _rows_times_dense(rows.indptr, rows.indices, rows.data, dense, out)
     return out
 
 
 def spd_inverse(a: Float32) -> Float32:
-    """The inverse of a symmetric positive definite float32 matrix by Cholesky; ``a`` is overwritten.
+    """The inverse of a symmetric positive definite float32 matrix by Cholesky.
+
+    Args:
+        a: [n, n], C-ordered; only its upper triangle is read, all of it is overwritten.
 
     Raises:
         InputError: the matrix is not positive definite (the ridge penalty is too small).
     """
+    inverse = _inverse_triangle(a)
+    _mirror(inverse, BLOCK)
+    return inverse
+
+
+def regression_weights(a: Float32) -> tuple[Float32, Float32]:
+    """Every column of a Gram matrix regressed on the others: ``B_ij = −P_ij / P_jj``, ``B_jj = 0`` for ``P = a⁻¹``.
+
+    Args:
+        a: as for ``spd_inverse``.
+
+    Returns:
+        B, float32 [n, n] in the memory of ``a`` up to LAPACK_LIMIT, and diag(P), float32 [n].
+
+    Raises:
+        InputError: as for ``spd_inverse``.
+    """
+    p = _inverse_triangle(a)
+    diagonal = p.diagonal().copy()
+    _weights(p, diagonal, BLOCK)
+    return p, diagonal
+
+
+def _inverse_triangle(a: Float32) -> Float32:
+    """The upper triangle of the inverse; below it stands anything."""
     n = a.shape[0]
     if n <= LAPACK_LIMIT:
         from scipy.linalg import lapack
@@ -147,11 +325,10 @@ def spd_inverse(a: Float32) -> Float32:
             inverse, info = lapack.spotri(factor, lower=1, overwrite_c=1)
         if info == 0:
             result: Float32 = inverse.T
-            _mirror(result, 64)
             return result
         failed = f"pivot {info} of {n}"
     else:
-        factor_, info_ = torch.linalg.cholesky_ex(torch.from_numpy(a))
+        factor_, info_ = torch.linalg.cholesky_ex(torch.from_numpy(a).T)
         if int(info_) == 0:
             # in LAPACK's order of memory: transposed, the same numbers lie in ours
             return torch.cholesky_inverse(factor_).T.contiguous().numpy()

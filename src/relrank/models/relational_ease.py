@@ -27,7 +27,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
 from relrank.models.ease import L2_LADDER, ridge
-from relrank.models.linear import add_scaled, gram, rows_times_dense, spd_inverse, unit_rows
+from relrank.models.linear import gram, penalised, products_of, regression_weights, rows_times_dense, unit_rows
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -106,29 +106,24 @@ class RelationalEASE(ClosedForm):
 
     def solve(self) -> Self:
         """One Cholesky inverse of [n_items + pseudo-items]²."""
-        p, n = spd_inverse(self._penalised_gram()), self.graph.n_items
-        b = p[:, :n] if p.shape[1] == n else np.ascontiguousarray(p[:, :n])
-        diagonal = p.diagonal()[:n].copy()
-        b /= -diagonal
-        b[np.arange(n), np.arange(n)] = 0
-        self.item_weights, self.diagonal = torch.from_numpy(b), torch.from_numpy(diagonal)
+        b, diagonal = regression_weights(self._penalised_gram())
+        n = self.graph.n_items
+        self.item_weights = torch.from_numpy(b if b.shape[1] == n else np.ascontiguousarray(b[:, :n]))
+        self.diagonal = torch.from_numpy(diagonal[:n])
         return self
 
     def _penalised_gram(self) -> Float32:
-        """G, [n_items + pseudo-items]²."""
+        """G, [n_items + pseudo-items]²: its upper triangle."""
         graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
         if beside is None:
-            g = np.zeros((graph.n_items, graph.n_items), np.float32)
-            add_scaled(g, _gram_of(graph, graph.interactions), 1.0)
+            first = _gram_of_histories(graph)
         else:
             row = np.concatenate([x.rows(), beside.rows()])
             col = np.concatenate([x.indices, beside.indices + x.n_cols])
             data = np.concatenate([x.data, beside.data])
-            g = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
-        for relation, weight in self.in_use(graph.item):
-            add_scaled(g, _gram_of(graph, relation), weight)
-        g[np.diag_indices_from(g)] += np.float32(l2)
-        return g
+            first = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
+        of_items = [(_gram_of(graph, relation), weight) for relation, weight in self.in_use(graph.item)]
+        return penalised(first, of_items, l2)
 
     def score(self, users: Tensor) -> Tensor:
         """``[X, √w U] B`` for these users."""
@@ -169,13 +164,25 @@ def unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
     return unit_rows(rows if relation.source == end else rows.transpose())
 
 
-def _gram_of(graph: Graph, relation: Relation) -> Float32:
-    """The Gram matrix of a relation's item rows (of X's columns for interactions), kept while the relation lives."""
-    known = _GRAMS.get(relation)
-    if known is not None and known.shape[0] == graph.n_items:
+def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
+    """``gram`` of a relation's item rows, kept while the relation lives; the rows where that is as good to add."""
+    known, n = _GRAMS.get(relation), graph.n_items
+    size = n * (n + 1) // 2
+    if known is not None and known.size == size:
         return known
-    of_x = relation is graph.interactions
-    result = gram(interaction_rows(graph).transpose() if of_x else unit_rows_of(graph, relation, graph.item))
-    if sum(g.nbytes for g in _GRAMS.values()) + result.nbytes <= CACHE_BYTES:
-        _GRAMS[relation] = result
-    return result
+    rows = unit_rows_of(graph, relation, graph.item)
+    return rows if products_of(rows) <= size else _kept(relation, gram(rows))
+
+
+def _gram_of_histories(graph: Graph) -> Float32:
+    """``gram`` of X's columns, kept likewise."""
+    known, n = _GRAMS.get(graph.interactions), graph.n_items
+    if known is not None and known.size == n * (n + 1) // 2:
+        return known
+    return _kept(graph.interactions, gram(interaction_rows(graph).transpose()))
+
+
+def _kept(relation: Relation, triangle: Float32) -> Float32:
+    if sum(g.nbytes for g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
+        _GRAMS[relation] = triangle
+    return triangle
