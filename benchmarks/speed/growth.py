@@ -198,15 +198,16 @@ def chain(n: int, folder: Path, steps: int) -> dict[str, Any]:
 
 
 def run(n: int, steps: int, folder: Path) -> dict[str, Any]:
-    """One size: its file, then the chain, each in a process of its own. A file that is there already is kept."""
+    """One size: its file, then the chain, each in a process of its own. A file that is there is kept, untimed."""
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
+    made = None
     if not (folder / "interactions.parquet").is_file():
+        began = time.perf_counter()
         subprocess.run([sys.executable, __file__, "--generate", str(n), "--folder", str(folder)], check=True)
-    made = time.perf_counter() - began
+        made = round(time.perf_counter() - began, 1)
     command = [sys.executable, __file__, "--chain", str(n), "--folder", str(folder), "--steps", str(steps)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {**json.loads(out), "seconds_generate": round(made, 1)}
+    return {**json.loads(out), "seconds_generate": made}
 
 
 def versions() -> dict[str, str]:
@@ -241,14 +242,14 @@ def main() -> None:
             print(
                 f"{n:>12,}  {row['users']:>9,} × {row['items']:<8,} batch {row['batch']:>7,}  "
                 f"step {row['seconds_step']:6.2f} s  epoch {row['seconds_epoch_estimated'] / 60:5.1f} min (estimated)"
-                f"  peak {row['peak_mb'] / 1024:5.2f} GB",
+                f"  peak {row['peak_mb'] / 1024:5.2f} GiB",
                 flush=True,
             )
     if arguments.json:
         kept = json.loads(arguments.json.read_text())["rows"] if arguments.json.is_file() else []
         by_size = {r["interactions"]: r for r in (*kept, *rows)}
         note = {
-            "machine": machine(), "date": date.today().isoformat(), "versions": versions(),
+            "machine": machine(), "date": date.today().isoformat(), "versions": versions(), "mb": "2^20 bytes",
             "rows": [by_size[n] for n in sorted(by_size)],
         }  # fmt: skip
         arguments.json.write_text(json.dumps(note, indent=1) + "\n")
