@@ -5,6 +5,7 @@ A row number in a message counts data rows from 1: the header is not counted.
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Collection
 from datetime import date, datetime
 from pathlib import Path
@@ -17,43 +18,63 @@ Moment = int | str | date | datetime
 """A time in a configuration file: whole seconds since 1970, ISO text, or TOML's own dates."""
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
+_PIECE = 1 << 24
+"""Bytes of a file that are looked at together."""
+WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
 _ISO = r"^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?)? ?(Z|[+-]\d\d(?::?\d\d)?)?$"
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> None:
+    """Refuse a file without content, or in another encoding; a piece of it is in memory at a time.
+
+    Args:
+        path: the file.
+        encoding: of all its bytes.
+        decoded: False looks no further than the first byte that is not blank.
 
     Raises:
-        InputError: there is no such file, or nothing in it; the message names its neighbours.
+        InputError: there is no such file, nothing in it, or a byte that the encoding does not know; the message names
+            the file's neighbours, or line and byte.
     """
     if not path.is_file():
         near = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
         found = f"in that folder: {', '.join(near[:20])}" if near else "no such folder, or an empty one"
         raise InputError("no such file", where=str(path), expected="a file", found=found)
-    content = path.read_bytes()
-    if not content.strip():
-        raise InputError("file is empty", where=str(path), expected="at least one row", found=f"{len(content)} bytes")
-    return content
+    decoder, blank, before, line = getincrementaldecoder(encoding)(), True, 0, 1
+    with path.open("rb") as file:
+        while True:
+            piece = file.read(_PIECE)
+            blank = blank and not piece.strip()
+            if not decoded and (not blank or not piece):
+                break
+            kept = decoder.getstate()[0]  # the first bytes of a character that the last piece cut in two
+            try:
+                decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as error:
+                seen, start = kept + piece, error.start
+                at, line = before - len(kept) + start, line + seen.count(b"\n", 0, start)
+                raise InputError(
+                    f"not {encoding.upper()} text",
+                    where=f"{path}, line {line}, byte {at}",
+                    expected=f"a file saved as {encoding.upper()}",
+                    found=f"byte 0x{seen[start]:02x}",
+                ) from None
+            if not piece:
+                break
+            before, line = before + len(piece), line + piece.count(b"\n")
+    if blank:
+        size = path.stat().st_size
+        raise InputError("file is empty", where=str(path), expected="at least one row", found=f"{size} bytes")
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """The text of a file, without a byte-order mark.
 
     Raises:
-        InputError: it is not in that encoding; the message names line and byte.
+        InputError: see ``check_text``.
     """
-    content = read_bytes(path)
-    try:
-        return content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"not {encoding.upper()} text",
-            where=f"{path}, line {line}, byte {error.start}",
-            expected=f"a file saved as {encoding.upper()}",
-            found=f"byte 0x{content[error.start]:02x}",
-        ) from None
+    check_text(path, encoding)
+    return path.read_bytes().decode(encoding).removeprefix("\ufeff")
 
 
 def parse(
@@ -96,12 +117,7 @@ def parse(
                 text.encode(), separator=separator, has_header=header is None, quote_char=quote, schema=schema
             )
     except pl.exceptions.PolarsError as error:
-        raise InputError(
-            "not readable as a table",
-            where=str(where),
-            expected=f"the same number of fields, separated by {separator!r}, in every row",
-            found=str(error).splitlines()[0][:200],
-        ) from None
+        raise unreadable(where, separator, error) from None
     if frame.is_empty():
         raise InputError("table has no rows", where=str(where), expected="rows below the header", found="none")
     return frame
@@ -120,21 +136,39 @@ def read_table(path: Path, separator: str | None = None, as_text: Collection[str
     """
     ending = path.suffix.lower()
     if ending == ".parquet":
-        read_bytes(path)
+        check_text(path, decoded=False)
         try:
             frame = pl.read_parquet(path, glob=False)
         except pl.exceptions.PolarsError as error:
-            found = str(error).splitlines()[0][:200]
-            raise InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found) from None
+            raise unreadable(path, None, error) from None
         if frame.is_empty():
             raise InputError("table has no rows", where=str(path), expected="rows", found="none")
         return frame
+    return parse(read_text(path), path, separator_of(path, separator), as_text=as_text, quote='"')
+
+
+def separator_of(path: Path, separator: str | None) -> str:
+    """The field separator of a text file: the one that is given, or that of the file's ending.
+
+    Raises:
+        InputError: none is given, and the ending says nothing.
+    """
+    ending = path.suffix.lower()
     if ending not in SEPARATORS and separator is None:
         known = ", ".join([*SEPARATORS, ".parquet"])
         raise InputError(
             "unknown kind of file", where=str(path), expected=f"{known}, or a separator", found=repr(ending)
         )
-    return parse(read_text(path), path, separator or SEPARATORS[ending], as_text=as_text, quote='"')
+    return separator or SEPARATORS[ending]
+
+
+def unreadable(path: Path, separator: str | None, error: Exception) -> InputError:
+    """What is said of a file that does not parse; Parquet where there is no separator."""
+    found = str(error).splitlines()[0][:200]
+    if separator is None:
+        return InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found)
+    expected = f"the same number of fields, separated by {separator!r}, in every row"
+    return InputError("not readable as a table", where=str(path), expected=expected, found=found)
 
 
 def column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
@@ -143,14 +177,20 @@ def column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     Raises:
         InputError: there is none; the message names the columns that are there.
     """
-    if name not in frame.columns:
-        raise InputError(
-            "column not found",
-            where=where,
-            expected=f"a column {name!r}",
-            found=f"columns {', '.join(frame.columns)}",
-        )
+    check_column(frame.columns, name, where)
     return frame[name]
+
+
+def check_column(names: Collection[str], name: str, where: str) -> None:
+    """Refuse a table without a column.
+
+    Raises:
+        InputError: it has none; the message names those that are there.
+    """
+    if name not in names:
+        raise InputError(
+            "column not found", where=where, expected=f"a column {name!r}", found=f"columns {', '.join(names)}"
+        )
 
 
 def as_keys(values: pl.Series) -> pl.Series:
@@ -165,7 +205,7 @@ def as_keys(values: pl.Series) -> pl.Series:
     if values.dtype.is_integer():
         return values.cast(pl.Int64)
     text = values.cast(pl.String)
-    if text.str.contains(_WHOLE).all():
+    if text.str.contains(WHOLE).all():
         return text.str.replace(r"\.0+$", "").cast(pl.Int64)
     return text
 

@@ -15,8 +15,6 @@ from relrank.tables.config import Section, resolve
 from relrank.tables.files import (
     Moment,
     as_keys,
-    as_numbers,
-    as_seconds,
     column,
     first_row,
     moment,
@@ -24,6 +22,7 @@ from relrank.tables.files import (
     refuse_missing,
 )
 from relrank.tables.joins import ROW, join, once
+from relrank.tables.scan import Kind, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables, TextTable
 
@@ -274,15 +273,12 @@ def _interactions(
     config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
 ) -> pl.DataFrame:
     where = str(folder / config.file)
-    raw = read_table(folder / config.file, config.separator)
-    columns = {}
-    for side, name in (("user", config.user), ("item", config.item)):
-        columns[side] = as_keys(refuse_missing(column(raw, name, where), where))
+    wanted: dict[str, tuple[str, Kind]] = {"user": (config.user, "key"), "item": (config.item, "key")}
     if config.rating is not None:
-        columns["rating"] = as_numbers(column(raw, config.rating, where), where)
+        wanted["rating"] = config.rating, "number"
     if config.time is not None:
-        columns["time"] = as_seconds(column(raw, config.time, where), where)
-    frame = pl.DataFrame({name: values.alias(name) for name, values in columns.items()}).with_row_index(ROW, 1)
+        wanted["time"] = config.time, "time"
+    frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
     for side, kind in ends.items():
         if kind in nodes:
             name = config.user if side == "user" else config.item
@@ -301,17 +297,16 @@ def _link(
             expected=f"one of {sorted(nodes)}",
             found=repr(config.source),
         )
-    raw = read_table(folder / config.file, config.separator)
     names = [config.source_column, config.target_column]
     used = [*names, config.weight] if config.weight is not None else names
     if len(set(used)) < len(used):
         raise InputError(
             "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
         )
-    columns = [as_keys(refuse_missing(column(raw, c, where), where)) for c in names]
+    wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
     if config.weight is not None:
-        columns.append(as_numbers(column(raw, config.weight, where), where))
-    frame = pl.DataFrame(columns).with_row_index(ROW, 1)
+        wanted[config.weight] = config.weight, "number"
+    frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
     sides = ((config.source, names[0], source_match), (config.target, names[1], target_match))
@@ -354,16 +349,17 @@ def _texts(
     if len(set(names)) < len(names):
         found = str(names)
         raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
-    raw = read_table(folder / config.file, config.separator, names)
-    text = column(raw, config.text, where)
-    if text.dtype != pl.String:
-        found = f"{config.text}: {text.dtype}"
-        raise InputError("column is not text", where=where, expected="a text column", found=found)
-    key = as_keys(refuse_missing(column(raw, config.key, where), where))
-    kind = pl.repeat("text", len(raw), eager=True)
+    wanted: dict[str, tuple[str, Kind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
     if config.kind is not None:
-        kind = refuse_missing(column(raw, config.kind, where), where)
-    frame = pl.DataFrame({"key": key, "kind": kind.cast(pl.String), "text": text}).with_row_index(ROW, 1)
+        wanted["kind"] = config.kind, "text"
+    frame = read_columns(folder / config.file, config.separator, wanted)
+    if (dtype := frame["text"].dtype) != pl.String:
+        found = f"{config.text}: {dtype}"
+        raise InputError("column is not text", where=where, expected="a text column", found=found)
+    kind = pl.lit("text")
+    if config.kind is not None:
+        kind = pl.lit(refuse_missing(frame["kind"].alias(config.kind), where).cast(pl.String))
+    frame = frame.select("key", kind.alias("kind"), "text").with_row_index(ROW, 1)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
     return TextTable(node, frame.drop(ROW), _moment(config.computed, where))
 
