@@ -87,12 +87,14 @@ class LiveStudy(LiveProgress):
                     highlight=False, markup=False, soft_wrap=True,
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
+        if fresh:
+            self._show()
 
     def _show(self) -> None:
         self._shown = time.monotonic()
         running = [f"{name}  {message}" for name, (_, message) in self._running.items()]
-        alone = running[0] if len(running) == 1 else f"{len(running)} cells at once"
-        self._bar.update(self._task, description=escape(alone), left=self._left(len(running)))
+        what = f"{len(running)} cells at once" if len(running) > 1 else "".join(running)
+        self._bar.update(self._task, description=escape(what), left=self._left(len(running)))
         if self._console.is_terminal:
             beside = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:AT_ONCE] if len(running) > 1]
             self._live.update(Group(self._table(), *beside, self._bar), refresh=True)

@@ -117,9 +117,10 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     )  # fmt: skip
     if (seen := cell.key()) != key:
         raise RuntimeError(f"cell {key} arrived as {seen}")
-    shared = (Path(order["folder"]) / order["mark"]).is_file()
-    mine = Path(tempfile.gettempdir()) / f"relrank-{order['mark']}"
-    part = (Path(order["folder"]) if shared else mine) / f"{key}.part"
+    folder, mark = Path(order["folder"]), order["mark"]
+    shared = (folder / mark).is_file()
+    part = folder / f"{key}.part" if shared else Path(tempfile.gettempdir()) / f"relrank{mark}.{key}"
+    part.mkdir(mode=0o777 if shared else 0o700, exist_ok=True)
     try:
         fill_cell(cell, part, say, Trials(board))
         files = {file.name: file.read_bytes() for file in part.iterdir()}

@@ -1,0 +1,37 @@
+"""A bench that went through files is the bench it was: same keys, same rows, same edges."""
+
+from dataclasses import fields
+
+import numpy as np
+
+from relrank.study.bench_files import pack, unpack
+from relrank.study.cells import Cell
+from relrank.study.config import read_study
+from relrank.study.run import grid, prepare
+
+
+def test_a_bench_is_the_same_after_its_files(study_file):
+    text = study_file.read_text().replace(
+        "seeds = [0, 1]", 'seeds = [0, 1]\nattribute = "driver"\nitem_groups = ["driver"]'
+    )
+    study_file.write_text(text.replace('split = "random', 'core = 2\nsplit = "random'))
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    again = {bench.seed: unpack(pack(bench)) for bench in material.benches}
+    cells = grid(config, material)
+    there = [Cell(cell.model, cell.arm, again[cell.bench.seed], cell.study) for cell in cells]
+    assert [cell.key() for cell in there] == [cell.key() for cell in cells]
+    for bench in material.benches:
+        other = again[bench.seed]
+        assert (other.split.protocol, other.split.notices) == (bench.split.protocol, bench.split.notices)
+        for part in ("train", "valid", "test"):
+            for column in fields(one := getattr(bench.split, part)):
+                values, found = getattr(one, column.name), getattr(getattr(other.split, part), column.name)
+                assert (values is None) == (found is None)
+                assert values is None or (values.dtype == found.dtype and np.array_equal(values, found))
+        assert other.split.items.keys.equals(bench.split.items.keys)
+        assert other.item_groups.equals(bench.item_groups)
+        assert other.user_groups is None
+        assert np.array_equal(other.attributes.indices, bench.attributes.indices)
+        assert other.attributes.n_cols == bench.attributes.n_cols
+        assert other.split.train.user.flags.writeable  # as those that were prepared here

@@ -1,0 +1,60 @@
+"""What a study shows while several of its cells run at once."""
+
+from io import StringIO
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from relrank.study.live import LiveStudy
+
+
+def cell(arm: str):
+    return SimpleNamespace(
+        model=SimpleNamespace(name="ease"), arm=SimpleNamespace(name=arm), bench=SimpleNamespace(seed=0),
+        study=SimpleNamespace(metric="mrr"),
+    )  # fmt: skip
+
+
+def result(score: float):
+    return SimpleNamespace(model="ease", evaluation=SimpleNamespace(summary={"mrr": score}))
+
+
+def test_cells_that_run_at_once_each_have_a_line():
+    out = StringIO()
+    console = Console(file=out, force_terminal=True, width=100, color_system=None)
+    one, other = cell("all [b]"), cell("interactions")
+    with LiveStudy(console) as live:
+        live.plan([one, other], 0)
+        live.start(one)
+        live.start(other)
+        live._shown = 0.0
+        live.say(one, "epoch 3 of [9]")
+        shown = out.getvalue().split("ease · all [b] · seed 0  epoch 3 of [9]")[-1]
+        assert "ease · interactions · seed 0" in shown
+        assert "2 cells at once" in shown
+        live.lost(other, "node died [x]")
+        assert "interactions · seed 0 begins again, its worker is gone: node died [x]" in out.getvalue()
+        live.start(other)
+        live.done(one, result(0.25), True)
+        shown = out.getvalue().split("begins again")[-1]
+        assert "0.2500" in shown
+        assert "ease · interactions · seed 0" in shown
+        assert "at once" not in shown.split("0.2500")[-1]
+
+
+def test_on_a_file_cells_that_overlap_have_a_line_each_with_their_own_time(monkeypatch):
+    out, now = StringIO(), [100.0]
+    monkeypatch.setattr("relrank.study.live.time.monotonic", lambda: now[0])
+    one, other = cell("all"), cell("interactions")
+    with LiveStudy(Console(file=out, width=100)) as live:
+        live.plan([one, other], 0)
+        live.start(one)
+        now[0] += 2
+        live.start(other)
+        now[0] += 3
+        live.done(other, result(0.5), True)
+        live.done(one, result(0.25), True)
+    assert out.getvalue().splitlines() == [
+        "[1/2] ease · interactions · seed 0: mrr 0.5000, 3.0 s",
+        "[2/2] ease · all · seed 0: mrr 0.2500, 5.0 s",
+    ]
