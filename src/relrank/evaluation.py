@@ -168,6 +168,7 @@ class _Informed:
 
     def __init__(self, model: Any, split: Split) -> None:
         self.model, self.name = model, getattr(model, "name", type(model).__name__)
+        self.is_product = bool(getattr(model, "is_product", False))
         train, valid = (
             Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid)
         )
@@ -175,9 +176,21 @@ class _Informed:
 
     def score(self, users: torch.Tensor) -> torch.Tensor:
         """The histories of the users, folded in."""
-        histories = self.histories.take(user_rows(users, self.histories.n))
-        scores: torch.Tensor = self.model.fold_in(histories.tensors())
+        scores: torch.Tensor = self.model.fold_in(self._of(users))
         return scores
+
+    def item_vectors(self) -> torch.Tensor:
+        """The model's."""
+        vectors: torch.Tensor = self.model.item_vectors()
+        return vectors
+
+    def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
+        """Of the users' histories."""
+        vectors: torch.Tensor = self.model.history_vectors(self._of(users))
+        return vectors
+
+    def _of(self, users: torch.Tensor) -> list[torch.Tensor]:
+        return self.histories.take(user_rows(users, self.histories.n)).tensors()
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:

@@ -1,7 +1,8 @@
 """Scores become expected ranks and top-k lists: full catalogue, masked, block by block, without a sort.
 
 Scores are computed once per block of users; one compiled sweep over each row then masks the items the user has seen,
-checks the scores, counts what stands above and beside every relevant item, and keeps the k best candidates.
+checks the scores, counts what stands above and beside every relevant item, and keeps the k best candidates. Where
+scores are products of vectors, the product is part of that sweep, and no row of scores is ever written to memory.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 
+from relrank import tiles
 from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.errors import InputError
 from relrank.models.base import history_rows
 
 SCORE_BYTES = 128 * 2**20
 """Scores of one block of users take at most this much memory (unless a single row takes more)."""
+
+FUSED_FROM = 128
+"""Fewer users are not worth laying the items' vectors out anew: then the model scores, even where it has vectors."""
+STRIP = 1024
+"""Users whose vectors, masks and counts one thread has at hand."""
+VECTORS_AT_ONCE = 1 << 16
+"""Users whose vectors are asked for at once."""
 
 
 class Scorer(Protocol):
@@ -39,6 +47,27 @@ class FoldIn(Protocol):
 
     def fold_in(self, histories: list[torch.Tensor], /) -> torch.Tensor:
         """Scores float32 [B, n_items] for B histories of item rows, each int64 [length]."""
+        ...
+
+
+class Product(Protocol):
+    """What a ``Scorer`` or ``FoldIn`` may offer beside: the vectors whose products its scores are."""
+
+    @property
+    def is_product(self) -> bool:
+        """Whether scores are these products and nothing else."""
+        ...
+
+    def item_vectors(self) -> torch.Tensor:
+        """Vectors of the catalogue, [n_items, d]."""
+        ...
+
+    def user_vectors(self, users: torch.Tensor, /) -> torch.Tensor:
+        """Vectors [B, d] of user rows int64 [B]."""
+        ...
+
+    def history_vectors(self, histories: Sequence[torch.Tensor], /) -> torch.Tensor:
+        """Vectors [B, d] of B histories."""
         ...
 
 
@@ -77,13 +106,17 @@ class TopK:
 def ranks(model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, block: int | None = None) -> Ranks:
     """Rank every relevant item among all items the user has not seen.
 
+    Scores are ``model.score``, or for a ``Product`` on the CPU the same products, rounded in the order of the
+    dimensions; then equal vectors of items have equal scores.
+
     Args:
         model: scores the users.
         seen: users by items, the candidates to leave out.
         truth: users by items, the relevant items; users with an empty row are not scored.
         closed: item rows that are candidates for nobody, ascending. Among what is left a model may have nothing to
             say; then its scores are constant, which is counted and no error.
-        block: users scored at once; by default as many as ``SCORE_BYTES`` holds.
+        block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
+            are asked for.
 
     Raises:
         InputError: a score is not finite, or no user's scores tell any two candidates apart.
@@ -101,7 +134,7 @@ def ranks_and_top_k(
     """
     users = np.flatnonzero(truth.degrees()).astype(np.int32)
     pass_ = _Pass(_name(model), users, seen, truth, k, closed)
-    pass_.run(model.score, block)
+    pass_.run(model, block)
     if (bad := np.flatnonzero(np.isnan(pass_.ranks))).size:
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
@@ -135,7 +168,7 @@ def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, b
         ValueError: the model returns another shape than [B, n_items].
     """
     pass_ = _Pass(_name(model), users.astype(np.int32), seen, None, k)
-    pass_.run(model.score, block)
+    pass_.run(model, block)
     return TopK(pass_.top_items, pass_.top_scores)
 
 
@@ -157,12 +190,32 @@ def top_k_from_histories(
     """
     seen = history_rows(histories, n_items)
     pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k)
-    pass_.run(lambda block_: model.fold_in([histories[row] for row in block_.tolist()]), block)
+    pass_.run(_Histories(model, histories), block)
     return TopK(pass_.top_items, pass_.top_scores)
 
 
 def _name(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
+
+
+class _Histories:
+    """Histories by their number, as users are by their row."""
+
+    def __init__(self, model: FoldIn, histories: Sequence[torch.Tensor]) -> None:
+        self.model, self.histories = cast("Any", model), histories
+        self.is_product = bool(getattr(model, "is_product", False))
+
+    def item_vectors(self) -> torch.Tensor:
+        vectors: torch.Tensor = self.model.item_vectors()
+        return vectors
+
+    def user_vectors(self, rows: torch.Tensor) -> torch.Tensor:
+        vectors: torch.Tensor = self.model.history_vectors([self.histories[row] for row in rows.tolist()])
+        return vectors
+
+    def score(self, rows: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.model.fold_in([self.histories[row] for row in rows.tolist()])
+        return scores
 
 
 class _Pass:
@@ -188,52 +241,79 @@ class _Pass:
         self.top_items = np.full((users.size, k), -1, np.int32)
         self.top_scores = np.full((users.size, k), -np.inf, np.float32)
 
-    def run(self, score: Callable[[torch.Tensor], torch.Tensor], block: int | None) -> None:
-        n_items = self.seen.n_cols
-        size = block or max(1, SCORE_BYTES // (4 * max(n_items, 1)))
-        n_threads = torch.get_num_threads()
-        with ThreadPoolExecutor(n_threads) as pool:
+    def run(self, model: Scorer, block: int | None) -> None:
+        """Rank all users, by products where that is possible."""
+        items = self._item_vectors(model)
+        panels = None if items is None else _Panels(items, self.order, self.closed)
+        row_bytes = 4 * max(self.seen.n_cols, 1)
+        size = block or (max(1, SCORE_BYTES // row_bytes) if panels is None else VECTORS_AT_ONCE)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, self.users.size, size):
-                self._run_block(score, start, min(start + size, self.users.size), pool, n_threads)
+                stop = min(start + size, self.users.size)
+                rows = torch.from_numpy(self.users[start:stop].astype(np.int64))
+                if panels is None or not self._run_products(cast("Product", model), rows, start, panels, pool):
+                    self._run_scores(model, rows, start, pool)
 
-    def _run_block(
-        self,
-        score: Callable[[torch.Tensor], torch.Tensor],
-        start: int,
-        stop: int,
-        pool: ThreadPoolExecutor,
-        n_threads: int,
-    ) -> None:
-        shape = (stop - start, self.seen.n_cols)
+    def _item_vectors(self, model: Any) -> Float32 | None:
+        """Vectors of the items if the products with them are all there is to the scores, on this machine's CPU."""
+        if self.users.size < FUSED_FROM or not tiles.HAS_FMA or not getattr(model, "is_product", False):
+            return None
         with torch.no_grad():
-            out = score(torch.from_numpy(self.users[start:stop].astype(np.int64)))
+            items: torch.Tensor = model.item_vectors()
+        if items.device.type != "cpu" or items.dtype != torch.float32 or len(items) != self.seen.n_cols:
+            return None
+        return np.ascontiguousarray(items.detach().numpy())
+
+    def _run_products(
+        self, model: Product, rows: torch.Tensor, start: int, panels: _Panels, pool: ThreadPoolExecutor
+    ) -> bool:
+        """Rank a block of users by products, unless one could overflow: then scores are looked at one by one."""
+        with torch.no_grad():
+            vectors = np.ascontiguousarray(model.user_vectors(rows).detach().numpy())
+        if not _largest(vectors) * panels.largest * vectors.shape[1] < float(tiles.LARGEST):  # nor for NaN
+            return False
+        self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))
+        return True
+
+    def _run_scores(self, model: Scorer, rows: torch.Tensor, start: int, pool: ThreadPoolExecutor) -> None:
+        """Rank a block of users from their scores."""
+        shape = (len(rows), self.seen.n_cols)
+        with torch.no_grad():
+            out = model.score(rows)
         if out.shape != shape:
             raise ValueError(f"{self.model} returned scores of shape {tuple(out.shape)}, expected {shape}")
         # Rows that share memory (an expanded tensor) are copied here; nothing is written into the model's memory.
         scores = np.ascontiguousarray(out.float().numpy(force=True))
-        edges = np.linspace(start, stop, min(n_threads, shape[0]) + 1).astype(np.int64).tolist()
-        # The sweep holds no lock, so plain threads do, and several callers may rank at once.
-        strips = [pool.submit(self._sweep, scores[a - start : b - start], a, b) for a, b in pairwise(edges)]
+        self._in_strips(pool, len(rows), len(rows), lambda a, b: self._scores(scores[a:b], start + a))
+        self._check_finite(start, start + len(rows))
+
+    @staticmethod
+    def _in_strips(pool: ThreadPoolExecutor, n: int, most: int, work: Callable[[int, int], None]) -> None:
+        """Share 0 … n among the threads, at most so many at a time."""
+        n_threads = torch.get_num_threads()
+        pieces = min(-(-max(n_threads, -(-n // most)) // n_threads) * n_threads, n)
+        edges = np.linspace(0, n, pieces + 1).astype(np.int64).tolist()
+        # The sweeps hold no lock, so plain threads do, and several callers may rank at once.
+        strips = [pool.submit(work, a, b) for a, b in pairwise(edges)]
         for strip in strips:
             strip.result()
-        self._check_finite(start, stop)
 
-    def _sweep(self, scores: Float32, first: int, last: int) -> None:
-        _sweep(
-            scores,
-            self.users[first:last],
-            self.seen.indptr,
-            self.seen.indices,
-            self.truth.indptr,
-            self.truth.indices,
-            self.closed,
-            self.order,
-            self.ranks,
-            self.constant[first:last],
-            self.not_finite[first:last],
-            self.top_items[first:last],
-            self.top_scores[first:last],
-        )
+    def _products(self, vectors: Float32, first: int, panels: _Panels) -> None:
+        inside = slice(first, first + len(vectors))
+        tiles.rank_products(
+            vectors, self.users[inside], panels.items, panels.panels, panels.order, panels.places,
+            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
+            self.ranks, self.constant[inside], self.top_items[inside], self.top_scores[inside],
+        )  # fmt: skip
+
+    def _scores(self, scores: Float32, first: int) -> None:
+        inside = slice(first, first + len(scores))
+        tiles.rank_rows(
+            scores, self.users[inside], self.order, _places(self.order, self.seen.n_cols),
+            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
+            self.ranks, self.constant[inside], self.not_finite[inside], self.top_items[inside],
+            self.top_scores[inside],
+        )  # fmt: skip
 
     def _check_finite(self, start: int, stop: int) -> None:
         if (bad := np.flatnonzero(self.not_finite[start:stop])).size:
@@ -247,80 +327,31 @@ class _Pass:
             )
 
 
+class _Panels:
+    """The items' vectors, laid out for the product in the order that decides between equal scores."""
+
+    def __init__(self, items: Float32, order: Int32, closed: Int32) -> None:
+        self.items = items
+        self.order = order[~np.isin(order, closed)] if closed.size else order
+        self.places = _places(self.order, len(items))
+        self.largest = _largest(items)
+        self.panels = np.empty((-(-self.order.size // tiles.WIDTH), items.shape[1], tiles.WIDTH), np.float32)
+        tiles.pack(items, self.order, self.panels)
+
+
+def _largest(vectors: Float32) -> float:
+    """Largest absolute value, NaN if there is one."""
+    return float(np.maximum(vectors.max(initial=0), -vectors.min(initial=0)))
+
+
+def _places(order: Int32, n_items: int) -> Int32:
+    """Where each item stands in an order; −1 where it does not."""
+    places = np.full(n_items, -1, np.int32)
+    places[order] = np.arange(order.size, dtype=np.int32)
+    return places
+
+
 @lru_cache(maxsize=8)
 def visiting_order(n_items: int) -> Int32:
     """The fixed random order of a catalogue that decides between equal scores."""
     return np.random.default_rng(20_110).permutation(n_items).astype(np.int32)
-
-
-@njit(cache=True, nogil=True)
-def _sweep(
-    scores: Float32,
-    users: Int32,
-    seen_indptr: Int64,
-    seen_items: Int32,
-    truth_indptr: Int64,
-    truth_items: Int32,
-    closed: Int32,
-    order: Int32,
-    ranks: Float64,
-    constant: npt.NDArray[np.bool_],
-    not_finite: Int64,
-    top_items: Int32,
-    top_scores: Float32,
-) -> None:
-    """Rank the rows of ``scores`` [B, n_items]; outputs are written in place (``ranks`` NaN for a masked item)."""
-    n_items = scores.shape[1]
-    k = top_items.shape[1]
-    row = np.empty(n_items, np.float32)  # a private copy, small enough for the second-level cache
-    largest = np.float32(3.4028235e38)
-    for b in range(users.size):
-        user = users[b]
-        bad = 0
-        for i in range(n_items):
-            row[i] = scores[b, i]
-            bad += not (abs(row[i]) <= largest)  # false for NaN as well
-        not_finite[b] = bad
-        if bad:
-            continue
-        for at in range(seen_indptr[user], seen_indptr[user + 1]):
-            row[seen_items[at]] = -np.inf
-        n_candidates = n_items - (seen_indptr[user + 1] - seen_indptr[user])
-        for i in closed:
-            n_candidates -= row[i] != -np.inf
-            row[i] = -np.inf
-
-        some = 0
-        while some < n_items and row[some] == -np.inf:
-            some += 1
-        if n_candidates > 1:
-            equal = 0
-            for i in range(n_items):
-                equal += row[i] == row[some]
-            constant[b] = equal == n_candidates
-
-        for at in range(truth_indptr[user], truth_indptr[user + 1]):
-            target = row[truth_items[at]]
-            higher = 0
-            equal = 0
-            for i in range(n_items):
-                higher += row[i] > target
-                equal += row[i] == target
-            ranks[at] = np.nan if target == -np.inf else higher + (equal - 1) / 2
-
-        # Insertion into the list so far. Items are visited in random order: about k ln(n/k) insertions whatever the
-        # order of the scores, and a later equal never displaces an earlier one.
-        found = 0
-        if k:
-            for item in order:
-                value = row[item]
-                if value == -np.inf or (found == k and value <= top_scores[b, k - 1]):
-                    continue
-                place = found if found < k else k - 1
-                found = min(found + 1, k)
-                while place > 0 and top_scores[b, place - 1] < value:
-                    top_scores[b, place] = top_scores[b, place - 1]
-                    top_items[b, place] = top_items[b, place - 1]
-                    place -= 1
-                top_scores[b, place] = value
-                top_items[b, place] = item

@@ -297,6 +297,20 @@ class ModelContract:
             alike = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(folded.numpy(), scores.numpy(), strict=True)])
             assert alike > 0.8, f"correlation {alike:.2f} of fold_in and score"
 
+    def test_vectors_that_are_offered_give_the_scores(self) -> None:
+        """What says that its scores are products is ranked by these products alone."""
+        model = self.fitted()
+        if not getattr(model, "is_product", False):
+            raise unittest.SkipTest("scores are no products of vectors")
+        asked: Any = model
+        everyone = torch.arange(model.graph.n_users)
+        histories = [torch.from_numpy(model.history.take(np.array([u])).indices.astype(np.int64)) for u in (0, 1, 2)]
+        with torch.no_grad():
+            items = asked.item_vectors().T
+            products, folded = asked.user_vectors(everyone) @ items, asked.history_vectors(histories) @ items
+        _close(products.cpu(), _all_scores(model), "products of users' vectors")
+        _close(folded.cpu(), model.fold_in(histories).detach().cpu(), "products of histories' vectors")
+
     def test_renumbered_nodes_renumber_the_scores(self) -> None:
         """Row numbers carry no meaning: an order of ids that leaks into scores would show here."""
         if not self.equivariant:

@@ -26,9 +26,9 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
-from relrank.models.base import FromSequence, Knob, check_choice, check_range
+from relrank.models.base import FromSequence, Knob, check_choice, check_range, user_rows
 from relrank.models.space import Choice, Range
-from relrank.models.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig
+from relrank.models.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, as_written
 
 GROUPS = 4
 """Windows of a batch are put together by length into so many groups, each as wide as its longest."""
@@ -236,24 +236,54 @@ class SequenceModel(FromSequence, ProductModel):
         """Make the items' side of the product once."""
         self._items = self.outputs().detach()
 
-    @torch.no_grad()
-    def score_sequences(self, histories: Sequences) -> Tensor:
-        """Encoded histories times the items; an empty one gets equal scores."""
+    @property
+    def is_product(self) -> bool:
+        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        return as_written(self, SequenceModel, "score", "fold_in", "score_sequences")
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, [n_items, d]."""
         if not self._items.numel():
             self.refresh()
-        read = self._items
-        items = functional.normalize(read, dim=1) if self.config.similarity == "cosine" else read
-        scores = torch.zeros(histories.n, self.graph.n_items, device=self.table.device, dtype=self.table.dtype)
+        return functional.normalize(self._items, dim=1) if self.config.similarity == "cosine" else self._items
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Vectors [B, d] of the training histories of user rows int64 [B]; zeros for an empty one.
+
+        Raises:
+            InputError: a user row outside the graph.
+        """
+        return self._latest(self.sequences.take(user_rows(users, self.graph.n_users)))
+
+    def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
+        """Vectors [B, d] of B histories; zeros for an empty one.
+
+        Raises:
+            InputError: an item row outside the catalogue.
+        """
+        return self._latest(Sequences.of_histories(histories, self.graph.n_items))
+
+    def score_sequences(self, histories: Sequences) -> Tensor:
+        """Encoded histories times the items; an empty one gets equal scores."""
+        items = self.item_vectors()
+        return self._latest(histories) @ items.T
+
+    @torch.no_grad()
+    def _latest(self, histories: Sequences) -> Tensor:
+        """The latest moment of each history, [histories.n, d]; zeros for an empty one."""
+        if not self._items.numel():
+            self.refresh()
+        vectors = self._items.new_zeros(histories.n, self._items.shape[1])
         lengths = histories.lengths()
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
         for first in range(0, order.size, AT_ONCE):
             rows = order[first : first + AT_ONCE]
-            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), read, None)
+            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), self._items, None)
             if self.config.similarity == "cosine":
                 moments = functional.normalize(moments, dim=1)
-            scores[torch.from_numpy(rows)] = moments @ items.T
-        return scores
+            vectors[torch.from_numpy(rows)] = moments
+        return vectors
 
 
 def _by_length(lengths: Int64) -> list[npt.NDArray[np.int64]]:

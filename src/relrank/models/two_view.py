@@ -44,7 +44,7 @@ from relrank.models.layers import check_heads
 from relrank.models.path_terms import PathTerms
 from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
 from relrank.models.space import Choice, Range
-from relrank.models.vectors import Batch, Choices, Loss, VectorConfig, VectorModel
+from relrank.models.vectors import Batch, Choices, Loss, VectorConfig, VectorModel, as_written
 from relrank.models.views import Draws, structure_relations
 
 Scorer = Literal["dot", "rerank"]
@@ -363,6 +363,11 @@ class TwoView(VectorModel):
         """Users who are sets of items and nothing else; of an order nothing is known, nor of ratings."""
         return self._read(self._catalogue(), Histories.of_sets(rows), None)
 
+    @property
+    def is_product(self) -> bool:
+        """Scores are products where neither paths nor a head change them."""
+        return self.head is None and self.paths is None and as_written(self, TwoView, "score", "fold_in")
+
     def score(self, users: Tensor) -> Tensor:
         """Products, and the top of each list looked at again if there is a head for it."""
         products = super().score(users)
@@ -376,15 +381,22 @@ class TwoView(VectorModel):
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """New histories, read in their order where training histories have one."""
-        rows = history_rows(histories, self.graph.n_items)
-        given = Histories.of_sets(rows)
-        if self.ordered:
-            sequences = Sequences.of_histories(histories, self.graph.n_items)
-            given = self.training_histories.given(sequences.indptr, sequences.items)
-        if not self._items.numel():
-            self.refresh()
-        products = self._normal(self._read(self._catalogue(), given, None)) @ self._items.T
+        rows, given = self._given(histories)
+        products = self._normal(self._read(self._catalogue(), given, None)) @ self.item_vectors().T
         return self._again(self._with_paths(products, rows, None), given, None, rows)
+
+    @torch.no_grad()
+    def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
+        """Vectors [B, d] of B histories, as ``fold_in`` reads them."""
+        return self._normal(self._read(self._catalogue(), self._given(histories)[1], None))
+
+    def _given(self, histories: Sequence[Tensor]) -> tuple[Csr, Histories]:
+        """New histories as sets and as they are read."""
+        rows = history_rows(histories, self.graph.n_items)
+        if not self.ordered:
+            return rows, Histories.of_sets(rows)
+        sequences = Sequences.of_histories(histories, self.graph.n_items)
+        return rows, self.training_histories.given(sequences.indptr, sequences.items)
 
     @torch.no_grad()
     def _with_paths(self, products: Tensor, rows: Csr, users: Int64 | None) -> Tensor:

@@ -397,29 +397,53 @@ class VectorModel(ProductModel):
             self.refresh()
         return self._users, self._items
 
+    @property
+    def is_product(self) -> bool:
+        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        return as_written(self, VectorModel, "score", "fold_in")
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, [n_items, d]."""
+        return self.encoded()[1]
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Vectors [B, d] of user rows int64 [B].
+
+        Raises:
+            InputError: a user row outside the graph.
+        """
+        vectors, rows = self.encoded()[0], user_rows(users, self.graph.n_users)
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
+
+    @torch.no_grad()
+    def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
+        """Vectors [B, d] of B histories.
+
+        Raises:
+            InputError: an item row outside the catalogue.
+        """
+        users = self.encode_histories(history_rows(histories, self.graph.n_items))
+        return functional.normalize(users, dim=1) if self.config.similarity == "cosine" else users
+
     def score(self, users: Tensor) -> Tensor:
         """Products of encoded vectors, never of raw tables."""
-        if not self._items.numel():
-            self.refresh()
-        rows = torch.from_numpy(user_rows(users, self.graph.n_users)).to(self._users.device)
-        scores: Tensor = self._users[rows] @ self._items.T
-        return scores
+        return self.user_vectors(users) @ self.item_vectors().T
 
+    @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """Scores of the vectors that the histories give."""
-        if not self._items.numel():
-            self.refresh()
-        with torch.no_grad():
-            users = self.encode_histories(history_rows(histories, self.graph.n_items))
-            if self.config.similarity == "cosine":
-                users = functional.normalize(users, dim=1)
-            scores: Tensor = users @ self._items.T
-            return scores
+        """Products of the vectors that the histories give."""
+        items = self.item_vectors()
+        return self.history_vectors(histories) @ items.T
 
     def forget(self) -> None:
         """Drop what was derived from earlier parameters."""
         super().forget()
         self._users = self._items
+
+
+def as_written(model: object, kind: type, *methods: str) -> bool:
+    """Whether a model's methods are those of this class: neither overridden nor replaced."""
+    return all(getattr(getattr(model, m), "__func__", None) is getattr(kind, m) for m in methods)
 
 
 def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
