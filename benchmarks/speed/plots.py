@@ -80,6 +80,9 @@ def curves(rows: Sequence[dict[str, Any]]) -> str:
     for key, text, colour, factor in lines:
         points = " ".join(f"{x(row['interactions']):.1f},{y(row[key] * factor):.1f}" for row in rows)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        for row in rows:
+            at_x, at_y = x(row["interactions"]), y(row[key] * factor)
+            parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4" fill="{colour}"/>')
         parts.append(_text(right + 10, places[key] + 5, text, 14, colour=colour))
     return _svg(bottom + 36, parts)
 
