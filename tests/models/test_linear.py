@@ -16,6 +16,7 @@ from relrank.models.linear import (
     singular_vectors,
     spd_inverse,
     unit_rows,
+    weights_without,
 )
 
 
@@ -148,6 +149,35 @@ def test_regression_weights_are_least_squares(n):
         np.testing.assert_allclose(b[others, j], np.linalg.solve(a[np.ix_(others, others)], a[others, j]), atol=2e-5)
     assert not b.diagonal().any()
     np.testing.assert_allclose(diagonal, np.linalg.inv(a).diagonal(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "scale"), [(1, 0, 1), (1, 1, 1), (40, 1, 1), (131, 17, 0.7), (131, 17, 0.1), (130, 130, 0.5)]
+)
+def test_weights_without_rows_are_those_of_the_matrix_without_them(n, k, scale):
+    rng = np.random.default_rng(n + k)
+    x, dense = rng.standard_normal((n + 40, n)), scale * rng.standard_normal((k, n)) * (rng.random((k, n)) < 0.4)
+    rows = Csr.from_pairs(*np.nonzero(dense), (k, n), dense[np.nonzero(dense)])
+    left = x.T @ x / n + np.eye(n)
+    b, diagonal = regression_weights((left + dense.T @ dense).astype(np.float32))
+    kept = b.copy()
+    changed = weights_without(b, diagonal, rows)
+    assert changed is not None
+    assert (b == kept).all()
+    p = np.linalg.inv(left)
+    expected = p / -p.diagonal()
+    expected[np.diag_indices(n)] = 0
+    np.testing.assert_allclose(changed[0], expected, atol=1e-5)
+    np.testing.assert_allclose(changed[1], p.diagonal(), rtol=1e-4)
+
+
+def test_weights_without_nearly_everything_are_refused():
+    """Where a thirtieth is left of what was there, rounding errors are a thousand times as large; a 20th is taken."""
+    for whole, refused in ((30.0, True), (20.0, False)):
+        rows = Csr.from_pairs(np.array([0]), np.array([2]), (1, 5), np.array([np.sqrt(whole - 1)]))
+        g = np.eye(5, dtype=np.float32)
+        g[2, 2] = whole
+        assert (weights_without(*regression_weights(g), rows) is None) is refused
 
 
 @pytest.mark.parametrize("inverse", [spd_inverse, regression_weights])

@@ -1,4 +1,5 @@
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,3 +170,64 @@ def test_scores_come_from_a_history_unless_users_have_relations_in_use():
     for weights, expected in (({"has_tag": 3.0, "lives_in": 0.0}, True), ({"lives_in": 3.0}, False)):
         assert RelationalEASE(graph, RelationalEASEConfig(weights=weights)).from_history is expected
     assert EASE(graph).from_history
+
+
+def cold_and_kept(whole, arm, config):
+    """A model solved within the whole graph while nothing is kept, and while the whole solution is."""
+    relational_ease._SOLUTIONS.clear()
+    cold = RelationalEASE(arm, config).solve_within(whole)
+    relational_ease._SOLUTIONS.clear()
+    RelationalEASE(whole, config).solve_within(whole)
+    return cold, RelationalEASE(arm, config).solve_within(whole)
+
+
+def test_arms_of_few_nodes_come_from_the_whole_solution(monkeypatch):
+    """To the bit the same whatever was solved before, and within rounding what they are alone."""
+    whole = random_graph(7, ("has_tag", "item", "tag", 40), ("similar", "item", "item", 60))
+    whole = Graph(
+        whole.user, whole.item, whole.nodes, whole.interactions,
+        {**whole.relations, "few": few(whole.relations["has_tag"])}, "f",
+    )  # fmt: skip
+    config = RelationalEASEConfig(l2=8.0, weight=3.0, weights={"has_tag": 2.0})
+    asked = []
+    change = relational_ease.weights_without
+    monkeypatch.setattr(
+        relational_ease, "weights_without", lambda *args: asked.append(args[2].n_rows) or change(*args)
+    )
+    for arm, ways in ((whole, 0), (whole.without("few"), 2), (whole.without("similar"), 0), (whole.only(), 0),
+                      (whole.rewired("few", 0), 0)):  # fmt: skip
+        asked.clear()
+        cold, kept = cold_and_kept(whole, arm, config)
+        alone = RelationalEASE(arm, config).solve()
+        assert len(asked) == ways
+        assert torch.equal(cold.item_weights, kept.item_weights)
+        assert torch.equal(cold.diagonal, kept.diagonal)
+        torch.testing.assert_close(kept.item_weights, alone.item_weights, atol=1e-5, rtol=0)
+        torch.testing.assert_close(kept.diagonal, alone.diagonal, atol=1e-5, rtol=1e-5)
+
+
+def few(relation):
+    """Links to the first three nodes alone."""
+    return replace(relation.where(relation.dst < 3), name="few")
+
+
+def test_a_kept_solution_is_of_the_same_hyper_parameters_and_relations_and_goes_with_its_interactions(graph):
+    whole = graph.only("has_tag", "similar")
+    for l2, weight in ((4.0, 3.0), (5.0, 3.0), (5.0, 2.0)):
+        config = RelationalEASEConfig(l2=l2, weight=weight)
+        _, kept = cold_and_kept(whole, whole, config)
+        assert torch.equal(kept.item_weights, RelationalEASE(whole, config).solve().item_weights)
+        other = whole.rewired("has_tag", 0)
+        assert torch.equal(
+            RelationalEASE(other, config).solve_within(other).item_weights,
+            RelationalEASE(other, config).solve().item_weights,
+        )
+    assert len(relational_ease._SOLUTIONS) == 1
+
+
+def test_users_with_relations_are_solved_alone(graph):
+    config = RelationalEASEConfig(l2=4.0)
+    arm = graph.without("has_tag")
+    assert torch.equal(
+        RelationalEASE(arm, config).solve_within(graph).item_weights, RelationalEASE(arm, config).solve().item_weights
+    )

@@ -146,6 +146,11 @@ class ClosedForm(Recommender):
     def solve(self) -> Self:
         """Compute the solution from the graph; returns the model itself."""
 
+    def solve_within(self, whole: Graph) -> Self:
+        """``solve``, perhaps by way of the same model on a graph with more relations, which is kept for others."""
+        del whole
+        return self.solve()
+
     def state(self) -> dict[str, Tensor]:
         """The solution's tensors by name."""
         return {name: torch.as_tensor(getattr(self, name)).contiguous() for name in self.solution}

@@ -14,9 +14,9 @@ Relations that touch neither users nor items are not used by this model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Self
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -27,7 +27,16 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
 from relrank.models.ease import L2_LADDER, ridge
-from relrank.models.linear import gram, penalised, products_of, regression_weights, rows_times_dense, unit_rows
+from relrank.models.linear import (
+    LAPACK_LIMIT,
+    gram,
+    penalised,
+    products_of,
+    regression_weights,
+    rows_times_dense,
+    unit_rows,
+    weights_without,
+)
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -112,6 +121,40 @@ class RelationalEASE(ClosedForm):
         self.diagonal = torch.from_numpy(diagonal[:n])
         return self
 
+    def solve_within(self, whole: Graph) -> Self:
+        """From the solution with all relations of ``whole``, where those that are missing here have few nodes.
+
+        That solution is made if it is not kept, so the same bits come out whatever was solved before.
+        """
+        graph = self.graph
+        everything = RelationalEASE(replace(graph, relations=whole.relations), self.config)
+        if graph.n_items > LAPACK_LIMIT or 4 * graph.n_items**2 > CACHE_BYTES or everything._beside is not None:
+            return self.solve()
+        if graph.interactions is not whole.interactions:
+            return self.solve()  # nothing would be kept for others
+        if any(whole.relations.get(name) is not relation for name, relation in graph.relations.items()):
+            return self.solve()  # one of them is shuffled
+        gone = [(r, w) for r, w in everything.in_use(graph.item) if r.name not in graph.relations]
+        rows = _side_by_side(graph, gone)
+        if 4 * rows.n_rows > graph.n_items:
+            return self.solve()
+        found = weights_without(*everything._kept_solution(), rows) if gone else everything._kept_solution()
+        if found is None:
+            return self.solve()
+        self.item_weights, self.diagonal = (torch.from_numpy(part) for part in found)
+        return self
+
+    def _kept_solution(self) -> tuple[Float32, Float32]:
+        """B and diag(P), kept for the last such model while its interactions live."""
+        key = (self.config.l2, tuple((ref(relation), weight) for relation, weight in self.in_use(self.graph.item)))
+        known = _SOLUTIONS.get(self.graph.interactions)
+        if known is None or known[0] != key:
+            _SOLUTIONS.clear()
+            self.solve()
+            known = key, self.item_weights.numpy(), self.diagonal.numpy()
+            _SOLUTIONS[self.graph.interactions] = known
+        return known[1], known[2]
+
     def _penalised_gram(self) -> Float32:
         """G, [n_items + pseudo-items]²: its upper triangle."""
         graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
@@ -140,6 +183,7 @@ class RelationalEASE(ClosedForm):
 
 
 _GRAMS: WeakKeyDictionary[Relation, Float32] = WeakKeyDictionary()
+_SOLUTIONS: WeakKeyDictionary[Relation, tuple[Any, Float32, Float32]] = WeakKeyDictionary()
 
 
 def end_of(graph: Graph, relation: Relation) -> str | None:
@@ -162,6 +206,21 @@ def unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
         data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
         rows = Csr.from_pairs(row, col, (own.size, own.size), data)
     return unit_rows(rows if relation.source == end else rows.transpose())
+
+
+def _side_by_side(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> Csr:
+    """``√w Rᵀ`` of all of them, nodes that occur by items."""
+    row, col, data, height = [], [], [], 0
+    for relation, weight in relations:
+        rows = unit_rows_of(graph, relation, graph.item).transpose()
+        rows = rows.take(np.flatnonzero(rows.degrees()))
+        row.append(rows.rows() + height)
+        col.append(rows.indices)
+        data.append(rows.data * np.float32(np.sqrt(weight)))
+        height += rows.n_rows
+    if not height:
+        return Csr(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), graph.n_items)
+    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (height, graph.n_items), np.concatenate(data))
 
 
 def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
