@@ -5,8 +5,8 @@ import torch
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.propagation import Propagation, normalise
-from relrank.graph.spmm import spmm
+from relrank.graph.propagation import Propagation, normalise, own_rows
+from relrank.graph.spmm import spmm, spmm_columns, spmm_rows
 from relrank.tables.ids import IdMap
 
 
@@ -165,3 +165,123 @@ def test_same_bits_on_one_thread_and_on_two(graph):
         numba.set_num_threads(before)
         outs.append(out)
     assert (outs[0] == outs[1]).all()
+
+
+@pytest.mark.parametrize("width", [3, 16, 80])
+def test_products_of_some_rows_and_of_some_columns_are_those_of_the_dense_product(width):
+    """Rows picked here and there, also rows without edges and of many; columns that are not there count as zeros."""
+    rng = np.random.default_rng(width)
+    dense = rng.random((300, 90)).astype(np.float32) * (rng.random((300, 90)) < 0.2)
+    dense[7] = 0
+    dense[11] = 1
+    csr = Csr.from_pairs(*np.nonzero(dense), dense.shape, dense[np.nonzero(dense)])
+    x, base = (rng.standard_normal((n, width)).astype(np.float32) for n in (90, 300))
+    rows = np.flatnonzero(rng.random(300) < 0.5)
+    rows = np.union1d(rows, [7, 11, 299])
+    out = rng.standard_normal((rows.size, width)).astype(np.float32)
+    before = out.copy()
+    spmm_rows(csr, rows, x, out, 0.5)
+    np.testing.assert_allclose(out, before + 0.5 * (dense @ x)[rows], atol=1e-4)
+    spmm_rows(csr, rows, x, out, 0.5, base=base)
+    np.testing.assert_allclose(out, (base + 0.5 * dense @ x)[rows], atol=1e-4)
+
+    there = np.sort(rng.permutation(90)[:40])
+    columns = np.full(90, -1, np.int32)
+    columns[there] = np.arange(40)
+    place = np.full(300, -1, np.int32)
+    place[rows] = np.arange(rows.size)
+    added = np.zeros((300, width), np.float32)
+    added[rows] = before
+    sparse = np.zeros_like(x)
+    sparse[there] = x[there]
+    out = np.full((300, width), np.nan, np.float32)
+    got = spmm_columns(csr, columns, x[there], out, 0.5, base=before, place=place, dot=base)
+    np.testing.assert_allclose(out, added + 0.5 * dense @ sparse, atol=1e-4)
+    assert got == pytest.approx(float(np.vdot(dense @ sparse, base)), rel=1e-4, abs=1e-2)
+    spmm(csr, x, out, 0.5, base=before, place=place, beta=2.0)
+    np.testing.assert_allclose(out, 2 * added + 0.5 * dense @ x, atol=1e-4)
+
+
+def test_more_edges_and_rows_than_are_listed_at_a_time():
+    """Chunks of some thousand edges and rows, a row longer than a list among them."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 4, 300_000)
+    lengths[[5, 150_000]] = 9_000
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    indices = np.concatenate([np.sort(rng.permutation(9_500)[:n]) for n in lengths]).astype(np.int32)
+    csr = Csr(indptr, indices, rng.random(indices.size).astype(np.float32), 9_500)
+    columns = np.where(rng.random(9_500) < 0.5, np.arange(9_500), -1).astype(np.int32)
+    x = rng.standard_normal((9_500, 16)).astype(np.float32)
+    got, expected = (np.empty((300_000, 16), np.float32) for _ in range(2))
+    spmm_columns(csr, columns, x, got)
+    spmm(csr, x * (columns >= 0)[:, None], expected)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 3])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("width", [16, 3])
+def test_rows_of_the_layer_mean_and_their_gradient_are_those_of_the_whole(graph, layers, learned, width):
+    blocks, generator = Propagation(graph), torch.Generator().manual_seed(3)
+    table = torch.randn(57, width, generator=generator)
+    parts = torch.tensor([0, 4, 5, 29]), torch.tensor([30, 31, 49])
+    targets = [torch.randn(len(p), width, generator=generator) for p in parts]
+    alpha = torch.tensor([1.0, 0.0, 0.6])
+    found = []
+    for whole in (True, False):
+        e, a = table.clone().requires_grad_(), alpha.clone().requires_grad_(learned)
+        if whole:
+            z = blocks.layer_mean(e, a, layers)
+            rows = tuple(z.index_select(0, p) for p in parts)
+        else:
+            rows = blocks.rows_of_layer_mean(e, a, layers, *parts)
+        loss = sum((r * t).sum() for r, t in zip(rows, targets, strict=True))
+        # the penalty on the same table, whose gradient lists rows alone
+        loss = loss + (own_rows(e, parts[1]) ** 3).sum()
+        loss.backward()
+        found.append((*(r.detach() for r in rows), e.grad, *([a.grad] if learned and layers else [])))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert found[0][2].abs().sum() > 0
+
+
+def test_memory_of_a_table_is_used_again_only_when_nobody_refers_to_it(graph):
+    blocks = Propagation(graph)
+    x = torch.randn(57, 16, generator=torch.Generator().manual_seed(4))
+    first = blocks.multiply(x, [1.0, 0.5, 0.5])
+    kept, view = first.clone(), first[3:5]
+    second = blocks.multiply(x * 2, [1.0, 0.5, 0.5])
+    torch.testing.assert_close(first, kept, atol=0, rtol=0)
+    torch.testing.assert_close(second, 2 * kept)
+    where = first.data_ptr()
+    del first
+    assert blocks.multiply(x * 3, [1.0, 0.5, 0.5]).data_ptr() != where  # a view of it is still there
+    torch.testing.assert_close(view, kept[3:5], atol=0, rtol=0)
+    del view
+    assert blocks.multiply(x * 3, [1.0, 0.5, 0.5]).data_ptr() == where
+    # gradients of two backward passes add up, although both were made in such memory
+    e = x.clone().requires_grad_()
+    for _ in range(2):
+        (blocks.layer_mean(e, torch.tensor([1.0, 0.5, 0.5]), 2) * kept).sum().backward()
+    twice = e.grad.clone()
+    e.grad = None
+    (blocks.layer_mean(e, torch.tensor([1.0, 0.5, 0.5]), 2) * kept).sum().backward()
+    torch.testing.assert_close(twice, 2 * e.grad)
+
+
+def test_inner_products_have_the_same_bits_on_any_number_of_threads(graph):
+    import numba
+
+    rng = np.random.default_rng(1)
+    r = random_relation("big", "user", "item", 3000, 500, 60_000, rng)
+    csr = normalise(r.csr(3000, 500))
+    x, dot = (rng.standard_normal((n, 16)).astype(np.float32) for n in (500, 3000))
+    out, found = np.empty((3000, 16), np.float32), []
+    for threads in (1, min(2, numba.config.NUMBA_NUM_THREADS)):
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            found.append(spmm(csr, x, out, dot=dot))
+        finally:
+            numba.set_num_threads(before)
+    assert found[0] == found[1]

@@ -13,7 +13,8 @@ of the products that this backward pass makes anyway.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32, Int64
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.spmm import chunks, spmm
+from relrank.graph.spmm import add_taken, chunks, spmm, spmm_columns, spmm_rows
+
+_MOST_LISTED = 0.5
+"""Share of a table's rows above which a sparse table is filled up with zeros rather than looked up."""
 
 
 def normalise(csr: Csr) -> Csr:
@@ -56,6 +60,35 @@ class _Product:
     borders: Int64
 
 
+class _Tables:
+    """Memory for tables of all nodes, used again when nobody refers to it any more.
+
+    A training step makes half a dozen such tables. Fresh from the operating system each costs as much as a sparse
+    product, since every page is filled with zeros first.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Float32] = [np.empty((0, 0), np.float32)]
+        self._unused = self._references(0)
+
+    def _references(self, number: int) -> int:
+        return sys.getrefcount(self._memory[number])
+
+    def take(self, n_rows: int, width: int) -> Tensor:
+        """A table with arbitrary content, float32 [n_rows, width]."""
+        for number in range(len(self._memory)):
+            if self._memory[number].shape == (n_rows, width) and self._references(number) == self._unused:
+                return torch.from_numpy(self._memory[number])
+        raw = np.empty(n_rows * width + 16, np.float32)
+        first = -raw.ctypes.data % 64 // 4
+        self._memory.append(raw[first : first + n_rows * width].reshape(n_rows, width))
+        return torch.from_numpy(self._memory[-1])
+
+
+_Run = Callable[[_Product, Float32, bool], float]
+"""One product, for a part that it is the first to be written to, or not; returns its inner product."""
+
+
 class Propagation:
     """The normalised blocks of a graph over one table of all nodes, users first, then items, then the rest.
 
@@ -80,7 +113,9 @@ class Propagation:
             self.n_nodes += sizes[name]
         relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
         self.names = tuple(r.name for r in relations)
+        self._parts = [slice(self.offsets[t], self.offsets[t] + sizes[t]) for t in types]
         self._products = [p for i, r in enumerate(relations) for p in self._blocks(i, r, sizes)]
+        self._tables = _Tables()
         self._on_device: dict[torch.device, list[Tensor]] = {}
 
     def _blocks(self, index: int, relation: Relation, sizes: dict[str, int]) -> list[_Product]:
@@ -89,48 +124,111 @@ class Propagation:
 
         source, target = rows(relation.source), rows(relation.target)
         forward = normalise(relation.csr(sizes[relation.source], sizes[relation.target]))
-        products = [_Product(index, forward, source, target, chunks(forward))]
+        products = [_Product(index, forward, source, target, chunks(forward.indptr))]
         if not relation.undirected:
             backward = forward.transpose()
-            products.append(_Product(index, backward, target, source, chunks(backward)))
+            products.append(_Product(index, backward, target, source, chunks(backward.indptr)))
         return products
 
-    def multiply(self, x: Tensor, alpha: Sequence[float], base: Tensor | None = None) -> Tensor:
-        """``base + Σ_r α_r Â_r x`` over all nodes, float32 [n_nodes, d]."""
-        return self._multiply(x, alpha, base, None)[0]
+    def multiply(self, x: Tensor, alpha: Sequence[float], base: Tensor | None = None, beta: float = 1.0) -> Tensor:
+        """``beta · base + Σ_r α_r Â_r x`` over all nodes, float32 [n_nodes, d]."""
+        return self.multiply_dot(x, alpha, None, base, beta)[0]
 
     def multiply_dot(
-        self, x: Tensor, alpha: Sequence[float], dot: Tensor, base: Tensor | None = None
+        self, x: Tensor, alpha: Sequence[float], dot: Tensor | None, base: Tensor | None = None, beta: float = 1.0
     ) -> tuple[Tensor, list[float]]:
         """``multiply`` and, per relation, the inner product ``<Â_r x, dot>`` from the same sweep."""
-        return self._multiply(x, alpha, base, dot)
-
-    def _multiply(
-        self, x: Tensor, alpha: Sequence[float], base: Tensor | None, dot: Tensor | None
-    ) -> tuple[Tensor, list[float]]:
         x = x.contiguous()
-        out = torch.zeros_like(x) if base is None else base.clone()
-        dots = [0.0] * len(self.names)
-        if x.device.type == "cpu" and x.dtype == torch.float32:
-            tables: list[Float32 | None] = [None if t is None else t.contiguous().numpy() for t in (x, out, dot)]
-            x_, out_, dot_ = tables
+        if _has_kernel(x):
+            out = self._tables.take(*x.shape)
+            x_, base_, dot_ = (None if t is None else t.contiguous().numpy() for t in (x, base, dot))
             assert x_ is not None
-            assert out_ is not None
-            for p in self._products:
-                if alpha[p.relation] == 0.0 and dot_ is None:
-                    continue
-                into = out_[p.into]
+
+            def product(p: _Product, into: Float32, first: bool) -> float:
+                under = into if not first else None if base_ is None else base_[p.into]
                 aside = None if dot_ is None else dot_[p.into]
-                dots[p.relation] += spmm(
-                    p.matrix, x_[p.out_of], into, alpha[p.relation], base=into, dot=aside, borders=p.borders
-                )
+                return spmm(
+                    p.matrix, x_[p.out_of], into, alpha[p.relation], under, beta if first else 1.0, dot=aside,
+                    borders=p.borders,
+                )  # fmt: skip
+
+            dots, left = self._add_up(alpha, product, out.numpy(), dot is not None)
+            for part in left:
+                out[part] = 0 if base is None else beta * base[part]
             return out, dots
+        out = torch.zeros_like(x) if base is None else beta * base
+        dots = [0.0] * len(self.names)
         for p, matrix in zip(self._products, self._matrices(x), strict=True):
-            product = matrix @ x[p.out_of]
-            out[p.into] += alpha[p.relation] * product
+            product_ = matrix @ x[p.out_of]
+            out[p.into] += alpha[p.relation] * product_
             if dot is not None:
-                dots[p.relation] += float((product * dot[p.into]).sum())
+                dots[p.relation] += float((product_ * dot[p.into]).sum())
         return out, dots
+
+    def _add_up(
+        self, alpha: Sequence[float], product: _Run, out: Float32, dots_too: bool
+    ) -> tuple[list[float], list[slice]]:
+        """Write the sum of the products into ``out``; inner products, and the parts that no product is written to."""
+        dots = [0.0] * len(self.names)
+        left = {part.start: part for part in self._parts}
+        for p in self._products:
+            if alpha[p.relation] != 0.0 or dots_too:
+                dots[p.relation] += product(p, out[p.into], p.into.start in left)
+                left.pop(p.into.start, None)
+        return dots, list(left.values())
+
+    def multiply_some(
+        self, x: Tensor | None, some: Tensor, place: Int32, alpha: Sequence[float], dot: Tensor | None
+    ) -> tuple[Tensor, list[float]]:
+        """``s + Σ_r α_r Â_r x`` for a table s, perhaps x too, of few rows that are not zero; and inner products.
+
+        Args:
+            x: [n_nodes, d]; s if None.
+            some: the rows of s, float32 [any, d].
+            place: int32 [n_nodes], where in ``some`` a node's row is, below 0 for zeros.
+            alpha: relation weights.
+            dot: [n_nodes, d], or None for no inner products.
+        """
+        some_, out = some.numpy(), self._tables.take(self.n_nodes, some.shape[1])
+        x_, dot_ = (None if t is None else t.contiguous().numpy() for t in (x, dot))
+
+        def product(p: _Product, into: Float32, first: bool) -> float:
+            aside = None if dot_ is None else dot_[p.into]
+            under, at = (some_, place[p.into]) if first else (into, None)
+            y = None if x_ is None else x_[p.out_of]
+            if y is None:
+                columns = place[p.out_of]
+                listed = np.flatnonzero(columns >= 0)
+                if listed.size <= _MOST_LISTED * columns.size:
+                    return spmm_columns(
+                        p.matrix, columns, some_, into, alpha[p.relation], under, at, aside, p.borders
+                    )
+                y = np.zeros((columns.size, some_.shape[1]), np.float32)
+                y[listed] = some_[columns[listed]]
+            return spmm(p.matrix, y, into, alpha[p.relation], under, 1.0, at, aside, p.borders)
+
+        dots, left = self._add_up(alpha, product, out.numpy(), dot is not None)
+        for part in left:
+            at = torch.from_numpy(place[part]).long()
+            out[part] = torch.where((at >= 0)[:, None], some[at], 0)
+        return out, dots
+
+    def rows_of_product(self, x: Tensor, rows: Int64, alpha: Sequence[float], base: Tensor) -> Tensor:
+        """``(base + Σ_r α_r Â_r x)[rows]``, float32 [len(rows), d]; ``rows`` ascend."""
+        x_, base_, out = x.numpy(), base.numpy(), x.new_empty(rows.size, x.shape[1])
+
+        def at(part: slice) -> slice:
+            return slice(*np.searchsorted(rows, [part.start, part.stop]).tolist())
+
+        def product(p: _Product, _: Float32, first: bool) -> float:
+            own, under = at(p.into), base_[p.into] if first else None
+            local = rows[own] - p.into.start
+            spmm_rows(p.matrix, local, x_[p.out_of], out[own].numpy(), alpha[p.relation], under)
+            return 0.0
+
+        for part in self._add_up(alpha, product, base_, False)[1]:
+            out[at(part)] = base[torch.from_numpy(rows[at(part)])]
+        return out
 
     def _matrices(self, like: Tensor) -> list[Tensor]:
         """The blocks as torch CSR tensors, for devices and precisions without a kernel of ours."""
@@ -166,6 +264,31 @@ class Propagation:
         result: Tensor = _LayerMean.apply(table, alpha, layers, self)  # type: ignore[no-untyped-call]
         return result
 
+    def rows_of_layer_mean(self, table: Tensor, alpha: Tensor, layers: int, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Some rows of ``layer_mean``, differentiable alike: what a batch needs, for less than the whole costs.
+
+        The last layer is made for these rows alone, and the first product of the backward pass reads a table that has
+        no others.
+
+        Args:
+            table: ``E``, [n_nodes, d].
+            alpha: relation weights.
+            layers: ``L`` ≥ 0.
+            parts: distinct ascending rows, int64; all of a part before all of the next.
+
+        Returns:
+            For each part its rows, [len(part), d].
+        """
+        if not layers or not _has_kernel(table):
+            z = self.layer_mean(table, alpha, layers)
+            return tuple(z.index_select(0, part) for part in parts)
+        result: tuple[Tensor, ...] = _RowsOfLayerMean.apply(table, alpha, layers, self, *parts)  # type: ignore[no-untyped-call]
+        return result
+
+
+def _has_kernel(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
 
 class _Step(torch.autograd.Function):
     """One product; ``A`` is symmetric, so dx = A g and dα_r = <Â_r g, x>."""
@@ -196,10 +319,7 @@ class _LayerMean(torch.autograd.Function):
         weights = alpha.tolist()
         needs_alpha = ctx.needs_input_grad[1]
         if not needs_alpha:
-            # Horner: Z_k = E + A Z_{k-1}; no layer need be kept.
-            total = table
-            for _ in range(layers):
-                total = blocks.multiply(total, weights, base=table)
+            total = _horner(blocks, table, weights, layers)
             powers: list[Tensor] = []
         else:
             power, total = table, table.clone()
@@ -208,9 +328,10 @@ class _LayerMean(torch.autograd.Function):
                 powers.append(power)
                 power = blocks.multiply(power, weights)
                 total += power
+            total /= layers + 1
         ctx.blocks, ctx.weights, ctx.layers, ctx.like = blocks, weights, layers, alpha
         ctx.save_for_backward(*powers)
-        return total / (layers + 1)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -225,3 +346,74 @@ class _LayerMean(torch.autograd.Function):
                 horner = ctx.blocks.multiply(horner, ctx.weights, base=g)
         grad_alpha = torch.from_numpy(d_alpha).to(ctx.like) if powers else None
         return horner, grad_alpha, None, None
+
+
+def _horner(blocks: Propagation, table: Tensor, weights: list[float], layers: int) -> Tensor:
+    """``Z_k = E / (L+1) + A Z_{k-1}`` from ``Z_0 = E / (L+1)`` on: no layer need be kept."""
+    share = 1 / (layers + 1)
+    if not layers:
+        return table * share
+    total = blocks.multiply(table, [share * w for w in weights], base=table, beta=share)
+    for _ in range(layers - 1):
+        total = blocks.multiply(total, weights, base=table, beta=share)
+    return total
+
+
+class _RowsOfLayerMean(torch.autograd.Function):
+    """``_LayerMean`` where only rows R of Z are asked for, so that g is zero outside R.
+
+    The last product is made for R alone, and H_1 = g + A g gathers R alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, table: Tensor, alpha: Tensor, layers: int, blocks: Propagation, *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        table, weights, share = table.contiguous(), alpha.tolist(), 1 / (layers + 1)
+        rows = torch.cat(parts)
+        power, powers = table, [table]
+        for _ in range(layers - 1):
+            power = blocks.multiply(power, weights)
+            powers.append(power)
+        total = blocks.rows_of_product(power, rows.numpy(), weights, base=table)
+        for kept in powers[1:]:
+            add_taken(total.numpy(), kept.numpy(), rows.numpy())
+        total *= share
+        ctx.blocks, ctx.weights, ctx.layers, ctx.like, ctx.rows = blocks, weights, layers, alpha, rows
+        ctx.save_for_backward(*(powers if ctx.needs_input_grad[1] else ()))
+        return torch.split(total, [len(part) for part in parts])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        g = torch.cat(gradients).mul_(1 / (ctx.layers + 1))
+        powers, blocks = ctx.saved_tensors, ctx.blocks
+        place = np.full(blocks.n_nodes, -1, np.int32)
+        place[ctx.rows.numpy()] = np.arange(len(g), dtype=np.int32)
+        d_alpha, horner = np.zeros(len(ctx.weights)), None
+        for j in reversed(range(ctx.layers)):
+            horner, dots = blocks.multiply_some(horner, g, place, ctx.weights, powers[j] if powers else None)
+            d_alpha += dots
+        grad_alpha = torch.from_numpy(d_alpha).to(ctx.like) if powers else None
+        return horner, grad_alpha, None, None, *([None] * len(gradients))
+
+
+def own_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[rows]`` for distinct rows, beside a layer mean of the same table.
+
+    Its gradient lists these rows alone, and autograd adds them to the dense gradient of the layer mean.
+    """
+    result: Tensor = _OwnRows.apply(table, rows)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _OwnRows(torch.autograd.Function):
+    """Rows of a table, and a sparse gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+        ctx.shape, ctx.rows = table.shape, rows
+        return table.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return torch.sparse_coo_tensor(ctx.rows[None], gradients[0], ctx.shape, is_coalesced=True), None

@@ -21,6 +21,9 @@ _TRIES = 32
 _PARALLEL = 1 << 17
 """Draws or look-ups below which a parallel region costs more than it brings, the more so on a busy machine."""
 
+_MARKED = 64
+"""Rows for each row of a batch up to which marking them all is faster than sorting the batch."""
+
 
 @numba.njit(inline="always", cache=True)
 def _hash(x):  # type: ignore[no-untyped-def]
@@ -133,6 +136,38 @@ def _own_weighted(indptr, indices, cumulated, guide, users, seed, out):  # type:
 def _own_weighted_serial(indptr, indices, cumulated, guide, users, seed, out):  # type: ignore[no-untyped-def]
     for b in range(users.size):
         _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b)
+
+
+@numba.njit(nogil=True, cache=True)
+def _distinct(rows, n):  # type: ignore[no-untyped-def]
+    place = np.zeros(n, np.int32)
+    for b in range(rows.size):
+        place[rows[b]] = 1
+    count = 0
+    for i in range(n):
+        count += place[i]
+    found, at = np.empty(count, np.int64), np.empty(rows.size, np.int64)
+    count = 0
+    for i in range(n):
+        if place[i]:
+            found[count], place[i] = i, count
+            count += 1
+    for b in range(rows.size):
+        at[b] = place[rows[b]]
+    return found, at
+
+
+def distinct(rows: Int64, n: int) -> tuple[Int64, Int64]:
+    """Distinct rows, ascending, and the place of each given row among them: ``np.unique`` without a sort.
+
+    Args:
+        rows: int64 [B], each of 0 … n − 1.
+        n: how many rows there are; a batch that is small beside them is sorted after all.
+    """
+    if n > _MARKED * max(rows.size, 1):
+        return np.unique(rows, return_inverse=True)
+    found: tuple[Int64, Int64] = _distinct(rows, n)
+    return found
 
 
 def check_negatives_exist(positives: Csr) -> None:

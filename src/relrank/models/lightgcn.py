@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.graph.propagation import Propagation
+from relrank.graph.propagation import Propagation, own_rows
 from relrank.models.base import Knob, check_range
 from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.newcomers import fitted
@@ -97,13 +97,14 @@ class RelationalLightGCN(VectorModel):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of Z."""
-        z = self.propagate()
-        return z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)
+        rows = batch.users, batch.items + self.graph.n_users
+        users, items = self.blocks.rows_of_layer_mean(self.vectors, self.alpha, self.config.layers, *rows)
+        return users, items
 
     def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of E."""
         n = self.graph.n_users
-        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+        return own_rows(self.table, batch.users), own_rows(self.table, batch.items + n)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
         """Users' and items' rows of Z."""

@@ -49,7 +49,7 @@ def _products_by_row(indptr, indices, data, o_indptr, o_indices, o_data, out):  
                 row[o_indices[f]] += v * o_data[f]
 
 
-_row = row_kernel(WIDTH, dot=False)
+_row = row_kernel(WIDTH)
 
 
 @numba.njit(parallel=True, nogil=True)
@@ -69,7 +69,11 @@ def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: 
                 left = first + t * width
                 for u in range(out.shape[0]):
                     into = out[u, left : left + width].reshape(1, width)
-                    _row(indices, data, indptr[u], indptr[u + 1], mine[t], none, into, 0, np.float32(1), none)
+                    first_edge, last_edge = indptr[u], indptr[u + 1]
+                    _row(
+                        indices, data, first_edge, last_edge, last_edge - 1, mine[t], into, 0, np.float32(0), into, 0,
+                        np.float32(1), none,
+                    )  # fmt: skip
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)

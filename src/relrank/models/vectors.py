@@ -22,9 +22,10 @@ from torch.nn import functional
 from relrank.csr import Csr, Float32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sampling import NegativeSampler
+from relrank.graph.sampling import NegativeSampler, distinct
 from relrank.models import losses
 from relrank.models.base import Knob, Trained, check_choice, check_range, history_rows, user_rows
+from relrank.models.edge_products import edge_products
 from relrank.models.space import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
@@ -226,7 +227,7 @@ class ProductModel(Trained):
             return Choices(np.arange(self.graph.n_items), positives, None, None, None)
         self._sampler.parallel = self.parallel
         drawn = self._sampler.draw(users, positives, seed)
-        items, at = np.unique(np.concatenate([positives, drawn.items]), return_inverse=True)
+        items, at = distinct(np.concatenate([positives, drawn.items]), self.graph.n_items)
         item_at, place = at[: positives.size], at[positives.size :]
         log_q = None
         if drawn.log_q is not None and self.config.log_q:
@@ -280,31 +281,29 @@ class ProductModel(Trained):
                 among = offsets if len(items) == offsets.shape[1] else offsets.index_select(1, batch.items)
                 scores = scores + among * c.temperature
             return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
-        u = users.index_select(0, batch.user_at)
-        positive = (u * items.index_select(0, batch.item_at)).sum(1)
         excluded, at = batch.excluded, batch.negative_at
-        plain = c.loss == "softmax" and not c.hardest and offsets is None and u.dtype == torch.float32
-        if plain and at.dim() == 1 and not torch.is_autocast_enabled(u.device.type):
-            log_q = None if batch.log_q is None else batch.log_q[at]
-            others = items.index_select(0, at)
-            return losses.shared_softmax(u, positive, others, excluded, c.temperature, log_q)
-        if at.dim() == 1:
-            negative = u @ items.index_select(0, at).T
-        elif len(items) <= at.shape[1] * u.shape[1]:  # all products are fewer numbers than all negatives' vectors
-            negative = (u @ items.T).gather(1, at)
+        if at.dim() == 2 and len(items) > at.shape[1] * users.shape[1]:  # fewer numbers than all products
+            scores = edge_products(users, items, batch.user_at, torch.cat([batch.item_at[:, None], at], 1))
+            positive, negative = scores[:, 0], scores[:, 1:]
         else:
-            own = items.index_select(0, at.reshape(-1)).view(*at.shape, -1)
-            negative = torch.einsum("bd,bnd->bn", u, own)
+            u = users.index_select(0, batch.user_at)
+            positive = (u * items.index_select(0, batch.item_at)).sum(1)
+            plain = c.loss == "softmax" and not c.hardest and offsets is None and u.dtype == torch.float32
+            if plain and at.dim() == 1 and not torch.is_autocast_enabled(u.device.type):
+                log_q = None if batch.log_q is None else batch.log_q[at]
+                others = items.index_select(0, at)
+                return losses.shared_softmax(u, positive, others, excluded, c.temperature, log_q)
+            negative = u @ items.index_select(0, at).T if at.dim() == 1 else (u @ items.T).gather(1, at)
         if offsets is not None:
             offsets = offsets * c.temperature
             users_at = batch.user_at[:, None]
             positive = positive + offsets[batch.user_at, batch.items[batch.item_at]]
-            negative = negative + offsets[users_at, batch.items[at.expand(len(u), -1)]]
+            negative = negative + offsets[users_at, batch.items[at.expand(len(batch.user_at), -1)]]
         if c.hardest:
             columns = losses.keep_hardest(negative, excluded, c.hardest)
             negative = negative.gather(1, columns)
             excluded = None if excluded is None else excluded.gather(1, columns)
-            at = at.expand(len(u), -1).gather(1, columns)
+            at = at.expand(len(batch.user_at), -1).gather(1, columns)
         if c.loss == "softmax":
             q = None if batch.log_q is None else batch.log_q[at]
             return losses.sampled_softmax(positive, negative, excluded, c.temperature, q)
@@ -369,16 +368,16 @@ class VectorModel(ProductModel):
         if self._chances is not None:
             kept = self._thinned(users, positives, thinning)
             users, positives = users[kept], positives[kept]
-        distinct, user_at = np.unique(users, return_inverse=True)
+        present, user_at = distinct(users, self.graph.n_users)
         chosen, known = self.draw(users, positives, draw), None
         if chosen.negative_at is None:
-            mine = self.history.take(distinct)
+            mine = self.history.take(present)
             columns = mine.indices.astype(np.int64)
             if chosen.items.size < self.graph.n_items:
                 columns = np.searchsorted(chosen.items, columns)
             known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(columns)
-        messages = self.messages(distinct, chosen.items, (users, positives), walk)
-        return chosen.batch(distinct, user_at, known, noise, messages)
+        messages = self.messages(present, chosen.items, (users, positives), walk)
+        return chosen.batch(present, user_at, known, noise, messages)
 
     def refresh(self) -> None:
         """Encode all users and items once."""

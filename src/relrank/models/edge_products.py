@@ -1,0 +1,90 @@
+"""Products of the two ends of edges, with a gradient that adds rows up in a fixed order.
+
+    s_bk = <u_{e(b)}, v_{c(b, k)}>        du_i = Σ_{b: e(b) = i, k} g_bk v_{c(b, k)}        dv_j likewise
+
+Both gradients are products of a sparse matrix, the edges weighted by ``g``, with a table of vectors: the sparse
+product of the house makes them, where autograd would first write one vector per edge.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from relrank.counting import by_source
+from relrank.csr import Csr
+from relrank.graph.spmm import spmm
+
+
+def edge_products(users: Tensor, items: Tensor, user_at: Tensor, columns: Tensor) -> Tensor:
+    """Products of edges' ends, [B, n].
+
+    Args:
+        users: vectors [U, d].
+        items: vectors [C, d].
+        user_at: row of ``users`` of every edge, int64 [B].
+        columns: rows of ``items`` that it is multiplied with, int64 [B, n].
+    """
+    if users.device.type != "cpu" or users.dtype != torch.float32 or items.dtype != torch.float32:
+        own = items.index_select(0, columns.reshape(-1)).view(*columns.shape, -1)
+        return torch.einsum("bd,bnd->bn", users.index_select(0, user_at), own)
+    result: Tensor = _EdgeProducts.apply(users, items, user_at, columns)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _EdgeProducts(torch.autograd.Function):
+    """The products; its gradient is two sparse products. It cannot be differentiated twice."""
+
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, user_at: Tensor, columns: Tensor) -> Tensor:
+        users, items = users.contiguous(), items.contiguous()
+        ctx.save_for_backward(users, items, user_at, columns)
+        out = users.new_empty(columns.shape)
+        _products(users.numpy(), items.numpy(), user_at.numpy(), columns.contiguous().numpy(), out.numpy())
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        users, items, user_at, columns = ctx.saved_tensors
+        edges = _by_user(user_at.numpy(), columns.numpy(), gradient.contiguous().numpy(), len(users))
+        d_users, d_items = torch.empty_like(users), torch.empty_like(items)
+        turned = by_source(*edges, len(items))
+        spmm(Csr(*edges, n_cols=len(items)), items.numpy(), d_users.numpy())
+        spmm(Csr(*turned, n_cols=len(users)), users.numpy(), d_items.numpy())
+        return d_users, d_items, None, None
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _products(users, items, user_at, columns, out):  # type: ignore[no-untyped-def]
+    for b in numba.prange(out.shape[0]):
+        user = users[user_at[b]]
+        for k in range(out.shape[1]):
+            item, total = items[columns[b, k]], np.float32(0)
+            for j in range(user.size):
+                total += user[j] * item[j]
+            out[b, k] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def _by_user(user_at, columns, values, n_users):  # type: ignore[no-untyped-def]
+    """The edges as compressed rows of users, in their order; an item may occur more than once."""
+    n = columns.shape[1]
+    indptr = np.zeros(n_users + 1, np.int64)
+    for b in range(user_at.size):
+        indptr[user_at[b] + 1] += n
+    for i in range(n_users):
+        indptr[i + 1] += indptr[i]
+    at = indptr[:-1].copy()
+    indices, data = np.empty(columns.size, np.int32), np.empty(columns.size, np.float32)
+    for b in range(user_at.size):
+        place = at[user_at[b]]
+        for k in range(n):
+            indices[place + k], data[place + k] = columns[b, k], values[b, k]
+        at[user_at[b]] = place + n
+    return indptr, indices, data
