@@ -1,0 +1,270 @@
+"""Studies over Ray, on a cluster of two machines with one core each, both of them this one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from unittest import mock
+
+import polars as pl
+import psutil
+import pytest
+from threadpoolctl import threadpool_limits
+
+from relrank import cli
+from relrank.checkpoint import load_tensors
+from relrank.errors import InputError
+from relrank.study.config import read_study
+from relrank.study.engines import Silent
+from relrank.study.ray_engine import RayEngine, load_ray
+from relrank.study.run import keep_winner, prepare, run_study
+
+ray = pytest.importorskip("ray")
+
+STUDY = """
+name = "small"
+[data]
+dataset = "planted"
+planted = { users = 200, items = 120, per_user = 6, groups = 12, seed = 3 }
+[protocol]
+split = "random-leave-one-out"
+[relations.driver]
+kind = "attribute"
+node = "item"
+column = "driver"
+[relations.noise]
+kind = "attribute"
+node = "item"
+column = "noise"
+[study]
+trials = 4
+resamples = 200
+attribute = "driver"
+item_groups = ["driver"]
+[[models]]
+name = "ease"
+[[models]]
+name = "relational-ease"
+arms = ["interactions", "all", "rewired"]
+[[models]]
+name = "relational-lightgcn"
+arms = ["interactions", "all"]
+config = { dim = 16, negatives = 64 }
+train = { epochs = 80, batch = 64, every = 5 }
+"""
+CELLS = 1 + 4 + 2
+
+
+class Counting(Silent):
+    """Counts what it is told of."""
+
+    def __init__(self):
+        self.started, self.gone, self.finished = [], [], []
+
+    def start(self, cell):
+        self.started.append(cell.key())
+
+    def lost(self, cell, why):
+        self.gone.append(cell.key())
+
+    def done(self, cell, result, fresh):
+        if fresh:
+            self.finished.append(cell.key())
+
+
+class Apart(RayEngine):
+    """No worker sees the study's folder."""
+
+    def _submit(self, key, cell, folder, mark):
+        return super()._submit(key, cell, folder / "elsewhere", mark)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
+    machine = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    with mock.patch.dict(os.environ, settings):
+        both = Cluster(
+            initialize_head=True,
+            head_node_args={**machine, "include_dashboard": False},
+        )
+        both.add_node(**machine)
+        yield both
+        started = [p for p in psutil.Process().children(recursive=True) if "ray" in titled(p)]
+        both.shutdown()
+    _, left = psutil.wait_procs(started, timeout=5)
+    assert not [titled(process) for process in left]
+
+
+def titled(process):
+    """A process's command line, which Ray's workers set to what they do; empty if it is over."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    (folder / "small.toml").write_text(STUDY)
+    config = read_study(folder / "small.toml")
+    return config, prepare(config, folder), folder
+
+
+@pytest.fixture(scope="module")
+def local(study):
+    """The study as the local engine has it, with as many threads as a cell gets over Ray."""
+    config, material, folder = study
+    with threadpool_limits(1):
+        result = run_study(config, material, folder / "local")
+    return result, cells(folder / "local")
+
+
+def cells(out):
+    """By key: what was tuned and chosen, costs apart, and the bytes of tables and weights."""
+    found = {}
+    for folder in (out / "cells").iterdir():
+        note = json.loads((folder / "cell.json").read_text())
+        cost = note.pop("cost")
+        assert min(cost.values()) >= 0
+        assert (cost["tune"] > 0) == bool(note["trials"])  # of a trial that another cell made, too
+        if (folder / "history.parquet").exists():
+            note["history"] = pl.read_parquet(folder / "history.parquet").drop("seconds").to_dicts()
+        weights = folder / "model.safetensors"  # the order of its header is nobody's promise
+        tensors = load_tensors(weights)[0] if weights.exists() else {}
+        arrays = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        found[folder.name] = note, {"users": (folder / "users.parquet").read_bytes(), **arrays}
+    return found
+
+
+def same(result, out, local):
+    expected, there = local
+    found = cells(out)
+    assert found.keys() == there.keys()
+    for key, (note, files) in found.items():
+        assert note == there[key][0]
+        assert files.keys() == there[key][1].keys()
+        assert [name for name in files if files[name] != there[key][1][name]] == [], (note["model"], note["arm"])
+    for table in ("verdicts", "effects", "groups", "tuning", "curves", "group_metrics"):
+        assert getattr(result, table).equals(getattr(expected, table), null_equal=True), table
+    costs = ("seconds", "peak_mb")
+    assert result.leaderboard.drop(costs).equals(expected.leaderboard.drop(costs), null_equal=True)
+
+
+def test_the_same_to_the_bit_on_machines_that_do_not_see_the_folder(cluster, study, local):
+    config, material, folder = study
+    watcher, out = Counting(), folder / "apart"
+    with Apart(cluster.address) as engine:
+        result = run_study(config, material, out, watcher, engine)
+    same(result, out, local)
+    assert sorted(watcher.started) == sorted(watcher.finished) == sorted(local[1])
+    assert len(watcher.finished) == CELLS
+    assert "2 machines, 2 cores, 1 per cell" in result.card["machine"]["engine"]
+    # a study that one engine made is the other's
+    again = Counting()
+    run_study(config, material, out, again)
+    assert again.finished == []
+    assert keep_winner(config, material, out).note["cell"] in local[1]
+
+
+def busy(node):
+    """Workers of a machine that are at a cell."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    return [p for p in raylet.children(recursive=True) if titled(p).startswith("ray::work")]
+
+
+def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study, local):
+    config, material, folder = study
+    second = next(node for node in cluster.list_all_nodes() if node != cluster.head_node)
+
+    class Killing(Counting):
+        def say(self, cell, message):
+            if not message.startswith("epoch"):
+                return
+            if not self.gone:
+                for node in cluster.list_all_nodes():
+                    for worker in busy(node):
+                        os.kill(worker.pid, signal.SIGKILL)
+            elif second in cluster.list_all_nodes() and busy(second):
+                cluster.remove_node(second, allow_graceful=False)
+
+    watcher, out = Killing(), folder / "killed"
+    with RayEngine(cluster.address) as engine:
+        result = run_study(config, material, out, watcher, engine)
+    assert second not in cluster.list_all_nodes()
+    assert len(watcher.gone) >= 2
+    same(result, out, local)
+    assert sorted(watcher.finished) == sorted(local[1])  # each once
+    # begun again only if its worker was lost
+    assert all(watcher.started.count(key) <= 1 + watcher.gone.count(key) for key in watcher.finished)
+
+
+def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
+    config, material, _ = study
+
+    class Killing(Silent):
+        def say(self, cell, message):
+            for node in cluster.list_all_nodes():
+                for worker in busy(node):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+    with (
+        mock.patch("relrank.study.ray_engine.TRIES", 1),
+        pytest.raises(InputError, match="its worker died 1 times"),
+        RayEngine(cluster.address) as engine,
+    ):
+        run_study(config, material, tmp_path, Killing(), engine)
+
+
+def test_what_is_wrong_in_a_cell_is_one_clear_error(cluster, study, tmp_path):
+    config, material, _ = study
+    wrong = config.models[2].model_copy(update={"train": {"device": "tpu"}})
+    config = config.model_copy(update={"models": (wrong,)})
+    with RayEngine(cluster.address) as engine, pytest.raises(InputError) as said:
+        run_study(config, material, tmp_path, engine=engine)
+    assert said.value.found == "'tpu'"
+    assert said.value.where == "device"
+    assert type(said.value) is InputError
+    assert not list(tmp_path.glob("cells/*/cell.json"))
+
+
+def test_another_relrank_on_a_worker_is_refused(cluster, study, tmp_path):
+    config, material, _ = study
+    with (
+        RayEngine(cluster.address) as engine,
+        mock.patch("relrank.__version__", "9.9"),
+        pytest.raises(InputError, match=r"another relrank on a worker(.|\n)*9\.9, as here"),
+    ):
+        run_study(config, material, tmp_path, engine=engine)
+
+
+def test_a_machine_that_is_too_small_is_named(cluster, study, tmp_path):
+    config, material, _ = study
+    with RayEngine(cluster.address, cores=64) as engine, pytest.raises(InputError, match="64 cores") as said:
+        run_study(config, material, tmp_path, engine=engine)
+    assert said.value.found.startswith("1 cores")
+
+
+def test_without_ray_the_extra_is_named():
+    with (
+        mock.patch.dict(sys.modules, ray=None),
+        pytest.raises(InputError, match=r"ray is not installed(.|\n)*relrank\[ray\]"),
+    ):
+        cli._engine("ray", None, None)
+
+
+def test_slips_are_found_before_data_is_read():
+    with pytest.raises(InputError, match=r"no Ray to run on(.|\n)*127\.0\.0\.1:1"):
+        cli._engine("ray", "127.0.0.1:1", None)
+    with pytest.raises(InputError, match="--cores"):
+        cli._engine("local", None, 2)
+
+
+def test_nothing_imports_ray_unasked():
+    load_ray()
+    code = "import relrank.study.run, relrank.cli, sys; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
