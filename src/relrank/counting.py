@@ -13,7 +13,9 @@ _SPARSE = 16
 """Counting looks at every number that a key could be; where these are so many times the pairs, comparing is less."""
 
 
-@numba.njit(nogil=True, cache=True)
+# In line: compiled code from the cache that calls other compiled code from the cache shares its environment with it, and
+# a function that Python calls as well may then find it empty.
+@numba.njit(inline="always", nogil=True, cache=True)
 def starts(keys, n):  # type: ignore[no-untyped-def]
     """Where each of the keys 0 … n − 1 starts once they are sorted, int64 [n + 1]."""
     result = np.zeros(n + 1, np.int64)

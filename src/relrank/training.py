@@ -262,9 +262,9 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     for relation in (graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))):
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
-            edges.update(np.ascontiguousarray(column))
+            edges.update(np.ascontiguousarray(column).data)
     if graph.places is not None:
-        edges.update(np.ascontiguousarray(graph.places))
+        edges.update(np.ascontiguousarray(graph.places).data)
     for name in sorted(graph.features):
         edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {

@@ -203,7 +203,7 @@ def _kernel_of_rows(width: int) -> Any:
         for c in numba.prange(chunks.size - 1):
             for k in range(chunks[c], chunks[c + 1]):
                 if k + _ROWS_AHEAD < chunks[c + 1]:
-                    _ask_edges(indices, data, indptr[rows[k + _ROWS_AHEAD]])
+                    _ask_edges(indices, data, indptr[rows[k + _ROWS_AHEAD]])  # type: ignore[call-arg]
                 if k + 1 < chunks[c + 1]:
                     ask(indices, indptr[rows[k + 1]], indptr[rows[k + 1] + 1], x)
                 start, stop = indptr[rows[k]], indptr[rows[k] + 1]

@@ -49,14 +49,15 @@ class _EdgeProducts(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         users, items, user_at, columns = ctx.saved_tensors
-        edges = _by_user(user_at.numpy(), columns.numpy(), gradient.contiguous().numpy(), len(users))
+        weights = gradient.contiguous().numpy()
+        indptr, indices, data = _by_user(user_at.numpy(), columns.numpy(), weights, len(users))
         d_users, d_items = torch.empty_like(users), torch.empty_like(items)
-        turned = by_source(*edges, len(items))
-        spmm(Csr(*edges, n_cols=len(items)), items.numpy(), d_users.numpy())
-        spmm(Csr(*turned, n_cols=len(users)), users.numpy(), d_items.numpy())
+        spmm(Csr(indptr, indices, data, len(items)), items.numpy(), d_users.numpy())
+        indptr, indices, data = by_source(indptr, indices, data, len(items))
+        spmm(Csr(indptr, indices, data, len(users)), users.numpy(), d_items.numpy())
         return d_users, d_items, None, None
 
 

@@ -213,7 +213,7 @@ def fingerprint(
             if values is None:
                 digest.update(b"-")
             else:
-                digest.update(values[order].astype(values.dtype.newbyteorder("<")))
+                digest.update(values[order].astype(values.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 
