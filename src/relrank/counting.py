@@ -13,8 +13,8 @@ _SPARSE = 16
 """Counting looks at every number that a key could be; where these are so many times the pairs, comparing is less."""
 
 
-# In line: compiled code from the cache that calls other compiled code from the cache shares its environment with it, and
-# a function that Python calls as well may then find it empty.
+# In line: compiled code from the cache shares its environment with compiled code that it calls, and a function that
+# Python calls as well may then find it empty.
 @numba.njit(inline="always", nogil=True, cache=True)
 def starts(keys, n):  # type: ignore[no-untyped-def]
     """Where each of the keys 0 … n − 1 starts once they are sorted, int64 [n + 1]."""

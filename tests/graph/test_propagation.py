@@ -5,7 +5,7 @@ import torch
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.propagation import Propagation, normalise, own_rows
+from relrank.graph.propagation import Propagation, normalise
 from relrank.graph.spmm import spmm, spmm_columns, spmm_rows
 from relrank.tables.ids import IdMap
 
@@ -221,8 +221,8 @@ def test_more_edges_and_rows_than_are_listed_at_a_time():
 
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("width", [16, 3])
-def test_rows_of_the_layer_mean_and_their_gradient_are_those_of_the_whole(graph, layers, learned, width):
+@pytest.mark.parametrize(("width", "own"), [(16, True), (3, True), (16, False)])
+def test_rows_of_the_layer_mean_and_their_gradient_are_those_of_the_whole(graph, layers, learned, width, own):
     blocks, generator = Propagation(graph), torch.Generator().manual_seed(3)
     table = torch.randn(57, width, generator=generator)
     parts = torch.tensor([0, 4, 5, 29]), torch.tensor([30, 31, 49])
@@ -233,17 +233,16 @@ def test_rows_of_the_layer_mean_and_their_gradient_are_those_of_the_whole(graph,
         e, a = table.clone().requires_grad_(), alpha.clone().requires_grad_(learned)
         if whole:
             z = blocks.layer_mean(e, a, layers)
-            rows = tuple(z.index_select(0, p) for p in parts)
+            rows = tuple(t.index_select(0, p) for t in ((z, e) if own else (z,)) for p in parts)
         else:
-            rows = blocks.rows_of_layer_mean(e, a, layers, *parts)
-        loss = sum((r * t).sum() for r, t in zip(rows, targets, strict=True))
-        # the penalty on the same table, whose gradient lists rows alone
-        loss = loss + (own_rows(e, parts[1]) ** 3).sum()
+            rows = blocks.rows_of_layer_mean(e, a, layers, *parts, own=own)
+        assert len(rows) == (4 if own else 2)
+        loss = sum((r**k * t).sum() for r, t, k in zip(rows, (*targets, *targets), (1, 1, 2, 3), strict=False))
         loss.backward()
         found.append((*(r.detach() for r in rows), e.grad, *([a.grad] if learned and layers else [])))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-    assert found[0][2].abs().sum() > 0
+    assert found[0][len(parts) * (1 + own)].abs().sum() > 0  # there is a gradient
 
 
 def test_memory_of_a_table_is_used_again_only_when_nobody_refers_to_it(graph):

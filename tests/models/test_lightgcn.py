@@ -263,3 +263,25 @@ def test_no_endless_search_for_negatives_of_a_user_who_has_everything():
     full = Graph("user", "item", graph.nodes, Relation.of("chose", "user", "item", src, dst), {}, "f")
     with pytest.raises(InputError, match=r"every item[\s\S]*user row 0"):
         new(full)
+
+
+@LOSSES
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_a_step_on_the_rows_of_a_batch_is_the_step_on_all_rows(loss, l2):
+    """Loss and gradients of table and weights against the layers' mean of all nodes, of which rows are then taken."""
+    model = new(**(loss | {"l2": l2}))
+    batch = prepared(model, [0, 5, 5, 9], [1, 2, 3, 4], 0)
+    model.raw_weights.requires_grad_()
+    found = []
+    for whole in (False, True):
+        model.zero_grad()
+        if whole:
+            rows = batch.users, batch.items + N_USERS
+            z = model.propagate()
+            model.encode = lambda _, z=z: tuple(z.index_select(0, r) for r in rows)
+        value = model.loss(batch)
+        value.backward()
+        found.append([value.detach(), model.table.grad.clone(), model.raw_weights.grad.clone()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert found[0][1].any()

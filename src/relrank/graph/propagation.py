@@ -25,7 +25,7 @@ from torch import Tensor
 
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.spmm import add_taken, chunks, spmm, spmm_columns, spmm_rows
+from relrank.graph.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
 
 _MOST_LISTED = 0.5
 """Share of a table's rows above which a sparse table is filled up with zeros rather than looked up."""
@@ -264,7 +264,9 @@ class Propagation:
         result: Tensor = _LayerMean.apply(table, alpha, layers, self)  # type: ignore[no-untyped-call]
         return result
 
-    def rows_of_layer_mean(self, table: Tensor, alpha: Tensor, layers: int, *parts: Tensor) -> tuple[Tensor, ...]:
+    def rows_of_layer_mean(
+        self, table: Tensor, alpha: Tensor, layers: int, *parts: Tensor, own: bool = False
+    ) -> tuple[Tensor, ...]:
         """Some rows of ``layer_mean``, differentiable alike: what a batch needs, for less than the whole costs.
 
         The last layer is made for these rows alone, and the first product of the backward pass reads a table that has
@@ -275,14 +277,15 @@ class Propagation:
             alpha: relation weights.
             layers: ``L`` ≥ 0.
             parts: distinct ascending rows, int64; all of a part before all of the next.
+            own: whether the same rows of ``E`` are wanted too; their gradient then costs next to nothing.
 
         Returns:
-            For each part its rows, [len(part), d].
+            For each part its rows, [len(part), d]; after them, if wanted, those of ``E``.
         """
         if not layers or not _has_kernel(table):
-            z = self.layer_mean(table, alpha, layers)
-            return tuple(z.index_select(0, part) for part in parts)
-        result: tuple[Tensor, ...] = _RowsOfLayerMean.apply(table, alpha, layers, self, *parts)  # type: ignore[no-untyped-call]
+            tables = (self.layer_mean(table, alpha, layers), *([table] if own else []))
+            return tuple(t.index_select(0, part) for t in tables for part in parts)
+        result: tuple[Tensor, ...] = _RowsOfLayerMean.apply(table, alpha, layers, self, own, *parts)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -367,7 +370,7 @@ class _RowsOfLayerMean(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, table: Tensor, alpha: Tensor, layers: int, blocks: Propagation, *parts: Tensor
+        ctx: Any, table: Tensor, alpha: Tensor, layers: int, blocks: Propagation, own: bool, *parts: Tensor
     ) -> tuple[Tensor, ...]:
         table, weights, share = table.contiguous(), alpha.tolist(), 1 / (layers + 1)
         rows = torch.cat(parts)
@@ -379,13 +382,16 @@ class _RowsOfLayerMean(torch.autograd.Function):
         for kept in powers[1:]:
             add_taken(total.numpy(), kept.numpy(), rows.numpy())
         total *= share
-        ctx.blocks, ctx.weights, ctx.layers, ctx.like, ctx.rows = blocks, weights, layers, alpha, rows
+        ctx.blocks, ctx.weights, ctx.layers, ctx.like = blocks, weights, layers, alpha
+        ctx.rows, ctx.parts = rows, len(parts)
         ctx.save_for_backward(*(powers if ctx.needs_input_grad[1] else ()))
-        return torch.split(total, [len(part) for part in parts])
+        found = (total, table.index_select(0, rows)) if own else (total,)
+        return tuple(part for rows_ in found for part in torch.split(rows_, [len(p) for p in parts]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        g = torch.cat(gradients).mul_(1 / (ctx.layers + 1))
+        of_z, of_own = gradients[: ctx.parts], gradients[ctx.parts :]
+        g = torch.cat(of_z).mul_(1 / (ctx.layers + 1))
         powers, blocks = ctx.saved_tensors, ctx.blocks
         place = np.full(blocks.n_nodes, -1, np.int32)
         place[ctx.rows.numpy()] = np.arange(len(g), dtype=np.int32)
@@ -393,27 +399,7 @@ class _RowsOfLayerMean(torch.autograd.Function):
         for j in reversed(range(ctx.layers)):
             horner, dots = blocks.multiply_some(horner, g, place, ctx.weights, powers[j] if powers else None)
             d_alpha += dots
+        if of_own:
+            add_rows(horner.numpy(), ctx.rows.numpy(), torch.cat(of_own).numpy())
         grad_alpha = torch.from_numpy(d_alpha).to(ctx.like) if powers else None
-        return horner, grad_alpha, None, None, *([None] * len(gradients))
-
-
-def own_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """``table[rows]`` for distinct rows, beside a layer mean of the same table.
-
-    Its gradient lists these rows alone, and autograd adds them to the dense gradient of the layer mean.
-    """
-    result: Tensor = _OwnRows.apply(table, rows)  # type: ignore[no-untyped-call]
-    return result
-
-
-class _OwnRows(torch.autograd.Function):
-    """Rows of a table, and a sparse gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        ctx.shape, ctx.rows = table.shape, rows
-        return table.index_select(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return torch.sparse_coo_tensor(ctx.rows[None], gradients[0], ctx.shape, is_coalesced=True), None
+        return horner, grad_alpha, None, None, None, *([None] * ctx.parts)

@@ -177,9 +177,14 @@ class Hybrid(RelationalLightGCN):
         """E, without vectors that no training edge has moved."""
         return self.table * self._own
 
+    @property
+    def _learned(self) -> bool:
+        """Whether anything in Z is."""
+        return self.table.requires_grad or self.raw_weights.requires_grad
+
     def propagate(self) -> Tensor:
         """Z, [n_nodes, dim]; computed once where nothing in it is learned."""
-        if self.table.requires_grad or self.raw_weights.requires_grad:
+        if self._learned:
             return super().propagate()
         if not self._held.numel():
             self._held = super().propagate()
@@ -216,7 +221,11 @@ class Hybrid(RelationalLightGCN):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of Z, fused."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
-        users, items = super().encode(batch)
+        if self._learned:
+            users, items = super().encode(batch)
+        else:
+            z = self.propagate()
+            users, items = z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)
         return self.fused("user", users, batch.users, generator), self.fused("item", items, batch.items, generator)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:

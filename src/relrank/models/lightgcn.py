@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.graph.propagation import Propagation, own_rows
+from relrank.graph.propagation import Propagation
 from relrank.models.base import Knob, check_range
 from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.newcomers import fitted
@@ -58,6 +58,7 @@ class RelationalLightGCN(VectorModel):
         start = starting_weights(self.blocks.names[1:], c.weights, c.weight, self.name)
         self._start = inverse_softplus(start)
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights and len(start)))
+        self._penalised: tuple[Tensor, Tensor] | None = None
         # what a new user gathers, derived from the parameters, so never saved
         self.register_buffer("_gathered", torch.empty(0), persistent=False)
         self._gathered: Tensor
@@ -98,13 +99,17 @@ class RelationalLightGCN(VectorModel):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of Z."""
         rows = batch.users, batch.items + self.graph.n_users
-        users, items = self.blocks.rows_of_layer_mean(self.vectors, self.alpha, self.config.layers, *rows)
+        e, c = self.vectors, self.config
+        own_too = bool(c.l2) and e is self.table
+        users, items, *own = self.blocks.rows_of_layer_mean(e, self.alpha, c.layers, *rows, own=own_too)
+        self._penalised = (own[0], own[1]) if own else None
         return users, items
 
     def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of E."""
+        """Rows of E: those that ``encode`` has found, or the table's."""
+        found, self._penalised = self._penalised, None
         n = self.graph.n_users
-        return own_rows(self.table, batch.users), own_rows(self.table, batch.items + n)
+        return found or (self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n))
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
         """Users' and items' rows of Z."""
