@@ -278,7 +278,7 @@ def test_a_step_on_the_rows_of_a_batch_is_the_step_on_all_rows(loss, l2):
         if whole:
             rows = batch.users, batch.items + N_USERS
             z = model.propagate()
-            model.encode = lambda _, z=z: tuple(z.index_select(0, r) for r in rows)
+            model.encode = lambda _, z=z, rows=rows: tuple(z.index_select(0, r) for r in rows)
         value = model.loss(batch)
         value.backward()
         found.append([value.detach(), model.table.grad.clone(), model.raw_weights.grad.clone()])

@@ -395,7 +395,8 @@ class _RowsOfLayerMean(torch.autograd.Function):
         powers, blocks = ctx.saved_tensors, ctx.blocks
         place = np.full(blocks.n_nodes, -1, np.int32)
         place[ctx.rows.numpy()] = np.arange(len(g), dtype=np.int32)
-        d_alpha, horner = np.zeros(len(ctx.weights)), None
+        d_alpha = np.zeros(len(ctx.weights))
+        horner: Any = None
         for j in reversed(range(ctx.layers)):
             horner, dots = blocks.multiply_some(horner, g, place, ctx.weights, powers[j] if powers else None)
             d_alpha += dots
