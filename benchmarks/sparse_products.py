@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -55,7 +56,7 @@ def variants(graph: Graph, dim: int) -> dict[str, Callable[[], object]]:
     works: dict[str, Callable[[], object]] = {"as it is": lambda: blocks.multiply(table, [1.0])}
     for name, order in (("degrees", falling), ("shuffled", shuffled)):
         other = Propagation(renumbered(graph, (order[0], order[1])))
-        works[name] = lambda other=other: other.multiply(table, [1.0])
+        works[name] = partial(other.multiply, table, [1.0])
     picked = rng.integers(0, sides[0].size, BATCH)
     users = np.unique(sides[0][picked]).astype(np.int64)
     items = np.unique(np.concatenate([sides[1][picked], rng.integers(0, sizes[1], BATCH)])).astype(np.int64)
