@@ -22,7 +22,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from graphs import generated, gowalla, graph_of
+from graphs import generated_pairs, gowalla_pairs, graph_of
 from relrank.csr import Int64
 from relrank.graph import spmm
 from relrank.graph.graph import Graph
@@ -102,9 +102,13 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    makers: dict[str, Callable[[], Graph]] = {"generated": lambda: generated(53_398, 9_999, 4_930_000, 0)}
+    size = 53_398, 9_999
+    makers: dict[str, Callable[[], Graph]] = {
+        "generated": lambda: graph_of(generated_pairs(*size, 4_930_000, 0), *size)
+    }
     if os.environ.get("RELRANK_DATA"):
-        makers = {"gowalla": lambda: gowalla(Path(os.environ["RELRANK_DATA"]) / "gowalla"), **makers}
+        folder = Path(os.environ["RELRANK_DATA"]) / "gowalla"
+        makers = {"gowalla": lambda: graph_of(gowalla_pairs(folder)["train"], 29_858, 40_981), **makers}
     figures: dict[str, dict[str, float]] = {}
     for graph_name, make in makers.items():
         works = variants(make(), arguments.dim)

@@ -3,6 +3,8 @@ import pytest
 from scipy.sparse import coo_array
 
 from relrank.csr import Csr
+from relrank.graph.graph import Relation
+from relrank.graph.spmm import spmm
 
 
 def case(seed):
@@ -64,3 +66,25 @@ def test_which_pairs_are_stored():
     asked = np.indices(shape).reshape(2, -1).astype(np.int32)
     assert (csr.holds(*asked).reshape(shape) == there).all()
     assert 0 < there.sum() < there.size
+
+
+def test_columns_of_one_array_are_laid_out_anew():
+    """Compiled code walks a column as if its numbers stood side by side."""
+    pairs = np.array([[0, 0], [0, 3], [1, 1], [2, 2], [2, 4], [3, 0]], np.int32)
+    csr = Csr.from_pairs(pairs[:, 0], pairs[:, 1], (4, 5))
+    dense = np.zeros((4, 5), np.float32)
+    dense[pairs[:, 0], pairs[:, 1]] = 1
+    table, out = np.eye(5, 16, dtype=np.float32), np.empty((4, 16), np.float32)
+    spmm(csr, table, out)
+    assert (out[:, :5] == dense).all()
+    relation = Relation.of("r", "a", "b", pairs[:, 0], pairs[:, 1])
+    spmm(relation.csr(4, 5), table, out)
+    assert (out[:, :5] == dense).all()
+    apart = Csr(csr.indptr, pairs[:, 1], csr.data, 5)
+    with pytest.raises(ValueError, match="matrix must be contiguous"):
+        spmm(apart, table, out)
+
+
+def test_rows_beyond_int32_are_refused():
+    with pytest.raises(ValueError, match="2\\^31"):
+        Relation.of("r", "a", "b", np.array([0, 2**31]), np.array([0, 0]))

@@ -261,6 +261,30 @@ def test_few_users_other_precisions_and_other_shapes_are_scored(monkeypatch):
     monkeypatch.setattr(ranking, "FUSED_FROM", 1)
     with pytest.raises(ValueError, match=r"expected \(\d+, 30\)"):
         ranks(Asked(users, items[:29]), seen, truth)
+    for wrong in (lambda v: v[:-1], lambda v: v[:, :-1], lambda v: torch.cat([v, v], 1)):
+        short = Asked(users, items)
+        short.user_vectors = lambda rows, wrong=wrong, model=short: wrong(model.users[rows])
+        with pytest.raises(ValueError, match=r"vectors of shape"):
+            ranks(short, seen, truth)
+
+
+def test_diverged_vectors_are_scored_in_blocks_that_fit_into_memory(monkeypatch):
+    users, items, seen, truth = case(14, 60, 30, 4)
+    monkeypatch.setattr(ranking, "SCORE_BYTES", 4 * 30 * 7)
+    asked = []
+
+    class Diverged(Scored):
+        is_product = True
+
+        def score(self, users: torch.Tensor) -> torch.Tensor:
+            asked.append(len(users))
+            return super().score(users)
+
+    broken = Diverged(users.astype(float), items)
+    broken.users[0] = torch.nan
+    with pytest.raises(InputError, match="not finite"):
+        ranks(broken, seen, truth)
+    assert max(asked) == 7
 
 
 def irrational() -> tuple[Products, Csr, Csr]:

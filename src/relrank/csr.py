@@ -62,8 +62,8 @@ class Csr:
         for side, n in zip((rows, cols), shape, strict=True):
             if side.size and not 0 <= side.min() <= side.max() < n:
                 raise ValueError(f"pairs of {side.min()} to {side.max()} in a matrix of {shape[0]} x {shape[1]}")
-        at, indices = rows.astype(np.int32, copy=False), cols.astype(np.int32, copy=False)
-        values = None if data is None else data.astype(np.float32, copy=False)
+        at, indices = (np.ascontiguousarray(side, np.int32) for side in (rows, cols))
+        values = None if data is None else np.ascontiguousarray(data, np.float32)
         if not ascending(at, indices):
             order = order_of_pairs(at, indices, shape)
             indices, values = indices[order], None if values is None else values[order]

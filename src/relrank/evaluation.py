@@ -17,7 +17,7 @@ from relrank.csr import Csr, Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
-from relrank.ranking import Ranks, Scorer, ranks, ranks_and_top_k
+from relrank.ranking import Ranks, Scorer, in_pieces, ranks, ranks_and_top_k
 from relrank.tables.split import Part, Split
 from relrank.whole import whole
 
@@ -186,8 +186,7 @@ class _Informed:
 
     def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
         """Of the users' histories."""
-        vectors: torch.Tensor = self.model.history_vectors(self._of(users))
-        return vectors
+        return in_pieces(lambda some: self.model.history_vectors(self._of(some)), users)
 
     def _of(self, users: torch.Tensor) -> list[torch.Tensor]:
         return self.histories.take(user_rows(users, self.histories.n)).tensors()

@@ -32,6 +32,8 @@ STRIP = 1024
 """Users whose vectors, masks and counts one thread has at hand."""
 VECTORS_AT_ONCE = 1 << 16
 """Users whose vectors are asked for at once."""
+HISTORIES_AT_ONCE = 1024
+"""Histories that are encoded at once."""
 
 
 class Scorer(Protocol):
@@ -161,7 +163,8 @@ def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, b
         users: user rows [n_users].
         seen: users by items, the candidates to leave out; indexed by user row.
         k: length of the lists.
-        block: users scored at once; by default as many as ``SCORE_BYTES`` holds.
+        block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
+            are asked for.
 
     Raises:
         InputError: a score is not finite.
@@ -182,7 +185,8 @@ def top_k_from_histories(
         histories: item rows per user, each int64 [length], in time order; may repeat an item.
         n_items: size of the catalogue.
         k: length of the lists.
-        block: histories scored at once; by default as many as ``SCORE_BYTES`` holds.
+        block: histories scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
+            are asked for.
 
     Raises:
         InputError: a score is not finite, or a history holds an item row outside the catalogue.
@@ -198,6 +202,11 @@ def _name(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
+def in_pieces(vectors: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    """Vectors of histories, some at a time: what an encoder writes on the way is many times as large as they are."""
+    return torch.cat([vectors(some) for some in rows.split(HISTORIES_AT_ONCE)])
+
+
 class _Histories:
     """Histories by their number, as users are by their row."""
 
@@ -210,8 +219,9 @@ class _Histories:
         return vectors
 
     def user_vectors(self, rows: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = self.model.history_vectors([self.histories[row] for row in rows.tolist()])
-        return vectors
+        return in_pieces(
+            lambda some: self.model.history_vectors([self.histories[row] for row in some.tolist()]), rows
+        )
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.model.fold_in([self.histories[row] for row in rows.tolist()])
@@ -246,13 +256,16 @@ class _Pass:
         items = self._item_vectors(model)
         panels = None if items is None else _Panels(items, self.order, self.closed)
         row_bytes = 4 * max(self.seen.n_cols, 1)
-        size = block or (max(1, SCORE_BYTES // row_bytes) if panels is None else VECTORS_AT_ONCE)
+        by_scores = block or max(1, SCORE_BYTES // row_bytes)
+        size = by_scores if panels is None else block or VECTORS_AT_ONCE
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for start in range(0, self.users.size, size):
                 stop = min(start + size, self.users.size)
                 rows = torch.from_numpy(self.users[start:stop].astype(np.int64))
-                if panels is None or not self._run_products(cast("Product", model), rows, start, panels, pool):
-                    self._run_scores(model, rows, start, pool)
+                if panels is not None and self._run_products(cast("Product", model), rows, start, panels, pool):
+                    continue
+                for at in range(0, len(rows), by_scores):
+                    self._run_scores(model, rows[at : at + by_scores], start + at, pool)
 
     def _item_vectors(self, model: Any) -> Float32 | None:
         """Vectors of the items if the products with them are all there is to the scores, on this machine's CPU."""
@@ -269,7 +282,12 @@ class _Pass:
     ) -> bool:
         """Rank a block of users by products, unless one could overflow: then scores are looked at one by one."""
         with torch.no_grad():
-            vectors = np.ascontiguousarray(model.user_vectors(rows).detach().numpy())
+            of_users = model.user_vectors(rows)
+        if of_users.shape != (expected := (len(rows), panels.items.shape[1])):
+            raise ValueError(f"{self.model} returned vectors of shape {tuple(of_users.shape)}, expected {expected}")
+        if of_users.device.type != "cpu" or of_users.dtype != torch.float32:
+            return False
+        vectors = np.ascontiguousarray(of_users.detach().numpy())
         if not _largest(vectors) * panels.largest * vectors.shape[1] < float(tiles.LARGEST):  # nor for NaN
             return False
         self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))

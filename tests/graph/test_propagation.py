@@ -1,3 +1,6 @@
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,7 +8,7 @@ import torch
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.propagation import Propagation, normalise
+from relrank.graph.propagation import Propagation, _Tables, normalise
 from relrank.graph.spmm import spmm, spmm_columns, spmm_rows
 from relrank.tables.ids import IdMap
 
@@ -71,6 +74,12 @@ def test_spmm_refuses_shapes_and_types_that_do_not_fit():
         spmm(csr, np.zeros((2, 16), np.float32), np.zeros((2, 16), np.float32))
     with pytest.raises(ValueError, match="contiguous float32"):
         spmm(csr, np.zeros((3, 16)), np.zeros((2, 16), np.float32))
+    x, out, rows = np.zeros((3, 16), np.float32), np.zeros((2, 16), np.float32), np.array([0, 1])
+    for base in (np.zeros((2, 16)), np.zeros((2, 32), np.float32)[:, ::2]):
+        with pytest.raises(ValueError, match="contiguous float32"):
+            spmm_rows(csr, rows, x, out, base=base)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        spmm(csr, x, out, base=np.zeros((20, 8), np.float32), place=np.zeros(2, np.int32))
 
 
 def test_every_relation_is_normalised_by_its_own_weighted_degrees(graph):
@@ -267,6 +276,29 @@ def test_memory_of_a_table_is_used_again_only_when_nobody_refers_to_it(graph):
     e.grad = None
     (blocks.layer_mean(e, torch.tensor([1.0, 0.5, 0.5]), 2) * kept).sum().backward()
     torch.testing.assert_close(twice, 2 * e.grad)
+
+
+def test_threads_never_share_the_memory_of_a_table():
+    tables, before = _Tables(), sys.getswitchinterval()
+
+    def work(number):
+        mine = []
+        for _ in range(3000):
+            table = tables.take(2, 16)
+            table.fill_(number)
+            mine.append(bool((table == number).all()))
+            del table
+        return all(mine)
+
+    sys.setswitchinterval(1e-7)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(4)))
+    finally:
+        sys.setswitchinterval(before)
+    assert 1 < len(tables._memory) <= 1 + 4
+    tables.release()
+    assert len(tables._memory) == 1
 
 
 def test_inner_products_have_the_same_bits_on_any_number_of_threads(graph):

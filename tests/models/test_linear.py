@@ -152,7 +152,7 @@ def test_regression_weights_are_least_squares(n):
 
 
 @pytest.mark.parametrize(
-    ("n", "k", "scale"), [(1, 0, 1), (1, 1, 1), (40, 1, 1), (131, 17, 0.7), (131, 17, 0.1), (130, 130, 0.5)]
+    ("n", "k", "scale"), [(1, 0, 1), (1, 1, 1), (40, 1, 1), (131, 17, 0.3), (131, 17, 0.1), (130, 130, 0.15)]
 )
 def test_weights_without_rows_are_those_of_the_matrix_without_them(n, k, scale):
     rng = np.random.default_rng(n + k)
@@ -178,6 +178,17 @@ def test_weights_without_nearly_everything_are_refused():
         g = np.eye(5, dtype=np.float32)
         g[2, 2] = whole
         assert (weights_without(*regression_weights(g), rows) is None) is refused
+
+
+def test_weights_without_many_dense_rows_are_refused_although_every_pivot_is_large():
+    """200 attributes that every item has: no pivot is below .2, yet of one direction hardly anything is left."""
+    n, k = 800, 200
+    rng = np.random.default_rng(0)
+    x = (rng.random((3000, n)) < 0.025).astype(np.float64)
+    dense = np.full((k, n), np.sqrt(1000 / k))
+    left = x.T @ x + 10 * np.eye(n)
+    rows = Csr.from_pairs(*np.nonzero(dense), (k, n), dense[np.nonzero(dense)])
+    assert weights_without(*regression_weights((left + dense.T @ dense).astype(np.float32)), rows) is None
 
 
 @pytest.mark.parametrize("inverse", [spd_inverse, regression_weights])

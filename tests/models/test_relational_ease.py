@@ -225,9 +225,21 @@ def test_a_kept_solution_is_of_the_same_hyper_parameters_and_relations_and_goes_
     assert len(relational_ease._SOLUTIONS) == 1
 
 
+def test_on_more_interactions_a_model_is_solved_alone(graph):
+    """As after validation rows are given back: the solution with all relations is of other interactions."""
+    config, whole = RelationalEASEConfig(l2=4.0), graph.only("has_tag", "similar")
+    edges = whole.interactions
+    more = replace(whole.only("has_tag"), interactions=replace(edges, weight=edges.weight * 2))
+    assert torch.equal(
+        RelationalEASE(more, config).solve_within(whole).item_weights,
+        RelationalEASE(more, config).solve().item_weights,
+    )
+
+
 def test_users_with_relations_are_solved_alone(graph):
     config = RelationalEASEConfig(l2=4.0)
-    arm = graph.without("has_tag")
+    graph = replace(graph, relations={**graph.relations, "few": few(graph.relations["has_tag"])})
+    arm = graph.without("few")  # small enough to be taken out of a whole solution, were it one of items alone
     assert torch.equal(
         RelationalEASE(arm, config).solve_within(graph).item_weights, RelationalEASE(arm, config).solve().item_weights
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from kept_runs import BOUGHT, N_ITEMS, N_USERS, kept
 
+from relrank import ranking
 from relrank.errors import InputError
 from relrank.study import batch as batching
 from relrank.study.batch import batch
@@ -49,7 +50,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "split", "config"), CASES)
 def test_the_lists_are_those_of_recommend(name: str, split: str, config: dict[str, object], tmp_path: Path) -> None:
     run = kept(tmp_path, name, split, **config)
-    with mock.patch.object(batching, "SCORE_BYTES", 4 * N_ITEMS * 3):  # three users at a time, two lists in a part
+    with mock.patch.object(batching, "VECTORS_AT_ONCE", 3):  # users at a time; two lists in a part
         n = batch(run, tmp_path / "out" / "lists.parquet", 5, look_away, rows=10)
     lists = pl.read_parquet(tmp_path / "out" / "lists.parquet")
     assert lists.columns == ["user", "place", "item", "title", "score"]
@@ -82,7 +83,8 @@ def test_memory_is_a_block_of_scores_and_a_part_of_lists(tmp_path: Path) -> None
         frames.append(sum(map(len, parts)))
         return concat(parts)
 
-    with mock.patch.object(batching, "SCORE_BYTES", 4 * N_ITEMS * 2), mock.patch.object(batching.pl, "concat", seen):
+    few = mock.patch.object(ranking, "SCORE_BYTES", 4 * N_ITEMS * 2)
+    with few, mock.patch.object(batching.pl, "concat", seen):
         batch(run, tmp_path / "lists.parquet", 4, look_away, rows=20)
     assert max(asked.sizes) == 2
     assert sum(asked.sizes) == N_USERS

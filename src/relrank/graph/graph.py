@@ -74,6 +74,8 @@ class Relation:
     ) -> Relation:
         """Sort edges into a relation; between nodes of one type the two directions of a pair are the same edge.
 
+        Rows that are sorted, int32 and contiguous already are shared with the relation, not copied.
+
         Args:
             name: of the relation.
             source: node type of ``src``.
@@ -85,13 +87,14 @@ class Relation:
                 largest weight, or the weight that comes first.
 
         Raises:
-            ValueError: an edge occurs twice and ``duplicates`` is "error"; a weight is not positive; a self-loop.
+            ValueError: an edge occurs twice and ``duplicates`` is "error"; a row is negative or above int32; a
+                weight is not positive; a self-loop.
         """
         if source == target:
             src, dst = np.minimum(src, dst), np.maximum(src, dst)
-        if any(rows.min(initial=0) < 0 for rows in (src, dst)):
-            raise ValueError(f"relation {name!r}: rows must not be negative")
-        one, other = src.astype(np.int32, copy=False), dst.astype(np.int32, copy=False)
+        if any(rows.size and not 0 <= rows.min() <= rows.max() < 2**31 for rows in (src, dst)):
+            raise ValueError(f"relation {name!r}: rows must be 0 … 2^31 − 1")
+        one, other = (np.ascontiguousarray(rows, np.int32) for rows in (src, dst))
         values = None if weight is None else weight.astype(np.float64)
         if not ascending(one, other):
             order = order_of_pairs(one, other, (int(one.max()) + 1, int(other.max()) + 1))

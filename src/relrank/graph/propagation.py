@@ -14,6 +14,7 @@ of the products that this backward pass makes anyway.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +61,11 @@ class _Product:
     borders: Int64
 
 
+_TAKING = threading.Lock()
+"""Held while a table is looked for, so that two threads do not find the same one; models that hold it could not be
+copied."""
+
+
 class _Tables:
     """Memory for tables of all nodes, used again when nobody refers to it any more.
 
@@ -75,14 +81,21 @@ class _Tables:
         return sys.getrefcount(self._memory[number])
 
     def take(self, n_rows: int, width: int) -> Tensor:
-        """A table with arbitrary content, float32 [n_rows, width]."""
-        for number in range(len(self._memory)):
-            if self._memory[number].shape == (n_rows, width) and self._references(number) == self._unused:
-                return torch.from_numpy(self._memory[number])
-        raw = np.empty(n_rows * width + 16, np.float32)
-        first = -raw.ctypes.data % 64 // 4
-        self._memory.append(raw[first : first + n_rows * width].reshape(n_rows, width))
-        return torch.from_numpy(self._memory[-1])
+        """A table with arbitrary content, float32 [n_rows, width]; memory of another size is let go."""
+        with _TAKING:
+            self._memory = self._memory[:1] + [t for t in self._memory[1:] if t.shape == (n_rows, width)]
+            for number in range(1, len(self._memory)):
+                if self._references(number) == self._unused:
+                    return torch.from_numpy(self._memory[number])
+            raw = np.empty(n_rows * width + 16, np.float32)
+            first = -raw.ctypes.data % 64 // 4
+            self._memory.append(raw[first : first + n_rows * width].reshape(n_rows, width))
+            return torch.from_numpy(self._memory[-1])
+
+    def release(self) -> None:
+        """Keep no memory but what somebody refers to."""
+        with _TAKING:
+            self._memory = self._memory[:1]
 
 
 _Run = Callable[[_Product, Float32, bool], float]
@@ -229,6 +242,10 @@ class Propagation:
         for part in self._add_up(alpha, product, base_, False)[1]:
             out[at(part)] = base[torch.from_numpy(rows[at(part)])]
         return out
+
+    def release(self) -> None:
+        """Let go of the memory of tables that nobody refers to; the next product asks for its own."""
+        self._tables.release()
 
     def _matrices(self, like: Tensor) -> list[Tensor]:
         """The blocks as torch CSR tensors, for devices and precisions without a kernel of ours."""

@@ -286,7 +286,7 @@ def spmm(
     Raises:
         ValueError: shapes or memory layouts that do not fit.
     """
-    _check(csr.n_rows, csr.n_cols, x, out, base if place is None else None, dot)
+    _check(csr, csr.n_rows, csr.n_cols, x, out, base, csr.n_rows if place is None else None, dot)
     borders = chunks(csr.indptr) if borders is None else borders
     if x.shape[1] % 16:
         return _spmm_any_width(csr, x, out, alpha, _placed(base, place), beta, dot)
@@ -315,11 +315,9 @@ def spmm_rows(
     Raises:
         ValueError: shapes or memory layouts that do not fit.
     """
-    _check(rows.size, csr.n_cols, x, out, None, None)
+    _check(csr, rows.size, csr.n_cols, x, out, base, csr.n_rows, None)
     if base is None:
         base = out
-    elif base.shape != (csr.n_rows, x.shape[1]):
-        raise ValueError(f"{csr.n_rows} x {csr.n_cols} matrix, base {base.shape}: shapes do not fit")
     if x.shape[1] % 16:
         on = out if base is out else base[rows]
         _spmm_any_width(csr.take(rows), x, out, alpha, on, 1.0, None)
@@ -351,7 +349,7 @@ def spmm_columns(
     Raises:
         ValueError: shapes or memory layouts that do not fit.
     """
-    _check(csr.n_rows, x.shape[0], x, out, base if place is None else None, dot)
+    _check(csr, csr.n_rows, x.shape[0], x, out, base, csr.n_rows if place is None else None, dot)
     if columns.size != csr.n_cols:
         raise ValueError(f"{columns.size} places for {csr.n_cols} columns")
     if x.shape[1] % 16:
@@ -396,13 +394,20 @@ def add_taken(out: Float32, table: Float32, rows: Int64) -> None:
     _add_taken(out, table, rows)
 
 
-def _check(n_rows: int, n_cols: int, x: Float32, out: Float32, base: Float32 | None, dot: Float32 | None) -> None:
+def _check(
+    csr: Csr, n_rows: int, n_cols: int, x: Float32, out: Float32, base: Float32 | None, base_rows: int | None,
+    dot: Float32 | None,
+) -> None:  # fmt: skip
+    """Compiled code asks no more: shapes, with any number of rows of ``base`` where ``base_rows`` is None; memory."""
     expected = (n_rows, x.shape[1])
-    tables = (("out", out), ("base", base), ("dot", dot))
-    if x.shape[0] != n_cols or any(t is not None and t.shape != expected for _, t in tables):
+    base_rows = base_rows if base is None or base_rows is not None else base.shape[0]
+    fits = x.shape[0] == n_cols and all(t is None or t.shape == expected for t in (out, dot))
+    if not fits or not (base is None or base.shape == (base_rows, x.shape[1])):
         raise ValueError(f"{n_rows} x {n_cols} matrix, x {x.shape}, out {out.shape}: shapes do not fit")
-    if any(t is not None and not (t.flags.c_contiguous and t.dtype == np.float32) for _, t in (("x", x), *tables)):
+    if any(t is not None and not (t.flags.c_contiguous and t.dtype == np.float32) for t in (x, out, base, dot)):
         raise ValueError("vectors must be contiguous float32")
+    if not all(part.flags.c_contiguous for part in (csr.indptr, csr.indices, csr.data)):
+        raise ValueError("matrix must be contiguous")
 
 
 def _placed(base: Float32 | None, place: Int32 | None) -> Float32 | None:

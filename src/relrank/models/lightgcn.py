@@ -152,6 +152,7 @@ class RelationalLightGCN(VectorModel):
     def refresh(self) -> None:
         """Propagate once for all users and items."""
         super().refresh()
+        self.blocks.release()
         self._gathered = torch.empty(0, device=self._items.device)
 
     def forget(self) -> None:

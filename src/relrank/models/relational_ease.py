@@ -127,13 +127,13 @@ class RelationalEASE(ClosedForm):
         That solution is made if it is not kept, so the same bits come out whatever was solved before.
         """
         graph = self.graph
-        everything = RelationalEASE(replace(graph, relations=whole.relations), self.config)
-        if graph.n_items > LAPACK_LIMIT or 4 * graph.n_items**2 > CACHE_BYTES or everything._beside is not None:
-            return self.solve()
-        if graph.interactions is not whole.interactions:
+        if graph.n_items > LAPACK_LIMIT or graph.interactions is not whole.interactions:
             return self.solve()  # nothing would be kept for others
         if any(whole.relations.get(name) is not relation for name, relation in graph.relations.items()):
             return self.solve()  # one of them is shuffled
+        everything = RelationalEASE(replace(graph, relations=whole.relations), self.config)
+        if everything._beside is not None:
+            return self.solve()
         gone = [(r, w) for r, w in everything.in_use(graph.item) if r.name not in graph.relations]
         rows = _side_by_side(graph, gone)
         if 4 * rows.n_rows > graph.n_items:

@@ -22,7 +22,7 @@ from relrank.checkpoint import write_json
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
-from relrank.ranking import SCORE_BYTES, TopK, top_k, top_k_from_histories
+from relrank.ranking import VECTORS_AT_ONCE, TopK, top_k, top_k_from_histories
 from relrank.study.fitted import PARTS, FittedRun
 from relrank.whole import whole
 
@@ -54,10 +54,10 @@ def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROW
     """
     if out.is_dir():
         raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
-    n_users, n_items = run.split.shape
+    n_users = run.split.shape[0]
     parts = _parts_of(run, out, k, rows)
     per_part = max(1, rows // k)
-    at_once = max(1, SCORE_BYTES // (4 * max(n_items, 1)))
+    at_once = VECTORS_AT_ONCE  # ranking takes scores in smaller blocks by itself
     lists = Lists(run)
     files = []
     for first in range(0, n_users, per_part):

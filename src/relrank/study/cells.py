@@ -122,6 +122,16 @@ class Cell:
         )
 
     @property
+    def whole(self) -> Graph | None:
+        """The graph with all relations, whose solution the arm's may come from; None where each is solved alone.
+
+        Trials of a search are: they share metrics with arms that leave out what they weigh 0.
+        """
+        kind = MODELS[self.model.kind]
+        shares = issubclass(kind, ClosedForm) and kind.solve_within is not ClosedForm.solve_within
+        return self.bench.graph if shares and self.trials == 1 else None
+
+    @property
     def reads_features(self) -> bool:
         """Whether the model, as the study file sets it, reads features of nodes."""
         return MODELS[self.model.kind].reads_features(self.start()[0])
@@ -191,6 +201,7 @@ class Cell:
             "relrank": relrank.__version__,
             "split": self.bench.split.fingerprint,
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(read.relations)},
+            **({"whole": sorted(edges_sha(self.whole, name) for name in self.whole.relations)} if self.whole else {}),
             # a trained table has a row per node, in this order
             **({"nodes": [[t, len(ids)] for t, ids in self.bench.graph.nodes.items()]} if trained else {}),
             **({"features": features} if features else {}),
@@ -370,7 +381,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     if knobs:
         config = config_of(config, found.trials[found.chosen].values, cell.model.name)
     began = time.perf_counter()
-    model, history = fit_cell(cell, graph, config, folder / "final", say, group=group)
+    model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
     valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
     if cell.bench.refit:
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
@@ -387,17 +398,18 @@ def fit_cell(
     train: TrainConfig | None = None,
     judge: Callable[[int, float], None] | None = None,
     group: ProcessGroup = ALONE,
+    whole: Graph | None = None,
 ) -> tuple[Recommender, pl.DataFrame | None]:
     """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve.
 
-    ``judge`` is told epoch and metric of every validation; what it raises ends the training.
+    ``judge`` is told epoch and metric of every validation; what it raises ends the training. A closed form that is
+    given the ``whole`` graph may start from its solution (``Cell.whole``).
     """
     kind, bench = MODELS[cell.model.kind], cell.bench
     config = seeded(cell, config)
     if issubclass(kind, ClosedForm):
         solver = kind(graph, config)
-        # a trial shares its metric with arms that leave out what it weighs 0, so it must be solved alone
-        return solver.solve_within(bench.graph) if cell.trials == 1 else solver.solve(), None
+        return solver.solve() if whole is None else solver.solve_within(whole), None
     model = kind(graph, config)
 
     def watch(epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float) -> None:

@@ -363,7 +363,7 @@ def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, 
     if kept is not None:
         model, graph = kept
     else:
-        model, history = fit_cell(cell, graph, chosen, checkpoints / "final", say)
+        model, history = fit_cell(cell, graph, chosen, checkpoints / "final", say, whole=cell.whole)
         if cell.bench.refit:
             model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", say)
     note = note_of(cell, chosen, result.valid)
