@@ -12,9 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from speed import processes
+
 HERE = Path(__file__).parent
 FOLDER = HERE.parent / ".environments"
 TORCH = "torch==2.13.0"
+INSTALLING, IMPORTING = 1800.0, 120.0
+"""Seconds that a step of an installation may take, and an import."""
 
 OWN = ("relrank", "plain", "pyg", "pyg_sampling", "torch_lightgcn")
 """Peers that live in the environment that runs the benchmark."""
@@ -79,18 +83,17 @@ class Environments:
                 *([[*pip, TORCH]] if TORCH in requirements.read_text().splitlines() else []),
                 [*pip, "-c", str(constraint), "-r", str(requirements)],
             ):
-                failed = _failed(command)
+                failed = _failed(command, INSTALLING)
                 if failed:
                     return Skipped(f"does not install: {failed}")
             ready.write_text(wanted)
-        failed = _failed([str(python), "-c", f"import {IMPORTS[peer]}"])
+        failed = _failed([str(python), "-c", f"import {IMPORTS[peer]}"], IMPORTING)
         return Skipped(f"does not import: {failed}") if failed else python
 
 
-def _failed(command: list[str]) -> str:
-    """The last line that a failed command said, or nothing."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-    return lines[-1].strip()
+def _failed(command: list[str], seconds: float) -> str:
+    """Why a command failed, or nothing."""
+    try:
+        return processes.run(command, seconds).why
+    except subprocess.TimeoutExpired:
+        return f"not done within {seconds:.0f} s"
