@@ -39,12 +39,14 @@ class Call:
         options: what else the task says, by name; numbers are numbers.
         figures: whatever the peer found beside the seconds, such as ``ndcg@20``; goes into the answer.
         peak_mb: memory that the work needed, where the process went on to do something else; else of the process.
+        package: whose version is told, where it is not the script's; "" where the work is nobody's in particular.
     """
 
     data: dict[str, Any]
     options: dict[str, Any]
     figures: dict[str, Any] = field(default_factory=dict)
     peak_mb: float | None = None
+    package: str | None = None
 
     def repeat(self, work: Callable[[], object], times: int, warm_up: int = 1, at_most: float = 60.0) -> list[float]:
         """Seconds of each of ``times`` runs after ``warm_up`` uncounted ones; stops early after ``at_most`` seconds.
@@ -98,9 +100,10 @@ def run(peer: str, package: str, tasks: dict[str, Callable[[Call], list[float]]]
             data = {name: file[name] if file[name].ndim else file[name].item() for name in file.files}
     call = Call(data, options)
     seconds = tasks[task](call)
+    package = package if call.package is None else call.package
     answer = {
         "peer": peer,
-        "version": version(package),
+        "version": version(package) if package else "",
         "task": task,
         "seconds": seconds,
         "peak_mb": call.peak_mb or peak_mb(),

@@ -18,7 +18,7 @@ K = 20
 
 def ranking(call: Call) -> list[float]:
     """User by user: products, mask, the 20 best, metrics; on a sample, scaled to all."""
-    data = call.data
+    data, call.package = call.data, ""
     users, items, sample = data["user_vectors"], data["item_vectors"], data["sample"].tolist()
     seen: dict[int, list[int]] = {user: [] for user in sample}
     truth: dict[int, set[int]] = {user: set() for user in sample}
@@ -67,6 +67,7 @@ def ease(call: Call) -> list[float]:
     shape = call.data["n_users"], call.data["n_items"]
     x = scipy.sparse.csr_array((np.ones(user.size, np.float32), (user, item)), shape)
     solve = SOLVERS[call.options["solver"]]
+    call.package = {"inverse": "numpy", "cholesky": "scipy"}[call.options["solver"]]
 
     def work() -> None:
         gram = (x.T @ x).toarray()
@@ -154,6 +155,7 @@ def neighbours(call: Call) -> list[float]:
 
 def softmax(call: Call) -> list[float]:
     """Torch's cross-entropy; per edge on the user's gathered row, what else the user has masked."""
+    call.package = "torch"
     data = {name: torch.from_numpy(array) for name, array in call.data.items()}
     scores, temperature = data["scores"].requires_grad_(), call.options["temperature"]
     users, items = data["known_user"][data["edges"]], data["known_item"][data["edges"]]

@@ -42,7 +42,7 @@ def _setup(call: Call) -> tuple[Callable[[], float], Vectors, int]:
     adjacency = matrix(data["train_user"], data["train_item"], n_users, draws.n_items, call.options["layout"])
     table = torch.nn.Parameter(torch.empty(len(adjacency), DIM))
     torch.nn.init.normal_(table, std=0.1, generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.Adam([table], lr=LR)
+    optimizer = torch.optim.Adam([table], lr=LR, fused=True)
 
     def propagated() -> tuple[Tensor, Tensor]:
         layers: list[Tensor] = [table]
