@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from speed import processes
 from speed.environments import Environments, Skipped
 from speed.inputs import INPUTS
 from speed.roofline import Roofline
@@ -30,25 +30,27 @@ class Target:
 
     Attributes:
         text: what was promised, as in "at least 40 × faster than PyG".
-        found: the figure that the promise is about.
+        found: the figure that the promise is about; None where it was not measured, or does not count.
         wanted: its limit.
         at_least: whether the limit is the least that is wanted, or the most.
     """
 
     text: str
-    found: float
+    found: float | None
     wanted: float
     at_least: bool = True
 
     @property
     def met(self) -> bool:
-        """Whether the figure is on the right side of the limit."""
+        """Whether the figure is there, and on the right side of the limit."""
+        if self.found is None:
+            return False
         return self.found >= self.wanted if self.at_least else self.found <= self.wanted
 
     @property
     def missed_by(self) -> float:
-        """The share of the limit that is missing, 0 where it is met."""
-        return 0.0 if self.met else abs(self.found - self.wanted) / self.wanted
+        """The share of the limit that is missing, 0 where it is met or not known."""
+        return 0.0 if self.met or self.found is None else abs(self.found - self.wanted) / self.wanted
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Row:
         peak_mb: of the whole process.
         fraction: of the hardware's limit that was reached, 0 to 1.
         note: whatever must be said.
-        target: what relrank promised beside this peer, or of itself.
+        target: what relrank promised beside this peer, or of itself; kept where it was not measured.
         runs: seconds of every run.
         version: of the peer.
         figures: what else the peer told.
@@ -129,6 +131,12 @@ class Entry:
     times: float | None = None
     note: str = ""
 
+    def target(self, found: float | None) -> Target | None:
+        """What was promised, if anything was, and how many times as fast relrank is."""
+        if self.times is None:
+            return None
+        return Target(f"at least {self.times:g} × faster than {self.who}", found, self.times)
+
 
 @dataclass
 class Context:
@@ -172,22 +180,12 @@ class Context:
             command += ["--data", str(data)]
         for name, value in options.items():
             command += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-        # a session of its own, so that workers of a peer end with it
-        process = subprocess.Popen(
-            command, cwd=self.scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONNOUSERSITE": "1"},
-        )  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONNOUSERSITE": "1"}
         try:
-            out, error = process.communicate(timeout=self.budget)
+            ended = processes.run(command, self.budget, self.scratch, environment)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             return Skipped(f"not done within {self.budget:.0f} s")
-        if process.returncode:
-            lines = [line for line in error.splitlines() if line.strip()] or [f"exit status {process.returncode}"]
-            return Skipped(lines[-1].strip())
-        return Timed(**json.loads(out.splitlines()[-1]))
+        return Skipped(ended.why) if ended.why else Timed(**json.loads(ended.out.splitlines()[-1]))
 
     def compare(
         self, task: str, data: str, file: Path | Skipped | None, peers: Sequence[Entry], **options: Any
@@ -204,6 +202,11 @@ class Context:
         before = self.run_peer("relrank", task, file, **options)
         if isinstance(before, Skipped):
             yield Row(task, data, "relrank", None, note=before.why)
+            for entry in peers:
+                if entry.times is not None:
+                    yield Row(
+                        task, data, entry.who, None, note="not asked, without relrank", target=entry.target(None)
+                    )
             return
         others = [(entry, self.run_peer(entry.peer, task, file, **{**options, **entry.options})) for entry in peers]
         after = self.run_peer("relrank", task, file, **options)
@@ -220,23 +223,56 @@ def table(
     if isinstance(after, Timed) and abs(median(after.seconds) / median(before.seconds) - 1) > 0.1:
         note = f"first run {shown(median(before.seconds))}, last run {shown(median(after.seconds))}"
     peak = max(run.peak_mb for run in (before, after) if isinstance(run, Timed))
-    yield Row(task, data, "relrank", base, 1.0, peak, None, note, None, ours, before.version, before.figures)
+    figures = of_both(before.figures, after.figures) if isinstance(after, Timed) else before.figures
+    yield Row(task, data, "relrank", base, 1.0, peak, None, note, None, ours, before.version, figures)
     for entry, answer in others:
         if isinstance(answer, Skipped):
-            yield Row(task, data, entry.who, None, note=answer.why)
+            yield Row(task, data, entry.who, None, note=answer.why, target=entry.target(None))
             continue
         middle = median(answer.seconds)
-        target = None
-        if entry.times is not None:
-            target = Target(f"at least {entry.times:g} × faster than {entry.who}", middle / base, entry.times)
         yield Row(
-            task, data, entry.who, middle, middle / base, answer.peak_mb, None, entry.note, target,
-            answer.seconds, answer.version, answer.figures,
+            task, data, entry.who, middle, middle / base, answer.peak_mb, None, entry.note,
+            entry.target(middle / base), answer.seconds, answer.version, answer.figures,
         )  # fmt: skip
+
+
+def of_both(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of two runs: the mean of each number, the first run's of what is none."""
+    return {
+        name: (value + last[name]) / 2
+        if isinstance(value, int | float) and isinstance(last.get(name), int | float) and value != last[name]
+        else value
+        for name, value in first.items()
+    }
+
+
+def completed(rows: Sequence[Row], promised: Sequence[Row]) -> list[Row]:
+    """The rows, and each promise that none of them holds: on the row that it is about, or on one of its own.
+
+    Args:
+        rows: what a task gave.
+        promised: rows with nothing but a target, of ``promised`` in the task's file.
+    """
+    result = list(rows)
+    for row in promised:
+        assert row.target is not None
+        if any(
+            (r.data, r.who) == (row.data, row.who) and r.target and r.target.text == row.target.text for r in result
+        ):
+            continue
+        target = replace(row.target, found=None)
+        about = [k for k, r in enumerate(result) if (r.data, r.who, r.target) == (row.data, row.who, None)]
+        if about:
+            result[about[0]] = replace(result[about[0]], target=target)
+        else:
+            result.append(replace(row, target=target))
+    return result
 
 
 def void_where_unlike(rows: Sequence[Row], figure: str, tolerance: float) -> list[Row]:
     """Rows whose figure is not the first row's did something else: they keep their seconds, and are compared no more.
+
+    What was promised beside them counts as not measured.
 
     Args:
         rows: the first is relrank's; those without seconds are left alone.
@@ -248,7 +284,8 @@ def void_where_unlike(rows: Sequence[Row], figure: str, tolerance: float) -> lis
         wrong = row.seconds is not None and not abs(row.figures[figure] - rows[0].figures[figure]) <= tolerance
         if wrong:
             note = f"void: {figure} is {row.figures[figure]:.5g}, relrank's {rows[0].figures[figure]:.5g}"
-            row = replace(row, ratio=None, target=None, note="; ".join(filter(None, (note, row.note))))
+            target = replace(row.target, found=None) if row.target is not None else None
+            row = replace(row, ratio=None, target=target, note="; ".join(filter(None, (note, row.note))))
         result.append(row)
     return result
 
