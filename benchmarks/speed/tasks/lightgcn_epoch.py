@@ -1,8 +1,10 @@
 """Epochs of LightGCN on Gowalla, and how long it takes to rank as well as the paper does (NDCG@20 .1554).
 
-Everybody trains whole epochs until 60 seconds of training have passed, with the published loss; relrank beside that
-with the settings of ``studies/gowalla.toml``, to its end. NDCG@20 is read from test after each epoch, off the clock,
-to say when it was reached; nothing is chosen by it.
+Everybody trains whole epochs with the published loss for as long as relrank took to the last goal, 60 seconds at
+least and 120 at most. Relrank takes part twice: with the published loss as well, over which the × of an epoch is, and
+with the tuned settings of ``studies/gowalla.toml``, a softmax over 512 shared negatives: another loss. The × to an
+NDCG@20 is over the latter; the one over relrank with the published loss stands beside it. NDCG@20 is read from test
+after each epoch, off the clock, to say when it was reached; nothing is chosen by it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from graphs import graph_of
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.training import TrainConfig, fit
+from speed.environments import Skipped
 from speed.frame import Context, Entry, Row, Timed, shown, table
 from speed.loop import BATCH, LR, ndcg
 from speed.peer import Call
@@ -25,7 +28,9 @@ from speed.tasks.lightgcn_step import ONE_WAY, PLAIN
 
 STUDY = Path(__file__).parents[3] / "studies" / "gowalla.toml"
 WANTED = (0.150, 0.155)
-SECONDS = 60.0
+SECONDS, MOST = 60.0, 120.0
+TUNED = "relrank, tuned: 512 shared negatives"
+PUBLISHED = "relrank, published loss"
 PEERS = (
     Entry("pyg", "PyG, edge list"),
     Entry("torch_lightgcn", "torch COO (LightGCN-PyTorch's method)", {"layout": "coo"}),
@@ -45,44 +50,75 @@ def rows(context: Context) -> Iterator[Row]:
         if isinstance(short, Timed):
             yield from table(task, "Gowalla, an epoch", short, short, [])
         else:
-            yield Row(task, "Gowalla, an epoch", "relrank, published loss", None, note=short.why)
+            yield Row(task, "Gowalla, an epoch", PUBLISHED, None, note=short.why)
         return
-    before = context.run_peer("relrank", task, file, recipe="plain", seconds=SECONDS, wanted=WANTED)
     own = context.run_peer("relrank", task, file, recipe="study", seconds=1e9, wanted=WANTED)
+    seconds = allowed(own)
+    before = context.run_peer("relrank", task, file, recipe="plain", seconds=seconds, wanted=WANTED)
     if not isinstance(before, Timed):
-        yield Row(task, "Gowalla, an epoch", "relrank, published loss", None, note=before.why)
+        yield Row(task, "Gowalla, an epoch", PUBLISHED, None, note=before.why)
         return
     others = [
-        (entry, context.run_peer(entry.peer, task, file, **entry.options, seconds=SECONDS, wanted=WANTED))
+        (entry, context.run_peer(entry.peer, task, file, **entry.options, seconds=seconds, wanted=WANTED))
         for entry in PEERS
     ]
     after = context.run_peer("relrank", task, file, recipe="plain", seconds=1, wanted=WANTED)
-    study = Entry("relrank", "relrank, settings of the study", note="512 shared negatives")
+    study = Entry("relrank", TUNED, note="another loss")
     answers = [(study, own), *others]
     first, *rest = table(task, "Gowalla, an epoch", before, after, answers)
-    yield replace(first, who="relrank, published loss")
+    yield replace(first, who=PUBLISHED)
     yield from rest
-    published = Entry("relrank", "relrank, published loss")
+    published = Entry("relrank", PUBLISHED)
     for wanted in WANTED:
-        title = f"Gowalla, to NDCG@20 .{round(wanted * 1000)}"
-        base = own.figures["reached"][f"{wanted:.3f}"] if isinstance(own, Timed) else None
+        title = f"Gowalla, to NDCG@20 .{round(wanted * 1000)}, over relrank tuned"
+        bases = reached(own, wanted), reached(before, wanted)
         for entry, answer in (study, own), (published, before), *others:
-            yield until(task, title, wanted, entry, answer, base)
+            yield until(task, title, wanted, entry, answer, bases)
 
 
-def until(task: str, title: str, wanted: float, entry: Entry, answer: object, base: float | None) -> Row:
-    """When somebody reached it, or how far they came."""
+def reached(answer: Timed | Skipped, wanted: float) -> float | None:
+    """Seconds to an NDCG@20, where there is an answer, and it came so far."""
+    found: float | None = answer.figures["reached"][f"{wanted:.3f}"] if isinstance(answer, Timed) else None
+    return found
+
+
+def allowed(own: Timed | Skipped) -> float:
+    """Seconds that everybody may train: as long as relrank tuned took to the last goal, within bounds."""
+    if not isinstance(own, Timed):
+        return SECONDS
+    return min(MOST, max(SECONDS, reached(own, max(WANTED)) or sum(own.seconds)))
+
+
+def until(
+    task: str, title: str, wanted: float, entry: Entry, answer: Timed | Skipped,
+    bases: tuple[float | None, float | None],
+) -> Row:  # fmt: skip
+    """When somebody reached it, or how far they came.
+
+    Args:
+        task: as its file is called.
+        title: goal.
+        wanted: NDCG@20.
+        entry: who.
+        answer: what they gave.
+        bases: seconds of relrank, tuned and with the published loss, where it came so far.
+    """
     if not isinstance(answer, Timed):
-        return Row(task, title, entry.who, None, note=getattr(answer, "why", ""))
-    at: float | None = answer.figures["reached"][f"{wanted:.3f}"]
+        return Row(task, title, entry.who, None, note=answer.why)
+    at = reached(answer, wanted)
     last, epochs = answer.figures["ndcg@20"], len(answer.seconds)
-    note = f"NDCG@20 {last:.4f} after {epochs} epoch{'s' * (epochs > 1)}"
+    note = "; ".join(filter(None, (entry.note, f"NDCG@20 {last:.4f} after {epochs} epoch{'s' * (epochs > 1)}")))
     if at is None:
         return Row(
             task, title, entry.who, None, note=f"not reached within {shown(sum(answer.seconds))}; {note}",
             version=answer.version,
         )  # fmt: skip
-    ratio = at / base if base else None
+    tuned, published = bases
+    ratio = at / tuned if tuned else None
+    if published is None:
+        note += "; relrank with the published loss did not come so far"
+    elif entry.who != PUBLISHED:
+        note += f"; {at / published:.3g} × {PUBLISHED}"
     return Row(task, title, entry.who, at, ratio, answer.peak_mb, None, note, version=answer.version)
 
 
