@@ -7,23 +7,22 @@ import json
 import os
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import date
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from relrank.study.run import machine
 from relrank.whole import whole
 from speed import page, roofline
 from speed.environments import Environments
-from speed.frame import TASKS, Context, Row, say
+from speed.frame import TASKS, Context, Row, completed, say
+from speed.record import ROOT, record
 
-ROOT = Path(__file__).parents[2]
 VERSIONS = ("relrank", "torch", "numpy", "numba", "scipy")
 
 
@@ -41,21 +40,25 @@ def main() -> None:
     if arguments.page:
         return page.write(out)
     began = time.perf_counter()
-    tasks = measure(arguments.only, arguments.quick, arguments.budget or (60.0 if arguments.quick else 400.0))
     kept = out / "performance.json"
-    before = json.loads(kept.read_text(encoding="utf-8"))["tasks"] if kept.is_file() else {}
-    # a task whose file is gone is gone from the page
-    report = {"tasks": {name: known for name in TASKS if (known := (before | tasks).get(name))}}
-    for path, content in ((kept, report), (arguments.json, {"tasks": tasks})):
-        if path:
-            with whole(path) as part:
-                part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    budget = arguments.budget or (60.0 if arguments.quick else 400.0)
+    mine: dict[str, Any] = {}
+    for name, task in measure(arguments.only, arguments.quick, budget):
+        # after each task, so that whatever comes later costs none of it
+        mine[name] = task
+        known = json.loads(kept.read_text(encoding="utf-8"))["tasks"] if kept.is_file() else {}
+        # a task whose file is gone is gone from the page
+        everything = {which: (known | mine)[which] for which in TASKS if which in known or which in mine}
+        for path, tasks in ((kept, everything), (arguments.json, mine)):
+            if path:
+                with whole(path) as part:
+                    part.write_text(json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False) + "\n", "utf-8")
     page.write(out)
     say(f"{out / 'performance.md'} after {time.perf_counter() - began:.0f} s")
 
 
-def measure(names: tuple[str, ...], quick: bool, budget: float) -> dict[str, Any]:
-    """Run tasks, show each when it is done; by name, what ``docs/performance.json`` keeps of it.
+def measure(names: Sequence[str], quick: bool, budget: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run tasks, show each when it is done; its name, and what ``docs/performance.json`` keeps of it.
 
     Args:
         names: of tasks.
@@ -65,23 +68,36 @@ def measure(names: tuple[str, ...], quick: bool, budget: float) -> dict[str, Any
     data = os.environ.get("RELRANK_DATA")
     say("measuring the machine")
     limits = roofline.measure()
-    run = {
-        "date": date.today().isoformat(), "quick": quick, "machine": machine(), "roofline": asdict(limits),
-        "versions": {name: version(name) for name in VERSIONS},
-    }  # fmt: skip
-    tasks: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="relrank-speed-") as scratch:
         context = Context(
             Path(data).resolve() if data else None, Path(scratch), Environments(say), limits, quick, budget
         )
         for name in names:
             began = time.perf_counter()
-            module = import_module(f"speed.tasks.{name}")
-            rows = list(module.rows(context))
+            run = record(VERSIONS) | {"quick": quick, "roofline": asdict(limits)}
+            about, rows = rows_of(name, context)
             show(name, rows)
             say(f"{name}: {time.perf_counter() - began:.0f} s")
-            tasks[name] = {"about": (module.__doc__ or "").strip(), "run": run, "rows": [r.as_json() for r in rows]}
-    return tasks
+            yield name, {"about": about, "run": run, "rows": [row.as_json() for row in rows]}
+
+
+def rows_of(task: str, context: Context) -> tuple[str, list[Row]]:
+    """What a task is about, and its rows; one that fails keeps those that it gave, and says why there are no more.
+
+    What was promised and not measured is among them.
+    """
+    about, rows, promised = "", [], []
+    try:
+        module = import_module(f"speed.tasks.{task}")
+        about = (module.__doc__ or "").strip()
+        if hasattr(module, "promised"):
+            promised = list(module.promised(context.quick))
+        rows.extend(module.rows(context))
+    except Exception as error:  # the other tasks go on
+        traceback.print_exc()
+        why = next(iter(str(error).splitlines()), "")
+        rows.append(Row(task, "all else", "relrank", None, note=f"the task failed: {type(error).__name__}: {why}"))
+    return about, completed(rows, promised)
 
 
 def show(task: str, rows: list[Row]) -> None:
