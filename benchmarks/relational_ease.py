@@ -43,6 +43,7 @@ from relrank.study.config import ModelSection, StudySection
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
+from relrank.whole import whole
 
 RELATIONS = ("has_tag", "written_by", "similar_text", "in_language", "published_in")
 SECTION = ModelSection(name="relational-ease", trials=1, config={"l2": 300.0, "weight": 30.0})
@@ -193,7 +194,8 @@ def main() -> None:
             print(f"{users:,} users ranked, {count} relations: {f['arms']:.0f} arms {f['study_s']:.1f} s, "
                   f"one cell {f['one_s']:.1f} s, {f['ratio']:.2f} x", flush=True)  # fmt: skip
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": where, "figures": figures}, indent=1))
+        with whole(arguments.json) as part:
+            part.write_text(json.dumps({"machine": where, "figures": figures}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +33,7 @@ import numba
 import numpy as np
 
 SIZES = (1e6, 3e6, 1e7, 3e7, 1e8)
-DOCS = Path(__file__).parents[2] / "docs" / "performance-growth.json"
+PACKAGES = ("relrank", "torch", "numpy", "numba", "polars")
 MOST_GB = 20
 """A process above this is ended, so that the machine lives."""
 DIM, LAYERS, STEPS_PER_EPOCH, JUDGED = 64, 3, 256, 10_000
@@ -73,6 +71,8 @@ def generate(n: int, file: Path) -> None:
     """Write the interactions of one size."""
     import polars as pl
 
+    from relrank.whole import whole
+
     n_users, n_items = shape(n)
     rng = np.random.default_rng(0)
     # Rows per user: five, and the rest by a log-normal share.
@@ -87,7 +87,8 @@ def generate(n: int, file: Path) -> None:
     user, item = np.empty(n, np.int32), np.empty(n, np.int32)
     _draw(degrees, cumulated, shares, item, user, rng)
     keys = {"user": user, "item": rng.permutation(n_items).astype(np.int32)[item]}
-    pl.DataFrame(keys).write_parquet(file, compression="lz4", statistics=False)
+    with whole(file) as part:
+        pl.DataFrame(keys).write_parquet(part, compression="lz4", statistics=False)
 
 
 class Stages:
@@ -210,12 +211,16 @@ def run(n: int, steps: int, folder: Path) -> dict[str, Any]:
     return {**json.loads(out), "seconds_generate": made}
 
 
-def versions() -> dict[str, str]:
-    """What it was measured with."""
-    from importlib.metadata import version
+def merged(file: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a file with new rows, by size; each has under ``run`` when, where and with what it was measured.
 
-    names = ("relrank", "torch", "numpy", "numba", "polars")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    Rows of a file from before there were such records get the one that the file had for all.
+    """
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"rows": []}
+    shared = {name: kept[name] for name in ("date", "machine", "versions") if name in kept}
+    old = [row if "run" in row else {**row, "run": shared} for row in kept["rows"]]
+    by_size = {row["interactions"]: row for row in (*old, *rows)}
+    return {"mb": "2^20 bytes", "rows": [by_size[n] for n in sorted(by_size)]}
 
 
 def main() -> None:
@@ -231,14 +236,16 @@ def main() -> None:
         return generate(int(arguments.generate), arguments.folder / "interactions.parquet")
     if arguments.chain:
         return print(json.dumps(chain(int(arguments.chain), arguments.folder, arguments.steps)))
-    from relrank.study.run import machine
+    from relrank.whole import whole
+    from speed.record import record
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         rows = []
         for n in map(int, arguments.sizes):
             print(f"{n:,} interactions", file=sys.stderr, flush=True)
-            rows.append(row := run(n, arguments.steps, folder / f"{n}"))
+            row = {**run(n, arguments.steps, folder / f"{n}"), "run": record(PACKAGES)}
+            rows.append(row)
             print(
                 f"{n:>12,}  {row['users']:>9,} × {row['items']:<8,} batch {row['batch']:>7,}  "
                 f"step {row['seconds_step']:6.2f} s  epoch {row['seconds_epoch_estimated'] / 60:5.1f} min (estimated)"
@@ -246,14 +253,10 @@ def main() -> None:
                 flush=True,
             )
     if arguments.json:
-        kept = json.loads(arguments.json.read_text())["rows"] if arguments.json.is_file() else []
-        by_size = {r["interactions"]: r for r in (*kept, *rows)}
-        note = {
-            "machine": machine(), "date": date.today().isoformat(), "versions": versions(), "mb": "2^20 bytes",
-            "rows": [by_size[n] for n in sorted(by_size)],
-        }  # fmt: skip
-        arguments.json.write_text(json.dumps(note, indent=1) + "\n")
+        with whole(arguments.json) as part:
+            part.write_text(json.dumps(merged(arguments.json, rows), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # where the package "speed" lies
     main()
