@@ -17,7 +17,7 @@ from speed.plots import bars, curves
 
 INTRODUCTION = """# Performance
 
-Everything that a user waits for, beside what they would use instead and what the machine can do. Written by
+What a user waits for, beside what they would use instead and what the machine can do. Written by
 `RELRANK_DATA=… python benchmarks/speed/run.py` (`make bench`); what was tried is kept in `performance-notes.md`.
 Each peer runs in a process and an environment of its own, relrank before and after all of them; times are medians.
 **×** is a time over relrank's: above 1, relrank is faster. **MB** is the most memory that the whole process held,
@@ -92,22 +92,30 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
         yield ""
         yield f"**Of a quick run, with few repeats, so rough: {', '.join(quick)}.**"
     yield ""
-    for where in {json.dumps([run["machine"], run["date"]]): run for run in runs}.values():
-        yield measured(where)
-    peers = {f"{row.who.partition(',')[0]} {row.version}" for row in rows if row.version and row.who != "relrank"}
-    peers -= {name for name in peers if name.startswith("relrank")}
+    by_run: dict[str, list[str]] = {}
+    for name, task in report["tasks"].items():
+        by_run.setdefault(measured(task["run"]), []).append(name)
+    for run, names in by_run.items():
+        yield f"- {run}" + (f" Of {', '.join(f'`{name}`' for name in names)}." if len(by_run) > 1 else "")
+    peers = {f"{row.who.partition(',')[0]} {row.version}" for row in rows if row.version and "relrank" not in row.who}
     if peers:
-        yield f"Peers: {', '.join(sorted(peers))}."
+        yield f"- Peers: {', '.join(sorted(peers))}."
+    if lacking := [f"`{name}`" for name in TASKS if name not in report["tasks"]]:
+        yield f"- Not run: {', '.join(lacking)}; the targets of these are not below."
     yield ""
     promised = [(row, row.target) for row in rows if row.target is not None]
     if promised:
         met = sum(target.met for _, target in promised)
-        yield f"## Targets: {met} of {len(promised)} met"
+        unknown = sum(target.found is None for _, target in promised)
+        told = f", {unknown} not measured" if unknown else ""
+        yield f"## Targets: {met} of {len(promised)} met{told}"
         yield ""
-        yield "| task | data | target | found | |"
-        yield "|---|---|---|---|---|"
+        yield "| task | data | who | target | found | |"
+        yield "|---|---|---|---|---|---|"
         for row, target in promised:
-            yield f"| {row.task} | {row.data} | {escaped(target.text)} | {target.found:.3g} | {verdict(target)} |"
+            found = "–" if target.found is None else figure(target.found)
+            words = " | ".join(escaped(word) for word in (row.task, row.data, row.who, target.text, found))
+            yield f"| {words} | {verdict(target)} |"
         yield ""
     if any(row.ratio for row in rows):
         yield "![How many times as long as relrank everybody takes](performance.svg)"
@@ -152,16 +160,18 @@ def measured(run: dict[str, Any]) -> str:
     machine = run["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB"
-    return f"{run['date']}: {where}, {versions}."
+    commit = f", commit {run['commit']}" if run.get("commit") else ""
+    return f"{run['date']}{commit}: {where}, {versions}."
 
 
 def cells(row: Row, limited: bool) -> list[str]:
     """One row of a task's table."""
     said = [row.note] if row.note else []
     if row.target is not None:
-        said.append(f"{row.target.text}: {verdict(row.target)}")
+        found = "" if row.target.met or row.target.found is None else f": {figure(row.target.found)}"
+        said.append(f"{row.target.text}: {verdict(row.target)}{found}")
     if row.seconds is None:
-        said = [f"not measured: {row.note}" if not row.note.startswith("not ") else row.note]
+        said[:1] = [row.note if row.note.startswith("not ") else f"not measured: {row.note}"]
     return [
         escaped(row.who),
         "–" if row.seconds is None else shown(row.seconds),
@@ -178,15 +188,28 @@ def escaped(text: str) -> str:
 
 
 def verdict(target: Target) -> str:
-    """Met, or by how much it was missed."""
-    return "met" if target.met else f"**missed by {target.missed_by:.0%}**: {target.found:.3g}"
+    """Met, not measured, or by how much it was missed."""
+    if target.found is None:
+        return "**not measured**"
+    return "met" if target.met else f"**missed by {target.missed_by:.0%}**"
+
+
+def figure(value: float) -> str:
+    """Three digits, from a thousand all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _growth(growth: dict[str, Any], note: str | None) -> Iterator[str]:
     yield "## growth"
     yield ""
     yield "Generated interactions, one size after another, `python benchmarks/speed/growth.py`."
-    yield measured(growth)
+    yield ""
+    by_run: dict[str, list[str]] = {}
+    for row in growth["rows"]:
+        # rows without a record of their own are of the one that all rows shared
+        by_run.setdefault(measured(row.get("run") or growth), []).append(f"{row['interactions']:,}")
+    for run, sizes in by_run.items():
+        yield f"- {run}" + (f" Of {' and '.join(sizes)}." if len(by_run) > 1 else "")
     yield ""
     yield "| interactions | users × items | graph | step | epoch, estimated | peak MB |"
     yield "|---|---|---|---|---|---|"
