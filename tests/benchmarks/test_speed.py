@@ -2,19 +2,25 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from relrank import metrics
-from speed import bench, environments, frame, loop, page, plots
+from speed import bench, environments, frame, growth, loop, page, plots, processes, record
 from speed.environments import Environments, Skipped
-from speed.frame import Context, Entry, Row, Target, Timed, shown, table
+from speed.frame import Context, Entry, Row, Target, Timed, completed, shown, table, void_where_unlike
 from speed.roofline import Roofline
+from speed.tasks import lightgcn_epoch, lightgcn_step, ranking, relational_ease, startup
 
 BENCHMARKS = Path(frame.__file__).parents[1]
 ROOFLINE = Roofline(40, 120, 30, 200, dict.fromkeys(page.LIMITS, 0.1))
@@ -50,7 +56,6 @@ def test_a_ratio_is_the_others_median_over_the_median_of_both_of_our_runs():
     assert fast.ratio == 0.5
     assert dgl.seconds is None
     assert dgl.ratio is None
-    assert dgl.target is None
     assert "libdgl" in dgl.note
 
 
@@ -84,9 +89,11 @@ def test_rows_come_back_from_json():
 
 def test_the_page_says_who_was_left_out_and_what_was_missed():
     text = page.page(report(), {"ease": "A table of powers."})
-    assert "## Targets: 1 of 2 met" in text
-    assert "| ease | books | at least 12 × faster than COO \\| torch | 8 | **missed by 33%**: 8 |" in text
-    assert "| DGL | – | – | – | not measured: does not import: ImportError: libdgl.so |" in text
+    assert "## Targets: 1 of 3 met, 1 not measured" in text
+    assert "| COO \\| torch | at least 12 × faster than COO \\| torch | 8 | **missed by 33%** |" in text
+    assert "| ease | books | DGL | at least 5 × faster than DGL | – | **not measured** |" in text
+    assert "| DGL | – | – | – | not measured: does not import: ImportError: libdgl.so; at least 5 × faster" in text
+    assert "at least 12 × faster than COO \\| torch: **missed by 33%**: 8 |" in text
     assert "| COO \\| torch | 8 s | 8 |" in text
     assert "**What was tried.** A table of powers." in text
     assert "Some CPU, 2 cores" in text
@@ -146,7 +153,7 @@ def test_only_keeps_the_rows_of_other_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "TASKS", ("als", "ease"))
     for name in ("als", "ease", "als"):
         task = report()["tasks"]["ease"]
-        monkeypatch.setattr(bench, "measure", lambda *_, name=name, task=task: {name: task})
+        monkeypatch.setattr(bench, "measure", lambda *_, name=name, task=task: iter([(name, task)]))
         monkeypatch.setattr(sys, "argv", ["run.py", "--only", name, "--out", str(tmp_path)])
         bench.main()
     written = json.loads((tmp_path / "performance.json").read_text())
@@ -202,6 +209,250 @@ def test_a_peer_that_fails_hangs_or_is_not_there_is_skipped_with_its_reason(cont
     assert context.run_peer("bad", "ease", Skipped("no data")) == Skipped("no data")
     skipped = list(context.compare("ease", "books", None, [Entry("bad", "bad")]))
     assert [(row.who, row.seconds) for row in skipped] == [("relrank", None)]
+    promised = list(context.compare("ease", "books", None, [Entry("bad", "bad", times=3)]))[1:]
+    assert [(row.who, row.seconds, row.target) for row in promised] == [
+        ("bad", None, Target("at least 3 × faster than bad", None, 3))
+    ]
+
+
+def test_a_peer_that_is_killed_says_by_what_and_one_that_says_much_comes_to_its_end(context):
+    script(context, "killed", "import os, signal\nprint('words', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    script(context, "loud", "import sys\nsys.stderr.write('x' * 200_000 + '\\n')\nsys.exit('enough')\n")
+    assert context.run_peer("killed", "ease", None) == Skipped("ended by signal 9")
+    assert context.run_peer("loud", "ease", None) == Skipped("enough")
+    loud = [sys.executable, "-c", "import sys; sys.stderr.write('x' * 200_000); print(1)"]
+    assert startup.seconds(loud, context.scratch, first_line=True, longest=20) < 20
+    with pytest.raises(RuntimeError, match="ended by signal 9"):
+        startup.seconds(
+            [sys.executable, "-c", "import time; time.sleep(60)"], context.scratch, first_line=False, longest=0.2
+        )
+
+
+WORKER = (
+    "import subprocess, sys\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    "open('child', 'w').write(str(child.pid))\n"
+)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, or does within a second or two; one that nobody waited for is a zombie."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("how", ["ends", "hangs", "is interrupted"])
+def test_workers_of_a_peer_end_with_it(tmp_path, monkeypatch, how):
+    text = WORKER + ("" if how == "ends" else "child.wait()\n")
+    if how == "is interrupted":
+        wait = subprocess.Popen.wait
+
+        def interrupted(process, timeout=None):
+            if timeout is not None:
+                while not ((tmp_path / "child").is_file() and (tmp_path / "child").read_text()):
+                    time.sleep(0.01)
+                raise KeyboardInterrupt
+            return wait(process)
+
+        monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    command = [sys.executable, "-c", text]
+    if how == "ends":
+        assert processes.run(command, 20, tmp_path).status == 0
+    else:
+        with pytest.raises(subprocess.TimeoutExpired if how == "hangs" else KeyboardInterrupt):
+            processes.run(command, 1, tmp_path)
+    child = int((tmp_path / "child").read_text())
+    ended = gone(child)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+    assert ended
+
+
+def test_a_void_row_keeps_its_promise_as_not_measured():
+    ours, pyg, *_ = rows()
+    ours, pyg = frame.replace(ours, figures={"loss": 1.0}), frame.replace(pyg, figures={"loss": 2.0})
+    _, void = void_where_unlike([ours, pyg], "loss", 1e-4)
+    assert void.ratio is None
+    assert void.target == Target("at least 20 × faster than PyG", None, 20)
+    assert not void.target.met
+    assert void.as_json()["target"]["found"] is None
+    assert Row.of_json(json.loads(json.dumps(void.as_json()))) == void
+
+
+def test_promises_that_no_row_holds_are_listed():
+    ours, pyg, *_ = rows()
+    wanted = Target("at most 2 s", None, 2.0, at_least=False)
+    lost = Row("ease", "books", "nobody", None, note="not measured", target=wanted)
+    promised = [frame.replace(ours, target=wanted), frame.replace(pyg, seconds=None), lost]
+    found = completed([ours, pyg], promised)
+    assert found == [frame.replace(ours, target=wanted), pyg, lost]
+
+
+FAILING = SimpleNamespace(__doc__="What.", rows=lambda _: (_ for _ in ()).throw(ValueError("no\nluck")))
+
+
+def failing(monkeypatch, **tasks) -> None:
+    monkeypatch.setattr(bench, "TASKS", tuple(tasks))
+    monkeypatch.setattr(bench.roofline, "measure", lambda: ROOFLINE)
+    monkeypatch.setattr(bench, "import_module", lambda name: tasks[name.rpartition(".")[2]])
+    monkeypatch.setattr(bench, "Environments", _Ours)
+
+
+@pytest.mark.parametrize("module", [lightgcn_step, ranking, relational_ease, startup])
+def test_a_task_that_fails_is_a_row_and_its_targets_are_not_measured(module, monkeypatch, context):
+    fails = SimpleNamespace(__doc__="What.", promised=module.promised, rows=FAILING.rows)
+    failing(monkeypatch, fails=fails)
+    about, found = bench.rows_of("fails", context)
+    assert about == "What."
+    assert found[0].note == "the task failed: ValueError: no"
+    promised = list(module.promised(False))
+    assert found[1:] == promised
+    assert promised
+    assert all(row.target and row.target.found is None for row in promised)
+
+
+def test_tasks_without_an_answer_of_relrank_list_every_target(context, monkeypatch):
+    monkeypatch.setattr(Context, "run_peer", lambda *_, **__: Skipped("broken"))
+    monkeypatch.setattr(Context, "input", lambda *_: Skipped("no data"))
+    for name, module, targets in (("lightgcn_step", lightgcn_step, 7), ("ranking", ranking, 1),
+                                  ("relational_ease", relational_ease, 3)):  # fmt: skip
+        _, found = bench.rows_of(name, context)
+        assert sum(row.target is not None for row in found) == targets
+        assert {(row.who, row.target) for row in module.promised(False)} <= {(row.who, row.target) for row in found}
+
+
+def test_figures_are_written_after_each_task_and_one_that_fails_costs_no_other(tmp_path, monkeypatch):
+    seen = {}
+
+    def second(_):
+        seen.update(json.loads((tmp_path / "performance.json").read_text())["tasks"])
+        yield from rows()
+        raise ValueError("half")
+
+    good = SimpleNamespace(__doc__="Good.", rows=lambda _: rows())
+    failing(monkeypatch, als=good, ease=SimpleNamespace(__doc__="Bad.", rows=second), neighbours=good)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "als", "ease", "neighbours", "--out", str(tmp_path)])
+    bench.main()
+    assert list(seen) == ["als"]
+    tasks = json.loads((tmp_path / "performance.json").read_text())["tasks"]
+    assert list(tasks) == ["als", "ease", "neighbours"]
+    assert [row["note"] for row in tasks["ease"]["rows"]][-1] == "the task failed: ValueError: half"
+    assert len(tasks["ease"]["rows"]) == 1 + len(rows())
+    assert all(task["run"].keys() >= {"commit", "date", "machine", "versions", "roofline"} for task in tasks.values())
+    assert "the task failed: ValueError: half" in (tmp_path / "performance.md").read_text()
+
+
+def git(root: Path, *words: str) -> str:
+    names = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    return subprocess.run(["git", "-C", str(root), *names, *words], check=True, capture_output=True, text=True).stdout
+
+
+def test_a_commit_is_dirty_where_the_code_differs(tmp_path):
+    (tmp_path / "src").mkdir()
+    assert record.commit(tmp_path / "src") == ""
+    git(tmp_path, "init", "-q")
+    (tmp_path / "src" / "a.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    head = git(tmp_path, "rev-parse", "--short", "HEAD").strip()
+    (tmp_path / "notes.md").write_text("elsewhere")
+    assert record.commit(tmp_path) == head
+    (tmp_path / "src" / "a.py").write_text("2")
+    assert record.commit(tmp_path) == f"{head} dirty"
+
+
+def test_the_page_names_the_commit_of_each_task_the_peers_alone_and_what_was_not_run():
+    both = report()
+    other = report()["tasks"]["ease"]
+    other["run"] = {**other["run"], "commit": "abc1234 dirty"}
+    ours = Row("startup", "an import", "import relrank.models", 1.0, 1.0, version="0.1.0")
+    both["tasks"]["startup"] = {**other, "rows": [ours.as_json()]}
+    text = page.page(both, {})
+    assert "- 2026-01-02: Some CPU, 2 cores, 8 GB, torch 2.13.0. Of `ease`." in text
+    assert "- 2026-01-02, commit abc1234 dirty: Some CPU, 2 cores, 8 GB, torch 2.13.0. Of `startup`." in text
+    peers = next(line for line in text.splitlines() if line.startswith("- Peers:"))
+    assert "relrank" not in peers
+    assert "PyG 1.0" in peers
+    assert "- Not run: `als`, `lightgcn_epoch`," in text
+
+
+def test_sizes_that_are_not_run_again_keep_their_record(tmp_path):
+    file = tmp_path / "growth.json"
+    file.write_text(json.dumps({"date": "old", "machine": {}, "versions": {}, "rows": [
+        {"interactions": 10, "x": 1}, {"interactions": 30, "x": 1}]}))  # fmt: skip
+    new = {"interactions": 10, "x": 2, "run": {"date": "new"}}
+    assert growth.merged(file, [new])["rows"] == [
+        new, {"interactions": 30, "x": 1, "run": {"date": "old", "machine": {}, "versions": {}}},
+    ]  # fmt: skip
+    assert growth.merged(tmp_path / "none", [new])["rows"] == [new]
+
+
+def products(seconds: list[float], products: float, torch: float) -> Timed:
+    return timed(seconds, step=seconds[0], products=products, torch_products=torch, gathered_bytes=10**9)
+
+
+def test_targets_are_of_both_of_our_runs(context, monkeypatch):
+    answers = iter([products([2.0], 1.0, 3.0), products([4.0], 3.0, 3.0)])
+    monkeypatch.setattr(Context, "run_peer", lambda *_, **__: next(answers))
+    monkeypatch.setattr(Context, "input", lambda *_: None)
+    monkeypatch.setattr(lightgcn_step, "asked", lambda _: (1, {"gowalla": []}))
+    step, own, torchs = lightgcn_step.rows(context)
+    assert (step.seconds, own.seconds, torchs.seconds) == (3.0, 2.0, 3.0)
+    assert step.target.found == 1.5
+    assert own.target.found == 1.5
+    assert own.ratio == pytest.approx(1 / step.target.found)
+    assert frame.of_both({"a": 1, "b": "x", "c": None, "d": 2}, {"a": 2, "b": "x", "c": 3, "d": 2}) == {
+        "a": 1.5, "b": "x", "c": None, "d": 2,
+    }  # fmt: skip
+
+
+def test_a_rate_is_of_both_of_our_runs(context, monkeypatch):
+    figures = {"users": 6, "items": 5, "dim": 4, "ndcg@20": 0.1, "recall@20": 0.1, "sample ndcg@20": 0.1,
+               "blocks ndcg@20": 0.1, "blocks recall@20": 0.1}  # fmt: skip
+    first, last = (timed([s], **figures, evaluate_s=s, ranks_s=s / 2, blocks_s=2 * s) for s in (1.0, 2.0))
+    answers = iter([first, *([Skipped("not there")] * 4), last])
+    monkeypatch.setattr(Context, "run_peer", lambda *_, **__: next(answers))
+    monkeypatch.setattr(Context, "input", lambda *_: None)
+    ours, blocks, *_ = ranking.rows(context)
+    assert (ours.seconds, ours.target.found) == (1.5, 4.0)
+    assert ours.note.startswith("4 users/s; ranks alone 8")
+    assert (blocks.seconds, blocks.ratio) == (3.0, 2.0)
+
+
+def test_everybody_may_train_as_long_as_relrank_tuned_took_within_bounds():
+    def own(at: float | None) -> Timed:
+        return timed([50.0, 45.0], reached={"0.150": 1.0, "0.155": at})
+
+    assert [lightgcn_epoch.allowed(own(at)) for at in (20.0, 80.0, 500.0, None)] == [60.0, 80.0, 120.0, 95.0]
+    assert lightgcn_epoch.allowed(Skipped("no data")) == 60.0
+    peer = timed([40.0], "pyg", **{"ndcg@20": 0.156, "reached": {"0.155": 40.0}})
+    row = lightgcn_epoch.until("t", "d", 0.155, Entry("pyg", "PyG"), peer, (10.0, 20.0))
+    assert row.ratio == 4.0
+    assert row.note.endswith("; 2 × relrank, published loss")
+
+
+def test_an_import_is_held_against_that_of_our_models(context, monkeypatch):
+    took = {"import relrank.models": 2.0, "import relrank": 0.1, "import implicit.als": 3.0}
+    failing_one = startup.IMPORTS["cornac"]
+
+    def seconds(command, folder, *, first_line):
+        if command[-1] == failing_one:
+            raise RuntimeError("broken")
+        return took.get(command[-1], 1.0)
+
+    monkeypatch.setattr(startup, "seconds", seconds)
+    found = {row.who: row for row in startup.rows(context)}
+    assert found["import relrank.models"].ratio == 1.0
+    assert (found["import relrank"].seconds, found["import relrank"].ratio) == (0.1, None)
+    assert found["import implicit.als"].ratio == 1.5
+    assert (found[failing_one].seconds, found[failing_one].note) == (None, "broken")
+    assert found["relrank --help"].target.found == 1.0
 
 
 def test_an_environment_that_does_not_import_says_why(tmp_path, monkeypatch):
