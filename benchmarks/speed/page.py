@@ -95,8 +95,8 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
     by_run: dict[str, list[str]] = {}
     for name, task in report["tasks"].items():
         by_run.setdefault(measured(task["run"]), []).append(name)
-    for run, names in by_run.items():
-        yield f"- {run}" + (f" Of {', '.join(f'`{name}`' for name in names)}." if len(by_run) > 1 else "")
+    for told, names in by_run.items():
+        yield f"- {told}" + (f" Of {', '.join(f'`{name}`' for name in names)}." if len(by_run) > 1 else "")
     peers = {f"{row.who.partition(',')[0]} {row.version}" for row in rows if row.version and "relrank" not in row.who}
     if peers:
         yield f"- Peers: {', '.join(sorted(peers))}."
@@ -107,8 +107,8 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
     if promised:
         met = sum(target.met for _, target in promised)
         unknown = sum(target.found is None for _, target in promised)
-        told = f", {unknown} not measured" if unknown else ""
-        yield f"## Targets: {met} of {len(promised)} met{told}"
+        rest = f", {unknown} not measured" if unknown else ""
+        yield f"## Targets: {met} of {len(promised)} met{rest}"
         yield ""
         yield "| task | data | who | target | found | |"
         yield "|---|---|---|---|---|---|"

@@ -1,4 +1,4 @@
-"""PyG's LightGCN on an edge list in both directions, as its documentation trains it; Adam is fused, which theirs is not."""
+"""PyG's LightGCN on an edge list in both directions, as documented, but for Adam, which is fused here."""
 
 from __future__ import annotations
 

@@ -126,8 +126,8 @@ def seconds(command: list[str], folder: Path, *, first_line: bool, longest: floa
         process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
         over = threading.Timer(longest, processes.end, (process,))
         over.start()
+        assert process.stdout is not None
         try:
-            assert process.stdout is not None
             said = process.stdout.readline()
             line = time.perf_counter() - began
             while process.stdout.read(1 << 16):
