@@ -101,7 +101,7 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
     if peers:
         yield f"- Peers: {', '.join(sorted(peers))}."
     if lacking := [f"`{name}`" for name in TASKS if name not in report["tasks"]]:
-        yield f"- Not run: {', '.join(lacking)}; the targets of these are not below."
+        yield f"- Not run: {', '.join(lacking)}; what was promised of these is not below."
     yield ""
     promised = [(row, row.target) for row in rows if row.target is not None]
     if promised:
@@ -113,8 +113,8 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
         yield "| task | data | who | target | found | |"
         yield "|---|---|---|---|---|---|"
         for row, target in promised:
-            found = "–" if target.found is None else figure(target.found)
-            words = " | ".join(escaped(word) for word in (row.task, row.data, row.who, target.text, found))
+            value = "–" if target.found is None else figure(target.found)
+            words = " | ".join(escaped(word) for word in (row.task, row.data, row.who, target.text, value))
             yield f"| {words} | {verdict(target)} |"
         yield ""
     if any(row.ratio for row in rows):
