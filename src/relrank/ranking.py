@@ -204,7 +204,7 @@ def _name(model: object) -> str:
 
 def in_pieces(vectors: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
     """Vectors of histories, some at a time: what an encoder writes on the way is many times as large as they are."""
-    return torch.cat([vectors(some) for some in rows.split(HISTORIES_AT_ONCE)])
+    return torch.cat([vectors(some) for some in torch.split(rows, HISTORIES_AT_ONCE)])
 
 
 class _Histories:
