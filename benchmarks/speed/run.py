@@ -10,11 +10,14 @@ skipped with a word where it is not set.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # where the package "speed" lies
     from speed.bench import main
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the peer of the moment ends too
 
     main()
