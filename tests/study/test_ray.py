@@ -5,6 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
 from unittest import mock
 
 import polars as pl
@@ -12,14 +16,18 @@ import psutil
 import pytest
 from threadpoolctl import threadpool_limits
 
+import relrank
 from relrank import cli
 from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
+from relrank.study import ray_worker
+from relrank.study.bench_files import pack
 from relrank.study.config import read_study
 from relrank.study.engines import Silent
 from relrank.study.ray_engine import RayEngine, load_ray
-from relrank.study.run import keep_winner, prepare, run_study
+from relrank.study.run import grid, keep_winner, prepare, run_study
 
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: these machines are on the loopback alone
 ray = pytest.importorskip("ray")
 
 STUDY = """
@@ -38,7 +46,7 @@ kind = "attribute"
 node = "item"
 column = "noise"
 [study]
-trials = 4
+trials = 2
 resamples = 200
 attribute = "driver"
 item_groups = ["driver"]
@@ -51,9 +59,10 @@ arms = ["interactions", "all", "rewired"]
 name = "relational-lightgcn"
 arms = ["interactions", "all"]
 config = { dim = 16, negatives = 64 }
-train = { epochs = 80, batch = 64, every = 5 }
+train = { epochs = 40, batch = 64, every = 5 }
 """
 CELLS = 1 + 4 + 2
+MACHINE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 class Counting(Silent):
@@ -76,8 +85,8 @@ class Counting(Silent):
 class Apart(RayEngine):
     """No worker sees the study's folder."""
 
-    def _submit(self, key, cell, folder, mark):
-        return super()._submit(key, cell, folder / "elsewhere", mark)
+    def _submit(self, key, cell, folder, mark, needs):
+        return super()._submit(key, cell, folder / "elsewhere", mark, needs)
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +94,16 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
-    machine = {"num_cpus": 1, "object_store_memory": 100 << 20}
     with mock.patch.dict(os.environ, settings):
         both = Cluster(
             initialize_head=True,
-            head_node_args={**machine, "include_dashboard": False},
+            head_node_args={**MACHINE, "include_dashboard": False},
         )
-        both.add_node(**machine)
+        both.add_node(**MACHINE)
         yield both
         started = [p for p in psutil.Process().children(recursive=True) if "ray" in titled(p)]
         both.shutdown()
-    _, left = psutil.wait_procs(started, timeout=5)
+    _, left = psutil.wait_procs(started, timeout=60)
     assert not [titled(process) for process in left]
 
 
@@ -201,6 +209,7 @@ def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study,
     assert sorted(watcher.finished) == sorted(local[1])  # each once
     # begun again only if its worker was lost
     assert all(watcher.started.count(key) <= 1 + watcher.gone.count(key) for key in watcher.finished)
+    cluster.add_node(**MACHINE)  # as it was
 
 
 def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
@@ -249,8 +258,116 @@ def test_a_machine_that_is_too_small_is_named(cluster, study, tmp_path):
     assert said.value.found.startswith("1 cores")
 
 
+def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_path):
+    """Ray would wait for another one for ever."""
+    config, material, _ = study
+    large = cluster.add_node(**MACHINE | {"num_cpus": 2})
+
+    class Removing(Silent):
+        def start(self, cell):
+            if large in cluster.list_all_nodes():
+                cluster.remove_node(large, allow_graceful=False)
+
+    with (
+        RayEngine(cluster.address, cores=2) as engine,
+        pytest.raises(InputError, match="no machine can run this cell") as said,
+    ):
+        run_study(config, material, tmp_path, Removing(), engine)
+    assert said.value.found == "1 cores, 0 GPUs"
+
+
+def order_of(cell, folder):
+    """What a worker is told, of a study whose folder it does not see."""
+    return {
+        "key": cell.key(), "model": cell.model.model_dump(), "arm": asdict(cell.arm),
+        "study": cell.study.model_dump(), "relrank": relrank.__version__, "cores": 1, "folder": str(folder),
+        "mark": ".mark", "environment": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", ["unpack", "mkdir", "cell"])
+def test_a_full_disk_on_a_worker_is_one_clear_error_and_leaves_nothing(study, tmp_path, monkeypatch, fails):
+    config, material, _ = study
+    cell = grid(config, material)[0]
+    full = OSError(28, "No space left on device")
+    files = {} if fails == "unpack" else pack(cell.bench)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if fails == "mkdir":
+        (tmp_path / f"relrank.mark.{cell.key()}").touch()
+    there = list(tmp_path.iterdir())
+    with (
+        mock.patch.dict(os.environ),
+        mock.patch("relrank.study.cells.fill_cell", side_effect=full),
+        mock.patch("relrank.study.bench_files.unpack", side_effect=full) if fails == "unpack" else nullcontext(),
+    ):
+        answer = ray_worker.work(order_of(cell, tmp_path / "elsewhere"), files, mock.MagicMock())
+    assert ("File exists" if fails == "mkdir" else "No space left") in answer["failed"]
+    assert list(tmp_path.iterdir()) == there
+
+
+def test_what_fails_on_leaving_does_not_hide_the_study_s_error():
+    engine = RayEngine()
+    engine._ray, engine._mine = mock.MagicMock(), True
+    engine._ray.kill.side_effect = RuntimeError("no actor")
+    engine.__exit__(None, None, None)
+    engine._ray.shutdown.assert_called_once()
+
+
+def test_a_failure_after_connecting_ends_the_ray_that_was_started():
+    engine = RayEngine()
+    engine._ray = started = mock.MagicMock()
+    started.is_initialized.return_value = False
+    started.nodes.return_value = [{"NodeManagerAddress": "127.0.0.1"}]
+    started.remote.side_effect = RuntimeError("no board")
+    with pytest.raises(RuntimeError, match="no board"):
+        engine.__enter__()
+    started.shutdown.assert_called_once()
+
+
+def test_a_ray_that_others_reach_is_ended_again():
+    engine = RayEngine()
+    engine._ray = started = mock.MagicMock()
+    started.is_initialized.return_value = False
+    started.nodes.return_value = [{"NodeManagerAddress": "10.1.2.3"}]
+    with pytest.raises(InputError, match="more than the loopback") as said:
+        engine.__enter__()
+    assert said.value.found == "10.1.2.3"
+    started.shutdown.assert_called_once()
+
+
+def listening(process):
+    """Addresses on which a process can be reached."""
+    try:
+        return {c.laddr.ip for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
+    except psutil.Error:
+        return set()
+
+
+def test_a_ray_of_one_s_own_listens_on_the_loopback_alone_and_ends_with_the_study(tmp_path):
+    tiny = STUDY.partition('[[models]]\nname = "relational-ease"')[0]
+    (tmp_path / "tiny.toml").write_text(tiny)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "relrank", "study", "tiny.toml", "--smoke", "--engine", "ray", "--out", "run"]
+    started, addresses = {}, set()
+    with psutil.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as study:
+        while study.poll() is None:
+            try:
+                started |= {p.pid: p for p in study.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                break
+            addresses |= set().union(*map(listening, [study, *started.values()]))
+            time.sleep(0.2)
+        said = study.stdout.read().decode()
+    assert study.returncode == 0, said
+    assert len(started) > 2
+    assert {ip.removeprefix("::ffff:") for ip in addresses} == {"127.0.0.1"}
+    _, left = psutil.wait_procs(started.values(), timeout=60)
+    assert not [titled(process) for process in left]
+
+
 def test_without_ray_the_extra_is_named():
     with (
+        mock.patch.dict(os.environ),
         mock.patch.dict(sys.modules, ray=None),
         pytest.raises(InputError, match=r"ray is not installed(.|\n)*relrank\[ray\]"),
     ):
@@ -260,6 +377,11 @@ def test_without_ray_the_extra_is_named():
 def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match=r"no Ray to run on(.|\n)*127\.0\.0\.1:1"):
         cli._engine("ray", "127.0.0.1:1", None)
+    with (
+        mock.patch.dict(os.environ, RAY_ADDRESS="http://127.0.0.1:8265"),
+        pytest.raises(InputError, match=r"not a cluster's address(.|\n)*RAY_ADDRESS(.|\n)*of jobs"),
+    ):
+        cli._engine("ray", None, None)
     with pytest.raises(InputError, match="--cores"):
         cli._engine("local", None, 2)
 

@@ -14,6 +14,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -33,19 +34,29 @@ TRIES = 5
 """Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
 POLL = 0.3
 """Seconds between two looks at what workers say."""
+LOCAL = {"127.0.0.1"}
+"""Where a Ray of one's own may listen."""
 REACHED = 10.0
 """Seconds in which a cluster's port must answer; Ray would try for minutes."""
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Environment variable: where it is 0, as by default on those systems, Ray stays at 127.0.0.1 if it is told to."""
 STORE = 256 << 20
 """Bytes of shared memory of a Ray of one's own; larger data goes to disk, and little is asked of small containers."""
 
 
-def load_ray() -> Any:
+def load_ray(own: bool = False) -> Any:
     """The ray module.
+
+    Args:
+        own: whether a Ray is to be started by this process. It then listens on the loopback, where this call is the
+            first to import ray; otherwise Ray would take the machine's own address instead.
 
     Raises:
         InputError: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read on import: nothing is sent anywhere
+    if own:
+        os.environ[LOOPBACK] = "0"  # read on import, too, and by the processes that Ray starts
     try:
         import ray
     except ImportError as error:
@@ -66,11 +77,18 @@ class RayEngine:
             the cluster has any.
 
     Raises:
-        InputError: ray is not installed; there is no cluster at the address, or one of another version.
+        InputError: ray is not installed; there is no cluster at the address, or one of another version; a Ray of
+            one's own would listen on more than the loopback, since this process imported ray before.
     """
 
     def __init__(self, address: str | None = None, cores: int = 1) -> None:
-        self._ray, self._address, self._cores = load_ray(), address, cores
+        scheme, apart, _ = (address or "").partition("://")
+        if apart:
+            raise InputError(
+                "not a cluster's address", where="relrank study --address, or RAY_ADDRESS", found=f"{scheme}://…",
+                expected='IP:PORT of the head, or "auto"; http:// is the address of jobs, ray:// that of clients',
+            )  # fmt: skip
+        self._ray, self._address, self._cores = load_ray(own=address is None), address, cores
         host, _, port = (address or "").rpartition(":")
         if host and port.isdigit() and "/" not in host:
             try:
@@ -86,36 +104,55 @@ class RayEngine:
         if not ray.is_initialized():
             self._connect()
             self._mine = True
-        ray.cloudpickle.register_pickle_by_value(ray_worker)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=True
-        )
-        board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ray_worker.Board)
-        self._board = board.remote()
+        try:
+            ray.cloudpickle.register_pickle_by_value(ray_worker)
+            here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                ray.get_runtime_context().get_node_id(), soft=True
+            )
+            board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(ray_worker.Board)
+            self._board = board.remote()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """What goes wrong here must not hide why a study ended."""
         self._benches.clear()
-        self._ray.kill(self._board)
-        self._ray.cloudpickle.unregister_pickle_by_value(ray_worker)
-        if self._mine:
-            self._ray.shutdown()
+        try:
+            with suppress(Exception):
+                self._ray.kill(self._board)
+            with suppress(ValueError):  # it was not registered
+                self._ray.cloudpickle.unregister_pickle_by_value(ray_worker)
+        finally:
+            if self._mine:
+                self._ray.shutdown()
+                self._mine = False
 
     def _connect(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if self._address is None:
-                # on the loopback alone: whoever reaches a Ray may run anything
+                # on the loopback alone: whoever reaches a Ray may run anything; see LOOPBACK
                 self._ray.init(
                     address="local", num_cpus=len(os.sched_getaffinity(0)), object_store_memory=STORE,
                     include_dashboard=False, _node_ip_address="127.0.0.1", **quiet,
                 )  # fmt: skip
-                return
-            self._ray.init(address=self._address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
+            else:
+                self._ray.init(address=self._address, **quiet)
+        except (OSError, ValueError, RuntimeError, self._ray.exceptions.RayError) as error:
             raise self._nowhere(error) from None
+        if self._address is None and (open_to := {node["NodeManagerAddress"] for node in self._ray.nodes()} - LOCAL):
+            self._ray.shutdown()
+            raise InputError(
+                "Ray would listen on more than the loopback", where="--engine ray", found=", ".join(sorted(open_to)),
+                expected=f"a process that has not imported ray yet, or {LOOPBACK}=0 before it does",
+            )  # fmt: skip
 
     def _nowhere(self, error: Exception) -> InputError:
         if self._address is None:
@@ -135,12 +172,15 @@ class RayEngine:
         """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
 
         Raises:
-            InputError: what a cell finds wrong; another relrank on a machine; no machine large enough; a cell whose
-                workers died ``TRIES`` times.
+            InputError: what a cell finds wrong; another relrank on a machine; no machine large enough, or no longer
+                one; a cell whose workers died ``TRIES`` times.
             OSError: a worker could not write.
         """
         ray, folder = self._ray, folder.resolve()
-        self._refuse_too_large(cells)
+        # once, since it depends on the machines: a cell that waits for a GPU goes on waiting for it
+        needs = {key: self._needs(cell) for key, cell in cells.items()}
+        left, machines = dict(cells), self._machines()
+        self._refuse_too_large(left, needs)
         mark = f".{uuid.uuid4().hex}"
         begun: set[str] = set()
         deaths = dict.fromkeys(cells, 0)
@@ -148,10 +188,13 @@ class RayEngine:
         (folder / mark).touch()
         try:
             while queue or running:
+                before, machines = machines, self._machines()
+                if not before <= machines:  # one is gone, and Ray would wait for another for ever
+                    self._refuse_too_large(left, needs)
                 # In turn, so that baselines are there early; some wait in Ray, where an autoscaler sees them.
                 while queue and len(running) < 2 * max(1, self._n_cores() // self._cores):
                     key = queue.pop(0)
-                    running[self._submit(key, cells[key], folder, mark)] = key
+                    running[self._submit(key, cells[key], folder, mark, needs[key])] = key
                 ready, _ = ray.wait(list(running), timeout=POLL)
                 for key, message in self._messages().items():
                     if key in running.values():
@@ -178,13 +221,14 @@ class RayEngine:
                         for name, content in _files_of(answer).items():
                             (part / name).write_bytes(content)
                     shutil.rmtree(folder / f"{key}.part", ignore_errors=True)
+                    del left[key]
                     yield key, load_cell(folder / key)
         finally:
             for task in running:
                 ray.cancel(task, force=True)
             (folder / mark).unlink(missing_ok=True)
 
-    def _submit(self, key: str, cell: Cell, folder: Path, mark: str) -> Any:
+    def _submit(self, key: str, cell: Cell, folder: Path, mark: str, needs: Mapping[str, int]) -> Any:
         order = {
             "key": key, "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
             "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
@@ -192,11 +236,14 @@ class RayEngine:
         }  # fmt: skip
         if id(cell.bench) not in self._benches:
             self._benches[id(cell.bench)] = cell.bench, self._ray.put(pack(cell.bench))
-        needs = self._needs(cell)
         task = self._ray.remote(
             num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"
         )
         return task(ray_worker.work).remote(order, self._benches[id(cell.bench)][1], self._board)
+
+    def _machines(self) -> set[str]:
+        """Names, by Ray, of the machines that are there now."""
+        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
 
     def _nodes(self) -> list[dict[str, float]]:
         """Resources of every machine that is there now."""
@@ -212,10 +259,10 @@ class RayEngine:
             gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
         return {"CPU": self._cores, "GPU": int(gpu)}
 
-    def _refuse_too_large(self, cells: Mapping[str, Cell]) -> None:
+    def _refuse_too_large(self, cells: Mapping[str, Cell], wanted: Mapping[str, Mapping[str, int]]) -> None:
         nodes = self._nodes()
-        for cell in cells.values():
-            needs = self._needs(cell)
+        for key, cell in cells.items():
+            needs = wanted[key]
             if not any(all(node.get(name, 0) >= n for name, n in needs.items()) for node in nodes):
                 largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in nodes)
                 raise InputError(

@@ -111,25 +111,30 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
             board.say.remote(key, message)
 
     say("")
-    cell = Cell(
-        ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
-        StudySection.model_validate(order["study"]),
-    )  # fmt: skip
-    if (seen := cell.key()) != key:
-        raise RuntimeError(f"cell {key} arrived as {seen}")
-    folder, mark = Path(order["folder"]), order["mark"]
-    shared = (folder / mark).is_file()
-    part = folder / f"{key}.part" if shared else Path(tempfile.gettempdir()) / f"relrank{mark}.{key}"
-    part.mkdir(mode=0o777 if shared else 0o700, exist_ok=True)
+    own: Path | None = None  # a folder of this machine's, kept only where the worker is killed, for the next one
     try:
+        cell = Cell(
+            ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
+            StudySection.model_validate(order["study"]),
+        )  # fmt: skip
+        if (seen := cell.key()) != key:
+            raise RuntimeError(f"cell {key} arrived as {seen}")
+        folder, mark = Path(order["folder"]), order["mark"]
+        if (folder / mark).is_file():
+            part = folder / f"{key}.part"
+            part.mkdir(exist_ok=True)
+        else:
+            part = own = Path(tempfile.gettempdir()) / f"relrank{mark}.{key}"
+            part.mkdir(mode=0o700, exist_ok=True)
         fill_cell(cell, part, say, Trials(board))
         files = {file.name: file.read_bytes() for file in part.iterdir()}
-        if not shared:
-            shutil.rmtree(part)
     except InputError as error:
         return {"refused": (error.what, error.where, error.expected, error.found)}
     except OSError as error:
         return {"failed": f"{error} (on {socket.gethostname()})"}
+    finally:
+        if own is not None:
+            shutil.rmtree(own, ignore_errors=True)
     return {"files": files}
 
 
