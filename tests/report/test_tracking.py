@@ -23,6 +23,8 @@ from relrank.study.engines import Silent
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
 
+for needed in ("mlflow", "sqlalchemy", "alembic"):
+    pytest.importorskip(needed)
 load_mlflow()
 from mlflow.entities import Run, ViewType  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
@@ -348,4 +350,51 @@ def test_names_that_mlflow_takes():
     said = {"models": [{"name": "a,", "k": 1}, {"name": "a_", "k": 2.5}], "parts": [{"k": "y"}], "list": [1, "b"]}
     assert flat(said) == {"models.a_.k": "1", "models.a_.k_": "2.5", "parts.0.k": "y", "list": '[1, "b"]'}
     assert flat({"none": None, "no": {}}) == {"none": "null"}
-    assert public("no postgresql://me:word@host/db\nnor this") == "no postgresql://host/db"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("no postgresql://me:word@host/db\nnor this", "no postgresql://host/db"),
+     ("postgresql://me:wo/rd@host/db", "postgresql://host/db"), ("mysql://me:w@rd@host/db", "mysql://host/db"),
+     ("no postgresql://host/db?user=me&password=word&Token=more!", "no postgresql://host/db?user=me&password=…&Token=…"),
+     ("http://host:5000/me", "http://host:5000/me")],
+)  # fmt: skip
+def test_no_password_is_said(text, said):
+    assert public(text) == said
+
+
+def test_no_password_is_said_of_what_is_no_database(tmp_path):
+    (tmp_path / "small.toml").write_text(SMALL)
+    with pytest.raises(InputError, match="not an SQLite database") as error:
+        track(tmp_path, f"sqlite:///{tmp_path}/small.toml?password=word")
+    assert "password=…" in error.value.found
+    assert "=word" not in str(error.value)
+
+
+def test_a_library_that_fails_in_the_middle_never_ends_a_study(again, tmp_path):
+    """Such as one that only uploading loads."""
+    home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
+    lacking = ModuleNotFoundError("No module named 'boto3'", name="boto3")
+    told: list[str] = []
+    with (
+        mock.patch.object(MlflowClient, "log_artifact", side_effect=lacking),
+        pytest.raises(InputError, match="stored, but MLflow did not take it") as error,
+    ):
+        track(home, uri, told=told)
+    assert told == ["MLflow: No module named 'boto3'. The study goes on, and is logged when it is done."]
+    assert error.value.found == "No module named 'boto3'"
+    StudyResult.load(home / "out")
+
+
+@pytest.mark.parametrize("method", ["get_experiment_by_name", "list_artifacts"])
+def test_a_driver_that_is_not_installed_is_found_before_anything_runs(tmp_path, method):
+    """Of the database, or of the store of artifacts."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    lacking = ModuleNotFoundError("No module named 'boto3'", name="boto3")
+    with (
+        mock.patch.object(MlflowClient, method, side_effect=lacking),
+        pytest.raises(InputError, match="is missing") as error,
+    ):
+        track(tmp_path, f"sqlite:///{tmp_path / 'new.db'}")
+    assert error.value.expected == "pip install boto3"
+    assert not (tmp_path / "out").exists()

@@ -54,17 +54,13 @@ def load_mlflow() -> Any:
     return mlflow
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What a store raises that does not answer, or refuses."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, OSError
-
-
 def public(text: object) -> str:
-    """The first line of a text or an error, without the password of any address in it."""
-    return re.sub(r"(?<=://)[^/\s@]*@", "", str(text).strip().partition("\n")[0])
+    """The first line of a text or an error, without the password of any address in it.
+
+    Passwords need not be escaped as they ought to be: all up to the last @ of an address goes.
+    """
+    line = re.sub(r"(?<=://)\S*@", "", str(text).strip().partition("\n")[0])
+    return re.sub(r"(?i)(password|passwd|pwd|token|secret)=[^&\s]*", r"\1=…", line)
 
 
 class StudyRuns:
@@ -77,11 +73,20 @@ class StudyRuns:
         study: hash of the study, by which its run is found.
 
     Raises:
-        InputError: there can be no tracking store under this URI.
-        Exception: one of ``failures()``: the store does not answer.
+        InputError: there can be no tracking store under this URI, or a library that it needs is not installed.
+        Exception: any other: the store does not answer, or refuses.
     """
 
     def __init__(self, uri: str, experiment: str, study: str) -> None:
+        try:
+            self._join(uri, experiment, study)
+        except ImportError as error:  # such as of a database's driver, or of the store of artifacts
+            raise InputError(
+                "a library that the tracking store needs is missing", where="relrank study --tracking-uri",
+                expected=f"pip install {error.name or 'it'}", found=public(error),
+            ) from None  # fmt: skip
+
+    def _join(self, uri: str, experiment: str, study: str) -> None:
         home = _sqlite_folder(uri)
         self.client = _client(uri)
         found = self.client.get_experiment_by_name(experiment)
@@ -94,6 +99,7 @@ class StudyRuns:
         else:
             made = self.client.create_run(self._experiment, tags={STUDY: study}, run_name=experiment)
             self.run = made.info.run_id
+        self.client.list_artifacts(self.run)  # loads what their store needs, before anything is fitted
         self._cells = {run.data.tags[CELL]: run for run in self._search(PARENT, self.run)}
 
     def finished(self, key: str) -> bool:
@@ -194,6 +200,6 @@ def _sqlite_folder(uri: str) -> Path | None:
     except (OSError, sqlite3.Error) as error:
         raise InputError(
             "not an SQLite database", where="relrank study --tracking-uri", expected="sqlite:///FILE",
-            found=f"{uri}: {error}",
+            found=public(f"{uri}: {error}"),
         ) from None  # fmt: skip
     return path.parent

@@ -21,7 +21,7 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.report.answer import answer
-from relrank.report.mlflow_store import Point, StudyRuns, failures, flat, load_mlflow, public, safe
+from relrank.report.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
 from relrank.study.cells import Cell, CellResult, Say, load_cell
 from relrank.study.config import StudyConfig
 from relrank.study.engines import Watcher
@@ -118,7 +118,9 @@ class Tracking:
             for key in self._cells:
                 self._log_cell(runs, key)
             self._log_study(runs, result, page, winner)
-        except failures() as error:
+        except InputError:
+            raise
+        except Exception as error:  # a store has many libraries below it, each with errors of its own
             raise InputError(
                 "the study is done and stored, but MLflow did not take it", where=public(self._uri),
                 expected="a tracking store that answers: the same command logs again and fits nothing twice",
@@ -131,7 +133,9 @@ class Tracking:
         """A store that failed once is left alone until the study is done."""
         try:
             yield
-        except failures() as error:
+        except InputError:
+            raise
+        except Exception as error:
             self._runs = None
             self._say(f"MLflow: {public(error)}. The study goes on, and is logged when it is done.")
 
