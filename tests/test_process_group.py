@@ -110,7 +110,9 @@ def test_what_the_first_says_holds_for_all(ran):
     [("refused by 1", "nothing goes\n  where:    process 1: here\n  expected: something\n  found:    rank 1"),
      ("refused by 0", "nothing goes\n  where:    here\n  expected: something\n  found:    rank 0"),
      ("no file", "No such file or directory"), ("not a number", "loss is not finite\n  where:    epoch 2"),
-     ("other data", "processes differ in what they train on\n  where:    process 1: edges")],
+     ("other data", "processes differ in what they train on\n  where:    process 1: edges"),
+     ("other device", "where:    process 1: device\n  expected: that of the first process, cpu\n  found:    meta"),
+     ("other relrank", "where:    process 1: relrank\n  expected: that of the first process, 0.")],
 )  # fmt: skip
 def test_an_error_of_one_is_raised_by_all(ran, what, message):
     """A process that waits for one that gave up would wait for ever."""
@@ -233,6 +235,7 @@ def test_other_commands_are_of_one_process(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("set_before", "omp", "numba"), [({"OMP_NUM_THREADS": "1"}, "4", "4"), ({"OMP_NUM_THREADS": "3"}, "3", "3"),
+                                     ({"OMP_NUM_THREADS": "4,2"}, "4,2", "4"),
                                      ({"NUMBA_NUM_THREADS": "2"}, "4", "2")],
 )  # fmt: skip
 def test_processes_share_the_cores(monkeypatch, set_before, omp, numba):

@@ -6,10 +6,12 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 
+import relrank
 from relrank.checkpoint import save_tensors
 from relrank.errors import InputError
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
@@ -52,6 +54,13 @@ class Steps(ProcessGroup):
         mean = super().average(parameters, loss, weight)
         self.gradients.append([p.grad.clone() for p in parameters])
         return mean
+
+
+class Elsewhere(ProcessGroup):
+    """Each process has another kind of device, as where only one machine has a GPU."""
+
+    def device(self, device):
+        return torch.device("cpu" if self.first else "meta")
 
 
 class Exploding(Seen):
@@ -150,6 +159,11 @@ def everything(group, out):
     )
     other = Seen(planted_graph(seed=group.rank))
     said["other data"] = goes_wrong(lambda: fit(other, ONE_EPOCH, lambda: 1.0, 0, group=group))
+
+    elsewhere = Elsewhere(group.rank, group.size, group.local_rank)
+    said["other device"] = goes_wrong(lambda: fit(Seen(planted_graph()), ONE_EPOCH, lambda: 1.0, 0, group=elsewhere))
+    with mock.patch("relrank.__version__", relrank.__version__ if group.first else "9.9"):
+        said["other relrank"] = goes_wrong(lambda: fit(Seen(planted_graph()), ONE_EPOCH, lambda: 1.0, 0, group=group))
 
     folder = out / f"whole-{group.rank}"  # a disk of its own for each
     fitted = fit(dying("no way"), KILLED, falling() if group.first else never, 3, folder, group=group)

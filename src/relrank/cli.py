@@ -251,7 +251,7 @@ def fit(
     Under torchrun its processes train a model with gradients together: docs/past-one-machine.md.
 
     Examples: **relrank fit studies/ml-100k-loo.toml --arm has_genre,directed_by --out runs/two-relations** ·
-    **torchrun --nproc-per-node 2 -m relrank fit studies/ml-1m-liked.toml --model graphsage**
+    **torchrun --standalone --nproc-per-node 2 -m relrank fit studies/ml-1m-liked.toml --model graphsage**
     """
     from rich.console import Console
 
@@ -586,7 +586,8 @@ def _settle_libraries() -> None:
         share = str(max(1, len(os.sched_getaffinity(0)) // here))
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             os.environ["OMP_NUM_THREADS"] = share
-        os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+        # OpenMP takes a number for each level of nesting: "4,2"
+        os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"].partition(",")[0].strip())
     for name, value in fitting().items():
         os.environ.setdefault(name, value)
 

@@ -25,6 +25,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+import relrank
 from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.graph.neighbour_sampling import prefetch
@@ -145,18 +146,19 @@ def fit(
 
     Raises:
         InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
-            has other data than the first.
+            has other data than the first, another kind of device, or another relrank.
     """
     device = group.together(lambda: group.device(device_of(config.device)))
+    last = folder / "last.safetensors" if folder and group.first else None
+    identity = _identity(model, config, seed) if last or group.size > 1 else {}
+    # "auto" may be a GPU here and none there, and gradients would wait for one another for ever
+    _check_same(identity | {"device": device.type, "relrank": relrank.__version__}, group)
     model.init_weights(seed)
     model.to(device)
     movable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(movable, lr=config.lr, fused=True)
     rows: list[tuple[int, float, float | None, float]] = []
     best, best_epoch, best_metric, start = model.state(), 0, -math.inf, 0
-    last = folder / "last.safetensors" if folder and group.first else None
-    identity = _identity(model, config, seed) if last or group.size > 1 else {}
-    _check_same_data(identity, group)
     tensors, note = _kept(last, identity, group)
     if note is not None:
         model.load_state(_part(tensors, "model."))
@@ -304,19 +306,21 @@ def _kept(
     return tensors | group.tensors({k: t for k, t in tensors.items() if not k.startswith("best.")}), note
 
 
-def _check_same_data(identity: dict[str, Any], group: ProcessGroup) -> None:
-    """Gradients of different data must not be averaged.
+def _check_same(identity: dict[str, Any], group: ProcessGroup) -> None:
+    """Gradients of different data, programs or kinds of device must not be averaged.
 
     Raises:
-        InputError: a process's settings or edges are not those of the first.
+        InputError: a process's settings, edges, device or relrank are not those of the first.
     """
     first = group.decided(lambda: identity)
 
     def check() -> None:
         if other := sorted(name for name in identity if identity[name] != first[name]):
+            plain = [name for name in other if name in ("device", "relrank")]
             raise InputError(
-                "processes differ in what they train on", where=", ".join(other), found="another",
-                expected="that of the first process",
+                "processes differ in what they train on", where=", ".join(other),
+                found=", ".join(str(identity[name]) for name in plain) or "another",
+                expected=", ".join(["that of the first process", *(str(first[name]) for name in plain)]),
             )  # fmt: skip
 
     group.together(check)
