@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import relrank
 from relrank.study.run import machine
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +19,13 @@ def record(packages: Sequence[str]) -> dict[str, Any]:
     """Date, machine, versions of the packages, commit."""
     return {
         "date": date.today().isoformat(), "machine": machine(),
-        "versions": {name: version(name) for name in packages}, "commit": commit(ROOT),
+        "versions": {name: _version(name) for name in packages}, "commit": commit(ROOT),
     }  # fmt: skip
+
+
+def _version(package: str) -> str:
+    """The one that is imported; what an editable install says of itself may be older than its files."""
+    return relrank.__version__ if package == "relrank" else version(package)
 
 
 def commit(root: Path) -> str:
