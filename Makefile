@@ -28,7 +28,7 @@ check: $(READY)  ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## docs/performance.md: what a user waits for, beside its peers (half an hour); real data need RELRANK_DATA
+bench: $(READY)  ## docs/performance.md: what a user waits for, beside its peers (forty minutes); real data need RELRANK_DATA
 	$(BIN)/python benchmarks/speed/run.py
 
 bench-models: $(READY)  ## the other timings and tallies that the docs quote; those on real data need RELRANK_DATA
