@@ -23,6 +23,8 @@ Each peer runs in a process and an environment of its own, relrank before and af
 **×** is a time over relrank's: above 1, relrank is faster. **MB** is the most memory that the whole process held,
 interpreter and libraries included. **Of limit** is the share of the machine's own speed that was reached, where the
 work has one."""
+MANY = 100_000_000
+"""Interactions that a machine with 24 GB shall train."""
 LIMITS = {
     "copy_gb_s": ("memory to memory, read and written", "GB/s"),
     "gather_small_gb_s": ("256-byte rows at random from 18 MB", "GB/s"),
@@ -103,7 +105,7 @@ def _lines(report: dict[str, Any], notes: dict[str, str], growth: dict[str, Any]
     if lacking := [f"`{name}`" for name in TASKS if name not in report["tasks"]]:
         yield f"- Not run: {', '.join(lacking)}; what was promised of these is not below."
     yield ""
-    promised = [(row, row.target) for row in rows if row.target is not None]
+    promised = [(row, row.target) for row in (*rows, _of_growth(growth)) if row.target is not None]
     if promised:
         met = sum(target.met for _, target in promised)
         unknown = sum(target.found is None for _, target in promised)
@@ -197,6 +199,14 @@ def verdict(target: Target) -> str:
 def figure(value: float) -> str:
     """Three digits, from a thousand all before the point."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def _of_growth(growth: dict[str, Any] | None) -> Row:
+    """What was promised of a hundred million interactions."""
+    sizes = [] if growth is None else [row for row in growth["rows"] if row["interactions"] >= MANY]
+    peak = max((row["peak_mb"] * 2**20 / 1e9 for row in sizes), default=None)
+    data = f"{MANY:,} interactions, peak memory in GB"
+    return Row("growth", data, "relrank", None, target=Target("at most 20 GB", peak, 20, at_least=False))
 
 
 def _growth(growth: dict[str, Any], note: str | None) -> Iterator[str]:

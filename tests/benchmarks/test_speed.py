@@ -89,7 +89,7 @@ def test_rows_come_back_from_json():
 
 def test_the_page_says_who_was_left_out_and_what_was_missed():
     text = page.page(report(), {"ease": "A table of powers."})
-    assert "## Targets: 1 of 3 met, 1 not measured" in text
+    assert "## Targets: 1 of 4 met, 2 not measured" in text
     assert "| COO \\| torch | at least 12 × faster than COO \\| torch | 8 | **missed by 33%** |" in text
     assert "| ease | books | DGL | at least 5 × faster than DGL | – | **not measured** |" in text
     assert "| DGL | – | – | – | not measured: does not import: ImportError: libdgl.so; at least 5 × faster" in text
@@ -147,6 +147,11 @@ def test_growth_has_a_section_of_its_own():
     assert "Chunks." in text
     ElementTree.fromstring(plots.curves([one, {**one, "interactions": 10**7}]))
     ElementTree.fromstring(plots.curves([one]))
+    many = {**one, "interactions": 100_000_000, "peak_mb": 9_140.0}
+    text = page.page(report(), {}, {**grown, "rows": [one, many]})
+    assert "| growth | 100,000,000 interactions, peak memory in GB | relrank | at most 20 GB | 9.58 | met |" in text
+    text = page.page(report(), {}, {**grown, "rows": [one, {**many, "peak_mb": 20_000.0}]})
+    assert "| at most 20 GB | 21 | **missed by 5%** |" in text
 
 
 def test_only_keeps_the_rows_of_other_tasks(tmp_path, monkeypatch):
