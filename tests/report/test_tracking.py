@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -24,7 +25,8 @@ from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
 
 for needed in ("mlflow", "sqlalchemy", "alembic"):
-    pytest.importorskip(needed)
+    if find_spec(needed) is None:  # importing it here would be before its settings
+        pytest.skip(f"{needed} is not installed", allow_module_level=True)
 load_mlflow()
 from mlflow.entities import Run, ViewType  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402

@@ -15,7 +15,7 @@ TRAINED = """
 name = "relational-lightgcn"
 arms = ["interactions", "all", "drop", "alone"]
 config = { dim = 16, negatives = 64 }
-train = { epochs = 8, batch = 256, every = 2 }
+train = { epochs = 24, batch = 128, every = 2 }
 """
 
 
@@ -39,7 +39,7 @@ def test_killed_three_times_the_verdicts_are_the_same_bit_for_bit(study_file, tm
         before = len(list(out.glob("cells/*")))
         while running.poll() is None and len(list(out.glob("cells/*"))) <= before:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 0.1) * seconds)
+        time.sleep(rng.uniform(0.0, 0.04) * seconds)
         os.kill(running.pid, signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, "it was over before it could be killed"
         running.stdout.close()
