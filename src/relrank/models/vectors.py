@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -399,7 +399,7 @@ class VectorModel(ProductModel):
     @property
     def is_product(self) -> bool:
         """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
-        return as_written(self, VectorModel, "score", "fold_in")
+        return keeps_vectors(self)
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]."""
@@ -443,6 +443,11 @@ class VectorModel(ProductModel):
 def as_written(model: object, kind: type, *methods: str) -> bool:
     """Whether a model's methods are those of this class: neither overridden nor replaced."""
     return all(getattr(getattr(model, m), "__func__", None) is getattr(kind, m) for m in methods)
+
+
+def keeps_vectors(model: object) -> TypeGuard[VectorModel]:
+    """Whether every score, of users and of histories, is a product of the vectors that the model keeps."""
+    return isinstance(model, VectorModel) and as_written(model, VectorModel, "score", "fold_in")
 
 
 def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.models import Recommender
 from relrank.models.base import history_rows
-from relrank.models.vectors import ProductModel, VectorModel
+from relrank.models.vectors import ProductModel, VectorModel, keeps_vectors
 from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
@@ -87,7 +87,7 @@ class Served:
         self._search = _Search(self)
         self.index: ItemIndex | None = None
         self._warm()
-        if self.n_items >= index_from and _is_product(self.model):
+        if self.n_items >= index_from and keeps_vectors(self.model) and self.model._items.numel():
             self.index = self._indexed()
         self.seconds = self._measured()
 
@@ -645,14 +645,3 @@ def _fall(before: float, after: float) -> str:
 def _whole(rank: float) -> float | int:
     """An expected rank; a whole number where nothing ties."""
     return int(rank) if float(rank).is_integer() else rank
-
-
-def _is_product(model: Recommender) -> bool:
-    """Whether every score is a product of the vectors that the model keeps, and nothing else."""
-    kind = type(model)
-    return (
-        isinstance(model, VectorModel)
-        and kind.score is VectorModel.score
-        and kind.fold_in is VectorModel.fold_in
-        and bool(model._items.numel())
-    )

@@ -41,7 +41,7 @@ from relrank.models.flat_filter import FlatFilter
 from relrank.models.gf_cf import GFCF
 from relrank.models.item_knn import ItemKNN
 from relrank.models.relational_ease import RelationalEASE
-from relrank.models.vectors import VectorModel
+from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES
 from relrank.study.fitted import FittedRun
 from relrank.whole import whole_folder
@@ -84,7 +84,7 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
             "folder is in use", where=str(out), expected="a new one, or an older export", found="something else"
         )
     model, library = run.model, _extra(to)
-    with_vectors = _has_vectors(model)
+    with_vectors = keeps_vectors(model)
     if not with_vectors and (to == "faiss" or not isinstance(model, LINEAR)):
         vectors = "a model whose scores are products of vectors, such as relational-lightgcn or mf"
         linear = ", ".join(kind.name for kind in LINEAR)
@@ -154,12 +154,6 @@ def load_program(folder: Path | str) -> Program:
     return Program(note["takes"], tensors["weights"])
 
 
-def _has_vectors(model: Recommender) -> bool:
-    """Whether scores are products of vectors and nothing else."""
-    kind = type(model)
-    return isinstance(model, VectorModel) and (kind.score, kind.fold_in) == (VectorModel.score, VectorModel.fold_in)
-
-
 def _vectors(model: Recommender) -> tuple[Float32, Float32]:
     """Users' and items' vectors."""
     assert isinstance(model, VectorModel)
@@ -178,7 +172,7 @@ def _item_weights(model: Recommender) -> Iterator[tuple[int, Float32]]:
 
 
 def _program(model: Recommender) -> Program:
-    if _has_vectors(model):
+    if keeps_vectors(model):
         return Program("user", torch.from_numpy(_vectors(model)[1].T.copy()))
     weights = np.empty((model.graph.n_items,) * 2, np.float32)
     for first, rows in _item_weights(model):
