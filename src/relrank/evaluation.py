@@ -6,18 +6,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
-import torch
 
 from relrank import metrics
 from relrank.csr import Csr, Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
-from relrank.ranking import Ranks, Scorer, in_pieces, ranks, ranks_and_top_k
+from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.tables.split import Part, Split
 from relrank.whole import whole
 
@@ -148,7 +147,11 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
     Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
     come from a history alone gets it whole, without being fitted again. Others score as trained.
     """
-    return model if part == "valid" or not split.successive or not hears(model) else _Informed(model, split)
+    if part == "valid" or not split.successive or not hears(model):
+        return model
+    train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid))
+    histories = train.then(valid)
+    return FoldedIn(cast("Any", model), lambda users: histories.take(user_rows(users, histories.n)).tensors())
 
 
 def hears(model: Any) -> bool:
@@ -161,35 +164,6 @@ def hears(model: Any) -> bool:
         return False
     history = getattr(model, "history", None)
     return bool(getattr(model, "ordered", False) or history is None or (history.data == 1).all())
-
-
-class _Informed:
-    """Scores users from their training and validation rows."""
-
-    def __init__(self, model: Any, split: Split) -> None:
-        self.model, self.name = model, getattr(model, "name", type(model).__name__)
-        self.is_product = bool(getattr(model, "is_product", False))
-        train, valid = (
-            Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid)
-        )
-        self.histories = train.then(valid)
-
-    def score(self, users: torch.Tensor) -> torch.Tensor:
-        """The histories of the users, folded in."""
-        scores: torch.Tensor = self.model.fold_in(self._of(users))
-        return scores
-
-    def item_vectors(self) -> torch.Tensor:
-        """The model's."""
-        vectors: torch.Tensor = self.model.item_vectors()
-        return vectors
-
-    def user_vectors(self, users: torch.Tensor) -> torch.Tensor:
-        """Of the users' histories."""
-        return in_pieces(lambda some: self.model.history_vectors(self._of(some)), users)
-
-    def _of(self, users: torch.Tensor) -> list[torch.Tensor]:
-        return self.histories.take(user_rows(users, self.histories.n)).tensors()
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:

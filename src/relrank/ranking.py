@@ -194,7 +194,7 @@ def top_k_from_histories(
     """
     seen = history_rows(histories, n_items)
     pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k)
-    pass_.run(_Histories(model, histories), block)
+    pass_.run(FoldedIn(model, lambda rows: [histories[row] for row in rows.tolist()]), block)
     return TopK(pass_.top_items, pass_.top_scores)
 
 
@@ -202,30 +202,32 @@ def _name(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
-def in_pieces(vectors: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-    """Vectors of histories, some at a time: what an encoder writes on the way is many times as large as they are."""
-    return torch.cat([vectors(some) for some in torch.split(rows, HISTORIES_AT_ONCE)])
+class FoldedIn:
+    """A model's answers to histories as a ``Scorer`` of users by number, and its vectors as a ``Product``.
 
+    Args:
+        model: a ``FoldIn``.
+        histories: of users by number, int64 [B], their item rows.
+    """
 
-class _Histories:
-    """Histories by their number, as users are by their row."""
+    def __init__(self, model: FoldIn, histories: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
+        self._model, self._histories = cast("Any", model), histories
+        self.name, self.is_product = _name(model), bool(getattr(model, "is_product", False))
 
-    def __init__(self, model: FoldIn, histories: Sequence[torch.Tensor]) -> None:
-        self.model, self.histories = cast("Any", model), histories
-        self.is_product = bool(getattr(model, "is_product", False))
+    def score(self, rows: torch.Tensor) -> torch.Tensor:
+        """The histories, folded in."""
+        scores: torch.Tensor = self._model.fold_in(self._histories(rows))
+        return scores
 
     def item_vectors(self) -> torch.Tensor:
-        vectors: torch.Tensor = self.model.item_vectors()
+        """The model's."""
+        vectors: torch.Tensor = self._model.item_vectors()
         return vectors
 
     def user_vectors(self, rows: torch.Tensor) -> torch.Tensor:
-        return in_pieces(
-            lambda some: self.model.history_vectors([self.histories[row] for row in some.tolist()]), rows
-        )
-
-    def score(self, rows: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.model.fold_in([self.histories[row] for row in rows.tolist()])
-        return scores
+        """Of the histories, some at a time: what an encoder writes on the way is many times as large as they are."""
+        some = torch.split(rows, HISTORIES_AT_ONCE)
+        return torch.cat([self._model.history_vectors(self._histories(part)) for part in some])
 
 
 class _Pass:
