@@ -23,6 +23,7 @@ from relrank.models.sasrec import SASRec
 from relrank.models.score_fusion import ScoreFusion
 from relrank.models.sequence_fusion import SequenceFusion
 from relrank.models.simple import Popularity, RandomOrder
+from relrank.models.sparse_ease import SparseEASE
 from relrank.models.two_view import TwoView
 from relrank.models.xsimgcl import XSimGCL
 
@@ -33,6 +34,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
+    "sparse-ease": SparseEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,
     "flat-filter": FlatFilter,

@@ -224,6 +224,12 @@ def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2:
     return out
 
 
+def full_gram(a: Float32) -> Float32:
+    """Both triangles of a symmetric matrix, of which the upper one is set: in its own memory."""
+    _mirror(a, BLOCK)
+    return a
+
+
 def _strands() -> int:
     """Pieces of work, enough to keep all cores busy to the end."""
     return 16 * numba.get_num_threads()
