@@ -1,4 +1,4 @@
-"""Sparse EASE against its definition in float64, EASE and relational EASE as its limits, and its two ways to solve."""
+"""Sparse EASE against its definition, EASE and relational EASE as its limits, and its two ways to solve."""
 
 from __future__ import annotations
 

@@ -28,11 +28,14 @@ class Knob:
         name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
         ladder: the values that may be tried, ascending.
         start: the one that is tried first.
+        group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
+            may look worthless as long as the others are left out.
     """
 
     name: str
     ladder: tuple[float, ...]
     start: float
+    group: str | None = None
 
 
 class Recommender(ABC):

@@ -224,10 +224,11 @@ def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2:
     return out
 
 
-def full_gram(a: Float32) -> Float32:
-    """Both triangles of a symmetric matrix, of which the upper one is set: in its own memory."""
-    _mirror(a, BLOCK)
-    return a
+def full_gram(triangle: Float32) -> Float32:
+    """Both triangles of what ``gram`` gives, float32 [n, n]."""
+    whole = penalised(triangle, (), 0.0)
+    _mirror(whole, BLOCK)
+    return whole
 
 
 def _strands() -> int:

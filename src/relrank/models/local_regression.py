@@ -6,6 +6,8 @@ dense G where it is small, else straight from the columns of Z, so that G is nev
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,10 @@ LANES = 8
 """Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
 PIVOTS = 4
 """Rows that one sweep of the factorisation takes off the rest."""
+PIECE = 64
+"""Columns that are passed over at once where none of them is near enough."""
+ALMOST = np.float32(1 - 1e-6)
+"""A product and a quotient round differently; what may be near enough is looked at again."""
 LEAST_PIVOT = np.float32(1e-6)
 """A neighbour is left out where less than this share of its diagonal remains: the others say all that it says."""
 
@@ -113,22 +119,65 @@ def _offer(similarity, column, similarities, columns, count):  # type: ignore[no
     return count
 
 
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _reaching(row, norms, own, shrinkage, least):  # type: ignore[no-untyped-def]
+    """How many shrunk cosines reach ``least``, without a division for each."""
+    count = 0
+    for i in range(row.size):
+        count += row[i] > least * (norms[i] * own + shrinkage)
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest_of_row(row, j, norms, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
+    """Neighbours of column j from its whole row of G; ``similarities`` [k] is scratch."""
+    count, least, k, own = 0, np.float32(0), found.size, norms[j]
+    for start in range(0, row.size, PIECE):
+        values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
+        if not _reaching(values, of_values, own, shrinkage, least * ALMOST):
+            continue
+        for i in range(values.size):
+            if values[i] > 0 and start + i != j:
+                similarity = values[i] / (of_values[i] * own + shrinkage)
+                if similarity > least:
+                    count = _offer(similarity, start + i, similarities, found, count)
+                    if count == k:
+                        least = similarities[0]
+    found[:count].sort()
+    found[count:] = -1
+
+
 @numba.njit(parallel=True, nogil=True, cache=True)
 def _nearest_dense(g, norms, shrinkage, targets, neighbours, strands):  # type: ignore[no-untyped-def]
     k = neighbours.shape[1]
     for s in numba.prange(strands):
         similarities = np.empty(k, np.float32)
         for t in range(s, targets.size, strands):
-            j, count, least = targets[t], 0, np.float32(0)
-            row, found = g[j], neighbours[t]
-            for i in range(row.size):
-                # most entries fall to a product: the root and the division are for the few that may be taken
-                if row[i] > least * norms[i] * norms[j] and i != j:
-                    count = _offer(row[i] / (norms[i] * norms[j] + shrinkage), i, similarities, found, count)
-                    if count == k:
-                        least = similarities[0]
-            found[:count].sort()
-            found[count:] = -1
+            _nearest_of_row(g[targets[t]], targets[t], norms, shrinkage, similarities, neighbours[t])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_scaled(into, row, factor):  # type: ignore[no-untyped-def]
+    for i in range(into.size):
+        into[i] += factor * row[i]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for j in range(s, other.shape[0], strands):
+            if first:
+                out[j] = other[j]
+            else:
+                _add_scaled(out[j, : other.shape[1]], other[j], factor)
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _add_sparse(out, indptr, indices, data, factor, strands):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for j in range(s, indptr.size - 1, strands):
+            for e in range(indptr[j], indptr[j + 1]):
+                out[j, indices[e]] += factor * data[e]
 
 
 @numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
@@ -237,6 +286,26 @@ def _solve_sparse(  # type: ignore[no-untyped-def]
 def _strands() -> int:
     """Pieces of work: one scratch memory each, taken by turns."""
     return int(numba.get_num_threads())
+
+
+def symmetric_sum(
+    first: Float32, others: Sequence[tuple[Float32 | Csr, float]], memory: Float32 | None = None
+) -> Float32:
+    """``F + Σ factor · O`` of symmetric matrices.
+
+    Args:
+        first: F, float32 [n, n].
+        others: each O, float32 [m, m] or CSR with m rows, and its factor; where m < n it is the upper left corner.
+        memory: float32 [n, n] to write the sum into: fresh memory costs as much as the sum.
+    """
+    out: Float32 = np.empty_like(first) if memory is None else memory
+    _add_dense(out, first, np.float32(1), True, _strands())
+    for other, factor in others:
+        if isinstance(other, Csr):
+            _add_sparse(out, other.indptr, other.indices, other.data, np.float32(factor), _strands())
+        else:
+            _add_dense(out, other, np.float32(factor), False, _strands())
+    return out
 
 
 def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32:

@@ -16,8 +16,9 @@ from relrank.models.linear import unit_rows
 
 
 def end_of(graph: Graph, relation: Relation) -> str | None:
-    """The node type that a relation says something of: items where it or a chain to it links any, else users, or None.
+    """The node type that a relation says something of: items, users, or None.
 
+    Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
     A second relation user → item is one of users: what else a user did.
     """
     direct = _direct_end(graph, relation)
@@ -83,18 +84,16 @@ def rows_of(graph: Graph, relation: Relation) -> Csr:
     end = end_of(graph, relation)
     if end is None:
         raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
-    chain = ((relation, relation.source == end),)
+    chain: tuple[tuple[Relation, bool], ...] = ((relation, relation.source == end),)
     if _direct_end(graph, relation) is None:
         chain = chain_to(graph, relation, end) or chain
     known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
     if known is not None and known[0] == links and known[1].n_rows == len(graph.nodes[end]):
         return known[1]
     rows = _step(graph, *chain[0])
-    for link, forward in chain[1:]:
-        rows = _product(rows.shares(), _step(graph, link, forward).shares())
+    for link, ahead in chain[1:]:
+        rows = _product(rows.shares(), _step(graph, link, ahead).shares())
     rows = unit_rows(rows)
-    if len(chain) == 1:
-        return rows
     _ROWS[relation] = links, rows
     return rows
 

@@ -8,8 +8,8 @@ the same stack of rows as relational EASE: Z holds the interactions above the we
 R_r has the items' rows of relation r, each of Euclidean length 1. Ω weighs users by ``n_u^−a``, on average 1 an
 interaction; n_u and n_j are numbers of training interactions. N_j holds the columns of largest shrunk cosine
 ``g_ij / (√(g_ii g_jj) + s)``. With all columns as neighbours, a = 0 and c = 0 this is relational EASE, and EASE
-without relations. Relations of users are further columns, as in relational EASE; a relation that touches neither users nor
-items is composed along the shortest chain of relations that leads there from the items.
+without relations. Relations of users are further columns, as in relational EASE; a relation that touches neither
+users nor items is composed along the shortest chain of relations that leads there.
 
 SLIM on a neighbourhood: Ning & Karypis 2011; with side information: Ning & Karypis 2012; sparse blocks of the closed
 form: Steck 2019, "Markov Random Fields for Collaborative Filtering"; Spišák et al. 2023, "Scalable Approximate
@@ -28,21 +28,26 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import Knob, check_range, user_rows
-from relrank.models.linear import full_gram, gram, penalised, products_of
+from relrank.models.linear import full_gram, gram
 from relrank.models.local_regression import (
     by_input,
     nearest_dense,
     nearest_sparse,
+    symmetric_sum,
     weights_dense,
     weights_sparse,
 )
 from relrank.models.relation_rows import end_of, rows_of, side_by_side
 from relrank.models.sparse_linear import SparseLinear
 
-DENSE_COLUMNS = 12_000
+WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Weights of a relation that are tried."""
+DENSE_COLUMNS = 10_000
 """Up to so many columns Gram matrices are dense and kept between trials; above, no matrix of all pairs is made."""
 ROW_ENTRIES = 3_000
-"""Above DENSE_COLUMNS, rows with more entries than this bring no items near each other; they count in the regressions."""
+"""Above DENSE_COLUMNS, rows with more entries bring no items near each other; they count in the regressions."""
+SPARSE_PAIRS = 6
+"""A relation's Gram matrix is kept sparse where at most one pair in so many shares anything."""
 CACHE_BYTES = 4 << 30
 """Gram matrices of relations are kept between trials and arms while they fit into this much memory."""
 
@@ -190,8 +195,8 @@ class SparseEASE(SparseLinear):
             solution: _Solution = kept["solution"][1]
             return solution
         if kept.get("stack", (None,))[0] != stack:
-            kept.clear_stage("stack", "neighbours", "solution")
-            kept["stack"] = stack, self._gram() if self.n_columns <= DENSE_COLUMNS else self._columns_and_rows()
+            before = kept.pop("stack", (None, None))[1]
+            kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self._columns_and_rows()
         matrix = kept["stack"][1]
         if kept.get("neighbours", (None,))[0] != selection:
             found = (
@@ -207,18 +212,21 @@ class SparseEASE(SparseLinear):
         kept["solution"] = (*selection, float(c.l2)), solution
         return solution
 
-    def _gram(self) -> Float32:
-        """G without its penalty, [n_columns, n_columns]."""
+    def _gram(self, before: Any) -> Float32:
+        """G without its penalty, [n_columns, n_columns], in the memory of the one before if it fits."""
         of_items = [(_gram_of(self.graph, relation), weight) for relation, weight in self.in_use(self.graph.item)]
-        return full_gram(penalised(self._gram_of_histories(), of_items, 0.0))
+        first = self._gram_of_histories()
+        fits = isinstance(before, np.ndarray) and before.shape == first.shape
+        return symmetric_sum(first, of_items, before if fits else None)
 
     def _gram_of_histories(self) -> Float32:
+        """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept while trials weigh users alike."""
         kept = _kept(self.graph.interactions)
-        key = float(self.config.user_power), self.n_columns, tuple(ref(r) for r, _ in self.in_use(self.graph.user))
-        if self._pseudo_items is not None or kept.get("histories", (None,))[0] != key:
-            kept["histories"] = key, gram(self.scaled_rows().transpose())
-        triangle: Float32 = kept["histories"][1]
-        return triangle
+        key = float(self.config.user_power), tuple((ref(r), w) for r, w in self.in_use(self.graph.user))
+        if kept.get("histories", (None,))[0] != key:
+            kept["histories"] = key, full_gram(gram(self.scaled_rows().transpose()))
+        square: Float32 = kept["histories"][1]
+        return square
 
     def _columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns and by rows."""
@@ -250,40 +258,38 @@ class SparseEASE(SparseLinear):
         return Csr.from_pairs(row, col, (rows.size, self.n_columns), np.concatenate([history.data, beside.data]))
 
 
-class _Kept(dict[str, Any]):
-    """What the last trial on some interactions made, by stage: key and value."""
-
-    def clear_stage(self, *stages: str) -> None:
-        """Forget stages, before the memory of new ones is taken."""
-        for stage in stages:
-            self.pop(stage, None)
-
-
+_Kept = dict[str, Any]
+"""What the last trial on some interactions made, by stage: key and value."""
 _KEPT: WeakKeyDictionary[Relation, _Kept] = WeakKeyDictionary()
-_GRAMS: WeakKeyDictionary[Relation, Float32] = WeakKeyDictionary()
+_GRAMS: WeakKeyDictionary[Relation, tuple[Int32, Float32 | Csr]] = WeakKeyDictionary()
 
 
 def _kept(interactions: Relation) -> _Kept:
     """Stages of the last trial on these interactions; those of others are forgotten."""
     if interactions not in _KEPT:
         _KEPT.clear()
-        _KEPT[interactions] = _Kept()
+        _KEPT[interactions] = {}
     return _KEPT[interactions]
 
 
 def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
-    """``gram`` of a relation's item rows, kept while the relation lives; the rows where that is as good to add."""
-    size = graph.n_items * (graph.n_items + 1) // 2
-    known = _GRAMS.get(relation)
-    if known is not None and known.size == size:
-        return known
+    """``R Rᵀ`` of a relation's item rows, sparse where most pairs share nothing; kept while the relation lives."""
     rows = rows_of(graph, relation)
-    if 4 * products_of(rows) <= size:
-        return rows
-    triangle = gram(rows)
-    if sum(g.nbytes for g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
-        _GRAMS[relation] = triangle
-    return triangle
+    known = _GRAMS.get(relation)
+    if known is not None and known[0] is rows.indices:
+        return known[1]
+    whole = full_gram(gram(rows))
+    square: Float32 | Csr = whole
+    row, col = np.nonzero(whole)
+    if SPARSE_PAIRS * row.size <= whole.size:
+        square = Csr.from_pairs(row, col, (rows.n_rows, rows.n_rows), whole[row, col])
+    if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
+        _GRAMS[relation] = rows.indices, square
+    return square
+
+
+def _bytes_of(square: Float32 | Csr) -> int:
+    return square.indices.nbytes + square.data.nbytes if isinstance(square, Csr) else square.nbytes
 
 
 def clear_kept() -> None:
