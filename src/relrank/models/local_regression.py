@@ -1,7 +1,7 @@
 """Ridge regressions of every column of a matrix on a few of its other columns: selection, Gram blocks, Cholesky.
 
-For target column j with neighbours N the weights are ``(G_NN + λ I)⁻¹ G_Nj`` with ``G = Zᵀ Z``. Blocks of G come from a
-dense G where it is small, else straight from the columns of Z, so that G is never made. Arrays in, arrays out.
+For target column j with neighbours N the weights are ``(G_NN + λ I)⁻¹ G_Nj`` with ``G = Zᵀ Z``. Blocks of G come
+from a dense G where it is small, else straight from the columns of Z, so that G is never made. Arrays in, arrays out.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
                 a[p, q] *= scale
         _take_off(a, start, stop, k, end)
         start = stop
-    p = k
-    while p > zero:
-        p -= one
+    back = k
+    while back > zero:
+        back -= one
         total = np.float32(0)
-        for q in range(p + one, k):
-            total += a[p, q] * weights[q]
-        weights[p] = (a[p, k] - total) / a[p, p] if a[p, p] > 0 else np.float32(0)
+        for q in range(back + one, k):
+            total += a[back, q] * weights[q]
+        weights[back] = (a[back, k] - total) / a[back, back] if a[back, back] > 0 else np.float32(0)
 
 
 @numba.njit(nogil=True, cache=True)

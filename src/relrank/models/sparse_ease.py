@@ -202,7 +202,7 @@ class SparseEASE(SparseLinear):
             found = (
                 nearest_dense(matrix, k, c.shrinkage, targets)
                 if self.n_columns <= DENSE_COLUMNS
-                else nearest_sparse(*matrix, k, c.shrinkage, targets, ROW_ENTRIES)
+                else nearest_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
             )
             kept["neighbours"] = selection, found
         neighbours: Int32 = kept["neighbours"][1]

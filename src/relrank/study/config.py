@@ -80,7 +80,7 @@ class StudySection(Section):
     metric: str = "ndcg@10"
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    trials: int = Field(60, ge=1)
+    trials: int = Field(200, ge=1)
     resamples: int = Field(2000, ge=200)
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class StudySection(Section):
         return self
 
 
-LINEUP = ("random", "popularity", "item-knn", "ease", "relational-ease")
+LINEUP = ("random", "popularity", "item-knn", "ease", "sparse-ease")
 
 
 class StudyConfig(Section):
@@ -117,7 +117,7 @@ class StudyConfig(Section):
         relations: what is put to the test, by name.
         features: what models may know of single nodes, by name; the same in every arm.
         study: how arms are compared.
-        models: by default random, popularity, item-kNN, EASE and relational EASE.
+        models: by default random, popularity, item-kNN, EASE and sparse EASE, whose verdicts count.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")

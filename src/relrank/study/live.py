@@ -116,8 +116,11 @@ def _named(cell: Cell) -> str:
 
 
 def print_result(console: Console, result: StudyResult) -> None:
-    """Leaderboard, verdicts, and the sentences behind them."""
+    """Who judges, leaderboard, verdicts, and the sentences behind them."""
     metric = result.card["metric"]
+    for judge in result.card.get("judges", []):
+        weak = judge["stronger"] or judge["better_setting"] is not None
+        console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     if result.card.get("features"):

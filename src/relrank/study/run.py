@@ -44,6 +44,7 @@ from relrank.study.effects import Found
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
+from relrank.study.judge import judges
 from relrank.study.lists import list_effects
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
@@ -292,8 +293,9 @@ def run_study(
         found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
     )
     columns = [*config.study.user_groups, *config.study.item_groups]
+    judging = judges(found, [m.name for m in relational], [m.name for m in config.models])
     result = StudyResult(
-        card(config, material, found, engine),
+        card(config, material, found, engine) | {"judges": judging},
         tables_of.leaderboard(found),
         effects,
         verdicts,
