@@ -3,6 +3,8 @@
 Degrees: a share of the mean that everybody has at least, and above it the tail of a Lomax law (``Tail.shape`` is its
 exponent) or a Weibull law. ``GOWALLA`` and ``GOODBOOKS`` were fitted to the quantiles of both sets; their groups to
 the items' Gram matrix: Gowalla's has 1,484 entries a row (generated at its size 1,645), goodbooks' 1,422 (1,473).
+``AMAZON_BOOK``, of a set that is not here, has the least and largest degrees and the Gram matrix that are published of
+its training rows: 3,606 entries a row (3,580).
 
 Groups: items fall into coarse groups and these into fine ones, whatever their popularity. A user has some coarse
 groups and some fine ones within these, more with more interactions, and each interaction is an item of one of them
@@ -85,6 +87,7 @@ class Laws:
 
 GOWALLA = Laws(Tail(0.26, 2.5, most=30), Tail(0.40, 1.85), Groups(25, 200, 0.35, 0.1, 8, 100))
 GOODBOOKS = Laws(Tail(0.24, 4.0, most=10), Tail(0.0, 4.0, "weibull"), Groups(20, 400, 0.55, 0.1, 8, 60))
+AMAZON_BOOK = Laws(Tail(0.2, 2.4, most=190), Tail(0.3, 1.95), GOWALLA.groups)
 
 ROUNDS, CHUNK = 20, 2_000_000
 """Draws until everybody has their distinct items, the last half of them from everywhere; interactions at once."""

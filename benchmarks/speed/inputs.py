@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphs import generated_pairs, gowalla_pairs
-from grouped_interactions import GOODBOOKS, GOWALLA, Laws, grouped_pairs, held_out
+from grouped_interactions import AMAZON_BOOK, GOODBOOKS, GOWALLA, Laws, grouped_pairs, held_out
 from relrank.csr import Csr
 from relrank.graph.propagation import normalise
 from relrank.models.filters import item_degrees
@@ -109,7 +109,7 @@ GROUPED = {
     "3k": Grouped(6_000, 3_000, 120_000),
     "10k": Grouped(28_968, 9_993, 596_171, GOODBOOKS),
     "41k": Grouped(29_858, 40_981, 1_027_370),
-    "92k": Grouped(52_643, 91_599, 2_380_730),
+    "92k": Grouped(52_643, 91_599, 2_380_730, AMAZON_BOOK),
     "300k": Grouped(300_000, 300_000, 6_000_000),
     "1m": Grouped(1_000_000, 1_000_000, 20_000_000),
 }

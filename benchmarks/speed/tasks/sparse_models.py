@@ -1,7 +1,7 @@
 """Item-item models from 10,000 items to a million: seconds of the fit, its peak memory, NDCG@20.
 
-The inputs are generated with the degree laws of goodbooks (the smallest) and Gowalla and with latent groups, see
-`benchmarks/grouped_interactions.py`. A tenth of the items of 10,000 users is held out, and these users are ranked
+The inputs are generated with the degree laws of goodbooks (the smallest), Amazon-book (its size) and Gowalla (the
+others) and with latent groups, see `benchmarks/grouped_interactions.py`. A tenth of the items of 10,000 users is held out, and these users are ranked
 against the full catalogue. Settings are the best of a few at 41,000 items, the same for all sizes. SANSA gets as many
 weights per item as were published for Amazon-book, and ten times as many; its environment needs a C compiler and
 SuiteSparse's headers (Debian: `libsuitesparse-dev`). Who needs more memory or time than one may take is not asked at
