@@ -3,8 +3,8 @@
 Degrees: a share of the mean that everybody has at least, and above it the tail of a Lomax law (``Tail.shape`` is its
 exponent) or a Weibull law. ``GOWALLA`` and ``GOODBOOKS`` were fitted to the quantiles of both sets; their groups to
 the items' Gram matrix: Gowalla's has 1,484 entries a row (generated at its size 1,645), goodbooks' 1,422 (1,473).
-``AMAZON_BOOK``, of a set that is not here, has the least and largest degrees and the Gram matrix that are published of
-its training rows: 3,606 entries a row (3,580).
+``AMAZON_BOOK``, of a set that is not here, was fitted to the entries a row that are published of its training rows,
+3,606 (3,580).
 
 Groups: items fall into coarse groups and these into fine ones, whatever their popularity. A user has some coarse
 groups and some fine ones within these, more with more interactions, and each interaction is an item of one of them
