@@ -56,14 +56,14 @@ def test_pairs_are_distinct_sorted_and_as_many_as_asked_for(laws, monkeypatch):
     assert not np.array_equal(item, grouped_pairs(n_users, n_items, n_pairs, laws, seed=4)[1])
 
 
-def test_items_have_the_degrees_of_their_law():
-    n_users, n_items, n_pairs = 20_000, 300, 200_000
+def test_each_item_has_the_degree_that_was_expected_of_it():
+    n_users, n_items, n_pairs = 20_000, 4_000, 200_000
     _, item = grouped_pairs(n_users, n_items, n_pairs, GOWALLA, seed=0)
-    found = np.sort(np.bincount(item, minlength=n_items))[::-1]
-    expected = GOWALLA.item.degrees(n_items, n_pairs)
-    # in the middle and below; users who have used up a group raise the rare, and nobody has a popular item twice
-    assert np.median(found) == pytest.approx(np.median(expected), rel=0.25)
-    assert np.corrcoef(np.log(found), np.log(expected))[0, 1] > 0.97
+    found = np.bincount(item, minlength=n_items)
+    expected = np.random.default_rng(0).permutation(GOWALLA.item.degrees(n_items, n_pairs))  # as it draws first
+    # nobody has a popular item twice, and users who have used up a group have its rare ones
+    assert np.corrcoef(np.log(found + 1), np.log(expected + 1))[0, 1] > 0.93
+    assert np.median(found) == pytest.approx(np.median(expected), rel=0.15)
 
 
 def test_groups_are_there_to_be_found():
