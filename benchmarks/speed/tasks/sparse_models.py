@@ -55,7 +55,7 @@ PEERS = (
     Entry("implicit", "implicit, CosineRecommender", {"model": "cosine", "config": {"K": 100}}),
     Entry("implicit", "implicit, BM25Recommender", {"model": "bm25", "config": {"K": 100}}),
     Entry("implicit", "implicit, AlternatingLeastSquares", {"model": "als", "config": ALS}),
-    Entry("rectools", "RecTools, EASE", {"l2": L2}),
+    Entry("rectools", "RecTools, EASE", {"l2": L2}, note="it ranks by the transposed weights"),
     Entry("lenskit", "LensKit, EASE", {"l2": L2}),
 )
 
