@@ -2,10 +2,11 @@
 
 The inputs are generated with the degree laws of goodbooks (the smallest), Amazon-book (its size) and Gowalla (the
 others) and with latent groups, see `benchmarks/grouped_interactions.py`. A tenth of the items of 10,000 users is held
-out, and these users are ranked against the full catalogue. Settings are the best of a few at 10,000 items, the same
-for all sizes. SANSA gets as many weights per item as were published for Amazon-book, and ten times as many; its
-environment needs a C compiler and SuiteSparse's headers (Debian: `libsuitesparse-dev`). Who needs more memory or time
-than one may take is not asked at larger sizes. MB is the most that the process held until the fit was done.
+out, and these users are ranked against the full catalogue. Settings are the same for all sizes: EASE's λ and the
+factorisation's are the better of two at 10,000 items, neighbours 100, and nothing else was tuned. SANSA gets as many
+weights per item as were published for Amazon-book, and ten times as many; its environment needs a C compiler and
+SuiteSparse's headers (Debian: `libsuitesparse-dev`). Who needs more memory or time than one may take is not asked at
+larger sizes. MB is the most that the process held until the fit was done.
 """
 
 from __future__ import annotations
