@@ -283,7 +283,8 @@ class Trained(nn.Module, Recommender):
         full = getattr(config, "loss", "") == "full-softmax"
         negatives = int(getattr(config, "negatives", 1))
         shared = bool(getattr(config, "shared", True))
-        tables = 8 + (0 if cls.ordered or getattr(config, "fanout", 0) else 2 * (layers + 1))
+        sweeping = not cls.ordered and int(getattr(config, "fanout", 0)) == 0
+        tables = 8 + (2 * (layers + 1) if sweeping else 0)
         if cls.ordered:
             users = min(batch, graph.n_users)
             places = users * min(int(getattr(config, "window", 1 << 30)), -(-examples // max(graph.n_users, 1)))
