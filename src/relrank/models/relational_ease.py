@@ -107,9 +107,9 @@ class RelationalEASE(ClosedForm):
             of_relation = float((degrees.astype(np.float64) * (degrees + 1)).sum()) / 2
             products += of_relation
             triangles += of_relation > n * (n + 1) // 2
-        m, of_items = n + pseudo, triangles * estimates.triangle(n)
-        first = estimates.triangle(m)
-        kept = min(CACHE_BYTES, of_items + (0 if pseudo else first))
+        m, one = n + pseudo, estimates.triangle(n)
+        first, of_items = estimates.triangle(m), triangles * one
+        kept = one * min(triangles + (not pseudo), CACHE_BYTES // one)
         weights, blocks = estimates.table(m, n), estimates.score_block(n) * (2 if pseudo else 1)
         peak = max(
             estimates.square(m) + first + of_items,

@@ -31,7 +31,8 @@ class StudyResult:
             items, else users, with an edge, kind}); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
-            python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
+            python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke``
+            (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
