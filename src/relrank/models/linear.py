@@ -368,6 +368,14 @@ def weights_without(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32, 
     return _weights_of(p)
 
 
+def inverse_bytes(n: int) -> int:
+    """Most memory that ``spd_inverse`` and ``regression_weights`` of an [n, n] matrix hold, the matrix included.
+
+    Up to LAPACK_LIMIT all happens in the matrix's own memory. Above, torch makes the factor and the inverse anew.
+    """
+    return 4 * n * n * (1 if n <= LAPACK_LIMIT else 3)
+
+
 def _weights_of(p: Float32) -> tuple[Float32, Float32]:
     """Weights in the memory of an inverse whose upper triangle is set, and its diagonal."""
     diagonal: Float32 = p.diagonal().copy()

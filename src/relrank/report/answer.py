@@ -49,6 +49,8 @@ def answer(result: StudyResult) -> str:
     if lead is None:
         rows = list(result.effects.iter_rows(named=True))
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        if not rows and result.card.get("left_out"):
+            return "No relation was judged, since models of this study did not fit into memory."
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}

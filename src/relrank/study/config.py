@@ -75,6 +75,8 @@ class StudySection(Section):
             their mix is from the user's own.
         versus: the model that others are compared with. One that uses relations is compared with every other that
             does (does it use them better?), one that does not with all models, each on its richest graph.
+        memory_gb: memory that one cell may take, in GB; by default what is free. A cell that needs more by its
+            estimate is left out. The environment variable RELRANK_MEMORY_GB comes first.
     """
 
     metric: str = "ndcg@10"
@@ -86,6 +88,7 @@ class StudySection(Section):
     item_groups: tuple[str, ...] = ()
     attribute: str | None = None
     versus: str | None = None
+    memory_gb: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _seeds_once(self) -> Self:
