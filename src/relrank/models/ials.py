@@ -5,15 +5,19 @@ Hu, Koren & Volinsky 2008, "Collaborative Filtering for Implicit Feedback Datase
 
     Σ_(u,i)∈S c_ui (p_u·q_i − 1)² + α₀ Σ_u,i (p_u·q_i)² + λ (Σ_u n_u^ν |p_u|² + Σ_i n_i^ν |q_i|²)
 
-with users' vectors p_u and items' vectors q_i [dim], c_ui the weight of the interaction, and n_u = Σ_i (c_ui + α₀),
-n_i likewise, the weight of a node's row. Given the items, every user is a ridge regression, and vice versa. Scores
-are p_u·q_i with p_u solved from the user's items alone, so a new user is one more regression.
+with users' vectors p_u and items' vectors q_i [dim], c_ui the weight of the interaction, and n_u = Σ_i (c_ui + α₀)
+the weight of a user's row, n_i of an item's. Two scales are chosen so that one setting suits many data sets, and so
+that one can be tuned with the other held: α₀ is a ratio ρ of all pairs' weight to that of the observed ones,
+``α₀ = ρ Σ c / (|U| |I|)``, and n is divided by 1 + ρ, which leaves the mean user the number of their interactions.
+
+Given the items, every user is a ridge regression, and vice versa. Scores are p_u·q_i with p_u solved from the user's
+items alone, so a new user is one more regression.
 
 **Relations are further matrices with the same vectors** (collective matrix factorisation, Singh & Gordon 2008). A
 relation item → t adds ``Σ_(i,t) c_it (q_i·z_t − 1)² + α_r Σ_i,t (q_i·z_t)²`` with a vector z_t for each target,
 penalised likewise; its terms count in n_i. The confidences c_it of an item are its edges' weights over their sum,
-times the weight w_r of the relation: at ``w_r = 10`` an item's edges weigh as much as 10 interactions. α_r is such
-that unobserved pairs weigh, per observed weight, what they weigh in the interactions. An item that the relation does
+times the weight w_r of the relation: at ``w_r = 10`` an item's edges weigh as much as 10 interactions. α_r has
+the ratio ρ of the interactions. An item that the relation does
 not reach is missing there, not zero. Items without interactions get their vectors from their relations.
 
 A relation of users (user → t, or a second relation user → item) does the same for p_u. Then the vector of a known
@@ -51,10 +55,10 @@ class IALSConfig:
 
     dim: int = 128
     """Length of a vector."""
-    alpha0: float = 0.01
-    """α₀, weight of a pair that is not observed beside one that is."""
-    l2: float = 0.01
-    """λ, penalty per unit of what the row of a node weighs."""
+    unobserved: float = 30.0
+    """ρ, what all pairs weigh together over what the observed ones do: α₀ = ρ · Σ c / (|U| |I|)."""
+    l2: float = 0.1
+    """λ, penalty per interaction of a node."""
     exponent: float = 1.0
     """ν: at 1 the penalty of a node is in proportion to its row, at 0 it is the same for all."""
     iterations: int = 16
@@ -126,8 +130,8 @@ class IALS(FromHistory):
         dims = tuple(d for d in (16, 32, 64, 128, 256, 512) if d <= max(16, min(graph.n_users, graph.n_items) // 2))
         return (
             *(Knob(f"weights.{name}", ladder, 0.0) for name in usable),
-            Knob("l2", (0.0003, 0.001, 0.002, 0.004, 0.007, 0.01, 0.015, 0.025, 0.05, 0.1, 0.2), 0.01),
-            Knob("alpha0", (0.0003, 0.001, 0.002, 0.004, 0.01, 0.02, 0.04, 0.1, 0.2, 0.5), 0.01),
+            Knob("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
+            Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
             Knob("dim", dims, min(128, dims[-1])),
             Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
         )
@@ -144,11 +148,11 @@ class IALS(FromHistory):
         for name, least in (("dim", 1), ("iterations", 1), ("exponent", 0), ("init_scale", 1e-6)):
             value = getattr(c, name)
             check_range(least <= value < np.inf, self.name, name, f"at least {least}", value)
-        for name in ("alpha0", "l2"):
+        for name in ("unobserved", "l2"):
             value = getattr(c, name)
             check_range(0 < value < np.inf, self.name, name, "a number above 0", value)
-        # what an unobserved pair weighs in all, over what the observed ones do
-        self._unobserved = c.alpha0 * graph.n_users * graph.n_items / max(float(self.history.data.sum()), 1.0)
+        #: α₀
+        self.alpha0 = c.unobserved * float(self.history.data.sum()) / max(graph.n_users * graph.n_items, 1)
         self._of_items, self._of_users = (self._sides(end) for end in (graph.item, graph.user))
         self.from_history = not self._of_users  # else a user's relations count, too, and a history has none
 
@@ -167,8 +171,7 @@ class IALS(FromHistory):
                 nodes = np.flatnonzero(rows.degrees())
                 edges = rows.take(nodes).shares()
                 edges = Csr(edges.indptr, edges.indices, edges.data * np.float32(weight), edges.n_cols)
-                pairs = max(nodes.size * edges.n_cols, 1)
-                sides.append(_Side(name, nodes, edges, self._unobserved * weight * nodes.size / pairs))
+                sides.append(_Side(name, nodes, edges, self.config.unobserved * weight / edges.n_cols))
         return sides
 
     def start(self) -> Float32:
@@ -190,7 +193,7 @@ class IALS(FromHistory):
             about = [self._linked(side, items) for side in self._of_items]
             items = self._regress(of_items, [users, *about], self._of_items)
             targets, groups = [self._linked(side, users) for side in self._of_users], of_users
-        spectrum, rotation = spectrum_of(self.config.alpha0 * moments(items))
+        spectrum, rotation = spectrum_of(self.alpha0 * moments(items))
         d = int(self.config.dim)  # the smallest eigenvalues are those of the columns that were padded
         self.spectrum = torch.from_numpy(spectrum[-d:].copy())
         self.items = torch.from_numpy(turned(items, rotation)[:, -d:].copy())
@@ -205,7 +208,7 @@ class IALS(FromHistory):
             nodes: which they are, int64 [n].
             sides: relations of their type.
         """
-        total = _sums(rows) + self.config.alpha0 * rows.n_cols
+        total = _sums(rows) + self.alpha0 * rows.n_cols
         if not sides or not nodes.size:
             return [_Group(np.arange(nodes.size), rows, self._penalty(total), ())]
         reached = np.zeros((nodes.size, len(sides)), np.bool_)
@@ -227,9 +230,9 @@ class IALS(FromHistory):
         return groups
 
     def _penalty(self, weight: Float64) -> Float32:
-        """``λ n^ν`` of what rows weigh."""
-        penalty: Float32 = (self.config.l2 * weight**self.config.exponent).astype(np.float32)
-        return penalty
+        """``λ n^ν`` of what rows weigh, n in interactions."""
+        n = weight / (1 + self.config.unobserved)
+        return np.asarray(self.config.l2 * n**self.config.exponent, np.float32)
 
     def _linked(self, side: _Side, table: Float32) -> Float32:
         """Vectors z of a relation's targets, given those of the nodes."""
@@ -245,7 +248,7 @@ class IALS(FromHistory):
             tables: of the other ends: of the interactions, then of each of ``sides``; whole tiles.
             sides: the relations.
         """
-        factors = [self.config.alpha0, *(side.unobserved for side in sides)]
+        factors = [self.alpha0, *(side.unobserved for side in sides)]
         unobserved = [factor * moments(table) for factor, table in zip(factors, tables, strict=False)]
         found = np.zeros((sum(g.nodes.size for g in groups), tables[0].shape[1]), np.float32)
         for group in groups:
@@ -300,7 +303,7 @@ class IALS(FromHistory):
         """Vectors of users of whom interactions alone are known, [rows.n_rows, dim]."""
         items = padded(self.items.numpy())
         spectrum = np.pad(self.spectrum.numpy(), (0, items.shape[1] - self.spectrum.numel()))
-        penalty = self._penalty(_sums(rows) + self.config.alpha0 * rows.n_cols)
+        penalty = self._penalty(_sums(rows) + self.alpha0 * rows.n_cols)
         found = solve_rows(rows, items, spectrum, penalty)
         return torch.from_numpy(found[:, : self.items.shape[1]].copy())
 
