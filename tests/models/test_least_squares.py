@@ -24,11 +24,11 @@ def dense(rows):
     return x
 
 
-def by_the_formula(rows, table, spectrum, ridge):
+def by_the_formula(rows, table, spectrum, ridge, prior):
     y, out = table.astype(np.float64), []
-    for c, kappa in zip(dense(rows), ridge, strict=True):
+    for c, kappa, mean in zip(dense(rows), ridge, prior, strict=True):
         a = np.diag(spectrum + kappa) + y.T @ (c[:, None] * y)
-        out.append(np.linalg.solve(a, y.T @ c))
+        out.append(np.linalg.solve(a, y.T @ c + kappa * mean))
     return np.array(out)
 
 
@@ -45,10 +45,14 @@ def test_rows_are_their_ridge_regressions(dim):
     """Around both borders, of a tile and of the number of dimensions, and above a chunk."""
     degrees = [0, 1, 2, 3, 4, 5, TILE - 1, TILE, TILE + 1, dim - 1, dim, dim + 1, CHUNK + dim, 2 * CHUNK, 400, 7, 0]
     rows, table, spectrum, ridge = problem(dim, degrees)
+    prior = np.random.default_rng(9).standard_normal((len(degrees), dim)).astype(np.float32)
     found = solve_rows(rows, table, spectrum, ridge)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, by_the_formula(rows, table, spectrum, ridge), rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(found, by_the_formula(rows, table, spectrum, ridge, 0 * prior), rtol=1e-4, atol=2e-6)
     assert not found[[0, -1]].any()
+    found = solve_rows(rows, table, spectrum, ridge, prior)
+    np.testing.assert_allclose(found, by_the_formula(rows, table, spectrum, ridge, prior), rtol=1e-4, atol=5e-6)
+    assert found[[0, -1]].all()
 
 
 def test_a_row_worked_by_hand():

@@ -1,4 +1,4 @@
-"""iALS: matrix factorisation of implicit feedback by alternating least squares, with relations factorised beside it.
+"""iALS: matrix factorisation of implicit feedback by alternating least squares, and relations as priors.
 
 Hu, Koren & Volinsky 2008, "Collaborative Filtering for Implicit Feedback Datasets", regularised as in Rendle et al.
 2022, "Revisiting the Performance of iALS on Item Recommendation Benchmarks":
@@ -13,40 +13,47 @@ that one can be tuned with the other held: α₀ is a ratio ρ of all pairs' wei
 Given the items, every user is a ridge regression, and vice versa. Scores are p_u·q_i with p_u solved from the user's
 items alone, so a new user is one more regression.
 
-**Relations are further matrices with the same vectors** (collective matrix factorisation, Singh & Gordon 2008). A
-relation item → t adds ``Σ_(i,t) c_it (q_i·z_t − 1)² + α_r Σ_i,t (q_i·z_t)²`` with a vector z_t for each target,
-penalised likewise; its terms count in n_i. The confidences c_it of an item are its edges' weights over their sum,
-times the weight w_r of the relation: at ``w_r = 10`` an item's edges weigh as much as 10 interactions. α_r has
-the ratio ρ of the interactions. An item that the relation does
-not reach is missing there, not zero. Items without interactions get their vectors from their relations.
+**Relations say where vectors are expected** (regression-based latent factors, Agarwal & Chen 2009). Every target t of
+a relation has a vector z_t, and the penalty of an item is on its distance from a sum over what it is linked to:
 
-A relation of users (user → t, or a second relation user → item) does the same for p_u. Then the vector of a known
-user is solved from interactions and relations, that of a new user from the history alone. In a relation within one
-type each linked node is its own neighbour, too, with the weight of the heaviest edge, and z_t is a second vector of
-the neighbour. Relations that touch neither users nor items are not used.
+    λ Σ_i n_i^ν |q_i − m_i|² + λ n̄ Σ_t |z_t|²,      m_i = Σ_r √w_r Σ_t a_it z_t
 
-A sweep solves users, vectors z of item relations, items, vectors z of user relations, each given all others.
+with a_i the relation's edges of the item, of Euclidean length 1, and n̄ the mean of n_i^ν. Integrated over z, the
+vectors of two items covary by ``Σ_r w_r a_i·a_j``, beside a variance of ``n̄ / n_i^ν`` of each item's own: at
+``w_r = 1`` a relation explains as much variance as is left to the interactions of a mean item. The fewer interactions
+an item has, the closer it stays to m_i; without any, its relations decide. An item that a relation does not reach is
+missing there, not zero.
+
+Relations of users (user → t, or a second relation user → item) do the same for p_u. Then the vector of a known user
+is solved from interactions and relations, that of a new user from the history alone. In a relation within one type
+each linked node is its own neighbour, too, with the weight of the heaviest edge. Relations that touch neither users
+nor items are not used.
+
+A sweep solves users, items, and then moves z by some steps of conjugate gradients, each given all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32, Float64
+from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import FromHistory, Knob, check_range, history_rows, user_rows
+from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
+from relrank.models.linear import rows_times_dense, unit_rows
 from relrank.models.relational_ease import end_of
 from relrank.models.vectors import as_written
+
+STEPS = 3
+"""Steps of conjugate gradients for z in a sweep; they go on from those of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,45 +73,11 @@ class IALSConfig:
     init_scale: float = 0.1
     """Standard deviation of the length of the items' starting vectors: each entry's is this over √dim."""
     weight: float = 0.0
-    """Weight of every relation that ``weights`` does not name, in interactions per node."""
+    """Weight of every relation that ``weights`` does not name."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Weight per relation, in interactions per node; 0 leaves the relation out."""
+    """Weight w per relation, a ratio of variances; 0 leaves the relation out."""
     seed: int = 0
     """Seed of the items' starting vectors."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Side:
-    """One relation as a matrix of the nodes that it reaches.
-
-    Attributes:
-        name: of the relation.
-        nodes: rows of these nodes in their type, int64 [n].
-        edges: confidences, nodes by targets, [n, m].
-        unobserved: α_r.
-    """
-
-    name: str
-    nodes: npt.NDArray[np.int64]
-    edges: Csr
-    unobserved: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Group:
-    """Nodes of one type that the same relations reach.
-
-    Attributes:
-        nodes: places among the nodes at hand, int64 [n].
-        edges: interactions, and beside them the edges of the relations, [n, columns of all].
-        penalty: λ n^ν of each, float32 [n].
-        sides: which relations reach them.
-    """
-
-    nodes: npt.NDArray[np.int64]
-    edges: Csr
-    penalty: Float32
-    sides: tuple[int, ...]
 
 
 class IALS(FromHistory):
@@ -113,19 +86,19 @@ class IALS(FromHistory):
     name = "ials"
     Config = IALSConfig
     relational = True
-    solution: ClassVar[tuple[str, ...]] = ("items", "spectrum", "beside")
+    solution: ClassVar[tuple[str, ...]] = ("items", "spectrum", "user_targets")
 
     #: items' vectors, turned so that their Gram matrix is diagonal, float32 [n_items, dim]
     items: Tensor
     #: the diagonal of α₀ QᵀQ, float32 [dim]
     spectrum: Tensor
     #: vectors z of the relations of users, one relation below the other, float32 [targets, dim]
-    beside: Tensor
+    user_targets: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then penalty, unobserved weight, size and exponent."""
-        ladder = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+        ladder = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
         usable = sorted(r.name for r in graph.relations.values() if end_of(graph, r))
         dims = tuple(d for d in (16, 32, 64, 128, 256, 512) if d <= max(16, min(graph.n_users, graph.n_items) // 2))
         return (
@@ -153,13 +126,13 @@ class IALS(FromHistory):
             check_range(0 < value < np.inf, self.name, name, "a number above 0", value)
         #: α₀
         self.alpha0 = c.unobserved * float(self.history.data.sum()) / max(graph.n_users * graph.n_items, 1)
-        self._of_items, self._of_users = (self._sides(end) for end in (graph.item, graph.user))
-        self.from_history = not self._of_users  # else a user's relations count, too, and a history has none
+        self._item_links, self._user_links = (self._links(end) for end in (graph.item, graph.user))
+        self.from_history = not self._user_links.n_cols  # else a user's relations count, and a history has none
 
-    def _sides(self, end: str) -> list[_Side]:
-        """The relations of a node type with weights above 0, in the order of their names whatever the arm."""
-        graph, sides = self.graph, []
-        for name, relation in sorted(graph.relations.items()):
+    def _links(self, end: str) -> Csr:
+        """``√w a`` of all relations of a node type with weights above 0, side by side: nodes by targets."""
+        graph, parts = self.graph, []
+        for name, relation in sorted(graph.relations.items()):  # in one order whatever the arm
             weight = float(self.config.weights.get(name, self.config.weight))
             if not 0 <= weight < np.inf:
                 raise InputError(
@@ -167,12 +140,9 @@ class IALS(FromHistory):
                     expected="0 or more", found=str(weight),
                 )  # fmt: skip
             if weight and len(relation) and end_of(graph, relation) == end:
-                rows = _rows(graph, relation, end)
-                nodes = np.flatnonzero(rows.degrees())
-                edges = rows.take(nodes).shares()
-                edges = Csr(edges.indptr, edges.indices, edges.data * np.float32(weight), edges.n_cols)
-                sides.append(_Side(name, nodes, edges, self.config.unobserved * weight / edges.n_cols))
-        return sides
+                rows = unit_rows(_rows(graph, relation, end))
+                parts.append(Csr(rows.indptr, rows.indices, rows.data * np.float32(np.sqrt(weight)), rows.n_cols))
+        return _side_by_side(parts, len(graph.nodes[end]))
 
     def start(self) -> Float32:
         """Items' vectors before the first sweep, float32 [n_items, dim]."""
@@ -182,81 +152,35 @@ class IALS(FromHistory):
 
     def solve(self) -> Self:
         """``iterations`` sweeps, then the items turned for scoring."""
-        graph = self.graph
-        of_users = self._groups(self.history, np.arange(graph.n_users), self._of_users)
-        of_items = self._groups(self.history.transpose(), np.arange(graph.n_items), self._of_items)
-        # in the first sweep nothing is known yet of what users are linked to
-        groups = self._groups(self.history, np.arange(graph.n_users), []) if self._of_users else of_users
-        items, targets = padded(self.start()), list[Float32]()
+        by_item, items = self.history.transpose(), padded(self.start())
+        of_user, of_item = self._penalty(self.history), self._penalty(by_item)
+        user_prior = _Prior(self._user_links, of_user, items.shape[1])
+        item_prior = _Prior(self._item_links, of_item, items.shape[1])
         for _ in range(int(self.config.iterations)):
-            users = self._regress(groups, [items, *targets], self._of_users)
-            about = [self._linked(side, items) for side in self._of_items]
-            items = self._regress(of_items, [users, *about], self._of_items)
-            targets, groups = [self._linked(side, users) for side in self._of_users], of_users
-        spectrum, rotation = spectrum_of(self.alpha0 * moments(items))
+            users = self._regress(self.history, items, of_user, user_prior.mean())
+            items = self._regress(by_item, users, of_item, item_prior.mean())
+            user_prior.move(users)
+            item_prior.move(items)
+        values, rotation = spectrum_of(self.alpha0 * moments(items))
         d = int(self.config.dim)  # the smallest eigenvalues are those of the columns that were padded
-        self.spectrum = torch.from_numpy(spectrum[-d:].copy())
-        self.items = torch.from_numpy(turned(items, rotation)[:, -d:].copy())
-        self.beside = torch.from_numpy(turned(np.concatenate([items[:0], *targets]), rotation)[:, -d:].copy())
+        self.spectrum = torch.from_numpy(values[-d:].copy())
+        self.items, self.user_targets = (
+            torch.from_numpy(turned(table, rotation)[:, -d:].copy()) for table in (items, user_prior.targets)
+        )
         return self
 
-    def _groups(self, rows: Csr, nodes: npt.NDArray[np.int64], sides: Sequence[_Side]) -> list[_Group]:
-        """Nodes by the relations that reach them, each group with its edges and penalties.
-
-        Args:
-            rows: the nodes' interactions, [n, m].
-            nodes: which they are, int64 [n].
-            sides: relations of their type.
-        """
-        total = _sums(rows) + self.alpha0 * rows.n_cols
-        if not sides or not nodes.size:
-            return [_Group(np.arange(nodes.size), rows, self._penalty(total), ())]
-        reached = np.zeros((nodes.size, len(sides)), np.bool_)
-        places = []
-        for k, side in enumerate(sides):
-            place = np.searchsorted(side.nodes, nodes)
-            reached[:, k] = side.nodes[np.minimum(place, side.nodes.size - 1)] == nodes
-            places.append(place)
-            of_node = _sums(side.edges) + side.unobserved * side.edges.n_cols
-            total[reached[:, k]] += of_node[place[reached[:, k]]]
-        groups = []
-        patterns, which = np.unique(reached, axis=0, return_inverse=True)
-        for number, pattern in enumerate(patterns):
-            members = np.flatnonzero(which.reshape(-1) == number)
-            used = np.flatnonzero(pattern).tolist()
-            parts = [rows if members.size == rows.n_rows else rows.take(members)]
-            parts += [sides[k].edges.take(places[k][members]) for k in used]
-            groups.append(_Group(members, _side_by_side(parts), self._penalty(total[members]), tuple(used)))
-        return groups
-
-    def _penalty(self, weight: Float64) -> Float32:
-        """``λ n^ν`` of what rows weigh, n in interactions."""
-        n = weight / (1 + self.config.unobserved)
+    def _penalty(self, rows: Csr) -> Float32:
+        """``λ n^ν`` of the nodes with these interactions, [n_rows]."""
+        sums = np.bincount(rows.rows(), weights=rows.data, minlength=rows.n_rows)
+        n = (sums + self.alpha0 * rows.n_cols) / (1 + self.config.unobserved)
         return np.asarray(self.config.l2 * n**self.config.exponent, np.float32)
 
-    def _linked(self, side: _Side, table: Float32) -> Float32:
-        """Vectors z of a relation's targets, given those of the nodes."""
-        reached, edges = table[side.nodes], side.edges.transpose()
-        penalty = self._penalty(_sums(edges) + side.unobserved * edges.n_cols)
-        return _regression(edges, reached, side.unobserved * moments(reached), penalty)
-
-    def _regress(self, groups: Sequence[_Group], tables: Sequence[Float32], sides: Sequence[_Side]) -> Float32:
-        """Vectors of the nodes of all groups, given the other ends of their edges.
-
-        Args:
-            groups: of ``_groups``.
-            tables: of the other ends: of the interactions, then of each of ``sides``; whole tiles.
-            sides: the relations.
-        """
-        factors = [self.alpha0, *(side.unobserved for side in sides)]
-        unobserved = [factor * moments(table) for factor, table in zip(factors, tables, strict=False)]
-        found = np.zeros((sum(g.nodes.size for g in groups), tables[0].shape[1]), np.float32)
-        for group in groups:
-            parts = [0, *(k + 1 for k in group.sides)]
-            table = tables[0] if len(parts) == 1 else np.concatenate([tables[k] for k in parts])
-            matrix = np.sum([unobserved[k] for k in parts], axis=0)
-            found[group.nodes] = _regression(group.edges, table, matrix, group.penalty)
-        return found
+    def _regress(self, rows: Csr, table: Float32, penalty: Float32, prior: Float32 | None) -> Float32:
+        """Vectors of all users given the items', or the other way round."""
+        spectrum, rotation = spectrum_of(self.alpha0 * moments(table))
+        prior = None if prior is None else turned(prior, rotation)
+        found = solve_rows(rows, turned(table, rotation), spectrum, penalty, prior)
+        return turned(found, np.ascontiguousarray(rotation.T))
 
     @property
     def is_product(self) -> bool:
@@ -274,14 +198,10 @@ class IALS(FromHistory):
             InputError: a user row outside the graph.
         """
         picked = user_rows(users, self.graph.n_users)
-        rows = self.history.take(picked)
-        if not self._of_users:
-            return self._vectors(rows)
-        sizes = np.cumsum([0, *(side.edges.n_cols for side in self._of_users)])
-        targets = [self.beside.numpy()[a:b] for a, b in pairwise(sizes.tolist())]
-        tables = [padded(table) for table in (self.items.numpy(), *targets)]
-        found = self._regress(self._groups(rows, picked, self._of_users), tables, self._of_users)
-        return torch.from_numpy(found[:, : self.items.shape[1]].copy())
+        prior = None
+        if self._user_links.n_cols:
+            prior = rows_times_dense(self._user_links.take(picked), self.user_targets.numpy())
+        return self._vectors(self.history.take(picked), prior)
 
     def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
         """Vectors [B, dim] of B histories.
@@ -299,24 +219,59 @@ class IALS(FromHistory):
         """The same for histories as CSR rows."""
         return self._vectors(rows) @ self.items.T
 
-    def _vectors(self, rows: Csr) -> Tensor:
-        """Vectors of users of whom interactions alone are known, [rows.n_rows, dim]."""
+    def _vectors(self, rows: Csr, prior: Float32 | None = None) -> Tensor:
+        """Vectors of users from their interactions, and what their relations lead to expect, [rows.n_rows, dim]."""
         items = padded(self.items.numpy())
         spectrum = np.pad(self.spectrum.numpy(), (0, items.shape[1] - self.spectrum.numel()))
-        penalty = self._penalty(_sums(rows) + self.alpha0 * rows.n_cols)
-        found = solve_rows(rows, items, spectrum, penalty)
+        prior = None if prior is None else padded(prior)
+        found = solve_rows(rows, items, spectrum, self._penalty(rows), prior)
         return torch.from_numpy(found[:, : self.items.shape[1]].copy())
 
 
-def _regression(edges: Csr, table: Float32, matrix: Float64, penalty: Float32) -> Float32:
-    """``solve_rows`` for any matrix H, float64 [d, d]; of a large table only the rows that have edges are turned."""
-    if edges.nnz < edges.n_cols:
-        used = np.unique(edges.indices)
-        at = np.searchsorted(used, edges.indices).astype(np.int32)
-        edges, table = Csr(edges.indptr, at, edges.data, used.size), table[used]
-    spectrum, rotation = spectrum_of(matrix)
-    found = solve_rows(edges, turned(table, rotation), spectrum, penalty)
-    return turned(found, np.ascontiguousarray(rotation.T))
+class _Prior:
+    """Where the vectors of one node type are expected: a ridge regression of them on what the nodes are linked to.
+
+    Args:
+        links: ``√w a``, nodes by targets; without columns nothing is expected.
+        penalty: λ n^ν of the nodes, float32 [n].
+        width: of a vector.
+
+    Attributes:
+        targets: z, float32 [targets, width]; zeros before the first move.
+    """
+
+    def __init__(self, links: Csr, penalty: Float32, width: int) -> None:
+        self.links, self.by_target, self.penalty = links, links.transpose(), penalty[:, None]
+        self.targets = np.zeros((links.n_cols, width), np.float32)
+        squares = np.bincount(links.indices, weights=penalty[links.rows()] * links.data**2, minlength=links.n_cols)
+        self.ridge = np.float32(penalty.mean()) if penalty.size else np.float32(0)
+        self.diagonal = (squares[:, None] + self.ridge).astype(np.float32)
+
+    def mean(self) -> Float32 | None:
+        """m, float32 [n, width]."""
+        return product(self.links, self.targets) if self.links.n_cols else None
+
+    def move(self, vectors: Float32) -> None:
+        """Towards ``z = (Aᵀ N A + n̄ I)⁻¹ Aᵀ N Q`` by preconditioned conjugate gradients, each column on its own."""
+        if not self.links.n_cols:
+            return
+        z = self.targets
+        left = product(self.by_target, self.penalty * (vectors - product(self.links, z))) - self.ridge * z
+        direction = scaled = left / self.diagonal
+        size = (left * scaled).sum(0)
+        for _ in range(STEPS):
+            image = product(self.by_target, self.penalty * product(self.links, direction)) + self.ridge * direction
+            step = _over(size, (direction * image).sum(0))
+            z += step * direction
+            left -= step * image
+            scaled = left / self.diagonal
+            before, size = size, (left * scaled).sum(0)
+            direction = scaled + _over(size, before) * direction
+
+
+def _over(a: Float32, b: Float32) -> Float32:
+    """``a / b``, 0 where b is."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
 def _rows(graph: Graph, relation: Relation, end: str) -> Csr:
@@ -330,20 +285,12 @@ def _rows(graph: Graph, relation: Relation, end: str) -> Csr:
     return Csr.from_pairs(row, col, (rows.n_rows, rows.n_cols), np.concatenate([rows.data, own]))
 
 
-def _sums(rows: Csr) -> Float64:
-    """Sums of the rows, float64 [n_rows]."""
-    return np.bincount(rows.rows(), weights=rows.data, minlength=rows.n_rows).astype(np.float64)
-
-
-def _side_by_side(parts: Sequence[Csr]) -> Csr:
+def _side_by_side(parts: Sequence[Csr], n_rows: int) -> Csr:
     """Matrices with the same rows, as one."""
-    if len(parts) == 1:
-        return parts[0]
-    row, col, data, width = [], [], [], 0
+    row, col, data, width = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], 0
     for part in parts:
         row.append(part.rows())
         col.append(part.indices + np.int32(width))
         data.append(part.data)
         width += part.n_cols
-    shape = parts[0].n_rows, width
-    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), shape, np.concatenate(data))
+    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (n_rows, width), np.concatenate(data))

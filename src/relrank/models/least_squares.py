@@ -1,14 +1,16 @@
 """Many ridge regressions on one table of vectors, solved exactly: the half-sweep of alternating least squares.
 
-Row u has edges to rows t of a table Y [m, d] with confidences c_ut, and its vector is
+Row u has edges to rows t of a table Y [m, d] with confidences c_ut, perhaps a vector x̄_u near which it is expected,
+and its own vector is
 
-    x_u = argmin Σ_t c_ut (x·y_t − 1)² + xᵀ H x + κ_u |x|²  =  (H + κ_u I + Σ_t c_ut y_t y_tᵀ)⁻¹ Σ_t c_ut y_t.
+    x_u = argmin Σ_t c_ut (x·y_t − 1)² + xᵀ H x + κ_u |x − x̄_u|²
+        = (H + κ_u I + Σ_t c_ut y_t y_tᵀ)⁻¹ (Σ_t c_ut y_t + κ_u x̄_u).
 
 H [d, d] is the same for all rows (the Gram matrix of what is not observed), so everything is turned once into H's
-eigenvectors. There H + κ_u I is a diagonal D whatever κ_u is, and a row with n < d edges needs an n by n system only:
-with C = √c Y D^-1/2 it is ``x = D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ √c`` (Woodbury's identity). Rows with more edges factor
-``D + Σ c y yᵀ``. A row costs about min(n, d)² · max(n, d) operations; forming and factoring a d by d matrix for every
-row would cost n d² + d³/3.
+eigenvectors. There H + κ_u I is a diagonal D whatever κ_u is, ``x⁰ = D⁻¹ κ x̄`` is the vector without edges, and a row
+with n < d edges needs an n by n system only: with C = √c Y D^-1/2 it is ``x⁰ + D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ √c (1 − Y x⁰)``
+(Woodbury's identity). Rows with more edges factor ``D + Σ c y yᵀ``. A row costs about min(n, d)² · max(n, d)
+operations; forming and factoring a d by d matrix for every row would cost n d² + d³/3.
 
 Both are Cholesky factorisations in float32, made of register tiles. A row is solved by one thread, and sums over many
 rows are cut into as many parts whatever the number of threads: the same input gives the same bits.
@@ -139,8 +141,17 @@ def _cholesky_solve(a, n, width, x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _left(table, t, x):  # type: ignore[no-untyped-def]
+    """``1 − y_t·x``."""
+    total = np.float32(0)
+    for j in range(x.size):
+        total += table[t, j] * x[j]
+    return np.float32(1) - total
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):  # type: ignore[no-untyped-def]
-    """A row with fewer edges than dimensions: ``D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ √c``."""
+    """A row with fewer edges than dimensions: ``x⁰ + D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ (√c (1 − Y x⁰))``; ``out`` holds x⁰."""
     d, count = table.shape[1], last - first
     width = (count + TILE - 1) // TILE * TILE
     n = (count + TILE_ROWS - 1) // TILE_ROWS * TILE_ROWS
@@ -154,6 +165,8 @@ def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):
             b[j * width + k] = root[j] * x[k] * table[indices[first + k], j]
         for k in range(count, width):
             b[j * width + k] = 0
+    for k in range(count):
+        x[k] *= _left(table, indices[first + k], out)
     a[: n * width] = 0
     for i in range(n):
         a[i * width + i] = 1
@@ -163,13 +176,13 @@ def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):
         total = np.float32(0)
         for k in range(count):
             total += b[j * width + k] * x[k]
-        out[j] = root[j] * total
+        out[j] += root[j] * total
     return fits
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def _many_edges(indices, data, first, last, table, diagonal, a, b, x, out):  # type: ignore[no-untyped-def]
-    """A row with as many edges as dimensions, or more: ``(D + Σ c y yᵀ)⁻¹ Σ c y``."""
+    """A row with at least as many edges: ``x⁰ + (D + Σ c y yᵀ)⁻¹ Σ c (1 − y·x⁰) y``; ``out`` holds x⁰."""
     d = table.shape[1]
     a[: d * d] = 0
     for j in range(d):
@@ -182,12 +195,13 @@ def _many_edges(indices, data, first, last, table, diagonal, a, b, x, out):  # t
             root = np.sqrt(c)
             for j in range(d):
                 b[k * d + j] = root * table[t, j]
+            c *= _left(table, t, out)
             for j in range(d):
                 x[j] += c * table[t, j]
         _add_squares(a, d, d, b, d, count)
     fits = _cholesky_solve(a, d, d, x)
     for j in range(d):
-        out[j] = x[j]
+        out[j] += x[j]
     return fits
 
 
@@ -274,14 +288,15 @@ def turned(table: Float32, rotation: Float32) -> Float32:
     return out
 
 
-def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32) -> Float32:
-    """Vectors x_u of all rows, where H is diagonal; a row without edges gets zeros.
+def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32, prior: Float32 | None = None) -> Float32:
+    """Vectors x_u of all rows, where H is diagonal; a row without edges and without a prior gets zeros.
 
     Args:
         rows: confidences c, all positive, [n, m].
         table: Y, float32 [m, d], contiguous, of whole tiles (``padded``).
         spectrum: the diagonal of H, float32 [d].
         ridge: κ, float32 [n], all positive.
+        prior: x̄, float32 [n, d]; zeros if None.
 
     Returns:
         float32 [n, d].
@@ -293,7 +308,10 @@ def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32) -> 
     degrees: Int64 = rows.degrees()
     order = np.argsort(-degrees, kind="stable")
     order = order[: np.count_nonzero(degrees)]
-    out = np.zeros((rows.n_rows, d), np.float32)
+    if prior is None:
+        out = np.zeros((rows.n_rows, d), np.float32)
+    else:
+        out = prior * (ridge[:, None] / (spectrum + ridge[:, None]))
     if not order.size:
         return out
     side = min(d, -(-int(degrees.max()) // TILE) * TILE)
