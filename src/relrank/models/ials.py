@@ -148,7 +148,8 @@ class IALS(FromHistory):
         """Items' vectors before the first sweep, float32 [n_items, dim]."""
         rng = np.random.default_rng(self.config.seed)
         scale = self.config.init_scale / np.sqrt(self.config.dim)
-        return (scale * rng.standard_normal((self.graph.n_items, int(self.config.dim)))).astype(np.float32)
+        drawn: Float32 = rng.standard_normal((self.graph.n_items, int(self.config.dim))).astype(np.float32)
+        return drawn * np.float32(scale)
 
     def solve(self) -> Self:
         """``iterations`` sweeps, then the items turned for scoring."""
@@ -256,17 +257,23 @@ class _Prior:
         if not self.links.n_cols:
             return
         z = self.targets
-        left = product(self.by_target, self.penalty * (vectors - product(self.links, z))) - self.ridge * z
-        direction = scaled = left / self.diagonal
+        left = self._pulled(vectors - product(self.links, z)) - self.ridge * z
+        scaled: Float32 = left / self.diagonal
+        direction: Float32 = scaled
         size = (left * scaled).sum(0)
         for _ in range(STEPS):
-            image = product(self.by_target, self.penalty * product(self.links, direction)) + self.ridge * direction
+            image = self._pulled(product(self.links, direction)) + self.ridge * direction
             step = _over(size, (direction * image).sum(0))
             z += step * direction
             left -= step * image
             scaled = left / self.diagonal
             before, size = size, (left * scaled).sum(0)
             direction = scaled + _over(size, before) * direction
+
+    def _pulled(self, vectors: Float32) -> Float32:
+        """``Aᵀ N`` times vectors of the nodes."""
+        weighted: Float32 = self.penalty * vectors
+        return product(self.by_target, weighted)
 
 
 def _over(a: Float32, b: Float32) -> Float32:
