@@ -60,7 +60,7 @@ STEPS = 3
 class IALSConfig:
     """Hyper-parameters of iALS."""
 
-    dim: int = 128
+    dim: int = 256
     """Length of a vector."""
     unobserved: float = 30.0
     """ρ, what all pairs weigh together over what the observed ones do: α₀ = ρ · Σ c / (|U| |I|)."""
@@ -100,12 +100,14 @@ class IALS(FromHistory):
         """The weight of every usable relation, then penalty, unobserved weight, size and exponent."""
         ladder = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
         usable = sorted(r.name for r in graph.relations.values() if end_of(graph, r))
-        dims = tuple(d for d in (16, 32, 64, 128, 256, 512) if d <= max(16, min(graph.n_users, graph.n_items) // 2))
+        dims = tuple(
+            d for d in (16, 32, 64, 128, 256, 512, 1024) if d <= max(16, min(graph.n_users, graph.n_items) // 2)
+        )
         return (
             *(Knob(f"weights.{name}", ladder, 0.0) for name in usable),
             Knob("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
             Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
-            Knob("dim", dims, min(128, dims[-1])),
+            Knob("dim", dims, min(256, dims[-1])),
             Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
         )
 
@@ -258,17 +260,21 @@ class _Prior:
             return
         z = self.targets
         left = self._pulled(vectors - product(self.links, z)) - self.ridge * z
-        scaled: Float32 = left / self.diagonal
-        direction: Float32 = scaled
+        scaled = self._scaled(left)
+        direction = scaled
         size = (left * scaled).sum(0)
         for _ in range(STEPS):
             image = self._pulled(product(self.links, direction)) + self.ridge * direction
             step = _over(size, (direction * image).sum(0))
             z += step * direction
             left -= step * image
-            scaled = left / self.diagonal
+            scaled = self._scaled(left)
             before, size = size, (left * scaled).sum(0)
             direction = scaled + _over(size, before) * direction
+
+    def _scaled(self, left: Float32) -> Float32:
+        """The preconditioner: over the diagonal of the matrix."""
+        return np.divide(left, self.diagonal, dtype=np.float32)
 
     def _pulled(self, vectors: Float32) -> Float32:
         """``Aᵀ N`` times vectors of the nodes."""
