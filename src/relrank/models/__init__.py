@@ -12,6 +12,7 @@ from relrank.models.graphsage import GraphSAGE
 from relrank.models.gru4rec import GRU4Rec
 from relrank.models.hgt import HGT
 from relrank.models.hybrid import Hybrid
+from relrank.models.ials import IALS
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.markov import Markov
@@ -38,6 +39,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "gf-cf": GFCF,
     "bspm": BSPM,
     "flat-filter": FlatFilter,
+    "ials": IALS,
     "mf": MF,
     "graphsage": GraphSAGE,
     "graphsage-features": FeatureGraphSAGE,
