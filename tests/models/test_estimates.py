@@ -110,7 +110,7 @@ def test_relational_ease_that_shares_solutions_holds_one_more():
 
 
 def test_sparse_ease_by_hand():
-    """Two squares and the weights while they are sorted; above DENSE_COLUMNS the rows both ways instead of squares."""
+    """Two squares and the weights while they are sorted; above DENSE_COLUMNS rows both ways, no squares."""
     kind = MODELS["sparse-ease"]
     config = kind.Config(neighbours=50)
     dense_way = kind.estimate(graph_of(100, 10_000, 1_000), config)
