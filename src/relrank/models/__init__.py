@@ -3,6 +3,7 @@
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
 from relrank.models.bert4rec import BERT4Rec
 from relrank.models.bspm import BSPM
+from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
 from relrank.models.feature_graphsage import FeatureGraphSAGE
 from relrank.models.flat_filter import FlatFilter
@@ -35,6 +36,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "relational-ease": RelationalEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,
+    "chebycf": ChebyCF,
     "flat-filter": FlatFilter,
     "mf": MF,
     "graphsage": GraphSAGE,
