@@ -21,7 +21,7 @@ from relrank.study.fitted import FittedRun
 
 LINEAR = {
     "ease": {"l2": 3.0}, "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7}, "gf-cf": {"rank": 5},
-    "bspm": {"rank": 5}, "flat-filter": {"rank": 5},
+    "bspm": {"rank": 5}, "chebycf": {"rank": 5}, "flat-filter": {"rank": 5},
 }  # fmt: skip
 VECTORS = {
     "mf": {"dim": 8},

@@ -1,14 +1,14 @@
 """ChebyCF: a plateau-shaped graph filter by Chebyshev interpolation (Kim et al. 2025), without training.
 
-"Graph Spectral Filtering with Chebyshev Interpolation for Recommendation", SIGIR 2025. With ``R̃ = D_u^-1/2 X D_i^-1/2``,
-``P = R̃ᵀR̃`` and ``L̃ = I − 2P``, the graph's Laplacian with its spectrum on [−1, 1], scores are
+"Graph Spectral Filtering with Chebyshev Interpolation for Recommendation", SIGIR 2025. With
+``R̃ = D_u^-1/2 X D_i^-1/2``, ``P = R̃ᵀR̃`` and ``L̃ = I − 2P``, the Laplacian with its spectrum on [−1, 1], scores are
 
     X D_i^-β (Σ_k c_k T_k(L̃) + α V Vᵀ + Σ_r w_r F_r) D_i^β.
 
 ``T_k`` is the Chebyshev polynomial of degree k; the coefficients ``c_0 … c_K`` interpolate a response that is 1 at
-frequency −1 (popular, smooth signals), flat around 0 and 0 at frequency 1. V are the leading right singular vectors of
-R̃, an ideal low-pass filter. Every relation of items adds a filter ``F_r`` of spectral radius 1; relations that do not
-touch items are not used, see :func:`relrank.models.filters.item_filters`.
+frequency −1 (smooth signals), flat around frequency 0, and 0 at frequency 1. V are the leading right singular vectors
+of R̃, an ideal low-pass filter. Every relation of items adds a filter ``F_r`` of spectral radius 1; relations that do
+not touch items are not used, see :func:`relrank.models.filters.item_filters`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob, check_range
-from relrank.models.filters import ROUNDS, filter_columns, item_degrees, item_filters, product, rank_knob, weight_knobs
+from relrank.models.filters import (
+    ROUNDS,
+    filter_columns,
+    item_degrees,
+    item_filters,
+    product,
+    rank_knob,
+    weight_knobs,
+)
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 
@@ -35,7 +43,8 @@ class ChebyCFConfig:
     """Hyper-parameters of ChebyCF; the defaults are the authors' for Gowalla."""
 
     order: int = 8
-    """K, degree of the interpolating polynomial; 2 K sparse products per history."""
+    """K, degree of the interpolation. The response is odd around 1/2, so that an even K gives degree K − 1; every
+    degree takes two sparse products per block of histories."""
     flatness: float = 1.5
     """φ, how flat the response is in the middle of the spectrum; 1 for a straight line."""
     rank: int = 512
@@ -92,7 +101,7 @@ class ChebyCF(FromHistory):
         degrees = item_degrees(self.history, self.config.beta)
         degrees[degrees == 0] = 1  # items without interactions, which relations may still reach
         self._outer: Float32 = degrees
-        self._coefficients = plateau_coefficients(order, flatness).astype(np.float32)
+        self._coefficients = np.trim_zeros(plateau_coefficients(order, flatness), "b").astype(np.float32)
         self._relations = item_filters(graph, self.config.weight, self.config.weights, self.name)
 
     def solve(self) -> Self:
@@ -114,7 +123,8 @@ class ChebyCF(FromHistory):
     def _filtered(self, table: Float32) -> Float32:
         """``D_i^β (Σ_k c_k T_k(L̃) + Σ_r w_r F_r) table``, the sum by Clenshaw's recurrence."""
         c = self._coefficients
-        after, last = np.zeros_like(table), c[-1] * table
+        last: Float32 = c[-1] * table
+        after = np.zeros_like(table)
         for k in range(c.size - 2, -1, -1):
             # c_k table + 2 L̃ last − after; the factor of L̃ is 1 in the last step
             twice = np.float32(2 if k else 1)
@@ -147,7 +157,7 @@ def plateau_coefficients(order: int, flatness: float) -> Float64:
         flatness: φ.
 
     Returns:
-        float64 [K + 1], ``c_0 … c_K`` of ``Σ_k c_k T_k(x)``.
+        float64 [K + 1], ``c_0 … c_K`` of ``Σ_k c_k T_k(x)``; but for ``c_0``, the even ones are 0.
     """
     j = np.arange(order + 1)
     ends = -np.cos(j * np.pi / order)
@@ -156,4 +166,5 @@ def plateau_coefficients(order: int, flatness: float) -> Float64:
     angles = np.pi - (2 * j + 1) * np.pi / (2 * order + 2)
     result: Float64 = 2 / (order + 1) * np.cos(np.outer(j, angles)) @ response
     result[0] /= 2
+    result[2::2] = 0  # up to rounding they are: response − 1/2 is odd
     return result
