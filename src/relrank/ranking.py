@@ -3,6 +3,7 @@
 Scores are computed once per block of users; one compiled sweep over each row then masks the items the user has seen,
 checks the scores, counts what stands above and beside every relevant item, and keeps the k best candidates. Where
 scores are products of vectors, the product is part of that sweep, and no row of scores is ever written to memory.
+Where they are sparse inputs times sparse weights, only the items that these reach are visited.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relrank import tiles
+from relrank import sparse_ranking, tiles
 from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.errors import InputError
 from relrank.models.base import history_rows
@@ -70,6 +71,27 @@ class Product(Protocol):
 
     def history_vectors(self, histories: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Vectors [B, d] of B histories."""
+        ...
+
+
+class SparseProduct(Protocol):
+    """What a ``Scorer`` or ``FoldIn`` may offer beside: sparse inputs and weights whose product its scores are."""
+
+    @property
+    def is_sparse_product(self) -> bool:
+        """Whether scores are this product and nothing else."""
+        ...
+
+    def item_weights(self) -> Csr:
+        """Weights [n_inputs, n_items]."""
+        ...
+
+    def inputs(self, users: torch.Tensor, /) -> Csr:
+        """Inputs [B, n_inputs] of user rows int64 [B]."""
+        ...
+
+    def history_inputs(self, histories: Sequence[torch.Tensor], /) -> Csr:
+        """Inputs [B, n_inputs or n_items] of B histories."""
         ...
 
 
@@ -213,6 +235,7 @@ class FoldedIn:
     def __init__(self, model: FoldIn, histories: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
         self._model, self._histories = cast("Any", model), histories
         self.name, self.is_product = _name(model), bool(getattr(model, "is_product", False))
+        self.is_sparse_product = bool(getattr(model, "is_sparse_product", False))
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """The histories, folded in."""
@@ -228,6 +251,16 @@ class FoldedIn:
         """Of the histories, some at a time: what an encoder writes on the way is many times as large as they are."""
         some = torch.split(rows, HISTORIES_AT_ONCE)
         return torch.cat([self._model.history_vectors(self._histories(part)) for part in some])
+
+    def item_weights(self) -> Csr:
+        """The model's."""
+        weights: Csr = self._model.item_weights()
+        return weights
+
+    def inputs(self, rows: torch.Tensor) -> Csr:
+        """Of the histories."""
+        inputs: Csr = self._model.history_inputs(self._histories(rows))
+        return inputs
 
 
 class _Pass:
@@ -255,6 +288,9 @@ class _Pass:
 
     def run(self, model: Scorer, block: int | None) -> None:
         """Rank all users, by products where that is possible."""
+        if getattr(model, "is_sparse_product", False):
+            self._run_sparse(cast("SparseProduct", model), block)
+            return
         items = self._item_vectors(model)
         panels = None if items is None else _Panels(items, self.order, self.closed)
         row_bytes = 4 * max(self.seen.n_cols, 1)
@@ -294,6 +330,35 @@ class _Pass:
             return False
         self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))
         return True
+
+    def _run_sparse(self, model: SparseProduct, block: int | None) -> None:
+        """Rank all users by sparse products."""
+        weights, places = model.item_weights(), _places(self.order, self.seen.n_cols)
+        if weights.n_cols != self.seen.n_cols:
+            raise ValueError(f"{self.model} has weights for {weights.n_cols} items, expected {self.seen.n_cols}")
+        size = block or VECTORS_AT_ONCE
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start in range(0, self.users.size, size):
+                stop = min(start + size, self.users.size)
+                inputs = model.inputs(torch.from_numpy(self.users[start:stop].astype(np.int64)))
+                if inputs.n_rows != stop - start or inputs.n_cols > weights.n_rows:
+                    raise ValueError(
+                        f"{self.model} returned inputs of shape {inputs.n_rows, inputs.n_cols}, "
+                        f"expected {stop - start, weights.n_rows}"
+                    )
+
+                def strip(a: int, b: int, inputs: Csr = inputs, start: int = start) -> None:
+                    inside = slice(start + a, start + b)
+                    sparse_ranking.rank_sparse(
+                        inputs.indptr[a : b + 1], inputs.indices, inputs.data,
+                        weights.indptr, weights.indices, weights.data, self.users[inside], self.order, places,
+                        self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
+                        self.ranks, self.constant[inside], self.not_finite[inside], self.top_items[inside],
+                        self.top_scores[inside],
+                    )  # fmt: skip
+
+                self._in_strips(pool, stop - start, stop - start, strip)
+                self._check_finite(start, stop)
 
     def _run_scores(self, model: Scorer, rows: torch.Tensor, start: int, pool: ThreadPoolExecutor) -> None:
         """Rank a block of users from their scores."""

@@ -1,0 +1,200 @@
+"""Ranking of sparse scores: sparse inputs times sparse item weights, without a row of scores for the whole catalogue.
+
+A user's scores differ from 0 only for the items that the weights of their inputs reach. These are summed in one
+scratch array per thread and listed as they are reached; all others score 0 and are counted, not visited.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from relrank.csr import Float32, Float64, Int32, Int64
+
+SORT_FROM = 8
+"""From so many relevant items on, a user's scores are sorted once instead of being counted for each."""
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _before(score, place, other_score, other_place):  # type: ignore[no-untyped-def]
+    """Whether a candidate comes before another one: higher scores first, equal ones by place."""
+    return score > other_score or (score == other_score and place < other_place)
+
+
+@njit(cache=True, nogil=True)
+def _keep(scores, places, count, score, place):  # type: ignore[no-untyped-def]
+    """Put a candidate into an ordered list of at most ``scores.size``; returns the list's new length."""
+    k = scores.size
+    if count == k and not _before(score, place, scores[k - 1], places[k - 1]):
+        return count
+    at = count if count < k else k - 1
+    while at > 0 and _before(score, place, scores[at - 1], places[at - 1]):
+        scores[at] = scores[at - 1]
+        places[at] = places[at - 1]
+        at -= 1
+    scores[at] = score
+    places[at] = place
+    return min(count + 1, k)
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def reach(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scores, mark, stamp, reached):  # type: ignore[no-untyped-def]
+    """Sum the scores of one row of inputs; returns how many items were reached.
+
+    ``scores`` [n_items] is valid where ``mark`` [n_items] equals ``stamp``; these items are listed in ``reached``.
+    """
+    count = 0
+    for e in range(i_indptr[row], i_indptr[row + 1]):
+        value, source = i_data[e], i_indices[e]
+        for f in range(w_indptr[source], w_indptr[source + 1]):
+            item = w_indices[f]
+            if mark[item] != stamp:
+                mark[item] = stamp
+                scores[item] = 0
+                reached[count] = item
+                count += 1
+            scores[item] += value * w_data[f]
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _count(values, n, target):  # type: ignore[no-untyped-def]
+    """How many of the first ``n`` values are higher than the target, and how many equal it."""
+    higher, equal = 0, 0
+    for t in range(n):
+        higher += values[t] > target
+        equal += values[t] == target
+    return higher, equal
+
+
+@njit(cache=True, nogil=True)
+def rank_sparse(
+    i_indptr: Int64,
+    i_indices: Int32,
+    i_data: Float32,
+    w_indptr: Int64,
+    w_indices: Int32,
+    w_data: Float32,
+    users: Int32,
+    order: Int32,
+    places: Int32,
+    seen_indptr: Int64,
+    seen_items: Int32,
+    truth_indptr: Int64,
+    truth_items: Int32,
+    closed: Int32,
+    ranks: Float64,
+    constant: npt.NDArray[np.bool_],
+    not_finite: Int64,
+    top_items: Int32,
+    top_scores: Float32,
+) -> None:
+    """Rank users whose scores are ``inputs @ weights``; outputs are written in place.
+
+    Args:
+        i_indptr: inputs of the users, CSR [B, n_inputs].
+        i_indices: columns of the inputs.
+        i_data: values of the inputs.
+        w_indptr: item weights, CSR [n_inputs, n_items].
+        w_indices: items.
+        w_data: weights.
+        users: rows of the users in ``seen`` and ``truth``, int32 [B].
+        order: all item rows in the order that decides between equal scores.
+        places: of all items in that order.
+        seen_indptr: where each user's ``seen_items`` start.
+        seen_items: the candidates to leave out.
+        truth_indptr: where each user's ``truth_items`` start.
+        truth_items: the relevant items.
+        closed: item rows that are candidates for nobody.
+        ranks: expected ranks of all relevant items of all users, 0-based; NaN for those that are masked.
+        constant: bool [B], whether all candidates, at least two, have one score; only of users with relevant items.
+        not_finite: int64 [B], how many scores are NaN or infinite; nothing else is written for such a user.
+        top_items: lists, int32 [B, k]; −1 behind the end.
+        top_scores: float32 [B, k]; −∞ behind the end.
+    """
+    n_items, k = order.size, top_items.shape[1]
+    scores, mark = np.zeros(n_items, np.float32), np.full(n_items, -1, np.int32)
+    reached, values = np.empty(n_items, np.int32), np.empty(n_items, np.float32)
+    for b in range(users.size):
+        u = users[b]
+        count = reach(i_indptr, i_indices, i_data, b, w_indptr, w_indices, w_data, scores, mark, b, reached)
+        bad = 0
+        for t in range(count):
+            bad += not np.isfinite(scores[reached[t]])
+        not_finite[b] = bad
+        if bad:
+            continue
+        # masked items are listed too, with a score that no candidate has, so that the rest are all candidates
+        for e in range(seen_indptr[u], seen_indptr[u + 1]):
+            item = seen_items[e]
+            if mark[item] != b:
+                mark[item] = b
+                reached[count] = item
+                count += 1
+            scores[item] = -np.inf
+        for item in closed:
+            if mark[item] != b:
+                mark[item] = b
+                reached[count] = item
+                count += 1
+            scores[item] = -np.inf
+        rest = n_items - count
+        kept = 0
+        for t in range(count):
+            score = scores[reached[t]]
+            if score != -np.inf:
+                values[kept] = score
+                kept += 1
+        first, last = truth_indptr[u], truth_indptr[u + 1]
+        ordered = values[:kept]
+        if last - first >= SORT_FROM:
+            ordered = np.sort(ordered)
+        for e in range(first, last):
+            item = truth_items[e]
+            target = scores[item] if mark[item] == b else np.float32(0)
+            if target == -np.inf:
+                ranks[e] = np.nan
+                continue
+            if last - first >= SORT_FROM:
+                right = np.searchsorted(ordered, target, side="right")
+                higher, equal = kept - right, right - np.searchsorted(ordered, target)
+            else:
+                higher, equal = _count(ordered, kept, target)
+            if target < 0:
+                higher += rest
+            elif target == 0:
+                equal += rest
+            ranks[e] = higher + (equal - 1) / 2
+            constant[b] = higher == 0 and equal == kept + rest and equal > 1
+        if k:
+            _list(scores, mark, b, reached, count, order, places, top_items[b], top_scores[b])
+
+
+@njit(cache=True, nogil=True)
+def _list(scores, mark, stamp, reached, count, order, places, top_items, top_scores):  # type: ignore[no-untyped-def]
+    """The best candidates of one user: those above 0, then the ones at 0 in the order of places, then those below."""
+    k, length = top_scores.size, 0
+    for t in range(count):
+        score = scores[reached[t]]
+        if score > 0:
+            length = _keep(top_scores, top_items, length, score, places[reached[t]])
+    place = 0
+    while length < k and place < order.size:
+        item = order[place]
+        if mark[item] != stamp or scores[item] == 0:
+            top_scores[length] = 0
+            top_items[length] = place
+            length += 1
+        place += 1
+    if length < k:
+        at_zero = length
+        for t in range(count):
+            score = scores[reached[t]]
+            if -np.inf < score < 0:
+                added = _keep(top_scores[at_zero:], top_items[at_zero:], length - at_zero, score, places[reached[t]])
+                length = at_zero + added
+    for at in range(k):
+        top_items[at] = order[top_items[at]] if at < length else -1
+        if at >= length:
+            top_scores[at] = -np.inf

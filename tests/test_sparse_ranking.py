@@ -1,0 +1,105 @@
+"""Sparse products are ranked as their dense scores are: masks, ties, negative scores, items that nothing reaches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.models.base import history_rows
+from relrank.ranking import ranks_and_top_k, top_k, top_k_from_histories
+
+
+class Sparse:
+    """Whole numbers as inputs and weights, so that scores are exact and often equal."""
+
+    is_sparse_product = True
+
+    def __init__(self, inputs: np.ndarray, weights: np.ndarray) -> None:
+        self.dense = torch.from_numpy(inputs @ weights).float()
+        self._inputs, self._weights = csr(inputs), csr(weights)
+
+    def item_weights(self) -> Csr:
+        return self._weights
+
+    def inputs(self, users: torch.Tensor) -> Csr:
+        return self._inputs.take(users.numpy())
+
+    def history_inputs(self, histories: list[torch.Tensor]) -> Csr:
+        return history_rows(histories, self._weights.n_cols)
+
+
+class Dense:
+    def __init__(self, model: Sparse) -> None:
+        self.model = model
+
+    def score(self, users: torch.Tensor) -> torch.Tensor:
+        return self.model.dense[users]
+
+
+def csr(dense: np.ndarray) -> Csr:
+    row, col = np.nonzero(dense)
+    return Csr.from_pairs(row, col, dense.shape, dense[row, col].astype(np.float32))
+
+
+def case(seed: int, n_users: int, n_items: int, share: float) -> tuple[Sparse, Csr, Csr, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    inputs = rng.integers(1, 3, (n_users, n_items + 4)) * (rng.random((n_users, n_items + 4)) < share)
+    weights = rng.integers(-2, 4, (n_items + 4, n_items)) * (rng.random((n_items + 4, n_items)) < share)
+    part = rng.random((n_users, n_items))
+    closed = np.flatnonzero(rng.random(n_items) < 0.1).astype(np.int32)
+    relevant = (part > 0.7) & (rng.random((n_users, 1)) < 0.8)
+    relevant[:, closed] = False
+    return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), closed
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0.05, 0.3, 0.9]),
+       st.sampled_from([0, 1, 5, 60]), st.booleans())  # fmt: skip
+def test_as_dense_scores(seed, n_users, n_items, share, k, some_closed):
+    model, seen, truth, closed = case(seed, n_users, n_items, share)
+    closed = closed if some_closed else None
+    expected = outcome(Dense(model), seen, truth, k, closed, None)
+    for block in (None, 2):
+        assert outcome(model, seen, truth, k, closed, block) == expected
+
+
+def outcome(model, seen, truth, k, closed, block):
+    """All that a pass says, in plain lists, or that it says that scores are constant."""
+    try:
+        found, lists = ranks_and_top_k(model, seen, truth, k, closed=closed, block=block)
+    except InputError as error:
+        return str(error).splitlines()[0]
+    return found.ranks.tolist(), found.constant_users, lists.items.tolist(), lists.scores.tolist()
+
+
+def test_scores_that_are_not_finite_are_refused():
+    model, seen, truth, _ = case(0, 6, 20, 0.9)
+    model._weights.data[3] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        ranks_and_top_k(model, seen, truth, 3)
+
+
+def test_inputs_of_another_shape_are_refused():
+    model, seen, _, _ = case(0, 6, 20, 0.9)
+    model._inputs = csr(np.ones((6, 40)))
+    with pytest.raises(ValueError, match="shape"):
+        top_k(model, np.arange(6), seen, 3)
+
+
+def test_histories():
+    model, _, _, _ = case(3, 4, 30, 0.5)
+    histories = [torch.tensor([1, 2]), torch.tensor([], dtype=torch.int64), torch.tensor([29])]
+    lists = top_k_from_histories(model, histories, 30, 8)
+    weights = np.zeros((34, 30), np.float32)
+    w = model.item_weights()
+    weights[w.rows(), w.indices] = w.data
+    for own, scores, history in zip(lists.items, lists.scores, histories, strict=True):
+        expected = weights[history.numpy()].sum(0)
+        assert scores.tolist() == expected[own].tolist()
+        expected[history.numpy()] = -np.inf
+        assert scores.tolist() == sorted(expected, reverse=True)[:8]
