@@ -20,6 +20,7 @@ from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rgcn import RGCN
+from relrank.models.rp3beta import RP3Beta
 from relrank.models.sasrec import SASRec
 from relrank.models.score_fusion import ScoreFusion
 from relrank.models.sequence_fusion import SequenceFusion
@@ -31,6 +32,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,
     "popularity": Popularity,
     "item-knn": ItemKNN,
+    "rp3beta": RP3Beta,
     "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
