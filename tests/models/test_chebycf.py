@@ -40,11 +40,12 @@ def response_at(x, flatness):
     return (1 + (-x) ** flatness) / 2 if x < 0 else (1 - x**flatness) / 2
 
 
-def by_the_formula(graph, x, order, flatness, rank, alpha, beta, filters=()):
+def by_the_formula(graph, x, order, flatness, rank, alpha, beta, filters=(), user_power=0.5):
     """A polynomial through all nodes, applied to all eigenvalues of the Laplacian, in float64."""
     train = interactions(graph)
-    r = over_degrees(train)
-    frequencies, vectors = np.linalg.eigh(np.eye(train.shape[1]) - 2 * r.T @ r)
+    r = over_degrees(train) * train.sum(1, keepdims=True) ** (0.5 - user_power)
+    p = r.T @ r / np.linalg.eigvalsh(r.T @ r)[-1]
+    frequencies, vectors = np.linalg.eigh(np.eye(train.shape[1]) - 2 * p)
     nodes = [-math.cos((2 * j + 1) * math.pi / (2 * order + 2)) for j in range(order + 1)]
     values = [response_at(round(-math.cos(j * math.pi / order), 12), flatness) for j in range(order + 1)]
     power = np.polyfit(nodes, values, order)
@@ -73,6 +74,14 @@ def test_scores_equal_the_formula(graph, settings, weights):
     np.testing.assert_allclose(model.score(USERS).numpy(), expected, atol=1e-5)
     folded = model.fold_in([torch.from_numpy(np.flatnonzero(row)) for row in x]).numpy()
     np.testing.assert_allclose(folded, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.3, 0.8])
+def test_users_with_many_interactions_may_count_more_or_less(graph, power):
+    """The response is over the spectrum as it then is, stretched to end at 1."""
+    model = ChebyCF(graph, ChebyCFConfig(8, 3.0, 5, 0.2, 0.3, user_power=power)).solve()
+    expected = by_the_formula(graph, interactions(graph), 8, 3.0, 5, 0.2, 0.3, user_power=power)
+    np.testing.assert_allclose(model.score(USERS).numpy(), expected, atol=1e-5)
 
 
 def test_coefficients_by_hand():
@@ -111,10 +120,10 @@ def test_weight_0_is_leaving_the_relation_out(graph):
 def test_knobs_start_on_their_ladders(graph):
     knobs = {k.name: k for k in ChebyCF.knobs(graph)}
     names = ["weights.has_tag", "weights.similar", "weights.tagged"]
-    assert list(knobs) == [*names, "flatness", "beta", "alpha", "rank", "order"]
+    assert list(knobs) == [*names, "user_power", "flatness", "beta", "alpha", "rank", "order"]
     assert all(knobs[name].start == 0 for name in names)
     assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
-    for name in ("flatness", "beta", "alpha", "order"):
+    for name in ("user_power", "flatness", "beta", "alpha", "order"):
         assert knobs[name].start == getattr(ChebyCFConfig(), name)
 
 
@@ -135,7 +144,14 @@ def test_a_relation_reaches_items_that_nobody_chose():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"order": 0}, {"flatness": 0.0}, {"flatness": math.inf}, {"alpha": math.nan}, {"beta": math.inf}],
+    [
+        {"order": 0},
+        {"flatness": 0.0},
+        {"flatness": math.inf},
+        {"alpha": math.nan},
+        {"beta": math.inf},
+        {"user_power": math.nan},
+    ],
 )
 def test_settings_without_meaning_are_refused(graph, settings):
     with pytest.raises(InputError, match=next(iter(settings))):

@@ -1,14 +1,16 @@
 """ChebyCF: a plateau-shaped graph filter by Chebyshev interpolation (Kim et al. 2025), without training.
 
 "Graph Spectral Filtering with Chebyshev Interpolation for Recommendation", SIGIR 2025. With
-``R̃ = D_u^-1/2 X D_i^-1/2``, ``P = R̃ᵀR̃`` and ``L̃ = I − 2P``, the Laplacian with its spectrum on [−1, 1], scores are
+``R̃ = D_u^-a X D_i^-1/2``, ``P = R̃ᵀR̃ / λ`` for the largest eigenvalue λ of ``R̃ᵀR̃``, and ``L̃ = I − 2P``, whose
+spectrum is on [−1, 1], scores are
 
     X D_i^-β (Σ_k c_k T_k(L̃) + α V Vᵀ + Σ_r w_r F_r) D_i^β.
 
 ``T_k`` is the Chebyshev polynomial of degree k; the coefficients ``c_0 … c_K`` interpolate a response that is 1 at
 frequency −1 (smooth signals), flat around frequency 0, and 0 at frequency 1. V are the leading right singular vectors
-of R̃, an ideal low-pass filter. Every relation of items adds a filter ``F_r`` of spectral radius 1; relations that do
-not touch items are not used, see :func:`relrank.models.filters.item_filters`.
+of R̃, an ideal low-pass filter. In the paper a is 1/2; then λ = 1, and L̃ is made of the graph's Laplacian. Every
+relation of items adds a filter ``F_r`` of spectral radius 1; relations that do not touch items are not used, see
+:func:`relrank.models.filters.item_filters`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from torch import Tensor
 
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
-from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob, check_range
 from relrank.models.filters import (
@@ -53,6 +54,8 @@ class ChebyCFConfig:
     """α, weight of the ideal low-pass filter beside the interpolated one."""
     beta: float = 0.4
     """β, how much popular items count less in a history and more in the ranking."""
+    user_power: float = 0.5
+    """a, how much a user with many interactions counts less in P; .5 in the paper."""
     weight: float = 0.0
     """Weight of every relation of items that ``weights`` does not name; the interpolated filter has 1."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -69,18 +72,21 @@ class ChebyCF(FromHistory):
     name = "chebycf"
     Config = ChebyCFConfig
     relational = True
-    solution: ClassVar[tuple[str, ...]] = ("into", "out_of")
+    solution: ClassVar[tuple[str, ...]] = ("into", "out_of", "largest")
 
     #: D_i^-β V, float32 [n_items, rank]
     into: Tensor
     #: α D_i^β V, float32 [n_items, rank]
     out_of: Tensor
+    #: λ, float32 [1]
+    largest: Tensor
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
-        """The weight of every relation of items, shape and degree of the polynomial, the ideal filter, β."""
+        """The weight of every relation of items, the power of users' degrees, the polynomial, the ideal filter, β."""
         return (
             *weight_knobs(graph),
+            Knob("user_power", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.5),
             Knob("flatness", (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0), 1.5),
             Knob("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.4),
             Knob("alpha", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
@@ -93,10 +99,13 @@ class ChebyCF(FromHistory):
         order, flatness = self.config.order, self.config.flatness
         check_range(order >= 1, self.name, "order", "1 or more", order)
         check_range(0 < flatness < np.inf, self.name, "flatness", "a finite number above 0", flatness)
-        for name in ("alpha", "beta"):
+        for name in ("alpha", "beta", "user_power"):
             value = getattr(self.config, name)
             check_range(bool(np.isfinite(value)), self.name, name, "a finite number", value)
-        self._filter = normalise(self.history)
+        x = self.history
+        of_user = np.bincount(x.rows(), weights=x.data, minlength=x.n_rows)
+        scale = of_user[x.rows()] ** -self.config.user_power * item_degrees(x, -0.5)[x.indices]
+        self._filter = Csr(x.indptr, x.indices, (x.data * scale).astype(np.float32), x.n_cols)
         self._by_item = self._filter.transpose()
         degrees = item_degrees(self.history, self.config.beta)
         degrees[degrees == 0] = 1  # items without interactions, which relations may still reach
@@ -108,6 +117,8 @@ class ChebyCF(FromHistory):
         """A truncated singular value decomposition of R̃; the interpolation needs none."""
         rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
         vectors = singular_vectors(self._filter, rank, self.config.seed, int(self.config.rounds))
+        leading = np.square(product(self._filter, vectors), dtype=np.float64).sum(0).max(initial=0)
+        self.largest = torch.tensor([leading or 1], dtype=torch.float32)
         self.into = torch.from_numpy(vectors / self._outer[:, None])
         self.out_of = torch.from_numpy(np.float32(self.config.alpha) * self._outer[:, None] * vectors)
         return self
@@ -123,13 +134,14 @@ class ChebyCF(FromHistory):
     def _filtered(self, table: Float32) -> Float32:
         """``D_i^β (Σ_k c_k T_k(L̃) + Σ_r w_r F_r) table``, the sum by Clenshaw's recurrence."""
         c = self._coefficients
+        scale = -2 / float(self.largest)
         last: Float32 = c[-1] * table
         after = np.zeros_like(table)
         for k in range(c.size - 2, -1, -1):
             # c_k table + 2 L̃ last − after; the factor of L̃ is 1 in the last step
             twice = np.float32(2 if k else 1)
             _combine(after.ravel(), c[k], table.ravel(), twice, last.ravel())
-            spmm(self._by_item, product(self._filter, last), after, alpha=-2 * float(twice), base=after)
+            spmm(self._by_item, product(self._filter, last), after, alpha=scale * float(twice), base=after)
             after, last = last, after
         for edges, back, weight in self._relations:
             spmm(edges, table if back is None else product(back, table), last, alpha=weight, base=last)

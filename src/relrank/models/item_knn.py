@@ -45,7 +45,8 @@ class ItemKNN(SparseLinear):
     def solve(self) -> Self:
         """Item by item: co-counts, cosines, the k largest."""
         x = self.history
-        norms = np.bincount(x.indices, weights=x.data.astype(np.float64) ** 2, minlength=x.n_cols)
+        squares = x.data.astype(np.float64) ** 2
+        norms = np.bincount(x.indices, weights=squares, minlength=x.n_cols).astype(np.float64)
         shrinkage = max(self.config.shrinkage, 1e-6)
         self.keep_weights(largest_products(x.transpose(), x, int(self.config.neighbours), norms, shrinkage))
         return self

@@ -11,12 +11,45 @@ from relrank.csr import Csr, Float32, Float64, Int32
 PIECE_BYTES = 64 << 20
 
 
+# In line, see relrank.counting.
+@numba.njit(inline="always", nogil=True, cache=True)
+def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
+    """Move the k largest of ``keys[:size]``, all different, to the front, in any order (Hoare's selection)."""
+    low, high = 0, size - 1
+    while low < high:
+        a, b, c = keys[low], keys[(low + high) >> 1], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        left, right = low, high
+        while left <= right:
+            while keys[left] > pivot:
+                left += 1
+            while keys[right] < pivot:
+                right -= 1
+            if left <= right:
+                keys[left], keys[right] = keys[right], keys[left]
+                left += 1
+                right -= 1
+        if k - 1 <= right:
+            high = right
+        elif k - 1 >= left:
+            low = left
+        else:
+            break
+
+
 @numba.njit(parallel=True, nogil=True, cache=True)
-def _largest(first, indptr, indices, data, o_indptr, o_indices, o_data, norms, shrinkage, scratch, touched, heaps, out, values, found):  # type: ignore[no-untyped-def] # fmt: skip # noqa: E501
-    """The rows from ``first`` on; a strand of rows has one dense row of sums, cleared where it was touched."""
-    strands, k = heaps.shape
+def _largest(
+    first, indptr, indices, data, o_indptr, o_indices, o_data, norms, shrinkage, scratch, bits, touched, keys,
+    out, found,
+):  # type: ignore[no-untyped-def] # fmt: skip
+    """The columns of rows from ``first`` on, and their entries in the other half of ``out``.
+
+    A strand of rows has one dense row of sums, cleared where it was touched. An entry's key is its bits, which order
+    positive numbers, and below them its column, falling: all different, and the first column is the largest.
+    """
+    strands, k, last = touched.shape[0], out.shape[2], np.uint64(2**32 - 1)
     for s in numba.prange(strands):
-        sums, columns, heap = scratch[s], touched[s], heaps[s]
+        sums, sum_bits, columns, key = scratch[s], bits[s], touched[s], keys[s]
         for at in range(s, found.size, strands):
             i, count = first + at, 0
             for e in range(indptr[i], indptr[i + 1]):
@@ -24,60 +57,36 @@ def _largest(first, indptr, indices, data, o_indptr, o_indices, o_data, norms, s
                 t = indices[e]
                 for f in range(o_indptr[t], o_indptr[t + 1]):
                     j = o_indices[f]
-                    if sums[j] == 0:
-                        columns[count] = j
-                        count += 1
+                    columns[count] = j
+                    count += sums[j] == 0
                     sums[j] += v * o_data[f]
             size = 0
             for c in range(count):
                 j = columns[c]
-                if j == i:
-                    continue
                 if norms.size:
                     sums[j] /= np.float32(np.sqrt(norms[i] * norms[j])) + shrinkage
-                if not sums[j] > 0:
-                    continue
-                if size < k:
-                    place, size = size, size + 1
-                    while place:  # up, past parents that are larger or as large and earlier
-                        parent = (place - 1) >> 1
-                        p = heap[parent]
-                        if sums[p] < sums[j] or (sums[p] == sums[j] and p > j):
-                            break
-                        heap[place] = p
-                        place = parent
-                    heap[place] = j
-                    continue
-                r = heap[0]
-                if sums[j] < sums[r] or (sums[j] == sums[r] and j > r):
-                    continue
-                place = 0
-                while 2 * place + 1 < k:  # down, past children that are smaller or as large and later
-                    child = 2 * place + 1
-                    a = heap[child]
-                    if child + 1 < k:
-                        b = heap[child + 1]
-                        if sums[b] < sums[a] or (sums[b] == sums[a] and b > a):
-                            child, a = child + 1, b
-                    if sums[j] < sums[a] or (sums[j] == sums[a] and j > a):
-                        break
-                    heap[place] = a
-                    place = child
-                heap[place] = j
-            kept = np.sort(heap[:size])
+                key[size] = np.uint64(sum_bits[j]) << np.uint64(32) | (last - np.uint64(j))
+                size += j != i and sums[j] > 0
+            if size > k:
+                _largest_first(key, size, k)
+                size = k
             for c in range(size):
-                out[at, c], values[at, c] = kept[c], sums[kept[c]]
+                out[0, at, c] = last - (key[c] & last)
+            row = out[0, at, :size]
+            row.sort()
+            for c in range(size):
+                out[1, at, c] = sum_bits[row[c]]
             found[at] = size
             for c in range(count):
                 sums[columns[c]] = 0
 
 
 @numba.njit(nogil=True, cache=True)
-def _compact(out, values, found, indices, data):  # type: ignore[no-untyped-def]
+def _compact(out, found, indices, bits):  # type: ignore[no-untyped-def]
     at = 0
     for i in range(found.size):
         for c in range(found[i]):
-            indices[at], data[at] = out[i, c], values[i, c]
+            indices[at], bits[at] = out[0, i, c], out[1, i, c]
             at += 1
 
 
@@ -85,7 +94,7 @@ def largest_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None
     """The k largest positive entries of every row of ``left @ right``, without its diagonal.
 
     Sums are float32, in the order of a row's entries, and the same on any number of threads; of equal entries the
-    first columns stay. Memory: the result, two arrays of a row's length per thread, and ``PIECE_BYTES``.
+    first columns stay. Memory: the result, 16 bytes per column and thread, and ``PIECE_BYTES``.
 
     Args:
         left: [n, m], values above 0.
@@ -101,20 +110,20 @@ def largest_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None
     k = max(0, min(k, n - 1))
     strands, piece = numba.get_num_threads(), max(1, PIECE_BYTES // (8 * max(k, 1)))
     scratch = np.zeros((strands, n), np.float32)
-    touched, heaps = np.empty((strands, n), np.int32), np.empty((strands, k), np.int32)
+    touched, keys = np.empty((strands, n + 1), np.int32), np.empty((strands, n + 1), np.uint64)
     parts: list[tuple[Int32, Float32]] = []
     counts = np.zeros(n + 1, np.int64)
     for first in range(0, n if k else 0, piece):
         found = counts[1 + first : 1 + min(n, first + piece)]
-        out, values = np.empty((found.size, k), np.int32), np.empty((found.size, k), np.float32)
+        out = np.empty((2, found.size, k), np.uint32)
         _largest(
             first, left.indptr, left.indices, left.data, right.indptr, right.indices, right.data,
             np.empty(0) if norms is None else norms, np.float32(shrinkage),
-            scratch, touched, heaps, out, values, found,
+            scratch, scratch.view(np.uint32), touched, keys, out, found,
         )  # fmt: skip
         size = int(found.sum())
         parts.append((np.empty(size, np.int32), np.empty(size, np.float32)))
-        _compact(out, values, found, *parts[-1])
+        _compact(out, found, parts[-1][0], parts[-1][1].view(np.uint32))
     indptr = np.cumsum(counts)
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     at = 0
