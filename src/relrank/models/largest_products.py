@@ -38,10 +38,10 @@ def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def _largest(
+def _largest(  # type: ignore[no-untyped-def]
     first, indptr, indices, data, o_indptr, o_indices, o_data, norms, shrinkage, scratch, bits, touched, keys,
     out, found,
-):  # type: ignore[no-untyped-def] # fmt: skip
+):  # fmt: skip
     """The columns of rows from ``first`` on, and their entries in the other half of ``out``.
 
     A strand of rows has one dense row of sums, cleared where it was touched. An entry's key is its bits, which order
