@@ -29,6 +29,7 @@ IMPORTS = {
     "cornac": "cornac.models.lightgcn.lightgcn",
     "rectools": "rectools",
     "implicit": "implicit",
+    "sansa": "sansa",
 }
 """Other environments, by what shows that they are there; each has a pinned list in ``requirements/``.
 

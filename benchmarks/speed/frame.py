@@ -149,6 +149,7 @@ class Context:
         roofline: what this machine can do, measured in this run.
         quick: fewer repeats and a smaller budget; the figures are rough.
         budget: seconds that one peer may take for one task.
+        memory_gb: resident memory that one peer may hold, GB; None for no limit.
     """
 
     data: Path | None
@@ -157,6 +158,7 @@ class Context:
     roofline: Roofline
     quick: bool = False
     budget: float = 240.0
+    memory_gb: float | None = None
 
     def input(self, name: str) -> Path | Skipped:
         """The npz file of one of ``inputs.INPUTS``, made when first asked for."""
@@ -182,9 +184,12 @@ class Context:
             command += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONNOUSERSITE": "1"}
         try:
-            ended = processes.run(command, self.budget, self.scratch, environment)
+            most_mb = None if self.memory_gb is None else self.memory_gb * 1e9 / 2**20
+            ended = processes.run(command, self.budget, self.scratch, environment, most_mb)
         except subprocess.TimeoutExpired:
             return Skipped(f"not done within {self.budget:.0f} s")
+        except processes.MemoryExceededError:
+            return Skipped(f"not done within {self.memory_gb:.3g} GB")
         return Skipped(ended.why) if ended.why else Timed(**json.loads(ended.out.splitlines()[-1]))
 
     def compare(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphs import generated_pairs, gowalla_pairs
+from grouped_interactions import AMAZON_BOOK, GOODBOOKS, GOWALLA, Laws, grouped_pairs, held_out
 from relrank.csr import Csr
 from relrank.graph.propagation import normalise
 from relrank.models.filters import item_degrees
@@ -85,11 +88,51 @@ def scores(data: Path | None) -> Arrays:
     return {"scores": drawn, "known_user": pairs // n_items, "known_item": pairs % n_items, "edges": edges}
 
 
+@dataclass(frozen=True)
+class Grouped:
+    """The size of a generated input with groups.
+
+    Attributes:
+        n_users: rows.
+        n_items: columns.
+        n_pairs: of training and test together.
+        laws: of degrees and groups.
+    """
+
+    n_users: int
+    n_items: int
+    n_pairs: int
+    laws: Laws = GOWALLA
+
+
+GROUPED = {
+    "3k": Grouped(6_000, 3_000, 120_000),
+    "10k": Grouped(28_968, 9_993, 596_171, GOODBOOKS),
+    "41k": Grouped(29_858, 40_981, 1_027_370),
+    "92k": Grouped(52_643, 91_599, 2_380_730, AMAZON_BOOK),
+    "300k": Grouped(300_000, 300_000, 6_000_000),
+    "1m": Grouped(1_000_000, 1_000_000, 20_000_000),
+}
+"""By items: of goodbooks, of Gowalla, of Amazon-book, and larger; the smallest is for a quick look."""
+ASKED, HELD_OUT = 10_000, 0.1
+"""Users with test rows, at most, and the share of their items that is held out."""
+
+
+def grouped(size: Grouped, data: Path | None) -> Arrays:
+    """Training and test pairs of one size."""
+    del data
+    pairs = grouped_pairs(size.n_users, size.n_items, size.n_pairs, size.laws, seed=0)
+    return {
+        **held_out(pairs, size.n_users, ASKED, HELD_OUT, seed=1), "n_users": size.n_users, "n_items": size.n_items,
+    }  # fmt: skip
+
+
 INPUTS: dict[str, Callable[[Path | None], Arrays | Skipped]] = {
     "gowalla": gowalla,
     "gowalla_vectors": gowalla_vectors,
     "generated": generated,
     "goodbooks": goodbooks,
     "scores": scores,
+    **{f"grouped-{name}": partial(grouped, size) for name, size in GROUPED.items()},
 }
 """By the name that ``Context.input`` takes."""

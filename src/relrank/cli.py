@@ -17,6 +17,7 @@ import typer
 
 from relrank.errors import InputError
 from relrank.libraries import fitting
+from relrank.memory import out_of_memory
 from relrank.process_group import rank_here
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def fetch(
 
 @app.command()
 def audit(study: StudyFile) -> None:
-    """Check a study's data and split for leaks before anything is trained.
+    """Check a study's data and split for leaks before anything is trained; say what memory and time its models take.
 
     Exit code 1 if there is a leak. Example: **relrank audit studies/ml-100k-loo.toml**
     """
@@ -102,6 +103,7 @@ def audit(study: StudyFile) -> None:
     for f in material.findings:
         table.add_row(Text(f.level, colours[f.level]), Text(f.check), Text(f.message))
     console.print(table)
+    _print_estimates(console, config, material)
     if any(f.level == "leak" for f in material.findings):
         raise typer.Exit(1)
 
@@ -557,6 +559,29 @@ def _print_card(console: Any, material: Material) -> None:
         console.print(f"  note: {notice}", style="dim", highlight=False, markup=False)
 
 
+def _print_estimates(console: Console, config: StudyConfig, material: Material) -> None:
+    """Memory and time of every model's largest arm, and which do not fit."""
+    from rich.text import Text
+
+    from relrank.study.fits import estimate_of, gb, memory_for, notices, too_large
+    from relrank.study.live_progress import plain_table
+    from relrank.study.run import grid
+
+    cells = [c for c in grid(config, material) if c.bench is material.benches[0] and c.arm.rewired is None]
+    available = memory_for(config.study)
+    table = plain_table(f"estimates, {gb(available)} GB are available")
+    for heading in ("model", "GB", "minutes a fit"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for name in dict.fromkeys(c.model.name for c in cells):
+        found = [estimate_of(c) for c in cells if c.model.name == name]
+        most, minutes = max(e.bytes for e in found), max(e.seconds for e in found) / 60
+        large = Text(gb(most), "bold red" if most > available else "")
+        table.add_row(Text(name), large, "< 1" if minutes < 1 else f"{minutes:,.0f}")
+    console.print(table)
+    for notice in notices(too_large(cells, available)):
+        console.print(f"· {notice.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def main() -> None:
     """The console script: one clear message instead of a stack trace for whatever the user can mend."""
     _settle_libraries()
@@ -569,6 +594,11 @@ def main() -> None:
         app()
     except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
         print(f"error: {error}" if rank is None else f"error in process {rank}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: memory ended: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:

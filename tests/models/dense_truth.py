@@ -6,7 +6,7 @@ import polars as pl
 from relrank.graph.graph import Graph, Relation
 from relrank.tables.ids import IdMap
 
-SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5}
+SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5, "land": 3}
 
 
 def relation(name, source, target, edges, rng):

@@ -24,6 +24,7 @@ from relrank.study import ray_worker
 from relrank.study.bench_files import pack
 from relrank.study.config import read_study
 from relrank.study.engines import Silent
+from relrank.study.fits import needed
 from relrank.study.ray_engine import RayEngine, load_ray
 from relrank.study.run import grid, keep_winner, prepare, run_study
 
@@ -390,3 +391,45 @@ def test_nothing_imports_ray_unasked():
     load_ray()
     code = "import relrank.study.run, relrank.cli, sys; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_memory_that_ends_on_a_worker_is_no_error_there(study, tmp_path):
+    config, material, _ = study
+    cell = grid(config, material)[0]
+    ends = MemoryError("1 TiB")
+    with mock.patch.dict(os.environ), mock.patch("relrank.study.cells.fill_cell", side_effect=ends):
+        answer = ray_worker.work(order_of(cell, tmp_path), pack(cell.bench), mock.MagicMock())
+    assert answer == {"memory": "1 TiB"}
+
+
+def test_cells_whose_workers_have_no_memory_left_are_left_out(cluster, study, tmp_path):
+    config, material, _ = study
+
+    def short(order, bench, board):
+        return {"memory": "1 TiB"}
+
+    with (
+        mock.patch.object(ray_worker, "work", short),
+        RayEngine(cluster.address) as engine,
+        pytest.raises(InputError, match="no model of the study fits into memory") as said,
+    ):
+        run_study(config, material, tmp_path, engine=engine)
+    assert "memory ended while it ran" in said.value.found
+
+
+def test_a_cell_asks_ray_for_the_memory_of_its_estimate(cluster, study):
+    config, material, _ = study
+    cell = grid(config, material)[0]
+    with RayEngine(cluster.address) as engine:
+        assert engine.memory() > 1 << 20
+        assert engine._needs(cell)["memory"] == min(engine.memory(), needed(cell)) > 0
+
+
+def test_cells_larger_than_any_machine_are_left_out(cluster, study, tmp_path):
+    config, material, _ = study
+    with (
+        RayEngine(cluster.address) as engine,
+        mock.patch.object(engine, "memory", return_value=1000),
+        pytest.raises(InputError, match="no model of the study fits into memory"),
+    ):
+        run_study(config, material, tmp_path, engine=engine)

@@ -100,3 +100,18 @@ def test_arms_that_share_knobs_try_the_same_values_while_these_help():
     for measure in (one, two):
         climb([ladder(9, 0, "x"), ladder(9, 0, "y")], 8, measure)
     assert one.asked == two.asked
+
+
+def test_knobs_of_a_group_are_also_moved_together():
+    """Neither knob is worth a step while the other stays at 0: alone they are never found."""
+    measure = Counted(lambda x, y: 10 - (x - 5) ** 2 / 10 - (y - 4) ** 2 / 10 if x and y else 1 - max(x, y))
+    alone = climb([ladder(8, 0, "x"), ladder(8, 0, "y")], 500, measure)
+    assert chosen(alone) == {"x": 0, "y": 0}
+    together = climb([Knob(n, ladder(8).ladder, 0.0, "weights") for n in "xy"], 500, measure)
+    assert chosen(together) == {"x": 5, "y": 4}
+    assert together.finished
+
+
+def test_a_group_of_one_is_a_knob():
+    measure = Counted(lambda x: -((x - 4) ** 2))
+    assert climb([Knob("x", ladder(8).ladder, 0.0, "weights")], 500, measure) == climb([ladder(8)], 500, measure)

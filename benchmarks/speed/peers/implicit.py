@@ -1,4 +1,4 @@
-"""implicit: ranking metrics of given vectors, alternating least squares."""
+"""implicit: ranking metrics of given vectors, alternating least squares, item-kNN."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import scipy.sparse
 from implicit.cpu.als import AlternatingLeastSquares
 from implicit.evaluation import ranking_metrics_at_k
+from implicit.nearest_neighbours import BM25Recommender, CosineRecommender
 from threadpoolctl import threadpool_limits
 
+from speed import lists
 from speed.peer import Call, run
 
 K = 20
@@ -59,5 +61,24 @@ def als(call: Call) -> list[float]:
     return seconds
 
 
+MODELS = {"als": AlternatingLeastSquares, "cosine": CosineRecommender, "bm25": BM25Recommender}
+
+
+def sparse_models(call: Call) -> list[float]:
+    """Fit, and its own lists of the users with test rows."""
+    train = matrix(call, "train")
+    model = MODELS[call.options["model"]](**call.options["config"])
+
+    def fit() -> Any:
+        model.fit(train, show_progress=False)
+        return model
+
+    def recommend(fitted: Any, users: Any) -> Any:
+        parts = [fitted.recommend(some, train[some], N=K)[0] for some in lists.blocks(users, 1000)]
+        return np.concatenate(parts)
+
+    return lists.judged(call, fit, recommend)
+
+
 if __name__ == "__main__":
-    run("implicit", "implicit", {"ranking": ranking, "als": als})
+    run("implicit", "implicit", {"ranking": ranking, "als": als, "sparse_models": sparse_models})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -11,6 +13,7 @@ from rectools.metrics import NDCG, Recall, calc_metrics
 from rectools.models import EASEModel
 from rectools.models.rank import Distance, ImplicitRanker
 
+from speed.lists import judged
 from speed.peer import Call, run
 
 K = 20
@@ -36,11 +39,16 @@ def ranking(call: Call) -> list[float]:
     return call.repeat(work, call.options["rounds"])
 
 
-def ease(call: Call) -> list[float]:
-    """Its EASE, fitted."""
+def dataset_of(call: Call) -> Dataset:
+    """The training rows, users and items by their numbers."""
     pairs = pd.DataFrame({Columns.User: call.data["train_user"], Columns.Item: call.data["train_item"]})
     pairs[Columns.Weight], pairs[Columns.Datetime] = 1, pd.Timestamp("2026-01-01")
-    dataset = Dataset.construct(pairs)
+    return Dataset.construct(pairs)
+
+
+def ease(call: Call) -> list[float]:
+    """Its EASE, fitted."""
+    dataset = dataset_of(call)
     model = EASEModel(regularization=call.options["l2"])
 
     seconds = call.repeat(lambda: model.fit(dataset), call.options["rounds"], warm_up=0)
@@ -50,5 +58,19 @@ def ease(call: Call) -> list[float]:
     return seconds
 
 
+def sparse_models(call: Call) -> list[float]:
+    """Its EASE, fitted, and its own lists of the users with test rows."""
+    dataset = dataset_of(call)
+    model = EASEModel(regularization=call.options["l2"])
+
+    def recommend(fitted: EASEModel, users: Any) -> Any:
+        found = fitted.recommend(users, dataset, k=K, filter_viewed=True)
+        lists = np.full((users.size, K), -1, np.int64)
+        lists[np.searchsorted(users, found[Columns.User]), found[Columns.Rank] - 1] = found[Columns.Item]
+        return lists
+
+    return judged(call, lambda: model.fit(dataset), recommend)
+
+
 if __name__ == "__main__":
-    run("rectools", "rectools", {"ranking": ranking, "ease": ease})
+    run("rectools", "rectools", {"ranking": ranking, "ease": ease, "sparse_models": sparse_models})

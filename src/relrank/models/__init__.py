@@ -13,6 +13,7 @@ from relrank.models.graphsage import GraphSAGE
 from relrank.models.gru4rec import GRU4Rec
 from relrank.models.hgt import HGT
 from relrank.models.hybrid import Hybrid
+from relrank.models.ials import IALS
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.markov import Markov
@@ -25,6 +26,7 @@ from relrank.models.sasrec import SASRec
 from relrank.models.score_fusion import ScoreFusion
 from relrank.models.sequence_fusion import SequenceFusion
 from relrank.models.simple import Popularity, RandomOrder
+from relrank.models.sparse_ease import SparseEASE
 from relrank.models.two_view import TwoView
 from relrank.models.xsimgcl import XSimGCL
 
@@ -36,10 +38,12 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
+    "sparse-ease": SparseEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,
     "chebycf": ChebyCF,
     "flat-filter": FlatFilter,
+    "ials": IALS,
     "mf": MF,
     "graphsage": GraphSAGE,
     "graphsage-features": FeatureGraphSAGE,

@@ -15,9 +15,13 @@ from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences, check_ordered, item_rows
+from relrank.models import estimates
+from relrank.models.estimates import Estimate
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
+BATCH = 4096
+"""Examples of a training step where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +32,14 @@ class Knob:
         name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
         ladder: the values that may be tried, ascending.
         start: the one that is tried first.
+        group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
+            may look worthless as long as the others are left out.
     """
 
     name: str
     ladder: tuple[float, ...]
     start: float
+    group: str | None = None
 
 
 class Recommender(ABC):
@@ -117,6 +124,15 @@ class Recommender(ABC):
                 "model reads features, and there are none", where=cls.name, expected="a [features.NAME]", found="none"
             )
 
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """Memory and operations of one fit on this graph, from shapes alone: by default two blocks of scores.
+
+        A rule has to grow with every hyper-parameter that is a number.
+        """
+        del config
+        return Estimate(2 * estimates.score_block(graph.n_items))
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that ``score`` needs beside the graph and the configuration."""
         raise NotImplementedError
@@ -150,6 +166,16 @@ class ClosedForm(Recommender):
         """``solve``, perhaps by way of the same model on a graph with more relations, which is kept for others."""
         del whole
         return self.solve()
+
+    @classmethod
+    def estimate_within(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
+        """``estimate`` of ``solve_within``."""
+        del whole
+        return cls.estimate(graph, config)
+
+    @classmethod
+    def release(cls) -> None:
+        """Let go of what the class keeps for further models on the same edges, if it keeps anything."""
 
     def state(self) -> dict[str, Tensor]:
         """The solution's tensors by name."""
@@ -235,6 +261,50 @@ class Trained(nn.Module, Recommender):
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """The loss of one prepared batch."""
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any, batch: int = BATCH) -> Estimate:
+        """Memory, and operations of one epoch, on a CPU: a rule for all, good to a factor of 2.
+
+        One vector of ``config.dim`` numbers per node counts as the parameters: once as they are, as a gradient, in
+        Adam's two moments, and four times in copies of the best and the latest state when a checkpoint is written.
+        Models with ``config.layers`` hold two more tables per layer, unless they sample neighbours. Every edge has 16
+        bytes. A batch holds its vectors four times, and twice its scores: of every example against its negatives, or
+        of every user against the catalogue. A model of sequences holds 16 vectors per layer and place instead of the
+        edges' four.
+
+        Args:
+            graph: what it is fitted on.
+            config: hyper-parameters.
+            batch: examples per training step.
+        """
+        dim, layers = int(getattr(config, "dim", 64)), int(getattr(config, "layers", 0))
+        nodes = sum(len(ids) for ids in graph.nodes.values()) if cls.relational else graph.n_users + graph.n_items
+        read = graph.relations.values() if cls.relational else ()
+        examples = len(graph.interactions)
+        edges = examples + sum(len(r) for r in read)
+        full = getattr(config, "loss", "") == "full-softmax"
+        negatives = int(getattr(config, "negatives", 1))
+        shared = bool(getattr(config, "shared", True))
+        sweeping = not cls.ordered and int(getattr(config, "fanout", 0)) == 0
+        tables = 8 + (2 * (layers + 1) if sweeping else 0)
+        if cls.ordered:
+            users = min(batch, graph.n_users)
+            places = users * min(int(getattr(config, "window", 1 << 30)), -(-examples // max(graph.n_users, 1)))
+            vectors = estimates.table(16 * max(layers, 1) * places, dim)
+            scored = places
+        else:
+            scored = min(batch, examples)
+            vectors = estimates.table(4 * scored * (2 + (0 if shared or full else negatives)), dim)
+        # scores of sequences against the catalogue are made a block at a time
+        columns = (0 if cls.ordered else graph.n_items) if full else negatives
+        scores = 2 * estimates.table(min(scored, graph.n_users) if full else scored, columns)
+        bytes_ = tables * estimates.table(nodes, dim) + 16 * edges + vectors + scores
+        steps = -(-examples // max(min(batch, examples), 1))
+        sweeps = 0 if cls.ordered else 4 * layers * edges * dim * steps
+        products = 3.0 * examples * dim * (graph.n_items if full else negatives)
+        moved = 12 * nodes * dim * steps
+        return Estimate(bytes_ + estimates.score_block(graph.n_items), products, sweeps / 4 + moved)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

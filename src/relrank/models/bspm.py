@@ -15,7 +15,7 @@ Relations that do not touch items are not used; see :func:`relrank.models.filter
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -27,12 +27,14 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
+from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     filter_columns,
     item_degrees,
     item_filters,
     product,
     rank_knob,
+    spectral_estimate,
     weight_knobs,
 )
 from relrank.models.linear import rows_times_dense, singular_vectors
@@ -88,6 +90,11 @@ class BSPM(FromHistory):
             rank_knob(graph, 448),
             Knob("rounds", (2, 4, 8, 16), 4),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``spectral_estimate``."""
+        return spectral_estimate(graph, int(config.rank), int(config.rounds), relations=True)
 
     def __init__(self, graph: Graph, config: BSPMConfig | None = None) -> None:
         super().__init__(graph, config)

@@ -16,7 +16,7 @@ relation of items adds a filter ``F_r`` of spectral radius 1; relations that do 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numba
 import numpy as np
@@ -27,6 +27,7 @@ from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob, check_range
+from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ROUNDS,
     filter_columns,
@@ -34,6 +35,7 @@ from relrank.models.filters import (
     item_filters,
     product,
     rank_knob,
+    spectral_estimate,
     weight_knobs,
 )
 from relrank.models.linear import rows_times_dense, singular_vectors
@@ -93,6 +95,11 @@ class ChebyCF(FromHistory):
             rank_knob(graph, 512),
             Knob("order", (2, 4, 6, 8, 10, 12), 8),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``spectral_estimate``."""
+        return spectral_estimate(graph, int(config.rank), int(config.rounds), relations=True)
 
     def __init__(self, graph: Graph, config: ChebyCFConfig | None = None) -> None:
         super().__init__(graph, config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,10 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
-from relrank.models.linear import gram, penalised, products_by_row, rows_times_dense, spd_inverse
+from relrank.models.estimates import Estimate
+from relrank.models.linear import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,24 @@ class EASE(ClosedForm):
         """The ridge penalty."""
         del graph
         return (Knob("l2", L2_LADDER, 200.0),)
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """With n the smaller side: a Gram matrix as a triangle beside a square, which is inverted.
+
+        Where users are fewer, then the inverse beside K X in two orders of memory. Scoring holds P, or K X, and a
+        block of scores.
+        """
+        del config
+        n_users, n_items, x = graph.n_users, graph.n_items, graph.interactions
+        n, columns = min(n_users, n_items), x.dst if n_users < n_items else x.src
+        kept, products = estimates.square(n), estimates.gram_products(columns)
+        solving = max(kept + estimates.triangle(n), inverse_bytes(n))
+        if n_users < n_items:
+            kept, products = estimates.table(n_users, n_items), products + float(len(x)) * n_users
+            solving = max(solving, estimates.square(n) + 2 * kept)
+        peak = max(solving, kept + estimates.score_block(n_items))
+        return Estimate(peak + 3 * estimates.sparse(len(x)), n**3 / 2, products)
 
     @property
     def dual(self) -> bool:

@@ -13,13 +13,37 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
+from relrank.models import estimates
 from relrank.models.base import Knob
+from relrank.models.estimates import Estimate
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
 # Power iterations for an ideal low-pass filter as sharp as in print: with half as many, directions beyond the cut
 # leak in, and on Gowalla GF-CF scores 1 % above its published figures.
 ROUNDS = 16
+
+
+def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = False) -> Estimate:
+    """Of a model that solves for ``rank`` singular vectors and scores by two tables of them beside its filters.
+
+    The larger of three peaks, each beside the matrix and its transposes: the decomposition; the two tables of the
+    solution while they are made, with the vectors, one more table of items and two of users; and, when scoring, both
+    tables beside a block of scores, its product, and three tables of 64 users' histories.
+    """
+    n_users, n_items, edges = graph.n_users, graph.n_items, len(graph.interactions)
+    rank = min(rank, n_users, n_items)
+    if relations:
+        edges += sum(len(r) * (1 + r.undirected) for r in graph.relations.values() if _touches_items(graph, r.name))
+    items, users = estimates.table(n_items, rank), estimates.table(n_users, rank)
+    histories = 3 * estimates.table(n_users + n_items, USERS_AT_ONCE)
+    peak = max(
+        estimates.singular_vectors_bytes(n_users, n_items, rank),
+        4 * items + 2 * users,
+        2 * items + 2 * estimates.score_block(n_items) + histories,
+    )
+    operations = estimates.singular_vectors_operations(n_users, n_items, len(graph.interactions), rank, rounds)
+    return Estimate(peak + 4 * estimates.sparse(edges), *operations)
 
 
 def filter_columns(rows: Csr, apply: Callable[[Float32], Float32], scores: Tensor) -> None:

@@ -18,7 +18,7 @@ Chebyshev Interpolation for Recommendation".
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
 from relrank.models.base import FromHistory, Knob
-from relrank.models.filters import filter_columns, item_filters, product, rank_knob, weight_knobs
+from relrank.models.estimates import Estimate
+from relrank.models.filters import filter_columns, item_filters, product, rank_knob, spectral_estimate, weight_knobs
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -87,6 +88,11 @@ class FlatFilter(FromHistory):
             Knob("level", (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), 2.0),
             rank_knob(graph, 448),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``spectral_estimate``."""
+        return spectral_estimate(graph, int(config.rank), 8, relations=True)
 
     def __init__(self, graph: Graph, config: FlatFilterConfig | None = None) -> None:
         super().__init__(graph, config)

@@ -10,7 +10,7 @@ a linear low-pass filter plus an ideal one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.models.base import FromHistory, Knob
-from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob
+from relrank.models.estimates import Estimate
+from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob, spectral_estimate
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 
@@ -52,6 +53,11 @@ class GFCF(FromHistory):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """Rank and weight of the ideal filter."""
         return rank_knob(graph, 256), Knob("alpha", (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), 0.3)
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``spectral_estimate``."""
+        return spectral_estimate(graph, int(config.rank), ROUNDS)
 
     def __init__(self, graph: Graph, config: GFCFConfig | None = None) -> None:
         super().__init__(graph, config)

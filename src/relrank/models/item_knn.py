@@ -7,13 +7,14 @@ weigh 1, X has the weights as entries, ``n_ij = x_i · x_j`` and ``n_i = x_i · 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
-from relrank.models.largest_products import largest_products
+from relrank.models.estimates import Estimate
+from relrank.models.largest_products import largest_products, largest_products_estimate
 from relrank.models.sparse_linear import SparseLinear
 
 
@@ -41,6 +42,11 @@ class ItemKNN(SparseLinear):
             Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
             Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``largest_products_estimate``."""
+        return largest_products_estimate(graph, int(config.neighbours), copies=1)
 
     def solve(self) -> Self:
         """Item by item: co-counts, cosines, the k largest."""

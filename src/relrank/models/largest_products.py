@@ -6,6 +6,9 @@ import numba
 import numpy as np
 
 from relrank.csr import Csr, Float32, Float64, Int32
+from relrank.graph.graph import Graph
+from relrank.models import estimates
+from relrank.models.estimates import Estimate
 
 # What is found for a piece of the rows takes at most this many bytes before it is made compact.
 PIECE_BYTES = 64 << 20
@@ -132,3 +135,26 @@ def largest_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None
         at += columns.size
         parts[p] = (columns[:0].copy(), entries[:0].copy())  # its memory is free before the next one is copied
     return Csr(indptr, indices, data, n)
+
+
+def largest_products_estimate(graph: Graph, k: int, copies: int) -> Estimate:
+    """Memory and operations of ``largest_products`` of a matrix of the interactions' shape, transposed, with another.
+
+    Args:
+        graph: has the interactions.
+        k: entries kept per item; an item has no more than its users have other interactions.
+        copies: sparse matrices of that shape that are made for it.
+    """
+    n, x = graph.n_items, graph.interactions
+    k = max(0, min(k, n - 1))
+    of_user = np.bincount(x.src, minlength=graph.n_users)
+    most = np.bincount(x.dst, weights=of_user[x.src] - 1, minlength=n)
+    result = estimates.sparse(int(np.minimum(most, k).sum()))
+    piece = min(8 * n * k, max(PIECE_BYTES, 8 * k))
+    strands = 16 * n * estimates.cores()
+    # an entry is summed, divided and looked at a few times to choose the largest
+    return Estimate(
+        result + 2 * piece + strands + (1 + copies) * estimates.sparse(len(x)),
+        0.0,
+        8 * estimates.gram_products(x.src) + 8.0 * int(np.minimum(most, k).sum()),
+    )

@@ -224,6 +224,13 @@ def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2:
     return out
 
 
+def full_gram(triangle: Float32) -> Float32:
+    """Both triangles of what ``gram`` gives, float32 [n, n]."""
+    whole = penalised(triangle, (), 0.0)
+    _mirror(whole, BLOCK)
+    return whole
+
+
 def _strands() -> int:
     """Pieces of work, enough to keep all cores busy to the end."""
     return 16 * numba.get_num_threads()
@@ -359,6 +366,14 @@ def weights_without(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32, 
         half = blas.strsm(1.0, factor.astype(np.float32), image.T, side=1, lower=1, trans_a=1, overwrite_b=1)
         p = blas.ssyrk(1.0, half, beta=1.0, c=p.T, lower=1, overwrite_c=1).T
     return _weights_of(p)
+
+
+def inverse_bytes(n: int) -> int:
+    """Most memory that ``spd_inverse`` and ``regression_weights`` of an [n, n] matrix hold, the matrix included.
+
+    Up to LAPACK_LIMIT all happens in the matrix's own memory. Above, torch makes the factor and the inverse anew.
+    """
+    return 4 * n * n * (1 if n <= LAPACK_LIMIT else 3)
 
 
 def _weights_of(p: Float32) -> tuple[Float32, Float32]:

@@ -21,7 +21,9 @@ from torch import Tensor
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.models import estimates
 from relrank.models.base import ClosedForm, FromSequence, Knob, check_range
+from relrank.models.estimates import Estimate
 from relrank.models.linear import products_by_row
 
 LIGHTEST = 1e-20
@@ -73,6 +75,18 @@ class Markov(FromSequence, ClosedForm):
             Knob("window", (1, 2, 3, 5, 10, 20), 10),
             Knob("decay", (0.1, 0.3, 0.5, 0.7, 0.9), 0.5),
             Knob("reach", (1, 2, 3, 5), 1),
+        )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """A pair of places is held in 64 bytes while equal ones are added up, an interaction in 40; two score blocks.
+
+        There are ``reach`` pairs to an interaction.
+        """
+        n = len(graph.interactions)
+        pairs = n * int(config.reach)
+        return Estimate(
+            max(64 * pairs + 40 * n, 8 * pairs + 2 * estimates.score_block(graph.n_items)), 0.0, 50 * pairs
         )
 
     def solve(self) -> Self:

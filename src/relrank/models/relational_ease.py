@@ -25,11 +25,14 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Int32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
+from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
 from relrank.models.ease import L2_LADDER, ridge
+from relrank.models.estimates import Estimate
 from relrank.models.linear import (
     LAPACK_LIMIT,
     gram,
+    inverse_bytes,
     penalised,
     products_of,
     regression_weights,
@@ -79,6 +82,56 @@ class RelationalEASE(ClosedForm):
         super().__init__(graph, config)
         self._beside = self._user_columns()
         self.from_history = self._beside is None  # else a user's relations count, too, and a history has none
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """With n items and m items and pseudo-items: a square of side m beside the triangles that are added to it.
+
+        There is a triangle of side m of the interactions, and one of side n of every relation of items whose products
+        outnumber its entries; those that the class keeps, up to CACHE_BYTES, are there during the inverse, too. Where
+        there are pseudo-items, the items' columns are copied out of the square. Scoring holds the weights and a block
+        of scores, two where there are pseudo-items.
+        """
+        n, x, weigh = graph.n_items, graph.interactions, config.weights
+        pseudo, edges, triangles, products = 0, len(x), 0, estimates.gram_products(x.src)
+        for relation in graph.relations.values():
+            end = end_of(graph, relation)
+            if end is None or not weigh.get(relation.name, config.weight):
+                continue
+            edges += len(relation) * (1 + relation.undirected)
+            other = relation.target if relation.source == end else relation.source
+            degrees = relation.degrees(other, len(graph.nodes[other])) + int(relation.undirected)
+            if end != graph.item:
+                pseudo += len(graph.nodes[other])
+                continue
+            of_relation = float((degrees.astype(np.float64) * (degrees + 1)).sum()) / 2
+            products += of_relation
+            triangles += of_relation > n * (n + 1) // 2
+        m, one = n + pseudo, estimates.triangle(n)
+        first, of_items = estimates.triangle(m), triangles * one
+        kept = one * min(triangles + (not pseudo), CACHE_BYTES // one)
+        weights, blocks = estimates.table(m, n), estimates.score_block(n) * (2 if pseudo else 1)
+        peak = max(
+            estimates.square(m) + first + of_items,
+            inverse_bytes(m) + kept,
+            kept + estimates.square(m) + (weights if pseudo else 0),
+            kept + weights + blocks,
+        )
+        return Estimate(peak + 3 * estimates.sparse(edges), m**3 / 2, products)
+
+    @classmethod
+    def estimate_within(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
+        """Of the larger graph, whose solution is kept, and the smaller one's beside it."""
+        if graph.n_items > LAPACK_LIMIT:
+            return cls.estimate(graph, config)
+        both = cls.estimate(whole, config)
+        return replace(both, bytes=both.bytes + estimates.square(graph.n_items))
+
+    @classmethod
+    def release(cls) -> None:
+        """Gram matrices and the last solution."""
+        _GRAMS.clear()
+        _SOLUTIONS.clear()
 
     def in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""

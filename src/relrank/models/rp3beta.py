@@ -13,14 +13,15 @@ same for all items and changes no rank.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob, check_range
-from relrank.models.largest_products import largest_products
+from relrank.models.estimates import Estimate
+from relrank.models.largest_products import largest_products, largest_products_estimate
 from relrank.models.sparse_linear import SparseLinear
 
 
@@ -51,6 +52,11 @@ class RP3Beta(SparseLinear):
             Knob("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), 0.4),
             Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``largest_products_estimate``; both powers are taken in float64."""
+        return largest_products_estimate(graph, int(config.neighbours), copies=7)
 
     def __init__(self, graph: Graph, config: RP3BetaConfig | None = None) -> None:
         super().__init__(graph, config)

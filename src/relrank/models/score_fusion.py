@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.models import estimates
 from relrank.models.base import (
+    BATCH,
     ClosedForm,
     Knob,
     Recommender,
@@ -34,6 +36,7 @@ from relrank.models.base import (
     history_rows,
     user_rows,
 )
+from relrank.models.estimates import Estimate
 from relrank.models.space import Choice, Range
 
 
@@ -120,6 +123,17 @@ class ScoreFusion(Trained):
     def reads_features(cls, config: Any) -> bool:
         """Whether any part does."""
         return any(kind.reads_features(own) for kind, own in _parts(config).values())
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any, batch: int = BATCH) -> Estimate:
+        """Sums over the parts, and four blocks of scores more."""
+        plain = replace(graph, features={})
+        bytes_, dense, sparse = 4 * estimates.score_block(graph.n_items), 0.0, 0.0
+        for kind, own in _parts(config).values():
+            of = graph if kind.reads_features(own) else plain
+            part = kind.estimate(of, own, batch) if issubclass(kind, Trained) else kind.estimate(of, own)
+            bytes_, dense, sparse = bytes_ + part.bytes, dense + part.dense, sparse + part.sparse
+        return Estimate(bytes_, dense, sparse)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -15,11 +15,16 @@ Row = dict[str, Any]
 
 
 def lead_model(result: StudyResult) -> str | None:
-    """Of the models with verdicts the best on validation, whose verdicts count first; None without verdicts.
+    """Of the models with verdicts the one whose verdicts count first; None without verdicts.
 
-    Arms with shuffled links do not count. Where a stored study has no validation column, test decides.
+    It is the one that is best on the interactions alone, on validation: what a relation adds is asked of the
+    strongest model. Where none was run so, the best on any arm; arms with shuffled links do not count. Where a stored
+    study has no validation column, test decides.
     """
     judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
+    for judge in result.card.get("judges", []):
+        if judge["model"] in judged:
+            return str(judge["model"])
     best = dict.fromkeys(judged, -math.inf)
     for row in result.leaderboard.iter_rows(named=True):
         metric = row.get("valid", row["mean"])
@@ -44,6 +49,8 @@ def answer(result: StudyResult) -> str:
     if lead is None:
         rows = list(result.effects.iter_rows(named=True))
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        if not rows and result.card.get("left_out"):
+            return "No relation was judged, since models of this study did not fit into memory."
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}

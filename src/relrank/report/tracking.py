@@ -22,7 +22,7 @@ from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.report.answer import answer
 from relrank.report.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
-from relrank.study.cells import Cell, CellResult, Say, load_cell
+from relrank.study.cells import Cell, CellResult, Say, finished, load_cell
 from relrank.study.config import StudyConfig
 from relrank.study.engines import Watcher
 from relrank.study.fitted import FittedRun
@@ -64,7 +64,7 @@ class Tracking:
         self._keys: dict[tuple[str, str, int], str] = {}
         self.plan(grid(config, material))
         # from the same cells, other [study] settings make other verdicts
-        made_of = [config.name, sorted(self._cells), config.study.model_dump(mode="json")]
+        made_of = [config.name, sorted(self._cells), config.study.model_dump(mode="json", exclude={"memory_gb"})]
         self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
 
     @contextmanager
@@ -115,7 +115,7 @@ class Tracking:
         """
         try:
             runs = self._open()
-            for key in self._cells:
+            for key in self._finished():
                 self._log_cell(runs, key)
             self._log_study(runs, result, page, winner)
         except InputError:
@@ -173,7 +173,7 @@ class Tracking:
     def _log_study(self, runs: StudyRuns, result: StudyResult, page: Path, winner: FittedRun) -> None:
         client, run = runs.client, runs.run
         model, arm = winner.note["name"], winner.note["arm"]
-        runs.add_metrics(run, _metrics_of_winner(result, model, arm), max(map(self._done_at, self._cells)))
+        runs.add_metrics(run, _metrics_of_winner(result, model, arm), max(map(self._done_at, self._finished())))
         said = answer(result)
         about = "\n\n".join(text for text in (said, self._config.title, self._config.description) if text)
         for tag, value in (("winner.model", model), ("winner.arm", arm), ("mlflow.note.content", about)):
@@ -186,6 +186,10 @@ class Tracking:
         verdicts = [f"{v['model']}: {v['sentence']}" for v in result.verdicts.iter_rows(named=True)]
         client.log_text(run, "\n".join([said, *verdicts, ""]), "verdicts.txt")
         runs.end(run)
+
+    def _finished(self) -> list[str]:
+        """Keys of the cells that have a result; others were left out."""
+        return [key for key in self._cells if finished(self._out / "cells" / key)]
 
     def _done_at(self, key: str) -> int:
         """When a cell was finished, in ms: logged twice, a metric of the same time is one."""
@@ -214,6 +218,9 @@ class _Beside:
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         self._watcher.done(cell, result, fresh)
         self._tracking.done(cell)
+
+    def left_out(self, cells: list[Cell], why: str) -> None:
+        self._watcher.left_out(cells, why)
 
 
 def _name(cell: Cell) -> tuple[str, str, int]:

@@ -384,6 +384,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
     valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
     if cell.bench.refit:
+        del model  # memory for one is enough
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
     seconds = {"tune": charged, "fit": time.perf_counter() - began}
     return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)

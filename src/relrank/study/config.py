@@ -75,17 +75,20 @@ class StudySection(Section):
             their mix is from the user's own.
         versus: the model that others are compared with. One that uses relations is compared with every other that
             does (does it use them better?), one that does not with all models, each on its richest graph.
+        memory_gb: memory that one cell may take, in GB; by default what is free. A cell that needs more by its
+            estimate is left out. The environment variable RELRANK_MEMORY_GB comes first.
     """
 
     metric: str = "ndcg@10"
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    trials: int = Field(60, ge=1)
+    trials: int = Field(200, ge=1)
     resamples: int = Field(2000, ge=200)
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
     attribute: str | None = None
     versus: str | None = None
+    memory_gb: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _seeds_once(self) -> Self:
@@ -101,7 +104,7 @@ class StudySection(Section):
         return self
 
 
-LINEUP = ("random", "popularity", "item-knn", "ease", "relational-ease")
+LINEUP = ("random", "popularity", "item-knn", "ease", "sparse-ease")
 
 
 class StudyConfig(Section):
@@ -117,7 +120,7 @@ class StudyConfig(Section):
         relations: what is put to the test, by name.
         features: what models may know of single nodes, by name; the same in every arm.
         study: how arms are compared.
-        models: by default random, popularity, item-kNN, EASE and relational EASE.
+        models: by default random, popularity, item-kNN, EASE and sparse EASE, whose verdicts count.
     """
 
     name: str = Field(pattern=r"^[\w.-]+$")

@@ -80,6 +80,10 @@ class Found:
         """Whether the arm has a relation whose links are shuffled."""
         return (model, arm) in self._shuffled
 
+    def cells(self, model: str, arm: str) -> list[CellResult]:
+        """Cells in seed order."""
+        return self._cells[model, arm]
+
     def tables(self, model: str, arm: str) -> list[pl.DataFrame]:
         """Per-user tables in seed order."""
         return [cell.evaluation.table for cell in self._cells[model, arm]]

@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from relrank.study.cells import Cell, CellResult, Known, run_cell
+from relrank.memory import out_of_memory
+from relrank.models import MODELS, ClosedForm
+from relrank.study.cells import Cell, CellResult, Known, Say, run_cell
 
 
 class Watcher(Protocol):
@@ -28,6 +30,9 @@ class Watcher(Protocol):
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell is there; ``fresh`` if it was run just now."""
 
+    def left_out(self, cells: list[Cell], why: str) -> None:
+        """Cells of one model are left out for want of memory, before ``plan`` or after ``start``; in one sentence."""
+
 
 class Silent:
     """A watcher that looks away."""
@@ -47,11 +52,16 @@ class Silent:
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """Nothing."""
 
+    def left_out(self, cells: list[Cell], why: str) -> None:
+        """Nothing."""
+
 
 class Engine(Protocol):
     """Runs cells that it is given; which cells those are is not its business."""
 
-    def run(self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher) -> Iterator[tuple[str, CellResult]]:
+    def run(
+        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+    ) -> Iterator[tuple[str, CellResult | None]]:
         """Run cells, each into its folder, which is there whole or not at all.
 
         Args:
@@ -60,11 +70,15 @@ class Engine(Protocol):
             watcher: told of ``start``, ``say`` and ``lost``.
 
         Yields:
-            Key and result of every cell once, in the order in which they are finished.
+            Key and result of every cell once, in the order in which they are finished; None as the result of a cell
+            that ended because memory did.
 
         Raises:
             InputError: what a cell finds wrong; no further cell is begun.
         """
+
+    def memory(self) -> int | None:
+        """Bytes that one cell may take where it runs; None for what this machine has free."""
 
     def machine(self) -> dict[str, Any]:
         """What a study's card says of where its cells ran, beside the machine that it was asked for on."""
@@ -76,12 +90,38 @@ class OneByOne:
     def __init__(self) -> None:
         self._memory: dict[str, Known] = {}
 
-    def run(self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher) -> Iterator[tuple[str, CellResult]]:
+    def run(
+        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+    ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``Engine``."""
+        last: Cell | None = None
         for key, cell in cells.items():
+            if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
+                _release(last)
+            last = cell
             watcher.start(cell)
-            yield key, run_cell(cell, folder / key, partial(watcher.say, cell), self._memory)
+            yield key, self._result(cell, folder / key, partial(watcher.say, cell))
+
+    def _result(self, cell: Cell, folder: Path, say: Say) -> CellResult | None:
+        try:
+            return run_cell(cell, folder, say, self._memory)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        _release(cell)
+        return None
+
+    def memory(self) -> int | None:
+        """What this machine has free."""
+        return None
 
     def machine(self) -> dict[str, Any]:
         """Nothing: they ran here."""
         return {}
+
+
+def _release(cell: Cell) -> None:
+    """Matrices that a closed form keeps for other arms of the same split: another cell needs the memory."""
+    kind = MODELS[cell.model.kind]
+    if issubclass(kind, ClosedForm):
+        kind.release()

@@ -20,11 +20,14 @@ from relrank.errors import InputError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph
+from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of
+from relrank.models.estimates import score_block
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.ranking import top_k, top_k_from_histories
 from relrank.study.cells import Cell, Say, tune_and_fit
+from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 from relrank.whole import whole_folder
@@ -127,7 +130,8 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGr
     """Tune and fit one cell and keep the model; of several processes, the first keeps it.
 
     Raises:
-        InputError: the folder is there and holds something else, or several processes are to solve a closed form.
+        InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
+            model needs more memory than there is.
     """
 
     def check() -> None:
@@ -137,6 +141,7 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGr
                 "closed forms are solved by one process", where="torchrun", expected="a model that is trained",
                 found=cell.model.kind,
             )  # fmt: skip
+        refuse_too_large(cell)
 
     group.together(check)
     checkpoints = folder.with_name(folder.name + ".checkpoints")
@@ -202,7 +207,7 @@ def load_run(folder: Path | str) -> FittedRun:
     """Read a fitted model back. A study's folder stands for its winner.
 
     Raises:
-        InputError: the folder holds no run, or one of another format.
+        InputError: the folder holds no run, one of another format, or one that does not fit into memory.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file() and (folder / "winner" / "run.json").is_file():
@@ -218,6 +223,12 @@ def load_run(folder: Path | str) -> FittedRun:
             found=f"{note.get('format')} of {note.get('model')}",
         )  # fmt: skip
     graph = load_graph(folder / "graph")
+    weights, available = (folder / "model.safetensors").stat().st_size, available_memory()
+    if weights + score_block(graph.n_items) > available:
+        raise InputError(
+            "model does not fit into memory", where=str(folder), found=f"weights of {gb(weights)} GB",
+            expected=f"at most {gb(available)} GB with a block of scores, which are available",
+        )  # fmt: skip
     kind = MODELS[note["model"]]
     model = kind(graph, config_of(kind.Config(), note["config"], str(folder)))
     model.load_state(load_tensors(folder / "model.safetensors")[0])

@@ -40,6 +40,7 @@ class LiveStudy(LiveProgress):
         super().__init__(console)
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
+        self._to_come: set[str] = set()
         self._running: dict[str, tuple[float, str]] = {}
         """When each running cell began, and what it said last."""
 
@@ -47,6 +48,7 @@ class LiveStudy(LiveProgress):
         """Cells to come, so many of them finished earlier."""
         for cell in cells:
             self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
+            self._to_come.add(_named(cell))
         self._planned += len(cells)
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
@@ -76,6 +78,7 @@ class LiveStudy(LiveProgress):
         score = result.evaluation.summary[self._metric]
         self._scores.setdefault((result.model, cell.arm.name), []).append(score)
         self._finished += 1
+        self._to_come.discard(_named(cell))
         self._waiting[result.model] -= 1
         if fresh:
             began, _ = self._running.pop(_named(cell))
@@ -89,6 +92,17 @@ class LiveStudy(LiveProgress):
         self._bar.update(self._task, completed=self._finished)
         if fresh:
             self._show()
+
+    def left_out(self, cells: list[Cell], why: str) -> None:
+        """Cells are left out; those that were planned are not waited for any more."""
+        for cell in cells:
+            self._running.pop(_named(cell), None)
+            if _named(cell) in self._to_come:
+                self._to_come.discard(_named(cell))
+                self._waiting[cell.model.name] -= 1
+                self._planned -= 1
+        self._bar.update(self._task, total=self._planned)
+        self._console.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -116,10 +130,15 @@ def _named(cell: Cell) -> str:
 
 
 def print_result(console: Console, result: StudyResult) -> None:
-    """Leaderboard, verdicts, and the sentences behind them."""
+    """Who judges, leaderboard, verdicts, and the sentences behind them."""
     metric = result.card["metric"]
+    for judge in result.card.get("judges", []):
+        weak = judge["stronger"] or judge["better_setting"] is not None
+        console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
+    for left_out in result.card.get("left_out", []):
+        console.print(left_out, style="yellow", highlight=False, markup=False)
     if result.card.get("features"):
         console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
     board = plain_table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")

@@ -28,6 +28,7 @@ from relrank.study import ray_worker
 from relrank.study.bench_files import pack
 from relrank.study.cells import Bench, Cell, CellResult, load_cell
 from relrank.study.engines import Watcher
+from relrank.study.fits import needed
 from relrank.whole import whole_folder
 
 TRIES = 5
@@ -168,8 +169,16 @@ class RayEngine:
         machines = f"{n} machine{'s' if n > 1 else ''}, {self._n_cores()} cores, {self._cores} per cell"
         return {"engine": f"Ray {self._ray.__version__}: {machines}"}
 
-    def run(self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher) -> Iterator[tuple[str, CellResult]]:
+    def memory(self) -> int | None:
+        """What Ray says that the largest machine has for tasks, which it shares out by what each cell needs."""
+        return max((int(node.get("memory", 0)) for node in self._nodes()), default=0) or None
+
+    def run(
+        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+    ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
+
+        A cell whose worker Ray killed for want of memory ``TRIES`` times is left out.
 
         Raises:
             InputError: what a cell finds wrong; another relrank on a machine; no machine large enough, or no longer
@@ -210,6 +219,10 @@ class RayEngine:
                     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError,
                             ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:  # fmt: skip
                         deaths[key] += 1
+                        if deaths[key] == TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
+                            del left[key]
+                            yield key, None
+                            continue
                         _refuse_deadly(cell, deaths[key], error)
                         watcher.lost(cell, _first_sentence(error))
                         begun.discard(key)
@@ -217,6 +230,10 @@ class RayEngine:
                         continue
                     if key not in begun:
                         watcher.start(cell)
+                    if "memory" in answer:
+                        del left[key]
+                        yield key, None
+                        continue
                     with whole_folder(folder / key) as part:
                         for name, content in _files_of(answer).items():
                             (part / name).write_bytes(content)
@@ -237,8 +254,9 @@ class RayEngine:
         if id(cell.bench) not in self._benches:
             self._benches[id(cell.bench)] = cell.bench, self._ray.put(pack(cell.bench))
         task = self._ray.remote(
-            num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_retries=0, scheduling_strategy="SPREAD"
-        )
+            num_cpus=needs["CPU"], num_gpus=needs["GPU"], memory=needs["memory"], max_retries=0,
+            scheduling_strategy="SPREAD",
+        )  # fmt: skip
         return task(ray_worker.work).remote(order, self._benches[id(cell.bench)][1], self._board)
 
     def _machines(self) -> set[str]:
@@ -257,7 +275,9 @@ class RayEngine:
         if issubclass(MODELS[cell.model.kind], Trained):
             device = cell.start()[1].device
             gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
-        return {"CPU": self._cores, "GPU": int(gpu)}
+        # what the user says there is may be more than Ray counts
+        most = self.memory() or 0
+        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(most, 0 if gpu else needed(cell))}
 
     def _refuse_too_large(self, cells: Mapping[str, Cell], wanted: Mapping[str, Mapping[str, int]]) -> None:
         nodes = self._nodes()

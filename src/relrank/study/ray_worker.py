@@ -83,8 +83,9 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         board: the study's.
 
     Returns:
-        ``files`` of the cell's folder by name; or ``refused``, four strings of an InputError; or ``failed``, the
-        message of an OSError; or ``other``, the relrank that is here, and ``host``.
+        ``files`` of the cell's folder by name; or ``memory``, where it ended, the message; or ``refused``, four
+        strings of an InputError; or ``failed``, the message of an OSError; or ``other``, the relrank that is here,
+        and ``host``.
     """
     try:
         import relrank
@@ -97,6 +98,7 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     _settle(order["cores"], order["environment"])
 
     from relrank.errors import InputError
+    from relrank.memory import out_of_memory
     from relrank.study.arms import Arm
     from relrank.study.bench_files import unpack
     from relrank.study.cells import Cell, fill_cell
@@ -130,6 +132,10 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         files = {file.name: file.read_bytes() for file in part.iterdir()}
     except InputError as error:
         return {"refused": (error.what, error.where, error.expected, error.found)}
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return {"memory": str(error)}
     except OSError as error:
         return {"failed": f"{error} (on {socket.gethostname()})"}
     finally:

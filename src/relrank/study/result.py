@@ -28,9 +28,11 @@ class StudyResult:
             ``attribute`` (the relation behind similarity and calibration, else null);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
-            items, else users, with an edge, kind}); ``notices`` (list of {where, message, count}); ``audit`` (list of
-            {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb, python,
-            torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
+            items, else users, with an edge, kind}); ``notices`` (list of {where, message, count});
+            ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
+            (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
+            python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke``
+            (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,

@@ -42,8 +42,11 @@ from relrank.study.cells import (
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.effects import Found
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
+from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
+from relrank.study.fits import notices as notices_of
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
+from relrank.study.judge import judges
 from relrank.study.lists import list_effects
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
@@ -267,11 +270,17 @@ def run_study(
     Returns:
         The result, as stored.
 
+    A cell that needs more memory than there is, or that ends because memory does, is left out, and with it the other
+    seeds of its arm; the card says so. A later run tries it again.
+
     Raises:
-        InputError: whatever is wrong with the data or the study file.
+        InputError: whatever is wrong with the data or the study file; every cell is left out.
     """
     watcher, engine = watcher or Silent(), engine or OneByOne()
-    done = _run_cells(grid(config, material), out / "cells", watcher, engine)
+    memory = memory_for(config.study, engine.memory())
+    done, left_out = _run_cells(grid(config, material), out / "cells", watcher, engine, memory)
+    if not done:
+        raise nothing_left(left_out)
     relations = list(config.relations)
     relational = [m for m in config.models if MODELS[m.kind].relational and relations]
     # Which relation makes another one redundant is asked only where one is.
@@ -279,21 +288,24 @@ def run_study(
     extra = [
         Cell(model, arm, bench, config.study)
         for model in relational
-        for arm in tables_of.to_explain(tables_of.judge(found, model.name, relations), relations)
-        for bench in material.benches
+        for arms_beside in [tables_of.to_explain(tables_of.judge(found, model.name, relations), relations)]
+        for bench in material.benches  # what a model keeps for other arms of a split is there while they run
+        for arm in arms_beside
     ]
     extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
     extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
     if extra:
-        done += _run_cells(extra, out / "cells", watcher, engine)
+        more, gone = _run_cells(extra, out / "cells", watcher, engine, memory)
+        done, left_out = done + more, left_out + gone
         found = Found(done, config.study.metric, config.study.resamples)
     planted = TRUTH if config.data.dataset == "planted" else None
     effects, verdicts = tables_of.effects_and_verdicts(
         found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
     )
     columns = [*config.study.user_groups, *config.study.item_groups]
+    judging = judges(found, [m.name for m in relational], [m.name for m in config.models])
     result = StudyResult(
-        card(config, material, found, engine),
+        card(config, material, found, engine, left_out) | {"judges": judging},
         tables_of.leaderboard(found),
         effects,
         verdicts,
@@ -342,10 +354,12 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     there already is read back. ``say`` is told of a fit.
     """
     cells = [c for c in grid(config, material) if c.arm.rewired is None]
+    cells = [c for c in cells if finished(out / "cells" / c.key())]  # others were left out
     found = [load_cell(out / "cells" / c.key()) for c in cells]
     valid: dict[tuple[str, str], list[float]] = {}
     for cell, result in zip(cells, found, strict=True):
         valid.setdefault((cell.model.name, cell.arm.name), []).append(result.valid)
+    valid = {key: values for key, values in valid.items() if len(values) == len(material.benches)}
     best = max(valid, key=lambda key: float(np.mean(valid[key])))
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
@@ -371,26 +385,53 @@ def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, 
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
 
 
-def _run_cells(cells: list[Cell], folder: Path, watcher: Watcher, engine: Engine) -> list[tuple[Arm, CellResult]]:
-    """Results in the order of the cells; the engine runs those that are not there, equal ones once."""
+def _run_cells(
+    cells: list[Cell], folder: Path, watcher: Watcher, engine: Engine, memory: int
+) -> tuple[list[tuple[Arm, CellResult]], list[LeftOut]]:
+    """Results in the order of the cells, and the cells that are left out for want of memory.
+
+    The engine runs those that are not there and need no more than ``memory`` bytes, equal ones once. An arm that
+    lacks a seed has no results: its means would be over other splits than those of other arms.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     keys = [cell.key() for cell in cells]
     there = {key: load_cell(folder / key) for key in keys if finished(folder / key)}
-    watcher.plan(cells, sum(key in there for key in keys))
+    left_out = too_large((cell for cell, key in zip(cells, keys, strict=True) if key not in there), memory)
+    _tell(watcher, left_out)
+    gone = [one.cell for one in left_out]
+    planned = [(cell, key) for cell, key in zip(cells, keys, strict=True) if not any(cell is c for c in gone)]
+    watcher.plan([cell for cell, _ in planned], sum(key in there for _, key in planned))
     to_run: dict[str, Cell] = {}
-    for cell, key in zip(cells, keys, strict=True):
+    for cell, key in planned:
         if key in there:
             watcher.done(cell, there[key], False)
         else:
             to_run.setdefault(key, cell)
     for key, result in engine.run(to_run, folder, watcher) if to_run else ():
+        equal = [cell for cell, k in planned if k == key]
+        if result is None:
+            ended = [LeftOut(cell, needed(cell), memory, began=True) for cell in equal]
+            _tell(watcher, ended)
+            left_out += ended
+            continue
         there[key] = result
-        for cell in (c for c, k in zip(cells, keys, strict=True) if k == key):
+        for cell in equal:
             watcher.done(cell, result, cell is to_run[key])
-    return [(cell.arm, there[key]) for cell, key in zip(cells, keys, strict=True)]
+    lacking = {(one.cell.model.name, one.cell.arm.name) for one in left_out}
+    done = [(cell, key) for cell, key in planned if (cell.model.name, cell.arm.name) not in lacking]
+    return [(cell.arm, there[key]) for cell, key in done], left_out
 
 
-def card(config: StudyConfig, material: Material, found: Found, engine: Engine) -> dict[str, Any]:
+def _tell(watcher: Watcher, left_out: list[LeftOut]) -> None:
+    """One sentence for the cells of each model."""
+    for name in dict.fromkeys(one.cell.model.name for one in left_out):
+        group = [one for one in left_out if one.cell.model.name == name]
+        watcher.left_out([one.cell for one in group], sentence(group))
+
+
+def card(
+    config: StudyConfig, material: Material, found: Found, engine: Engine, left_out: list[LeftOut]
+) -> dict[str, Any]:
     """What was studied, as plain JSON (see ``StudyResult.card``)."""
     first = material.benches[0]
     notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
@@ -412,6 +453,8 @@ def card(config: StudyConfig, material: Material, found: Found, engine: Engine) 
         arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
         message = f"cells whose tuning was cut off by its budget, such as {arms_named}: raise [study] trials"
         notices.append(Notice("tuning", message, len(cut_off)))
+    for_want_of_memory = notices_of(left_out)
+    notices += for_want_of_memory
     return {
         "name": config.name, "title": config.title or config.name, "description": config.description,
         "protocol": config.protocol.name, "fingerprints": [b.split.fingerprint for b in material.benches],
@@ -431,6 +474,7 @@ def card(config: StudyConfig, material: Material, found: Found, engine: Engine) 
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
         "audit": [{"level": f.level, "check": f.check, "message": f.message, "count": f.count}
                   for f in material.findings],
+        "left_out": [n.message for n in for_want_of_memory],
         "machine": machine() | engine.machine(),
         "planted": TRUTH if config.data.dataset == "planted" else None,
         "smoke": material.smoke,

@@ -15,21 +15,22 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 
 from relrank.errors import InputError
 from relrank.evaluation import mean_metric
 from relrank.graph.graph import Graph
+from relrank.memory import out_of_memory
 from relrank.models import MODELS, Knob
 from relrank.models.base import config_of
 from relrank.models.space import Choice, Range, Value
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig
+from relrank.study.fits import refuse_too_large
 from relrank.study.run import Material, arms_of
 from relrank.training import TrainConfig
 
@@ -157,11 +158,14 @@ def search_study(
         The searches, those of earlier runs among them.
 
     Raises:
-        InputError: optuna is not installed, a model is not in the study, nothing to search, ``tuning.db`` is
-            something else.
+        InputError: optuna is not installed, a model is not in the study or does not fit into memory, nothing to
+            search, ``tuning.db`` is something else.
     """
     optuna = load_optuna()
     cells = cells_to_search(config, material, models)
+    for cell in cells:
+        if not models or cell.model.name in models:
+            refuse_too_large(replace(cell, model=cell.model.model_copy(update={"trials": 1})))  # as trial 0 has it
     out.mkdir(parents=True, exist_ok=True)
     with _quiet(optuna):
         storage = _open(optuna, out / "tuning.db")
@@ -339,10 +343,10 @@ def _search(
                 metric = _measure(optuna, cell, graph, trial, applied(config, train, values, name), folder, watcher)
         except optuna.TrialPruned:
             state = optuna.trial.TrialState.PRUNED
-        except (InputError, MemoryError, torch.OutOfMemoryError) as failure:
+        except InputError as failure:
             state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
-        except RuntimeError as failure:  # what torch raises where a CPU's memory ends
-            if "allocate memory" not in str(failure):
+        except (MemoryError, RuntimeError) as failure:
+            if not out_of_memory(failure):
                 raise
             state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
         trial.set_user_attr("values", values)

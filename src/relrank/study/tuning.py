@@ -1,7 +1,8 @@
 """Tuning on validation: every arm of a model has the same budget of trials, spent the same way.
 
 The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until
-no single step is worth it or the budget is spent. Relation weights start at 0, so a relation has to earn its weight.
+no single step is worth it or the budget is spent. Knobs of one group, such as the weights of all relations, are moved
+together first, then each. Relation weights start at 0, so a relation has to earn its weight.
 The search is deterministic, so arms that share knobs try the same values as long as those help, and what differs
 between two arms is the graph rather than the luck of a search.
 """
@@ -78,14 +79,16 @@ def climb(
 
     place = tuple(k.ladder.index(k.start) for k in knobs)
 
-    def walk(number: int, stride: int) -> None:
-        """Along one knob, upwards as long as it is worth it, else downwards."""
+    def walk(numbers: Sequence[int], stride: int) -> None:
+        """Along one knob, or several at once, upwards as long as it is worth it, else downwards."""
         nonlocal place
         for direction in (stride, -stride):
             start = place
             while True:
-                at = min(max(place[number] + direction, 0), len(knobs[number].ladder) - 1)
-                step = (*place[:number], at, *place[number + 1 :])
+                step = tuple(
+                    min(max(at + direction, 0), len(knobs[number].ladder) - 1) if number in numbers else at
+                    for number, at in enumerate(place)
+                )
                 here = attempt(place)
                 if step == place or attempt(step) <= here + worth * abs(here):
                     break
@@ -93,17 +96,29 @@ def climb(
             if place != start:
                 break
 
+    walks = _walks(knobs)
     finished = False
     try:
         attempt(place)
         strides: tuple[int, ...] = (STRIDE, 1)
         while not finished:
             before = place
-            for number in range(len(knobs)):
+            for numbers in walks:
                 for stride in strides:
-                    walk(number, stride)
+                    walk(numbers, stride)
             finished = place == before
             strides = (1,)
     except _Spent:
         pass
     return Climb(tuple(made), known[place], finished)
+
+
+def _walks(knobs: Sequence[Knob]) -> list[tuple[int, ...]]:
+    """Numbers of the knobs that are moved together, in order: a group of several before its first knob."""
+    walks: list[tuple[int, ...]] = []
+    for number, knob in enumerate(knobs):
+        together = tuple(n for n, other in enumerate(knobs) if knob.group and other.group == knob.group)
+        if len(together) > 1 and together[0] == number:
+            walks.append(together)
+        walks.append((number,))
+    return walks

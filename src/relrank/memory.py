@@ -1,0 +1,99 @@
+"""Memory that this process may still take, and errors that say there was none left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from relrank.errors import InputError
+
+GB = 1 << 30
+"""Bytes of what this package calls a GB."""
+VARIABLE = "RELRANK_MEMORY_GB"
+"""Environment variable that says how much memory there is, in place of what the system says."""
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process can take without swapping.
+
+    The environment variable ``RELRANK_MEMORY_GB`` if it is set. Else the smallest of the kernel's ``MemAvailable``
+    and what is left below the memory limit of this process's control group and of every group above it (versions 1
+    and 2), the page cache that can be dropped not counted as used. Where the system says none of this, all physical
+    memory, or no limit at all.
+
+    Args:
+        root: of the file system, for tests.
+
+    Raises:
+        InputError: the environment variable is not a number above 0.
+    """
+    if (said := os.environ.get(VARIABLE)) is not None:
+        return gigabytes(said)
+    found = [*_unused(root), *_left_in_groups(root)]
+    if not found and hasattr(os, "sysconf"):
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    return max(0, min(found, default=sys.maxsize))
+
+
+def gigabytes(text: str) -> int:
+    """The value of ``RELRANK_MEMORY_GB`` in bytes.
+
+    Raises:
+        InputError: it is not a number above 0.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(
+            "not an amount of memory", where=f"environment variable {VARIABLE}", expected="GB, a number above 0",
+            found=repr(text),
+        )  # fmt: skip
+    return int(value * GB)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had: Python's, NumPy's, numba's and torch's, CPU or GPU."""
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        phrase in said for phrase in ("allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def _unused(root: Path) -> Iterator[int]:
+    for line in _lines(root / "proc/meminfo"):
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            yield int(value.split()[0]) << 10
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What is left of each limit on the way from this process's control group to the topmost one."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, limit, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        # in a container the path may be the host's, and then only the mount itself is there
+        group = Path(path.strip().lstrip("/"))
+        for folder in (root / mount / part for part in (group, *group.parents)):
+            top, now = _lines(folder / limit), _lines(folder / used)
+            if top and now and top[0].isdigit() and now[0].isdigit():
+                stat = dict(pair.split(" ", 1) for pair in _lines(folder / "memory.stat"))
+                yield int(top[0]) - int(now[0]) + int(stat.get(cache, 0))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

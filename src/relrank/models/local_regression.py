@@ -1,0 +1,393 @@
+"""Ridge regressions of every column of a matrix on a few of its other columns: selection, Gram blocks, Cholesky.
+
+For target column j with neighbours N the weights are ``(G_NN + λ I)⁻¹ G_Nj`` with ``G = Zᵀ Z``. Blocks of G come
+from a dense G where it is small, else straight from the columns of Z, so that G is never made. Arrays in, arrays out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from relrank.csr import Csr, Float32, Int32, Int64
+
+LANES = 8
+"""Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
+PIVOTS = 4
+"""Rows that one sweep of the factorisation takes off the rest."""
+PIECE = 64
+"""Columns that are passed over at once where none of them is near enough."""
+ALMOST = np.float32(1 - 1e-6)
+"""A product and a quotient round differently; what may be near enough is looked at again."""
+LEAST_PIVOT = np.float32(1e-6)
+"""A neighbour is left out where less than this share of its diagonal remains: the others say all that it says."""
+
+
+# Indices are unsigned: numba guards against negative ones otherwise, and then no loop is vectorised.
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _take_off(a, start, stop, k, end):  # type: ignore[no-untyped-def]
+    """Take the factored rows ``start`` … ``stop`` off the rows below them, in whole groups of columns."""
+    one, lanes = np.uintp(1), np.uintp(LANES)
+    i = stop
+    while i < k:
+        first = i - i % lanes
+        if stop - start == np.uintp(PIVOTS):
+            r1, r2, r3 = start + one, start + np.uintp(2), start + np.uintp(3)
+            s0, s1, s2, s3 = a[start, i], a[r1, i], a[r2, i], a[r3, i]
+            for q in range(first, end):
+                a[i, q] -= s0 * a[start, q] + s1 * a[r1, q] + s2 * a[r2, q] + s3 * a[r3, q]
+        else:
+            for r in range(start, stop):
+                scale = a[r, i]
+                for q in range(first, end):
+                    a[i, q] -= scale * a[r, q]
+        i += one
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
+    """Solve ``A w = b`` by Cholesky for one symmetric positive definite block.
+
+    Args:
+        a: float32 [≥ size, stride], overwritten. Row p holds A's row p from the diagonal on and b_p in the column
+            behind its last; what stands left of the diagonal and right of b is ignored, but must be finite.
+        size: of the block.
+        weights: float32 [≥ size], written.
+    """
+    k, one, zero = np.uintp(size), np.uintp(1), np.uintp(0)
+    end = (k // np.uintp(LANES) + one) * np.uintp(LANES)
+    for p in range(k):
+        weights[p] = a[p, p]
+    start = zero
+    while start < k:
+        stop = min(start + np.uintp(PIVOTS), k)
+        for p in range(start, stop):
+            for r in range(start, p):
+                scale = a[r, p]
+                for q in range(p, end):
+                    a[p, q] -= scale * a[r, q]
+            scale = np.float32(0)
+            if a[p, p] > LEAST_PIVOT * weights[p]:
+                scale = np.float32(1) / np.sqrt(a[p, p])
+            for q in range(p, end):
+                a[p, q] *= scale
+        _take_off(a, start, stop, k, end)
+        start = stop
+    back = k
+    while back > zero:
+        back -= one
+        total = np.float32(0)
+        for q in range(back + one, k):
+            total += a[back, q] * weights[q]
+        weights[back] = (a[back, k] - total) / a[back, back] if a[back, back] > 0 else np.float32(0)
+
+
+@numba.njit(nogil=True, cache=True)
+def _offer(similarity, column, similarities, columns, count):  # type: ignore[no-untyped-def]
+    """Put a neighbour into a heap whose root is the least; equal ones are kept by their lower column."""
+    k = columns.size
+    if count < k:
+        at = count
+        while at > 0:
+            above = (at - 1) // 2
+            if similarities[above] < similarity or (similarities[above] == similarity and columns[above] > column):
+                break
+            similarities[at], columns[at] = similarities[above], columns[above]
+            at = above
+        similarities[at], columns[at] = similarity, column
+        return count + 1
+    if similarity < similarities[0] or (similarity == similarities[0] and column > columns[0]):
+        return count
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= k:
+            break
+        if below + 1 < k and (
+            similarities[below + 1] < similarities[below]
+            or (similarities[below + 1] == similarities[below] and columns[below + 1] > columns[below])
+        ):
+            below += 1
+        if similarity < similarities[below] or (similarity == similarities[below] and column > columns[below]):
+            break
+        similarities[at], columns[at] = similarities[below], columns[below]
+        at = below
+    similarities[at], columns[at] = similarity, column
+    return count
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+def _reaching(row, norms, own, shrinkage, least):  # type: ignore[no-untyped-def]
+    """How many shrunk cosines reach ``least``, without a division for each."""
+    count = 0
+    for i in range(row.size):
+        count += row[i] > least * (norms[i] * own + shrinkage)
+    return count
+
+
+@numba.njit(nogil=True, cache=True)
+def _nearest_of_row(row, j, norms, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
+    """Neighbours of column j from its whole row of G; ``similarities`` [k] is scratch."""
+    count, least, k, own = 0, np.float32(0), found.size, norms[j]
+    for start in range(0, row.size, PIECE):
+        values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
+        if not _reaching(values, of_values, own, shrinkage, least * ALMOST):
+            continue
+        for i in range(values.size):
+            if values[i] > 0 and start + i != j:
+                similarity = values[i] / (of_values[i] * own + shrinkage)
+                if similarity > least:
+                    count = _offer(similarity, start + i, similarities, found, count)
+                    if count == k:
+                        least = similarities[0]
+    found[:count].sort()
+    found[count:] = -1
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _nearest_dense(g, norms, shrinkage, targets, neighbours, strands):  # type: ignore[no-untyped-def]
+    k = neighbours.shape[1]
+    for s in numba.prange(strands):
+        similarities = np.empty(k, np.float32)
+        for t in range(s, targets.size, strands):
+            _nearest_of_row(g[targets[t]], targets[t], norms, shrinkage, similarities, neighbours[t])
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _add_scaled(into, row, factor):  # type: ignore[no-untyped-def]
+    for i in range(into.size):
+        into[i] += factor * row[i]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for j in range(s, other.shape[0], strands):
+            if first:
+                out[j] = other[j]
+            else:
+                _add_scaled(out[j, : other.shape[1]], other[j], factor)
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _add_sparse(out, indptr, indices, data, factor, strands):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for j in range(s, indptr.size - 1, strands):
+            for e in range(indptr[j], indptr[j + 1]):
+                out[j, indices[e]] += factor * data[e]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _nearest_sparse(  # type: ignore[no-untyped-def]
+    c_indptr, c_rows, c_data, r_indptr, r_columns, r_data, norms, shrinkage, most, targets, neighbours, strands
+):
+    k, n = neighbours.shape[1], norms.size
+    for s in numba.prange(strands):
+        similarities, sums = np.empty(k, np.float32), np.zeros(n, np.float32)
+        reached = np.empty(n, np.int32)
+        for t in range(s, targets.size, strands):
+            j, n_reached, count = targets[t], 0, 0
+            for e in range(c_indptr[j], c_indptr[j + 1]):
+                row, value = c_rows[e], c_data[e]
+                first, last = r_indptr[row], r_indptr[row + 1]
+                if last - first > most:
+                    continue
+                for f in range(first, last):
+                    i = r_columns[f]
+                    if sums[i] == 0:
+                        reached[n_reached] = i
+                        n_reached += 1
+                    sums[i] += value * r_data[f]
+            found = neighbours[t]
+            for p in range(n_reached):
+                i = reached[p]
+                if i != j:
+                    count = _offer(sums[i] / (norms[i] * norms[j] + shrinkage), i, similarities, found, count)
+                sums[i] = 0
+            found[:count].sort()
+            found[count:] = -1
+
+
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _solve_dense(g, l2, targets, neighbours, weights, strands):  # type: ignore[no-untyped-def]
+    k_most = neighbours.shape[1]
+    stride = (k_most // LANES + 1) * LANES
+    for s in numba.prange(strands):
+        a, w = np.zeros((k_most, stride), np.float32), np.empty(k_most, np.float32)
+        for t in range(s, targets.size, strands):
+            near, j, k = neighbours[t], targets[t], 0
+            while k < k_most and near[k] >= 0:
+                k += 1
+            for p in range(k):
+                row = g[near[p]]
+                a[p] = 0
+                for q in range(p, k):
+                    a[p, q] = row[near[q]]
+                a[p, p] += l2
+                a[p, k] = row[j]
+            solve_block(a, k, w)
+            weights[t, :k] = w[:k]
+
+
+@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+def _solve_sparse(  # type: ignore[no-untyped-def]
+    c_indptr, c_rows, c_data, n_rows, l2, targets, neighbours, weights, strands
+):
+    k_most = neighbours.shape[1]
+    stride = (k_most // LANES + 1) * LANES
+    for s in numba.prange(strands):
+        a, w = np.zeros((k_most, stride), np.float32), np.empty(k_most, np.float32)
+        # the neighbours of each row of Z so far, as linked lists
+        head, of_target = np.full(n_rows, -1, np.int32), np.zeros(n_rows, np.float32)
+        following, who, values = np.empty(1024, np.int32), np.empty(1024, np.int32), np.empty(1024, np.float32)
+        for t in range(s, targets.size, strands):
+            near, j, k, total = neighbours[t], targets[t], 0, 0
+            while k < k_most and near[k] >= 0:
+                total += c_indptr[near[k] + 1] - c_indptr[near[k]]
+                k += 1
+            if total > who.size:
+                following, who, values = (
+                    np.empty(2 * total, np.int32),
+                    np.empty(2 * total, np.int32),
+                    np.empty(2 * total, np.float32),
+                )
+            for e in range(c_indptr[j], c_indptr[j + 1]):
+                of_target[c_rows[e]] = c_data[e]
+            n_links = 0
+            a[:k] = 0
+            # from the last neighbour to the first, so that what is linked already stands right of the diagonal
+            for p in range(k - 1, -1, -1):
+                row_of_block, right, own = a[p], np.float32(0), np.float32(0)
+                for e in range(c_indptr[near[p]], c_indptr[near[p] + 1]):
+                    row, value = c_rows[e], c_data[e]
+                    right += value * of_target[row]
+                    own += value * value
+                    link = head[row]
+                    following[n_links], who[n_links], values[n_links] = link, p, value
+                    head[row] = n_links
+                    n_links += 1
+                    while link >= 0:
+                        row_of_block[who[link]] += value * values[link]
+                        link = following[link]
+                row_of_block[p] = own + l2
+                row_of_block[k] = right
+            for e in range(c_indptr[j], c_indptr[j + 1]):
+                of_target[c_rows[e]] = 0
+            for p in range(k):
+                for e in range(c_indptr[near[p]], c_indptr[near[p] + 1]):
+                    head[c_rows[e]] = -1
+            solve_block(a, k, w)
+            weights[t, :k] = w[:k]
+
+
+def _strands() -> int:
+    """Pieces of work: one scratch memory each, taken by turns."""
+    return int(numba.get_num_threads())
+
+
+def symmetric_sum(
+    first: Float32, others: Sequence[tuple[Float32 | Csr, float]], memory: Float32 | None = None
+) -> Float32:
+    """``F + Σ factor · O`` of symmetric matrices.
+
+    Args:
+        first: F, float32 [n, n].
+        others: each O, float32 [m, m] or CSR with m rows, and its factor; where m < n it is the upper left corner.
+        memory: float32 [n, n] to write the sum into: fresh memory costs as much as the sum.
+    """
+    out: Float32 = np.empty_like(first) if memory is None else memory
+    _add_dense(out, first, np.float32(1), True, _strands())
+    for other, factor in others:
+        if isinstance(other, Csr):
+            _add_sparse(out, other.indptr, other.indices, other.data, np.float32(factor), _strands())
+        else:
+            _add_dense(out, other, np.float32(factor), False, _strands())
+    return out
+
+
+def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32:
+    """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, where that is above 0.
+
+    Args:
+        g: Gram matrix, float32 [n, n], both triangles.
+        k: how many.
+        shrinkage: s.
+        targets: columns, int64 [n_targets].
+
+    Returns:
+        int32 [n_targets, k], ascending; −1 behind the last one.
+    """
+    norms = np.sqrt(np.maximum(g.diagonal(), 0)).astype(np.float32)
+    found: Int32 = np.empty((targets.size, k), np.int32)
+    _nearest_dense(g, norms, np.float32(shrinkage), targets, found, _strands())
+    return found
+
+
+def nearest_sparse(columns: Csr, rows: Csr, k: int, shrinkage: float, targets: Int64, most: int) -> Int32:
+    """The same from Z itself.
+
+    Args:
+        columns: Z by columns, [n, n_rows].
+        rows: Z by rows, [n_rows, n].
+        k: how many.
+        shrinkage: s.
+        targets: columns, int64 [n_targets].
+        most: rows with more entries than this bring no columns near each other: they say little, and cost the
+            square of their entries.
+
+    Returns:
+        As ``nearest_dense``.
+    """
+    squares = np.bincount(columns.rows(), weights=columns.data.astype(np.float64) ** 2, minlength=columns.n_rows)
+    found: Int32 = np.empty((targets.size, k), np.int32)
+    arguments = (columns.indptr, columns.indices, columns.data, rows.indptr, rows.indices, rows.data)
+    _nearest_sparse(
+        *arguments, np.sqrt(squares).astype(np.float32), np.float32(shrinkage), most, targets, found, _strands()
+    )
+    return found
+
+
+def weights_dense(g: Float32, l2: float, targets: Int64, neighbours: Int32) -> Float32:
+    """Ridge weights of the neighbours of each target.
+
+    Args:
+        g: as for ``nearest_dense``.
+        l2: ridge penalty λ, above 0.
+        targets: columns, int64 [n_targets].
+        neighbours: as ``nearest_dense`` returns them.
+
+    Returns:
+        float32 [n_targets, k]; 0 beside −1.
+    """
+    weights: Float32 = np.zeros(neighbours.shape, np.float32)
+    _solve_dense(g, np.float32(l2), targets, neighbours, weights, _strands())
+    return weights
+
+
+def weights_sparse(columns: Csr, l2: float, targets: Int64, neighbours: Int32) -> Float32:
+    """The same from Z by columns, [n, n_rows]."""
+    weights: Float32 = np.zeros(neighbours.shape, np.float32)
+    _solve_sparse(
+        columns.indptr, columns.indices, columns.data, columns.n_cols, np.float32(l2), targets, neighbours, weights,
+        _strands(),
+    )  # fmt: skip
+    return weights
+
+
+def by_input(neighbours: Int32, weights: Float32, targets: Int64, shape: tuple[int, int]) -> Csr:
+    """Weights of targets as a sparse matrix, inputs by targets' columns.
+
+    Args:
+        neighbours: int32 [n_targets, k], ascending, −1 behind the last one.
+        weights: float32 [n_targets, k].
+        targets: ascending columns of the result, int64 [n_targets].
+        shape: of the result.
+    """
+    there: npt.NDArray[np.bool_] = (neighbours >= 0) & (weights != 0)
+    counts = np.zeros(shape[1], np.int64)
+    counts[targets] = there.sum(1)
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Csr(indptr, neighbours[there], weights[there], shape[0]).transpose()

@@ -1,0 +1,134 @@
+"""Relations as rows: what a relation says of each item or user, composed along chains where it touches neither.
+
+Shared by the closed forms that stack relations with the interactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph, Relation
+from relrank.models.linear import unit_rows
+
+
+def end_of(graph: Graph, relation: Relation) -> str | None:
+    """The node type that a relation says something of: items, users, or None.
+
+    Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
+    A second relation user → item is one of users: what else a user did.
+    """
+    direct = _direct_end(graph, relation)
+    if direct is not None:
+        return direct
+    for end in (graph.item, graph.user):
+        if chain_to(graph, relation, end) is not None:
+            return end
+    return None
+
+
+def _direct_end(graph: Graph, relation: Relation) -> str | None:
+    ends = (relation.source, relation.target)
+    if graph.item in ends and ends != (graph.user, graph.item):
+        return graph.item
+    return graph.user if graph.user in ends else None
+
+
+def chain_to(graph: Graph, relation: Relation, end: str) -> tuple[tuple[Relation, bool], ...] | None:
+    """The shortest chain of relations from a node type to a relation that does not touch it.
+
+    Args:
+        graph: its relations may be links of the chain; each leads from one node type to another one.
+        relation: where the chain leads.
+        end: node type where it starts, that of users or items.
+
+    Returns:
+        Relations in order with whether each is walked from source to target, ``relation`` last; None where no
+        chain leads there. Among equally short ones the first by names.
+    """
+    others = {graph.user, graph.item}
+    frontier: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = [(end, ())]
+    visited = {end}
+    while frontier:
+        reached: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = []
+        for node, chain in frontier:
+            if chain and node in (relation.source, relation.target):
+                return (*chain, (relation, node == relation.source))
+        for node, chain in frontier:
+            for _, link in sorted(graph.relations.items()):
+                if link is relation or link.undirected or node not in (link.source, link.target):
+                    continue
+                other = link.target if link.source == node else link.source
+                if other not in visited and other not in others:
+                    visited.add(other)
+                    reached.append((other, (*chain, (link, link.source == node))))
+        frontier = reached
+    return None
+
+
+_ROWS: WeakKeyDictionary[Relation, tuple[tuple[Relation, ...], Csr]] = WeakKeyDictionary()
+
+
+def rows_of(graph: Graph, relation: Relation) -> Csr:
+    """What a relation says of each node of its ``end_of``: rows of length 1, CSR [n_nodes, n_others].
+
+    Within one type each node is its own neighbour too, of weight 1. Along a chain every step is a share: an item of
+    two authors has half of the country of each.
+
+    Raises:
+        ValueError: the relation leads to neither users nor items.
+    """
+    end = end_of(graph, relation)
+    if end is None:
+        raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
+    chain: tuple[tuple[Relation, bool], ...] = ((relation, relation.source == end),)
+    if _direct_end(graph, relation) is None:
+        chain = chain_to(graph, relation, end) or chain
+    known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
+    if known is not None and known[0] == links and known[1].n_rows == len(graph.nodes[end]):
+        return known[1]
+    rows = _step(graph, *chain[0])
+    for link, ahead in chain[1:]:
+        rows = _product(rows.shares(), _step(graph, link, ahead).shares())
+    rows = unit_rows(rows)
+    _ROWS[relation] = links, rows
+    return rows
+
+
+def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:
+    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
+    if relation.undirected:
+        own = np.arange(rows.n_rows, dtype=np.int32)
+        row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
+        data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
+        return Csr.from_pairs(row, col, (own.size, own.size), data)
+    return rows if forward else rows.transpose()
+
+
+def _product(left: Csr, right: Csr) -> Csr:
+    """``left @ right``, sparse."""
+    from scipy.sparse import csr_array
+
+    shape = (left.n_rows, left.n_cols), (right.n_rows, right.n_cols)
+    one, other = (
+        csr_array((m.data, m.indices, m.indptr), shape=s) for m, s in zip((left, right), shape, strict=True)
+    )
+    result = one @ other
+    result.sort_indices()
+    return Csr(
+        result.indptr.astype(np.int64), result.indices.astype(np.int32), result.data.astype(np.float32), right.n_cols
+    )
+
+
+def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:
+    """``√w U`` of all parts (U, w) beside each other."""
+    row, col, data, width = [], [], [], 0
+    for rows, weight in parts:
+        row.append(rows.rows())
+        col.append(rows.indices + np.int32(width))
+        data.append(rows.data * np.float32(np.sqrt(weight)))
+        width += rows.n_cols
+    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (n_rows, width), np.concatenate(data))

@@ -1,0 +1,298 @@
+"""Sparse EASE: for every item a ridge regression on its nearest items only, over interactions and relations.
+
+EASE (Steck 2019) regresses each item on all others. Here item j is regressed on the K columns nearest to it, N_j, in
+the same stack of rows as relational EASE: Z holds the interactions above the weighted rows of every relation, so
+
+    G = Xᵀ Ω X + Σ_r w_r R_r R_rᵀ,    B_Nj = (G_NN + λ I)⁻¹ G_Nj,    scores = x B diag(n_j^c).
+
+R_r has the items' rows of relation r, each of Euclidean length 1. Ω weighs users by ``n_u^−a``, on average 1 an
+interaction; n_u and n_j are numbers of training interactions. N_j holds the columns of largest shrunk cosine
+``g_ij / (√(g_ii g_jj) + s)``. With all columns as neighbours, a = 0 and c = 0 this is relational EASE, and EASE
+without relations. Relations of users are further columns, as in relational EASE; a relation that touches neither
+users nor items is composed along the shortest chain of relations that leads there.
+
+SLIM on a neighbourhood: Ning & Karypis 2011; with side information: Ning & Karypis 2012; sparse blocks of the closed
+form: Steck 2019, "Markov Random Fields for Collaborative Filtering"; Spišák et al. 2023, "Scalable Approximate
+NonSymmetric Autoencoder".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+from torch import Tensor
+
+from relrank.csr import Csr, Float32, Float64, Int32
+from relrank.graph.graph import Graph, Relation
+from relrank.models.base import Knob, check_range, user_rows
+from relrank.models.linear import full_gram, gram
+from relrank.models.local_regression import (
+    by_input,
+    nearest_dense,
+    nearest_sparse,
+    symmetric_sum,
+    weights_dense,
+    weights_sparse,
+)
+from relrank.models.relation_rows import end_of, rows_of, side_by_side
+from relrank.models.sparse_linear import SparseLinear
+
+WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Weights of a relation that are tried."""
+DENSE_COLUMNS = 10_000
+"""Up to so many columns Gram matrices are dense and kept between trials; above, no matrix of all pairs is made."""
+ROW_ENTRIES = 3_000
+"""Above DENSE_COLUMNS, rows with more entries bring no items near each other; they count in the regressions."""
+SPARSE_PAIRS = 6
+"""A relation's Gram matrix is kept sparse where at most one pair in so many shares anything."""
+CACHE_BYTES = 4 << 30
+"""Gram matrices of relations are kept between trials and arms while they fit into this much memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class SparseEASEConfig:
+    """Hyper-parameters of sparse EASE."""
+
+    neighbours: int = 50
+    """K, items that each item is regressed on."""
+    l2: float = 20.0
+    """Ridge penalty λ, in interactions."""
+    user_power: float = 0.5
+    """a, how much less a user with many interactions counts; 0 in EASE."""
+    item_power: float = 0.0
+    """c, how much more popular items are recommended than the regression says, less where negative; 0 in EASE."""
+    shrinkage: float = 3.0
+    """s, what the cosine's denominator grows by when neighbours are chosen, in interactions."""
+    weight: float = 3.0
+    """Weight of every relation that ``weights`` does not name, in pseudo-users."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Weight per relation, in pseudo-users; 0 leaves the relation out."""
+
+
+class _Solution(NamedTuple):
+    """Neighbours and weights of every item, int32 and float32 [n_items, K]."""
+
+    neighbours: Int32
+    weights: Float32
+
+
+class SparseEASE(SparseLinear):
+    """EASE on each item's nearest items, over interactions and relations; all weights are sparse."""
+
+    name = "sparse-ease"
+    Config = SparseEASEConfig
+    relational = True
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """What the regression is, then the weight of every usable relation.
+
+        In this order arms share the trials that do not concern their relations.
+        """
+        most = max(graph.n_items - 1, 1)
+        sizes = tuple(sorted({min(k, most) for k in (10, 20, 50, 100, 200, 400)}))
+        return (
+            Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
+            Knob("neighbours", sizes, min(50, most)),
+            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
+            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
+            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
+            *(
+                Knob(f"weights.{name}", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 0.0)
+                for name in cls.reads(graph, None)
+            ),
+        )
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations that touch users or items, and those that a chain of relations leads to."""
+        del config
+        return tuple(sorted(r.name for r in graph.relations.values() if end_of(graph, r)))
+
+    def __init__(self, graph: Graph, config: SparseEASEConfig | None = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        check_range(c.neighbours >= 1, self.name, "neighbours", "1 or more", c.neighbours)
+        check_range(0 < c.l2 < np.inf, self.name, "l2", "a number above 0", c.l2)
+        check_range(0 <= c.shrinkage < np.inf, self.name, "shrinkage", "0 or more", c.shrinkage)
+        check_range(0 <= c.user_power <= 2, self.name, "user_power", "0 to 2", c.user_power)
+        check_range(-2 <= c.item_power <= 2, self.name, "item_power", "-2 to 2", c.item_power)
+        self._pseudo_items = self._user_columns()
+        self.from_history = self._pseudo_items is None  # else a user's relations count too, and a history has none
+
+    # relations
+
+    def in_use(self, end: str) -> list[tuple[Relation, float]]:
+        """Relations that say something of nodes of type ``end``, and their weights above 0.
+
+        Raises:
+            InputError: a weight is negative or not finite.
+        """
+        pairs = []
+        for name, relation in sorted(self.graph.relations.items()):  # sums in one order whatever the arm
+            weight = float(self.config.weights.get(name, self.config.weight))
+            check_range(0 <= weight < np.inf, self.name, f"weights.{name}", "0 or more, finite", weight)
+            if weight and end_of(self.graph, relation) == end:
+                pairs.append((relation, weight))
+        return pairs
+
+    def _user_columns(self) -> Csr | None:
+        """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
+        parts = [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.user)]
+        return side_by_side(parts, self.graph.n_users) if parts else None
+
+    # solving
+
+    @property
+    def n_columns(self) -> int:
+        """Items and pseudo-items."""
+        return self.graph.n_items + (0 if self._pseudo_items is None else self._pseudo_items.n_cols)
+
+    def solve(self) -> Self:
+        """Neighbours, Gram blocks and one small Cholesky factorisation per item."""
+        found = self._solution()
+        n, shape = self.graph.n_items, (self.n_columns, self.graph.n_items)
+        scaled = found.weights * self._item_scale()[:, None] if self.config.item_power else found.weights
+        self.keep_weights(by_input(found.neighbours, scaled, np.arange(n), shape))
+        return self
+
+    def _item_scale(self) -> Float32:
+        """``n_j^c``, float32 [n_items]; 1 for items without interactions."""
+        counts = np.maximum(np.bincount(self.history.indices, minlength=self.graph.n_items), 1)
+        scale: Float32 = (counts**self.config.item_power).astype(np.float32)
+        return scale
+
+    def user_scale(self) -> Float64:
+        """``√Ω``, float64 [n_users]: mean of Ω over interactions 1."""
+        degrees = np.maximum(self.history.degrees(), 1).astype(np.float64)
+        omega = degrees**-self.config.user_power
+        mean = (omega * self.history.degrees()).sum() / max(self.history.nnz, 1)
+        scale: Float64 = np.sqrt(omega / mean if mean else omega)
+        return scale
+
+    def scaled_rows(self) -> Csr:
+        """``√Ω [X, √w U]``: users by items and pseudo-items."""
+        x, beside, scale = self.history, self._pseudo_items, self.user_scale()
+        row, col, data = x.rows(), x.indices, x.data
+        if beside is not None:
+            row = np.concatenate([row, beside.rows()])
+            col = np.concatenate([col, beside.indices + x.n_cols])
+            data = np.concatenate([data, beside.data])
+        return Csr.from_pairs(row, col, (x.n_rows, self.n_columns), data * scale[row])
+
+    def _solution(self) -> _Solution:
+        """Weights before popularity scaling, shared with the trials before this one as far as they agree."""
+        c, targets = self.config, np.arange(self.graph.n_items)
+        k = min(int(c.neighbours), self.n_columns - 1) or 1
+        kept = _kept(self.graph.interactions)
+        edges = tuple((ref(r), w) for end in (self.graph.item, self.graph.user) for r, w in self.in_use(end))
+        stack: tuple[Any, ...] = (float(c.user_power), self.n_columns, edges)
+        selection = (*stack, k, float(c.shrinkage))
+        if kept.get("solution", (None,))[0] == (*selection, float(c.l2)):
+            solution: _Solution = kept["solution"][1]
+            return solution
+        if kept.get("stack", (None,))[0] != stack:
+            before = kept.pop("stack", (None, None))[1]
+            kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self._columns_and_rows()
+        matrix = kept["stack"][1]
+        if kept.get("neighbours", (None,))[0] != selection:
+            found = (
+                nearest_dense(matrix, k, c.shrinkage, targets)
+                if self.n_columns <= DENSE_COLUMNS
+                else nearest_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
+            )
+            kept["neighbours"] = selection, found
+        neighbours: Int32 = kept["neighbours"][1]
+        solver = weights_dense if self.n_columns <= DENSE_COLUMNS else weights_sparse
+        first = matrix if self.n_columns <= DENSE_COLUMNS else matrix[0]
+        solution = _Solution(neighbours, solver(first, c.l2, targets, neighbours))
+        kept["solution"] = (*selection, float(c.l2)), solution
+        return solution
+
+    def _gram(self, before: Any) -> Float32:
+        """G without its penalty, [n_columns, n_columns], in the memory of the one before if it fits."""
+        of_items = [(_gram_of(self.graph, relation), weight) for relation, weight in self.in_use(self.graph.item)]
+        first = self._gram_of_histories()
+        fits = isinstance(before, np.ndarray) and before.shape == first.shape
+        return symmetric_sum(first, of_items, before if fits else None)
+
+    def _gram_of_histories(self) -> Float32:
+        """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept while trials weigh users alike."""
+        kept = _kept(self.graph.interactions)
+        key = float(self.config.user_power), tuple((ref(r), w) for r, w in self.in_use(self.graph.user))
+        if kept.get("histories", (None,))[0] != key:
+            kept["histories"] = key, full_gram(gram(self.scaled_rows().transpose()))
+        square: Float32 = kept["histories"][1]
+        return square
+
+    def _columns_and_rows(self) -> tuple[Csr, Csr]:
+        """Z by columns and by rows."""
+        rows = self.scaled_rows()
+        parts = [rows_of(self.graph, r) for r, _ in self.in_use(self.graph.item)]
+        weights = [w for _, w in self.in_use(self.graph.item)]
+        row, col, data, height = [rows.rows()], [rows.indices], [rows.data], rows.n_rows
+        for part, weight in zip(parts, weights, strict=True):
+            row.append(part.indices + np.int32(height))
+            col.append(part.rows())
+            data.append(part.data * np.float32(np.sqrt(weight)))
+            height += part.n_cols
+        by_column = Csr.from_pairs(
+            np.concatenate(col), np.concatenate(row), (self.n_columns, height), np.concatenate(data)
+        )
+        return by_column, by_column.transpose()
+
+    # scoring
+
+    def inputs(self, users: Tensor) -> Csr:
+        """Training items, and behind them the pseudo-items of the users' relations."""
+        rows = user_rows(users, self.graph.n_users)
+        history = self.history.take(rows)
+        if self._pseudo_items is None:
+            return history
+        beside = self._pseudo_items.take(rows)
+        row = np.concatenate([history.rows(), beside.rows()])
+        col = np.concatenate([history.indices, beside.indices + history.n_cols])
+        return Csr.from_pairs(row, col, (rows.size, self.n_columns), np.concatenate([history.data, beside.data]))
+
+
+_Kept = dict[str, Any]
+"""What the last trial on some interactions made, by stage: key and value."""
+_KEPT: WeakKeyDictionary[Relation, _Kept] = WeakKeyDictionary()
+_GRAMS: WeakKeyDictionary[Relation, tuple[Int32, Float32 | Csr]] = WeakKeyDictionary()
+
+
+def _kept(interactions: Relation) -> _Kept:
+    """Stages of the last trial on these interactions; those of others are forgotten."""
+    if interactions not in _KEPT:
+        _KEPT.clear()
+        _KEPT[interactions] = {}
+    return _KEPT[interactions]
+
+
+def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
+    """``R Rᵀ`` of a relation's item rows, sparse where most pairs share nothing; kept while the relation lives."""
+    rows = rows_of(graph, relation)
+    known = _GRAMS.get(relation)
+    if known is not None and known[0] is rows.indices:
+        return known[1]
+    whole = full_gram(gram(rows))
+    square: Float32 | Csr = whole
+    row, col = np.nonzero(whole)
+    if SPARSE_PAIRS * row.size <= whole.size:
+        square = Csr.from_pairs(row, col, (rows.n_rows, rows.n_rows), whole[row, col])
+    if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
+        _GRAMS[relation] = rows.indices, square
+    return square
+
+
+def _bytes_of(square: Float32 | Csr) -> int:
+    return square.indices.nbytes + square.data.nbytes if isinstance(square, Csr) else square.nbytes
+
+
+def clear_kept() -> None:
+    """Free what trials share."""
+    _KEPT.clear()
+    _GRAMS.clear()

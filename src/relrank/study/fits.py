@@ -1,0 +1,149 @@
+"""Which cells fit into memory, and what is said of those that do not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from relrank.errors import InputError
+from relrank.memory import GB, VARIABLE, available_memory
+from relrank.models import MODELS, ClosedForm, Trained
+from relrank.models.base import config_of
+from relrank.models.estimates import Estimate
+from relrank.study.cells import Cell
+from relrank.study.config import StudySection
+from relrank.tables.tables import Notice
+from relrank.training import device_of
+
+INSTEAD = ("sparse-ease", "item-knn", "popularity")
+"""Models that need little memory, the best first: the first of them that fits is named where another does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A cell without a result, for want of memory. Nothing of it is stored, so a further run tries it again.
+
+    Attributes:
+        cell: which.
+        needed: bytes by its estimate.
+        available: bytes that there were before anything ran.
+        began: whether it began and memory ended while it ran; False where its estimate said so before.
+    """
+
+    cell: Cell
+    needed: int
+    available: int
+    began: bool = False
+
+
+def memory_for(study: StudySection, of_engine: int | None = None) -> int:
+    """Bytes that one cell may take: ``RELRANK_MEMORY_GB``, else the study file's ``memory_gb``, else what is free.
+
+    ``of_engine`` is what an engine says that its machines have free; None for this machine.
+
+    Raises:
+        InputError: the environment variable is not a number above 0.
+    """
+    if VARIABLE not in os.environ:
+        if study.memory_gb is not None:
+            return int(study.memory_gb * GB)
+        if of_engine is not None:
+            return of_engine
+    return available_memory()
+
+
+def estimate_of(cell: Cell) -> Estimate:
+    """Memory and operations of the largest fit of a cell; of a trained model, all its epochs.
+
+    Where the cell is tuned, every number that tuning may move counts at the end of its ladder.
+    """
+    cell = replace(cell, arm=replace(cell.arm, rewired=None))  # shuffled links have the same shapes
+    kind, graph, (config, train) = MODELS[cell.model.kind], cell.graph, cell.start()
+    if cell.trials > 1:
+        free = [knob for knob in kind.knobs(graph) if not cell.holds(knob.name)]
+        config = config_of(config, {knob.name: max(knob.ladder) for knob in free}, cell.model.name)
+    if issubclass(kind, Trained):
+        epoch = kind.estimate(graph, config, train.batch)
+        return replace(epoch, dense=epoch.dense * train.epochs, sparse=epoch.sparse * train.epochs)
+    assert issubclass(kind, ClosedForm)
+    return kind.estimate(graph, config) if cell.whole is None else kind.estimate_within(graph, cell.whole, config)
+
+
+def needed(cell: Cell) -> int:
+    """Bytes of this machine's memory that a cell takes by its estimate; 0 for a model that trains on a GPU."""
+    if issubclass(MODELS[cell.model.kind], Trained) and device_of(cell.start()[1].device).type != "cpu":
+        return 0
+    return estimate_of(cell).bytes
+
+
+def too_large(cells: Iterable[Cell], available: int) -> list[LeftOut]:
+    """The cells that need more than is available."""
+    return [LeftOut(cell, n, available) for cell in cells if (n := needed(cell)) > available]
+
+
+def notices(left_out: Sequence[LeftOut]) -> list[Notice]:
+    """A sentence for every model with cells that were left out before they began, and with cells that ended."""
+    groups: dict[tuple[str, bool], list[LeftOut]] = {}
+    for one in left_out:
+        groups.setdefault((one.cell.model.name, one.began), []).append(one)
+    return [Notice("memory", sentence(group), len(group)) for group in groups.values()]
+
+
+def sentence(group: Sequence[LeftOut]) -> str:
+    """What is said of cells of one model that were all left out for the same reason."""
+    most = max(group, key=lambda one: one.needed)
+    cell, names = most.cell, list(dict.fromkeys(one.cell.arm.name for one in group))
+    arms = f"on {names[0]}" if len(names) == 1 else f"on {len(names)} arms ({'; '.join(names)})"
+    there = f"{gb(most.available)} GB are available"
+    who, items = f"{cell.model.name} {arms}", f"{cell.bench.graph.n_items:,} items"
+    instead = advice(cell, most.available)
+    if most.began:
+        return (
+            f"{who} is left out: memory ended while it ran at {items}, by its estimate it needs {gb(most.needed)} GB "
+            f"and {there}; it is tried again when the study is run again, and {instead}"
+        )
+    return f"{who} is left out: at {items} it needs about {gb(most.needed)} GB and {there}; {instead}"
+
+
+def advice(cell: Cell, available: int) -> str:
+    """What can be done about a cell that does not fit."""
+    kind = MODELS[cell.model.kind]
+    if issubclass(kind, Trained):
+        return "a smaller config.dim or train.batch needs less"
+    graph = replace(cell.bench.graph, features={})
+    for name in INSTEAD:
+        other = MODELS.get(name)
+        if other is not None and other is not kind and other.estimate(graph, other.Config()).bytes <= available:
+            return f"{name} fits and can be used instead"
+    return "fewer items need less"
+
+
+def refuse_too_large(cell: Cell) -> None:
+    """For one model that is to be fitted by itself.
+
+    Raises:
+        InputError: it needs more memory than is available.
+    """
+    available = memory_for(cell.study)
+    if found := too_large([cell], available):
+        raise InputError(
+            "model does not fit into memory", where=f"{cell.model.name} on {cell.arm.name}",
+            expected=f"at most {gb(available)} GB, which are available; {advice(cell, available)}",
+            found=f"about {gb(found[0].needed)} GB at {cell.bench.graph.n_items:,} items",
+        )  # fmt: skip
+
+
+def nothing_left(left_out: Sequence[LeftOut]) -> InputError:
+    """The error of a study all of whose cells are left out."""
+    return InputError(
+        "no model of the study fits into memory", where="[[models]]",
+        expected=f"one that needs at most {gb(left_out[0].available)} GB",
+        found=". ".join(notice.message for notice in notices(left_out)),
+    )  # fmt: skip
+
+
+def gb(amount: int) -> str:
+    """GB with one decimal, small amounts with two figures."""
+    value = amount / GB
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -1,0 +1,99 @@
+"""How strong are the models that verdicts rest on? A weak one credits relations with what a better one would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from relrank.study.arms import INTERACTIONS
+from relrank.study.cells import CellResult
+from relrank.study.effects import Found
+from relrank.study.tuning import WORTH
+
+
+def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
+    """What validation says of the interactions-only arm of every model with verdicts.
+
+    Args:
+        found: finished cells.
+        judged: models with verdicts.
+        models: all models of the study.
+
+    Returns:
+        One dictionary per judged model that ran on the interactions alone, the strongest first: ``model``; ``valid``,
+        its validation metric on the interactions alone, the mean over seeds; ``stronger``, the model with the best
+        such figure if it is another one and better by more than a step of tuning is worth, else None, with
+        ``stronger_valid``; ``better_setting``, the best validation metric that the model itself reached with no
+        relation in effect, on whatever arm, where that is better likewise, else None; ``sentence``.
+    """
+    valid = {model: figure for model in models if (figure := _valid(found, model)) is not None}
+    rows = []
+    for model in sorted((m for m in judged if m in valid), key=lambda m: -valid[m]):
+        own, best = valid[model], max(valid, key=lambda m: valid[m])
+        stronger = best if _better(valid[best], own) else None
+        setting = _best_setting(found, model)
+        better = setting if setting is not None and _better(setting, own) else None
+        rows.append(
+            {
+                "model": model,
+                "valid": own,
+                "stronger": stronger,
+                "stronger_valid": valid[best] if stronger else None,
+                "better_setting": better,
+                "sentence": _sentence(model, own, stronger, valid[best], better, found.metric),
+            }
+        )
+    return rows
+
+
+def _better(one: float, other: float) -> bool:
+    return one > other + WORTH * abs(other)
+
+
+def _valid(found: Found, model: str) -> float | None:
+    """Mean validation metric of a model on the interactions alone; None where it was not run so."""
+    name = found.arm_name(model, INTERACTIONS)
+    cells = [] if name is None else found.cells(model, name)
+    return sum(c.valid for c in cells) / len(cells) if cells else None
+
+
+def _best_setting(found: Found, model: str) -> float | None:
+    """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds."""
+    best: dict[int, float] = {}
+    for (name, _), cells in found.items():
+        for cell in cells if name == model else ():
+            for trial in cell.trials:
+                if _without_relations(trial.values, cell):
+                    best[cell.seed] = max(best.get(cell.seed, trial.metric), trial.metric)
+    return sum(best.values()) / len(best) if best else None
+
+
+def _without_relations(values: dict[str, float], cell: CellResult) -> bool:
+    """Whether all relation weights of a trial are 0; those that were held are in what was chosen."""
+    weights = cell.chosen.get("weights")
+    if weights is None:
+        return cell.arm == INTERACTIONS.name
+    tried = {name.partition(".")[2]: value for name, value in values.items() if name.startswith("weights.")}
+    in_effect = {**weights, **tried}
+    return not any(in_effect.values()) and (bool(in_effect) or cell.arm == INTERACTIONS.name)
+
+
+def _sentence(
+    model: str, valid: float, stronger: str | None, stronger_valid: float, setting: float | None, metric: str
+) -> str:
+    if stronger:
+        return (
+            f"Weak judge: {stronger} ranks better without any relation than {model} does (validation {metric} "
+            f"{stronger_valid:.4f} against {valid:.4f}). What {model} gains from a relation may be what a stronger "
+            "model of the interactions gives without it."
+        )
+    if setting is not None:
+        return (
+            f"Weak judge: without any relation {model} reaches validation {metric} {setting:.4f} with settings tried "
+            f"on another arm, its interactions arm {valid:.4f}. Its gains from relations are overstated by the "
+            "difference: raise [study] trials."
+        )
+    return (
+        f"Judge: {model}; no model of this study ranks better on the interactions alone "
+        f"(validation {metric} {valid:.4f})."
+    )

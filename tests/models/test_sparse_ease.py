@@ -1,0 +1,227 @@
+"""Sparse EASE against its definition, EASE and relational EASE as its limits, and its two ways to solve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from dense_truth import SIZES, random_graph
+
+from relrank.csr import Csr
+from relrank.errors import InputError
+from relrank.graph.graph import Graph, Relation
+from relrank.models import sparse_ease
+from relrank.models.relation_rows import chain_to, end_of, rows_of
+from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.tables.ids import IdMap
+from relrank.testing import ModelContract, planted_graph
+
+USERS = torch.arange(SIZES["user"])
+
+
+EVERY = SparseEASEConfig(neighbours=119)
+"""Equal cosines at the last place go to the lower row, so that a contract on row numbers needs all neighbours."""
+
+
+class TestRelations(ModelContract):
+    kind = SparseEASE
+    config = EVERY
+
+
+class TestInteractionsAlone(ModelContract):
+    kind = SparseEASE
+    config = EVERY
+
+    def graph(self):
+        return planted_graph().only()
+
+
+class TestLargeCatalogues(ModelContract):
+    """Blocks straight from the columns, as where no matrix of all pairs fits."""
+
+    kind = SparseEASE
+    config = EVERY
+
+    @pytest.fixture(autouse=True)
+    def _sparse(self, monkeypatch):
+        monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)
+
+
+@pytest.fixture
+def graph():
+    return random_graph(
+        3,
+        ("has_tag", "item", "tag", 40),
+        ("tagged", "tag", "item", 30),
+        ("similar", "item", "item", 60),
+        ("lives_in", "user", "city", 25),
+        ("follows", "user", "user", 70),
+        ("near", "tag", "tag", 10),
+        ("in_land", "city", "land", 12),
+    )
+
+
+def dense(rows: Csr) -> np.ndarray:
+    full = np.zeros((rows.n_rows, rows.n_cols))
+    full[rows.rows(), rows.indices] = rows.data
+    return full
+
+
+def by_definition(graph: Graph, c: SparseEASEConfig) -> np.ndarray:
+    """Scores from the explicit stack of rows, one regression after another, in float64."""
+    x = np.zeros((graph.n_users, graph.n_items))
+    x[graph.interactions.src, graph.interactions.dst] = graph.interactions.weight
+    counts = (x > 0).sum(1)
+    omega = np.maximum(counts, 1.0) ** -c.user_power
+    omega /= (omega * counts).sum() / counts.sum()
+    wide, below = [x], []
+    for name, relation in sorted(graph.relations.items()):
+        weight = c.weights.get(name, c.weight)
+        if not weight or end_of(graph, relation) is None:
+            continue
+        rows = np.sqrt(weight) * dense(rows_of(graph, relation))
+        (wide if end_of(graph, relation) == "user" else below).append(rows)
+    inputs = np.hstack(wide)
+    n, n_items = inputs.shape[1], graph.n_items
+    below = [np.hstack([rows.T, np.zeros((rows.shape[1], n - n_items))]) for rows in below[:]]
+    stack = np.vstack([np.sqrt(omega)[:, None] * inputs, *below])
+    g = stack.T @ stack
+    norm, b = np.sqrt(np.diag(g)), np.zeros((n, n_items))
+    for j in range(n_items):
+        similarity = np.divide(g[j], norm[j] * norm + c.shrinkage, out=np.zeros(n), where=g[j] > 0)
+        similarity[j] = 0
+        near = np.argsort(-similarity, kind="stable")[: c.neighbours]
+        near = near[similarity[near] > 0]
+        b[near, j] = np.linalg.solve(g[np.ix_(near, near)] + c.l2 * np.eye(near.size), g[near, j])
+    popularity = np.maximum((x > 0).sum(0), 1.0) ** c.item_power
+    return inputs @ b * popularity
+
+
+@pytest.mark.parametrize("columns", [10_000, 0])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"neighbours": 3, "weights": {"has_tag": 0.0, "near": 2.0}},
+        {"neighbours": 6, "user_power": 0.0, "item_power": -0.5, "shrinkage": 0.0, "l2": 0.7},
+        {"neighbours": 500, "user_power": 1.0, "item_power": 0.4, "weight": 0.0},
+        {"weights": {"lives_in": 0.0, "follows": 0.0, "in_land": 0.0}},
+    ],
+)
+def test_as_defined(graph, monkeypatch, columns, config):
+    monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", columns)
+    c = SparseEASEConfig(**config)
+    found = SparseEASE(graph, c).solve().score(USERS).numpy()
+    np.testing.assert_allclose(found, by_definition(graph, c), atol=3e-5)
+
+
+def crowded(graph: Graph) -> Graph:
+    """Two users who have everything bring every item near every other."""
+    full = np.repeat([0, 1], graph.n_items), np.tile(np.arange(graph.n_items), 2)
+    edges = graph.interactions
+    src, dst = (np.concatenate([a, b]) for a, b in zip((edges.src, edges.dst), full, strict=True))
+    return replace(graph, interactions=Relation.of("chose", "user", "item", src, dst, duplicates="first"))
+
+
+def test_with_all_neighbours_it_is_relational_ease(graph):
+    graph = crowded(graph.only("has_tag", "similar", "tagged"))
+    limit = {"neighbours": 10**6, "user_power": 0.0, "item_power": 0.0}
+    for weight in (0.0, 4.0):
+        own = SparseEASE(graph, SparseEASEConfig(l2=5.0, weight=weight, **limit)).solve().score(USERS)
+        whole = RelationalEASE(graph, RelationalEASEConfig(l2=5.0, weight=weight)).solve().score(USERS)
+        np.testing.assert_allclose(own, whole, atol=2e-5)
+
+
+def test_trials_one_after_another_are_those_made_alone(graph):
+    """What a trial takes over from the one before must be what it would have made itself."""
+    walk = [
+        {}, {"item_power": 0.2}, {"l2": 3.0}, {"neighbours": 4}, {"shrinkage": 0.0}, {"user_power": 0.0},
+        {"weights": {"has_tag": 9.0}}, {"weights": {"lives_in": 9.0}}, {"weights": {"lives_in": 0.0}}, {},
+    ]  # fmt: skip
+    for changed in walk:
+        config = replace(SparseEASEConfig(neighbours=6), **changed)
+        warm = SparseEASE(graph, config).solve().score(USERS)
+        sparse_ease.clear_kept()
+        assert torch.equal(SparseEASE(graph, config).solve().score(USERS), warm), changed
+        SparseEASE(graph.only("similar"), config).solve()  # another arm in between
+        assert torch.equal(SparseEASE(graph, config).solve().score(USERS), warm), changed
+
+
+def chained(second: list[int]) -> Graph:
+    """Four items by three authors of two countries; two items have one author each, one has two, one has none."""
+    names = {"user": 3, "item": 4, "author": 3, "country": 2}
+    nodes = {name: IdMap(name, pl.Series(range(n))) for name, n in names.items()}
+    relations = {
+        "by": Relation.of("by", "item", "author", np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2])),
+        "from": Relation.of("from", "author", "country", np.array([0, 1, 2]), np.array(second)),
+    }
+    chose = Relation.of("chose", "user", "item", np.array([0, 0, 1, 2]), np.array([0, 1, 2, 3]))
+    return Graph("user", "item", nodes, chose, relations, "f")
+
+
+def test_a_relation_two_hops_away_is_composed():
+    graph = chained([0, 0, 1])
+    country = graph.relations["from"]
+    assert end_of(graph, country) == "item"
+    assert [(r.name, forward) for r, forward in chain_to(graph, country, "item")] == [("by", True), ("from", True)]
+    both = np.sqrt(0.5)  # half of each author: one country each
+    expected = [[1, 0], [1, 0], [both, both], [0, 0]]
+    np.testing.assert_allclose(dense(rows_of(graph, country)), expected, atol=1e-7)
+    assert SparseEASE.reads(graph, None) == ("by", "from")
+
+
+def test_the_chain_is_that_of_the_graph_at_hand():
+    """A kept product must not outlive the relation that it was made of, and without the hop nothing is read."""
+    graph = chained([0, 0, 1])
+    first = dense(rows_of(graph, graph.relations["from"]))
+    by = Relation.of("by", "item", "author", np.array([0, 1, 2, 3]), np.array([2, 1, 0, 0]))
+    other = replace(graph, relations={**graph.relations, "by": by})
+    moved = dense(rows_of(other, other.relations["from"]))
+    assert not np.array_equal(first, moved)
+    np.testing.assert_array_equal(dense(rows_of(graph, graph.relations["from"])), first)
+    alone = graph.only("from")
+    assert end_of(alone, alone.relations["from"]) is None
+    assert SparseEASE.reads(alone, None) == ()
+    assert np.isfinite(SparseEASE(alone).solve().score(torch.arange(3)).numpy()).all()
+
+
+def test_a_composed_relation_says_what_the_same_facts_say_directly():
+    graph = chained([0, 0, 1])
+    rows = rows_of(graph, graph.relations["from"])
+    direct = Relation.of("made_in", "item", "country", rows.rows(), rows.indices, rows.data)
+    flat = replace(graph, relations={"made_in": direct})
+    chain, whole = (
+        SparseEASE(g, SparseEASEConfig(weights={"by": 0.0})).solve().score(torch.arange(3)) for g in (graph, flat)
+    )
+    np.testing.assert_allclose(chain, whole, atol=1e-6)
+    assert whole.abs().max() > 0
+
+
+def test_an_item_that_nobody_chose_gets_scores_through_its_relations():
+    graph = planted_graph()
+    kept = graph.interactions.where(graph.interactions.dst != 7)
+    model = SparseEASE(replace(graph, interactions=kept)).solve()
+    scores = model.score(torch.arange(graph.n_users))[:, 7].numpy()
+    own = np.arange(graph.n_users) % 4 == 7 % 4
+    assert scores[own].mean() > scores[~own].max(initial=0) * 0.5
+    assert scores[own].mean() > 5 * abs(scores[~own].mean())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("neighbours", 0), ("l2", 0.0), ("l2", float("nan")), ("shrinkage", -1.0), ("user_power", -0.1),
+     ("item_power", float("inf")), ("weight", -1.0)],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(graph, field, value):
+    with pytest.raises(InputError, match="out of range"):
+        SparseEASE(graph, SparseEASEConfig(**{field: value}))
+
+
+def test_no_interactions_at_all_score_by_relations(graph):
+    nothing = graph.interactions.where(np.zeros(len(graph.interactions), bool))
+    scores = SparseEASE(replace(graph, interactions=nothing)).solve().score(USERS)
+    assert torch.isfinite(scores).all()
