@@ -11,6 +11,7 @@ from relrank.errors import InputError
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.sequences import Sequences
+from relrank.models.chebycf import ChebyCF, ChebyCFConfig
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.gf_cf import GFCF, GFCFConfig
@@ -20,6 +21,7 @@ from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.markov import Markov
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.rp3beta import RP3Beta
 from relrank.models.simple import Popularity
 from relrank.testing import planted_graph, planted_sequences
 
@@ -73,7 +75,12 @@ def links(graph):
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [(RelationalEASE, EASE_CONFIG), (FlatFilter, FlatFilterConfig(rank=8, weight=0.3))]
+    ("kind", "config"),
+    [
+        (RelationalEASE, EASE_CONFIG),
+        (ChebyCF, ChebyCFConfig(rank=8, weight=0.3)),
+        (FlatFilter, FlatFilterConfig(rank=8, weight=0.3)),
+    ],
 )
 def test_closed_forms_are_solved_again_and_the_training_row_stays(graph, links, kind, config):
     say = Counterfactuals(kind(graph, config).solve(), graph)
@@ -114,7 +121,7 @@ def test_where_the_largest_weight_goes_relational_ease_is_solved_from_scratch(gr
 
 
 @pytest.mark.parametrize("users", [160, 60], ids=["items' side", "users' side"])
-@pytest.mark.parametrize("kind", [EASE, ItemKNN, RelationalEASE])
+@pytest.mark.parametrize("kind", [EASE, ItemKNN, RP3Beta, RelationalEASE])
 def test_weights_of_interactions_are_what_is_taken_from_the_score(users, kind):
     graph = planted_graph(users=users)
     weight = np.random.default_rng(0).uniform(0.3, 2, len(graph.interactions)).astype(np.float32)

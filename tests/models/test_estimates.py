@@ -142,6 +142,8 @@ def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
     ("name", "field", "small", "large"),
     [
         ("item-knn", "neighbours", 50, 400),
+        ("rp3beta", "neighbours", 50, 400),
+        ("chebycf", "rank", 64, 512),
         ("markov", "reach", 1, 5),
         ("gf-cf", "rank", 64, 512),
         ("bspm", "rank", 64, 512),
