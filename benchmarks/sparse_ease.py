@@ -1,6 +1,7 @@
 """Sparse EASE on generated interactions and three relations: seconds to fit and to rank, memory, what they bring.
 
-    python benchmarks/sparse_ease.py [--users N] [--items N] [--edges N] [--neighbours K] [--rank-users N] [--arms ...]
+    python benchmarks/sparse_ease.py [--users N] [--items N] [--edges N] [--neighbours K] [--rank-users N]
+                                     [--arms ARM ...]
 
 Interactions are those of ``item_neighbours.py``: half of a user's items lie in a group of items of their own.
 ``in_group`` says an item's group and is right for half of the items, ``made_by`` has a node for every ten items of
