@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
 
+from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.explanations import Explainer
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
@@ -24,7 +26,8 @@ from relrank.serve.served import Served
 from relrank.serve.service import Service
 
 MODELS = [
-    ("relational-ease", {"l2": 5.0}), ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
+    ("relational-ease", {"l2": 5.0}), ("sparse-ease", {"neighbours": 4}),
+    ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
     ("relational-lightgcn", {"dim": 16}), ("path-fusion", {"dim": 16}), ("sasrec", {"dim": 16}),
 ]  # fmt: skip
 
@@ -60,6 +63,7 @@ def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
 
 
 SERVED = Served("one", library("relational-ease", {"l2": 5.0}))
+SPARSE = Served("sparse", library("sparse-ease", {"neighbours": 4, "weights": {"lives_in": 0.0}}))
 TIES = Served("ties", constant(library()))
 
 
@@ -74,7 +78,7 @@ def oracle(served, scores, seen, among):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([SERVED, TIES]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
+    st.sampled_from([SERVED, TIES, SPARSE]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
     st.sampled_from([(), (("has_genre", "x/y"),), (("has_genre", "crime"), ("wrote", "3"))]),
 )  # fmt: skip
 def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
@@ -201,6 +205,36 @@ def test_weights_of_a_model_with_gradients_are_its_parameter(model, raw):
         assert [i["item"] for i in found["items"]] == expected["item"].to_list()
         np.testing.assert_allclose([i["score"] for i in found["items"]], expected["score"], rtol=2e-5)
     assert pairs(answer) != pairs(before)
+
+
+def test_sparse_ease_is_solved_under_other_weights_where_that_takes_seconds(monkeypatch):
+    run = library("sparse-ease", {"neighbours": 4, "weights": {"has_genre": 3.0}})
+    service = Service({"one": run})
+    fitted = service.recommend(user=USERS[3], k=N_ITEMS)
+    for weights in ({"has_genre": 200.0}, {"lives_in": 0.0, "wrote": 50.0}):
+        config = SparseEASEConfig(neighbours=4, weights={"has_genre": 3.0} | weights)
+        other = replace(run, model=SparseEASE(run.graph, config).solve())
+        answer = service.recommend(user=USERS[3], k=40, weights=weights)
+        assert pairs(answer) == list(other.recommend(USERS[3], 40).select("item", "score").iter_rows())
+        assert pairs(answer) != pairs(fitted)[:40]
+    described = service.runs()["runs"][0]
+    assert described["weights_adjustable"] is True
+    weights = {"has_genre": 3.0, "wrote": 3.0, "follows": 3.0, "lives_in": 3.0}
+    assert {r["name"]: r["weight"] for r in described["relations"]} == weights
+    monkeypatch.setattr(weighing, "DENSE_COLUMNS", N_ITEMS)
+    with pytest.raises(RequestError, match="cannot be moved"):
+        Service({"one": run}).recommend(user=USERS[3], weights={"wrote": 50.0})
+
+
+def test_similar_items_of_a_sparse_model_are_its_row_of_weights():
+    row = SPARSE.run.model.score_rows(csr_row(5)).numpy()[0]
+    found = Service({"one": SPARSE}).similar(ITEMS[5], k=N_ITEMS)["items"]
+    assert [i["item"] for i in found] == [ITEMS[r] for r in oracle(SPARSE, row, {5}, None)]
+    np.testing.assert_array_equal([i["score"] for i in found], [row[i["item"] - 1000] for i in found])
+
+
+def csr_row(item):
+    return Csr.from_pairs(np.array([0]), np.array([item]), (1, N_ITEMS))
 
 
 def test_weights_that_are_fixed_are_refused():

@@ -18,6 +18,7 @@ NonSymmetric Autoencoder".
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary, ref
@@ -185,6 +186,10 @@ class SparseEASE(SparseLinear):
 
     def _solution(self) -> _Solution:
         """Weights before popularity scaling, shared with the trials before this one as far as they agree."""
+        with _SOLVING:  # trials write into each other's memory
+            return self._solve()
+
+    def _solve(self) -> _Solution:
         c, targets = self.config, np.arange(self.graph.n_items)
         k = min(int(c.neighbours), self.n_columns - 1) or 1
         kept = _kept(self.graph.interactions)
@@ -260,6 +265,7 @@ class SparseEASE(SparseLinear):
 
 _Kept = dict[str, Any]
 """What the last trial on some interactions made, by stage: key and value."""
+_SOLVING = threading.Lock()
 _KEPT: WeakKeyDictionary[Relation, _Kept] = WeakKeyDictionary()
 _GRAMS: WeakKeyDictionary[Relation, tuple[Int32, Float32 | Csr]] = WeakKeyDictionary()
 
