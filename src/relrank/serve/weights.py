@@ -1,7 +1,7 @@
 """Models under other relation weights than the fitted ones: made once, one at a time, the latest few kept.
 
 Relational EASE and sparse EASE are solved again: seconds for thousands of items, and their Gram matrices stay in
-memory from the first time on. Sparse EASE of larger catalogues cannot be adjusted: a solve takes minutes there. Models
+memory from the first time on. Sparse EASE of larger catalogues cannot be adjusted: a solve takes minutes. Models
 whose relations have a weight each in one parameter (relational LightGCN, XSimGCL, path fusion) share all others with
 the fitted one; only what follows from them is computed anew.
 """
