@@ -31,21 +31,23 @@ from relrank.errors import InputError
 from relrank.graph.cuts import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
+from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.flat_filter import FlatFilter
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.rp3beta import RP3Beta
 from relrank.models.sparse_ease import SparseEASE
 from relrank.models.touched_items import TouchedItems
 from relrank.models.xsimgcl import XSimGCL
 
 NO_LINKS = Cut(None, ())
 
-ADDS_UP = (EASE, RelationalEASE, SparseEASE, ItemKNN)
+ADDS_UP = (EASE, RelationalEASE, SparseEASE, ItemKNN, RP3Beta)
 """Models whose scores are sums over the items of a history."""
-SOLVED_ON_INTERACTIONS = (FlatFilter,)
+SOLVED_ON_INTERACTIONS = (ChebyCF, FlatFilter)
 """Closed forms whose solution the relations do not enter: they act when it scores."""
 LINEAR = (RelationalLightGCN, XSimGCL)
 """Models with gradients whose propagation is linear, given the parameters."""

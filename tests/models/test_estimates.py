@@ -9,7 +9,7 @@ import pytest
 
 from relrank import ranking
 from relrank.graph.graph import Graph, Relation
-from relrank.models import MODELS, ClosedForm, Trained, estimates
+from relrank.models import MODELS, ClosedForm, Trained, estimates, sparse_ease
 from relrank.models import linear as dense
 from relrank.models import relational_ease as relational
 from relrank.models.base import config_of
@@ -109,8 +109,19 @@ def test_relational_ease_that_shares_solutions_holds_one_more():
     assert kind.estimate_within(large.only(), large, config) == kind.estimate(large.only(), config)
 
 
+def test_sparse_ease_by_hand():
+    """Two squares and the weights while they are sorted; above DENSE_COLUMNS rows both ways, no squares."""
+    kind = MODELS["sparse-ease"]
+    config = kind.Config(neighbours=50)
+    dense_way = kind.estimate(graph_of(100, 10_000, 1_000), config)
+    assert dense_way.bytes == 2 * 4 * 10_000**2 + 25 * 10_000 * 50 + 8 * 2_000
+    other = kind.estimate(graph_of(100, 10_001, 1_000), config)
+    assert other.bytes == 16 * 2_000 + 25 * 10_001 * 50 + 8 * 2_000
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_has_an_estimate_that_grows(name):
+def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
+    monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)  # where it makes no more dense matrices, it needs less
     kind = MODELS[name]
     config = kind.Config()
     sizes = [(500, 400, 4_000), (500, 400, 8_000), (5_000, 4_000, 40_000), (50_000, 40_000, 400_000)]
@@ -131,6 +142,8 @@ def test_every_model_has_an_estimate_that_grows(name):
     ("name", "field", "small", "large"),
     [
         ("item-knn", "neighbours", 50, 400),
+        ("rp3beta", "neighbours", 50, 400),
+        ("chebycf", "rank", 64, 512),
         ("markov", "reach", 1, 5),
         ("gf-cf", "rank", 64, 512),
         ("bspm", "rank", 64, 512),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relrank.graph.graph import Graph, Relation
-from relrank.models import item_knn
+from relrank.models import largest_products
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.testing import ModelContract, planted_graph
 
@@ -47,10 +47,10 @@ def test_only_the_nearest_are_kept():
         assert not kept[i][w[i] < kth[i] - 1e-6].any()
 
 
-def test_blocks_of_items_change_nothing(monkeypatch):
+def test_pieces_of_items_change_nothing(monkeypatch):
     graph, users = planted_graph(), torch.arange(160)
     whole = ItemKNN(graph).solve().score(users)
-    monkeypatch.setattr(item_knn, "BLOCK_BYTES", 4 * 120 * 13)  # thirteen items
+    monkeypatch.setattr(largest_products, "PIECE_BYTES", 8 * 100 * 13)  # thirteen items
     assert torch.equal(ItemKNN(graph).solve().score(users), whole)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import polars as pl
 import pytest
 import torch
-from dense_truth import SIZES, random_graph
+from dense_truth import random_graph
 
 from relrank.graph.cuts import Cut, without_links
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.models import sparse_ease
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.touched_items import TouchedItems
-from relrank.tables.ids import IdMap
 from relrank.testing import planted_graph
 
 RELATIONS = (
@@ -103,3 +99,34 @@ def test_equals_solving_from_scratch(kind, config, columns, monkeypatch):
         assert (np.abs(before - want).max(1) > 1e-4).sum() > len(rows) / 2  # the links matter
     again = touched.scores(rows, cuts)
     np.testing.assert_array_equal(got, again)  # what was changed in place was taken back
+
+
+def test_rows_that_bring_no_items_near_each_other_still_count_in_the_blocks(monkeypatch):
+    """Tags of more items than the bound; where a tag falls to it, all its items would have to be selected again."""
+    monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)
+    monkeypatch.setattr(sparse_ease, "ROW_ENTRIES", 6)
+    graph = graph_of("items alone").only("has_tag", "similar")
+    model = SparseEASE(graph, SparseEASEConfig(neighbours=4)).solve()
+    touched, links = TouchedItems(model), links_of(graph, "has_tag")
+    items, row = np.bincount(links[:, 1]), inputs(model, 5)
+    assert {7, 10} <= set(items.tolist())
+    for item, tag in links:
+        cut = cut_of("has_tag", [(item, tag)])
+        assert touched.fits(cut) == (items[tag] != 7)
+        if items[tag] != 7:
+            np.testing.assert_allclose(touched.scores([row], [cut])[0], anew(model, cut, row), atol=1e-5)
+
+
+def test_a_cut_that_changes_nothing_in_use_changes_no_score():
+    graph = graph_of("items alone").only("has_tag", "similar")
+    model = SparseEASE(graph, SparseEASEConfig(weights={"has_tag": 0.0})).solve()
+    row, cut = inputs(model, 3), cut_of("has_tag", links_of(graph, "has_tag")[:2])
+    scores = model.score(torch.tensor([3]))[0].numpy()
+    np.testing.assert_allclose(TouchedItems(model).scores([row], [cut])[0], scores, atol=1e-6)
+
+
+def test_links_of_others_than_items_do_not_fit():
+    graph = graph_of("with users' relations")
+    touched = TouchedItems(SparseEASE(graph).solve())
+    assert not touched.fits(Cut("lives_in", ((0, 0),)))
+    assert not touched.fits(Cut("in_land", ((0, 0),)))

@@ -12,6 +12,7 @@ from relrank.graph.interactions import DAY, interactions_of
 from relrank.models import MODELS
 from relrank.models.base import history_rows
 from relrank.models.bspm import BSPM, BSPMConfig
+from relrank.models.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.gf_cf import GFCF, GFCFConfig
@@ -91,6 +92,11 @@ def test_graph_filters_take_weighted_degrees():
     blurred = scores(BSPM(graph, BSPMConfig(rank=4, beta=0.3, time=1.0, solver="euler")))
     sharp = np.eye(N_ITEMS) - p
     np.testing.assert_allclose(blurred, x @ (p + 0.3 * ideal) @ sharp, rtol=2e-3, atol=5e-3)
+    response = np.polynomial.chebyshev.chebval(1 - 2 * np.linalg.eigvalsh(p)[::-1], plateau_coefficients(6, 2.0))
+    outer = x.sum(0) ** 0.3
+    plateau = v @ np.diag(response) @ v.T + 0.3 * v[:, :4] @ v[:, :4].T
+    found = scores(ChebyCF(graph, ChebyCFConfig(order=6, flatness=2.0, rank=4, alpha=0.3, beta=0.3)))
+    np.testing.assert_allclose(found, x @ ((plateau / outer[:, None]) * outer), rtol=2e-3, atol=2e-3)
 
     p, values, v = filters(x, 0.3, 0.4)
     outer = x.sum(0) ** 0.2
@@ -102,7 +108,12 @@ def test_graph_filters_take_weighted_degrees():
 
 @pytest.mark.parametrize(
     "model",
-    [(GFCF, GFCFConfig(rank=8)), (BSPM, BSPMConfig(rank=8)), (FlatFilter, FlatFilterConfig(rank=8, user_power=0.1))],
+    [
+        (GFCF, GFCFConfig(rank=8)),
+        (BSPM, BSPMConfig(rank=8)),
+        (ChebyCF, ChebyCFConfig(rank=8)),
+        (FlatFilter, FlatFilterConfig(rank=8, user_power=0.1)),
+    ],
     ids=lambda m: m[0].name,
 )
 def test_a_factor_on_all_weights_changes_no_order_of_a_filter(model):

@@ -20,8 +20,9 @@ from relrank.study.export import export, load_program
 from relrank.study.fitted import FittedRun
 
 LINEAR = {
-    "ease": {"l2": 3.0}, "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7}, "gf-cf": {"rank": 5},
-    "bspm": {"rank": 5}, "flat-filter": {"rank": 5},
+    "ease": {"l2": 3.0}, "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7},
+    "rp3beta": {"neighbours": 7}, "gf-cf": {"rank": 5}, "bspm": {"rank": 5},
+    "chebycf": {"rank": 5}, "flat-filter": {"rank": 5},
 }  # fmt: skip
 VECTORS = {
     "mf": {"dim": 8},

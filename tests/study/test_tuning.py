@@ -115,3 +115,10 @@ def test_knobs_of_a_group_are_also_moved_together():
 def test_a_group_of_one_is_a_knob():
     measure = Counted(lambda x: -((x - 4) ** 2))
     assert climb([Knob("x", ladder(8).ladder, 0.0, "weights")], 500, measure) == climb([ladder(8)], 500, measure)
+
+
+def test_a_knob_without_strides_is_moved_step_by_step():
+    measure = Counted(lambda x: -((x - 2) ** 2))
+    found = climb([Knob("x", ladder(9).ladder, 0.0, strides=False)], 500, measure)
+    assert measure.asked == [(0,), (1,), (2,), (3,)]
+    assert chosen(found) == {"x": 2}

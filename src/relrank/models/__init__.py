@@ -3,6 +3,7 @@
 from relrank.models.base import ClosedForm, Knob, Recommender, Trained
 from relrank.models.bert4rec import BERT4Rec
 from relrank.models.bspm import BSPM
+from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
 from relrank.models.feature_graphsage import FeatureGraphSAGE
 from relrank.models.flat_filter import FlatFilter
@@ -20,6 +21,7 @@ from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rgcn import RGCN
+from relrank.models.rp3beta import RP3Beta
 from relrank.models.sasrec import SASRec
 from relrank.models.score_fusion import ScoreFusion
 from relrank.models.sequence_fusion import SequenceFusion
@@ -32,12 +34,14 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,
     "popularity": Popularity,
     "item-knn": ItemKNN,
+    "rp3beta": RP3Beta,
     "markov": Markov,
     "ease": EASE,
     "relational-ease": RelationalEASE,
     "sparse-ease": SparseEASE,
     "gf-cf": GFCF,
     "bspm": BSPM,
+    "chebycf": ChebyCF,
     "flat-filter": FlatFilter,
     "ials": IALS,
     "mf": MF,

@@ -34,12 +34,14 @@ class Knob:
         start: the one that is tried first.
         group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
             may look worthless as long as the others are left out.
+        strides: whether tuning begins with strides over several values; without, for values of very unequal cost.
     """
 
     name: str
     ladder: tuple[float, ...]
     start: float
     group: str | None = None
+    strides: bool = True
 
 
 class Recommender(ABC):

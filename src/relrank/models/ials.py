@@ -45,7 +45,9 @@ from torch import Tensor
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
+from relrank.models import estimates
 from relrank.models.base import FromHistory, Knob, check_range, history_rows, user_rows
+from relrank.models.estimates import Estimate
 from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
 from relrank.models.linear import rows_times_dense, unit_rows
@@ -110,6 +112,19 @@ class IALS(FromHistory):
             Knob("dim", dims, min(256, dims[-1])),
             Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """Vectors of users, items and targets, each a few times over, and the interactions by user and by item."""
+        c, nodes, edges = config, graph.n_users + graph.n_items, len(graph.interactions)
+        for relation in graph.relations.values():
+            end = end_of(graph, relation)
+            if end is not None and c.weights.get(relation.name, c.weight):
+                nodes += 4 * len(graph.nodes[relation.target if relation.source == end else relation.source])
+                edges += len(relation)
+        solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # at most: rows shorter than a vector take less
+        operations = c.iterations * (2 * nodes * c.dim**2 + solves)
+        return Estimate(4 * estimates.table(nodes, c.dim) + 4 * estimates.sparse(edges), operations)
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:

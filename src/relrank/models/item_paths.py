@@ -102,7 +102,7 @@ class ItemPaths:
         return [*found, (Path(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
 
     def _chosen_together(self, via: int, end: int) -> float:
-        """Weight of two items' users: co-counts for closed forms of Gram matrices, else the product of normalised edges."""
+        """Weight of two items' users: terms of the Gram matrix, or products of normalised edges."""
         rows = self._by_item.take(np.array([via, end]))
         (one, other), (x, y) = (np.split(a, rows.indptr[1:2]) for a in (rows.indices, rows.data))
         _, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)

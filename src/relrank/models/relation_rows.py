@@ -14,7 +14,6 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
 from relrank.models.linear import unit_rows
 
-
 Chain = tuple[tuple[Relation, bool], ...]
 """Relations in order, each with whether it is walked from source to target."""
 
@@ -88,9 +87,9 @@ def rows_of(graph: Graph, relation: Relation) -> Csr:
     chain = chain_of(graph, relation)
     known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
     first, ahead = chain[0]
-    if known is not None and known[0] == links:
-        if known[1].n_rows == len(graph.nodes[first.source if ahead else first.target]):
-            return known[1]
+    n_rows = len(graph.nodes[first.source if ahead else first.target])
+    if known is not None and known[0] == links and known[1].n_rows == n_rows:
+        return known[1]
     rows = along(graph, chain, first_step(graph, chain))
     _ROWS[relation] = links, rows
     return rows

@@ -28,7 +28,9 @@ from torch import Tensor
 
 from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.graph import Graph, Relation
+from relrank.models import estimates
 from relrank.models.base import Knob, check_range, user_rows
+from relrank.models.estimates import Estimate
 from relrank.models.linear import full_gram, gram
 from relrank.models.local_regression import (
     by_input,
@@ -43,6 +45,8 @@ from relrank.models.sparse_linear import SparseLinear
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of a relation that are tried."""
+MOST_WEIGHTS = 100_000_000
+"""Numbers of neighbours with which all items together would have more weights than this are not tried."""
 DENSE_COLUMNS = 10_000
 """Up to so many columns Gram matrices are dense and kept between trials; above, no matrix of all pairs is made."""
 ROW_ENTRIES = 3_000
@@ -94,18 +98,53 @@ class SparseEASE(SparseLinear):
         In this order arms share the trials that do not concern their relations.
         """
         most = max(graph.n_items - 1, 1)
-        sizes = tuple(sorted({min(k, most) for k in (10, 20, 50, 100, 200, 400)}))
+        fit = [k for k in (20, 50, 100, 200, 400) if k * graph.n_items <= MOST_WEIGHTS]
+        sizes = tuple(sorted({min(k, most) for k in (10, *fit)}))
         return (
             Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
-            Knob("neighbours", sizes, min(50, most)),
+            Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
             Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
             Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
             Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
-            *(
-                Knob(f"weights.{name}", (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0), 0.0)
-                for name in cls.reads(graph, None)
-            ),
+            *(Knob(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.reads(graph, None)),
         )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """Weights while they are sorted by input, beside what the regressions read.
+
+        That is up to DENSE_COLUMNS a square of the interactions, one of their sum with the relations, and one of
+        each relation while they fit into CACHE_BYTES; above, the stack of rows, sorted both ways.
+        """
+        n, m, entries = graph.n_items, graph.n_items, 2 * len(graph.interactions)
+        squares, products = 0, estimates.gram_products(graph.interactions.src)
+        for relation in graph.relations.values():
+            end = end_of(graph, relation)
+            if end is None or not config.weights.get(relation.name, config.weight):
+                continue
+            other = relation.target if relation.source == end else relation.source
+            entries += 2 * len(relation) + len(graph.nodes[end])
+            if end == graph.item:
+                squares += 1
+                degrees = relation.degrees(other, len(graph.nodes[other]))
+                products += float((np.minimum(degrees, ROW_ENTRIES).astype(np.float64) ** 2).sum())
+            else:
+                m += len(graph.nodes[other])
+        k = max(min(int(config.neighbours), m - 1), 1)
+        weights, one = 25 * n * k, estimates.square(m)
+        if m <= DENSE_COLUMNS:
+            kept = 2 * one + one * min(squares, CACHE_BYTES // max(one, 1))
+            peak = kept + max(one + one // 2 if squares else 0, weights)
+            blocks = n * k * k / 2
+        else:
+            peak = max(40 * entries, 16 * entries + weights)
+            blocks = n * k * (entries / m) * 4
+        return Estimate(peak + estimates.sparse(entries), n * (k**3 / 3 + k * k), 2 * products + blocks)
+
+    @classmethod
+    def release(cls) -> None:
+        """Gram matrices, neighbours and weights of the last trial."""
+        clear_kept()
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
@@ -303,8 +342,8 @@ def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
         return known[1]
     whole = full_gram(gram(rows))
     square: Float32 | Csr = whole
-    row, col = np.nonzero(whole)
-    if SPARSE_PAIRS * row.size <= whole.size:
+    if SPARSE_PAIRS * np.count_nonzero(whole) <= whole.size:
+        row, col = np.nonzero(whole)
         square = Csr.from_pairs(row, col, (rows.n_rows, rows.n_rows), whole[row, col])
     if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
         _GRAMS[relation] = rows.indices, square

@@ -169,7 +169,13 @@ class _Stack:
         """Neighbours and weights of targets, [n_targets, K] each."""
         c = self.model.config
         neighbours = nearest_sparse(
-            self.columns, self.rows, self.model.n_neighbours, c.shrinkage, targets, sparse_ease.ROW_ENTRIES, self.norms
+            self.columns,
+            self.rows,
+            self.model.n_neighbours,
+            c.shrinkage,
+            targets,
+            sparse_ease.ROW_ENTRIES,
+            self.norms,
         )
         return neighbours, weights_sparse(self.columns, c.l2, targets, neighbours)
 
@@ -200,7 +206,9 @@ class TouchedItems:
     def chosen(self) -> Csr:
         """Items by users, each interaction with the root of its weight Ω: what co-counts are made of."""
         x = self.model.history
-        return Csr(x.indptr, x.indices, (x.data * self.model.user_scale()[x.rows()]).astype(np.float32), x.n_cols).transpose()
+        return Csr(
+            x.indptr, x.indices, (x.data * self.model.user_scale()[x.rows()]).astype(np.float32), x.n_cols
+        ).transpose()
 
     @cached_property
     def _source(self) -> _DenseGram | _Stack:

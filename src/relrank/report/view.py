@@ -62,6 +62,8 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "card": result.card,
         "answer": answer(result),
         "lead": lead,
+        "judge": next((judge for judge in result.card.get("judges", []) if judge["model"] == lead), None),
+        "left_out": result.card.get("left_out", []),
         "judged": judged,
         "relations": relations,
         "verdict": verdict,

@@ -36,11 +36,13 @@ from relrank.csr import Float32
 from relrank.errors import InputError
 from relrank.models.base import Recommender
 from relrank.models.bspm import BSPM
+from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
 from relrank.models.flat_filter import FlatFilter
 from relrank.models.gf_cf import GFCF
 from relrank.models.item_knn import ItemKNN
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.rp3beta import RP3Beta
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES
 from relrank.study.fitted import FittedRun
@@ -50,7 +52,7 @@ Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]
 FORMAT = "relrank-export-1"
 PROGRAM = "model.safetensors"
-LINEAR = (EASE, RelationalEASE, ItemKNN, GFCF, BSPM, FlatFilter)
+LINEAR = (EASE, RelationalEASE, ItemKNN, RP3Beta, GFCF, BSPM, ChebyCF, FlatFilter)
 """Models whose scores of a history are sums over its items."""
 EXTRAS = {"faiss": "ann", "onnx": "onnx"}
 """What has to be installed for a format."""

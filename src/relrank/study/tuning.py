@@ -105,7 +105,8 @@ def climb(
             before = place
             for numbers in walks:
                 for stride in strides:
-                    walk(numbers, stride)
+                    if stride == 1 or all(knobs[number].strides for number in numbers):
+                        walk(numbers, stride)
             finished = place == before
             strides = (1,)
     except _Spent:

@@ -1,0 +1,78 @@
+"""RP3β: random walks of three steps, re-ranked by popularity (Paudel et al. 2017; powers: Cooper et al. 2014).
+
+"Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive Applications"; the walk as item weights is
+that of Christoffel et al. 2015. From an item i to one of its users u and on to one of their items j,
+
+    w_ij = Σ_u (x_ui / n_i)^α (x_uj / n_u)^α / n_j^β
+
+with ``n_i`` and ``n_u`` the sums of an item's and a user's interactions, of which an unweighted one counts 1. Every
+item keeps its k largest weights; scores are ``X W``. The walk's first step, from a user to one of their items, is the
+same for all items and changes no rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph
+from relrank.models.base import Knob, check_range
+from relrank.models.estimates import Estimate
+from relrank.models.largest_products import largest_products, largest_products_estimate
+from relrank.models.sparse_linear import SparseLinear
+
+
+@dataclass(frozen=True, slots=True)
+class RP3BetaConfig:
+    """Hyper-parameters of RP3β."""
+
+    alpha: float = 1.0
+    """α, power of a step's probability; 1 for a plain random walk."""
+    beta: float = 0.4
+    """β, how much popular items count less; 0 for P3α."""
+    neighbours: int = 100
+    """Largest weights kept per item."""
+
+
+class RP3Beta(SparseLinear):
+    """Scores are sums of walks from the items of the history, divided by a power of popularity."""
+
+    name = "rp3beta"
+    Config = RP3BetaConfig
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """Both powers and the neighbours."""
+        del graph
+        return (
+            Knob("alpha", (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0), 1.0),
+            Knob("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), 0.4),
+            Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
+        )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``largest_products_estimate``; both powers are taken in float64."""
+        return largest_products_estimate(graph, int(config.neighbours), copies=7)
+
+    def __init__(self, graph: Graph, config: RP3BetaConfig | None = None) -> None:
+        super().__init__(graph, config)
+        for name in ("alpha", "beta"):
+            value = getattr(self.config, name)
+            check_range(0 <= value < np.inf, self.name, name, "a finite number of 0 or more", value)
+        check_range(self.config.neighbours >= 1, self.name, "neighbours", "1 or more", self.config.neighbours)
+
+    def solve(self) -> Self:
+        """Item by item: walks of two steps, the k largest weights."""
+        x, alpha, beta = self.history, self.config.alpha, self.config.beta
+        of_user, of_item = (
+            np.bincount(at, weights=x.data, minlength=n) for at, n in ((x.rows(), x.n_rows), (x.indices, x.n_cols))
+        )
+        to_user = (x.data / of_item[x.indices]) ** alpha
+        to_item = (x.data / of_user[x.rows()]) ** alpha / of_item[x.indices] ** beta
+        left, right = (Csr(x.indptr, x.indices, part.astype(np.float32), x.n_cols) for part in (to_user, to_item))
+        self.keep_weights(largest_products(left.transpose(), right, int(self.config.neighbours)))
+        return self
