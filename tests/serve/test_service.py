@@ -362,13 +362,14 @@ def test_history_is_that_of_the_run():
         assert len(answer["items"]) == 8
 
 
-def test_reasons_are_those_of_the_model_under_outside_ids():
-    service, run = Service({"one": SERVED}), SERVED.run
+@pytest.mark.parametrize("served", [SERVED, SPARSE], ids=["relational-ease", "sparse-ease"])
+def test_reasons_are_those_of_the_model_under_outside_ids(served):
+    service, run = Service({"one": served}), served.run
     user = 5
     first = service.recommend(user=USERS[user], k=3)["items"]
     for listed in first:
         item = listed["item"] - 1000
-        seen = set(SERVED.seen_by(user).tolist())
+        seen = set(served.seen_by(user).tolist())
         expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4)[0]
         answer = service.explain(str(listed["item"]), user=USERS[user], n=4)
         assert answer["item"] == {"item": listed["item"], "title": listed["title"]}
@@ -391,8 +392,9 @@ def test_reasons_are_those_of_the_model_under_outside_ids():
     assert weighed["score"] == pytest.approx(next(i["score"] for i in listed if i["item"] == 1000), rel=1e-5)
 
 
-def test_reasons_where_the_whole_history_counts():
-    run = library("relational-ease", {"l2": 5.0, "weights": {"lives_in": 0.0}}, successive=True)
+@pytest.mark.parametrize(("kind", "config"), [("relational-ease", {"l2": 5.0}), ("sparse-ease", {"neighbours": 9})])
+def test_reasons_where_the_whole_history_counts(kind, config):
+    run = library(kind, {**config, "weights": {"lives_in": 0.0}}, successive=True)
     service = Service({"one": run})
     for user in USERS[:4]:
         first = service.recommend(user=user, k=1)["items"][0]
