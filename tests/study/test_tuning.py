@@ -122,3 +122,12 @@ def test_a_knob_without_strides_is_moved_step_by_step():
     found = climb([Knob("x", ladder(9).ladder, 0.0, strides=False)], 500, measure)
     assert measure.asked == [(0,), (1,), (2,), (3,)]
     assert chosen(found) == {"x": 2}
+
+
+def test_what_moved_with_its_group_has_to_earn_its_place():
+    """y changes nothing that is worth a step: it comes along with x, and goes back to its start."""
+    measure = Counted(lambda x, y: 10 - (x - 3) ** 2 - 0.001 * (y - 3) ** 2)
+    found = climb([Knob(n, ladder(8).ladder, 0.0, "weights") for n in "xy"], 500, measure)
+    assert found.trials[1].values == {"x": 3, "y": 3}
+    assert chosen(found) == {"x": 3, "y": 0}
+    assert found.finished

@@ -6,11 +6,13 @@ out, and these users are ranked against the full catalogue. Settings are the sam
 factorisation's are the better of two at 10,000 items, neighbours 100, and nothing else was tuned. SANSA gets as many
 weights per item as were published for Amazon-book, and ten times as many; its environment needs a C compiler and
 SuiteSparse's headers (Debian: `libsuitesparse-dev`). Who needs more memory or time than one may take is not asked at
-larger sizes. MB is the most that the process held until the fit was done.
+larger sizes. MB is the most that the process held until the fit was done. ``SPARSE_MODELS_SIZES=92k`` in the
+environment, names with commas, asks at these sizes alone.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,7 +68,8 @@ def rows(context: Context) -> Iterator[Row]:
     limits = replace(context, memory_gb=round(MEMORY * min(memory_gb()), 1))
     failed: dict[str, str] = {}
     ours = [entry for entry in OURS if entry.options["model"] in MODELS]
-    for size in QUICK if context.quick else SIZES:
+    chosen = os.environ.get("SPARSE_MODELS_SIZES")
+    for size in chosen.split(",") if chosen else QUICK if context.quick else SIZES:
         yield from of_size(replace(limits, budget=context.budget * TIMES.get(size, 1.0)), size, ours, failed)
 
 

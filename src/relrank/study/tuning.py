@@ -2,7 +2,8 @@
 
 The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until
 no single step is worth it or the budget is spent. Knobs of one group, such as the weights of all relations, are moved
-together first, then each. Relation weights start at 0, so a relation has to earn its weight.
+together first, then each; at the end each goes back to its start where that costs less than a step is worth. Relation
+weights start at 0, so a relation has to earn its weight.
 The search is deterministic, so arms that share knobs try the same values as long as those help, and what differs
 between two arms is the graph rather than the luck of a search.
 """
@@ -109,8 +110,13 @@ def climb(
                         walk(numbers, stride)
             finished = place == before
             strides = (1,)
+        for number, knob in enumerate(knobs):
+            # what was moved with its group has to be worth its place by itself
+            bare = (*place[:number], knob.ladder.index(knob.start), *place[number + 1 :])
+            if knob.group and attempt(bare) >= attempt(place) - worth * abs(attempt(place)):
+                place = bare
     except _Spent:
-        pass
+        finished = False
     return Climb(tuple(made), known[place], finished)
 
 

@@ -1,0 +1,106 @@
+"""Sparse EASE on generated interactions and three relations: seconds to fit and to rank, memory, what they bring.
+
+    python benchmarks/sparse_ease.py [--users N] [--items N] [--edges N] [--neighbours K] [--rank-users N]
+                                     [--arms ARM ...]
+
+Interactions are those of ``item_neighbours.py``: half of a user's items lie in a group of items of their own.
+``in_group`` says an item's group and is right for half of the items, ``made_by`` has a node for every ten items of
+one group, ``noise`` says nothing. One item of each of the first users is held out. The peak is the process's largest
+resident memory from the fit on, graph, interpreter and libraries included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from item_neighbours import GROUP, generated
+from relrank import metrics
+from relrank.csr import Csr
+from relrank.graph.graph import Graph, Relation
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
+from relrank.ranking import ranks
+from relrank.study.cells import peak_memory_mb, reset_peak_memory
+from relrank.study.run import machine
+from relrank.tables.ids import IdMap
+
+
+def with_relations(graph: Graph, seed: int = 1) -> Graph:
+    """The same interactions and three relations of items."""
+    rng, item = np.random.default_rng(seed), np.arange(graph.n_items)
+    groups = max(1, graph.n_items // GROUP)
+    makers = max(1, graph.n_items // 10)
+    wrong = rng.random(item.size) < 0.5
+    targets = {
+        "in_group": np.where(wrong, rng.integers(0, groups, item.size), item % groups),
+        "made_by": (item % groups + groups * (item // groups // 10)) % makers,
+        "noise": rng.integers(0, groups, item.size),
+    }
+    nodes, relations = dict(graph.nodes), {}
+    for name, target in targets.items():
+        nodes[name] = IdMap(name, pl.Series(range(int(target.max()) + 1)))
+        relations[name] = Relation.of(name, graph.item, name, item, target)
+    return replace(graph, nodes=nodes, relations=relations)
+
+
+def one_held_out(graph: Graph, n_users: int, seed: int = 2) -> tuple[Graph, Csr]:
+    """The graph without one random item of each of the first users who have two, and these items."""
+    edges = graph.interactions
+    rows = edges.csr(graph.n_users, graph.n_items)
+    users = np.flatnonzero(rows.degrees() > 1)[:n_users]
+    pick = rows.indptr[users] + np.random.default_rng(seed).integers(0, rows.degrees()[users])
+    kept = np.ones(len(edges), np.bool_)
+    kept[pick] = False
+    return replace(graph, interactions=edges.where(kept)), Csr.from_pairs(
+        edges.src[pick], edges.dst[pick], (graph.n_users, graph.n_items)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--edges", type=int, default=1_000_000)
+    parser.add_argument("--neighbours", type=int, default=50)
+    parser.add_argument("--rank-users", type=int, default=10_000)
+    parser.add_argument("--arms", nargs="+", help='such as "interactions", "all"; by default these and each relation')
+    given = parser.parse_args()
+    small = with_relations(generated(300, 200, 3_000))
+    for n_columns in (0, 10_000):  # the compiler's time is not the model's
+        import relrank.models.sparse_ease as module
+
+        module.DENSE_COLUMNS = n_columns
+        warm, truth = one_held_out(small, 100)
+        ranks(SparseEASE(warm).solve(), warm.interactions.csr(300, 200), truth)
+    graph, truth = one_held_out(with_relations(generated(given.users, given.items, given.edges)), given.rank_users)
+    print(f"machine  {machine()}")
+    print(f"graph    {graph.n_users:,} users x {graph.n_items:,} items, {len(graph.interactions):,} interactions")
+    seen = graph.interactions.csr(graph.n_users, graph.n_items)
+    names = sorted(graph.relations)
+    arms = {"interactions": graph.only(), "all": graph, **{f"interactions + {n}": graph.only(n) for n in names}}
+    for arm, part in ((name, arms[name]) for name in given.arms or arms):
+        clear_kept()
+        config = SparseEASEConfig(neighbours=given.neighbours)
+        estimate = SparseEASE.estimate(part, config)
+        reset_peak_memory()
+        began = time.perf_counter()
+        model = SparseEASE(part, config).solve()
+        fit = time.perf_counter() - began
+        peak, began = peak_memory_mb(), time.perf_counter()
+        found = ranks(model, seen, truth)
+        seconds = time.perf_counter() - began
+        ndcg = float(metrics.by_name("ndcg@10", found.ranks, found.indptr).mean())
+        print(
+            f"{arm:25} fit {fit:7.1f} s, peak {peak / 1024:5.2f} GB (estimated beside the graph "
+            f"{estimate.bytes / 2**30:.2f} GB, {estimate.seconds:.0f} s), {found.users.size:,} users ranked in "
+            f"{seconds:.1f} s, NDCG@10 {ndcg:.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
