@@ -137,8 +137,8 @@ class Explainer:
             hidden: item rows that are no candidates beside those of the history.
             n: most reasons per item.
             tried: paths per item whose counterfactual is computed. All but relational and sparse EASE are built again
-                for each path through a relation, twice for users whose vectors come from the graph: seconds on a large
-                one.
+                for each path through a relation, twice for users whose vectors come from the graph: seconds on a
+                large one.
 
         Raises:
             InputError: a row outside the graph, an item that is in the history, both or neither of user and history,
