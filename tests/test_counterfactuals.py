@@ -11,6 +11,7 @@ from relrank.errors import InputError
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.sequences import Sequences
+from relrank.models import sparse_ease
 from relrank.models.chebycf import ChebyCF, ChebyCFConfig
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
@@ -23,10 +24,12 @@ from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.rp3beta import RP3Beta
 from relrank.models.simple import Popularity
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.testing import planted_graph, planted_sequences
 
 USER = 6
 EASE_CONFIG = RelationalEASEConfig(l2=20.0, weight=10.0)
+SPARSE_CONFIG = SparseEASEConfig(neighbours=15, weight=10.0)
 NOTHING = Cut(None, ())
 
 
@@ -78,6 +81,7 @@ def links(graph):
     ("kind", "config"),
     [
         (RelationalEASE, EASE_CONFIG),
+        (SparseEASE, SPARSE_CONFIG),
         (ChebyCF, ChebyCFConfig(rank=8, weight=0.3)),
         (FlatFilter, FlatFilterConfig(rank=8, weight=0.3)),
     ],
@@ -106,22 +110,31 @@ def test_closed_forms_are_solved_again_and_the_training_row_stays(graph, links, 
     assert np.abs(gone - got[0]).max() > 1e-3 * np.abs(gone).max()
 
 
-def test_where_the_largest_weight_goes_relational_ease_is_solved_from_scratch(graph):
+@pytest.mark.parametrize(("kind", "config"), [(RelationalEASE, EASE_CONFIG), (SparseEASE, SPARSE_CONFIG)])
+def test_where_the_largest_weight_goes_all_is_solved_from_scratch(graph, kind, config, monkeypatch):
     r = graph.relations["similar"]
     heavy = replace(r, weight=np.where(np.arange(len(r)) == 40, 3.0, r.weight).astype(np.float32))
     graph = replace(graph, relations={**graph.relations, "similar": heavy})
-    say = Counterfactuals(RelationalEASE(graph, EASE_CONFIG).solve(), graph)
+    model = kind(graph, config).solve()
+    say = Counterfactuals(model, graph)
     link = (int(r.src[40]), int(r.dst[40]))
     j = history(graph)[0]
     got, exact = say.without(say.asked(USER, None), [Deletion(j, Cut("similar", (link,)))])
-    other = RelationalEASE(anew(graph, "similar", (link,)), EASE_CONFIG).solve()
+    other = kind(anew(graph, "similar", (link,)), config).solve()
     want = other.fold_in([torch.tensor([i for i in history(graph) if i != j])])[0].numpy()
     np.testing.assert_allclose(got[0], want, atol=1e-5)
     assert exact == [True]
+    if kind is SparseEASE:  # a large catalogue is not: the history is cut, and it says so
+        monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)
+        say = Counterfactuals(model, graph)
+        got, exact = say.without(say.asked(USER, None), [Deletion(j, Cut("similar", (link,)))])
+        want = model.fold_in([torch.tensor([i for i in history(graph) if i != j])])[0].numpy()
+        np.testing.assert_allclose(got[0], want, atol=1e-5)
+        assert exact == [False]
 
 
 @pytest.mark.parametrize("users", [160, 60], ids=["items' side", "users' side"])
-@pytest.mark.parametrize("kind", [EASE, ItemKNN, RP3Beta, RelationalEASE])
+@pytest.mark.parametrize("kind", [EASE, ItemKNN, RP3Beta, RelationalEASE, SparseEASE])
 def test_weights_of_interactions_are_what_is_taken_from_the_score(users, kind):
     graph = planted_graph(users=users)
     weight = np.random.default_rng(0).uniform(0.3, 2, len(graph.interactions)).astype(np.float32)

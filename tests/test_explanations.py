@@ -12,6 +12,7 @@ from relrank.models.ease import EASE, EASEConfig
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.simple import Popularity, RandomOrder
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, planted_graph
 
@@ -84,9 +85,13 @@ def test_worked_by_hand_without_relations():
     assert [r.strength for r in found.reasons] == pytest.approx([of_0, of_1], abs=1e-5)
 
 
-def test_every_reason_is_what_the_model_says_without_its_path(graph, model, explainer):
+@pytest.mark.parametrize(
+    ("kind", "config"), [(RelationalEASE, EASE_CONFIG), (SparseEASE, SparseEASEConfig(neighbours=15, weight=10.0))]
+)
+def test_every_reason_is_what_the_model_says_without_its_path(graph, kind, config):
     """The graph less the links, written down anew and solved from scratch, is asked about the history less j."""
-    checked = set()
+    checked, model = set(), kind(graph, config).solve()
+    explainer = Explainer(model, graph)
     for user in (1, 2):
         history = graph.interactions.dst[graph.interactions.src == user].tolist()
         item = best_items(model, graph, user)[1]
@@ -103,7 +108,7 @@ def test_every_reason_is_what_the_model_says_without_its_path(graph, model, expl
                 else:
                     left = [at for at, (a, b) in enumerate(pairs) if not (a in (reason.via, item) and b in ends)]
                 relations[r.name] = Relation.of(r.name, r.source, r.target, r.src[left], r.dst[left], r.weight[left])
-            other = RelationalEASE(replace(graph, relations=relations), EASE_CONFIG).solve()
+            other = kind(replace(graph, relations=relations), config).solve()
             left = [i for i in history if i != reason.via]
             scores = other.fold_in([torch.tensor(left)])[0].numpy()
             assert reason.score_without == pytest.approx(float(scores[item]), abs=1e-5)
@@ -145,6 +150,13 @@ def test_reasons_lie_in_the_planted_block(graph, model, explainer):
     share, n = in_block(Explainer(chance, graph), graph, lambda user: best_items(chance, graph, user, 20))
     assert n > 50
     assert share < 0.93  # 9 of 10 items of a history are of the block
+
+
+def test_reasons_of_sparse_ease_lie_in_the_planted_block(graph):
+    model = SparseEASE(graph, SparseEASEConfig(neighbours=15)).solve()
+    share, n = in_block(Explainer(model, graph), graph, lambda user: best_items(model, graph, user))
+    assert n > 150
+    assert share > 0.97
 
 
 def test_the_named_paths_matter_more_than_random_ones(graph, model):

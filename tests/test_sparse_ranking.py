@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.models.base import history_rows
-from relrank.ranking import ranks_and_top_k, top_k, top_k_from_histories
+from relrank.ranking import ranks_and_top_k, top_k, top_k_from_histories, visiting_order
+from relrank.sparse_ranking import SparsePages, _Scratch
 
 
 class Sparse:
@@ -103,3 +104,47 @@ def test_histories():
         assert scores.tolist() == expected[own].tolist()
         expected[history.numpy()] = -np.inf
         assert scores.tolist() == sorted(expected, reverse=True)[:8]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.02, 0.1, 0.5]), st.booleans(), st.booleans(),
+    st.integers(1, 13),
+)  # fmt: skip
+def test_pages_are_the_whole_order_cut_anywhere(seed, n_items, share, exclude_seen, filtered, k):
+    """Far beyond the items that are reached, into those below 0, against a sort of all scores."""
+    model, seen, _, _ = case(seed, 3, n_items, share)
+    order = visiting_order(n_items)
+    place, pages = np.argsort(order), SparsePages(order)
+    among = np.random.default_rng(seed).random(n_items) < 0.4 if filtered else None
+    for user in range(3):  # one scratch memory for all
+        scores, hidden = model.dense[user].numpy(), seen.take(np.array([user])).indices
+        left = set(range(n_items)) - (set(hidden.tolist()) if exclude_seen else set())
+        left = [item for item in left if among is None or among[item]]
+        expected = sorted(left, key=lambda item: (-scores[item], place[item]))
+        inputs = model.inputs(torch.tensor([user]))
+        for offset in range(n_items + 2):
+            items, values, total = pages.page(
+                inputs, model.item_weights(), hidden if exclude_seen else None, among, offset, k
+            )
+            assert total == len(expected)
+            assert items.tolist() == expected[offset : offset + k]
+            assert values.tolist() == scores[items].tolist()
+
+
+def test_stamps_begin_anew_before_they_overflow():
+    scratch = _Scratch(3)
+    scratch.stamp = np.iinfo(np.int32).max - 1
+    scratch.mark[1] = scratch.next()
+    assert scratch.next() == 1
+    assert scratch.mark.tolist() == [0, 0, 0]
+
+
+def test_pages_refuse_scores_that_are_not_finite():
+    weights = csr(np.eye(3))
+    weights.data[1] = np.nan
+    pages = SparsePages(visiting_order(3))
+    with pytest.raises(InputError, match="not finite"):
+        pages.page(csr(np.array([[0.0, 1.0, 1.0]])), weights, None, None, 0, 2)
+    items, values, _ = pages.page(csr(np.array([[0.0, 0.0, 1.0]])), weights, None, None, 0, 1)  # and go on
+    assert (items.tolist(), values.tolist()) == ([2], [1.0])

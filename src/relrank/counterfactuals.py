@@ -1,7 +1,8 @@
 """What a model says once a few edges are gone: items of a user's history, and links of items.
 
 - A closed form is solved again on the graph without the links: relational EASE by a low-rank change of its inverse
-  (``relrank.models.fewer_links``), others from scratch. Interactions stay in what is solved: a user's training row
+  (``relrank.models.fewer_links``), sparse EASE for the items that the links touch (``relrank.models.touched_items``),
+  others from scratch. Interactions stay in what is solved: a user's training row
   counts on in ``XᵀX`` (other people's recommendations do not change), only the row that is scored loses an item.
 - A model with gradients is built on the graph without the links, with the parameters that it has; nothing is trained
   again. Where the user's own vector comes from the graph, their edge leaves that graph. Where it comes from training
@@ -10,7 +11,8 @@
 
 The answer is exact for closed forms, and for users of the graph in propagation that is linear given its parameters.
 Of other models it is not: their parameters have seen what is gone, and a deletion is all that can be said. Nor is it
-where a model cannot be built on the smaller graph; then only the history is cut.
+where a model cannot be built on the smaller graph, or where all of a large catalogue would have to be solved again;
+then only the history is cut.
 """
 
 from __future__ import annotations
@@ -37,11 +39,13 @@ from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rp3beta import RP3Beta
+from relrank.models.sparse_ease import SparseEASE
+from relrank.models.touched_items import TouchedItems
 from relrank.models.xsimgcl import XSimGCL
 
 NO_LINKS = Cut(None, ())
 
-ADDS_UP = (EASE, RelationalEASE, ItemKNN, RP3Beta)
+ADDS_UP = (EASE, RelationalEASE, SparseEASE, ItemKNN, RP3Beta)
 """Models whose scores are sums over the items of a history."""
 SOLVED_ON_INTERACTIONS = (ChebyCF, FlatFilter)
 """Closed forms whose solution the relations do not enter: they act when it scores."""
@@ -69,7 +73,7 @@ class Asked:
         user: row; None for a history.
         items: the history, oldest first where there is an order, each once.
         weights: of its entries.
-        beside: columns and values beside the items in what relational EASE scores.
+        beside: columns and values beside the items in what relational EASE and sparse EASE score.
         open: bool [n_items], the candidates: neither in the history nor hidden. They stay the same whatever goes.
         from_graph: whether the user's edges are taken out of the graph, instead of a history.
         folded: whether a history stands for a user whose vector is fixed.
@@ -102,7 +106,7 @@ class Counterfactuals:
 
     def __init__(self, model: Recommender, graph: Graph) -> None:
         self.model, self.graph = model, graph
-        self.low_rank = FewerLinks(model) if isinstance(model, RelationalEASE) else None
+        self.low_rank = _low_rank(model)
         self.adds_up = isinstance(model, ADDS_UP)
         self._saved: dict[str, Tensor] | None = None
         self._are_fixed: bool | None = None
@@ -142,7 +146,7 @@ class Counterfactuals:
         open_[items] = False
         beside = np.zeros(0, np.int32), np.zeros(0, np.float32)
         fixed = from_graph = False
-        if user is not None and isinstance(self.model, RelationalEASE):
+        if user is not None and isinstance(self.model, RelationalEASE | SparseEASE):
             beside = self.model.beside(user)
         elif user is not None and not self.model.from_history:
             fixed = bool(items.size) and self._fixed(user)
@@ -189,12 +193,15 @@ class Counterfactuals:
         """Scores under each deletion, float64 [n, n_items], and whether they are exact."""
         is_exact = isinstance(self.model, ClosedForm) or (asked.from_graph and type(self.model) in LINEAR)
         scores, exact = np.empty((len(deletions), self.graph.n_items)), [is_exact] * len(deletions)
-        at_once, folded, rebuilt = [], [], []
+        at_once, folded, rebuilt = list[int](), list[int](), list[int]()
         for at, deletion in enumerate(deletions):
             if self.low_rank is not None and self.low_rank.fits(deletion.cut):
                 at_once.append(at)
             elif deletion.cut.relation is None and not asked.from_graph:
                 folded.append(at)
+            elif isinstance(self.low_rank, TouchedItems) and self.low_rank.is_large:
+                folded.append(at)
+                exact[at] = False
             else:
                 rebuilt.append(at)
         if self.low_rank is not None and at_once:
@@ -224,8 +231,8 @@ class Counterfactuals:
             user = torch.tensor([asked.user])
             return np.concatenate([_numbers(self._rebuilt(g, state).score, user) for g in graphs])
         model = self._rebuilt(graph, state)
-        if isinstance(model, RelationalEASE):
-            return FewerLinks(model).scores([self._input(asked, item) for item in items], [NO_LINKS] * len(items))
+        if (low_rank := _low_rank(model)) is not None:
+            return low_rank.scores([self._input(asked, item) for item in items], [NO_LINKS] * len(items))
         return self._folded(model, asked, items)
 
     def _state(self, cut: Cut) -> dict[str, Tensor]:
@@ -247,7 +254,7 @@ class Counterfactuals:
         return model
 
     def _input(self, asked: Asked, item: int | None) -> tuple[Int64, Float32]:
-        """Columns and values of what relational EASE scores."""
+        """Columns and values of what relational EASE and sparse EASE score."""
         kept = asked.items != (-1 if item is None else item)
         columns = np.concatenate([asked.items[kept], asked.beside[0].astype(np.int64) + self.graph.n_items])
         return columns, np.concatenate([asked.weights[kept].astype(np.float32), asked.beside[1]])
@@ -260,6 +267,13 @@ class Counterfactuals:
         rows = np.repeat(np.arange(len(kept)), [k.sum() for k in kept])
         columns, weights = (np.concatenate([a[k] for k in kept]) for a in (asked.items, asked.weights))
         return _numbers(model.score_rows, Csr.from_pairs(rows, columns, (len(kept), self.graph.n_items), weights))
+
+
+def _low_rank(model: Recommender) -> FewerLinks | TouchedItems | None:
+    """What solves the model again without a few links, if anything does."""
+    if isinstance(model, RelationalEASE):
+        return FewerLinks(model)
+    return TouchedItems(model) if isinstance(model, SparseEASE) else None
 
 
 def _numbers(score: Callable[[Any], Tensor], of: Any) -> Float64:

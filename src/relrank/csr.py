@@ -97,7 +97,8 @@ class Csr:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
-        indptr, at = end_to_end(self.indptr[rows], self.degrees()[rows])
+        starts = self.indptr[rows]
+        indptr, at = end_to_end(starts, self.indptr[rows + 1] - starts)  # not degrees(): few of many rows
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
     def shares(self) -> Csr:

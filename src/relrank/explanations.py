@@ -136,8 +136,9 @@ class Explainer:
             history: item rows, oldest first, for anybody else. One of the two.
             hidden: item rows that are no candidates beside those of the history.
             n: most reasons per item.
-            tried: paths per item whose counterfactual is computed. All but relational EASE are built again for each
-                path through a relation, twice for users whose vectors come from the graph: seconds on a large one.
+            tried: paths per item whose counterfactual is computed. All but relational and sparse EASE are built again
+                for each path through a relation, twice for users whose vectors come from the graph: seconds on a
+                large one.
 
         Raises:
             InputError: a row outside the graph, an item that is in the history, both or neither of user and history,

@@ -6,12 +6,19 @@ scratch array per thread and listed as they are reached; all others score 0 and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from relrank.csr import Float32, Float64, Int32, Int64
+from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.errors import InputError
 
+Mask = npt.NDArray[np.bool_]
+
+LAST_STAMP = (1 << 31) - 1
 SORT_FROM = 8
 """From so many relevant items on, a user's scores are sorted once instead of being counted for each."""
 
@@ -198,3 +205,159 @@ def _list(scores, mark, stamp, reached, count, order, places, top_items, top_sco
         top_items[at] = order[top_items[at]] if at < length else -1
         if at >= length:
             top_scores[at] = -np.inf
+
+
+@njit(cache=True, nogil=True)
+def _split(  # type: ignore[no-untyped-def]
+    i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, seen, among, scores, mark, stamp, reached
+):
+    """Reach items and part the candidates among them by sign: (not finite, masked, above 0, below 0).
+
+    Masked items are marked with a score of −∞. ``among`` of size 0 allows everything.
+    """
+    count = reach(i_indptr, i_indices, i_data, 0, w_indptr, w_indices, w_data, scores, mark, stamp, reached)
+    bad, masked = 0, 0
+    for t in range(count):
+        bad += not np.isfinite(scores[reached[t]])
+    for item in seen:
+        mark[item] = stamp
+        scores[item] = -np.inf
+        masked += among.size == 0 or among[item]
+    n_above, n_below = 0, 0
+    for t in range(count):
+        item = reached[t]
+        if among.size == 0 or among[item]:
+            n_above += scores[item] > 0
+            n_below += -np.inf < scores[item] < 0
+    above, below = np.empty(n_above, np.int64), np.empty(n_below, np.int64)
+    n_above, n_below = 0, 0
+    for t in range(count):
+        item = reached[t]
+        if among.size == 0 or among[item]:
+            if scores[item] > 0:
+                above[n_above] = item
+                n_above += 1
+            elif -np.inf < scores[item] < 0:
+                below[n_below] = item
+                n_below += 1
+    return bad, masked, above, below
+
+
+@njit(cache=True, nogil=True)
+def _at_zero(order, among, scores, mark, stamp, skipped, found):  # type: ignore[no-untyped-def]
+    """Candidates of score 0 in the fixed order, the first ``skipped`` left out; there are enough of them."""
+    passed, length = 0, 0
+    for item in order:
+        if length == found.size:
+            break
+        if (among.size == 0 or among[item]) and (mark[item] != stamp or scores[item] == 0):
+            if passed >= skipped:
+                found[length] = item
+                length += 1
+            passed += 1
+
+
+class _Scratch:
+    """Memory of one request at a time, [n_items] each."""
+
+    def __init__(self, n_items: int) -> None:
+        self.scores = np.zeros(n_items, np.float32)
+        self.mark = np.zeros(n_items, np.int32)
+        self.reached = np.empty(n_items, np.int32)
+        self.stamp = 0
+
+    def next(self) -> int:
+        """A stamp that no item is marked with."""
+        if self.stamp == LAST_STAMP:
+            self.mark[:] = 0
+            self.stamp = 0
+        self.stamp += 1
+        return self.stamp
+
+
+class SparsePages:
+    """Pages of lists from sparse products, from any thread; no array of the catalogue's size is made per page.
+
+    Args:
+        order: all item rows in the order that decides between equal scores.
+    """
+
+    def __init__(self, order: Int32) -> None:
+        self._order = order
+        self._places = np.empty(order.size, np.int32)
+        self._places[order] = np.arange(order.size, dtype=np.int32)
+        self._free: list[_Scratch] = []
+
+    @contextmanager
+    def _scratch(self) -> Iterator[_Scratch]:
+        try:
+            scratch = self._free.pop()
+        except IndexError:  # as many as there are requests at the same time
+            scratch = _Scratch(self._order.size)
+        try:
+            yield scratch
+        finally:
+            self._free.append(scratch)
+
+    def page(
+        self,
+        inputs: Csr,
+        weights: Csr,
+        seen: npt.NDArray[np.integer] | None,
+        among: Mask | None,
+        offset: int,
+        k: int,
+        where: str = "sparse product",
+    ) -> tuple[Int64, Float32, int]:
+        """The items at places offset … offset + k − 1, 0-based: by score, equal scores in the fixed order.
+
+        Args:
+            inputs: CSR [1, n_inputs].
+            weights: CSR [n_inputs or more, n_items].
+            seen: item rows to leave out, each once.
+            among: bool [n_items], the only candidates; None for all.
+            offset: items before the page.
+            k: length of the page.
+            where: what has scores that are not finite, in errors.
+
+        Returns:
+            Item rows and scores of the page, and how many candidates there are.
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        n_items = self._order.size
+        allowed = np.zeros(0, np.bool_) if among is None else among
+        masked_items = np.zeros(0, np.int64) if seen is None else np.asarray(seen, np.int64)
+        with self._scratch() as scratch:
+            scores, mark, stamp = scratch.scores, scratch.mark, scratch.next()
+            bad, masked, above, below = _split(
+                inputs.indptr, inputs.indices, inputs.data, weights.indptr, weights.indices, weights.data,
+                masked_items, allowed, scores, mark, stamp, scratch.reached,
+            )  # fmt: skip
+            if bad:
+                raise InputError(
+                    "scores are not finite", where=where, expected="finite numbers",
+                    found=f"{bad:,} that are not",
+                )  # fmt: skip
+            total = (n_items if among is None else int(np.count_nonzero(among))) - masked
+            end, at_zero = min(offset + k, total), total - above.size - below.size
+            first = self._ordered(above, scores, min(offset, above.size), min(end, above.size))
+            start, stop = (min(max(place - above.size, 0), at_zero) for place in (offset, end))
+            middle = np.empty(max(stop - start, 0), np.int64)
+            if middle.size:
+                _at_zero(self._order, allowed, scores, mark, stamp, start, middle)
+            start, stop = (max(place - above.size - at_zero, 0) for place in (offset, end))
+            last = self._ordered(below, scores, start, stop)
+            values = np.concatenate([scores[first], np.zeros(middle.size, np.float32), scores[last]])
+        return np.concatenate([first, middle, last]), values, total
+
+    def _ordered(self, items: Int64, scores: Float32, start: int, stop: int) -> Int64:
+        """The items at these places of their order."""
+        if start >= stop:
+            return items[:0]
+        values = scores[items]
+        if stop < items.size:  # all that tie with the last one take part, else pages would overlap
+            items = items[values >= np.partition(values, items.size - stop)[items.size - stop]]
+        ordered: Int64 = items[np.lexsort((self._places[items], -scores[items]))][start:stop]
+        return ordered

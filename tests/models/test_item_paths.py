@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,6 +12,8 @@ from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.touched_items import TouchedItems
 from relrank.tables.ids import IdMap
 
 
@@ -51,6 +55,30 @@ def test_weights_of_relational_ease_are_the_terms_of_its_gram_matrix(graph):
     n = graph.n_items
     gram = model._penalised_gram() - model.config.l2 * np.eye(n)
     assert sum(found.values()) == pytest.approx(gram[0, 1])
+
+
+def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
+    """Composed relations have no link that an item is on, so that no path runs through them."""
+    land = Relation.of("in_land", "tag", "land", np.array([0, 1, 2]), np.array([0, 0, 1]))
+    graph = replace(
+        graph,
+        relations={**graph.relations, "in_land": land},
+        nodes={**graph.nodes, "land": IdMap("land", pl.Series([0, 1]))},
+    )
+    weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
+    model = SparseEASE(graph, SparseEASEConfig(weights=weights, user_power=1.0)).solve()
+    found = dict(ItemPaths(model, graph, TouchedItems(model)).between(0, 1))
+    half = np.sqrt(0.5)
+    assert found == pytest.approx(
+        {
+            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
+            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
+            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+            # users of 2, 2, 1 and 1 interactions weigh ½, ½, 1, 1 over their mean 4 / 6
+            Path(0, INTERACTIONS, (), 1): 2 * 0.5 / (4 / 6),
+        }
+    )
 
 
 def test_weights_of_other_models_are_normalised_edges(graph):

@@ -103,7 +103,7 @@ def test_weights_are_ridge_regressions_on_the_neighbours(l2):
 def test_weights_by_input():
     near = np.array([[0, 2, -1], [1, -1, -1]], np.int32)
     matrix = by_input(near, np.array([[0.5, 0.0, 0.0], [2.0, 0.0, 0.0]], np.float32), np.array([1, 3]), (4, 5))
-    assert matrix.rows().tolist() == [0, 1]
-    assert matrix.indices.tolist() == [1, 3]
-    assert matrix.data.tolist() == [0.5, 2.0]
+    assert matrix.rows().tolist() == [0, 1, 2]
+    assert matrix.indices.tolist() == [1, 3, 1]
+    assert matrix.data.tolist() == [0.5, 2.0, 0.0]  # a neighbour all the same
     assert (matrix.n_rows, matrix.n_cols) == (4, 5)

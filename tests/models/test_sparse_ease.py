@@ -189,6 +189,17 @@ def test_the_chain_is_that_of_the_graph_at_hand():
     assert np.isfinite(SparseEASE(alone).solve().score(torch.arange(3)).numpy()).all()
 
 
+def test_a_solution_is_not_kept_beyond_the_chain_that_it_was_made_of():
+    """The relation on the way has no weight of its own, and yet it decides."""
+    graph = chained([0, 0, 1])
+    by = Relation.of("by", "item", "author", np.array([0, 1, 2, 3]), np.array([2, 1, 0, 0]))
+    other, config = replace(graph, relations={**graph.relations, "by": by}), SparseEASEConfig(weights={"by": 0.0})
+    SparseEASE(graph, config).solve()
+    warm = SparseEASE(other, config).solve().score(torch.arange(3))
+    sparse_ease.clear_kept()
+    assert torch.equal(SparseEASE(other, config).solve().score(torch.arange(3)), warm)
+
+
 def test_a_composed_relation_says_what_the_same_facts_say_directly():
     graph = chained([0, 0, 1])
     rows = rows_of(graph, graph.relations["from"])

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
 
+from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.explanations import Explainer
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
@@ -24,7 +26,8 @@ from relrank.serve.served import Served
 from relrank.serve.service import Service
 
 MODELS = [
-    ("relational-ease", {"l2": 5.0}), ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
+    ("relational-ease", {"l2": 5.0}), ("sparse-ease", {"neighbours": 4}),
+    ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
     ("relational-lightgcn", {"dim": 16}), ("path-fusion", {"dim": 16}), ("sasrec", {"dim": 16}),
 ]  # fmt: skip
 
@@ -60,6 +63,7 @@ def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
 
 
 SERVED = Served("one", library("relational-ease", {"l2": 5.0}))
+SPARSE = Served("sparse", library("sparse-ease", {"neighbours": 4, "weights": {"lives_in": 0.0}}))
 TIES = Served("ties", constant(library()))
 
 
@@ -74,7 +78,7 @@ def oracle(served, scores, seen, among):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([SERVED, TIES]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
+    st.sampled_from([SERVED, TIES, SPARSE]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
     st.sampled_from([(), (("has_genre", "x/y"),), (("has_genre", "crime"), ("wrote", "3"))]),
 )  # fmt: skip
 def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
@@ -203,6 +207,36 @@ def test_weights_of_a_model_with_gradients_are_its_parameter(model, raw):
     assert pairs(answer) != pairs(before)
 
 
+def test_sparse_ease_is_solved_under_other_weights_where_that_takes_seconds(monkeypatch):
+    run = library("sparse-ease", {"neighbours": 4, "weights": {"has_genre": 3.0}})
+    service = Service({"one": run})
+    fitted = service.recommend(user=USERS[3], k=N_ITEMS)
+    for weights in ({"has_genre": 200.0}, {"lives_in": 0.0, "wrote": 50.0}):
+        config = SparseEASEConfig(neighbours=4, weights={"has_genre": 3.0} | weights)
+        other = replace(run, model=SparseEASE(run.graph, config).solve())
+        answer = service.recommend(user=USERS[3], k=40, weights=weights)
+        assert pairs(answer) == list(other.recommend(USERS[3], 40).select("item", "score").iter_rows())
+        assert pairs(answer) != pairs(fitted)[:40]
+    described = service.runs()["runs"][0]
+    assert described["weights_adjustable"] is True
+    weights = {"has_genre": 3.0, "wrote": 3.0, "follows": 3.0, "lives_in": 3.0}
+    assert {r["name"]: r["weight"] for r in described["relations"]} == weights
+    monkeypatch.setattr(weighing, "DENSE_COLUMNS", N_ITEMS)
+    with pytest.raises(RequestError, match="cannot be moved"):
+        Service({"one": run}).recommend(user=USERS[3], weights={"wrote": 50.0})
+
+
+def test_similar_items_of_a_sparse_model_are_its_row_of_weights():
+    row = SPARSE.run.model.score_rows(csr_row(5)).numpy()[0]
+    found = Service({"one": SPARSE}).similar(ITEMS[5], k=N_ITEMS)["items"]
+    assert [i["item"] for i in found] == [ITEMS[r] for r in oracle(SPARSE, row, {5}, None)]
+    np.testing.assert_array_equal([i["score"] for i in found], [row[i["item"] - 1000] for i in found])
+
+
+def csr_row(item):
+    return Csr.from_pairs(np.array([0]), np.array([item]), (1, N_ITEMS))
+
+
 def test_weights_that_are_fixed_are_refused():
     service = Service({"one": library("ease")})
     assert service.runs()["runs"][0]["weights_adjustable"] is False
@@ -328,13 +362,14 @@ def test_history_is_that_of_the_run():
         assert len(answer["items"]) == 8
 
 
-def test_reasons_are_those_of_the_model_under_outside_ids():
-    service, run = Service({"one": SERVED}), SERVED.run
+@pytest.mark.parametrize("served", [SERVED, SPARSE], ids=["relational-ease", "sparse-ease"])
+def test_reasons_are_those_of_the_model_under_outside_ids(served):
+    service, run = Service({"one": served}), served.run
     user = 5
     first = service.recommend(user=USERS[user], k=3)["items"]
     for listed in first:
         item = listed["item"] - 1000
-        seen = set(SERVED.seen_by(user).tolist())
+        seen = set(served.seen_by(user).tolist())
         expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4)[0]
         answer = service.explain(str(listed["item"]), user=USERS[user], n=4)
         assert answer["item"] == {"item": listed["item"], "title": listed["title"]}
@@ -357,8 +392,9 @@ def test_reasons_are_those_of_the_model_under_outside_ids():
     assert weighed["score"] == pytest.approx(next(i["score"] for i in listed if i["item"] == 1000), rel=1e-5)
 
 
-def test_reasons_where_the_whole_history_counts():
-    run = library("relational-ease", {"l2": 5.0, "weights": {"lives_in": 0.0}}, successive=True)
+@pytest.mark.parametrize(("kind", "config"), [("relational-ease", {"l2": 5.0}), ("sparse-ease", {"neighbours": 9})])
+def test_reasons_where_the_whole_history_counts(kind, config):
+    run = library(kind, {**config, "weights": {"lives_in": 0.0}}, successive=True)
     service = Service({"one": run})
     for user in USERS[:4]:
         first = service.recommend(user=user, k=1)["items"][0]

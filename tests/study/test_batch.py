@@ -41,6 +41,8 @@ CASES = [
     ("ease", "random-leave-one-out", {}),
     ("popularity", "random-leave-one-out", {}),  # many equal scores
     ("mf", "random-leave-one-out", {"dim": 8}),
+    ("sparse-ease", "random-leave-one-out", {"neighbours": 3}),  # most items are not reached
+    ("sparse-ease", "last-leave-one-out", {"neighbours": 3}),
     ("ease", "last-leave-one-out", {}),  # the whole history is heard
     ("sasrec", "last-leave-one-out", {"dim": 8, "window": 3, "init_scale": 0.5}),
     ("popularity", "last-leave-one-out", {}),

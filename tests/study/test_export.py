@@ -1,6 +1,7 @@
 """What an export says is what the model says, read back by the libraries that it is for."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -10,17 +11,23 @@ import pytest
 import torch
 from kept_runs import N_ITEMS, N_USERS, kept
 from safetensors.torch import load_file
+from scipy.sparse import csr_array
 
 from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.graph.graph import Relation
 from relrank.models.base import history_rows
+from relrank.models.relational_ease import RelationalEASE
+from relrank.models.sparse_ease import SparseEASE
 from relrank.ranking import top_k
 from relrank.study import export as exporting
 from relrank.study.export import export, load_program
 from relrank.study.fitted import FittedRun
+from relrank.tables.ids import IdMap
 
 LINEAR = {
-    "ease": {"l2": 3.0}, "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7},
+    "ease": {"l2": 3.0}, "sparse-ease": {"neighbours": 4, "item_power": 0.2},
+    "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7},
     "rp3beta": {"neighbours": 7}, "gf-cf": {"rank": 5}, "bspm": {"rank": 5},
     "chebycf": {"rank": 5}, "flat-filter": {"rank": 5},
 }  # fmt: skip
@@ -170,6 +177,43 @@ def test_a_model_that_does_not_fit_a_format_is_refused_in_one_sentence(
         export(run, to, tmp_path / "out")
     assert name in str(error.value)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["run"]
+
+
+def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Path) -> None:
+    run = kept(tmp_path, "sparse-ease", neighbours=4)
+    with mock.patch.object(exporting, "ROWS", 10):
+        assert export(run, "parquet", tmp_path / "out", neighbours=1) == [
+            "ids.parquet",
+            "note.json",
+            "weights.parquet",
+        ]
+    weights, own = pl.read_parquet(tmp_path / "out" / "weights.parquet"), run.model.item_weights()
+    assert weights["weight"].to_list() == own.data[own.data != 0].tolist()
+    assert weights.group_by("neighbour").len()["len"].max() == 4
+    export(run, "torch", tmp_path / "out")
+    alone = load_file(tmp_path / "out" / "model.safetensors")  # what somebody without relrank reads
+    scipy_csr = csr_array((alone["weights"], alone["indices"], alone["indptr"]), shape=(N_ITEMS, N_ITEMS))
+    expected = run.model.fold_in(histories()).numpy()
+    np.testing.assert_allclose(multi_hot() @ scipy_csr, expected, atol=1e-5)
+    program = load_program(tmp_path / "out")
+    assert program.takes == "history"
+    for n in (len(HISTORIES), 1):
+        given = torch.from_numpy(multi_hot()[:n].astype(np.int64))
+        np.testing.assert_allclose(program(given).numpy(), expected[:n], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SparseEASE, RelationalEASE])
+def test_relations_of_users_are_not_in_a_history(kind: type, tmp_path: Path) -> None:
+    run = kept(tmp_path, kind.name)
+    nodes = {**run.graph.nodes, "town": IdMap("town", pl.Series([0, 1]))}
+    at = Relation.of("lives_in", "user", "town", np.arange(N_USERS), np.arange(N_USERS) % 2)
+    graph = replace(run.graph, nodes=nodes, relations={"lives_in": at})
+    for to in ("parquet", "torch", "onnx"):
+        with pytest.raises(InputError, match="relations of users"):
+            export(replace(run, model=kind(graph).solve(), graph=graph), to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    without = kind(graph, kind.Config(weights={"lives_in": 0.0})).solve()
+    export(replace(run, model=without, graph=graph), "parquet", tmp_path / "out")
 
 
 def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(tmp_path: Path) -> None:

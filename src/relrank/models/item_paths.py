@@ -2,8 +2,8 @@
 
 A path from item j to item i through a relation runs over a node t that both are linked with, or directly where the
 relation links items with items. Its weight is the product of its normalised edges times the relation's weight: for
-relational EASE the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R, beside co-counts of interactions; for
-other models products of ``D^-1/2 W D^-1/2``.
+relational EASE and sparse EASE the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R, beside co-counts of
+interactions (of sparse EASE weighted by user); for other models products of ``D^-1/2 W D^-1/2``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.models.base import Recommender
 from relrank.models.fewer_links import FewerLinks
+from relrank.models.touched_items import TouchedItems
 
 INTERACTIONS = "interactions"
 """What stands for a relation where a path runs through what other people chose."""
@@ -73,12 +74,12 @@ class ItemPaths:
     Args:
         model: fitted.
         graph: what it was fitted on.
-        low_rank: the model's unit rows, if it is relational EASE.
+        low_rank: the model's unit rows, if it is relational EASE or sparse EASE.
     """
 
-    def __init__(self, model: Recommender, graph: Graph, low_rank: FewerLinks | None) -> None:
+    def __init__(self, model: Recommender, graph: Graph, low_rank: FewerLinks | TouchedItems | None) -> None:
         self.graph, self._low_rank = graph, low_rank
-        self._by_item = model.history.transpose()
+        self._by_item = low_rank.chosen if isinstance(low_rank, TouchedItems) else model.history.transpose()
         found = _links_of(model, graph) if low_rank is None else _links_of_ease(graph, low_rank)
         self._links = tuple(found)
         self._back: dict[str, Csr] = {}
@@ -101,7 +102,7 @@ class ItemPaths:
         return [*found, (Path(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
 
     def _chosen_together(self, via: int, end: int) -> float:
-        """Weight of two items' users: co-counts for relational EASE, else the product of normalised edges."""
+        """Weight of two items' users: terms of the Gram matrix, or products of normalised edges."""
         rows = self._by_item.take(np.array([via, end]))
         (one, other), (x, y) = (np.split(a, rows.indptr[1:2]) for a in (rows.indices, rows.data))
         _, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)
@@ -145,7 +146,7 @@ class ItemPaths:
         return Path(via, links.relation, ((links.node, node),), int(rng.choice(ends))) if ends.size else alone
 
 
-def _links_of_ease(graph: Graph, low_rank: FewerLinks) -> Iterator[_Links]:
+def _links_of_ease(graph: Graph, low_rank: FewerLinks | TouchedItems) -> Iterator[_Links]:
     """Unit rows; within the items they hold each item as its own neighbour."""
     for name, weight in low_rank.weights.items():
         relation = graph.relations[name]

@@ -204,7 +204,7 @@ def _nearest_sparse(  # type: ignore[no-untyped-def]
             found = neighbours[t]
             for p in range(n_reached):
                 i = reached[p]
-                if i != j:
+                if i != j and sums[i] > 0:  # values of 0 reach a column without a product, perhaps twice
                     count = _offer(sums[i] / (norms[i] * norms[j] + shrinkage), i, similarities, found, count)
                 sums[i] = 0
             found[:count].sort()
@@ -308,6 +308,11 @@ def symmetric_sum(
     return out
 
 
+def add_rows(out: Float32, rows: Float32, factor: float) -> None:
+    """Add ``factor`` times some rows of a matrix to the left of ``out``, rounded as ``symmetric_sum`` rounds."""
+    _add_dense(out, rows, np.float32(factor), False, _strands())
+
+
 def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32:
     """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, where that is above 0.
 
@@ -326,7 +331,16 @@ def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32
     return found
 
 
-def nearest_sparse(columns: Csr, rows: Csr, k: int, shrinkage: float, targets: Int64, most: int) -> Int32:
+def lengths(columns: Csr) -> Float32:
+    """Euclidean lengths of Z's columns, from Z by columns: the square roots of G's diagonal, float32 [n]."""
+    squares = np.bincount(columns.rows(), weights=columns.data.astype(np.float64) ** 2, minlength=columns.n_rows)
+    result: Float32 = np.sqrt(squares).astype(np.float32)
+    return result
+
+
+def nearest_sparse(
+    columns: Csr, rows: Csr, k: int, shrinkage: float, targets: Int64, most: int, norms: Float32 | None = None
+) -> Int32:
     """The same from Z itself.
 
     Args:
@@ -337,16 +351,15 @@ def nearest_sparse(columns: Csr, rows: Csr, k: int, shrinkage: float, targets: I
         targets: columns, int64 [n_targets].
         most: rows with more entries than this bring no columns near each other: they say little, and cost the
             square of their entries.
+        norms: ``lengths(columns)``, where they are known.
 
     Returns:
         As ``nearest_dense``.
     """
-    squares = np.bincount(columns.rows(), weights=columns.data.astype(np.float64) ** 2, minlength=columns.n_rows)
+    norms = lengths(columns) if norms is None else norms
     found: Int32 = np.empty((targets.size, k), np.int32)
     arguments = (columns.indptr, columns.indices, columns.data, rows.indptr, rows.indices, rows.data)
-    _nearest_sparse(
-        *arguments, np.sqrt(squares).astype(np.float32), np.float32(shrinkage), most, targets, found, _strands()
-    )
+    _nearest_sparse(*arguments, norms, np.float32(shrinkage), most, targets, found, _strands())
     return found
 
 
@@ -378,7 +391,7 @@ def weights_sparse(columns: Csr, l2: float, targets: Int64, neighbours: Int32) -
 
 
 def by_input(neighbours: Int32, weights: Float32, targets: Int64, shape: tuple[int, int]) -> Csr:
-    """Weights of targets as a sparse matrix, inputs by targets' columns.
+    """Weights of targets as a sparse matrix, inputs by targets' columns; neighbours of weight 0 are stored, too.
 
     Args:
         neighbours: int32 [n_targets, k], ascending, −1 behind the last one.
@@ -386,7 +399,7 @@ def by_input(neighbours: Int32, weights: Float32, targets: Int64, shape: tuple[i
         targets: ascending columns of the result, int64 [n_targets].
         shape: of the result.
     """
-    there: npt.NDArray[np.bool_] = (neighbours >= 0) & (weights != 0)
+    there: npt.NDArray[np.bool_] = neighbours >= 0
     counts = np.zeros(shape[1], np.int64)
     counts[targets] = there.sum(1)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -14,6 +14,9 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
 from relrank.models.linear import unit_rows
 
+Chain = tuple[tuple[Relation, bool], ...]
+"""Relations in order, each with whether it is walked from source to target."""
+
 
 def end_of(graph: Graph, relation: Relation) -> str | None:
     """The node type that a relation says something of: items, users, or None.
@@ -37,7 +40,7 @@ def _direct_end(graph: Graph, relation: Relation) -> str | None:
     return graph.user if graph.user in ends else None
 
 
-def chain_to(graph: Graph, relation: Relation, end: str) -> tuple[tuple[Relation, bool], ...] | None:
+def chain_to(graph: Graph, relation: Relation, end: str) -> Chain | None:
     """The shortest chain of relations from a node type to a relation that does not touch it.
 
     Args:
@@ -81,21 +84,40 @@ def rows_of(graph: Graph, relation: Relation) -> Csr:
     Raises:
         ValueError: the relation leads to neither users nor items.
     """
+    chain = chain_of(graph, relation)
+    known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
+    first, ahead = chain[0]
+    n_rows = len(graph.nodes[first.source if ahead else first.target])
+    if known is not None and known[0] == links and known[1].n_rows == n_rows:
+        return known[1]
+    rows = along(graph, chain, first_step(graph, chain))
+    _ROWS[relation] = links, rows
+    return rows
+
+
+def chain_of(graph: Graph, relation: Relation) -> Chain:
+    """The relations that ``rows_of`` composes, in order, with whether each is walked from source to target.
+
+    Raises:
+        ValueError: the relation leads to neither users nor items.
+    """
     end = end_of(graph, relation)
     if end is None:
         raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
-    chain: tuple[tuple[Relation, bool], ...] = ((relation, relation.source == end),)
-    if _direct_end(graph, relation) is None:
-        chain = chain_to(graph, relation, end) or chain
-    known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
-    if known is not None and known[0] == links and known[1].n_rows == len(graph.nodes[end]):
-        return known[1]
-    rows = _step(graph, *chain[0])
+    direct: Chain = ((relation, relation.source == end),)
+    return direct if _direct_end(graph, relation) is not None else chain_to(graph, relation, end) or direct
+
+
+def first_step(graph: Graph, chain: Chain) -> Csr:
+    """Weights of the first relation of a chain, by the nodes where it starts."""
+    return _step(graph, *chain[0])
+
+
+def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
+    """Rows of the first step, all or some, composed with the rest of the chain and brought to length 1."""
     for link, ahead in chain[1:]:
         rows = _product(rows.shares(), _step(graph, link, ahead).shares())
-    rows = unit_rows(rows)
-    _ROWS[relation] = links, rows
-    return rows
+    return unit_rows(rows)
 
 
 def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:

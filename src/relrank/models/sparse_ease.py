@@ -18,6 +18,7 @@ NonSymmetric Autoencoder".
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary, ref
@@ -39,7 +40,7 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import end_of, rows_of, side_by_side
+from relrank.models.relation_rows import chain_of, end_of, rows_of, side_by_side
 from relrank.models.sparse_linear import SparseLinear
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -190,15 +191,20 @@ class SparseEASE(SparseLinear):
         """Items and pseudo-items."""
         return self.graph.n_items + (0 if self._pseudo_items is None else self._pseudo_items.n_cols)
 
+    @property
+    def n_neighbours(self) -> int:
+        """Neighbours of an item at most."""
+        return min(int(self.config.neighbours), self.n_columns - 1) or 1
+
     def solve(self) -> Self:
         """Neighbours, Gram blocks and one small Cholesky factorisation per item."""
         found = self._solution()
         n, shape = self.graph.n_items, (self.n_columns, self.graph.n_items)
-        scaled = found.weights * self._item_scale()[:, None] if self.config.item_power else found.weights
+        scaled = found.weights * self.item_scale()[:, None] if self.config.item_power else found.weights
         self.keep_weights(by_input(found.neighbours, scaled, np.arange(n), shape))
         return self
 
-    def _item_scale(self) -> Float32:
+    def item_scale(self) -> Float32:
         """``n_j^c``, float32 [n_items]; 1 for items without interactions."""
         counts = np.maximum(np.bincount(self.history.indices, minlength=self.graph.n_items), 1)
         scale: Float32 = (counts**self.config.item_power).astype(np.float32)
@@ -224,10 +230,14 @@ class SparseEASE(SparseLinear):
 
     def _solution(self) -> _Solution:
         """Weights before popularity scaling, shared with the trials before this one as far as they agree."""
+        with _SOLVING:  # trials write into each other's memory
+            return self._solve()
+
+    def _solve(self) -> _Solution:
         c, targets = self.config, np.arange(self.graph.n_items)
-        k = min(int(c.neighbours), self.n_columns - 1) or 1
+        k = self.n_neighbours
         kept = _kept(self.graph.interactions)
-        edges = tuple((ref(r), w) for end in (self.graph.item, self.graph.user) for r, w in self.in_use(end))
+        edges = self._edges(self.graph.item), self._edges(self.graph.user)
         stack: tuple[Any, ...] = (float(c.user_power), self.n_columns, edges)
         selection = (*stack, k, float(c.shrinkage))
         if kept.get("solution", (None,))[0] == (*selection, float(c.l2)):
@@ -235,7 +245,7 @@ class SparseEASE(SparseLinear):
             return solution
         if kept.get("stack", (None,))[0] != stack:
             before = kept.pop("stack", (None, None))[1]
-            kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self._columns_and_rows()
+            kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self.columns_and_rows()
         matrix = kept["stack"][1]
         if kept.get("neighbours", (None,))[0] != selection:
             found = (
@@ -251,6 +261,11 @@ class SparseEASE(SparseLinear):
         kept["solution"] = (*selection, float(c.l2)), solution
         return solution
 
+    def _edges(self, end: str) -> tuple[Any, ...]:
+        """What the rows of relations are made of: each one's chain and weight."""
+        pairs = self.in_use(end)
+        return tuple((tuple(ref(link) for link, _ in chain_of(self.graph, r)), w) for r, w in pairs)
+
     def _gram(self, before: Any) -> Float32:
         """G without its penalty, [n_columns, n_columns], in the memory of the one before if it fits."""
         of_items = [(_gram_of(self.graph, relation), weight) for relation, weight in self.in_use(self.graph.item)]
@@ -261,13 +276,13 @@ class SparseEASE(SparseLinear):
     def _gram_of_histories(self) -> Float32:
         """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept while trials weigh users alike."""
         kept = _kept(self.graph.interactions)
-        key = float(self.config.user_power), tuple((ref(r), w) for r, w in self.in_use(self.graph.user))
+        key = float(self.config.user_power), self._edges(self.graph.user)
         if kept.get("histories", (None,))[0] != key:
             kept["histories"] = key, full_gram(gram(self.scaled_rows().transpose()))
         square: Float32 = kept["histories"][1]
         return square
 
-    def _columns_and_rows(self) -> tuple[Csr, Csr]:
+    def columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns and by rows."""
         rows = self.scaled_rows()
         parts = [rows_of(self.graph, r) for r, _ in self.in_use(self.graph.item)]
@@ -285,6 +300,13 @@ class SparseEASE(SparseLinear):
 
     # scoring
 
+    def beside(self, user: int) -> tuple[Int32, Float32]:
+        """Pseudo-items of a user, from their relations, and values: what is scored beside their items."""
+        if self._pseudo_items is None:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        part = slice(self._pseudo_items.indptr[user], self._pseudo_items.indptr[user + 1])
+        return self._pseudo_items.indices[part], self._pseudo_items.data[part]
+
     def inputs(self, users: Tensor) -> Csr:
         """Training items, and behind them the pseudo-items of the users' relations."""
         rows = user_rows(users, self.graph.n_users)
@@ -299,6 +321,7 @@ class SparseEASE(SparseLinear):
 
 _Kept = dict[str, Any]
 """What the last trial on some interactions made, by stage: key and value."""
+_SOLVING = threading.Lock()
 _KEPT: WeakKeyDictionary[Relation, _Kept] = WeakKeyDictionary()
 _GRAMS: WeakKeyDictionary[Relation, tuple[Int32, Float32 | Csr]] = WeakKeyDictionary()
 

@@ -19,17 +19,19 @@ import polars as pl
 import torch
 from torch.nn import functional
 
-from relrank.csr import Float32, Int32, Int64
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.models import Recommender
 from relrank.models.base import history_rows
+from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import ProductModel, VectorModel, keeps_vectors
 from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.weights import Variants, adjustable, weights_of
+from relrank.sparse_ranking import SparsePages
 from relrank.study.fitted import PARTS, FittedRun
 
 Answer = dict[str, Any]
@@ -86,6 +88,7 @@ class Served:
         self._explaining = threading.Lock()
         self._search = _Search(self)
         self.index: ItemIndex | None = None
+        self._sparse = SparsePages(visiting_order(self.n_items)) if isinstance(self.model, SparseLinear) else None
         self._warm()
         if self.n_items >= index_from and keeps_vectors(self.model) and self.model._items.numel():
             self.index = self._indexed()
@@ -97,11 +100,15 @@ class Served:
     @property
     def quick(self) -> bool:
         """Whether a list is made faster than a thread is worth."""
-        # where kernels wait for each other, a list may wait for a whole solve
-        return self.seconds <= QUICK_SECONDS and isinstance(kernels(), nullcontext)
+        # where kernels wait for each other, a list may wait for a whole solve; sparse products use no such kernel
+        alone = self._sparse is not None or isinstance(kernels(), nullcontext)
+        return self.seconds <= QUICK_SECONDS and alone
 
     def _warm(self) -> None:
         """Ask once, so that nothing is compiled or derived later."""
+        if self._sparse is not None:
+            self.listed(None, self.history_of(0) if self.n_users else np.zeros(0, np.int64), 0, 10)
+            return
         self.history_scores(self.history_of(0) if self.n_users else np.zeros(0, np.int64))
         if self.n_users:
             self.user_scores(0)
@@ -214,7 +221,7 @@ class Served:
         scores: Float32 = np.ascontiguousarray(out[0].float().numpy(force=True))
         if not np.isfinite(scores).all():
             raise InputError(
-                "scores are not finite", where=f"model {self.run.note['model']} of {self.name}",
+                "scores are not finite", where=self._where,
                 expected="finite numbers", found=f"{int((~np.isfinite(scores)).sum()):,} that are not",
             )  # fmt: skip
         return scores
@@ -248,10 +255,25 @@ class Served:
             seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
         if self.index is not None and among is None and model is None:
             return self._through_index(self.index, user, history, seen, offset, k)
+        if self._sparse is not None:
+            of_whom = cast("SparseLinear", model or self.model)
+            inputs = self._inputs(of_whom, user, history)
+            return self._sparse.page(inputs, of_whom.item_weights(), seen, among, offset, k, self._where)
         scores = (
             self.user_scores(user, model) if user is not None else self.history_scores(cast("Int64", history), model)
         )
         return self.page(scores, seen, among, offset, k)
+
+    @property
+    def _where(self) -> str:
+        return f"model {self.run.note['model']} of {self.name}"
+
+    def _inputs(self, model: SparseLinear, user: int | None, history: Int64 | None) -> Csr:
+        """What the weights are multiplied with: CSR [1, n_inputs]."""
+        if user is not None and not self._whole_history:
+            return model.inputs(torch.tensor([user]))
+        rows = self.history_of(user) if user is not None else cast("Int64", history)
+        return model.history_inputs([torch.from_numpy(rows)])
 
     def page(
         self, scores: Float32, seen: Rows | None, among: Mask | None, offset: int, k: int
@@ -326,6 +348,12 @@ class Served:
                     vector = functional.normalize(vector, dim=0)
         result: Float32 = np.ascontiguousarray(vector.float().numpy(force=True))
         return result
+
+    def similar(self, row: int, k: int) -> tuple[Int64, Float32]:
+        """Rows of the k items nearest to one, itself left out, and how near they are; see ``similar_scores``."""
+        if self._sparse is not None:
+            return self.listed(None, np.array([row], np.int64), 0, k)[:2]
+        return self.page(self.similar_scores(row), np.array([row]), None, 0, k)[:2]
 
     def similar_scores(self, row: int) -> Float32:
         """How near every item is to this one, float32 [n_items].
@@ -625,7 +653,9 @@ def _such_as(keys: Iterable[Id]) -> str:
 
 def _folded(text: str) -> str:
     """Text without case and accents, its words one blank apart."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    plain = text
+    if not text.isascii():
+        plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(plain.casefold().split())
 
 

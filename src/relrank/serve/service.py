@@ -9,8 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.serve.asked import Id, Limits, RequestError
@@ -121,7 +119,7 @@ class Service:
         }  # fmt: skip
 
     def similar(self, item: Id, k: int = 10, run: str | None = None) -> Answer:
-        """The items nearest to one, itself left out; see ``Served.similar_scores``.
+        """The items nearest to one, itself left out; see ``Served.similar``.
 
         Raises:
             RequestError: the item or the run is unknown, or k out of bounds.
@@ -129,7 +127,7 @@ class Service:
         served = self.served(run)
         self.limits.check("k", k, 1, self.limits.k)
         row = served.item_row(item)
-        best, values, _ = served.page(served.similar_scores(row), np.array([row]), None, 0, k)
+        best, values = served.similar(row, k)
         pairs = zip(best.tolist(), values.tolist(), strict=True)
         return {
             "run": served.name, **served.named(row),

@@ -1,8 +1,9 @@
 """Models under other relation weights than the fitted ones: made once, one at a time, the latest few kept.
 
-Relational EASE is solved again: seconds for thousands of items, and its Gram matrices stay in memory from the first
-time on. Models whose relations have a weight each in one parameter (relational LightGCN, XSimGCL, path fusion) share
-all others with the fitted one; only what follows from them is computed anew.
+Relational EASE and sparse EASE are solved again: seconds for thousands of items, and their Gram matrices stay in
+memory from the first time on. Sparse EASE of larger catalogues cannot be adjusted: a solve takes minutes. Models
+whose relations have a weight each in one parameter (relational LightGCN, XSimGCL, path fusion) share all others with
+the fitted one; only what follows from them is computed anew.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from relrank.models.layers import inverse_softplus
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.sparse_ease import DENSE_COLUMNS, SparseEASE
 from relrank.serve.asked import Limits, RequestError
 
 Key = tuple[tuple[str, float], ...]
@@ -30,15 +32,17 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def weights_of(model: Recommender) -> dict[str, float]:
     """The weight of every relation that the model reads, the interactions included where they have one."""
-    if isinstance(model, RelationalEASE):
-        c = model.config
-        usable = (knob.name.removeprefix("weights.") for knob in model.knobs(model.graph) if knob.name != "l2")
+    if isinstance(model, RelationalEASE | SparseEASE):
+        c, knobs = model.config, (knob.name for knob in model.knobs(model.graph))
+        usable = (name.removeprefix("weights.") for name in knobs if name.startswith("weights."))
         return {name: float(c.weights.get(name, c.weight)) for name in usable}
     return dict(getattr(model, "relation_weights", {}))
 
 
 def adjustable(model: Recommender) -> bool:
-    """Whether ``under`` can move the weights of this model."""
+    """Whether ``under`` can move the weights of this model while somebody waits."""
+    if isinstance(model, SparseEASE):
+        return model.n_columns <= DENSE_COLUMNS and bool(weights_of(model))
     return isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion) and bool(weights_of(model))
 
 
@@ -49,9 +53,9 @@ def under(model: Recommender, weights: Mapping[str, float]) -> Recommender:
         model: one that is ``adjustable``.
         weights: by relation, 0 or more, all of them in ``weights_of``.
     """
-    if isinstance(model, RelationalEASE):
+    if isinstance(model, RelationalEASE | SparseEASE):
         config = replace(model.config, weights={**model.config.weights, **weights})
-        return RelationalEASE(model.graph, config).solve()
+        return type(model)(model.graph, config).solve()
     assert isinstance(model, RelationalLightGCN | PathFusion)
     raw = inverse_softplus(torch.tensor([weights.get(name, old) for name, old in weights_of(model).items()]))
     changed = _sharing(model)
@@ -132,5 +136,7 @@ def _bytes(model: Recommender) -> int:
     """What a variant holds for itself alone."""
     if isinstance(model, RelationalEASE):
         return model.item_weights.nbytes
+    if isinstance(model, SparseEASE):
+        return sum(tensor.nbytes for tensor in model.state().values())
     own = (getattr(model, name, None) for name in ("_users", "_items", "_gathered"))
     return sum(tensor.nbytes for tensor in own if isinstance(tensor, torch.Tensor))

@@ -9,10 +9,15 @@ decides what is there:
   nothing left to normalise.
 - **item weights** (closed forms that are linear in the history, ``scores = x B``): with ``parquet`` the largest
   weights of each item in ``weights.parquet`` (``item``, ``neighbour``, ``weight``), with ``onnx`` and ``torch`` a
-  program ``history [B, n_items] → scores [B, n_items]`` over the whole of B. These models have no vectors.
+  program ``history [B, n_items] → scores [B, n_items]`` over the whole of B. These models have no vectors. A model
+  whose weights are sparse (sparse EASE) is written with all of them, as sparse as they are; only ``onnx`` knows no
+  sparse matrix, so that B has to fit into one file there.
+
+A model that scores relations of users, too, is refused: a history has none, so its lists would be others.
 
 A program is one matrix product, so that it needs no code: ``model.onnx``, or the tensor ``weights`` of
-``model.safetensors`` (``load_program``); torch's own program files hold pickles, and nothing here is ever unpickled.
+``model.safetensors`` (``load_program``); for sparse models the tensors ``indptr``, ``indices`` and ``weights`` of B
+in CSR. Torch's own program files hold pickles, and nothing here is ever unpickled.
 No program masks what a user has chosen already. Row i of the items, column i of scores and history, and entry i of an
 index are line i of ``ids.parquet`` (``row``, ``item``, ``title``).
 """
@@ -21,6 +26,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,8 +39,9 @@ from torch import Tensor, nn
 
 import relrank
 from relrank.checkpoint import load_tensors, save_tensors, write_json
-from relrank.csr import Float32
+from relrank.csr import Csr, Float32
 from relrank.errors import InputError
+from relrank.models import MODELS
 from relrank.models.base import Recommender
 from relrank.models.bspm import BSPM
 from relrank.models.chebycf import ChebyCF
@@ -43,6 +51,7 @@ from relrank.models.gf_cf import GFCF
 from relrank.models.item_knn import ItemKNN
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rp3beta import RP3Beta
+from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES
 from relrank.study.fitted import FittedRun
@@ -52,13 +61,17 @@ Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]
 FORMAT = "relrank-export-1"
 PROGRAM = "model.safetensors"
-LINEAR = (EASE, RelationalEASE, ItemKNN, RP3Beta, GFCF, BSPM, ChebyCF, FlatFilter)
+SPARSE = ("indptr", "indices", "weights")
+"""Tensors of a program with sparse weights."""
+LINEAR = (EASE, RelationalEASE, SparseLinear, ItemKNN, RP3Beta, GFCF, BSPM, ChebyCF, FlatFilter)
 """Models whose scores of a history are sums over its items."""
 EXTRAS = {"faiss": "ann", "onnx": "onnx"}
 """What has to be installed for a format."""
 ONNX_BYTES = (2 << 30) - (1 << 20)
 """What fits into one file of that format."""
 OPSET, IR = 17, 8
+ROWS = 1 << 22
+"""Sparse weights that get their outside ids at once."""
 
 
 def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[str]:
@@ -68,14 +81,14 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         run: a fitted model.
         to: ``"parquet"``, ``"faiss"``, ``"onnx"`` or ``"torch"``.
         out: the folder.
-        neighbours: item weights kept per item, the largest by absolute value; of ``parquet`` alone.
+        neighbours: item weights kept per item, the largest by absolute value; of ``parquet`` and dense weights alone.
 
     Returns:
         The names of the files.
 
     Raises:
         InputError: the format is unknown, or not one for this model; the folder holds something else; an extra is not
-            installed.
+            installed; the model scores relations of users.
     """
     if to not in get_args(Format):
         raise InputError(
@@ -89,12 +102,19 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
     with_vectors = keeps_vectors(model)
     if not with_vectors and (to == "faiss" or not isinstance(model, LINEAR)):
         vectors = "a model whose scores are products of vectors, such as relational-lightgcn or mf"
-        linear = ", ".join(kind.name for kind in LINEAR)
+        linear = ", ".join(kind.name for kind in MODELS.values() if issubclass(kind, LINEAR))
         raise InputError(
             f"model cannot be exported to {to}", where=f"relrank export --to {to}",
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
         )  # fmt: skip
+    if not with_vectors and not model.from_history:
+        raise InputError(
+            "model scores relations of users, which a history lacks", where=f"relrank export --to {to}",
+            expected="a run without relations of users, or with weight 0 for them",
+            found=f"{model.name}; relrank batch writes the lists of all users of any model",
+        )  # fmt: skip
+    sparse = model if isinstance(model, SparseLinear) else None
     with whole_folder(out) as part:
         ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
         ids.rename({"key": "item"}).with_row_index("row").write_parquet(part / "ids.parquet")
@@ -102,11 +122,18 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         if with_vectors:
             _write_vectors(run, part)
         if to == "parquet":
-            said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
+            if sparse is not None:
+                said = _write_sparse_weights(run, sparse.item_weights(), part)
+            else:
+                said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
         elif to == "faiss":
             said = _write_index(run, part, library)
+        elif sparse is not None and to == "torch":
+            tensors = {name: getattr(sparse, name) for name in SPARSE}
+            save_tensors(part / PROGRAM, tensors, {"takes": "history"})
+            said = {"input": "history", "shape": [model.graph.n_items] * 2, "output": "scores", "layout": "csr"}
         else:
-            program = _program(model)
+            program = _program(model, ONNX_BYTES if to == "onnx" else None)
             said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
             if to == "onnx":
                 _write_onnx(program, run, part / "model.onnx", library)
@@ -146,13 +173,45 @@ class Program(nn.Module):
         return x.to(self.weights) @ self.weights
 
 
-def load_program(folder: Path | str) -> Program:
-    """What ``--to torch`` wrote. Without relrank the file is read by safetensors: one tensor, ``weights``.
+class SparseProgram(nn.Module):
+    """``input @ weights`` with sparse weights: int or float [B, n_items] → scores float32 [B, n_items].
+
+    Args:
+        indptr: of the weights in CSR, int64 [n_items + 1].
+        indices: int32 [n_weights], scored items.
+        weights: float32 [n_weights].
+    """
+
+    takes: Takes = "history"
+    matrix: Tensor
+
+    def __init__(self, indptr: Tensor, indices: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        n = indptr.numel() - 1
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
+            # the transpose, since torch multiplies sparse by dense faster than dense by sparse
+            matrix = (
+                torch.sparse_csr_tensor(indptr, indices.long(), weights, (n, n), check_invariants=True)
+                .t()
+                .to_sparse_csr()
+            )
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of histories, a row of ones and zeros per user."""
+        return (self.matrix @ x.to(self.matrix.dtype).T).T
+
+
+def load_program(folder: Path | str) -> Program | SparseProgram:
+    """What ``--to torch`` wrote. Without relrank the file is read by safetensors; see the head of this file.
 
     Raises:
         InputError: there is no such file, or it is damaged.
     """
     tensors, note = load_tensors(Path(folder) / PROGRAM)
+    if "indptr" in tensors:
+        return SparseProgram(*(tensors[name] for name in SPARSE))
     return Program(note["takes"], tensors["weights"])
 
 
@@ -173,9 +232,12 @@ def _item_weights(model: Recommender) -> Iterator[tuple[int, Float32]]:
             yield first, model.fold_in(alone).float().numpy(force=True)
 
 
-def _program(model: Recommender) -> Program:
+def _program(model: Recommender, most: int | None) -> Program:
+    """The product, refused before it is made where its weights take more bytes than ``most``."""
     if keeps_vectors(model):
         return Program("user", torch.from_numpy(_vectors(model)[1].T.copy()))
+    if most is not None and 4 * model.graph.n_items**2 > most:
+        raise _too_large(4 * model.graph.n_items**2)
     weights = np.empty((model.graph.n_items,) * 2, np.float32)
     for first, rows in _item_weights(model):
         weights[first : first + len(rows)] = rows
@@ -210,6 +272,23 @@ def _write_weights(run: FittedRun, folder: Path, neighbours: int) -> dict[str, A
     return {"weights": "score of neighbour = sum of weight over the items of the history", "neighbours": n}
 
 
+def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[str, Any]:
+    """All weights, some rows at a time; zeros are left out."""
+    keys, files = run.split.items, []
+    parts = folder / "parts"
+    parts.mkdir()
+    for start in range(0, max(weights.nnz, 1), ROWS):
+        part = slice(start, min(start + ROWS, weights.nnz))
+        row = np.searchsorted(weights.indptr, np.arange(part.start, part.stop), side="right") - 1
+        there = weights.data[part] != 0
+        columns = {"item": keys.at(row[there]), "neighbour": keys.at(weights.indices[part][there])}
+        files.append(parts / f"{start:012}.parquet")
+        pl.DataFrame(columns | {"weight": weights.data[part][there]}).write_parquet(files[-1])
+    pl.scan_parquet(files, glob=False).sink_parquet(folder / "weights.parquet")
+    shutil.rmtree(parts)
+    return {"weights": "score of neighbour = sum of weight over the items of the history", "neighbours": "all"}
+
+
 def _write_index(run: FittedRun, folder: Path, faiss: Any) -> dict[str, Any]:
     """An exact index: flat, by inner product."""
     items = _vectors(run.model)[1]
@@ -219,13 +298,17 @@ def _write_index(run: FittedRun, folder: Path, faiss: Any) -> dict[str, Any]:
     return {"index": "IndexFlatIP", "shape": list(items.shape)}
 
 
+def _too_large(n_bytes: int) -> InputError:
+    return InputError(
+        "model is too large for one file", where="relrank export --to onnx",
+        expected=f"at most {ONNX_BYTES:,} bytes of weights, or --to torch", found=f"{n_bytes:,}",
+    )  # fmt: skip
+
+
 def _write_onnx(program: Program, run: FittedRun, path: Path, onnx: Any) -> None:
     """One matrix product, built by hand: no tracing, no other library."""
     if program.weights.nbytes > ONNX_BYTES:
-        raise InputError(
-            "model is too large for one file", where="relrank export --to onnx",
-            expected=f"at most {ONNX_BYTES:,} bytes of weights, or --to torch", found=f"{program.weights.nbytes:,}",
-        )  # fmt: skip
+        raise _too_large(program.weights.nbytes)
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     width, n_items = program.weights.shape
     graph = helper.make_graph(
