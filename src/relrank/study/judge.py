@@ -90,8 +90,8 @@ def _sentence(
     if setting is not None:
         return (
             f"Weak judge: without any relation {model} reaches validation {metric} {setting:.4f} with settings tried "
-            f"on another arm, its interactions arm {valid:.4f}. Its gains from relations may be overstated by as much as "
-            "the difference."
+            f"on another arm, its interactions arm {valid:.4f}. Its gains from relations may be overstated by as "
+            "much as the difference."
         )
     return (
         f"Judge: {model}; no model of this study ranks better on the interactions alone "
