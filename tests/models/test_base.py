@@ -84,7 +84,19 @@ def test_every_model_is_registered_under_its_name_and_can_be_tuned_from_its_star
         assert list(knob.ladder) == sorted(set(knob.ladder))
         for value in knob.ladder:
             config_of(kind.Config(), {knob.name: value}, name)
-    without = ("random", "popularity", "item-knn", "markov", "ease", "gf-cf", "mf", "sasrec", "gru4rec", "bert4rec")
+    without = (
+        "random",
+        "popularity",
+        "item-knn",
+        "rp3beta",
+        "markov",
+        "ease",
+        "gf-cf",
+        "mf",
+        "sasrec",
+        "gru4rec",
+        "bert4rec",
+    )
     assert (name not in without) == kind.relational
 
 
