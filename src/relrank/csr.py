@@ -98,7 +98,7 @@ class Csr:
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
         starts = self.indptr[rows]
-        indptr, at = end_to_end(starts, self.indptr[rows + 1] - starts)  # not degrees(): few of many rows
+        indptr, at = end_to_end(starts, self.indptr[np.add(rows, 1)] - starts)  # not degrees(): few of many rows
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
     def shares(self) -> Csr:
