@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Time on the cores that this process may use; right to a factor of about 3."""
+        """Time on the cores that this process may use: a lower bound, which the log has up to 75 times too low."""
         return (self.dense / DENSE_RATE + self.sparse / SPARSE_RATE) / cores()
 
 
