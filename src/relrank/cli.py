@@ -570,7 +570,7 @@ def _print_estimates(console: Console, config: StudyConfig, material: Material) 
     cells = [c for c in grid(config, material) if c.bench is material.benches[0] and c.arm.rewired is None]
     available = memory_for(config.study)
     table = plain_table(f"estimates, {gb(available)} GB are available")
-    for heading in ("model", "GB", "minutes a fit"):
+    for heading in ("model", "GB", "minutes a fit, at least"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name in dict.fromkeys(c.model.name for c in cells):
         found = [estimate_of(c) for c in cells if c.model.name == name]

@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Time on the cores that this process may use: a lower bound, which the log has up to 75 times too low."""
+        """Time on the cores that this process may use: a lower bound, once 50 times too low in the log."""
         return (self.dense / DENSE_RATE + self.sparse / SPARSE_RATE) / cores()
 
 
