@@ -130,7 +130,21 @@ def evaluate(
 def mean_metric(
     model: Scorer, split: Split, metric: str = "ndcg@10", part: Part = "valid", *, block: int | None = None
 ) -> float:
-    """One metric averaged over the users with truth, from ranks alone: the light path for tuning and early stopping.
+    """One metric averaged over the users with truth, from ranks alone: the light path for early stopping.
+
+    Raises:
+        InputError: the metric is unknown, the part is empty, or scores are constant or not finite.
+    """
+    return float(user_metric(model, split, metric, part, block=block).mean())
+
+
+def user_metric(
+    model: Scorer, split: Split, metric: str = "ndcg@10", part: Part = "valid", *, block: int | None = None
+) -> Float64:
+    """One metric of every user with truth, from ranks alone: the light path for tuning.
+
+    Returns:
+        float64 [n_users with truth], by user row.
 
     Raises:
         InputError: the metric is unknown, the part is empty, or scores are constant or not finite.
@@ -138,7 +152,7 @@ def mean_metric(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found = ranks(informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block)
-    return float(metrics.by_name(metric, found.ranks, found.indptr).mean())
+    return metrics.by_name(metric, found.ranks, found.indptr)
 
 
 def informed(model: Scorer, split: Split, part: Part) -> Scorer:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from relrank.csr import Csr
+from relrank.models import local_regression
 from relrank.models.local_regression import (
     LANES,
     by_input,
     nearest_dense,
     nearest_sparse,
     solve_block,
+    symmetric_sum,
     weights_dense,
     weights_sparse,
 )
@@ -68,6 +70,39 @@ def test_neighbours_are_those_of_largest_shrunk_cosine(k, shrinkage):
         nearest_sparse(csr(z.T), csr(z), k, shrinkage, targets, 10**6),
     ):
         assert [[i for i in row if i >= 0] for row in found.tolist()] == expected
+
+
+@pytest.mark.parametrize("columns", [7, 12, 40])
+def test_a_guess_changes_no_neighbour(columns):
+    """Right, stale, of the wrong size or nonsense: it says where to look first, no more."""
+    z, targets, rng = stack(5), np.arange(40), np.random.default_rng(1)
+    g = z.T @ z
+    wanted = nearest_dense(g, 7, 1.5, targets)
+    nonsense = np.stack([np.sort(rng.permutation(40)[:columns]) for _ in targets]).astype(np.int32)
+    short = nonsense.copy()
+    short[:, 3:] = -1
+    other = stack(6)
+    guesses = [wanted, nonsense, short, nearest_dense(other.T @ other, columns - 1, 0.0, targets), nonsense + 40]
+    for guess in guesses:
+        np.testing.assert_array_equal(nearest_dense(g, 7, 1.5, targets, guess), wanted)
+    equal = np.ones((40, 40), np.float32)  # ties go to the lower column with a guess, too
+    np.testing.assert_array_equal(nearest_dense(equal, 7, 0.0, targets, nonsense), nearest_dense(equal, 7, 0.0, targets))
+
+
+@pytest.mark.parametrize("size", [4, 4 * 40 * 7, 4 << 20])
+def test_sums_in_pieces_are_sums(monkeypatch, size):
+    rng = np.random.default_rng(0)
+    first, dense = rng.random((40, 40)).astype(np.float32), rng.random((30, 30)).astype(np.float32)
+    sparse = stack(3, 20, 20)
+    monkeypatch.setattr(local_regression, "SUM_BYTES", size)
+    found = symmetric_sum(first, [(dense, 0.5), (csr(sparse), 2.0)])
+    wanted = first.astype(np.float64)
+    wanted[:30, :30] += 0.5 * dense
+    wanted[:20, :20] += 2.0 * sparse
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    memory = np.full((40, 40), np.nan, np.float32)
+    assert symmetric_sum(first, [(dense, 0.5), (csr(sparse), 2.0)], memory) is memory
+    np.testing.assert_array_equal(memory, found)
 
 
 def test_equal_cosines_go_to_the_lower_column():

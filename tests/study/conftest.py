@@ -6,7 +6,7 @@ SMALL = """
 name = "small"
 [data]
 dataset = "planted"
-planted = { users = 300, items = 160, per_user = 6, groups = 16, seed = 3 }
+planted = { users = 300, items = 160, per_user = 6, groups = 16, seed = 5 }
 [protocol]
 split = "random-leave-one-out"
 [relations.driver]

@@ -1,9 +1,10 @@
 import itertools
 
+import numpy as np
 import pytest
 
 from relrank.models.base import Knob
-from relrank.study.tuning import STRIDE, climb
+from relrank.study.tuning import STRIDE, climb, paired_error
 
 
 def ladder(n, start=0, name="x"):
@@ -131,3 +132,54 @@ def test_what_moved_with_its_group_has_to_earn_its_place():
     assert found.trials[1].values == {"x": 3, "y": 3}
     assert chosen(found) == {"x": 3, "y": 0}
     assert found.finished
+
+
+def test_a_step_within_its_paired_error_is_not_taken():
+    """The mean rises by the same 1 %: once for everybody alike, once by luck of a few users."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=500)
+    noise -= noise.mean()
+
+    def certain(values):
+        return 1 + 0.01 * values["x"] + 0.2 * noise  # the noise is common to all trials: it cancels in pairs
+
+    def lucky(values):
+        return 1 + 0.01 * values["x"] + (0.3 * rng.permutation(noise) if values["x"] else 0)
+
+    assert chosen(climb([ladder(2)], 500, certain)) == {"x": 1}
+    found = climb([ladder(2)], 500, lucky)
+    assert chosen(found) == {"x": 0}
+    assert found.trials[1].metric == pytest.approx(1.01)
+
+
+def test_errors_are_those_of_paired_differences_to_the_first_trial():
+    users = {0.0: np.array([0.0, 1.0, 1.0, 0.0]), 1.0: np.array([1.0, 1.0, 1.0, 0.0])}
+    found = climb([ladder(2)], 500, lambda values: users[values["x"]])
+    # differences 1, 0, 0, 0: standard deviation 1/2, four users
+    assert [trial.error for trial in found.trials] == [0.0, 0.25]
+    assert chosen(found) == {"x": 0}, "a rise of .25 with an error of .25 is no more than that"
+    assert paired_error(np.array([0.3]), np.array([0.1])) == 0.0
+
+
+def test_begins_where_it_is_told_and_moves_that_in_single_steps():
+    measure = Counted(lambda x, y: -abs(x - 5) - abs(y - 4))
+    found = climb([ladder(9, 0, "x"), ladder(9, 0, "y")], 500, measure, starts=[{"x": 5.0}])
+    assert measure.asked[0] == (5, 0)
+    assert chosen(found) == {"x": 5, "y": 4}
+    assert {x for x, _ in measure.asked} == {4, 5, 6}
+    assert (5, STRIDE) in measure.asked, "what was not searched before is"
+
+
+def test_a_second_start_has_to_be_beaten():
+    """A hill far off, which the first start does not see: the search goes on from there, and ends no lower."""
+
+    def two_hills(x):
+        return 2 - abs(x - 1) if x < 4 else 5 - abs(x - 16)
+
+    alone = climb([ladder(20)], 500, lambda values: two_hills(values["x"]))
+    assert chosen(alone) == {"x": 1}
+    both = climb([ladder(20)], 500, lambda values: two_hills(values["x"]), starts=[{"x": 0.0}, {"x": 14.0}])
+    assert chosen(both) == {"x": 16}
+    assert both.finished
+    worse = climb([ladder(20)], 500, lambda values: two_hills(values["x"]), starts=[{"x": 0.0}, {"x": 9.0}])
+    assert chosen(worse) == {"x": 1}

@@ -20,6 +20,8 @@ PIVOTS = 4
 """Rows that one sweep of the factorisation takes off the rest."""
 PIECE = 64
 """Columns that are passed over at once where none of them is near enough."""
+SUM_BYTES = 4 << 20
+"""Matrices are added up in pieces of this size, which stay in the cache."""
 ALMOST = np.float32(1 - 1e-6)
 """A product and a quotient round differently; what may be near enough is looked at again."""
 LEAST_PIVOT = np.float32(1e-6)
@@ -129,9 +131,18 @@ def _reaching(row, norms, own, shrinkage, least):  # type: ignore[no-untyped-def
 
 
 @numba.njit(nogil=True, cache=True)
-def _nearest_of_row(row, j, norms, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
-    """Neighbours of column j from its whole row of G; ``similarities`` [k] is scratch."""
+def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess):  # type: ignore[no-untyped-def]
+    """Neighbours of column j from its whole row of G; ``similarities`` [k] is scratch.
+
+    At least k columns are as near as the k-th of ``guess``, so whatever is not need not be looked at.
+    """
     count, least, k, own = 0, np.float32(0), found.size, norms[j]
+    for i in guess:
+        if i >= 0 and i != j and row[i] > 0:
+            count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities, found, count)
+    if count == k:
+        least = similarities[0] * ALMOST
+    count = 0
     for start in range(0, row.size, PIECE):
         values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
         if not _reaching(values, of_values, own, shrinkage, least * ALMOST):
@@ -139,7 +150,7 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found):  # type: ign
         for i in range(values.size):
             if values[i] > 0 and start + i != j:
                 similarity = values[i] / (of_values[i] * own + shrinkage)
-                if similarity > least:
+                if similarity >= least:
                     count = _offer(similarity, start + i, similarities, found, count)
                     if count == k:
                         least = similarities[0]
@@ -148,12 +159,12 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found):  # type: ign
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def _nearest_dense(g, norms, shrinkage, targets, neighbours, strands):  # type: ignore[no-untyped-def]
+def _nearest_dense(g, norms, shrinkage, targets, neighbours, guess, strands):  # type: ignore[no-untyped-def]
     k = neighbours.shape[1]
     for s in numba.prange(strands):
         similarities = np.empty(k, np.float32)
         for t in range(s, targets.size, strands):
-            _nearest_of_row(g[targets[t]], targets[t], norms, shrinkage, similarities, neighbours[t])
+            _nearest_of_row(g[targets[t]], targets[t], norms, shrinkage, similarities, neighbours[t], guess[t])
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
@@ -299,12 +310,17 @@ def symmetric_sum(
         memory: float32 [n, n] to write the sum into: fresh memory costs as much as the sum.
     """
     out: Float32 = np.empty_like(first) if memory is None else memory
-    _add_dense(out, first, np.float32(1), True, _strands())
-    for other, factor in others:
-        if isinstance(other, Csr):
-            _add_sparse(out, other.indptr, other.indices, other.data, np.float32(factor), _strands())
-        else:
-            _add_dense(out, other, np.float32(factor), False, _strands())
+    rows = max(SUM_BYTES // (4 * len(first)), 1)
+    for start in range(0, len(first), rows):
+        stop = min(start + rows, len(first))
+        part = out[start:stop]  # stays in the cache while everything is added to it
+        _add_dense(part, first[start:stop], np.float32(1), True, _strands())
+        for other, factor in others:
+            if not isinstance(other, Csr):
+                _add_dense(part, other[start:stop], np.float32(factor), False, _strands())
+            elif start < other.n_rows:
+                indptr = other.indptr[start : min(stop, other.n_rows) + 1]
+                _add_sparse(part, indptr, other.indices, other.data, np.float32(factor), _strands())
     return out
 
 
@@ -313,7 +329,7 @@ def add_rows(out: Float32, rows: Float32, factor: float) -> None:
     _add_dense(out, rows, np.float32(factor), False, _strands())
 
 
-def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32:
+def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64, guess: Int32 | None = None) -> Int32:
     """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, where that is above 0.
 
     Args:
@@ -321,13 +337,17 @@ def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64) -> Int32
         k: how many.
         shrinkage: s.
         targets: columns, int64 [n_targets].
+        guess: columns that may be near, as this function returned them for these targets and another matrix: with at
+            least k of them it is faster, whatever they are.
 
     Returns:
         int32 [n_targets, k], ascending; −1 behind the last one.
     """
     norms = np.sqrt(np.maximum(g.diagonal(), 0)).astype(np.float32)
     found: Int32 = np.empty((targets.size, k), np.int32)
-    _nearest_dense(g, norms, np.float32(shrinkage), targets, found, _strands())
+    if guess is None or len(guess) != targets.size or guess.max(initial=-1) >= len(g):
+        guess = np.empty((targets.size, 0), np.int32)
+    _nearest_dense(g, norms, np.float32(shrinkage), targets, found, guess, _strands())
     return found
 
 

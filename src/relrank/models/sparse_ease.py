@@ -248,8 +248,9 @@ class SparseEASE(SparseLinear):
             kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self.columns_and_rows()
         matrix = kept["stack"][1]
         if kept.get("neighbours", (None,))[0] != selection:
+            before = kept.get("neighbours", (None, None))[1]
             found = (
-                nearest_dense(matrix, k, c.shrinkage, targets)
+                nearest_dense(matrix, k, c.shrinkage, targets, before)
                 if self.n_columns <= DENSE_COLUMNS
                 else nearest_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
             )

@@ -6,10 +6,11 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
@@ -17,14 +18,14 @@ import torch
 
 import relrank
 from relrank.checkpoint import load_tensors, save_tensors, write_json
-from relrank.csr import Csr
+from relrank.csr import Csr, Float32
 from relrank.errors import InputError
-from relrank.evaluation import Evaluation, evaluate, mean_metric
-from relrank.graph.graph import Graph
+from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
+from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
-from relrank.models.base import config_of
+from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, beside
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
@@ -79,12 +80,17 @@ class Cell:
         arm: which relations.
         bench: split and graph.
         study: metric, cuts, trials.
+        after: keys of the cells whose findings its search begins with (``nesting``).
+        begins: values of knobs where its search begins, and others that it has to beat, as those cells ended; ()
+            before they are there.
     """
 
     model: ModelSection
     arm: Arm
     bench: Bench
     study: StudySection
+    after: tuple[str, ...] = ()
+    begins: tuple[Mapping[str, float], ...] = ()
 
     @property
     def trials(self) -> int:
@@ -213,6 +219,7 @@ class Cell:
             "held": sorted(self.said.config),
             "train": asdict(train) if trained else None,
             "trials": self.trials,
+            **({"after": list(self.after)} if self.after else {}),
             "metric": self.study.metric,
             "ks": list(self.study.ks),
             "beside": self.bench.beside,
@@ -263,13 +270,18 @@ def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return {**base, **own, **mixed}
 
 
+_SHAS: WeakKeyDictionary[Relation, str] = WeakKeyDictionary()
+
+
 def edges_sha(graph: Graph, name: str) -> str:
     """sha256 over a relation's edges, weights and ends."""
     r = graph.relation(name)
-    digest = hashlib.sha256(f"{r.source} {r.target}".encode())
-    for column in (r.src, r.dst, r.weight):
-        digest.update(column.tobytes())
-    return digest.hexdigest()[:16]
+    if r not in _SHAS:
+        digest = hashlib.sha256(f"{r.source} {r.target}".encode())
+        for column in (r.src, r.dst, r.weight):
+            digest.update(column.tobytes())
+        _SHAS[r] = digest.hexdigest()[:16]
+    return _SHAS[r]
 
 
 def kept_model(cell: Cell, folder: Path, config: Any) -> tuple[Recommender, Graph] | None:
@@ -299,7 +311,7 @@ def load_cell(folder: Path) -> CellResult:
     history = folder / "history.parquet"
     return CellResult(
         note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
-        tuple(Trial(t["values"], t["metric"]) for t in note["trials"]), note["chosen"], note["valid"],
+        tuple(Trial(**t) for t in note["trials"]), note["chosen"], note["valid"],
         pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
         note["note"],
     )  # fmt: skip
@@ -332,9 +344,9 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A trial that was made: its validation metric and the seconds it took."""
+    """A trial that was made: the metric of every validation user, float32 [n_users], and the seconds it took."""
 
-    metric: float
+    metrics: Float32
     seconds: float
 
 
@@ -355,31 +367,30 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     together, and the first of them measures.
     """
     config, _ = cell.start()
-    kind = MODELS[cell.model.kind]
     graph = cell.graph
     made, charged = 0, 0.0
 
-    def measure(values: dict[str, float]) -> float:
+    def measure(values: dict[str, float]) -> Float32:
         nonlocal made, charged
         made += 1
         say(f"trial {made} of at most {cell.trials}")
-        changed = config_of(config, values, cell.model.name)
+        changed = config_of(begin, values, cell.model.name)
         key = in_effect(cell, graph, changed)
         known = None if key is None else memory.get(key)
         if known is None:
             began = time.perf_counter()
             model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say, group=group)
-            metric = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
-            known = Known(metric, time.perf_counter() - began)
+            metrics = group.decided(lambda: user_metric(model, cell.bench.split, cell.study.metric).tolist())
+            known = Known(np.asarray(metrics, np.float32), time.perf_counter() - began)
             if key is not None:
                 memory[key] = known
         charged += known.seconds
-        return known.metric
+        return known.metrics
 
-    knobs = [k for k in kind.knobs(graph) if not cell.holds(k.name)] if cell.trials > 1 else []
-    found = climb(knobs, cell.trials, measure) if knobs else Climb((), -1, True)
-    if knobs:
-        config = config_of(config, found.trials[found.chosen].values, cell.model.name)
+    begin = config_of(config, dict(cell.begins[0]) if cell.begins else {}, cell.model.name)
+    knobs = knobs_of(cell, graph)
+    found = climb(knobs, cell.trials, measure, starts=cell.begins) if knobs else Climb((), -1, True)
+    config = config_of(begin, found.trials[found.chosen].values, cell.model.name) if knobs else begin
     began = time.perf_counter()
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
     valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
@@ -388,6 +399,51 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
     seconds = {"tune": charged, "fit": time.perf_counter() - began}
     return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)
+
+
+def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
+    """What the cell's search moves.
+
+    Where a relation is shuffled in a setting that was found with its links, that is its own weight alone: what its
+    degrees are worth without them.
+    """
+    if cell.trials == 1:
+        return []
+    knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
+    if cell.begins and cell.arm.rewired is not None:
+        return [k for k in knobs if k.name == f"weights.{cell.arm.rewired}"]
+    return knobs
+
+
+def beginning(cell: Cell, folder: Path) -> Cell:
+    """The cell with the settings that its search begins with, from the cells of ``Cell.after``.
+
+    Where the first of these ended, and where the best on validation did.
+
+    Args:
+        cell: one of a study.
+        folder: of the study's cells; those of ``Cell.after`` that are not there were left out.
+    """
+    notes = [
+        json.loads((folder / key / "cell.json").read_text("utf-8")) for key in cell.after if finished(folder / key)
+    ]
+    if not notes:
+        return cell
+    best = max(notes, key=lambda note: note["valid"])
+    knobs = [k for k in MODELS[cell.model.kind].knobs(cell.graph) if not cell.holds(k.name)]
+    begins = [_ended(knobs, note["chosen"]) for note in ([notes[0]] if best is notes[0] else [notes[0], best])]
+    return replace(cell, begins=tuple(begins))
+
+
+def _ended(knobs: Sequence[Knob], chosen: Mapping[str, Any]) -> dict[str, float]:
+    """Values of knobs in another cell's hyper-parameters, as far as it has them and they may be tried here."""
+    values = {}
+    for knob in knobs:
+        field, _, entry = knob.name.partition(".")
+        value = chosen.get(field, {}).get(entry) if entry else chosen.get(field)
+        if value in knob.ladder:
+            values[knob.name] = value
+    return values
 
 
 def fit_cell(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from relrank.memory import out_of_memory
 from relrank.models import MODELS, ClosedForm
-from relrank.study.cells import Cell, CellResult, Known, Say, run_cell
+from relrank.study.cells import Cell, CellResult, Known, Say, beginning, run_cell
 
 
 class Watcher(Protocol):
@@ -65,7 +65,7 @@ class Engine(Protocol):
         """Run cells, each into its folder, which is there whole or not at all.
 
         Args:
-            cells: by key, none of them finished.
+            cells: by key, none of them finished; each behind those that it begins after (``Cell.after``).
             folder: where the cells' folders, named by key, belong.
             watcher: told of ``start``, ``say`` and ``lost``.
 
@@ -100,7 +100,7 @@ class OneByOne:
                 _release(last)
             last = cell
             watcher.start(cell)
-            yield key, self._result(cell, folder / key, partial(watcher.say, cell))
+            yield key, self._result(beginning(cell, folder), folder / key, partial(watcher.say, cell))
 
     def _result(self, cell: Cell, folder: Path, say: Say) -> CellResult | None:
         try:

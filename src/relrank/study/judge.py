@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult
 from relrank.study.effects import Found
-from relrank.study.tuning import WORTH
+from relrank.study.tuning import ERRORS, WORTH
 
 
 def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[d
     for model in sorted((m for m in judged if m in valid), key=lambda m: -valid[m]):
         own, best = valid[model], max(valid, key=lambda m: valid[m])
         stronger = best if _better(valid[best], own) else None
-        setting = _best_setting(found, model)
+        setting = _best_setting(found, model, _valid_by_seed(found, model))
         better = setting if setting is not None and _better(setting, own) else None
         rows.append(
             {
@@ -52,19 +52,26 @@ def _better(one: float, other: float) -> bool:
 
 def _valid(found: Found, model: str) -> float | None:
     """Mean validation metric of a model on the interactions alone; None where it was not run so."""
+    valid = _valid_by_seed(found, model)
+    return sum(valid.values()) / len(valid) if valid else None
+
+
+def _valid_by_seed(found: Found, model: str) -> dict[int, float]:
     name = found.arm_name(model, INTERACTIONS)
-    cells = [] if name is None else found.cells(model, name)
-    return sum(c.valid for c in cells) / len(cells) if cells else None
+    return {} if name is None else {cell.seed: cell.valid for cell in found.cells(model, name)}
 
 
-def _best_setting(found: Found, model: str) -> float | None:
-    """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds."""
-    best: dict[int, float] = {}
+def _best_setting(found: Found, model: str, own: Mapping[int, float]) -> float | None:
+    """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds.
+
+    A trial counts where it is better than the interactions arm by more than its own error.
+    """
+    best = dict(own)
     for (name, _), cells in found.items():
         for cell in cells if name == model else ():
             for trial in cell.trials:
-                if _without_relations(trial.values, cell):
-                    best[cell.seed] = max(best.get(cell.seed, trial.metric), trial.metric)
+                if _without_relations(trial.values, cell) and trial.metric > own[cell.seed] + ERRORS * trial.error:
+                    best[cell.seed] = max(best[cell.seed], trial.metric)
     return sum(best.values()) / len(best) if best else None
 
 

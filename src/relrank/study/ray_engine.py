@@ -26,7 +26,7 @@ from relrank.libraries import fitting
 from relrank.models import MODELS, Trained
 from relrank.study import ray_worker
 from relrank.study.bench_files import pack
-from relrank.study.cells import Bench, Cell, CellResult, load_cell
+from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
 from relrank.study.engines import Watcher
 from relrank.study.fits import needed
 from relrank.whole import whole_folder
@@ -201,9 +201,12 @@ class RayEngine:
                 if not before <= machines:  # one is gone, and Ray would wait for another for ever
                     self._refuse_too_large(left, needs)
                 # In turn, so that baselines are there early; some wait in Ray, where an autoscaler sees them.
-                while queue and len(running) < 2 * max(1, self._n_cores() // self._cores):
-                    key = queue.pop(0)
-                    running[self._submit(key, cells[key], folder, mark, needs[key])] = key
+                while len(running) < 2 * max(1, self._n_cores() // self._cores):
+                    key = next((k for k in queue if not left.keys() & set(cells[k].after)), None)
+                    if key is None:
+                        break
+                    queue.remove(key)
+                    running[self._submit(key, beginning(cells[key], folder), folder, mark, needs[key])] = key
                 ready, _ = ray.wait(list(running), timeout=POLL)
                 for key, message in self._messages().items():
                     if key in running.values():
@@ -248,6 +251,7 @@ class RayEngine:
     def _submit(self, key: str, cell: Cell, folder: Path, mark: str, needs: Mapping[str, int]) -> Any:
         order = {
             "key": key, "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
+            "after": list(cell.after), "begins": [dict(b) for b in cell.begins],
             "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
             "environment": {name: os.environ[name] for name in fitting() if name in os.environ},
         }  # fmt: skip

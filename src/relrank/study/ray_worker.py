@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from relrank.study.cells import Known
 
-Trial = tuple[float, float]
-"""Metric and seconds of a trial."""
+Trial = tuple[bytes, float]
+"""Metrics of a trial's users, as float32, and its seconds."""
 
 PAUSE = 0.25
 """Seconds between two messages of a cell."""
@@ -60,6 +60,8 @@ class Trials:
 
     def get(self, trial: str, /) -> Known | None:
         """What a trial gave; None if nobody has made it, or the board does not answer."""
+        import numpy as np
+
         from relrank.study.cells import Known
 
         try:
@@ -67,18 +69,19 @@ class Trials:
             made = self._board.known.remote(trial).future().result(WAIT)
         except Exception:  # whatever is wrong with the board: the trial is made here
             return None
-        return None if made is None else Known(*made)
+        return None if made is None else Known(np.frombuffer(made[0], np.float32), made[1])
 
     def __setitem__(self, trial: str, known: Known, /) -> None:
-        self._board.learn.remote(trial, (known.metric, known.seconds))
+        self._board.learn.remote(trial, (known.metrics.tobytes(), known.seconds))
 
 
 def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str, Any]:
     """Run one cell.
 
     Args:
-        order: ``key`` of the cell, its ``model``, ``arm`` and ``study``, the ``relrank`` wanted, number of ``cores``,
-            ``environment`` of numerical libraries, ``folder`` of the study's cells, ``mark`` that lies in it.
+        order: ``key`` of the cell, its ``model``, ``arm``, ``study``, ``after`` and ``begins``, the ``relrank``
+            wanted, number of ``cores``, ``environment`` of numerical libraries, ``folder`` of the study's cells,
+            ``mark`` that lies in it.
         bench: see ``bench_files``.
         board: the study's.
 
@@ -117,7 +120,7 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     try:
         cell = Cell(
             ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
-            StudySection.model_validate(order["study"]),
+            StudySection.model_validate(order["study"]), tuple(order["after"]), tuple(order["begins"]),
         )  # fmt: skip
         if (seen := cell.key()) != key:
             raise RuntimeError(f"cell {key} arrived as {seen}")

@@ -48,6 +48,7 @@ from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_r
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.judge import judges
 from relrank.study.lists import list_effects
+from relrank.study.nesting import nested
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -220,6 +221,7 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     ]
     for cell in cells:
         _check(cell)
+    cells = nested(cells)
     rival = config.rival
     if rival and MODELS[rival.kind].relational:
         there = {a.name for a in arms_of(rival, list(config.relations))}
@@ -278,7 +280,8 @@ def run_study(
     """
     watcher, engine = watcher or Silent(), engine or OneByOne()
     memory = memory_for(config.study, engine.memory())
-    done, left_out = _run_cells(grid(config, material), out / "cells", watcher, engine, memory)
+    planned = grid(config, material)
+    done, left_out = _run_cells(planned, out / "cells", watcher, engine, memory)
     if not done:
         raise nothing_left(left_out)
     relations = list(config.relations)
@@ -295,7 +298,7 @@ def run_study(
     extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
     extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
     if extra:
-        more, gone = _run_cells(extra, out / "cells", watcher, engine, memory)
+        more, gone = _run_cells(nested(extra, planned), out / "cells", watcher, engine, memory)
         done, left_out = done + more, left_out + gone
         found = Found(done, config.study.metric, config.study.resamples)
     planted = TRUTH if config.data.dataset == "planted" else None

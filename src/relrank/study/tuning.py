@@ -2,25 +2,35 @@
 
 The search climbs the ladders of the model's knobs one knob at a time: first in strides, then in single steps, until
 no single step is worth it or the budget is spent. Knobs of one group, such as the weights of all relations, are moved
-together first, then each; at the end each goes back to its start where that costs less than a step is worth. Relation
-weights start at 0, so a relation has to earn its weight.
-The search is deterministic, so arms that share knobs try the same values as long as those help, and what differs
-between two arms is the graph rather than the luck of a search.
+together first, then each; at the end each goes back to its start where staying is not worth a step. Relation weights
+start at 0, so a relation has to earn its weight.
+
+A step is worth it where the mean over validation users rises by more than the standard error of their paired
+differences: smaller ones are mostly the noise of validation, and arms that follow it end in settings that differ by
+luck. An arm begins where the arms that it contains ended (``study.nesting``), and what was found there is moved in
+single steps only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from relrank.models.base import Knob
 
 STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
-"""A step has to improve the metric by this share of it: less is chasing the noise of validation."""
+"""A step has to improve the metric by this share of it, however certain it is."""
+ERRORS = 1.0
+"""A step has to improve the metric by so many standard errors of its paired differences."""
 
 Place = tuple[int, ...]
+Metrics = npt.NDArray[np.floating]
+"""A metric of every validation user, [n_users], in one order for all trials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +39,13 @@ class Trial:
 
     Attributes:
         values: knob name → value.
-        metric: on validation, higher is better.
+        metric: mean over the validation users, higher is better.
+        error: standard error of its paired difference to the search's first trial; 0 for that one.
     """
 
     values: dict[str, float]
     metric: float
+    error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +53,7 @@ class Climb:
     """A search and where it ended.
 
     Attributes:
-        trials: in the order in which they were made; the first is every knob at its start.
+        trials: in the order in which they were made; the first is where the search began.
         chosen: index of the trial where the search stood at its end.
         finished: whether no single step was worth it; False where the budget ran out before that was known.
     """
@@ -51,69 +63,93 @@ class Climb:
     finished: bool
 
 
+def paired_error(one: Metrics, other: Metrics) -> float:
+    """Standard error of the mean of paired differences; 0 for fewer than two pairs."""
+    return float(np.std(one - other, ddof=1) / np.sqrt(one.size)) if one.size > 1 else 0.0
+
+
 class _Spent(Exception):  # noqa: N818
     """The budget is used up."""
 
 
 def climb(
-    knobs: Sequence[Knob], budget: int, measure: Callable[[dict[str, float]], float], worth: float = WORTH
+    knobs: Sequence[Knob],
+    budget: int,
+    measure: Callable[[dict[str, float]], Metrics | float],
+    worth: float = WORTH,
+    starts: Sequence[Mapping[str, float]] = (),
 ) -> Climb:
     """Try up to ``budget`` configurations, fewer where no single step is worth it any more.
 
     Args:
         knobs: what may be moved, in the order in which it is moved.
         budget: configurations at most, at least 1.
-        measure: validation metric of a configuration.
+        measure: validation metric of a configuration, of every user; or its mean, which then is taken as certain.
         worth: smallest relative improvement that moves the search.
+        starts: values of knobs where the search begins, in place of their own, and further ones: from any of these
+            that is better than where the search ended it goes on.
     """
     made: list[Trial] = []
+    metrics: list[Metrics] = []
     known: dict[Place, int] = {}
+    begins = [tuple(k.ladder.index(values.get(k.name, k.start)) for k in knobs) for values in (starts or [{}])]
+    own = tuple(k.ladder.index(k.start) for k in knobs)
+    given = starts[0] if starts else {}  # what was searched before is moved in single steps only
 
-    def attempt(place: Place) -> float:
+    def attempt(place: Place) -> Metrics:
         if place not in known:
             if len(made) >= budget:
                 raise _Spent
             values = {k.name: k.ladder[at] for k, at in zip(knobs, place, strict=True)}
-            made.append(Trial(values, measure(values)))
+            metrics.append(np.atleast_1d(np.asarray(measure(values), np.float64)))
+            made.append(Trial(values, float(metrics[-1].mean()), paired_error(metrics[-1], metrics[0])))
             known[place] = len(made) - 1
-        return made[known[place]].metric
+        return metrics[known[place]]
 
-    place = tuple(k.ladder.index(k.start) for k in knobs)
+    def better(one: Place, other: Place) -> bool:
+        new, old = attempt(one), attempt(other)
+        least = max(worth * abs(float(old.mean())), ERRORS * paired_error(new, old))
+        return float(new.mean() - old.mean()) > least
+
+    place = begins[0]
 
     def walk(numbers: Sequence[int], stride: int) -> None:
         """Along one knob, or several at once, upwards as long as it is worth it, else downwards."""
         nonlocal place
         for direction in (stride, -stride):
-            start = place
+            before = place
             while True:
                 step = tuple(
                     min(max(at + direction, 0), len(knobs[number].ladder) - 1) if number in numbers else at
                     for number, at in enumerate(place)
                 )
-                here = attempt(place)
-                if step == place or attempt(step) <= here + worth * abs(here):
+                if step == place or not better(step, place):
                     break
                 place = step
-            if place != start:
+            if place != before:
                 break
 
     walks = _walks(knobs)
     finished = False
     try:
-        attempt(place)
+        first = attempt(place)
         strides: tuple[int, ...] = (STRIDE, 1)
         while not finished:
             before = place
             for numbers in walks:
+                coarse = all(knobs[number].strides for number in numbers)
+                coarse = coarse and not all(knobs[number].name in given for number in numbers)
                 for stride in strides:
-                    if stride == 1 or all(knobs[number].strides for number in numbers):
+                    if stride == 1 or coarse:
                         walk(numbers, stride)
+            if place == before:
+                place = max([place, *begins[1:]], key=lambda at: float(attempt(at).mean()))
             finished = place == before
             strides = (1,)
         for number, knob in enumerate(knobs):
             # what was moved with its group has to be worth its place by itself
-            bare = (*place[:number], knob.ladder.index(knob.start), *place[number + 1 :])
-            if knob.group and attempt(bare) >= attempt(place) - worth * abs(attempt(place)):
+            bare = (*place[:number], own[number], *place[number + 1 :])
+            if knob.group and bare != place and not better(place, bare) and attempt(bare).mean() >= first.mean():
                 place = bare
     except _Spent:
         finished = False

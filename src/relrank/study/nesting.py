@@ -1,0 +1,72 @@
+"""Which arms' searches begin where others ended, so that what differs between arms is their relations.
+
+"all" and the arms with one relation begin where the interactions ended; "all" has to validate no worse than any of
+them. What leaves out or shuffles a relation begins where "all" ended: beside the relation, its setting is the same
+until validation says otherwise by more than its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from relrank.models import MODELS
+from relrank.study.cells import Cell
+
+Graph = tuple[frozenset[str], str | None]
+"""Relations that a model reads of an arm, and the shuffled one."""
+
+
+def nested(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
+    """The cells, each with the keys of those that its search begins after, and behind them.
+
+    Args:
+        cells: of a study; those of one split and model stay together.
+        among: further cells, as this function returned them, that they may begin after.
+    """
+    groups: dict[tuple[int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((id(cell.bench), cell.model.name), []).append(cell)
+    known: dict[tuple[int, str], dict[Graph, str]] = {}
+    for cell in among:
+        if cell.trials > 1:
+            known.setdefault((id(cell.bench), cell.model.name), {}).setdefault(_graph(cell), cell.key())
+    result = []
+    for place, group in groups.items():
+        keys = known.setdefault(place, {})
+        for cell in sorted(group, key=_rank):
+            if cell.trials > 1:
+                cell = replace(cell, after=tuple(keys[g] for g in _contained(cell) if g in keys))
+                keys.setdefault(_graph(cell), cell.key())
+            result.append(cell)
+    return result
+
+
+def _graph(cell: Cell) -> Graph:
+    read = cell.read
+    return frozenset(read.relations), read.rewired
+
+
+def _readable(cell: Cell) -> frozenset[str]:
+    return frozenset(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
+
+
+def _rank(cell: Cell) -> int:
+    """Cells begin after those of a lower rank only."""
+    (relations, shuffled), readable = _graph(cell), _readable(cell)
+    if shuffled is not None:
+        return 4
+    if len(relations) <= 1:
+        return len(relations)
+    return 3 if len(relations) == len(readable) - 1 else 2
+
+
+def _contained(cell: Cell) -> list[Graph]:
+    """What a cell's search begins after, in order."""
+    (relations, shuffled), readable = _graph(cell), _readable(cell)
+    if shuffled is not None:
+        return [(relations, None)]
+    of_few: list[Graph] = [(frozenset(), None)]
+    if len(relations) > 1:
+        of_few += [(frozenset([name]), None) for name in sorted(relations)]
+    return [(readable, None)] if _rank(cell) == 3 else of_few if relations else []

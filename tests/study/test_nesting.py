@@ -1,0 +1,128 @@
+import pytest
+
+from relrank.study import arms as arm_of
+from relrank.study.arms import arms
+from relrank.study.cells import Cell, beginning
+from relrank.study.config import ModelSection, read_study
+from relrank.study.nesting import nested
+from relrank.study.run import prepare
+
+RELATIONS = ("a", "b", "c")
+
+STUDY = """
+name = "nest"
+[data]
+dataset = "planted"
+planted = { users = 120, items = 60, per_user = 5, groups = 6, seed = 0 }
+[protocol]
+split = "random-leave-one-out"
+[relations.a]
+kind = "attribute"
+node = "item"
+column = "driver"
+[relations.b]
+kind = "attribute"
+node = "item"
+column = "noise"
+[relations.c]
+kind = "attribute"
+node = "item"
+column = "echo"
+[study]
+seeds = [0, 1]
+trials = 6
+[[models]]
+name = "relational-ease"
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "nest.toml").write_text(STUDY)
+    config = read_study(tmp_path / "nest.toml")
+    return config, prepare(config, tmp_path)
+
+
+def cells_of(study, section, wanted=None):
+    config, material = study
+    wanted = arms(RELATIONS) if wanted is None else wanted
+    return [Cell(section, arm, bench, config.study) for bench in material.benches for arm in wanted]
+
+
+def by_name(cells):
+    names = {(cell.arm.name, cell.bench.seed): cell for cell in cells}
+    keys = {cell.key(): place for place, cell in names.items()}
+    return {place: [keys[key] for key in cell.after] for place, cell in names.items()}
+
+
+def test_what_begins_after_what(study):
+    after = by_name(nested(cells_of(study, ModelSection(name="relational-ease"))))
+    for seed in (0, 1):
+        singles = [f"interactions + {r}" for r in RELATIONS]
+        assert after["interactions", seed] == []
+        assert after["all", seed] == [("interactions", seed), *((single, seed) for single in singles)]
+        for relation in RELATIONS:
+            assert after[f"interactions + {relation}", seed] == [("interactions", seed)]
+            assert after[f"all without {relation}", seed] == [("all", seed)]
+            assert after[f"all, {relation} rewired", seed] == [("all", seed)]
+
+
+def test_each_stands_behind_those_it_begins_after_whatever_the_order(study):
+    cells = cells_of(study, ModelSection(name="relational-ease"))
+    for order in (cells, cells[::-1]):
+        seen = set()
+        for cell in nested(order):
+            assert set(cell.after) <= seen
+            seen.add(cell.key())
+
+
+def test_further_cells_begin_after_earlier_ones(study):
+    section = ModelSection(name="relational-ease")
+    planned = nested(cells_of(study, section))
+    extra = cells_of(study, section, [arm_of.alone_rewired("a")])
+    keys = {cell.key(): (cell.arm.name, cell.bench.seed) for cell in planned}
+    assert [[keys[key] for key in cell.after] for cell in nested(extra, planned)] == [
+        [("interactions + a", seed)] for seed in (0, 1)
+    ]
+    assert [cell.after for cell in nested(extra)] == [(), ()], "nothing there to begin after"
+
+
+def test_what_is_not_searched_begins_after_nothing(study):
+    for section in (ModelSection(name="relational-ease", trials=1), ModelSection(name="mf")):
+        cells = cells_of(study, section)
+        linked = nested(cells)
+        assert all(cell.after == () for cell in linked)
+        assert {cell.key() for cell in linked} == {cell.key() for cell in cells}
+
+
+def test_the_key_holds_what_a_search_began_after(study):
+    """Otherwise a study with other settings before it would take the result of another search for its own."""
+    section = ModelSection(name="relational-ease")
+    [one, *_] = [c for c in nested(cells_of(study, section)) if c.arm.name == "all"]
+    wanted = [arm_of.INTERACTIONS, arm_of.all_of(RELATIONS)]
+    [other, *_] = [c for c in nested(cells_of(study, section, wanted)) if c.arm.name == "all"]
+    assert one.key() != other.key()
+
+
+def test_beginnings_are_the_first_cell_and_the_best(study, tmp_path):
+    config, material = study
+    cell = Cell(ModelSection(name="relational-ease"), arm_of.all_of(RELATIONS), material.benches[0], config.study)
+
+    def write(key, valid, l2, weights):
+        (tmp_path / key).mkdir()
+        text = f'{{"valid": {valid}, "chosen": {{"l2": {l2}, "weights": {weights}}}}}'
+        (tmp_path / key / "cell.json").write_text(text)
+
+    write("first", 0.2, 500.0, "{}")
+    write("low", 0.1, 200.0, '{"b": 3.0}')
+    write("best", 0.3, 200.0, '{"a": 30.0, "b": 0.123}')
+
+    def begins(*after):
+        return beginning(Cell(cell.model, cell.arm, cell.bench, cell.study, after), tmp_path).begins
+
+    assert begins() == ()
+    assert begins("gone") == ()
+    assert begins("first") == begins("first", "low") == ({"l2": 500.0},)
+    # a weight off the ladder is none to begin with
+    assert begins("first", "gone", "best") == ({"l2": 500.0}, {"l2": 200.0, "weights.a": 30.0})
+    assert begins("best", "first") == ({"l2": 200.0, "weights.a": 30.0},)
