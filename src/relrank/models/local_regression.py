@@ -18,8 +18,8 @@ LANES = 8
 """Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
 PIVOTS = 4
 """Rows that one sweep of the factorisation takes off the rest."""
-PIECE = 64
-"""Columns that are passed over at once where none of them is near enough."""
+PIECE = 1024
+"""Columns whose nearness is looked at with one threshold; a multiple of 8."""
 SUM_BYTES = 4 << 20
 """Matrices are added up in pieces of this size, which stay in the cache."""
 ALMOST = np.float32(1 - 1e-6)
@@ -121,39 +121,50 @@ def _offer(similarity, column, similarities, columns, count):  # type: ignore[no
     return count
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
-def _reaching(row, norms, own, shrinkage, least):  # type: ignore[no-untyped-def]
-    """How many shrunk cosines reach ``least``, without a division for each."""
-    count = 0
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _mark(row, norms, own, shrinkage, least, marks):  # type: ignore[no-untyped-def]
+    """Whether shrunk cosines reach ``least``, without a division for each."""
     for i in range(row.size):
-        count += row[i] > least * (norms[i] * own + shrinkage)
-    return count
+        marks[i] = row[i] > least * (norms[i] * own + shrinkage)
 
 
 @numba.njit(nogil=True, cache=True)
-def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess):  # type: ignore[no-untyped-def]
-    """Neighbours of column j from its whole row of G; ``similarities`` [k] is scratch.
+def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks):  # type: ignore[no-untyped-def]
+    """Neighbours of column j from its whole row of G; ``similarities`` [k] and ``marks`` [PIECE] are scratch.
 
     At least k columns are as near as the k-th of ``guess``, so whatever is not need not be looked at.
     """
-    count, least, k, own = 0, np.float32(0), found.size, norms[j]
-    for i in guess:
-        if i >= 0 and i != j and row[i] > 0:
-            count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities, found, count)
-    if count == k:
-        least = similarities[0] * ALMOST
-    count = 0
+    count, least, k, own, words = 0, np.float32(0), found.size, norms[j], marks.view(np.uint64)
+    if guess.size == k:
+        least = np.float32(np.inf)
+        for i in guess:
+            near = np.float32(0)
+            if i >= 0 and i != j and row[i] > 0:
+                near = row[i] / (norms[i] * own + shrinkage)
+            least = min(least, near)
+    elif guess.size > k:
+        for i in guess:
+            if i >= 0 and i != j and row[i] > 0:
+                count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities, found, count)
+        if count == k:
+            least = similarities[0]
+        count = 0
+    least *= ALMOST
     for start in range(0, row.size, PIECE):
         values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
-        if not _reaching(values, of_values, own, shrinkage, least * ALMOST):
-            continue
-        for i in range(values.size):
-            if values[i] > 0 and start + i != j:
-                similarity = values[i] / (of_values[i] * own + shrinkage)
-                if similarity >= least:
-                    count = _offer(similarity, start + i, similarities, found, count)
-                    if count == k:
-                        least = similarities[0]
+        if values.size < PIECE:
+            marks[:] = 0
+        _mark(values, of_values, own, shrinkage, least * ALMOST, marks)
+        for word in range((values.size + 7) >> 3):
+            if words[word] == 0:
+                continue
+            for i in range(8 * word, min(8 * word + 8, values.size)):
+                if marks[i] and start + i != j:
+                    similarity = values[i] / (of_values[i] * own + shrinkage)
+                    if similarity >= least:
+                        count = _offer(similarity, start + i, similarities, found, count)
+                        if count == k:
+                            least = similarities[0]
     found[:count].sort()
     found[count:] = -1
 
@@ -162,9 +173,10 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess):  # ty
 def _nearest_dense(g, norms, shrinkage, targets, neighbours, guess, strands):  # type: ignore[no-untyped-def]
     k = neighbours.shape[1]
     for s in numba.prange(strands):
-        similarities = np.empty(k, np.float32)
+        similarities, marks = np.empty(k, np.float32), np.empty(PIECE, np.uint8)
         for t in range(s, targets.size, strands):
-            _nearest_of_row(g[targets[t]], targets[t], norms, shrinkage, similarities, neighbours[t], guess[t])
+            j = targets[t]
+            _nearest_of_row(g[j], j, norms, shrinkage, similarities, neighbours[t], guess[t], marks)
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})

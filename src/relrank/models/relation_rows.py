@@ -116,7 +116,7 @@ def first_step(graph: Graph, chain: Chain) -> Csr:
 def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
     """Rows of the first step, all or some, composed with the rest of the chain and brought to length 1."""
     for link, ahead in chain[1:]:
-        rows = _product(rows.shares(), _step(graph, link, ahead).shares())
+        rows = product(rows.shares(), _step(graph, link, ahead).shares())
     return unit_rows(rows)
 
 
@@ -130,7 +130,7 @@ def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:
     return rows if forward else rows.transpose()
 
 
-def _product(left: Csr, right: Csr) -> Csr:
+def product(left: Csr, right: Csr) -> Csr:
     """``left @ right``, sparse."""
     from scipy.sparse import csr_array
 

@@ -31,7 +31,7 @@ from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import Knob, check_range, user_rows
 from relrank.models.estimates import Estimate
-from relrank.models.linear import full_gram, gram
+from relrank.models.linear import full_gram, gram, products_of
 from relrank.models.local_regression import (
     by_input,
     nearest_dense,
@@ -40,7 +40,7 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import chain_of, end_of, rows_of, side_by_side
+from relrank.models.relation_rows import chain_of, end_of, product, rows_of, side_by_side
 from relrank.models.sparse_linear import SparseLinear
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -52,7 +52,9 @@ DENSE_COLUMNS = 10_000
 ROW_ENTRIES = 3_000
 """Above DENSE_COLUMNS, rows with more entries bring no items near each other; they count in the regressions."""
 SPARSE_PAIRS = 6
-"""A relation's Gram matrix is kept sparse where at most one pair in so many shares anything."""
+"""A relation's Gram matrix is sparse where it sums at most one product for so many pairs."""
+HISTORIES = 3
+"""Gram matrices of the interactions that are kept, one for every way to weigh users: a value and those beside it."""
 CACHE_BYTES = 4 << 30
 """Gram matrices of relations are kept between trials and arms while they fit into this much memory."""
 
@@ -113,8 +115,8 @@ class SparseEASE(SparseLinear):
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
         """Weights while they are sorted by input, beside what the regressions read.
 
-        That is up to DENSE_COLUMNS a square of the interactions, one of their sum with the relations, and one of
-        each relation while they fit into CACHE_BYTES; above, the stack of rows, sorted both ways.
+        That is up to DENSE_COLUMNS HISTORIES squares of the interactions, one of their sum with the relations, and
+        one of each relation while they fit into CACHE_BYTES; above, the stack of rows, sorted both ways.
         """
         n, m, entries = graph.n_items, graph.n_items, 2 * len(graph.interactions)
         squares, products = 0, estimates.gram_products(graph.interactions.src)
@@ -133,7 +135,7 @@ class SparseEASE(SparseLinear):
         k = max(min(int(config.neighbours), m - 1), 1)
         weights, one = 25 * n * k, estimates.square(m)
         if m <= DENSE_COLUMNS:
-            kept = 2 * one + one * min(squares, CACHE_BYTES // max(one, 1))
+            kept = (1 + HISTORIES) * one + one * min(squares, CACHE_BYTES // max(one, 1))
             peak = kept + max(one + one // 2 if squares else 0, weights)
             blocks = n * k * k / 2
         else:
@@ -275,12 +277,13 @@ class SparseEASE(SparseLinear):
         return symmetric_sum(first, of_items, before if fits else None)
 
     def _gram_of_histories(self) -> Float32:
-        """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept while trials weigh users alike."""
-        kept = _kept(self.graph.interactions)
+        """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept for the last few ways to weigh users."""
+        kept: dict[Any, Float32] = _kept(self.graph.interactions).setdefault("histories", {})
         key = float(self.config.user_power), self._edges(self.graph.user)
-        if kept.get("histories", (None,))[0] != key:
-            kept["histories"] = key, full_gram(gram(self.scaled_rows().transpose()))
-        square: Float32 = kept["histories"][1]
+        square = kept.pop(key) if key in kept else full_gram(gram(self.scaled_rows().transpose()))
+        while len(kept) >= HISTORIES:
+            del kept[next(iter(kept))]
+        kept[key] = square  # the latest stands last
         return square
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
@@ -341,11 +344,9 @@ def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
     known = _GRAMS.get(relation)
     if known is not None and known[0] is rows.indices:
         return known[1]
-    whole = full_gram(gram(rows))
-    square: Float32 | Csr = whole
-    if SPARSE_PAIRS * np.count_nonzero(whole) <= whole.size:
-        row, col = np.nonzero(whole)
-        square = Csr.from_pairs(row, col, (rows.n_rows, rows.n_rows), whole[row, col])
+    # products bound the pairs from above: each brings at most one
+    sparse = 2 * SPARSE_PAIRS * products_of(rows) <= rows.n_rows**2
+    square = product(rows, rows.transpose()) if sparse else full_gram(gram(rows))
     if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
         _GRAMS[relation] = rows.indices, square
     return square

@@ -430,7 +430,8 @@ def beginning(cell: Cell, folder: Path) -> Cell:
     if not notes:
         return cell
     best = max(notes, key=lambda note: note["valid"])
-    knobs = [k for k in MODELS[cell.model.kind].knobs(cell.graph) if not cell.holds(k.name)]
+    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs do not ask who is linked with whom
+    knobs = [k for k in MODELS[cell.model.kind].knobs(linked.graph) if not cell.holds(k.name)]
     begins = [_ended(knobs, note["chosen"]) for note in ([notes[0]] if best is notes[0] else [notes[0], best])]
     return replace(cell, begins=tuple(begins))
 
