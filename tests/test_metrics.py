@@ -284,7 +284,7 @@ def test_miscalibration_is_the_divergence_of_dense_mixes(weighted):
         p, q = dense_mix(own, full), dense_mix(shown, full)
         smooth = None if p is None or q is None else 0.99 * q + 0.01 * p
         expected.append(np.nan if smooth is None else scipy.stats.entropy(p, smooth))
-    values = metrics.miscalibration(lists, pairs_of(histories, 40), features, chunk=7)
+    values = metrics.miscalibration(lists, pairs_of(histories, 40), features)
     np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-12)
     assert np.isnan(expected).any()
     assert np.nanmax(expected) == pytest.approx(np.log(100))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -200,7 +201,7 @@ def intra_list_similarity(items: Lists, features: Csr, *, chunk: int = 4096) -> 
     return result
 
 
-def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 0.01, chunk: int = 4096) -> Float64:
+def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 0.01) -> Float64:
     """How far a list's mix of attribute values is from the user's own: KL(p ‖ q̃) in nats. float64 [users in items].
 
     p(g) is the mean over the user's training items of each item's distribution over the values g of an attribute,
@@ -217,23 +218,53 @@ def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 
         history: the same users by items, training rows; its values are not read.
         features: items by values of the attribute.
         alpha: share of p in q̃, in (0, 1].
-        chunk: users at a time, which bounds memory.
     """
+    result = np.empty(len(items))
+    shown = np.ascontiguousarray(items, np.int64)
     shares = _mix(_sparse(features, features.data))
-    result = np.full(len(items), np.nan)
-    for start in range(0, len(items), chunk):
-        part = slice(start, min(start + chunk, len(items)))
-        own = history.take(np.arange(part.start, part.stop))
-        user, place = np.nonzero(items[part] >= 0)
-        shown = Csr.from_pairs(user, items[part][user, place], (own.n_rows, own.n_cols))
-        p, q = (_mix(_sparse(rows, np.ones(rows.nnz)) @ shares) for rows in (own, shown))
-        # q̃ / (α p) = 1 + (1 − α) q / (α p) is 1 where the list lacks g: only what both have needs a logarithm
-        both = scipy.sparse.csr_array(q.multiply(p.power(-1)))
-        both.data = np.log1p((1 - alpha) / alpha * both.data)
-        divergence = -np.log(alpha) - p.multiply(both).sum(axis=1)
-        known = (p.sum(axis=1) > 0) & (q.sum(axis=1) > 0)
-        result[part] = np.where(known, np.maximum(divergence, 0), np.nan)  # what is below 0 is rounding
+    _divergences(
+        shown,
+        history.indptr,
+        history.indices,
+        shares.indptr,
+        shares.indices,
+        shares.data,
+        features.n_cols,
+        alpha,
+        result,
+    )
     return result
+
+
+@numba.njit(nogil=True, cache=True)
+def _divergences(items, indptr, indices, s_indptr, s_indices, s_data, n_values, alpha, result):  # type: ignore[no-untyped-def]
+    """``miscalibration`` from shares of values by items; a user's two mixes are sums of them, cleared afterwards."""
+    p, q = np.zeros(n_values), np.zeros(n_values)
+    for user in range(len(items)):
+        own, shown = 0.0, 0.0
+        for e in range(indptr[user], indptr[user + 1]):
+            for f in range(s_indptr[indices[e]], s_indptr[indices[e] + 1]):
+                p[s_indices[f]] += s_data[f]
+                own += s_data[f]
+        for item in items[user]:
+            if item >= 0:
+                for f in range(s_indptr[item], s_indptr[item + 1]):
+                    q[s_indices[f]] += s_data[f]
+                    shown += s_data[f]
+        # q̃ / (α p) = 1 + (1 − α) q / (α p) is 1 where the list lacks g: only what both have needs a logarithm
+        divergence = -np.log(alpha)
+        for item in items[user]:
+            if item >= 0:
+                for f in range(s_indptr[item], s_indptr[item + 1]):
+                    g = s_indices[f]
+                    if p[g] > 0 and q[g] > 0:
+                        divergence -= p[g] / own * np.log1p((1 - alpha) / alpha * (q[g] / shown) / (p[g] / own))
+                    q[g] = 0.0
+        for e in range(indptr[user], indptr[user + 1]):
+            for f in range(s_indptr[indices[e]], s_indptr[indices[e] + 1]):
+                p[s_indices[f]] = 0.0
+        # what is below 0 is rounding
+        result[user] = max(divergence, 0.0) if own > 0 and shown > 0 else np.nan
 
 
 def popularity_lift(items: Lists, history: Csr, counts: Int64) -> Float64:
