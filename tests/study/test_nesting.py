@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from relrank.study import arms as arm_of
@@ -65,6 +67,19 @@ def test_what_begins_after_what(study):
             assert after[f"interactions + {relation}", seed] == [("interactions", seed)]
             assert after[f"all without {relation}", seed] == [("all", seed)]
             assert after[f"all, {relation} rewired", seed] == [("all", seed)]
+
+
+def test_pairs_begin_after_their_halves(study):
+    section = ModelSection(name="relational-ease")
+    wide = section.model_copy(update={"config": {"weights": {}}})
+    config, material = study
+    config = config.model_copy(update={"relations": dict(config.relations) | {"d": config.relations["a"]}})
+    four = prepare(config, Path("."))
+    names = ("a", "b", "c", "d")
+    planned = nested(cells_of((config, four), wide, arms(names)))
+    keys = {cell.key(): cell.arm.name for cell in planned}
+    [pair, _] = nested(cells_of((config, four), wide, [arm_of.beside("c", "b")]), planned)
+    assert [keys[key] for key in pair.after] == ["interactions + b", "interactions + c", "interactions"]
 
 
 def test_each_stands_behind_those_it_begins_after_whatever_the_order(study):

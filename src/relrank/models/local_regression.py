@@ -235,22 +235,26 @@ def _nearest_sparse(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
-def _solve_dense(g, l2, targets, neighbours, weights, strands):  # type: ignore[no-untyped-def]
+def _solve_dense(g, l2, targets, neighbours, weights, order, strands):  # type: ignore[no-untyped-def]
     k_most = neighbours.shape[1]
     stride = (k_most // LANES + 1) * LANES
     for s in numba.prange(strands):
         a, w = np.zeros((k_most, stride), np.float32), np.empty(k_most, np.float32)
-        for t in range(s, targets.size, strands):
-            near, j, k = neighbours[t], targets[t], 0
+        columns = np.empty(k_most + 1, np.uintp)  # of the neighbours, then of the target
+        for place in range(s * order.size // strands, (s + 1) * order.size // strands):
+            t = order[place]
+            near, k = neighbours[t], 0
             while k < k_most and near[k] >= 0:
+                columns[k] = near[k]
                 k += 1
-            for p in range(k):
-                row = g[near[p]]
+            columns[k] = targets[t]
+            size = np.uintp(k)
+            for p in range(size):
+                row = g[columns[p]]
                 a[p] = 0
-                for q in range(p, k):
-                    a[p, q] = row[near[q]]
+                for q in range(p, size + np.uintp(1)):
+                    a[p, q] = row[columns[q]]
                 a[p, p] += l2
-                a[p, k] = row[j]
             solve_block(a, k, w)
             weights[t, :k] = w[:k]
 
@@ -408,7 +412,8 @@ def weights_dense(g: Float32, l2: float, targets: Int64, neighbours: Int32) -> F
         float32 [n_targets, k]; 0 beside −1.
     """
     weights: Float32 = np.zeros(neighbours.shape, np.float32)
-    _solve_dense(g, np.float32(l2), targets, neighbours, weights, _strands())
+    order = np.argsort(neighbours[:, 0], kind="stable")  # what the cache holds of one target serves the next
+    _solve_dense(g, np.float32(l2), targets, neighbours, weights, order, _strands())
     return weights
 
 

@@ -66,7 +66,9 @@ def _contained(cell: Cell) -> list[Graph]:
     (relations, shuffled), readable = _graph(cell), _readable(cell)
     if shuffled is not None:
         return [(relations, None)]
-    of_few: list[Graph] = [(frozenset(), None)]
-    if len(relations) > 1:
-        of_few += [(frozenset([name]), None) for name in sorted(relations)]
-    return [(readable, None)] if _rank(cell) == 3 else of_few if relations else []
+    of_one: list[Graph] = [(frozenset([name]), None) for name in sorted(relations)]
+    if _rank(cell) == 3:
+        return [(readable, None)]
+    if relations == readable and len(relations) > 1:
+        return [(frozenset(), None), *of_one]
+    return [*of_one, (frozenset(), None)] if len(relations) > 1 else [(frozenset(), None)] if relations else []
