@@ -72,7 +72,7 @@ def test_what_begins_after_what(study):
 def test_pairs_begin_after_their_halves(study):
     section = ModelSection(name="relational-ease")
     wide = section.model_copy(update={"config": {"weights": {}}})
-    config, material = study
+    config, _ = study
     config = config.model_copy(update={"relations": dict(config.relations) | {"d": config.relations["a"]}})
     four = prepare(config, Path("."))
     names = ("a", "b", "c", "d")
