@@ -1,15 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from relrank.models import MODELS
 from relrank.study import arms as arm_of
 from relrank.study.arms import arms
-from relrank.study.cells import Cell, beginning
+from relrank.study.cells import Cell, beginning, tune_and_fit
 from relrank.study.config import ModelSection, read_study
 from relrank.study.nesting import nested
 from relrank.study.run import prepare
+from relrank.tables.synthetic import PlantedConfig
 
 RELATIONS = ("a", "b", "c")
+LARGER = PlantedConfig(users=200, items=260, per_user=6, groups=6, seed=0)
 
 STUDY = """
 name = "nest"
@@ -141,3 +145,24 @@ def test_beginnings_are_the_first_cell_and_the_best(study, tmp_path):
     # a weight off the ladder is none to begin with
     assert begins("first", "gone", "best") == ({"l2": 500.0}, {"l2": 200.0, "weights.a": 30.0})
     assert begins("best", "first") == ({"l2": 200.0, "weights.a": 30.0},)
+
+
+def test_a_first_search_has_to_beat_the_models_other_starts(study, tmp_path):
+    """From few neighbours, steps of one knob do not lead to many with more penalty."""
+    config, material = study
+    [bench, _] = material.benches
+    section = ModelSection(name="sparse-ease", trials=60)
+    cell = Cell(section, arm_of.INTERACTIONS, bench, config.study)
+    assert MODELS["sparse-ease"].starts(bench.graph) == (), "60 items have no 200 neighbours"
+    larger = config.model_copy(update={"data": config.data.model_copy(update={"planted": LARGER})})
+    bench = prepare(larger, tmp_path).benches[0]
+    [start] = MODELS["sparse-ease"].starts(bench.graph)
+    found = tune_and_fit(replace(cell, bench=bench), tmp_path, lambda _: None, {})
+    tried = [t for t in found.trials if start.items() <= t.values.items()]
+    assert tried
+    assert found.valid >= max(t.metric for t in tried) - 1e-12
+    # a search that begins elsewhere is told where
+    begun = replace(cell, bench=bench, after=("x",), begins=({"l2": 50.0},))
+    assert not [
+        t for t in tune_and_fit(begun, tmp_path, lambda _: None, {}).trials if start.items() <= t.values.items()
+    ]

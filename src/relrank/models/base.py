@@ -97,6 +97,12 @@ class Recommender(ABC):
         return ()
 
     @classmethod
+    def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
+        """Values of knobs, far from their own starts, that a search of the interactions has to beat or begin from."""
+        del graph
+        return ()
+
+    @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
         """What ``relrank tune`` may try on this graph: by default the knobs."""
         return cls.knobs(graph)

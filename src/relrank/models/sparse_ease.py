@@ -112,6 +112,13 @@ class SparseEASE(SparseLinear):
         )
 
     @classmethod
+    def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
+        """Near EASE: many neighbours, more penalty, users alike. From few neighbours no single step leads there."""
+        near_ease = {"neighbours": 200, "l2": 100.0, "user_power": 0.0}
+        reachable = all(near_ease.get(knob.name) in (None, *knob.ladder) for knob in cls.knobs(graph))
+        return (near_ease,) if reachable else ()
+
+    @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
         """Weights while they are sorted by input, beside what the regressions read.
 

@@ -389,7 +389,8 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 
     begin = config_of(config, dict(cell.begins[0]) if cell.begins else {}, cell.model.name)
     knobs = knobs_of(cell, graph)
-    found = climb(knobs, cell.trials, measure, starts=cell.begins) if knobs else Climb((), -1, True)
+    starts = cell.begins or ({}, *MODELS[cell.model.kind].starts(graph))
+    found = climb(knobs, cell.trials, measure, starts=starts) if knobs else Climb((), -1, True)
     config = config_of(begin, found.trials[found.chosen].values, cell.model.name) if knobs else begin
     began = time.perf_counter()
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
