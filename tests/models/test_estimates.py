@@ -119,6 +119,25 @@ def test_sparse_ease_by_hand():
     assert other.bytes == 16 * 2_000 + 25 * 10_001 * 50 + 8 * 2_000
 
 
+def test_relational_item_knn_by_hand(monkeypatch):
+    """Item-kNN without relations; each relation adds its entries and the products that its nodes bring about."""
+    monkeypatch.setattr(estimates, "cores", lambda: 1)
+    kind, n, k = MODELS["relational-item-knn"], 1_000, 20
+    config, plain = kind.Config(neighbours=k), graph_of(10, n, 10)  # one user with ten items
+    knn = MODELS["item-knn"]
+    before = knn.estimate(plain, knn.Config(neighbours=k))
+    assert kind.estimate(plain, config) == before
+    graph = graph_of(10, n, 10, {"brand": 10, "user city": 2})  # a hundred items a brand
+    assert kind.estimate(graph, replace(config, weights={"brand": 0.0})) == before  # no relation of users, either
+    found = kind.estimate(graph, config)
+    # every item then has k neighbours; beside them the pieces, a row of sums, and the stack three times, rows kept
+    assert found.bytes == 8 * n * k + 2 * (8 * n * k) + 16 * n + 3 * 8 * (10 + n) + 8 * n
+    assert found.sparse == 8 * (10**2 + 10 * 100**2) / 2 + 8 * n * k
+    # with one neighbour and three relations, sorting the stack takes more than what is found in it
+    wide = graph_of(10, n, 10, {"brand": 10, "maker": 10, "shop": 10})
+    assert kind.estimate(wide, kind.Config(neighbours=1)).bytes == 40 * (10 + 3 * n) + 8 * 3 * n
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
     monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)  # where it makes no more dense matrices, it needs less
@@ -142,6 +161,7 @@ def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
     ("name", "field", "small", "large"),
     [
         ("item-knn", "neighbours", 50, 400),
+        ("relational-item-knn", "neighbours", 50, 400),
         ("rp3beta", "neighbours", 50, 400),
         ("chebycf", "rank", 64, 512),
         ("markov", "reach", 1, 5),
