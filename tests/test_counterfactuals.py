@@ -22,6 +22,7 @@ from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.markov import Markov
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.rp3beta import RP3Beta
 from relrank.models.simple import Popularity
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
@@ -82,6 +83,7 @@ def links(graph):
     [
         (RelationalEASE, EASE_CONFIG),
         (SparseEASE, SPARSE_CONFIG),
+        (RelationalItemKNN, RelationalItemKNNConfig(neighbours=15, weight=10.0)),
         (ChebyCF, ChebyCFConfig(rank=8, weight=0.3)),
         (FlatFilter, FlatFilterConfig(rank=8, weight=0.3)),
     ],
@@ -134,7 +136,7 @@ def test_where_the_largest_weight_goes_all_is_solved_from_scratch(graph, kind, c
 
 
 @pytest.mark.parametrize("users", [160, 60], ids=["items' side", "users' side"])
-@pytest.mark.parametrize("kind", [EASE, ItemKNN, RP3Beta, RelationalEASE, SparseEASE])
+@pytest.mark.parametrize("kind", [EASE, ItemKNN, RelationalItemKNN, RP3Beta, RelationalEASE, SparseEASE])
 def test_weights_of_interactions_are_what_is_taken_from_the_score(users, kind):
     graph = planted_graph(users=users)
     weight = np.random.default_rng(0).uniform(0.3, 2, len(graph.interactions)).astype(np.float32)

@@ -11,6 +11,7 @@ from relrank.graph.graph import Graph, Relation
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.simple import Popularity, RandomOrder
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.tables.ids import IdMap
@@ -86,7 +87,12 @@ def test_worked_by_hand_without_relations():
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [(RelationalEASE, EASE_CONFIG), (SparseEASE, SparseEASEConfig(neighbours=15, weight=10.0))]
+    ("kind", "config"),
+    [
+        (RelationalEASE, EASE_CONFIG),
+        (SparseEASE, SparseEASEConfig(neighbours=15, weight=10.0)),
+        (RelationalItemKNN, RelationalItemKNNConfig(neighbours=60, weight=10.0)),
+    ],
 )
 def test_every_reason_is_what_the_model_says_without_its_path(graph, kind, config):
     """The graph less the links, written down anew and solved from scratch, is asked about the history less j."""

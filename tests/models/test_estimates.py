@@ -110,13 +110,33 @@ def test_relational_ease_that_shares_solutions_holds_one_more():
 
 
 def test_sparse_ease_by_hand():
-    """Two squares and the weights while they are sorted; above DENSE_COLUMNS rows both ways, no squares."""
+    """Squares for three ways to weigh users, one for the sum, and the weights while they are sorted; above DENSE_COLUMNS
+    rows both ways, no squares."""
     kind = MODELS["sparse-ease"]
     config = kind.Config(neighbours=50)
     dense_way = kind.estimate(graph_of(100, 10_000, 1_000), config)
-    assert dense_way.bytes == 2 * 4 * 10_000**2 + 25 * 10_000 * 50 + 8 * 2_000
+    assert dense_way.bytes == 4 * 4 * 10_000**2 + 25 * 10_000 * 50 + 8 * 2_000
     other = kind.estimate(graph_of(100, 10_001, 1_000), config)
     assert other.bytes == 16 * 2_000 + 25 * 10_001 * 50 + 8 * 2_000
+
+
+def test_relational_item_knn_by_hand(monkeypatch):
+    """Item-kNN without relations; each relation adds its entries and the products that its nodes bring about."""
+    monkeypatch.setattr(estimates, "cores", lambda: 1)
+    kind, n, k = MODELS["relational-item-knn"], 1_000, 20
+    config, plain = kind.Config(neighbours=k), graph_of(10, n, 10)  # one user with ten items
+    knn = MODELS["item-knn"]
+    before = knn.estimate(plain, knn.Config(neighbours=k))
+    assert kind.estimate(plain, config) == before
+    graph = graph_of(10, n, 10, {"brand": 10, "user city": 2})  # a hundred items a brand
+    assert kind.estimate(graph, replace(config, weights={"brand": 0.0})) == before  # no relation of users, either
+    found = kind.estimate(graph, config)
+    # every item then has k neighbours; beside them the pieces, a row of sums, and the stack three times, rows kept
+    assert found.bytes == 8 * n * k + 2 * (8 * n * k) + 16 * n + 3 * 8 * (10 + n) + 8 * n
+    assert found.sparse == 8 * (10**2 + 10 * 100**2) / 2 + 8 * n * k
+    # with one neighbour and three relations, sorting the stack takes more than what is found in it
+    wide = graph_of(10, n, 10, {"brand": 10, "maker": 10, "shop": 10})
+    assert kind.estimate(wide, kind.Config(neighbours=1)).bytes == 40 * (10 + 3 * n) + 8 * 3 * n
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -142,6 +162,7 @@ def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
     ("name", "field", "small", "large"),
     [
         ("item-knn", "neighbours", 50, 400),
+        ("relational-item-knn", "neighbours", 50, 400),
         ("rp3beta", "neighbours", 50, 400),
         ("chebycf", "rank", 64, 512),
         ("markov", "reach", 1, 5),

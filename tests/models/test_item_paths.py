@@ -12,6 +12,7 @@ from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.touched_items import TouchedItems
 from relrank.tables.ids import IdMap
@@ -57,14 +58,19 @@ def test_weights_of_relational_ease_are_the_terms_of_its_gram_matrix(graph):
     assert sum(found.values()) == pytest.approx(gram[0, 1])
 
 
-def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
-    """Composed relations have no link that an item is on, so that no path runs through them."""
+def with_lands(graph):
+    """A relation that leads to the items over their tags."""
     land = Relation.of("in_land", "tag", "land", np.array([0, 1, 2]), np.array([0, 0, 1]))
-    graph = replace(
+    return replace(
         graph,
         relations={**graph.relations, "in_land": land},
         nodes={**graph.nodes, "land": IdMap("land", pl.Series([0, 1]))},
     )
+
+
+def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
+    """Composed relations have no link that an item is on, so that no path runs through them."""
+    graph = with_lands(graph)
     weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
     model = SparseEASE(graph, SparseEASEConfig(weights=weights, user_power=1.0)).solve()
     found = dict(ItemPaths(model, graph, TouchedItems(model)).between(0, 1))
@@ -79,6 +85,28 @@ def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
             Path(0, INTERACTIONS, (), 1): 2 * 0.5 / (4 / 6),
         }
     )
+
+
+def test_weights_of_relational_item_knn_are_the_terms_of_its_cosine(graph):
+    """Those of the composed relation are what is missing: no path runs through it."""
+    graph = with_lands(graph)
+    weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
+    model = RelationalItemKNN(graph, RelationalItemKNNConfig(shrinkage=4.0, weights=weights)).solve()
+    found = dict(ItemPaths(model, graph, None).between(0, 1))
+    half = np.sqrt(0.5)
+    assert found == pytest.approx(
+        {
+            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
+            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
+            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+            Path(0, INTERACTIONS, (), 1): 2.0,
+        }
+    )
+    similarity = model.fold_in([torch.tensor([0])])[0, 1].item()
+    # both items are in one land; squared lengths are numbers of users and the three weights
+    lengths = np.sqrt((3 + 2 + 3 + 5) * (2 + 2 + 3 + 5))
+    assert similarity * (lengths + 4) == pytest.approx(sum(found.values()) + 5, rel=1e-6)
 
 
 def test_weights_of_other_models_are_normalised_edges(graph):

@@ -17,6 +17,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.explanations import Explainer
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
@@ -222,6 +223,24 @@ def test_sparse_ease_is_solved_under_other_weights_where_that_takes_seconds(monk
     weights = {"has_genre": 3.0, "wrote": 3.0, "follows": 3.0, "lives_in": 3.0}
     assert {r["name"]: r["weight"] for r in described["relations"]} == weights
     monkeypatch.setattr(weighing, "DENSE_COLUMNS", N_ITEMS)
+    with pytest.raises(RequestError, match="cannot be moved"):
+        Service({"one": run}).recommend(user=USERS[3], weights={"wrote": 50.0})
+
+
+def test_relational_item_knn_is_solved_under_other_weights_where_that_takes_seconds(monkeypatch):
+    run = library("relational-item-knn", {"neighbours": 8, "weights": {"has_genre": 3.0}})
+    service = Service({"one": run})
+    fitted = service.recommend(user=USERS[3], k=N_ITEMS)
+    config = RelationalItemKNNConfig(neighbours=8, weights={"has_genre": 50.0})
+    other = replace(run, model=RelationalItemKNN(run.graph, config).solve())
+    answer = service.recommend(user=USERS[3], k=40, weights={"has_genre": 50.0})
+    assert pairs(answer) == list(other.recommend(USERS[3], 40).select("item", "score").iter_rows())
+    assert pairs(answer) != pairs(fitted)[:40]
+    described = service.runs()["runs"][0]
+    assert described["weights_adjustable"] is True
+    weights = {"has_genre": 3.0, "wrote": 1.0, "follows": 1.0, "lives_in": None}  # no relation of users
+    assert {r["name"]: r["weight"] for r in described["relations"]} == weights
+    monkeypatch.setattr(weighing, "DENSE_COLUMNS", N_ITEMS - 1)
     with pytest.raises(RequestError, match="cannot be moved"):
         Service({"one": run}).recommend(user=USERS[3], weights={"wrote": 50.0})
 

@@ -28,6 +28,7 @@ from relrank.tables.ids import IdMap
 LINEAR = {
     "ease": {"l2": 3.0}, "sparse-ease": {"neighbours": 4, "item_power": 0.2},
     "relational-ease": {"l2": 3.0}, "item-knn": {"neighbours": 7},
+    "relational-item-knn": {"neighbours": 7},
     "rp3beta": {"neighbours": 7}, "gf-cf": {"rank": 5}, "bspm": {"rank": 5},
     "chebycf": {"rank": 5}, "flat-filter": {"rank": 5},
 }  # fmt: skip

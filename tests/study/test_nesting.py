@@ -6,7 +6,7 @@ import pytest
 from relrank.models import MODELS
 from relrank.study import arms as arm_of
 from relrank.study.arms import arms
-from relrank.study.cells import Cell, beginning, tune_and_fit
+from relrank.study.cells import Cell, beginning, knobs_of, tune_and_fit
 from relrank.study.config import ModelSection, read_study
 from relrank.study.nesting import nested
 from relrank.study.run import prepare
@@ -166,3 +166,28 @@ def test_a_first_search_has_to_beat_the_models_other_starts(study, tmp_path):
     assert not [
         t for t in tune_and_fit(begun, tmp_path, lambda _: None, {}).trials if start.items() <= t.values.items()
     ]
+
+
+def test_what_is_searched_again_beside_a_relation(study):
+    """What says how interactions count is found on these, and once more with all relations."""
+    config, material = study
+    section, bench = ModelSection(name="sparse-ease"), material.benches[0]
+
+    def moved(arm, *begins):
+        cell = Cell(section, arm, bench, config.study, begins=begins)
+        return {knob.name for knob in knobs_of(cell, cell.graph)}
+
+    found = {"l2": 5.0, "neighbours": 20}
+    own = {"l2", "neighbours", "item_power", "user_power", "shrinkage"}
+    weights = {f"weights.{name}" for name in RELATIONS}
+    assert moved(arm_of.INTERACTIONS) == own
+    assert moved(arm_of.alone("a")) == own | {"weights.a"}, "nothing was found before"
+    assert moved(arm_of.alone("a"), found) == {"l2", "neighbours", "weights.a"}
+    assert moved(arm_of.drop(RELATIONS, "b"), found) == {"l2", "neighbours", "weights.a", "weights.c"}
+    assert moved(arm_of.all_of(RELATIONS), found) == own | weights
+    shuffled = arm_of.rewired(RELATIONS, "b")
+    assert moved(shuffled, found | {"weights.b": 3.0}) == {"weights.b"}
+    assert moved(shuffled, found | {"weights.b": 0.0}) == set()
+    held = ModelSection(name="sparse-ease", config={"weights": {"b": 3.0}})
+    cell = Cell(held, shuffled, bench, config.study, begins=(found,))
+    assert knobs_of(cell, cell.graph) == [], "a held weight is not searched"

@@ -3,11 +3,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from relrank.errors import InputError
 from relrank.evaluation import evaluate
+from relrank.graph.graph import Relation
 from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
@@ -95,7 +97,7 @@ def test_pitfall_arms_get_the_same_budget(study_file, tmp_path):
     used = result.tuning.group_by("model", "arm", "seed").len()
     assert used["len"].max() <= 8
     chosen = result.tuning.filter(pl.col("chosen"))
-    cells = result.tuning.select("model", "arm", "seed").unique()
+    cells = result.tuning.select("model", "arm", "seed").unique()  # without those that had nothing to search
     assert len(chosen) == len(cells)
     first = result.tuning.filter(pl.col("trial") == 0)
     both = chosen.join(first, on=["model", "arm", "seed"])
@@ -121,6 +123,9 @@ def test_arms_begin_where_others_ended(study_file, tmp_path):
         shuffled = values("all, driver rewired", seed, pl.col("trial") == 0)
         assert shuffled == {"weights.driver": everything["weights.driver"]}
         assert values("all, driver rewired", seed, pl.col("chosen")) == {"weights.driver": 0.0}
+        # what "all" leaves out is not searched when it is shuffled
+        rows = trials.filter((pl.col("arm") == "all, noise rewired") & (pl.col("seed") == seed))
+        assert rows.is_empty() == (everything["weights.noise"] == 0)
     valid = {(row["arm"], row["seed"]): row["metric"] for row in trials.filter("chosen").iter_rows(named=True)}
     for seed in (0, 1):
         contained = ("interactions", "all without driver", "all without noise")
@@ -257,6 +262,21 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     graph, start = other_seed.arm.graph(other_seed.bench.graph, 1), other_seed.start()[0]
     changed = config_of(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
     assert in_effect(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
+
+
+def test_trials_of_chains_go_by_the_relations_that_they_are_composed_of(study_file):
+    """A relation two hops away says something else where the hop before it is shuffled, even if that weighs 0."""
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    cell = next(c for c in grid(config, material) if c.model.name == "relational-ease" and c.arm.name == "all")
+    graph, start = cell.graph, cell.start()[0]
+    first = graph.relation("driver")
+    n = len(graph.nodes[first.target])
+    country = Relation.of("country", first.target, "noise", np.arange(n), np.arange(n) % 3)
+    nodes = dict(graph.nodes)
+    deep = replace(graph, nodes=nodes, relations={**graph.relations, "country": country})
+    config = config_of(start, {"weights.driver": 0.0, "weights.noise": 0.0, "weights.country": 3.0}, "test")
+    assert in_effect(cell, deep, config) != in_effect(cell, deep.rewired("driver", 0), config)
 
 
 def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file):

@@ -20,6 +20,7 @@ from relrank.models.markov import Markov
 from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.relational_item_knn import RelationalItemKNN
 from relrank.models.rgcn import RGCN
 from relrank.models.rp3beta import RP3Beta
 from relrank.models.sasrec import SASRec
@@ -34,6 +35,7 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,
     "popularity": Popularity,
     "item-knn": ItemKNN,
+    "relational-item-knn": RelationalItemKNN,
     "rp3beta": RP3Beta,
     "markov": Markov,
     "ease": EASE,

@@ -35,6 +35,8 @@ class Knob:
         group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
             may look worthless as long as the others are left out.
         strides: whether tuning begins with strides over several values; without, for values of very unequal cost.
+        beside: whether it is searched again when a relation is added to the interactions, or taken from all; without,
+            for what says how interactions count.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Knob:
     start: float
     group: str | None = None
     strides: bool = True
+    beside: bool = True
 
 
 class Recommender(ABC):

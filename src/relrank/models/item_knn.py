@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
@@ -48,11 +49,15 @@ class ItemKNN(SparseLinear):
         """See ``largest_products_estimate``."""
         return largest_products_estimate(graph, int(config.neighbours), copies=1)
 
+    def columns_and_rows(self) -> tuple[Csr, Csr]:
+        """The matrix whose columns, one an item, are compared: by columns and by rows."""
+        return self.history.transpose(), self.history
+
     def solve(self) -> Self:
         """Item by item: co-counts, cosines, the k largest."""
-        x = self.history
-        squares = x.data.astype(np.float64) ** 2
-        norms = np.bincount(x.indices, weights=squares, minlength=x.n_cols).astype(np.float64)
+        columns, rows = self.columns_and_rows()
+        squares = rows.data.astype(np.float64) ** 2
+        norms = np.bincount(rows.indices, weights=squares, minlength=rows.n_cols).astype(np.float64)
         shrinkage = max(self.config.shrinkage, 1e-6)
-        self.keep_weights(largest_products(x.transpose(), x, int(self.config.neighbours), norms, shrinkage))
+        self.keep_weights(largest_products(columns, rows, int(self.config.neighbours), norms, shrinkage))
         return self

@@ -2,13 +2,13 @@
 
 A path from item j to item i through a relation runs over a node t that both are linked with, or directly where the
 relation links items with items. Its weight is the product of its normalised edges times the relation's weight: for
-relational EASE and sparse EASE the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R, beside co-counts of
-interactions (of sparse EASE weighted by user); for other models products of ``D^-1/2 W D^-1/2``.
+relational EASE, sparse EASE and relational item-kNN the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R,
+beside co-counts of interactions (of sparse EASE weighted by user); for other models products of ``D^-1/2 W D^-1/2``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.models.base import Recommender
 from relrank.models.fewer_links import FewerLinks
+from relrank.models.relation_rows import rows_of
+from relrank.models.relational_item_knn import RelationalItemKNN
 from relrank.models.touched_items import TouchedItems
 
 INTERACTIONS = "interactions"
@@ -78,10 +80,11 @@ class ItemPaths:
     """
 
     def __init__(self, model: Recommender, graph: Graph, low_rank: FewerLinks | TouchedItems | None) -> None:
-        self.graph, self._low_rank = graph, low_rank
+        self.graph = graph
         self._by_item = low_rank.chosen if isinstance(low_rank, TouchedItems) else model.history.transpose()
-        found = _links_of(model, graph) if low_rank is None else _links_of_ease(graph, low_rank)
-        self._links = tuple(found)
+        parts = _stacked_rows(model, graph, low_rank)
+        self._by_terms = parts is not None
+        self._links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
         self._back: dict[str, Csr] = {}
 
     def between(self, via: int, end: int) -> list[tuple[Path, float]]:
@@ -107,7 +110,7 @@ class ItemPaths:
         (one, other), (x, y) = (np.split(a, rows.indptr[1:2]) for a in (rows.indices, rows.data))
         _, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)
         both = float(np.dot(x[left], y[right]))
-        return both if self._low_rank is not None or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
+        return both if self._by_terms or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
 
     def random(self, items: Int64, like: Path, rng: np.random.Generator) -> Path:
         """A random path of the same length from a random one of some items, another one if there is any.
@@ -146,12 +149,24 @@ class ItemPaths:
         return Path(via, links.relation, ((links.node, node),), int(rng.choice(ends))) if ends.size else alone
 
 
-def _links_of_ease(graph: Graph, low_rank: FewerLinks | TouchedItems) -> Iterator[_Links]:
+def _stacked_rows(
+    model: Recommender, graph: Graph, low_rank: FewerLinks | TouchedItems | None
+) -> list[tuple[str, Csr, float]] | None:
+    """Name, unit rows and weight of every relation of items that a model stacks with the interactions, if it does."""
+    if low_rank is not None:
+        return [(name, low_rank.rows[name], weight) for name, weight in low_rank.weights.items()]
+    if isinstance(model, RelationalItemKNN):  # an item is on no link of what is composed along a chain
+        direct = [(r, weight) for r, weight in model.in_use() if graph.item in (r.source, r.target)]
+        return [(relation.name, rows_of(graph, relation), weight) for relation, weight in direct]
+    return None
+
+
+def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Iterator[_Links]:
     """Unit rows; within the items they hold each item as its own neighbour."""
-    for name, weight in low_rank.weights.items():
+    for name, rows, weight in parts:
         relation = graph.relations[name]
         node = relation.target if relation.source == graph.item else relation.source
-        yield _Links(name, node, low_rank.rows[name], weight, relation.undirected)
+        yield _Links(name, node, rows, weight, relation.undirected)
 
 
 def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:

@@ -40,11 +40,9 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import chain_of, end_of, product, rows_of, side_by_side
+from relrank.models.relation_rows import WEIGHTS, chain_of, end_of, in_use, product, rows_of, side_by_side, stacked
 from relrank.models.sparse_linear import SparseLinear
 
-WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Weights of a relation that are tried."""
 MOST_WEIGHTS = 100_000_000
 """Numbers of neighbours with which all items together would have more weights than this are not tried."""
 DENSE_COLUMNS = 10_000
@@ -105,9 +103,9 @@ class SparseEASE(SparseLinear):
         return (
             Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
             Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
-            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
-            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
-            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
+            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0, beside=False),
+            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5, beside=False),
+            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0, beside=False),
             *(Knob(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.reads(graph, None)),
         )
 
@@ -180,13 +178,7 @@ class SparseEASE(SparseLinear):
         Raises:
             InputError: a weight is negative or not finite.
         """
-        pairs = []
-        for name, relation in sorted(self.graph.relations.items()):  # sums in one order whatever the arm
-            weight = float(self.config.weights.get(name, self.config.weight))
-            check_range(0 <= weight < np.inf, self.name, f"weights.{name}", "0 or more, finite", weight)
-            if weight and end_of(self.graph, relation) == end:
-                pairs.append((relation, weight))
-        return pairs
+        return in_use(self.graph, end, self.config, self.name)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
@@ -295,19 +287,7 @@ class SparseEASE(SparseLinear):
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns and by rows."""
-        rows = self.scaled_rows()
-        parts = [rows_of(self.graph, r) for r, _ in self.in_use(self.graph.item)]
-        weights = [w for _, w in self.in_use(self.graph.item)]
-        row, col, data, height = [rows.rows()], [rows.indices], [rows.data], rows.n_rows
-        for part, weight in zip(parts, weights, strict=True):
-            row.append(part.indices + np.int32(height))
-            col.append(part.rows())
-            data.append(part.data * np.float32(np.sqrt(weight)))
-            height += part.n_cols
-        by_column = Csr.from_pairs(
-            np.concatenate(col), np.concatenate(row), (self.n_columns, height), np.concatenate(data)
-        )
-        return by_column, by_column.transpose()
+        return stacked(self.scaled_rows(), [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.item)])
 
     # scoring
 

@@ -1,9 +1,10 @@
 """Models under other relation weights than the fitted ones: made once, one at a time, the latest few kept.
 
-Relational EASE and sparse EASE are solved again: seconds for thousands of items, and their Gram matrices stay in
-memory from the first time on. Sparse EASE of larger catalogues cannot be adjusted: a solve takes minutes. Models
-whose relations have a weight each in one parameter (relational LightGCN, XSimGCL, path fusion) share all others with
-the fitted one; only what follows from them is computed anew.
+Relational EASE, sparse EASE and relational item-kNN are solved again: seconds for thousands of items, and the Gram
+matrices of the first two stay in memory from the first time on. Sparse EASE and relational item-kNN of larger
+catalogues cannot be adjusted: a solve takes minutes. Models whose relations have a weight each in one parameter
+(relational LightGCN, XSimGCL, path fusion) share all others with the fitted one; only what follows from them is
+computed anew.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ from relrank.models.layers import inverse_softplus
 from relrank.models.lightgcn import RelationalLightGCN
 from relrank.models.path_fusion import PathFusion
 from relrank.models.relational_ease import RelationalEASE
+from relrank.models.relational_item_knn import RelationalItemKNN
 from relrank.models.sparse_ease import DENSE_COLUMNS, SparseEASE
+from relrank.models.sparse_linear import SparseLinear
 from relrank.serve.asked import Limits, RequestError
 
 Key = tuple[tuple[str, float], ...]
 Module = TypeVar("Module", bound=nn.Module)
+SOLVED_AGAIN = (RelationalEASE, SparseEASE, RelationalItemKNN)
+"""Closed forms with a weight per relation in their configuration."""
 
 
 def weights_of(model: Recommender) -> dict[str, float]:
     """The weight of every relation that the model reads, the interactions included where they have one."""
-    if isinstance(model, RelationalEASE | SparseEASE):
+    if isinstance(model, SOLVED_AGAIN):
         c, knobs = model.config, (knob.name for knob in model.knobs(model.graph))
         usable = (name.removeprefix("weights.") for name in knobs if name.startswith("weights."))
         return {name: float(c.weights.get(name, c.weight)) for name in usable}
@@ -43,6 +48,8 @@ def adjustable(model: Recommender) -> bool:
     """Whether ``under`` can move the weights of this model while somebody waits."""
     if isinstance(model, SparseEASE):
         return model.n_columns <= DENSE_COLUMNS and bool(weights_of(model))
+    if isinstance(model, RelationalItemKNN):
+        return model.graph.n_items <= DENSE_COLUMNS and bool(weights_of(model))
     return isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion) and bool(weights_of(model))
 
 
@@ -53,7 +60,7 @@ def under(model: Recommender, weights: Mapping[str, float]) -> Recommender:
         model: one that is ``adjustable``.
         weights: by relation, 0 or more, all of them in ``weights_of``.
     """
-    if isinstance(model, RelationalEASE | SparseEASE):
+    if isinstance(model, SOLVED_AGAIN):
         config = replace(model.config, weights={**model.config.weights, **weights})
         return type(model)(model.graph, config).solve()
     assert isinstance(model, RelationalLightGCN | PathFusion)
@@ -136,7 +143,7 @@ def _bytes(model: Recommender) -> int:
     """What a variant holds for itself alone."""
     if isinstance(model, RelationalEASE):
         return model.item_weights.nbytes
-    if isinstance(model, SparseEASE):
+    if isinstance(model, SparseLinear):
         return sum(tensor.nbytes for tensor in model.state().values())
     own = (getattr(model, name, None) for name in ("_users", "_items", "_gathered"))
     return sum(tensor.nbytes for tensor in own if isinstance(tensor, torch.Tensor))

@@ -405,15 +405,20 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """What the cell's search moves.
 
-    Where a relation is shuffled in a setting that was found with its links, that is its own weight alone: what its
-    degrees are worth without them.
+    Where it begins with what another one found, that is what a relation may change (``Knob.beside``), unless all
+    relations come in. Where a relation is shuffled in a setting that was found with its links, it is its own weight
+    alone, what its degrees are worth without them; and nothing where that setting leaves it out.
     """
     if cell.trials == 1:
         return []
     knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
-    if cell.begins and cell.arm.rewired is not None:
-        return [k for k in knobs if k.name == f"weights.{cell.arm.rewired}"]
-    return knobs
+    if not cell.begins:
+        return knobs
+    if cell.arm.rewired is not None:
+        own = f"weights.{cell.arm.rewired}"
+        return [k for k in knobs if k.name == own and cell.begins[0].get(own) != k.start]
+    everything = set(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
+    return knobs if set(cell.read.relations) == everything else [k for k in knobs if k.beside]
 
 
 def beginning(cell: Cell, folder: Path) -> Cell:
@@ -580,7 +585,11 @@ def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
     if "weights" in values:
         in_use = {name: values["weights"].get(name, values["weight"]) for name in graph.relations}
         values["weights"] = {name: weight for name, weight in sorted(in_use.items()) if weight != 0}
-        edges = {name: edges_sha(graph, name) for name in values["weights"]}
+        ends = (graph.user, graph.item)
+        used = [graph.relation(name) for name in values["weights"]]
+        # one that touches neither users nor items is reached through others, whatever these weigh
+        direct = all(r.source in ends or r.target in ends for r in used)
+        edges = {name: edges_sha(graph, name) for name in (values["weights"] if direct else sorted(graph.relations))}
         del values["weight"]
     split = cell.bench.split.fingerprint
     return json.dumps([cell.model.kind, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)
