@@ -110,8 +110,10 @@ def test_relational_ease_that_shares_solutions_holds_one_more():
 
 
 def test_sparse_ease_by_hand():
-    """Squares for three ways to weigh users, one for the sum, and the weights while they are sorted; above DENSE_COLUMNS
-    rows both ways, no squares."""
+    """Squares for three ways to weigh users and for the sum, and the weights while they are sorted.
+
+    Above DENSE_COLUMNS rows both ways, no squares.
+    """
     kind = MODELS["sparse-ease"]
     config = kind.Config(neighbours=50)
     dense_way = kind.estimate(graph_of(100, 10_000, 1_000), config)
