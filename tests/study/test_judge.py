@@ -48,11 +48,14 @@ def test_seeds_are_averaged_before_models_are_compared():
 
 def test_a_better_setting_that_another_arm_tried_is_told():
     """Only trials in which no relation counts: weight 0, and nothing held above 0."""
-    tried = cell("judge", ALL, 0.3, trials=[(0.0, 0.25), (3.0, 0.3)], weights={"tags": 3.0})
+    tried = cell("judge", ALL, 0.3, trials=[(0.0, 0.2), (0.0, 0.25), (3.0, 0.3)], weights={"tags": 3.0})
     (row,) = judged(cell("judge", INTERACTIONS, 0.2, trials=[(None, 0.2)], weights={}), tried)
     assert row["better_setting"] == 0.25
     assert "settings tried on another arm" in row["sentence"]
-    held = cell("judge", ALL, 0.3, trials=[(None, 0.25)], weights={"tags": 3.0})
+    elsewhere = cell("judge", ALL, 0.3, trials=[(0.0, 0.19), (0.0, 0.25)], weights={"tags": 3.0})
+    (row,) = judged(cell("judge", INTERACTIONS, 0.2, trials=[(None, 0.2)], weights={}), elsewhere)
+    assert row["better_setting"] is None, "its errors are those of other differences"
+    held = cell("judge", ALL, 0.3, trials=[(None, 0.2), (None, 0.25)], weights={"tags": 3.0})
     (row,) = judged(cell("judge", INTERACTIONS, 0.2, trials=[(None, 0.2)], weights={}), held)
     assert row["better_setting"] is None
 

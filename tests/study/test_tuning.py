@@ -170,6 +170,32 @@ def test_begins_where_it_is_told_and_moves_that_in_single_steps():
     assert (5, STRIDE) in measure.asked, "what was not searched before is"
 
 
+def test_what_is_put_back_together_has_to_be_worth_nothing_together():
+    """Each weight brings less than its error and all together more: none may go because the others went before."""
+    noises = np.random.default_rng(0).normal(size=(400, 5))
+    noises = np.linalg.qr(noises - noises.mean(0))[0] * np.sqrt(399)  # mean 0, variance 1, uncorrelated
+
+    def measure(values):
+        on = np.array(list(values.values()))
+        return 0.2 + 0.0029 * on.sum() + 0.06 * noises @ on  # an error of .003 each
+
+    knobs = [Knob(name, (0.0, 1.0), 0.0, "weights") for name in "abcde"]
+    found = climb(knobs, 500, measure)
+    everything, end = measure(dict.fromkeys("abcde", 1.0)), measure(chosen(found))
+    assert sum(chosen(found).values()) == 4, "one is within its error, two are not"
+    assert (everything - end).mean() <= paired_error(everything, end)
+
+
+@pytest.mark.parametrize("budget", range(2, 30))
+def test_a_budget_that_ends_early_ends_at_no_worse_than_a_start_that_was_tried(budget):
+    def two_hills(values):
+        return 2 - abs(values["x"] - 1) if values["x"] < 4 else 5 - abs(values["x"] - 16)
+
+    found = climb([ladder(20)], budget, two_hills, starts=[{"x": 0.0}, {"x": 14.0}])
+    assert len(found.trials) <= budget
+    assert found.trials[found.chosen].metric >= two_hills({"x": 14.0})
+
+
 def test_a_second_start_has_to_be_beaten():
     """A hill far off, which the first start does not see: the search goes on from there, and ends no lower."""
 

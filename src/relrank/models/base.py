@@ -35,8 +35,8 @@ class Knob:
         group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
             may look worthless as long as the others are left out.
         strides: whether tuning begins with strides over several values; without, for values of very unequal cost.
-        beside: whether it is searched again when a relation is added to the interactions, or taken from all; without,
-            for what says how interactions count.
+        retuned: whether an arm that begins with what another arm found searches it again; False for what says how
+            interactions count, which a relation more or less hardly changes.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Knob:
     start: float
     group: str | None = None
     strides: bool = True
-    beside: bool = True
+    retuned: bool = True
 
 
 class Recommender(ABC):
@@ -101,7 +101,7 @@ class Recommender(ABC):
 
     @classmethod
     def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
-        """Values of knobs, far from their own starts, that a search of the interactions has to beat or begin from."""
+        """Values of knobs, far from their own starts, that a search from the defaults has to beat or goes on from."""
         del graph
         return ()
 

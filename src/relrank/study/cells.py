@@ -29,7 +29,7 @@ from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, beside
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
-from relrank.study.tuning import Climb, Trial, climb
+from relrank.study.tuning import SEARCH, Climb, Trial, climb
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
 
@@ -83,6 +83,7 @@ class Cell:
         after: keys of the cells whose findings its search begins with (``nesting``).
         begins: values of knobs where its search begins, and others that it has to beat, as those cells ended; ()
             before they are there.
+        there: those of ``after`` that ``begins`` comes from; others were left out.
     """
 
     model: ModelSection
@@ -91,6 +92,7 @@ class Cell:
     study: StudySection
     after: tuple[str, ...] = ()
     begins: tuple[Mapping[str, float], ...] = ()
+    there: tuple[str, ...] = ()
 
     @property
     def trials(self) -> int:
@@ -219,7 +221,7 @@ class Cell:
             "held": sorted(self.said.config),
             "train": asdict(train) if trained else None,
             "trials": self.trials,
-            **({"after": list(self.after)} if self.after else {}),
+            **({"search": SEARCH, "after": list(self.after)} if self.trials > 1 else {}),
             "metric": self.study.metric,
             "ks": list(self.study.ks),
             "beside": self.bench.beside,
@@ -389,7 +391,9 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 
     begin = config_of(config, dict(cell.begins[0]) if cell.begins else {}, cell.model.name)
     knobs = knobs_of(cell, graph)
-    starts = cell.begins or ({}, *MODELS[cell.model.kind].starts(graph))
+    searched = {k.name for k in knobs}  # a start without what is held would be another one
+    others = [s for s in MODELS[cell.model.kind].starts(graph) if s.keys() <= searched]
+    starts = cell.begins or ({}, *others)
     found = climb(knobs, cell.trials, measure, starts=starts) if knobs else Climb((), -1, True)
     config = config_of(begin, found.trials[found.chosen].values, cell.model.name) if knobs else begin
     began = time.perf_counter()
@@ -405,7 +409,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """What the cell's search moves.
 
-    Where it begins with what another one found, that is what a relation may change (``Knob.beside``), unless all
+    Where it begins with what another one found, that is what a relation may change (``Knob.retuned``), unless all
     relations come in. Where a relation is shuffled in a setting that was found with its links, it is its own weight
     alone, what its degrees are worth without them; and nothing where that setting leaves it out.
     """
@@ -414,32 +418,36 @@ def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
     if not cell.begins:
         return knobs
-    if cell.arm.rewired is not None:
-        own = f"weights.{cell.arm.rewired}"
+    if cell.read.rewired is not None:
+        own = f"weights.{cell.read.rewired}"
         return [k for k in knobs if k.name == own and cell.begins[0].get(own) != k.start]
     everything = set(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
-    return knobs if set(cell.read.relations) == everything else [k for k in knobs if k.beside]
+    return knobs if set(cell.read.relations) == everything else [k for k in knobs if k.retuned]
 
 
 def beginning(cell: Cell, folder: Path) -> Cell:
     """The cell with the settings that its search begins with, from the cells of ``Cell.after``.
 
-    Where the first of these ended, and where the best on validation did.
+    These are what the first of them found and, if another one is better on validation, what the best one found.
 
     Args:
         cell: one of a study.
         folder: of the study's cells; those of ``Cell.after`` that are not there were left out.
     """
-    notes = [
-        json.loads((folder / key / "cell.json").read_text("utf-8")) for key in cell.after if finished(folder / key)
-    ]
+    there = tuple(key for key in cell.after if finished(folder / key))
+    notes = [json.loads((folder / key / "cell.json").read_text(encoding="utf-8")) for key in there]
     if not notes:
         return cell
     best = max(notes, key=lambda note: note["valid"])
-    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs do not ask who is linked with whom
+    linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs are the same, and shuffling takes long
     knobs = [k for k in MODELS[cell.model.kind].knobs(linked.graph) if not cell.holds(k.name)]
     begins = [_ended(knobs, note["chosen"]) for note in ([notes[0]] if best is notes[0] else [notes[0], best])]
-    return replace(cell, begins=tuple(begins))
+    return replace(cell, begins=tuple(begins), there=there)
+
+
+def began_after(folder: Path) -> list[str]:
+    """Keys of the cells whose findings a finished cell began with."""
+    return list(json.loads((folder / "cell.json").read_text(encoding="utf-8")).get("began_after", []))
 
 
 def _ended(knobs: Sequence[Knob], chosen: Mapping[str, Any]) -> dict[str, float]:
@@ -568,7 +576,7 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
         {
             "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
             "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
-            "finished": tuned.finished, "note": said, "cost": cost,
+            "finished": tuned.finished, "note": said, "cost": cost, "began_after": list(cell.there),
         },
     )  # fmt: skip
 

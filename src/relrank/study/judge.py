@@ -10,6 +10,9 @@ from relrank.study.cells import CellResult
 from relrank.study.effects import Found
 from relrank.study.tuning import ERRORS, WORTH
 
+SAME = 1e-6
+"""Two means of the same metrics, rounded on the way, differ by less."""
+
 
 def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
     """What validation says of the interactions-only arm of every model with verdicts.
@@ -64,12 +67,14 @@ def _valid_by_seed(found: Found, model: str) -> dict[int, float]:
 def _best_setting(found: Found, model: str, own: Mapping[int, float]) -> float | None:
     """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds.
 
-    A trial counts where it is better than the interactions arm by more than its own error.
+    A trial counts where it is better than the interactions arm by more than the standard error of their difference,
+    which is known in searches that began with that arm's setting.
     """
     best = dict(own)
     for (name, _), cells in found.items():
         for cell in cells if name == model else ():
-            for trial in cell.trials:
+            begins_there = bool(cell.trials) and abs(cell.trials[0].metric - own[cell.seed]) < SAME
+            for trial in cell.trials if begins_there else ():
                 if _without_relations(trial.values, cell) and trial.metric > own[cell.seed] + ERRORS * trial.error:
                     best[cell.seed] = max(best[cell.seed], trial.metric)
     return sum(best.values()) / len(best) if best else None

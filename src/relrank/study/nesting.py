@@ -7,7 +7,7 @@ until validation says otherwise by more than its error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from relrank.models import MODELS
@@ -18,7 +18,7 @@ Graph = tuple[frozenset[str], str | None]
 
 
 def nested(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
-    """The cells, each with the keys of those that its search begins after, and behind them.
+    """The cells, each with the keys of those that its search begins after, in an order in which these come first.
 
     Args:
         cells: of a study; those of one split and model stay together.
@@ -36,7 +36,7 @@ def nested(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
         keys = known.setdefault(place, {})
         for cell in sorted(group, key=_rank):
             if cell.trials > 1:
-                cell = replace(cell, after=tuple(keys[g] for g in _contained(cell) if g in keys))
+                cell = replace(cell, after=tuple(keys[g] for g in _contained(cell, keys) if g in keys))
                 keys.setdefault(_graph(cell), cell.key())
             result.append(cell)
     return result
@@ -61,13 +61,13 @@ def _rank(cell: Cell) -> int:
     return 3 if len(relations) == len(readable) - 1 else 2
 
 
-def _contained(cell: Cell) -> list[Graph]:
-    """What a cell's search begins after, in order."""
+def _contained(cell: Cell, planned: Collection[Graph]) -> list[Graph]:
+    """What a cell's search begins after, in order; some of it may not be planned."""
     (relations, shuffled), readable = _graph(cell), _readable(cell)
     if shuffled is not None:
         return [(relations, None)]
     of_one: list[Graph] = [(frozenset([name]), None) for name in sorted(relations)]
-    if _rank(cell) == 3:
+    if _rank(cell) == 3 and (readable, None) in planned:
         return [(readable, None)]
     if relations == readable and len(relations) > 1:
         return [(frozenset(), None), *of_one]

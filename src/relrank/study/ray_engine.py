@@ -251,7 +251,7 @@ class RayEngine:
     def _submit(self, key: str, cell: Cell, folder: Path, mark: str, needs: Mapping[str, int]) -> Any:
         order = {
             "key": key, "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
-            "after": list(cell.after), "begins": [dict(b) for b in cell.begins],
+            "after": list(cell.after), "begins": [dict(b) for b in cell.begins], "there": list(cell.there),
             "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
             "environment": {name: os.environ[name] for name in fitting() if name in os.environ},
         }  # fmt: skip

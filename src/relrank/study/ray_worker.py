@@ -79,9 +79,9 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     """Run one cell.
 
     Args:
-        order: ``key`` of the cell, its ``model``, ``arm``, ``study``, ``after`` and ``begins``, the ``relrank``
-            wanted, number of ``cores``, ``environment`` of numerical libraries, ``folder`` of the study's cells,
-            ``mark`` that lies in it.
+        order: ``key`` of the cell, its ``model``, ``arm``, ``study``, ``after``, ``begins``, ``there``, the
+            ``relrank`` wanted, number of ``cores``, ``environment`` of numerical libraries, ``folder`` of the
+            study's cells, ``mark`` that lies in it.
         bench: see ``bench_files``.
         board: the study's.
 
@@ -121,6 +121,7 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         cell = Cell(
             ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
             StudySection.model_validate(order["study"]), tuple(order["after"]), tuple(order["begins"]),
+            tuple(order["there"]),
         )  # fmt: skip
         if (seen := cell.key()) != key:
             raise RuntimeError(f"cell {key} arrived as {seen}")

@@ -32,6 +32,7 @@ from relrank.study.cells import (
     Cell,
     CellResult,
     Say,
+    began_after,
     edges_sha,
     finished,
     fit_cell,
@@ -400,6 +401,12 @@ def _run_cells(
     keys = [cell.key() for cell in cells]
     there = {key: load_cell(folder / key) for key in keys if finished(folder / key)}
     left_out = too_large((cell for cell, key in zip(cells, keys, strict=True) if key not in there), memory)
+    without = {one.cell.key() for one in left_out}
+    for cell, key in zip(cells, keys, strict=True):
+        # one that it should have begun after was left out then, and is not any more
+        if key in there and began_after(folder / key) != [k for k in cell.after if k not in without]:
+            del there[key]
+            shutil.rmtree(folder / key)
     _tell(watcher, left_out)
     gone = [one.cell for one in left_out]
     planned = [(cell, key) for cell, key in zip(cells, keys, strict=True) if not any(cell is c for c in gone)]

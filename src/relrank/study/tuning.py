@@ -25,6 +25,8 @@ STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
 """A step has to improve the metric by this share of it, however certain it is."""
+SEARCH = 2
+"""Goes up where searches change what they choose, so that results of earlier ones are not taken for theirs."""
 ERRORS = 1.0
 """A step has to improve the metric by so many standard errors of its paired differences."""
 
@@ -87,7 +89,7 @@ def climb(
         measure: validation metric of a configuration, of every user; or its mean, which then is taken as certain.
         worth: smallest relative improvement that moves the search.
         starts: values of knobs where the search begins, in place of their own, and further ones: from any of these
-            that is better than where the search ended it goes on.
+            that is better than where the search ended it goes on. It never ends below one of them that it tried.
     """
     made: list[Trial] = []
     metrics: list[Metrics] = []
@@ -132,7 +134,7 @@ def climb(
     walks = _walks(knobs)
     finished = False
     try:
-        first = attempt(place)
+        least = max(float(attempt(at).mean()) for at in begins)
         strides: tuple[int, ...] = (STRIDE, 1)
         while not finished:
             before = place
@@ -146,13 +148,15 @@ def climb(
                 place = max([place, *begins[1:]], key=lambda at: float(attempt(at).mean()))
             finished = place == before
             strides = (1,)
+        top = place
         for number, knob in enumerate(knobs):
-            # what was moved with its group has to be worth its place by itself
+            # what was moved with its group has to be worth its place; what was put back before counts, too
             bare = (*place[:number], own[number], *place[number + 1 :])
-            if knob.group and bare != place and not better(place, bare) and attempt(bare).mean() >= first.mean():
+            if knob.group and bare != place and not better(top, bare) and attempt(bare).mean() >= least:
                 place = bare
     except _Spent:
         finished = False
+        place = max([place, *(at for at in begins if at in known)], key=lambda at: made[known[at]].metric)
     return Climb(tuple(made), known[place], finished)
 
 
