@@ -35,8 +35,6 @@ class Knob:
         group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
             may look worthless as long as the others are left out.
         strides: whether tuning begins with strides over several values; without, for values of very unequal cost.
-        retuned: whether an arm that begins with what another arm found searches it again; False for what says how
-            interactions count, which a relation more or less hardly changes.
     """
 
     name: str
@@ -44,7 +42,6 @@ class Knob:
     start: float
     group: str | None = None
     strides: bool = True
-    retuned: bool = True
 
 
 class Recommender(ABC):

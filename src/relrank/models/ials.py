@@ -108,9 +108,9 @@ class IALS(FromHistory):
         return (
             *(Knob(f"weights.{name}", ladder, 0.0) for name in usable),
             Knob("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
-            Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0, retuned=False),
-            Knob("dim", dims, min(256, dims[-1]), retuned=False),
-            Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0, retuned=False),
+            Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
+            Knob("dim", dims, min(256, dims[-1])),
+            Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
         )
 
     @classmethod

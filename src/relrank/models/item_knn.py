@@ -41,7 +41,7 @@ class ItemKNN(SparseLinear):
         del graph
         return (
             Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
-            Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0, retuned=False),
+            Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
         )
 
     @classmethod

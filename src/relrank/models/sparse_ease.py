@@ -103,9 +103,9 @@ class SparseEASE(SparseLinear):
         return (
             Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
             Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
-            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0, retuned=False),
-            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5, retuned=False),
-            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0, retuned=False),
+            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
+            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
+            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
             *(Knob(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.reads(graph, None)),
         )
 

@@ -409,20 +409,16 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """What the cell's search moves.
 
-    Where it begins with what another one found, that is what a relation may change (``Knob.retuned``), unless all
-    relations come in. Where a relation is shuffled in a setting that was found with its links, it is its own weight
-    alone, what its degrees are worth without them; and nothing where that setting leaves it out.
+    Where a relation is shuffled in a setting that was found with its links, that is its own weight alone, what its
+    degrees are worth without them; and nothing where that setting leaves it out.
     """
     if cell.trials == 1:
         return []
     knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
-    if not cell.begins:
-        return knobs
-    if cell.read.rewired is not None:
+    if cell.begins and cell.read.rewired is not None:
         own = f"weights.{cell.read.rewired}"
         return [k for k in knobs if k.name == own and cell.begins[0].get(own) != k.start]
-    everything = set(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
-    return knobs if set(cell.read.relations) == everything else [k for k in knobs if k.retuned]
+    return knobs
 
 
 def beginning(cell: Cell, folder: Path) -> Cell:

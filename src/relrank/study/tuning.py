@@ -131,12 +131,11 @@ def climb(
             if place != before:
                 break
 
-    walks = _walks(knobs)
-    finished = False
-    try:
-        least = max(float(attempt(at).mean()) for at in begins)
-        strides: tuple[int, ...] = (STRIDE, 1)
-        while not finished:
+    def settle(strides: tuple[int, ...]) -> None:
+        """Walk until no single step is worth it and no start is better."""
+        nonlocal place
+        before = None
+        while place != before:
             before = place
             for numbers in walks:
                 coarse = all(knobs[number].strides for number in numbers)
@@ -146,16 +145,22 @@ def climb(
                         walk(numbers, stride)
             if place == before:
                 place = max([place, *begins[1:]], key=lambda at: float(attempt(at).mean()))
-            finished = place == before
             strides = (1,)
+
+    walks = _walks(knobs)
+    finished = False
+    try:
+        least = max(float(attempt(at).mean()) for at in begins)
+        settle((STRIDE, 1))
         top = place
         for number, knob in enumerate(knobs):
             # what was moved with its group has to be worth its place; what was put back before counts, too
             bare = (*place[:number], own[number], *place[number + 1 :])
             if knob.group and bare != place and not better(top, bare) and attempt(bare).mean() >= least:
                 place = bare
+        settle((1,))  # so that arms without what was put back find nothing here that this one missed
+        finished = True
     except _Spent:
-        finished = False
         place = max([place, *(at for at in begins if at in known)], key=lambda at: made[known[at]].metric)
     return Climb(tuple(made), known[place], finished)
 
