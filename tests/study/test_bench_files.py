@@ -1,11 +1,10 @@
 """A bench that went through files is the bench it was: same keys, same rows, same edges."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
 from relrank.study.bench_files import pack, unpack
-from relrank.study.cells import Cell
 from relrank.study.config import read_study
 from relrank.study.run import grid, prepare
 
@@ -19,7 +18,7 @@ def test_a_bench_is_the_same_after_its_files(study_file):
     material = prepare(config, study_file.parent)
     again = {bench.seed: unpack(pack(bench)) for bench in material.benches}
     cells = grid(config, material)
-    there = [Cell(cell.model, cell.arm, again[cell.bench.seed], cell.study) for cell in cells]
+    there = [replace(cell, bench=again[cell.bench.seed]) for cell in cells]
     assert [cell.key() for cell in there] == [cell.key() for cell in cells]
     for bench in material.benches:
         other = again[bench.seed]

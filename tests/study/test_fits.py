@@ -77,7 +77,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     assert len(seen.fresh) == seen.planned == 4
     assert len(seen.gone) == 2 * 6
     (said,) = seen.said
-    assert said.startswith("relational-ease on 6 arms (interactions; all; ")
+    assert said.startswith("relational-ease on 6 arms (interactions; all without driver; ")
     assert re.search(
         r"is left out: at 160 items it needs about 3\.0 GB and 1\.0 GB are available; (\S+) fits and can be used",
         said,
