@@ -282,7 +282,7 @@ def order_of(cell, folder):
     return {
         "key": cell.key(), "model": cell.model.model_dump(), "arm": asdict(cell.arm),
         "study": cell.study.model_dump(), "relrank": relrank.__version__, "cores": 1, "folder": str(folder),
-        "mark": ".mark", "environment": {},
+        "mark": ".mark", "environment": {}, "after": list(cell.after), "begins": [], "there": [],
     }  # fmt: skip
 
 
