@@ -308,7 +308,7 @@ def test_changed_data_or_settings_begin_a_search_of_their_own(study_file, tmp_pa
         ("", "", 4),
         ("resamples = 400", "resamples = 500", 0),
         ("seed = 5", "seed = 4", 4),
-        ('split = "random', 'core = 2\nsplit = "random', 4),
+        ('split = "random', 'core = 4\nsplit = "random', 4),
         ('column = "noise"', 'column = "fame"', 2),  # interactions alone do not know the relation
         ('name = "relational-ease"', 'name = "relational-ease"\nconfig = { l2 = 50 }', 2),  # what is left are weights
     ):
