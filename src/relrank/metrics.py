@@ -222,17 +222,8 @@ def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 
     result = np.empty(len(items))
     shown = np.ascontiguousarray(items, np.int64)
     shares = _mix(_sparse(features, features.data))
-    _divergences(
-        shown,
-        history.indptr,
-        history.indices,
-        shares.indptr,
-        shares.indices,
-        shares.data,
-        features.n_cols,
-        alpha,
-        result,
-    )
+    mixes = shares.indptr, shares.indices, shares.data, features.n_cols
+    _divergences(shown, history.indptr, history.indices, *mixes, alpha, result)
     return result
 
 

@@ -7,6 +7,8 @@ from relrank.graph.graph import Graph, Relation
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5, "land": 3}
+OF_ITEMS = (("has_tag", "item", "tag", 40), ("tagged", "tag", "item", 30), ("similar", "item", "item", 60))
+"""Relations of items, for ``random_graph``: from them, to them, and among them."""
 
 
 def relation(name, source, target, edges, rng):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from dense_truth import SIZES, interactions, item_filter, over_degrees, random_graph
+from dense_truth import OF_ITEMS, SIZES, interactions, item_filter, over_degrees, random_graph
 from numpy.polynomial import chebyshev
 
 from relrank.errors import InputError
@@ -28,9 +28,7 @@ class TestRelations(ModelContract):
 def graph():
     return random_graph(
         5,
-        ("has_tag", "item", "tag", 40),
-        ("tagged", "tag", "item", 30),
-        ("similar", "item", "item", 60),
+        *OF_ITEMS,
         ("near", "tag", "tag", 10),
     )
 

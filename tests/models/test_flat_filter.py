@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from dense_truth import SIZES, interactions, item_filter, random_graph
+from dense_truth import OF_ITEMS, SIZES, interactions, item_filter, random_graph
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
@@ -25,9 +25,7 @@ class TestRelations(ModelContract):
 def graph():
     return random_graph(
         4,
-        ("has_tag", "item", "tag", 40),
-        ("tagged", "tag", "item", 30),
-        ("similar", "item", "item", 60),
+        *OF_ITEMS,
         ("near", "tag", "tag", 10),
     )
 

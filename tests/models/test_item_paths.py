@@ -39,20 +39,21 @@ def graph():
     )
 
 
+TERMS = {
+    Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * np.sqrt(0.5),
+    Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * np.sqrt(0.5),
+    # rows (1, ½, ½) and (½, 1, ½), each over √1.5
+    Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+    Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+    Path(0, INTERACTIONS, (), 1): 2.0,
+}
+"""Between items 0 and 1, has_tag at 2 and similar at 3: the terms of a Gram matrix of unit rows."""
+
+
 def test_weights_of_relational_ease_are_the_terms_of_its_gram_matrix(graph):
     model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 2.0, "similar": 3.0})).solve()
     found = dict(ItemPaths(model, graph, FewerLinks(model)).between(0, 1))
-    half = np.sqrt(0.5)
-    assert found == pytest.approx(
-        {
-            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
-            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
-            # rows (1, ½, ½) and (½, 1, ½), each over √1.5
-            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
-            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
-            Path(0, INTERACTIONS, (), 1): 2.0,
-        }
-    )
+    assert found == pytest.approx(TERMS)
     n = graph.n_items
     gram = model._penalised_gram() - model.config.l2 * np.eye(n)
     assert sum(found.values()) == pytest.approx(gram[0, 1])
@@ -93,16 +94,7 @@ def test_weights_of_relational_item_knn_are_the_terms_of_its_cosine(graph):
     weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
     model = RelationalItemKNN(graph, RelationalItemKNNConfig(shrinkage=4.0, weights=weights)).solve()
     found = dict(ItemPaths(model, graph, None).between(0, 1))
-    half = np.sqrt(0.5)
-    assert found == pytest.approx(
-        {
-            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
-            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
-            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
-            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
-            Path(0, INTERACTIONS, (), 1): 2.0,
-        }
-    )
+    assert found == pytest.approx(TERMS)
     similarity = model.fold_in([torch.tensor([0])])[0, 1].item()
     # both items are in one land; squared lengths are numbers of users and the three weights
     lengths = np.sqrt((3 + 2 + 3 + 5) * (2 + 2 + 3 + 5))

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from dense_truth import SIZES, random_graph
+from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
@@ -31,9 +31,7 @@ class TestInteractionsAlone(ModelContract):
 def graph():
     return random_graph(
         3,
-        ("has_tag", "item", "tag", 40),
-        ("tagged", "tag", "item", 30),
-        ("similar", "item", "item", 60),
+        *OF_ITEMS,
         ("lives_in", "user", "city", 25),
         ("home_of", "city", "user", 25),
         ("follows", "user", "user", 70),

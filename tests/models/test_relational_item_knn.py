@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from dense_truth import SIZES, random_graph
+from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank import metrics
 from relrank.csr import Csr
@@ -21,7 +21,7 @@ from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, ModelContract, planted_graph
 
 USERS = torch.arange(SIZES["user"])
-OF_ITEMS = ("has_tag", "in_land", "near", "similar", "tagged", "used_in")
+READ = ("has_tag", "in_land", "near", "similar", "tagged", "used_in")
 """Relations of the graph below that are read."""
 
 
@@ -45,9 +45,7 @@ def graph():
     """All relations have weights; one within the items, two within other types, two that lead there by chains."""
     return random_graph(
         3,
-        ("has_tag", "item", "tag", 40),
-        ("tagged", "tag", "item", 30),
-        ("similar", "item", "item", 60),
+        *OF_ITEMS,
         ("near", "tag", "tag", 10),
         ("used_in", "tag", "land", 9),
         ("lives_in", "user", "city", 25),
@@ -129,7 +127,7 @@ def test_only_the_nearest_are_kept(graph):
     [
         ({}, ()),
         ({"weight": 0.0}, None),
-        ({"weight": 5.0, "weights": dict.fromkeys(OF_ITEMS, 0.0)}, None),
+        ({"weight": 5.0, "weights": dict.fromkeys(READ, 0.0)}, None),
         ({"weight": 5.0}, ("lives_in", "follows", "rated")),
     ],
     ids=["no relations", "weight 0", "weights of 0", "relations of users"],
@@ -166,7 +164,7 @@ def test_a_relation_two_hops_away_is_what_it_says_when_composed_by_hand(graph):
 
 def test_relations_of_users_are_not_read(graph):
     """Nor what leads to them; a relation that leads to both is one of items."""
-    assert RelationalItemKNN.reads(graph, None) == OF_ITEMS
+    assert RelationalItemKNN.reads(graph, None) == READ
     graph = graph.without("used_in")  # then the lands are those of the users' cities alone
     kept = ("has_tag", "near", "similar", "tagged")
     assert RelationalItemKNN.reads(graph, None) == kept

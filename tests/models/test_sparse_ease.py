@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from dense_truth import SIZES, random_graph
+from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.csr import Csr
 from relrank.errors import InputError
@@ -55,9 +55,7 @@ class TestLargeCatalogues(ModelContract):
 def graph():
     return random_graph(
         3,
-        ("has_tag", "item", "tag", 40),
-        ("tagged", "tag", "item", 30),
-        ("similar", "item", "item", 60),
+        *OF_ITEMS,
         ("lives_in", "user", "city", 25),
         ("follows", "user", "user", 70),
         ("near", "tag", "tag", 10),

@@ -29,7 +29,7 @@ from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, beside
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
-from relrank.study.tuning import SEARCH, Climb, Trial, climb
+from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
 
@@ -251,6 +251,7 @@ class CellResult:
         cost: ``tune``, ``fit``, ``evaluate`` in seconds, ``peak_mb``. Trials that another arm had made already are
             charged as if this one had made them.
         note: what the model says of itself: learned relation weights, the graph's share in a fusion.
+        began_after: keys of the cells whose findings its search began with (``Cell.there``).
     """
 
     model: str
@@ -264,6 +265,7 @@ class CellResult:
     finished: bool
     cost: dict[str, float]
     note: dict[str, Any]
+    began_after: tuple[str, ...] = ()
 
 
 def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
@@ -315,7 +317,7 @@ def load_cell(folder: Path) -> CellResult:
         note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
         tuple(Trial(**t) for t in note["trials"]), note["chosen"], note["valid"],
         pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
-        note["note"],
+        note["note"], tuple(note.get("began_after", ())),
     )  # fmt: skip
 
 
@@ -441,20 +443,10 @@ def beginning(cell: Cell, folder: Path) -> Cell:
     return replace(cell, begins=tuple(begins), there=there)
 
 
-def began_after(folder: Path) -> list[str]:
-    """Keys of the cells whose findings a finished cell began with."""
-    return list(json.loads((folder / "cell.json").read_text(encoding="utf-8")).get("began_after", []))
-
-
 def _ended(knobs: Sequence[Knob], chosen: Mapping[str, Any]) -> dict[str, float]:
     """Values of knobs in another cell's hyper-parameters, as far as it has them and they may be tried here."""
-    values = {}
-    for knob in knobs:
-        field, _, entry = knob.name.partition(".")
-        value = chosen.get(field, {}).get(entry) if entry else chosen.get(field)
-        if value in knob.ladder:
-            values[knob.name] = value
-    return values
+    values = ((knob, value_of(chosen, knob.name)) for knob in knobs)
+    return {knob.name: value for knob, value in values if value in knob.ladder}
 
 
 def fit_cell(

@@ -16,7 +16,7 @@ from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import Arm
 from relrank.study.cells import CellResult
-from relrank.study.tuning import Trial
+from relrank.study.tuning import value_of
 from relrank.study.verdicts import Judged
 
 KINDS = ("drop", "alone", "placebo")
@@ -322,21 +322,13 @@ def tuning(found: Found) -> pl.DataFrame:
     rows = []
     for (model, arm), cells in found.items():
         for cell in cells:
-            chosen = next((i for i, t in enumerate(cell.trials) if _is_chosen(t, cell)), None)
+            fitted = ({name: value_of(cell.chosen, name) for name in t.values} == t.values for t in cell.trials)
+            chosen = next((i for i, same in enumerate(fitted) if same), None)
             rows += [
                 (model, arm, cell.seed, i, t.metric, json.dumps(t.values), i == chosen)
                 for i, t in enumerate(cell.trials)
             ]
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")
-
-
-def _is_chosen(trial: Trial, cell: CellResult) -> bool:
-    """Whether a trial has the values that the cell was fitted with in the end."""
-    fields = ((name.partition("."), value) for name, value in trial.values.items())
-    return all(
-        (cell.chosen[field].get(entry) if entry else cell.chosen[field]) == value
-        for (field, _, entry), value in fields
-    )
 
 
 def notes(found: Found) -> pl.DataFrame:

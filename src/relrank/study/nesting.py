@@ -13,7 +13,7 @@ from dataclasses import replace
 from relrank.models import MODELS
 from relrank.study.cells import Cell
 
-Graph = tuple[frozenset[str], str | None]
+Read = tuple[frozenset[str], str | None]
 """Relations that a model reads of an arm, and the shuffled one."""
 
 
@@ -27,22 +27,22 @@ def nested(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
     groups: dict[tuple[int, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((id(cell.bench), cell.model.name), []).append(cell)
-    known: dict[tuple[int, str], dict[Graph, str]] = {}
+    known: dict[tuple[int, str], dict[Read, str]] = {}
     for cell in among:
         if cell.trials > 1:
-            known.setdefault((id(cell.bench), cell.model.name), {}).setdefault(_graph(cell), cell.key())
+            known.setdefault((id(cell.bench), cell.model.name), {}).setdefault(_read(cell), cell.key())
     result = []
     for place, group in groups.items():
         keys = known.setdefault(place, {})
         for cell in sorted(group, key=_rank):
             if cell.trials > 1:
                 cell = replace(cell, after=tuple(keys[g] for g in _contained(cell, keys) if g in keys))
-                keys.setdefault(_graph(cell), cell.key())
+                keys.setdefault(_read(cell), cell.key())
             result.append(cell)
     return result
 
 
-def _graph(cell: Cell) -> Graph:
+def _read(cell: Cell) -> Read:
     read = cell.read
     return frozenset(read.relations), read.rewired
 
@@ -53,7 +53,7 @@ def _readable(cell: Cell) -> frozenset[str]:
 
 def _rank(cell: Cell) -> int:
     """Cells begin after those of a lower rank only."""
-    (relations, shuffled), readable = _graph(cell), _readable(cell)
+    (relations, shuffled), readable = _read(cell), _readable(cell)
     if shuffled is not None:
         return 4
     if len(relations) <= 1:
@@ -61,12 +61,12 @@ def _rank(cell: Cell) -> int:
     return 3 if len(relations) == len(readable) - 1 else 2
 
 
-def _contained(cell: Cell, planned: Collection[Graph]) -> list[Graph]:
+def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:
     """What a cell's search begins after, in order; some of it may not be planned."""
-    (relations, shuffled), readable = _graph(cell), _readable(cell)
+    (relations, shuffled), readable = _read(cell), _readable(cell)
     if shuffled is not None:
         return [(relations, None)]
-    of_one: list[Graph] = [(frozenset([name]), None) for name in sorted(relations)]
+    of_one: list[Read] = [(frozenset([name]), None) for name in sorted(relations)]
     if _rank(cell) == 3 and (readable, None) in planned:
         return [(readable, None)]
     if relations == readable and len(relations) > 1:

@@ -32,7 +32,6 @@ from relrank.study.cells import (
     Cell,
     CellResult,
     Say,
-    began_after,
     edges_sha,
     finished,
     fit_cell,
@@ -401,15 +400,15 @@ def _run_cells(
     keys = [cell.key() for cell in cells]
     there = {key: load_cell(folder / key) for key in keys if finished(folder / key)}
     left_out = too_large((cell for cell, key in zip(cells, keys, strict=True) if key not in there), memory)
-    without = {one.cell.key() for one in left_out}
-    for cell, key in zip(cells, keys, strict=True):
+    gone = {one.cell.key() for one in left_out}
+    planned = [(cell, key) for cell, key in zip(cells, keys, strict=True) if key not in gone]
+    for cell, key in planned:
         # one that it should have begun after was left out then, and is not any more
-        if key in there and began_after(folder / key) != [k for k in cell.after if k not in without]:
+        after = [k for k in cell.after if k not in gone and (k in keys or finished(folder / k))]
+        if key in there and list(there[key].began_after) != after:
             del there[key]
             shutil.rmtree(folder / key)
     _tell(watcher, left_out)
-    gone = [one.cell for one in left_out]
-    planned = [(cell, key) for cell, key in zip(cells, keys, strict=True) if not any(cell is c for c in gone)]
     watcher.plan([cell for cell, _ in planned], sum(key in there for _, key in planned))
     to_run: dict[str, Cell] = {}
     for cell, key in planned:

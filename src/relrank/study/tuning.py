@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,12 @@ class Climb:
 def paired_error(one: Metrics, other: Metrics) -> float:
     """Standard error of the mean of paired differences; 0 for fewer than two pairs."""
     return float(np.std(one - other, ddof=1) / np.sqrt(one.size)) if one.size > 1 else 0.0
+
+
+def value_of(config: Mapping[str, Any], knob: str) -> Any:
+    """A knob's value in hyper-parameters as stored; None where they have none."""
+    field, _, entry = knob.partition(".")
+    return config.get(field, {}).get(entry) if entry else config.get(field)
 
 
 class _Spent(Exception):  # noqa: N818
