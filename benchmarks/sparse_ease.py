@@ -87,7 +87,6 @@ without_train = "drop"
 name = "popularity"
 [[models]]
 name = "sparse-ease"
-arms = ["interactions", "all", "drop"]
 {model}
 """
 
