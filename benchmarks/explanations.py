@@ -20,7 +20,7 @@ from relrank.explanations import faithfulness
 from relrank.models.base import config_of
 from relrank.study.cells import fit_cell
 from relrank.study.config import read_study
-from relrank.study.run import cell_of, machine, prepare
+from relrank.study.run import cells_of, machine, prepare
 
 STUDY = Path(__file__).parent.parent / "studies" / "goodbooks-loo.toml"
 CONFIG = {"l2": 300.0, "weight": 30.0}
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     config = read_study(arguments.study)
-    cell = cell_of(config, prepare(config, arguments.study.parent), "relational-ease")
+    cell = cells_of(config, prepare(config, arguments.study.parent), "relational-ease")[-1]
     chosen = config_of(cell.start()[0], arguments.config, "--config")
     began = time.perf_counter()
     model, _ = fit_cell(cell, cell.graph, chosen, Path("unused"), print)

@@ -33,7 +33,7 @@ from relrank.graph.sequences import Sequences
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.study.cells import Cell
 from relrank.study.config import read_study
-from relrank.study.run import cell_of, machine, prepare
+from relrank.study.run import cells_of, machine, prepare
 from relrank.tables.split import Interactions, Part, Split
 from relrank.training import fit
 
@@ -113,7 +113,7 @@ def main() -> None:
     )
     figures: list[dict[str, Any]] = []
     for name in arguments.models:
-        cell = cell_of(study, material, name)
+        cell = cells_of(study, material, name)[-1]
         print(f"{name} on {cell.arm.name}", flush=True)
         folder = arguments.fits and arguments.fits / name
         began = time.perf_counter()

@@ -259,23 +259,23 @@ def fit(
 
     from relrank.study.config import read_study
     from relrank.study.fitted import fit_run
-    from relrank.study.run import cell_of, prepare
+    from relrank.study.run import cells_of, prepare
 
     with _process_group() as group:
         console = Console(quiet=not group.first)
 
-        def ready() -> tuple[StudyConfig, Material, Cell]:
+        def ready() -> tuple[StudyConfig, Material, list[Cell]]:
             config = read_study(study)
             seeds = config.study.seeds[:1] if seed is None else (seed,)
             config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
             with _progress(console) as progress:
                 material = prepare(config, study.parent, progress=progress)
-            return config, material, cell_of(config, material, model, arm)
+            return config, material, cells_of(config, material, model, arm)
 
-        config, material, cell = group.together(ready)
-        named = f"{model} on {cell.arm.name}"
+        config, material, cells = group.together(ready)
+        named = f"{model} on {cells[-1].arm.name}"
         with console.status(named) as status:
-            run = fit_run(cell, material.tables, out, lambda text: status.update(f"{named}: {text}"), group)
+            run = fit_run(cells, material.tables, out, lambda text: status.update(f"{named}: {text}"), group)
     console.print(repr(run), markup=False, highlight=False)
     console.print(
         f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", markup=False, soft_wrap=True

@@ -167,7 +167,7 @@ def test_features_stand_on_the_card_and_are_kept_with_the_run(shop: Path, tmp_pa
     assert "features: price (number of product, known of 90%), fame (bins" in console.export_text()
     shop.write_text(STUDY + HYBRID)
     cell = grid(read_study(shop), material)[2]
-    run = fit_run(cell, material.tables, tmp_path / "run", lambda _: None)
+    run = fit_run([cell], material.tables, tmp_path / "run", lambda _: None)
     loaded = load_run(tmp_path / "run").graph.features
     assert {n: f.sha256() for n, f in loaded.items()} == {n: f.sha256() for n, f in run.graph.features.items()}
     assert list(loaded) == ["price", "fame", "maker"]

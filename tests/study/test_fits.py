@@ -26,7 +26,7 @@ from relrank.study.engines import Silent
 from relrank.study.fits import estimate_of, memory_for
 from relrank.study.fitted import fit_run, load_run
 from relrank.study.live import LiveStudy, print_result
-from relrank.study.run import cell_of, grid, keep_winner, prepare, run_study
+from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study
 
 MB = 1 << 20
 
@@ -195,7 +195,7 @@ def test_a_tuned_cell_counts_with_the_largest_values_it_may_try(study_file):
     study_file.write_text(text)
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cell_of(config, material, "item-knn")
+    cell = cells_of(config, material, "item-knn")[-1]
     kind, graph = MODELS["item-knn"], cell.graph
     (knob,) = (k for k in kind.knobs(graph) if k.name == "neighbours")
     assert isinstance(knob, Knob)
@@ -225,13 +225,13 @@ def test_a_limit_changes_no_cell(study_file):
 def test_one_model_that_does_not_fit_is_refused_up_front(study_file, tmp_path, monkeypatch):
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cell_of(config, material, "relational-ease")
+    cell = cells_of(config, material, "relational-ease")[-1]
     monkeypatch.setenv(VARIABLE, "1")
     with pytest.raises(InputError, match="model does not fit into memory") as said:
-        fit_run(cell, material.tables, tmp_path / "run", lambda _: None)
+        fit_run([cell], material.tables, tmp_path / "run", lambda _: None)
     assert said.value.found == "about 3.0 GB at 160 items"
     assert not (tmp_path / "run").exists()
-    fit_run(cell_of(config, material, "popularity"), material.tables, tmp_path / "run", lambda _: None)
+    fit_run(cells_of(config, material, "popularity"), material.tables, tmp_path / "run", lambda _: None)
     monkeypatch.setenv(VARIABLE, "0.01")
     with pytest.raises(InputError, match="model does not fit into memory"):
         load_run(tmp_path / "run")

@@ -98,7 +98,7 @@ def test_a_kept_model_keeps_its_weights(shop: Path, tmp_path: Path) -> None:
     result = run_study(read_study(shop), material, tmp_path / "out")
     assert result.card["interactions"] == {"weight": "decay", "half_life": 2.0}
     cell = grid(read_study(shop), material)[1]
-    run = fit_run(cell, material.tables, tmp_path / "run", lambda _: None)
+    run = fit_run([cell], material.tables, tmp_path / "run", lambda _: None)
     loaded = load_run(tmp_path / "run")
     assert np.array_equal(loaded.graph.interactions.weight, run.graph.interactions.weight)
     customer = run.split.users.keys[0]

@@ -17,7 +17,7 @@ from relrank.study.config import ModelSection, read_study
 from relrank.study.engines import Silent
 from relrank.study.fitted import load_run
 from relrank.study.result import StudyResult
-from relrank.study.run import cell_of, grid, keep_winner, prepare, run_study, smoke
+from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke
 
 
 class Counting(Silent):
@@ -79,16 +79,16 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file):
     material = prepare(config, study_file.parent)
     keys = [cell.key() for cell in grid(config, material)]
     assert len(set(keys)) == len(keys)
-    cell = cell_of(config, material, "relational-ease", "all")
+    cell = cells_of(config, material, "relational-ease", "all")[-1]
     section = cell.model
     for change in ({"trials": 3}, {"config": {"l2": 7.0}}, {"name": "ease"}):
-        other = type(cell)(section.model_copy(update=change), cell.arm, cell.bench, cell.study)
+        other = replace(cell, model=section.model_copy(update=change))
         assert other.key() != cell.key()
     for change in ({"metric": "hit@10"}, {"ks": (10,)}, {"trials": 3}):
-        other = type(cell)(section, cell.arm, cell.bench, cell.study.model_copy(update=change))
+        other = replace(cell, study=cell.study.model_copy(update=change))
         assert other.key() != cell.key()
     # interval settings change no cell
-    same = type(cell)(section, cell.arm, cell.bench, cell.study.model_copy(update={"resamples": 999}))
+    same = replace(cell, study=cell.study.model_copy(update={"resamples": 999}))
     assert same.key() == cell.key()
 
 
@@ -213,7 +213,7 @@ def test_pitfall_a_setting_equal_to_the_default_is_still_held(study_file):
     """Saying l2 = 200 is not the same as saying nothing: what is said is not tuned."""
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cell_of(config, material, "ease", "interactions")
+    cell = cells_of(config, material, "ease", "interactions")[-1]
     said = type(cell)(cell.model.model_copy(update={"config": {"l2": 200.0}}), cell.arm, cell.bench, cell.study)
     assert said.start() == cell.start()
     assert said.key() != cell.key()
@@ -283,10 +283,10 @@ def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file)
     """The label of a run must not claim relations that the model never saw."""
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    assert cell_of(config, material, "ease").arm.name == "interactions"
-    assert cell_of(config, material, "relational-ease").arm.name == "all"
+    assert cells_of(config, material, "ease")[-1].arm.name == "interactions"
+    assert cells_of(config, material, "relational-ease")[-1].arm.name == "all"
     with pytest.raises(InputError, match="model uses no relations"):
-        cell_of(config, material, "item-knn", "driver")
+        cells_of(config, material, "item-knn", "driver")
 
 
 def test_one_model_under_two_names_against_a_rival_without_relations(study_file, tmp_path):
@@ -404,7 +404,7 @@ def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_pa
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
     section = ModelSection(name="mf", config={"dim": 8}, train={"epochs": 2, "batch": 1024, "every": 1})
-    whole = cell_of(config.model_copy(update={"models": (section,)}), material, "mf")
+    whole = cells_of(config.model_copy(update={"models": (section,)}), material, "mf")[-1]
     cell = replace(whole, bench=replace(whole.bench, refit=True))
     found = run_cell(cell, tmp_path / "cell", lambda _: None, {})
     model, graph = kept_model(cell, tmp_path / "cell", config_of(MODELS["mf"].Config(), found.chosen, "mf"))

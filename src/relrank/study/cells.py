@@ -363,12 +363,23 @@ class Memory(Protocol):
     def __setitem__(self, trial: str, known: Known, /) -> None: ...
 
 
-def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
-    """Try the cell's budget of configurations on validation, then fit the best one.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Where a cell's search ended: its key, hyper-parameters as plain values, and validation metric."""
 
-    ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
-    its checkpoints in ``folder``, so a killed cell goes on where it was. The processes of a group do all this
-    together, and the first of them measures.
+    key: str
+    chosen: Mapping[str, Any]
+    valid: float
+
+
+def tune(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> tuple[Any, Climb, float]:
+    """Try the cell's budget of configurations on validation.
+
+    ``memory`` holds what other arms tried with the same edges in effect (closed forms only).
+
+    Returns:
+        The configuration that was chosen, the search (without trials where nothing may be moved), and the seconds
+        that its trials took.
     """
     config, _ = cell.start()
     graph = cell.graph
@@ -393,11 +404,43 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
 
     begin = config_of(config, dict(cell.begins[0]) if cell.begins else {}, cell.model.name)
     knobs = knobs_of(cell, graph)
+    if not knobs:
+        return begin, Climb((), -1, True), 0.0
     searched = {k.name for k in knobs}  # a start without what is held would be another one
     others = [s for s in MODELS[cell.model.kind].starts(graph) if s.keys() <= searched]
-    starts = cell.begins or ({}, *others)
-    found = climb(knobs, cell.trials, measure, starts=starts) if knobs else Climb((), -1, True)
-    config = config_of(begin, found.trials[found.chosen].values, cell.model.name) if knobs else begin
+    found = climb(knobs, cell.trials, measure, starts=cell.begins or ({}, *others))
+    return config_of(begin, found.trials[found.chosen].values, cell.model.name), found, charged
+
+
+def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Cell:
+    """Search the cells in order; the last one with the settings that its search begins with, itself not searched.
+
+    Args:
+        cells: each behind those that it begins after; of one split and model.
+        folder: for checkpoints of trained models.
+        say: told of every trial.
+        memory: of trials that were made.
+        group: of processes that search together.
+    """
+    ended: dict[str, Ended] = {}
+    for cell in cells[:-1]:
+        cell = begun(cell, [ended[key] for key in cell.after if key in ended])
+        config, found, _ = tune(cell, folder, lambda text, arm=cell.arm.name: say(f"{arm}: {text}"), memory, group)
+        if found.trials:
+            key = replace(cell, begins=(), there=()).key()
+            ended[key] = Ended(key, asdict(config), found.trials[found.chosen].metric)
+    return begun(cells[-1], [ended[key] for key in cells[-1].after if key in ended])
+
+
+def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
+    """Try the cell's budget of configurations on validation, then fit the best one.
+
+    ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
+    its checkpoints in ``folder``, so a killed cell goes on where it was. The processes of a group do all this
+    together, and the first of them measures.
+    """
+    config, found, charged = tune(cell, folder, say, memory, group)
+    graph = cell.graph
     began = time.perf_counter()
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
     valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
@@ -426,21 +469,29 @@ def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
 def beginning(cell: Cell, folder: Path) -> Cell:
     """The cell with the settings that its search begins with, from the cells of ``Cell.after``.
 
-    These are what the first of them found and, if another one is better on validation, what the best one found.
-
     Args:
         cell: one of a study.
         folder: of the study's cells; those of ``Cell.after`` that are not there were left out.
     """
-    there = tuple(key for key in cell.after if finished(folder / key))
-    notes = [json.loads((folder / key / "cell.json").read_text(encoding="utf-8")) for key in there]
-    if not notes:
+    ended = []
+    for key in cell.after:
+        if finished(folder / key):
+            note = json.loads((folder / key / "cell.json").read_text(encoding="utf-8"))
+            ended.append(Ended(key, note["chosen"], note["valid"]))
+    return begun(cell, ended)
+
+
+def begun(cell: Cell, ended: Sequence[Ended]) -> Cell:
+    """The cell with the settings that its search begins with: what the first of the others found and, if another one
+    is better on validation, what the best one found.
+    """
+    if not ended:
         return cell
-    best = max(notes, key=lambda note: note["valid"])
+    best = max(ended, key=lambda one: one.valid)
     linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs are the same, and shuffling takes long
     knobs = [k for k in MODELS[cell.model.kind].knobs(linked.graph) if not cell.holds(k.name)]
-    begins = [_ended(knobs, note["chosen"]) for note in ([notes[0]] if best is notes[0] else [notes[0], best])]
-    return replace(cell, begins=tuple(begins), there=there)
+    begins = [_ended(knobs, one.chosen) for one in ([ended[0]] if best is ended[0] else [ended[0], best])]
+    return replace(cell, begins=tuple(begins), there=tuple(one.key for one in ended))
 
 
 def _ended(knobs: Sequence[Knob], chosen: Mapping[str, Any]) -> dict[str, float]:

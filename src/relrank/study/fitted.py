@@ -26,7 +26,7 @@ from relrank.models.base import config_of
 from relrank.models.estimates import score_block
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.ranking import top_k, top_k_from_histories
-from relrank.study.cells import Cell, Say, tune_and_fit
+from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -126,13 +126,22 @@ def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
     return numbers
 
 
-def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGroup = ALONE) -> FittedRun:
-    """Tune and fit one cell and keep the model; of several processes, the first keeps it.
+def fit_run(cells: Sequence[Cell], tables: Tables, folder: Path, say: Say, group: ProcessGroup = ALONE) -> FittedRun:
+    """Tune and fit the last of the cells and keep the model; of several processes, the first keeps it.
+
+    Args:
+        cells: those that the last one's search begins after, each behind its own (``run.cells_of``), and it.
+        tables: with the titles of items.
+        folder: where the model is kept.
+        say: told of every trial and epoch.
+        group: of processes that fit together.
 
     Raises:
         InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
             model needs more memory than there is.
     """
+
+    cell = cells[-1]
 
     def check() -> None:
         _refuse_other_use(folder)
@@ -145,7 +154,9 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGr
 
     group.together(check)
     checkpoints = folder.with_name(folder.name + ".checkpoints")
-    tuned = tune_and_fit(cell, checkpoints / cell.key(), say, {}, group)
+    memory: dict[str, Known] = {}
+    begun = tune_after(cells, checkpoints, say, memory, group)
+    tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
     split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid)
     if not group.first:
         return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)

@@ -323,8 +323,14 @@ def run_study(
     return result
 
 
-def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None = None) -> Cell:
-    """One cell by model and arm name; an arm may also be written as relation names with commas.
+def cells_of(config: StudyConfig, material: Material, model: str, arm: str | None = None) -> list[Cell]:
+    """The cells whose searches one cell begins after, as in a study, and that cell at the end.
+
+    Args:
+        config: the study.
+        material: its data; the first split is taken.
+        model: name.
+        arm: name, or relation names with commas.
 
     Raises:
         InputError: no such model or relation, or relations for a model that uses none.
@@ -344,9 +350,21 @@ def cell_of(config: StudyConfig, material: Material, model: str, arm: str | None
         for name in names:
             material.benches[0].graph.relation(name)
         chosen = Arm("interactions + " + " + ".join(names), names)
-    cell = Cell(section, chosen, material.benches[0], config.study)
+    bench = material.benches[0]
+    cell = Cell(section, chosen, bench, config.study)
     _check(cell)
-    return cell
+    planned = nested([Cell(section, of, bench, config.study) for of in arms_of(section, list(config.relations))])
+    (cell,) = nested([cell], planned)
+    by_key = {one.key(): one for one in planned}
+    before: dict[str, Cell] = {}
+
+    def add(keys: tuple[str, ...]) -> None:
+        for key in keys:
+            add(by_key[key].after)
+            before.setdefault(key, by_key[key])
+
+    add(cell.after)
+    return [*before.values(), cell]
 
 
 def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = lambda _: None) -> FittedRun:
