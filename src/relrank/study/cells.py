@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -425,11 +426,15 @@ def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, gr
     ended: dict[str, Ended] = {}
     for cell in cells[:-1]:
         cell = begun(cell, [ended[key] for key in cell.after if key in ended])
-        config, found, _ = tune(cell, folder, lambda text, arm=cell.arm.name: say(f"{arm}: {text}"), memory, group)
+        config, found, _ = tune(cell, folder, partial(_say_of, cell, say), memory, group)
         if found.trials:
             key = replace(cell, begins=(), there=()).key()
             ended[key] = Ended(key, asdict(config), found.trials[found.chosen].metric)
     return begun(cells[-1], [ended[key] for key in cells[-1].after if key in ended])
+
+
+def _say_of(cell: Cell, say: Say, text: str) -> None:
+    say(f"{cell.arm.name}: {text}")
 
 
 def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
@@ -482,8 +487,9 @@ def beginning(cell: Cell, folder: Path) -> Cell:
 
 
 def begun(cell: Cell, ended: Sequence[Ended]) -> Cell:
-    """The cell with the settings that its search begins with: what the first of the others found and, if another one
-    is better on validation, what the best one found.
+    """The cell with the settings that its search begins with.
+
+    These are what the first of the others found and, if another one is better on validation, what the best one found.
     """
     if not ended:
         return cell

@@ -140,7 +140,6 @@ def fit_run(cells: Sequence[Cell], tables: Tables, folder: Path, say: Say, group
         InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
             model needs more memory than there is.
     """
-
     cell = cells[-1]
 
     def check() -> None:
