@@ -84,8 +84,6 @@ without_train = "drop"
 [study]
 {study}
 [[models]]
-name = "popularity"
-[[models]]
 name = "sparse-ease"
 {model}
 """

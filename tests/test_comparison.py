@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from statistics import NormalDist
 
 import numpy as np
 import polars as pl
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from relrank.comparison import Effect, compare, holm, mean_interval
+from relrank.comparison import Effect, _mean_and_error, _sign_flip, compare, holm, mean_interval
 from relrank.errors import InputError
 
 
@@ -21,10 +20,10 @@ def table(values: list[float] | np.ndarray, users: list[int] | None = None, **co
     return frame.with_columns(**{name: pl.lit(value) for name, value in columns.items()})
 
 
-def difference(values: np.ndarray, **options: int) -> Effect:
+def difference(values: np.ndarray, seed: int = 0) -> Effect:
     """The effect of differences [users] or [users, seeds] against zero."""
     seeds = values.reshape(len(values), -1).T
-    return compare([table(s) for s in seeds], [table(np.zeros(len(s))) for s in seeds], "ndcg@10", **options)
+    return compare([table(s) for s in seeds], [table(np.zeros(len(s))) for s in seeds], "ndcg@10", seed=seed)
 
 
 def brute_force(d: list[float]) -> float:
@@ -40,21 +39,56 @@ def test_hand_worked():
     effect = compare(a, b, "ndcg@10")
     assert effect.mean == pytest.approx(0.35)
     assert effect.effect_size == pytest.approx(0.35 / np.std([0, 1, 0, 0.4], ddof=1))
-    assert effect.p == 0.5  # of ++, +−, −+, −− two are as far out
-    assert (effect.n_users, effect.n_seeds) == (4, 1)
-    assert effect.low >= 0
+    assert effect.p == 0.5  # of ++, +−, −+, −− two are as far out; t alone would say .23
+    assert (effect.n_users, effect.n_seeds, effect.freedom) == (4, 1, 3)
+    # the error for which t with 3 degrees of freedom says the same: its quartile is .7649
+    assert effect.error == pytest.approx(0.35 / 0.7649, rel=1e-3)
+    assert effect.low == pytest.approx(0.35 - 3.1824 * effect.error, rel=1e-3)
     assert compare(b, a, "ndcg@10").mean == -effect.mean
+
+
+def test_mean_squares_by_hand():
+    """Two users, two splits: 4, 2 / 2, 0 has user means 3, 1, split means 3, 1 and no rest."""
+    mean, error, freedom = _mean_and_error(np.array([[4.0, 2.0], [2.0, 0.0]]))
+    assert mean == 2
+    assert error**2 == pytest.approx(1 + 1)  # variance of two means over two, of users and of splits
+    assert freedom == 1  # not above those of users: 2 by Satterthwaite
+    _, error, freedom = _mean_and_error(np.array([[4.0, 4.0], [2.0, 2.0], [0.0, 0.0]]))
+    assert error**2 == pytest.approx(4 / 3)  # splits do not differ
+    assert freedom == pytest.approx(2)
 
 
 def test_identical_arms_show_nothing():
     effect = compare(table([0.1, 0.7]), table([0.1, 0.7]), "ndcg@10")
-    assert effect == Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 2, 1)
+    assert effect == Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 2, 1)
+    assert effect.within(1e-9)
 
 
-def test_a_constant_difference_has_no_spread():
+def test_a_constant_difference_is_as_certain_as_its_users_are_many():
     effect = difference(np.full(30, 0.25))
-    assert (effect.low, effect.high, effect.effect_size) == (0.25, 0.25, 0)
-    assert effect.p < 0.001
+    assert effect.effect_size == 0
+    assert 0 < effect.p < 0.001
+    assert 0 < effect.low < 0.25 < effect.high
+    few = difference(np.full(5, 0.25))
+    assert few.p == 2 / 2**5  # two users more would be needed
+    assert few.low < 0
+
+
+def test_one_user_says_nothing_of_others():
+    effect = difference(np.array([0.3]))
+    assert effect.p == 1
+    assert effect.low < 0 < effect.high
+
+
+@given(st.integers(2, 400), st.integers(1, 4), st.integers(0, 10_000))
+def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((n_users, n_seeds)) < 0.1, rng.normal(0.3, 1, (n_users, n_seeds)), 0.0)
+    effect = difference(values)
+    assert (effect.p < 0.05) == (effect.low > 0 or effect.high < 0) or abs(effect.p - 0.05) < 1e-9
+    assert effect.between(0.95) == pytest.approx((effect.low, effect.high))
+    if effect.error:
+        assert effect.above(0) == pytest.approx(effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3)
 
 
 def test_order_of_rows_changes_nothing():
@@ -64,32 +98,49 @@ def test_order_of_rows_changes_nothing():
 
 
 def test_same_seed_same_numbers():
-    values = np.random.default_rng(0).normal(size=(50, 3))
+    values = np.random.default_rng(0).normal(size=50)
     assert difference(values, seed=4) == difference(values, seed=4)
-    assert difference(values, seed=4).low != difference(values, seed=5).low
+    assert difference(values, seed=4).p != difference(values, seed=5).p  # signs of few users are flipped at random
 
 
-def test_interval_and_smallest_match_theory():
-    # 5,000 users: the bootstrap is the normal interval, and the smallest effect 2.80 standard errors
+def test_interval_of_one_split_is_that_of_the_t_test():
     values = np.random.default_rng(0).normal(0.1, 2, 5_000)
     effect = difference(values)
-    error = values.std() / np.sqrt(5_000)
-    assert effect.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert effect.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-    assert effect.smallest == pytest.approx((1.95996 + 0.84162) * error, rel=0.05)
-    # and p that of the t-test
-    assert effect.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.01)
+    test = stats.ttest_1samp(values, 0)
+    assert effect.p == pytest.approx(test.pvalue)
+    assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert effect.between(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
+    assert effect.visible() == pytest.approx((1.95996 + 0.84162) * effect.error, rel=1e-3)
+    assert effect.visible(5) == pytest.approx((2.57583 + 0.84162) * effect.error, rel=1e-3)
+    # four times the users, half the effect
+    assert effect.users_for(effect.visible() / 2) == pytest.approx(20_000, abs=1)
 
 
-def test_smallest_effect_is_shown_eight_times_in_ten():
+def test_equivalence_is_two_one_sided_tests():
+    values = np.random.default_rng(1).normal(0.01, 1, 2_000)
+    effect = difference(values)
+    for margin in (0.02, 0.04, 0.05, 0.06, 0.1):
+        lower = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+        upper = stats.ttest_1samp(values, margin, alternative="less").pvalue
+        assert effect.within(margin) == (max(lower, upper) < 0.05)
+    assert effect.above(0.05) == pytest.approx(stats.ttest_1samp(values, 0.05, alternative="greater").pvalue)
+
+
+@pytest.mark.parametrize(("n_users", "n_seeds", "tests"), [(100, 1, 1), (1_000, 5, 1), (300, 5, 5)])
+def test_visible_effects_are_shown_eight_times_in_ten(n_users, n_seeds, tests):
     rng = np.random.default_rng(8)
-    smallest = np.mean([difference(rng.normal(0, 1, 100), resamples=300, flips=10).smallest for _ in range(30)])
-    shown = [difference(rng.normal(smallest, 1, 100), resamples=400, flips=10).low > 0 for _ in range(300)]
-    assert 0.74 < np.mean(shown) < 0.87
+
+    def draw(mean: float) -> Effect:
+        splits = 0.5 / np.sqrt(n_users) * rng.normal(size=(1, n_seeds))
+        return difference(mean + splits + rng.normal(size=(n_users, n_seeds)))
+
+    visible = np.mean([draw(0).visible(tests) for _ in range(60)])
+    found = [draw(visible) for _ in range(300)]
+    assert 0.73 < np.mean([e.p < 0.05 / tests and e.mean > 0 for e in found]) < 0.87
 
 
 def covered(values: list[np.ndarray]) -> float:
-    effects = [difference(v, resamples=300, flips=10) for v in values]
+    effects = [difference(v) for v in values]
     return float(np.mean([e.low <= 0 <= e.high for e in effects]))
 
 
@@ -98,26 +149,23 @@ def test_interval_over_users_covers_the_truth():
     assert 0.92 <= covered([rng.exponential(1, 80) - 1 for _ in range(300)]) <= 0.98
 
 
-def test_pitfall_one_seed_interval_over_users_and_seeds_covers_the_truth():
+@pytest.mark.parametrize("apart", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("n_seeds", [3, 5])
+@pytest.mark.parametrize("n_users", [100, 1_000])
+def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_users, n_seeds, apart):
+    """Splits that favour one side for everybody, by so many standard errors; most users do not differ at all."""
     rng = np.random.default_rng(2)
+    error = np.sqrt(0.3 * (1 + 0.2 * (n_seeds - 1)) / (n_users * n_seeds))
 
     def sample() -> np.ndarray:
-        return rng.normal(size=(60, 1)) + 0.4 * rng.normal(size=(1, 12)) + rng.normal(size=(60, 12))
+        taste = np.sqrt(0.2) * rng.normal(size=(n_users, 1)) + np.sqrt(0.8) * rng.normal(size=(n_users, n_seeds))
+        hit = rng.random((n_users, n_seeds)) < 0.3
+        return np.where(hit, taste, 0) + apart * error * rng.normal(size=(1, n_seeds))
 
-    samples = [sample() for _ in range(300)]
-    assert 0.92 <= covered(samples) <= 0.98
-    assert covered([s.mean(axis=1) for s in samples]) < 0.9  # what resampling users alone would claim
-
-
-@pytest.mark.parametrize(("n_seeds", "least"), [(2, 0.77), (3, 0.88), (5, 0.9)])
-def test_few_seeds_that_differ_are_not_taken_for_many(n_seeds, least):
-    """Splits that favour one side for everybody, known from two or three of them: users alone would cover half."""
-    rng = np.random.default_rng(7)
-    samples = [0.05 * rng.normal(size=(1, n_seeds)) + rng.normal(size=(900, n_seeds)) for _ in range(200)]
-    assert covered(samples) > least
-    users_alone = [s - s.mean(0) + s.mean() for s in samples]  # the same data without what the seeds did
-    assert np.mean([difference(s, resamples=300, flips=10).low <= 0 <= difference(s, resamples=300, flips=10).high
-                    for s in users_alone[:60]]) < 0.85  # fmt: skip
+    samples = [sample() for _ in range(400)]
+    assert 0.92 <= covered(samples) <= 0.99
+    if apart == 3:
+        assert covered([s.mean(axis=1) for s in samples]) < 0.75  # what users alone would claim
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -127,27 +175,26 @@ def test_seeds_that_disagree_widen_the_interval():
     shaken = difference(users + np.linspace(-1, 1, 6))
     assert shaken.mean == pytest.approx(calm.mean)
     assert shaken.high - shaken.low > 2 * (calm.high - calm.low)
-    assert shaken.smallest > 2 * calm.smallest
+    assert shaken.visible() > 2 * calm.visible()
+    assert shaken.users_for(0.1) is None  # more users would not help
 
 
 def test_error_is_that_of_crossed_random_effects():
-    """σ²_user/U + σ²_seed/S + σ²_rest/(US), known by construction, recovered on average."""
+    """σ²_user/U + σ²_split/S + σ²_rest/(US), known by construction, recovered on average."""
     rng = np.random.default_rng(4)
     n_users, n_seeds = 300, 8
-    quantiles = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
     def mean_square_error(of_seed: float) -> float:
         draws = [
             0.5 * rng.normal(size=(n_users, 1)) + of_seed * rng.normal(size=(1, n_seeds)) + rng.normal(size=(300, 8))
             for _ in range(60)
         ]
-        return float(np.mean([(difference(d, resamples=400, flips=10).smallest / quantiles) ** 2 for d in draws]))
+        return float(np.mean([difference(d).error ** 2 for d in draws]))
 
     common = 0.25 / n_users + 1 / (n_users * n_seeds)
-    # the seeds' share has the tails of Student's t with S − 1 = 7 degrees: its 97.5 % point is 2.365, not 1.960
-    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds * (2.365 / 1.960) ** 2, rel=0.2)
-    # noise of user × seed is counted once, not again as if seeds differed (truncation at 0 costs a little)
-    assert common * 0.95 < mean_square_error(0.0) < common * 1.25
+    assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds, rel=0.2)
+    # noise of user × split is counted once, not again as if splits differed
+    assert common * 0.9 < mean_square_error(0.0) < common * 1.15
 
 
 def test_users_may_be_missing_in_a_seed():
@@ -159,29 +206,29 @@ def test_users_may_be_missing_in_a_seed():
     assert effect.effect_size == 0  # both users differ by 2 on average
 
 
-def test_p_is_uniform_under_the_null():
+@pytest.mark.parametrize("n_users", [60, 400])
+def test_p_is_uniform_under_the_null(n_users):
     rng = np.random.default_rng(5)
-    p = [difference(rng.normal(size=60), resamples=10, flips=400).p for _ in range(400)]
-    assert stats.kstest(p, "uniform").pvalue > 0.05
+    p = [difference(rng.normal(size=n_users)).p for _ in range(400)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
     assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.08
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
 def test_few_differing_users_are_enumerated(d):
-    assert difference(np.array([*d, 0, 0], float), resamples=2).p == pytest.approx(brute_force(d))
-
-
-def test_twelve_users_are_exact_and_thirteen_are_not():
-    d = np.arange(1.0, 13)
-    assert difference(d, resamples=2, seed=1).p == 2 / 2**12
-    more = difference(np.arange(1.0, 14), resamples=2, flips=999)
-    assert more.p * 1000 == pytest.approx(round(more.p * 1000))  # steps of 1 / (flips + 1), never 0
-    assert more.p >= 1 / 1000
+    """Where t would say more than the signs of so few users can, the signs are believed."""
+    found = difference(np.array([*d, 0, 0], float))
+    by_t = stats.ttest_1samp([*d, 0, 0], 0).pvalue if any(d) else 1.0
+    assert found.p == pytest.approx(max(brute_force(d), by_t))
 
 
 def test_random_flips_approach_enumeration():
     d = np.random.default_rng(6).normal(0.4, 1, 14)
-    assert difference(d, resamples=2, flips=20_000).p == pytest.approx(brute_force(d.tolist()), abs=0.01)
+    assert _sign_flip(d, 20_000, np.random.default_rng(1)) == pytest.approx(brute_force(d.tolist()), abs=0.01)
+    assert _sign_flip(np.arange(1.0, 13), 10, np.random.default_rng(1)) == 2 / 2**12  # exact up to twelve
+    more = _sign_flip(np.arange(1.0, 14), 999, np.random.default_rng(1))
+    assert more * 1000 == pytest.approx(round(more * 1000))  # steps of 1 / (flips + 1), never 0
+    assert more >= 1 / 1000
 
 
 def test_pitfall_two_models_compared_under_two_protocols():
@@ -216,7 +263,7 @@ def test_mean_interval():
     values = rng.random(2_000)
     found = mean_interval(table(values), "ndcg@10")
     assert found.mean == pytest.approx(values.mean())
-    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2_000), rel=0.1)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(2_000), rel=0.01)
     shifted = mean_interval([table(values), table(values + 0.1)], "ndcg@10")
     assert (shifted.n_users, shifted.n_seeds) == (2_000, 2)
     assert shifted.low < found.mean < shifted.mean < shifted.high

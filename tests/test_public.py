@@ -30,7 +30,6 @@ node = "item"
 column = "driver"
 [study]
 trials = 2
-resamples = 200
 [[models]]
 name = "popularity"
 [[models]]

@@ -152,6 +152,7 @@ def study(
     from rich.console import Console
 
     from relrank.report import write_report
+    from relrank.report.answer import answer
     from relrank.study.config import read_study
     from relrank.study.live import LiveStudy, print_result
     from relrank.study.run import keep_winner, prepare, run_study
@@ -178,7 +179,7 @@ def study(
     with engines as running, LiveStudy(console) as live, ExitStack() as stack:
         watcher = live if tracking is None else stack.enter_context(tracking.beside(live))
         result = run_study(config, material, folder, watcher, running)
-    print_result(console, result)
+    print_result(console, result, answer(result))
     page = write_report(result, folder / "report.html")
     console.print(f"\nreport   {page}", highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -473,12 +474,13 @@ def report(
     from rich.console import Console
 
     from relrank.report import write_report
+    from relrank.report.answer import answer
     from relrank.study.live import print_result
     from relrank.study.result import StudyResult
 
     result = StudyResult.load(folder)
     console = Console()
-    print_result(console, result)
+    print_result(console, result, answer(result))
     console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", markup=False, soft_wrap=True)
 
 

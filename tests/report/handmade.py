@@ -12,7 +12,8 @@ import polars as pl
 from relrank.study.result import StudyResult
 
 USERS = 2668
-KINDS = ("drop", "alone", "placebo")
+MARGIN = 0.0014
+KINDS = ("held", "drop", "alone", "placebo")
 LISTS = ("novelty@10", "popularity lift@10", "intra-list similarity@10", "miscalibration@10")
 TYPES = {"s": pl.String, "i": pl.Int64, "f": pl.Float64, "b": pl.Boolean}
 SCHEMAS = {
@@ -21,9 +22,10 @@ SCHEMAS = {
     "popularity~lift@10:f intra-list~similarity@10:f miscalibration@10:f "
     "users~without~truth:f seconds:f peak_mb:f",
     "effects": "model:s relation:s kind:s other:s arm_a:s arm_b:s mean:f low:f high:f p:f p_holm:f effect_size:f "
-    "smallest:f n_users:i n_seeds:i",
-    "verdicts": "model:s relation:s verdict:s sentence:s redundant_with:s drop:f drop_low:f drop_high:f alone:f "
-    "alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f smallest:f true_verdict:s",
+    "error:f freedom:f visible:f n_users:i n_seeds:i",
+    "verdicts": "model:s relation:s verdict:s sentence:s instead:s p:f held:f held_low:f held_high:f drop:f "
+    "drop_low:f drop_high:f alone:f alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f unused:f "
+    "visible:f margin:f true_verdict:s",
     "groups": "model:s relation:s kind:s other:s group:s label:s order:i mean:f low:f high:f n_users:i",
     "group_metrics": "model:s arm:s group:s label:s order:i n_users:i mrr:f hit@10:f ndcg@10:f recall@50:f",
     "list_effects": "model:s relation:s kind:s other:s measure:s mean:f low:f high:f n_users:i n_seeds:i",
@@ -39,7 +41,7 @@ class Study:
     def __init__(self, half: float, seeds: tuple[int, ...] = (0,)) -> None:
         self.seeds = seeds
         self.half = half
-        self.smallest = 1.4 * half
+        self.visible = 1.4 * half
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SCHEMAS}
 
     def around(self, mean: float, half: float | None = None) -> tuple[float, float, float]:
@@ -62,8 +64,8 @@ class Study:
         other: str | None = None,
     ) -> None:
         p, p_holm = (0.0002, 0.001) if abs(mean) > self.half else (0.41, 1.0)
-        row = (model, relation, kind, other, *arms, *self.around(mean), p, p_holm, mean / 0.25, self.smallest)
-        self.rows["effects"].append((*row, USERS, len(self.seeds)))
+        row = (model, relation, kind, other, *arms, *self.around(mean), p, p_holm, mean / 0.25)
+        self.rows["effects"].append((*row, self.half / 1.96, 99.0, self.visible, USERS, len(self.seeds)))
 
     def relation(
         self,
@@ -71,25 +73,29 @@ class Study:
         relation: str,
         verdict: str,
         means: tuple[float, float, float],
-        redundant_with: str | None = None,
+        instead: str | None = None,
         truth: str | None = None,
     ) -> None:
-        """The three effects and the verdict of one relation."""
+        """The effects and the verdict of one relation; "held" is as large as "drop"."""
         arms = [
+            ("all", f"all without {relation}, settings held"),
             ("all", f"all without {relation}"),
             (f"interactions + {relation}", "interactions"),
             ("all", f"all, {relation} rewired"),
         ]
+        means = (means[0], *means)
         for kind, pair, mean in zip(KINDS, arms, means, strict=True):
             self.effect(model, relation, kind, pair, mean)
         said = {
-            "helps": f"Without {relation}, NDCG@10 falls by {means[0]:.4f}; alone it adds {means[1]:.4f}.",
-            "redundant": f"Alone {relation} adds {means[1]:.4f}, but nothing is lost without it.",
+            "helps": f"Without {relation}, NDCG@10 falls by {means[0]:.4f}; alone it adds {means[2]:.4f}.",
+            "interchangeable": f"Alone {relation} adds {means[2]:.4f}, but nothing is lost without it.",
             "hurts": f"With {relation}, NDCG@10 falls by {-means[0]:.4f}.",
-            "no evidence": f"No effect of {relation} was seen; one of {self.smallest:.4f} would have been.",
+            "negligible": f"{relation} adds less than {MARGIN}.",
+            "undecided": f"No effect of {relation} was seen; one of {self.visible:.4f} would have been.",
         }[verdict]
         figures = [figure for mean in means for figure in self.around(mean)]
-        row = (model, relation, verdict, said, redundant_with, *figures, self.smallest, truth)
+        p = None if verdict in ("negligible", "undecided") else 0.001
+        row = (model, relation, verdict, said, instead, p, *figures, 0.0, self.visible, MARGIN, truth)
         self.rows["verdicts"].append(row)
 
     def lists(
@@ -165,9 +171,9 @@ GOODBOOKS = {
     # relation: means of relational EASE, its verdict, means of relational LightGCN, its verdict
     "has_tag": ((0.0072, 0.0231, 0.0083), "helps", (0.0051, 0.0088, 0.0057), "helps"),
     "written_by": ((0.0048, 0.0214, 0.0061), "helps", (0.0063, 0.0107, 0.0068), "helps"),
-    "similar_text": ((0.0041, 0.0226, 0.0049), "helps", (0.0009, 0.0061, 0.0012), "redundant"),
-    "in_language": ((0.0004, 0.0014, 0.0002), "no evidence", (-0.0003, 0.0006, -0.0001), "no evidence"),
-    "published_in": ((-0.0006, 0.0010, -0.0003), "no evidence", (-0.0002, 0.0003, 0.0001), "no evidence"),
+    "similar_text": ((0.0041, 0.0226, 0.0049), "helps", (0.0009, 0.0061, 0.0012), "interchangeable"),
+    "in_language": ((0.0004, 0.0014, 0.0002), "undecided", (-0.0003, 0.0006, -0.0001), "negligible"),
+    "published_in": ((-0.0006, 0.0010, -0.0003), "undecided", (-0.0002, 0.0003, 0.0001), "negligible"),
 }
 
 
@@ -195,9 +201,9 @@ def goodbooks() -> StudyResult:
             study.arm(model, f"all without {name}", base + gain - means[0], less, 2310 - 400 / (i + 1), below=below)
             study.arm(model, f"interactions + {name}", base + means[1], more, 1240 + 500 / (i + 1), below=below)
             study.arm(model, f"all, {name} rewired", base + gain - means[2], 2.6 * seconds, 2310, below=below)
-            study.relation(model, name, verdict, means, redundant_with="has_tag" if verdict == "redundant" else None)
+            study.relation(model, name, verdict, means, instead="has_tag" if verdict == "interchangeable" else None)
             add_groups(study, model, name, means)
-            for kind, mean in zip(KINDS[:2], means, strict=False):
+            for kind, mean in zip(KINDS[1:3], means, strict=False):
                 study.lists(model, name, kind, (20 * mean, -9 * mean, 3 * mean, -30 * mean))
         for name, other, mean in [
             ("similar_text", "has_tag", 0.0011),
@@ -210,7 +216,29 @@ def goodbooks() -> StudyResult:
         top = {"all": 0.124, "interactions": 0.111}.get(arm, 0.119 - 0.0003 * i)
         for seed in study.seeds:
             add_training(study, "relational-lightgcn", arm, seed, top + 0.002 * seed)
-    return study.result()
+    plan = make_plan(
+        "relational-ease", 0.1443, 0.0172, [("has_tag", 0.0101), ("written_by", 0.0152), ("similar_text", 0.016)]
+    )
+    return study.result(plan=plan)
+
+
+def make_plan(model: str, base: float, gain: float, steps: list[tuple[str, float]]) -> dict[str, Any]:
+    """The path of relations; (relation, what all up to it bring)."""
+    rows, before = [], 0.0
+    for at, (relation, total) in enumerate(steps):
+        row: dict[str, Any] = {
+            "relation": relation,
+            "arm": "interactions",
+            "alternatives": ["text"] if at == 1 else [],
+        }
+        for name, mean in (("adds", total - before), ("total", total), ("left", gain - total)):
+            row |= {name: mean, f"{name}_low": mean - 0.002, f"{name}_high": mean + 0.002}
+        row |= {"share": total / gain, "confirmed": total - before > 0.002, "rows": 10_377, "nodes": 4209}
+        rows.append({**row, "seconds": 1.5, "peak_mb": 400.0})
+        before = total
+    build = sum(row["confirmed"] for row in rows)
+    return {"model": model, "steps": rows, "build": build, "enough": None, "margin": MARGIN, "base": base,
+            "ends": "no further relation is better on validation"}  # fmt: skip
 
 
 def add_groups(study: Study, model: str, relation: str, means: tuple[float, ...]) -> None:
@@ -219,7 +247,7 @@ def add_groups(study: Study, model: str, relation: str, means: tuple[float, ...]
         "item popularity": ["rarest third", "middle third", "most popular third"],
     }
     for column, labels in columns.items():
-        for kind, mean in zip(KINDS, means, strict=True):
+        for kind, mean in zip(KINDS[1:], means, strict=True):
             for order, label in enumerate(labels):
                 here = study.around(mean * (1.6 - 0.45 * order) + 0.0006 * math.sin(7 * order), 0.0051)
                 study.rows["groups"].append(
@@ -240,7 +268,7 @@ def add_training(study: Study, model: str, arm: str, seed: int, top: float, epoc
 def planted() -> StudyResult:
     """A drives choices, B is a copy of A, C and D are noise."""
     study = Study(half=0.006, seeds=(0, 1))
-    truth = {"A": "helps", "B": "redundant", "C": "no evidence", "D": "no evidence"}
+    truth = {"A": "helps", "B": "interchangeable", "C": "negligible", "D": "negligible"}
     means = {"A": (0.031, 0.082, 0.034), "B": (0.002, 0.055, 0.003), "C": (-0.001,) * 3, "D": (0.003, -0.002, 0.001)}
     baselines(study, ease=0.12)
     study.arm("relational-ease", "all", 0.205, 2.4, 260)
@@ -253,10 +281,10 @@ def planted() -> StudyResult:
     return study.result(name="planted", title="A planted database", planted=truth, relations=relations)
 
 
-def judged(*rows: tuple[str, ...], smallest: float = 0.004, best: dict[str, float] | None = None) -> StudyResult:
-    """A study of bare verdicts: (model, relation, verdict[, redundant with]); ``best``: leaderboard means."""
-    study = Study(half=smallest / 1.4)
-    mean = {"helps": 0.02, "redundant": 0.001, "hurts": -0.02, "no evidence": 0.0005}
+def judged(*rows: tuple[str, ...], visible: float = 0.004, best: dict[str, float] | None = None) -> StudyResult:
+    """A study of bare verdicts: (model, relation, verdict[, interchangeable with]); ``best``: leaderboard means."""
+    study = Study(half=visible / 1.4)
+    mean = {"helps": 0.02, "interchangeable": 0.001, "hurts": -0.02, "negligible": 0.0001, "undecided": 0.0005}
     for model, relation, verdict, *other in rows:
         study.relation(model, relation, verdict, (mean[verdict],) * 3, other[0] if other else None)
     for model, value in (best or {}).items():
@@ -267,7 +295,7 @@ def judged(*rows: tuple[str, ...], smallest: float = 0.004, best: dict[str, floa
 def crowded() -> StudyResult:
     """Thirty relations with long names, three models, one seed, a leak, a smoke run."""
     study = Study(half=0.004)
-    words = {"helps": 0.021, "redundant": 0.001, "hurts": -0.013, "no evidence": 0.0004, "no evidence ": 0.0004}
+    words = {"helps": 0.021, "interchangeable": 0.001, "hurts": -0.013, "undecided": 0.0004, "negligible": 0.0001}
     names = [f"relation_{i:02d}" + "_with_a_rather_long_name_of_its_own" * (i % 3 == 0) for i in range(30)]
     for m, model in enumerate(("relational-ease", "relational-lightgcn", "gf-cf")):
         study.arm(model, "all", 0.15 - 0.02 * m, 12.0, 900)
@@ -275,8 +303,8 @@ def crowded() -> StudyResult:
         study.effect(model, None, "gain", ("all", "interactions"), 0.03)
         for i, name in enumerate(names):
             word, mean = list(words.items())[(i + m * (i % 2)) % 5]
-            verdict = word.strip()
-            study.relation(model, name, verdict, (mean,) * 3, names[0] if verdict == "redundant" else None)
+            verdict = word
+            study.relation(model, name, verdict, (mean,) * 3, names[0] if verdict == "interchangeable" else None)
             for arm in (f"all without {name}", f"interactions + {name}", f"all, {name} rewired"):
                 study.arm(model, arm, 0.14 - 0.02 * m, 11.0, 850)
     keys = {"source": "item", "target": "x", "edges": 10, "covered": 0.5, "kind": "link"}

@@ -88,11 +88,11 @@ def test_verdict_tables_equal_the_result(study, page):
         expected = study.verdicts.filter(pl.col("model") == model).to_dicts()
         assert len(cells) == len(expected) + 1  # and the head
         for want in expected:
-            _, verdict, drop, alone, placebo, smallest, said = cells[want["relation"]]
+            _, verdict, held, drop, alone, placebo, visible, said = cells[want["relation"]]
             assert verdict.split(" ", 1)[1] == want["verdict"]
-            for cell, kind in [(drop, "drop"), (alone, "alone"), (placebo, "placebo")]:
+            for cell, kind in [(held, "held"), (drop, "drop"), (alone, "alone"), (placebo, "placebo")]:
                 assert cell == f"{signed(want[kind])} {interval(want[f'{kind}_low'], want[f'{kind}_high'])}"
-            assert smallest == "±" + number(want["smallest"])
+            assert visible == "±" + number(want["visible"])
             assert said == typeset(want["sentence"])
 
 
@@ -111,14 +111,15 @@ def test_forest_equals_the_effects(study, page):
         shown, relation = {}, None
         for row in page.rows("forest", model)[1:-1]:
             if len(row) == 5:  # the first row of a relation carries its name
-                relation, row = row[0].split(" ▲")[0].split(" ≈")[0].split(" ○")[0], row[1:]
+                relation, row = row[0].split(" ▲")[0].split(" ≈")[0].split(" ○")[0].split(" –")[0], row[1:]
             shown[relation, row[0]] = row[2:]
         expected = study.effects.filter((pl.col("model") == model) & (pl.col("kind") != "beside")).to_dicts()
         assert len(shown) == len(expected)
         for want in expected:
-            mean, p = shown[want["relation"] or "all relations", want["kind"]]
+            names = {"held": "beside the others", "drop": "tuned again", "placebo": "beyond shuffled"}
+            mean, p = shown[want["relation"] or "all relations", names.get(want["kind"], want["kind"])]
             assert mean == f"{signed(want['mean'])} {interval(want['low'], want['high'])}"
-            assert p == (".001" if want["p_holm"] < 0.05 else "1.000")
+            assert p == ("<.001" if want["p"] < 0.05 else ".410")
 
 
 def drawn(html, label):
@@ -133,7 +134,7 @@ def drawn(html, label):
 
 def test_forest_is_drawn_to_scale():
     html = render(planted())
-    tone, (mean, low, high, zero, band, width) = drawn(html, "A, drop")  # +.031 ± .006, smallest .0084
+    tone, (mean, low, high, zero, band, width) = drawn(html, "A, tuned again")  # +.031 ± .006, visible .0084
     per_unit = (mean - zero) / 0.031
     assert tone == "up"
     assert per_unit > 0
@@ -146,7 +147,7 @@ def test_forest_is_drawn_to_scale():
 
 def test_harm_is_drawn_as_harm():
     html = render(judged(("m", "bad", "hurts")))
-    tone, (mean, _, high, zero, *_) = drawn(html, "bad, drop")
+    tone, (mean, _, high, zero, *_) = drawn(html, "bad, tuned again")
     assert tone == "down"
     assert mean < high < zero
 
@@ -154,9 +155,9 @@ def test_harm_is_drawn_as_harm():
 def test_holm_decides_significance_not_the_interval():
     study = judged(("m", "r", "helps"))
     html = render(replace(study, effects=study.effects.with_columns(p_holm=pl.lit(0.2))))
-    assert drawn(html, "r, drop")[0] == "flat"
+    assert drawn(html, "r, tuned again")[0] == "flat"
     html = render(replace(study, effects=study.effects.with_columns(p_holm=pl.lit(None, pl.Float64))))
-    assert drawn(html, "r, drop")[0] == "up", "without a p the interval decides"
+    assert drawn(html, "r, tuned again")[0] == "up", "without a p the interval decides"
 
 
 def test_leaderboard_equals_the_result(study, page):
@@ -273,18 +274,21 @@ def test_one_group_is_no_comparison():
 
 
 def test_models_that_differ_are_named(page):
-    assert "relational-lightgcn agrees on 4 of 5; it says similar_text – redundant." in " ".join(page.text.split())
+    said = "relational-lightgcn agrees on 2 of 5; it says similar_text – interchangeable, in_language – negligible"
+    assert said in " ".join(page.text.split())
 
 
 def test_planted_truth_stands_beside_the_verdict():
     study = planted()
     page = page_of(study)
-    assert "4 of 4 verdicts equal it" in " ".join(page.text.split())
-    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}["B"] == "≈ redundant ✓ planted: redundant"
+    assert "4 of 4 verdicts agree with it" in " ".join(page.text.split())
+    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}[
+        "B"
+    ] == "≈ interchangeable ✓ planted: interchangeable"
     wrong = study.verdicts.with_columns(true_verdict=pl.lit("helps"))
     page = page_of(replace(study, verdicts=wrong))
-    assert "1 of 4 verdicts equal it" in " ".join(page.text.split())
-    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}["C"] == "○ no evidence ✕ planted: helps"
+    assert "1 of 4 verdicts agree with it" in " ".join(page.text.split())
+    assert {row[0]: row[1] for row in page.rows("verdicts")[1:]}["C"] == "– negligible ✕ planted: helps"
 
 
 def test_unknown_truth_is_not_mentioned(page):
@@ -293,7 +297,7 @@ def test_unknown_truth_is_not_mentioned(page):
 
 def test_leaks_and_smoke_runs_are_told_on_top():
     text = " ".join(page_of(crowded()).text.split())
-    verdicts = text.index("What may be said of each relation")
+    verdicts = text.index("A plus is always what the relation adds")
     assert text.index("Smoke run.") < verdicts
     assert text.index("The audit found 1 leak: 12 test rows are edges") < verdicts
     assert "Smoke run" not in page_of(goodbooks()).text
@@ -312,7 +316,7 @@ def test_names_from_outside_are_harmless():
     study = Study(half=0.002)
     for model in (evil, quote):
         for relation in (evil, quote):
-            study.relation(model, relation, "redundant", (0.001, 0.02, 0.001), evil, "helps")
+            study.relation(model, relation, "interchangeable", (0.001, 0.02, 0.001), evil, "helps")
             study.effect(model, relation, "beside", (evil, quote), 0.01, evil)
             study.rows["groups"].append((model, relation, "drop", None, evil, quote, 0, 0.1, 0.0, 0.2, 5))
         study.arm(model, evil, 0.1, 1, 1)

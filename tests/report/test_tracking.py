@@ -45,7 +45,6 @@ node = "item"
 column = "driver"
 [study]
 trials = 2
-resamples = 200
 seeds = [0, 1]
 [[models]]
 name = "popularity"
@@ -149,7 +148,7 @@ def test_the_study_is_one_run_with_its_file_splits_and_winner(logged):
         "data.dataset": "planted", "data.planted.users": "200", "protocol.split": "random-leave-one-out",
         "relations.driver.kind": "attribute", "models.relational-ease.arms": '["interactions", "all"]',
         "models.light_ small.train.epochs": "3", "study.seeds": "[0, 1]", "study.metric": "ndcg@10",
-        "study.resamples": "200", "smoke": "false", "n_users": "200",
+        "study.margin": "0.01", "smoke": "false", "n_users": "200",
         "line-up": '["popularity", "relational-ease", "light, small"]',
     }.items():  # fmt: skip
         assert params[name] == value
@@ -266,11 +265,11 @@ def test_an_interrupted_study_goes_on_in_its_run(again, tmp_path):
 def test_a_study_with_another_setting_is_another_run(again, tmp_path):
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
     track(home, uri)
-    (home / "small.toml").write_text(SMALL.replace("resamples = 200", "resamples = 201"))
+    (home / "small.toml").write_text(SMALL.replace("[study]\n", "[study]\nmargin = 0.02\n"))
     track(home, uri)  # from the same cells
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("small").experiment_id])
-    assert sorted(r.data.params["study.resamples"] for r in found if "relrank.study" in r.data.tags) == ["200", "201"]
+    assert sorted(r.data.params["study.margin"] for r in found if "relrank.study" in r.data.tags) == ["0.01", "0.02"]
     assert sum("relrank.cell" in r.data.tags for r in found) == 2 * N_CELLS
 
 

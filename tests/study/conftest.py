@@ -19,7 +19,6 @@ node = "item"
 column = "noise"
 [study]
 trials = 8
-resamples = 400
 seeds = [0, 1]
 [[models]]
 name = "popularity"

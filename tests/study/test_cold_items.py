@@ -26,7 +26,6 @@ node = "item"
 column = "driver"
 [study]
 trials = 3
-resamples = 200
 [[models]]
 name = "random"
 [[models]]

@@ -38,7 +38,6 @@ kind = "category"
 node = "product"
 column = "maker"
 [study]
-resamples = 200
 trials = 2
 [[models]]
 name = "popularity"
@@ -163,7 +162,7 @@ def test_features_stand_on_the_card_and_are_kept_with_the_run(shop: Path, tmp_pa
         {"name": "maker", "node": "product", "kind": "category", "columns": 3, "known": 0.9},
     ]
     console = Console(record=True, width=200)
-    print_result(console, result)
+    print_result(console, result, "the answer")
     assert "features: price (number of product, known of 90%), fame (bins" in console.export_text()
     shop.write_text(STUDY + HYBRID)
     cell = grid(read_study(shop), material)[2]

@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     assert keep_winner(config, material, out).note["model"] == "ease"
 
     console = Console(file=(shown := StringIO()), width=400)
-    print_result(console, result)
+    print_result(console, result, "the answer")
     assert said in shown.getvalue()
     page = write_report(result, out / "report.html").read_text()
     assert "Left out for want of memory:" in page
@@ -134,7 +134,7 @@ def test_a_relational_model_keeps_the_arms_that_fit(study_file, tmp_path, monkey
 
 
 def test_a_rival_that_does_not_fit_is_compared_with_nobody(study_file, tmp_path):
-    study_file.write_text(study_file.read_text().replace("resamples", 'versus = "relational-ease"\nresamples'))
+    study_file.write_text(study_file.read_text().replace("[study]\n", '[study]\nversus = "relational-ease"\n'))
     result, *_ = run(study_file, tmp_path / "out")
     assert "versus" not in result.effects["kind"]
 

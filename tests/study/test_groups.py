@@ -189,7 +189,7 @@ def test_the_console_shows_history_lengths_where_they_differ(study_file, tmp_pat
 
     def shown(table):
         console = Console(width=120, file=io.StringIO())
-        print_result(console, replace(result, group_metrics=table))
+        print_result(console, replace(result, group_metrics=table), "the answer")
         return console.file.getvalue()
 
     text = shown(some)

@@ -23,7 +23,6 @@ rating = "stars"
 name = "shop-last"
 split = "last-leave-one-out"
 [study]
-resamples = 200
 trials = 2
 [[models]]
 name = "popularity"

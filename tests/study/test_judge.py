@@ -22,7 +22,7 @@ def cell(model, arm, valid, seed=0, trials=(), weights=None):
 
 
 def judged(*cells):
-    found = Found(cells, "ndcg@10", 200)
+    found = Found(cells, "ndcg@10")
     names = list(dict.fromkeys(c.model for _, c in cells))
     return judges(found, ["judge"], names)
 

@@ -173,7 +173,7 @@ def test_the_console_says_what_lists_are_like(study_file, tmp_path):
 
     def shown(board):
         console = Console(width=100, file=io.StringIO())
-        print_result(console, replace(result, leaderboard=board))
+        print_result(console, replace(result, leaderboard=board), "the answer")
         return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
 
     lines = shown(result.leaderboard)

@@ -85,7 +85,7 @@ def test_pairs_begin_after_their_halves(study):
     names = ("a", "b", "c", "d")
     planned = nested(cells_of((config, four), wide, arms(names)))
     keys = {cell.key(): cell.arm.name for cell in planned}
-    [pair, _] = nested(cells_of((config, four), wide, [arm_of.beside("c", "b")]), planned)
+    [pair, _] = nested(cells_of((config, four), wide, [arm_of.some(["c", "b"])]), planned)
     assert [keys[key] for key in pair.after] == ["interactions + b", "interactions + c", "interactions"]
 
 
@@ -185,7 +185,7 @@ def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study
     first = dict(config.study.model_dump(), seeds=(0,))
     config = config.model_copy(update={"study": type(config.study)(**first)})
     material = replace(material, benches=material.benches[:1])
-    planned = grid(config, material)
+    planned = nested(grid(config, material))
     names = {cell.key(): cell.arm.name for cell in planned}
 
     class Forgetful(OneByOne):

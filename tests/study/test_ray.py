@@ -48,7 +48,6 @@ node = "item"
 column = "noise"
 [study]
 trials = 2
-resamples = 200
 attribute = "driver"
 item_groups = ["driver"]
 [[models]]

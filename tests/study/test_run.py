@@ -43,8 +43,9 @@ def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
     # with two relations "all without driver" is "interactions + noise"
     assert len(fresh) == 2 * (2 + 6)
     said = dict(result.verdicts.select("relation", "verdict").iter_rows())
-    assert said == {"driver": "helps", "noise": "no evidence"}
-    assert result.verdicts["true_verdict"].to_list() == ["helps", "no evidence"]
+    assert said["driver"] == "helps"
+    assert said["noise"] in ("negligible", "undecided")
+    assert result.verdicts["true_verdict"].to_list() == ["helps", "negligible"]
 
     # the effects are what the per-user tables say
     cells = {}
@@ -59,7 +60,7 @@ def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
         for s in (0, 1)
     )
     assert gain["mean"] == pytest.approx(by_hand / 2)
-    assert set(result.effects["kind"]) >= {"gain", "drop", "alone", "placebo"}
+    assert set(result.effects["kind"]) >= {"gain", "held", "drop", "alone", "placebo"}
 
     again, fresh = run(study_file, out)
     assert fresh == []
@@ -88,7 +89,7 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file):
         other = replace(cell, study=cell.study.model_copy(update=change))
         assert other.key() != cell.key()
     # interval settings change no cell
-    same = replace(cell, study=cell.study.model_copy(update={"resamples": 999}))
+    same = replace(cell, study=cell.study.model_copy(update={"margin": 0.2}))
     assert same.key() == cell.key()
 
 
@@ -185,8 +186,8 @@ def test_slips_in_a_study_file_are_named(study_file, tmp_path, old, new, message
         run(study_file, tmp_path / "out", study_file.read_text().replace(old, new, 1))
 
 
-def test_a_noisy_copy_is_called_redundant_with_what_it_copies(tmp_path):
-    """The arms that explain a redundancy are run only then: beside the other, and alone with its links shuffled."""
+def test_a_noisy_copy_is_called_interchangeable_with_what_it_copies(tmp_path):
+    """The arms that explain it are run only then: beside the other, and alone with its links shuffled."""
     path = tmp_path / "echo.toml"
     relations = "".join(
         f'[relations.{name}]\nkind = "attribute"\nnode = "item"\ncolumn = "{name}"\n' for name in ("driver", "echo")
@@ -195,13 +196,13 @@ def test_a_noisy_copy_is_called_redundant_with_what_it_copies(tmp_path):
         'name = "echo"\n[data]\ndataset = "planted"\n'
         "planted = { users = 1200, items = 700, groups = 70, seed = 0 }\n"
         '[protocol]\nsplit = "random-leave-one-out"\n'
-        f'{relations}[study]\nresamples = 400\n[[models]]\nname = "ease"\n[[models]]\nname = "relational-ease"\n'
+        f'{relations}[study]\nseeds = [0]\n[[models]]\nname = "ease"\n[[models]]\nname = "relational-ease"\n'
     )
     result, fresh = run(path, tmp_path / "out")
     said = {row["relation"]: row for row in result.verdicts.iter_rows(named=True)}
     assert said["driver"]["verdict"] == "helps"
-    assert said["echo"]["verdict"] == "redundant"
-    assert said["echo"]["redundant_with"] == "driver"
+    assert said["echo"]["verdict"] == "interchangeable"
+    assert said["echo"]["instead"] == "driver"
     assert ("relational-ease", "interactions + echo, echo rewired", 0) in fresh
     beside = result.effects.filter((pl.col("kind") == "beside") & (pl.col("relation") == "echo")).row(0, named=True)
     assert beside["other"] == "driver"

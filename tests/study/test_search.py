@@ -306,7 +306,7 @@ def test_changed_data_or_settings_begin_a_search_of_their_own(study_file, tmp_pa
     text = study_file.read_text()
     for old, new, begun in (
         ("", "", 4),
-        ("resamples = 400", "resamples = 500", 0),
+        ("[study]\n", "[study]\nmargin = 0.02\n", 0),
         ("seed = 5", "seed = 4", 4),
         ('split = "random', 'core = 4\nsplit = "random', 4),
         ('column = "noise"', 'column = "fame"', 2),  # interactions alone do not know the relation

@@ -34,7 +34,6 @@ node = "product"
 texts = "blurb"
 min_df = 1
 [study]
-resamples = 200
 trials = 2
 [[models]]
 name = "relational-ease"
@@ -91,7 +90,7 @@ def test_a_study_runs_and_says_what_texts_there_are(shop: Path, tmp_path: Path) 
     missing = [n for n in result.card["notices"] if n["where"] == "relation 'has_blurb'"]
     assert [(n["message"], n["count"]) for n in missing] == [("product nodes without an edge, of 10", 1)]
     console = Console(record=True, width=200)
-    print_result(console, result)
+    print_result(console, result, "the answer")
     assert "has_blurb (texts of blurb, known of 100%)" in console.export_text()
 
 

@@ -21,7 +21,6 @@ kind = "attribute"
 node = "item"
 column = "noise"
 [study]
-resamples = 200
 [[models]]
 name = "text view"
 model = "two-view"

@@ -1,74 +1,176 @@
-"""The rule that turns effects into words, case by case."""
+"""The rule that turns effects into words, case by case, and what it says of data whose truth is known."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from relrank.comparison import Effect
-from relrank.study.verdicts import Judged, redundant_with, sentence, signed, smallest, verdict
+from relrank.comparison import Effect, effect_of, quantile
+from relrank.study.verdicts import ALPHA, Evidence, agrees, judge, sentence, signed
+
+MARGIN = 0.01
 
 
-def judged(mean: float, half: float = 0.01, p: float | None = None) -> Judged:
-    """An effect with interval mean ± half; by default p agrees with the interval."""
-    p = (0.001 if abs(mean) > half else 0.5) if p is None else p
-    return Judged(Effect(mean, mean - half, mean + half, p, 0.1, 1.4 * half, 100, 1), p)
+def effect(mean: float, error: float = 0.005, n_users: int = 400, n_seeds: int = 1) -> Effect:
+    """An effect with that standard error; interval and p are what it implies."""
+    freedom = 10_000.0
+    half = quantile(0.975, freedom) * error
+    p = 1.0 if mean == 0 else Effect(mean, 0, 0, 0, 0, error, freedom, 1, 1).above(0)
+    return Effect(mean, mean - half, mean + half, min(2 * min(p, 1 - p), 1.0), 0.1, error, freedom, n_users, n_seeds)
 
 
-UP, DOWN, FLAT = judged(0.05), judged(-0.05), judged(0.001)
+UP, DOWN, FLAT, WIDE = effect(0.05), effect(-0.05), effect(0.0, 0.001), effect(0.002, 0.02)
+NONE = Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 399.0, 400, 1)
+
+
+def said(one: Evidence) -> str:
+    return judge({"tags": one}, MARGIN)["tags"].verdict
 
 
 @pytest.mark.parametrize(
-    ("drop", "alone", "placebo", "alone_placebo", "said"),
+    ("evidence", "verdict"),
     [
-        (UP, UP, UP, None, "helps"),
-        (UP, FLAT, UP, None, "helps"),
-        (UP, UP, None, None, "helps"),  # no placebo was run
-        (UP, UP, FLAT, None, "no evidence"),  # shuffled links do as well: degrees, not links
-        (FLAT, UP, FLAT, None, "redundant"),
-        (FLAT, UP, FLAT, UP, "redundant"),
-        (FLAT, UP, FLAT, FLAT, "no evidence"),  # alone it helps no more than its shuffled links
-        (DOWN, FLAT, DOWN, None, "hurts"),
-        (DOWN, UP, DOWN, None, "hurts"),
-        (judged(-0.001), DOWN, FLAT, None, "hurts"),
-        (FLAT, DOWN, FLAT, None, "no evidence"),
-        (FLAT, FLAT, FLAT, None, "no evidence"),
-        (FLAT, FLAT, UP, None, "no evidence"),
+        (Evidence(UP, UP, UP, UP), "helps"),
+        (Evidence(UP, FLAT, UP, UP), "helps"),  # only together with others
+        (Evidence(UP, UP, UP), "helps"),  # no shuffled arm was run
+        (Evidence(UP, UP), "helps"),  # not tuned: both effects are one
+        (Evidence(UP, UP, FLAT, UP), "undecided"),  # what the search found elsewhere is not the relation's doing
+        (Evidence(FLAT, UP, UP, UP), "undecided"),  # tuning makes up for it, and nothing says by what
+        (Evidence(UP, UP, UP, FLAT), "undecided"),  # shuffled links do as well: degrees, not links
+        (Evidence(DOWN, FLAT, DOWN), "hurts"),
+        (Evidence(DOWN, UP, DOWN, DOWN), "hurts"),
+        (Evidence(DOWN, FLAT, FLAT), "undecided"),
+        (Evidence(FLAT, UP, FLAT, replaced=UP), "interchangeable"),
+        (Evidence(FLAT, UP, FLAT, FLAT, UP, replaced=UP), "interchangeable"),
+        (Evidence(FLAT, UP, FLAT, FLAT, FLAT, replaced=UP), "undecided"),  # alone no more than its shuffled links
+        (Evidence(WIDE, UP, WIDE, replaced=WIDE), "undecided"),  # nothing was shown, neither that others bring it
+        (Evidence(FLAT, FLAT, FLAT, FLAT), "negligible"),
+        (Evidence(FLAT, FLAT), "negligible"),
+        (Evidence(FLAT, FLAT, WIDE), "undecided"),
+        (Evidence(WIDE, FLAT, FLAT), "undecided"),
+        (Evidence(FLAT, WIDE, FLAT), "undecided"),
+        (Evidence(FLAT, FLAT, FLAT, WIDE), "undecided"),
+        (Evidence(NONE, NONE, NONE, NONE, room=FLAT, unused=1.0), "negligible"),
+        (Evidence(NONE, NONE, NONE, NONE, room=DOWN, unused=1.0), "negligible"),  # a weight would cost
+        (Evidence(NONE, NONE, NONE, NONE, room=WIDE, unused=1.0), "undecided"),
+        (Evidence(NONE, NONE, NONE, NONE, room=UP, unused=1.0), "undecided"),
     ],
 )
-def test_rule(drop, alone, placebo, alone_placebo, said):
-    assert verdict(drop, alone, placebo, alone_placebo) == said
+def test_rule(evidence, verdict):
+    assert said(evidence) == verdict
 
 
-def test_pitfall_interval_and_p_must_agree():
-    """An interval clear of 0 with an adjusted p of .2 is no evidence, and so is a small p with an interval over 0."""
-    assert verdict(judged(0.05, p=0.2), FLAT, UP) == "no evidence"
-    assert verdict(judged(0.005, p=0.001), FLAT, UP) == "no evidence"
-    assert verdict(judged(-0.05, p=0.2), FLAT, UP) == "no evidence"
+def test_pitfall_redundant_because_a_test_did_not_reject():
+    """Alone it helps, beside the others nothing is shown: that the others replace it has to be shown, too."""
+    silent = effect(0.03, 0.02)  # p > .05, and as large as alone
+    assert silent.p > ALPHA
+    assert said(Evidence(silent, UP, silent, replaced=effect(-0.01, 0.04))) == "undecided"
 
 
-def test_redundant_names_those_beside_which_nothing_is_left():
-    assert redundant_with({"a": FLAT, "b": UP, "c": judged(-0.05)}) == ["a", "c"]
+def test_pitfall_weight_0_said_to_help():
+    assert said(Evidence(UP, UP, NONE, UP, unused=1.0, room=FLAT)) == "undecided"
 
 
-def test_smallest_effect_is_the_largest_of_the_arms_that_differ():
-    assert smallest([UP.effect, judged(0, 0.02).effect], 0.9) == pytest.approx(0.028)
-    assert smallest([], 0.9) == 0.9  # validation left it out everywhere: nothing of its own to learn from
+def test_claims_are_corrected_over_relations_once():
+    weak = effect(0.0125)  # p = .012
+    one = Evidence(weak, weak, weak)
+    assert 0.01 < weak.p < 0.0125
+    assert judge({"a": one}, MARGIN)["a"].verdict == "helps"
+    five = {name: Evidence(WIDE, WIDE, WIDE) for name in "bcde"}
+    assert judge({"a": one, **five}, MARGIN)["a"].verdict == "undecided"
+    strong = {name: Evidence(UP, UP, UP) for name in "bcde"}  # what is claimed for sure costs nothing
+    assert judge({"a": one, **strong}, MARGIN)["a"].verdict == "helps"
+    assert judge({"a": one, **strong}, MARGIN)["a"].p == pytest.approx(weak.p)
 
 
-def test_sentences_carry_the_figures_and_speak_of_leaving_out():
-    text = sentence("tags", "ndcg@10", "helps", UP, UP, UP, [], 0.01)
+def test_a_claim_is_as_certain_as_its_weakest_effect():
+    weak = effect(0.0125)
+    assert judge({"a": Evidence(weak, UP, UP, UP)}, MARGIN)["a"].p == pytest.approx(weak.p)
+    assert judge({"a": Evidence(UP, UP, UP, weak)}, MARGIN)["a"].p == pytest.approx(weak.p)
+
+
+def test_interchangeable_names_those_that_bring_most_of_it():
+    one = Evidence(FLAT, UP, FLAT, replaced=UP, replaced_by={"a": UP, "b": WIDE, "c": DOWN})
+    assert judge({"tags": one}, MARGIN)["tags"].instead == ("a",)
+
+
+def test_visible_effect_is_that_of_the_least_certain_figure_and_all_relations():
+    one = Evidence(FLAT, WIDE, FLAT)
+    assert judge({"a": one}, MARGIN)["a"].visible == pytest.approx((1.95996 + 0.84162) * 0.02, rel=1e-2)
+    five = judge(dict.fromkeys("abcde", one), MARGIN)["a"].visible
+    assert five == pytest.approx((2.57583 + 0.84162) * 0.02, rel=1e-2)
+    assert judge({"a": replace(one, room=effect(0, 0.04))}, MARGIN)["a"].visible > five  # where no weight was given
+
+
+def worded(one: Evidence, **more: Effect) -> str:
+    return sentence("tags", "ndcg@10", judge({"tags": one}, MARGIN)["tags"], one, MARGIN, **more)
+
+
+def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
+    again = effect(0.04)
+    assert worded(Evidence(again, UP, UP)) == (
+        "tags helps: beside the others it adds +0.0500 (+0.0402 to +0.0598) ndcg@10, "
+        "+0.0400 once the model is tuned again without it; alone +0.0500."
+    )
+    assert worded(Evidence(DOWN, FLAT)).startswith("tags hurts: beside the others it adds -0.0500 (-0.0598")
+    text = worded(Evidence(FLAT, UP, FLAT, replaced=UP, replaced_by={"text": UP}), together=effect(0.06))
     assert text == (
-        "tags helps: leaving it out changes ndcg@10 by -0.0500 (-0.0600 to -0.0400); "
-        "beside the interactions alone it adds +0.0500."
+        "tags is interchangeable with text: alone it adds +0.0500 (+0.0402 to +0.0598) ndcg@10, beside the others "
+        "0.0000 (-0.0020 to +0.0020); together they add +0.0600. One of them is enough."
     )
-    text = sentence("echo", "ndcg@10", "redundant", FLAT, UP, FLAT, ["driver"], 0.01, mutual=True)
-    assert "redundant beside driver" in text
-    assert text.endswith("do not drop both.")
-    zero = Judged(Effect(0, 0, 0, 1, 0, 0, 100, 1), 1)
-    text = sentence("noise", "ndcg@10", "no evidence", zero, zero, zero, [], 0.0123)
-    assert (
-        text == "No evidence for noise: validation left it out by itself; an effect of 0.0123 would have been seen."
+    text = worded(Evidence(NONE, NONE, NONE, NONE, room=FLAT, unused=1.0))
+    assert text == (
+        "tags is negligible: validation gives it no weight; the smallest one would add 0.0000, at most +0.0016 "
+        "ndcg@10; all of it within 0.0100 either way."
     )
-    text = sentence("fame", "ndcg@10", "no evidence", FLAT, UP, FLAT, [], 0.01, alone_placebo=FLAT)
-    assert "more than with its links shuffled" in text
+    assert "with its links shuffled only +0.0020 is lost" in worded(Evidence(UP, UP, UP, WIDE))
+
+
+def test_undecided_says_what_would_decide():
+    wide = Evidence(WIDE, WIDE)
+    text = worded(wide)
+    assert text.startswith("tags, undecided: beside the others it adds +0.0020 (-0.0372 to +0.0412)")
+    assert "An effect of 0.0561 would have been seen" in text
+    # (0.056 / 0.010)² times 400 users, rounded up to hundreds
+    assert text.endswith("one as small as the margin of 0.0100 with about 12,600 users.")
+    splits = effect(0.002, 0.006, n_seeds=5)
+    assert worded(Evidence(splits, splits)).endswith("with about 15 splits.")
+    many = effect(0.002, 0.02, n_seeds=5)
+    assert worded(Evidence(many, many)).endswith("with more than 50 splits.")
+
+
+def test_worthless_relations_are_hardly_ever_given_a_verdict():
+    """Five relations without any effect, weights by luck: claims in at most 5 % of studies, as Holm promises."""
+    rng = np.random.default_rng(0)
+    claimed = 0
+    for _ in range(300):
+        evidence = {}
+        for name in "abcde":
+            noise = rng.normal(size=(3, 500, 1)) * (rng.random((1, 500, 1)) < 0.3)
+            held, drop, alone = (effect_of(values) for values in noise)
+            evidence[name] = Evidence(drop, alone, held, replaced=effect_of(noise[2] - 2 * noise[1]))
+        claimed += any(one.p is not None for one in judge(evidence, MARGIN).values())
+    assert claimed <= 15
+
+
+def test_an_effect_of_the_visible_size_is_claimed_eight_times_in_ten():
+    rng = np.random.default_rng(1)
+
+    def draw(mean: float) -> Evidence:
+        one = effect_of(mean + rng.normal(size=(400, 1)))
+        return Evidence(one, one, one)
+
+    others = {name: Evidence(WIDE, WIDE) for name in "bcd"}
+    visible = draw(0).drop.visible(4)  # of the relation itself: the others are less certain
+    found = [judge({"a": draw(visible), **others}, MARGIN)["a"].verdict for _ in range(300)]
+    assert 0.73 < np.mean([verdict == "helps" for verdict in found]) < 0.89
+
+
+def test_truth_that_is_worth_nothing_is_not_contradicted_by_undecided():
+    assert agrees("helps", "helps")
+    assert agrees("undecided", "negligible")
+    assert not agrees("undecided", "helps")
+    assert not agrees("negligible", "interchangeable")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def found(values, seeds=1, order=None):
             evaluation = SimpleNamespace(table=rows)
             which = all_of(RELATIONS) if arm == "all" else INTERACTIONS
             cells.append((which, SimpleNamespace(model=model, seed=seed, evaluation=evaluation)))
-    return Found(cells, "ndcg@10", 200)
+    return Found(cells, "ndcg@10")
 
 
 def values(seed=0):

@@ -36,7 +36,6 @@ planted = { users = 200, items = 80, per_user = 6, groups = 8 }
 split = "random-leave-one-out"
 [study]
 trials = 1
-resamples = 200
 [[models]]
 name = "popularity"
 """

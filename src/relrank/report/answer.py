@@ -7,9 +7,7 @@ from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import ALPHA
-
-ORDER = ("helps", "redundant", "hurts", "no evidence")
+from relrank.study.verdicts import ALPHA, ORDER
 
 Row = dict[str, Any]
 
@@ -34,16 +32,15 @@ def lead_model(result: StudyResult) -> str | None:
 
 
 def answer(result: StudyResult) -> str:
-    """One sentence that answers which relations make recommendations better.
+    """What to build and in which order, and what is known of the other relations, to be read aloud.
 
-    The verdicts are those of ``lead_model``. "No evidence" never stands alone: the largest of the smallest detectable
-    effects says what would have been seen.
+    The plan and the verdicts are those of ``lead_model``.
 
     Args:
         result: a finished study.
 
     Returns:
-        Plain text, e.g. ``"tags and text help; language: no evidence (an effect of ±.0040 would have been seen)."``
+        Plain text, e.g. ``"Build text, then tags: +25 % NDCG@10, 97 % of what all five bring. Language hurts."``
     """
     lead = lead_model(result)
     if lead is None:
@@ -54,23 +51,50 @@ def answer(result: StudyResult) -> str:
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
-    if len(by["no evidence"]) == len(rows):
-        seen = _would_have_been_seen(rows, f" in {metric_name(result.card['metric'])}")
-        subject = f"{_names(rows, rows)} is not" if len(rows) == 1 else "No relation is"
-        return f"{subject} shown to help or to hurt{seen}."
-    clauses = []
-    if by["helps"]:
-        clauses.append(f"{_names(by['helps'], rows)} {_verb(by['helps'], 'help')}")
-    for others in dict.fromkeys(row["redundant_with"] for row in by["redundant"]):
-        group = [row for row in by["redundant"] if row["redundant_with"] == others]
-        beside = "the other relations" if not others else listed([name.strip() for name in others.split(",")])
+    plan = result.card.get("plan")
+    built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
+    names = [step["relation"] for step in built]
+    said = [_to_build(plan, built, rows, metric_name(result.card["metric"]))] if plan is not None and built else []
+    helping = [row for row in by["helps"] if row["relation"] not in names]
+    if helping:
+        said.append(f"{_names(helping, rows)} {_verb(helping, 'help')}{', too' if built else ''}.")
+    for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
+        group = [row for row in by["interchangeable"] if row["instead"] == others]
         be = "is" if len(group) == 1 else "are"
-        clauses.append(f"{_names(group, rows)} {_verb(group, 'help')}, but {be} redundant with {beside}")
+        instead = "replaced by the others" if not others else f"interchangeable with {_or(others)}"
+        said.append(f"{_names(group, rows)} {be} {instead}.")
     if by["hurts"]:
-        clauses.append(f"{_names(by['hurts'], rows)} {_verb(by['hurts'], 'hurt')}")
-    if by["no evidence"]:
-        clauses.append(f"{_names(by['no evidence'], rows)}: no evidence{_would_have_been_seen(by['no evidence'])}")
-    return "; ".join(clauses) + "."
+        said.append(f"{_names(by['hurts'], rows)} {_verb(by['hurts'], 'hurt')}.")
+    if by["negligible"]:
+        be = "is" if len(by["negligible"]) == 1 else "are"
+        said.append(f"{_names(by['negligible'], rows)} {be} negligible (within ±{number(rows[0]['margin'])}).")
+    if by["undecided"]:
+        visible = [row["visible"] for row in by["undecided"] if known(row["visible"])]
+        seen = f" (an effect of ±{number(max(visible))} would have been seen)" if visible else ""
+        be = "is" if len(by["undecided"]) == 1 else "are"
+        said.append(f"{_names(by['undecided'], rows)} {be} undecided{seen}.")
+    if not built and not by["helps"]:
+        said.insert(0, "No relation is shown to be worth building.")
+    return " ".join(said)
+
+
+def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str) -> str:
+    """The first sentence: what to build, what it brings, and how much of everything that is."""
+    names = [
+        step["relation"] + (f" (or {_or(', '.join(step['alternatives']))})" if step["alternatives"] else "")
+        for step in built
+    ]
+    last = built[-1]
+    text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
+    if last["share"] is not None and len(rows) > len(built):
+        everything = {2: "both", 3: "all three", 4: "all four", 5: "all five"}.get(len(rows), f"all {len(rows)}")
+        text += f", {last['share']:.0%} of what {everything} bring".replace("%", " %")
+    return text + "."
+
+
+def _or(names: str) -> str:
+    *others, last = names.split(", ")
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _of_gains(gains: list[Row]) -> str:
@@ -121,8 +145,3 @@ def _names(rows: list[Row], of: list[Row]) -> str:
 
 def _verb(rows: list[Row], verb: str) -> str:
     return verb + "s" if len(rows) == 1 else verb
-
-
-def _would_have_been_seen(rows: list[Row], unit: str = "") -> str:
-    smallest = [row["smallest"] for row in rows if known(row["smallest"])]
-    return f" (an effect of ±{number(max(smallest))}{unit} would have been seen)" if smallest else ""

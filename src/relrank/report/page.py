@@ -7,6 +7,7 @@ from pathlib import Path
 from relrank.report import figures
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult
+from relrank.study.verdicts import agrees
 from relrank.whole import whole
 
 
@@ -56,5 +57,6 @@ def render(result: StudyResult) -> str:
     ):
         environment.filters[write.__name__] = write
     environment.globals["interval"] = figures.interval
+    environment.globals["agrees"] = agrees
     environment.tests["known"] = figures.known
     return environment.get_template("page.html.j2").render(build_view(result))

@@ -87,7 +87,7 @@ class Tracking:
             raise
 
     def plan(self, cells: list[Cell]) -> None:
-        """Cells to come; which relation makes another one redundant is asked only after the others."""
+        """Cells to come; arms that depend on what others found come later."""
         for cell in cells:
             if _name(cell) not in self._keys:  # a key hashes every edge
                 key = self._keys[_name(cell)] = cell.key()

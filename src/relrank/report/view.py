@@ -9,14 +9,14 @@ from collections import Counter
 from typing import Any
 
 from relrank.errors import InputError
-from relrank.report.answer import ORDER, Row, answer, lead_model
+from relrank.report.answer import Row, answer, lead_model
 from relrank.report.beyond import beyond, decimals
 from relrank.report.figures import Scale, known
 from relrank.study.groups import ALL_USERS
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import ALPHA
+from relrank.study.verdicts import ALPHA, ORDER, agrees
 
-KINDS = ("gain", "drop", "alone", "placebo")
+KINDS = ("gain", "held", "drop", "alone", "placebo")
 AUDIT = ("leak", "warning", "ok")
 POINTS = 60  # of a learning curve that are drawn
 
@@ -26,9 +26,10 @@ FIELDS = {
     "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
     "nodes relations notices audit machine planted smoke",
     "leaderboard": "model arm n_seeds n_users mean low high below_ease seconds peak_mb",
-    "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size smallest n_users n_seeds",
-    "verdicts": "model relation verdict sentence redundant_with drop drop_low drop_high alone alone_low alone_high "
-    "placebo placebo_low placebo_high smallest true_verdict",
+    "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size error freedom visible "
+    "n_users n_seeds",
+    "verdicts": "model relation verdict sentence instead p held held_low held_high drop drop_low drop_high alone "
+    "alone_low alone_high placebo placebo_low placebo_high unused visible margin true_verdict",
     "groups": "model relation kind other group label order mean low high n_users",
     "group_metrics": "model arm group label order n_users",
     "list_effects": "model relation kind other measure mean low high n_users n_seeds",
@@ -63,6 +64,8 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "answer": answer(result),
         "lead": lead,
         "judge": next((judge for judge in result.card.get("judges", []) if judge["model"] == lead), None),
+        "margin": next((row["margin"] for row in tables["verdicts"] if row["model"] == lead), None),
+        "plan": _plan(result.card.get("plan"), lead),
         "left_out": result.card.get("left_out", []),
         "judged": judged,
         "relations": relations,
@@ -153,10 +156,23 @@ def _agreement(model: str, lead: str, relations: list[str], verdict: dict[tuple[
     return {"model": model, "n": len(both), "agree": len(both) - len(differs), "differs": differs}
 
 
+def _plan(plan: Row | None, lead: str | None) -> Row | None:
+    """The path of the lead model, on one axis; None where none was run."""
+    if plan is None or plan["model"] != lead or not plan["steps"]:
+        return None
+    ends = [step[end] for step in plan["steps"] for end in ("total", "total_low", "total_high")]
+    steps = [
+        step | {"mean": step["total"], "low": step["total_low"], "high": step["total_high"], "significant": True}
+        for step in plan["steps"]
+    ]
+    return plan | {"steps": steps, "scale": Scale.over([0.0, *ends], most=6)}
+
+
 def _planted(verdicts: list[Row]) -> Row | None:
-    """How many verdicts equal the planted truth; None where no truth is known."""
+    """How many verdicts agree with the planted truth; None where no truth is known."""
     told = [row for row in verdicts if row["true_verdict"] is not None]
-    return {"n": len(told), "right": sum(row["verdict"] == row["true_verdict"] for row in told)} if told else None
+    right = sum(agrees(row["verdict"], row["true_verdict"]) for row in told)
+    return {"n": len(told), "right": right} if told else None
 
 
 def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
@@ -170,8 +186,8 @@ def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
                 blocks.append({"relation": relation, "rows": sorted(rows, key=lambda row: KINDS.index(row["kind"]))})
         if blocks:
             models.append({"model": model, "blocks": blocks})
-    ends = [row[end] for row in shown for end in ("mean", "low", "high", "smallest")]
-    ends += [-row["smallest"] for row in shown if known(row["smallest"])]
+    ends = [row[end] for row in shown for end in ("mean", "low", "high", "visible")]
+    ends += [-row["visible"] for row in shown if known(row["visible"])]
     return {"models": models, "scale": Scale.over([0.0, *ends], most=8)}
 
 

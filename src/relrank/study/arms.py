@@ -57,10 +57,10 @@ def alone_rewired(name: str) -> Arm:
     return Arm(f"interactions + {name}, {name} rewired", (name,), name)
 
 
-def beside(other: str, name: str) -> Arm:
-    """Interactions and two relations: what ``name`` adds beside ``other``."""
-    first, second = sorted((other, name))
-    return Arm(f"interactions + {first} + {second}", (first, second))
+def some(names: Sequence[str]) -> Arm:
+    """Interactions and these relations, in whatever order."""
+    ordered = tuple(sorted(names))
+    return Arm(" + ".join(("interactions", *ordered)), ordered)
 
 
 def arms(relations: Sequence[str], kinds: Sequence[ArmKind] = ARM_KINDS) -> list[Arm]:

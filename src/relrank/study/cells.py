@@ -28,7 +28,7 @@ from relrank.graph.recipes import InteractionWeights
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
-from relrank.study.arms import Arm, alone_rewired, arms, beside
+from relrank.study.arms import Arm, alone_rewired, arms, drop, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
@@ -36,6 +36,8 @@ from relrank.training import TrainConfig, fit
 
 Say = Callable[[str], None]
 
+HELD = "held.parquet"
+"""Per user, the metric without each relation in the setting of the cell, in the folder of a tuned "all" arm."""
 WEIGHTS = "model.safetensors"
 """Parameters of a trained model that may win, in its cell's folder until the study has a winner."""
 
@@ -131,6 +133,12 @@ class Cell:
         )
 
     @property
+    def has_all(self) -> bool:
+        """Whether it reads, unshuffled, all of several relations that the model reads."""
+        reads = MODELS[self.model.kind].reads(self.bench.graph, self.start()[0])
+        return self.arm.rewired is None and len(reads) > 1 and set(reads) <= set(self.arm.relations)
+
+    @property
     def whole(self) -> Graph | None:
         """The graph with all relations, whose solution the arm's may come from; None where each is solved alone.
 
@@ -186,7 +194,7 @@ class Cell:
         """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
         names = list(self.bench.graph.relations) if MODELS[self.model.kind].relational else []
         known = {a.name for a in (self.arm, *arms(names), *arms(names, self.model.arms or ARM_KINDS))}
-        known |= {a.name for r in names for a in (alone_rewired(r), *(beside(r, s) for s in names if s != r))}
+        known |= {a.name for r in names for a in (alone_rewired(r), *(some([r, s]) for s in names if s != r))}
         for name, section in self.model.arm.items():
             if name not in known:
                 raise InputError(
@@ -253,6 +261,7 @@ class CellResult:
             charged as if this one had made them.
         note: what the model says of itself: learned relation weights, the graph's share in a fusion.
         began_after: keys of the cells whose findings its search began with (``Cell.there``).
+        held: what single relations bring in this cell's setting, all else held; None but for tuned "all" arms.
     """
 
     model: str
@@ -267,6 +276,21 @@ class CellResult:
     cost: dict[str, float]
     note: dict[str, Any]
     began_after: tuple[str, ...] = ()
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The study's metric on test where one relation is changed in the setting of "all" and nothing else.
+
+    Attributes:
+        table: ``user`` and a column per relation: the metric without it; or, where validation gave it no weight, with
+            the smallest weight that was tried.
+        unused: the relations without weight.
+    """
+
+    table: pl.DataFrame
+    unused: frozenset[str]
 
 
 def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
@@ -318,8 +342,14 @@ def load_cell(folder: Path) -> CellResult:
         note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
         tuple(Trial(**t) for t in note["trials"]), note["chosen"], note["valid"],
         pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
-        note["note"], tuple(note.get("began_after", ())),
+        note["note"], tuple(note.get("began_after", ())), _load_held(folder, note),
     )  # fmt: skip
+
+
+def _load_held(folder: Path, note: dict[str, Any]) -> Held | None:
+    if "unused" not in note:
+        return None
+    return Held(pl.read_parquet(folder / HELD, glob=False), frozenset(note["unused"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,7 +439,8 @@ def tune(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup
         return begin, Climb((), -1, True), 0.0
     searched = {k.name for k in knobs}  # a start without what is held would be another one
     others = [s for s in MODELS[cell.model.kind].starts(graph) if s.keys() <= searched]
-    found = climb(knobs, cell.trials, measure, starts=cell.begins or ({}, *others))
+    without = {f"weights.{name}" for name in cell.read.relations} if cell.has_all else set()
+    found = climb(knobs, cell.trials, measure, starts=cell.begins or ({}, *others), without=without)
     return config_of(begin, found.trials[found.chosen].values, cell.model.name), found, charged
 
 
@@ -612,6 +643,9 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
         save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind})
     if tuned.history is not None:
         tuned.history.write_parquet(part / "history.parquet")
+    held = held_effects(cell, tuned, evaluation.table, say)
+    if held is not None:
+        held.table.write_parquet(part / HELD)
     for leftover in part.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -622,8 +656,44 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
             "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
             "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
             "finished": tuned.finished, "note": said, "cost": cost, "began_after": list(cell.there),
+            **({} if held is None else {"unused": sorted(held.unused)}),
         },
     )  # fmt: skip
+
+
+def held_effects(cell: Cell, tuned: Tuned, users: pl.DataFrame, say: Say) -> Held | None:
+    """What each relation brings in the setting of a tuned "all" arm; None for other arms.
+
+    Args:
+        cell: that arm.
+        tuned: its model, whose configuration is held.
+        users: its per-user table on test.
+        say: told of every relation.
+    """
+    if not cell.has_all or not tuned.trials:
+        return None
+    chosen, columns, unused = asdict(tuned.config), {}, set()
+    steps = {k.name: k for k in MODELS[cell.model.kind].knobs(cell.graph)}
+    for name in cell.read.relations:
+        say(f"held settings without {name}")
+        knob = steps.get(f"weights.{name}")
+        if knob is not None and value_of(chosen, knob.name) == 0:
+            unused.add(name)
+            config = config_of(tuned.config, {knob.name: knob.ladder[1]}, cell.model.name)
+            graph = tuned.graph
+        else:
+            less = replace(cell, arm=drop(cell.arm.relations, name), begins=(), after=())
+            config, graph = _without(less, chosen), less.graph
+            graph = refit_graph(less, graph) if cell.bench.refit else graph
+        model, _ = fit_cell(cell, graph, config, Path(), say)
+        columns[name] = user_metric(model, cell.bench.final, cell.study.metric, "test")
+    return Held(users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused))
+
+
+def _without(cell: Cell, chosen: Mapping[str, Any]) -> Any:
+    """The configuration of an arm with the settings of another arm, as far as it may set them."""
+    knobs = [k for k in MODELS[cell.model.kind].knobs(cell.graph) if not cell.holds(k.name)]
+    return config_of(cell.start()[0], _ended(knobs, chosen), cell.model.name)
 
 
 def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:

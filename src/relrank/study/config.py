@@ -68,7 +68,8 @@ class StudySection(Section):
         seeds: one split, and one start of every random model, per seed.
         trials: configurations tried per arm on validation at most, equal for all arms; a search that ends earlier
             saves the rest, one that is cut off by it is named in the report.
-        resamples: bootstrap samples behind every interval.
+        margin: smallest difference that matters, as a share of the metric of the interactions alone: a relation that
+            can be shown to bring less either way is negligible.
         user_groups: columns of the user table to look at effects by.
         item_groups: columns of the item table to look at effects by.
         attribute: relation of items, such as has_genre, that measures how alike the items of a list are and how far
@@ -83,7 +84,7 @@ class StudySection(Section):
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     trials: int = Field(200, ge=1)
-    resamples: int = Field(2000, ge=200)
+    margin: float = Field(0.01, gt=0, lt=1)
     user_groups: tuple[str, ...] = ()
     item_groups: tuple[str, ...] = ()
     attribute: str | None = None

@@ -17,21 +17,22 @@ from relrank.study import verdicts as rules
 from relrank.study.arms import Arm
 from relrank.study.cells import CellResult
 from relrank.study.tuning import value_of
-from relrank.study.verdicts import Judged
+from relrank.study.verdicts import Evidence
 
 KINDS = ("drop", "alone", "placebo")
+"""Effects that are the difference of two arms of one relation; "held" is told by "all" itself."""
 
 EFFECT_SCHEMA = {
     "model": pl.String, "relation": pl.String, "kind": pl.String, "other": pl.String, "arm_a": pl.String,
     "arm_b": pl.String, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p": pl.Float64,
-    "p_holm": pl.Float64, "effect_size": pl.Float64, "smallest": pl.Float64, "n_users": pl.Int64,
-    "n_seeds": pl.Int64,
+    "p_holm": pl.Float64, "effect_size": pl.Float64, "error": pl.Float64, "freedom": pl.Float64,
+    "visible": pl.Float64, "n_users": pl.Int64, "n_seeds": pl.Int64,
 }  # fmt: skip
 VERDICT_SCHEMA = {
     "model": pl.String, "relation": pl.String, "verdict": pl.String, "sentence": pl.String,
-    "redundant_with": pl.String,
-    **{f"{kind}{end}": pl.Float64 for kind in ("drop", "alone", "placebo") for end in ("", "_low", "_high")},
-    "smallest": pl.Float64, "true_verdict": pl.String,
+    "instead": pl.String, "p": pl.Float64,
+    **{f"{kind}{end}": pl.Float64 for kind in ("held", "drop", "alone", "placebo") for end in ("", "_low", "_high")},
+    "unused": pl.Float64, "visible": pl.Float64, "margin": pl.Float64, "true_verdict": pl.String,
 }  # fmt: skip
 CURVE_SCHEMA = {
     "model": pl.String, "arm": pl.String, "seed": pl.Int64, "epoch": pl.Int64, "loss": pl.Float64,
@@ -53,11 +54,10 @@ class Found:
     Args:
         cells: arm and result of each.
         metric: the study's metric.
-        resamples: bootstrap samples per interval.
     """
 
-    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, resamples: int) -> None:
-        self.metric, self.resamples = metric, resamples
+    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str) -> None:
+        self.metric = metric
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
         self._shuffled: set[tuple[str, str]] = set()
@@ -95,7 +95,7 @@ class Found:
         if name_a is None or name_b is None:
             return None
         tables = self.tables(model, name_a), self.tables(model, name_b)
-        return name_a, name_b, compare(*tables, self.metric, resamples=self.resamples)
+        return name_a, name_b, compare(*tables, self.metric)
 
 
 def leaderboard(found: Found) -> pl.DataFrame:
@@ -107,7 +107,7 @@ def leaderboard(found: Found) -> pl.DataFrame:
     summaries = [c.evaluation.summary for _, cells in found.items() for c in cells]
     names = dict.fromkeys(name for s in summaries for name in s if name not in ("n_users", found.metric))
     for (model, arm), cells in found.items():
-        interval = mean_interval(found.tables(model, arm), found.metric, resamples=found.resamples)
+        interval = mean_interval(found.tables(model, arm), found.metric)
         others = {name: sum(c.evaluation.summary.get(name, nan) for c in cells) / len(cells) for name in names}
         rows.append(
             {
@@ -146,16 +146,16 @@ def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[
         if model == rival or not mine or not theirs:
             continue
         (name_a, a), (name_c, c) = mine[0], theirs[0]
-        compared["versus"][model] = name_a, name_c, compare(a, c, found.metric, resamples=found.resamples)
+        compared["versus"][model] = name_a, name_c, compare(a, c, found.metric)
         if len(mine) == len(theirs) == 2:
             (name_b, b), (_, d) = mine[1], theirs[1]
             gains = _less(a, b, found.metric), _less(c, d, found.metric)
-            compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric, resamples=found.resamples)
+            compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric)
     rows = []
     for kind, effects in compared.items():
         adjusted = holm([e.p for _, _, e in effects.values()]).tolist() if effects else []
         rows += [
-            effect_row(model, kind, None, one, p, rival)
+            effect_row(model, kind, None, one, len(effects), rival, p)
             for (model, one), p in zip(effects.items(), adjusted, strict=True)
         ]
     return rows
@@ -177,17 +177,6 @@ def _less(a: Sequence[pl.DataFrame], b: Sequence[pl.DataFrame], metric: str) -> 
     return subtracted
 
 
-def judge(found: Found, model: str, relations: Sequence[str]) -> dict[str, dict[str, Judged]]:
-    """Effects of every relation on one model, adjusted within each kind: kind → relation → judged effect."""
-    judged: dict[str, dict[str, Judged]] = {}
-    for kind in KINDS:
-        effects = {r: found.effect(model, *_pair(kind, r, relations)) for r in relations}
-        known = {r: e[2] for r, e in effects.items() if e is not None}
-        adjusted: Sequence[float] = holm([e.p for e in known.values()]).tolist() if known else []
-        judged[kind] = {r: Judged(e, float(p)) for (r, e), p in zip(known.items(), adjusted, strict=True)}
-    return judged
-
-
 def _pair(kind: str, relation: str, relations: Sequence[str]) -> tuple[Arm, Arm]:
     """The two arms whose difference is an effect of that kind."""
     if kind == "alone":
@@ -196,111 +185,178 @@ def _pair(kind: str, relation: str, relations: Sequence[str]) -> tuple[Arm, Arm]
     return arm_of.all_of(relations), less
 
 
-def useful_alone(judged: Mapping[str, Mapping[str, Judged]]) -> list[str]:
-    """Relations that add something to the interactions."""
-    return [r for r, j in judged["alone"].items() if j.positive]
+class Judge:
+    """Effects, evidence and verdicts of one model, from the cells that were run.
+
+    Args:
+        found: the study's cells.
+        model: name.
+        relations: those that are judged.
+        margin: smallest difference that matters, as a share of the metric of the interactions alone.
+    """
+
+    def __init__(self, found: Found, model: str, relations: Sequence[str], margin: float) -> None:
+        self.found, self.model, self.relations = found, model, relations
+        self.effects: dict[tuple[str, str], tuple[str, str, Effect]] = {}
+        for kind in KINDS:
+            for relation in relations:
+                pair = found.effect(model, *_pair(kind, relation, relations))
+                if pair is not None:
+                    self.effects[kind, relation] = pair
+        self.known = [r for r in relations if ("drop", r) in self.effects and ("alone", r) in self.effects]
+        self._unused: dict[str, float] = {}
+        self._room: dict[str, Effect] = {}
+        self._hold()
+        self.beside = {r: self._beside(r) for r in self.known}
+        self.alone_placebo = {
+            r: pair
+            for r in self.known
+            if (pair := found.effect(model, arm_of.alone(r), arm_of.alone_rewired(r))) is not None
+        }
+        interactions = found.arm_name(model, arm_of.INTERACTIONS)
+        self.base: float | None = None  # mean metric of the interactions alone
+        if interactions is not None:
+            cells = found.cells(model, interactions)
+            self.base = sum(c.evaluation.summary[found.metric] for c in cells) / len(cells)
+        self.margin = margin * (self.base or 0.0)
+        self.evidence = {r: self._evidence(r) for r in self.known}
+        self.said = rules.judge(self.evidence, self.margin)
+
+    def _hold(self) -> None:
+        """Effects in the setting of "all", which its cells were measured by where they were tuned."""
+        name = self.found.arm_name(self.model, arm_of.all_of(self.relations))
+        cells = [] if name is None else self.found.cells(self.model, name)
+        if not cells or name is None or any(cell.held is None for cell in cells):
+            return
+        metric = self.found.metric
+        whole = [cell.evaluation.table for cell in cells]
+        for relation in self.known:
+            other, room = [], []
+            unused = 0
+            for cell, users in zip(cells, whole, strict=True):
+                assert cell.held is not None
+                here = users.with_columns(cell.held.table[relation].alias(metric))
+                is_unused = relation in cell.held.unused
+                unused += is_unused
+                other.append(users if is_unused else here)
+                # where a weight is in use, its effect is the room that it has
+                room.append((here, users) if is_unused else (users, here))
+            pair = name, f"{name} without {relation}, settings held", compare(whole, other, metric)
+            self.effects["held", relation] = pair
+            self._unused[relation] = unused / len(cells)
+            if unused:
+                self._room[relation] = compare([a for a, _ in room], [b for _, b in room], metric)
+
+    def _beside(self, relation: str) -> dict[str, tuple[str, str, Effect]]:
+        """What the relation adds beside each other one, where that was run."""
+        pairs = {
+            other: self.found.effect(self.model, arm_of.some([other, relation]), arm_of.alone(other))
+            for other in self.relations
+            if other != relation and len(self.relations) > 2
+        }
+        return {other: pair for other, pair in pairs.items() if pair is not None}
+
+    def _evidence(self, relation: str) -> Evidence:
+        def of(kind: str) -> Effect | None:
+            pair = self.effects.get((kind, relation))
+            return None if pair is None else pair[2]
+
+        drop, alone = of("drop"), of("alone")
+        assert drop is not None
+        assert alone is not None
+        placebo = self.alone_placebo.get(relation)
+        return Evidence(
+            drop, alone, of("held"), of("placebo"), None if placebo is None else placebo[2],
+            self._room.get(relation), self._unused.get(relation, 0.0), self._replaced(relation, None),
+            {other: e for other in self._others(relation) if (e := self._replaced(relation, other)) is not None},
+        )  # fmt: skip
+
+    def _others(self, relation: str) -> list[str]:
+        """With two relations, all without the one is the other alone."""
+        if len(self.relations) == 2:
+            return [other for other in self.relations if other != relation]
+        return list(self.beside[relation])
+
+    def _replaced(self, relation: str, other: str | None) -> Effect | None:
+        """Alone − 2 · (what it adds beside the others, or beside one other), user by user."""
+        whole = arm_of.all_of(self.relations) if other is None else arm_of.some([other, relation])
+        less = arm_of.drop(self.relations, relation) if other is None else arm_of.alone(other)
+        arms = arm_of.alone(relation), arm_of.INTERACTIONS, whole, less
+        names = [self.found.arm_name(self.model, arm) for arm in arms]
+        tables = [None if name is None else self.found.tables(self.model, name) for name in names]
+        with_it, without, wide, narrow = tables
+        if with_it is None or without is None or wide is None or narrow is None:
+            return None
+        metric = self.found.metric
+        added = _less(with_it, without, metric)
+        twice = [t.with_columns(pl.col(metric) * 2) for t in _less(wide, narrow, metric)]
+        return compare(added, twice, metric)
+
+    def to_explain(self) -> list[Arm]:
+        """Arms that are run where a relation helps alone, but not beside the others.
+
+        It is tried beside each other useful relation, and alone with its links shuffled.
+        """
+        useful = [r for r in self.known if self.evidence[r].alone.low > 0]
+        hidden = [r for r in useful if self.said[r].verdict == "interchangeable"]
+        beside = [arm_of.some([other, r]) for r in hidden for other in useful if other != r]
+        return [*beside, *(arm_of.alone_rewired(r) for r in hidden)]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Of the effects table."""
+        found, tests = self.found, max(len(self.known), 1)
+        rows = []
+        gain = found.effect(self.model, arm_of.all_of(self.relations), arm_of.INTERACTIONS)
+        if gain is not None:
+            rows.append(effect_row(self.model, "gain", None, gain, 1))
+        rows += [effect_row(self.model, kind, name, pair, tests) for (kind, name), pair in self.effects.items()]
+        rows += [
+            effect_row(self.model, "beside", name, pair, 1, other)
+            for name, pairs in self.beside.items()
+            for other, pair in pairs.items()
+        ]
+        shuffled = self.alone_placebo.items()
+        return rows + [effect_row(self.model, "alone placebo", name, pair, tests) for name, pair in shuffled]
+
+    def verdicts(self, planted: Mapping[str, str] | None) -> list[dict[str, Any]]:
+        """Rows of the verdict table."""
+        rows = []
+        for relation in self.known:
+            said, one = self.said[relation], self.evidence[relation]
+            together = None
+            if said.instead:
+                group = self.found.effect(self.model, arm_of.some([relation, *said.instead]), arm_of.INTERACTIONS)
+                together = None if group is None else group[2]
+            row: dict[str, Any] = {
+                "model": self.model, "relation": relation, "verdict": said.verdict,
+                "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together),
+                "instead": ", ".join(said.instead) or None, "p": said.p, "unused": one.unused,
+                "visible": said.visible, "margin": self.margin, "true_verdict": (planted or {}).get(relation),
+            }  # fmt: skip
+            for kind, e in (("held", one.beside), ("drop", one.drop), ("alone", one.alone), ("placebo", one.placebo)):
+                if e is not None:
+                    row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
+            rows.append({name: row.get(name) for name in VERDICT_SCHEMA})
+        return rows
 
 
-def to_explain(judged: Mapping[str, Mapping[str, Judged]], relations: Sequence[str]) -> list[Arm]:
-    """Arms run where a relation seems redundant: beside each other useful one, and alone with its links shuffled."""
-    useful = useful_alone(judged)
-    redundant = [
-        r for r in relations if r in judged["drop"] and r in judged["alone"] and said_of(judged, r) == "redundant"
-    ]
-    beside = [arm_of.beside(other, r) for r in redundant for other in useful if other != r]
-    return [*beside, *(arm_of.alone_rewired(r) for r in redundant)]
-
-
-def said_of(
-    judged: Mapping[str, Mapping[str, Judged]], relation: str, alone_placebo: Judged | None = None
-) -> rules.Verdict:
-    """The verdict on one relation."""
-    drop, alone = judged["drop"][relation], judged["alone"][relation]
-    return rules.verdict(drop, alone, judged["placebo"].get(relation), alone_placebo)
-
-
-def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, str, Effect], p_holm: float,
-               other: str | None = None) -> dict[str, Any]:  # fmt: skip
-    """One row of the effects table."""
+def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, str, Effect], tests: int,
+               other: str | None = None, p_holm: float | None = None) -> dict[str, Any]:  # fmt: skip
+    """One row of the effects table; ``tests``: how many relations a claim of that kind is corrected for."""
     arm_a, arm_b, effect = found
     row = {"model": model, "relation": relation, "kind": kind, "other": other, "arm_a": arm_a, "arm_b": arm_b}
-    return {**row, **asdict(effect), "p_holm": p_holm}
+    return {**row, **asdict(effect), "visible": effect.visible(tests), "p_holm": p_holm}
 
 
 def effects_and_verdicts(
-    found: Found,
-    models: Sequence[str],
-    relations: Sequence[str],
+    judges: Sequence[Judge],
     planted: Mapping[str, str] | None,
-    rival: str | None = None,
-    beside_rival: Sequence[str] = (),
+    versus_rows: Sequence[dict[str, Any]] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The effects table and the verdict table of every model that uses relations.
-
-    ``beside_rival`` are the models that ``versus`` compares with ``rival``.
-    """
-    effects: list[dict[str, Any]] = []
-    said: list[dict[str, Any]] = []
-    for model in models:
-        gain = found.effect(model, arm_of.all_of(relations), arm_of.INTERACTIONS)
-        if gain is not None:
-            effects.append(effect_row(model, "gain", None, gain, gain[2].p))
-        judged = judge(found, model, relations)
-        for kind, of_relation in judged.items():
-            for relation, j in of_relation.items():
-                arm_a, arm_b = (found.arm_name(model, arm) or "" for arm in _pair(kind, relation, relations))
-                effects.append(effect_row(model, kind, relation, (arm_a, arm_b, j.effect), j.p_holm))
-        stand_in = gain[2].smallest if gain is not None else 0.0
-        known = [r for r in relations if r in judged["drop"] and r in judged["alone"]]
-        beside = {r: _beside(found, model, r, useful_alone(judged), effects) for r in known}
-        shuffled = {r: _alone_placebo(found, model, r, effects) for r in known}
-        verdicts = {r: said_of(judged, r, shuffled[r]) for r in known}
-        because = {r: rules.redundant_with(beside[r]) if verdicts[r] == "redundant" else [] for r in known}
-        for relation in known:
-            drop, alone = judged["drop"][relation], judged["alone"][relation]
-            placebo, verdict = judged["placebo"].get(relation), verdicts[relation]
-            visible = rules.smallest([j.effect for j in (drop, alone, placebo) if j is not None], stand_in)
-            mutual = any(relation in because[other] for other in because[relation])
-            sentence = rules.sentence(
-                relation, found.metric, verdict, drop, alone, placebo, because[relation], visible, mutual,
-                shuffled[relation],
-            )  # fmt: skip
-            row: dict[str, Any] = {
-                "model": model, "relation": relation, "verdict": verdict, "sentence": sentence,
-                "redundant_with": ", ".join(because[relation]) or None, "smallest": visible,
-                "true_verdict": (planted or {}).get(relation),
-            }  # fmt: skip
-            for kind, one in (("drop", drop), ("alone", alone), ("placebo", placebo)):
-                if one is not None:
-                    e = one.effect
-                    row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
-            said.append({name: row.get(name) for name in VERDICT_SCHEMA})
-    effects += versus(found, beside_rival, rival, relations) if rival else []
+    """The effects table and the verdict table of every model that uses relations."""
+    effects = [row for one in judges for row in one.rows()] + [*versus_rows]
+    said = [row for one in judges for row in one.verdicts(planted)]
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
-
-
-def _beside(
-    found: Found, model: str, relation: str, useful: Sequence[str], effects: list[dict[str, Any]]
-) -> dict[str, Judged]:
-    """What the relation adds beside each other useful one, where that was run; rows are added to ``effects``."""
-    judged = {}
-    for other in useful:
-        extra = (
-            None if other == relation else found.effect(model, arm_of.beside(other, relation), arm_of.alone(other))
-        )
-        if extra is not None:
-            judged[other] = Judged(extra[2], extra[2].p)
-            effects.append(effect_row(model, "beside", relation, extra, extra[2].p, other))
-    return judged
-
-
-def _alone_placebo(found: Found, model: str, relation: str, effects: list[dict[str, Any]]) -> Judged | None:
-    """What the links bring beside the interactions that shuffled links do not, where that was run."""
-    extra = found.effect(model, arm_of.alone(relation), arm_of.alone_rewired(relation))
-    if extra is None:
-        return None
-    effects.append(effect_row(model, "alone placebo", relation, extra, extra[2].p))
-    return Judged(extra[2], extra[2].p)
 
 
 def curves(found: Found) -> pl.DataFrame:

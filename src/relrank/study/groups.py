@@ -40,7 +40,7 @@ def group_effects(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -
             for order, (label, masks) in enumerate(_cut(sides[0], column)):
                 filled = [i for i, mask in enumerate(masks) if mask.any()]
                 a, b = ([side[i].filter(masks[i]) for i in filled] for side in sides)
-                e = compare(a, b, found.metric, resamples=1000, flips=100)
+                e = compare(a, b, found.metric)
                 rows.append(
                     {
                         "model": model,

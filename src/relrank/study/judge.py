@@ -14,18 +14,19 @@ SAME = 1e-6
 """Two means of the same metrics, rounded on the way, differ by less."""
 
 
-def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[dict[str, Any]]:
+def judges(found: Found, judged: Sequence[str], models: Sequence[str], margin: float = WORTH) -> list[dict[str, Any]]:
     """What validation says of the interactions-only arm of every model with verdicts.
 
     Args:
         found: finished cells.
         judged: models with verdicts.
         models: all models of the study.
+        margin: share of the metric by which another model or setting has to be better to be called stronger.
 
     Returns:
         One dictionary per judged model that ran on the interactions alone, the strongest first: ``model``; ``valid``,
         its validation metric on the interactions alone, the mean over seeds; ``stronger``, the model with the best
-        such figure if it is another one and better by more than a step of tuning is worth, else None, with
+        such figure if it is another one and better by more than the margin, else None, with
         ``stronger_valid``; ``better_setting``, the best validation metric that the model itself reached with no
         relation in effect, on whatever arm, where that is better likewise, else None; ``sentence``.
     """
@@ -33,9 +34,9 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[d
     rows = []
     for model in sorted((m for m in judged if m in valid), key=lambda m: -valid[m]):
         own, best = valid[model], max(valid, key=lambda m: valid[m])
-        stronger = best if _better(valid[best], own) else None
+        stronger = best if _better(valid[best], own, margin) else None
         setting = _best_setting(found, model, _valid_by_seed(found, model))
-        better = setting if setting is not None and _better(setting, own) else None
+        better = setting if setting is not None and _better(setting, own, margin) else None
         rows.append(
             {
                 "model": model,
@@ -49,8 +50,8 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str]) -> list[d
     return rows
 
 
-def _better(one: float, other: float) -> bool:
-    return one > other + WORTH * abs(other)
+def _better(one: float, other: float, margin: float) -> bool:
+    return one > other + margin * abs(other)
 
 
 def _valid(found: Found, model: str) -> float | None:

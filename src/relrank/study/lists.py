@@ -31,7 +31,7 @@ def list_effects(found: Found, effects: pl.DataFrame) -> pl.DataFrame:
             pairs = _pairs(*sides, measure)
             if pairs:
                 a, b = zip(*pairs, strict=True)
-                e = compare(a, b, measure, resamples=1000, flips=100)
+                e = compare(a, b, measure)
                 row = {"model": model, "relation": effect["relation"], "kind": effect["kind"], "other": other}
                 row |= {"measure": measure, "mean": e.mean, "low": e.low, "high": e.high}
                 rows.append({**row, "n_users": e.n_users, "n_seeds": e.n_seeds})

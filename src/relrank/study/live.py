@@ -15,10 +15,13 @@ from relrank.evaluation import HISTORY_LENGTH
 from relrank.study.cells import Cell, CellResult
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import signed
+from relrank.study.verdicts import agrees, signed
 
-WORDS = {"helps": "helps", "redundant": "helps, but redundant", "hurts": "hurts", "no evidence": "no evidence"}
-COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim"}
+COLOURS = {
+    "helps": "bold green", "interchangeable": "cyan", "hurts": "bold red", "negligible": "dim", "undecided": "yellow",
+}  # fmt: skip
+SHOWN = {"held": "beside the others", "alone": "alone", "placebo": "beyond shuffled"}
+"""Headings of a relation's effects."""
 ROWS = 12
 AT_ONCE = 8
 """Running cells that are shown."""
@@ -129,9 +132,16 @@ def _named(cell: Cell) -> str:
     return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
 
 
-def print_result(console: Console, result: StudyResult) -> None:
-    """Who judges, leaderboard, verdicts, and the sentences behind them."""
+def print_result(console: Console, result: StudyResult, answer: str) -> None:
+    """What to build, who judges, leaderboard, verdicts, and the sentences behind them.
+
+    Args:
+        console: to print to.
+        result: a finished study.
+        answer: what it comes to in a sentence or two.
+    """
     metric = result.card["metric"]
+    _print_plan(console, result, answer)
     for judge in result.card.get("judges", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
         console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
@@ -159,14 +169,15 @@ def print_result(console: Console, result: StudyResult) -> None:
     for (model,), said in result.verdicts.group_by("model", maintain_order=True):
         truth = said["true_verdict"].null_count() < len(said)
         table = plain_table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
-        headings = ["relation", "verdict", "drop", "alone", "placebo"]
+        headings = ["relation", "verdict", *SHOWN.values()]
         for heading in headings:
             table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold")
         for row in said.iter_rows(named=True):
-            verdict = WORDS[row["verdict"]] + (f" with {row['redundant_with']}" if row["redundant_with"] else "")
-            effects = [_effect(row, kind) for kind in ("drop", "alone", "placebo")]
+            verdict = row["verdict"] + (f" with {row['instead']}" if row["instead"] else "")
+            effects = [_effect(row, kind) for kind in SHOWN]
             if truth and row["true_verdict"]:
-                verdict += " ✓" if row["verdict"] == row["true_verdict"] else f" (truth: {row['true_verdict']})"
+                right = agrees(row["verdict"], row["true_verdict"])
+                verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
             cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
             table.add_row(*cells)
         console.print(table)
@@ -174,9 +185,35 @@ def print_result(console: Console, result: StudyResult) -> None:
             console.print(f"· {sentence}", highlight=False, markup=False)
     if not result.verdicts.is_empty():
         console.print(
-            "drop: all − all without it · alone: interactions + it − interactions · "
-            "placebo: all − all with its links shuffled", style="dim", highlight=False,
+            "What a relation adds. Beside the others: all − all without it, nothing else changed · alone: "
+            "interactions + it − interactions · beyond shuffled: all − all with its links shuffled",
+            style="dim",
+            highlight=False,
+        )
+
+
+def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
+    """What to build first, and what the rest still adds."""
+    console.print()
+    console.print(Text(answer, "bold"), highlight=False)
+    plan = result.card.get("plan")
+    if plan is None or not plan["steps"]:
+        return
+    table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
+    for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows", "fit"):
+        table.add_column(heading, justify="left" if heading == "build" else "right", no_wrap=heading != "build")
+    for at, step in enumerate(plan["steps"], 1):
+        name = step["relation"] + (f" (or {', '.join(step['alternatives'])})" if step["alternatives"] else "")
+        share = "" if step["share"] is None else f"{step['share']:.0%}"
+        table.add_row(
+            str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds"), signed(step["total"]),
+            share, _effect(step, "left"), f"{step['rows']:,}", f"{step['seconds']:.1f} s",
         )  # fmt: skip
+    console.print(table)
+    said = f"The order is chosen on validation, figures are of test. The path ends there: {plan['ends']}."
+    if plan["enough"] is not None:
+        said += f" After step {plan['enough']} the rest adds less than the margin of {plan['margin']:.4f}."
+    console.print(said, style="dim", highlight=False, markup=False)
 
 
 def _print_beyond(console: Console, result: StudyResult) -> None:
@@ -251,7 +288,7 @@ def _features(features: list[dict[str, Any]]) -> str:
 
 
 def _effect(row: dict[str, Any], kind: str) -> str:
-    if row[kind] is None:
+    if row.get(kind) is None:
         return "not run"
     low, high = row[f"{kind}_low"], row[f"{kind}_high"]
     if row[kind] == low == high == 0:

@@ -1,8 +1,8 @@
 """Which arms' searches begin where others ended, so that what differs between arms is their relations.
 
 "all" and the arms with one relation begin where the interactions ended; "all" has to validate no worse than any of
-them. What leaves out or shuffles a relation begins where "all" ended: beside the relation, its setting is the same
-until validation says otherwise by more than its error.
+them, and than arms with some relations that were run before it. What leaves out or shuffles a relation begins where
+"all" ended: beside the relation, its setting is the same until validation says otherwise by more than its error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def nested(cells: Sequence[Cell], among: Sequence[Cell] = ()) -> list[Cell]:
     result = []
     for place, group in groups.items():
         keys = known.setdefault(place, {})
-        for cell in sorted(group, key=_rank):
+        for cell in sorted(group, key=lambda cell: (_rank(cell), len(_read(cell)[0]))):
             if cell.trials > 1:
                 cell = replace(cell, after=tuple(keys[g] for g in _contained(cell, keys) if g in keys))
                 keys.setdefault(_read(cell), cell.key())
@@ -66,9 +66,16 @@ def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:
     (relations, shuffled), readable = _read(cell), _readable(cell)
     if shuffled is not None:
         return [(relations, None)]
-    of_one: list[Read] = [(frozenset([name]), None) for name in sorted(relations)]
     if _rank(cell) == 3 and (readable, None) in planned:
         return [(readable, None)]
+    nothing: Read = (frozenset(), None)
+    fewer = len(readable) - 1  # arms with as many begin after "all", if it is none of one relation
+    less = [
+        read
+        for read in planned
+        if read[0] < relations and read[1] is None and read != nothing and (len(read[0]) == 1 or len(read[0]) < fewer)
+    ]
+    less.sort(key=lambda read: (len(read[0]), sorted(read[0])))
     if relations == readable and len(relations) > 1:
-        return [(frozenset(), None), *of_one]
-    return [*of_one, (frozenset(), None)] if len(relations) > 1 else [(frozenset(), None)] if relations else []
+        return [nothing, *less]
+    return [*less, nothing] if len(relations) > 1 else [nothing] if relations else []

@@ -31,7 +31,11 @@ class StudyResult:
             items, else users, with an edge, kind}); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
-            python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke``
+            python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
+            interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to be
+            within the margin, or null, ends: why it ends, steps: list of {relation, arm, alternatives, adds, total,
+            left with _low and _high, share: of what all bring, confirmed, rows, nodes, seconds, peak_mb}});
+            ``planted`` (true verdict per relation where known, else null); ``smoke``
             (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
@@ -40,17 +44,21 @@ class StudyResult:
             ``miscalibration@10`` …; null where a cell stored earlier was not measured by it), ``seconds``
             (tuning + fit + evaluation, mean per cell), ``peak_mb``.
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
-            interactions, "drop" = all − (all without r), "alone" = (interactions + r) − interactions, "placebo" =
+            interactions, "held" = all − all without r in the setting of "all", "drop" = all − (all without r), tuned
+            again, "alone" = (interactions + r) − interactions, "placebo" =
             all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s;
             "versus" = the model − the model ``other``, each with all relations where it has such an arm, "versus
             gain" = the model's gain − that model's gain),
-            ``other`` (else null), ``arm_a``, ``arm_b``, ``mean``, ``low``, ``high``, ``p`` (sign-flip),
-            ``p_holm``, ``effect_size`` (paired Cohen's d), ``smallest`` (smallest effect the data could have
-            shown), ``n_users``, ``n_seeds``.
-        verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "redundant",
-            "hurts", "no evidence"), ``sentence`` (what may be said, with figures), ``redundant_with`` (comma-
-            separated names or null), ``drop``, ``drop_low``, ``drop_high``, ``alone``, ``alone_low``,
-            ``alone_high``, ``placebo``, ``placebo_low``, ``placebo_high``, ``smallest``, ``true_verdict`` (or null).
+            ``other`` (else null), ``arm_a``, ``arm_b``, ``mean``, ``low``, ``high``, ``p``, ``p_holm`` (of
+            "versus"; claims on relations are corrected in ``verdicts``), ``effect_size`` (paired Cohen's d),
+            ``error``, ``freedom`` (of Student's t), ``visible`` (smallest true effect that would have been seen),
+            ``n_users``, ``n_seeds``.
+        verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "interchangeable",
+            "hurts", "negligible", "undecided"), ``sentence`` (what may be said, with figures), ``instead`` (comma-
+            separated names that it is interchangeable with, or null), ``p`` (of the claim, corrected over the
+            relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
+            each, ``unused`` (share of splits where validation gave it no weight), ``visible``, ``margin``,
+            ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
             "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from relrank.study.cells import (
     refit_cell,
 )
 from relrank.study.config import ModelSection, StudyConfig
-from relrank.study.effects import Found
+from relrank.study.effects import Found, Judge
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
@@ -49,6 +50,7 @@ from relrank.study.groups import group_effects, group_metrics
 from relrank.study.judge import judges
 from relrank.study.lists import list_effects
 from relrank.study.nesting import nested
+from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths
 from relrank.study.result import StudyResult
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -82,7 +84,7 @@ MOST_VALUES = 8
 
 def smoke(config: StudyConfig) -> StudyConfig:
     """The same study in a minute: one seed, two trials, two epochs; its results mean nothing."""
-    study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2, "resamples": 200})
+    study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2})
     models = []
     for m in config.models:
         trained = issubclass(MODELS.get(m.kind, ClosedForm), Trained)
@@ -208,7 +210,7 @@ def attributes_of(graph: Graph, name: str | None, where: str) -> Csr | None:
 
 
 def grid(config: StudyConfig, material: Material) -> list[Cell]:
-    """All planned cells: baselines first, so that a leaderboard is there early.
+    """All cells that are planned before anything ran: baselines first, so that a leaderboard is there early.
 
     Raises:
         InputError: an unknown model or hyper-parameter, or a model that reads features where there are none.
@@ -221,7 +223,6 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     ]
     for cell in cells:
         _check(cell)
-    cells = nested(cells)
     rival = config.rival
     if rival and MODELS[rival.kind].relational:
         there = {a.name for a in arms_of(rival, list(config.relations))}
@@ -231,6 +232,71 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
                 expected="the arms interactions and all, or a model that uses no relations",
             )  # fmt: skip
     return cells
+
+
+Batch = list[Cell]
+Done = list[tuple[Arm, CellResult]]
+
+
+def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, None]:
+    """The cells of a study in batches, each planned from the results of those before, which are sent in.
+
+    First what needs no other arm: baselines, the interactions, one relation each. Then, of the model that validates
+    best on the interactions, the arms of its path (``plan``). Then all relations, and all but one, whose searches
+    begin after these. At last the arms that explain why a relation that helps alone adds nothing.
+    """
+    relations = list(config.relations)
+    cells = grid(config, material)
+    late = [c for c in cells if _waits(c)]
+    done: Done = []
+    planned = nested([c for c in cells if not _waits(c)])
+    done += yield planned
+    lead = _lead(config, done)
+    benches, sections = material.benches, {m.name: m for m in config.models}
+    while lead is not None:
+        found = Found(done, config.study.metric)
+        steps, _ = path(found, lead, relations)
+        more = candidates(found, lead, relations, [tried[0][1] for tried in steps])
+        if not more:
+            break
+        batch = nested([Cell(sections[lead], arm, bench, config.study) for bench in benches for arm in more], planned)
+        planned += batch
+        done += yield batch
+    if late:
+        batch = nested(late, planned)
+        planned += batch
+        done += yield batch
+    found = Found(done, config.study.metric)
+    extra = [
+        Cell(model, arm, bench, config.study)
+        for model in _judged(config)
+        for arms_beside in [Judge(found, model.name, relations, config.study.margin).to_explain()]
+        for bench in benches  # what a model keeps for other arms of a split is there while they run
+        for arm in arms_beside
+    ]
+    extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
+    extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
+    if extra:
+        yield nested(extra, planned)
+
+
+def _judged(config: StudyConfig) -> list[ModelSection]:
+    """The models that relations are judged with."""
+    return [m for m in config.models if MODELS[m.kind].relational and config.relations]
+
+
+def _waits(cell: Cell) -> bool:
+    """Whether an arm is run after those of the path, which a path of three relations needs no arms of its own for."""
+    return searches_paths(cell) and len(cell.bench.graph.relations) > 3 and len(cell.arm.relations) > 1
+
+
+def _lead(config: StudyConfig, done: Done) -> str | None:
+    """The model whose path is searched: of those whose arms wait, the best on the interactions, on validation."""
+    found = Found(done, config.study.metric)
+    waiting = [m.name for m in _judged(config) if not m.arms or {"all", "alone", "interactions"} <= set(m.arms)]
+    waiting = [name for name in waiting if found.arm_name(name, arm_of.INTERACTIONS) is not None]
+    judging = judges(found, waiting, waiting)
+    return judging[0]["model"] if judging else None
 
 
 def _check(cell: Cell) -> None:
@@ -280,35 +346,35 @@ def run_study(
     """
     watcher, engine = watcher or Silent(), engine or OneByOne()
     memory = memory_for(config.study, engine.memory())
-    planned = grid(config, material)
-    done, left_out = _run_cells(planned, out / "cells", watcher, engine, memory)
+    done: Done = []
+    left_out: list[LeftOut] = []
+    coming = batches(config, material)
+    batch = next(coming, None)
+    while batch is not None:
+        here, gone = _run_cells(batch, out / "cells", watcher, engine, memory)
+        done, left_out = done + here, left_out + gone
+        try:
+            batch = coming.send(here)
+        except StopIteration:
+            batch = None
     if not done:
         raise nothing_left(left_out)
-    relations = list(config.relations)
-    relational = [m for m in config.models if MODELS[m.kind].relational and relations]
-    # Which relation makes another one redundant is asked only where one is.
-    found = Found(done, config.study.metric, config.study.resamples)
-    extra = [
-        Cell(model, arm, bench, config.study)
-        for model in relational
-        for arms_beside in [tables_of.to_explain(tables_of.judge(found, model.name, relations), relations)]
-        for bench in material.benches  # what a model keeps for other arms of a split is there while they run
-        for arm in arms_beside
-    ]
-    extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
-    extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
-    if extra:
-        more, gone = _run_cells(nested(extra, planned), out / "cells", watcher, engine, memory)
-        done, left_out = done + more, left_out + gone
-        found = Found(done, config.study.metric, config.study.resamples)
+    relations, relational = list(config.relations), _judged(config)
+    found = Found(done, config.study.metric)
     planted = TRUTH if config.data.dataset == "planted" else None
-    effects, verdicts = tables_of.effects_and_verdicts(
-        found, [m.name for m in relational], relations, planted, config.study.versus, _beside_rival(config)
-    )
+    judged = [Judge(found, m.name, relations, config.study.margin) for m in relational]
+    rival = config.study.versus
+    against = tables_of.versus(found, _beside_rival(config), rival, relations) if rival else []
+    effects, verdicts = tables_of.effects_and_verdicts(judged, planted, against)
     columns = [*config.study.user_groups, *config.study.item_groups]
-    judging = judges(found, [m.name for m in relational], [m.name for m in config.models])
+    judging = judges(found, [m.name for m in relational], [m.name for m in config.models], config.study.margin)
+    plan = None
+    leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
+    if leading is not None and leading.base is not None:
+        way = plan_of(found, leading.model, relations, leading.margin)
+        plan = plan_card(way, found, material.benches[0].graph, leading.base)
     result = StudyResult(
-        card(config, material, found, engine, left_out) | {"judges": judging},
+        card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan},
         tables_of.leaderboard(found),
         effects,
         verdicts,
@@ -374,9 +440,7 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     cells lose theirs; a trained model that only wins later, with further cells, is fitted once more. A winner that is
     there already is read back. ``say`` is told of a fit.
     """
-    cells = [c for c in grid(config, material) if c.arm.rewired is None]
-    cells = [c for c in cells if finished(out / "cells" / c.key())]  # others were left out
-    found = [load_cell(out / "cells" / c.key()) for c in cells]
+    cells, found = _finished_cells(config, material, out / "cells")
     valid: dict[tuple[str, str], list[float]] = {}
     for cell, result in zip(cells, found, strict=True):
         valid.setdefault((cell.model.name, cell.arm.name), []).append(result.valid)
@@ -389,6 +453,23 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
         weights.unlink()
     return load_run(folder)
+
+
+def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tuple[list[Cell], list[CellResult]]:
+    """The cells of a study that are there, without those with shuffled links."""
+    cells: list[Cell] = []
+    found: list[CellResult] = []
+    coming = batches(config, material)
+    batch = next(coming, None)
+    while batch is not None:
+        there = [(cell, load_cell(folder / cell.key())) for cell in batch if finished(folder / cell.key())]
+        cells += [cell for cell, _ in there if cell.arm.rewired is None]
+        found += [result for cell, result in there if cell.arm.rewired is None]
+        try:
+            batch = coming.send([(cell.arm, result) for cell, result in there])
+        except StopIteration:
+            batch = None
+    return cells, found
 
 
 def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, say: Say) -> None:

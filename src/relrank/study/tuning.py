@@ -8,12 +8,13 @@ start at 0, so a relation has to earn its weight.
 A step is worth it where the mean over validation users rises by more than the standard error of their paired
 differences: smaller ones are mostly the noise of validation, and arms that follow it end in settings that differ by
 luck. An arm begins where the arms that it contains ended (``study.nesting``), and what was found there is moved in
-single steps only.
+single steps only. A search with all relations also makes the search of every arm that lacks one of them, and goes on
+from there where that one is better: more relations never validate worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
 """A step has to improve the metric by this share of it, however certain it is."""
-SEARCH = 2
+SEARCH = 3
 """Goes up where searches change what they choose, so that results of earlier ones are not taken for theirs."""
 ERRORS = 1.0
 """A step has to improve the metric by so many standard errors of its paired differences."""
@@ -87,6 +88,7 @@ def climb(
     measure: Callable[[dict[str, float]], Metrics | float],
     worth: float = WORTH,
     starts: Sequence[Mapping[str, float]] = (),
+    without: Collection[str] = (),
 ) -> Climb:
     """Try up to ``budget`` configurations, fewer where no single step is worth it any more.
 
@@ -97,86 +99,149 @@ def climb(
         worth: smallest relative improvement that moves the search.
         starts: values of knobs where the search begins, in place of their own, and further ones: from any of these
             that is better than where the search ended it goes on. It never ends below one of them that it tried.
+        without: names of knobs, weights of relations, that other arms lack. The search that such an arm makes from
+            where this one ended is made here, too, with a budget of its own, and this one never ends below it.
     """
-    made: list[Trial] = []
-    metrics: list[Metrics] = []
-    known: dict[Place, int] = {}
+    hill = _Hill(knobs, measure, worth)
     begins = [tuple(k.ladder.index(values.get(k.name, k.start)) for k in knobs) for values in (starts or [{}])]
-    own = tuple(k.ladder.index(k.start) for k in knobs)
-    given = starts[0] if starts else {}  # what was searched before is moved in single steps only
+    every = {k.name for k in knobs}
+    tried: dict[Place, None] = {}
+    numbers = range(len(knobs))
+    place, finished = hill.search(numbers, begins, starts[0] if starts else {}, budget, tried)
+    while finished:
+        ends = [
+            hill.search([n for n in numbers if n != number], [hill.bare(place, number)], every, budget, {})[0]
+            for number in numbers
+            if knobs[number].name in without  # with weight 0, too: groups of knobs move otherwise
+        ]
+        best = max(ends, key=hill.mean, default=place)
+        if hill.mean(best) <= hill.mean(place):
+            break
+        place, finished = hill.search(numbers, [best], every, budget, tried)
+    first = hill.at(begins[0])
+    places = list(dict.fromkeys([*tried, place]))
+    made = tuple(Trial(hill.values(at), hill.mean(at), paired_error(hill.at(at), first)) for at in places)
+    return Climb(made, places.index(place), finished)
 
-    def attempt(place: Place) -> Metrics:
-        if place not in known:
-            if len(made) >= budget:
-                raise _Spent
-            values = {k.name: k.ladder[at] for k, at in zip(knobs, place, strict=True)}
-            metrics.append(np.atleast_1d(np.asarray(measure(values), np.float64)))
-            made.append(Trial(values, float(metrics[-1].mean()), paired_error(metrics[-1], metrics[0])))
-            known[place] = len(made) - 1
-        return metrics[known[place]]
 
-    def better(one: Place, other: Place) -> bool:
-        new, old = attempt(one), attempt(other)
-        least = max(worth * abs(float(old.mean())), ERRORS * paired_error(new, old))
-        return float(new.mean() - old.mean()) > least
+class _Hill:
+    """What was measured of configurations, each once, and searches over them."""
 
-    place = begins[0]
+    def __init__(
+        self, knobs: Sequence[Knob], measure: Callable[[dict[str, float]], Metrics | float], worth: float
+    ) -> None:
+        self._knobs, self._measure, self._worth = knobs, measure, worth
+        self._known: dict[Place, Metrics] = {}
+        self._own = tuple(k.ladder.index(k.start) for k in knobs)
 
-    def walk(numbers: Sequence[int], stride: int) -> None:
-        """Along one knob, or several at once, upwards as long as it is worth it, else downwards."""
-        nonlocal place
-        for direction in (stride, -stride):
-            before = place
-            while True:
-                step = tuple(
-                    min(max(at + direction, 0), len(knobs[number].ladder) - 1) if number in numbers else at
-                    for number, at in enumerate(place)
-                )
-                if step == place or not better(step, place):
+    def values(self, place: Place) -> dict[str, float]:
+        """Of the knobs at a place."""
+        return {k.name: k.ladder[at] for k, at in zip(self._knobs, place, strict=True)}
+
+    def at(self, place: Place) -> Metrics:
+        """What validation says of a place."""
+        if place not in self._known:
+            self._known[place] = np.atleast_1d(np.asarray(self._measure(self.values(place)), np.float64))
+        return self._known[place]
+
+    def mean(self, place: Place) -> float:
+        """Over the users."""
+        return float(self.at(place).mean())
+
+    def bare(self, place: Place, number: int) -> Place:
+        """A place with one knob at its own start."""
+        return (*place[:number], self._own[number], *place[number + 1 :])
+
+    def search(
+        self,
+        numbers: Sequence[int],
+        begins: Sequence[Place],
+        given: Collection[str],
+        budget: int,
+        tried: dict[Place, None],
+    ) -> tuple[Place, bool]:
+        """One search that moves the knobs of these numbers.
+
+        Args:
+            numbers: of the knobs.
+            begins: where it begins, and other places that it has to beat.
+            given: names of knobs whose values at the beginning were searched before: single steps only.
+            budget: places at most, those in ``tried`` included.
+            tried: places that were tried; more are added.
+
+        Returns:
+            Where it ended, and whether it ended by itself.
+        """
+        knobs = self._knobs
+
+        def attempt(place: Place) -> Metrics:
+            if place not in tried:
+                if len(tried) >= budget:
+                    raise _Spent
+                tried[place] = None
+            return self.at(place)
+
+        def better(one: Place, other: Place) -> bool:
+            new, old = attempt(one), attempt(other)
+            least = max(self._worth * abs(float(old.mean())), ERRORS * paired_error(new, old))
+            return float(new.mean() - old.mean()) > least
+
+        place = begins[0]
+
+        def walk(moved: Sequence[int], stride: int) -> None:
+            """Along one knob, or several at once, upwards as long as it is worth it, else downwards."""
+            nonlocal place
+            for direction in (stride, -stride):
+                before = place
+                while True:
+                    step = tuple(
+                        min(max(at + direction, 0), len(knobs[number].ladder) - 1) if number in moved else at
+                        for number, at in enumerate(place)
+                    )
+                    if step == place or not better(step, place):
+                        break
+                    place = step
+                if place != before:
                     break
-                place = step
-            if place != before:
-                break
 
-    def settle(strides: tuple[int, ...]) -> None:
-        """Walk until no single step is worth it and no start is better."""
-        nonlocal place
-        before = None
-        while place != before:
-            before = place
-            for numbers in walks:
-                coarse = all(knobs[number].strides for number in numbers)
-                coarse = coarse and not all(knobs[number].name in given for number in numbers)
-                for stride in strides:
-                    if stride == 1 or coarse:
-                        walk(numbers, stride)
-            if place == before:
-                place = max([place, *begins[1:]], key=lambda at: float(attempt(at).mean()))
-            strides = (1,)
+        def settle(strides: tuple[int, ...]) -> None:
+            """Walk until no single step is worth it and no start is better."""
+            nonlocal place
+            before = None
+            while place != before:
+                before = place
+                for moved in walks:
+                    coarse = all(knobs[number].strides for number in moved)
+                    coarse = coarse and not all(knobs[number].name in given for number in moved)
+                    for stride in strides:
+                        if stride == 1 or coarse:
+                            walk(moved, stride)
+                if place == before:
+                    place = max([place, *begins[1:]], key=lambda at: float(attempt(at).mean()))
+                strides = (1,)
 
-    walks = _walks(knobs)
-    finished = False
-    try:
-        least = max(float(attempt(at).mean()) for at in begins)
-        settle((STRIDE, 1))
-        top = place
-        for number, knob in enumerate(knobs):
-            # what was moved with its group has to be worth its place; what was put back before counts, too
-            bare = (*place[:number], own[number], *place[number + 1 :])
-            if knob.group and bare != place and not better(top, bare) and attempt(bare).mean() >= least:
-                place = bare
-        settle((1,))  # so that arms without what was put back find nothing here that this one missed
-        finished = True
-    except _Spent:
-        place = max([place, *(at for at in begins if at in known)], key=lambda at: made[known[at]].metric)
-    return Climb(tuple(made), known[place], finished)
+        walks = _walks(knobs, numbers)
+        try:
+            least = max(float(attempt(at).mean()) for at in begins)
+            settle((STRIDE, 1))
+            top = place
+            for number in numbers:
+                # what was moved with its group has to be worth its place; what was put back before counts, too
+                bare = self.bare(place, number)
+                if knobs[number].group and bare != place and not better(top, bare) and attempt(bare).mean() >= least:
+                    place = bare
+            settle((1,))  # so that arms without what was put back find nothing here that this one missed
+        except _Spent:
+            return max([place, *(at for at in begins if at in tried)], key=self.mean), False
+        return place, True
 
 
-def _walks(knobs: Sequence[Knob]) -> list[tuple[int, ...]]:
+def _walks(knobs: Sequence[Knob], numbers: Sequence[int]) -> list[tuple[int, ...]]:
     """Numbers of the knobs that are moved together, in order: a group of several before its first knob."""
     walks: list[tuple[int, ...]] = []
-    for number, knob in enumerate(knobs):
-        together = tuple(n for n, other in enumerate(knobs) if knob.group and other.group == knob.group)
+    for number in numbers:
+        knob = knobs[number]
+        together = tuple(n for n in numbers if knob.group and knobs[n].group == knob.group)
         if len(together) > 1 and together[0] == number:
             walks.append(together)
         walks.append((number,))

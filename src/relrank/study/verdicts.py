@@ -1,12 +1,36 @@
-"""From effects to what may be said of a relation."""
+"""From effects to what may be said of a relation.
+
+A relation's effect is asked twice: with everything else held (its edges go, every other setting stays), and after
+retuning (the model is tuned again without it). A claim needs all of its effects at once, so its p is the largest of
+theirs (an intersection–union test), and Holm's correction runs over the relations of a model, once per kind of claim.
+What is not claimed is not thereby small: a relation is negligible only where its effects are shown to lie within the
+margin.
+
+References:
+    Berger, "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24(4), 1982.
+    Ihemelandu & Ekstrand, "Inference at scale: significance testing for large search and recommendation experiments",
+    SIGIR 2023.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from relrank.comparison import Effect
+from relrank.comparison import Effect, holm
+
+Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
+ORDER: tuple[Verdict, ...] = ("helps", "interchangeable", "hurts", "negligible", "undecided")
+ALPHA = 0.05
+MANY_SPLITS = 50
+"""More splits than this are not asked for."""
+
+
+def agrees(verdict: str, truth: str) -> bool:
+    """Whether a verdict is right where the truth is known; of what is worth nothing, "undecided" claims nothing."""
+    return verdict == truth or (truth == "negligible" and verdict == "undecided")
 
 
 def signed(value: float) -> str:
@@ -20,95 +44,172 @@ def interval(low: float, high: float) -> str:
     return f"{signed(low)} to {signed(high)}"
 
 
-Verdict = Literal["helps", "redundant", "hurts", "no evidence"]
-ALPHA = 0.05
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured of one relation with one model; every effect is above 0 where the relation adds something.
+
+    Attributes:
+        held: all − all without it in the setting of "all"; None where arms are not tuned, which "drop" then says.
+        drop: all − all without it, tuned again.
+        alone: interactions + it − interactions.
+        placebo: all − all with its links shuffled; None where that was not run.
+        alone_placebo: interactions + it − interactions + it with shuffled links; None where that was not run.
+        room: where validation gave it no weight, what the smallest weight that was tried would add; else None.
+        unused: share of splits in which validation gave it no weight.
+        replaced: alone − 2 · drop: above 0 where the others bring more than half of what it brings alone.
+        replaced_by: likewise beside single other relations: alone − 2 · (what it adds beside that one).
+    """
+
+    drop: Effect
+    alone: Effect
+    held: Effect | None = None
+    placebo: Effect | None = None
+    alone_placebo: Effect | None = None
+    room: Effect | None = None
+    unused: float = 0.0
+    replaced: Effect | None = None
+    replaced_by: Mapping[str, Effect] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> Effect:
+        """What it adds beside the others, all else held."""
+        return self.drop if self.held is None else self.held
+
+    @property
+    def all(self) -> list[Effect]:
+        """Everything that says how large its effect is."""
+        return [e for e in (self.held, self.drop, self.alone, self.placebo) if e is not None]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """An effect with its p-value adjusted for the number of relations (Holm)."""
+class Said:
+    """The verdict on one relation.
 
-    effect: Effect
-    p_holm: float
+    Attributes:
+        verdict: in a word.
+        p: of the claim behind it, corrected over the relations; None where nothing is claimed.
+        instead: the relations that it is interchangeable with.
+        visible: smallest true effect that would have been claimed with power .8.
+    """
 
-    @property
-    def positive(self) -> bool:
-        """Clear of zero from above: interval and adjusted p agree."""
-        return self.effect.low > 0 and self.p_holm < ALPHA
-
-    @property
-    def negative(self) -> bool:
-        """Clear of zero from below."""
-        return self.effect.high < 0 and self.p_holm < ALPHA
+    verdict: Verdict
+    p: float | None
+    instead: tuple[str, ...]
+    visible: float
 
 
-def verdict(drop: Judged, alone: Judged, placebo: Judged | None, alone_placebo: Judged | None = None) -> Verdict:
-    """The rule, in this order.
+def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Said]:
+    """The verdicts on the relations of a model.
 
-    helps: leaving the relation out costs something, and so does shuffling its links (where that was run), so it is
-    the links that matter and not how many of them a node has. hurts: everything is better without it. redundant: it
-    adds to the interactions alone, and more than its links shuffled do (where that was run), but nothing that the
-    other relations do not bring. Else there is no evidence.
+    helps: beside the others it adds something in their setting, after retuning, and more than with its links shuffled
+    (where that was run), so it is the links that matter and not how many of them a node has. hurts: both ways all is
+    better without it. interchangeable: alone it adds something, and more than its shuffled links (where that was
+    run), but the others bring more than half of it. negligible: all of its effects lie within the margin. Else it is
+    undecided.
 
     Args:
-        drop: all − all without it.
-        alone: interactions + it − interactions.
-        placebo: all − all with it rewired.
-        alone_placebo: interactions + it − interactions + it rewired.
+        evidence: by relation.
+        margin: smallest difference that matters, in units of the metric.
     """
-    if drop.positive and (placebo is None or placebo.positive):
-        return "helps"
-    if drop.negative or (alone.negative and drop.effect.mean <= 0):
-        return "hurts"
-    if alone.positive and not drop.positive and (alone_placebo is None or alone_placebo.positive):
-        return "redundant"
-    return "no evidence"
+    direct = _corrected({name: _largest(_direct(one)) for name, one in evidence.items()})
+    stands_in = _corrected({name: _largest(_in_place(one)) for name, one in evidence.items()})
+    said: dict[str, Said] = {}
+    for name, one in evidence.items():
+        verdict: Verdict = "undecided"
+        p: float | None = None
+        instead: tuple[str, ...] = ()
+        if direct[name] < ALPHA:
+            verdict, p = ("helps" if one.beside.mean > 0 else "hurts"), direct[name]
+        elif stands_in[name] < ALPHA:
+            verdict, p = "interchangeable", stands_in[name]
+            instead = tuple(other for other, e in one.replaced_by.items() if e.mean > 0 and e.p < ALPHA)
+        elif _within(one, margin):
+            verdict = "negligible"
+        said[name] = Said(verdict, p, instead, _visible(one, len(evidence)))
+    return said
 
 
-def smallest(effects: Sequence[Effect], stand_in: float) -> float:
-    """The smallest effect of a relation that the study could have shown, on the safe side.
+def _direct(one: Evidence) -> list[Effect]:
+    """What has to point one way for "helps" or "hurts"."""
+    both = [one.beside, one.drop]
+    return both if one.placebo is None or one.beside.mean < 0 else [*both, one.placebo]
 
-    The largest over the relation's own effects. Where validation gave the relation weight 0 in every arm, nothing
-    differs and nothing can be learned from it: then ``stand_in``.
-    """
-    return max((e.smallest for e in effects), default=0.0) or stand_in
+
+def _in_place(one: Evidence) -> list[Effect | None]:
+    """What has to be above 0 for "interchangeable"."""
+    if one.alone.mean <= 0:
+        return [None]
+    return [one.alone, one.replaced, *([] if one.alone_placebo is None else [one.alone_placebo])]
+
+
+def _largest(effects: Sequence[Effect | None]) -> float:
+    """P of a claim that needs all effects to have one sign."""
+    known = [e for e in effects if e is not None]
+    signs = {math.copysign(1, e.mean) for e in known}
+    if len(known) < len(effects) or len(signs) != 1 or any(e.mean == 0 for e in known):
+        return 1.0
+    return max(e.p for e in known)
+
+
+def _corrected(p: Mapping[str, float]) -> dict[str, float]:
+    return dict(zip(p, holm(list(p.values())).tolist(), strict=True))
+
+
+def _within(one: Evidence, margin: float) -> bool:
+    """Where validation gives no weight nothing differs; then what a weight would add has to stay below the margin."""
+    no_room = one.room is None or one.room.between(0.9)[1] < margin
+    return no_room and all(effect.within(margin) for effect in one.all)
+
+
+def _visible(one: Evidence, tests: int) -> float:
+    effects = [*one.all, *([] if one.room is None else [one.room])]
+    return max(effect.visible(tests) for effect in effects)
 
 
 def sentence(
-    relation: str, metric: str, said: Verdict, drop: Judged, alone: Judged, placebo: Judged | None,
-    redundant_with: Sequence[str], visible: float, mutual: bool = False, alone_placebo: Judged | None = None,
+    relation: str, metric: str, said: Said, one: Evidence, margin: float, together: Effect | None = None
 ) -> str:  # fmt: skip
-    """One sentence with the figures the verdict rests on; changes are those of leaving the relation out."""
-    d, a = drop.effect, alone.effect
-    change = f"leaving it out changes {metric} by {signed(-d.mean)} ({interval(-d.high, -d.low)})"
-    if said == "helps":
-        return f"{relation} helps: {change}; beside the interactions alone it adds {signed(a.mean)}."
-    if said == "hurts":
-        return f"{relation} hurts: {change}."
-    if said == "redundant":
-        others = " or ".join(redundant_with) if redundant_with else "the other relations together"
-        return (
-            f"{relation} helps alone ({signed(a.mean)}, {interval(a.low, a.high)}), but is redundant beside "
-            f"{others}: {change}." + (" They stand in for each other: do not drop both." if mutual else "")
-        )
-    seen = f"an effect of {visible:.4f} would have been seen" if visible > 0 else "no effect could have been seen"
-    if drop.positive and placebo is not None:
-        p = placebo.effect
-        return (
-            f"No evidence for the links of {relation}: {change}, but shuffling its links changes it by only "
-            f"{signed(-p.mean)} ({interval(-p.high, -p.low)}); {seen}."
-        )
-    if alone.positive and alone_placebo is not None:
-        p = alone_placebo.effect
-        return (
-            f"No evidence for the links of {relation}: alone it adds {signed(a.mean)}, but only {signed(p.mean)} "
-            f"({interval(p.low, p.high)}) more than with its links shuffled; {change}; {seen}."
-        )
-    if d.mean == d.low == d.high == 0:
-        change = "validation left it out by itself"
-    return f"No evidence for {relation}: {change}; {seen}."
+    """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
+
+    ``together`` is what the relation and those it is interchangeable with bring to the interactions.
+    """
+    held = f"{signed(one.beside.mean)} ({interval(one.beside.low, one.beside.high)})"
+    again = "" if one.held is None else f", {signed(one.drop.mean)} once the model is tuned again without it"
+    alone = f"{signed(one.alone.mean)} ({interval(one.alone.low, one.alone.high)})"
+    if said.verdict == "helps":
+        return f"{relation} helps: beside the others it adds {held} {metric}{again}; alone {signed(one.alone.mean)}."
+    if said.verdict == "hurts":
+        return f"{relation} hurts: beside the others it adds {held} {metric}{again}."
+    if said.verdict == "interchangeable":
+        others = " or ".join(said.instead)
+        with_them = f"is interchangeable with {others}" if others else "is replaced by the others"
+        beside = f"beside the others {signed(one.drop.mean)} ({interval(one.drop.low, one.drop.high)})"
+        group = "" if together is None else f"; together they add {signed(together.mean)}"
+        return f"{relation} {with_them}: alone it adds {alone} {metric}, {beside}{group}. One of them is enough."
+    beside = f"beside the others it adds {held}{again}, alone {alone}"
+    if one.unused == 1 and one.room is not None:
+        most = one.room.between(0.9)[1]
+        adds = f"{signed(one.room.mean)}, at most {signed(most)}"
+        beside = f"validation gives it no weight; the smallest one would add {adds}"
+    if said.verdict == "negligible":
+        return f"{relation} is negligible: {beside} {metric}; all of it within {margin:.4f} either way."
+    shuffled = ""
+    if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
+        shuffled = f", but with its links shuffled only {signed(one.placebo.mean)} is lost"
+    return (
+        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.4f} would have been seen"
+        f"{_needed(one, said.visible, margin)}."
+    )
 
 
-def redundant_with(beside: Mapping[str, Judged]) -> list[str]:
-    """The relations beside which this one adds nothing that can be told from zero."""
-    return [other for other, judged in beside.items() if not judged.positive]
+def _needed(one: Evidence, visible: float, margin: float) -> str:
+    """What would show effects as small as the margin."""
+    if visible <= margin:
+        return ""
+    times = (visible / margin) ** 2
+    if one.drop.n_seeds == 1:
+        users = math.ceil(one.drop.n_users * times / 100) * 100
+        return f"; one as small as the margin of {margin:.4f} with about {users:,} users"
+    splits = math.ceil(one.drop.n_seeds * times)
+    many = f"about {splits}" if splits <= MANY_SPLITS else f"more than {MANY_SPLITS}"
+    return f"; one as small as the margin of {margin:.4f} with {many} splits"

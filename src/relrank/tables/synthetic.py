@@ -1,8 +1,9 @@
 """Planted data: a seeded database whose truth is known, to find out whether a study can find it.
 
 Every item carries four attributes. ``driver`` decides who chooses it; ``echo`` is a noisy copy of ``driver`` (useful
-alone, redundant beside it); ``noise`` is independent of everything; ``fame`` is independent of taste but correlated
-with popularity. A study must say: driver helps, echo is redundant, noise and fame give no evidence.
+alone, interchangeable with it); ``noise`` is independent of everything; ``fame`` is independent of taste but
+correlated with popularity. A study must say: driver helps, echo is interchangeable, noise and fame are negligible, or
+undecided with a number.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from relrank.tables.tables import NodeTable, Tables
 # Bounds memory: users × items chances are drawn a block of users at a time.
 USERS_AT_ONCE = 1024
 
-TRUTH = {"driver": "helps", "echo": "redundant", "noise": "no evidence", "fame": "no evidence"}
+TRUTH = {"driver": "helps", "echo": "interchangeable", "noise": "negligible", "fame": "negligible"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,187 @@
+"""What to build, and in which order: relations are added one by one, each time the one that validates best.
+
+Validation chooses, test confirms: every step of the path is an arm of its own, so that what it adds has an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relrank.comparison import Effect
+from relrank.graph.graph import Graph
+from relrank.models import MODELS, ClosedForm
+from relrank.study import arms as arm_of
+from relrank.study.arms import Arm
+from relrank.study.cells import Cell
+from relrank.study.effects import Found
+from relrank.study.tuning import WORTH
+
+CLOSE = 0.1
+"""A relation is an alternative to the one that was chosen where it brings at least this much less than all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One relation more.
+
+    Attributes:
+        relation: which.
+        arm: name of the arm with the relations so far and this one.
+        adds: on test, to the arm before.
+        total: on test, of all relations so far, to the interactions alone.
+        left: on test, what all relations bring beyond these; None where "all" was not run.
+        share: of what all relations bring, that these bring; None where that is not above 0.
+        alternatives: relations that validation found nearly as good in this place.
+    """
+
+    relation: str
+    arm: str
+    adds: Effect
+    total: Effect
+    left: Effect | None
+    share: float | None
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether test says that it adds something."""
+        return self.adds.low > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The path of one model.
+
+    Attributes:
+        model: name.
+        steps: in order.
+        enough: number of steps after which all relations together bring less than the margin more, as far as test
+            can tell (two one-sided tests); None where it cannot.
+        margin: smallest difference that matters, in units of the metric.
+        ends: why the path is not longer.
+    """
+
+    model: str
+    steps: tuple[Step, ...]
+    enough: int | None
+    margin: float
+    ends: str
+
+    @property
+    def worth_building(self) -> int:
+        """Steps to take: up to where the rest is shown to be too small to matter, else the last one confirmed."""
+        confirmed = max((at + 1 for at, step in enumerate(self.steps) if step.confirmed), default=0)
+        return confirmed if self.enough is None else min(confirmed, self.enough)
+
+
+def searches_paths(cell: Cell) -> bool:
+    """Whether the arms of a path are worth their time: models that are solved and tuned."""
+    return issubclass(MODELS[cell.model.kind], ClosedForm) and cell.trials > 1
+
+
+def candidates(found: Found, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
+    """The arms of the next step that were not run yet; with all relations, or all but one, none is needed."""
+    if not so_far or len(so_far) + 1 >= len(relations) - 1:
+        return []
+    wanted = [arm_of.some([*so_far, name]) for name in relations if name not in so_far]
+    return [arm for arm in wanted if found.arm_name(model, arm) is None]
+
+
+def path(found: Found, model: str, relations: Sequence[str]) -> tuple[list[list[tuple[float, str]]], str]:
+    """Per step the relations that could be added with their mean validation metric, the best first, and why it ends.
+
+    The first of every step was added. The path ends where none is worth a step of tuning, or an arm was not run.
+    """
+    steps: list[list[tuple[float, str]]] = []
+    valid = _valid(found, model, [])
+    if valid is None:
+        return [], "the interactions alone were not run"
+    so_far: list[str] = []
+    while len(so_far) < len(relations):
+        tried = [
+            (figure, name)
+            for name in relations
+            if name not in so_far and (figure := _valid(found, model, [*so_far, name])) is not None
+        ]
+        if not tried:
+            return steps, "further arms were not run"
+        tried.sort(key=lambda one: (-one[0], relations.index(one[1])))
+        if tried[0][0] <= valid * (1 + WORTH):
+            return steps, "no further relation is better on validation"
+        steps.append(tried)
+        valid = tried[0][0]
+        so_far.append(tried[0][1])
+    return steps, "every relation is in it"
+
+
+def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -> Plan:
+    """The path of a model with what test says of every step."""
+    steps, ends = path(found, model, relations)
+    everything = arm_of.all_of(relations)
+    whole = found.effect(model, everything, arm_of.INTERACTIONS)
+    made: list[Step] = []
+    so_far: list[str] = []
+    before_valid = _valid(found, model, []) or 0.0
+    enough = None
+    for tried in steps:
+        (best, name), *others = tried
+        before = arm_of.some(so_far)
+        so_far.append(name)
+        here = arm_of.some(so_far)
+        adds, total = found.effect(model, here, before), found.effect(model, here, arm_of.INTERACTIONS)
+        if adds is None or total is None:
+            break
+        left = found.effect(model, everything, here)
+        gain = whole[2].mean if whole is not None else 0.0
+        close = [r for valid, r in others if best - valid <= CLOSE * (best - before_valid)]
+        made.append(
+            Step(
+                name, adds[0], adds[2], total[2], left and left[2], total[2].mean / gain if gain > 0 else None,
+                tuple(close),
+            )
+        )  # fmt: skip
+        before_valid = best
+        if enough is None and left is not None and left[2].between(0.9)[1] < margin:
+            enough = len(made)
+    return Plan(model, tuple(made), enough, margin, ends)
+
+
+def plan_card(plan: Plan, found: Found, graph: Graph, base: float) -> dict[str, Any]:
+    """The plan as plain JSON (see ``StudyResult.card``).
+
+    Args:
+        plan: of a model.
+        found: the study's cells, for what each step costs.
+        graph: for the rows and nodes of each relation.
+        base: mean metric of the interactions alone.
+    """
+    steps = []
+    for step in plan.steps:
+        relation = graph.relation(step.relation)
+        cells = found.cells(plan.model, step.arm)
+        row: dict[str, Any] = {"relation": step.relation, "arm": step.arm, "alternatives": list(step.alternatives)}
+        for name, effect in (("adds", step.adds), ("total", step.total), ("left", step.left)):
+            ends = (None,) * 3 if effect is None else (effect.mean, effect.low, effect.high)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+        row |= {
+            "share": step.share, "confirmed": step.confirmed, "rows": len(relation),
+            "nodes": len(graph.nodes[relation.target]),
+            "seconds": sum(cell.cost["fit"] for cell in cells) / len(cells),
+            "peak_mb": max(cell.cost["peak_mb"] for cell in cells),
+        }  # fmt: skip
+        steps.append(row)
+    return {
+        "model": plan.model, "steps": steps, "build": plan.worth_building, "enough": plan.enough,
+        "margin": plan.margin, "base": base, "ends": plan.ends,
+    }  # fmt: skip
+
+
+def _valid(found: Found, model: str, relations: Sequence[str]) -> float | None:
+    """Mean validation metric of an arm over splits; None where it was not run."""
+    name = found.arm_name(model, arm_of.some(relations))
+    if name is None:
+        return None
+    cells = found.cells(model, name)
+    return sum(cell.valid for cell in cells) / len(cells)
