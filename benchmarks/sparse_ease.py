@@ -140,7 +140,7 @@ def main() -> None:
         peak, began = peak_memory_mb(), time.perf_counter()
         found = ranks(model, seen, truth)
         seconds = time.perf_counter() - began
-        ndcg = float(metrics.by_name("ndcg@10", found.ranks, found.indptr).mean())
+        ndcg = float(metrics.ndcg(metrics.tie_groups(found.higher, found.equal, found.indptr), 10).mean())
         print(
             f"{arm:25} fit {fit:7.1f} s, peak {peak / 1024:5.2f} GB (estimated beside the graph "
             f"{estimate.bytes / 2**30:.2f} GB, {estimate.seconds:.0f} s), {found.users.size:,} users ranked in "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 
+from relrank import metrics
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
@@ -50,15 +53,16 @@ MODEL = Table([[9, 8, 7, 1, 2], [9, 8, 7, 6, 5], [9, 8, 4, 4, 3], [1, 2, 3, 4, 5
 def test_table_by_hand():
     table = evaluate(MODEL, SPLIT, ks=(1, 2)).table
     assert table["user"].to_list() == ["ann", "cyd"]
-    # ann: items 10 and 20 masked, 30 on place 1. cyd: candidates 30, 40, 50 with scores 4, 4, 3
+    # ann: items 10 and 20 masked, 30 on place 1. cyd: candidates 30, 40, 50 with scores 4, 4, 3, so that 40 is first
+    # or second, as likely the one as the other, and 50 is third
     assert table["rank"].to_list() == [1, 1.5]
     assert table["n_truth"].to_list() == [1, 2]
-    assert table["hit@1"].to_list() == [1, 1]
+    assert table["hit@1"].to_list() == [1, 0.5]
     assert table["recall@2"].to_list() == [1, 0.5]
     assert table["precision@2"].to_list() == [0.5, 0.5]
-    assert table["mrr"].to_list() == pytest.approx([1, 1 / 1.5])
-    assert table["ndcg@2"].to_list() == pytest.approx([1, (1 / math.log2(2.5)) / (1 + 1 / math.log2(3))])
-    assert table["map@2"].to_list() == pytest.approx([1, (1 / 1.5) / 2])
+    assert table["mrr"].to_list() == pytest.approx([1, (1 + 1 / 2) / 2])
+    assert table["ndcg@2"].to_list() == pytest.approx([1, 1 / 2])
+    assert table["map@2"].to_list() == pytest.approx([1, (1 + 1 / 2) / 2 / 2])
     assert table["history length"].to_list() == [1, 1]
     assert table["item popularity"].to_list() == [0, 0.5]  # 30: none; 50 and 40: one and none
     assert set(table["fingerprint"]) == {"f00d"}
@@ -68,7 +72,7 @@ def test_table_by_hand():
 def test_summary_is_over_the_users_of_the_table():
     found = evaluate(MODEL, SPLIT, ks=(2, 1))
     assert found.summary["ndcg@1"] == pytest.approx(found.table["ndcg@1"].mean())
-    assert found.summary["mrr"] == pytest.approx((1 + 1 / 1.5) / 2)
+    assert found.summary["mrr"] == pytest.approx((1 + 3 / 4) / 2)
     assert found.summary["n_users"] == 2
     assert found.summary["users without truth"] == 2
     assert found.summary["constant users"] == 0
@@ -105,6 +109,19 @@ def test_light_path_agrees_with_the_full_one():
             assert mean_metric(MODEL, SPLIT, name, part) == pytest.approx(summary[name])
     with pytest.raises(InputError, match="unknown metric"):
         mean_metric(MODEL, SPLIT, "accuracy")
+
+
+@pytest.mark.parametrize("scores", [[1, 1, 1, 1, 1], [9, 9, 4, 4, 3], [0, 2, 0, 0, 0], [5, 4, 3, 3, 3]])
+def test_every_accuracy_column_is_the_mean_over_tie_breaks(scores):
+    # of cyd's, who has two relevant items; constant scores for ann, too, would be an error
+    table = torch.tensor([[5, 4, 3, 3, 2], [0, 0, 0, 0, 0], scores, [0, 0, 0, 0, 0]])
+    names = ["rank", "mrr", *(f"{name}@{k}" for name in metrics.AT_K for k in (1, 2, 3))]
+    found = evaluate(Table(table.tolist()), SPLIT, ks=(1, 2, 3)).table.select(names)
+    broken = []
+    for order in itertools.permutations(range(5)):
+        moved = table + torch.tensor(order) / 100
+        broken.append(evaluate(Table(moved.tolist()), SPLIT, ks=(1, 2, 3)).table.select(names).to_numpy())
+    np.testing.assert_allclose(found.to_numpy(), np.mean(broken, axis=0), rtol=1e-12)
 
 
 def test_similarity_and_calibration_need_features():
@@ -171,6 +188,15 @@ def test_round_trip(tmp_path):
     assert again.table.schema == found.table.schema
     assert again.summary == found.summary
     assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
+
+
+def test_load_refuses_what_was_measured_by_another_definition(tmp_path):
+    found = evaluate(MODEL, SPLIT)
+    summary = json.dumps(found.summary)
+    for name, metadata in (("first", {}), ("next", {"relrank.metrics": str(metrics.DEFINITION + 1)})):
+        found.table.write_parquet(tmp_path / name, metadata={"relrank.summary": summary, **metadata})
+        with pytest.raises(InputError, match="another definition of the metrics"):
+            Evaluation.load(tmp_path / name)
 
 
 def test_load_refuses_other_files(tmp_path):

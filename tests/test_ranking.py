@@ -1,4 +1,4 @@
-"""Ranks and lists against a naive loop; ties, masks and broken scores."""
+"""Counts and lists against a naive loop; ties, masks and broken scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.ranking import ranks, ranks_and_top_k, top_k, top_k_from_histories
+from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories
 
 
 class Fixed:
@@ -50,6 +50,11 @@ def row(matrix: Csr, user: int) -> list[int]:
     return matrix.indices[matrix.indptr[user] : matrix.indptr[user + 1]].tolist()
 
 
+def pairs(found: Ranks) -> list[tuple[int, int]]:
+    """Of every relevant item, candidates that score higher and that score the same."""
+    return list(zip(found.higher.tolist(), found.equal.tolist(), strict=True))
+
+
 @pytest.mark.parametrize("block", [None, 1, 4, 100])
 def test_naive_loop_with_ties_and_masks(block):
     model, seen, truth = random_case(1)
@@ -62,10 +67,10 @@ def test_naive_loop_with_ties_and_masks(block):
         inside = slice(found.indptr[at], found.indptr[at + 1])
         assert found.items[inside].tolist() == row(truth, user)
         expected = [
-            sum(scores[c] > scores[i] for c in candidates) + (sum(scores[c] == scores[i] for c in candidates) - 1) / 2
+            (sum(scores[c] > scores[i] for c in candidates), sum(scores[c] == scores[i] for c in candidates))
             for i in row(truth, user)
         ]
-        assert found.ranks[inside].tolist() == expected
+        assert pairs(found)[inside] == expected
         best = sorted((scores[c] for c in candidates), reverse=True)[:6]
         assert lists.scores[at].tolist() == best
         assert scores[lists.items[at]].tolist() == best
@@ -76,7 +81,7 @@ def test_naive_loop_with_ties_and_masks(block):
 def test_blocks_do_not_change_anything():
     model, seen, truth = random_case(2)
     (a, lists_a), (b, lists_b) = (ranks_and_top_k(model, seen, truth, 5, block=n) for n in (3, 50))
-    assert a.ranks.tolist() == b.ranks.tolist()
+    assert pairs(a) == pairs(b)
     assert lists_a.items.tolist() == lists_b.items.tolist()
     assert a.constant_users == b.constant_users
 
@@ -106,16 +111,16 @@ def test_default_block_bounds_memory(monkeypatch):
 def test_pitfall_validation_item_left_in_the_test_ranking():
     # the validation item 2 scores above the test item 1: masked, the test item is first
     model = Fixed(np.array([[0, 5, 9, 1]]))
-    assert ranks(model, sets([[0, 2]], 4), sets([[1]], 4)).ranks.tolist() == [0]
-    assert ranks(model, sets([[0]], 4), sets([[1]], 4)).ranks.tolist() == [1]
+    assert pairs(ranks(model, sets([[0, 2]], 4), sets([[1]], 4))) == [(0, 1)]
+    assert pairs(ranks(model, sets([[0]], 4), sets([[1]], 4))) == [(1, 1)]
 
 
 def test_pitfall_ties_broken_by_item_id():
-    # constant scores beside one informed user: every item has the middle rank, and lists do not follow item rows
+    # constant scores beside one informed user: every item ties with all others, and lists do not follow item rows
     n = 1000
     model = Fixed(np.concatenate([np.zeros((1, n)), np.arange(n)[None]]))
     found, lists = ranks_and_top_k(model, sets([[], []], n), sets([[0], [0]], n), 100)
-    assert found.ranks.tolist() == [(n - 1) / 2, n - 1]
+    assert pairs(found) == [(0, n), (n - 1, 1)]
     assert found.constant_users == 1
     assert abs(lists.items[0].mean() - n / 2) < 100  # item rows sorted by popularity would give 49.5
     again = top_k(model, np.array([0]), sets([[], []], n), 100)
@@ -134,13 +139,13 @@ def test_closed_items_are_candidates_for_nobody():
     found, lists = ranks_and_top_k(model, seen, truth, 7, closed=closed)
     expected, expected_lists = ranks_and_top_k(model, both, truth, 7)
     assert closed.size > 5
-    assert found.ranks.tolist() == expected.ranks.tolist() != ranks(model, seen, truth).ranks.tolist()
+    assert pairs(found) == pairs(expected) != pairs(ranks(model, seen, truth))
     assert lists.items.tolist() == expected_lists.items.tolist()
     # what a model says of the closed ones alone is nothing, and is counted
     flat = Fixed(np.array([[9, 8, 1, 1]] * 5))
     only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), closed=np.array([0, 1], np.int32))
     assert only.constant_users == 5
-    assert only.ranks.tolist() == [0.5] * 5
+    assert pairs(only) == [(0, 2)] * 5
 
 
 def test_pitfall_constant_scores_are_no_result():
@@ -183,7 +188,7 @@ def test_model_memory_is_left_alone():
     model = Fixed(np.zeros((3, 6)))
     model.score = lambda users: popularity.expand(len(users), -1)  # rows share memory
     found = ranks(model, sets([[5], [4], []], 6), sets([[4], [5], [5]], 6))
-    assert found.ranks.tolist() == [0, 0, 0]
+    assert pairs(found) == [(0, 1)] * 3
     assert popularity.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -201,7 +206,7 @@ def test_top_k_from_histories_masks_the_history():
 
 def test_no_users_with_truth():
     found, lists = ranks_and_top_k(Fixed(np.zeros((2, 3))), sets([[], []], 3), sets([[], []], 3), 2)
-    assert found.users.size == found.ranks.size == lists.items.size == 0
+    assert found.users.size == found.higher.size == found.equal.size == lists.items.size == 0
 
 
 @settings(max_examples=50, deadline=None)
@@ -215,4 +220,4 @@ def test_ranks_do_not_depend_on_item_rows(order, seed):
     to = np.argsort(order)  # item i becomes row to[i]
     plain = ranks(Fixed(scores), sets([[7, 8]], 9), sets([relevant], 9))
     moved = ranks(Fixed(scores[:, order]), sets([to[[7, 8]].tolist()], 9), sets([to[relevant].tolist()], 9))
-    assert sorted(plain.ranks) == sorted(moved.ranks)
+    assert sorted(pairs(plain)) == sorted(pairs(moved))

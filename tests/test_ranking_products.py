@@ -1,4 +1,4 @@
-"""Ranks and lists of products of vectors: against a naive oracle, and against the path that looks at scores."""
+"""Counts and lists of products of vectors: against a naive oracle, and against the path that looks at scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
-from relrank.ranking import ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
+from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
 from relrank.testing import planted_graph
 
 
@@ -84,8 +84,13 @@ def case(seed: int, n_users: int, n_items: int, dim: int, most_truth: int = 5) -
     return users, items, sets(seen, n_items), sets(truth, n_items)
 
 
-def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[list[float], list[list[int]]]:
-    """Expected ranks and lists, one candidate after the other, in float64."""
+def pairs(found: Ranks) -> list[tuple[int, int]]:
+    """Of every relevant item, candidates that score higher and that score the same."""
+    return list(zip(found.higher.tolist(), found.equal.tolist(), strict=True))
+
+
+def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+    """Counts and lists, one candidate after the other, in float64."""
     place = {item: at for at, item in enumerate(visiting_order(seen.n_cols).tolist())}
     found, lists = [], []
     for u in np.flatnonzero(truth.degrees()):
@@ -93,7 +98,7 @@ def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[li
         candidates = [i for i in range(seen.n_cols) if i not in masked]
         for i in truth.take([u]).indices:
             own = scores[u, candidates]
-            found.append((own > scores[u, i]).sum() + ((own == scores[u, i]).sum() - 1) / 2)
+            found.append((int((own > scores[u, i]).sum()), int((own == scores[u, i]).sum())))
         lists.append(sorted(candidates, key=lambda i: (-scores[u, i], place[i]))[:k])
     return found, lists
 
@@ -106,7 +111,7 @@ def test_naive_oracle_with_ties_and_masks(n_items, dim):
     assert len(set(expected)) > 1
     for kind in (Products, Scored):
         found, lists = ranks_and_top_k(kind(users, items), seen, truth, 7)
-        assert found.ranks.tolist() == expected
+        assert pairs(found) == expected
         assert [[i for i in row if i >= 0] for row in lists.items.tolist()] == expected_lists
         for row, own, u in zip(lists.items, lists.scores, found.users, strict=True):
             assert own[row >= 0].tolist() == (users[u] @ items[row[row >= 0]].T).tolist()
@@ -118,8 +123,8 @@ def test_many_relevant_items(most_truth):
     users, items, seen, truth = case(most_truth, 40, 900, 3, most_truth)
     assert truth.degrees().max() >= most_truth * 0.8
     expected, _ = oracle(users @ items.T, seen, truth, 1, [])
-    assert ranks(Products(users, items), seen, truth).ranks.tolist() == expected
-    assert ranks(Scored(users, items), seen, truth).ranks.tolist() == expected
+    assert pairs(ranks(Products(users, items), seen, truth)) == expected
+    assert pairs(ranks(Scored(users, items), seen, truth)) == expected
 
 
 @pytest.mark.parametrize("n_items", [40, 600])
@@ -129,7 +134,7 @@ def test_closed_items_are_candidates_for_nobody(n_items):
     expected, expected_lists = oracle(users @ items.T, seen, truth, 9, closed.tolist())
     for kind in (Products, Scored):
         found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, closed=closed)
-        assert found.ranks.tolist() == expected
+        assert pairs(found) == expected
         assert [[i for i in row if i >= 0] for row in lists.items.tolist()] == expected_lists
     with pytest.raises(ValueError, match="relevant items are masked"):
         ranks(Products(users, items), seen, truth, closed=truth.indices[:1])
@@ -146,8 +151,9 @@ def test_equal_vectors_have_equal_scores_wherever_they_stand():
     for at, u in enumerate(found.users):
         own = which[found.items[found.indptr[at] : found.indptr[at + 1]]] == first[u]
         n_first = int((which == first[u]).sum())
-        middles = np.where(own, (n_first - 1) / 2, n_first + (1111 - n_first - 1) / 2)
-        assert found.ranks[found.indptr[at] : found.indptr[at + 1]].tolist() == middles.tolist()
+        inside = slice(found.indptr[at], found.indptr[at + 1])
+        assert found.higher[inside].tolist() == np.where(own, 0, n_first).tolist()
+        assert found.equal[inside].tolist() == np.where(own, n_first, 1111 - n_first).tolist()
         assert len(set(lists.scores[at].tolist())) == 1
         assert lists.items[at].tolist() == [i for i in visiting_order(1111) if which[i] == first[u]][:30]
 
@@ -158,7 +164,8 @@ def test_ranks_differ_from_the_truth_only_where_rounding_does():
     truth = sets([rng.permutation(3000)[:8].tolist() for _ in range(60)], 3000)
     found = ranks(Products(users, items), sets([[]] * 60, 3000), truth)
     scores = users.astype(np.float64) @ items.astype(np.float64).T
-    for rank, user, item in zip(found.ranks, truth.rows(), truth.indices, strict=True):
+    assert found.equal.tolist() == [1] * truth.nnz
+    for rank, user, item in zip(found.higher, truth.rows(), truth.indices, strict=True):
         slack = 64 * 2.0**-24 * np.abs(users[user] * items).sum(1).max()
         low, high = ((scores[user] > scores[user, item] + d).sum() for d in (slack, -slack))
         assert low <= rank <= high
@@ -178,7 +185,7 @@ def test_threads_strips_and_blocks_do_not_change_a_bit(monkeypatch):
             found, lists = ranks_and_top_k(model, seen, truth, 11, block=block)
         finally:
             torch.set_num_threads(threads)
-        results.append([found.ranks.tobytes(), lists.items.tobytes(), lists.scores.tobytes(), found.constant_users])
+        results.append([pairs(found), lists.items.tobytes(), lists.scores.tobytes(), found.constant_users])
     assert results[1:] == results[:1] * 3
 
 
@@ -191,7 +198,7 @@ def test_pitfall_constant_scores_are_no_result():
     users[2] = 0
     found, lists = ranks_and_top_k(Products(users, items), nothing, truth, 40)
     assert found.constant_users == 1
-    assert found.ranks[2] == 39 / 2
+    assert pairs(found)[2] == (0, 40)
     assert lists.items[2].tolist() == visiting_order(40).tolist()
     # constant among the candidates is constant, whatever the others score; a single candidate is not
     items[1:4] = items[0]
@@ -221,7 +228,7 @@ def test_large_vectors_whose_products_are_finite_are_ranked():
     users, items, seen, truth = case(11, 12, 50, 4)
     model = Products(users * 2.0**60, items * 2.0**60)
     expected, _ = oracle(users @ items.T, seen, truth, 1, [])
-    assert ranks(model, seen, truth).ranks.tolist() == expected
+    assert pairs(ranks(model, seen, truth)) == expected
 
 
 def test_lists_of_users_and_of_histories():
@@ -240,7 +247,7 @@ def test_lists_of_users_and_of_histories():
 
 def test_few_users_other_precisions_and_other_shapes_are_scored(monkeypatch):
     users, items, seen, truth = case(13, 20, 30, 4)
-    expected = ranks(Products(users, items), seen, truth).ranks.tolist()
+    expected = pairs(ranks(Products(users, items), seen, truth))
 
     class Asked(Scored):
         is_product = True
@@ -253,10 +260,10 @@ def test_few_users_other_precisions_and_other_shapes_are_scored(monkeypatch):
     half = Asked(users, items)
     half.items = half.items.double()
     half.users = half.users.double()
-    assert ranks(half, seen, truth).ranks.tolist() == expected
+    assert pairs(ranks(half, seen, truth)) == expected
     monkeypatch.setattr(ranking, "FUSED_FROM", 1000)
     few = Asked(users, items)
-    assert ranks(few, seen, truth).ranks.tolist() == expected
+    assert pairs(ranks(few, seen, truth)) == expected
     assert half.asked == few.asked == 1
     monkeypatch.setattr(ranking, "FUSED_FROM", 1)
     with pytest.raises(ValueError, match=r"expected \(\d+, 30\)"):
@@ -295,7 +302,7 @@ def irrational() -> tuple[Products, Csr, Csr]:
 
 def digest() -> str:
     found, lists = ranks_and_top_k(*irrational(), 11)
-    parts = (found.ranks, lists.items, lists.scores)
+    parts = (found.higher, found.equal, lists.items, lists.scores)
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 

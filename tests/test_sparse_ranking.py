@@ -75,7 +75,8 @@ def outcome(model, seen, truth, k, closed, block):
         found, lists = ranks_and_top_k(model, seen, truth, k, closed=closed, block=block)
     except InputError as error:
         return str(error).splitlines()[0]
-    return found.ranks.tolist(), found.constant_users, lists.items.tolist(), lists.scores.tolist()
+    arrays = (found.higher, found.equal, lists.items, lists.scores)
+    return [array.tolist() for array in arrays], found.constant_users
 
 
 def test_scores_that_are_not_finite_are_refused():

@@ -34,13 +34,13 @@ class Evaluation:
 
     Attributes:
         table: one row per user with truth, in user-row order. ``user`` (outside key); ``rank`` (float, 1-based
-            expected rank of the best relevant item); ``n_truth``; for every k ``hit@k``, ``recall@k``,
-            ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``; of lists as long as the first k ``novelty@k``,
-            ``popularity lift@k`` and, with item features, ``intra-list similarity@k`` and ``miscalibration@k``, null
-            where a user has no value; the groups ``history length`` (training rows of the user)
-            and ``item popularity`` (training rows of the relevant item, the mean if there are several) and the
-            attribute columns that were passed in; ``fingerprint`` of the split and ``part``, so that tables of two
-            protocols cannot be compared by accident.
+            expected rank of the best relevant item under a random order of what ties); ``n_truth``; for every k
+            ``hit@k``, ``recall@k``, ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``, all of them means over the
+            orders of what ties; of lists as long as the first k ``novelty@k``, ``popularity lift@k`` and, with item
+            features, ``intra-list similarity@k`` and ``miscalibration@k``, null where a user has no value; the groups
+            ``history length`` (training rows of the user) and ``item popularity`` (training rows of the relevant
+            item, the mean if there are several) and the attribute columns that were passed in; ``fingerprint`` of the
+            split and ``part``, so that tables of two protocols cannot be compared by accident.
         summary: the mean of every metric over those users, NaN where none has a value; over exactly the same users
             and lists ``coverage@k`` and ``gini@k``; ``n_users``; ``users without truth``; ``constant users``, whose
             candidates all had one score.
@@ -51,15 +51,17 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole."""
+        metadata = {"relrank.summary": json.dumps(self.summary), "relrank.metrics": str(metrics.DEFINITION)}
         with whole(path) as temporary:
-            self.table.write_parquet(temporary, metadata={"relrank.summary": json.dumps(self.summary)})
+            self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the file is missing, is not Parquet, or holds no evaluation.
+            InputError: the file is missing, is not Parquet, holds no evaluation, or one by another definition of the
+                metrics.
         """
         expected = "a file written by Evaluation.save"
         try:
@@ -69,6 +71,12 @@ class Evaluation:
             raise InputError("not an evaluation", where=str(path), expected=expected, found=str(error)) from None
         if "relrank.summary" not in metadata:
             raise InputError("not an evaluation", where=str(path), expected=expected, found="another Parquet file")
+        definition = metadata.get("relrank.metrics", "1")  # the first definition was not written down
+        if definition != str(metrics.DEFINITION):
+            raise InputError(
+                "evaluation by another definition of the metrics", where=str(path),
+                expected=f"definition {metrics.DEFINITION}, so evaluate again", found=f"definition {definition}",
+            )  # fmt: skip
         return cls(table, json.loads(metadata["relrank.summary"]))
 
 
@@ -152,7 +160,7 @@ def user_metric(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found = ranks(informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block)
-    return metrics.by_name(metric, found.ranks, found.indptr)
+    return metrics.by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
 
 
 def informed(model: Scorer, split: Split, part: Part) -> Scorer:
@@ -237,15 +245,15 @@ def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part, of_lists: 
     n_users, n_items = split.shape
     n_truth = np.diff(found.indptr)
     popularity = np.bincount(split.train.item, minlength=n_items)[found.items]
-    at_k = {f"{name}@{k}": metric(found.ranks, found.indptr, k) for k in ks for name, metric in metrics.AT_K.items()}
-    reciprocal = metrics.mrr(found.ranks, found.indptr)
+    groups = metrics.tie_groups(found.higher, found.equal, found.indptr)
+    at_k = {f"{name}@{k}": metric(groups, k) for k in ks for name, metric in metrics.AT_K.items()}
     return pl.DataFrame(
         {
             "user": split.users.at(found.users),
-            "rank": np.minimum.reduceat(found.ranks, found.indptr[:-1]) + 1,
+            "rank": metrics.first_rank(groups),
             "n_truth": n_truth,
             **at_k,
-            "mrr": reciprocal,
+            "mrr": metrics.mrr(groups),
             **{name: pl.Series(values, nan_to_null=True) for name, values in of_lists.items()},
             HISTORY_LENGTH: np.bincount(split.train.user, minlength=n_users)[found.users],
             ITEM_POPULARITY: np.add.reduceat(popularity, found.indptr[:-1]) / n_truth,

@@ -1,14 +1,22 @@
-"""Ranking metrics as pure functions: one value per user from expected ranks, beyond accuracy from top-k lists.
+"""Ranking metrics as pure functions: one value per user from counts of candidates, beyond accuracy from top-k lists.
 
-**Ranks.** Accuracy metrics take ``ranks`` float64 [nnz] and ``indptr`` int64 [n_users + 1]: the 0-based expected
-rank of every relevant item among the candidates, user after user, in any order inside a user. A user without relevant
-items has no value: leaving such users out, and counting them, is the caller's business (ValueError here).
+**Counts.** Of every relevant item, ranking says how many candidates score higher and how many score the same.
+``tie_groups`` puts the relevant items of a user that share a score together; accuracy metrics take these groups. A
+user without relevant items has no value: leaving such users out, and counting them, is the caller's business
+(ValueError here).
 
-**Ties.** An item that shares its score has the expected rank under a random order of its equals,
-``#(higher) + (#(equal) − 1) / 2`` with itself among the equals: a multiple of ½. Every metric below is evaluated *at*
-that rank. Relevant items that tie with each other share one rank, so more than k of them may stand before place k;
-only the first k relevant items in rank order are counted. So all values stay in [0, 1], and without ties all of
-this is the textbook definition.
+**Ties.** Every metric is its mean over all orders of the candidates that score the same, each order equally likely,
+in closed form (McSherry & Najork, "Computing Information Retrieval Performance Measures Efficiently in the Presence
+of Tied Scores", ECIR 2008). The metric at the *expected rank* is another number, and a misleading one: a relevant
+item tied with 2k others or more would count 0 at cut k, less than if all scores were random. Of a group with ``h``
+candidates above it, ``n`` candidates of which ``m`` are relevant, and ``r`` relevant items above it:
+
+- each place of the group holds a relevant item with probability m / n, which settles all sums over places;
+- where one does, each earlier place of the group holds another with probability (m − 1) / (n − 1), so that the
+  expected precision at the group's place t = 0, 1, … is (r + 1 + t (m − 1) / (n − 1)) / (h + t + 1);
+- its first c places hold none with probability C(n − m, c) / C(n, c), which settles what asks for the first hit.
+
+Without ties all of this is the textbook definition.
 
 **k beyond the catalogue** is no special case: every candidate is then inside the list. Precision still divides by k.
 
@@ -19,6 +27,7 @@ exactly the users given.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -28,85 +37,224 @@ import scipy.sparse
 from relrank.csr import Csr, Float64, Int64
 from relrank.errors import InputError
 
+Counts = npt.NDArray[np.integer]
 Lists = npt.NDArray[np.integer]
 
-
-def _in_order(ranks: Float64, indptr: Int64) -> tuple[Float64, Int64]:
-    """Ranks ascending inside each user, and each one's place (0, 1, …) among the user's relevant items."""
-    lengths = np.diff(indptr)
-    if (lengths < 1).any():
-        raise ValueError(f"{int((lengths < 1).sum())} users without relevant items; leave them out")
-    if ranks.shape != (indptr[-1],):
-        raise ValueError(f"ranks have shape {ranks.shape}, indptr ends at {indptr[-1]}")
-    user = np.repeat(np.arange(lengths.size), lengths)
-    return ranks[np.lexsort((ranks, user))], np.arange(ranks.size) - np.repeat(indptr[:-1], lengths)
+DEFINITION = 2
+"""Goes up where the same scores get other values, so that results measured before are not taken for today's."""
+ERRORS_GROW, ERRORS_SHRINK = 8.0, 1e-20
+"""How much rounding errors may grow in a recursion, and how little has to be left of a guess that one starts from."""
 
 
-def _sum(values: Float64, indptr: Int64) -> Float64:
-    """Sum per user; users without values are excluded above, so ``reduceat`` is safe."""
-    return np.add.reduceat(values, indptr[:-1]) if values.size else np.zeros(0)
+@dataclass(frozen=True, slots=True, eq=False)
+class TieGroups:
+    """The relevant items of all users, those of one user that share a score together; best first inside a user.
+
+    Attributes:
+        indptr: int64 [n_users + 1], where each user's groups start.
+        higher: int64 [n_groups], candidates that score higher.
+        size: int64 [n_groups], candidates of this score, relevant or not.
+        relevant: int64 [n_groups], relevant items of this score.
+        relevant_higher: int64 [n_groups], relevant items that score higher.
+        n_relevant: int64 [n_users], relevant items of each user.
+    """
+
+    indptr: Int64
+    higher: Int64
+    size: Int64
+    relevant: Int64
+    relevant_higher: Int64
+    n_relevant: Int64
+
+    @property
+    def best(self) -> Int64:
+        """Each user's first group: the one with the relevant items of highest score. int64 [n_users]."""
+        return self.indptr[:-1]
 
 
-def _in_list(ranks: Float64, indptr: Int64, k: int) -> tuple[Float64, Int64, npt.NDArray[np.bool_]]:
-    """``_in_order``, and which of those items are inside the first k."""
+def tie_groups(higher: Counts, equal: Counts, indptr: Int64) -> TieGroups:
+    """Put relevant items that share a score together.
+
+    Args:
+        higher: int [nnz], how many candidates score higher than each relevant item, user after user, in any order
+            inside a user.
+        equal: int [nnz], how many candidates score the same, the item itself among them.
+        indptr: int64 [n_users + 1], where each user's items start.
+
+    Raises:
+        ValueError: a user has no relevant items, shapes differ, or more relevant items than candidates share a score.
+    """
+    n_relevant = np.diff(indptr)
+    if (n_relevant < 1).any():
+        raise ValueError(f"{int((n_relevant < 1).sum())} users without relevant items; leave them out")
+    if not higher.shape == equal.shape == (indptr[-1],):
+        raise ValueError(f"counts have shapes {higher.shape} and {equal.shape}, indptr ends at {indptr[-1]}")
+    user = np.repeat(np.arange(n_relevant.size), n_relevant)
+    order = np.lexsort((higher, user))
+    above, size = higher[order].astype(np.int64), equal[order].astype(np.int64)
+    # items of one user have as many candidates above them exactly if they score the same
+    first = np.ones(above.size, np.bool_)
+    first[1:] = (above[1:] != above[:-1]) | (user[1:] != user[:-1])
+    start = np.flatnonzero(first)
+    relevant = np.diff(np.append(start, above.size))
+    pointer = np.searchsorted(start, indptr)
+    if (relevant > size[start]).any():
+        raise ValueError("more relevant items than candidates share a score")
+    before = start - np.repeat(indptr[:-1], np.diff(pointer))
+    return TieGroups(pointer, above[start], size[start], relevant, before, n_relevant)
+
+
+def _sum(values: Float64, groups: TieGroups) -> Float64:
+    """Sum per user; no user is without groups, so ``reduceat`` is safe."""
+    return np.add.reduceat(values, groups.best) if values.size else np.zeros(0)
+
+
+def _inside(groups: TieGroups, k: int) -> Int64:
+    """How many places of each group are among the first k. int64 [n_groups]."""
     if k < 1:
         raise ValueError(f"k must be at least 1, it is {k}")
-    ordered, place = _in_order(ranks, indptr)
-    return ordered, place, (ordered < k) & (place < k)
+    return np.clip(k - groups.higher, 0, groups.size)
 
 
-def _hits(ranks: Float64, indptr: Int64, k: int) -> Float64:
-    return _sum(_in_list(ranks, indptr, k)[2].astype(np.float64), indptr)
+def _over_places(of_place: Callable[[Float64], Float64], groups: TieGroups, inside: Int64) -> Float64:
+    """Sum of what a place 0, 1, … counts, over the first ``inside`` places of each group. float64 [n_groups]."""
+    values = of_place(np.arange((groups.higher + inside).max(where=inside > 0, initial=0), dtype=np.float64))
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    start = np.where(inside > 0, groups.higher, 0)
+    several = sums[start + inside] - sums[start]
+    # one place is exactly what it counts, without the rounding of a difference of sums
+    return np.where(inside == 1, np.append(values, 0.0)[start], several)
 
 
-def hit(ranks: Float64, indptr: Int64, k: int) -> Float64:
-    """Hit@k: 1 where a relevant item has expected rank < k, else 0. float64 [n_users]."""
-    return np.minimum(_hits(ranks, indptr, k), 1.0)
+@numba.njit(nogil=True, cache=True)
+def _none_inside(size, relevant, inside):  # type: ignore[no-untyped-def]
+    """Probability that none of the relevant items of a group is on its first places, C(n − m, c) / C(n, c)."""
+    result = np.empty(size.size)
+    for g in range(size.size):
+        few, many = min(relevant[g], inside[g]), max(relevant[g], inside[g])
+        probability = 1.0 if few + many <= size[g] else 0.0
+        if probability:
+            for t in range(few):
+                probability *= (size[g] - many - t) / (size[g] - t)
+        result[g] = probability
+    return result
 
 
-def recall(ranks: Float64, indptr: Int64, k: int) -> Float64:
+@numba.njit(nogil=True, cache=True)
+def _reciprocal_of_first(higher, size, relevant, of_one):  # type: ignore[no-untyped-def]
+    """Mean of 1 / (place of a group's first relevant item), places counted from 1 at the top of the list.
+
+    ``of_one`` is that mean for groups of the same place and size with one relevant item, ``(H(h + n) − H(h)) / n``.
+    The first of m is on place x = h + 1, … with probability C(h + n − x, m − 1) / C(n, m), and
+    ``C(a, m − 1) = C(a, m − 2) (a − m + 2) / (m − 1)`` leads from the sum over x for m − 1 items to that for m:
+
+        g(m) = m / ((m − 1) (n − m + 1)) · ((h + n − m + 2) g(m − 1) − 1)
+
+    Upwards, each step multiplies relative errors by about (h + n) / n, which is fine for large ties near the top;
+    elsewhere the recursion goes downwards, where the same factor divides them: from m = n, where g = 1 / (h + 1), or
+    from so far above that a guess is as good.
+    """
+    result = np.empty(size.size)
+    for g in range(size.size):
+        h, n, m = float(higher[g]), size[g], relevant[g]
+        grown = 1.0
+        for j in range(2, m + 1):
+            grown *= (h + n - j + 2) / (n - j + 1)
+            if grown > ERRORS_GROW:
+                break
+        if grown <= ERRORS_GROW:
+            value = of_one[g]
+            for j in range(2, m + 1):
+                value = j / ((j - 1.0) * (n - j + 1)) * ((h + n - j + 2) * value - 1)
+        else:
+            start, shrunk = m, 1.0
+            while start < n and shrunk > ERRORS_SHRINK:
+                start += 1
+                shrunk *= (start - 1.0) * (n - start + 1) / (start * (h + n - start + 2))
+            value = 1 / (h + (n + 1.0) / (start + 1))
+            for j in range(start, m, -1):
+                value = (value * (j - 1.0) * (n - j + 1) / j + 1) / (h + n - j + 2)
+        result[g] = value
+    return result
+
+
+def _hits(groups: TieGroups, k: int) -> Float64:
+    return _sum(groups.relevant * (_inside(groups, k) / groups.size), groups)
+
+
+def hit(groups: TieGroups, k: int) -> Float64:
+    """Hit@k: the probability that a relevant item is among the first k; 1 or 0 without ties. float64 [n_users]."""
+    inside, best = _inside(groups, k), groups.best
+    # whatever comes after the best group is inside only where that one is inside as a whole
+    probability: Float64 = 1 - _none_inside(groups.size[best], groups.relevant[best], inside[best])
+    return probability
+
+
+def recall(groups: TieGroups, k: int) -> Float64:
     """Recall@k: hits / relevant items (all of them, also where there are more than k). float64 [n_users]."""
-    return _hits(ranks, indptr, k) / np.diff(indptr)
+    return _hits(groups, k) / groups.n_relevant
 
 
-def precision(ranks: Float64, indptr: Int64, k: int) -> Float64:
+def precision(groups: TieGroups, k: int) -> Float64:
     """Precision@k: hits / k, also where fewer than k candidates or relevant items exist. float64 [n_users]."""
-    return _hits(ranks, indptr, k) / k
+    return _hits(groups, k) / k
 
 
-def ndcg(ranks: Float64, indptr: Int64, k: int) -> Float64:
+def ndcg(groups: TieGroups, k: int) -> Float64:
     """NDCG@k with binary gains; the ideal list is cut at min(k, relevant). float64 [n_users].
 
-    A relevant item at expected rank r < k gains ``1 / log2(r + 2)``; the divisor is the sum of that over
-    r = 0 … min(k, relevant) − 1 (Järvelin & Kekäläinen 2002, the log2 form). A tied item gains at its expected rank;
-    where all its equals are inside the list, that is slightly below its expected gain (the discount is convex).
+    A relevant item on place r = 0, 1, … < k gains ``1 / log2(r + 2)``; the divisor is the sum of that over
+    r = 0 … min(k, relevant) − 1 (Järvelin & Kekäläinen 2002, the log2 form). A tied item gains the mean over the
+    places of its group, nothing on those behind k.
     """
-    ordered, _, inside = _in_list(ranks, indptr, k)
-    n_best = np.minimum(np.diff(indptr), k)
-    gains = np.where(inside, 1 / np.log2(ordered + 2), 0.0)
-    ideal = np.cumsum(1 / np.log2(np.arange(n_best.max(initial=0)) + 2))
+    gains = _over_places(_discount, groups, _inside(groups, k)) * (groups.relevant / groups.size)
+    n_best = np.minimum(groups.n_relevant, k)
+    ideal = np.cumsum(_discount(np.arange(n_best.max(initial=0), dtype=np.float64)))
     best: Float64 = ideal[n_best - 1]
-    return _sum(gains, indptr) / best
+    return _sum(gains, groups) / best
 
 
-def mrr(ranks: Float64, indptr: Int64) -> Float64:
-    """Reciprocal rank, uncut: 1 / (best expected rank + 1). float64 [n_users]."""
-    ordered, place = _in_order(ranks, indptr)
-    best: Float64 = ordered[place == 0]
-    return 1 / (best + 1)
+def _discount(place: Float64) -> Float64:
+    discount: Float64 = 1 / np.log2(place + 2)
+    return discount
 
 
-def average_precision(ranks: Float64, indptr: Int64, k: int) -> Float64:
+def mrr(groups: TieGroups) -> Float64:
+    """Reciprocal rank, uncut: the mean of 1 / (place of the first relevant item). float64 [n_users]."""
+    best = groups.best
+    higher, size, relevant = groups.higher[best], groups.size[best], groups.relevant[best]
+    of_one = _over_places(_reciprocal, groups, groups.size)[best] / size
+    mean: Float64 = _reciprocal_of_first(higher, size, relevant, of_one)
+    return mean
+
+
+def _reciprocal(place: Float64) -> Float64:
+    return 1 / (place + 1)
+
+
+def average_precision(groups: TieGroups, k: int) -> Float64:
     """AP@k, whose mean is MAP@k: divided by min(k, relevant), not by the hits found. float64 [n_users].
 
-    The j-th relevant item in rank order (j = 1, 2, …), at expected rank r < k, adds the precision there: j / (r + 1).
+    The j-th relevant item in the order (j = 1, 2, …), on place r = 0, 1, … < k, adds the precision there,
+    j / (r + 1). Summed over a group's places, ``Σ (r' + 1 + t q) / (h + t + 1)`` with r' relevant items above it and
+    ``q = (m − 1) / (n − 1)`` is ``(r' + 1 − q (h + 1)) Σ 1 / (h + t + 1) + q c``.
     """
-    ordered, place, inside = _in_list(ranks, indptr, k)
-    precisions = np.where(inside, (place + 1) / (ordered + 1), 0.0)
-    return _sum(precisions, indptr) / np.minimum(np.diff(indptr), k)
+    inside, place = _inside(groups, k), groups.higher + 1
+    share = (groups.relevant - 1) / np.maximum(groups.size - 1, 1)
+    found = groups.relevant_higher + 1
+    tied = (found - share * place) * _over_places(_reciprocal, groups, inside) + share * inside
+    alone = np.where(inside > 0, found / place, 0.0)
+    precisions = np.where(groups.size == 1, alone, tied * (groups.relevant / groups.size))
+    return _sum(precisions, groups) / np.minimum(groups.n_relevant, k)
 
 
-AT_K: dict[str, Callable[[Float64, Int64, int], Float64]] = {
+def first_rank(groups: TieGroups) -> Float64:
+    """Expected 1-based rank of the best relevant item: of m in a group of n, (n + 1) / (m + 1). float64 [n_users]."""
+    best = groups.best
+    return groups.higher[best] + (groups.size[best] + 1) / (groups.relevant[best] + 1)
+
+
+AT_K: dict[str, Callable[[TieGroups, int], Float64]] = {
     "hit": hit,
     "recall": recall,
     "precision": precision,
@@ -116,7 +264,7 @@ AT_K: dict[str, Callable[[Float64, Int64, int], Float64]] = {
 """Metrics that need a cut, by the name before the ``@``."""
 
 
-def by_name(name: str, ranks: Float64, indptr: Int64) -> Float64:
+def by_name(name: str, groups: TieGroups) -> Float64:
     """The metric of a name such as ``"ndcg@10"`` or ``"mrr"``. float64 [n_users].
 
     Raises:
@@ -124,7 +272,7 @@ def by_name(name: str, ranks: Float64, indptr: Int64) -> Float64:
     """
     metric, _, cut = name.partition("@")
     if name == "mrr":
-        return mrr(ranks, indptr)
+        return mrr(groups)
     if metric not in AT_K or not cut.isdecimal() or int(cut) < 1:
         raise InputError(
             "unknown metric",
@@ -132,7 +280,7 @@ def by_name(name: str, ranks: Float64, indptr: Int64) -> Float64:
             expected=f"mrr, or one of {', '.join(AT_K)} with a cut, e.g. ndcg@10",
             found=repr(name),
         )
-    return AT_K[metric](ranks, indptr, int(cut))
+    return AT_K[metric](groups, int(cut))
 
 
 def _shown(items: Lists, n_items: int) -> Int64:

@@ -1,9 +1,10 @@
-"""Scores become expected ranks and top-k lists: full catalogue, masked, block by block, without a sort.
+"""Scores become counts and top-k lists: full catalogue, masked, block by block, without a sort.
 
 Scores are computed once per block of users; one compiled sweep over each row then masks the items the user has seen,
-checks the scores, counts what stands above and beside every relevant item, and keeps the k best candidates. Where
-scores are products of vectors, the product is part of that sweep, and no row of scores is ever written to memory.
-Where they are sparse inputs times sparse weights, only the items that these reach are visited.
+checks the scores, counts for every relevant item how many candidates score higher and how many score the same, and
+keeps the k best candidates. Where scores are products of vectors, the product is part of that sweep, and no row of
+scores is ever written to memory. Where they are sparse inputs times sparse weights, only the items that these reach
+are visited.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from relrank import sparse_ranking, tiles
-from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.models.base import history_rows
 
@@ -97,20 +98,25 @@ class SparseProduct(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Expected ranks of the relevant items of every user who has any.
+    """Where the relevant items of every user who has any stand among the candidates.
+
+    An item is on one of the 0-based places ``higher`` … ``higher + equal − 1``, each equally likely under a random
+    order of what ties. Relevant items of one user share a tie exactly if they have the same ``higher``.
 
     Attributes:
         users: int32 [n_users], user rows, ascending.
-        indptr: int64 [n_users + 1], where each user's ranks start.
+        indptr: int64 [n_users + 1], where each user's items start.
         items: int32 [nnz], the relevant items, ascending inside a user.
-        ranks: float64 [nnz], 0-based expected rank among all candidates: ``#(higher) + (#(equal) − 1) / 2``.
+        higher: int32 [nnz], candidates that score higher than the item.
+        equal: int32 [nnz], candidates that score the same, the item itself among them.
         constant_users: users whose candidates (at least two) all have the same score.
     """
 
     users: Int32
     indptr: Int64
     items: Int32
-    ranks: Float64
+    higher: Int32
+    equal: Int32
     constant_users: int
 
 
@@ -159,7 +165,7 @@ def ranks_and_top_k(
     users = np.flatnonzero(truth.degrees()).astype(np.int32)
     pass_ = _Pass(_name(model), users, seen, truth, k, closed)
     pass_.run(model, block)
-    if (bad := np.flatnonzero(np.isnan(pass_.ranks))).size:
+    if (bad := np.flatnonzero(pass_.higher < 0)).size:
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
     constant = int(pass_.constant.sum())
@@ -171,7 +177,8 @@ def ranks_and_top_k(
             found=f"one and the same score for all candidates of each of {users.size:,} users",
         )
     indptr = np.concatenate([[0], np.cumsum(truth.degrees()[users])])
-    return Ranks(users, indptr, truth.indices, pass_.ranks, constant), TopK(pass_.top_items, pass_.top_scores)
+    found = Ranks(users, indptr, truth.indices, pass_.higher, pass_.equal, constant)
+    return found, TopK(pass_.top_items, pass_.top_scores)
 
 
 def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, block: int | None = None) -> TopK:
@@ -280,7 +287,7 @@ class _Pass:
         self.truth = nothing if truth is None else truth
         self.closed = np.zeros(0, np.int32) if closed is None else closed.astype(np.int32)
         self.order = visiting_order(seen.n_cols)
-        self.ranks = np.empty(self.truth.nnz)
+        self.higher, self.equal = np.empty(self.truth.nnz, np.int32), np.empty(self.truth.nnz, np.int32)
         self.constant = np.zeros(users.size, np.bool_)
         self.not_finite = np.zeros(users.size, np.int64)
         self.top_items = np.full((users.size, k), -1, np.int32)
@@ -353,8 +360,8 @@ class _Pass:
                         inputs.indptr[a : b + 1], inputs.indices, inputs.data,
                         weights.indptr, weights.indices, weights.data, self.users[inside], self.order, places,
                         self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-                        self.ranks, self.constant[inside], self.not_finite[inside], self.top_items[inside],
-                        self.top_scores[inside],
+                        self.higher, self.equal, self.constant[inside], self.not_finite[inside],
+                        self.top_items[inside], self.top_scores[inside],
                     )  # fmt: skip
 
                 self._in_strips(pool, stop - start, stop - start, strip)
@@ -388,7 +395,7 @@ class _Pass:
         tiles.rank_products(
             vectors, self.users[inside], panels.items, panels.panels, panels.order, panels.places,
             self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-            self.ranks, self.constant[inside], self.top_items[inside], self.top_scores[inside],
+            self.higher, self.equal, self.constant[inside], self.top_items[inside], self.top_scores[inside],
         )  # fmt: skip
 
     def _scores(self, scores: Float32, first: int) -> None:
@@ -396,8 +403,8 @@ class _Pass:
         tiles.rank_rows(
             scores, self.users[inside], self.order, _places(self.order, self.seen.n_cols),
             self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-            self.ranks, self.constant[inside], self.not_finite[inside], self.top_items[inside],
-            self.top_scores[inside],
+            self.higher, self.equal, self.constant[inside], self.not_finite[inside],
+            self.top_items[inside], self.top_scores[inside],
         )  # fmt: skip
 
     def _check_finite(self, start: int, stop: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 
 Mask = npt.NDArray[np.bool_]
@@ -91,7 +91,8 @@ def rank_sparse(
     truth_indptr: Int64,
     truth_items: Int32,
     closed: Int32,
-    ranks: Float64,
+    higher: Int32,
+    equal: Int32,
     constant: npt.NDArray[np.bool_],
     not_finite: Int64,
     top_items: Int32,
@@ -114,7 +115,8 @@ def rank_sparse(
         truth_indptr: where each user's ``truth_items`` start.
         truth_items: the relevant items.
         closed: item rows that are candidates for nobody.
-        ranks: expected ranks of all relevant items of all users, 0-based; NaN for those that are masked.
+        higher: of all relevant items of all users, how many candidates score higher; −1 for those that are masked.
+        equal: likewise how many score the same, the item itself among them.
         constant: bool [B], whether all candidates, at least two, have one score; only of users with relevant items.
         not_finite: int64 [B], how many scores are NaN or infinite; nothing else is written for such a user.
         top_items: lists, int32 [B, k]; −1 behind the end.
@@ -161,19 +163,19 @@ def rank_sparse(
             item = truth_items[e]
             target = scores[item] if mark[item] == b else np.float32(0)
             if target == -np.inf:
-                ranks[e] = np.nan
+                higher[e], equal[e] = -1, -1
                 continue
             if last - first >= SORT_FROM:
                 right = np.searchsorted(ordered, target, side="right")
-                higher, equal = kept - right, right - np.searchsorted(ordered, target)
+                n_higher, n_equal = kept - right, right - np.searchsorted(ordered, target)
             else:
-                higher, equal = _count(ordered, kept, target)
+                n_higher, n_equal = _count(ordered, kept, target)
             if target < 0:
-                higher += rest
+                n_higher += rest
             elif target == 0:
-                equal += rest
-            ranks[e] = higher + (equal - 1) / 2
-            constant[b] = higher == 0 and equal == kept + rest and equal > 1
+                n_equal += rest
+            higher[e], equal[e] = n_higher, n_equal
+            constant[b] = n_higher == 0 and n_equal == kept + rest and n_equal > 1
         if k:
             _list(scores, mark, b, reached, count, order, places, top_items[b], top_scores[b])
 

@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from relrank.csr import Float32, Float64, Int32, Int64
+from relrank.csr import Float32, Int32, Int64
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
 WIDE = "+avx512f" in _FEATURES
@@ -276,25 +276,25 @@ def _prepare(targets, order, first, last):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _conclude(  # type: ignore[no-untyped-def]
-    order, higher, at_least, first, last, seen, closed, truth, n_candidates, ranks
+    order, above, at_least, first, last, seen, closed, truth, n_candidates, higher, equal
 ):
-    """Make one user's counts, at ``first`` … ``last``, expected ranks of ``truth``; NaN for what is no candidate.
+    """Write one user's counts, at ``first`` … ``last``, in the order of ``truth``; −1 for what is no candidate.
 
     ``order`` is that of ``_prepare``. Returns whether all candidates, at least two, have one and the same score;
     False without a target.
     """
     if last - first > MANY:
         for t in range(last - 2, first - 1, -1):
-            higher[t] += higher[t + 1]
+            above[t] += above[t + 1]
             at_least[t] += at_least[t + 1]
     constant = False
-    for t in range(last - first):
-        item = truth[order[first + t]]
-        if _holds(seen, item) or _holds(closed, item):
-            ranks[order[first + t]] = np.nan
+    for t in range(first, last):
+        own = order[t]
+        if _holds(seen, truth[own]) or _holds(closed, truth[own]):
+            higher[own], equal[own] = -1, -1
             continue
-        ranks[order[first + t]] = (higher[first + t] + at_least[first + t] - 1) / 2
-        constant = n_candidates > 1 and higher[first + t] == 0 and at_least[first + t] == n_candidates
+        higher[own], equal[own] = above[t], at_least[t] - above[t]
+        constant = n_candidates > 1 and above[t] == 0 and at_least[t] == n_candidates
     return constant
 
 
@@ -326,7 +326,8 @@ def rank_products(
     truth_indptr: Int64,
     truth_items: Int32,
     closed: Int32,
-    ranks: Float64,
+    higher: Int32,
+    equal: Int32,
     constant: npt.NDArray[np.bool_],
     top_items: Int32,
     top_scores: Float32,
@@ -345,7 +346,8 @@ def rank_products(
         truth_indptr: where each user's ``truth_items`` start.
         truth_items: the relevant items.
         closed: item rows that are candidates for nobody, ascending.
-        ranks: of all relevant items of all users; NaN for those that are masked.
+        higher: of all relevant items of all users, how many candidates score higher; −1 for those that are masked.
+        equal: likewise how many score the same, the item itself among them.
         constant: bool [B], whether all candidates have one score; only of users with relevant items.
         top_items: lists, int32 [B, k]; −1 behind the end.
         top_scores: float32 [B, k], −∞ as they come.
@@ -360,7 +362,7 @@ def rank_products(
         n_truth += truth_indptr[u + 1] - truth_indptr[u]
     masked, cuts = np.empty(n_seen, np.int32), np.zeros((n_users, n_tiles + 1), np.int64)
     targets, of, starts = np.empty(n_truth, np.float32), np.empty(n_truth, np.int64), np.zeros(n_users + 1, np.int64)
-    higher, at_least = np.zeros(n_truth, np.int64), np.zeros(n_truth, np.int64)
+    above, at_least = np.zeros(n_truth, np.int64), np.zeros(n_truth, np.int64)
     end = 0
     for b in range(n_users):
         groups[b // USERS, :, b % USERS] = vectors[b]
@@ -398,7 +400,7 @@ def rank_products(
                     scores[own, masked[at] - base] = -np.inf
                 for at in range(n, n_vectors * LANES):
                     scores[own, at] = -np.inf
-                _tally(flat, own * TILE, n_vectors, targets, higher, at_least, starts[b], starts[b + 1], words)
+                _tally(flat, own * TILE, n_vectors, targets, above, at_least, starts[b], starts[b + 1], words)
                 if top_scores.shape[1]:
                     _keep_reaching(flat, own * TILE, n_vectors, top_scores[b], top_items[b], ordered, base, words)
 
@@ -406,9 +408,9 @@ def rank_products(
         u = users[b]
         seen = seen_items[seen_indptr[u] : seen_indptr[u + 1]]
         constant[b] = _conclude(
-            of, higher, at_least, starts[b], starts[b + 1], seen, closed,
+            of, above, at_least, starts[b], starts[b + 1], seen, closed,
             truth_items[truth_indptr[u] : truth_indptr[u + 1]], order.size - (cuts[b, n_tiles] - cuts[b, 0]),
-            ranks[truth_indptr[u] : truth_indptr[u + 1]],
+            higher[truth_indptr[u] : truth_indptr[u + 1]], equal[truth_indptr[u] : truth_indptr[u + 1]],
         )  # fmt: skip
         _named(order, top_scores[b], top_items[b])
 
@@ -424,7 +426,8 @@ def rank_rows(
     truth_indptr: Int64,
     truth_items: Int32,
     closed: Int32,
-    ranks: Float64,
+    higher: Int32,
+    equal: Int32,
     constant: npt.NDArray[np.bool_],
     not_finite: Int64,
     top_items: Int32,
@@ -452,7 +455,7 @@ def rank_rows(
         if not_finite[b]:
             continue
         targets = np.empty(truth.size, np.float32)
-        higher, at_least = np.zeros(truth.size, np.int64), np.zeros(truth.size, np.int64)
+        above, at_least = np.zeros(truth.size, np.int64), np.zeros(truth.size, np.int64)
         for t in range(truth.size):
             targets[t] = row[truth[t]]
         of = np.empty(truth.size, np.int64)
@@ -469,11 +472,11 @@ def rank_rows(
                     _keep(top_scores[b], top_items[b], row[order[place]], place)
         for base in range(0, length, TILE):
             n_vectors = min(TILE, length - base) // LANES
-            _tally(row, base, n_vectors, targets, higher, at_least, 0, truth.size, words)
+            _tally(row, base, n_vectors, targets, above, at_least, 0, truth.size, words)
             if k:
                 _keep_reaching(row, base, n_vectors, top_scores[b], top_items[b], places, base, words)
         constant[b] = _conclude(
-            of, higher, at_least, 0, truth.size, seen, closed, truth, n_candidates,
-            ranks[truth_indptr[u] : truth_indptr[u + 1]],
+            of, above, at_least, 0, truth.size, seen, closed, truth, n_candidates,
+            higher[truth_indptr[u] : truth_indptr[u + 1]], equal[truth_indptr[u] : truth_indptr[u + 1]],
         )  # fmt: skip
         _named(order, top_scores[b], top_items[b])

@@ -180,7 +180,7 @@ def test_relations_of_users_are_not_read(graph):
 
 def mean_ndcg(model: RelationalItemKNN, truth: Csr) -> float:
     found = ranks(model, model.history, truth)
-    return float(metrics.ndcg(found.ranks, found.indptr, 10).mean())
+    return float(metrics.ndcg(metrics.tie_groups(found.higher, found.equal, found.indptr), 10).mean())
 
 
 def test_a_relation_that_decides_is_worth_its_weight():

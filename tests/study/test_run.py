@@ -75,7 +75,7 @@ def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
     assert changed.tuning.filter(pl.col("model") == "ease").is_empty()
 
 
-def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file):
+def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypatch):
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
     keys = [cell.key() for cell in grid(config, material)]
@@ -91,6 +91,10 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file):
     # interval settings change no cell
     same = replace(cell, study=cell.study.model_copy(update={"margin": 0.2}))
     assert same.key() == cell.key()
+    # what was measured by another definition of the metrics is not taken for today's
+    today = cell.key()
+    monkeypatch.setattr("relrank.study.cells.DEFINITION", 0)
+    assert cell.key() != today
 
 
 def test_pitfall_arms_get_the_same_budget(study_file, tmp_path):

@@ -25,6 +25,7 @@ from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
+from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
@@ -232,6 +233,7 @@ class Cell:
             "trials": self.trials,
             **({"search": SEARCH, "after": list(self.after)} if self.trials > 1 else {}),
             "metric": self.study.metric,
+            "metrics": DEFINITION,
             "ks": list(self.study.ks),
             "beside": self.bench.beside,
             "refit": self.bench.refit,
