@@ -25,6 +25,7 @@ from torch.nn import functional
 from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
+from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
 from relrank.models.base import Knob, check_range
@@ -94,6 +95,11 @@ class MessagePassing(VectorModel):
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations whose messages reach users or items within the layers: as many as the hops of a chain."""
+        return within_layers(graph, graph.relations, (graph.user, graph.item), int((config or cls.Config()).layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

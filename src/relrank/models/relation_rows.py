@@ -1,4 +1,4 @@
-"""Relations as rows: what a relation says of each item or user, composed along chains where it touches neither.
+"""Relations as rows: what a relation says of each item or user, composed along its chain where it touches neither.
 
 Shared by the closed forms that stack relations with the interactions.
 """
@@ -12,69 +12,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from relrank.csr import Csr, Float64
+from relrank.graph.chains import chain_of, composed, end_of, with_own
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import check_range
 from relrank.models.linear import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of a relation that are tried."""
-
-Chain = tuple[tuple[Relation, bool], ...]
-"""Relations in order, each with whether it is walked from source to target."""
-
-
-def end_of(graph: Graph, relation: Relation) -> str | None:
-    """The node type that a relation says something of: items, users, or None.
-
-    Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
-    A second relation user → item is one of users: what else a user did.
-    """
-    direct = _direct_end(graph, relation)
-    if direct is not None:
-        return direct
-    for end in (graph.item, graph.user):
-        if chain_to(graph, relation, end) is not None:
-            return end
-    return None
-
-
-def _direct_end(graph: Graph, relation: Relation) -> str | None:
-    ends = (relation.source, relation.target)
-    if graph.item in ends and ends != (graph.user, graph.item):
-        return graph.item
-    return graph.user if graph.user in ends else None
-
-
-def chain_to(graph: Graph, relation: Relation, end: str) -> Chain | None:
-    """The shortest chain of relations from a node type to a relation that does not touch it.
-
-    Args:
-        graph: its relations may be links of the chain; each leads from one node type to another one.
-        relation: where the chain leads.
-        end: node type where it starts, that of users or items.
-
-    Returns:
-        Relations in order with whether each is walked from source to target, ``relation`` last; None where no
-        chain leads there. Among equally short ones the first by names.
-    """
-    others = {graph.user, graph.item}
-    frontier: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = [(end, ())]
-    visited = {end}
-    while frontier:
-        reached: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = []
-        for node, chain in frontier:
-            if chain and node in (relation.source, relation.target):
-                return (*chain, (relation, node == relation.source))
-        for node, chain in frontier:
-            for _, link in sorted(graph.relations.items()):
-                if link is relation or link.undirected or node not in (link.source, link.target):
-                    continue
-                other = link.target if link.source == node else link.source
-                if other not in visited and other not in others:
-                    visited.add(other)
-                    reached.append((other, (*chain, (link, link.source == node))))
-        frontier = reached
-    return None
 
 
 def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relation, float]]:
@@ -98,77 +42,30 @@ def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relati
     return pairs
 
 
-_ROWS: WeakKeyDictionary[Relation, tuple[tuple[Relation, ...], Csr]] = WeakKeyDictionary()
+_ROWS: WeakKeyDictionary[Relation, Csr] = WeakKeyDictionary()
 
 
 def rows_of(graph: Graph, relation: Relation) -> Csr:
     """What a relation says of each node of its ``end_of``: rows of length 1, CSR [n_nodes, n_others].
 
-    Within one type each node is its own neighbour too, of weight 1. Along a chain every step is a share: an item of
-    two authors has half of the country of each.
+    Within one type each node is its own neighbour too, of weight 1. A relation that touches neither users nor items
+    is ``composed``. The same object comes back as long as the chain's relations are the same.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
     """
-    chain = chain_of(graph, relation)
-    known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
-    first, ahead = chain[0]
-    n_rows = len(graph.nodes[first.source if ahead else first.target])
-    if known is not None and known[0] == links and known[1].n_rows == n_rows:
-        return known[1]
-    rows = along(graph, chain, first_step(graph, chain))
-    _ROWS[relation] = links, rows
+    direct, end = composed(graph, relation), end_of(graph, relation)
+    shape = len(graph.nodes[direct.source]), len(graph.nodes[direct.target])
+    n_rows, n_cols = shape if direct.source == end else shape[::-1]
+    known = _ROWS.get(direct)
+    if known is not None and (known.n_rows, known.n_cols) == (n_rows, n_cols):
+        return known
+    rows = direct.csr(*shape)
+    if direct.undirected:
+        rows = with_own(rows)
+    rows = unit_rows(rows if direct.source == end else rows.transpose())
+    _ROWS[direct] = rows
     return rows
-
-
-def chain_of(graph: Graph, relation: Relation) -> Chain:
-    """The relations that ``rows_of`` composes, in order, with whether each is walked from source to target.
-
-    Raises:
-        ValueError: the relation leads to neither users nor items.
-    """
-    end = end_of(graph, relation)
-    if end is None:
-        raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
-    direct: Chain = ((relation, relation.source == end),)
-    return direct if _direct_end(graph, relation) is not None else chain_to(graph, relation, end) or direct
-
-
-def first_step(graph: Graph, chain: Chain) -> Csr:
-    """Weights of the first relation of a chain, by the nodes where it starts."""
-    return _step(graph, *chain[0])
-
-
-def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
-    """Rows of the first step, all or some, composed with the rest of the chain and brought to length 1."""
-    for link, ahead in chain[1:]:
-        rows = product(rows.shares(), _step(graph, link, ahead).shares())
-    return unit_rows(rows)
-
-
-def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:
-    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
-    if relation.undirected:
-        own = np.arange(rows.n_rows, dtype=np.int32)
-        row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
-        data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
-        return Csr.from_pairs(row, col, (own.size, own.size), data)
-    return rows if forward else rows.transpose()
-
-
-def product(left: Csr, right: Csr) -> Csr:
-    """``left @ right``, sparse."""
-    from scipy.sparse import csr_array
-
-    shape = (left.n_rows, left.n_cols), (right.n_rows, right.n_cols)
-    one, other = (
-        csr_array((m.data, m.indices, m.indptr), shape=s) for m, s in zip((left, right), shape, strict=True)
-    )
-    result = one @ other
-    result.sort_indices()
-    return Csr(
-        result.indptr.astype(np.int64), result.indices.astype(np.int32), result.data.astype(np.float32), right.n_cols
-    )
 
 
 def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:

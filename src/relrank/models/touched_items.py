@@ -24,9 +24,10 @@ from typing import NamedTuple
 import numpy as np
 
 from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.graph.chains import Chain, along, chain_of, first_step
 from relrank.graph.cuts import Cut
 from relrank.models import sparse_ease
-from relrank.models.linear import full_gram, gram, products_by_row
+from relrank.models.linear import full_gram, gram, products_by_row, unit_rows
 from relrank.models.local_regression import (
     add_rows,
     lengths,
@@ -36,7 +37,7 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import Chain, along, chain_of, first_step, rows_of
+from relrank.models.relation_rows import rows_of
 from relrank.models.sparse_ease import SparseEASE
 
 NEARER = np.float32(1 - 1e-6)
@@ -336,4 +337,4 @@ class TouchedItems:
         row = step.rows()
         left = np.array([i not in gone[int(items[r])] for r, i in zip(row, step.indices, strict=True)], np.bool_)
         fewer = Csr.from_pairs(row[left], step.indices[left], (items.size, step.n_cols), step.data[left])
-        return _Change(items, {name: along(graph, chain, fewer) for name, chain in affected.items()})
+        return _Change(items, {name: unit_rows(along(graph, chain, fewer)) for name, chain in affected.items()})

@@ -7,9 +7,9 @@ from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import ALPHA
+from relrank.study.verdicts import ALPHA, NOT_READ
 
-ORDER = ("helps", "redundant", "hurts", "no evidence")
+ORDER = ("helps", "redundant", "hurts", "no evidence", NOT_READ)
 
 Row = dict[str, Any]
 
@@ -21,7 +21,8 @@ def lead_model(result: StudyResult) -> str | None:
     strongest model. Where none was run so, the best on any arm; arms with shuffled links do not count. Where a stored
     study has no validation column, test decides.
     """
-    judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
+    read = [row["model"] for row in result.verdicts.iter_rows(named=True) if row["verdict"] != NOT_READ]
+    judged = list(dict.fromkeys(read))
     for judge in result.card.get("judges", []):
         if judge["model"] in judged:
             return str(judge["model"])
@@ -54,11 +55,13 @@ def answer(result: StudyResult) -> str:
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
-    if len(by["no evidence"]) == len(rows):
-        seen = _would_have_been_seen(rows, f" in {metric_name(result.card['metric'])}")
-        subject = f"{_names(rows, rows)} is not" if len(rows) == 1 else "No relation is"
-        return f"{subject} shown to help or to hurt{seen}."
+    judged = [row for row in rows if row["verdict"] != NOT_READ]
     clauses = []
+    if len(by["no evidence"]) == len(judged):
+        seen = _would_have_been_seen(judged, f" in {metric_name(result.card['metric'])}")
+        subject = f"{_names(judged, rows)} is not" if len(judged) == 1 else "No relation is"
+        clauses.append(f"{subject} shown to help or to hurt{seen}")
+        by["no evidence"] = []
     if by["helps"]:
         clauses.append(f"{_names(by['helps'], rows)} {_verb(by['helps'], 'help')}")
     for others in dict.fromkeys(row["redundant_with"] for row in by["redundant"]):
@@ -70,6 +73,8 @@ def answer(result: StudyResult) -> str:
         clauses.append(f"{_names(by['hurts'], rows)} {_verb(by['hurts'], 'hurt')}")
     if by["no evidence"]:
         clauses.append(f"{_names(by['no evidence'], rows)}: no evidence{_would_have_been_seen(by['no evidence'])}")
+    if by[NOT_READ]:
+        clauses.append(f"{_names(by[NOT_READ], rows)}: not read by {lead}")
     return "; ".join(clauses) + "."
 
 

@@ -14,7 +14,7 @@ from relrank.comparison import Effect, compare, holm, mean_interval
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
-from relrank.study.arms import Arm
+from relrank.study.arms import NO_HOPS, Arm, Hops
 from relrank.study.cells import CellResult
 from relrank.study.tuning import value_of
 from relrank.study.verdicts import Judged
@@ -54,10 +54,13 @@ class Found:
         cells: arm and result of each.
         metric: the study's metric.
         resamples: bootstrap samples per interval.
+        hops: by relation those that lead to it, where any do.
     """
 
-    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, resamples: int) -> None:
-        self.metric, self.resamples = metric, resamples
+    def __init__(
+        self, cells: Iterable[tuple[Arm, CellResult]], metric: str, resamples: int, hops: Hops = NO_HOPS
+    ) -> None:
+        self.metric, self.resamples, self.hops = metric, resamples, hops
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
         self._shuffled: set[tuple[str, str]] = set()
@@ -131,7 +134,10 @@ def leaderboard(found: Found) -> pl.DataFrame:
     return table.sort(["mean", "model", "arm"], descending=[True, False, False])
 
 
-def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[str]) -> list[dict[str, Any]]:
+def versus(
+    found: Found, models: Sequence[str], rival: str, relations: Sequence[str],
+    reads: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Is a model better than the rival, and does it use relations better? With rows as in ``effects``.
 
     "versus": the model minus the rival, each with all relations, or without any if it was not run with them. "versus
@@ -139,10 +145,11 @@ def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[
     by user, so that a model that is weaker to begin with is not blamed for it. Holm's correction runs over the
     models, within each kind.
     """
-    theirs = _sides(found, rival, relations)
+    reads = reads or {}
+    theirs = _sides(found, rival, reads.get(rival, relations))
     compared: dict[str, dict[str, tuple[str, str, Effect]]] = {"versus": {}, "versus gain": {}}
     for model in models:
-        mine = _sides(found, model, relations)
+        mine = _sides(found, model, reads.get(model, relations))
         if model == rival or not mine or not theirs:
             continue
         (name_a, a), (name_c, c) = mine[0], theirs[0]
@@ -181,18 +188,18 @@ def judge(found: Found, model: str, relations: Sequence[str]) -> dict[str, dict[
     """Effects of every relation on one model, adjusted within each kind: kind → relation → judged effect."""
     judged: dict[str, dict[str, Judged]] = {}
     for kind in KINDS:
-        effects = {r: found.effect(model, *_pair(kind, r, relations)) for r in relations}
+        effects = {r: found.effect(model, *_pair(kind, r, relations, found.hops)) for r in relations}
         known = {r: e[2] for r, e in effects.items() if e is not None}
         adjusted: Sequence[float] = holm([e.p for e in known.values()]).tolist() if known else []
         judged[kind] = {r: Judged(e, float(p)) for (r, e), p in zip(known.items(), adjusted, strict=True)}
     return judged
 
 
-def _pair(kind: str, relation: str, relations: Sequence[str]) -> tuple[Arm, Arm]:
+def _pair(kind: str, relation: str, relations: Sequence[str], hops: Hops) -> tuple[Arm, Arm]:
     """The two arms whose difference is an effect of that kind."""
     if kind == "alone":
-        return arm_of.alone(relation), arm_of.INTERACTIONS
-    less = arm_of.drop(relations, relation) if kind == "drop" else arm_of.rewired(relations, relation)
+        return arm_of.alone(relation, hops), arm_of.before(relation, hops)
+    less = arm_of.drop(relations, relation, hops) if kind == "drop" else arm_of.rewired(relations, relation)
     return arm_of.all_of(relations), less
 
 
@@ -201,14 +208,20 @@ def useful_alone(judged: Mapping[str, Mapping[str, Judged]]) -> list[str]:
     return [r for r, j in judged["alone"].items() if j.positive]
 
 
-def to_explain(judged: Mapping[str, Mapping[str, Judged]], relations: Sequence[str]) -> list[Arm]:
-    """Arms run where a relation seems redundant: beside each other useful one, and alone with its links shuffled."""
+def to_explain(
+    judged: Mapping[str, Mapping[str, Judged]], relations: Sequence[str], hops: Hops = NO_HOPS
+) -> list[Arm]:
+    """Arms run where a relation seems redundant: beside each other useful one, and alone with its links shuffled.
+
+    What hangs on a relation is not there without it.
+    """
     useful = useful_alone(judged)
     redundant = [
         r for r in relations if r in judged["drop"] and r in judged["alone"] and said_of(judged, r) == "redundant"
     ]
-    beside = [arm_of.beside(other, r) for r in redundant for other in useful if other != r]
-    return [*beside, *(arm_of.alone_rewired(r) for r in redundant)]
+    pairs = [(other, r) for r in redundant for other in useful if r not in arm_of.over(hops, other)]
+    beside = [kind(*pair, hops) for pair in pairs for kind in (arm_of.beside, arm_of.without_beside)]
+    return [*beside, *(arm_of.alone_rewired(r, hops) for r in redundant)]
 
 
 def said_of(
@@ -234,21 +247,27 @@ def effects_and_verdicts(
     planted: Mapping[str, str] | None,
     rival: str | None = None,
     beside_rival: Sequence[str] = (),
+    reads: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The effects table and the verdict table of every model that uses relations.
 
-    ``beside_rival`` are the models that ``versus`` compares with ``rival``.
+    ``beside_rival`` are the models that ``versus`` compares with ``rival``. ``reads`` are the relations that each
+    model reads, by default all: of any other nothing is said but that.
     """
+    every, reads = relations, reads or {}
     effects: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
     for model in models:
-        gain = found.effect(model, arm_of.all_of(relations), arm_of.INTERACTIONS)
+        relations = reads.get(model, every)
+        gain = found.effect(model, arm_of.all_of(relations), arm_of.INTERACTIONS) if relations else None
         if gain is not None:
             effects.append(effect_row(model, "gain", None, gain, gain[2].p))
         judged = judge(found, model, relations)
         for kind, of_relation in judged.items():
             for relation, j in of_relation.items():
-                arm_a, arm_b = (found.arm_name(model, arm) or "" for arm in _pair(kind, relation, relations))
+                arm_a, arm_b = (
+                    found.arm_name(model, arm) or "" for arm in _pair(kind, relation, relations, found.hops)
+                )
                 effects.append(effect_row(model, kind, relation, (arm_a, arm_b, j.effect), j.p_holm))
         stand_in = gain[2].smallest if gain is not None else 0.0
         known = [r for r in relations if r in judged["drop"] and r in judged["alone"]]
@@ -265,6 +284,7 @@ def effects_and_verdicts(
                 relation, found.metric, verdict, drop, alone, placebo, because[relation], visible, mutual,
                 shuffled[relation],
             )  # fmt: skip
+            sentence += _chained(relation, relations, found.hops)
             row: dict[str, Any] = {
                 "model": model, "relation": relation, "verdict": verdict, "sentence": sentence,
                 "redundant_with": ", ".join(because[relation]) or None, "smallest": visible,
@@ -275,8 +295,26 @@ def effects_and_verdicts(
                     e = one.effect
                     row |= {kind: e.mean, f"{kind}_low": e.low, f"{kind}_high": e.high}
             said.append({name: row.get(name) for name in VERDICT_SCHEMA})
-    effects += versus(found, beside_rival, rival, relations) if rival else []
+        said += [_not_read(model, relation) for relation in every if relation not in relations]
+    effects += versus(found, beside_rival, rival, every, reads) if rival else []
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
+
+
+def _chained(relation: str, relations: Sequence[str], hops: Hops) -> str:
+    """What the arms of a relation that is part of a chain have in common with those of others."""
+    hanging = [r for r in relations if relation in hops.get(r, ())]
+    said = f" Without it {', '.join(hanging)} cannot be read and is left out, too." if hanging else ""
+    if hops.get(relation):
+        said += f" It is read through {', '.join(hops[relation])}, beside which it was tried alone."
+    return said
+
+
+def _not_read(model: str, relation: str) -> dict[str, Any]:
+    """The row of a relation that a model cannot read: no figures."""
+    return dict.fromkeys(VERDICT_SCHEMA) | {
+        "model": model, "relation": relation, "verdict": rules.NOT_READ,
+        "sentence": f"{relation} is not read by {model}.",
+    }  # fmt: skip
 
 
 def _beside(
@@ -285,9 +323,10 @@ def _beside(
     """What the relation adds beside each other useful one, where that was run; rows are added to ``effects``."""
     judged = {}
     for other in useful:
-        extra = (
-            None if other == relation else found.effect(model, arm_of.beside(other, relation), arm_of.alone(other))
-        )
+        if relation in arm_of.over(found.hops, other):
+            continue
+        pair = arm_of.beside(other, relation, found.hops), arm_of.without_beside(other, relation, found.hops)
+        extra = found.effect(model, *pair)
         if extra is not None:
             judged[other] = Judged(extra[2], extra[2].p)
             effects.append(effect_row(model, "beside", relation, extra, extra[2].p, other))
@@ -296,7 +335,8 @@ def _beside(
 
 def _alone_placebo(found: Found, model: str, relation: str, effects: list[dict[str, Any]]) -> Judged | None:
     """What the links bring beside the interactions that shuffled links do not, where that was run."""
-    extra = found.effect(model, arm_of.alone(relation), arm_of.alone_rewired(relation))
+    linked, shuffled = (make(relation, found.hops) for make in (arm_of.alone, arm_of.alone_rewired))
+    extra = found.effect(model, linked, shuffled)
     if extra is None:
         return None
     effects.append(effect_row(model, "alone placebo", relation, extra, extra[2].p))

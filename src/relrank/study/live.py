@@ -15,10 +15,16 @@ from relrank.evaluation import HISTORY_LENGTH
 from relrank.study.cells import Cell, CellResult
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import signed
+from relrank.study.verdicts import NOT_READ, signed
 
-WORDS = {"helps": "helps", "redundant": "helps, but redundant", "hurts": "hurts", "no evidence": "no evidence"}
-COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim"}
+WORDS = {
+    "helps": "helps",
+    "redundant": "helps, but redundant",
+    "hurts": "hurts",
+    "no evidence": "no evidence",
+    NOT_READ: "not read by this model",
+}
+COLOURS = {"helps": "bold green", "redundant": "cyan", "hurts": "bold red", "no evidence": "dim", NOT_READ: "dim"}
 ROWS = 12
 AT_ONCE = 8
 """Running cells that are shown."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from relrank.graph.chains import hops
 from relrank.models import MODELS
 from relrank.study.cells import Cell
 
@@ -51,6 +52,13 @@ def _readable(cell: Cell) -> frozenset[str]:
     return frozenset(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
 
 
+def _drops_one(cell: Cell) -> bool:
+    """Whether the cell has all that the model reads but one relation and what hangs on it."""
+    readable, over = _readable(cell), hops(cell.bench.graph)
+    dropped = (frozenset(r for r in readable if name not in (r, *over[r])) for name in readable)
+    return _read(cell)[0] in dropped
+
+
 def _rank(cell: Cell) -> int:
     """Cells begin after those of a lower rank only."""
     (relations, shuffled), readable = _read(cell), _readable(cell)
@@ -58,7 +66,7 @@ def _rank(cell: Cell) -> int:
         return 4
     if len(relations) <= 1:
         return len(relations)
-    return 3 if len(relations) == len(readable) - 1 else 2
+    return 3 if relations != readable and _drops_one(cell) else 2
 
 
 def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:

@@ -28,7 +28,8 @@ class StudyResult:
             ``attribute`` (the relation behind similarity and calibration, else null);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
-            items, else users, with an edge, kind}); ``notices`` (list of {where, message, count});
+            items, else users, with an edge, kind; chain: the node types on the way to one that is read through
+            others}); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
             python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke``
@@ -48,8 +49,9 @@ class StudyResult:
             ``p_holm``, ``effect_size`` (paired Cohen's d), ``smallest`` (smallest effect the data could have
             shown), ``n_users``, ``n_seeds``.
         verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "redundant",
-            "hurts", "no evidence"), ``sentence`` (what may be said, with figures), ``redundant_with`` (comma-
-            separated names or null), ``drop``, ``drop_low``, ``drop_high``, ``alone``, ``alone_low``,
+            "hurts", "no evidence"; "not read" where the model cannot read it, with null figures), ``sentence``
+            (what may be said, with figures), ``redundant_with`` (comma-separated names or null), ``drop``,
+            ``drop_low``, ``drop_high``, ``alone``, ``alone_low``,
             ``alone_high``, ``placebo``, ``placebo_low``, ``placebo_high``, ``smallest``, ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.

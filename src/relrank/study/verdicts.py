@@ -21,6 +21,8 @@ def interval(low: float, high: float) -> str:
 
 
 Verdict = Literal["helps", "redundant", "hurts", "no evidence"]
+NOT_READ = "not read"
+"""What stands in place of a verdict where a model cannot read a relation: nothing was tested."""
 ALPHA = 0.05
 
 
