@@ -120,8 +120,10 @@ def first_step(graph: Graph, chain: Chain) -> Csr:
 
 def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
     """Rows of the first step, all or some, composed with the rest of the chain."""
+    if len(chain) > 1:
+        rows = rows.shares()
     for link, ahead in chain[1:]:
-        rows = product(rows.shares(), _step(graph, link, ahead).shares())
+        rows = product(rows, _step(graph, link, ahead).shares())
     return rows
 
 

@@ -64,6 +64,8 @@ class MessagePassing(VectorModel):
     Config = MessagePassingConfig
     relational = True
     most_edges: ClassVar[float] = 0.5
+    counts_silence: ClassVar[bool] = False
+    """Whether a neighbour that says nothing takes a share of what the others say."""
     sweep_edges: ClassVar[int] = 1 << 21
     """Edges that the exact sweep takes at a time."""
     featured = True
@@ -98,8 +100,15 @@ class MessagePassing(VectorModel):
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations whose messages reach users or items within the layers: as many as the hops of a chain."""
-        return within_layers(graph, graph.relations, (graph.user, graph.item), int((config or cls.Config()).layers))
+        """Relations whose messages reach users or items within the layers: as many as the hops of a chain.
+
+        Users without vectors or features of their own have nothing to say to each other in the first layer.
+        """
+        c = config or cls.Config()
+        read = within_layers(graph, graph.relations, (graph.user, graph.item), int(c.layers))
+        if c.layers > 1 or c.user_vectors or (c.features and graph.features_of(graph.user)) or cls.counts_silence:
+            return read
+        return tuple(n for n in read if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
