@@ -100,9 +100,7 @@ def test_a_chain_says_what_the_same_facts_say_directly(name):
 @pytest.mark.parametrize("name", ["relational-ease", "sparse-ease", "ials", "path-fusion", "two-view"])
 def test_likewise_behind_relations_of_users(name):
     chain = users_graph()
-    torch.testing.assert_close(
-        scores(name, chain), scores(name, joined(chain, "in_land")), atol=2e-4, rtol=1e-3
-    )
+    torch.testing.assert_close(scores(name, chain), scores(name, joined(chain, "in_land")), atol=2e-4, rtol=1e-3)
     assert "in_land" in MODELS[name].reads(chain, MODELS[name].Config())
     assert "in_land" not in MODELS[name].reads(chain.only("in_land"), MODELS[name].Config())
 
@@ -122,7 +120,9 @@ def other_edges(graph, name):
     if r.source != r.target:
         src = r.src
     weight = r.weight[::-1].copy()
-    return replace(graph, relations={**graph.relations, name: Relation.of(name, r.source, r.target, src, dst, weight)})
+    return replace(
+        graph, relations={**graph.relations, name: Relation.of(name, r.source, r.target, src, dst, weight)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -324,8 +324,12 @@ class Graph:
 
     def __repr__(self) -> str:
         nodes = "".join(f"\n  {name}: {len(ids):,} nodes" for name, ids in self.nodes.items())
+        from relrank.graph.chains import hops, stops
+
+        passed = hops(self)
         edges = "".join(
             f"\n  {r.name}: {r.source} {'—' if r.undirected else '→'} {r.target}, {len(r):,} edges"
+            + (f", read as {' → '.join(stops(self, r))}" if passed.get(r.name) else "")
             for r in (self.interactions, *self.relations.values())
         )
         features = "".join(
