@@ -8,13 +8,17 @@ import torch
 from dense_truth import SIZES, random_graph
 from featured import dense as feature
 
+from relrank.counterfactuals import Counterfactuals, Deletion
+from relrank.explanations import Explainer
 from relrank.graph.chains import composed
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Relation
-from relrank.models import MODELS
+from relrank.models import MODELS, fewer_links, sparse_ease
 from relrank.models.base import ClosedForm, config_of
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.sparse_ease import SparseEASE
+from relrank.models.touched_items import TouchedItems
 
 USERS = torch.arange(SIZES["user"])
 OF_NETWORKS = {"dim": 8}
@@ -178,32 +182,100 @@ def test_an_arm_without_a_hop_comes_from_the_whole_solution_without_what_hangs_o
         torch.testing.assert_close(found, RelationalEASE(whole.only("similar"), config).solve().score(USERS))
 
 
-def solved_without(model, cut):
+NEAR_SOURCE = {"has_tag": True, "in_city": True, "of_land": False}
+"""Whether the end nearer to the items is a relation's source."""
+
+
+def links(graph, name, places):
+    r = graph.relations[name]
+    near, far = (r.src, r.dst) if NEAR_SOURCE[name] else (r.dst, r.src)
+    return tuple((int(near[at]), int(far[at])) for at in places)
+
+
+def solved_without(model, name, places):
     """From scratch on a graph that never had the links."""
-    r = model.graph.relations[cut.relation]
-    gone = [at for at in range(len(r)) if (int(r.src[at]), int(r.dst[at])) in cut.links]
-    assert len(gone) == len(cut.links)
-    less = r.where(~np.isin(np.arange(len(r)), gone))
-    relations = {**model.graph.relations, cut.relation: less}
+    r = model.graph.relations[name]
+    relations = {**model.graph.relations, name: r.where(~np.isin(np.arange(len(r)), places))}
     return type(model)(replace(model.graph, relations=relations), model.config).solve().score(USERS).numpy()
 
 
 @pytest.mark.parametrize("weights", [{}, {"has_tag": 0.0}], ids=["all", "the hop itself left out"])
-def test_without_a_hops_links_relational_ease_is_what_it_would_be_solved_anew(weights):
-    model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0, weights=weights)).solve()
-    low_rank, r = FewerLinks(model), model.graph.relations["has_tag"]
-    for places in ([0], [3, 17], [5, 6, 30]):
-        cut = Cut("has_tag", tuple((int(r.src[at]), int(r.dst[at])) for at in places))
-        assert low_rank.fits(cut)
-        want, users = solved_without(model, cut), range(0, SIZES["user"], 7)
-        rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
-        inputs = [
-            (np.concatenate([x.indices, c + model.graph.n_items]).astype(np.int64), np.concatenate([x.data, v]))
-            for x, (c, v) in rows
-        ]
-        got = low_rank.scores(inputs, [cut] * len(inputs))
-        np.testing.assert_allclose(got, want[list(users)], atol=1e-4)
-        assert np.abs(got - model.score(USERS).numpy()[list(users)]).max() > 1e-3
+@pytest.mark.parametrize(
+    ("kind", "without", "columns"),
+    [
+        (RelationalEASE, FewerLinks, 0),
+        (SparseEASE, TouchedItems, 10_000),
+        (SparseEASE, TouchedItems, 0),
+    ],
+)
+def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, without, columns, weights, monkeypatch):
+    monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", columns)
+    model = kind(graph(), kind.Config(l2=4.0, weight=3.0, weights=weights)).solve()
+    fewer, n = without(model), model.graph.n_items
+    for name in NEAR_SOURCE:
+        for places in ([0], [1, 5], [2, 3, 6]):
+            cut = Cut(name, links(model.graph, name, places))
+            assert fewer.fits(cut)
+            want, users = solved_without(model, name, places), range(0, SIZES["user"], 7)
+            rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
+            inputs = [
+                (np.concatenate([x.indices, c + n]).astype(np.int64), np.concatenate([x.data, v]))
+                for x, (c, v) in rows
+            ]
+            got = fewer.scores(inputs, [cut] * len(inputs))
+            np.testing.assert_allclose(got, want[list(users)], atol=1e-4)
+            assert np.abs(got - model.score(USERS).numpy()[list(users)]).max() > 1e-3
+
+
+def test_links_that_lead_to_too_many_items_are_solved_anew(monkeypatch):
+    model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0)).solve()
+    cut = Cut("of_land", links(model.graph, "of_land", [1, 5]))
+    assert FewerLinks(model).fits(cut)
+    monkeypatch.setattr(fewer_links, "FEW_ITEMS", 2)
+    assert not FewerLinks(model).fits(cut)
+    asked = Counterfactuals(model, model.graph)
+    scores, exact = asked.without(asked.asked(3, None), [Deletion(None, cut)])
+    assert exact == [True]
+    np.testing.assert_allclose(scores[0], solved_without(model, "of_land", [1, 5])[3], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["relational-ease", "sparse-ease", "relational-item-knn", "bspm", "path-fusion"])
+def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_without_its_links(name):
+    """Three lands behind tags and cities, one of which decides what a user chooses."""
+    rng = np.random.default_rng(0)
+    base = random_graph(3, ("has_tag", "item", "tag", 20), ("in_city", "tag", "city", 7))
+    tag = np.arange(SIZES["item"]) % SIZES["tag"]
+    relations = {
+        "has_tag": Relation.of("has_tag", "item", "tag", np.arange(SIZES["item"]), tag),
+        "in_city": Relation.of("in_city", "tag", "city", np.arange(7), np.array([0, 0, 1, 1, 2, 2, 3])),
+    }
+    items = np.concatenate([rng.choice(np.flatnonzero(tag // 2 == u % 3), 3, replace=False) for u in range(30)])
+    chose = Relation.of("chose", "user", "item", np.repeat(np.arange(30), 3), items)
+    chain = replace(base, relations=relations, interactions=chose)
+    weights = {"has_tag": 0.0, "in_city": 20.0}
+    config = config_of(MODELS[name].Config(), {**SETTINGS[name], "weights": weights}, name)
+    model = MODELS[name](chain, config)
+    if isinstance(model, ClosedForm):
+        model.solve()
+    else:
+        model.init_weights(0)
+        model.refresh()
+    targets = [i for i in np.flatnonzero(tag // 2 == 0).tolist() if i not in items[:3]]
+    found = Explainer(model, chain).explain(targets, user=0, n=20, tried=40)
+    mine = [(e.item, r) for e in found for r in e.reasons if r.relation == "in_city"]
+    assert mine
+    for target, reason in mine:
+        (one, a), (far, city), (other, b) = reason.through
+        assert (one, far, other) == ("tag", "city", "tag")
+        assert a == tag[reason.via]
+        assert b == tag[target]
+        assert city == 0
+        assert reason.exact == isinstance(model, ClosedForm)
+        kept = ~(np.isin(relations["in_city"].src, [a, b]) & (relations["in_city"].dst == city))
+        less = replace(chain, relations={**relations, "in_city": relations["in_city"].where(kept)})
+        if isinstance(model, ClosedForm):
+            anew = type(model)(less, config).solve().score(torch.tensor([0]))[0, target].item()
+            assert reason.score_unlinked == pytest.approx(anew, abs=1e-4)
 
 
 def test_composition_is_kept():

@@ -115,7 +115,7 @@ def stops(graph: Graph, relation: Relation) -> tuple[str, ...]:
 
 def first_step(graph: Graph, chain: Chain) -> Csr:
     """Weights of the first relation of a chain, by the nodes where it starts."""
-    return _step(graph, *chain[0])
+    return step(graph, *chain[0])
 
 
 def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
@@ -123,7 +123,7 @@ def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
     if len(chain) > 1:
         rows = rows.shares()
     for link, ahead in chain[1:]:
-        rows = product(rows, _step(graph, link, ahead).shares())
+        rows = product(rows, step(graph, link, ahead).shares())
     return rows
 
 
@@ -135,7 +135,8 @@ def with_own(rows: Csr) -> Csr:
     return Csr.from_pairs(row, col, (own.size, own.size), data)
 
 
-def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:
+def step(graph: Graph, relation: Relation, forward: bool) -> Csr:
+    """Weights of a relation by the nodes of the end where a step along it starts, each node its own in one type."""
     rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
     if relation.undirected:
         return with_own(rows)

@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from relrank.csr import Csr, Float32, Float64, Int64
-from relrank.graph.chains import along, chain_of, first_step
+from relrank.graph.chains import chain_of
 from relrank.graph.cuts import Cut
-from relrank.models.linear import products_by_row, rows_times_dense, unit_rows
-from relrank.models.relation_rows import rows_of
+from relrank.models.linear import products_by_row, rows_times_dense
+from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
 from relrank.models.relational_ease import RelationalEASE
 
 
@@ -43,7 +42,7 @@ class FewerLinks:
         model: solved; interactions and relations of users stay as they are.
 
     Attributes:
-        weights: of the relations that touch items, where above 0.
+        weights: of the relations that say something of items, where above 0.
         rows: their unit rows.
     """
 
@@ -51,25 +50,23 @@ class FewerLinks:
         self.model, graph = model, model.graph
         in_use = model.in_use(graph.item)
         self._chains = {r.name: chain_of(graph, r) for r, _ in in_use}
-        self._weights, self._rows = {r.name: w for r, w in in_use}, {r.name: rows_of(graph, r) for r, _ in in_use}
-        direct = [name for name, chain in self._chains.items() if len(chain) == 1]
-        self.weights = {name: self._weights[name] for name in direct}
-        self.rows = {name: self._rows[name] for name in direct}
-        self._steps: dict[str, Csr] = {}
+        self.weights = {r.name: w for r, w in in_use}
+        self.rows = {r.name: rows_of(graph, r) for r, _ in in_use}
+        self._without = RowsWithout(graph, self._chains)
         self._columns: dict[str, Csr] = {}
 
     def fits(self, cut: Cut) -> bool:
         """Whether only a few rows change.
 
         Where a relation within the items has weights above 1, its rows are scaled by the largest, which may go. A
-        link that touches no item is in the rows of all items that lead there.
+        link that touches no item is in the rows of all items that lead there, which may be too many.
         """
         if cut.relation is None:
             return True
         graph = self.model.graph
         relation = graph.relations[cut.relation]
         if graph.item not in (relation.source, relation.target):
-            return False
+            return not relation.undirected and 0 < self._without.items(cut).size <= FEW_ITEMS
         if not relation.undirected or not len(relation) or relation.weight.max() <= 1:
             return True
         gone = {(min(link), max(link)) for link in cut.links}
@@ -121,29 +118,9 @@ class FewerLinks:
 
     def _change(self, cut: Cut) -> _Change:
         """Rows with what goes taken out, each again of length 1, less the rows as they were."""
-        assert cut.relation is not None
-        graph, gone = self.model.graph, dict[int, set[int]]()
-        relation = graph.relations[cut.relation]
-        for item, other in cut.links:
-            gone.setdefault(item, set()).add(other)
-            if relation.undirected:
-                gone.setdefault(other, set()).add(item)
-        changed = np.array(sorted(gone), np.int64)
-        differences = {}
-        if cut.relation in self.weights:
-            differences[cut.relation] = _less(self.rows[cut.relation].take(changed), changed, gone)
-        over = {n: chain for n, chain in self._chains.items() if len(chain) > 1 and chain[0][0] is relation}
-        if over:
-            if cut.relation not in self._steps:
-                self._steps[cut.relation] = first_step(graph, next(iter(over.values())))
-            step = self._steps[cut.relation].take(changed)
-            left = ~_named(step, changed, gone)
-            fewer = Csr.from_pairs(
-                step.rows()[left], step.indices[left], (changed.size, step.n_cols), step.data[left]
-            )
-            for name, chain in over.items():
-                differences[name] = _difference(unit_rows(along(graph, chain, fewer)), self._rows[name].take(changed))
-        return _Change(changed, differences)
+        items = self._without.items(cut)
+        fresh = self._without.rows(cut, items)
+        return _Change(items, {name: _difference(rows, self.rows[name].take(items)) for name, rows in fresh.items()})
 
     def _changed_columns(self, changes: dict[Cut, _Change]) -> Float64:
         """C of every cut, transposed, one below the other: float64 [Σ|S|, n_items]."""
@@ -152,29 +129,15 @@ class FewerLinks:
             mine = [cut for cut in changes if name in changes[cut].differences]
             stacked = _below([changes[cut].differences[name] for cut in mine])
             if name not in self._columns:
-                self._columns[name] = self._rows[name].transpose()
+                self._columns[name] = self.rows[name].transpose()
             products: Float32 = products_by_row(stacked, self._columns[name])
-            start, weight = 0, self._weights[name]
+            start, weight = 0, self.weights[name]
             for cut in mine:
                 rows, difference = changes[cut].rows, changes[cut].differences[name]
                 parts[cut] += weight * products[start : start + rows.size].astype(np.float64)
                 start += rows.size
                 parts[cut][:, rows] += 0.5 * weight * products_by_row(difference, difference.transpose())
         return np.concatenate([parts[cut] for cut in changes])
-
-
-def _named(rows: Csr, of: Int64, links: dict[int, set[int]]) -> npt.NDArray[np.bool_]:
-    """Which entries of some items' rows are among links by item."""
-    pairs = zip(of[rows.rows()].tolist(), rows.indices.tolist(), strict=True)
-    return np.array([other in links[item] for item, other in pairs], np.bool_)
-
-
-def _less(old: Csr, items: Int64, gone: dict[int, set[int]]) -> Csr:
-    """Unit rows without some of their entries, again of length 1, less the rows as they were."""
-    left = np.where(_named(old, items, gone), 0.0, old.data.astype(np.float64))
-    length = np.sqrt(np.bincount(old.rows(), weights=left**2, minlength=old.n_rows))[old.rows()]
-    fresh = np.divide(left, length, out=np.zeros_like(left), where=length > 0)
-    return Csr(old.indptr, old.indices, (fresh - old.data).astype(np.float32), old.n_cols)
 
 
 def _difference(new: Csr, old: Csr) -> Csr:

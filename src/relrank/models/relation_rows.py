@@ -1,24 +1,27 @@
 """Relations as rows: what a relation says of each item or user, composed along its chain where it touches neither.
 
-Shared by the closed forms that stack relations with the interactions.
+Shared by the closed forms that stack relations with the interactions, and by what solves them without a few links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from relrank.csr import Csr, Float64
-from relrank.graph.chains import chain_of, composed, end_of, with_own
+from relrank.csr import Csr, Float64, Int64
+from relrank.graph.chains import Chain, chain_of, composed, end_of, product, step, with_own
+from relrank.graph.cuts import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import check_range
 from relrank.models.linear import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of a relation that are tried."""
+FEW_ITEMS = 256
+"""Links that lead to more items than this are not taken out of a solution: what is left is solved anew."""
 
 
 def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relation, float]]:
@@ -66,6 +69,79 @@ def rows_of(graph: Graph, relation: Relation) -> Csr:
     rows = unit_rows(rows if direct.source == end else rows.transpose())
     _ROWS[direct] = rows
     return rows
+
+
+class RowsWithout:
+    """Unit rows of items once some links are gone, for every relation whose chain passes them.
+
+    Args:
+        graph: has the relations.
+        chains: of relations that say something of items, by name (``chain_of``).
+    """
+
+    def __init__(self, graph: Graph, chains: Mapping[str, Chain]) -> None:
+        self._graph, self._chains = graph, chains
+        self._steps: dict[tuple[str, bool], Csr] = {}
+
+    def affected(self, relation: str) -> dict[str, Chain]:
+        """Relations whose rows are made of this one, with their chains."""
+        return {n: chain for n, chain in self._chains.items() if any(r.name == relation for r, _ in chain)}
+
+    def items(self, cut: Cut) -> Int64:
+        """Rows of the items that lead to the links of a cut, ascending."""
+        assert cut.relation is not None
+        found = [np.zeros(0, np.int64)]
+        for chain in self.affected(cut.relation).values():
+            nodes = np.array(sorted(self._gone(cut)), np.int64)
+            passed = next(at for at, (link, _) in enumerate(chain) if link.name == cut.relation)
+            for link, ahead in reversed(chain[:passed]):
+                nodes = np.unique(self._step(link, not ahead).take(nodes).indices)
+            found.append(nodes.astype(np.int64))
+        return np.unique(np.concatenate(found))
+
+    def rows(self, cut: Cut, items: Int64) -> dict[str, Csr]:
+        """By relation the rows of some items without the links of a cut, CSR [items.size, n_others]."""
+        assert cut.relation is not None
+        return {name: self._along(chain, cut, items) for name, chain in self.affected(cut.relation).items()}
+
+    def _along(self, chain: Chain, cut: Cut, items: Int64) -> Csr:
+        link, ahead = chain[0]
+        rows = self._step(link, ahead).take(items)
+        if link.name == cut.relation:
+            rows = _without(rows, items, self._gone(cut))
+        if len(chain) > 1:
+            rows = rows.shares()
+        for link, ahead in chain[1:]:
+            far = self._step(link, ahead)
+            if link.name == cut.relation:
+                far = _without(far, np.arange(far.n_rows), self._gone(cut))
+            rows = product(rows, far.shares())
+        return unit_rows(rows)
+
+    def _step(self, relation: Relation, ahead: bool) -> Csr:
+        key = relation.name, ahead
+        if key not in self._steps:
+            self._steps[key] = step(self._graph, relation, ahead)
+        return self._steps[key]
+
+    def _gone(self, cut: Cut) -> dict[int, set[int]]:
+        """Links of a cut by the node where a step along them starts."""
+        assert cut.relation is not None
+        gone = dict[int, set[int]]()
+        for one, other in cut.links:
+            gone.setdefault(one, set()).add(other)
+            if self._graph.relations[cut.relation].undirected:
+                gone.setdefault(other, set()).add(one)
+        return gone
+
+
+def _without(rows: Csr, nodes: Int64, gone: Mapping[int, set[int]]) -> Csr:
+    """Rows of some nodes, ascending, without the entries that are gone."""
+    kept = np.ones(rows.nnz, np.bool_)
+    for place in np.flatnonzero(np.isin(nodes, list(gone))).tolist():
+        part = slice(rows.indptr[place], rows.indptr[place + 1])
+        kept[part] = ~np.isin(rows.indices[part], list(gone[int(nodes[place])]))
+    return Csr.from_pairs(rows.rows()[kept], rows.indices[kept], (rows.n_rows, rows.n_cols), rows.data[kept])
 
 
 def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:
