@@ -278,6 +278,14 @@ def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_witho
             assert reason.score_unlinked == pytest.approx(anew, abs=1e-4)
 
 
+def test_a_relation_behind_one_of_users_is_more_than_a_history_knows():
+    """So that exports, which know histories alone, are refused."""
+    only_far = {"weights": {"lives_in": 0.0, "in_land": 3.0}}
+    for kind in (RelationalEASE, SparseEASE, MODELS["ials"]):
+        assert not kind(users_graph(), kind.Config(**only_far)).from_history
+        assert kind(users_graph().only("in_land"), kind.Config(**only_far)).from_history
+
+
 def test_composition_is_kept():
     whole = graph()
     first = composed(whole, whole.relations["of_land"])

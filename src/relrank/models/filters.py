@@ -18,6 +18,7 @@ from relrank.graph.spmm import spmm
 from relrank.models import estimates
 from relrank.models.base import FromHistory, Knob
 from relrank.models.estimates import Estimate
+from relrank.models.relation_rows import reach
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
@@ -36,8 +37,7 @@ def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = Fa
     n_users, n_items, edges = graph.n_users, graph.n_items, len(graph.interactions)
     rank = min(rank, n_users, n_items)
     if relations:
-        read = (composed(graph, graph.relations[name]) for name in relations_of_items(graph))
-        edges += sum(len(r) * (1 + r.undirected) for r in read)
+        edges += sum(int(reach(graph, graph.relations[name])[0].sum()) for name in relations_of_items(graph))
     items, users = estimates.table(n_items, rank), estimates.table(n_users, rank)
     histories = 3 * estimates.table(n_users + n_items, USERS_AT_ONCE)
     peak = max(

@@ -52,6 +52,7 @@ from relrank.models.estimates import Estimate
 from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
 from relrank.models.linear import rows_times_dense, unit_rows
+from relrank.models.relation_rows import reach
 from relrank.models.vectors import as_written
 
 STEPS = 3
@@ -119,9 +120,9 @@ class IALS(FromHistory):
         for relation in graph.relations.values():
             end = end_of(graph, relation)
             if end is not None and c.weights.get(relation.name, c.weight):
-                relation = composed(graph, relation)
-                nodes += 4 * len(graph.nodes[relation.target if relation.source == end else relation.source])
-                edges += len(relation)
+                entries = reach(graph, relation)[0]
+                nodes += 4 * entries.size
+                edges += int(entries.sum())
         solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # at most: rows shorter than a vector take less
         operations = c.iterations * (2 * nodes * c.dim**2 + solves)
         return Estimate(4 * estimates.table(nodes, c.dim) + 4 * estimates.sparse(edges), operations)
