@@ -3,14 +3,16 @@
 A path runs from the user to an item j of the history and from there to the target i:
 
 - through a relation r: over a node t that both items are linked with, or directly, where r links items with items;
+- along a chain, where r touches no item (author → country): over the authors of both, and a country that these share;
 - through the interactions: over what people who chose j chose, too. These people are not named.
 
 **Deleting a path** takes away the user's own edge to j (the history without j) and those links of r that join j and i
-on this path: j–t and t–i, or j–i. Of a path through the interactions only the user's own edge goes. Whatever else
-links j with i stays. What the target's score and rank are without the path, the model itself says; how, and when that
-is exact, is written in ``relrank.counterfactuals``. The rank is that among the items which are neither in the history
-nor hidden; j is no candidate when its edge is gone, either. Equal scores count half, as in ``relrank.ranking``, so a
-rank may end in .5.
+on this path: j–t and t–i, or j–i; along a chain those of both authors to the country, for all their items, while the
+chain itself stays. Links among authors, and relations of users, are behind scores but are never named. Of a path
+through the interactions only the user's own edge goes. Whatever else links j with i stays. What the target's score
+and rank are without the path, the model itself says; how, and when that is exact, is written in
+``relrank.counterfactuals``. The rank is that among the items which are neither in the history nor hidden; j is no
+candidate when its edge is gone, either. Equal scores count half, as in ``relrank.ranking``, so a rank may end in .5.
 
 **Candidates.** What j contributes is what the target's score loses without j in the history. The paths from j to i
 share j's contribution by weight (``relrank.models.item_paths``); that share is a path's strength. The strongest are
@@ -55,7 +57,8 @@ class Reason:
     Attributes:
         via: item row of the history.
         relation: name, or ``"interactions"``.
-        through: nodes between ``via`` and the item as (type, row); () for a direct link and for interactions.
+        through: nodes between ``via`` and the item as (type, row), along a chain the way there and back; () for a
+            direct link and for interactions.
         strength: the path's part of the score, in scores.
         rank_without: 1-based expected rank of the item with the path deleted.
         score_without: score then.

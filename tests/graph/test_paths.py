@@ -46,6 +46,16 @@ def dense(relation):
     return np.divide(w, np.sqrt(degrees), out=np.zeros_like(w), where=w > 0)
 
 
+def weights(relation):
+    w = np.zeros((SIZES[relation.source], SIZES[relation.target]))
+    w[relation.src, relation.dst] = relation.weight
+    return w
+
+
+def row_shares(w):
+    return w / np.maximum(w.sum(1, keepdims=True), 1e-12)
+
+
 def from_end(relation, end):
     return dense(relation) if relation.source == end else dense(relation).T
 
@@ -62,7 +72,14 @@ def oracle(g, name, history, users):
                         out[r] += h[j] * a[v, j] * a[v]
             continue
         relation = g.relations[name]
-        if "item" in ENDS[name]:
+        if name == "about":  # over tags, a step in shares each
+            a_tag, a_city = weights(g.relations["has_tag"]), weights(relation)
+            there = row_shares(a_tag) @ row_shares(a_city)
+            steps = there / np.maximum(np.sqrt(np.outer(there.sum(1), there.sum(0))), 1e-12)
+            for j in range(n_items):
+                for v in range(steps.shape[1]):
+                    out[r] += h[j] * steps[j, v] * steps[:, v]
+        elif "item" in ENDS[name]:
             steps = from_end(relation, "item")
             for j in range(n_items):
                 if name == "similar":
@@ -91,17 +108,18 @@ def histories(n, seed=1):
     return h, Csr.from_pairs(*np.nonzero(h), h.shape, h[np.nonzero(h)])
 
 
-def test_every_relation_of_users_or_items_opens_one_kind_and_no_other_does():
+def test_every_relation_that_leads_from_users_or_items_opens_one_kind_and_no_other_does():
     g = graph()
     kinds = path_kinds(g)
-    assert [k.name for k in kinds] == ["chose", *sorted(set(ENDS) - {"about"})]
+    assert [k.name for k in kinds] == ["chose", *sorted(ENDS)]
+    assert [k.name for k in path_kinds(g.only("about", "friend"))] == ["chose", "friend"]
     through = {"chose", "lives_in", "sells_to", "wished", "viewed_by"}
     assert {k.name for k in kinds if k.through_users} == through
     assert {k.name for k in kinds if k.start is not None} == {"lives_in", "sells_to", "friend"}
     assert [k.name for k in path_kinds(g.only())] == ["chose"]
 
 
-@pytest.mark.parametrize("name", ["chose", *(n for n in ENDS if n != "about")])
+@pytest.mark.parametrize("name", ["chose", *ENDS])
 def test_sums_of_paths_are_those_counted_one_by_one(name):
     """For known users, for −1, which the graph does not know, and for a user asked for twice."""
     g = graph()

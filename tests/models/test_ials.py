@@ -57,7 +57,7 @@ def graph():
         ("shelved", "user", "item", 50),
         ("lives_in", "user", "city", 25),
         ("friends", "user", "user", 30),
-        ("near", "tag", "tag", 10),
+        ("near", "land", "land", 5),
     )
 
 

@@ -69,8 +69,16 @@ def with_lands(graph):
     )
 
 
+OVER_LANDS = {
+    Path(0, "in_land", (("tag", one), ("land", 0), ("tag", other)), 1): 5 * there * 0.5
+    for one, there in ((0, 3 / 7), (1, 4 / 7))
+    for other in (0, 1)
+}
+"""Both items' tags are of one land: cosine 1 at weight 5; item 0 has its tags at 3 and 4, item 1 alike."""
+
+
 def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
-    """Composed relations have no link that an item is on, so that no path runs through them."""
+    """Those of a composed relation are dealt among the ways along its chain."""
     graph = with_lands(graph)
     weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
     model = SparseEASE(graph, SparseEASEConfig(weights=weights, user_power=1.0)).solve()
@@ -84,21 +92,21 @@ def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
             Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
             # users of 2, 2, 1 and 1 interactions weigh ½, ½, 1, 1 over their mean 4 / 6
             Path(0, INTERACTIONS, (), 1): 2 * 0.5 / (4 / 6),
+            **OVER_LANDS,
         }
     )
 
 
 def test_weights_of_relational_item_knn_are_the_terms_of_its_cosine(graph):
-    """Those of the composed relation are what is missing: no path runs through it."""
     graph = with_lands(graph)
     weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
     model = RelationalItemKNN(graph, RelationalItemKNNConfig(shrinkage=4.0, weights=weights)).solve()
     found = dict(ItemPaths(model, graph, None).between(0, 1))
-    assert found == pytest.approx(TERMS)
+    assert found == pytest.approx({**TERMS, **OVER_LANDS})
     similarity = model.fold_in([torch.tensor([0])])[0, 1].item()
     # both items are in one land; squared lengths are numbers of users and the three weights
     lengths = np.sqrt((3 + 2 + 3 + 5) * (2 + 2 + 3 + 5))
-    assert similarity * (lengths + 4) == pytest.approx(sum(found.values()) + 5, rel=1e-6)
+    assert similarity * (lengths + 4) == pytest.approx(sum(found.values()), rel=1e-6)
 
 
 def test_weights_of_other_models_are_normalised_edges(graph):

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.graph import Graph
+from relrank.graph.chains import chain_to
+from relrank.graph.graph import Graph, Relation
 
 
 class Cut(NamedTuple):
@@ -15,7 +16,8 @@ class Cut(NamedTuple):
 
     Attributes:
         relation: its name; None where no link goes.
-        links: pairs (item row, row of the other end); within the items each pair once, in either order.
+        links: pairs (item row, row of the other end); within the items each pair once, in either order. Of a
+            relation that touches no item, pairs (row of the end where its chain arrives, row of the other end).
     """
 
     relation: str | None
@@ -54,9 +56,17 @@ def without_links(graph: Graph, cut: Cut) -> Graph:
     one, other = np.array(cut.links, np.int64).T
     if relation.undirected:
         one, other = np.minimum(one, other), np.maximum(one, other)
-    elif relation.source != graph.item:
+    elif not _from_items(graph, relation):
         src, dst = dst, src
     gone = np.isin(src << 32 | dst, one << 32 | other)
     if gone.sum() != np.unique(one << 32 | other).size:
         raise ValueError(f"relation {cut.relation!r} lacks one of the links {cut.links}")
     return replace(graph, relations={**graph.relations, cut.relation: relation.where(~gone)})
+
+
+def _from_items(graph: Graph, relation: Relation) -> bool:
+    """Whether a relation's source is the end nearer to the items."""
+    if graph.item in (relation.source, relation.target):
+        return relation.source == graph.item
+    chain = chain_to(graph, relation, graph.item)
+    return chain is None or chain[-1][1]

@@ -324,8 +324,12 @@ class Graph:
 
     def __repr__(self) -> str:
         nodes = "".join(f"\n  {name}: {len(ids):,} nodes" for name, ids in self.nodes.items())
+        from relrank.graph.chains import hops, stops
+
+        passed = hops(self)
         edges = "".join(
             f"\n  {r.name}: {r.source} {'—' if r.undirected else '→'} {r.target}, {len(r):,} edges"
+            + (f", read as {' → '.join(stops(self, r))}" if passed.get(r.name) else "")
             for r in (self.interactions, *self.relations.values())
         )
         features = "".join(
@@ -338,10 +342,14 @@ class Graph:
 def coverage(graph: Graph) -> dict[str, float]:
     """For each relation, the share of items (of users, where no item is linked) that have at least one edge in it.
 
-    A relation that links neither users nor items is judged by its source type.
+    A relation that links neither is judged along the chain that leads there, and without a chain by its source type.
     """
+    from relrank.graph.chains import composed, end_of
+
     shares = {}
     for name, relation in graph.relations.items():
+        if end_of(graph, relation) is not None:
+            relation = composed(graph, relation)
         ends = (relation.source, relation.target)
         judged = next((end for end in (graph.item, graph.user) if end in ends), relation.source)
         shares[name] = float((relation.degrees(judged, len(graph.nodes[judged])) > 0).mean())

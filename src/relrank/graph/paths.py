@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from relrank.csr import Csr, Float32, Int64
+from relrank.graph.chains import composed_graph
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
 
@@ -41,8 +42,9 @@ def path_kinds(graph: Graph) -> list[PathKind]:
     """Every kind of path that the graph's relations open, the interactions first, then relations by name.
 
     A relation of items is walked from the history, one of users from the user on through those it reaches. A relation
-    that touches neither opens no path.
+    that touches neither is composed along the chain that leads there; without a chain it opens no path.
     """
+    graph = composed_graph(graph)
     n_users, n_items = graph.n_users, graph.n_items
     chosen = normalise(graph.interactions.csr(n_users, n_items))
     kinds = [PathKind(graph.interactions.name, None, (chosen.transpose(), chosen), True)]

@@ -114,7 +114,15 @@ class Recommender(ABC):
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Names of the relations that can change a score: arms of a study that differ in others are the same."""
+        """Names of the relations that can change a score: arms of a study that differ in others are the same.
+
+        By default all of a relational model. One that reads some alone says which; of the others a study says "not
+        read". A relation that is reached through others counts only where those are in the graph, too.
+
+        Args:
+            graph: that of an arm.
+            config: hyper-parameters; the defaults where None.
+        """
         del config
         return tuple(graph.relations) if cls.relational else ()
 

@@ -9,7 +9,8 @@ and sharpened by following ``dY/dt = −Y P`` from 0 to T. One step h of a solve
 Euler's, ``I − hP (I − hP/2 (I − hP/3 (I − hP/4)))`` for the classical Runge–Kutta method of order 4 (of any of its
 variants: the equation is linear). The ideal filter's part is sharpened once for all users, as a thin matrix.
 
-Relations that do not touch items are not used; see :func:`relrank.models.filters.item_filters` for the others.
+A relation that does not touch items is composed along the chain of relations that leads there from items. Relations
+of users are not read. See :func:`relrank.models.filters.item_filters`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
-from relrank.models.base import FromHistory, Knob
+from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
+    ItemFilters,
     filter_columns,
     item_degrees,
     item_filters,
@@ -67,12 +69,11 @@ class BSPMConfig:
     """Seed of the randomised decomposition's start."""
 
 
-class BSPM(FromHistory):
+class BSPM(ItemFilters):
     """Blurring by low-pass filters of interactions and relations, then sharpening."""
 
     name = "bspm"
     Config = BSPMConfig
-    relational = True
     solution: ClassVar[tuple[str, ...]] = ("into", "out_of")
 
     #: D_i^-1/2 V, float32 [n_items, rank]

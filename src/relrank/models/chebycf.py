@@ -9,8 +9,8 @@ spectrum is on [−1, 1], scores are
 ``T_k`` is the Chebyshev polynomial of degree k; the coefficients ``c_0 … c_K`` interpolate a response that is 1 at
 frequency −1 (smooth signals), flat around frequency 0, and 0 at frequency 1. V are the leading right singular vectors
 of R̃, an ideal low-pass filter. In the paper a is 1/2; then λ = 1, and L̃ is made of the graph's Laplacian. Every
-relation of items adds a filter ``F_r`` of spectral radius 1; relations that do not touch items are not used, see
-:func:`relrank.models.filters.item_filters`.
+relation of items adds a filter ``F_r`` of spectral radius 1, composed along a chain where it does not touch items
+itself. Relations of users are not read. See :func:`relrank.models.filters.item_filters`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
-from relrank.models.base import FromHistory, Knob, check_range
+from relrank.models.base import Knob, check_range
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ROUNDS,
+    ItemFilters,
     filter_columns,
     item_degrees,
     item_filters,
@@ -68,12 +69,11 @@ class ChebyCFConfig:
     """Seed of the randomised decomposition's start."""
 
 
-class ChebyCF(FromHistory):
+class ChebyCF(ItemFilters):
     """A plateau-shaped and an ideal low-pass filter of the interactions, and filters of relations."""
 
     name = "chebycf"
     Config = ChebyCFConfig
-    relational = True
     solution: ClassVar[tuple[str, ...]] = ("into", "out_of", "largest")
 
     #: D_i^-β V, float32 [n_items, rank]

@@ -1,11 +1,11 @@
 """Relational EASE solved again without a few links of its items, by a low-rank change of the inverse.
 
-A relation enters ``G`` as ``w R Rᵀ`` with unit rows R. Links that go change the rows S of R by ``D = R' − R``, so
-with the columns S of the identity as E
+A relation enters ``G`` as ``w R Rᵀ`` with unit rows R. Links that go change the rows S of R by ``D = R' − R``, and
+the same rows of every relation that is composed over it. So with the columns S of the identity as E
 
-    G' = G + w (E Cᵀ + C Eᵀ),      C = R Dᵀ + ½ E D Dᵀ,
+    G' = G + E Cᵀ + C Eᵀ,      C = Σ_r w_r (R_r D_rᵀ + ½ E D_r D_rᵀ),
 
-and for ``U = [E, C]`` Woodbury's identity gives, with ``M = w [[0, I], [I, 0]]``,
+and for ``U = [E, C]`` Woodbury's identity gives, with ``M = [[0, I], [I, 0]]``,
 
     P' = P − P U M (I + Uᵀ P U M)⁻¹ Uᵀ P.
 
@@ -21,17 +21,18 @@ from typing import NamedTuple
 import numpy as np
 
 from relrank.csr import Csr, Float32, Float64, Int64
+from relrank.graph.chains import chain_of
 from relrank.graph.cuts import Cut
 from relrank.models.linear import products_by_row, rows_times_dense
-from relrank.models.relational_ease import RelationalEASE, unit_rows_of
+from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
+from relrank.models.relational_ease import RelationalEASE
 
 
 class _Change(NamedTuple):
-    """The rows S of R that a cut changes, and D as CSR."""
+    """The rows S that a cut changes, ascending, and D as CSR by the name of every relation that it changes there."""
 
-    weight: float
     rows: Int64
-    difference: Csr
+    differences: dict[str, Csr]
 
 
 class FewerLinks:
@@ -39,24 +40,33 @@ class FewerLinks:
 
     Args:
         model: solved; interactions and relations of users stay as they are.
+
+    Attributes:
+        weights: of the relations that say something of items, where above 0.
+        rows: their unit rows.
     """
 
     def __init__(self, model: RelationalEASE) -> None:
-        self.model = model
-        self.weights = {r.name: w for r, w in model.in_use(model.graph.item)}
-        self.rows = {
-            name: unit_rows_of(model.graph, model.graph.relations[name], model.graph.item) for name in self.weights
-        }
+        self.model, graph = model, model.graph
+        in_use = model.in_use(graph.item)
+        self._chains = {r.name: chain_of(graph, r) for r, _ in in_use}
+        self.weights = {r.name: w for r, w in in_use}
+        self.rows = {r.name: rows_of(graph, r) for r, _ in in_use}
+        self._without = RowsWithout(graph, self._chains)
         self._columns: dict[str, Csr] = {}
 
     def fits(self, cut: Cut) -> bool:
         """Whether only a few rows change.
 
-        Where a relation within the items has weights above 1, its rows are scaled by the largest, which may go.
+        Where a relation within the items has weights above 1, its rows are scaled by the largest, which may go. A
+        link that touches no item is in the rows of all items that lead there, which may be too many.
         """
         if cut.relation is None:
             return True
-        relation = self.model.graph.relations[cut.relation]
+        graph = self.model.graph
+        relation = graph.relations[cut.relation]
+        if graph.item not in (relation.source, relation.target):
+            return not relation.undirected and 0 < self._without.items(cut).size <= FEW_ITEMS
         if not relation.undirected or not len(relation) or relation.weight.max() <= 1:
             return True
         gone = {(min(link), max(link)) for link in cut.links}
@@ -87,7 +97,7 @@ class FewerLinks:
         through = -(b @ scaled.T).astype(np.float64)  # P C
         through[:n] += scaled.T
         start = 0
-        for cut, (weight, changed, _) in changes.items():
+        for cut, (changed, _) in changes.items():
             k = changed.size
             c, pc = columns[start : start + k], through[:, start : start + k]
             start += k
@@ -95,8 +105,8 @@ class FewerLinks:
             pe[changed, np.arange(k)] = p[changed]
             pu = np.hstack([pe, pc])
             inner = np.vstack([pu[changed], c @ pu[:n]])
-            swap = np.roll(np.arange(2 * k), k)  # M, without dividing by a weight that may be tiny
-            solved = weight * np.linalg.solve(np.eye(2 * k) + weight * inner[:, swap], pu[:n].T)[swap]
+            swap = np.roll(np.arange(2 * k), k)  # M
+            solved = np.linalg.solve(np.eye(2 * k) + inner[:, swap], pu[:n].T)[swap]
             diagonal = p - np.einsum("ik,ki->i", pu[:n], solved)
             for at in (at for at, other in enumerate(cuts) if other == cut):
                 z = inputs.take(np.array([at]))
@@ -108,43 +118,34 @@ class FewerLinks:
 
     def _change(self, cut: Cut) -> _Change:
         """Rows with what goes taken out, each again of length 1, less the rows as they were."""
-        assert cut.relation is not None
-        rows, gone = self.rows[cut.relation], dict[int, set[int]]()
-        undirected = self.model.graph.relations[cut.relation].undirected
-        for item, other in cut.links:
-            gone.setdefault(item, set()).add(other)
-            if undirected:
-                gone.setdefault(other, set()).add(item)
-        changed = np.array(sorted(gone), np.int64)
-        old = rows.take(changed)
-        data = np.empty(old.nnz)
-        for place, row in enumerate(changed.tolist()):
-            part = slice(old.indptr[place], old.indptr[place + 1])
-            values = old.data[part].astype(np.float64)
-            left = np.where(np.isin(old.indices[part], list(gone[row])), 0.0, values)
-            length = np.sqrt((left**2).sum())
-            data[part] = (left / length if length else left) - values
-        return _Change(
-            self.weights[cut.relation], changed, Csr(old.indptr, old.indices, data.astype(np.float32), old.n_cols)
-        )
+        items = self._without.items(cut)
+        fresh = self._without.rows(cut, items)
+        return _Change(items, {name: _difference(rows, self.rows[name].take(items)) for name, rows in fresh.items()})
 
     def _changed_columns(self, changes: dict[Cut, _Change]) -> Float64:
         """C of every cut, transposed, one below the other: float64 [Σ|S|, n_items]."""
-        parts: dict[Cut, Float64] = {}
-        for name in {cut.relation for cut in changes}:
-            assert name is not None
-            mine = [cut for cut in changes if cut.relation == name]
-            stacked = _below([changes[cut].difference for cut in mine])
+        parts = {cut: np.zeros((change.rows.size, self.model.graph.n_items)) for cut, change in changes.items()}
+        for name in {name for change in changes.values() for name in change.differences}:
+            mine = [cut for cut in changes if name in changes[cut].differences]
+            stacked = _below([changes[cut].differences[name] for cut in mine])
             if name not in self._columns:
                 self._columns[name] = self.rows[name].transpose()
             products: Float32 = products_by_row(stacked, self._columns[name])
-            start = 0
+            start, weight = 0, self.weights[name]
             for cut in mine:
-                _, rows, difference = changes[cut]
-                parts[cut] = products[start : start + rows.size].astype(np.float64)
+                rows, difference = changes[cut].rows, changes[cut].differences[name]
+                parts[cut] += weight * products[start : start + rows.size].astype(np.float64)
                 start += rows.size
-                parts[cut][:, rows] += 0.5 * products_by_row(difference, difference.transpose())
+                parts[cut][:, rows] += 0.5 * weight * products_by_row(difference, difference.transpose())
         return np.concatenate([parts[cut] for cut in changes])
+
+
+def _difference(new: Csr, old: Csr) -> Csr:
+    """``new − old``, where ``new`` has no entry that ``old`` lacks."""
+    data = -old.data.astype(np.float64)
+    places = old.rows().astype(np.int64) * old.n_cols + old.indices
+    data[np.searchsorted(places, new.rows().astype(np.int64) * new.n_cols + new.indices)] += new.data
+    return Csr(old.indptr, old.indices, data.astype(np.float32), old.n_cols)
 
 
 def _below(parts: Sequence[Csr]) -> Csr:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
+from relrank.graph.chains import composed, touches_items
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
 from relrank.models import estimates
-from relrank.models.base import Knob
+from relrank.models.base import FromHistory, Knob
 from relrank.models.estimates import Estimate
+from relrank.models.relation_rows import reach
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
@@ -34,7 +37,7 @@ def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = Fa
     n_users, n_items, edges = graph.n_users, graph.n_items, len(graph.interactions)
     rank = min(rank, n_users, n_items)
     if relations:
-        edges += sum(len(r) * (1 + r.undirected) for r in graph.relations.values() if _touches_items(graph, r.name))
+        edges += sum(int(reach(graph, graph.relations[name])[0].sum()) for name in relations_of_items(graph))
     items, users = estimates.table(n_items, rank), estimates.table(n_users, rank)
     histories = 3 * estimates.table(n_users + n_items, USERS_AT_ONCE)
     peak = max(
@@ -76,16 +79,33 @@ def item_degrees(history: Csr, power: float) -> Float32:
     return result
 
 
+def relations_of_items(graph: Graph) -> tuple[str, ...]:
+    """Names of the relations that touch items, and of those that a chain of relations leads to from there."""
+    return tuple(name for name, relation in graph.relations.items() if touches_items(graph, relation))
+
+
+class ItemFilters(FromHistory):
+    """A model that filters histories, by relations of items among others."""
+
+    relational = True
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations of items, direct or at the end of a chain; of users it knows the history alone."""
+        del config
+        return relations_of_items(graph)
+
+
 def item_filters(
     graph: Graph, default: float, weights: Mapping[str, float], model: str
 ) -> list[tuple[Csr, Csr | None, float]]:
-    """A normalised filter of items for every relation that touches them, with its weight above 0.
+    """A normalised filter of items for every one of ``relations_of_items``, with its weight above 0.
 
     For a relation item → t that is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``: from item to t and back. Within the
-    items it is ``Â`` itself. Both have spectral radius 1.
+    items it is ``Â`` itself. Both have spectral radius 1. A relation that a chain leads to is ``composed`` before.
 
     Args:
-        graph: its relations; those that do not touch items are left out.
+        graph: its relations; those that say nothing of items are left out.
         default: weight of a relation that ``weights`` does not name.
         weights: by relation.
         model: name for errors.
@@ -97,15 +117,16 @@ def item_filters(
         InputError: a weight is negative or not finite.
     """
     found: list[tuple[Csr, Csr | None, float]] = []
-    for name, relation in sorted(graph.relations.items()):  # sums in one order whatever the arm
+    for name in sorted(graph.relations):  # sums in one order whatever the arm
         weight = float(weights.get(name, default))
         if not 0 <= weight < np.inf:
             raise InputError(
                 "relation weight is negative or not finite", where=f"{model}, {name}",
                 expected="0 or more", found=str(weight),
             )  # fmt: skip
-        if not weight or not _touches_items(graph, name):
+        if not weight or not touches_items(graph, graph.relations[name]):
             continue
+        relation = composed(graph, graph.relations[name])
         edges = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
         if relation.undirected:
             found.append((edges, None, weight))
@@ -116,9 +137,9 @@ def item_filters(
 
 
 def weight_knobs(graph: Graph) -> tuple[Knob, ...]:
-    """The weight of every relation that touches items, starting at 0."""
+    """The weight of every one of ``relations_of_items``, starting at 0."""
     ladder = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
-    return tuple(Knob(f"weights.{n}", ladder, 0.0) for n in sorted(graph.relations) if _touches_items(graph, n))
+    return tuple(Knob(f"weights.{n}", ladder, 0.0) for n in sorted(relations_of_items(graph)))
 
 
 def rank_knob(graph: Graph, start: int) -> Knob:
@@ -126,7 +147,3 @@ def rank_knob(graph: Graph, start: int) -> Knob:
     most = min(graph.n_users, graph.n_items) // 2
     ranks = tuple(sorted({r for r in (16, 32, 64, 128, 256, 512, start) if r <= most})) or (1,)
     return Knob("rank", ranks, min(start, ranks[-1]))
-
-
-def _touches_items(graph: Graph, name: str) -> bool:
-    return graph.item in (graph.relations[name].source, graph.relations[name].target)

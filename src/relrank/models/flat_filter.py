@@ -8,7 +8,8 @@ are
 Beyond the known part of the spectrum P acts as it is, a linear low-pass filter; on the leading eigenvectors the
 response is one and the same, ``α λ_k``: at α = 1 it goes on where the linear part ends, above 1 it is lifted. So no
 few directions, popularity first among them, drown the others. Every relation of items adds a filter ``F_r`` of
-spectral radius 1; relations that do not touch items are not used.
+spectral radius 1, composed along a chain where it does not touch items itself. Relations of users are not read. See
+:func:`relrank.models.filters.item_filters`.
 
 The pieces are known: powers of degrees from item-based neighbourhood models, an ideal low-pass filter beside a linear
 one from GF-CF (Shen et al. 2021), a plateau instead of a slope from Kim et al. 2025, "Graph Spectral Filtering with
@@ -28,9 +29,17 @@ from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
-from relrank.models.base import FromHistory, Knob
+from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
-from relrank.models.filters import filter_columns, item_filters, product, rank_knob, spectral_estimate, weight_knobs
+from relrank.models.filters import (
+    ItemFilters,
+    filter_columns,
+    item_filters,
+    product,
+    rank_knob,
+    spectral_estimate,
+    weight_knobs,
+)
 from relrank.models.linear import rows_times_dense, singular_vectors
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -62,12 +71,11 @@ class FlatFilterConfig:
     """Seed of the randomised decomposition's start."""
 
 
-class FlatFilter(FromHistory):
+class FlatFilter(ItemFilters):
     """A flat response on the leading spectrum of the interactions, a linear one beyond, and filters of relations."""
 
     name = "flat-filter"
     Config = FlatFilterConfig
-    relational = True
     solution: ClassVar[tuple[str, ...]] = ("into", "out_of", "largest")
 
     #: D_i^-c V, float32 [n_items, rank]

@@ -109,6 +109,7 @@ class HGT(MessagePassing):
 
     name = "hgt"
     Config = HGTConfig
+    counts_silence = True  # attention runs over all relations at once
     sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
     @classmethod

@@ -26,8 +26,8 @@ missing there, not zero.
 
 Relations of users (user → t, or a second relation user → item) do the same for p_u. Then the vector of a known user
 is solved from interactions and relations, that of a new user from the history alone. In a relation within one type
-each linked node is its own neighbour, too, with the weight of the heaviest edge. Relations that touch neither users
-nor items are not used.
+each linked node is its own neighbour, too, with the weight of the heaviest edge. A relation that touches neither
+users nor items is composed along the shortest chain of relations that leads there.
 
 A sweep solves users, items, and then moves z by some steps of conjugate gradients, each given all others.
 """
@@ -44,6 +44,7 @@ from torch import Tensor
 
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
+from relrank.graph.chains import composed, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import FromHistory, Knob, check_range, history_rows, user_rows
@@ -51,7 +52,7 @@ from relrank.models.estimates import Estimate
 from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
 from relrank.models.linear import rows_times_dense, unit_rows
-from relrank.models.relational_ease import end_of
+from relrank.models.relation_rows import reach
 from relrank.models.vectors import as_written
 
 STEPS = 3
@@ -101,12 +102,11 @@ class IALS(FromHistory):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then penalty, unobserved weight, size and exponent."""
         ladder = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-        usable = sorted(r.name for r in graph.relations.values() if end_of(graph, r))
         dims = tuple(
             d for d in (16, 32, 64, 128, 256, 512, 1024) if d <= max(16, min(graph.n_users, graph.n_items) // 2)
         )
         return (
-            *(Knob(f"weights.{name}", ladder, 0.0) for name in usable),
+            *(Knob(f"weights.{name}", ladder, 0.0) for name in sorted(led_to(graph))),
             Knob("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
             Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
             Knob("dim", dims, min(256, dims[-1])),
@@ -120,17 +120,18 @@ class IALS(FromHistory):
         for relation in graph.relations.values():
             end = end_of(graph, relation)
             if end is not None and c.weights.get(relation.name, c.weight):
-                nodes += 4 * len(graph.nodes[relation.target if relation.source == end else relation.source])
-                edges += len(relation)
+                entries = reach(graph, relation)[0]
+                nodes += 4 * entries.size
+                edges += int(entries.sum())
         solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # at most: rows shorter than a vector take less
         operations = c.iterations * (2 * nodes * c.dim**2 + solves)
         return Estimate(4 * estimates.table(nodes, c.dim) + 4 * estimates.sparse(edges), operations)
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """The relations that touch users or items."""
+        """The relations that touch users or items, and those that a chain of relations leads to."""
         del config
-        return tuple(name for name, relation in graph.relations.items() if end_of(graph, relation))
+        return led_to(graph)
 
     def __init__(self, graph: Graph, config: IALSConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -157,7 +158,7 @@ class IALS(FromHistory):
                     expected="0 or more", found=str(weight),
                 )  # fmt: skip
             if weight and len(relation) and end_of(graph, relation) == end:
-                rows = unit_rows(_rows(graph, relation, end))
+                rows = unit_rows(_rows(graph, composed(graph, relation), end))
                 parts.append(Csr(rows.indptr, rows.indices, rows.data * np.float32(np.sqrt(weight)), rows.n_cols))
         return _side_by_side(parts, len(graph.nodes[end]))
 

@@ -1,9 +1,11 @@
 """Paths between two items, over the relations that a model reads and by the weights that it gives them.
 
 A path from item j to item i through a relation runs over a node t that both are linked with, or directly where the
-relation links items with items. Its weight is the product of its normalised edges times the relation's weight: for
-relational EASE, sparse EASE and relational item-kNN the terms of the Gram matrix, ``w R_jt R_it`` with unit rows R,
-beside co-counts of interactions (of sparse EASE weighted by user); for other models products of ``D^-1/2 W D^-1/2``.
+relation links items with items. Through a relation that touches no item it runs along the chain that leads there,
+over a node that both reach, and back along the chain. Its weight is the product of its normalised edges times the
+relation's weight: for relational EASE, sparse EASE and relational item-kNN the terms of the Gram matrix, ``w R_jt
+R_it`` with unit rows R, beside co-counts of interactions (of sparse EASE weighted by user); for other models products
+of ``D^-1/2 W D^-1/2``.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from relrank.csr import Csr, Float64, Int32, Int64
+from relrank.graph.chains import chain_of, composed, end_of, step
 from relrank.graph.cuts import Cut
-from relrank.graph.graph import Graph
+from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
 from relrank.models.base import Recommender
 from relrank.models.fewer_links import FewerLinks
@@ -23,6 +26,8 @@ from relrank.models.relation_rows import rows_of
 from relrank.models.relational_item_knn import RelationalItemKNN
 from relrank.models.touched_items import TouchedItems
 
+WAYS = 4
+"""Of several ways along a chain from an item to a node, those that are followed."""
 INTERACTIONS = "interactions"
 """What stands for a relation where a path runs through what other people chose."""
 
@@ -34,7 +39,8 @@ class Path:
     Attributes:
         via: item row of the history.
         relation: name, or ``"interactions"``.
-        through: nodes in between as (type, row); () for a direct link and for interactions.
+        through: nodes in between as (type, row); () for a direct link and for interactions. Along a chain those of
+            the way there, the far node in the middle, and those of the way back.
         end: item row at the other end.
     """
 
@@ -50,8 +56,10 @@ class Path:
             return Cut(None, ())
         if not self.through:
             return Cut(self.relation, ((self.via, self.end),))
-        ((_, node),) = self.through
-        return Cut(self.relation, ((self.via, node), (self.end, node)))
+        middle = len(self.through) // 2
+        rows = [self.via, *(row for _, row in self.through), self.end]
+        node = rows[middle + 1]
+        return Cut(self.relation, tuple(dict.fromkeys(((rows[middle], node), (rows[middle + 2], node)))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +71,30 @@ class _Links:
     rows: Csr
     weight: float
     within: bool
+    steps: tuple[tuple[str, Csr], ...] = ()
+    """Along a chain, shares of every step and the type that it leads to; rows are then those of its far end."""
 
     def of(self, item: int) -> tuple[Int32, Float64]:
         """Neighbours and values."""
         part = slice(self.rows.indptr[item], self.rows.indptr[item + 1])
         return self.rows.indices[part], self.rows.data[part].astype(np.float64)
+
+    def ways(self, item: int, node: int) -> list[tuple[tuple[tuple[str, int], ...], float]]:
+        """What lies between an item and a node, with shares that add up to 1; the largest few alone."""
+        found: list[tuple[tuple[tuple[str, int], ...], int, float]] = [((), item, 1.0)]
+        for at, (kind, rows) in enumerate(self.steps):
+            further = []
+            for passed, place, share in found:
+                part = slice(rows.indptr[place], rows.indptr[place + 1])
+                for other, value in zip(rows.indices[part].tolist(), rows.data[part].tolist(), strict=True):
+                    if at + 1 < len(self.steps):
+                        further.append(((*passed, (kind, other)), other, share * value))
+                    elif other == node:
+                        further.append((passed, other, share * value))
+            found = further
+        found.sort(key=lambda way: (-way[2], way[0]))
+        total = sum(share for _, _, share in found)
+        return [(passed, share / total) for passed, _, share in found[:WAYS]]
 
 
 class ItemPaths:
@@ -96,7 +123,13 @@ class ItemPaths:
             values = links.weight * there[left] * back[right]
             direct = 0.0
             for node, value in zip(common.tolist(), values.tolist(), strict=True):
-                if links.within and node in (via, end):  # an item is its own neighbour, too
+                if links.steps:
+                    found += [
+                        (Path(via, links.relation, (*one, (links.node, node), *reversed(other)), end), value * s * t)
+                        for one, s in links.ways(via, node)
+                        for other, t in links.ways(end, node)
+                    ]
+                elif links.within and node in (via, end):  # an item is its own neighbour, too
                     direct += value
                 else:
                     found.append((Path(via, links.relation, ((links.node, node),), end), value))
@@ -134,7 +167,8 @@ class ItemPaths:
             nodes = links.of(via)[0]
             if links.within:
                 nodes = nodes[nodes != via]
-            if nodes.size and (like.through or links.within):
+            as_long = links.within if not like.through else max(len(links.steps), 1) == len(like.through) // 2 + 1
+            if nodes.size and as_long:
                 ways.append((links, nodes))
         if not ways:
             return alone
@@ -146,7 +180,11 @@ class ItemPaths:
             self._back[links.relation] = links.rows.transpose()
         ends = self._back[links.relation].take(np.array([node])).indices
         ends = ends[(ends != via) & ((ends != node) | (not links.within))]
-        return Path(via, links.relation, ((links.node, node),), int(rng.choice(ends))) if ends.size else alone
+        if not ends.size:
+            return alone
+        end = int(rng.choice(ends))
+        there, back = (links.ways(item, node)[0][0] if links.steps else () for item in (via, end))
+        return Path(via, links.relation, (*there, (links.node, node), *reversed(back)), end)
 
 
 def _stacked_rows(
@@ -155,9 +193,8 @@ def _stacked_rows(
     """Name, unit rows and weight of every relation of items that a model stacks with the interactions, if it does."""
     if low_rank is not None:
         return [(name, low_rank.rows[name], weight) for name, weight in low_rank.weights.items()]
-    if isinstance(model, RelationalItemKNN):  # an item is on no link of what is composed along a chain
-        direct = [(r, weight) for r, weight in model.in_use() if graph.item in (r.source, r.target)]
-        return [(relation.name, rows_of(graph, relation), weight) for relation, weight in direct]
+    if isinstance(model, RelationalItemKNN):
+        return [(relation.name, rows_of(graph, relation), weight) for relation, weight in model.in_use()]
     return None
 
 
@@ -165,18 +202,28 @@ def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Ite
     """Unit rows; within the items they hold each item as its own neighbour."""
     for name, rows, weight in parts:
         relation = graph.relations[name]
+        if graph.item not in (relation.source, relation.target):
+            yield from _along_a_chain(graph, relation, rows, weight)
+            continue
         node = relation.target if relation.source == graph.item else relation.source
         yield _Links(name, node, rows, weight, relation.undirected)
 
 
 def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
-    """Normalised edges of the relations that touch items and change scores; each item its own neighbour within."""
+    """Normalised edges of the items' relations that change scores; each item its own neighbour within."""
     learned = getattr(model, "relation_weights", {})
     named, default = getattr(model.config, "weights", {}), float(getattr(model.config, "weight", 1.0))
     for name in sorted(type(model).reads(graph, model.config)):
         relation = graph.relations[name]
         weight = float(learned.get(name, named.get(name, default)))
-        if graph.item not in (relation.source, relation.target) or not weight > 0:
+        if end_of(graph, relation) != graph.item and graph.item not in (relation.source, relation.target):
+            continue
+        if not weight > 0:
+            continue
+        if graph.item not in (relation.source, relation.target):
+            direct = composed(graph, relation)
+            rows = normalise(direct.csr(graph.n_items, len(graph.nodes[direct.target])))
+            yield from _along_a_chain(graph, relation, rows, weight)
             continue
         rows = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
         if relation.undirected:
@@ -188,3 +235,12 @@ def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
             yield _Links(name, relation.target, rows, weight, False)
         else:
             yield _Links(name, relation.source, rows.transpose(), weight, False)
+
+
+def _along_a_chain(graph: Graph, relation: Relation, rows: Csr, weight: float) -> Iterator[_Links]:
+    """Composed rows with the steps behind them; none where the last step stays at a node as often as it leaves."""
+    chain = chain_of(graph, relation)
+    if relation.undirected:  # to stay is no link, so that nothing on such a path could be deleted
+        return
+    steps = tuple((r.target if on else r.source, step(graph, r, on).shares()) for r, on in chain)
+    yield _Links(relation.name, steps[-1][0], rows, weight, False, steps)

@@ -11,6 +11,7 @@ fitted to the history (``relrank.models.newcomers``) from what the layers would 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.csr import Csr
+from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.models.base import Knob, check_range
@@ -62,6 +64,11 @@ class RelationalLightGCN(VectorModel):
         # what a new user gathers, derived from the parameters, so never saved
         self.register_buffer("_gathered", torch.empty(0), persistent=False)
         self._gathered: Tensor
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations that propagation crosses on the way to users or items within its layers."""
+        return within_layers(graph, graph.relations, (graph.user, graph.item), int((config or cls.Config()).layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

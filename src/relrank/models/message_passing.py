@@ -25,6 +25,7 @@ from torch.nn import functional
 from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
+from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
 from relrank.models.base import Knob, check_range
@@ -63,6 +64,8 @@ class MessagePassing(VectorModel):
     Config = MessagePassingConfig
     relational = True
     most_edges: ClassVar[float] = 0.5
+    counts_silence: ClassVar[bool] = False
+    """Whether a neighbour that says nothing takes a share of what the others say."""
     sweep_edges: ClassVar[int] = 1 << 21
     """Edges that the exact sweep takes at a time."""
     featured = True
@@ -94,6 +97,18 @@ class MessagePassing(VectorModel):
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations whose messages reach users or items within the layers: as many as the hops of a chain.
+
+        Users without vectors or features of their own have nothing to say to each other in the first layer.
+        """
+        c = config or cls.Config()
+        read = within_layers(graph, graph.relations, (graph.user, graph.item), int(c.layers))
+        if c.layers > 1 or c.user_vectors or (c.features and graph.features_of(graph.user)) or cls.counts_silence:
+            return read
+        return tuple(n for n in read if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

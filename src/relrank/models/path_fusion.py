@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
+from relrank.graph.chains import led_to
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
 from relrank.models.base import Knob, history_rows, user_rows
@@ -61,6 +62,12 @@ class PathFusion(VectorModel):
         start = starting_weights([k.name for k in kinds], c.weights, c.weight, self.name)
         self.paths = PathTerms(kinds, start, self.history, bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations that open paths: of items or of users, direct or at the end of a chain."""
+        del config
+        return led_to(graph)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -1,80 +1,27 @@
-"""Relations as rows: what a relation says of each item or user, composed along chains where it touches neither.
+"""Relations as rows: what a relation says of each item or user, composed along its chain where it touches neither.
 
-Shared by the closed forms that stack relations with the interactions.
+Shared by the closed forms that stack relations with the interactions, and by what solves them without a few links.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from relrank.csr import Csr, Float64
+from relrank.csr import Csr, Float64, Int64
+from relrank.graph.chains import Chain, chain_of, composed, end_of, product, step, with_own
+from relrank.graph.cuts import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.models.base import check_range
 from relrank.models.linear import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of a relation that are tried."""
-
-Chain = tuple[tuple[Relation, bool], ...]
-"""Relations in order, each with whether it is walked from source to target."""
-
-
-def end_of(graph: Graph, relation: Relation) -> str | None:
-    """The node type that a relation says something of: items, users, or None.
-
-    Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
-    A second relation user → item is one of users: what else a user did.
-    """
-    direct = _direct_end(graph, relation)
-    if direct is not None:
-        return direct
-    for end in (graph.item, graph.user):
-        if chain_to(graph, relation, end) is not None:
-            return end
-    return None
-
-
-def _direct_end(graph: Graph, relation: Relation) -> str | None:
-    ends = (relation.source, relation.target)
-    if graph.item in ends and ends != (graph.user, graph.item):
-        return graph.item
-    return graph.user if graph.user in ends else None
-
-
-def chain_to(graph: Graph, relation: Relation, end: str) -> Chain | None:
-    """The shortest chain of relations from a node type to a relation that does not touch it.
-
-    Args:
-        graph: its relations may be links of the chain; each leads from one node type to another one.
-        relation: where the chain leads.
-        end: node type where it starts, that of users or items.
-
-    Returns:
-        Relations in order with whether each is walked from source to target, ``relation`` last; None where no
-        chain leads there. Among equally short ones the first by names.
-    """
-    others = {graph.user, graph.item}
-    frontier: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = [(end, ())]
-    visited = {end}
-    while frontier:
-        reached: list[tuple[str, tuple[tuple[Relation, bool], ...]]] = []
-        for node, chain in frontier:
-            if chain and node in (relation.source, relation.target):
-                return (*chain, (relation, node == relation.source))
-        for node, chain in frontier:
-            for _, link in sorted(graph.relations.items()):
-                if link is relation or link.undirected or node not in (link.source, link.target):
-                    continue
-                other = link.target if link.source == node else link.source
-                if other not in visited and other not in others:
-                    visited.add(other)
-                    reached.append((other, (*chain, (link, link.source == node))))
-        frontier = reached
-    return None
+FEW_ITEMS = 256
+"""Links that lead to more items than this are not taken out of a solution: what is left is solved anew."""
 
 
 def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relation, float]]:
@@ -98,77 +45,103 @@ def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relati
     return pairs
 
 
-_ROWS: WeakKeyDictionary[Relation, tuple[tuple[Relation, ...], Csr]] = WeakKeyDictionary()
+_ROWS: WeakKeyDictionary[Relation, Csr] = WeakKeyDictionary()
 
 
 def rows_of(graph: Graph, relation: Relation) -> Csr:
     """What a relation says of each node of its ``end_of``: rows of length 1, CSR [n_nodes, n_others].
 
-    Within one type each node is its own neighbour too, of weight 1. Along a chain every step is a share: an item of
-    two authors has half of the country of each.
+    Within one type each node is its own neighbour too, of weight 1. A relation that touches neither users nor items
+    is ``composed``. The same object comes back as long as the chain's relations are the same.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
     """
-    chain = chain_of(graph, relation)
-    known, links = _ROWS.get(relation), tuple(link for link, _ in chain)
-    first, ahead = chain[0]
-    n_rows = len(graph.nodes[first.source if ahead else first.target])
-    if known is not None and known[0] == links and known[1].n_rows == n_rows:
-        return known[1]
-    rows = along(graph, chain, first_step(graph, chain))
-    _ROWS[relation] = links, rows
+    direct, end = composed(graph, relation), end_of(graph, relation)
+    shape = len(graph.nodes[direct.source]), len(graph.nodes[direct.target])
+    n_rows, n_cols = shape if direct.source == end else shape[::-1]
+    known = _ROWS.get(direct)
+    if known is not None and (known.n_rows, known.n_cols) == (n_rows, n_cols):
+        return known
+    rows = direct.csr(*shape)
+    if direct.undirected:
+        rows = with_own(rows)
+    rows = unit_rows(rows if direct.source == end else rows.transpose())
+    _ROWS[direct] = rows
     return rows
 
 
-def chain_of(graph: Graph, relation: Relation) -> Chain:
-    """The relations that ``rows_of`` composes, in order, with whether each is walked from source to target.
+class RowsWithout:
+    """Unit rows of items once some links are gone, for every relation whose chain passes them.
 
-    Raises:
-        ValueError: the relation leads to neither users nor items.
+    Args:
+        graph: has the relations.
+        chains: of relations that say something of items, by name (``chain_of``).
     """
-    end = end_of(graph, relation)
-    if end is None:
-        raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
-    direct: Chain = ((relation, relation.source == end),)
-    return direct if _direct_end(graph, relation) is not None else chain_to(graph, relation, end) or direct
+
+    def __init__(self, graph: Graph, chains: Mapping[str, Chain]) -> None:
+        self._graph, self._chains = graph, chains
+        self._steps: dict[tuple[str, bool], Csr] = {}
+
+    def affected(self, relation: str) -> dict[str, Chain]:
+        """Relations whose rows are made of this one, with their chains."""
+        return {n: chain for n, chain in self._chains.items() if any(r.name == relation for r, _ in chain)}
+
+    def items(self, cut: Cut) -> Int64:
+        """Rows of the items that lead to the links of a cut, ascending."""
+        assert cut.relation is not None
+        found = [np.zeros(0, np.int64)]
+        for chain in self.affected(cut.relation).values():
+            nodes = np.array(sorted(self._gone(cut)), np.int64)
+            passed = next(at for at, (link, _) in enumerate(chain) if link.name == cut.relation)
+            for link, ahead in reversed(chain[:passed]):
+                nodes = np.unique(self._step(link, not ahead).take(nodes).indices)
+            found.append(nodes.astype(np.int64))
+        return np.unique(np.concatenate(found))
+
+    def rows(self, cut: Cut, items: Int64) -> dict[str, Csr]:
+        """By relation the rows of some items without the links of a cut, CSR [items.size, n_others]."""
+        assert cut.relation is not None
+        return {name: self._along(chain, cut, items) for name, chain in self.affected(cut.relation).items()}
+
+    def _along(self, chain: Chain, cut: Cut, items: Int64) -> Csr:
+        link, ahead = chain[0]
+        rows = self._step(link, ahead).take(items)
+        if link.name == cut.relation:
+            rows = _without(rows, items, self._gone(cut))
+        if len(chain) > 1:
+            rows = rows.shares()
+        for link, ahead in chain[1:]:
+            far = self._step(link, ahead)
+            if link.name == cut.relation:
+                far = _without(far, np.arange(far.n_rows), self._gone(cut))
+            rows = product(rows, far.shares())
+        return unit_rows(rows)
+
+    def _step(self, relation: Relation, ahead: bool) -> Csr:
+        key = relation.name, ahead
+        if key not in self._steps:
+            self._steps[key] = step(self._graph, relation, ahead)
+        return self._steps[key]
+
+    def _gone(self, cut: Cut) -> dict[int, set[int]]:
+        """Links of a cut by the node where a step along them starts."""
+        assert cut.relation is not None
+        gone = dict[int, set[int]]()
+        for one, other in cut.links:
+            gone.setdefault(one, set()).add(other)
+            if self._graph.relations[cut.relation].undirected:
+                gone.setdefault(other, set()).add(one)
+        return gone
 
 
-def first_step(graph: Graph, chain: Chain) -> Csr:
-    """Weights of the first relation of a chain, by the nodes where it starts."""
-    return _step(graph, *chain[0])
-
-
-def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
-    """Rows of the first step, all or some, composed with the rest of the chain and brought to length 1."""
-    for link, ahead in chain[1:]:
-        rows = product(rows.shares(), _step(graph, link, ahead).shares())
-    return unit_rows(rows)
-
-
-def _step(graph: Graph, relation: Relation, forward: bool) -> Csr:
-    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
-    if relation.undirected:
-        own = np.arange(rows.n_rows, dtype=np.int32)
-        row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
-        data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
-        return Csr.from_pairs(row, col, (own.size, own.size), data)
-    return rows if forward else rows.transpose()
-
-
-def product(left: Csr, right: Csr) -> Csr:
-    """``left @ right``, sparse."""
-    from scipy.sparse import csr_array
-
-    shape = (left.n_rows, left.n_cols), (right.n_rows, right.n_cols)
-    one, other = (
-        csr_array((m.data, m.indices, m.indptr), shape=s) for m, s in zip((left, right), shape, strict=True)
-    )
-    result = one @ other
-    result.sort_indices()
-    return Csr(
-        result.indptr.astype(np.int64), result.indices.astype(np.int32), result.data.astype(np.float32), right.n_cols
-    )
+def _without(rows: Csr, nodes: Int64, gone: Mapping[int, set[int]]) -> Csr:
+    """Rows of some nodes, ascending, without the entries that are gone."""
+    kept = np.ones(rows.nnz, np.bool_)
+    for place in np.flatnonzero(np.isin(nodes, list(gone))).tolist():
+        part = slice(rows.indptr[place], rows.indptr[place + 1])
+        kept[part] = ~np.isin(rows.indices[part], list(gone[int(nodes[place])]))
+    return Csr.from_pairs(rows.rows()[kept], rows.indices[kept], (rows.n_rows, rows.n_cols), rows.data[kept])
 
 
 def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:

@@ -8,7 +8,7 @@ Weights are in pseudo-users: at ``w_r = 30`` two items with equal rows look as i
 
 Stacking side information: Ning & Karypis 2012, "Sparse Linear Methods with Side Information"; closed form: Steck
 2019; both together: Jeunen et al. 2020, "Closed-Form Models for Collaborative Filtering with Side-Information".
-Relations that touch neither users nor items are not used by this model.
+A relation that touches neither users nor items is composed along the shortest chain of relations that leads there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32, Int32
-from relrank.errors import InputError
+from relrank.graph.chains import Chain, chain_of, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
@@ -37,9 +37,9 @@ from relrank.models.linear import (
     products_of,
     regression_weights,
     rows_times_dense,
-    unit_rows,
     weights_without,
 )
+from relrank.models.relation_rows import in_use, reach, rows_of, side_by_side
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -74,9 +74,14 @@ class RelationalEASE(ClosedForm):
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The weight of every usable relation, then the ridge penalty."""
         ladder = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-        usable = sorted(r.name for r in graph.relations.values() if end_of(graph, r))
-        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in usable)
+        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in sorted(led_to(graph)))
         return (*weights, Knob("l2", L2_LADDER, 200.0))
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations that touch users or items, and those that a chain of relations leads to."""
+        del config
+        return led_to(graph)
 
     def __init__(self, graph: Graph, config: RelationalEASEConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -98,13 +103,12 @@ class RelationalEASE(ClosedForm):
             end = end_of(graph, relation)
             if end is None or not weigh.get(relation.name, config.weight):
                 continue
-            edges += len(relation) * (1 + relation.undirected)
-            other = relation.target if relation.source == end else relation.source
-            degrees = relation.degrees(other, len(graph.nodes[other])) + int(relation.undirected)
+            entries = reach(graph, relation)[0]
+            edges += int(entries.sum())
             if end != graph.item:
-                pseudo += len(graph.nodes[other])
+                pseudo += entries.size
                 continue
-            of_relation = float((degrees.astype(np.float64) * (degrees + 1)).sum()) / 2
+            of_relation = float((entries * (entries + 1)).sum()) / 2
             products += of_relation
             triangles += of_relation > n * (n + 1) // 2
         m, one = n + pseudo, estimates.triangle(n)
@@ -135,29 +139,12 @@ class RelationalEASE(ClosedForm):
 
     def in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
-        pairs = []
-        for _, relation in sorted(self.graph.relations.items()):  # sums in one order whatever the arm
-            weight = float(self.config.weights.get(relation.name, self.config.weight))
-            if not 0 <= weight < np.inf:
-                raise InputError(
-                    "relation weight is negative or not finite", where=f"relational-ease, {relation.name}",
-                    expected="0 or more", found=str(weight),
-                )  # fmt: skip
-            if weight and end_of(self.graph, relation) == end:
-                pairs.append((relation, weight))
-        return pairs
+        return in_use(self.graph, end, self.config, self.name)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
-        graph, parts, width = self.graph, [], 0
-        for relation, weight in self.in_use(graph.user):
-            rows = unit_rows_of(graph, relation, graph.user)
-            parts.append((rows.rows(), rows.indices + width, rows.data * np.sqrt(weight)))
-            width += rows.n_cols
-        if not parts:
-            return None
-        row, col, data = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return Csr.from_pairs(row, col, (graph.n_users, width), data)
+        parts = [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.user)]
+        return side_by_side(parts, self.graph.n_users) if parts else None
 
     def beside(self, user: int) -> tuple[Int32, Float32]:
         """Pseudo-items of a user, from their relations, and values: what is scored beside their items."""
@@ -182,13 +169,14 @@ class RelationalEASE(ClosedForm):
         graph = self.graph
         if graph.n_items > LAPACK_LIMIT or graph.interactions is not whole.interactions:
             return self.solve()  # nothing would be kept for others
-        if any(whole.relations.get(name) is not relation for name, relation in graph.relations.items()):
-            return self.solve()  # one of them is shuffled
         everything = RelationalEASE(replace(graph, relations=whole.relations), self.config)
         if everything._beside is not None:
             return self.solve()
-        gone = [(r, w) for r, w in everything.in_use(graph.item) if r.name not in graph.relations]
-        rows = _side_by_side(graph, gone)
+        mine, all_of_them = (m._chains_in_use() for m in (self, everything))
+        if any(all_of_them.get(name) != chain for name, chain in mine.items()):
+            return self.solve()  # one of them is shuffled, or composed along another chain
+        gone = [(r, w) for r, w in everything.in_use(graph.item) if r.name not in mine]
+        rows = _side_by_side(everything.graph, gone)
         if 4 * rows.n_rows > graph.n_items:
             return self.solve()
         found = weights_without(*everything._kept_solution(), rows) if gone else everything._kept_solution()
@@ -199,7 +187,8 @@ class RelationalEASE(ClosedForm):
 
     def _kept_solution(self) -> tuple[Float32, Float32]:
         """B and diag(P), kept for the last such model while its interactions live."""
-        key = (self.config.l2, tuple((ref(relation), weight) for relation, weight in self.in_use(self.graph.item)))
+        chains = tuple(tuple((ref(r), ahead) for r, ahead in chain) for chain in self._chains_in_use().values())
+        key = self.config.l2, chains, tuple(weight for _, weight in self.in_use(self.graph.item))
         known = _SOLUTIONS.get(self.graph.interactions)
         if known is None or known[0] != key:
             _SOLUTIONS.clear()
@@ -207,6 +196,10 @@ class RelationalEASE(ClosedForm):
             known = key, self.item_weights.numpy(), self.diagonal.numpy()
             _SOLUTIONS[self.graph.interactions] = known
         return known[1], known[2]
+
+    def _chains_in_use(self) -> dict[str, Chain]:
+        """By name what the rows of the items' relations are made of."""
+        return {r.name: chain_of(self.graph, r) for r, _ in self.in_use(self.graph.item)}
 
     def _penalised_gram(self) -> Float32:
         """G, [n_items + pseudo-items]²: its upper triangle."""
@@ -235,37 +228,15 @@ class RelationalEASE(ClosedForm):
         return torch.from_numpy(rows_times_dense(rows, self.item_weights.numpy()))
 
 
-_GRAMS: WeakKeyDictionary[Relation, Float32] = WeakKeyDictionary()
+_GRAMS: WeakKeyDictionary[Relation, tuple[Int32 | None, Float32]] = WeakKeyDictionary()
 _SOLUTIONS: WeakKeyDictionary[Relation, tuple[Any, Float32, Float32]] = WeakKeyDictionary()
-
-
-def end_of(graph: Graph, relation: Relation) -> str | None:
-    """The node type that a relation says something of: items where it links any, else users; None for neither.
-
-    A second relation user → item is one of users: what else a user did.
-    """
-    ends = (relation.source, relation.target)
-    if graph.item in ends and ends != (graph.user, graph.item):
-        return graph.item
-    return graph.user if graph.user in ends else None
-
-
-def unit_rows_of(graph: Graph, relation: Relation, end: str) -> Csr:
-    """The relation's rows by node of type ``end``, each of length 1; within one type with the node itself."""
-    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
-    if relation.undirected:
-        own = np.arange(rows.n_rows, dtype=np.int32)
-        row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
-        data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
-        rows = Csr.from_pairs(row, col, (own.size, own.size), data)
-    return unit_rows(rows if relation.source == end else rows.transpose())
 
 
 def _side_by_side(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> Csr:
     """``√w Rᵀ`` of all of them, nodes that occur by items."""
     row, col, data, height = [], [], [], 0
     for relation, weight in relations:
-        rows = unit_rows_of(graph, relation, graph.item).transpose()
+        rows = rows_of(graph, relation).transpose()
         rows = rows.take(np.flatnonzero(rows.degrees()))
         row.append(rows.rows() + height)
         col.append(rows.indices)
@@ -278,23 +249,23 @@ def _side_by_side(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> 
 
 def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
     """``gram`` of a relation's item rows, kept while the relation lives; the rows where that is as good to add."""
-    known, n = _GRAMS.get(relation), graph.n_items
+    known, n, rows = _GRAMS.get(relation), graph.n_items, rows_of(graph, relation)
     size = n * (n + 1) // 2
-    if known is not None and known.size == size:
-        return known
-    rows = unit_rows_of(graph, relation, graph.item)
-    return rows if products_of(rows) <= size else _kept(relation, gram(rows))
+    if known is not None and known[0] is rows.indices and known[1].size == size:
+        return known[1]
+    return rows if products_of(rows) <= size else _kept(relation, rows.indices, gram(rows))
 
 
 def _gram_of_histories(graph: Graph) -> Float32:
     """``gram`` of X's columns, kept likewise."""
     known, n = _GRAMS.get(graph.interactions), graph.n_items
-    if known is not None and known.size == n * (n + 1) // 2:
-        return known
-    return _kept(graph.interactions, gram(interaction_rows(graph).transpose()))
+    if known is not None and known[1].size == n * (n + 1) // 2:
+        return known[1]
+    return _kept(graph.interactions, None, gram(interaction_rows(graph).transpose()))
 
 
-def _kept(relation: Relation, triangle: Float32) -> Float32:
-    if sum(g.nbytes for g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
-        _GRAMS[relation] = triangle
+def _kept(relation: Relation, made_of: Int32 | None, triangle: Float32) -> Float32:
+    """Keep a triangle beside an array of the rows that it was made of, which are others along another chain."""
+    if sum(g.nbytes for _, g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
+        _GRAMS[relation] = made_of, triangle
     return triangle

@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 
 from relrank.csr import Csr
+from relrank.graph.chains import end_of
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import Knob, check_range
 from relrank.models.estimates import Estimate
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.largest_products import largest_products_estimate
-from relrank.models.relation_rows import WEIGHTS, end_of, in_use, reach, rows_of, stacked
+from relrank.models.relation_rows import WEIGHTS, in_use, reach, rows_of, stacked
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from relrank.csr import Int64
 from relrank.errors import InputError
+from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.models.base import check_choice, check_range
@@ -95,9 +96,12 @@ class SequenceFusion(Transformer):
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Those that lead to an item without passing a user."""
-        del config
-        return tuple(relations_near(graph))
+        """Those that lead to an item without passing a user, within the layers of the graph's encoder.
+
+        Vectors that are first trained on the graph's own edges have learned from all of them.
+        """
+        config, near = config or cls.Config(), relations_near(graph)
+        return tuple(near) if config.pretrain else within_layers(graph, near, (graph.item,), int(config.graph_layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ import numpy as np
 from torch import Tensor
 
 from relrank.csr import Csr, Float32, Float64, Int32
+from relrank.graph.chains import chain_of, end_of, led_to, product
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import Knob, check_range, user_rows
@@ -40,7 +41,7 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import WEIGHTS, chain_of, end_of, in_use, product, rows_of, side_by_side, stacked
+from relrank.models.relation_rows import WEIGHTS, in_use, rows_of, side_by_side, stacked
 from relrank.models.sparse_linear import SparseLinear
 
 MOST_WEIGHTS = 100_000_000
@@ -157,7 +158,7 @@ class SparseEASE(SparseLinear):
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that touch users or items, and those that a chain of relations leads to."""
         del config
-        return tuple(sorted(r.name for r in graph.relations.values() if end_of(graph, r)))
+        return tuple(sorted(led_to(graph)))
 
     def __init__(self, graph: Graph, config: SparseEASEConfig | None = None) -> None:
         super().__init__(graph, config)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from relrank.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.graph.chains import Chain, chain_of
 from relrank.graph.cuts import Cut
 from relrank.models import sparse_ease
 from relrank.models.linear import full_gram, gram, products_by_row
@@ -36,7 +37,7 @@ from relrank.models.local_regression import (
     weights_dense,
     weights_sparse,
 )
-from relrank.models.relation_rows import Chain, along, chain_of, first_step, rows_of
+from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
 from relrank.models.sparse_ease import SparseEASE
 
 NEARER = np.float32(1 - 1e-6)
@@ -187,7 +188,7 @@ class TouchedItems:
         model: solved; interactions and relations of users stay as they are.
 
     Attributes:
-        weights: of the relations that touch items, where above 0.
+        weights: of the relations that say something of items, where above 0.
         rows: their unit rows.
     """
 
@@ -195,11 +196,10 @@ class TouchedItems:
         self.model, graph = model, model.graph
         in_use = model.in_use(graph.item)
         self._chains: dict[str, Chain] = {r.name: chain_of(graph, r) for r, _ in in_use}
-        direct = [(r, w) for r, w in in_use if self._chains[r.name][0][0] is r]
-        self.weights = {r.name: w for r, w in direct}
-        self.rows = {r.name: rows_of(graph, r) for r, _ in direct}
+        self.weights = {r.name: w for r, w in in_use}
+        self.rows = {r.name: rows_of(graph, r) for r, _ in in_use}
         self.is_large = model.n_columns > sparse_ease.DENSE_COLUMNS
-        self._steps: dict[str, Csr] = {}
+        self._without = RowsWithout(graph, self._chains)
         self._in_place = threading.Lock()
 
     @cached_property
@@ -215,7 +215,7 @@ class TouchedItems:
         return _Stack(self.model) if self.is_large else _DenseGram(self.model)
 
     def fits(self, cut: Cut) -> bool:
-        """Whether only the rows of the cut's items change.
+        """Whether only the rows of the cut's items, or of few that lead to its links, change.
 
         All rows of a relation within the items change where its only largest weight goes and that is above 1. In
         large catalogues a node whose items become few enough to count as near each other touches all of them.
@@ -224,8 +224,9 @@ class TouchedItems:
             return True
         graph = self.model.graph
         relation = graph.relations[cut.relation]
-        if graph.item not in (relation.source, relation.target) or relation is graph.interactions:
-            return False
+        if graph.item not in (relation.source, relation.target):
+            fits = not relation.undirected and 0 < self._without.items(cut).size <= FEW_ITEMS
+            return fits and not (self.is_large and self._crosses(cut))
         if relation.undirected and len(relation) and relation.weight.max() > 1:
             gone = {(min(link), max(link)) for link in cut.links}
             largest = np.flatnonzero(relation.weight == relation.weight.max())
@@ -237,7 +238,7 @@ class TouchedItems:
         """Whether a row of Z falls to ROW_ENTRIES or below."""
         source, most = self._source, sparse_ease.ROW_ENTRIES
         assert isinstance(source, _Stack)
-        affected = [name for name, chain in self._chains.items() if chain[0][0].name == cut.relation]
+        affected = self._without.affected(cut.relation or "")
         if not any(source.long[source.first[name][0] :].any() for name in affected):
             return False
         change = self._change(cut)
@@ -319,21 +320,5 @@ class TouchedItems:
 
     def _change(self, cut: Cut) -> _Change:
         """Rows with what goes taken out, each again of length 1."""
-        graph = self.model.graph
-        assert cut.relation is not None
-        relation, gone = graph.relations[cut.relation], dict[int, set[int]]()
-        for item, other in cut.links:
-            gone.setdefault(item, set()).add(other)
-            if relation.undirected:
-                gone.setdefault(other, set()).add(item)
-        items = np.array(sorted(gone), np.int64)
-        affected = {name: chain for name, chain in self._chains.items() if chain[0][0] is relation}
-        if not affected:
-            return _Change(items, {})
-        if cut.relation not in self._steps:
-            self._steps[cut.relation] = first_step(graph, next(iter(affected.values())))
-        step = self._steps[cut.relation].take(items)
-        row = step.rows()
-        left = np.array([i not in gone[int(items[r])] for r, i in zip(row, step.indices, strict=True)], np.bool_)
-        fewer = Csr.from_pairs(row[left], step.indices[left], (items.size, step.n_cols), step.data[left])
-        return _Change(items, {name: along(graph, chain, fewer) for name, chain in affected.items()})
+        items = self._without.items(cut)
+        return _Change(items, self._without.rows(cut, items))

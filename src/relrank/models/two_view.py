@@ -15,7 +15,8 @@ some ten columns has. With ``scorer = "rerank"`` a heavier head, trained along, 
 (``relrank.models.rerank``).
 
 Relations read are those that link items with texts, with other nodes but users, or among themselves, and those that
-link users with nodes that are neither; features are those of items.
+link users with nodes that are neither; one that touches neither users nor items is composed along the chain that
+leads there. Features are those of items.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch.nn import functional
 
 from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
+from relrank.graph.chains import composed_graph, hops
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
 from relrank.graph.sequences import Sequences
@@ -139,6 +141,7 @@ class TwoView(VectorModel):
     most_edges: ClassVar[float] = 0.5
 
     def __init__(self, graph: Graph, config: TwoViewConfig | None = None) -> None:
+        graph = composed_graph(graph)
         super().__init__(graph, config)
         c = self.config
         for field, known in (("scorer", Scorer), ("views", Views), ("paths", Paths)):
@@ -183,12 +186,15 @@ class TwoView(VectorModel):
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Those of the views that are asked for, of paths, and of users with nodes that are no items."""
-        read = {name for names in cls._views(graph, config) for name in names}
-        for name, r in graph.relations.items():
+        config, direct = config or cls.Config(), composed_graph(graph)
+        read = {name for names in cls._views(direct, config) for name in names}
+        for name, r in direct.relations.items():
             if r.source != r.target and graph.user in (r.source, r.target) and graph.item not in (r.source, r.target):
                 read.add(name)
         if config.paths == "all":
-            read |= {kind.name for kind in path_kinds(graph)}
+            read |= set(direct.relations)
+        over = hops(graph)  # what a relation is composed over counts, too
+        read |= {hop for name in read for hop in over[name]}
         return tuple(name for name in graph.relations if name in read)
 
     @staticmethod

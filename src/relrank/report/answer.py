@@ -7,7 +7,7 @@ from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import ALPHA, ORDER
+from relrank.study.verdicts import ALPHA, NOT_READ, ORDER
 
 Row = dict[str, Any]
 
@@ -19,7 +19,8 @@ def lead_model(result: StudyResult) -> str | None:
     strongest model. Where none was run so, the best on any arm; arms with shuffled links do not count. Where a stored
     study has no validation column, test decides.
     """
-    judged = [] if result.verdicts.is_empty() else result.verdicts["model"].unique(maintain_order=True).to_list()
+    read = [row["model"] for row in result.verdicts.iter_rows(named=True) if row["verdict"] != NOT_READ]
+    judged = list(dict.fromkeys(read))
     for judge in result.card.get("judges", []):
         if judge["model"] in judged:
             return str(judge["model"])
@@ -50,7 +51,7 @@ def answer(result: StudyResult) -> str:
             return "No relation was judged, since models of this study did not fit into memory."
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
-    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
+    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in (*ORDER, NOT_READ)}
     plan = result.card.get("plan")
     built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
     names = [step["relation"] for step in built]
@@ -73,6 +74,9 @@ def answer(result: StudyResult) -> str:
         seen = f" (an effect of ±{number(max(visible))} would have been seen)" if visible else ""
         be = "is" if len(by["undecided"]) == 1 else "are"
         said.append(f"{_names(by['undecided'], rows)} {be} undecided{seen}.")
+    if by[NOT_READ]:
+        be = "is" if len(by[NOT_READ]) == 1 else "are"
+        said.append(f"{_names(by[NOT_READ], rows)} {be} not read by {lead}.")
     if not built and not by["helps"]:
         said.insert(0, "No relation is shown to be worth building.")
     return " ".join(said)

@@ -573,7 +573,8 @@ class Served:
             link = f"{via} and {this} are linked by {reason.relation}"
         else:
             nodes = ", ".join(f"{node['type']} {node['name'] or node['id']}" for node in through)
-            link = f"{via} and {this} share {nodes} ({reason.relation})"
+            verb = "share" if len(through) == 1 else "are joined by"
+            link = f"{via} and {this} {verb} {nodes} ({reason.relation})"
         first = "without that choice" if reason.rank_unlinked is None else "without link and choice"
         fall = f"{first} {_fall(found.rank, reason.rank_without)}"
         if reason.rank_unlinked is not None:

@@ -1,9 +1,15 @@
-"""Arms of a study: which relations a model may use, and which one is rewired."""
+"""Arms of a study: which relations a model may use, and which one is rewired.
+
+A relation that is read through others (author → country through item → author) hangs on them. No arm has it without
+them: leaving out item → author leaves out author → country, and author → country "alone" is beside item → author, and
+compared with that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from relrank.graph.graph import Graph
 from relrank.study.config import ARM_KINDS, ArmKind
@@ -30,6 +36,9 @@ class Arm:
 
 
 INTERACTIONS = Arm("interactions")
+Hops = Mapping[str, tuple[str, ...]]
+"""By relation those that its chain passes before it (``graph.chains.hops``); those that are not named are direct."""
+NO_HOPS: Hops = MappingProxyType({})
 
 
 def all_of(relations: Sequence[str]) -> Arm:
@@ -37,41 +46,60 @@ def all_of(relations: Sequence[str]) -> Arm:
     return Arm("all", tuple(relations))
 
 
-def drop(relations: Sequence[str], name: str) -> Arm:
-    """Every relation but one."""
-    return Arm(f"all without {name}", tuple(r for r in relations if r != name))
+def over(hops: Hops, *names: str) -> tuple[str, ...]:
+    """Relations and those that lead to them, by name: what has to be in a graph for these to be read."""
+    return tuple(sorted({*names, *(hop for name in names for hop in hops.get(name, ()))}))
 
 
-def alone(name: str) -> Arm:
-    """Interactions and one relation."""
-    return Arm(f"interactions + {name}", (name,))
+def drop(relations: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
+    """Every relation but one, and but those that it leads to."""
+    return Arm(f"all without {name}", tuple(r for r in relations if name not in over(hops, r)))
+
+
+def alone(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """Interactions and one relation, with those that lead to it."""
+    return _with(over(hops, name))
+
+
+def before(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """What ``alone`` is compared with: interactions, and the relations that lead to this one."""
+    return _with(tuple(sorted(hops.get(name, ()))))
 
 
 def rewired(relations: Sequence[str], name: str) -> Arm:
-    """Every relation, one of them shuffled."""
+    """Every relation, one of them shuffled; what is composed over it is composed over the shuffled links."""
     return Arm(f"all, {name} rewired", tuple(relations), name)
 
 
-def alone_rewired(name: str) -> Arm:
-    """Interactions and one relation, shuffled: what its degrees bring without its links."""
-    return Arm(f"interactions + {name}, {name} rewired", (name,), name)
+def alone_rewired(name: str, hops: Hops = NO_HOPS) -> Arm:
+    """``alone`` with the relation shuffled: what its degrees bring without its links."""
+    linked = alone(name, hops)
+    return Arm(f"{linked.name}, {name} rewired", linked.relations, name)
 
 
-def some(names: Sequence[str]) -> Arm:
-    """Interactions and these relations, in whatever order."""
-    ordered = tuple(sorted(names))
-    return Arm(" + ".join(("interactions", *ordered)), ordered)
+def some(names: Sequence[str], hops: Hops = NO_HOPS) -> Arm:
+    """Interactions and these relations, in whatever order, with those that lead to them."""
+    return _with(over(hops, *names))
 
 
-def arms(relations: Sequence[str], kinds: Sequence[ArmKind] = ARM_KINDS) -> list[Arm]:
+def without_beside(other: str, name: str, hops: Hops = NO_HOPS) -> Arm:
+    """The two of them without ``name``, which must not lead to ``other``."""
+    return _with(tuple(sorted({*over(hops, other), *hops.get(name, ())})))
+
+
+def _with(relations: tuple[str, ...]) -> Arm:
+    return Arm(" + ".join(("interactions", *relations)), relations)
+
+
+def arms(relations: Sequence[str], kinds: Sequence[ArmKind] = ARM_KINDS, hops: Hops = NO_HOPS) -> list[Arm]:
     """The arms of a model, each graph once: with one relation, "all" is "alone" and "drop" is "interactions"."""
     wanted: list[Arm] = []
     if "interactions" in kinds or not relations:
         wanted.append(INTERACTIONS)
     if relations:
         wanted += [all_of(relations)] if "all" in kinds else []
-        wanted += [drop(relations, r) for r in relations] if "drop" in kinds else []
-        wanted += [alone(r) for r in relations] if "alone" in kinds else []
+        wanted += [drop(relations, r, hops) for r in relations] if "drop" in kinds else []
+        wanted += [arm for r in relations for arm in (alone(r, hops), before(r, hops))] if "alone" in kinds else []
         wanted += [rewired(relations, r) for r in relations] if "rewired" in kinds else []
     unique: dict[tuple[tuple[str, ...], str | None], Arm] = {}
     for arm in wanted:

@@ -22,6 +22,7 @@ from relrank.checkpoint import load_tensors, save_tensors, write_json
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
+from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
@@ -29,7 +30,7 @@ from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of
 from relrank.process_group import ALONE, ProcessGroup
-from relrank.study.arms import Arm, alone_rewired, arms, drop, some
+from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
@@ -127,7 +128,7 @@ class Cell:
     @property
     def read(self) -> Arm:
         """What the model reads of the arm; arms that differ in other relations alone are one and the same cell."""
-        reads = MODELS[self.model.kind].reads(self.bench.graph, self.start()[0])
+        reads = MODELS[self.model.kind].reads(self.bench.graph.only(*self.arm.relations), self.start()[0])
         relations = tuple(name for name in self.arm.relations if name in reads)
         return replace(
             self.arm, relations=relations, rewired=self.arm.rewired if self.arm.rewired in relations else None
@@ -193,9 +194,13 @@ class Cell:
 
     def _refuse_arms(self, where: str) -> None:
         """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
-        names = list(self.bench.graph.relations) if MODELS[self.model.kind].relational else []
-        known = {a.name for a in (self.arm, *arms(names), *arms(names, self.model.arms or ARM_KINDS))}
-        known |= {a.name for r in names for a in (alone_rewired(r), *(some([r, s]) for s in names if s != r))}
+        passed = hops(self.bench.graph)
+        names = list(passed) if MODELS[self.model.kind].relational else []
+        known = {self.arm.name} | {
+            a.name for kinds in (ARM_KINDS, self.model.arms or ()) for a in arms(names, kinds, passed)
+        }
+        known |= {alone_rewired(r, passed).name for r in names}
+        known |= {some([r, s], passed).name for r in names for s in names if s != r}
         for name, section in self.model.arm.items():
             if name not in known:
                 raise InputError(
@@ -493,14 +498,16 @@ def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """What the cell's search moves.
 
     Where a relation is shuffled in a setting that was found with its links, that is its own weight alone, what its
-    degrees are worth without them; and nothing where that setting leaves it out.
+    degrees are worth without them, and the weights of what is composed over it; none of those that the setting leaves
+    out.
     """
     if cell.trials == 1:
         return []
     knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
     if cell.begins and cell.read.rewired is not None:
-        own = f"weights.{cell.read.rewired}"
-        return [k for k in knobs if k.name == own and cell.begins[0].get(own) != k.start]
+        passed = hops(graph)
+        own = {f"weights.{name}" for name in passed if cell.read.rewired in over(passed, name)}
+        return [k for k in knobs if k.name in own and cell.begins[0].get(k.name) != k.start]
     return knobs
 
 
@@ -684,7 +691,7 @@ def held_effects(cell: Cell, tuned: Tuned, users: pl.DataFrame, say: Say) -> Hel
             config = config_of(tuned.config, {knob.name: knob.ladder[1]}, cell.model.name)
             graph = tuned.graph
         else:
-            less = replace(cell, arm=drop(cell.arm.relations, name), begins=(), after=())
+            less = replace(cell, arm=drop(cell.arm.relations, name, hops(cell.bench.graph)), begins=(), after=())
             config, graph = _without(less, chosen), less.graph
             graph = refit_graph(less, graph) if cell.bench.refit else graph
         model, _ = fit_cell(cell, graph, config, Path(), say)
@@ -710,11 +717,9 @@ def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
     if "weights" in values:
         in_use = {name: values["weights"].get(name, values["weight"]) for name in graph.relations}
         values["weights"] = {name: weight for name, weight in sorted(in_use.items()) if weight != 0}
-        ends = (graph.user, graph.item)
-        used = [graph.relation(name) for name in values["weights"]]
         # one that touches neither users nor items is reached through others, whatever these weigh
-        direct = all(r.source in ends or r.target in ends for r in used)
-        edges = {name: edges_sha(graph, name) for name in (values["weights"] if direct else sorted(graph.relations))}
+        used = over(hops(graph), *values["weights"])
+        edges = {name: edges_sha(graph, name) for name in used}
         del values["weight"]
     split = cell.bench.split.fingerprint
     return json.dumps([cell.model.kind, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)

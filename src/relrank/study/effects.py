@@ -14,7 +14,7 @@ from relrank.comparison import Effect, compare, holm, mean_interval
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
-from relrank.study.arms import Arm
+from relrank.study.arms import NO_HOPS, Arm, Hops
 from relrank.study.cells import CellResult
 from relrank.study.tuning import value_of
 from relrank.study.verdicts import Evidence
@@ -54,10 +54,11 @@ class Found:
     Args:
         cells: arm and result of each.
         metric: the study's metric.
+        hops: by relation those that lead to it, where any do.
     """
 
-    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str) -> None:
-        self.metric = metric
+    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, hops: Hops = NO_HOPS) -> None:
+        self.metric, self.hops = metric, hops
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
         self._shuffled: set[tuple[str, str]] = set()
@@ -131,7 +132,10 @@ def leaderboard(found: Found) -> pl.DataFrame:
     return table.sort(["mean", "model", "arm"], descending=[True, False, False])
 
 
-def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[str]) -> list[dict[str, Any]]:
+def versus(
+    found: Found, models: Sequence[str], rival: str, relations: Sequence[str],
+    reads: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Is a model better than the rival, and does it use relations better? With rows as in ``effects``.
 
     "versus": the model minus the rival, each with all relations, or without any if it was not run with them. "versus
@@ -139,10 +143,11 @@ def versus(found: Found, models: Sequence[str], rival: str, relations: Sequence[
     by user, so that a model that is weaker to begin with is not blamed for it. Holm's correction runs over the
     models, within each kind.
     """
-    theirs = _sides(found, rival, relations)
+    reads = reads or {}
+    theirs = _sides(found, rival, reads.get(rival, relations))
     compared: dict[str, dict[str, tuple[str, str, Effect]]] = {"versus": {}, "versus gain": {}}
     for model in models:
-        mine = _sides(found, model, relations)
+        mine = _sides(found, model, reads.get(model, relations))
         if model == rival or not mine or not theirs:
             continue
         (name_a, a), (name_c, c) = mine[0], theirs[0]
@@ -177,11 +182,11 @@ def _less(a: Sequence[pl.DataFrame], b: Sequence[pl.DataFrame], metric: str) -> 
     return subtracted
 
 
-def _pair(kind: str, relation: str, relations: Sequence[str]) -> tuple[Arm, Arm]:
+def _pair(kind: str, relation: str, relations: Sequence[str], hops: Hops) -> tuple[Arm, Arm]:
     """The two arms whose difference is an effect of that kind."""
     if kind == "alone":
-        return arm_of.alone(relation), arm_of.INTERACTIONS
-    less = arm_of.drop(relations, relation) if kind == "drop" else arm_of.rewired(relations, relation)
+        return arm_of.alone(relation, hops), arm_of.before(relation, hops)
+    less = arm_of.drop(relations, relation, hops) if kind == "drop" else arm_of.rewired(relations, relation)
     return arm_of.all_of(relations), less
 
 
@@ -200,7 +205,7 @@ class Judge:
         self.effects: dict[tuple[str, str], tuple[str, str, Effect]] = {}
         for kind in KINDS:
             for relation in relations:
-                pair = found.effect(model, *_pair(kind, relation, relations))
+                pair = found.effect(model, *_pair(kind, relation, relations, found.hops))
                 if pair is not None:
                     self.effects[kind, relation] = pair
         self.known = [r for r in relations if ("drop", r) in self.effects and ("alone", r) in self.effects]
@@ -211,7 +216,8 @@ class Judge:
         self.alone_placebo = {
             r: pair
             for r in self.known
-            if (pair := found.effect(model, arm_of.alone(r), arm_of.alone_rewired(r))) is not None
+            if (pair := found.effect(model, arm_of.alone(r, found.hops), arm_of.alone_rewired(r, found.hops)))
+            is not None
         }
         interactions = found.arm_name(model, arm_of.INTERACTIONS)
         self.base: float | None = None  # mean metric of the interactions alone
@@ -249,10 +255,13 @@ class Judge:
 
     def _beside(self, relation: str) -> dict[str, tuple[str, str, Effect]]:
         """What the relation adds beside each other one, where that was run."""
+        hops = self.found.hops
         pairs = {
-            other: self.found.effect(self.model, arm_of.some([other, relation]), arm_of.alone(other))
+            other: self.found.effect(
+                self.model, arm_of.some([other, relation], hops), arm_of.without_beside(other, relation, hops)
+            )
             for other in self.relations
-            if other != relation and len(self.relations) > 2
+            if relation not in arm_of.over(hops, other) and len(self.relations) > 2
         }
         return {other: pair for other, pair in pairs.items() if pair is not None}
 
@@ -274,14 +283,16 @@ class Judge:
     def _others(self, relation: str) -> list[str]:
         """With two relations, all without the one is the other alone."""
         if len(self.relations) == 2:
-            return [other for other in self.relations if other != relation]
+            return [other for other in self.relations if relation not in arm_of.over(self.found.hops, other)]
         return list(self.beside[relation])
 
     def _replaced(self, relation: str, other: str | None) -> Effect | None:
         """Alone − 2 · (what it adds beside the others, or beside one other), user by user."""
-        whole = arm_of.all_of(self.relations) if other is None else arm_of.some([other, relation])
-        less = arm_of.drop(self.relations, relation) if other is None else arm_of.alone(other)
-        arms = arm_of.alone(relation), arm_of.INTERACTIONS, whole, less
+        hops = self.found.hops
+        whole, less = arm_of.all_of(self.relations), arm_of.drop(self.relations, relation, hops)
+        if other is not None:
+            whole, less = arm_of.some([other, relation], hops), arm_of.without_beside(other, relation, hops)
+        arms = arm_of.alone(relation, hops), arm_of.before(relation, hops), whole, less
         names = [self.found.arm_name(self.model, arm) for arm in arms]
         tables = [None if name is None else self.found.tables(self.model, name) for name in names]
         with_it, without, wide, narrow = tables
@@ -295,18 +306,26 @@ class Judge:
     def to_explain(self) -> list[Arm]:
         """Arms that are run where a relation helps alone, but not beside the others.
 
-        It is tried beside each other useful relation, and alone with its links shuffled.
+        It is tried beside each other useful relation, and alone with its links shuffled. What hangs on a relation is
+        not there without it.
         """
+        hops = self.found.hops
         useful = [r for r in self.known if self.evidence[r].alone.low > 0]
         hidden = [r for r in useful if self.said[r].verdict == "interchangeable"]
-        beside = [arm_of.some([other, r]) for r in hidden for other in useful if other != r]
-        return [*beside, *(arm_of.alone_rewired(r) for r in hidden)]
+        pairs = [(other, r) for r in hidden for other in useful if r not in arm_of.over(hops, other)]
+        beside = [
+            arm
+            for other, r in pairs
+            for arm in (arm_of.some([other, r], hops), arm_of.without_beside(other, r, hops))
+        ]
+        return [*beside, *(arm_of.alone_rewired(r, hops) for r in hidden)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Of the effects table."""
         found, tests = self.found, max(len(self.known), 1)
         rows = []
-        gain = found.effect(self.model, arm_of.all_of(self.relations), arm_of.INTERACTIONS)
+        everything = arm_of.all_of(self.relations)
+        gain = found.effect(self.model, everything, arm_of.INTERACTIONS) if self.relations else None
         if gain is not None:
             rows.append(effect_row(self.model, "gain", None, gain, 1))
         rows += [effect_row(self.model, kind, name, pair, tests) for (kind, name), pair in self.effects.items()]
@@ -321,15 +340,19 @@ class Judge:
     def verdicts(self, planted: Mapping[str, str] | None) -> list[dict[str, Any]]:
         """Rows of the verdict table."""
         rows = []
+        hops = self.found.hops
         for relation in self.known:
             said, one = self.said[relation], self.evidence[relation]
             together = None
             if said.instead:
-                group = self.found.effect(self.model, arm_of.some([relation, *said.instead]), arm_of.INTERACTIONS)
+                group = self.found.effect(
+                    self.model, arm_of.some([relation, *said.instead], hops), arm_of.INTERACTIONS
+                )
                 together = None if group is None else group[2]
             row: dict[str, Any] = {
                 "model": self.model, "relation": relation, "verdict": said.verdict,
-                "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together),
+                "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together)
+                + _chained(relation, self.relations, hops),
                 "instead": ", ".join(said.instead) or None, "p": said.p, "unused": one.unused,
                 "visible": said.visible, "margin": self.margin, "true_verdict": (planted or {}).get(relation),
             }  # fmt: skip
@@ -348,14 +371,38 @@ def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, st
     return {**row, **asdict(effect), "visible": effect.visible(tests), "p_holm": p_holm}
 
 
+def _chained(relation: str, relations: Sequence[str], hops: Hops) -> str:
+    """What the arms of a relation that is part of a chain have in common with those of others."""
+    hanging = [r for r in relations if relation in hops.get(r, ())]
+    said = f" Without it {', '.join(hanging)} cannot be read and is left out, too." if hanging else ""
+    if hops.get(relation):
+        said += f" It is read through {', '.join(hops[relation])}, beside which it was tried alone."
+    return said
+
+
+def _not_read(model: str, relation: str) -> dict[str, Any]:
+    """The row of a relation that a model cannot read: no figures."""
+    return dict.fromkeys(VERDICT_SCHEMA) | {
+        "model": model, "relation": relation, "verdict": rules.NOT_READ,
+        "sentence": f"{relation} is not read by {model}.",
+    }  # fmt: skip
+
+
 def effects_and_verdicts(
     judges: Sequence[Judge],
+    relations: Sequence[str],
     planted: Mapping[str, str] | None,
     versus_rows: Sequence[dict[str, Any]] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The effects table and the verdict table of every model that uses relations."""
+    """The effects table and the verdict table of every model that uses relations.
+
+    Of a relation that a model does not read nothing is said but that.
+    """
     effects = [row for one in judges for row in one.rows()] + [*versus_rows]
-    said = [row for one in judges for row in one.verdicts(planted)]
+    said: list[dict[str, Any]] = []
+    for one in judges:
+        said += one.verdicts(planted)
+        said += [_not_read(one.model, name) for name in relations if name not in one.relations]
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 
 

@@ -15,10 +15,11 @@ from relrank.evaluation import HISTORY_LENGTH
 from relrank.study.cells import Cell, CellResult
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
-from relrank.study.verdicts import agrees, signed
+from relrank.study.verdicts import NOT_READ, agrees, signed
 
 COLOURS = {
     "helps": "bold green", "interchangeable": "cyan", "hurts": "bold red", "negligible": "dim", "undecided": "yellow",
+    NOT_READ: "dim",
 }  # fmt: skip
 SHOWN = {"held": "beside the others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from relrank.graph.chains import hops
 from relrank.models import MODELS
 from relrank.study.cells import Cell
 
@@ -51,6 +52,12 @@ def _readable(cell: Cell) -> frozenset[str]:
     return frozenset(MODELS[cell.model.kind].reads(cell.bench.graph, cell.start()[0]))
 
 
+def _dropped(cell: Cell) -> set[frozenset[str]]:
+    """All that the model reads but one relation and what hangs on it, for every one."""
+    readable, over = _readable(cell), hops(cell.bench.graph)
+    return {frozenset(r for r in readable if name not in (r, *over[r])) for name in readable}
+
+
 def _rank(cell: Cell) -> int:
     """Cells begin after those of a lower rank only."""
     (relations, shuffled), readable = _read(cell), _readable(cell)
@@ -58,7 +65,7 @@ def _rank(cell: Cell) -> int:
         return 4
     if len(relations) <= 1:
         return len(relations)
-    return 3 if len(relations) == len(readable) - 1 else 2
+    return 3 if relations != readable and relations in _dropped(cell) else 2
 
 
 def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:
@@ -69,12 +76,13 @@ def _contained(cell: Cell, planned: Collection[Read]) -> list[Read]:
     if _rank(cell) == 3 and (readable, None) in planned:
         return [(readable, None)]
     nothing: Read = (frozenset(), None)
-    fewer = len(readable) - 1  # arms with as many begin after "all", if it is none of one relation
+    after_all = _dropped(cell)
     less = [
         read
         for read in planned
-        if read[0] < relations and read[1] is None and read != nothing and (len(read[0]) == 1 or len(read[0]) < fewer)
-    ]
+        if read[0] < relations and read[1] is None and read != nothing
+        and (len(read[0]) == 1 or read[0] not in after_all)
+    ]  # fmt: skip
     less.sort(key=lambda read: (len(read[0]), sorted(read[0])))
     if relations == readable and len(relations) > 1:
         return [nothing, *less]

@@ -85,7 +85,7 @@ def candidates(found: Found, model: str, relations: Sequence[str], so_far: Seque
     """The arms of the next step that were not run yet; with all relations, or all but one, none is needed."""
     if not so_far or len(so_far) + 1 >= len(relations) - 1:
         return []
-    wanted = [arm_of.some([*so_far, name]) for name in relations if name not in so_far]
+    wanted = [arm_of.some([*so_far, name], found.hops) for name in relations if name not in so_far]
     return [arm for arm in wanted if found.arm_name(model, arm) is None]
 
 
@@ -127,9 +127,9 @@ def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -
     enough = None
     for tried in steps:
         (best, name), *others = tried
-        before = arm_of.some(so_far)
+        before = arm_of.some(so_far, found.hops)
         so_far.append(name)
-        here = arm_of.some(so_far)
+        here = arm_of.some(so_far, found.hops)
         adds, total = found.effect(model, here, before), found.effect(model, here, arm_of.INTERACTIONS)
         if adds is None or total is None:
             break
@@ -180,7 +180,7 @@ def plan_card(plan: Plan, found: Found, graph: Graph, base: float) -> dict[str, 
 
 def _valid(found: Found, model: str, relations: Sequence[str]) -> float | None:
     """Mean validation metric of an arm over splits; None where it was not run."""
-    name = found.arm_name(model, arm_of.some(relations))
+    name = found.arm_name(model, arm_of.some(relations, found.hops))
     if name is None:
         return None
     cells = found.cells(model, name)

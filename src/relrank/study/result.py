@@ -28,7 +28,8 @@ class StudyResult:
             ``attribute`` (the relation behind similarity and calibration, else null);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
-            items, else users, with an edge, kind}); ``notices`` (list of {where, message, count});
+            items, else users, with an edge, kind; chain: the node types on the way to one that is read through
+            others}); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
             python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
@@ -54,7 +55,7 @@ class StudyResult:
             ``error``, ``freedom`` (of Student's t), ``visible`` (smallest true effect that would have been seen),
             ``n_users``, ``n_seeds``.
         verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "interchangeable",
-            "hurts", "negligible", "undecided"), ``sentence`` (what may be said, with figures), ``instead`` (comma-
+            "hurts", "negligible", "undecided"; "not read" where the model cannot read it, with null figures), ``sentence`` (what may be said, with figures), ``instead`` (comma-
             separated names that it is interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
             each, ``unused`` (share of splits where validation gave it no weight), ``visible``, ``margin``,

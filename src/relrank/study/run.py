@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.audit import known_rows, own_steps
 from relrank.graph.builders import build_graph
+from relrank.graph.chains import hops, stops
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
@@ -26,7 +27,7 @@ from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
-from relrank.study.arms import Arm, arms
+from relrank.study.arms import Arm, Hops, arms
 from relrank.study.cells import (
     WEIGHTS,
     Bench,
@@ -40,7 +41,7 @@ from relrank.study.cells import (
     load_cell,
     refit_cell,
 )
-from relrank.study.config import ModelSection, StudyConfig
+from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig
 from relrank.study.effects import Found, Judge
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
@@ -213,19 +214,25 @@ def grid(config: StudyConfig, material: Material) -> list[Cell]:
     """All cells that are planned before anything ran: baselines first, so that a leaderboard is there early.
 
     Raises:
-        InputError: an unknown model or hyper-parameter, or a model that reads features where there are none.
+        InputError: an unknown model or hyper-parameter, a model that reads features where there are none, or a
+            relation that no model reads.
     """
+    first = material.benches[0]
+    planned = {
+        model.name: arms_of(model, read_by(model, config, first), hops(first.graph)) for model in config.models
+    }
     cells = [
         Cell(model, arm, bench, config.study)
         for bench in material.benches
         for model in config.models
-        for arm in arms_of(model, list(config.relations))
+        for arm in planned[model.name]
     ]
     for cell in cells:
         _check(cell)
+    _refuse_unread(config, first)
     rival = config.rival
     if rival and MODELS[rival.kind].relational:
-        there = {a.name for a in arms_of(rival, list(config.relations))}
+        there = {a.name for a in planned[rival.name]}
         if not {"interactions", "all"} <= there:
             raise InputError(
                 "rival lacks an arm", where=f"[study] versus = {rival.name!r}", found=", ".join(sorted(there)),
@@ -245,18 +252,21 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
     best on the interactions, the arms of its path (``plan``). Then all relations, and all but one, whose searches
     begin after these. At last the arms that explain why a relation that helps alone adds nothing.
     """
-    relations = list(config.relations)
+    first = material.benches[0]
+    over = hops(first.graph)
+    reads = {m.name: read_by(m, config, first) for m in config.models}
     cells = grid(config, material)
     late = [c for c in cells if _waits(c)]
     done: Done = []
     planned = nested([c for c in cells if not _waits(c)])
     done += yield planned
     lead = _lead(config, done)
+    lead = lead if lead is not None and len(reads[lead]) > 3 else None
     benches, sections = material.benches, {m.name: m for m in config.models}
     while lead is not None:
-        found = Found(done, config.study.metric)
-        steps, _ = path(found, lead, relations)
-        more = candidates(found, lead, relations, [tried[0][1] for tried in steps])
+        found = Found(done, config.study.metric, over)
+        steps, _ = path(found, lead, reads[lead])
+        more = candidates(found, lead, reads[lead], [tried[0][1] for tried in steps])
         if not more:
             break
         batch = nested([Cell(sections[lead], arm, bench, config.study) for bench in benches for arm in more], planned)
@@ -266,11 +276,11 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         batch = nested(late, planned)
         planned += batch
         done += yield batch
-    found = Found(done, config.study.metric)
+    found = Found(done, config.study.metric, over)
     extra = [
         Cell(model, arm, bench, config.study)
         for model in _judged(config)
-        for arms_beside in [Judge(found, model.name, relations, config.study.margin).to_explain()]
+        for arms_beside in [Judge(found, model.name, reads[model.name], config.study.margin).to_explain()]
         for bench in benches  # what a model keeps for other arms of a split is there while they run
         for arm in arms_beside
     ]
@@ -305,15 +315,46 @@ def _check(cell: Cell) -> None:
     MODELS[cell.model.kind].check(as_linked.graph, cell.start()[0])
 
 
-def arms_of(model: ModelSection, relations: list[str]) -> list[Arm]:
-    """The arms of one model."""
+def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]:
+    """The study's relations that a model reads, in their order.
+
+    Raises:
+        InputError: an unknown model or hyper-parameter.
+    """
     if model.kind not in MODELS:
         raise InputError(
             "unknown model", where="[[models]] name", expected=f"one of {', '.join(MODELS)}", found=repr(model.kind)
         )
     if not MODELS[model.kind].relational:
-        return [arm_of.INTERACTIONS]
-    return arms(relations, model.arms) if model.arms else arms(relations)
+        return []
+    cell = Cell(model, arm_of.INTERACTIONS, bench, config.study)
+    read = MODELS[model.kind].reads(bench.graph, cell.start()[0])
+    return [name for name in config.relations if name in read]
+
+
+def _refuse_unread(config: StudyConfig, bench: Bench) -> None:
+    """A relation that is put to the test, and that no model of the study can read, would be tested in vain.
+
+    Where no model reads any relation, none is put to the test.
+    """
+    relational = {m.name: read_by(m, config, bench) for m in config.models if MODELS[m.kind].relational}
+    read = {name for names in relational.values() for name in names} | {config.study.attribute}
+    unread = [name for name in config.relations if name not in read]
+    if unread and relational:
+        what = ", ".join(
+            f"{n} ({bench.graph.relations[n].source} → {bench.graph.relations[n].target})" for n in unread
+        )
+        raise InputError(
+            "no model of this study reads a relation", where=f"[relations] {', '.join(unread)}",
+            expected=f"relations that {' or '.join(relational)} can read, such as ones that touch items, or that a "
+            "chain of relations leads to from there",
+            found=what,
+        )  # fmt: skip
+
+
+def arms_of(model: ModelSection, relations: Sequence[str], over: Hops) -> list[Arm]:
+    """The arms of one model, over the relations that it reads."""
+    return arms(relations, model.arms or ARM_KINDS, over) if relations else [arm_of.INTERACTIONS]
 
 
 def _beside_rival(config: StudyConfig) -> list[str]:
@@ -359,20 +400,23 @@ def run_study(
             batch = None
     if not done:
         raise nothing_left(left_out)
-    relations, relational = list(config.relations), _judged(config)
-    found = Found(done, config.study.metric)
+    relations, relational, first = list(config.relations), _judged(config), material.benches[0]
+    reads = {m.name: read_by(m, config, first) for m in config.models}
+    found = Found(done, config.study.metric, hops(first.graph))
     planted = TRUTH if config.data.dataset == "planted" else None
-    judged = [Judge(found, m.name, relations, config.study.margin) for m in relational]
+    judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in relational]
     rival = config.study.versus
-    against = tables_of.versus(found, _beside_rival(config), rival, relations) if rival else []
-    effects, verdicts = tables_of.effects_and_verdicts(judged, planted, against)
+    against = tables_of.versus(found, _beside_rival(config), rival, relations, reads) if rival else []
+    effects, verdicts = tables_of.effects_and_verdicts(judged, relations, planted, against)
     columns = [*config.study.user_groups, *config.study.item_groups]
-    judging = judges(found, [m.name for m in relational], [m.name for m in config.models], config.study.margin)
+    judging = judges(
+        found, [m.name for m in relational if reads[m.name]], [m.name for m in config.models], config.study.margin
+    )
     plan = None
     leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
     if leading is not None and leading.base is not None:
-        way = plan_of(found, leading.model, relations, leading.margin)
-        plan = plan_card(way, found, material.benches[0].graph, leading.base)
+        way = plan_of(found, leading.model, leading.relations, leading.margin)
+        plan = plan_card(way, found, first.graph, leading.base)
     result = StudyResult(
         card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan},
         tables_of.leaderboard(found),
@@ -402,7 +446,10 @@ def cells_of(config: StudyConfig, material: Material, model: str, arm: str | Non
         InputError: no such model or relation, or relations for a model that uses none.
     """
     section = next((m for m in config.models if m.name == model), ModelSection(name=model))
-    named = {a.name: a for a in (*arms_of(section, list(config.relations)), arm_of.all_of(list(config.relations)))}
+    first = material.benches[0]
+    read = read_by(section, config, first)
+    there = arms_of(section, read, hops(first.graph))
+    named = {a.name: a for a in (*there, arm_of.all_of(read or list(config.relations)))}
     relational = MODELS[section.kind].relational and bool(config.relations)
     arm = arm or ("all" if relational else "interactions")
     if arm == "interactions":
@@ -414,12 +461,11 @@ def cells_of(config: StudyConfig, material: Material, model: str, arm: str | Non
     else:
         names = tuple(name.strip() for name in arm.split(","))
         for name in names:
-            material.benches[0].graph.relation(name)
+            first.graph.relation(name)
         chosen = Arm("interactions + " + " + ".join(names), names)
-    bench = material.benches[0]
-    cell = Cell(section, chosen, bench, config.study)
+    cell = Cell(section, chosen, first, config.study)
     _check(cell)
-    planned = nested([Cell(section, of, bench, config.study) for of in arms_of(section, list(config.relations))])
+    planned = nested([Cell(section, of, first, config.study) for of in there])
     (cell,) = nested([cell], planned)
     by_key = {one.key(): one for one in planned}
     before: dict[str, Cell] = {}
@@ -546,16 +592,16 @@ def card(
     if first.refit:
         message = "validation rows given back to training before the final fit and the test"
         notices.append(Notice("protocol", message, len(first.split.valid)))
-    relations = list(config.relations)
-    planned = {m.name: [Cell(m, arm, first, config.study) for arm in arms_of(m, relations)] for m in config.models}
-    if first.graph.features and not any(cell.reads_features for cells in planned.values() for cell in cells):
+    if first.graph.features and not any(
+        Cell(model, arm_of.INTERACTIONS, first, config.study).reads_features for model in config.models
+    ):
         message = "features of nodes that no model of this study reads"
         notices.append(Notice("[features]", message, len(first.graph.features)))
-    for model, cells in planned.items():
-        unread = {n for c in cells for n in c.arm.relations} - {n for c in cells for n in c.read.relations}
+    for model in (m for m in config.models if MODELS[m.kind].relational):
+        unread = [name for name in config.relations if name not in read_by(model, config, first)]
         if unread:
-            message = f"relations that {model} does not read, so that arms with and without are the same"
-            notices.append(Notice("[relations]", f"{message}: {', '.join(sorted(unread))}", len(unread)))
+            message = f"relations that {model.name} does not read, so that it says nothing of them"
+            notices.append(Notice("[relations]", f"{message}: {', '.join(unread)}", len(unread)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     if cut_off:
         arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
@@ -590,11 +636,12 @@ def card(
 
 
 def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:
-    """One relation in figures."""
+    """One relation in figures, and for one that is read through others the node types on the way."""
     r = graph.relation(name)
+    chain = {"chain": list(stops(graph, r))} if hops(graph)[name] else {}
     return {
         "name": name, "source": r.source, "target": r.target, "edges": len(r),
-        "covered": round(coverage(graph)[name], 4), "kind": config.relations[name].kind,
+        "covered": round(coverage(graph)[name], 4), "kind": config.relations[name].kind, **chain,
     }  # fmt: skip
 
 

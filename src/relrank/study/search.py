@@ -23,6 +23,7 @@ import numpy as np
 
 from relrank.errors import InputError
 from relrank.evaluation import mean_metric
+from relrank.graph.chains import hops
 from relrank.graph.graph import Graph
 from relrank.memory import out_of_memory
 from relrank.models import MODELS, Knob
@@ -31,7 +32,7 @@ from relrank.models.space import Choice, Range, Value
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig
 from relrank.study.fits import refuse_too_large
-from relrank.study.run import Material, arms_of
+from relrank.study.run import Material, arms_of, read_by
 from relrank.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -193,8 +194,9 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
     cells = []
     for model in config.models:
         section = model.model_copy(update={"arms": model.arms or ARMS})
-        for arm in arms_of(section, list(config.relations)):
-            cell = Cell(section, arm, material.benches[0], config.study)
+        first = material.benches[0]
+        for arm in arms_of(section, read_by(section, config, first), hops(first.graph)):
+            cell = Cell(section, arm, first, config.study)
             if dimensions(cell, cell.graph):
                 cells.append(cell)
     there = sorted({c.model.name for c in cells})
