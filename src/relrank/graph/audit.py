@@ -11,6 +11,9 @@ from relrank.graph.sequences import Sequences
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.split import Split
 
+MEND = "give the table's rows a time or a user (time, by), so that they are cut at the split, or leave it out"
+"""What to do about a relation that knows held-out rows."""
+
 
 def known_rows(graph: Graph, split: Split) -> Iterator[Finding]:
     """Rows of the split that are edges of a relation between users and items; hidden ones are a leak."""
@@ -22,11 +25,11 @@ def known_rows(graph: Graph, split: Split) -> Iterator[Finding]:
         again = int(np.isin(edges, pair_keys(split.train.user, split.train.item, n)).sum())
         message = f"{again:,} of {len(r):,} edges of relation {name} repeat a training row, so that a model reads in "
         message += "its graph what it is to predict"
-        yield Finding("warning" if again else "ok", f"training rows in {name}", message, again)
+        yield Finding("warning" if again else "ok", f"training rows in {name}", message, again, (name,))
         for part, rows in (("validation", split.valid), ("test", split.test)):
             held = int(np.isin(pair_keys(rows.user, rows.item, n), edges).sum())
             message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {name}"
-            yield Finding("leak" if held else "ok", f"{part} rows in {name}", message, held)
+            yield Finding("leak" if held else "ok", f"{part} rows in {name}", message, held, (name,), MEND)
 
 
 def own_steps(graph: Graph, name: str) -> Finding:
@@ -43,4 +46,4 @@ def own_steps(graph: Graph, name: str) -> Finding:
     message = (
         f"{n:,} of {a.size:,} steps from a training item to the next are edges of {name} that no other step makes"
     )
-    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {name}", message, n)
+    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {name}", message, n, (name,))

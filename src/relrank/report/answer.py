@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
+from relrank.study.leaks import stamp
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import ALPHA
 
@@ -34,7 +35,7 @@ def lead_model(result: StudyResult) -> str | None:
 
 
 def answer(result: StudyResult) -> str:
-    """One sentence that answers which relations make recommendations better.
+    """One sentence that answers which relations make recommendations better; it names accepted leaks.
 
     The verdicts are those of ``lead_model``. "No evidence" never stands alone: the largest of the smallest detectable
     effects says what would have been seen.
@@ -45,6 +46,11 @@ def answer(result: StudyResult) -> str:
     Returns:
         Plain text, e.g. ``"tags and text help; language: no evidence (an effect of ±.0040 would have been seen)."``
     """
+    accepted = stamp(result.card.get("accepted_leaks", []))
+    return _answer(result) + (f" ({accepted})" if accepted else "")
+
+
+def _answer(result: StudyResult) -> str:
     lead = lead_model(result)
     if lead is None:
         rows = list(result.effects.iter_rows(named=True))

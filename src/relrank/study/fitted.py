@@ -126,8 +126,17 @@ def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
     return numbers
 
 
-def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGroup = ALONE) -> FittedRun:
+def fit_run(
+    cell: Cell,
+    tables: Tables,
+    folder: Path,
+    say: Say,
+    group: ProcessGroup = ALONE,
+    leaks: Sequence[dict[str, Any]] = (),
+) -> FittedRun:
     """Tune and fit one cell and keep the model; of several processes, the first keeps it.
+
+    ``leaks`` are those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
 
     Raises:
         InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
@@ -146,7 +155,7 @@ def fit_run(cell: Cell, tables: Tables, folder: Path, say: Say, group: ProcessGr
     group.together(check)
     checkpoints = folder.with_name(folder.name + ".checkpoints")
     tuned = tune_and_fit(cell, checkpoints / cell.key(), say, {}, group)
-    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid)
+    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
     if not group.first:
         return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
     run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
@@ -159,7 +168,7 @@ def _refuse_other_use(folder: Path) -> None:
         raise InputError("folder is in use", where=str(folder), expected="a new one, or an older run", found="files")
 
 
-def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
+def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What a run says of itself."""
     split = cell.bench.final
     return {
@@ -168,6 +177,7 @@ def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
         "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
         "only_new": split.only_new,
         "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
+        **({"accepted_leaks": list(leaks)} if leaks else {}),
     }  # fmt: skip
 
 
