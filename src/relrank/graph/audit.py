@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -15,8 +16,12 @@ MEND = "give the table's rows a time or a user (time, by), so that they are cut 
 """What to do about a relation that knows held-out rows."""
 
 
-def known_rows(graph: Graph, split: Split) -> Iterator[Finding]:
-    """Rows of the split that are edges of a relation between users and items; hidden ones are a leak."""
+def known_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterator[Finding]:
+    """Rows of the split that are edges of a relation between users and items; hidden ones are a leak.
+
+    Edges of ``timed`` relations are earlier than the user's held-out rows: one that is the same pair was known then,
+    such as an item that was looked at before it was bought, and is worth a warning only.
+    """
     n = graph.n_items
     for name, r in graph.relations.items():
         if {r.source, r.target} != {graph.user, graph.item}:
@@ -29,7 +34,9 @@ def known_rows(graph: Graph, split: Split) -> Iterator[Finding]:
         for part, rows in (("validation", split.valid), ("test", split.test)):
             held = int(np.isin(pair_keys(rows.user, rows.item, n), edges).sum())
             message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {name}"
-            yield Finding("leak" if held else "ok", f"{part} rows in {name}", message, held, (name,), MEND)
+            message += ", each of an earlier time" * (name in timed)
+            level: Literal["leak", "warning", "ok"] = "warning" if name in timed else "leak"
+            yield Finding(level if held else "ok", f"{part} rows in {name}", message, held, (name,), MEND)
 
 
 def own_steps(graph: Graph, name: str) -> Finding:

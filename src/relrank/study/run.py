@@ -152,7 +152,8 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
     columns = dict.fromkeys(column for read in used.values() for column in read)
     of_table = {t: tuple(n for n, read in used.items() if t in dict(read)) for t, _ in columns}
     found = audit(tables, split, edges, columns, of_table)
-    found += known_rows(graph, split)
+    timed = [n for n, r in config.relations.items() if r.kind == "link" and tables.links[r.table].time is not None]
+    found += known_rows(graph, split, timed)
     if graph.places is not None:
         found += [own_steps(graph, name) for name, r in config.relations.items() if r.kind == "cooccurrence"]
     return found

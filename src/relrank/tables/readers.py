@@ -91,6 +91,9 @@ class LinkConfig(FileConfig):
         target_column: column of this file.
         target_match: column of the target's node table; default: its key.
         weight: column with a number.
+        time: column with the time of each row, as for interactions; rows are cut at the split (``cutoff``).
+        by: column with the key of the user who made each row, such as who gave a tag; what users made of their own
+            held-out items is not in the graph.
         computed: when the rows were computed, as for node tables.
         unknown: what to do with values that the node table does not have: "error", or "drop" and count.
     """
@@ -102,6 +105,8 @@ class LinkConfig(FileConfig):
     target_column: str
     target_match: str | None = None
     weight: str | None = None
+    time: str | None = None
+    by: str | None = None
     computed: Moment | None = None
     unknown: Unknown = "error"
 
@@ -114,6 +119,8 @@ class TextsConfig(FileConfig):
         key: column with the node's key.
         kind: column that says what the text is, e.g. overview or review; without it, all are of the kind "text".
         text: column with the text; an empty cell is no text.
+        time: column with the time of each text, as for interactions; texts are cut at the split (``cutoff``).
+        by: column with the key of the user who wrote it; reviews of held-out interactions are not in the graph.
         computed: when the last text was written, as for node tables.
         unknown: what to do with keys that the node table (without one, the interactions) does not have: "error", or
             "drop" and count.
@@ -123,6 +130,8 @@ class TextsConfig(FileConfig):
     key: str
     kind: str | None = None
     text: str
+    time: str | None = None
+    by: str | None = None
     computed: Moment | None = None
     unknown: Unknown = "error"
 
@@ -298,7 +307,9 @@ def _link(
             found=repr(config.source),
         )
     names = [config.source_column, config.target_column]
-    used = [*names, config.weight] if config.weight is not None else names
+    used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
+    if config.by is not None and len(set(used)) == len(used) - 1 and config.by in names:
+        used.remove(config.by)  # who made the row may be one of its ends
     if len(set(used)) < len(used):
         raise InputError(
             "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
@@ -306,6 +317,10 @@ def _link(
     wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
     if config.weight is not None:
         wanted[config.weight] = config.weight, "number"
+    if config.time is not None:
+        wanted[config.time] = config.time, "time"
+    if config.by is not None:
+        wanted[config.by] = config.by, "key"
     frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
@@ -332,6 +347,8 @@ def _link(
         target_match,
         config.weight,
         _moment(config.computed, where),
+        config.time,
+        config.by,
     )
 
 
@@ -345,13 +362,17 @@ def _texts(
             "texts of a type without a node table", where="[data.texts] node", expected=f"[data.nodes.{node}]",
             found=f"node tables {sorted(nodes)}",
         )  # fmt: skip
-    names = [name for name in (config.key, config.kind, config.text) if name is not None]
+    names = [c for c in (config.key, config.kind, config.text, config.time, config.by) if c is not None]
     if len(set(names)) < len(names):
         found = str(names)
         raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
     wanted: dict[str, tuple[str, Kind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
     if config.kind is not None:
         wanted["kind"] = config.kind, "text"
+    if config.time is not None:
+        wanted["time"] = config.time, "time"
+    if config.by is not None:
+        wanted["by"] = config.by, "key"
     frame = read_columns(folder / config.file, config.separator, wanted)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
@@ -359,7 +380,8 @@ def _texts(
     kind = pl.lit("text")
     if config.kind is not None:
         kind = pl.lit(refuse_missing(frame["kind"].alias(config.kind), where).cast(pl.String))
-    frame = frame.select("key", kind.alias("kind"), "text").with_row_index(ROW, 1)
+    more = [c for c in ("time", "by") if c in frame.columns]
+    frame = frame.select("key", kind.alias("kind"), "text", *more).with_row_index(ROW, 1)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
     return TextTable(node, frame.drop(ROW), _moment(config.computed, where))
 
