@@ -16,11 +16,12 @@ import polars as pl
 import relrank
 from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.graph.audit import known_rows, own_steps
+from relrank.graph.audit import growing, known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
+from relrank.graph.side_rows import side_rows
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -154,6 +155,8 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
     found = audit(tables, split, edges, columns, of_table)
     timed = [n for n, r in config.relations.items() if r.kind == "link" and tables.links[r.table].time is not None]
     found += known_rows(graph, split, timed)
+    found += side_rows(graph, split, timed)
+    found += growing(graph, split, tables, used, timed)
     if graph.places is not None:
         found += [own_steps(graph, name) for name, r in config.relations.items() if r.kind == "cooccurrence"]
     return found
