@@ -132,3 +132,18 @@ def test_what_is_wrong_with_a_time_names_file_and_row(shop: Path) -> None:
     (shop / "views.csv").write_text("customer,product,time\n1,7,10100\n")
     with pytest.raises(InputError, match="a column is used twice"):
         read(shop, ('by = "customer"\n[data.texts]', 'by = "tag"\ntime = "tag"\n[data.texts]'))
+
+
+def test_who_made_rows_is_asked_where_a_column_seems_to_say_it(shop: Path) -> None:
+    """Tags and reviews without a word on who gave them, in files with the column of the interactions' users."""
+    for way, name in ((WITH_MAKER, "tagged"), (WITH_WRITER, "[data.texts]")):
+        found = {f.check: f for f in read(shop, way).findings}[f"{name} made of held-out rows"]
+        assert (found.level, found.count) == ("leak", 60)
+        assert "of 60 of their 60 held-out items" in found.message
+        assert found.mend == f'say who made the rows of {name}: by = "customer"'
+    assert not [f for f in read(shop).findings if "made of" in f.check]  # it is said
+    assert set(found.names) == {"reviews", "said"}
+    few = pl.read_csv(shop / "tags.csv").with_columns(pl.col("customer") % 2 + 900)  # nobody of the shop
+    few.write_csv(shop / "tags.csv")
+    found = {f.check: f for f in read(shop, WITH_MAKER).findings}["tagged made of held-out rows"]
+    assert (found.level, found.count) == ("ok", 0)

@@ -93,10 +93,11 @@ def _figures(
     for name, r in graph.relations.items():
         if graph.item not in (r.source, r.target) or name not in columns:
             continue
-        rows = [end for kind, end in ((r.source, r.src), (r.target, r.dst)) if kind == graph.item]
-        yield name, f"the number of links of {name}", sum(np.bincount(end, minlength=n) for end in rows).astype(float)
-        if r.weight.size and r.weight.min() < r.weight.max():
-            yield name, f"the weight of links of {name}", sum(np.bincount(end, r.weight, n) for end in rows)
+        ends = [end for kind, end in ((r.source, r.src), (r.target, r.dst)) if kind == graph.item]
+        rows, weight = np.concatenate(ends), np.concatenate([r.weight] * len(ends))
+        yield name, f"the number of links of {name}", np.bincount(rows, minlength=n).astype(np.float64)
+        if weight.size and weight.min() < weight.max():
+            yield name, f"the weight of links of {name}", np.bincount(rows, weight, n).astype(np.float64)
     table = tables.nodes.get(tables.item)
     if table is None:
         return

@@ -139,8 +139,8 @@ def print_result(console: Console, result: StudyResult) -> None:
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     for leak in result.card.get("accepted_leaks", []):
-        said = f"{stamp([leak])} ({leak['check']}: {leak['message']}); no figure below is evidence"
-        console.print(said, style="bold red", highlight=False, markup=False)
+        line = f"{stamp([leak])} ({leak['check']}: {leak['message']}); no figure below is evidence"
+        console.print(line, style="bold red", highlight=False, markup=False)
     for look in result.card.get("look_at", []):
         console.print(look, style="bold yellow", highlight=False, markup=False)
     for left_out in result.card.get("left_out", []):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from relrank.counting import order_of_pairs, repeated
 from relrank.csr import Csr, Int32, Int64
+from relrank.tables.cutoff import made_of_held_out
 from relrank.tables.split import Interactions, Split, tied_last
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
@@ -70,7 +71,8 @@ def audit(
     for table in dict.fromkeys(name for name, _ in columns):
         of_table = sorted(column for name, column in columns if name == table)
         findings += (
-            replace(found, names=users_of.get(table, ())) for found in _computed(tables, split, table, of_table)
+            replace(found, names=users_of.get(table, ()))
+            for found in (*_computed(tables, split, table, of_table), *_made_by(tables, split, table))
         )
     return [*findings, *_unknown(split)]
 
@@ -180,6 +182,20 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
     bad = f"{', '.join(suspects)} of {name} may have been computed from test rows: declare computed = … if known"
     good = f"no used column of {name} looks like a count or an average"
     yield _finding("warning", check, len(suspects), bad, good)
+
+
+def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
+    """Rows that users made of items they have held out, where a column of the file seems to say who made each."""
+    found = made_of_held_out(tables, split, name)
+    if found is None:
+        return
+    column, rows, pairs = found
+    held = len(split.valid) + len(split.test)
+    bad = f"{rows:,} rows of {name} are what users, by its column {column!r}, made of {pairs:,} of their {held:,} "
+    bad += "held-out items"
+    good, mend = f"no row of {name} is of a held-out pair", f'say who made the rows of {name}: by = "{column}"'
+    level: Literal["leak", "warning"] = "leak" if pairs >= max(10, held / 100) else "warning"
+    yield _finding(level, f"{name} made of held-out rows", rows, bad, good, mend)
 
 
 def _unknown(split: Split) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
-from relrank.tables.tables import TEXTS, LinkTable, Notice, Tables
+from relrank.tables.tables import MAYBE_BY, TEXTS, LinkTable, Notice, Tables
 
 Bool = npt.NDArray[np.bool_]
 
@@ -81,6 +81,39 @@ def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tab
         kept = _kept(_of_texts(tables, split), split, notices)
         texts = replace(texts, frame=texts.frame.filter(pl.Series(kept)))
     return replace(tables, links=links, texts=texts), notices
+
+
+def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int, int] | None:
+    """Rows of a table that seem to be what users made of items they have held out.
+
+    Args:
+        tables: as read.
+        split: of the interactions.
+        name: of a link table of items, or ``TEXTS``.
+
+    Returns:
+        The column that seems to say who made the rows, how many rows are of held-out pairs, and of how many pairs;
+        None where there is no such column.
+    """
+    link = tables.links.get(name)
+    frame = (
+        link.frame if link is not None else tables.texts.frame if name == TEXTS and tables.texts else pl.DataFrame()
+    )
+    maker = next((c for c in frame.columns if c.startswith(MAYBE_BY)), None)
+    if maker is None:
+        return None
+    if link is None:
+        keys = frame["key"]
+    elif link.source == tables.item:
+        keys = _keys(tables, tables.item, frame[link.source_column], link.source_match)
+    else:
+        keys = _keys(tables, tables.item, frame[link.target_column], link.target_match)
+    user, item = split.users.find(frame[maker].cast(split.users.keys.dtype, strict=False)), split.items.find(keys)
+    known = (user >= 0) & (item >= 0)
+    pairs = user[known].astype(np.int64) * len(split.items) + item[known]
+    held = split.valid.then(split.test)
+    hits = pairs[np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)]
+    return maker.removeprefix(MAYBE_BY), hits.size, np.unique(hits).size
 
 
 def _of_links(table: LinkTable, tables: Tables, split: Split) -> _Rows:
@@ -175,4 +208,5 @@ def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:
         return np.int64(held.time.min())
     first = np.full(len(split.users) + 1, _NEVER)  # the last one is for users that the split does not have
     np.minimum.at(first, held.user, held.time)
-    return np.min([first[rows] for rows in users], axis=0)
+    bounds: Int64 = np.min([first[rows] for rows in users], axis=0)
+    return bounds

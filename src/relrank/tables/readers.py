@@ -22,9 +22,9 @@ from relrank.tables.files import (
     refuse_missing,
 )
 from relrank.tables.joins import ROW, join, once
-from relrank.tables.scan import Kind, read_columns
+from relrank.tables.scan import Kind, column_names, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
-from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables, TextTable
+from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Notice, Tables, TextTable
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -235,8 +235,14 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
         if linked and kind not in nodes:  # a link or text must be checked against something: the keys that interact
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
-    links = {name: _link(name, c, folder, nodes, notices) for name, c in config.links.items()}
-    texts = None if config.texts is None else _texts(config.texts, config.item, folder, nodes, notices)
+    of_users = _columns_of_users(config)
+    links = {
+        name: _link(name, c, folder, nodes, notices, ends, of_users.get(c.file, set()) | of_users[""])
+        for name, c in config.links.items()
+    }
+    texts = None
+    if config.texts is not None:
+        texts = _texts(config.texts, config.item, folder, nodes, notices, of_users[""])
     return Tables(
         base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices)
     )  # fmt: skip
@@ -296,7 +302,13 @@ def _interactions(
 
 
 def _link(
-    name: str, config: LinkConfig, folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+    name: str,
+    config: LinkConfig,
+    folder: Path,
+    nodes: dict[str, NodeTable],
+    notices: list[Notice],
+    ends: dict[str, str],
+    of_users: set[str],
 ) -> LinkTable:
     where = str(folder / config.file)
     if config.source not in nodes:
@@ -321,6 +333,8 @@ def _link(
         wanted[config.time] = config.time, "time"
     if config.by is not None:
         wanted[config.by] = config.by, "key"
+    elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
+        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, used)
     frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
@@ -352,8 +366,33 @@ def _link(
     )
 
 
+def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
+    """Columns that hold users, by file; under "" that of the interactions, whose name may be used elsewhere too."""
+    assert config.interactions is not None
+    found = {"": {config.interactions.user}}
+    for link in config.links.values():
+        sides = ((link.source, link.source_column), (link.target, link.target_column))
+        found.setdefault(link.file, set()).update(column for kind, column in sides if kind == config.user)
+    return found
+
+
+def _unsaid_maker(
+    path: Path, separator: str | None, of_users: set[str], used: list[str]
+) -> dict[str, tuple[str, Kind]]:
+    """A column that seems to say who made the rows of a table of items, for the audit; {} where there is none."""
+    if not path.is_file():
+        return {}  # said elsewhere
+    named = [c for c in column_names(path, separator) if c in of_users and c not in used]
+    return {f"{MAYBE_BY}{named[0]}": (named[0], "text")} if named else {}
+
+
 def _texts(
-    config: TextsConfig, item: str, folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+    config: TextsConfig,
+    item: str,
+    folder: Path,
+    nodes: dict[str, NodeTable],
+    notices: list[Notice],
+    of_users: set[str],
 ) -> TextTable:
     where = str(folder / config.file)
     node = config.node or item
@@ -373,6 +412,8 @@ def _texts(
         wanted["time"] = config.time, "time"
     if config.by is not None:
         wanted["by"] = config.by, "key"
+    elif node == item:
+        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, names)
     frame = read_columns(folder / config.file, config.separator, wanted)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
@@ -380,7 +421,7 @@ def _texts(
     kind = pl.lit("text")
     if config.kind is not None:
         kind = pl.lit(refuse_missing(frame["kind"].alias(config.kind), where).cast(pl.String))
-    more = [c for c in ("time", "by") if c in frame.columns]
+    more = [c for c in frame.columns if c in ("time", "by") or c.startswith(MAYBE_BY)]
     frame = frame.select("key", kind.alias("kind"), "text", *more).with_row_index(ROW, 1)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
     return TextTable(node, frame.drop(ROW), _moment(config.computed, where))

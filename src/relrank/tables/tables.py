@@ -9,6 +9,10 @@ import polars as pl
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
 
+MAYBE_BY = "#by "
+"""How a column of a link or text table begins that is named like one of users, though nobody said that these made the
+rows; its own name follows. Only the audit looks at it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
