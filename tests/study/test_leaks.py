@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -207,3 +208,45 @@ def test_a_gain_to_look_at_is_said_before_the_verdicts(shop, tmp_path):
     assert said.startswith("look at clicks: with relational-ease it adds +0.")
     assert {"where": "gains", "message": said, "count": 1} in result.card["notices"]
     assert said.split(":")[0] in write_report(result, tmp_path / "report.html").read_text()
+
+
+PLANTED = STUDY[: STUDY.index("[relations.clicks]")]
+READERS = """[relations.readers]
+kind = "attribute"
+node = "item"
+column = "genre"
+separator = "|"
+target = "reader"
+"""
+COUNT = """[relations.count]
+kind = "bins"
+node = "item"
+column = "genre"
+quantiles = 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("relation", "value", "name", "check"),
+    [
+        (READERS, pl.col("u").cast(pl.String).str.join("|"), "readers", "held-out rows in side rows: readers"),
+        (READERS, pl.format("r{}", pl.col("u") * 7).str.join("|"), "readers", "held-out rows in side rows: readers"),
+        (COUNT, pl.len(), "count", "figures that grow with held-out rows: genre of count"),
+        (COUNT, pl.len().log(), "count", "figures that grow with held-out rows: genre of count"),
+    ],
+)
+def test_a_column_worked_out_from_all_rows_ends_the_study(shop, relation, value, name, check, monkeypatch, capsys):
+    """A column of items that lists its readers, whatever they are called there, or counts them."""
+    chance = np.arange(1, 121) / np.arange(1, 121).sum()
+    chosen = [np.random.default_rng(u).choice(120, 8, replace=False, p=chance) for u in range(300)]
+    rows = pl.DataFrame({"u": np.repeat(np.arange(300), 8), "i": np.concatenate(chosen)})
+    rows.write_csv(shop / "bought.csv")
+    items = pl.DataFrame({"i": np.arange(120)}).join(rows.group_by("i").agg(genre=value), on="i", how="left")
+    items.write_csv(shop / "items.csv")
+    (shop / "planted.toml").write_text(PLANTED + relation + MODELS)
+    found = [f for f in prepare(read_study(shop / "planted.toml"), shop).findings if f.level == "leak"]
+    assert {f.names for f in found} == {(name,)}
+    assert check in {f.check for f in found}
+    code, _, err = relrank(monkeypatch, capsys, shop, "study", "planted.toml")
+    assert code == 1
+    assert f'accept_leaks = ["{name}"]' in err
