@@ -84,7 +84,11 @@ def side_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterat
             f"{how} leads from users to {found.pairs:,} items beyond their training rows, and {found.held:,} of "
             f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
         )
-        bad.append(Finding("warning" if known else "leak", f"{CHECK}: {how}", message, found.held, names, MEND))
+        bad.append(
+            Finding(
+                "warning" if known else "leak", f"{CHECK}: {' and '.join(names)}", message, found.held, names, MEND
+            )
+        )
     worst: dict[tuple[str, ...], Finding] = {}
     for finding in bad:  # the same relation may be caught by its keys and by its items
         if finding.names not in worst or finding.count > worst[finding.names].count:
