@@ -32,7 +32,8 @@ class StudyResult:
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
             accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
-            count}); ``look_at`` (sentences on gains that no honest relation brings); ``machine`` ({cpu, cores, memory_gb,
+            count}); ``look_at`` (sentences on gains that no honest relation brings); ``machine`` ({cpu,
+            cores, memory_gb,
             python, torch, relrank}); ``planted`` (true verdict per relation where known, else null); ``smoke``
             (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
