@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from relrank.errors import InputError
+from relrank.errors import InputError, LeakError
 from relrank.libraries import fitting
 from relrank.memory import out_of_memory
 from relrank.process_group import rank_here
@@ -81,13 +81,16 @@ def fetch(
 def audit(study: StudyFile) -> None:
     """Check a study's data and split for leaks before anything is trained; say what memory and time its models take.
 
-    Exit code 1 if there is a leak. Example: **relrank audit studies/ml-100k-loo.toml**
+    Exit code 1 if there is a leak that the study file does not accept.
+
+    Example: **relrank audit studies/ml-100k-loo.toml**
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from relrank.study.config import read_study
+    from relrank.study.leaks import is_accepted, leaks_of
     from relrank.study.run import prepare
 
     config = read_study(study)
@@ -100,11 +103,14 @@ def audit(study: StudyFile) -> None:
     for heading in ("", "check", "finding"):
         table.add_column(heading)
     colours = {"leak": "bold red", "warning": "yellow", "ok": "green"}
+    accepted = config.study.accept_leaks
+    leaks = leaks_of(material.findings)
     for f in material.findings:
-        table.add_row(Text(f.level, colours[f.level]), Text(f.check), Text(f.message))
+        level = f"{f.level}, accepted" if f in leaks and is_accepted(f, accepted) else f.level
+        table.add_row(Text(level, colours[f.level]), Text(f.check), Text(f.message))
     console.print(table)
     _print_estimates(console, config, material)
-    if any(f.level == "leak" for f in material.findings):
+    if not all(is_accepted(f, accepted) for f in leaks):
         raise typer.Exit(1)
 
 
@@ -144,6 +150,8 @@ def study(
 ) -> None:
     """Fit every model on every arm, compare user by user, print the verdicts, write the report.
 
+    A leak that the study file does not accept ends the study with exit code 1 before anything is fitted.
+
     A study that was interrupted goes on where it was; a changed setting runs what it changes.
 
     Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --track mlflow** ·
@@ -154,6 +162,7 @@ def study(
     from relrank.report import write_report
     from relrank.report.answer import answer
     from relrank.study.config import read_study
+    from relrank.study.leaks import leaks_of, refuse_leaks
     from relrank.study.live import LiveStudy, print_result
     from relrank.study.run import keep_winner, prepare, run_study
     from relrank.study.run import smoke as small
@@ -168,6 +177,7 @@ def study(
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
     _print_card(console, material)
+    refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)  # before a run is opened for tracking
     tracking = None
     if track is not None:
         from relrank.report.tracking import Tracking
@@ -260,6 +270,7 @@ def fit(
 
     from relrank.study.config import read_study
     from relrank.study.fitted import fit_run
+    from relrank.study.leaks import accepted_leaks, leaks_of, refuse_leaks, stamp
     from relrank.study.run import cells_of, prepare
 
     with _process_group() as group:
@@ -271,13 +282,21 @@ def fit(
             config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
             with _progress(console) as progress:
                 material = prepare(config, study.parent, progress=progress)
-            return config, material, cells_of(config, material, model, arm)
+            cells = cells_of(config, material, model, arm)
+            refuse_leaks(leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks)
+            return config, material, cells
 
         config, material, cells = group.together(ready)
         named = f"{model} on {cells[-1].arm.name}"
         with console.status(named) as status:
-            run = fit_run(cells, material.tables, out, lambda text: status.update(f"{named}: {text}"), group)
+            leaks = accepted_leaks(
+                leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks
+            )
+            say = lambda text: status.update(f"{named}: {text}")  # noqa: E731
+            run = fit_run(cells, material.tables, out, say, group, leaks)
     console.print(repr(run), markup=False, highlight=False)
+    if leaks:
+        console.print(stamp(leaks), style="bold red", markup=False, highlight=False)
     console.print(
         f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", markup=False, soft_wrap=True
     )
@@ -304,6 +323,7 @@ def evaluate(
 
     from relrank.evaluation import evaluate as measure
     from relrank.study.fitted import load_run
+    from relrank.study.leaks import stamp
     from relrank.study.run import attributes_of
 
     fitted = load_run(run)
@@ -316,6 +336,8 @@ def evaluate(
     for name, value in result.summary.items():
         table.add_row(name, f"{value:,.0f}" if "users" in name else f"{value:.4f}")
     Console().print(table)
+    if accepted := note.get("accepted_leaks"):
+        print(stamp(accepted))
     if out is not None:
         result.save(out)
         print(f"per-user table in {out}")
@@ -596,7 +618,7 @@ def main() -> None:
         app()
     except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
         print(f"error: {error}" if rank is None else f"error in process {rank}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, LeakError) else 2) from None
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

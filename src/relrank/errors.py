@@ -1,4 +1,4 @@
-"""The one exception a user's input can raise."""
+"""The exceptions a user's input can raise."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ class InputError(ValueError):
         self.where = where
         self.expected = expected
         self.found = found
+
+
+class LeakError(InputError):
+    """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""

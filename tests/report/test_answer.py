@@ -75,7 +75,8 @@ def test_without_gains_a_rival_is_what_is_spoken_of():
 def test_realistic_studies():
     assert answer(goodbooks()) == (
         "Build has_tag, then written_by (or text): +11 % NDCG@10, 88 % of what all five bring. "
-        "similar_text helps, too. in_language and published_in are undecided (an effect of ±.0038 would have been seen)."
+        "similar_text helps, too. in_language and published_in are undecided (an effect of ±.0038 would have been "
+        "seen)."
     )
     assert answer(planted()) == "A helps. B is interchangeable with A. C and D are negligible (within ±.0014)."
 

@@ -72,7 +72,12 @@ def test_test_rows_in_the_graph() -> None:
     everything = CLEAN.train.then(CLEAN.valid.take(np.array([0]))).then(CLEAN.test)
     findings = audit(TABLES, CLEAN, everything.csr(4, 4))
     assert finding(findings, "test rows in the graph") == Finding(
-        "leak", "test rows in the graph", "2 of 2 test rows are edges of the graph", 2
+        "leak",
+        "test rows in the graph",
+        "2 of 2 test rows are edges of the graph",
+        2,
+        ("interactions",),
+        "build the graph from training rows alone",
     )
     valid = finding(findings, "validation rows in the graph")
     assert (valid.level, valid.count) == ("leak", 1)

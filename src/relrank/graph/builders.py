@@ -30,14 +30,16 @@ from relrank.graph.recipes import (
     Link,
     RelationConfig,
     Text,
+    TextFeature,
     Texts,
 )
 from relrank.graph.text_encoders import sentences
 from relrank.graph.text_rows import joined_texts
 from relrank.graph.texts import text_feature, texts_draft
+from relrank.tables.cutoff import cut_tables
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
-from relrank.tables.tables import Tables
+from relrank.tables.tables import TEXTS, Tables
 
 __all__ = [
     "Attribute", "Bins", "Cooccurrence", "FeatureConfig", "InteractionWeights", "Link", "RelationConfig", "Text",
@@ -64,6 +66,8 @@ def build_graph(
     least one edge, in ascending order. What a policy drops is counted in ``graph.notices``, and so are the users or
     items that a relation does not reach. ``progress`` is told of long work: texts that a language model reads.
 
+    Links and texts with a time, or with the user who made them, are cut at the split first (``tables.cutoff``).
+
     A relation of kind ``texts`` also makes a feature of its target, under its own name (see ``text_relations``).
 
     Raises:
@@ -72,6 +76,7 @@ def build_graph(
             A feature's column does not fit its kind, or says nothing; its name is a relation's.
             Weights are made of ratings or times that are not there.
     """
+    tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
     drafts = {}
     for name, config in relations.items():
         join = Join(name, tables, split, progress=progress)
@@ -89,12 +94,21 @@ def build_graph(
     for name, config in relations.items():
         if isinstance(config, Texts):
             known_of_nodes[name] = text_feature(drafts[name], config, nodes)
-    notices = [notice for draft in drafts.values() for notice in draft.join.notices] + more
+    notices = [notice for draft in drafts.values() for notice in draft.join.notices] + cut + more
     train = interactions_of(tables.user, tables.item, split.train, interactions)
     places = places_of(split.train) if split.ordered else None
     return Graph(
         tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places
     )  # fmt: skip
+
+
+def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str, FeatureConfig]) -> set[str]:
+    """The link tables that are read, and ``TEXTS`` where texts are."""
+    of_texts = any(
+        isinstance(c, Texts) or (isinstance(c, Text | TextFeature) and c.texts is not None)
+        for c in (*relations.values(), *features.values())
+    )
+    return {c.table for c in relations.values() if isinstance(c, Link)} | ({TEXTS} if of_texts else set())
 
 
 def _draft(join: Join, config: RelationConfig) -> Draft:

@@ -15,8 +15,8 @@ Count = Annotated[int, Field(ge=1)]
 class Link(Section):
     """Edges that a link table lists.
 
-    Order of the steps: rows without both ends in the graph are dropped, rows of weight ≤ 0 are dropped,
-    ``duplicates``, ``top``, ``min_target_degree``, ``weight``.
+    Order of the steps: rows that the split cuts off (``tables.cutoff``), rows without both ends in the graph and rows
+    of weight ≤ 0 are dropped, then ``duplicates``, ``top``, ``min_target_degree``, ``weight``.
     """
 
     kind: Literal["link"]

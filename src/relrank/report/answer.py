@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from relrank.report.figures import known, listed, metric_name, number
+from relrank.study.leaks import stamp
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import ALPHA, NOT_READ, ORDER
 
@@ -35,7 +36,7 @@ def lead_model(result: StudyResult) -> str | None:
 def answer(result: StudyResult) -> str:
     """What to build and in which order, and what is known of the other relations, to be read aloud.
 
-    The plan and the verdicts are those of ``lead_model``.
+    The plan and the verdicts are those of ``lead_model``; accepted leaks are named.
 
     Args:
         result: a finished study.
@@ -43,6 +44,11 @@ def answer(result: StudyResult) -> str:
     Returns:
         Plain text, e.g. ``"Build text, then tags: +25 % NDCG@10, 97 % of what all five bring. Language hurts."``
     """
+    accepted = stamp(result.card.get("accepted_leaks", []))
+    return _answer(result) + (f" ({accepted})" if accepted else "")
+
+
+def _answer(result: StudyResult) -> str:
     lead = lead_model(result)
     if lead is None:
         rows = list(result.effects.iter_rows(named=True))

@@ -13,6 +13,7 @@ from relrank.report.answer import Row, answer, lead_model
 from relrank.report.beyond import beyond, decimals
 from relrank.report.figures import Scale, known
 from relrank.study.groups import ALL_USERS
+from relrank.study.leaks import stamp
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import ALPHA, ORDER, agrees
 
@@ -95,7 +96,10 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "tuning": _tuning(tables["tuning"]),
         "notes": _notes(tables["notes"], set().union(*headline.values())),
         "audit": sorted(result.card["audit"], key=lambda row: AUDIT.index(row["level"])),
-        "leaks": [row for row in result.card["audit"] if row["level"] == "leak"],
+        "leaks": [row for row in result.card["audit"] if row["level"] == "leak" and not row.get("accepted")],
+        "accepted": result.card.get("accepted_leaks", []),
+        "stamp": stamp(result.card.get("accepted_leaks", [])),
+        "look_at": result.card.get("look_at", []),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,9 +11,13 @@ from pydantic import Field, model_validator
 
 from relrank.errors import InputError
 from relrank.graph.builders import FeatureConfig, InteractionWeights, RelationConfig
+from relrank.tables.audit import SPLIT
 from relrank.tables.config import Section, load_toml
 from relrank.tables.protocols import ProtocolConfig
 from relrank.tables.readers import DataConfig
+
+ACCEPT = "[study] accept_leaks"
+"""The key by which a study accepts leaks, for messages."""
 
 ArmKind = Literal["interactions", "all", "drop", "alone", "rewired"]
 ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewired")
@@ -76,6 +81,8 @@ class StudySection(Section):
             their mix is from the user's own.
         versus: the model that others are compared with. One that uses relations is compared with every other that
             does (does it use them better?), one that does not with all models, each on its richest graph.
+        accept_leaks: relations and features, or "interactions" for the split itself, whose leaks are accepted. A
+            study whose audit finds another leak does not run; every result of one that runs names what it accepts.
         memory_gb: memory that one cell may take, in GB; by default what is free. A cell that needs more by its
             estimate is left out. The environment variable RELRANK_MEMORY_GB comes first.
     """
@@ -89,6 +96,7 @@ class StudySection(Section):
     item_groups: tuple[str, ...] = ()
     attribute: str | None = None
     versus: str | None = None
+    accept_leaks: tuple[str, ...] = ()
     memory_gb: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
@@ -162,4 +170,23 @@ def read_study(path: Path) -> StudyConfig:
     """
     if path.is_dir():
         raise InputError("not a study file", where=str(path), expected="a TOML file", found="a folder")
-    return load_toml(path, StudyConfig)
+    config = load_toml(path, StudyConfig)
+    check_accepted(config, str(path))
+    return config
+
+
+def check_accepted(config: StudyConfig, where: str) -> None:
+    """Refuse an accepted name that nothing of the study has.
+
+    Raises:
+        InputError: the name, and those that are known.
+    """
+    known = [SPLIT, *config.relations, *config.features]
+    for name in config.study.accept_leaks:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise InputError(
+                "unknown name of an accepted leak", where=f"{where}, {ACCEPT}",
+                expected=f"one of {', '.join(known)}",
+                found=repr(name) + (f"; did you mean {near[0]!r}?" if near else ""),
+            )  # fmt: skip

@@ -313,12 +313,9 @@ class Judge:
         useful = [r for r in self.known if self.evidence[r].alone.low > 0]
         hidden = [r for r in useful if self.said[r].verdict == "interchangeable"]
         pairs = [(other, r) for r in hidden for other in useful if r not in arm_of.over(hops, other)]
-        beside = [
-            arm
-            for other, r in pairs
-            for arm in (arm_of.some([other, r], hops), arm_of.without_beside(other, r, hops))
-        ]
-        return [*beside, *(arm_of.alone_rewired(r, hops) for r in hidden)]
+        beside = [arm_of.some(pair, hops) for pair in pairs]
+        without = [arm_of.without_beside(*pair, hops) for pair in pairs]
+        return [*beside, *without, *(arm_of.alone_rewired(r, hops) for r in hidden)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Of the effects table."""

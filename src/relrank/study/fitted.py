@@ -126,7 +126,14 @@ def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
     return numbers
 
 
-def fit_run(cells: Sequence[Cell], tables: Tables, folder: Path, say: Say, group: ProcessGroup = ALONE) -> FittedRun:
+def fit_run(
+    cells: Sequence[Cell],
+    tables: Tables,
+    folder: Path,
+    say: Say,
+    group: ProcessGroup = ALONE,
+    leaks: Sequence[dict[str, Any]] = (),
+) -> FittedRun:
     """Tune and fit the last of the cells and keep the model; of several processes, the first keeps it.
 
     Args:
@@ -135,6 +142,7 @@ def fit_run(cells: Sequence[Cell], tables: Tables, folder: Path, say: Say, group
         folder: where the model is kept.
         say: told of every trial and epoch.
         group: of processes that fit together.
+        leaks: those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
 
     Raises:
         InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
@@ -156,7 +164,7 @@ def fit_run(cells: Sequence[Cell], tables: Tables, folder: Path, say: Say, group
     memory: dict[str, Known] = {}
     begun = tune_after(cells, checkpoints, say, memory, group)
     tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
-    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid)
+    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
     if not group.first:
         return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
     run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
@@ -169,7 +177,7 @@ def _refuse_other_use(folder: Path) -> None:
         raise InputError("folder is in use", where=str(folder), expected="a new one, or an older run", found="files")
 
 
-def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
+def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What a run says of itself."""
     split = cell.bench.final
     return {
@@ -178,6 +186,7 @@ def note_of(cell: Cell, config: Any, valid: float) -> dict[str, Any]:
         "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
         "only_new": split.only_new,
         "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
+        **({"accepted_leaks": list(leaks)} if leaks else {}),
     }  # fmt: skip
 
 

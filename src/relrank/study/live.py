@@ -13,6 +13,7 @@ from rich.text import Text
 
 from relrank.evaluation import HISTORY_LENGTH
 from relrank.study.cells import Cell, CellResult
+from relrank.study.leaks import stamp
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult
 from relrank.study.verdicts import NOT_READ, agrees, signed
@@ -148,6 +149,11 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
+    for leak in result.card.get("accepted_leaks", []):
+        line = f"{stamp([leak])} ({leak['check']}: {leak['message']}); no figure below is evidence"
+        console.print(line, style="bold red", highlight=False, markup=False)
+    for look in result.card.get("look_at", []):
+        console.print(look, style="bold yellow", highlight=False, markup=False)
     for left_out in result.card.get("left_out", []):
         console.print(left_out, style="yellow", highlight=False, markup=False)
     if result.card.get("features"):

@@ -31,7 +31,10 @@ class StudyResult:
             items, else users, with an edge, kind; chain: the node types on the way to one that is read through
             others}); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
-            (list of {level: "leak"|"warning"|"ok", check, message, count}); ``machine`` ({cpu, cores, memory_gb,
+            (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
+            accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
+            count}); ``look_at`` (sentences on gains that no honest relation brings); ``machine`` ({cpu,
+            cores, memory_gb,
             python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
             interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to be
             within the margin, or null, ends: why it ends, steps: list of {relation, arm, alternatives, adds, total,
@@ -55,8 +58,9 @@ class StudyResult:
             ``error``, ``freedom`` (of Student's t), ``visible`` (smallest true effect that would have been seen),
             ``n_users``, ``n_seeds``.
         verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "interchangeable",
-            "hurts", "negligible", "undecided"; "not read" where the model cannot read it, with null figures), ``sentence`` (what may be said, with figures), ``instead`` (comma-
-            separated names that it is interchangeable with, or null), ``p`` (of the claim, corrected over the
+            "hurts", "negligible", "undecided"; "not read" where the model cannot read it, with null figures),
+            ``sentence`` (what may be said, with figures), ``instead`` (comma-separated names that it is
+            interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
             each, ``unused`` (share of splits where validation gave it no weight), ``visible``, ``margin``,
             ``true_verdict`` (or null).

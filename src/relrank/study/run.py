@@ -17,12 +17,13 @@ import polars as pl
 import relrank
 from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.graph.audit import known_rows, own_steps
+from relrank.graph.audit import growing, known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.chains import hops, stops
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
+from relrank.graph.side_rows import side_rows
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -41,7 +42,7 @@ from relrank.study.cells import (
     load_cell,
     refit_cell,
 )
-from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig
+from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_accepted
 from relrank.study.effects import Found, Judge
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
@@ -49,6 +50,7 @@ from relrank.study.fits import notices as notices_of
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.judge import judges
+from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, refuse_leaks
 from relrank.study.lists import list_effects
 from relrank.study.nesting import nested
 from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths
@@ -150,28 +152,38 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: P
 def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) -> list[Finding]:
     """What the audit says of a split and of the graph built from it."""
     edges = graph.interactions.csr(graph.n_users, graph.n_items)
-    used: list[tuple[str, str]] = []
-    for relation in config.relations.values():
-        if relation.kind == "link":
-            link = tables.links[relation.table]
-            used.append((link.name, link.weight or link.target_column))
-        elif relation.kind == "texts":
-            used.append((TEXTS, "text"))
-        elif relation.kind == "text":
-            used += [(relation.node, column) for column in relation.columns]
-            used += [(TEXTS, "text")] if relation.texts is not None else []
-        elif relation.kind != "cooccurrence":
-            used.append((relation.node, relation.column))
-    for feature in config.features.values():
-        if feature.kind == "text" and feature.texts is not None:
-            used.append((TEXTS, "text"))
-        else:
-            used += [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
-    found = audit(tables, split, edges, dict.fromkeys(used))
-    found += known_rows(graph, split)
+    used = columns_used(config, tables)
+    columns = dict.fromkeys(column for read in used.values() for column in read)
+    of_table = {t: tuple(n for n, read in used.items() if t in dict(read)) for t, _ in columns}
+    found = audit(tables, split, edges, columns, of_table)
+    timed = [n for n, r in config.relations.items() if r.kind == "link" and tables.links[r.table].time is not None]
+    found += known_rows(graph, split, timed)
+    found += side_rows(graph, split, timed)
+    found += growing(graph, split, tables, used, timed)
     if graph.places is not None:
         found += [own_steps(graph, name) for name, r in config.relations.items() if r.kind == "cooccurrence"]
     return found
+
+
+def columns_used(config: StudyConfig, tables: Tables) -> dict[str, list[tuple[str, str]]]:
+    """(table, column) of every node, link or text table that a relation or a feature reads, by its name."""
+    used: dict[str, list[tuple[str, str]]] = {}
+    for name, relation in config.relations.items():
+        if relation.kind == "link":
+            link = tables.links[relation.table]
+            used[name] = [(link.name, link.weight or link.target_column)]
+        elif relation.kind == "texts" or (relation.kind == "text" and relation.texts is not None):
+            used[name] = [(TEXTS, "text")]
+        elif relation.kind == "text":
+            used[name] = [(relation.node, column) for column in relation.columns]
+        elif relation.kind != "cooccurrence":
+            used[name] = [(relation.node, relation.column)]
+    for name, feature in config.features.items():
+        if feature.kind == "text" and feature.texts is not None:
+            used[name] = [(TEXTS, "text")]
+        else:
+            used[name] = [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
+    return used
 
 
 def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
@@ -383,8 +395,11 @@ def run_study(
     seeds of its arm; the card says so. A later run tries it again.
 
     Raises:
+        LeakError: the audit found a leak that the study file does not accept.
         InputError: whatever is wrong with the data or the study file; every cell is left out.
     """
+    check_accepted(config, config.name)
+    refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)
     watcher, engine = watcher or Silent(), engine or OneByOne()
     memory = memory_for(config.study, engine.memory())
     done: Done = []
@@ -417,9 +432,12 @@ def run_study(
     if leading is not None and leading.base is not None:
         way = plan_of(found, leading.model, leading.relations, leading.margin)
         plan = plan_card(way, found, first.graph, leading.base)
+    board = tables_of.leaderboard(found)
+    said = card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan}
+    said, verdicts = finish(said, board, effects, verdicts, material.findings, config.study.accept_leaks)
     result = StudyResult(
-        card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan},
-        tables_of.leaderboard(found),
+        said,
+        board,
         effects,
         verdicts,
         group_effects(found, effects, columns),
@@ -495,7 +513,8 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
     if not holds_run(folder, cell.key()):
-        _save_winner(cell, result, material, out, say)
+        leaks = leaks_of(material.findings, cell.arm, config.features)
+        _save_winner(cell, result, material, out, say, accepted_leaks(leaks, config.study.accept_leaks))
     for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
         weights.unlink()
     return load_run(folder)
@@ -518,7 +537,9 @@ def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tu
     return cells, found
 
 
-def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, say: Say) -> None:
+def _save_winner(
+    cell: Cell, result: CellResult, material: Material, out: Path, say: Say, leaks: list[dict[str, Any]]
+) -> None:
     chosen = config_of(MODELS[cell.model.kind].Config(), result.chosen, "winner")
     graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
     kept = kept_model(cell, out / "cells" / cell.key(), chosen)
@@ -528,7 +549,7 @@ def _save_winner(cell: Cell, result: CellResult, material: Material, out: Path, 
         model, history = fit_cell(cell, graph, chosen, checkpoints / "final", say, whole=cell.whole)
         if cell.bench.refit:
             model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", say)
-    note = note_of(cell, chosen, result.valid)
+    note = note_of(cell, chosen, result.valid, leaks)
     save_run(model, graph, cell.bench.final, material.tables, note, out / "winner")
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
 
@@ -626,8 +647,11 @@ def card(
             for name, f in first.graph.features.items()
         ],
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
-        "audit": [{"level": f.level, "check": f.check, "message": f.message, "count": f.count}
-                  for f in material.findings],
+        "audit": [
+            {"level": f.level, "check": f.check, "message": f.message, "count": f.count, "names": list(f.names),
+             "accepted": f.level == "leak" and is_accepted(f, config.study.accept_leaks)}
+            for f in material.findings
+        ],
         "left_out": [n.message for n in for_want_of_memory],
         "machine": machine() | engine.machine(),
         "planted": TRUTH if config.data.dataset == "planted" else None,

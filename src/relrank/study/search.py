@@ -32,6 +32,7 @@ from relrank.models.space import Choice, Range, Value
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig
 from relrank.study.fits import refuse_too_large
+from relrank.study.leaks import leaks_of, refuse_leaks
 from relrank.study.run import Material, arms_of, read_by
 from relrank.training import TrainConfig
 
@@ -159,10 +160,12 @@ def search_study(
         The searches, those of earlier runs among them.
 
     Raises:
+        LeakError: the audit found a leak that the study file does not accept.
         InputError: optuna is not installed, a model is not in the study or does not fit into memory, nothing to
             search, ``tuning.db`` is something else.
     """
     optuna = load_optuna()
+    refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)
     cells = cells_to_search(config, material, models)
     for cell in cells:
         if not models or cell.model.name in models:

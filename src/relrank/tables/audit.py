@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -12,8 +13,12 @@ import numpy.typing as npt
 
 from relrank.counting import order_of_pairs, repeated
 from relrank.csr import Csr, Int32, Int64
+from relrank.tables.cutoff import made_of_held_out
 from relrank.tables.split import Interactions, Split, tied_last
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
+
+SPLIT = "interactions"
+"""The name of a leak that lies in the split itself; no relation may have it."""
 
 _AGGREGATE = re.compile(
     r"(^|_)(average|avg|mean|counts?|votes?|popularity|ratings|reviews|scores?|rank|views|likes|sales|revenue)(_|$)"
@@ -29,16 +34,24 @@ class Finding:
         check: name of the check.
         message: one sentence, with figures.
         count: rows (or users, as the message says) concerned; 0 where the level is "ok".
+        names: the relations and features concerned, or ``SPLIT``; a study accepts a leak by all of its names.
+        mend: what would mend a leak, one clause.
     """
 
     level: Literal["leak", "warning", "ok"]
     check: str
     message: str
     count: int
+    names: tuple[str, ...] = ()
+    mend: str = ""
 
 
 def audit(
-    tables: Tables, split: Split, train_edges: Csr | None = None, columns: Collection[tuple[str, str]] = ()
+    tables: Tables,
+    split: Split,
+    train_edges: Csr | None = None,
+    columns: Collection[tuple[str, str]] = (),
+    users_of: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Finding]:
     """Check a split, the graph built for it, and the side data that is used, for leaks.
 
@@ -48,6 +61,7 @@ def audit(
         train_edges: the graph's interactions, users by items in the split's rows; None where there is no graph yet.
         columns: (table, column) of every node or link table that a relation or feature uses; the text table's name
             is ``TEXTS``.
+        users_of: names of the relations and features that use a table, by table.
 
     Returns:
         At least one finding per check that could be made; a passed check is an "ok".
@@ -55,12 +69,18 @@ def audit(
     findings = [*_edges(split, train_edges), *_repeats(tables, split)]
     findings += _times(split)
     for table in dict.fromkeys(name for name, _ in columns):
-        findings += _computed(tables, split, table, sorted(column for name, column in columns if name == table))
+        of_table = sorted(column for name, column in columns if name == table)
+        findings += (
+            replace(found, names=users_of.get(table, ()))
+            for found in (*_computed(tables, split, table, of_table), *_made_by(tables, split, table))
+        )
     return [*findings, *_unknown(split)]
 
 
-def _finding(level: Literal["leak", "warning"], check: str, count: int, bad: str, good: str) -> Finding:
-    return Finding(level, check, bad, count) if count else Finding("ok", check, good, 0)
+def _finding(
+    level: Literal["leak", "warning"], check: str, count: int, bad: str, good: str, mend: str = ""
+) -> Finding:
+    return Finding(level, check, bad, count, (SPLIT,), mend) if count else Finding("ok", check, good, 0, (SPLIT,))
 
 
 def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
@@ -82,7 +102,8 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
     for part, rows in (("validation", split.valid), ("test", split.test)):
         hits = int(edges.holds(rows.user, rows.item).sum())
         bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
-        yield _finding("leak", f"{part} rows in the graph", hits, bad, f"no {part} row is an edge of the graph")
+        good, mend = f"no {part} row is an edge of the graph", "build the graph from training rows alone"
+        yield _finding("leak", f"{part} rows in the graph", hits, bad, good, mend)
 
 
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
@@ -93,7 +114,8 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
     whole = train.then(valid).then(test)
     across = len(whole) - inside - _distinct(whole, split.shape)
     bad = f"{across:,} rows are in more than one part"
-    yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts")
+    mend = "keep each (user, item) in one part"
+    yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts", mend)
     if tables.user == tables.item:
         known = split.users.find(split.items.keys)  # the same node seen from both sides
         ends = split.items.find(split.users.keys)
@@ -105,7 +127,8 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
             earlier = pair_keys(others.user, others.item, len(split.items))
             reverse += int(np.isin(mirrored, earlier).sum())
         bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
-        yield _finding("leak", "reversed rows", reverse, bad, "no row is there the other way round in another part")
+        good, mend = "no row is there the other way round in another part", "keep one row of each pair of nodes"
+        yield _finding("leak", "reversed rows", reverse, bad, good, mend)
 
 
 def _times(split: Split) -> Iterator[Finding]:
@@ -147,7 +170,11 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
             return
         count = int((split.test.time <= table.computed).sum())
         bad = f"{name} was computed when {count:,} of {len(split.test):,} test rows had happened already"
-        yield _finding("leak", check, count, bad, f"{name} was computed before the first test row")
+        good, mend = (
+            f"{name} was computed before the first test row",
+            f"use {name} as it was before the split",
+        )
+        yield _finding("leak", check, count, bad, good, mend)
         return
     check = f"{name} looks computed from interactions"
     suspects = [c for c in columns if c in table.frame.columns and table.frame[c].dtype.is_numeric()]
@@ -155,6 +182,20 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
     bad = f"{', '.join(suspects)} of {name} may have been computed from test rows: declare computed = … if known"
     good = f"no used column of {name} looks like a count or an average"
     yield _finding("warning", check, len(suspects), bad, good)
+
+
+def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
+    """Rows that users made of items they have held out, where a column of the file seems to say who made each."""
+    found = made_of_held_out(tables, split, name)
+    if found is None:
+        return
+    column, rows, pairs = found
+    held = len(split.valid) + len(split.test)
+    bad = f"{rows:,} rows of {name} are what users, by its column {column!r}, made of {pairs:,} of their {held:,} "
+    bad += "held-out items"
+    good, mend = f"no row of {name} is of a held-out pair", f'say who made the rows of {name}: by = "{column}"'
+    level: Literal["leak", "warning"] = "leak" if pairs >= max(10, held / 100) else "warning"
+    yield _finding(level, f"{name} made of held-out rows", rows, bad, good, mend)
 
 
 def _unknown(split: Split) -> Iterator[Finding]:
@@ -169,7 +210,8 @@ def _unknown(split: Split) -> Iterator[Finding]:
         if side == "items" and split.only_new:
             old = test.size - count
             bad = f"{old:,} of {test.size:,} test rows are of items with training rows, which are no candidates"
-            yield _finding("leak", check, old, bad, "all items of test rows are new, as the split says")
+            good, mend = "all items of test rows are new, as the split says", "hold out all rows of an item, or none"
+            yield _finding("leak", check, old, bad, good, mend)
             continue
         bad = f"{count:,} of {test.size:,} test rows are of {side} without training rows"
         yield _finding("warning", check, count, bad, f"all {side} of test rows have training rows")

@@ -190,6 +190,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         only_new=only_new,
+        until=protocol.seconds("cut" if protocol.valid_cut is None else "valid_cut"),
+        random=protocol.split in ("random-leave-one-out", "cold-items"),
     )
 
 

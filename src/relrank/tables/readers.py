@@ -22,9 +22,9 @@ from relrank.tables.files import (
     refuse_missing,
 )
 from relrank.tables.joins import ROW, join, once
-from relrank.tables.scan import Kind, read_columns
+from relrank.tables.scan import Kind, column_names, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
-from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables, TextTable
+from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Notice, Tables, TextTable
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -91,6 +91,9 @@ class LinkConfig(FileConfig):
         target_column: column of this file.
         target_match: column of the target's node table; default: its key.
         weight: column with a number.
+        time: column with the time of each row, as for interactions; rows are cut at the split (``cutoff``).
+        by: column with the key of the user who made each row, such as who gave a tag; what users made of their own
+            held-out items is not in the graph.
         computed: when the rows were computed, as for node tables.
         unknown: what to do with values that the node table does not have: "error", or "drop" and count.
     """
@@ -102,6 +105,8 @@ class LinkConfig(FileConfig):
     target_column: str
     target_match: str | None = None
     weight: str | None = None
+    time: str | None = None
+    by: str | None = None
     computed: Moment | None = None
     unknown: Unknown = "error"
 
@@ -114,6 +119,8 @@ class TextsConfig(FileConfig):
         key: column with the node's key.
         kind: column that says what the text is, e.g. overview or review; without it, all are of the kind "text".
         text: column with the text; an empty cell is no text.
+        time: column with the time of each text, as for interactions; texts are cut at the split (``cutoff``).
+        by: column with the key of the user who wrote it; reviews of held-out interactions are not in the graph.
         computed: when the last text was written, as for node tables.
         unknown: what to do with keys that the node table (without one, the interactions) does not have: "error", or
             "drop" and count.
@@ -123,6 +130,8 @@ class TextsConfig(FileConfig):
     key: str
     kind: str | None = None
     text: str
+    time: str | None = None
+    by: str | None = None
     computed: Moment | None = None
     unknown: Unknown = "error"
 
@@ -226,8 +235,14 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
         if linked and kind not in nodes:  # a link or text must be checked against something: the keys that interact
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
-    links = {name: _link(name, c, folder, nodes, notices) for name, c in config.links.items()}
-    texts = None if config.texts is None else _texts(config.texts, config.item, folder, nodes, notices)
+    of_users = _columns_of_users(config)
+    links = {
+        name: _link(name, c, folder, nodes, notices, ends, of_users.get(c.file, set()) | of_users[""])
+        for name, c in config.links.items()
+    }
+    texts = None
+    if config.texts is not None:
+        texts = _texts(config.texts, config.item, folder, nodes, notices, of_users[""])
     return Tables(
         base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices)
     )  # fmt: skip
@@ -287,7 +302,13 @@ def _interactions(
 
 
 def _link(
-    name: str, config: LinkConfig, folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+    name: str,
+    config: LinkConfig,
+    folder: Path,
+    nodes: dict[str, NodeTable],
+    notices: list[Notice],
+    ends: dict[str, str],
+    of_users: set[str],
 ) -> LinkTable:
     where = str(folder / config.file)
     if config.source not in nodes:
@@ -298,7 +319,9 @@ def _link(
             found=repr(config.source),
         )
     names = [config.source_column, config.target_column]
-    used = [*names, config.weight] if config.weight is not None else names
+    used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
+    if config.by is not None and len(set(used)) == len(used) - 1 and config.by in names:
+        used.remove(config.by)  # who made the row may be one of its ends
     if len(set(used)) < len(used):
         raise InputError(
             "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
@@ -306,6 +329,12 @@ def _link(
     wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
     if config.weight is not None:
         wanted[config.weight] = config.weight, "number"
+    if config.time is not None:
+        wanted[config.time] = config.time, "time"
+    if config.by is not None:
+        wanted[config.by] = config.by, "key"
+    elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
+        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, used)
     frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
@@ -332,11 +361,38 @@ def _link(
         target_match,
         config.weight,
         _moment(config.computed, where),
+        config.time,
+        config.by,
     )
 
 
+def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
+    """Columns that hold users, by file; under "" that of the interactions, whose name may be used elsewhere too."""
+    assert config.interactions is not None
+    found = {"": {config.interactions.user}}
+    for link in config.links.values():
+        sides = ((link.source, link.source_column), (link.target, link.target_column))
+        found.setdefault(link.file, set()).update(column for kind, column in sides if kind == config.user)
+    return found
+
+
+def _unsaid_maker(
+    path: Path, separator: str | None, of_users: set[str], used: list[str]
+) -> dict[str, tuple[str, Kind]]:
+    """A column that seems to say who made the rows of a table of items, for the audit; {} where there is none."""
+    if not path.is_file():
+        return {}  # said elsewhere
+    named = [c for c in column_names(path, separator) if c in of_users and c not in used]
+    return {f"{MAYBE_BY}{named[0]}": (named[0], "text")} if named else {}
+
+
 def _texts(
-    config: TextsConfig, item: str, folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+    config: TextsConfig,
+    item: str,
+    folder: Path,
+    nodes: dict[str, NodeTable],
+    notices: list[Notice],
+    of_users: set[str],
 ) -> TextTable:
     where = str(folder / config.file)
     node = config.node or item
@@ -345,13 +401,19 @@ def _texts(
             "texts of a type without a node table", where="[data.texts] node", expected=f"[data.nodes.{node}]",
             found=f"node tables {sorted(nodes)}",
         )  # fmt: skip
-    names = [name for name in (config.key, config.kind, config.text) if name is not None]
+    names = [c for c in (config.key, config.kind, config.text, config.time, config.by) if c is not None]
     if len(set(names)) < len(names):
         found = str(names)
         raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
     wanted: dict[str, tuple[str, Kind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
     if config.kind is not None:
         wanted["kind"] = config.kind, "text"
+    if config.time is not None:
+        wanted["time"] = config.time, "time"
+    if config.by is not None:
+        wanted["by"] = config.by, "key"
+    elif node == item:
+        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, names)
     frame = read_columns(folder / config.file, config.separator, wanted)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
@@ -359,7 +421,8 @@ def _texts(
     kind = pl.lit("text")
     if config.kind is not None:
         kind = pl.lit(refuse_missing(frame["kind"].alias(config.kind), where).cast(pl.String))
-    frame = frame.select("key", kind.alias("kind"), "text").with_row_index(ROW, 1)
+    more = [c for c in frame.columns if c in ("time", "by") or c.startswith(MAYBE_BY)]
+    frame = frame.select("key", kind.alias("kind"), "text", *more).with_row_index(ROW, 1)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
     return TextTable(node, frame.drop(ROW), _moment(config.computed, where))
 

@@ -72,6 +72,14 @@ def read_columns(path: Path, separator: str | None, wanted: Mapping[str, tuple[s
     return frame.with_columns(as_seconds(frame[out].alias(wanted[out][0]), where).alias(out) for out in times)
 
 
+def column_names(path: Path, separator: str | None) -> list[str]:
+    """Names of all columns of a file that ``read_columns`` can read."""
+    parquet = path.suffix.lower() == ".parquet"
+    mark = None if parquet else separator_of(path, separator)
+    rows = pl.scan_parquet(path, glob=False) if mark is None else _rows(path, mark)
+    return rows.collect_schema().names()
+
+
 def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     frame = rows.collect(engine="streaming")
     assert isinstance(frame, pl.DataFrame)

@@ -87,6 +87,8 @@ class Split:
         successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
             so that at test the validation rows are the end of the history.
         only_new: whether items without training rows are the only candidates.
+        until: the moment at which training ends for everybody, where one cut in time made the split.
+        random: whether each user's held-out rows, or the held-out items, were drawn at random.
     """
 
     users: IdMap
@@ -100,6 +102,8 @@ class Split:
     ordered: bool = False
     successive: bool = False
     only_new: bool = False
+    until: int | None = None
+    random: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:

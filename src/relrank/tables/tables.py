@@ -9,6 +9,10 @@ import polars as pl
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
 
+MAYBE_BY = "#by "
+"""How a column of a link or text table begins that is named like one of users, though nobody said that these made the
+rows; its own name follows. Only the audit looks at it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -62,6 +66,8 @@ class LinkTable:
         target_column: column of ``frame`` with the target's value.
         target_match: likewise for the target; None where the target has no node table.
         weight: column with the weight, if any.
+        time: column with the time of each row (Int64, in the unit of the interactions' ``time``), if any.
+        by: column with the user who made each row, if any.
         computed: when the rows were computed, in the unit of the interactions' ``time``, if declared.
     """
 
@@ -75,6 +81,8 @@ class LinkTable:
     target_match: str | None = None
     weight: str | None = None
     computed: int | None = None
+    time: str | None = None
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,8 @@ class TextTable:
     Attributes:
         node: the node type, usually the item.
         frame: columns ``key`` (outside keys of the type), ``kind`` and ``text`` (String); a null or blank text is
-            none.
+            none. Optional ``time`` (Int64, in the unit of the interactions' ``time``) and ``by`` (the key of the user
+            who wrote it).
         computed: when the last text was written, in the unit of the interactions' ``time``, if declared.
     """
 

@@ -1,0 +1,214 @@
+"""Do side rows name the very pairs that are held out: a user's own lists, tags and reviews, a column of readers?
+
+A user leads to nodes, such as their lists, and these lead to items. Beyond the items of their training rows few other
+items are reached so, and if most of those are held out, the side rows were made of the interactions. What leads from
+users to nodes is
+
+- a relation of users,
+- or the nodes themselves, where their keys are those of users: a column of an item that lists who read it,
+- or what a user's training items have in common: the node that most of them, and hardly any other item, is linked
+  with can be nothing but the user under another name.
+
+Honest side data reach many items for each that is held out: all items of a favourite author, of a genre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from relrank.csr import Csr
+from relrank.graph.graph import Graph, Relation
+from relrank.tables.audit import Finding, pair_keys
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Split
+
+MOST = 0.5
+"""More than this share of what is reached beyond training rows being held out is a leak."""
+TIMES_CHANCE = 3.0
+"""It must also be so many times the share among all pairs beyond training rows: small catalogues have large ones."""
+NEAR = (2, 10, 1 << 62)
+"""Items beyond training rows that a node leads a user to, at most: narrow nodes are looked at by themselves first."""
+FEWEST = 10
+SHARE = 0.01
+"""Held-out rows that must be reached, at least so many and this share of them all."""
+_PAIRS = 5_000_000
+"""Pairs that are looked at; nodes that lead to the fewest come first."""
+_USERS = 5_000
+"""Users whose training items are compared with the nodes'."""
+_ALIKE, _COMMON = 0.4, 3
+"""What a user's training items and those of a node have in common, over all of both, at least; and in number."""
+
+CHECK = "held-out rows in side rows"
+MEND = "give its table a time or a user (time, by), so that its rows are cut at the split, or leave it out"
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Pairs of users and items that side rows lead to, beyond training rows.
+
+    Attributes:
+        pairs: how many.
+        held: how many of them are held out.
+    """
+
+    pairs: int
+    held: int
+
+    @property
+    def share(self) -> float:
+        """Of the pairs that are held out."""
+        return self.held / self.pairs if self.pairs else 0.0
+
+
+def side_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterator[Finding]:
+    """A finding for each way from users to their own held-out items, or one that says that there is none.
+
+    Args:
+        graph: with the relations to look at; features of items count as well.
+        split: of its interactions.
+        timed: relations whose rows were cut at the split by their times: what is reached was known, a warning.
+    """
+    bad, looked_at = [], 0
+    train = split.train.csr(*split.shape)
+    for names, how, to_nodes, to_items in _ways(graph, split, train):
+        looked_at += 1
+        found = reached(to_nodes, to_items, split, train)
+        if found is None:
+            continue
+        known = set(names) <= set(timed)
+        message = (
+            f"{how} leads from users to {found.pairs:,} items beyond their training rows, and {found.held:,} of "
+            f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
+        )
+        bad.append(
+            Finding(
+                "warning" if known else "leak", f"{CHECK}: {' and '.join(names)}", message, found.held, names, MEND
+            )
+        )
+    worst: dict[tuple[str, ...], Finding] = {}
+    for finding in bad:  # the same relation may be caught by its keys and by its items
+        if finding.names not in worst or finding.count > worst[finding.names].count:
+            worst[finding.names] = finding
+    if worst:
+        yield from worst.values()
+    elif looked_at:
+        message = f"none of {looked_at:,} ways from users over side rows leads to their held-out items above all"
+        yield Finding("ok", CHECK, message, 0)
+
+
+def reached(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Reached | None:
+    """What users reach over nodes, if so much of it is held out that it is no accident; the narrowest such nodes.
+
+    Args:
+        to_nodes: users by nodes.
+        to_items: nodes by items.
+        split: of the interactions.
+        train: its training rows, users by items.
+    """
+    user, node = to_nodes.rows(), to_nodes.indices
+    cost = to_items.degrees()[node]
+    order = np.argsort(cost, kind="stable")
+    order = order[: int(np.searchsorted(np.cumsum(cost[order]), _PAIRS, side="right"))]
+    user, lists = user[order], to_items.take(node[order])
+    way, item = lists.rows(), lists.indices
+    beyond = ~train.holds(user[way], item)
+    way, item = way[beyond], item[beyond]
+    width = np.bincount(way, minlength=user.size)[way]
+    n_items = split.shape[1]
+    held_rows = split.valid.then(split.test)
+    held = pair_keys(held_rows.user, held_rows.item, n_items)
+    chance = held.size / max(split.shape[0] * n_items - len(split.train), 1)
+    keys = pair_keys(user[way], item, n_items)
+    for most in NEAR:
+        pairs = np.unique(keys[width <= most])
+        found = Reached(pairs.size, int(np.isin(pairs, held).sum()))
+        enough = found.held >= max(FEWEST, SHARE * held.size)
+        if enough and found.share > max(MOST, TIMES_CHANCE * chance):
+            return found
+    return None
+
+
+def _ways(graph: Graph, split: Split, train: Csr) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:
+    """Names, a description, users by nodes and nodes by items."""
+    ends = {graph.user, graph.item}
+    of_users = [r for r in graph.relations.values() if graph.user in (r.source, r.target) and not _among(r, ends)]
+    of_items = [r for r in graph.relations.values() if graph.item in (r.source, r.target) and not _among(r, ends)]
+    for items in of_items:
+        node = _other(items, graph.item)
+        to_items = _csr(items, graph, node, graph.item)
+        for users in of_users:
+            if _other(users, graph.user) == node:
+                how = f"{users.name} and {items.name}"
+                yield (users.name, items.name), how, _csr(users, graph, graph.user, node), to_items
+        same = _same_keys(split.users, graph.nodes[node])
+        if same.nnz:
+            yield (items.name,), f"{items.name}, whose keys are those of users,", same, to_items
+        yield (items.name,), items.name, disguised(train, to_items), to_items
+    for users in of_users:
+        node = _other(users, graph.user)
+        same = _same_keys(graph.nodes[node], split.items)
+        if same.nnz:
+            how = f"{users.name}, whose keys are those of {graph.item} nodes,"
+            yield (users.name,), how, _csr(users, graph, graph.user, node), same
+    for feature in graph.features.values():
+        if feature.node == graph.item and feature.sparse is not None:
+            to_items = feature.sparse.transpose()
+            yield (feature.name,), f"feature {feature.name}", disguised(train, to_items), to_items
+
+
+def disguised(train: Csr, to_items: Csr) -> Csr:
+    """Users by nodes: the one node whose items are the user's own, where there is one.
+
+    Args:
+        train: users by items.
+        to_items: nodes by items.
+    """
+    from scipy.sparse import csr_array
+
+    n = train.n_rows
+    some = np.arange(n) if n <= _USERS else np.linspace(0, n - 1, _USERS).astype(np.int64)
+    own, sizes = train.take(some), to_items.degrees()
+    own_sizes = own.degrees()
+    # a node with far more items than any user has is none of them
+    plausible = np.flatnonzero((sizes >= _COMMON) & (sizes <= own_sizes.max(initial=0) / _ALIKE))
+    nodes = to_items.take(plausible)
+    a = csr_array((np.ones(own.nnz, np.float32), own.indices, own.indptr), shape=(some.size, train.n_cols))
+    b = csr_array((np.ones(nodes.nnz, np.float32), nodes.indices, nodes.indptr), shape=(plausible.size, train.n_cols))
+    common = (a @ b.T).tocoo()
+    user, node, both = common.row, common.col, common.data
+    alike = both / (own_sizes[user] + sizes[plausible][node] - both)
+    keep = (alike >= _ALIKE) & (both >= _COMMON)
+    user, node, alike = user[keep], node[keep], alike[keep]
+    best = np.lexsort((node, -alike, user))
+    user, node = user[best], node[best]
+    first = np.ones(user.size, np.bool_)
+    np.not_equal(user[1:], user[:-1], out=first[1:])
+    return Csr.from_pairs(some[user[first]], plausible[node[first]], (n, to_items.n_rows))
+
+
+def _same_keys(rows: IdMap, columns: IdMap) -> Csr:
+    """The pairs of a key of one type and the same key, as text, of another."""
+    one, other = (
+        pl.DataFrame({"key": ids.keys.cast(pl.String), side: np.arange(len(ids))})
+        for ids, side in ((rows, "row"), (columns, "column"))
+    )
+    both = one.join(other, on="key")
+    return Csr.from_pairs(both["row"].to_numpy(), both["column"].to_numpy(), (len(rows), len(columns)))
+
+
+def _among(relation: Relation, ends: set[str]) -> bool:
+    return {relation.source, relation.target} <= ends
+
+
+def _other(relation: Relation, end: str) -> str:
+    return relation.target if relation.source == end else relation.source
+
+
+def _csr(relation: Relation, graph: Graph, rows: str, columns: str) -> Csr:
+    """The links of a relation, weights aside."""
+    ends = (relation.src, relation.dst) if relation.source == rows else (relation.dst, relation.src)
+    return Csr.from_pairs(*ends, (len(graph.nodes[rows]), len(graph.nodes[columns])))

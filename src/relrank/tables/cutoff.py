@@ -1,0 +1,212 @@
+"""Side data are cut where the interactions are: what a link or a text says must have been known before.
+
+A row with a time enters a graph if it is earlier than
+
+- the cut, where one moment ends training for everybody (a temporal split): the validation cut where there is one, as
+  validation is predicted from the same graph;
+- else, if it is of a user (who is one of its ends, or made it), that user's earliest held-out row: what is predicted
+  for them is predicted then. A row of two users must be earlier than that of both. A user without held-out rows has
+  no bound;
+- else the earliest held-out row of anybody. All users share a graph, so a row that is of no user is unknown to some
+  prediction as soon as it is later than that. Few rows may be left: where rows of every age are held out, nothing is
+  known before all of them; a temporal split has such a moment.
+
+A row at that very moment is out, for the held-out row may have made it. And whatever its time, a row that a user made
+of an item is out where that pair is held out: a review or a tag is there because of the interaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from relrank.csr import Int32, Int64
+from relrank.errors import InputError
+from relrank.tables.ids import IdMap
+from relrank.tables.split import Split
+from relrank.tables.tables import MAYBE_BY, TEXTS, LinkTable, Notice, Tables
+
+Bool = npt.NDArray[np.bool_]
+
+LATE = "rows at or after the cut of the split: not in the graph"
+OWN = "rows that a user made of an item they have held out: not in the graph"
+
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is known of the rows of one table, each with n entries.
+
+    Attributes:
+        where: the table, for messages.
+        time: of each row; None where they have none.
+        users: rows of the users that each row is of, one array per end or maker; -1 where the split has no such user.
+        maker: row of the user who made it, or None.
+        item: row of the item that it is about, or None.
+    """
+
+    where: str
+    time: Int64 | None
+    users: tuple[Int32, ...]
+    maker: Int32 | None
+    item: Int32 | None
+
+
+def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tables, list[Notice]]:
+    """The tables without the rows that were not known before what is held out, and how many those were.
+
+    Args:
+        tables: as read.
+        split: of the interactions.
+        used: names of the link tables that matter, and ``TEXTS`` where texts do; others stay as they are.
+
+    Raises:
+        InputError: rows have times and interactions have none; a table has no row that is early enough; the users who
+            made its rows are none of the split's.
+    """
+    notices: list[Notice] = []
+    links = dict(tables.links)
+    for name in [name for name in tables.links if name in used]:
+        table = tables.links[name]
+        if table.time is not None or table.by is not None:
+            kept = _kept(_of_links(table, tables, split), split, notices)
+            links[name] = replace(table, frame=table.frame.filter(pl.Series(kept)))
+    texts = tables.texts
+    if texts is not None and TEXTS in used and {"time", "by"} & set(texts.frame.columns):
+        kept = _kept(_of_texts(tables, split), split, notices)
+        texts = replace(texts, frame=texts.frame.filter(pl.Series(kept)))
+    return replace(tables, links=links, texts=texts), notices
+
+
+def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int, int] | None:
+    """Rows of a table that seem to be what users made of items they have held out.
+
+    Args:
+        tables: as read.
+        split: of the interactions.
+        name: of a link table of items, or ``TEXTS``.
+
+    Returns:
+        The column that seems to say who made the rows, how many rows are of held-out pairs, and of how many pairs;
+        None where there is no such column.
+    """
+    link = tables.links.get(name)
+    frame = (
+        link.frame if link is not None else tables.texts.frame if name == TEXTS and tables.texts else pl.DataFrame()
+    )
+    maker = next((c for c in frame.columns if c.startswith(MAYBE_BY)), None)
+    if maker is None:
+        return None
+    if link is None:
+        keys = frame["key"]
+    elif link.source == tables.item:
+        keys = _keys(tables, tables.item, frame[link.source_column], link.source_match)
+    else:
+        keys = _keys(tables, tables.item, frame[link.target_column], link.target_match)
+    user, item = split.users.find(frame[maker].cast(split.users.keys.dtype, strict=False)), split.items.find(keys)
+    known = (user >= 0) & (item >= 0)
+    pairs = user[known].astype(np.int64) * len(split.items) + item[known]
+    held = split.valid.then(split.test)
+    hits = pairs[np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)]
+    return maker.removeprefix(MAYBE_BY), hits.size, np.unique(hits).size
+
+
+def _of_links(table: LinkTable, tables: Tables, split: Split) -> _Rows:
+    where = f"table {table.name!r}"
+    ends = (
+        (table.source, table.source_column, table.source_match),
+        (table.target, table.target_column, table.target_match),
+    )
+    users = [
+        split.users.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == tables.user
+    ]
+    items = [
+        split.items.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == tables.item
+    ]
+    maker = None if table.by is None else _maker(table.frame[table.by], split.users, where)
+    time = None if table.time is None else table.frame[table.time].to_numpy()
+    users += [] if maker is None else [maker]
+    # a row between two items is about the pair of them, and not what its maker says of one
+    return _Rows(where, time, tuple(users), maker, items[0] if len(items) == 1 else None)
+
+
+def _of_texts(tables: Tables, split: Split) -> _Rows:
+    assert tables.texts is not None
+    frame, node = tables.texts.frame, tables.texts.node
+    maker = _maker(frame["by"], split.users, TEXTS) if "by" in frame.columns else None
+    users = [split.users.find(frame["key"])] if node == tables.user else []
+    users += [] if maker is None else [maker]
+    item = split.items.find(frame["key"]) if node == tables.item else None
+    time = frame["time"].to_numpy() if "time" in frame.columns else None
+    return _Rows(TEXTS, time, tuple(users), maker, item)
+
+
+def _keys(tables: Tables, kind: str, values: pl.Series, match: str | None) -> pl.Series:
+    """The keys of the nodes whose column ``match`` holds these values; null where there are none."""
+    table = tables.nodes.get(kind)
+    if table is None or match is None or match == table.key:
+        return values
+    known = table.frame.filter(table.frame[match].is_not_null())
+    at = IdMap(f"{kind}.{match}", known[match]).find(values)
+    return known[table.key].gather(pl.Series(at).replace(-1, None))
+
+
+def _maker(values: pl.Series, users: IdMap, where: str) -> Int32:
+    """Rows of the users who made rows; keys are compared as text where one side has other text as well."""
+    rows = users.find(values.cast(users.keys.dtype, strict=False))
+    if rows.size and (rows < 0).all():
+        shown = ", ".join(map(repr, values.head(3)))
+        raise InputError(
+            "empty join: no user in common", where=f"{where}, by", found=f"{shown} ({values.dtype})",
+            expected=f"{users.name} keys such as {', '.join(map(repr, users.keys.head(3)))} ({users.keys.dtype})",
+        )  # fmt: skip
+    return rows
+
+
+def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
+    """Which rows were known before, bool [n]; the others are counted."""
+    held = split.valid.then(split.test)
+    n = next(values.size for values in (rows.time, *rows.users, rows.item) if values is not None)
+    own, early = np.zeros(n, np.bool_), np.ones(n, np.bool_)
+    if rows.maker is not None and rows.item is not None:
+        known = (rows.maker >= 0) & (rows.item >= 0)
+        pairs = rows.maker[known].astype(np.int64) * len(split.items) + rows.item[known]
+        own[known] = np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)
+    if rows.time is not None:
+        if split.until is None and held.time is None:
+            raise InputError(
+                f"{rows.where} has times, and the interactions have none", where="[data.interactions]",
+                expected="a time column, to cut both at the same moment; or no time for the table", found="no times",
+            )  # fmt: skip
+        early = rows.time < _bounds(rows.users, split)
+    kept: Bool = early & ~own
+    notices += [
+        Notice(rows.where, text, int(out.sum())) for text, out in ((OWN, own), (LATE, ~early & ~own)) if out.any()
+    ]
+    if not kept.any():
+        raise InputError(
+            f"{rows.where} has no row that was known before what is held out", where=rows.where,
+            expected="rows earlier than the split's cut; rows that are of no user must be earlier than every "
+            "held-out row, for which a temporal split leaves the most room (docs/leaks.md)",
+            found=f"{int(own.sum()):,} of {n:,} rows made of a held-out item by its user, the others too late",
+        )  # fmt: skip
+    return kept
+
+
+def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:
+    """The moment that each row must be earlier than."""
+    if split.until is not None:
+        return np.int64(split.until)
+    held = split.valid.then(split.test)
+    assert held.time is not None
+    if not users:
+        return np.int64(held.time.min())
+    first = np.full(len(split.users) + 1, _NEVER)  # the last one is for users that the split does not have
+    np.minimum.at(first, held.user, held.time)
+    bounds: Int64 = np.min([first[rows] for rows in users], axis=0)
+    return bounds
