@@ -51,7 +51,6 @@ node = "item"
 column = "genre"
 [study]
 trials = 2
-resamples = 200
 """
 MODELS = '[[models]]\nname = "popularity"\n[[models]]\nname = "relational-ease"\n'
 ACCEPT = 'accept_leaks = ["clicks"]\n'

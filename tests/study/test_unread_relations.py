@@ -90,7 +90,6 @@ table = "from"
 kind = "link"
 table = "friend"
 [study]
-resamples = 200
 trials = 6
 """
 OPEN = """
@@ -170,7 +169,7 @@ def test_the_studys_attribute_and_studies_of_the_interactions_alone_need_no_read
     config = study(tmp_path, plain)
     assert len(grid(config, prepare(config, tmp_path))) == 1
     without_noise = PLANTED.replace('[relations.noise]\nkind = "attribute"\nnode = "item"\ncolumn = "noise"\n', "")
-    config = study(tmp_path, without_noise.replace("resamples", 'attribute = "driver"\nresamples') + TEXT_VIEW)
+    config = study(tmp_path, without_noise.replace("[study]\n", '[study]\nattribute = "driver"\n') + TEXT_VIEW)
     assert len(grid(config, prepare(config, tmp_path))) == 1
 
 
