@@ -2,6 +2,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relrank.models.base import Knob
 from relrank.study.tuning import STRIDE, climb, paired_error
@@ -209,3 +211,47 @@ def test_a_second_start_has_to_be_beaten():
     assert both.finished
     worse = climb([ladder(20)], 500, lambda values: two_hills(values["x"]), starts=[{"x": 0.0}, {"x": 9.0}])
     assert chosen(worse) == {"x": 1}
+
+
+def test_more_relations_never_validate_worse_than_the_arms_without_one():
+    """Beside a weight at 4 a step of x costs; without it x goes on to 6, where all is better: the search finds it."""
+
+    def measure(values):
+        if values["weights.tags"]:
+            return 1 + 0.1 * values["weights.tags"] - 0.4 * abs(values["x"] - 2)
+        return 0.7 + 0.2 * values["x"] if values["x"] <= 6 else 0.0
+
+    knobs = [Knob("weights.tags", ladder(5).ladder, 0.0, "weights"), ladder(9, 2, "x")]
+    stuck = climb(knobs, 500, measure)
+    less = climb(knobs[1:], 500, lambda values: measure({**values, "weights.tags": 0.0}), starts=[{"x": 2.0}])
+    assert chosen(stuck) == {"x": 2, "weights.tags": 4}
+    assert stuck.trials[stuck.chosen].metric < less.trials[less.chosen].metric == measure({"x": 6, "weights.tags": 0})
+    whole = climb(knobs, 500, measure, without=["weights.tags"])
+    assert chosen(whole) == {"x": 6, "weights.tags": 0}
+    assert whole.finished
+    # what the arm without the relation tries on the way is its own
+    assert len(whole.trials) < len(stuck.trials) + len(less.trials)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_arms_that_begin_where_all_ended_find_nothing_better(seed):
+    """Whatever the hill: three weights, noise of users, and every arm without one of them."""
+    rng = np.random.default_rng(seed)
+    known = {}
+
+    def measure(values):
+        key = tuple(sorted((k, v) for k, v in values.items() if v or not k.startswith("weights")))
+        if key not in known:
+            trend = sum(value * (0.05 if k == "weights.a" else -0.01) for k, value in key)
+            known[key] = trend + rng.normal(0, 0.2) + rng.normal(0, 1, 50)
+        return known[key]
+
+    knobs = [ladder(6, 2, "x"), *(Knob(f"weights.{n}", ladder(5).ladder, 0.0, "weights") for n in "abc")]
+    names = [k.name for k in knobs[1:]]
+    whole = climb(knobs, 500, measure, without=names)
+    best = whole.trials[whole.chosen]
+    for name in names:
+        begin = {k: v for k, v in best.values.items() if k != name}
+        arm = climb([k for k in knobs if k.name != name], 500, measure, starts=[begin])
+        assert arm.trials[arm.chosen].metric <= best.metric

@@ -1,0 +1,107 @@
+"""What to build first: paths over hand-made cells, and the arms that a study runs for them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from relrank.study.arms import INTERACTIONS, all_of, some
+from relrank.study.effects import Found
+from relrank.study.plan import candidates, path, plan_of
+
+RELATIONS = ["tags", "text", "era", "lang", "size"]
+WORTH_OF = {"tags": 0.02, "text": 0.05, "era": 0.0, "lang": 0.0, "size": 0.0}
+USERS = 400
+
+
+def cell(arm, worth, seed=0, base=0.2):
+    """A cell whose validation and test are worth so much, with a little noise of users that arms share."""
+    rng = np.random.default_rng(seed)
+    values = base + worth + rng.normal(0, 0.01, USERS)
+    table = pl.DataFrame(
+        {"user": np.arange(USERS), "ndcg@10": values + 1e-4 * len(arm.relations) * rng.normal(size=USERS)}
+    )
+    cost = {"fit": 1.5, "peak_mb": 100.0}
+    return arm, SimpleNamespace(
+        model="m", seed=seed, valid=base + worth, evaluation=SimpleNamespace(table=table), cost=cost, held=None
+    )
+
+
+def worth(relations, of=WORTH_OF):
+    """Text holds most of what tags say."""
+    return sum(of[r] for r in relations) - (0.012 if {"tags", "text"} <= set(relations) else 0)
+
+
+def found(*sets, of=WORTH_OF):
+    arms = [all_of(RELATIONS) if len(names) == len(RELATIONS) else some(names) for names in sets]
+    return Found([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
+
+
+ALONE = [(), *((r,) for r in RELATIONS)]
+
+
+def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
+    steps, ends = path(found(*ALONE), "m", RELATIONS)
+    assert [name for _, name in steps[0]][:2] == ["text", "tags"]
+    assert ends == "further arms were not run"
+    arms = candidates(found(*ALONE), "m", RELATIONS, ["text"])
+    assert [arm.relations for arm in arms] == [
+        ("tags", "text"), ("era", "text"), ("lang", "text"), ("size", "text"),
+    ]  # fmt: skip
+    assert arms[0].name == "interactions + tags + text"
+    there = found(*ALONE, ("tags", "text"))
+    assert len(candidates(there, "m", RELATIONS, ["text"])) == 3  # what was run is not run again
+    assert candidates(there, "m", RELATIONS, []) == []
+    # four of five are the arms without one, which every study runs
+    assert candidates(there, "m", RELATIONS, ["text", "tags", "era"]) == []
+
+
+def test_a_path_ends_where_validation_gains_nothing():
+    pairs = [("text", r) for r in RELATIONS if r != "text"]
+    three = [("text", "tags", r) for r in ("era", "lang", "size")]
+    steps, ends = path(found(*ALONE, *pairs, *three), "m", RELATIONS)
+    assert [tried[0][1] for tried in steps] == ["text", "tags"]
+    assert ends == "no further relation is better on validation"
+
+
+def test_figures_of_a_plan():
+    pairs = [("text", r) for r in RELATIONS if r != "text"]
+    there = found(*ALONE, *pairs, ("text", "tags", "era"), tuple(RELATIONS))
+    plan = plan_of(there, "m", RELATIONS, margin=0.002)
+    assert [step.relation for step in plan.steps] == ["text", "tags"]
+    first, second = plan.steps
+    assert first.adds.mean == pytest.approx(0.05, abs=1e-4)
+    assert first.adds.mean == first.total.mean
+    assert second.adds.mean == pytest.approx(0.008, abs=1e-4)
+    assert second.total.mean == pytest.approx(0.058, abs=1e-4)
+    assert first.share == pytest.approx(0.05 / 0.058, abs=1e-3)
+    assert first.left.mean == pytest.approx(0.008, abs=1e-4)
+    assert all(step.confirmed for step in plan.steps)
+    assert plan.enough == 2  # after two, the rest is shown to be smaller than the margin
+    assert plan.worth_building == 2
+    assert plan_of(there, "m", RELATIONS, margin=0.02).worth_building == 1  # tags are below such a margin
+
+
+def test_a_close_second_is_an_alternative():
+    of = {**WORTH_OF, "tags": 0.049}
+    steps = plan_of(found(*ALONE, tuple(RELATIONS), of=of), "m", RELATIONS, margin=0.002).steps
+    assert steps[0].relation == "text"
+    assert steps[0].alternatives == ("tags",)
+    assert plan_of(found(*ALONE, tuple(RELATIONS)), "m", RELATIONS, 0.002).steps[0].alternatives == ()
+
+
+def test_a_step_that_test_does_not_confirm_is_not_built():
+    rng = np.random.default_rng(3)
+    cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.0)]
+    cells[1][1].valid += 0.01  # validation's luck
+    noisy = cells[1][1].evaluation.table.with_columns(pl.col("ndcg@10") + rng.normal(0, 0.05, USERS))
+    cells[1][1].evaluation.table = noisy
+    plan = plan_of(Found(cells, "ndcg@10"), "m", ["era"], 0.002)
+    assert [step.relation for step in plan.steps] == ["era"]
+    assert not plan.steps[0].confirmed
+    assert plan.worth_building == 0
+
+
+def test_without_the_interactions_there_is_no_path():
+    assert path(found(("tags",)), "m", RELATIONS) == ([], "the interactions alone were not run")
