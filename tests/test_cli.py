@@ -304,6 +304,8 @@ def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
     assert "relational-ease on interactions + driver" in " ".join(out.split())  # a narrow table folds its title
     assert printed("ndcg@10", out) == f"{users_of(cell)['ndcg@10'].mean():.4f}"
     assert len(re.findall(r"item \d+", good(relrank("recommend", "kept", "--user", 5, at=tmp_path)))) == 3 + 10
+    said = good(relrank("compare", "kept", cell / "users.parquet", "--margin", "1%", at=tmp_path))
+    assert said.startswith("equivalent: ndcg@10 +0.0000")
 
 
 def test_another_seed_is_another_split(study, tmp_path):

@@ -344,6 +344,32 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    new: Annotated[
+        Path, typer.Argument(help="Folder of a kept model, or a Parquet table: user and metrics.", show_default=False)
+    ],
+    baseline: Annotated[Path, typer.Argument(help="Likewise; what it is compared with.", show_default=False)],
+    metric: Annotated[str, typer.Option(help="Which column.")] = "ndcg@10",
+    margin: Annotated[
+        str, typer.Option(help='Smallest difference that matters: "1%" of the baseline, or a number.')
+    ] = "1%",
+) -> None:
+    """Say whether a model is superior, equivalent, non-inferior or inferior to another, user by user: a gate for CI.
+
+    Exit code 0 for the first three, 1 for inferior, 3 where the users do not decide it. Tables of other libraries
+    will do: a column "user" and one with the metric of each user.
+
+    Example: **relrank compare runs/new runs/live --metric ndcg@10 --margin 1%**
+    """
+    from relrank.study.gate import EXIT_CODES, compare_models, per_user, said
+
+    found = compare_models(per_user(new, metric), per_user(baseline, metric), metric, margin)
+    print(said(found, metric))
+    if EXIT_CODES[found.answer]:
+        raise typer.Exit(EXIT_CODES[found.answer])
+
+
+@app.command()
 def recommend(
     run: RunFolder,
     user: Annotated[str | None, typer.Option(help="Key of a user, as in your tables.")] = None,
