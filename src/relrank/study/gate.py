@@ -51,7 +51,7 @@ def answer_of(effect: Effect, margin: float) -> Answer:
 
 
 def margin_of(text: str) -> tuple[float, bool]:
-    """A margin as written, ``"1%"`` of the baseline or ``"0.002"`` of the metric: the number, and whether it is a share.
+    """A margin as written, ``"1%"`` of the baseline or ``"0.002"``: the number, and whether it is a share.
 
     Raises:
         InputError: it is neither, or not above 0.

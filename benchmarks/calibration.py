@@ -1,0 +1,358 @@
+"""Do verdicts keep what they promise? Worthless relations, independent ones, near copies, power and coverage.
+
+    python benchmarks/calibration.py run FOLDER --data planted [--study FILE] [--kind placebos] [--first 0]
+                                                [--studies 30] [--splits 1] [--model sparse-ease] [--minutes 30]
+    python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
+    python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
+
+``run`` makes studies with relations of which the truth is known, and adds a line per study to FOLDER/studies.jsonl; a
+study that is there is not made again. Kinds:
+
+* ``placebos``: five worthless relations on real or planted interactions: random categories of 5, 50 or 500 values, a
+  real relation with items permuted (planted: its driver), bins of popularity plus noise, random groups of users, and
+  a near copy of the categories (one value in ten is another);
+* ``independent``: two halves of what drives planted choices, each useful, neither in place of the other, and noise;
+* ``copies``: three copies of what drives planted choices, each with one value in twenty drawn anew.
+
+``tables`` takes the per-user tables of a finished study as a population: how often intervals over so many users and
+splits cover its mean, and how often an effect of the size that "would have been seen" is claimed.
+``report`` prints rates with 95 % binomial intervals (Clopper–Pearson).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.special import betaincinv
+
+from relrank.comparison import effect_of
+from relrank.graph.graph import Graph, Relation
+from relrank.graph.recipes import Attribute
+from relrank.study.config import ModelSection, StudyConfig, read_study
+from relrank.study.run import Material, machine, prepare, run_study
+from relrank.study.verdicts import Evidence, judge
+from relrank.tables.ids import IdMap
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = {
+    "planted": "planted.toml",
+    "ml-100k": "ml-100k-loo.toml",
+    "goodbooks": "goodbooks-loo.toml",
+    "beauty": "beauty.toml",
+}
+CLAIMS = ("helps", "hurts", "interchangeable")
+
+
+def categories(n: int, values: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, values, n)
+
+
+def near_copy(column: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """The same values, a share of them drawn anew."""
+    drawn = rng.permutation(column)
+    return np.where(rng.random(column.size) < share, drawn, column)
+
+
+def relation(name: str, node: str, column: np.ndarray) -> tuple[Relation, IdMap]:
+    values, codes = np.unique(column, return_inverse=True)
+    ids = IdMap(name, pl.Series(range(values.size)))
+    return Relation.of(name, node, name, np.arange(column.size), codes), ids
+
+
+def placebos(graph: Graph, real: list[str], seed: int) -> dict[str, tuple[str, Any]]:
+    """Five worthless relations: name → (node type, value of every node, or edges as they are)."""
+    rng = np.random.default_rng([seed, 1])
+    n = graph.n_items
+    values = (5, 50, 500)[seed % 3]
+    random = categories(n, values, rng)
+    popularity = np.bincount(graph.interactions.dst, minlength=n).astype(float)
+    order = np.argsort(np.argsort(popularity + rng.random(n)))
+    noisy = np.argsort(np.argsort(order + rng.normal(0, 0.2 * n, n))) * 10 // n
+    made: dict[str, tuple[str, Any]] = {
+        f"random_{values}": (graph.item, random),
+        "popularity_bins": (graph.item, noisy),
+        "user_groups": (graph.user, categories(graph.n_users, 8, rng)),
+        "near_copy": (graph.item, near_copy(random, 0.1, rng)),
+    }
+    r = graph.relation(real[seed % len(real)])
+    moved = rng.permutation(n)[r.src]
+    order = np.lexsort((r.dst, moved))
+    made["permuted"] = (
+        graph.item,
+        replace(r, src=moved[order].astype(r.src.dtype), dst=r.dst[order], weight=r.weight[order]),
+    )
+    return made
+
+
+def with_relations(material: Material, config: StudyConfig, made: Any) -> tuple[Material, StudyConfig]:
+    """The study with these relations alone; ``made`` gives those of a graph."""
+    benches, names = [], {}
+    for bench in material.benches:
+        graph = bench.graph
+        nodes = {t: graph.nodes[t] for t in (graph.user, graph.item)}
+        relations: dict[str, Relation] = {}
+        for name, (node, column) in made(graph).items():
+            if isinstance(column, Relation):
+                relations[name] = Relation.of(name, node, name, column.src, column.dst, column.weight)
+                nodes[name] = IdMap(name, graph.nodes[column.target].keys)
+            else:
+                relations[name], nodes[name] = relation(name, node, column)
+            names[name] = Attribute(kind="attribute", node=node, column=name)
+        benches.append(
+            replace(bench, graph=replace(graph, nodes=nodes, relations=relations, features={}), attributes=None)
+        )
+    return replace(material, benches=tuple(benches), findings=()), config.model_copy(update={"relations": names})
+
+
+def driver_of(graph: Graph) -> np.ndarray:
+    """What decides who chooses which planted item, by item row."""
+    r = graph.relation("driver")
+    column = np.empty(graph.n_items, np.int64)
+    column[r.src] = r.dst
+    return column
+
+
+def known_truth(kind: str, driver: np.ndarray, item: str, seed: int) -> dict[str, tuple[str, np.ndarray]]:
+    rng = np.random.default_rng([seed, 2])
+    if kind == "independent":
+        side = int(np.ceil(np.sqrt(driver.max() + 1)))
+        noise = categories(driver.size, side, rng)
+        return {"first_half": (item, driver // side), "second_half": (item, driver % side), "noise": (item, noise)}
+    return {f"copy_{i}": (item, near_copy(driver, 0.05, rng)) for i in range(3)}
+
+
+def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """A study with relations of which the truth is known, as a row."""
+    path = given.study or ROOT / "studies" / STUDIES[given.data]
+    config = read_study(path)
+    splits = tuple(range(seed * 10, seed * 10 + given.splits))
+    study = config.study.model_copy(
+        update={"seeds": splits, "attribute": None, "user_groups": (), "item_groups": (), "versus": None, "ks": (10,)}
+    )
+    data = config.data
+    if data.dataset == "planted":
+        data = data.model_copy(update={"planted": replace(data.planted, seed=seed)})
+    model = ModelSection(name=given.model)
+    config = config.model_copy(update={"study": study, "data": data, "features": {}, "models": (model,)})
+    real = [name for name, r in config.relations.items() if getattr(r, "node", None) != "user"]
+    material = prepare(config, path.parent)
+    real = [
+        name for name in real if material.benches[0].graph.relation(name).source == material.benches[0].graph.item
+    ]
+    if given.data == "planted":
+        real = ["driver"]
+
+    def made(graph: Graph) -> dict[str, tuple[str, Any]]:
+        if given.kind == "placebos":
+            return placebos(graph, real, seed)
+        return known_truth(given.kind, driver_of(graph), graph.item, seed)
+
+    material, config = with_relations(material, config, made)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        result = run_study(config, material, Path(folder))
+    seconds = time.perf_counter() - began
+    board = {r["arm"]: r["valid"] for r in result.leaderboard.iter_rows(named=True)}
+    below = [arm for arm, valid in board.items() if "rewired" not in arm and valid > board["all"] + 1e-6]
+    effects = {(e["kind"], e["relation"]): e for e in result.effects.iter_rows(named=True)}
+    rows = []
+    for row in result.verdicts.iter_rows(named=True):
+        name = row["relation"]
+        held, drop = effects.get(("held", name), effects["drop", name]), effects["drop", name]
+        rows.append(
+            {
+                "relation": name, "verdict": row["verdict"], "instead": row["instead"], "p": row["p"],
+                "unused": row["unused"], "visible": row["visible"], "margin": row["margin"],
+                **{f"held_{key}": held[key] for key in ("mean", "error")},
+                **{f"drop_{key}": drop[key] for key in ("mean", "error")},
+            }
+        )  # fmt: skip
+    plan = result.card["plan"]
+    return {
+        "data": given.data, "kind": given.kind, "seed": seed, "splits": given.splits, "model": given.model,
+        "relations": rows, "arms_above_all": below, "arms": len(board), "seconds": round(seconds, 1),
+        "build": [s["relation"] for s in plan["steps"][: plan["build"]]] if plan else None,
+    }  # fmt: skip
+
+
+def run(given: argparse.Namespace) -> None:
+    given.folder.mkdir(parents=True, exist_ok=True)
+    file, began = given.folder / "studies.jsonl", time.perf_counter()
+    lines = file.read_text().splitlines() if file.is_file() else []
+    there = {tuple(json.loads(line)[k] for k in ("data", "kind", "seed", "splits", "model")) for line in lines}
+    for seed in range(given.first, given.first + given.studies):
+        if (given.data, given.kind, seed, given.splits, given.model) in there:
+            continue
+        if time.perf_counter() - began > 60 * given.minutes:
+            print("time is up; the rest is made by the next call")
+            break
+        row = one_study(given, seed)
+        with file.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+        print(row["data"], row["kind"], seed, {r["relation"]: r["verdict"] for r in row["relations"]}, row["build"],
+              f"{row['seconds']} s", flush=True)  # fmt: skip
+
+
+def binomial(k: int, n: int) -> str:
+    """A rate with its 95 % interval."""
+    low = betaincinv(k, n - k + 1, 0.025) if k else 0.0
+    high = betaincinv(k + 1, n - k, 0.975) if k < n else 1.0
+    return f"{k} of {n}, {k / n:.1%} ({low:.1%} to {high:.1%})" if n else "none"
+
+
+def tables(given: argparse.Namespace) -> None:
+    """Coverage and power, with the per-user differences of a finished study as the population."""
+    from relrank.study.result import StudyResult
+
+    result = StudyResult.load(given.run)
+    metric = result.card["metric"]
+    by_arm: dict[str, dict[int, pl.DataFrame]] = {}
+    lead = result.card["judges"][0]["model"]
+    for cell in sorted((given.run / "cells").glob("*/cell.json")):
+        note = json.loads(cell.read_text())
+        if note["model"] == lead:
+            table = pl.read_parquet(cell.parent / "users.parquet").select("user", metric)
+            by_arm.setdefault(note["arm"], {})[note["seed"]] = table
+    rng, rows = np.random.default_rng(given.seed), []
+    for effect in result.effects.filter((pl.col("model") == lead) & (pl.col("kind") == "alone")).iter_rows(
+        named=True
+    ):
+        a, b = by_arm[effect["arm_a"]], by_arm[effect["arm_b"]]
+        pool = np.concatenate([(a[s].join(b[s], on="user")).select(pl.col(metric) - pl.col(f"{metric}_right"))
+                               .to_numpy().ravel() for s in a])  # fmt: skip
+        if not pool.any():
+            continue
+        for users in (100, 1000):
+            for splits in (1, 3, 5):
+                for apart in (0.0, 1.0, 3.0) if splits > 1 else (0.0,):
+                    rows.append(_of_population(pool, users, splits, apart, given.samples, rng, effect["relation"]))
+                    print(rows[-1], flush=True)
+    (given.folder / "population.json").write_text(json.dumps(rows, indent=1))
+
+
+def _of_population(
+    pool: np.ndarray, users: int, splits: int, apart: float, samples: int, rng: np.random.Generator, name: str
+) -> dict[str, Any]:
+    """Coverage of intervals and power at the visible effect, users drawn from a pool of differences."""
+    truth, error = pool.mean(), pool.std() / np.sqrt(users * splits)
+
+    def draw(mean: float) -> np.ndarray:
+        values = pool[rng.integers(pool.size, size=(users, splits))] - truth + mean
+        return values + apart * error * rng.normal(size=(1, splits)) * np.sqrt(splits)
+
+    found = [effect_of(draw(truth)) for _ in range(samples)]
+    covered = sum(e.low <= truth <= e.high for e in found)
+
+    def evidence(mean: float) -> Evidence:
+        e = effect_of(draw(mean))
+        return Evidence(e, e, e)
+
+    others = {f"other {i}": Evidence(*(effect_of(draw(0.0)),) * 3) for i in range(4)}
+    visible = float(np.mean([judge({"it": evidence(0.0), **others}, 1e-9)["it"].visible for _ in range(20)]))
+    claimed = sum(judge({"it": evidence(visible), **others}, 1e-9)["it"].verdict == "helps" for _ in range(samples))
+    return {
+        "relation": name, "users": users, "splits": splits, "apart": apart, "samples": samples, "covered": covered,
+        "claimed": claimed, "visible": visible,
+    }  # fmt: skip
+
+
+def report(given: argparse.Namespace) -> None:
+    studies = [json.loads(line) for line in (given.folder / "studies.jsonl").read_text().splitlines()]
+    lines = ["| | measured | wanted |", "|---|---|---|"]
+
+    def add(what: str, k: int, n: int, wanted: str) -> None:
+        lines.append(f"| {what} | {binomial(k, n)} | {wanted} |")
+
+    worthless = [s for s in studies if s["kind"] == "placebos"]
+    places = sorted({(s["data"], s["splits"], s["model"]) for s in worthless})
+    named = {"all": worthless} | {
+        f"{d}, {n} split{'s' * (n > 1)}, {m}": [
+            s for s in worthless if (s["data"], s["splits"], s["model"]) == (d, n, m)
+        ]
+        for d, n, m in places
+    }
+    for label, some in named.items():
+        rows = [r for s in some for r in s["relations"]]
+        add(f"worthless relations that help, {label}", sum(r["verdict"] == "helps" for r in rows), len(rows), "≤ 1 %")
+        add(f"studies with any false verdict, {label}",
+            sum(any(r["verdict"] in CLAIMS for r in s["relations"]) for s in some), len(some), "≤ 5 %")  # fmt: skip
+        add(f"shown to be negligible, {label}", sum(r["verdict"] == "negligible" for r in rows), len(rows), "–")
+    for kind in ("held", "drop"):
+        z = [r[f"{kind}_mean"] / r[f"{kind}_error"] for s in worthless for r in s["relations"] if r[f"{kind}_error"]]
+        if z:
+            lines.append(
+                f"| SD of z of worthless effects that are not 0, {kind} ({len(z)}) | {np.std(z):.2f} | .9–1.1 |"
+            )
+    if studies:
+        add('arms that validate above "all"', sum(len(s["arms_above_all"]) for s in studies),
+            sum(s["arms"] for s in studies), "0")  # fmt: skip
+    halves = [r for s in studies if s["kind"] == "independent" for r in s["relations"] if "half" in r["relation"]]
+    add("independent relations called interchangeable", sum(r["verdict"] == "interchangeable" for r in halves),
+        len(halves), "≤ 5 %")  # fmt: skip
+    add("independent relations that help", sum(r["verdict"] == "helps" for r in halves), len(halves), "–")
+    copies = [s for s in studies if s["kind"] == "copies"]
+    grouped = sum(sum(r["verdict"] == "interchangeable" for r in s["relations"]) >= 2 for s in copies)
+    add("studies whose near copies are grouped", grouped, len(copies), "≥ 90 %")
+    add(
+        "studies whose plan builds one of the copies",
+        sum(len(s["build"] or []) == 1 for s in copies),
+        len(copies),
+        "–",
+    )
+    population = given.folder / "population.json"
+    if population.is_file():
+        rows = json.loads(population.read_text())
+        for users in (100, 1000):
+            for splits in (1, 3, 5):
+                here = [r for r in rows if (r["users"], r["splits"]) == (users, splits)]
+                n = sum(r["samples"] for r in here)
+                what = f"{users:,} users, {splits} split{'s' * (splits > 1)}"
+                add(f"coverage, {what}", sum(r["covered"] for r in here), n, "93–97 %")
+                add(f"power at the visible effect, {what}", sum(r["claimed"] for r in here), n, "73–87 %")
+    text = "\n".join(lines)
+    print(text)
+    if given.write:
+        seconds = sum(s["seconds"] for s in studies)
+        given.write.write_text(
+            "# Calibration\n\nDo verdicts keep what they promise? Relations of which the truth is known, in studies "
+            f"like anybody's.\n\n{text}\n\n{len(studies)} studies, {seconds / 3600:.1f} hours of wall time, "
+            f"{time.strftime('%Y-%m-%d')}. Machine: {machine()}.\n\n```\n{__doc__.strip()}\n```\n"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    make = commands.add_parser("run")
+    make.add_argument("folder", type=Path)
+    make.add_argument("--data", choices=STUDIES, default="planted")
+    make.add_argument("--study", type=Path, help="a study file with the data elsewhere")
+    make.add_argument("--kind", choices=("placebos", "independent", "copies"), default="placebos")
+    make.add_argument("--model", default="sparse-ease")
+    for name, default in (("first", 0), ("studies", 30), ("splits", 1), ("minutes", 30)):
+        make.add_argument(f"--{name}", type=int, default=default)
+    make.set_defaults(do=run)
+    pool = commands.add_parser("tables")
+    pool.add_argument("folder", type=Path)
+    pool.add_argument("run", type=Path)
+    pool.add_argument("--samples", type=int, default=400)
+    pool.add_argument("--seed", type=int, default=0)
+    pool.set_defaults(do=tables)
+    said = commands.add_parser("report")
+    said.add_argument("folder", type=Path)
+    said.add_argument("--write", type=Path)
+    said.set_defaults(do=report)
+    given = parser.parse_args()
+    given.do(given)
+
+
+if __name__ == "__main__":
+    main()
