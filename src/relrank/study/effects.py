@@ -32,7 +32,8 @@ VERDICT_SCHEMA = {
     "model": pl.String, "relation": pl.String, "verdict": pl.String, "sentence": pl.String,
     "instead": pl.String, "p": pl.Float64,
     **{f"{kind}{end}": pl.Float64 for kind in ("held", "drop", "alone", "placebo") for end in ("", "_low", "_high")},
-    "unused": pl.Float64, "visible": pl.Float64, "margin": pl.Float64, "true_verdict": pl.String,
+    "for_whom": pl.String, "unused": pl.Float64,
+    "visible": pl.Float64, "margin": pl.Float64, "true_verdict": pl.String,
 }  # fmt: skip
 CURVE_SCHEMA = {
     "model": pl.String, "arm": pl.String, "seed": pl.Int64, "epoch": pl.Int64, "loss": pl.Float64,
@@ -209,6 +210,7 @@ class Judge:
                 if pair is not None:
                     self.effects[kind, relation] = pair
         self.known = [r for r in relations if ("drop", r) in self.effects and ("alone", r) in self.effects]
+        self._held_tables: dict[str, tuple[list[pl.DataFrame], list[pl.DataFrame]]] = {}
         self._unused: dict[str, float] = {}
         self._room: dict[str, Effect] = {}
         self._hold()
@@ -247,11 +249,19 @@ class Judge:
                 other.append(users if is_unused else here)
                 # where a weight is in use, its effect is the room that it has
                 room.append((here, users) if is_unused else (users, here))
+            self._held_tables[relation] = whole, other
             pair = name, f"{name} without {relation}, settings held", compare(whole, other, metric)
             self.effects["held", relation] = pair
             self._unused[relation] = unused / len(cells)
             if unused:
                 self._room[relation] = compare([a for a, _ in room], [b for _, b in room], metric)
+
+    def beside_tables(self, relation: str) -> tuple[list[pl.DataFrame], list[pl.DataFrame]]:
+        """Per-user tables, by seed, whose difference is what the relation adds beside the others."""
+        if relation in self._held_tables:
+            return self._held_tables[relation]
+        name_a, name_b, _ = self.effects["drop", relation]
+        return self.found.tables(self.model, name_a), self.found.tables(self.model, name_b)
 
     def _beside(self, relation: str) -> dict[str, tuple[str, str, Effect]]:
         """What the relation adds beside each other one, where that was run."""
@@ -334,8 +344,10 @@ class Judge:
         shuffled = self.alone_placebo.items()
         return rows + [effect_row(self.model, "alone placebo", name, pair, tests) for name, pair in shuffled]
 
-    def verdicts(self, planted: Mapping[str, str] | None) -> list[dict[str, Any]]:
-        """Rows of the verdict table."""
+    def verdicts(
+        self, planted: Mapping[str, str] | None, whom: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of the verdict table; ``whom``: what is said of groups of users, by relation."""
         rows = []
         hops = self.found.hops
         for relation in self.known:
@@ -349,7 +361,9 @@ class Judge:
             row: dict[str, Any] = {
                 "model": self.model, "relation": relation, "verdict": said.verdict,
                 "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together)
-                + _chained(relation, self.relations, hops),
+                + _chained(relation, self.relations, hops)
+                + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),
+                "for_whom": (whom or {}).get(relation),
                 "instead": ", ".join(said.instead) or None, "p": said.p, "unused": one.unused,
                 "visible": said.visible, "margin": self.margin, "true_verdict": (planted or {}).get(relation),
             }  # fmt: skip
@@ -390,15 +404,17 @@ def effects_and_verdicts(
     relations: Sequence[str],
     planted: Mapping[str, str] | None,
     versus_rows: Sequence[dict[str, Any]] = (),
+    whom: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The effects table and the verdict table of every model that uses relations.
 
-    Of a relation that a model does not read nothing is said but that.
+    Of a relation that a model does not read nothing is said but that. ``whom``: what is said of groups of users, by
+    model and relation.
     """
     effects = [row for one in judges for row in one.rows()] + [*versus_rows]
     said: list[dict[str, Any]] = []
     for one in judges:
-        said += one.verdicts(planted)
+        said += one.verdicts(planted, (whom or {}).get(one.model))
         said += [_not_read(one.model, name) for name in relations if name not in one.relations]
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import polars as pl
+from scipy.special import stdtr
 
-from relrank.comparison import compare
+from relrank.comparison import compare, holm
+from relrank.csr import Float64
 from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
-from relrank.study.effects import Found
+from relrank.study.effects import Found, Judge
+from relrank.study.verdicts import ALPHA, signed
 
 ALL_USERS = "all users"
 """Group and label of the rows that leave nobody out."""
+
+FEWEST = 30
+"""Groups of fewer users are not compared."""
 
 GROUP_SCHEMA = {
     "model": pl.String, "relation": pl.String, "kind": pl.String, "other": pl.String, "group": pl.String,
@@ -86,6 +93,61 @@ def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
             row |= {"n_users": users["user"].n_unique(), **users.select(pl.col(names).mean()).row(0, named=True)}
             rows.append(row)
     return pl.DataFrame(rows, schema={**METRIC_SCHEMA, **dict.fromkeys(every, pl.Float64)})
+
+
+def for_whom(judge: Judge, columns: Sequence[str]) -> dict[str, str]:
+    """For whom a relation adds more or less than for the others, where that is more than chance; by relation.
+
+    What it adds beside the others is compared between each group of users and the rest (Welch's t, users as units),
+    and corrected over all relations and groups (Holm). The group that differs most surely is named.
+
+    Args:
+        judge: of one model.
+        columns: groups beside history length and item popularity.
+    """
+    found: list[tuple[str, str, float, float, float]] = []
+    for relation in judge.known:
+        sides = judge.beside_tables(relation)
+        metric = judge.found.metric
+        cells = pl.concat(
+            left.join(right.select("user", _without=metric), on="user", how="left", maintain_order="left").select(
+                "user", adds=pl.col(metric) - pl.col("_without")
+            )
+            for left, right in zip(*sides, strict=True)
+        )  # fmt: skip
+        for column in (HISTORY_LENGTH, ITEM_POPULARITY, *columns):
+            labelled = _cut(sides[0], column)
+            for label, masks in labelled if len(labelled) > 1 else ():
+                inside = pl.concat(masks)
+                groups = [
+                    cells.filter(mask).group_by("user").agg(pl.col("adds").mean())["adds"].to_numpy()
+                    for mask in (inside, ~inside)
+                ]
+                if min(group.size for group in groups) >= FEWEST:
+                    here, there = (float(group.mean()) for group in groups)
+                    found.append((relation, _group_named(column, label), here, there, welch(*groups)))
+    adjusted = holm([p for *_, p in found])
+    said: dict[str, tuple[float, str]] = {}
+    for (relation, group, here, there, _), p in zip(found, adjusted, strict=True):
+        if p < ALPHA and (relation not in said or p < said[relation][0]):
+            said[relation] = p, f"For {group} it adds {signed(here)}, for the others {signed(there)}."
+    return {relation: text for relation, (_, text) in said.items()}
+
+
+def _group_named(column: str, label: str) -> str:
+    if column == HISTORY_LENGTH:
+        return f"users with {label} training rows"
+    return f"held-out items of the {label}" if column == ITEM_POPULARITY else f"{column} {label}"
+
+
+def welch(a: Float64, b: Float64) -> float:
+    """Two-sided p of a difference between the means of two groups (Welch 1947); 1 where neither varies."""
+    parts = a.var(ddof=1) / a.size, b.var(ddof=1) / b.size
+    variance = sum(parts)
+    if variance == 0:
+        return 1.0
+    freedom = variance**2 / sum(part**2 / (group.size - 1) for part, group in zip(parts, (a, b), strict=True))
+    return float(2 * stdtr(freedom, -abs(a.mean() - b.mean()) / math.sqrt(variance)))
 
 
 def _cut(tables: Sequence[pl.DataFrame], column: str) -> list[tuple[str, list[pl.Series]]]:

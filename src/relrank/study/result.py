@@ -62,8 +62,9 @@ class StudyResult:
             ``sentence`` (what may be said, with figures), ``instead`` (comma-separated names that it is
             interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
-            each, ``unused`` (share of splits where validation gave it no weight), ``visible``, ``margin``,
-            ``true_verdict`` (or null).
+            each, ``for_whom`` (a sentence where the
+            effect differs between groups of users, else null), ``unused`` (share of splits where validation gave it
+            no weight), ``visible``, ``margin``, ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
             "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.

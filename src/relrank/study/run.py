@@ -48,7 +48,7 @@ from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
-from relrank.study.groups import group_effects, group_metrics
+from relrank.study.groups import for_whom, group_effects, group_metrics
 from relrank.study.judge import judges
 from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, refuse_leaks
 from relrank.study.lists import list_effects
@@ -422,8 +422,9 @@ def run_study(
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in relational]
     rival = config.study.versus
     against = tables_of.versus(found, _beside_rival(config), rival, relations, reads) if rival else []
-    effects, verdicts = tables_of.effects_and_verdicts(judged, relations, planted, against)
     columns = [*config.study.user_groups, *config.study.item_groups]
+    whom = {one.model: for_whom(one, columns) for one in judged}
+    effects, verdicts = tables_of.effects_and_verdicts(judged, relations, planted, against, whom)
     judging = judges(
         found, [m.name for m in relational if reads[m.name]], [m.name for m in config.models], config.study.margin
     )
