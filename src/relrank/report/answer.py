@@ -60,7 +60,7 @@ def _answer(result: StudyResult) -> str:
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in (*ORDER, NOT_READ)}
     plan = result.card.get("plan")
     built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
-    names = [step["relation"] for step in built]
+    names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
     said = [_to_build(plan, built, rows, metric_name(result.card["metric"]))] if plan is not None and built else []
     helping = [row for row in by["helps"] if row["relation"] not in names]
     if helping:
@@ -90,10 +90,11 @@ def _answer(result: StudyResult) -> str:
 
 def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str) -> str:
     """The first sentence: what to build, what it brings, and how much of everything that is."""
-    names = [
-        step["relation"] + (f" (or {_or(', '.join(step['alternatives']))})" if step["alternatives"] else "")
-        for step in built
-    ]
+    names = []
+    for step in built:
+        beside = [f"through {', '.join(step['through'])}"] if step.get("through") else []
+        beside += [f"or {_or(', '.join(step['alternatives']))}"] if step["alternatives"] else []
+        names.append(step["relation"] + (f" ({'; '.join(beside)})" if beside else ""))
     last = built[-1]
     text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
     if last["share"] is not None and len(rows) > len(built):

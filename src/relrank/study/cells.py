@@ -683,15 +683,20 @@ def held_effects(cell: Cell, tuned: Tuned, users: pl.DataFrame, say: Say) -> Hel
         return None
     chosen, columns, unused = asdict(tuned.config), {}, set()
     steps = {k.name: k for k in MODELS[cell.model.kind].knobs(cell.graph)}
+    passed = hops(cell.bench.graph)
     for name in cell.read.relations:
         say(f"held settings without {name}")
         knob = steps.get(f"weights.{name}")
-        if knob is not None and value_of(chosen, knob.name) == 0:
+        # what is read through it goes with it
+        gone = [
+            steps.get(f"weights.{other}") for other in cell.read.relations if other == name or name in passed[other]
+        ]
+        if knob is not None and all(k is not None and value_of(chosen, k.name) == 0 for k in gone):
             unused.add(name)
             config = config_of(tuned.config, {knob.name: knob.ladder[1]}, cell.model.name)
             graph = tuned.graph
         else:
-            less = replace(cell, arm=drop(cell.arm.relations, name, hops(cell.bench.graph)), begins=(), after=())
+            less = replace(cell, arm=drop(cell.arm.relations, name, passed), begins=(), after=())
             config, graph = _without(less, chosen), less.graph
             graph = refit_graph(less, graph) if cell.bench.refit else graph
         model, _ = fit_cell(cell, graph, config, Path(), say)

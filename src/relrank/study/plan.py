@@ -162,6 +162,7 @@ def plan_card(plan: Plan, found: Found, graph: Graph, base: float) -> dict[str, 
         relation = graph.relation(step.relation)
         cells = found.cells(plan.model, step.arm)
         row: dict[str, Any] = {"relation": step.relation, "arm": step.arm, "alternatives": list(step.alternatives)}
+        row["through"] = list(found.hops.get(step.relation, ()))
         for name, effect in (("adds", step.adds), ("total", step.total), ("left", step.left)):
             ends = (None,) * 3 if effect is None else (effect.mean, effect.low, effect.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))

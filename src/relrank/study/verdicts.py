@@ -28,6 +28,8 @@ NOT_READ = "not read"
 ALPHA = 0.05
 MANY_SPLITS = 50
 """More splits than this are not asked for."""
+MANY_TIMES = 100
+"""Nor so many times the users."""
 
 
 def agrees(verdict: str, truth: str) -> bool:
@@ -209,6 +211,8 @@ def _needed(one: Evidence, visible: float, margin: float) -> str:
     if visible <= margin:
         return ""
     times = (visible / margin) ** 2
+    if one.drop.n_seeds == 1 and times > MANY_TIMES:
+        return f"; one as small as the margin of {margin:.4f} with more than {MANY_TIMES} times as many users"
     if one.drop.n_seeds == 1:
         users = math.ceil(one.drop.n_users * times / 100) * 100
         return f"; one as small as the margin of {margin:.4f} with about {users:,} users"
