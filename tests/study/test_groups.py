@@ -13,7 +13,7 @@ from relrank.errors import InputError
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.cells import load_cell
 from relrank.study.config import read_study
-from relrank.study.effects import Found, effects_and_verdicts, notes
+from relrank.study.effects import Found, Judge, effects_and_verdicts, notes, versus
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.live import print_result
 from relrank.study.result import StudyResult
@@ -43,11 +43,11 @@ def cell(model, seed, ndcg, hit, **more):
     )
     summary = {"hit@5": 0.0, "ndcg@5": 0.0, "coverage@5": 0.3, "n_users": 3}  # means are not read from here
     evaluation = SimpleNamespace(table=table, summary=summary)
-    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, **more)
+    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, held=None, **more)
 
 
 def by_hand(*cells):
-    return Found(cells, "ndcg@5", 200)
+    return Found(cells, "ndcg@5")
 
 
 def two_seeds(model, arm=INTERACTIONS, plus=0.0):
@@ -92,7 +92,7 @@ def test_differences_to_the_rival_inside_groups_by_hand():
         (INTERACTIONS, cell("rival", 1, [0.3, 0.6, 0.4], [1, 1, 0])),
     ]
     found = by_hand(*two_seeds("m"), *rival)
-    effects, _ = effects_and_verdicts(found, [], [], None, "rival", ["m"])
+    effects, _ = effects_and_verdicts([], [], None, versus(found, ["m"], "rival", []))
     table = group_effects(found, effects, [])
     assert table["kind"].unique().to_list() == ["versus"]
     assert table["other"].unique().to_list() == ["rival"]
@@ -109,7 +109,7 @@ def test_differences_to_the_rival_inside_groups_by_hand():
 
 def test_gains_name_no_rival():
     found = by_hand(*two_seeds("m"), *two_seeds("m", ALL, plus=0.05))
-    effects, _ = effects_and_verdicts(found, ["m"], RELATIONS, None)
+    effects, _ = effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)
     table = group_effects(found, effects, ["age"])
     assert table["kind"].unique().to_list() == ["gain"]
     assert table["other"].null_count() == len(table) == 9
@@ -122,7 +122,7 @@ def test_notes_of_a_model_on_itself():
     first, second, silent = (SimpleNamespace(model="m", seed=seed, note={}) for seed in (0, 1, 2))
     first.note = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
     second.note = {"relation weights": {"a": 0.75}}
-    table = notes(Found([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5", 10))
+    table = notes(Found([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
     own, weights = "own share by history length", "relation weights"
     assert table.rows() == [
         ("m", "all", 0, own, "≤ 10", 0.75, 0.1, 4),

@@ -124,7 +124,7 @@ def test_an_accepted_leak_is_named_everywhere(shop, tmp_path):
     assert [row["accepted"] for row in card["audit"] if row["check"] == "test rows in clicks"] == [True]
     assert answer(stored).endswith("(leak accepted: clicks)")
     console = Console(record=True, width=200, file=open("/dev/null", "w"))  # noqa: SIM115
-    print_result(console, stored)
+    print_result(console, stored, answer(stored))
     printed = console.export_text()
     assert "leak accepted: clicks (test rows in clicks: 60 of 60" in printed
     page = write_report(stored, out / "report.html").read_text()

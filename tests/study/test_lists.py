@@ -14,7 +14,7 @@ from relrank.evaluation import OF_LISTS, Evaluation
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
-from relrank.study.effects import Found, effects_and_verdicts, leaderboard
+from relrank.study.effects import Found, Judge, effects_and_verdicts, leaderboard, versus
 from relrank.study.engines import Silent
 from relrank.study.groups import group_metrics
 from relrank.study.lists import list_effects
@@ -33,12 +33,12 @@ def cell(model, seed, ndcg, **of_lists):
     columns = {"user": [1, 2, 3], "ndcg@5": ndcg, "history length": [3, 20, 70], "item popularity": [1.0, 2.0, 3.0]}
     table = pl.DataFrame(columns | of_lists, schema_overrides=dict.fromkeys(of_lists, pl.Float64))
     evaluation = SimpleNamespace(table=table, summary=summary)
-    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, valid=0.1, cost=COST)
+    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, valid=0.1, cost=COST, held=None)
 
 
 def found_of(*cells):
-    found = Found(cells, "ndcg@5", 200)
-    return found, effects_and_verdicts(found, ["m"], RELATIONS, None)[0]
+    found = Found(cells, "ndcg@5")
+    return found, effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)[0]
 
 
 def test_differences_of_lists_by_hand():
@@ -61,16 +61,18 @@ def test_versus_takes_the_lists_of_the_rival():
     seen = {("m", ALL): [4.0, 5.0, 6.0], ("m", INTERACTIONS): [3.0, 5.0, 5.0],
             ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
     cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
-    found = Found(cells, "ndcg@5", 200)
-    effects, _ = effects_and_verdicts(found, ["m", "rival"], RELATIONS, None, "rival", ["m"])
+    found = Found(cells, "ndcg@5")
+    judges = [Judge(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
+    against = versus(found, ["m"], "rival", RELATIONS)
+    effects, _ = effects_and_verdicts(judges, RELATIONS, None, against)
     rows = {(row["model"], row["kind"], row["other"]): row for row in list_effects(found, effects).to_dicts()}
     assert rows.keys() == {("m", "gain", None), ("rival", "gain", None), ("m", "versus", "rival")}
     assert rows["m", "gain", None]["mean"] == pytest.approx(2 / 3)
     assert rows["rival", "gain", None]["mean"] == pytest.approx(5.5 / 3)
-    versus = rows["m", "versus", "rival"]
-    assert versus["mean"] == pytest.approx((3 + 4 + 2) / 3)
-    assert 2 <= versus["low"] <= 3 <= versus["high"] <= 4
-    assert versus["n_users"] == 3
+    difference = rows["m", "versus", "rival"]
+    assert difference["mean"] == pytest.approx((3 + 4 + 2) / 3)
+    assert difference["low"] <= 3 <= difference["high"]
+    assert difference["n_users"] == 3
 
 
 def test_a_seed_in_which_no_user_has_a_value_is_left_out():

@@ -62,9 +62,12 @@ class Tracking:
         self._runs: StudyRuns | None = None
         self._cells: dict[str, Cell] = {}
         self._keys: dict[tuple[str, str, int], str] = {}
-        self.plan(grid(config, material))
         # from the same cells, other [study] settings make other verdicts
-        made_of = [config.name, sorted(self._cells), config.study.model_dump(mode="json", exclude={"memory_gb"})]
+        made_of = [
+            config.name,
+            sorted({cell.key() for cell in grid(config, material)}),
+            config.study.model_dump(mode="json", exclude={"memory_gb"}),
+        ]
         self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
 
     @contextmanager

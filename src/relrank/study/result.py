@@ -38,7 +38,8 @@ class StudyResult:
             python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
             interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to be
             within the margin, or null, ends: why it ends, steps: list of {relation, arm, through: relations it is
-            read through, alternatives, adds, total, left with _low and _high, share: of what all bring, confirmed, rows, nodes, seconds, peak_mb}});
+            read through, alternatives, adds, total, left with _low and _high, share: of what all bring, confirmed,
+            rows, nodes, seconds, peak_mb}});
             ``planted`` (true verdict per relation where known, else null); ``smoke``
             (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
