@@ -89,6 +89,8 @@ class Cell:
         begins: values of knobs where its search begins, and others that it has to beat, as those cells ended; ()
             before they are there.
         there: those of ``after`` that ``begins`` comes from; others were left out.
+        adds: whether only the weights of what the best of those cells lacks are searched, all else held: arms that
+            say what one relation more would bring.
     """
 
     model: ModelSection
@@ -98,6 +100,7 @@ class Cell:
     after: tuple[str, ...] = ()
     begins: tuple[Mapping[str, float], ...] = ()
     there: tuple[str, ...] = ()
+    adds: bool = False
 
     @property
     def trials(self) -> int:
@@ -237,6 +240,7 @@ class Cell:
             "train": asdict(train) if trained else None,
             "trials": self.trials,
             **({"search": SEARCH, "after": list(self.after)} if self.trials > 1 else {}),
+            **({"adds": True} if self.trials > 1 and self.adds else {}),
             "metric": self.study.metric,
             "metrics": DEFINITION,
             "ks": list(self.study.ks),
@@ -504,6 +508,9 @@ def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     if cell.trials == 1:
         return []
     knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
+    if cell.begins and cell.adds:
+        new = {f"weights.{name}" for name in cell.read.relations} - set(cell.begins[0])
+        return [k for k in knobs if k.name in new] or knobs
     if cell.begins and cell.read.rewired is not None:
         passed = hops(graph)
         own = {f"weights.{name}" for name in passed if cell.read.rewired in over(passed, name)}
@@ -529,14 +536,16 @@ def beginning(cell: Cell, folder: Path) -> Cell:
 def begun(cell: Cell, ended: Sequence[Ended]) -> Cell:
     """The cell with the settings that its search begins with.
 
-    These are what the first of the others found and, if another one is better on validation, what the best one found.
+    These are what the first of the others found and, if another one is better on validation, what the best one found;
+    the latter alone where the cell ``adds``.
     """
     if not ended:
         return cell
     best = max(ended, key=lambda one: one.valid)
     linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs are the same, and shuffling takes long
     knobs = [k for k in MODELS[cell.model.kind].knobs(linked.graph) if not cell.holds(k.name)]
-    begins = [_ended(knobs, one.chosen) for one in ([ended[0]] if best is ended[0] else [ended[0], best])]
+    first = best if cell.adds else ended[0]
+    begins = [_ended(knobs, one.chosen) for one in ([best] if best is first else [first, best])]
     return replace(cell, begins=tuple(begins), there=tuple(one.key for one in ended))
 
 

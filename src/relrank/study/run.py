@@ -272,7 +272,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
     done: Done = []
     planned = nested([c for c in cells if not _waits(c)])
     done += yield planned
-    lead = _lead(config, done)
+    lead = _lead(config, done, [m.name for m in _judged(config) if any(c.model == m for c in late)])
     lead = lead if lead is not None and len(reads[lead]) > 3 else None
     benches, sections = material.benches, {m.name: m for m in config.models}
     while lead is not None:
@@ -281,7 +281,9 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         more = candidates(found, lead, reads[lead], [tried[0][1] for tried in steps])
         if not more:
             break
-        batch = nested([Cell(sections[lead], arm, bench, config.study) for bench in benches for arm in more], planned)
+        batch = nested(
+            [Cell(sections[lead], arm, bench, config.study, adds=True) for bench in benches for arm in more], planned
+        )
         planned += batch
         done += yield batch
     if late:
@@ -290,7 +292,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         done += yield batch
     found = Found(done, config.study.metric, over)
     extra = [
-        Cell(model, arm, bench, config.study)
+        Cell(model, arm, bench, config.study, adds=arm.rewired is None)
         for model in _judged(config)
         for arms_beside in [Judge(found, model.name, reads[model.name], config.study.margin).to_explain()]
         for bench in benches  # what a model keeps for other arms of a split is there while they run
@@ -312,10 +314,13 @@ def _waits(cell: Cell) -> bool:
     return searches_paths(cell) and len(cell.bench.graph.relations) > 3 and len(cell.arm.relations) > 1
 
 
-def _lead(config: StudyConfig, done: Done) -> str | None:
+def _lead(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None:
     """The model whose path is searched: of those whose arms wait, the best on the interactions, on validation."""
     found = Found(done, config.study.metric)
-    waiting = [m.name for m in _judged(config) if not m.arms or {"all", "alone", "interactions"} <= set(m.arms)]
+    named = {m.name: m for m in config.models}
+    waiting = [
+        n for n in waiting if not named[n].arms or {"all", "alone", "interactions"} <= set(named[n].arms or ())
+    ]
     waiting = [name for name in waiting if found.arm_name(name, arm_of.INTERACTIONS) is not None]
     judging = judges(found, waiting, waiting)
     return judging[0]["model"] if judging else None
