@@ -271,7 +271,7 @@ class Judge:
                 self.model, arm_of.some([other, relation], hops), arm_of.without_beside(other, relation, hops)
             )
             for other in self.relations
-            if relation not in arm_of.over(hops, other) and len(self.relations) > 2
+            if relation not in arm_of.over(hops, other)
         }
         return {other: pair for other, pair in pairs.items() if pair is not None}
 
@@ -287,14 +287,8 @@ class Judge:
         return Evidence(
             drop, alone, of("held"), of("placebo"), None if placebo is None else placebo[2],
             self._room.get(relation), self._unused.get(relation, 0.0), self._replaced(relation, None),
-            {other: e for other in self._others(relation) if (e := self._replaced(relation, other)) is not None},
+            {other: e for other in self.beside[relation] if (e := self._replaced(relation, other)) is not None},
         )  # fmt: skip
-
-    def _others(self, relation: str) -> list[str]:
-        """With two relations, all without the one is the other alone."""
-        if len(self.relations) == 2:
-            return [other for other in self.relations if relation not in arm_of.over(self.found.hops, other)]
-        return list(self.beside[relation])
 
     def _replaced(self, relation: str, other: str | None) -> Effect | None:
         """Alone − 2 · (what it adds beside the others, or beside one other), user by user."""
