@@ -133,3 +133,13 @@ def gains(**means):
 )
 def test_without_verdicts_the_gains_speak(means, sentence):
     assert answer(gains(**means)) == sentence
+
+
+def test_what_is_to_be_built_is_not_called_undecided_beside_it():
+    """Beside the others nothing may be shown of a relation that comes first on the path: they stand in for it."""
+    study = judged(("m", "text", OPEN), ("m", "tags", OPEN))
+    study.card["plan"] = plan(("text", 0.02, 0.8, []), build=1)
+    assert answer(study) == (
+        "Build text: +20 % NDCG@10, 80 % of what both bring. "
+        "tags is undecided (an effect of ±.0040 would have been seen)."
+    )

@@ -62,6 +62,7 @@ def _answer(result: StudyResult) -> str:
     built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
     names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
     said = [_to_build(plan, built, rows, metric_name(result.card["metric"]))] if plan is not None and built else []
+    by["undecided"] = [row for row in by["undecided"] if row["relation"] not in names]  # the plan has said more
     helping = [row for row in by["helps"] if row["relation"] not in names]
     if helping:
         said.append(f"{_names(helping, rows)} {_verb(helping, 'help')}{', too' if built else ''}.")

@@ -207,14 +207,15 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     if plan is None or not plan["steps"]:
         return
     table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
-    for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows", "fit"):
-        table.add_column(heading, justify="left" if heading == "build" else "right", no_wrap=heading != "build")
+    for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows"):
+        named = heading == "build"
+        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
     for at, step in enumerate(plan["steps"], 1):
         name = step["relation"] + (f" (or {', '.join(step['alternatives'])})" if step["alternatives"] else "")
         share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
             str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds"), signed(step["total"]),
-            share, _effect(step, "left"), f"{step['rows']:,}", f"{step['seconds']:.1f} s",
+            share, _effect(step, "left"), f"{step['rows']:,}",
         )  # fmt: skip
     console.print(table)
     said = f"The order is chosen on validation, figures are of test. The path ends there: {plan['ends']}."
