@@ -22,7 +22,7 @@ COLOURS = {
     "helps": "bold green", "interchangeable": "cyan", "hurts": "bold red", "negligible": "dim", "undecided": "yellow",
     NOT_READ: "dim",
 }  # fmt: skip
-SHOWN = {"held": "beside the others", "alone": "alone", "placebo": "beyond shuffled"}
+SHOWN = {"held": "beside others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""
 ROWS = 12
 AT_ONCE = 8
@@ -178,7 +178,8 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         table = plain_table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
         headings = ["relation", "verdict", *SHOWN.values()]
         for heading in headings:
-            table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold")
+            least = 15 if heading == "verdict" else None  # "interchangeable" in one piece
+            table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold", min_width=least)
         for row in said.iter_rows(named=True):
             verdict = row["verdict"] + (f" with {row['instead']}" if row["instead"] else "")
             effects = [_effect(row, kind) for kind in SHOWN]
@@ -192,7 +193,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             console.print(f"· {sentence}", highlight=False, markup=False)
     if not result.verdicts.is_empty():
         console.print(
-            "What a relation adds. Beside the others: all − all without it, nothing else changed · alone: "
+            "What a relation adds. Beside others: all − all without it, nothing else changed · alone: "
             "interactions + it − interactions · beyond shuffled: all − all with its links shuffled",
             style="dim",
             highlight=False,
