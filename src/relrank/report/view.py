@@ -166,9 +166,10 @@ def _plan(plan: Row | None, lead: str | None) -> Row | None:
         return None
     ends = [step[end] for step in plan["steps"] for end in ("total", "total_low", "total_high")]
     steps = [
-        step | {"mean": step["total"], "low": step["total_low"], "high": step["total_high"], "significant": True}
-        for step in plan["steps"]
+        step | {"mean": step["total"], "low": step["total_low"], "high": step["total_high"]} for step in plan["steps"]
     ]
+    for step in steps:
+        step["significant"] = clear_of_zero(step)
     return plan | {"steps": steps, "scale": Scale.over([0.0, *ends], most=6)}
 
 
