@@ -16,6 +16,7 @@ from relrank.models.space import Choice, Range
 from relrank.study import cells, search
 from relrank.study.cells import Cell
 from relrank.study.config import ModelSection, read_study
+from relrank.study.nesting import nested
 from relrank.study.run import grid, prepare, run_study
 from relrank.study.search import cells_to_search, search_study
 from relrank.study.tuned import write_tuned
@@ -212,7 +213,7 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
     assert everything.benches[0].split.fingerprint == material.benches[0].split.fingerprint
     result = run_study(tuned, everything, tmp_path / "tuned")
     assert result.tuning.is_empty()  # all is held
-    for cell in grid(tuned, everything):
+    for cell in nested(grid(tuned, everything)):
         if cell.model.name != "popularity":
             values = best[cell.model.name, cell.arm.name].values
             loaded = cells.load_cell(tmp_path / "tuned" / "cells" / cell.key())
