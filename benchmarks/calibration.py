@@ -40,6 +40,7 @@ from relrank.study.config import ModelSection, StudyConfig, read_study
 from relrank.study.run import Material, machine, prepare, run_study
 from relrank.study.verdicts import Evidence, judge
 from relrank.tables.ids import IdMap
+from relrank.tables.synthetic import PlantedConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = {
@@ -139,7 +140,7 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     )
     data = config.data
     if data.dataset == "planted":
-        data = data.model_copy(update={"planted": replace(data.planted, seed=seed)})
+        data = data.model_copy(update={"planted": replace(data.planted or PlantedConfig(), seed=seed)})
     model = ModelSection(name=given.model)
     config = config.model_copy(update={"study": study, "data": data, "features": {}, "models": (model,)})
     real = [name for name, r in config.relations.items() if getattr(r, "node", None) != "user"]
@@ -246,7 +247,8 @@ def _of_population(
 
     def draw(mean: float) -> np.ndarray:
         values = pool[rng.integers(pool.size, size=(users, splits))] - truth + mean
-        return values + apart * error * rng.normal(size=(1, splits)) * np.sqrt(splits)
+        drawn: np.ndarray = values + apart * error * rng.normal(size=(1, splits)) * np.sqrt(splits)
+        return drawn
 
     found = [effect_of(draw(truth)) for _ in range(samples)]
     covered = sum(e.low <= truth <= e.high for e in found)
