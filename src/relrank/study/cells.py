@@ -661,36 +661,35 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
         save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind})
     if tuned.history is not None:
         tuned.history.write_parquet(part / "history.parquet")
-    held = held_effects(cell, tuned, evaluation.table, say)
-    if held is not None:
+    said = {label: value for label, name in NOTES.items() if (value := getattr(tuned.model, name, None))}
+    note = {
+        "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
+        "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
+        "finished": tuned.finished, "note": said, "cost": cost, "began_after": list(cell.there),
+    }  # fmt: skip
+    if cell.has_all and tuned.trials:
+        config, graph = tuned.config, tuned.graph
+        del tuned  # memory for one model is enough
+        held = held_effects(cell, config, graph, evaluation.table, say)
         held.table.write_parquet(part / HELD)
+        note["unused"] = sorted(held.unused)
     for leftover in part.iterdir():
         if leftover.is_dir():
             shutil.rmtree(leftover)
-    said = {label: value for label, name in NOTES.items() if (value := getattr(tuned.model, name, None))}
-    write_json(
-        part / "cell.json",
-        {
-            "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
-            "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
-            "finished": tuned.finished, "note": said, "cost": cost, "began_after": list(cell.there),
-            **({} if held is None else {"unused": sorted(held.unused)}),
-        },
-    )  # fmt: skip
+    write_json(part / "cell.json", note)
 
 
-def held_effects(cell: Cell, tuned: Tuned, users: pl.DataFrame, say: Say) -> Held | None:
-    """What each relation brings in the setting of a tuned "all" arm; None for other arms.
+def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: Say) -> Held:
+    """What each relation brings in the setting of a tuned "all" arm.
 
     Args:
         cell: that arm.
-        tuned: its model, whose configuration is held.
+        held: its configuration.
+        whole: what it was fitted on.
         users: its per-user table on test.
         say: told of every relation.
     """
-    if not cell.has_all or not tuned.trials:
-        return None
-    chosen, columns, unused = asdict(tuned.config), {}, set()
+    chosen, columns, unused = asdict(held), {}, set()
     steps = {k.name: k for k in MODELS[cell.model.kind].knobs(cell.graph)}
     passed = hops(cell.bench.graph)
     for name in cell.read.relations:
@@ -702,14 +701,15 @@ def held_effects(cell: Cell, tuned: Tuned, users: pl.DataFrame, say: Say) -> Hel
         ]
         if knob is not None and all(k is not None and value_of(chosen, k.name) == 0 for k in gone):
             unused.add(name)
-            config = config_of(tuned.config, {knob.name: knob.ladder[1]}, cell.model.name)
-            graph = tuned.graph
+            config = config_of(held, {knob.name: knob.ladder[1]}, cell.model.name)
+            graph = whole
         else:
             less = replace(cell, arm=drop(cell.arm.relations, name, passed), begins=(), after=())
             config, graph = _without(less, chosen), less.graph
             graph = refit_graph(less, graph) if cell.bench.refit else graph
-        model, _ = fit_cell(cell, graph, config, Path(), say)
-        columns[name] = user_metric(model, cell.bench.final, cell.study.metric, "test")
+        columns[name] = user_metric(
+            fit_cell(cell, graph, config, Path(), say)[0], cell.bench.final, cell.study.metric, "test"
+        )
     return Held(users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused))
 
 
