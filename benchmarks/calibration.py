@@ -251,7 +251,7 @@ def _of_population(
         return drawn
 
     found = [effect_of(draw(truth)) for _ in range(samples)]
-    covered = sum(e.low <= truth <= e.high for e in found)
+    covered = sum(bool(e.low <= truth <= e.high) for e in found)
 
     def evidence(mean: float) -> Evidence:
         e = effect_of(draw(mean))
