@@ -57,11 +57,12 @@ def _answer(result: StudyResult) -> str:
             return "No relation was judged, since models of this study did not fit into memory."
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
     rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
-    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in (*ORDER, NOT_READ)}
+    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     plan = result.card.get("plan")
     built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
     names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
-    said = [_to_build(plan, built, rows, metric_name(result.card["metric"]))] if plan is not None and built else []
+    read = [row for row in rows if row["verdict"] != NOT_READ]
+    said = [_to_build(plan, built, read, metric_name(result.card["metric"]))] if plan is not None and built else []
     by["undecided"] = [row for row in by["undecided"] if row["relation"] not in names]  # the plan has said more
     helping = [row for row in by["helps"] if row["relation"] not in names]
     if helping:

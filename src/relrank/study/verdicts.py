@@ -22,9 +22,9 @@ from typing import Literal
 from relrank.comparison import Effect, holm
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
-ORDER: tuple[Verdict, ...] = ("helps", "interchangeable", "hurts", "negligible", "undecided")
 NOT_READ = "not read"
 """What stands in place of a verdict where a model cannot read a relation: nothing was tested."""
+ORDER = ("helps", "interchangeable", "hurts", "negligible", "undecided", NOT_READ)
 ALPHA = 0.05
 MANY_SPLITS = 50
 """More splits than this are not asked for."""
