@@ -285,6 +285,7 @@ def test_titles_are_text_wherever_they_stand(visit: Visit) -> None:
     page.get_by_role("button", name=f"Why {HOSTILE}").click()
     page.get_by_role("button", name=f"Add {HOSTILE}").click()
     expect(page.locator("#history li > span").nth(1)).to_have_text(HOSTILE)
+    expect(names(page).filter(has_text="<img")).to_have_count(0)  # the new list is there: nothing moves the focus now
     page.locator("#title").focus()
     page.keyboard.type("bold")
     expect(page.locator("#titles")).to_have_text("Nothing found")  # it is in the history already
