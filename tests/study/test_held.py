@@ -10,20 +10,19 @@ from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.study.cells import load_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.run import batches, prepare, run_study
+from relrank.study.run import prepare, run_study, through_batches
 
 
 def all_cells(config, material, folder):
     """The study's "all" cells of the model that is tuned, with their results."""
-    coming = batches(config, material)
-    batch, found = next(coming), []
-    while batch is not None:
+    found = []
+
+    def read(batch):
         there = [(cell, load_cell(folder / cell.key())) for cell in batch]
-        found += [(cell, result) for cell, result in there if cell.has_all]
-        try:
-            batch = coming.send([(cell.arm, result) for cell, result in there])
-        except StopIteration:
-            return found
+        found.extend((cell, result) for cell, result in there if cell.has_all)
+        return [(cell.arm, result) for cell, result in there]
+
+    through_batches(config, material, read)
     return found
 
 

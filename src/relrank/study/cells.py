@@ -498,6 +498,11 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)
 
 
+def _free_knobs(cell: Cell, graph: Graph) -> list[Knob]:
+    """What the study file does not set."""
+    return [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
+
+
 def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """What the cell's search moves.
 
@@ -507,7 +512,7 @@ def knobs_of(cell: Cell, graph: Graph) -> list[Knob]:
     """
     if cell.trials == 1:
         return []
-    knobs = [k for k in MODELS[cell.model.kind].knobs(graph) if not cell.holds(k.name)]
+    knobs = _free_knobs(cell, graph)
     if cell.begins and cell.adds:
         new = {f"weights.{name}" for name in cell.read.relations} - set(cell.begins[0])
         return [k for k in knobs if k.name in new] or knobs
@@ -543,7 +548,7 @@ def begun(cell: Cell, ended: Sequence[Ended]) -> Cell:
         return cell
     best = max(ended, key=lambda one: one.valid)
     linked = replace(cell, arm=replace(cell.arm, rewired=None))  # knobs are the same, and shuffling takes long
-    knobs = [k for k in MODELS[cell.model.kind].knobs(linked.graph) if not cell.holds(k.name)]
+    knobs = _free_knobs(cell, linked.graph)
     first = best if cell.adds else ended[0]
     begins = [_ended(knobs, one.chosen) for one in ([best] if best is first else [first, best])]
     return replace(cell, begins=tuple(begins), there=tuple(one.key for one in ended))
@@ -715,8 +720,7 @@ def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: 
 
 def _without(cell: Cell, chosen: Mapping[str, Any]) -> Any:
     """The configuration of an arm with the settings of another arm, as far as it may set them."""
-    knobs = [k for k in MODELS[cell.model.kind].knobs(cell.graph) if not cell.holds(k.name)]
-    return config_of(cell.start()[0], _ended(knobs, chosen), cell.model.name)
+    return config_of(cell.start()[0], _ended(_free_knobs(cell, cell.graph), chosen), cell.model.name)
 
 
 def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -304,6 +304,18 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         yield nested(extra, planned)
 
 
+def through_batches(config: StudyConfig, material: Material, run: Callable[[Batch], Done]) -> None:
+    """Hand every batch of a study to ``run``; what it returns is what further batches are planned from."""
+    coming = batches(config, material)
+    batch = next(coming, None)
+    while batch is not None:
+        done = run(batch)
+        try:
+            batch = coming.send(done)
+        except StopIteration:
+            batch = None
+
+
 def _judged(config: StudyConfig) -> list[ModelSection]:
     """The models that relations are judged with."""
     return [m for m in config.models if MODELS[m.kind].relational and config.relations]
@@ -409,15 +421,14 @@ def run_study(
     memory = memory_for(config.study, engine.memory())
     done: Done = []
     left_out: list[LeftOut] = []
-    coming = batches(config, material)
-    batch = next(coming, None)
-    while batch is not None:
+
+    def run(batch: Batch) -> Done:
         here, gone = _run_cells(batch, out / "cells", watcher, engine, memory)
-        done, left_out = done + here, left_out + gone
-        try:
-            batch = coming.send(here)
-        except StopIteration:
-            batch = None
+        done.extend(here)
+        left_out.extend(gone)
+        return here
+
+    through_batches(config, material, run)
     if not done:
         raise nothing_left(left_out)
     relations, relational, first = list(config.relations), _judged(config), material.benches[0]
@@ -530,16 +541,14 @@ def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tu
     """The cells of a study that are there, without those with shuffled links."""
     cells: list[Cell] = []
     found: list[CellResult] = []
-    coming = batches(config, material)
-    batch = next(coming, None)
-    while batch is not None:
+
+    def read(batch: Batch) -> Done:
         there = [(cell, load_cell(folder / cell.key())) for cell in batch if finished(folder / cell.key())]
-        cells += [cell for cell, _ in there if cell.arm.rewired is None]
-        found += [result for cell, result in there if cell.arm.rewired is None]
-        try:
-            batch = coming.send([(cell.arm, result) for cell, result in there])
-        except StopIteration:
-            batch = None
+        cells.extend(cell for cell, _ in there if cell.arm.rewired is None)
+        found.extend(result for cell, result in there if cell.arm.rewired is None)
+        return [(cell.arm, result) for cell, result in there]
+
+    through_batches(config, material, read)
     return cells, found
 
 
