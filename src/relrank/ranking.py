@@ -356,6 +356,15 @@ class _Pass:
 
                 def strip(a: int, b: int, inputs: Csr = inputs, start: int = start) -> None:
                     inside = slice(start + a, start + b)
+                    if not self.top_items.shape[1] and self.seen.n_cols <= sparse_ranking.FEW_ITEMS:
+                        sparse_ranking.rank_few_items(
+                            inputs.indptr[a : b + 1], inputs.indices, inputs.data,
+                            weights.indptr, weights.indices, weights.data, self.users[inside],
+                            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
+                            self.higher, self.equal, self.constant[inside], self.not_finite[inside],
+                            self.seen.n_cols,
+                        )  # fmt: skip
+                        return
                     sparse_ranking.rank_sparse(
                         inputs.indptr[a : b + 1], inputs.indices, inputs.data,
                         weights.indptr, weights.indices, weights.data, self.users[inside], self.order, places,

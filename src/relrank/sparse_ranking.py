@@ -19,6 +19,8 @@ from relrank.errors import InputError
 Mask = npt.NDArray[np.bool_]
 
 LAST_STAMP = (1 << 31) - 1
+FEW_ITEMS = 1 << 15
+"""Scores of so many items stay in a core's second-level cache."""
 SORT_FROM = 8
 """From so many relevant items on, a user's scores are sorted once instead of being counted for each."""
 
@@ -178,6 +180,51 @@ def rank_sparse(
             constant[b] = n_higher == 0 and n_equal == kept + rest and n_equal > 1
         if k:
             _list(scores, mark, b, reached, count, order, places, top_items[b], top_scores[b])
+
+
+@njit(cache=True, nogil=True, fastmath={"contract"})
+def _sum_all(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scores):  # type: ignore[no-untyped-def]
+    """Sum the scores of one row of inputs for all items, in the order of ``reach``."""
+    scores[:] = 0
+    for e in range(i_indptr[row], i_indptr[row + 1]):
+        value, source = i_data[e], i_indices[e]
+        for f in range(w_indptr[source], w_indptr[source + 1]):
+            scores[w_indices[f]] += value * w_data[f]
+
+
+@njit(cache=True, nogil=True)
+def rank_few_items(  # type: ignore[no-untyped-def]
+    i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, users, seen_indptr, seen_items, truth_indptr,
+    truth_items, closed, higher, equal, constant, not_finite, n_items,
+):  # fmt: skip
+    """``rank_sparse`` without lists, for catalogues whose scores stay in the cache: all are made, and counted at once.
+
+    Arguments as there, and the number of items.
+    """
+    scores = np.empty(n_items, np.float32)
+    for b in range(users.size):
+        u = users[b]
+        _sum_all(i_indptr, i_indices, i_data, b, w_indptr, w_indices, w_data, scores)
+        bad = 0
+        for score in scores:
+            bad += score - score != 0
+        not_finite[b] = bad
+        if bad:
+            continue
+        for e in range(seen_indptr[u], seen_indptr[u + 1]):
+            scores[seen_items[e]] = -np.inf
+        for item in closed:
+            scores[item] = -np.inf
+        candidates = 0
+        for score in scores:
+            candidates += score != -np.inf
+        for e in range(truth_indptr[u], truth_indptr[u + 1]):
+            target = scores[truth_items[e]]
+            if target == -np.inf:
+                higher[e], equal[e] = -1, -1
+                continue
+            higher[e], equal[e] = _count(scores, n_items, target)
+            constant[b] = higher[e] == 0 and equal[e] == candidates and candidates > 1
 
 
 @njit(cache=True, nogil=True)

@@ -7,6 +7,7 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.models import linear
 from relrank.models.linear import (
+    full_gram,
     gram,
     penalised,
     products_by_row,
@@ -59,6 +60,16 @@ def test_gram_is_the_upper_triangle_of_the_product(n, m, weighted):
     dense = to_scipy(rows).toarray() != 0
     pairs = sum(d * (d + 1) // 2 for d in dense.sum(0).tolist())
     assert products_of(rows) == pairs
+
+
+def test_a_full_gram_is_both_triangles_in_the_memory_that_is_given():
+    rows = random_csr(90, 40, 0.1, 1)
+    memory = np.full((90, 90), np.nan, np.float32)
+    assert full_gram(rows, memory) is memory
+    upper = memory[np.triu_indices(90)]
+    np.testing.assert_array_equal(upper, gram(rows))
+    np.testing.assert_array_equal(memory, memory.T)
+    np.testing.assert_array_equal(full_gram(rows), memory)
 
 
 def test_gram_of_more_rows_than_two_bytes_can_number():

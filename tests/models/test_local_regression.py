@@ -9,6 +9,8 @@ from relrank.csr import Csr
 from relrank.models import local_regression
 from relrank.models.local_regression import (
     LANES,
+    SAMPLE,
+    SameValue,
     by_input,
     nearest_dense,
     nearest_sparse,
@@ -72,6 +74,25 @@ def test_neighbours_are_those_of_largest_shrunk_cosine(k, shrinkage):
         assert [[i for i in row if i >= 0] for row in found.tolist()] == expected
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("near_the_sample", [True, False])
+def test_a_sample_of_columns_changes_no_neighbour(seed, near_the_sample):
+    """The nearest columns lie where the sample looks, so that it asks for too much; or beside it."""
+    rng, n, k = np.random.default_rng(seed), 400, 6
+    z = rng.random((60, n)).astype(np.float32) * (rng.random((60, n)) < 0.2)
+    targets = np.array([3, 200, 399])
+    for j in targets:
+        many = np.flatnonzero((np.arange(n) % SAMPLE == j % SAMPLE) == near_the_sample)[:40]
+        z[:, many] += 0.5 * z[:, [j]]
+    g = z.T @ z
+    found = nearest_dense(g, k, 0.5, targets)
+    norms = np.sqrt(g.diagonal())
+    for row, j in zip(found, targets, strict=True):
+        near = g[j] / (norms * norms[j] + np.float32(0.5))
+        near[j] = -1
+        np.testing.assert_array_equal(row, np.sort(np.argsort(-near, kind="stable")[:k]))
+
+
 @pytest.mark.parametrize("columns", [7, 12, 40])
 def test_a_guess_changes_no_neighbour(columns):
     """Right, stale, of the wrong size or nonsense: it says where to look first, no more."""
@@ -104,6 +125,16 @@ def test_sums_in_pieces_are_sums(monkeypatch, size):
     memory = np.full((40, 40), np.nan, np.float32)
     assert symmetric_sum(first, [(dense, 0.5), (csr(sparse), 2.0)], memory) is memory
     np.testing.assert_array_equal(memory, found)
+
+
+@pytest.mark.parametrize("size", [4, 4 * 40 * 7, 4 << 20])
+def test_same_values_are_the_matrix_of_their_pairs(monkeypatch, size):
+    rng = np.random.default_rng(0)
+    first, values = rng.random((40, 40)).astype(np.float32), rng.integers(-1, 3, 30).astype(np.int32)
+    pairs = ((values[:, None] == values) & (values >= 0)).astype(np.float32)
+    monkeypatch.setattr(local_regression, "SUM_BYTES", size)
+    found = symmetric_sum(first, [(SameValue(values), 0.3), (pairs, 2.0)])
+    np.testing.assert_array_equal(found, symmetric_sum(first, [(pairs, 0.3), (pairs, 2.0)]))
 
 
 def test_equal_cosines_go_to_the_lower_column():

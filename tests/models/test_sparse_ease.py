@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from relrank.errors import InputError
 from relrank.graph.chains import chain_to, end_of
 from relrank.graph.graph import Graph, Relation
 from relrank.models import sparse_ease
+from relrank.models.local_regression import SameValue, symmetric_sum
 from relrank.models.relation_rows import rows_of
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
@@ -133,6 +135,42 @@ def test_with_all_neighbours_it_is_relational_ease(graph):
         own = SparseEASE(graph, SparseEASEConfig(l2=5.0, weight=weight, **limit)).solve().score(USERS)
         whole = RelationalEASE(graph, RelationalEASEConfig(l2=5.0, weight=weight)).solve().score(USERS)
         np.testing.assert_allclose(own, whole, atol=2e-5)
+
+
+def pairs_of(values: np.ndarray) -> np.ndarray:
+    return (np.equal.outer(values, values) & (values >= 0)).astype(np.float32)
+
+
+def test_one_value_an_item_is_what_its_matrix_is(monkeypatch):
+    """A column of few values is summed without its matrix; the same with a second value for one item is not."""
+    rng = np.random.default_rng(2)
+    graph = random_graph(5, ("has_tag", "item", "tag", 40))
+    item, value = np.arange(1, graph.n_items), rng.integers(0, 2, graph.n_items - 1)
+    kind = Relation.of("has_tag", "item", "tag", item, value)
+    graph, forms = replace(graph, relations={"has_tag": kind}), []
+    monkeypatch.setattr(sparse_ease, "symmetric_sum", lambda *a: forms.append(a[1]) or symmetric_sum(*a))
+    config = SparseEASEConfig(neighbours=6, weight=4.0)
+    short = SparseEASE(graph, config).solve().score(USERS)
+    assert isinstance(forms[0][0][0], SameValue)
+    sparse_ease.clear_kept()
+    monkeypatch.setattr(sparse_ease, "SameValue", pairs_of)
+    monkeypatch.setattr(sparse_ease, "_bytes_of", lambda square: 0)
+    assert torch.equal(SparseEASE(graph, config).solve().score(USERS), short)
+
+
+def test_the_matrix_of_a_relation_that_is_gone_is_written_over():
+    """The next shuffled copy of a relation takes the memory of the one before, and none of its numbers."""
+    sparse_ease.clear_kept()
+    graph = random_graph(4, ("has_tag", "item", "tag", 90))
+    scores, held = {}, set()
+    for seed in (0, 1, 0):
+        shuffled = graph.rewired("has_tag", seed)
+        found = SparseEASE(shuffled, SparseEASEConfig(neighbours=6, weight=4.0)).solve().score(USERS)
+        held |= {square.ctypes.data for _, square in sparse_ease._GRAMS.values()}
+        assert torch.equal(scores.setdefault(seed, found), found)
+        del shuffled
+        gc.collect()
+    assert len(held) == 1
 
 
 def test_trials_one_after_another_are_those_made_alone(graph):

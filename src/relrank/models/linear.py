@@ -152,6 +152,14 @@ def _gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # 
             _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row)
 
 
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _square(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # type: ignore[no-untyped-def]
+    n = indptr.size - 1
+    for s in numba.prange(strands):
+        for i in range(s, n, strands):
+            _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, out[i, i:n])
+
+
 @numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
 def _add_gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out, factor):  # type: ignore[no-untyped-def]
     n = indptr.size - 1
@@ -224,9 +232,18 @@ def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2:
     return out
 
 
-def full_gram(triangle: Float32) -> Float32:
-    """Both triangles of what ``gram`` gives, float32 [n, n]."""
-    whole = penalised(triangle, (), 0.0)
+def full_gram(rows: Csr, memory: Float32 | None = None) -> Float32:
+    """``rows @ rows.T``, both triangles, float32 [n_rows, n_rows]; the bits of ``gram``.
+
+    Args:
+        rows: [n_rows, n_cols].
+        memory: float32 [n_rows, n_rows] to write into: where the system has to clear fresh memory first, that takes
+            longer than the products.
+    """
+    n = rows.n_rows
+    whole: Float32 = np.empty((n, n), np.float32) if memory is None else memory
+    arguments = (*_both_ways(rows), _strands(), whole)
+    _square(*arguments)
     _mirror(whole, BLOCK)
     return whole
 

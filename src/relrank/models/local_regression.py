@@ -7,6 +7,7 @@ from a dense G where it is small, else straight from the columns of Z, so that G
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -22,10 +23,27 @@ PIECE = 1024
 """Columns whose nearness is looked at with one threshold; a multiple of 8."""
 SUM_BYTES = 4 << 20
 """Matrices are added up in pieces of this size, which stay in the cache."""
+SAMPLE = 8
+"""Every so many-th column says from where on columns may be among the nearest, where nothing else does."""
 ALMOST = np.float32(1 - 1e-6)
 """A product and a quotient round differently; what may be near enough is looked at again."""
 LEAST_PIVOT = np.float32(1e-6)
 """A neighbour is left out where less than this share of its diagonal remains: the others say all that it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class SameValue:
+    """A matrix that is 1 where two items have the same value and 0 elsewhere, without its n² numbers.
+
+    Attributes:
+        values: int32 [n], the value of each item, from 0; below 0 for none.
+    """
+
+    values: Int32
+
+
+Square = Float32 | Csr | SameValue
+"""A symmetric matrix, [n, n]."""
 
 
 # Indices are unsigned: numba guards against negative ones otherwise, and then no loop is vectorised.
@@ -129,12 +147,27 @@ def _mark(row, norms, own, shrinkage, least, marks):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
+def _likely(row, j, norms, own, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
+    """What the k-th nearest column most likely exceeds, from a sample of columns; 0 where that says nothing."""
+    k = found.size
+    if row.size < 2 * SAMPLE * k:
+        return np.float32(0)
+    mean = k / SAMPLE
+    rank = min(int(mean + 3 * np.sqrt(mean) + 2), k)  # three standard errors beyond the one expected
+    count = 0
+    for i in range(j % SAMPLE, row.size, SAMPLE):
+        if row[i] > 0 and i != j:
+            count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities[:rank], found[:rank], count)
+    return similarities[0] if count == rank else np.float32(0)
+
+
+@numba.njit(nogil=True, cache=True)
 def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks):  # type: ignore[no-untyped-def]
     """Neighbours of column j from its whole row of G; ``similarities`` [k] and ``marks`` [PIECE] are scratch.
 
     At least k columns are as near as the k-th of ``guess``, so whatever is not need not be looked at.
     """
-    count, least, k, own, words = 0, np.float32(0), found.size, norms[j], marks.view(np.uint64)
+    least, k, own = np.float32(0), found.size, norms[j]
     if guess.size == k:
         least = np.float32(np.inf)
         for i in guess:
@@ -143,12 +176,26 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks)
                 near = row[i] / (norms[i] * own + shrinkage)
             least = min(least, near)
     elif guess.size > k:
+        count = 0
         for i in guess:
             if i >= 0 and i != j and row[i] > 0:
                 count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities, found, count)
         if count == k:
             least = similarities[0]
-        count = 0
+    else:
+        likely = _likely(row, j, norms, own, shrinkage, similarities, found)
+        if likely > 0 and _above(row, j, norms, shrinkage, similarities, found, likely, marks) == k:
+            found.sort()
+            return
+    count = _above(row, j, norms, shrinkage, similarities, found, least, marks)
+    found[:count].sort()
+    found[count:] = -1
+
+
+@numba.njit(nogil=True, cache=True)
+def _above(row, j, norms, shrinkage, similarities, found, least, marks):  # type: ignore[no-untyped-def]
+    """Those of the nearest columns whose cosines reach ``least``, in a heap; returns how many there are."""
+    count, k, own, words = 0, found.size, norms[j], marks.view(np.uint64)
     least *= ALMOST
     for start in range(0, row.size, PIECE):
         values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
@@ -165,8 +212,7 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks)
                         count = _offer(similarity, start + i, similarities, found, count)
                         if count == k:
                             least = similarities[0]
-    found[:count].sort()
-    found[count:] = -1
+    return count
 
 
 @numba.njit(parallel=True, nogil=True, cache=True)
@@ -310,19 +356,29 @@ def _solve_sparse(  # type: ignore[no-untyped-def]
             weights[t, :k] = w[:k]
 
 
+@numba.njit(parallel=True, nogil=True, cache=True)
+def _add_same(out, own, values, factor, strands):  # type: ignore[no-untyped-def]
+    for s in numba.prange(strands):
+        for j in range(s, own.size, strands):
+            value, row = own[j], out[j, : values.size]
+            if value >= 0:
+                for i in range(row.size):
+                    row[i] += factor if values[i] == value else np.float32(0)
+
+
 def _strands() -> int:
     """Pieces of work: one scratch memory each, taken by turns."""
     return int(numba.get_num_threads())
 
 
 def symmetric_sum(
-    first: Float32, others: Sequence[tuple[Float32 | Csr, float]], memory: Float32 | None = None
+    first: Float32, others: Sequence[tuple[Square, float]], memory: Float32 | None = None
 ) -> Float32:
     """``F + Σ factor · O`` of symmetric matrices.
 
     Args:
         first: F, float32 [n, n].
-        others: each O, float32 [m, m] or CSR with m rows, and its factor; where m < n it is the upper left corner.
+        others: each O, [m, m], and its factor; where m < n it is the upper left corner.
         memory: float32 [n, n] to write the sum into: fresh memory costs as much as the sum.
     """
     out: Float32 = np.empty_like(first) if memory is None else memory
@@ -332,7 +388,9 @@ def symmetric_sum(
         part = out[start:stop]  # stays in the cache while everything is added to it
         _add_dense(part, first[start:stop], np.float32(1), True, _strands())
         for other, factor in others:
-            if not isinstance(other, Csr):
+            if isinstance(other, SameValue):
+                _add_same(part, other.values[start:stop], other.values, np.float32(factor), _strands())
+            elif not isinstance(other, Csr):
                 _add_dense(part, other[start:stop], np.float32(factor), False, _strands())
             elif start < other.n_rows:
                 indptr = other.indptr[start : min(stop, other.n_rows) + 1]

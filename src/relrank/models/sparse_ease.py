@@ -32,8 +32,10 @@ from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import Knob, check_range, user_rows
 from relrank.models.estimates import Estimate
-from relrank.models.linear import full_gram, gram, products_of
+from relrank.models.linear import full_gram, products_of
 from relrank.models.local_regression import (
+    SameValue,
+    Square,
     by_input,
     nearest_dense,
     nearest_sparse,
@@ -280,9 +282,12 @@ class SparseEASE(SparseLinear):
         """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept for the last few ways to weigh users."""
         kept: dict[Any, Float32] = _kept(self.graph.interactions).setdefault("histories", {})
         key = float(self.config.user_power), self._edges(self.graph.user)
-        square = kept.pop(key) if key in kept else full_gram(gram(self.scaled_rows().transpose()))
-        while len(kept) >= HISTORIES:
-            del kept[next(iter(kept))]
+        square = kept.pop(key, None)
+        if square is None:
+            memory = kept.pop(next(iter(kept))) if len(kept) >= HISTORIES else None
+            rows = self.scaled_rows().transpose()
+            fits = memory is not None and len(memory) == rows.n_rows
+            square = full_gram(rows, memory if fits else None)
         kept[key] = square  # the latest stands last
         return square
 
@@ -315,7 +320,7 @@ _Kept = dict[str, Any]
 """What the last trial on some interactions made, by stage: key and value."""
 _SOLVING = threading.Lock()
 _KEPT: WeakKeyDictionary[Relation, _Kept] = WeakKeyDictionary()
-_GRAMS: WeakKeyDictionary[Relation, tuple[Int32, Float32 | Csr]] = WeakKeyDictionary()
+_GRAMS: dict[ref[Relation], tuple[Int32, Square]] = {}
 
 
 def _kept(interactions: Relation) -> _Kept:
@@ -326,21 +331,42 @@ def _kept(interactions: Relation) -> _Kept:
     return _KEPT[interactions]
 
 
-def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
-    """``R Rᵀ`` of a relation's item rows, sparse where most pairs share nothing; kept while the relation lives."""
+def _gram_of(graph: Graph, relation: Relation) -> Square:
+    """``R Rᵀ`` of a relation's item rows, in the form that takes least; kept while the relation lives."""
     rows = rows_of(graph, relation)
-    known = _GRAMS.get(relation)
+    known = _GRAMS.get(ref(relation))
     if known is not None and known[0] is rows.indices:
         return known[1]
+    memory = _memory_of_the_dead(rows.n_rows)
+    degrees = rows.degrees()
+    square: Square
     # products bound the pairs from above: each brings at most one
-    sparse = 2 * SPARSE_PAIRS * products_of(rows) <= rows.n_rows**2
-    square = product(rows, rows.transpose()) if sparse else full_gram(gram(rows))
+    if 2 * SPARSE_PAIRS * products_of(rows) <= rows.n_rows**2:
+        square = product(rows, rows.transpose())
+    elif degrees.max(initial=0) <= 1:
+        values = np.full(rows.n_rows, -1, np.int32)
+        values[degrees == 1] = rows.indices
+        square = SameValue(values)
+    else:
+        square = full_gram(rows, memory)
     if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
-        _GRAMS[relation] = rows.indices, square
+        _GRAMS[ref(relation)] = rows.indices, square
     return square
 
 
-def _bytes_of(square: Float32 | Csr) -> int:
+def _memory_of_the_dead(n: int) -> Float32 | None:
+    """Forget the squares of relations that are gone; one of n rows among them, to write another one into."""
+    found = None
+    for relation in [relation for relation in _GRAMS if relation() is None]:
+        _, square = _GRAMS.pop(relation)
+        if isinstance(square, np.ndarray) and len(square) == n:
+            found = square
+    return found
+
+
+def _bytes_of(square: Square) -> int:
+    if isinstance(square, SameValue):
+        return square.values.nbytes
     return square.indices.nbytes + square.data.nbytes if isinstance(square, Csr) else square.nbytes
 
 

@@ -27,7 +27,7 @@ from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.graph.chains import Chain, chain_of
 from relrank.graph.cuts import Cut
 from relrank.models import sparse_ease
-from relrank.models.linear import full_gram, gram, products_by_row
+from relrank.models.linear import full_gram, products_by_row
 from relrank.models.local_regression import (
     add_rows,
     lengths,
@@ -79,9 +79,9 @@ class _DenseGram:
         self.by_column = self.scaled.transpose()
         self.parts = [(r.name, rows_of(model.graph, r), w) for r, w in model.in_use(model.graph.item)]
         self.back = {name: rows.transpose() for name, rows, _ in self.parts}
-        self.g = full_gram(gram(self.by_column))
+        self.g = full_gram(self.by_column)
         for _, rows, weight in self.parts:
-            symmetric_sum(self.g, [(full_gram(gram(rows)), weight)], self.g)
+            symmetric_sum(self.g, [(full_gram(rows), weight)], self.g)
 
     def near(self, items: Int64) -> _Near:
         """Rows of G as it stands."""
