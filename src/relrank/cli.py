@@ -125,6 +125,15 @@ def study(
         Literal["local", "ray"],
         typer.Option(help='Who runs it: this process, or Ray, on many cores or machines at once (extra "ray").'),
     ] = "local",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Cells at once on this machine, in a process each that gets its share of the cores.",
+        ),
+    ] = 1,
     address: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +164,7 @@ def study(
     A study that was interrupted goes on where it was; a changed setting runs what it changes.
 
     Examples: **relrank study studies/planted.toml** · **relrank study studies/planted.toml --track mlflow** ·
-    **relrank study studies/planted.toml --engine ray**
+    **relrank study studies/planted.toml --jobs 2** · **relrank study studies/planted.toml --engine ray**
     """
     from rich.console import Console
 
@@ -168,7 +177,7 @@ def study(
     from relrank.study.run import smoke as small
 
     _check_tracking(track, tracking_uri)
-    engines = _engine(engine, address, cores)
+    engines = _engine(engine, jobs, address, cores)
     config = read_study(study)
     console = Console()
     folder = out or Path("runs") / config.name
@@ -571,15 +580,24 @@ def _process_group() -> Iterator[ProcessGroup]:
         raise SystemExit(2) from None
 
 
-def _engine(engine: str, address: str | None, cores: int | None) -> AbstractContextManager[Engine]:
+def _engine(engine: str, jobs: int, address: str | None, cores: int | None) -> AbstractContextManager[Engine]:
     """What runs the study's cells; what can be wrong with it is said before data is read."""
     if engine == "local":
         if address is not None or cores is not None:
             option = "--cores" if address is None else "--address"
             raise InputError("option of Ray", where=f"relrank study {option}", expected="--engine ray", found="local")
+        if jobs > 1:
+            from relrank.study.process_engine import Processes
+
+            return Processes(jobs)
         from relrank.study.engines import OneByOne
 
         return nullcontext(OneByOne())
+    if jobs > 1:
+        raise InputError(
+            "option of this machine alone", where="relrank study --jobs", found="--engine ray",
+            expected="--engine local; Ray runs as many cells at once as there are cores",
+        )  # fmt: skip
     from relrank.study.ray_engine import RayEngine
 
     return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)

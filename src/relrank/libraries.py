@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -20,3 +22,17 @@ def fitting() -> dict[str, str]:
     if "avx512f" in flags and "avx512vl" in flags:
         found["OPENBLAS_CORETYPE"] = "SkylakeX"
     return found
+
+
+def settle(threads: int, environment: Mapping[str, str]) -> None:
+    """Set what libraries read once, in a process that has not loaded them yet.
+
+    Args:
+        threads: of each library.
+        environment: what another process goes by; of it, what ``fitting`` names here.
+    """
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS"):
+        os.environ[f"{name}_MAX_THREADS" if name == "POLARS" else f"{name}_NUM_THREADS"] = str(threads)
+    for name in fitting():
+        if name in environment:
+            os.environ.setdefault(name, environment[name])

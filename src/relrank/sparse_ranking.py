@@ -197,7 +197,7 @@ def rank_few_items(  # type: ignore[no-untyped-def]
     i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, users, seen_indptr, seen_items, truth_indptr,
     truth_items, closed, higher, equal, constant, not_finite, n_items,
 ):  # fmt: skip
-    """``rank_sparse`` without lists, for catalogues whose scores stay in the cache: all are made, and counted at once.
+    """``rank_sparse`` without lists, for catalogues whose scores stay in the cache: all of them are made and counted.
 
     Arguments as there, and the number of items.
     """

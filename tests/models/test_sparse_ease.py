@@ -97,6 +97,8 @@ def by_definition(graph: Graph, c: SparseEASEConfig) -> np.ndarray:
         similarity[j] = 0
         near = np.argsort(-similarity, kind="stable")[: c.neighbours]
         near = near[similarity[near] > 0]
+        if SparseEASE(graph, c).of_all:
+            near = np.delete(np.arange(n), j)
         b[near, j] = np.linalg.solve(g[np.ix_(near, near)] + c.l2 * np.eye(near.size), g[near, j])
     popularity = np.maximum((x > 0).sum(0), 1.0) ** c.item_power
     return inputs @ b * popularity
@@ -128,8 +130,12 @@ def crowded(graph: Graph) -> Graph:
     return replace(graph, interactions=Relation.of("chose", "user", "item", src, dst, duplicates="first"))
 
 
-def test_with_all_neighbours_it_is_relational_ease(graph):
-    graph = crowded(graph.only("has_tag", "similar", "tagged"))
+@pytest.mark.parametrize("every_item_near", [True, False])
+def test_with_all_neighbours_it_is_relational_ease(graph, every_item_near):
+    """With one inverse whatever is near, and item by item where all are."""
+    graph = graph.only("has_tag", "similar", "tagged")
+    if every_item_near:
+        graph = crowded(graph)
     limit = {"neighbours": 10**6, "user_power": 0.0, "item_power": 0.0}
     for weight in (0.0, 4.0):
         own = SparseEASE(graph, SparseEASEConfig(l2=5.0, weight=weight, **limit)).solve().score(USERS)
@@ -139,6 +145,29 @@ def test_with_all_neighbours_it_is_relational_ease(graph):
 
 def pairs_of(values: np.ndarray) -> np.ndarray:
     return (np.equal.outer(values, values) & (values >= 0)).astype(np.float32)
+
+
+def test_one_inverse_is_the_regressions_one_by_one(graph, monkeypatch):
+    graph = crowded(graph.only("has_tag", "similar", "tagged"))
+    config = SparseEASEConfig(neighbours=10**6, l2=2.0, item_power=0.2)
+    assert SparseEASE(graph, config).of_all
+    whole = SparseEASE(graph, config).solve().score(USERS)
+    monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", 0)
+    sparse_ease.clear_kept()
+    assert not SparseEASE(graph, config).of_all
+    np.testing.assert_allclose(SparseEASE(graph, config).solve().score(USERS), whole, atol=2e-5)
+
+
+def test_all_columns_are_tried_where_one_inverse_has_them(graph, monkeypatch):
+    """Pseudo-items count, too: else a search would factorise a matrix of them for every item."""
+    whole = graph.n_items - 1
+    assert max(SparseEASE.knobs(graph)[1].ladder) == whole
+    big = replace(graph, nodes={**graph.nodes, "item": IdMap("item", pl.Series(range(900)))})
+    assert SparseEASE.knobs(big)[1].ladder[-1] == 899
+    assert {"neighbours": 899, "l2": 200.0, "user_power": 0.0} in SparseEASE.starts(big)
+    monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", 900 + len(graph.nodes["city"]))
+    assert SparseEASE.knobs(big)[1].ladder[-1] == 400
+    assert SparseEASE.knobs(big.only("has_tag", "lives_in"))[1].ladder[-1] == 899
 
 
 def test_one_value_an_item_is_what_its_matrix_is(monkeypatch):

@@ -1,10 +1,11 @@
 """A bench that went through files is the bench it was: same keys, same rows, same edges."""
 
+import json
 from dataclasses import fields, replace
 
 import numpy as np
 
-from relrank.study.bench_files import pack, unpack
+from relrank.study.bench_files import pack, pack_cell, unpack, unpack_cell
 from relrank.study.config import read_study
 from relrank.study.run import grid, prepare
 
@@ -34,3 +35,16 @@ def test_a_bench_is_the_same_after_its_files(study_file):
         assert np.array_equal(other.attributes.indices, bench.attributes.indices)
         assert other.attributes.n_cols == bench.attributes.n_cols
         assert other.split.train.user.flags.writeable  # as those that were prepared here
+
+
+def test_a_cell_is_the_same_after_its_values(study_file):
+    config = read_study(study_file)
+    material = prepare(config, study_file.parent)
+    for cell in grid(config, material):
+        begun = replace(cell, after=("a", "b"), begins=({"l2": 10.0},), there=("a",), adds=True)
+        for one in (cell, begun):
+            there = unpack_cell(json.loads(json.dumps(pack_cell(one))), cell.bench)
+            assert there.key() == one.key()
+            assert there.begins == one.begins
+            assert there.there == one.there
+            assert there.adds == one.adds

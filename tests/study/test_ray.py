@@ -1,6 +1,5 @@
 """Studies over Ray, on a cluster of two machines with one core each, both of them this one."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,20 +7,18 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from unittest import mock
 
-import polars as pl
 import psutil
 import pytest
+from engine_runs import STUDY, Counting, cells, same
 from threadpoolctl import threadpool_limits
 
 import relrank
 from relrank import cli
-from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
 from relrank.study import ray_worker
-from relrank.study.bench_files import pack
+from relrank.study.bench_files import pack, pack_cell
 from relrank.study.config import read_study
 from relrank.study.engines import Silent
 from relrank.study.fits import needed
@@ -31,55 +28,8 @@ from relrank.study.run import grid, keep_winner, prepare, run_study
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: these machines are on the loopback alone
 ray = pytest.importorskip("ray")
 
-STUDY = """
-name = "small"
-[data]
-dataset = "planted"
-planted = { users = 200, items = 120, per_user = 6, groups = 12, seed = 3 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.noise]
-kind = "attribute"
-node = "item"
-column = "noise"
-[study]
-trials = 2
-attribute = "driver"
-item_groups = ["driver"]
-[[models]]
-name = "ease"
-[[models]]
-name = "relational-ease"
-arms = ["interactions", "all", "rewired"]
-[[models]]
-name = "relational-lightgcn"
-arms = ["interactions", "all"]
-config = { dim = 16, negatives = 64 }
-train = { epochs = 40, batch = 64, every = 5 }
-"""
 CELLS = 1 + 4 + 2
 MACHINE = {"num_cpus": 1, "object_store_memory": 100 << 20}
-
-
-class Counting(Silent):
-    """Counts what it is told of."""
-
-    def __init__(self):
-        self.started, self.gone, self.finished = [], [], []
-
-    def start(self, cell):
-        self.started.append(cell.key())
-
-    def lost(self, cell, why):
-        self.gone.append(cell.key())
-
-    def done(self, cell, result, fresh):
-        if fresh:
-            self.finished.append(cell.key())
 
 
 class Apart(RayEngine):
@@ -130,37 +80,6 @@ def local(study):
     with threadpool_limits(1):
         result = run_study(config, material, folder / "local")
     return result, cells(folder / "local")
-
-
-def cells(out):
-    """By key: what was tuned and chosen, costs apart, and the bytes of tables and weights."""
-    found = {}
-    for folder in (out / "cells").iterdir():
-        note = json.loads((folder / "cell.json").read_text())
-        cost = note.pop("cost")
-        assert min(cost.values()) >= 0
-        assert (cost["tune"] > 0) == bool(note["trials"])  # of a trial that another cell made, too
-        if (folder / "history.parquet").exists():
-            note["history"] = pl.read_parquet(folder / "history.parquet").drop("seconds").to_dicts()
-        weights = folder / "model.safetensors"  # the order of its header is nobody's promise
-        tensors = load_tensors(weights)[0] if weights.exists() else {}
-        arrays = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-        found[folder.name] = note, {"users": (folder / "users.parquet").read_bytes(), **arrays}
-    return found
-
-
-def same(result, out, local):
-    expected, there = local
-    found = cells(out)
-    assert found.keys() == there.keys()
-    for key, (note, files) in found.items():
-        assert note == there[key][0]
-        assert files.keys() == there[key][1].keys()
-        assert [name for name in files if files[name] != there[key][1][name]] == [], (note["model"], note["arm"])
-    for table in ("verdicts", "effects", "groups", "tuning", "curves", "group_metrics"):
-        assert getattr(result, table).equals(getattr(expected, table), null_equal=True), table
-    costs = ("seconds", "peak_mb")
-    assert result.leaderboard.drop(costs).equals(expected.leaderboard.drop(costs), null_equal=True)
 
 
 def test_the_same_to_the_bit_on_machines_that_do_not_see_the_folder(cluster, study, local):
@@ -222,7 +141,7 @@ def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
                     os.kill(worker.pid, signal.SIGKILL)
 
     with (
-        mock.patch("relrank.study.ray_engine.TRIES", 1),
+        mock.patch("relrank.study.engines.TRIES", 1),
         pytest.raises(InputError, match="its worker died 1 times"),
         RayEngine(cluster.address) as engine,
     ):
@@ -279,9 +198,8 @@ def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_pat
 def order_of(cell, folder):
     """What a worker is told, of a study whose folder it does not see."""
     return {
-        "key": cell.key(), "model": cell.model.model_dump(), "arm": asdict(cell.arm),
-        "study": cell.study.model_dump(), "relrank": relrank.__version__, "cores": 1, "folder": str(folder),
-        "mark": ".mark", "environment": {}, "after": list(cell.after), "begins": [], "there": [],
+        "key": cell.key(), "cell": pack_cell(cell), "relrank": relrank.__version__, "cores": 1,
+        "folder": str(folder), "mark": ".mark", "environment": {},
     }  # fmt: skip
 
 
@@ -371,19 +289,19 @@ def test_without_ray_the_extra_is_named():
         mock.patch.dict(sys.modules, ray=None),
         pytest.raises(InputError, match=r"ray is not installed(.|\n)*relrank\[ray\]"),
     ):
-        cli._engine("ray", None, None)
+        cli._engine("ray", 1, None, None)
 
 
 def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match=r"no Ray to run on(.|\n)*127\.0\.0\.1:1"):
-        cli._engine("ray", "127.0.0.1:1", None)
+        cli._engine("ray", 1, "127.0.0.1:1", None)
     with (
         mock.patch.dict(os.environ, RAY_ADDRESS="http://127.0.0.1:8265"),
         pytest.raises(InputError, match=r"not a cluster's address(.|\n)*RAY_ADDRESS(.|\n)*of jobs"),
     ):
-        cli._engine("ray", None, None)
+        cli._engine("ray", 1, None, None)
     with pytest.raises(InputError, match="--cores"):
-        cli._engine("local", None, 2)
+        cli._engine("local", 1, None, 2)
 
 
 def test_nothing_imports_ray_unasked():

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.csr import Csr, Float32, Int32, Int64
+from relrank.models.linear import regression_weights
 
 LANES = 8
 """Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
@@ -371,9 +372,7 @@ def _strands() -> int:
     return int(numba.get_num_threads())
 
 
-def symmetric_sum(
-    first: Float32, others: Sequence[tuple[Square, float]], memory: Float32 | None = None
-) -> Float32:
+def symmetric_sum(first: Float32, others: Sequence[tuple[Square, float]], memory: Float32 | None = None) -> Float32:
     """``F + Σ factor · O`` of symmetric matrices.
 
     Args:
@@ -483,6 +482,25 @@ def weights_sparse(columns: Csr, l2: float, targets: Int64, neighbours: Int32) -
         _strands(),
     )  # fmt: skip
     return weights
+
+
+def weights_of_all(g: Float32, l2: float, targets: Int64) -> tuple[Int32, Float32]:
+    """Each target regressed on all other columns: one inverse in place of a factorisation for each.
+
+    Args:
+        g: as for ``nearest_dense``.
+        l2: ridge penalty λ, above 0.
+        targets: columns, int64 [n_targets].
+
+    Returns:
+        int32 and float32 [n_targets, n − 1]: all other columns, ascending, and their weights.
+    """
+    a = g.copy()
+    a[np.diag_indices_from(a)] += np.float32(l2)
+    weights = regression_weights(a)[0].T[targets]
+    others = np.arange(len(g)) != targets[:, None]
+    shape = targets.size, len(g) - 1
+    return np.nonzero(others)[1].astype(np.int32).reshape(shape), weights[others].reshape(shape)
 
 
 def by_input(neighbours: Int32, weights: Float32, targets: Int64, shape: tuple[int, int]) -> Csr:

@@ -7,9 +7,10 @@ the same stack of rows as relational EASE: Z holds the interactions above the we
 
 R_r has the items' rows of relation r, each of Euclidean length 1. Ω weighs users by ``n_u^−a``, on average 1 an
 interaction; n_u and n_j are numbers of training interactions. N_j holds the columns of largest shrunk cosine
-``g_ij / (√(g_ii g_jj) + s)``. With all columns as neighbours, a = 0 and c = 0 this is relational EASE, and EASE
-without relations. Relations of users are further columns, as in relational EASE; a relation that touches neither
-users nor items is composed along the shortest chain of relations that leads there.
+``g_ij / (√(g_ii g_jj) + s)``; K of all other items or more means all columns, and one inverse then gives all weights.
+With those, a = 0 and c = 0 this is relational EASE, and EASE without relations. Relations of users are further
+columns, as in relational EASE; a relation that touches neither users nor items is composed along the shortest chain
+of relations that leads there.
 
 SLIM on a neighbourhood: Ning & Karypis 2011; with side information: Ning & Karypis 2012; sparse blocks of the closed
 form: Steck 2019, "Markov Random Fields for Collaborative Filtering"; Spišák et al. 2023, "Scalable Approximate
@@ -41,6 +42,7 @@ from relrank.models.local_regression import (
     nearest_sparse,
     symmetric_sum,
     weights_dense,
+    weights_of_all,
     weights_sparse,
 )
 from relrank.models.relation_rows import WEIGHTS, in_use, rows_of, side_by_side, stacked
@@ -50,6 +52,8 @@ MOST_WEIGHTS = 100_000_000
 """Numbers of neighbours with which all items together would have more weights than this are not tried."""
 DENSE_COLUMNS = 10_000
 """Up to so many columns Gram matrices are dense and kept between trials; above, no matrix of all pairs is made."""
+ALL_COLUMNS = 5_000
+"""Up to so many columns each item may be regressed on all others, by one inverse."""
 ROW_ENTRIES = 3_000
 """Above DENSE_COLUMNS, rows with more entries bring no items near each other; they count in the regressions."""
 SPARSE_PAIRS = 6
@@ -65,7 +69,7 @@ class SparseEASEConfig:
     """Hyper-parameters of sparse EASE."""
 
     neighbours: int = 50
-    """K, items that each item is regressed on."""
+    """K, items that each item is regressed on; up to ALL_COLUMNS columns, as many as there are others means all."""
     l2: float = 20.0
     """Ridge penalty λ, in interactions."""
     user_power: float = 0.5
@@ -102,7 +106,8 @@ class SparseEASE(SparseLinear):
         """
         most = max(graph.n_items - 1, 1)
         fit = [k for k in (20, 50, 100, 200, 400) if k * graph.n_items <= MOST_WEIGHTS]
-        sizes = tuple(sorted({min(k, most) for k in (10, *fit)}))
+        whole = (most,) if _columns_at_most(graph) <= ALL_COLUMNS else ()
+        sizes = tuple(sorted({min(k, most) for k in (10, *fit, *whole)}))
         return (
             Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
             Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
@@ -114,10 +119,11 @@ class SparseEASE(SparseLinear):
 
     @classmethod
     def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
-        """Near EASE: many neighbours, more penalty, users alike. From few neighbours no single step leads there."""
+        """Near EASE, and EASE: many neighbours, more penalty, users alike. No single step leads there from few."""
         near_ease = {"neighbours": 200, "l2": 100.0, "user_power": 0.0}
-        reachable = all(near_ease.get(knob.name) in (None, *knob.ladder) for knob in cls.knobs(graph))
-        return (near_ease,) if reachable else ()
+        ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0}
+        ladders = {knob.name: knob.ladder for knob in cls.knobs(graph)}
+        return tuple(s for s in (near_ease, ease) if all(value in ladders[name] for name, value in s.items()))
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
@@ -141,15 +147,17 @@ class SparseEASE(SparseLinear):
             else:
                 m += len(graph.nodes[other])
         k = max(min(int(config.neighbours), m - 1), 1)
+        of_all = config.neighbours >= n - 1 and m <= ALL_COLUMNS
         weights, one = 25 * n * k, estimates.square(m)
         if m <= DENSE_COLUMNS:
             kept = (1 + HISTORIES) * one + one * min(squares, CACHE_BYTES // max(one, 1))
-            peak = kept + max(one + one // 2 if squares else 0, weights)
-            blocks = n * k * k / 2
+            peak = kept + max(one + one // 2 if squares else 0, weights) + 2 * one * of_all
+            blocks = 0.0 if of_all else n * k * k / 2
         else:
             peak = max(40 * entries, 16 * entries + weights)
             blocks = n * k * (entries / m) * 4
-        return Estimate(peak + estimates.sparse(entries), n * (k**3 / 3 + k * k), 2 * products + blocks)
+        solving = m**3 if of_all else n * (k**3 / 3 + k * k)
+        return Estimate(peak + estimates.sparse(entries), solving, 2 * products + blocks)
 
     @classmethod
     def release(cls) -> None:
@@ -199,6 +207,11 @@ class SparseEASE(SparseLinear):
     def n_neighbours(self) -> int:
         """Neighbours of an item at most."""
         return min(int(self.config.neighbours), self.n_columns - 1) or 1
+
+    @property
+    def of_all(self) -> bool:
+        """Whether each item is regressed on all columns, by one inverse."""
+        return self.config.neighbours >= self.graph.n_items - 1 and self.n_columns <= min(ALL_COLUMNS, DENSE_COLUMNS)
 
     def solve(self) -> Self:
         """Neighbours, Gram blocks and one small Cholesky factorisation per item."""
@@ -251,6 +264,10 @@ class SparseEASE(SparseLinear):
             before = kept.pop("stack", (None, None))[1]
             kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self.columns_and_rows()
         matrix = kept["stack"][1]
+        if self.of_all:
+            solution = _Solution(*weights_of_all(matrix, c.l2, targets))
+            kept["solution"] = (*selection, float(c.l2)), solution
+            return solution
         if kept.get("neighbours", (None,))[0] != selection:
             before = kept.get("neighbours", (None, None))[1]
             found = (
@@ -314,6 +331,15 @@ class SparseEASE(SparseLinear):
         row = np.concatenate([history.rows(), beside.rows()])
         col = np.concatenate([history.indices, beside.indices + history.n_cols])
         return Csr.from_pairs(row, col, (rows.size, self.n_columns), np.concatenate([history.data, beside.data]))
+
+
+def _columns_at_most(graph: Graph) -> int:
+    """Items, and pseudo-items if every relation of users were in use."""
+    n = graph.n_items
+    for relation in graph.relations.values():
+        if end_of(graph, relation) == graph.user:
+            n += len(graph.nodes[relation.target if relation.source == graph.user else relation.source])
+    return n
 
 
 _Kept = dict[str, Any]

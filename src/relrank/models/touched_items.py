@@ -35,6 +35,7 @@ from relrank.models.local_regression import (
     nearest_sparse,
     symmetric_sum,
     weights_dense,
+    weights_of_all,
     weights_sparse,
 )
 from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
@@ -113,6 +114,8 @@ class _DenseGram:
     def solve(self, targets: Int64) -> tuple[Int32, Float32]:
         """Neighbours and weights of targets, [n_targets, K] each."""
         c = self.model.config
+        if self.model.of_all:
+            return weights_of_all(self.g, c.l2, targets)
         neighbours = nearest_dense(self.g, self.model.n_neighbours, c.shrinkage, targets)
         return neighbours, weights_dense(self.g, c.l2, targets, neighbours)
 

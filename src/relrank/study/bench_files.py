@@ -1,6 +1,7 @@
-"""A bench as a handful of files, for a process that sees neither the tables nor this memory. Nothing is unpickled.
+"""A bench as a handful of files, a cell as plain values, for a process that sees neither the tables nor this memory.
 
-The graph is a bundle (``graph.bundle``), rows and attributes are safetensors, groups are Parquet, the rest is JSON.
+Of a bench nothing is unpickled: the graph is a bundle (``graph.bundle``), rows and attributes are safetensors, groups
+are Parquet, the rest is JSON.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +20,9 @@ import polars as pl
 from relrank.csr import Csr
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.recipes import InteractionWeights
-from relrank.study.cells import Bench
+from relrank.study.arms import Arm
+from relrank.study.cells import Bench, Cell
+from relrank.study.config import ModelSection, StudySection
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Notice
 
@@ -87,4 +91,22 @@ def unpack(files: Mapping[str, bytes]) -> Bench:
     interactions = InteractionWeights.model_validate(note["interactions"])
     return Bench(
         note["seed"], split, graph, user_groups, item_groups, attributes, note["beside"], note["refit"], interactions
+    )  # fmt: skip
+
+
+def pack_cell(cell: Cell) -> dict[str, Any]:
+    """All of a cell but its bench, as plain JSON."""
+    return {
+        "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
+        "after": list(cell.after), "begins": [dict(values) for values in cell.begins], "there": list(cell.there),
+        "adds": cell.adds,
+    }  # fmt: skip
+
+
+def unpack_cell(values: Mapping[str, Any], bench: Bench) -> Cell:
+    """The cell that ``pack_cell`` was given, on a bench."""
+    return Cell(
+        ModelSection.model_validate(values["model"]), Arm(**values["arm"]), bench,
+        StudySection.model_validate(values["study"]), tuple(values["after"]), tuple(values["begins"]),
+        tuple(values["there"]), values["adds"],
     )  # fmt: skip

@@ -7,9 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from relrank.errors import InputError
 from relrank.memory import out_of_memory
 from relrank.models import MODELS, ClosedForm
 from relrank.study.cells import Cell, CellResult, Known, Say, beginning, run_cell
+
+TRIES = 5
+"""Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
 
 
 class Watcher(Protocol):
@@ -97,7 +101,7 @@ class OneByOne:
         last: Cell | None = None
         for key, cell in cells.items():
             if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
-                _release(last)
+                release(last)
             last = cell
             watcher.start(cell)
             yield key, self._result(beginning(cell, folder), folder / key, partial(watcher.say, cell))
@@ -108,7 +112,7 @@ class OneByOne:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-        _release(cell)
+        release(cell)
         return None
 
     def memory(self) -> int | None:
@@ -120,7 +124,25 @@ class OneByOne:
         return {}
 
 
-def _release(cell: Cell) -> None:
+def refuse_deadly(cell: Cell, deaths: int, why: str) -> None:
+    """Give up on a cell whose workers died ``TRIES`` times.
+
+    Raises:
+        InputError: they did.
+    """
+    if deaths >= TRIES:
+        raise InputError(
+            f"its worker died {TRIES} times", where=named(cell), found=why,
+            expected="workers that live: is there memory for so many cells at once? Fewer at once have more each",
+        ) from None  # fmt: skip
+
+
+def named(cell: Cell) -> str:
+    """A cell as errors name it."""
+    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
+
+
+def release(cell: Cell) -> None:
     """Matrices that a closed form keeps for other arms of the same split: another cell needs the memory."""
     kind = MODELS[cell.model.kind]
     if issubclass(kind, ClosedForm):

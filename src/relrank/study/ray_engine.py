@@ -15,7 +15,6 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,15 +23,13 @@ import relrank
 from relrank.errors import InputError
 from relrank.libraries import fitting
 from relrank.models import MODELS, Trained
-from relrank.study import ray_worker
-from relrank.study.bench_files import pack
+from relrank.study import engines, ray_worker
+from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
-from relrank.study.engines import Watcher
+from relrank.study.engines import Watcher, named, refuse_deadly
 from relrank.study.fits import needed
 from relrank.whole import whole_folder
 
-TRIES = 5
-"""Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
 POLL = 0.3
 """Seconds between two looks at what workers say."""
 LOCAL = {"127.0.0.1"}
@@ -178,11 +175,11 @@ class RayEngine:
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
 
-        A cell whose worker Ray killed for want of memory ``TRIES`` times is left out.
+        A cell whose worker Ray killed for want of memory ``engines.TRIES`` times is left out.
 
         Raises:
             InputError: what a cell finds wrong; another relrank on a machine; no machine large enough, or no longer
-                one; a cell whose workers died ``TRIES`` times.
+                one; a cell whose workers died ``engines.TRIES`` times.
             OSError: a worker could not write.
         """
         ray, folder = self._ray, folder.resolve()
@@ -222,11 +219,11 @@ class RayEngine:
                     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError,
                             ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:  # fmt: skip
                         deaths[key] += 1
-                        if deaths[key] == TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
+                        if deaths[key] == engines.TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
                             del left[key]
                             yield key, None
                             continue
-                        _refuse_deadly(cell, deaths[key], error)
+                        refuse_deadly(cell, deaths[key], _first_sentence(error))
                         watcher.lost(cell, _first_sentence(error))
                         begun.discard(key)
                         queue.insert(0, key)
@@ -250,8 +247,7 @@ class RayEngine:
 
     def _submit(self, key: str, cell: Cell, folder: Path, mark: str, needs: Mapping[str, int]) -> Any:
         order = {
-            "key": key, "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
-            "after": list(cell.after), "begins": [dict(b) for b in cell.begins], "there": list(cell.there),
+            "key": key, "cell": pack_cell(cell),
             "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
             "environment": {name: os.environ[name] for name in fitting() if name in os.environ},
         }  # fmt: skip
@@ -290,7 +286,7 @@ class RayEngine:
             if not any(all(node.get(name, 0) >= n for name, n in needs.items()) for node in nodes):
                 largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in nodes)
                 raise InputError(
-                    "no machine can run this cell", where=_named(cell), found="; ".join(sorted(set(largest))),
+                    "no machine can run this cell", where=named(cell), found="; ".join(sorted(set(largest))),
                     expected=f"a machine with {needs['CPU']} cores and {needs['GPU']} GPUs",
                 )  # fmt: skip
 
@@ -316,18 +312,6 @@ def _files_of(answer: dict[str, Any]) -> dict[str, bytes]:
         raise OSError(answer["failed"])
     files: dict[str, bytes] = answer["files"]
     return files
-
-
-def _refuse_deadly(cell: Cell, deaths: int, error: Exception) -> None:
-    if deaths == TRIES:
-        raise InputError(
-            f"its worker died {TRIES} times", where=_named(cell), found=_first_sentence(error),
-            expected="workers that live: is there memory for so many cells at once? More cores per cell are fewer",
-        ) from None  # fmt: skip
-
-
-def _named(cell: Cell) -> str:
-    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
 
 
 def _first_sentence(error: Exception) -> str:

@@ -7,7 +7,6 @@ threads are.
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import tempfile
@@ -79,9 +78,9 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     """Run one cell.
 
     Args:
-        order: ``key`` of the cell, its ``model``, ``arm``, ``study``, ``after``, ``begins``, ``there``, the
-            ``relrank`` wanted, number of ``cores``, ``environment`` of numerical libraries, ``folder`` of the
-            study's cells, ``mark`` that lies in it.
+        order: ``key`` of the cell, the ``cell`` (``bench_files.pack_cell``), the ``relrank`` wanted, number of
+            ``cores``, ``environment`` of numerical libraries, ``folder`` of the study's cells, ``mark`` that lies
+            in it.
         bench: see ``bench_files``.
         board: the study's.
 
@@ -98,14 +97,14 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         here = "none"
     if here != order["relrank"]:
         return {"other": here, "host": socket.gethostname()}
-    _settle(order["cores"], order["environment"])
+    from relrank.libraries import settle
+
+    settle(order["cores"], order["environment"])
 
     from relrank.errors import InputError
     from relrank.memory import out_of_memory
-    from relrank.study.arms import Arm
-    from relrank.study.bench_files import unpack
-    from relrank.study.cells import Cell, fill_cell
-    from relrank.study.config import ModelSection, StudySection
+    from relrank.study.bench_files import unpack, unpack_cell
+    from relrank.study.cells import fill_cell
 
     key, said = order["key"], 0.0
 
@@ -118,11 +117,7 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
     say("")
     own: Path | None = None  # a folder of this machine's, kept only where the worker is killed, for the next one
     try:
-        cell = Cell(
-            ModelSection.model_validate(order["model"]), Arm(**order["arm"]), unpack(bench),
-            StudySection.model_validate(order["study"]), tuple(order["after"]), tuple(order["begins"]),
-            tuple(order["there"]),
-        )  # fmt: skip
+        cell = unpack_cell(order["cell"], unpack(bench))
         if (seen := cell.key()) != key:
             raise RuntimeError(f"cell {key} arrived as {seen}")
         folder, mark = Path(order["folder"]), order["mark"]
@@ -146,14 +141,3 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         if own is not None:
             shutil.rmtree(own, ignore_errors=True)
     return {"files": files}
-
-
-def _settle(cores: int, environment: dict[str, str]) -> None:
-    """What libraries read once, when they are loaded: threads, and what the study's own process goes by."""
-    from relrank.libraries import fitting
-
-    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS"):
-        os.environ[f"{name}_MAX_THREADS" if name == "POLARS" else f"{name}_NUM_THREADS"] = str(cores)
-    for name in fitting():
-        if name in environment:
-            os.environ.setdefault(name, environment[name])

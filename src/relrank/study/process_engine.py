@@ -1,0 +1,197 @@
+"""Cells of a study in several processes of this machine, each with its share of the threads.
+
+Much of a study's work keeps one core busy, so that a second core is worth more to a second cell than to the first.
+A cell's result does not depend on which process it ran in, only, in the last bits, on the number of threads. The data
+go to a process once per split; trials that one process made are told to the others with their next cell.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from relrank.errors import InputError
+from relrank.libraries import fitting
+from relrank.memory import available_memory
+from relrank.models.estimates import cores
+from relrank.study.bench_files import pack, pack_cell
+from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
+from relrank.study.engines import Watcher, refuse_deadly
+from relrank.study.process_worker import Trial, serve
+
+Group = tuple[int, str]
+"""Number of a bench and kind of model: cells of one group share what a closed form keeps."""
+
+
+class _Worker:
+    """A process and what it knows."""
+
+    def __init__(self, threads: int) -> None:
+        # a copy of this process's memory would hold locks of its threads, which are not copied
+        context = multiprocessing.get_context("spawn")
+        self.line, theirs = context.Pipe()
+        environment = {name: os.environ[name] for name in fitting() if name in os.environ}
+        self.process = context.Process(target=serve, args=(theirs, threads, environment), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the line ends with the process
+        self.benches: set[int] = set()
+        self.group: Group | None = None
+        self.told: dict[Group, int] = {}
+        self.key: str | None = None
+
+    def end(self) -> None:
+        """Now."""
+        self.process.kill()
+        self.process.join()
+        self.line.close()
+
+
+class Processes:
+    """An engine (``engines.Engine``) that runs several cells at once; to be used in a ``with``.
+
+    As with every pool of processes in Python, a script that uses it must keep what it does under
+    ``if __name__ == "__main__"``: each process imports the script.
+
+    Args:
+        jobs: processes; each gets an equal share of the cores as threads, one at least.
+
+    Raises:
+        InputError: fewer than one.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        if jobs < 1:
+            raise InputError("no process to run on", where="--jobs", expected="1 or more", found=str(jobs))
+        self._jobs, self._threads = jobs, max(1, cores() // jobs)
+        self._workers: list[_Worker] = []
+        self._benches: dict[int, tuple[int, Bench]] = {}
+        self._trials: dict[Group, list[tuple[_Worker, Trial]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._workers:
+            self._workers.pop().end()
+        self._benches.clear()
+        self._trials.clear()
+
+    def memory(self) -> int | None:
+        """What this machine has free, shared out."""
+        return available_memory() // self._jobs
+
+    def machine(self) -> dict[str, Any]:
+        """How many processes and threads."""
+        return {"engine": f"{self._jobs} processes, {self._threads} thread{'s' if self._threads > 1 else ''} each"}
+
+    def run(
+        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+    ) -> Iterator[tuple[str, CellResult | None]]:
+        """See ``engines.Engine``. A cell whose process dies begins again in a new one.
+
+        Raises:
+            InputError: what a cell finds wrong; a cell whose processes died ``engines.TRIES`` times.
+            OSError: a process could not write.
+            RuntimeError: what should not happen, with the traceback of the process.
+        """
+        left, deaths = dict(cells), dict.fromkeys(cells, 0)
+        try:
+            while left:
+                for worker in self._idle():
+                    key = self._next(worker, left)
+                    if key is not None:
+                        watcher.start(left[key])
+                        self._begin(worker, key, beginning(left[key], folder), folder)
+                for worker in self._ready():
+                    key = worker.key
+                    assert key is not None
+                    cell = left[key]
+                    try:
+                        kind, said = worker.line.recv()
+                    except (EOFError, OSError):
+                        self._workers.remove(worker)
+                        worker.end()
+                        deaths[key] += 1
+                        why = f"process ended with {worker.process.exitcode}"
+                        refuse_deadly(cell, deaths[key], why)
+                        watcher.lost(cell, why)
+                        continue
+                    if kind == "say":
+                        watcher.say(cell, said)
+                        continue
+                    worker.key = None
+                    self._learn(worker, said["trials"])
+                    _refuse(said)
+                    del left[key]
+                    yield key, None if "memory" in said else load_cell(folder / key)
+        finally:  # what still runs is not waited for
+            for worker in [worker for worker in self._workers if worker.key is not None]:
+                self._workers.remove(worker)
+                worker.end()
+
+    def _idle(self) -> list[_Worker]:
+        """Processes without a cell, new ones where there are not as many as there may be."""
+        while len(self._workers) < self._jobs:
+            self._workers.append(_Worker(self._threads))
+        return [worker for worker in self._workers if worker.key is None]
+
+    def _ready(self) -> list[_Worker]:
+        """Processes that have something to say; waits for one."""
+        running: dict[Any, _Worker] = {worker.line: worker for worker in self._workers if worker.key is not None}
+        return [running[line] for line in wait(list(running))]
+
+    def _next(self, worker: _Worker, left: Mapping[str, Cell]) -> str | None:
+        """The cell that a process should take: what others wait for first, then what it has the data of."""
+        running = {w.key for w in self._workers}
+        elsewhere = {w.group for w in self._workers if w is not worker and w.key is not None}
+        awaited = {key for cell in left.values() for key in cell.after}
+        best: tuple[tuple[bool, int, bool], str] | None = None
+        for key, cell in left.items():
+            if key in running or left.keys() & set(cell.after):
+                continue
+            group = self._group(cell)
+            nearness = 0 if group == worker.group else 2 if group in elsewhere else 1
+            rank = key not in awaited, nearness, group[0] not in worker.benches
+            if best is None or rank < best[0]:  # of equal ones the first
+                best = rank, key
+        return None if best is None else best[1]
+
+    def _group(self, cell: Cell) -> Group:
+        number, _ = self._benches.setdefault(id(cell.bench), (len(self._benches), cell.bench))
+        return number, cell.model.kind
+
+    def _begin(self, worker: _Worker, key: str, cell: Cell, folder: Path) -> None:
+        group = self._group(cell)
+        trials = self._trials.setdefault(group, [])
+        order: dict[str, Any] = {
+            "cell": pack_cell(cell), "key": key, "folder": str(folder), "bench": group[0],
+            "trials": [trial for maker, trial in trials[worker.told.get(group, 0) :] if maker is not worker],
+        }  # fmt: skip
+        if group[0] not in worker.benches:
+            order["files"] = pack(cell.bench)
+            worker.benches.add(group[0])
+        worker.told[group], worker.group, worker.key = len(trials), group, key
+        with suppress(OSError):  # it is dead, which is seen when it is listened to
+            worker.line.send(order)
+
+    def _learn(self, worker: _Worker, trials: list[Trial]) -> None:
+        assert worker.group is not None
+        self._trials[worker.group] += [(worker, trial) for trial in trials]
+
+
+def _refuse(answer: dict[str, Any]) -> None:
+    if "refused" in answer:
+        what, where, expected, found = answer["refused"]
+        raise InputError(what, where=where, expected=expected, found=found)
+    if "failed" in answer:
+        raise OSError(answer["failed"])
+    if "error" in answer:
+        raise RuntimeError(f"in a process of the study:\n{answer['error']}")

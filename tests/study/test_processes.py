@@ -1,0 +1,143 @@
+"""Studies in several processes of this machine."""
+
+import json
+import os
+import signal
+from unittest import mock
+
+import psutil
+import pytest
+from engine_runs import STUDY, Counting, cells, same
+from threadpoolctl import threadpool_limits
+
+from relrank import cli
+from relrank.errors import InputError
+from relrank.study import process_engine
+from relrank.study.config import read_study
+from relrank.study.engines import Silent
+from relrank.study.process_engine import Processes
+from relrank.study.run import prepare, run_study
+
+FOUR = """
+[relations.third]
+kind = "attribute"
+node = "item"
+column = "fame"
+[relations.fourth]
+kind = "attribute"
+node = "item"
+column = "echo"
+[study]
+seeds = [0, 1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch):
+    """Each of two processes has one thread on any machine."""
+    monkeypatch.setattr(process_engine, "cores", lambda: 2)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "small.toml").write_text(STUDY)
+    config = read_study(folder / "small.toml")
+    return config, prepare(config, folder), folder
+
+
+@pytest.fixture(scope="module")
+def local(study):
+    config, material, folder = study
+    with threadpool_limits(1):
+        result = run_study(config, material, folder / "local")
+    return result, cells(folder / "local")
+
+
+def workers():
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_the_same_to_the_bit_though_a_process_is_killed(study, local):
+    config, material, folder = study
+
+    class Killing(Counting):
+        def say(self, cell, message):
+            if message.startswith("epoch") and not self.gone:
+                for worker in workers():
+                    os.kill(worker.pid, signal.SIGKILL)
+
+    watcher, out = Killing(), folder / "both"
+    with Processes(2) as engine:
+        result = run_study(config, material, out, watcher, engine)
+        assert len(workers()) == 2
+    assert workers() == []
+    same(result, out, local)
+    assert watcher.gone
+    assert sorted(watcher.finished) == sorted(local[1])  # each once
+    assert len(watcher.started) == len(watcher.finished) + len(watcher.gone)
+    assert result.card["machine"]["engine"] == "2 processes, 1 thread each"
+
+
+def test_two_splits_whose_cells_wait_for_each_other(tmp_path):
+    """Four relations have a path, whose arms are planned from what came before; trials are made once a split."""
+    text = STUDY.replace("[study]", FOUR)
+    text = text[: text.index("[[models]]")] + '[[models]]\nname = "sparse-ease"\n'
+    (tmp_path / "four.toml").write_text(text.replace("trials = 2", "trials = 16"))
+    config = read_study(tmp_path / "four.toml")
+    material = prepare(config, tmp_path)
+    with threadpool_limits(1):
+        expected = run_study(config, material, tmp_path / "local")
+    finished = set()
+
+    class InOrder(Counting):
+        def start(self, cell):
+            super().start(cell)
+            assert finished >= set(cell.after)
+
+        def done(self, cell, result, fresh):
+            super().done(cell, result, fresh)
+            finished.add(cell.key())
+
+    watcher = InOrder()
+    with Processes(2) as engine:
+        found = run_study(config, material, tmp_path / "both", watcher, engine)
+    same(found, tmp_path / "both", (expected, cells(tmp_path / "local")))
+    notes = [json.loads(p.read_text()) for p in (tmp_path / "both").glob("cells/*/cell.json")]
+    assert any(note["identity"].get("adds") for note in notes)
+    assert len(watcher.finished) == len(notes)
+
+
+def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
+    config, material, _ = study
+    wrong = config.models[2].model_copy(update={"train": {"device": "tpu"}})
+    config = config.model_copy(update={"models": (wrong,)})
+    with Processes(2) as engine, pytest.raises(InputError) as said:
+        run_study(config, material, tmp_path, engine=engine)
+    assert (said.value.where, said.value.found) == ("device", "'tpu'")
+    assert not list(tmp_path.glob("cells/*/cell.json"))
+    assert workers() == []
+
+
+def test_a_cell_that_kills_its_processes_ends_the_study(study, tmp_path):
+    config, material, _ = study
+
+    class Killing(Silent):
+        def start(self, cell):
+            for worker in workers():
+                os.kill(worker.pid, signal.SIGKILL)
+
+    with (
+        mock.patch("relrank.study.engines.TRIES", 2),
+        pytest.raises(InputError, match=r"its worker died 2 times(.|\n)*ended with -9"),
+        Processes(1) as engine,
+    ):
+        run_study(config, material, tmp_path, Killing(), engine)
+
+
+def test_slips_are_found_before_data_is_read():
+    with pytest.raises(InputError, match="no process to run on"):
+        Processes(0)
+    with pytest.raises(InputError, match="--jobs"):
+        cli._engine("ray", 2, None, None)
+    assert isinstance(cli._engine("local", 2, None, None), Processes)
