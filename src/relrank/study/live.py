@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.evaluation import HISTORY_LENGTH
+from relrank.graph.graph import Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp
+from relrank.study.lists import contrary, in_words
 from relrank.study.live_progress import LiveProgress, plain_table
-from relrank.study.result import StudyResult
+from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import NOT_READ, agrees, signed
 
 COLOURS = {
@@ -143,6 +145,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         answer: what it comes to in a sentence or two.
     """
     metric = result.card["metric"]
+    titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     _print_plan(console, result, answer)
     for judge in result.card.get("judges", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
@@ -150,7 +153,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     for leak in result.card.get("accepted_leaks", []):
-        line = f"{stamp([leak])} ({leak['check']}: {leak['message']}); no figure below is evidence"
+        line = f"{stamp([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
         console.print(line, style="bold red", highlight=False, markup=False)
     for look in result.card.get("look_at", []):
         console.print(look, style="bold yellow", highlight=False, markup=False)
@@ -164,7 +167,8 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
     for row in rows.iter_rows(named=True):
         mark = "< EASE" if row["below_ease"] else ""
-        board.add_row(row["model"], Text(row["arm"]), f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
+        arm = Text(arm_titles.get(row["arm"], row["arm"]))
+        board.add_row(row["model"], arm, f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
     console.print(board)
     _print_beyond(console, result)
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
@@ -181,16 +185,22 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             least = 15 if heading == "verdict" else None  # "interchangeable" in one piece
             table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold", min_width=least)
         for row in said.iter_rows(named=True):
-            verdict = row["verdict"] + (f" with {row['instead']}" if row["instead"] else "")
+            instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
+            verdict = row["verdict"] + (f" with {instead}" if instead else "")
             effects = [_effect(row, kind) for kind in SHOWN]
             if truth and row["true_verdict"]:
                 right = agrees(row["verdict"], row["true_verdict"])
                 verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
-            cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
+            cells: list[Text | str] = [
+                Text(titles.get(row["relation"], row["relation"])),
+                Text(verdict, COLOURS[row["verdict"]]),
+                *effects,
+            ]
             table.add_row(*cells)
         console.print(table)
         for sentence in said["sentence"]:
             console.print(f"· {sentence}", highlight=False, markup=False)
+    _print_contrary(console, result, titles)
     if not result.verdicts.is_empty():
         console.print(
             "What a relation adds. Beside others: all − all without it, nothing else changed · alone: "
@@ -200,6 +210,14 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         )
 
 
+def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
+    """One line on metrics that say the opposite of a verdict, where there are any."""
+    told = [in_words(row, result.card["metric"], titles) for row in contrary(result.verdicts, result.metric_effects)]
+    if told:
+        line = f"other metrics, not corrected: {'; '.join(told)}"
+        console.print(line, style="yellow", highlight=False, markup=False)
+
+
 def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     """What to build first, and what the rest still adds."""
     console.print()
@@ -207,12 +225,14 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     plan = result.card.get("plan")
     if plan is None or not plan["steps"]:
         return
+    titles = titles_of(result.card)
     table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
     for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows"):
         named = heading == "build"
         table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
     for at, step in enumerate(plan["steps"], 1):
-        name = step["relation"] + (f" (or {', '.join(step['alternatives'])})" if step["alternatives"] else "")
+        others = ", ".join(titles.get(name, name) for name in step["alternatives"])
+        name = titles.get(step["relation"], step["relation"]) + (f" (or {others})" if others else "")
         share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
             str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds"), signed(step["total"]),
