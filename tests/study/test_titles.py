@@ -111,7 +111,8 @@ def test_a_title_is_one_line(study_file):
 
 
 KINDS = {
-    "link": 'table = "t"', "attribute": 'node = "item"\ncolumn = "c"', "bins": 'node = "item"\ncolumn = "c"\nquantiles = 2',
+    "link": 'table = "t"', "attribute": 'node = "item"\ncolumn = "c"',
+    "bins": 'node = "item"\ncolumn = "c"\nquantiles = 2',
     "text": 'node = "item"\ncolumns = ["c"]', "texts": 'of = "overview"', "cooccurrence": "window = 2",
 }  # fmt: skip
 
@@ -148,8 +149,8 @@ def test_an_audit_speaks_of_titles_and_accepts_names(tmp_path):
     path = tmp_path / "leak.toml"
     path.write_text(
         'name = "leak"\n[data]\nuser = "user"\nitem = "item"\n[data.interactions]\nfile = "bought.csv"\n'
-        'user = "u"\nitem = "i"\ntime = "t"\n[data.links.table]\nfile = "clicked.csv"\nsource = "user"\nsource_column = "u"\n'
-        'target = "item"\ntarget_column = "i"\n[protocol]\nsplit = "last-leave-one-out"\n'
+        'user = "u"\nitem = "i"\ntime = "t"\n[data.links.table]\nfile = "clicked.csv"\nsource = "user"\n'
+        'source_column = "u"\ntarget = "item"\ntarget_column = "i"\n[protocol]\nsplit = "last-leave-one-out"\n'
         '[relations.clicks]\nkind = "link"\ntable = "table"\ntitle = "What they looked at"\n'
         '[relations.near]\nkind = "cooccurrence"\ntitle = "Seen together"\n'
     )
