@@ -80,7 +80,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "beside": _beside(tables["effects"], judged, compared),
         "versus": _versus(tables["effects"]),
         "strongest": [row for row in tables["effects"] if row["kind"] == "strongest"],
-        "other_metrics": _other_metrics(tables["metric_effects"], tables["leaderboard"], judged),
+        "other_metrics": _other_metrics(tables["metric_effects"], tables["leaderboard"], judged, compared),
         "contrary": [
             in_words({**row, "measure": metric_name(row["measure"])}, metric_name(result.card["metric"]), titles)
             for row in contrary(result.verdicts, result.metric_effects)
@@ -231,7 +231,7 @@ def _versus(effects: list[Row]) -> Row | None:
     }
 
 
-def _other_metrics(effects: list[Row], board: list[Row], judged: list[str]) -> Row:
+def _other_metrics(effects: list[Row], board: list[Row], judged: list[str], relations: list[str]) -> Row:
     """Per model a line for each relation and kind of effect, a cell per metric.
 
     Metrics that say nothing more are not there: with one relevant item a user, recall is hit, and precision and MAP
@@ -243,11 +243,10 @@ def _other_metrics(effects: list[Row], board: list[Row], judged: list[str]) -> R
     more = ("recall", "precision", "map")
     shown = [m for m in measures if not (m.partition("@")[2] in one and m.partition("@")[0] in more)]
     shown.sort(key=lambda m: (SHOWN_METRICS.index(m.partition("@")[0]), int(m.partition("@")[2] or 0)))
-    kinds = ("gain", "drop", "alone")
-    parts = [
-        {"model": model, "rows": lines_of([row for row in effects if row["model"] == model and row["kind"] in kinds])}
-        for model in judged
-    ]
+    order = [None, *relations]
+    told = [row for row in effects if row["kind"] in ("gain", "drop", "alone") and row["relation"] in order]
+    told.sort(key=lambda row: order.index(row["relation"]))
+    parts = [{"model": model, "rows": lines_of([row for row in told if row["model"] == model])} for model in judged]
     return {"measures": shown, "models": [part for part in parts if part["rows"]]}
 
 

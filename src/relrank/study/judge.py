@@ -78,19 +78,17 @@ def taken_away(
     lead, *others = judging
     weaker = {one["model"]: one["valid"] for one in others if _better(lead["valid"], one["valid"], margin)}
     rows = list(verdicts.iter_rows(named=True))
-    of_lead = [row for row in rows if row["model"] == lead["model"]]
-    not_shown = {row["relation"] for row in of_lead if row["verdict"] in ("undecided", "negligible")}
+    of_strongest = [row for row in rows if row["model"] == lead["model"]]
+    not_shown = {row["relation"] for row in of_strongest if row["verdict"] in ("undecided", "negligible")}
     said: dict[tuple[str, str], str] = {}
     for row in rows:
         model, relation = row["model"], row["relation"]
         if model in weaker and relation in not_shown and row["verdict"] == "helps":
-            text = (
-                f" It helps {model} ({signed(row['held'])}), but adds nothing that is shown beside {lead['model']}, "
-                f"whose interactions alone are stronger (validation {metric} {lead['valid']:.4f} against "
-                f"{weaker[model]:.4f})."
-            )
-            for one in (model, lead["model"]):
-                said[one, relation] = said.get((one, relation), "") + text
+            name, figures = lead["model"], f"{metric} {lead['valid']:.4f} against {weaker[model]:.4f}"
+            stronger = f"{name}, whose interactions alone are stronger (validation {figures})"
+            of_lead = f" It helps {model} ({signed(row['held'])}), but adds nothing that is shown beside {stronger}."
+            said[model, relation] = f" It adds nothing that is shown beside {stronger}."
+            said[name, relation] = said.get((name, relation), "") + of_lead
     sentences = [row["sentence"] + said.get((row["model"], row["relation"]), "") for row in rows]
     return verdicts.with_columns(pl.Series("sentence", sentences, pl.String))
 
