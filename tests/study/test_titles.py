@@ -14,10 +14,13 @@ from relrank.report.answer import answer
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of, alone, alone_rewired, drop, rewired, some
 from relrank.study.config import read_study
+from relrank.study.effects import _chained, _not_read
 from relrank.study.engines import Silent
+from relrank.study.leaks import finish
 from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study
+from relrank.tables.audit import Finding
 
 TITLE = "What [b]drives[/b] choices"
 """Brackets, since a terminal may take them for markup."""
@@ -140,6 +143,26 @@ def test_every_kind_of_relation_may_have_one(study_file, kind):
 def test_arms_are_read_with_titles(arm, title):
     assert arm.titled({"a": "Tags"}) == title
     assert arm.titled({}) == arm.name
+
+
+def test_sentences_of_chains_and_of_what_is_not_read():
+    titles, hops = {"by": "Author", "from": "Country"}, {"by": (), "from": ("by",)}
+    assert _chained("by", ["by", "from"], hops, titles) == " Without it Country cannot be read and is left out, too."
+    assert _chained("from", ["by", "from"], hops, titles).startswith(" It is read through Author, beside which")
+    assert _not_read("m", "from", titles)["sentence"] == "Country is not read by m."
+    assert _not_read("m", "from", titles)["relation"] == "from"
+
+
+def test_accepted_leaks_and_gains_to_look_at_are_told_with_titles():
+    board = pl.DataFrame({"model": ["m"], "arm": ["interactions"], "mean": [0.1]})
+    effects = pl.DataFrame({"model": ["m"], "relation": ["tags"], "kind": ["alone"], "mean": [0.8]})
+    leak = Finding("leak", "check", "message", 1, ("tags",))
+    card = {"relations": [{"name": "tags", "title": "What they read"}], "notices": []}
+    verdicts = pl.DataFrame({"sentence": ["What they read helps."]})
+    card, verdicts = finish(card, board, effects, verdicts, [leak], ["tags"])
+    assert verdicts["sentence"].to_list() == ["What they read helps. (leak accepted: What they read)"]
+    assert [text.partition(":")[0] for text in card["look_at"]] == ["look at What they read"]
+    assert card["accepted_leaks"][0]["names"] == ["tags"]
 
 
 def test_an_audit_speaks_of_titles_and_accepts_names(tmp_path):

@@ -200,8 +200,9 @@ def against_strongest(found: Found, models: Sequence[str], strongest: str | None
             model, "strongest", None,
             (arm, base, compare(found.tables(model, arm), found.tables(strongest, base), found.metric)), 1, strongest,
         )
-        for (model, arm), _ in found.items()
-        if model in models and (model, arm) != (strongest, base) and not found.shuffled(model, arm)
+        for model in models
+        for (of, arm), _ in found.items()
+        if of == model and (model, arm) != (strongest, base) and not found.shuffled(model, arm)
     ]  # fmt: skip
 
 
