@@ -186,7 +186,7 @@ def study(
             console.print(text, style="yellow", markup=False, highlight=False)
 
         tracking = Tracking(tracking_uri, config, material, study, folder, warn)
-    with engines as running, LiveStudy(console) as live, ExitStack() as stack:
+    with engines as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
         watcher = live if tracking is None else stack.enter_context(tracking.beside(live))
         result = run_study(config, material, folder, watcher, running)
     print_result(console, result, answer(result))

@@ -38,6 +38,8 @@ class Arm:
 
     def titled(self, titles: Titles) -> str:
         """The name with titles of relations in place of their names, for people."""
+        if not titles:
+            return self.name
         if self.name.startswith(ALL_WITHOUT):
             name = self.name.removeprefix(ALL_WITHOUT)
             return ALL_WITHOUT + titles.get(name, name)

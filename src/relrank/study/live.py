@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.evaluation import HISTORY_LENGTH
-from relrank.graph.graph import Titles
+from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp
 from relrank.study.lists import contrary, in_words
@@ -41,10 +41,16 @@ BEYOND = {
 
 
 class LiveStudy(LiveProgress):
-    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell."""
+    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: to show it on.
+        titles: of relations, read instead of their names.
+    """
+
+    def __init__(self, console: Console, titles: Titles = NO_TITLES) -> None:
         super().__init__(console)
+        self._titles = titles
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
         self._to_come: set[str] = set()
@@ -55,7 +61,7 @@ class LiveStudy(LiveProgress):
         """Cells to come, so many of them finished earlier."""
         for cell in cells:
             self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
-            self._to_come.add(_named(cell))
+            self._to_come.add(self._named(cell))
         self._planned += len(cells)
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
@@ -64,36 +70,37 @@ class LiveStudy(LiveProgress):
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
-        self._running[_named(cell)] = time.monotonic(), ""
+        self._running[self._named(cell)] = time.monotonic(), ""
         self._show()
 
     def say(self, cell: Cell, message: str) -> None:
         """What a running cell is doing; shown at most ten times a second."""
-        self._running[_named(cell)] = self._running[_named(cell)][0], message
+        self._running[self._named(cell)] = self._running[self._named(cell)][0], message
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
     def lost(self, cell: Cell, why: str) -> None:
         """The worker of a running cell is gone."""
-        self._running.pop(_named(cell), None)
+        name = self._named(cell)
+        self._running.pop(name, None)
         self._console.print(
-            f"{_named(cell)} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
+            f"{name} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
         )
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell is there."""
-        score = result.evaluation.summary[self._metric]
-        self._scores.setdefault((result.model, cell.arm.name), []).append(score)
+        name, score = self._named(cell), result.evaluation.summary[self._metric]
+        self._scores.setdefault((result.model, cell.arm.titled(self._titles)), []).append(score)
         self._finished += 1
-        self._to_come.discard(_named(cell))
+        self._to_come.discard(name)
         self._waiting[result.model] -= 1
         if fresh:
-            began, _ = self._running.pop(_named(cell))
+            began, _ = self._running.pop(name)
             seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
                 self._console.print(
-                    f"[{self._finished}/{self._planned}] {_named(cell)}: {self._metric} {score:.4f}, {seconds:.1f} s",
+                    f"[{self._finished}/{self._planned}] {name}: {self._metric} {score:.4f}, {seconds:.1f} s",
                     highlight=False, markup=False, soft_wrap=True,
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
@@ -103,13 +110,17 @@ class LiveStudy(LiveProgress):
     def left_out(self, cells: list[Cell], why: str) -> None:
         """Cells are left out; those that were planned are not waited for any more."""
         for cell in cells:
-            self._running.pop(_named(cell), None)
-            if _named(cell) in self._to_come:
-                self._to_come.discard(_named(cell))
+            name = self._named(cell)
+            self._running.pop(name, None)
+            if name in self._to_come:
+                self._to_come.discard(name)
                 self._waiting[cell.model.name] -= 1
                 self._planned -= 1
         self._bar.update(self._task, total=self._planned)
         self._console.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def _named(self, cell: Cell) -> str:
+        return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.bench.seed}"
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -130,10 +141,6 @@ class LiveStudy(LiveProgress):
         for mean, n, model, arm in means[:ROWS]:
             table.add_row(model, Text(arm), str(n), f"{mean:.4f}")
         return table
-
-
-def _named(cell: Cell) -> str:
-    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
 
 
 def print_result(console: Console, result: StudyResult, answer: str) -> None:
