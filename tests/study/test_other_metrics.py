@@ -15,7 +15,7 @@ from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts
 from relrank.study.lists import contrary, in_words, metric_effects
-from relrank.study.live import print_result
+from relrank.study.live import _print_contrary, print_result
 from relrank.study.run import prepare, run_study
 
 RELATIONS = ["a", "b", "c"]
@@ -105,6 +105,19 @@ def test_the_most_certain_metric_speaks():
     )
     hurts = row | {"verdict": "hurts", "mean": 0.004, "low": 0.003, "high": 0.005}
     assert in_words(hurts, "ndcg@10") == "tags hurts ndcg@10 with m, but adds to mrr: +0.0040 (+0.0030 to +0.0050)"
+
+
+def test_many_contradictions_stay_one_line():
+    names, out = ["a", "b", "c", "d"], io.StringIO()
+    result = SimpleNamespace(
+        card={"metric": "ndcg@10"}, verdicts=pl.DataFrame([verdict(name, "helps") for name in names]),
+        metric_effects=pl.DataFrame([effect(name, "drop", "mrr", -0.1, 0.01) for name in names]),
+    )  # fmt: skip
+    _print_contrary(Console(file=out, width=400), result, {"a": "A [x]"})
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith("other metrics, not corrected: A [x] helps ndcg@10 with m, but costs mrr: -0.1000")
+    assert line.endswith("; 2 more on the page")
+    assert line.count("costs") == 2
 
 
 def test_a_study_stores_them_and_a_person_reads_one_line(study_file, tmp_path):

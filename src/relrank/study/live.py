@@ -27,6 +27,8 @@ COLOURS = {
 SHOWN = {"held": "beside others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""
 ROWS = 12
+MOST_CONTRARY = 2
+"""Contradictions between a verdict and another metric that are told."""
 AT_ONCE = 8
 """Running cells that are shown."""
 BEYOND = {
@@ -218,10 +220,11 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
 
 
 def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
-    """One line on metrics that say the opposite of a verdict, where there are any."""
+    """One line on metrics that say the opposite of a verdict, where there are any; the page has them all."""
     told = [in_words(row, result.card["metric"], titles) for row in contrary(result.verdicts, result.metric_effects)]
     if told:
-        line = f"other metrics, not corrected: {'; '.join(told)}"
+        more = f"; {len(told) - MOST_CONTRARY} more on the page" if len(told) > MOST_CONTRARY else ""
+        line = f"other metrics, not corrected: {'; '.join(told[:MOST_CONTRARY])}{more}"
         console.print(line, style="yellow", highlight=False, markup=False)
 
 

@@ -18,9 +18,6 @@ IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "lis
 
 NAMES = {"relation": pl.String, "title": pl.String}
 
-LATER = "list_effects.parquet"
-"""What studies stored before it lack; its table is then empty."""
-
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
@@ -85,7 +82,7 @@ class StudyResult:
         list_effects: what changes in the lists, one row per paired difference and measure: ``model``, ``relation``,
             ``kind`` and ``other`` as in ``groups``, ``measure`` ("novelty@10", "popularity lift@10", with
             ``[study] attribute`` "intra-list similarity@10" and "miscalibration@10"), ``mean``, ``low``, ``high``,
-            ``n_users`` (who have a value in both lists), ``n_seeds``. Without rows in a study stored before them.
+            ``n_users`` (who have a value in both lists), ``n_seeds``.
         metric_effects: likewise of every metric of accuracy but the study's own ("recall@50", "mrr" …). No p is
             corrected for their number, and none decides a verdict.
         curves: learning curves of trained models: ``model``, ``arm``, ``seed``, ``epoch``, ``loss``, ``metric``
@@ -134,7 +131,7 @@ class StudyResult:
         """
         names = ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
         lacking = [name for name in names if not (folder / name).is_file()]
-        if lacking not in ([], [LATER]):
+        if lacking:
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
@@ -142,9 +139,7 @@ class StudyResult:
                 found="a study without: run it again, its finished cells are kept",
             )  # fmt: skip
         tables = {
-            part.name: pl.DataFrame()
-            if f"{part.name}.parquet" in lacking
-            else pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
+            part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
             for part in fields(cls)
             if part.name != "card"
         }
