@@ -87,16 +87,8 @@ def side_rows(
             f"{how} leads from users to {found.pairs:,} items beyond their training rows, and {found.held:,} of "
             f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
         )
-        bad.append(
-            Finding(
-                "warning" if known else "leak",
-                f"{CHECK}: {' and '.join(titles.get(n, n) for n in names)}",
-                message,
-                found.held,
-                names,
-                MEND,
-            )
-        )
+        check = f"{CHECK}: {' and '.join(titles.get(name, name) for name in names)}"
+        bad.append(Finding("warning" if known else "leak", check, message, found.held, names, MEND))
     worst: dict[tuple[str, ...], Finding] = {}
     for finding in bad:  # the same relation may be caught by its keys and by its items
         if finding.names not in worst or finding.count > worst[finding.names].count:
@@ -148,21 +140,16 @@ def _ways(
     of_users = [r for r in graph.relations.values() if graph.user in (r.source, r.target) and not _among(r, ends)]
     of_items = [r for r in graph.relations.values() if graph.item in (r.source, r.target) and not _among(r, ends)]
     for items in of_items:
-        node = _other(items, graph.item)
+        node, title = _other(items, graph.item), titles.get(items.name, items.name)
         to_items = _csr(items, graph, node, graph.item)
         for users in of_users:
             if _other(users, graph.user) == node:
-                how = f"{titles.get(users.name, users.name)} and {titles.get(items.name, items.name)}"
+                how = f"{titles.get(users.name, users.name)} and {title}"
                 yield (users.name, items.name), how, _csr(users, graph, graph.user, node), to_items
         same = _same_keys(split.users, graph.nodes[node])
         if same.nnz:
-            yield (
-                (items.name,),
-                f"{titles.get(items.name, items.name)}, whose keys are those of users,",
-                same,
-                to_items,
-            )
-        yield (items.name,), titles.get(items.name, items.name), disguised(train, to_items), to_items
+            yield (items.name,), f"{title}, whose keys are those of users,", same, to_items
+        yield (items.name,), title, disguised(train, to_items), to_items
     for users in of_users:
         node = _other(users, graph.user)
         same = _same_keys(graph.nodes[node], split.items)
