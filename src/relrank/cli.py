@@ -98,7 +98,7 @@ def audit(study: StudyFile) -> None:
     console = Console()
     with _progress(console) as progress:
         material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
-    _print_card(console, material)
+    _print_card(console, config, material)
     table = Table(title=f"audit of {config.name}, split seed {material.benches[0].seed}", title_justify="left")
     for heading in ("", "check", "finding"):
         table.add_column(heading)
@@ -185,7 +185,7 @@ def study(
         config, folder = small(config), folder.with_name(folder.name + "-smoke")
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
-    _print_card(console, material)
+    _print_card(console, config, material)
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)  # before a run is opened for tracking
     tracking = None
     if track is not None:
@@ -195,7 +195,7 @@ def study(
             console.print(text, style="yellow", markup=False, highlight=False)
 
         tracking = Tracking(tracking_uri, config, material, study, folder, warn)
-    with engines as running, LiveStudy(console) as live, ExitStack() as stack:
+    with engines as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
         watcher = live if tracking is None else stack.enter_context(tracking.beside(live))
         result = run_study(config, material, folder, watcher, running)
     print_result(console, result, answer(result))
@@ -245,7 +245,7 @@ def tune(
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
     with _progress(console) as progress:
         material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
-    _print_card(console, material)
+    _print_card(console, config, material)
     wanted = [name.strip() for name in (models or "").split(",") if name.strip()]
     with LiveSearch(console) as live:
         found = search_study(config, material, folder, trials, wanted, seed, live)
@@ -619,10 +619,10 @@ def _few(titles: list[str], n: int = 3) -> str:
     return " · ".join(str(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
 
-def _print_card(console: Any, material: Material) -> None:
+def _print_card(console: Any, config: StudyConfig, material: Material) -> None:
     bench = material.benches[0]
     console.print(bench.split.protocol, bench.split.fingerprint[:12], style="bold", highlight=False)
-    console.print(repr(bench.graph), highlight=False, markup=False)
+    console.print(bench.graph.described(config.titles), highlight=False, markup=False)
     for notice in (*material.tables.notices, *bench.split.notices, *bench.graph.notices):
         console.print(f"  note: {notice}", style="dim", highlight=False, markup=False)
 

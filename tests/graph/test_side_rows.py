@@ -178,3 +178,15 @@ def test_who_is_who_is_told_by_training_items() -> None:
     nodes = rows([4, 5, 6, 7], [0, 1, 2, 3, 8], list(range(9)), [8])
     found = disguised(train, nodes)
     assert [found.indices[found.indptr[u] : found.indptr[u + 1]].tolist() for u in range(3)] == [[1], [0], []]
+
+
+def test_findings_are_read_with_titles_and_accepted_by_names() -> None:
+    lists = PAIRS.with_columns(list=pl.format("l{}", pl.col("user") * 7))
+    tables = with_links(links("keeps", lists, "user", "list"), links("on_list", lists, "item", "list"))
+    configs = {name: Link(kind="link", table=name) for name in ("keeps", "on_list")}
+    titles = {"keeps": "Keeper", "on_list": "Listing"}
+    found = list(side_rows(build_graph(tables, SPLIT, configs), SPLIT, (), titles))
+    assert {f.names: f.check.partition(": ")[2] for f in found} == {
+        ("keeps", "on_list"): "Keeper and Listing", ("on_list",): "Listing",
+    }  # fmt: skip
+    assert {f.message.partition(" leads")[0] for f in found} == {"Keeper and Listing", "Listing"}

@@ -29,6 +29,7 @@ SCHEMAS = {
     "groups": "model:s relation:s kind:s other:s group:s label:s order:i mean:f low:f high:f n_users:i",
     "group_metrics": "model:s arm:s group:s label:s order:i n_users:i mrr:f hit@10:f ndcg@10:f recall@50:f",
     "list_effects": "model:s relation:s kind:s other:s measure:s mean:f low:f high:f n_users:i n_seeds:i",
+    "metric_effects": "model:s relation:s kind:s other:s measure:s mean:f low:f high:f n_users:i n_seeds:i",
     "curves": "model:s arm:s seed:i epoch:i loss:f metric:f",
     "tuning": "model:s arm:s seed:i trial:i metric:f config:s chosen:b",
     "notes": "model:s arm:s seed:i note:s key:s value:f sd:f count:i",
@@ -105,6 +106,11 @@ class Study:
         for measure, mean in zip(LISTS, means, strict=True):
             row = (model, relation, kind, other, measure, *self.around(mean, 0.05), USERS, len(self.seeds))
             self.rows["list_effects"].append(row)
+
+    def metric(self, model: str, relation: str | None, kind: str, measure: str, mean: float) -> None:
+        """What one pair of arms changes in another metric of accuracy."""
+        row = (model, relation, kind, None, measure, *self.around(mean), USERS, len(self.seeds))
+        self.rows["metric_effects"].append(row)
 
     def result(self, **card: Any) -> StudyResult:
         frames = {}

@@ -1,5 +1,8 @@
 """The one sentence on top of the report."""
 
+from dataclasses import replace
+
+import polars as pl
 import pytest
 from handmade import Study, crowded, empty, goodbooks, judged, planted
 
@@ -76,7 +79,7 @@ def test_realistic_studies():
     assert answer(goodbooks()) == (
         "Build has_tag, then written_by (or text): +11 % NDCG@10, 88 % of what all five bring. "
         "similar_text helps, too. in_language and published_in are undecided (an effect of ±.0038 would have been "
-        "seen)."
+        "seen). The models disagree on similar_text, in_language and published_in."
     )
     assert answer(planted()) == "A helps. B is interchangeable with A. C and D are negligible (within ±.0014)."
 
@@ -143,3 +146,52 @@ def test_what_is_to_be_built_is_not_called_undecided_beside_it():
         "Build text: +20 % NDCG@10, 80 % of what both bring. "
         "tags is undecided (an effect of ±.0040 would have been seen)."
     )
+
+
+def test_titles_are_read_instead_of_names():
+    study = judged(
+        ("m", "text", HELPS), ("m", "tags", HELPS), ("m", "B", "interchangeable", "text, era"),
+        ("m", "era", "negligible"), ("m", "lang", OPEN), ("m", "size", "hurts"), ("n", "lang", HELPS),
+        best={"m": 0.2, "n": 0.1},
+    )  # fmt: skip
+    names = {
+        "text": "similar text",
+        "tags": "Tags, all",
+        "era": "period",
+        "B": "copy",
+        "lang": "language",
+        "size": "Size",
+    }
+    study.card["relations"] = [{"name": name, "title": title} for name, title in names.items()]
+    study.card["plan"] = plan(("text", 0.02, 0.8, ["tags", "era"]), build=1)
+    study.card["plan"]["steps"][0]["through"] = ["lang"]
+    study.card["accepted_leaks"] = [{"names": ["text"]}]
+    assert answer(study) == (
+        "Build similar text (through language; or Tags, all or period): +20 % NDCG@10, 80 % of what all 6 bring. "
+        "Tags, all helps, too. copy is interchangeable with similar text or period. Size hurts. "
+        "period is negligible (within ±.0014). The models disagree on language. (leak accepted: similar text)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "clause"),
+    [
+        ({"a": HELPS, "b": OPEN}, ""),
+        ({"a": OPEN, "b": OPEN}, " The models disagree on a."),
+        ({"a": "hurts", "b": "negligible"}, " The models disagree on a and b."),
+        ({"a": "not read", "b": OPEN}, ""),  # it has no verdict on it
+        ({"b": HELPS}, " The models disagree on b."),
+    ],
+)
+def test_models_that_disagree_are_told_in_one_clause(other, clause):
+    rows = [("lead", "a", HELPS), ("lead", "b", OPEN), *(("other", name, "undecided") for name in other)]
+    study = judged(*rows, best={"lead": 0.2, "other": 0.1})
+    words = ["helps", "undecided", *other.values()]
+    study = replace(study, verdicts=study.verdicts.with_columns(pl.Series("verdict", words)))
+    assert answer(study) == f"a helps. b is undecided (an effect of ±.0040 would have been seen).{clause}"
+
+
+def test_no_more_than_three_relations_that_models_disagree_on_are_named():
+    rows = [(model, name, word) for model, word in (("x", HELPS), ("y", OPEN)) for name in "abcde"]
+    text = answer(judged(*rows, best={"x": 0.2, "y": 0.1}))
+    assert text.endswith(" The models disagree on a, b and 3 more.")

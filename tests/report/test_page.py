@@ -556,3 +556,84 @@ def test_what_models_say_of_themselves_is_averaged_over_seeds():
     # a model without the headline arms shows what it has
     assert page.rows("notes", lengths)[1:] == [["fusion interactions + tags", ".500 ± .200 n = 42"]]
     assert "say of themselves" not in page_of(goodbooks()).text
+
+
+def with_other_metrics():
+    """Two relations of one model, whose recall@50 falls with tags; the hits of a list are its recall at 10 only."""
+    study = Study(half=0.01)
+    study.arm("m", "all", 0.2, 1, 1)
+    study.arm("m", "interactions", 0.1, 1, 1)
+    for name in ("tags", "text"):
+        study.relation("m", name, "helps", (0.02, 0.03, 0.02))
+    for measure, mean in (("recall@50", -0.05), ("recall@10", 0.03), ("map@10", 0.01), ("mrr", 0.002)):
+        study.metric("m", "tags", "drop", measure, mean)
+    study.metric("m", "text", "alone", "recall@50", 0.0)
+    study.metric("m", "tags", "alone", "hit@10", 0.06)
+    study.metric("m", None, "gain", "hit@10", 0.04)
+    study.metric("m", None, "versus", "hit@10", 0.5)
+    return study.result()
+
+
+def test_other_metrics_fold_out():
+    page = page_of(with_other_metrics())
+    head, *rows = page.rows("list-effects", "m, other metrics")
+    assert head == ["Relation", "Hit@10", "Recall@50", "MRR"], "with one relevant item recall@10 and MAP say no more"
+    assert rows == [
+        ["all relations gain", "+.0400 [+.0300, +.0500]", "–", "–"],
+        ["tags tuned again", "–", "−.0500 [−.0600, −.0400]", "+.0020 [−.0080, +.0120]"],
+        ["tags alone", "+.0600 [+.0500, +.0700]", "–", "–"],
+        ["text alone", "–", ".0000 [−.0100, +.0100]", "–"],
+    ]
+    text = " ".join(page.text.split())
+    assert "not corrected for the number of metrics" in text
+    said = "Other metrics, not corrected for their number: tags helps NDCG@10 with m, but costs Recall@50: "
+    assert said + "−.0500 (−.0600 to −.0400)." in text
+    assert "Other metrics" not in page_of(planted()).text
+
+
+def test_every_arm_against_the_strongest_model_folds_out():
+    study = Study(half=0.01)
+    study.arm("m", "all", 0.2, 1, 1)
+    study.relation("m", "tags", "helps", (0.02, 0.03, 0.02))
+    study.effect("m", None, "strongest", ("interactions + tags", "interactions"), -0.05, "ease")
+    study.effect("m", None, "strongest", ("all", "interactions"), 0.002, "ease")
+    result = study.result(arms=[{"name": "interactions + tags", "title": "interactions + Tags"}])
+    page = page_of(result)
+    assert page.rows("strongest")[1:] == [
+        ["m", "interactions + Tags", "−.0500 [−.0600, −.0400]", "<.001"],
+        ["m", "all", "+.0020 [−.0080, +.0120]", ".410"],
+    ]
+    assert "Every arm against the strongest model without relations, ease" in page.text
+    assert "all relations" not in [row[0] for row in page.rows("forest", "m")], "they are no gain"
+    assert "strongest model without" not in page_of(planted()).text
+
+
+def test_titles_are_read_everywhere_and_keys_stay_names(study):
+    titles = {"has_tag": "Tags & <labels>", "similar_text": "Similar text"}
+    relations = [row | {"title": titles.get(row["name"])} for row in study.card["relations"]]
+    arms = [{"name": f"interactions + {name}", "title": f"interactions + {title}"} for name, title in titles.items()]
+    arms += [{"name": f"all without {name}", "title": f"all without {title}"} for name, title in titles.items()]
+    arms += [{"name": f"all, {name} rewired", "title": f"all, {title} rewired"} for name, title in titles.items()]
+    told = study.verdicts["sentence"].str.replace_many(list(titles), list(titles.values()))
+    notes = pl.DataFrame({"model": "relational-ease", "arm": "all", "seed": 0, "note": ["relation weights", "share"],
+                          "key": ["has_tag", "similar_text"], "value": 1.0, "sd": None, "count": None},
+                         schema_overrides={"sd": pl.Float64, "count": pl.Int64})  # fmt: skip
+    html = render(
+        replace(
+            study, card=study.card | {"relations": relations, "arms": arms}, notes=notes,
+            verdicts=study.verdicts.with_columns(told.alias("sentence")),
+        )
+    )  # fmt: skip
+    page = Page(html)
+    assert "Tags & <labels>" in [row[0] for row in page.rows("verdicts", "relational-ease")]
+    firsts = {row[0] for _, _, rows in page.tables for row in rows if row}
+    assert "Tags & <labels> has_tag" in firsts, "the data card has the name, too"
+    assert "<labels>" not in html
+    assert page.rows("notes", "relation weights")[0] == ["Model", "Tags & <labels>"]
+    assert page.rows("notes", "share")[0] == ["Model", "similar_text"], "a note's key of that name is no relation"
+    spoken = re.sub(r"<code>.*?</code>|<table class=.notes.*?</table>", "", html, flags=re.S)
+    assert "has_tag" not in spoken
+    assert "similar_text" not in spoken
+    assert "written_by" in spoken
+    for drawn_text in ("Tags &amp; &lt;labels&gt;, tuned again:", "Similar text, all so far:"):
+        assert f'aria-label="{drawn_text}' in html

@@ -40,6 +40,7 @@ planted = { users = 200, items = 90, per_user = 6, groups = 10, seed = 3 }
 [protocol]
 split = "random-leave-one-out"
 [relations.driver]
+title = "Taste"
 kind = "attribute"
 node = "item"
 column = "driver"
@@ -152,6 +153,7 @@ def test_the_study_is_one_run_with_its_file_splits_and_winner(logged):
         "line-up": '["popularity", "relational-ease", "light, small"]',
     }.items():  # fmt: skip
         assert params[name] == value
+    assert "relations.driver.title" not in params  # it may change, and a parameter may not
     assert [params[f"fingerprint.seed {seed}"] for seed in (0, 1)] == result.card["fingerprints"]
     assert {k: params[f"machine.{k}"] for k in ("cpu", "relrank", "torch")}.items() <= result.card["machine"].items()
     note = json.loads((home / "out" / "winner" / "run.json").read_text())

@@ -128,7 +128,7 @@ def test_a_relational_model_keeps_the_arms_that_fit(study_file, tmp_path, monkey
     assert {arm for _, arm, _ in seen.gone} == {"all", "all, driver rewired", "all, noise rewired"}
     arms = result.leaderboard.filter(pl.col("model") == "relational-ease")["arm"].to_list()
     assert sorted(arms) == ["all without driver", "all without noise", "interactions"]
-    assert set(result.effects["kind"]) == {"alone"}
+    assert set(result.effects["kind"]) == {"alone", "strongest"}
     assert result.verdicts.is_empty()
     assert keep_winner(config, material, tmp_path / "out").note["arm"] == "all without noise"
 

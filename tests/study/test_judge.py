@@ -7,7 +7,7 @@ from relrank.evaluation import Evaluation
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.cells import CellResult
 from relrank.study.effects import Found
-from relrank.study.judge import judges
+from relrank.study.judge import judges, strongest, taken_away
 from relrank.study.tuning import Trial
 
 ALL = all_of(["tags"])
@@ -67,3 +67,52 @@ def test_less_than_a_step_of_tuning_is_no_better():
 
 def test_a_model_without_an_interactions_arm_is_not_spoken_of():
     assert judged(cell("judge", ALL, 0.2), cell("ease", INTERACTIONS, 0.3)) == []
+
+
+def test_the_strongest_of_all_models_on_the_interactions_alone():
+    cells = [cell("judge", INTERACTIONS, 0.15), cell("judge", ALL, 0.3), cell("ease", INTERACTIONS, 0.2)]
+    found = Found(cells, "ndcg@10")
+    assert strongest(found, ["judge", "ease", "absent"]) == "ease"
+    assert strongest(found, ["judge"]) == "judge"
+    assert strongest(found, ["absent"]) is None
+
+
+JUDGES = [{"model": "strong", "valid": 0.185}, {"model": "weak", "valid": 0.148}, {"model": "near", "valid": 0.184}]
+STRONGER = "strong, whose interactions alone are stronger (validation ndcg@10 0.1850 against 0.1480)."
+OF_STRONG = f" It helps weak (+0.0310), but adds nothing that is shown beside {STRONGER}"
+OF_WEAK = f" It adds nothing that is shown beside {STRONGER}"
+
+
+def after(*rows):
+    """The sentences that rows of (model, relation, verdict) end with."""
+    table = pl.DataFrame(
+        [{"model": m, "relation": r, "verdict": v, "held": 0.031, "sentence": f"{r}."} for m, r, v in rows]
+    )
+    return [text.removeprefix(f"{r}.") for (_, r, _), text in
+            zip(rows, taken_away(table, JUDGES, "ndcg@10", 0.01)["sentence"], strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("verdict", ["undecided", "negligible"])
+def test_what_a_stronger_model_takes_away_is_said_of_both(verdict):
+    assert after(("strong", "tags", verdict), ("weak", "tags", "helps")) == [OF_STRONG, OF_WEAK]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("strong", "tags", "helps"), ("weak", "tags", "helps")],
+        [("strong", "tags", "interchangeable"), ("weak", "tags", "helps")],  # alone it adds something there
+        [("strong", "tags", "not read"), ("weak", "tags", "helps")],  # nothing was tested
+        [("strong", "tags", "undecided"), ("weak", "tags", "interchangeable")],
+        [("strong", "tags", "undecided"), ("weak", "text", "helps")],
+        [("strong", "tags", "helps"), ("weak", "tags", "undecided")],  # the weaker one takes nothing away
+        [("strong", "tags", "undecided"), ("near", "tags", "helps")],  # as strong, within the margin
+    ],
+)
+def test_else_nothing_is_said_of_a_stronger_model(rows):
+    assert after(*rows) == [""] * len(rows)
+
+
+def test_without_judges_sentences_stay():
+    table = pl.DataFrame({"model": ["m"], "relation": ["r"], "verdict": ["helps"], "held": [0.1], "sentence": ["x"]})
+    assert taken_away(table, [], "ndcg@10").equals(table)

@@ -223,6 +223,7 @@ node = "item"
 column = "genre"
 quantiles = 5
 """
+TITLED = f'{COUNT}title = "How often"\n'
 
 
 @pytest.mark.parametrize(
@@ -231,6 +232,7 @@ quantiles = 5
         (READERS, pl.col("u").cast(pl.String).str.join("|"), "readers", "held-out rows in side rows: readers"),
         (READERS, pl.format("r{}", pl.col("u") * 7).str.join("|"), "readers", "held-out rows in side rows: readers"),
         (COUNT, pl.len(), "count", "figures that grow with held-out rows: genre of count"),
+        (TITLED, pl.len(), "count", "figures that grow with held-out rows: genre of How often"),
         (COUNT, pl.len().log(), "count", "figures that grow with held-out rows: genre of count"),
     ],
 )

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from relrank.study.arms import Arm
 from relrank.study.live import LiveStudy
 
 
-def cell(arm: str):
+def cell(arm: str, *relations: str):
     return SimpleNamespace(
-        model=SimpleNamespace(name="ease"), arm=SimpleNamespace(name=arm), bench=SimpleNamespace(seed=0),
+        model=SimpleNamespace(name="ease"), arm=Arm(arm, relations), bench=SimpleNamespace(seed=0),
         study=SimpleNamespace(metric="mrr"),
     )  # fmt: skip
 
@@ -58,3 +59,18 @@ def test_on_a_file_cells_that_overlap_have_a_line_each_with_their_own_time(monke
         "[1/2] ease · interactions · seed 0: mrr 0.5000, 3.0 s",
         "[2/2] ease · all · seed 0: mrr 0.2500, 5.0 s",
     ]
+
+
+def test_arms_are_shown_with_titles():
+    out = StringIO()
+    one = cell("interactions + tags", "tags")
+    with LiveStudy(
+        Console(file=out, width=100, force_terminal=True, color_system=None), {"tags": "Labels [x]"}
+    ) as live:
+        live.plan([one], 0)
+        live.start(one)
+        live.done(one, result(0.25), True)
+    shown = out.getvalue()
+    assert "ease · interactions + Labels [x] · seed 0" in shown
+    assert shown.count("interactions + Labels [x]") > 1, "in the table, too"
+    assert "tags" not in shown

@@ -7,10 +7,13 @@ import polars as pl
 import pytest
 
 from relrank.comparison import holm
-from relrank.study.arms import INTERACTIONS, all_of
-from relrank.study.effects import Found, versus
+from relrank.study.arms import INTERACTIONS, all_of, rewired
+from relrank.study.config import read_study
+from relrank.study.effects import Found, against_strongest, versus
+from relrank.study.run import prepare, run_study
 
 RELATIONS = ["a", "b"]
+ALL = all_of(RELATIONS)
 USERS = 40
 
 
@@ -99,3 +102,48 @@ def test_a_rival_with_one_arm_alone_has_no_gain_to_compare(there):
 
 def test_a_rival_that_was_not_run_gives_nothing():
     assert versus(found(values()), ["network"], "absent", RELATIONS) == []
+
+
+def test_every_arm_against_the_strongest_model_without_relations():
+    """Paired by user, by hand; its own arm is no row, nor are shuffled ones and other models."""
+    v = values()
+    cells = found(v)
+    shuffled = SimpleNamespace(model="linear", seed=0, evaluation=SimpleNamespace(table=table(v["linear", "all"])))
+    cells = Found(
+        [*((ALL if arm == "all" else INTERACTIONS, cells.cells(model, arm)[0]) for model, arm in v),
+         (rewired(RELATIONS, "a"), shuffled)], "ndcg@10",
+    )  # fmt: skip
+    rows = against_strongest(cells, ["linear", "network"], "network")
+    assert [(r["model"], r["arm_a"], r["arm_b"], r["kind"], r["other"], r["relation"]) for r in rows] == [
+        ("linear", "all", "interactions", "strongest", "network", None),
+        ("linear", "interactions", "interactions", "strongest", "network", None),
+        ("network", "all", "interactions", "strongest", "network", None),
+    ]
+    base = v["network", "interactions"]
+    means = [(v[r["model"], r["arm_a"]] - base).mean() for r in rows]
+    assert [r["mean"] for r in rows] == pytest.approx(means)
+    d = v["linear", "all"] - base
+    assert rows[0]["high"] - rows[0]["low"] == pytest.approx(2 * 2.0227 * d.std(ddof=1) / np.sqrt(USERS), rel=0.1)
+    assert against_strongest(cells, ["linear"], None) == []
+    assert against_strongest(cells, ["linear"], "absent") == []
+
+
+def test_a_study_compares_its_arms_with_the_strongest_model_without_relations(study_file, tmp_path):
+    """EASE with far too little regularisation is weaker than item-kNN here, whatever validation says of relations."""
+    text = study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]").replace("trials = 8", "trials = 2")
+    text = text.replace('name = "ease"', 'name = "item-knn"')
+    study_file.write_text(
+        text.replace('name = "relational-ease"', 'name = "relational-ease"\nconfig = { l2 = 0.01 }')
+    )
+    config = read_study(study_file)
+    result = run_study(config, prepare(config, tmp_path), tmp_path / "out")
+    valid = {r["model"]: r["valid"] for r in result.leaderboard.iter_rows(named=True) if r["arm"] == "interactions"}
+    assert max(valid, key=lambda name: valid[name]) == "item-knn"
+    rows = result.effects.filter(pl.col("kind") == "strongest")
+    means = {(r["model"], r["arm"]): r["mean"] for r in result.leaderboard.iter_rows(named=True)}
+    arms = {arm for model, arm in means if model == "relational-ease" and "rewired" not in arm}
+    assert set(rows["arm_a"]) == arms
+    for row in rows.iter_rows(named=True):
+        assert (row["model"], row["other"], row["relation"]) == ("relational-ease", "item-knn", None)
+        expected = means["relational-ease", row["arm_a"]] - means["item-knn", "interactions"]
+        assert row["mean"] == pytest.approx(expected)

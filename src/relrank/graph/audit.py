@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Float64
-from relrank.graph.graph import Graph
+from relrank.graph.graph import NO_TITLES, Graph, Titles
 from relrank.graph.sequences import Sequences
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.growth import growth
@@ -22,32 +22,36 @@ MEND = "give the table's rows a time or a user (time, by), so that they are cut 
 """What to do about a relation that knows held-out rows."""
 
 
-def known_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterator[Finding]:
+def known_rows(
+    graph: Graph, split: Split, timed: Collection[str] = (), titles: Titles = NO_TITLES
+) -> Iterator[Finding]:  # fmt: skip
     """Rows of the split that are edges of a relation between users and items; hidden ones are a leak.
 
     Edges of ``timed`` relations are earlier than the user's held-out rows: one that is the same pair was known then,
-    such as an item that was looked at before it was bought, and is worth a warning only.
+    such as an item that was looked at before it was bought, and is worth a warning only. ``titles`` are read
+    instead of names of relations.
     """
     n = graph.n_items
     for name, r in graph.relations.items():
         if {r.source, r.target} != {graph.user, graph.item}:
             continue
+        title = titles.get(name, name)
         edges = pair_keys(r.src, r.dst, n) if r.source == graph.user else pair_keys(r.dst, r.src, n)
         again = int(np.isin(edges, pair_keys(split.train.user, split.train.item, n)).sum())
-        message = f"{again:,} of {len(r):,} edges of relation {name} repeat a training row, so that a model reads in "
-        message += "its graph what it is to predict"
-        yield Finding("warning" if again else "ok", f"training rows in {name}", message, again, (name,))
+        message = f"{again:,} of {len(r):,} edges of relation {title} repeat a training row, so that a model "
+        message += "reads in its graph what it is to predict"
+        yield Finding("warning" if again else "ok", f"training rows in {title}", message, again, (name,))
         for part, rows in (("validation", split.valid), ("test", split.test)):
             held = int(np.isin(pair_keys(rows.user, rows.item, n), edges).sum())
-            message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {name}"
+            message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {title}"
             message += ", each of an earlier time" * (name in timed)
             level: Literal["leak", "warning", "ok"] = "warning" if name in timed else "leak"
-            yield Finding(level if held else "ok", f"{part} rows in {name}", message, held, (name,), MEND)
+            yield Finding(level if held else "ok", f"{part} rows in {title}", message, held, (name,), MEND)
 
 
 def growing(
     graph: Graph, split: Split, tables: Tables, columns: Mapping[str, Collection[tuple[str, str]]],
-    timed: Collection[str] = (),
+    timed: Collection[str] = (), titles: Titles = NO_TITLES,
 ) -> Iterator[Finding]:  # fmt: skip
     """Figures of items that know how many of their interactions are held out (``tables.growth``).
 
@@ -57,9 +61,10 @@ def growing(
         tables: with the numeric columns of items that relations and features use.
         columns: (table, column) of what is used, by the name of the relation or feature.
         timed: relations that were cut at the split by their times: what they say was known, a warning.
+        titles: of relations, read instead of their names.
     """
     bad, looked_at = [], 0
-    for name, what, figure in _figures(graph, tables, columns):
+    for name, what, figure in _figures(graph, tables, columns, titles):
         looked_at += 1
         found = growth(figure, split, np.random.default_rng(0))
         if found.is_count:
@@ -77,7 +82,7 @@ def growing(
             continue
         sure = (found.is_count or found.exact) and name not in timed
         n = len(split.valid) + len(split.test)
-        mend = f"count and collect {name} without held-out rows, or leave it out"
+        mend = f"count and collect {titles.get(name, name)} without held-out rows, or leave it out"
         bad.append(Finding("leak" if sure else "warning", f"{GROWS}: {what}", message, n, (name,), mend))
     if looked_at and not bad:
         message = f"none of {looked_at:,} figures of items knows which rows are held out"
@@ -86,7 +91,10 @@ def growing(
 
 
 def _figures(
-    graph: Graph, tables: Tables, columns: Mapping[str, Collection[tuple[str, str]]]
+    graph: Graph,
+    tables: Tables,
+    columns: Mapping[str, Collection[tuple[str, str]]],
+    titles: Titles,
 ) -> Iterator[tuple[str, str, Float64]]:
     """Name of the relation or feature, what is measured, and its value of each item; NaN where it has none."""
     n = graph.n_items
@@ -95,9 +103,17 @@ def _figures(
             continue
         ends = [end for kind, end in ((r.source, r.src), (r.target, r.dst)) if kind == graph.item]
         rows, weight = np.concatenate(ends), np.concatenate([r.weight] * len(ends))
-        yield name, f"the number of links of {name}", np.bincount(rows, minlength=n).astype(np.float64)
+        yield (
+            name,
+            f"the number of links of {titles.get(name, name)}",
+            np.bincount(rows, minlength=n).astype(np.float64),
+        )
         if weight.size and weight.min() < weight.max():
-            yield name, f"the weight of links of {name}", np.bincount(rows, weight, n).astype(np.float64)
+            yield (
+                name,
+                f"the weight of links of {titles.get(name, name)}",
+                np.bincount(rows, weight, n).astype(np.float64),
+            )
     table = tables.nodes.get(tables.item)
     if table is None:
         return
@@ -106,13 +122,14 @@ def _figures(
         for node, column in used:
             if node == tables.item and column in table.frame.columns and table.frame[column].dtype.is_numeric():
                 values = table.frame[column].gather(at).cast(pl.Float64).fill_null(np.nan).to_numpy()
-                yield name, f"{column} of {name}", values
+                yield name, f"{column} of {titles.get(name, name)}", values
 
 
-def own_steps(graph: Graph, name: str) -> Finding:
+def own_steps(graph: Graph, name: str, title: str | None = None) -> Finding:
     """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
 
-    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning.
+    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning. ``title``
+    is read instead of the name.
     """
     histories, relation = Sequences.of_graph(graph), graph.relations[name]
     inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
@@ -120,7 +137,6 @@ def own_steps(graph: Graph, name: str) -> Finding:
     once = relation.where(relation.weight == 1)
     edges = pair_keys(once.src, once.dst, graph.n_items)
     n = int(np.isin(pair_keys(np.minimum(a, b), np.maximum(a, b), graph.n_items), edges).sum())
-    message = (
-        f"{n:,} of {a.size:,} steps from a training item to the next are edges of {name} that no other step makes"
-    )
-    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {name}", message, n, (name,))
+    read, steps = title or name, f"{n:,} of {a.size:,} steps from a training item to the next"
+    message = f"{steps} are edges of {read} that no other step makes"
+    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {read}", message, n, (name,))

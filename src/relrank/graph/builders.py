@@ -79,7 +79,7 @@ def build_graph(
     tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
     drafts = {}
     for name, config in relations.items():
-        join = Join(name, tables, split, progress=progress)
+        join = Join(name, tables, split, progress=progress, title=config.title)
         if name == "interactions" or name in (features or {}):  # a feature of its name marks a text relation
             raise join.error("name is taken", expected="another name for the relation", found=name)
         drafts[name] = _draft(join, config)

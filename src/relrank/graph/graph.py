@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
 
 Duplicates = Literal["error", "sum", "max", "first"]
+Titles = Mapping[str, str]
+"""What people read instead of a relation's name; a relation that is not in it goes by its name."""
+NO_TITLES: Titles = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -323,17 +328,22 @@ class Graph:
         return to_pyg(self)
 
     def __repr__(self) -> str:
+        return self.described({})
+
+    def described(self, titles: Titles) -> str:
+        """Nodes, relations and features in figures, with titles of relations in place of their names."""
         nodes = "".join(f"\n  {name}: {len(ids):,} nodes" for name, ids in self.nodes.items())
         from relrank.graph.chains import hops, stops
 
         passed = hops(self)
         edges = "".join(
-            f"\n  {r.name}: {r.source} {'—' if r.undirected else '→'} {r.target}, {len(r):,} edges"
+            f"\n  {titles.get(r.name, r.name)}: {r.source} {'—' if r.undirected else '→'} {r.target}, "
+            + f"{len(r):,} edges"
             + (f", read as {' → '.join(stops(self, r))}" if passed.get(r.name) else "")
             for r in (self.interactions, *self.relations.values())
         )
         features = "".join(
-            f"\n  {f.name}: {f.dims:,} features of {f.node}, known of {f.known.mean():.1%}"
+            f"\n  {titles.get(f.name, f.name)}: {f.dims:,} features of {f.node}, known of {f.known.mean():.1%}"
             for f in self.features.values()
         )
         return f"Graph{nodes}{edges}{features}"

@@ -33,6 +33,7 @@ class Join:
         split: which users and items the graph has.
         notices: what was counted so far.
         progress: told of long work.
+        title: what people read instead of the name, if anything.
     """
 
     relation: str
@@ -40,11 +41,12 @@ class Join:
     split: Split
     notices: list[Notice] = field(default_factory=list)
     progress: Progress = silent
+    title: str | None = None
 
     def count(self, message: str, number: int | np.integer) -> None:
         """Note rows or nodes that a policy touched."""
         if number:
-            self.notices.append(Notice(f"relation {self.relation!r}", message, int(number)))
+            self.notices.append(Notice(f"relation {self.title or self.relation!r}", message, int(number)))
 
     def error(self, what: str, *, expected: str, found: str) -> InputError:
         """The error to raise."""

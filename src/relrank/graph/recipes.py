@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from relrank.graph.graph import Duplicates
 from relrank.tables.config import Section
@@ -12,7 +12,22 @@ from relrank.tables.config import Section
 Count = Annotated[int, Field(ge=1)]
 
 
-class Link(Section):
+class Titled(Section):
+    """What every relation may say of itself."""
+
+    title: str | None = None
+    """What people read instead of the name: in the terminal, on the page, in the audit. It changes no result."""
+
+    @field_validator("title")
+    @classmethod
+    def _readable(cls, title: str | None) -> str | None:
+        title = title if title is None else title.strip()
+        if title is not None and not (title and title.isprintable()):
+            raise ValueError("title must be one line of text, not empty")
+        return title
+
+
+class Link(Titled):
     """Edges that a link table lists.
 
     Order of the steps: rows that the split cuts off (``tables.cutoff``), rows without both ends in the graph and rows
@@ -34,7 +49,7 @@ class Link(Section):
     Within one node type (a, b) and (b, a) are the same edge."""
 
 
-class Attribute(Section):
+class Attribute(Titled):
     """Edges from nodes to the values of a column: text, number, or list. All weights are one."""
 
     kind: Literal["attribute"]
@@ -69,7 +84,7 @@ class Cuts(Section):
         return self
 
 
-class Bins(Cuts):
+class Bins(Titled, Cuts):
     """Edges from nodes to the interval a numeric column falls into; intervals are keys. All weights are one."""
 
     kind: Literal["bins"]
@@ -124,7 +139,7 @@ class Latent(Encoded):
     """The most frequent runs are kept."""
 
 
-class Texts(Latent):
+class Texts(Titled, Latent):
     """Edges from nodes to their texts, which are nodes with a vector each. All weights are one.
 
     Texts that are the same, spaces at the ends aside, are one node; its key is a hash of it. The vectors are a
@@ -155,7 +170,7 @@ class OneText(Section):
         return self
 
 
-class Text(Encoded, OneText):
+class Text(Titled, Encoded, OneText):
     """Edges between nodes with similar text: the cosine of its vectors.
 
     Each node names its nearest other nodes; a pair that either end names is one edge, weighted with the cosine.
@@ -174,7 +189,7 @@ class Text(Encoded, OneText):
     """The most frequent features are kept."""
 
 
-class Cooccurrence(Section):
+class Cooccurrence(Titled):
     """Edges between items that users choose close to each other: training rows only, weight = how often.
 
     A pair counts once for every two places at most ``window`` apart in one training history, in time order (file

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Csr
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import NO_TITLES, Graph, Relation, Titles
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
@@ -64,17 +64,20 @@ class Reached:
         return self.held / self.pairs if self.pairs else 0.0
 
 
-def side_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterator[Finding]:
+def side_rows(
+    graph: Graph, split: Split, timed: Collection[str] = (), titles: Titles = NO_TITLES
+) -> Iterator[Finding]:  # fmt: skip
     """A finding for each way from users to their own held-out items, or one that says that there is none.
 
     Args:
         graph: with the relations to look at; features of items count as well.
         split: of its interactions.
         timed: relations whose rows were cut at the split by their times: what is reached was known, a warning.
+        titles: of relations, read instead of their names.
     """
     bad, looked_at = [], 0
     train = split.train.csr(*split.shape)
-    for names, how, to_nodes, to_items in _ways(graph, split, train):
+    for names, how, to_nodes, to_items in _ways(graph, split, train, titles):
         looked_at += 1
         found = reached(to_nodes, to_items, split, train)
         if found is None:
@@ -84,11 +87,8 @@ def side_rows(graph: Graph, split: Split, timed: Collection[str] = ()) -> Iterat
             f"{how} leads from users to {found.pairs:,} items beyond their training rows, and {found.held:,} of "
             f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
         )
-        bad.append(
-            Finding(
-                "warning" if known else "leak", f"{CHECK}: {' and '.join(names)}", message, found.held, names, MEND
-            )
-        )
+        check = f"{CHECK}: {' and '.join(titles.get(name, name) for name in names)}"
+        bad.append(Finding("warning" if known else "leak", check, message, found.held, names, MEND))
     worst: dict[tuple[str, ...], Finding] = {}
     for finding in bad:  # the same relation may be caught by its keys and by its items
         if finding.names not in worst or finding.count > worst[finding.names].count:
@@ -132,27 +132,29 @@ def reached(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Reached |
     return None
 
 
-def _ways(graph: Graph, split: Split, train: Csr) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:
+def _ways(
+    graph: Graph, split: Split, train: Csr, titles: Titles
+) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:  # fmt: skip
     """Names, a description, users by nodes and nodes by items."""
     ends = {graph.user, graph.item}
     of_users = [r for r in graph.relations.values() if graph.user in (r.source, r.target) and not _among(r, ends)]
     of_items = [r for r in graph.relations.values() if graph.item in (r.source, r.target) and not _among(r, ends)]
     for items in of_items:
-        node = _other(items, graph.item)
+        node, title = _other(items, graph.item), titles.get(items.name, items.name)
         to_items = _csr(items, graph, node, graph.item)
         for users in of_users:
             if _other(users, graph.user) == node:
-                how = f"{users.name} and {items.name}"
+                how = f"{titles.get(users.name, users.name)} and {title}"
                 yield (users.name, items.name), how, _csr(users, graph, graph.user, node), to_items
         same = _same_keys(split.users, graph.nodes[node])
         if same.nnz:
-            yield (items.name,), f"{items.name}, whose keys are those of users,", same, to_items
-        yield (items.name,), items.name, disguised(train, to_items), to_items
+            yield (items.name,), f"{title}, whose keys are those of users,", same, to_items
+        yield (items.name,), title, disguised(train, to_items), to_items
     for users in of_users:
         node = _other(users, graph.user)
         same = _same_keys(graph.nodes[node], split.items)
         if same.nnz:
-            how = f"{users.name}, whose keys are those of {graph.item} nodes,"
+            how = f"{titles.get(users.name, users.name)}, whose keys are those of {graph.item} nodes,"
             yield (users.name,), how, _csr(users, graph, graph.user, node), same
     for feature in graph.features.values():
         if feature.node == graph.item and feature.sparse is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from relrank.graph.graph import Titles
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.leaks import stamp
-from relrank.study.result import StudyResult
+from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ALPHA, NOT_READ, ORDER
 
 Row = dict[str, Any]
@@ -44,59 +46,76 @@ def answer(result: StudyResult) -> str:
     Returns:
         Plain text, e.g. ``"Build text, then tags: +25 % NDCG@10, 97 % of what all five bring. Language hurts."``
     """
-    accepted = stamp(result.card.get("accepted_leaks", []))
+    accepted = stamp(result.card.get("accepted_leaks", []), titles_of(result.card))
     return _answer(result) + (f" ({accepted})" if accepted else "")
 
 
 def _answer(result: StudyResult) -> str:
     lead = lead_model(result)
     if lead is None:
-        rows = list(result.effects.iter_rows(named=True))
+        rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
         if not rows and result.card.get("left_out"):
             return "No relation was judged, since models of this study did not fit into memory."
         return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
-    rows = [row for row in result.verdicts.iter_rows(named=True) if row["model"] == lead]
+    titles, verdicts = titles_of(result.card), list(result.verdicts.iter_rows(named=True))
+    rows = [row for row in verdicts if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     plan = result.card.get("plan")
     built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
     names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
     read = [row for row in rows if row["verdict"] != NOT_READ]
-    said = [_to_build(plan, built, read, metric_name(result.card["metric"]))] if plan is not None and built else []
+    said = []
+    if plan is not None and built:
+        said.append(_to_build(plan, built, read, metric_name(result.card["metric"]), titles))
     by["undecided"] = [row for row in by["undecided"] if row["relation"] not in names]  # the plan has said more
     helping = [row for row in by["helps"] if row["relation"] not in names]
     if helping:
-        said.append(f"{_names(helping, rows)} {_verb(helping, 'help')}{', too' if built else ''}.")
+        said.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
     for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
         group = [row for row in by["interchangeable"] if row["instead"] == others]
         be = "is" if len(group) == 1 else "are"
-        instead = "replaced by the others" if not others else f"interchangeable with {_or(others)}"
-        said.append(f"{_names(group, rows)} {be} {instead}.")
+        instead = (
+            "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
+        )
+        said.append(f"{_names(group, rows, titles)} {be} {instead}.")
     if by["hurts"]:
-        said.append(f"{_names(by['hurts'], rows)} {_verb(by['hurts'], 'hurt')}.")
+        said.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
     if by["negligible"]:
         be = "is" if len(by["negligible"]) == 1 else "are"
-        said.append(f"{_names(by['negligible'], rows)} {be} negligible (within ±{number(rows[0]['margin'])}).")
+        within = number(rows[0]["margin"])
+        said.append(f"{_names(by['negligible'], rows, titles)} {be} negligible (within ±{within}).")
     if by["undecided"]:
         visible = [row["visible"] for row in by["undecided"] if known(row["visible"])]
         seen = f" (an effect of ±{number(max(visible))} would have been seen)" if visible else ""
         be = "is" if len(by["undecided"]) == 1 else "are"
-        said.append(f"{_names(by['undecided'], rows)} {be} undecided{seen}.")
+        said.append(f"{_names(by['undecided'], rows, titles)} {be} undecided{seen}.")
     if by[NOT_READ]:
         be = "is" if len(by[NOT_READ]) == 1 else "are"
-        said.append(f"{_names(by[NOT_READ], rows)} {be} not read by {lead}.")
+        said.append(f"{_names(by[NOT_READ], rows, titles)} {be} not read by {lead}.")
     if not built and not by["helps"]:
         said.insert(0, "No relation is shown to be worth building.")
+    if differing := _differing(verdicts, lead):
+        said.append(f"The models disagree on {listed([titles.get(name, name) for name in differing], most=3)}.")
     return " ".join(said)
 
 
-def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str) -> str:
+def _differing(verdicts: list[Row], lead: str) -> list[str]:
+    """The relations on which another model has another verdict than the lead; one that does not read it has none."""
+    of_lead = {row["relation"]: row["verdict"] for row in verdicts if row["model"] == lead}
+    others = [row for row in verdicts if row["model"] != lead and row["verdict"] != NOT_READ]
+    differing = {row["relation"] for row in others if row["verdict"] != of_lead.get(row["relation"], row["verdict"])}
+    return [name for name, verdict in of_lead.items() if name in differing and verdict != NOT_READ]
+
+
+def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str, titles: Titles) -> str:
     """The first sentence: what to build, what it brings, and how much of everything that is."""
     names = []
     for step in built:
-        beside = [f"through {', '.join(step['through'])}"] if step.get("through") else []
-        beside += [f"or {_or(', '.join(step['alternatives']))}"] if step["alternatives"] else []
-        names.append(step["relation"] + (f" ({'; '.join(beside)})" if beside else ""))
+        through = ", ".join(titles.get(name, name) for name in step.get("through", ()))
+        beside = [f"through {through}"] if through else []
+        beside += [f"or {_or(step['alternatives'], titles)}"] if step["alternatives"] else []
+        names.append(titles.get(step["relation"], step["relation"]) + (f" ({'; '.join(beside)})" if beside else ""))
     last = built[-1]
     text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
     if last["share"] is not None and len(rows) > len(built):
@@ -105,8 +124,8 @@ def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str) -> str:
     return text + "."
 
 
-def _or(names: str) -> str:
-    *others, last = names.split(", ")
+def _or(names: Sequence[str], titles: Titles) -> str:
+    *others, last = (titles.get(name, name) for name in names)
     return f"{', '.join(others)} or {last}" if others else last
 
 
@@ -151,9 +170,9 @@ def _against(rows: list[Row]) -> str:
     return "; ".join(clauses) + "."
 
 
-def _names(rows: list[Row], of: list[Row]) -> str:
+def _names(rows: list[Row], of: list[Row], titles: Titles) -> str:
     """All names of a small study; three a clause of a large one, so that the sentence stays one."""
-    return listed([row["relation"] for row in rows], most=8 if len(of) <= 8 else 3)
+    return listed([titles.get(row["relation"], row["relation"]) for row in rows], most=8 if len(of) <= 8 else 3)
 
 
 def _verb(rows: list[Row], verb: str) -> str:

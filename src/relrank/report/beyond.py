@@ -73,9 +73,9 @@ def beyond(
         "models": [
             {"model": model, "rows": lines}
             for model in models
-            if (lines := _lines([row for row in effects if row["model"] == model and row["kind"] in kinds]))
+            if (lines := lines_of([row for row in effects if row["model"] == model and row["kind"] in kinds]))
         ],
-        "versus": _lines([row for row in effects if row["kind"] == "versus"]),
+        "versus": lines_of([row for row in effects if row["kind"] == "versus"]),
         "lacking": any(not known(row[name]) for row in rows for name in measures),
         "effect_measures": [name for name in measures if any(row["measure"] == name for row in effects)],
     }
@@ -86,7 +86,7 @@ def decimals(name: str) -> int:
     return MEASURES.get(name.partition("@")[0], ("", 4))[1]
 
 
-def _lines(effects: list[Row]) -> list[Row]:
+def lines_of(effects: list[Row]) -> list[Row]:
     """One row per model, relation and kind, a cell per measure."""
     lines: dict[tuple[Any, ...], Row] = {}
     for row in effects:

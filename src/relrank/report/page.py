@@ -6,7 +6,7 @@ from pathlib import Path
 
 from relrank.report import figures
 from relrank.report.view import build_view
-from relrank.study.result import StudyResult
+from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 from relrank.whole import whole
 
@@ -56,6 +56,9 @@ def render(result: StudyResult) -> str:
         figures.listed,
     ):
         environment.filters[write.__name__] = write
+    titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
+    environment.filters["titled"] = lambda name: titles.get(name, name)
+    environment.filters["arm_titled"] = lambda name: arm_titles.get(name, name)
     environment.globals["interval"] = figures.interval
     environment.globals["agrees"] = agrees
     environment.tests["known"] = figures.known

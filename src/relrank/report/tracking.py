@@ -150,7 +150,8 @@ class Tracking:
     def _params(self) -> dict[str, str]:
         """The study file as it is in force, its splits, and where it runs."""
         config, benches = self._config, self._material.benches
-        told = {"name", "title", "description", "study"}
+        told: dict[str, Any] = {"name": True, "title": True, "description": True, "study": True,
+                "relations": {"__all__": {"title"}}}  # fmt: skip
         said = config.model_dump(mode="json", exclude_unset=True, exclude=told)
         n_users, n_items = benches[0].split.shape
         return flat(

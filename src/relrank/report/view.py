@@ -10,11 +10,12 @@ from typing import Any
 
 from relrank.errors import InputError
 from relrank.report.answer import Row, answer, lead_model
-from relrank.report.beyond import beyond, decimals
-from relrank.report.figures import Scale, known
+from relrank.report.beyond import beyond, decimals, lines_of
+from relrank.report.figures import Scale, known, metric_name
 from relrank.study.groups import ALL_USERS
 from relrank.study.leaks import stamp
-from relrank.study.result import StudyResult
+from relrank.study.lists import contrary, in_words
+from relrank.study.result import StudyResult, titles_of
 from relrank.study.verdicts import ALPHA, ORDER, agrees
 
 KINDS = ("gain", "held", "drop", "alone", "placebo")
@@ -34,6 +35,7 @@ FIELDS = {
     "groups": "model relation kind other group label order mean low high n_users",
     "group_metrics": "model arm group label order n_users",
     "list_effects": "model relation kind other measure mean low high n_users n_seeds",
+    "metric_effects": "model relation kind other measure mean low high n_users n_seeds",
     "curves": "model arm seed epoch loss metric",
     "tuning": "model arm seed trial metric config chosen",
     "notes": "model arm seed note key value sd count",
@@ -48,7 +50,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     """
     _check(result)
     tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in FIELDS if name != "card"}
-    lead = lead_model(result)
+    lead, titles = lead_model(result), titles_of(result.card)
     judged = list(dict.fromkeys([lead] * (lead is not None) + [row["model"] for row in tables["verdicts"]]))
     for row in tables["effects"]:
         row["significant"] = is_significant(row)
@@ -77,6 +79,12 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "forest": _forest(tables["effects"], judged, compared),
         "beside": _beside(tables["effects"], judged, compared),
         "versus": _versus(tables["effects"]),
+        "strongest": [row for row in tables["effects"] if row["kind"] == "strongest"],
+        "other_metrics": _other_metrics(tables["metric_effects"], tables["leaderboard"], judged, compared),
+        "contrary": [
+            in_words({**row, "measure": metric_name(row["measure"])}, metric_name(result.card["metric"]), titles)
+            for row in contrary(result.verdicts, result.metric_effects)
+        ],
         "leaderboard": board,
         "beyond": beyond(
             tables["leaderboard"],
@@ -98,7 +106,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "audit": sorted(result.card["audit"], key=lambda row: AUDIT.index(row["level"])),
         "leaks": [row for row in result.card["audit"] if row["level"] == "leak" and not row.get("accepted")],
         "accepted": result.card.get("accepted_leaks", []),
-        "stamp": stamp(result.card.get("accepted_leaks", [])),
+        "stamp": stamp(result.card.get("accepted_leaks", []), titles),
         "look_at": result.card.get("look_at", []),
     }
 
@@ -221,6 +229,25 @@ def _versus(effects: list[Row]) -> Row | None:
         "models": [{"model": m, "rows": [row for row in rows if row["model"] == m]} for m in models],
         "scale": Scale.over([0.0, *ends], most=8),
     }
+
+
+def _other_metrics(effects: list[Row], board: list[Row], judged: list[str], relations: list[str]) -> Row:
+    """Per model a line for each relation and kind of effect, a cell per metric.
+
+    Metrics that say nothing more are not there: with one relevant item a user, recall is hit, and precision and MAP
+    add nothing.
+    """
+    measures = list(dict.fromkeys(row["measure"] for row in effects))
+    cuts = dict.fromkeys(name.partition("@")[2] for name in measures)
+    one = {k for k in cuts if k and all(row.get(f"hit@{k}") == row.get(f"recall@{k}") for row in board)}
+    more = ("recall", "precision", "map")
+    shown = [m for m in measures if not (m.partition("@")[2] in one and m.partition("@")[0] in more)]
+    shown.sort(key=lambda m: (SHOWN_METRICS.index(m.partition("@")[0]), int(m.partition("@")[2] or 0)))
+    order = [None, *relations]
+    told = [row for row in effects if row["kind"] in ("gain", "drop", "alone") and row["relation"] in order]
+    told.sort(key=lambda row: order.index(row["relation"]))
+    parts = [{"model": model, "rows": lines_of([row for row in told if row["model"] == model])} for model in judged]
+    return {"measures": shown, "models": [part for part in parts if part["rows"]]}
 
 
 def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str) -> Row:

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from relrank.graph.graph import Graph
+from relrank.graph.graph import Graph, Titles
 from relrank.study.config import ARM_KINDS, ArmKind
+
+ALL_WITHOUT = "all without "
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,18 @@ class Arm:
         graph = whole.only(*self.relations)
         return graph if self.rewired is None else graph.rewired(self.rewired, seed)
 
+    def titled(self, titles: Titles) -> str:
+        """The name with titles of relations in place of their names, for people."""
+        if not titles:
+            return self.name
+        if self.name.startswith(ALL_WITHOUT):
+            name = self.name.removeprefix(ALL_WITHOUT)
+            return ALL_WITHOUT + titles.get(name, name)
+        shuffled = "" if self.rewired is None else f", {titles.get(self.rewired, self.rewired)} rewired"
+        if self.name.startswith("all"):
+            return "all" + shuffled
+        return " + ".join(("interactions", *(titles.get(name, name) for name in self.relations))) + shuffled
+
 
 INTERACTIONS = Arm("interactions")
 Hops = Mapping[str, tuple[str, ...]]
@@ -53,7 +67,7 @@ def over(hops: Hops, *names: str) -> tuple[str, ...]:
 
 def drop(relations: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
     """Every relation but one, and but those that it leads to."""
-    return Arm(f"all without {name}", tuple(r for r in relations if name not in over(hops, r)))
+    return Arm(ALL_WITHOUT + name, tuple(r for r in relations if name not in over(hops, r)))
 
 
 def alone(name: str, hops: Hops = NO_HOPS) -> Arm:

@@ -144,6 +144,11 @@ class StudyConfig(Section):
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
 
     @property
+    def titles(self) -> dict[str, str]:
+        """What people read instead of the names of relations, by name; those without a title are not in it."""
+        return {name: relation.title for name, relation in self.relations.items() if relation.title is not None}
+
+    @property
     def rival(self) -> ModelSection | None:
         """The model that the others are compared with."""
         return next((m for m in self.models if m.name == self.study.versus), None)
@@ -152,6 +157,18 @@ class StudyConfig(Section):
     def _rival_is_there(self) -> Self:
         if self.study.versus is not None and self.rival is None:
             raise ValueError(f"[study] versus must be one of the models {', '.join(m.name for m in self.models)}")
+        return self
+
+    @model_validator(mode="after")
+    def _titles_once(self) -> Self:
+        read: dict[str, str] = {}
+        for name in self.relations:
+            title = self.titles.get(name, name)
+            if title in read:
+                raise ValueError(
+                    f"relations {read[title]} and {name} would both be read as {title!r}: give other titles"
+                )
+            read[title] = name
         return self
 
     @model_validator(mode="after")

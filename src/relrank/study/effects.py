@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from relrank.comparison import Effect, compare, holm, mean_interval
+from relrank.graph.graph import NO_TITLES, Titles
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
@@ -56,16 +57,25 @@ class Found:
         cells: arm and result of each.
         metric: the study's metric.
         hops: by relation those that lead to it, where any do.
+        titles: of relations, for sentences.
     """
 
-    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, hops: Hops = NO_HOPS) -> None:
-        self.metric, self.hops = metric, hops
+    def __init__(
+        self,
+        cells: Iterable[tuple[Arm, CellResult]],
+        metric: str,
+        hops: Hops = NO_HOPS,
+        titles: Titles = NO_TITLES,
+    ) -> None:
+        self.metric, self.hops, self.titles = metric, hops, titles
+        self._arms: dict[str, Arm] = {}
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
         self._shuffled: set[tuple[str, str]] = set()
         for arm, cell in cells:
             self._cells.setdefault((cell.model, arm.name), []).append(cell)
             self._names[cell.model, frozenset(arm.relations), arm.rewired] = arm.name
+            self._arms[arm.name] = arm
             if arm.rewired is not None:
                 self._shuffled.add((cell.model, arm.name))
         for group in self._cells.values():
@@ -78,6 +88,11 @@ class Found:
     def arm_name(self, model: str, arm: Arm) -> str | None:
         """The name under which this arm's graph was run; None where it was not."""
         return self._names.get((model, frozenset(arm.relations), arm.rewired))
+
+    def arm_titles(self) -> dict[str, str]:
+        """By name of an arm what people read instead, where that is not its name."""
+        read = {name: arm.titled(self.titles) for name, arm in self._arms.items()}
+        return {name: title for name, title in read.items() if title != name}
 
     def shuffled(self, model: str, arm: str) -> bool:
         """Whether the arm has a relation whose links are shuffled."""
@@ -165,6 +180,30 @@ def versus(
             for (model, one), p in zip(effects.items(), adjusted, strict=True)
         ]
     return rows
+
+
+def against_strongest(found: Found, models: Sequence[str], strongest: str | None) -> list[dict[str, Any]]:
+    """Every arm of the models, without shuffled ones, minus the strongest model on the interactions alone.
+
+    So a gain over the model's own interactions is not taken for one over the best that there is without relations.
+
+    Args:
+        found: finished cells.
+        models: whose arms are compared.
+        strongest: the model that validates best on the interactions alone (``judge.strongest``); None for no rows.
+    """
+    base = None if strongest is None else found.arm_name(strongest, arm_of.INTERACTIONS)
+    if strongest is None or base is None:
+        return []
+    return [
+        effect_row(
+            model, "strongest", None,
+            (arm, base, compare(found.tables(model, arm), found.tables(strongest, base), found.metric)), 1, strongest,
+        )
+        for model in models
+        for (of, arm), _ in found.items()
+        if of == model and (model, arm) != (strongest, base) and not found.shuffled(model, arm)
+    ]  # fmt: skip
 
 
 def _sides(found: Found, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
@@ -354,8 +393,10 @@ class Judge:
                 together = None if group is None else group[2]
             row: dict[str, Any] = {
                 "model": self.model, "relation": relation, "verdict": said.verdict,
-                "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together)
-                + _chained(relation, self.relations, hops)
+                "sentence": rules.sentence(
+                    relation, self.found.metric, said, one, self.margin, together, self.found.titles
+                )
+                + _chained(relation, self.relations, hops, self.found.titles)
                 + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),
                 "for_whom": (whom or {}).get(relation),
                 "instead": ", ".join(said.instead) or None, "p": said.p, "unused": one.unused,
@@ -376,20 +417,21 @@ def effect_row(model: str, kind: str, relation: str | None, found: tuple[str, st
     return {**row, **asdict(effect), "visible": effect.visible(tests), "p_holm": p_holm}
 
 
-def _chained(relation: str, relations: Sequence[str], hops: Hops) -> str:
+def _chained(relation: str, relations: Sequence[str], hops: Hops, titles: Titles) -> str:
     """What the arms of a relation that is part of a chain have in common with those of others."""
-    hanging = [r for r in relations if relation in hops.get(r, ())]
+    hanging = [titles.get(r, r) for r in relations if relation in hops.get(r, ())]
     said = f" Without it {', '.join(hanging)} cannot be read and is left out, too." if hanging else ""
     if hops.get(relation):
-        said += f" It is read through {', '.join(hops[relation])}, beside which it was tried alone."
+        through = ", ".join(titles.get(r, r) for r in hops[relation])
+        said += f" It is read through {through}, beside which it was tried alone."
     return said
 
 
-def _not_read(model: str, relation: str) -> dict[str, Any]:
+def _not_read(model: str, relation: str, titles: Titles) -> dict[str, Any]:
     """The row of a relation that a model cannot read: no figures."""
     return dict.fromkeys(VERDICT_SCHEMA) | {
         "model": model, "relation": relation, "verdict": rules.NOT_READ,
-        "sentence": f"{relation} is not read by {model}.",
+        "sentence": f"{titles.get(relation, relation)} is not read by {model}.",
     }  # fmt: skip
 
 
@@ -397,19 +439,19 @@ def effects_and_verdicts(
     judges: Sequence[Judge],
     relations: Sequence[str],
     planted: Mapping[str, str] | None,
-    versus_rows: Sequence[dict[str, Any]] = (),
+    more: Sequence[dict[str, Any]] = (),
     whom: Mapping[str, Mapping[str, str]] | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The effects table and the verdict table of every model that uses relations.
 
-    Of a relation that a model does not read nothing is said but that. ``whom``: what is said of groups of users, by
-    model and relation.
+    Of a relation that a model does not read nothing is said but that. ``more``: rows of the effects table that are of
+    no single relation. ``whom``: what is said of groups of users, by model and relation.
     """
-    effects = [row for one in judges for row in one.rows()] + [*versus_rows]
+    effects = [row for one in judges for row in one.rows()] + [*more]
     said: list[dict[str, Any]] = []
     for one in judges:
         said += one.verdicts(planted, (whom or {}).get(one.model))
-        said += [_not_read(one.model, name) for name in relations if name not in one.relations]
+        said += [_not_read(one.model, name, one.found.titles) for name in relations if name not in one.relations]
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import polars as pl
+
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult
 from relrank.study.effects import Found
 from relrank.study.tuning import ERRORS, WORTH
+from relrank.study.verdicts import signed
 
 SAME = 1e-6
 """Two means of the same metrics, rounded on the way, differ by less."""
@@ -48,6 +51,46 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str], margin: f
             }
         )
     return rows
+
+
+def strongest(found: Found, models: Sequence[str]) -> str | None:
+    """The model that validates best on the interactions alone; None where none was run so."""
+    valid = {model: figure for model in models if (figure := _valid(found, model)) is not None}
+    return max(valid, key=lambda m: valid[m]) if valid else None
+
+
+def taken_away(
+    verdicts: pl.DataFrame, judging: Sequence[Mapping[str, Any]], metric: str, margin: float = WORTH
+) -> pl.DataFrame:
+    """The verdicts, with a sentence more where a relation helps a model, but nothing is shown with the strongest one.
+
+    It is said of both models. The strongest judge has to be better on the interactions alone by more than the margin,
+    on validation; and its own verdict "undecided" or "negligible".
+
+    Args:
+        verdicts: as judged.
+        judging: of ``judges``: the first is the strongest.
+        metric: the study's.
+        margin: as in ``judges``.
+    """
+    if not judging:
+        return verdicts
+    lead, *others = judging
+    weaker = {one["model"]: one["valid"] for one in others if _better(lead["valid"], one["valid"], margin)}
+    rows = list(verdicts.iter_rows(named=True))
+    of_strongest = [row for row in rows if row["model"] == lead["model"]]
+    not_shown = {row["relation"] for row in of_strongest if row["verdict"] in ("undecided", "negligible")}
+    said: dict[tuple[str, str], str] = {}
+    for row in rows:
+        model, relation = row["model"], row["relation"]
+        if model in weaker and relation in not_shown and row["verdict"] == "helps":
+            name, figures = lead["model"], f"{metric} {lead['valid']:.4f} against {weaker[model]:.4f}"
+            stronger = f"{name}, whose interactions alone are stronger (validation {figures})"
+            of_lead = f" It helps {model} ({signed(row['held'])}), but adds nothing that is shown beside {stronger}."
+            said[model, relation] = f" It adds nothing that is shown beside {stronger}."
+            said[name, relation] = said.get((name, relation), "") + of_lead
+    sentences = [row["sentence"] + said.get((row["model"], row["relation"]), "") for row in rows]
+    return verdicts.with_columns(pl.Series("sentence", sentences, pl.String))
 
 
 def _better(one: float, other: float, margin: float) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import LeakError
+from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.arms import Arm
 from relrank.study.config import ACCEPT
 from relrank.study.gains import strange_gains
+from relrank.study.result import titles_of
 from relrank.tables.audit import SPLIT, Finding
 from relrank.tables.tables import Notice
 
@@ -65,14 +67,15 @@ def accepted_leaks(leaks: Iterable[Finding], accepted: Collection[str]) -> list[
     ]
 
 
-def stamp(accepted: Sequence[dict[str, Any]]) -> str:
+def stamp(accepted: Sequence[dict[str, Any]], titles: Titles = NO_TITLES) -> str:
     """What every sentence about results with accepted leaks ends with, "" where there are none.
 
     Args:
         accepted: of ``accepted_leaks``.
+        titles: of relations, read instead of their names.
     """
     names = list(dict.fromkeys(name for leak in accepted for name in leak["names"]))
-    return f"leak accepted: {', '.join(names)}" if names else ""
+    return f"leak accepted: {', '.join(titles.get(name, name) for name in names)}" if names else ""
 
 
 def needless(findings: Iterable[Finding], accepted: Collection[str]) -> list[Notice]:
@@ -101,18 +104,19 @@ def finish(
     """
     leaks = accepted_leaks(leaks_of(findings), accepted)
     notices = needless(findings, accepted)
-    looks = look_at(board, effects)
+    titles = titles_of(card)
+    looks = look_at(board, effects, titles)
     notices += [Notice("gains", text, 1) for text in looks]
     card = card | {
         "accepted_leaks": leaks, "look_at": looks,
         "notices": card["notices"] + [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
     }  # fmt: skip
     if leaks and not verdicts.is_empty():
-        verdicts = verdicts.with_columns(pl.col("sentence") + pl.lit(f" ({stamp(leaks)})"))
+        verdicts = verdicts.with_columns(pl.col("sentence") + pl.lit(f" ({stamp(leaks, titles)})"))
     return card, verdicts
 
 
-def look_at(board: pl.DataFrame, effects: pl.DataFrame) -> list[str]:
+def look_at(board: pl.DataFrame, effects: pl.DataFrame, titles: Titles = NO_TITLES) -> list[str]:
     """Sentences on gains that no honest relation brings, for every model (``gains.strange_gains``).
 
     What counts is each relation alone beside the interactions; where none was run so, all relations together.
@@ -126,8 +130,8 @@ def look_at(board: pl.DataFrame, effects: pl.DataFrame) -> list[str]:
             together = own.filter(pl.col("kind") == "gain")["mean"].to_list()
             alone = dict.fromkeys(["all relations together"] * bool(together), sum(together))
         sentences += [
-            f"look at {name}: with {model} it adds {alone[name]:+.4f} to {metric_without:.4f}, which honest side "
-            "data hardly do; does it know held-out rows?"
+            f"look at {titles.get(name, name)}: with {model} it adds {alone[name]:+.4f} to {metric_without:.4f}, "
+            "which honest side data hardly do; does it know held-out rows?"
             for name in strange_gains(metric_without, alone)
         ]
     return sentences

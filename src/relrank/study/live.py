@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.evaluation import HISTORY_LENGTH
+from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp
+from relrank.study.lists import contrary, in_words
 from relrank.study.live_progress import LiveProgress, plain_table
-from relrank.study.result import StudyResult
+from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import NOT_READ, agrees, signed
 
 COLOURS = {
@@ -25,6 +27,8 @@ COLOURS = {
 SHOWN = {"held": "beside others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""
 ROWS = 12
+MOST_CONTRARY = 2
+"""Contradictions between a verdict and another metric that are told."""
 AT_ONCE = 8
 """Running cells that are shown."""
 BEYOND = {
@@ -39,10 +43,16 @@ BEYOND = {
 
 
 class LiveStudy(LiveProgress):
-    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell."""
+    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: to show it on.
+        titles: of relations, read instead of their names.
+    """
+
+    def __init__(self, console: Console, titles: Titles = NO_TITLES) -> None:
         super().__init__(console)
+        self._titles = titles
         self._scores: dict[tuple[str, str], list[float]] = {}
         self._metric = ""
         self._to_come: set[str] = set()
@@ -53,7 +63,7 @@ class LiveStudy(LiveProgress):
         """Cells to come, so many of them finished earlier."""
         for cell in cells:
             self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
-            self._to_come.add(_named(cell))
+            self._to_come.add(self._named(cell))
         self._planned += len(cells)
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
@@ -62,36 +72,37 @@ class LiveStudy(LiveProgress):
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
-        self._running[_named(cell)] = time.monotonic(), ""
+        self._running[self._named(cell)] = time.monotonic(), ""
         self._show()
 
     def say(self, cell: Cell, message: str) -> None:
         """What a running cell is doing; shown at most ten times a second."""
-        self._running[_named(cell)] = self._running[_named(cell)][0], message
+        self._running[self._named(cell)] = self._running[self._named(cell)][0], message
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
     def lost(self, cell: Cell, why: str) -> None:
         """The worker of a running cell is gone."""
-        self._running.pop(_named(cell), None)
+        name = self._named(cell)
+        self._running.pop(name, None)
         self._console.print(
-            f"{_named(cell)} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
+            f"{name} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
         )
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
         """A cell is there."""
-        score = result.evaluation.summary[self._metric]
-        self._scores.setdefault((result.model, cell.arm.name), []).append(score)
+        name, score = self._named(cell), result.evaluation.summary[self._metric]
+        self._scores.setdefault((result.model, cell.arm.titled(self._titles)), []).append(score)
         self._finished += 1
-        self._to_come.discard(_named(cell))
+        self._to_come.discard(name)
         self._waiting[result.model] -= 1
         if fresh:
-            began, _ = self._running.pop(_named(cell))
+            began, _ = self._running.pop(name)
             seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
                 self._console.print(
-                    f"[{self._finished}/{self._planned}] {_named(cell)}: {self._metric} {score:.4f}, {seconds:.1f} s",
+                    f"[{self._finished}/{self._planned}] {name}: {self._metric} {score:.4f}, {seconds:.1f} s",
                     highlight=False, markup=False, soft_wrap=True,
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
@@ -101,13 +112,17 @@ class LiveStudy(LiveProgress):
     def left_out(self, cells: list[Cell], why: str) -> None:
         """Cells are left out; those that were planned are not waited for any more."""
         for cell in cells:
-            self._running.pop(_named(cell), None)
-            if _named(cell) in self._to_come:
-                self._to_come.discard(_named(cell))
+            name = self._named(cell)
+            self._running.pop(name, None)
+            if name in self._to_come:
+                self._to_come.discard(name)
                 self._waiting[cell.model.name] -= 1
                 self._planned -= 1
         self._bar.update(self._task, total=self._planned)
         self._console.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def _named(self, cell: Cell) -> str:
+        return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.bench.seed}"
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -130,10 +145,6 @@ class LiveStudy(LiveProgress):
         return table
 
 
-def _named(cell: Cell) -> str:
-    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
-
-
 def print_result(console: Console, result: StudyResult, answer: str) -> None:
     """What to build, who judges, leaderboard, verdicts, and the sentences behind them.
 
@@ -143,6 +154,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         answer: what it comes to in a sentence or two.
     """
     metric = result.card["metric"]
+    titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     _print_plan(console, result, answer)
     for judge in result.card.get("judges", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
@@ -150,7 +162,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     for leak in result.card.get("accepted_leaks", []):
-        line = f"{stamp([leak])} ({leak['check']}: {leak['message']}); no figure below is evidence"
+        line = f"{stamp([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
         console.print(line, style="bold red", highlight=False, markup=False)
     for look in result.card.get("look_at", []):
         console.print(look, style="bold yellow", highlight=False, markup=False)
@@ -164,7 +176,8 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
     for row in rows.iter_rows(named=True):
         mark = "< EASE" if row["below_ease"] else ""
-        board.add_row(row["model"], Text(row["arm"]), f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
+        arm = Text(arm_titles.get(row["arm"], row["arm"]))
+        board.add_row(row["model"], arm, f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
     console.print(board)
     _print_beyond(console, result)
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
@@ -181,16 +194,22 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             least = 15 if heading == "verdict" else None  # "interchangeable" in one piece
             table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold", min_width=least)
         for row in said.iter_rows(named=True):
-            verdict = row["verdict"] + (f" with {row['instead']}" if row["instead"] else "")
+            instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
+            verdict = row["verdict"] + (f" with {instead}" if instead else "")
             effects = [_effect(row, kind) for kind in SHOWN]
             if truth and row["true_verdict"]:
                 right = agrees(row["verdict"], row["true_verdict"])
                 verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
-            cells: list[Text | str] = [Text(row["relation"]), Text(verdict, COLOURS[row["verdict"]]), *effects]
+            cells: list[Text | str] = [
+                Text(titles.get(row["relation"], row["relation"])),
+                Text(verdict, COLOURS[row["verdict"]]),
+                *effects,
+            ]
             table.add_row(*cells)
         console.print(table)
         for sentence in said["sentence"]:
             console.print(f"· {sentence}", highlight=False, markup=False)
+    _print_contrary(console, result, titles)
     if not result.verdicts.is_empty():
         console.print(
             "What a relation adds. Beside others: all − all without it, nothing else changed · alone: "
@@ -200,6 +219,15 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         )
 
 
+def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
+    """One line on metrics that say the opposite of a verdict, where there are any; the page has them all."""
+    told = [in_words(row, result.card["metric"], titles) for row in contrary(result.verdicts, result.metric_effects)]
+    if told:
+        more = f"; {len(told) - MOST_CONTRARY} more on the page" if len(told) > MOST_CONTRARY else ""
+        line = f"other metrics, not corrected: {'; '.join(told[:MOST_CONTRARY])}{more}"
+        console.print(line, style="yellow", highlight=False, markup=False)
+
+
 def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     """What to build first, and what the rest still adds."""
     console.print()
@@ -207,12 +235,14 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     plan = result.card.get("plan")
     if plan is None or not plan["steps"]:
         return
+    titles = titles_of(result.card)
     table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
     for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows"):
         named = heading == "build"
         table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
     for at, step in enumerate(plan["steps"], 1):
-        name = step["relation"] + (f" (or {', '.join(step['alternatives'])})" if step["alternatives"] else "")
+        others = ", ".join(titles.get(name, name) for name in step["alternatives"])
+        name = titles.get(step["relation"], step["relation"]) + (f" (or {others})" if others else "")
         share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
             str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds"), signed(step["total"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,29 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
+from relrank.graph.graph import Titles
 from relrank.whole import whole
 
-IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "notes")
+IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "metric_effects", "notes")
 
-LATER = "list_effects.parquet"
-"""What studies stored before it lack; its table is then empty."""
+NAMES = {"relation": pl.String, "title": pl.String}
 
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
     """Everything the verdicts rest on, as plain tables. One file each in the study's folder.
 
+    Every table with a ``relation`` has its ``title`` beside it, null where the study file gives none.
+
     Attributes:
         card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
-            (list of {type, count}); ``relations`` (list of {name, source, target, edges, covered: share of
-            items, else users, with an edge, kind; chain: the node types on the way to one that is read through
-            others}); ``notices`` (list of {where, message, count});
+            (list of {type, count}); ``relations`` (list of {name, title: what people read instead, or null,
+            source, target, edges, covered: share of items, else users, with an edge, kind; chain: the node types on
+            the way to one that is read through others}); ``arms`` (list of {name, title}: arms that have relations
+            with a title); ``notices`` (list of {where, message, count});
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
             accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
@@ -53,7 +57,8 @@ class StudyResult:
             again, "alone" = (interactions + r) − interactions, "placebo" =
             all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s;
             "versus" = the model − the model ``other``, each with all relations where it has such an arm, "versus
-            gain" = the model's gain − that model's gain),
+            gain" = the model's gain − that model's gain, "strongest" = ``arm_a`` of the model − the interactions arm
+            of the model ``other``, of all models of the study the best on the interactions alone, on validation),
             ``other`` (else null), ``arm_a``, ``arm_b``, ``mean``, ``low``, ``high``, ``p``, ``p_holm`` (of
             "versus"; claims on relations are corrected in ``verdicts``), ``effect_size`` (paired Cohen's d),
             ``error``, ``freedom`` (of Student's t), ``visible`` (smallest true effect that would have been seen),
@@ -77,7 +82,9 @@ class StudyResult:
         list_effects: what changes in the lists, one row per paired difference and measure: ``model``, ``relation``,
             ``kind`` and ``other`` as in ``groups``, ``measure`` ("novelty@10", "popularity lift@10", with
             ``[study] attribute`` "intra-list similarity@10" and "miscalibration@10"), ``mean``, ``low``, ``high``,
-            ``n_users`` (who have a value in both lists), ``n_seeds``. Without rows in a study stored before them.
+            ``n_users`` (who have a value in both lists), ``n_seeds``.
+        metric_effects: likewise of every metric of accuracy but the study's own ("recall@50", "mrr" …). No p is
+            corrected for their number, and none decides a verdict.
         curves: learning curves of trained models: ``model``, ``arm``, ``seed``, ``epoch``, ``loss``, ``metric``
             (validation; null where it was not evaluated).
         tuning: every trial: ``model``, ``arm``, ``seed``, ``trial``, ``metric`` (validation), ``config`` (JSON
@@ -95,6 +102,7 @@ class StudyResult:
     groups: pl.DataFrame
     group_metrics: pl.DataFrame
     list_effects: pl.DataFrame
+    metric_effects: pl.DataFrame
     curves: pl.DataFrame
     tuning: pl.DataFrame
     notes: pl.DataFrame
@@ -123,7 +131,7 @@ class StudyResult:
         """
         names = ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
         lacking = [name for name in names if not (folder / name).is_file()]
-        if lacking not in ([], [LATER]):
+        if lacking:
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
@@ -131,13 +139,27 @@ class StudyResult:
                 found="a study without: run it again, its finished cells are kept",
             )  # fmt: skip
         tables = {
-            part.name: pl.DataFrame()
-            if f"{part.name}.parquet" in lacking
-            else pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
+            part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
             for part in fields(cls)
             if part.name != "card"
         }
         return cls(card=json.loads((folder / "card.json").read_text(encoding="utf-8")), **tables)
+
+
+def with_titles(table: pl.DataFrame, titles: Titles) -> pl.DataFrame:
+    """A table with a column ``title`` for its column ``relation``; null where there is none."""
+    read = pl.DataFrame({"relation": list(titles), "title": list(titles.values())}, schema_overrides=NAMES)
+    return table.join(read, on="relation", how="left", maintain_order="left")
+
+
+def titles_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """What people read instead of the names of relations, by name, as a card has it."""
+    return {row["name"]: row["title"] for row in card["relations"] if row.get("title")}
+
+
+def arm_titles_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """Likewise of arms."""
+    return {row["name"]: row["title"] for row in card.get("arms", [])}
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

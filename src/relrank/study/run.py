@@ -49,12 +49,12 @@ from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, senten
 from relrank.study.fits import notices as notices_of
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
 from relrank.study.groups import for_whom, group_effects, group_metrics
-from relrank.study.judge import judges
+from relrank.study.judge import judges, strongest, taken_away
 from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, refuse_leaks
-from relrank.study.lists import list_effects
+from relrank.study.lists import list_effects, metric_effects
 from relrank.study.nesting import nested
 from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths
-from relrank.study.result import StudyResult
+from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import read_tables
@@ -157,11 +157,13 @@ def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) ->
     of_table = {t: tuple(n for n, read in used.items() if t in dict(read)) for t, _ in columns}
     found = audit(tables, split, edges, columns, of_table)
     timed = [n for n, r in config.relations.items() if r.kind == "link" and tables.links[r.table].time is not None]
-    found += known_rows(graph, split, timed)
-    found += side_rows(graph, split, timed)
-    found += growing(graph, split, tables, used, timed)
+    titles = config.titles
+    found += known_rows(graph, split, timed, titles)
+    found += side_rows(graph, split, timed, titles)
+    found += growing(graph, split, tables, used, timed, titles)
     if graph.places is not None:
-        found += [own_steps(graph, name) for name, r in config.relations.items() if r.kind == "cooccurrence"]
+        near = [name for name, r in config.relations.items() if r.kind == "cooccurrence"]
+        found += [own_steps(graph, name, titles.get(name)) for name in near]
     return found
 
 
@@ -433,17 +435,18 @@ def run_study(
         raise nothing_left(left_out)
     relations, relational, first = list(config.relations), _judged(config), material.benches[0]
     reads = {m.name: read_by(m, config, first) for m in config.models}
-    found = Found(done, config.study.metric, hops(first.graph))
+    found = Found(done, config.study.metric, hops(first.graph), config.titles)
     planted = TRUTH if config.data.dataset == "planted" else None
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in relational]
     rival = config.study.versus
     against = tables_of.versus(found, _beside_rival(config), rival, relations, reads) if rival else []
     columns = [*config.study.user_groups, *config.study.item_groups]
     whom = {one.model: for_whom(one, columns) for one in judged}
+    named, using = [m.name for m in config.models], [m.name for m in relational if reads[m.name]]
+    against += tables_of.against_strongest(found, using, strongest(found, named))
     effects, verdicts = tables_of.effects_and_verdicts(judged, relations, planted, against, whom)
-    judging = judges(
-        found, [m.name for m in relational if reads[m.name]], [m.name for m in config.models], config.study.margin
-    )
+    judging = judges(found, using, named, config.study.margin)
+    verdicts = taken_away(verdicts, judging, config.study.metric, config.study.margin)
     plan = None
     leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
     if leading is not None and leading.base is not None:
@@ -455,11 +458,12 @@ def run_study(
     result = StudyResult(
         said,
         board,
-        effects,
-        verdicts,
-        group_effects(found, effects, columns),
+        with_titles(effects, config.titles),
+        with_titles(verdicts, config.titles),
+        with_titles(group_effects(found, effects, columns), config.titles),
         group_metrics(found, columns),
-        list_effects(found, effects),
+        with_titles(list_effects(found, effects), config.titles),
+        with_titles(metric_effects(found, effects), config.titles),
         tables_of.curves(found),
         tables_of.tuning(found),
         tables_of.notes(found),
@@ -637,10 +641,12 @@ def card(
         unread = [name for name in config.relations if name not in read_by(model, config, first)]
         if unread:
             message = f"relations that {model.name} does not read, so that it says nothing of them"
-            notices.append(Notice("[relations]", f"{message}: {', '.join(unread)}", len(unread)))
+            listed = ", ".join(config.titles.get(name, name) for name in unread)
+            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
+    arm_titles = found.arm_titles()
     if cut_off:
-        arms_named = ", ".join(sorted({f"{r.model} on {r.arm}" for r in cut_off})[:3])
+        arms_named = ", ".join(sorted({f"{r.model} on {arm_titles.get(r.arm, r.arm)}" for r in cut_off})[:3])
         message = f"cells whose tuning was cut off by its budget, such as {arms_named}: raise [study] trials"
         notices.append(Notice("tuning", message, len(cut_off)))
     for_want_of_memory = notices_of(left_out)
@@ -655,6 +661,7 @@ def card(
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
         "interactions": config.interactions.model_dump(exclude_none=True),
         "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
+        "arms": [{"name": name, "title": title} for name, title in arm_titles.items()],
         "features": [
             {"name": f.name, "node": f.node, "columns": f.dims,
              "kind": (config.features if name in config.features else config.relations)[name].kind,
@@ -679,7 +686,7 @@ def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any
     r = graph.relation(name)
     chain = {"chain": list(stops(graph, r))} if hops(graph)[name] else {}
     return {
-        "name": name, "source": r.source, "target": r.target, "edges": len(r),
+        "name": name, "title": config.titles.get(name), "source": r.source, "target": r.target, "edges": len(r),
         "covered": round(coverage(graph)[name], 4), "kind": config.relations[name].kind, **chain,
     }  # fmt: skip
 

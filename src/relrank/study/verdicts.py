@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from relrank.comparison import Effect, holm
+from relrank.graph.graph import NO_TITLES, Titles
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
 NOT_READ = "not read"
@@ -171,12 +172,20 @@ def _visible(one: Evidence, tests: int) -> float:
 
 
 def sentence(
-    relation: str, metric: str, said: Said, one: Evidence, margin: float, together: Effect | None = None
-) -> str:  # fmt: skip
+    relation: str,
+    metric: str,
+    said: Said,
+    one: Evidence,
+    margin: float,
+    together: Effect | None = None,
+    titles: Titles = NO_TITLES,
+) -> str:
     """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
 
-    ``together`` is what the relation and those it is interchangeable with bring to the interactions.
+    ``together`` is what the relation and those it is interchangeable with bring to the interactions; ``titles`` are
+    read instead of names.
     """
+    relation = titles.get(relation, relation)
     held = f"{signed(one.beside.mean)} ({interval(one.beside.low, one.beside.high)})"
     again = "" if one.held is None else f", {signed(one.drop.mean)} once the model is tuned again without it"
     alone = f"{signed(one.alone.mean)} ({interval(one.alone.low, one.alone.high)})"
@@ -185,7 +194,7 @@ def sentence(
     if said.verdict == "hurts":
         return f"{relation} hurts: beside the others it adds {held} {metric}{again}."
     if said.verdict == "interchangeable":
-        others = " or ".join(said.instead)
+        others = " or ".join(titles.get(name, name) for name in said.instead)
         with_them = f"is interchangeable with {others}" if others else "is replaced by the others"
         beside = f"beside the others {signed(one.drop.mean)} ({interval(one.drop.low, one.drop.high)})"
         group = "" if together is None else f"; together they add {signed(together.mean)}"
