@@ -50,6 +50,7 @@ kind = "attribute"
 node = "item"
 column = "genre"
 [study]
+seeds = [0]
 trials = 2
 """
 MODELS = '[[models]]\nname = "popularity"\n[[models]]\nname = "relational-ease"\n'
@@ -242,7 +243,7 @@ def test_a_column_worked_out_from_all_rows_ends_the_study(shop, relation, value,
     rows.write_csv(shop / "bought.csv")
     items = pl.DataFrame({"i": np.arange(120)}).join(rows.group_by("i").agg(genre=value), on="i", how="left")
     items.write_csv(shop / "items.csv")
-    (shop / "planted.toml").write_text(PLANTED + relation + MODELS)
+    (shop / "planted.toml").write_text(PLANTED + relation + "[study]\nseeds = [0]\n" + MODELS)
     found = [f for f in prepare(read_study(shop / "planted.toml"), shop).findings if f.level == "leak"]
     assert {f.names for f in found} == {(name,)}
     assert check in {f.check for f in found}

@@ -137,6 +137,10 @@ def test_undecided_says_what_would_decide():
     assert worded(Evidence(splits, splits)).endswith("with about 15 splits.")
     many = effect(0.002, 0.02, n_seeds=5)
     assert worded(Evidence(many, many)).endswith("with more than 50 splits.")
+    # where every seed has the same test rows, no number of splits would do
+    said_of = judge({"tags": Evidence(splits, splits)}, MARGIN)["tags"]
+    fixed = sentence("tags", "ndcg@10", said_of, Evidence(splits, splits), MARGIN, draws_test=False)
+    assert fixed.endswith("with about 1,200 users.")
 
 
 def test_worthless_relations_are_hardly_ever_given_a_verdict():

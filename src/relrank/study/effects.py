@@ -56,10 +56,13 @@ class Found:
         cells: arm and result of each.
         metric: the study's metric.
         hops: by relation those that lead to it, where any do.
+        draws_test: whether another seed is another split.
     """
 
-    def __init__(self, cells: Iterable[tuple[Arm, CellResult]], metric: str, hops: Hops = NO_HOPS) -> None:
-        self.metric, self.hops = metric, hops
+    def __init__(
+        self, cells: Iterable[tuple[Arm, CellResult]], metric: str, hops: Hops = NO_HOPS, draws_test: bool = True
+    ) -> None:
+        self.metric, self.hops, self.draws_test = metric, hops, draws_test
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
         self._shuffled: set[tuple[str, str]] = set()
@@ -354,7 +357,9 @@ class Judge:
                 together = None if group is None else group[2]
             row: dict[str, Any] = {
                 "model": self.model, "relation": relation, "verdict": said.verdict,
-                "sentence": rules.sentence(relation, self.found.metric, said, one, self.margin, together)
+                "sentence": rules.sentence(
+                    relation, self.found.metric, said, one, self.margin, together, self.found.draws_test
+                )
                 + _chained(relation, self.relations, hops)
                 + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),
                 "for_whom": (whom or {}).get(relation),

@@ -171,11 +171,13 @@ def _visible(one: Evidence, tests: int) -> float:
 
 
 def sentence(
-    relation: str, metric: str, said: Said, one: Evidence, margin: float, together: Effect | None = None
+    relation: str, metric: str, said: Said, one: Evidence, margin: float, together: Effect | None = None,
+    draws_test: bool = True,
 ) -> str:  # fmt: skip
     """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
 
-    ``together`` is what the relation and those it is interchangeable with bring to the interactions.
+    ``together`` is what the relation and those it is interchangeable with bring to the interactions. ``draws_test``:
+    whether another seed is another split, so that more of them can be asked for.
     """
     held = f"{signed(one.beside.mean)} ({interval(one.beside.low, one.beside.high)})"
     again = "" if one.held is None else f", {signed(one.drop.mean)} once the model is tuned again without it"
@@ -202,18 +204,19 @@ def sentence(
         shuffled = f", but with its links shuffled only {signed(one.placebo.mean)} is lost"
     return (
         f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.4f} would have been seen"
-        f"{_needed(one, said.visible, margin)}."
+        f"{_needed(one, said.visible, margin, draws_test)}."
     )
 
 
-def _needed(one: Evidence, visible: float, margin: float) -> str:
+def _needed(one: Evidence, visible: float, margin: float, draws_test: bool) -> str:
     """What would show effects as small as the margin."""
     if visible <= margin:
         return ""
     times = (visible / margin) ** 2
-    if one.drop.n_seeds == 1 and times > MANY_TIMES:
+    of_users = one.drop.n_seeds == 1 or not draws_test
+    if of_users and times > MANY_TIMES:
         return f"; one as small as the margin of {margin:.4f} with more than {MANY_TIMES} times as many users"
-    if one.drop.n_seeds == 1:
+    if of_users:
         users = math.ceil(one.drop.n_users * times / 100) * 100
         return f"; one as small as the margin of {margin:.4f} with about {users:,} users"
     splits = math.ceil(one.drop.n_seeds * times)
