@@ -191,7 +191,8 @@ def test_an_empty_list_of_seeds_is_refused_and_a_wrong_protocol_is_said_by_itsel
     ],
 )
 def test_what_an_interval_holds_is_said_on_terminal_and_page(tmp_path, split, seeds, said):
-    rows = [(u, (u * u + 3 * t) % 20, t) for u in range(30) for t in range(6)]
+    chosen = [np.random.default_rng(u).choice(20, 6, replace=False) for u in range(30)]
+    rows = [(u, int(i), t) for u, items in enumerate(chosen) for t, i in enumerate(items)]
     pl.DataFrame(rows, schema=["u", "i", "t"], orient="row").write_csv(tmp_path / "seen.csv")
     pl.DataFrame({"i": range(20), "c": [f"c{i % 4}" for i in range(20)]}).write_csv(tmp_path / "items.csv")
     (tmp_path / "few.toml").write_text(

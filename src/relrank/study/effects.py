@@ -94,6 +94,31 @@ class Found:
         """Per-user tables in seed order."""
         return [cell.evaluation.table for cell in self._cells[model, arm]]
 
+    def settled(self, model: str, arm: Arm) -> list[CellResult] | None:
+        """Per split the arm's cell, or that of another arm that validates better and uses no relation beyond its own.
+
+        An arm of more relations searches more settings. Where it gives those beyond this arm no weight, what it found
+        is a setting of this arm, too, and no gain from the relations that it leaves out. None where the arm was not
+        run.
+        """
+        own = self.arm_name(model, arm)
+        if own is None:
+            return None
+        best = {cell.seed: cell for cell in self._cells[model, own]}
+        for (of, relations, rewired), name in self._names.items():
+            for cell in self._cells[model, name] if of == model and rewired is None else ():
+                better = cell.seed in best and cell.valid > best[cell.seed].valid
+                if better and self._in_use(cell, relations) <= set(arm.relations):
+                    best[cell.seed] = cell
+        return list(best.values())
+
+    def _in_use(self, cell: CellResult, relations: Iterable[str]) -> set[str]:
+        """Relations of a cell's arm that have a weight, and those that they are read through."""
+        weights = cell.chosen.get("weights")
+        if weights is None:
+            return set(relations)
+        return set(arm_of.over(self.hops, *(r for r in relations if weights.get(r, cell.chosen.get("weight")) != 0)))
+
     def effect(self, model: str, a: Arm, b: Arm) -> tuple[str, str, Effect] | None:
         """The paired effect a − b; None where one of the two was not run."""
         name_a, name_b = self.arm_name(model, a), self.arm_name(model, b)

@@ -448,7 +448,7 @@ def run_study(
     leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
     if leading is not None and leading.base is not None:
         way = plan_of(found, leading.model, leading.relations, leading.margin)
-        plan = plan_card(way, found, first.graph, leading.base)
+        plan = plan_card(way, found, first.graph)
     board = tables_of.leaderboard(found)
     said = card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan}
     said, verdicts = finish(said, board, effects, verdicts, material.findings, config.study.accept_leaks)
