@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from command_line import relrank
 
-from relrank.cli import main
 from relrank.errors import InputError, LeakError
 from relrank.report import answer, write_report
 from relrank.study.arms import INTERACTIONS, Arm
@@ -75,16 +75,6 @@ class Counting(Silent):
 
     def plan(self, cells, there):  # type: ignore[no-untyped-def]
         self.planned += len(cells)
-
-
-def relrank(monkeypatch, capsys, at: Path, *words: str) -> tuple[int, str, str]:  # type: ignore[no-untyped-def]
-    monkeypatch.chdir(at)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("sys.argv", ["relrank", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def test_pitfall_a_leak_found_by_the_audit_and_a_verdict_printed_all_the_same(shop, monkeypatch, capsys):

@@ -198,7 +198,10 @@ def sentence(
         adds = f"{signed(one.room.mean)}, at most {signed(most)}"
         beside = f"validation gives it no weight; the smallest one would add {adds}"
     if said.verdict == "negligible":
-        return f"{relation} is negligible: {beside} {metric}; all of it within {margin:.4f} either way."
+        small = f"; all of it within {margin:.4f} either way"
+        if one.unused == 1 and one.room is not None:  # what a weight would cost may be more than the margin
+            small = f", which is below the margin of {margin:.4f}"
+        return f"{relation} is negligible: {beside} {metric}{small}."
     shuffled = ""
     if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
         shuffled = f", but with its links shuffled only {signed(one.placebo.mean)} is lost"
