@@ -16,7 +16,7 @@ import polars as pl
 
 YEAR = datetime(2024, 1, 1)
 MINUTES = 366 * 24 * 60
-BRANDS, TAGS, COLOURS = 50, 50, ("red", "green", "blue", "black", "white", "grey", "brown", "yellow")
+BRANDS, TAGS, COLOURS = 60, 60, ("red", "green", "blue", "black", "white", "grey", "brown", "yellow")
 LIKED = 2
 """Brands, and as many tags, that a customer likes."""
 PULL = 3.5
@@ -83,7 +83,7 @@ TIMED = 'target_column = "sku"\ntime = "seen_at"\n'
 """Replaces the last column of the views to say when they were."""
 
 
-def messy_shop(folder: Path, customers: int = 800, products: int = 500, seed: int = 0) -> Path:
+def messy_shop(folder: Path, customers: int = 1000, products: int = 600, seed: int = 0) -> Path:
     """Write ``purchases.csv``, ``products.csv``, ``views.csv`` and ``study.toml``; returns the study file."""
     rng = np.random.default_rng(seed)
     brand, colour = rng.integers(0, BRANDS, products), rng.integers(0, len(COLOURS), products)

@@ -47,6 +47,8 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
     assert said["views"] in ("negligible", "undecided")  # they say what the purchases say
     assert not [row for row in result.card["audit"] if row["level"] == "leak"]
 
+    assert "Weak judge" not in out
+
     plan = result.card["plan"]
     built = [step["relation"] for step in plan["steps"]]
     assert (sorted(built), plan["build"]) == (["brand", "tags"], 2)
