@@ -82,6 +82,7 @@ split = "random-leave-one-out"
 without_train = "drop"
 {relations}
 [study]
+seeds = [0]
 {study}
 [[models]]
 name = "sparse-ease"

@@ -37,6 +37,7 @@ kind = "attribute"
 node = "item"
 column = "noise"
 [study]
+seeds = [0]
 trials = 3
 [[models]]
 name = "popularity"

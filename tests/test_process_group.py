@@ -32,6 +32,7 @@ kind = "attribute"
 node = "item"
 column = "driver"
 [study]
+seeds = [0]
 trials = 3
 [[models]]
 name = "mf"

@@ -29,6 +29,7 @@ kind = "attribute"
 node = "item"
 column = "driver"
 [study]
+seeds = [0]
 trials = 2
 [[models]]
 name = "popularity"

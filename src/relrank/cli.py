@@ -355,24 +355,45 @@ def evaluate(
 @app.command()
 def compare(
     new: Annotated[
-        Path, typer.Argument(help="Folder of a kept model, or a Parquet table: user and metrics.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder of a study or a kept model; or a Parquet table of users and metrics, or a folder of them.",
+            show_default=False,
+        ),
     ],
     baseline: Annotated[Path, typer.Argument(help="Likewise; what it is compared with.", show_default=False)],
     metric: Annotated[str, typer.Option(help="Which column.")] = "ndcg@10",
     margin: Annotated[
         str, typer.Option(help='Smallest difference that matters: "1%" of the baseline, or a number.')
     ] = "1%",
+    model: Annotated[
+        str | None, typer.Option(help="Of NEW, if a study; its winner by default.", show_default=False)
+    ] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(
+            help='Of NEW, such as "all without brand"; the winner\'s, or with --model "all", by default.',
+            show_default=False,
+        ),
+    ] = None,
+    baseline_model: Annotated[str | None, typer.Option(help="Of BASELINE, likewise.", show_default=False)] = None,
+    baseline_arm: Annotated[str | None, typer.Option(help="Of BASELINE, likewise.", show_default=False)] = None,
 ) -> None:
-    """Say whether a model is superior, equivalent, non-inferior or inferior to another, user by user: a gate for CI.
+    """Say whether a model is superior, equivalent, non-inferior or inferior to another: a gate for CI.
 
-    Exit code 0 for the first three, 1 for inferior, 3 where the users do not decide it. Tables of other libraries
-    will do: a column "user" and one with the metric of each user.
+    Paired by user and split; with several splits the interval holds both. Exit code 0 for the first three, 1 for
+    inferior, 3 where the data do not decide it. Tables of other libraries will do: a column "user", one with the
+    metric of each user, and with several splits one named "split".
 
-    Example: **relrank compare runs/new runs/live --metric ndcg@10 --margin 1%**
+    Examples: **relrank compare runs/new runs/live --metric ndcg@10 --margin 1%** ·
+    **relrank compare runs/shop runs/shop --model sparse-ease --baseline-model item-knn** ·
+    **relrank compare new.parquet live.parquet**
     """
-    from relrank.study.gate import EXIT_CODES, compare_models, per_user, said
+    from relrank.study.gate import EXIT_CODES, compare_models, said
+    from relrank.study.sides import read_side
 
-    found = compare_models(per_user(new, metric), per_user(baseline, metric), metric, margin)
+    sides = read_side(new, metric, model, arm), read_side(baseline, metric, baseline_model, baseline_arm)
+    found = compare_models(*sides, metric, margin)
     print(said(found, metric))
     if EXIT_CODES[found.answer]:
         raise typer.Exit(EXIT_CODES[found.answer])

@@ -129,7 +129,7 @@ def quantile(probability: float, freedom: float) -> float:
     return float(stdtrit(freedom, probability))
 
 
-def compare(a: Table, b: Table, metric: str, *, seed: int = 0) -> Effect:
+def compare(a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[str] = ()) -> Effect:
     """The paired effect a − b of one metric.
 
     With d[u, s] = μ + user + split + rest, the variance of the mean over U users and S splits is σ²_user/U +
@@ -142,6 +142,7 @@ def compare(a: Table, b: Table, metric: str, *, seed: int = 0) -> Effect:
         b: likewise; tables at the same position are paired.
         metric: column to compare.
         seed: of the generator behind sign flips.
+        names: what messages call the pairs of tables; by default their numbers.
 
     Raises:
         InputError: the tables are of two protocols (their ``fingerprint`` or ``part`` columns differ), a user is in
@@ -153,16 +154,17 @@ def compare(a: Table, b: Table, metric: str, *, seed: int = 0) -> Effect:
         raise InputError(
             "seeds do not pair up", where="compare", expected="as many tables on both sides", found=found
         )
-    for at, (left, right) in enumerate(zip(tables_a, tables_b, strict=True)):
-        _refuse_other_protocol(left, right, at)
+    names = names or _numbered(tables_a)
+    for left, right, name in zip(tables_a, tables_b, names, strict=True):
+        _refuse_other_protocol(left, right, name)
     users = _users([*tables_a, *tables_b])
-    values_a, values_b = _matrix(tables_a, metric, users), _matrix(tables_b, metric, users)
+    values_a, values_b = _matrix(tables_a, metric, users, names), _matrix(tables_b, metric, users, names)
     unpaired = np.argwhere(np.isnan(values_a) != np.isnan(values_b))
     if unpaired.size:
         user, at = unpaired[0]
         raise InputError(
             "user is in only one of two paired tables",
-            where=f"table {at}, user {users.keys[int(user)]!r}",
+            where=f"{names[int(at)]}, user {users.keys[int(user)]!r}",
             expected="the same users on both sides",
             found=f"{len(unpaired):,} users on one side only",
         )
@@ -205,7 +207,7 @@ def mean_interval(tables: Table, metric: str) -> Interval:
         InputError: there is no such metric, or a value is missing.
     """
     listed = _tables(tables)
-    values = _matrix(listed, metric, _users(listed))
+    values = _matrix(listed, metric, _users(listed), _numbered(listed))
     mean, error, freedom = _mean_and_error(values)
     half = quantile(0.975, freedom) * error
     return Interval(mean, mean - half, mean + half, *values.shape)
@@ -230,14 +232,18 @@ def _tables(table: Table) -> list[pl.DataFrame]:
     return tables
 
 
-def _refuse_other_protocol(a: pl.DataFrame, b: pl.DataFrame, at: int) -> None:
+def _numbered(tables: Sequence[pl.DataFrame]) -> list[str]:
+    return [f"table {at}" for at in range(len(tables))]
+
+
+def _refuse_other_protocol(a: pl.DataFrame, b: pl.DataFrame, where: str) -> None:
     for column in ("fingerprint", "part"):
         if column in a.columns and column in b.columns:
             values = pl.concat([a[column], b[column]]).unique().sort().to_list()
             if len(values) > 1:
                 found = " and ".join(str(value)[:12] for value in values)
                 expected = f"one {column} in both"
-                raise InputError("tables of two protocols", where=f"table {at}", expected=expected, found=found)
+                raise InputError("tables of two protocols", where=where, expected=expected, found=found)
 
 
 def _users(tables: Sequence[pl.DataFrame]) -> IdMap:
@@ -251,11 +257,10 @@ def _users(tables: Sequence[pl.DataFrame]) -> IdMap:
         ) from None
 
 
-def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap) -> Float64:
+def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Sequence[str]) -> Float64:
     """Users by seeds; NaN where a user is not in a table."""
     values = np.full((len(users), len(tables)), np.nan)
-    for at, table in enumerate(tables):
-        where = f"table {at}"
+    for at, (table, where) in enumerate(zip(tables, names, strict=True)):
         if metric not in table.columns:
             raise InputError("no such metric", where=where, expected=f"one of {table.columns}", found=repr(metric))
         column = table[metric].cast(pl.Float64).fill_null(np.nan).to_numpy()

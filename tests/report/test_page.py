@@ -637,3 +637,15 @@ def test_titles_are_read_everywhere_and_keys_stay_names(study):
     assert "written_by" in spoken
     for drawn_text in ("Tags &amp; &lt;labels&gt;, tuned again:", "Similar text, all so far:"):
         assert f'aria-label="{drawn_text}' in html
+
+
+def test_arms_that_rank_alike_for_everybody_have_no_interval():
+    """Validation gave a relation no weight: 0 is no estimate there, and [0, 0] no interval."""
+    study = goodbooks()
+    columns = [kind + end for kind in ("held", "drop") for end in ("", "_low", "_high")]
+    none = pl.col("relation") == "in_language"
+    nothing = [pl.when(none).then(0.0).otherwise(c).alias(c) for c in columns]
+    page = Page(render(replace(study, verdicts=study.verdicts.with_columns(nothing))))
+    (row, *_) = (row for row in page.rows("verdicts", "relational-ease") if row[0] == "in_language")
+    assert row[2:4] == ["0, the same"] * 2
+    assert row[4].startswith("+.0014 [")

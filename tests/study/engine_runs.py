@@ -23,6 +23,7 @@ kind = "attribute"
 node = "item"
 column = "noise"
 [study]
+seeds = [0]
 trials = 2
 attribute = "driver"
 item_groups = ["driver"]

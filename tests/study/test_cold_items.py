@@ -25,6 +25,7 @@ kind = "attribute"
 node = "item"
 column = "driver"
 [study]
+seeds = [0]
 trials = 3
 [[models]]
 name = "random"

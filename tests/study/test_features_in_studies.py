@@ -38,6 +38,7 @@ kind = "category"
 node = "product"
 column = "maker"
 [study]
+seeds = [0]
 trials = 2
 [[models]]
 name = "popularity"

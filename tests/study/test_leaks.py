@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from command_line import relrank
 
-from relrank.cli import main
 from relrank.errors import InputError, LeakError
 from relrank.report import answer, write_report
 from relrank.study.arms import INTERACTIONS, Arm
@@ -50,6 +50,7 @@ kind = "attribute"
 node = "item"
 column = "genre"
 [study]
+seeds = [0]
 trials = 2
 """
 MODELS = '[[models]]\nname = "popularity"\n[[models]]\nname = "relational-ease"\n'
@@ -74,16 +75,6 @@ class Counting(Silent):
 
     def plan(self, cells, there):  # type: ignore[no-untyped-def]
         self.planned += len(cells)
-
-
-def relrank(monkeypatch, capsys, at: Path, *words: str) -> tuple[int, str, str]:  # type: ignore[no-untyped-def]
-    monkeypatch.chdir(at)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("sys.argv", ["relrank", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
-    out, err = capsys.readouterr()
-    return int(end.value.code or 0), out, err
 
 
 def test_pitfall_a_leak_found_by_the_audit_and_a_verdict_printed_all_the_same(shop, monkeypatch, capsys):
@@ -244,7 +235,7 @@ def test_a_column_worked_out_from_all_rows_ends_the_study(shop, relation, value,
     rows.write_csv(shop / "bought.csv")
     items = pl.DataFrame({"i": np.arange(120)}).join(rows.group_by("i").agg(genre=value), on="i", how="left")
     items.write_csv(shop / "items.csv")
-    (shop / "planted.toml").write_text(PLANTED + relation + MODELS)
+    (shop / "planted.toml").write_text(PLANTED + relation + "[study]\nseeds = [0]\n" + MODELS)
     found = [f for f in prepare(read_study(shop / "planted.toml"), shop).findings if f.level == "leak"]
     assert {f.names for f in found} == {(name,)}
     assert check in {f.check for f in found}

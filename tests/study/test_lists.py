@@ -200,7 +200,7 @@ def test_the_attribute_is_a_relation_of_items(tmp_path, name, message):
         'name = "s"\n[data]\nuser = "user"\nitem = "item"\n[data.interactions]\nfile = "bought.csv"\n'
         'user = "u"\nitem = "i"\n[data.links.clicked]\nfile = "clicked.csv"\nsource = "user"\nsource_column = "u"\n'
         'target = "item"\ntarget_column = "i"\n[protocol]\nsplit = "random-leave-one-out"\n'
-        f'[relations.clicks]\nkind = "link"\ntable = "clicked"\n[study]\nattribute = "{name}"\n'
+        f'[relations.clicks]\nkind = "link"\ntable = "clicked"\n[study]\nseeds = [0]\nattribute = "{name}"\n'
     )
     with pytest.raises(InputError, match=message):
         prepare(read_study(tmp_path / "s.toml"), tmp_path)

@@ -25,6 +25,8 @@ STUDY = f"""{SHOP}time = "time"
 [protocol]
 name = "shop-split"
 split = "random-leave-one-out"
+[study]
+seeds = [0]
 [[models]]
 name = "item-knn"
 """

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.study.arms import INTERACTIONS, all_of, some
+from relrank.study.arms import INTERACTIONS, all_of, rewired, some
 from relrank.study.effects import Found
 from relrank.study.plan import candidates, path, plan_of
 
@@ -15,7 +15,7 @@ WORTH_OF = {"tags": 0.02, "text": 0.05, "era": 0.0, "lang": 0.0, "size": 0.0}
 USERS = 400
 
 
-def cell(arm, worth, seed=0, base=0.2):
+def cell(arm, worth, seed=0, base=0.2, chosen=None):
     """A cell whose validation and test are worth so much, with a little noise of users that arms share."""
     rng = np.random.default_rng(seed)
     values = base + worth + rng.normal(0, 0.01, USERS)
@@ -24,8 +24,9 @@ def cell(arm, worth, seed=0, base=0.2):
     )
     cost = {"fit": 1.5, "peak_mb": 100.0}
     return arm, SimpleNamespace(
-        model="m", seed=seed, valid=base + worth, evaluation=SimpleNamespace(table=table), cost=cost, held=None
-    )
+        model="m", seed=seed, valid=base + worth, evaluation=SimpleNamespace(table=table), cost=cost, held=None,
+        chosen=chosen or {},
+    )  # fmt: skip
 
 
 def worth(relations, of=WORTH_OF):
@@ -105,3 +106,43 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
 
 def test_without_the_interactions_there_is_no_path():
     assert path(found(("tags",)), "m", RELATIONS) == ([], "the interactions alone were not run")
+
+
+def weighed(arm, worth, *used, seed=0):
+    """A tuned cell that gives these relations of its arm a weight, and the others none."""
+    return cell(arm, worth, seed, chosen={"weight": 3.0, "weights": {r: 3.0 * (r in used) for r in arm.relations}})
+
+
+def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight():
+    """The arms of all, and of all but one, are searched anew: a better penalty is no gain from an era of weight 0."""
+    names = ["tags", "text", "era"]
+    cells = [weighed(INTERACTIONS, 0.0)]
+    cells += [weighed(some([name]), WORTH_OF[name], name) for name in names]
+    cells += [weighed(some(["text", "tags"]), 0.06, "text", "tags"), weighed(some(["text", "era"]), 0.05, "text")]
+    cells += [weighed(all_of(names), 0.075, "text", "tags")]
+    plan = plan_of(Found(cells, "ndcg@10"), "m", names, 0.002)
+    assert [step.relation for step in plan.steps] == ["text", "tags"]
+    assert plan.ends == "no further relation is better on validation"
+    assert plan.steps[1].adds.mean == pytest.approx(0.025, abs=1e-4)
+    assert (plan.steps[1].left.mean, plan.steps[1].share) == (0, 1)
+    assert plan.steps[1].arm == "interactions + tags + text"
+    assert (plan.worth_building, plan.base) == (2, pytest.approx(0.2, abs=0.002))
+    # with a weight for the era the same figures are its own gain
+    cells[-1] = weighed(all_of(names), 0.075, *names)
+    plan = plan_of(Found(cells, "ndcg@10"), "m", names, 0.002)
+    assert [step.relation for step in plan.steps] == [*names[1::-1], "era"]
+    assert plan.steps[2].adds.mean == pytest.approx(0.015, abs=1e-4)
+
+
+def test_settled_looks_at_each_split_by_itself_and_at_what_leads_to_a_relation():
+    names, hops = ["tags", "era"], {"era": ("tags",)}
+    arm, everything = some(["tags"]), all_of(names)
+    cells = [weighed(arm, 0.02, "tags", seed=s) for s in (0, 1)]
+    cells += [weighed(everything, 0.03, "tags", seed=0), weighed(everything, 0.04, "era", seed=1)]
+    cells += [weighed(rewired(names, "tags"), 0.09, "tags", seed=s) for s in (0, 1)]
+    there = Found(cells, "ndcg@10", hops)
+    assert [c.valid - 0.2 for c in there.settled("m", arm)] == pytest.approx([0.03, 0.02])
+    assert [c.valid - 0.2 for c in there.settled("m", everything)] == pytest.approx([0.03, 0.04])
+    assert there.settled("m", INTERACTIONS) is None
+    # what is read through tags uses them
+    assert there._in_use(cells[3][1], names) == {"tags", "era"}

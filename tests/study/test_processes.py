@@ -28,7 +28,6 @@ kind = "attribute"
 node = "item"
 column = "echo"
 [study]
-seeds = [0, 1]
 """
 
 
@@ -81,7 +80,7 @@ def test_the_same_to_the_bit_though_a_process_is_killed(study, local):
 
 def test_two_splits_whose_cells_wait_for_each_other(tmp_path):
     """Four relations have a path, whose arms are planned from what came before; trials are made once a split."""
-    text = STUDY.replace("[study]", FOUR)
+    text = STUDY.replace("[study]", FOUR).replace("seeds = [0]", "seeds = [0, 1]")
     text = text[: text.index("[[models]]")] + '[[models]]\nname = "sparse-ease"\n'
     (tmp_path / "four.toml").write_text(text.replace("trials = 2", "trials = 16"))
     config = read_study(tmp_path / "four.toml")

@@ -1,21 +1,26 @@
 import json
 import re
 from dataclasses import replace
+from html import unescape
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from relrank.errors import InputError
 from relrank.evaluation import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
 from relrank.models.base import config_of
+from relrank.report import answer, write_report
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
 from relrank.study.config import ModelSection, read_study
 from relrank.study.engines import Silent
 from relrank.study.fitted import load_run
+from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke
 
@@ -137,6 +142,77 @@ def test_arms_begin_where_others_ended(study_file, tmp_path):
         assert valid["all", seed] >= max(valid[arm, seed] for arm in contained)
 
 
+DEFAULTS = """
+name = "defaults"
+[data]
+dataset = "planted"
+[protocol]
+"""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "study", "seeds"),
+    [
+        ('split = "random-leave-one-out"', "", (0, 1, 2, 3, 4)),
+        ('split = "random-leave-one-out"', "[study]\ntrials = 2\n", (0, 1, 2, 3, 4)),
+        ('split = "random-leave-one-out"', "[study]\nseeds = [3]\n", (3,)),
+        ('name = "goodbooks-loo"', "", (0, 1, 2, 3, 4)),
+        ('split = "cold-items"', "", (0, 1, 2, 3, 4)),
+        ('split = "last-leave-one-out"', "", (0,)),
+        ('split = "last-leave-one-out"', "[study]\nseeds = [0, 1]\n", (0, 1)),
+        ('split = "temporal"\ncut = 9', "[study]\ntrials = 2\n", (0,)),
+        ('name = "ml-100k-u1"', "", (0,)),
+    ],
+)
+def test_seeds_are_five_where_the_protocol_draws_its_test_rows(tmp_path, protocol, study, seeds):
+    (tmp_path / "defaults.toml").write_text(f"{DEFAULTS}{protocol}\n{study}")
+    config = read_study(tmp_path / "defaults.toml")
+    assert config.study.seeds == seeds
+    assert smoke(config).study.seeds == seeds[:1]
+
+
+def test_an_empty_list_of_seeds_is_refused_and_a_wrong_protocol_is_said_by_itself(tmp_path):
+    (tmp_path / "s.toml").write_text(f'{DEFAULTS}split = "cold-items"\n[study]\nseeds = []\n')
+    with pytest.raises(InputError, match=r"study\.seeds"):
+        read_study(tmp_path / "s.toml")
+    (tmp_path / "s.toml").write_text(f'{DEFAULTS}split = "cold"\n')
+    with pytest.raises(InputError, match=r"protocol\.split") as error:
+        read_study(tmp_path / "s.toml")
+    assert "more after this one" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "seeds", "said"),
+    [
+        ("random-leave-one-out", [0, 1], None),
+        ("random-leave-one-out", [0], "Intervals hold users only: one split says nothing of others"),
+        ("last-leave-one-out", [0], 'Intervals hold users only: with split = "last-leave-one-out" every seed has'),
+        ("last-leave-one-out", [0, 1], "Intervals hold users and the models' start, no splits: with split = "),
+    ],
+)
+def test_what_an_interval_holds_is_said_on_terminal_and_page(tmp_path, split, seeds, said):
+    chosen = [np.random.default_rng(u).choice(20, 6, replace=False) for u in range(30)]
+    rows = [(u, int(i), t) for u, items in enumerate(chosen) for t, i in enumerate(items)]
+    pl.DataFrame(rows, schema=["u", "i", "t"], orient="row").write_csv(tmp_path / "seen.csv")
+    pl.DataFrame({"i": range(20), "c": [f"c{i % 4}" for i in range(20)]}).write_csv(tmp_path / "items.csv")
+    (tmp_path / "few.toml").write_text(
+        f'name = "few"\n[data]\n{SALES}[data.nodes.item]\nfile = "items.csv"\nkey = "i"\n'
+        f'[protocol]\nname = "mine"\nsplit = "{split}"\n[relations.c]\nkind = "attribute"\nnode = "item"\n'
+        f'column = "c"\n[study]\ntrials = 2\nmargin = 0.0001\nseeds = {seeds}\n'
+        '[[models]]\nname = "relational-ease"\nconfig = { l2 = 5.0, weight = 1.0 }\n'
+    )
+    result, _ = run(tmp_path / "few.toml", tmp_path / "out")
+    console = Console(width=200, file=StringIO())
+    print_result(console, result, answer(result))
+    printed, page = console.file.getvalue(), unescape(write_report(result, tmp_path / "page.html").read_text())
+    assert (result.card["users_only"] or "").startswith(said or "")
+    for shown in (printed, page):
+        assert ("Intervals hold" in shown) == (said is not None)
+        assert said is None or said in shown
+    assert ("intervals over users and splits" in " ".join(printed.split())) == (said is None)
+    assert ("splits." in " ".join(result.verdicts["sentence"])) == (said is None)
+
+
 def test_smoke_run_is_small_and_elsewhere(study_file, tmp_path):
     config = smoke(read_study(study_file))
     assert config.study.seeds == (0,)
@@ -233,7 +309,7 @@ def test_audit_names_a_relation_that_holds_the_test_rows(tmp_path):
         'name = "leak"\n[data]\nuser = "user"\nitem = "item"\n[data.interactions]\nfile = "bought.csv"\n'
         'user = "u"\nitem = "i"\n[data.links.clicked]\nfile = "clicked.csv"\nsource = "user"\nsource_column = "u"\n'
         'target = "item"\ntarget_column = "i"\n[protocol]\nsplit = "random-leave-one-out"\n'
-        '[relations.clicks]\nkind = "link"\ntable = "clicked"\n'
+        '[relations.clicks]\nkind = "link"\ntable = "clicked"\n[study]\nseeds = [0]\n'
     )
     config = read_study(tmp_path / "leak.toml")
     found = prepare(config, tmp_path).findings

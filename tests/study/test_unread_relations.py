@@ -31,6 +31,7 @@ kind = "attribute"
 node = "item"
 column = "noise"
 [study]
+seeds = [0]
 """
 TEXT_VIEW = """
 [[models]]
@@ -90,6 +91,7 @@ table = "from"
 kind = "link"
 table = "friend"
 [study]
+seeds = [0]
 trials = 6
 """
 OPEN = """

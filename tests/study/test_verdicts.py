@@ -121,8 +121,12 @@ def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
     text = worded(Evidence(NONE, NONE, NONE, NONE, room=FLAT, unused=1.0))
     assert text == (
         "tags is negligible: validation gives it no weight; the smallest one would add 0.0000, at most +0.0016 "
-        "ndcg@10; all of it within 0.0100 either way."
+        "ndcg@10, which is below the margin of 0.0100."
     )
+    text = worded(
+        Evidence(NONE, NONE, NONE, NONE, room=DOWN, unused=1.0)
+    )  # a cost beyond the margin is not "within" it
+    assert text.endswith("would add -0.0500, at most -0.0418 ndcg@10, which is below the margin of 0.0100.")
     assert "with its links shuffled only +0.0020 is lost" in worded(Evidence(UP, UP, UP, WIDE))
 
 
@@ -137,6 +141,10 @@ def test_undecided_says_what_would_decide():
     assert worded(Evidence(splits, splits)).endswith("with about 15 splits.")
     many = effect(0.002, 0.02, n_seeds=5)
     assert worded(Evidence(many, many)).endswith("with more than 50 splits.")
+    # where every seed has the same test rows, no number of splits would do
+    said_of = judge({"tags": Evidence(splits, splits)}, MARGIN)["tags"]
+    fixed = sentence("tags", "ndcg@10", said_of, Evidence(splits, splits), MARGIN, draws_test=False)
+    assert fixed.endswith("with about 1,200 users.")
 
 
 def test_worthless_relations_are_hardly_ever_given_a_verdict():

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -428,3 +429,33 @@ def test_share_of_one_item_is_one_item_whatever_the_rounding() -> None:
     rows = [(u, i) for u in range(3) for i in range(49)]
     made = apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=1 / 49), seed=0)
     assert [len(set(part.item.tolist())) for part in (made.train, made.valid, made.test)] == [47, 1, 1]
+
+
+ALL_DAYS = [(u, (3 * u + 2 * t) % 40, t) for u in range(40) for t in range(8)]
+WALKED: dict[str, dict[str, object]] = {
+    "random-leave-one-out": {},
+    "last-leave-one-out": {},
+    "given": {"valid_share": 0.3},
+    "temporal": {"valid_cut": 3, "cut": 5},
+    "cold-items": {"without_train": "drop"},
+}
+"""Every split, with the settings that it needs."""
+
+
+@pytest.mark.parametrize("split", get_args(ProtocolConfig.model_fields["split"].annotation))
+def test_a_protocol_says_whether_another_seed_is_another_split(split: str) -> None:
+    parts = {"train": [r for r in ALL_DAYS if r[2] < 7], "test": [r for r in ALL_DAYS if r[2] == 7]}
+    given = {part: tables_of(rows).interactions for part, rows in parts.items()} if split == "given" else {}
+    recipe = protocol(name="mine", split=split, **WALKED[split])
+    one, other = (apply(tables_of(ALL_DAYS, given=given), recipe, seed) for seed in (0, 1))
+    assert recipe.draws_test == (set(keys(one, one.test)) != set(keys(other, other.test)))
+    # a validation part that is not published is drawn, though the test rows stay
+    assert (recipe.draws_test or split == "given") == (one.fingerprint != other.fingerprint)
+
+
+def test_with_all_parts_published_no_seed_changes_anything() -> None:
+    days = {"train": range(6), "valid": range(6, 7), "test": range(7, 8)}
+    given = {part: tables_of([r for r in ALL_DAYS if r[2] in of]).interactions for part, of in days.items()}
+    recipe = protocol(name="mine", split="given")
+    prints = {apply(tables_of(ALL_DAYS, given=given), recipe, seed).fingerprint for seed in (0, 1)}
+    assert (len(prints), recipe.draws_test) == (1, False)

@@ -35,6 +35,7 @@ planted = { users = 200, items = 80, per_user = 6, groups = 8 }
 [protocol]
 split = "random-leave-one-out"
 [study]
+seeds = [0]
 trials = 1
 [[models]]
 name = "popularity"

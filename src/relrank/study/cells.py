@@ -273,6 +273,7 @@ class CellResult:
         note: what the model says of itself: learned relation weights, the graph's share in a fusion.
         began_after: keys of the cells whose findings its search began with (``Cell.there``).
         held: what single relations bring in this cell's setting, all else held; None but for tuned "all" arms.
+        key: name of its folder.
     """
 
     model: str
@@ -288,6 +289,7 @@ class CellResult:
     note: dict[str, Any]
     began_after: tuple[str, ...] = ()
     held: Held | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +356,7 @@ def load_cell(folder: Path) -> CellResult:
         tuple(Trial(**t) for t in note["trials"]), note["chosen"], note["valid"],
         pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
         note["note"], tuple(note.get("began_after", ())), _load_held(folder, note),
+        folder.name,
     )  # fmt: skip
 
 

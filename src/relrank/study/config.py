@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from relrank.errors import InputError
 from relrank.graph.builders import FeatureConfig, InteractionWeights, RelationConfig
@@ -21,6 +21,10 @@ ACCEPT = "[study] accept_leaks"
 
 ArmKind = Literal["interactions", "all", "drop", "alone", "rewired"]
 ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewired")
+
+
+SPLITS = 5
+"""Split seeds, from 0, of a study that names none and whose protocol draws its test rows."""
 
 
 class ArmSection(Section):
@@ -70,7 +74,8 @@ class StudySection(Section):
     Attributes:
         metric: the metric that decides, for tuning (on validation) and for verdicts (on test).
         ks: cuts of the reported metrics.
-        seeds: one split, and one start of every random model, per seed.
+        seeds: one split, and one start of every random model, per seed; left out, 0 to 4 where the protocol draws its
+            test rows, and 0 where every seed has the same.
         trials: configurations tried per arm on validation at most, equal for all arms; a search that ends earlier
             saves the rest, one that is cut off by it is named in the report.
         margin: smallest difference that matters, as a share of the metric of the interactions alone: a relation that
@@ -89,7 +94,7 @@ class StudySection(Section):
 
     metric: str = "ndcg@10"
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 50), min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((), min_length=1)
     trials: int = Field(200, ge=1)
     margin: float = Field(0.01, gt=0, lt=1)
     user_groups: tuple[str, ...] = ()
@@ -140,8 +145,16 @@ class StudyConfig(Section):
     interactions: InteractionWeights = InteractionWeights()
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
-    study: StudySection = StudySection()
+    study: StudySection = Field(StudySection(), validate_default=True)
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
+
+    @field_validator("study")
+    @classmethod
+    def _seeds_of_the_protocol(cls, study: StudySection, info: ValidationInfo) -> StudySection:
+        protocol: ProtocolConfig | None = info.data.get("protocol")  # None: it is wrong, which is said by itself
+        if study.seeds or protocol is None:
+            return study
+        return study.model_copy(update={"seeds": tuple(range(SPLITS if protocol.draws_test else 1))})
 
     @property
     def titles(self) -> dict[str, str]:

@@ -58,6 +58,7 @@ class Found:
         metric: the study's metric.
         hops: by relation those that lead to it, where any do.
         titles: of relations, for sentences.
+        draws_test: whether another seed is another split.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Found:
         metric: str,
         hops: Hops = NO_HOPS,
         titles: Titles = NO_TITLES,
+        draws_test: bool = True,
     ) -> None:
-        self.metric, self.hops, self.titles = metric, hops, titles
+        self.metric, self.hops, self.titles, self.draws_test = metric, hops, titles, draws_test
         self._arms: dict[str, Arm] = {}
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
@@ -105,6 +107,31 @@ class Found:
     def tables(self, model: str, arm: str) -> list[pl.DataFrame]:
         """Per-user tables in seed order."""
         return [cell.evaluation.table for cell in self._cells[model, arm]]
+
+    def settled(self, model: str, arm: Arm) -> list[CellResult] | None:
+        """Per split the arm's cell, or that of another arm that validates better and uses no relation beyond its own.
+
+        An arm of more relations searches more settings. Where it gives those beyond this arm no weight, what it found
+        is a setting of this arm, too, and no gain from the relations that it leaves out. None where the arm was not
+        run.
+        """
+        own = self.arm_name(model, arm)
+        if own is None:
+            return None
+        best = {cell.seed: cell for cell in self._cells[model, own]}
+        for (of, relations, rewired), name in self._names.items():
+            for cell in self._cells[model, name] if of == model and rewired is None else ():
+                better = cell.seed in best and cell.valid > best[cell.seed].valid
+                if better and self._in_use(cell, relations) <= set(arm.relations):
+                    best[cell.seed] = cell
+        return list(best.values())
+
+    def _in_use(self, cell: CellResult, relations: Iterable[str]) -> set[str]:
+        """Relations of a cell's arm that have a weight, and those that they are read through."""
+        weights = cell.chosen.get("weights")
+        if weights is None:
+            return set(relations)
+        return set(arm_of.over(self.hops, *(r for r in relations if weights.get(r, cell.chosen.get("weight")) != 0)))
 
     def effect(self, model: str, a: Arm, b: Arm) -> tuple[str, str, Effect] | None:
         """The paired effect a − b; None where one of the two was not run."""
@@ -394,7 +421,8 @@ class Judge:
             row: dict[str, Any] = {
                 "model": self.model, "relation": relation, "verdict": said.verdict,
                 "sentence": rules.sentence(
-                    relation, self.found.metric, said, one, self.margin, together, self.found.titles
+                    relation, self.found.metric, said, one, self.margin, together, self.found.titles,
+                    self.found.draws_test,
                 )
                 + _chained(relation, self.relations, hops, self.found.titles)
                 + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),

@@ -1,17 +1,16 @@
-"""Is one model at least as good as another? Two per-user tables, a margin, and an answer for a pipeline."""
+"""Is one model at least as good as another? Per-user tables, a margin, and an answer for a pipeline."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import polars as pl
 
 from relrank.comparison import Effect, compare
 from relrank.errors import InputError
+from relrank.study.sides import Side, paired
 
 Answer = Literal["superior", "equivalent", "non-inferior", "inferior", "undecided"]
 EXIT_CODES: dict[Answer, int] = {"superior": 0, "equivalent": 0, "non-inferior": 0, "inferior": 1, "undecided": 3}
@@ -20,19 +19,21 @@ EXIT_CODES: dict[Answer, int] = {"superior": 0, "equivalent": 0, "non-inferior":
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What two tables say.
+    """What the tables of two models say.
 
     Attributes:
         answer: in a word.
         effect: the new model minus the baseline.
         baseline: mean metric of the baseline.
         margin: smallest difference that matters, in units of the metric.
+        one_split: whether all tables are of one and the same split, several starts of a model on it.
     """
 
     answer: Answer
     effect: Effect
     baseline: float
     margin: float
+    one_split: bool = False
 
 
 def answer_of(effect: Effect, margin: float) -> Answer:
@@ -68,67 +69,38 @@ def margin_of(text: str) -> tuple[float, bool]:
     return value, share
 
 
-def compare_models(new: pl.DataFrame, baseline: pl.DataFrame, metric: str, margin: str) -> Compared:
-    """Compare two per-user tables, paired by user.
+def compare_models(new: Side, baseline: Side, metric: str, margin: str) -> Compared:
+    """Compare two models, paired by user and split, with users and splits as crossed random effects.
 
     Args:
-        new: columns ``user`` and the metric.
-        baseline: likewise, of the same users.
+        new: per-user tables by split (``sides.read_side``), with columns ``user`` and the metric.
+        baseline: likewise, of the same splits and users.
         metric: column.
         margin: see ``margin_of``.
 
     Raises:
-        InputError: no such metric, users of one side only, or values that are missing.
+        InputError: no such metric, splits or users of one side only, users who occur twice, or missing values.
     """
     size, share = margin_of(margin)
-    effect = compare(new, baseline, metric)
-    mean = float(np.mean(baseline[metric].to_numpy()))
+    left, right, names = paired(new, baseline)
+    effect = compare(left, right, metric, names=[f"split {name}" for name in names])
+    mean = float(np.concatenate([table[metric].to_numpy() for table in right]).mean())
     absolute = size * abs(mean) if share else size
     if absolute == 0:
         raise InputError(
             "margin is a share of nothing", where="--margin", found=repr(margin),
             expected=f"a number, since the baseline's {metric} is 0",
         )  # fmt: skip
-    return Compared(answer_of(effect, absolute), effect, mean, absolute)
-
-
-def per_user(path: Path, metric: str) -> pl.DataFrame:
-    """A table of one value per user: a Parquet file, or a kept model that is evaluated on its test rows.
-
-    Raises:
-        InputError: neither is there, the file is no Parquet file, or it has no such columns.
-    """
-    if path.is_dir():
-        from relrank.evaluation import evaluate
-        from relrank.study.fitted import load_run
-
-        run = load_run(path)
-        cut = metric.partition("@")[2]
-        return evaluate(run.model, run.split, (int(cut),) if cut.isdigit() else (10,)).table
-    if not path.is_file():
-        raise InputError(
-            "nothing to compare",
-            where=str(path),
-            expected="a Parquet file, or the folder of a model",
-            found="nothing",
-        )
-    try:
-        table = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError("file cannot be read", where=str(path), expected="Parquet", found=str(error)) from None
-    lacking = [name for name in ("user", metric) if name not in table.columns]
-    if lacking:
-        raise InputError(
-            "column is missing", where=str(path), expected=" and ".join(repr(name) for name in lacking),
-            found=", ".join(table.columns),
-        )  # fmt: skip
-    return table
+    prints = {table["fingerprint"][0] for table in right if "fingerprint" in table.columns}
+    return Compared(answer_of(effect, absolute), effect, mean, absolute, one_split=len(names) > len(prints) == 1)
 
 
 def said(found: Compared, metric: str) -> str:
     """The answer in one line, with its figures."""
     e = found.effect
+    several = "starts on one split" if found.one_split else "splits"
+    over = f", {e.n_seeds} {several}" if e.n_seeds > 1 else ""
     return (
         f"{found.answer}: {metric} {e.mean:+.4f} ({e.low:+.4f} to {e.high:+.4f}) against {found.baseline:.4f}, "
-        f"margin {found.margin:.4f}, {e.n_users:,} users"
+        f"margin {found.margin:.4f}, {e.n_users:,} users{over}"
     )

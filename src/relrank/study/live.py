@@ -170,7 +170,8 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         console.print(left_out, style="yellow", highlight=False, markup=False)
     if result.card.get("features"):
         console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
-    board = plain_table(f"leaderboard, test {metric}, 95 % intervals over users and seeds")
+    users_only = result.card.get("users_only")
+    board = plain_table(f"leaderboard, test {metric}, 95 % intervals over users{'' if users_only else ' and splits'}")
     for heading in ("model", "arm", metric, "interval", ""):
         board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
@@ -217,6 +218,8 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             style="dim",
             highlight=False,
         )
+    if users_only:
+        console.print(users_only, highlight=False, markup=False)
 
 
 def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:

@@ -1,6 +1,8 @@
 """What to build, and in which order: relations are added one by one, each time the one that validates best.
 
 Validation chooses, test confirms: every step of the path is an arm of its own, so that what it adds has an interval.
+An arm stands for the best setting that validation knows of its relations, on whatever arm that was found
+(``Found.settled``): a wider search is no gain from the relations of its arm that it gives no weight.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from relrank.comparison import Effect
+import polars as pl
+
+from relrank.comparison import Effect, compare, mean_interval
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm
 from relrank.study import arms as arm_of
@@ -61,6 +65,7 @@ class Plan:
             can tell (two one-sided tests); None where it cannot.
         margin: smallest difference that matters, in units of the metric.
         ends: why the path is not longer.
+        base: on test, mean metric of the interactions alone.
     """
 
     model: str
@@ -68,6 +73,7 @@ class Plan:
     enough: int | None
     margin: float
     ends: str
+    base: float
 
     @property
     def worth_building(self) -> int:
@@ -120,7 +126,7 @@ def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -
     """The path of a model with what test says of every step."""
     steps, ends = path(found, model, relations)
     everything = arm_of.all_of(relations)
-    whole = found.effect(model, everything, arm_of.INTERACTIONS)
+    whole = _effect(found, model, everything, arm_of.INTERACTIONS)
     made: list[Step] = []
     so_far: list[str] = []
     before_valid = _valid(found, model, []) or 0.0
@@ -130,32 +136,29 @@ def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -
         before = arm_of.some(so_far, found.hops)
         so_far.append(name)
         here = arm_of.some(so_far, found.hops)
-        adds, total = found.effect(model, here, before), found.effect(model, here, arm_of.INTERACTIONS)
-        if adds is None or total is None:
+        adds, total = _effect(found, model, here, before), _effect(found, model, here, arm_of.INTERACTIONS)
+        name_here = found.arm_name(model, here)
+        if adds is None or total is None or name_here is None:
             break
-        left = found.effect(model, everything, here)
-        gain = whole[2].mean if whole is not None else 0.0
+        left = _effect(found, model, everything, here)
+        gain = whole.mean if whole is not None else 0.0
         close = [r for valid, r in others if best - valid <= CLOSE * (best - before_valid)]
-        made.append(
-            Step(
-                name, adds[0], adds[2], total[2], left and left[2], total[2].mean / gain if gain > 0 else None,
-                tuple(close),
-            )
-        )  # fmt: skip
+        made.append(Step(name, name_here, adds, total, left, total.mean / gain if gain > 0 else None, tuple(close)))
         before_valid = best
-        if enough is None and left is not None and left[2].between(0.9)[1] < margin:
+        if enough is None and left is not None and left.between(0.9)[1] < margin:
             enough = len(made)
-    return Plan(model, tuple(made), enough, margin, ends)
+    tables = _tables(found, model, arm_of.INTERACTIONS)
+    base = mean_interval(tables, found.metric).mean if tables is not None else 0.0
+    return Plan(model, tuple(made), enough, margin, ends, base)
 
 
-def plan_card(plan: Plan, found: Found, graph: Graph, base: float) -> dict[str, Any]:
+def plan_card(plan: Plan, found: Found, graph: Graph) -> dict[str, Any]:
     """The plan as plain JSON (see ``StudyResult.card``).
 
     Args:
         plan: of a model.
         found: the study's cells, for what each step costs.
         graph: for the rows and nodes of each relation.
-        base: mean metric of the interactions alone.
     """
     steps = []
     for step in plan.steps:
@@ -175,14 +178,22 @@ def plan_card(plan: Plan, found: Found, graph: Graph, base: float) -> dict[str, 
         steps.append(row)
     return {
         "model": plan.model, "steps": steps, "build": plan.worth_building, "enough": plan.enough,
-        "margin": plan.margin, "base": base, "ends": plan.ends,
+        "margin": plan.margin, "base": plan.base, "ends": plan.ends,
     }  # fmt: skip
 
 
 def _valid(found: Found, model: str, relations: Sequence[str]) -> float | None:
-    """Mean validation metric of an arm over splits; None where it was not run."""
-    name = found.arm_name(model, arm_of.some(relations, found.hops))
-    if name is None:
-        return None
-    cells = found.cells(model, name)
-    return sum(cell.valid for cell in cells) / len(cells)
+    """Mean validation metric of relations over splits; None where their arm was not run."""
+    cells = found.settled(model, arm_of.some(relations, found.hops))
+    return None if cells is None else sum(cell.valid for cell in cells) / len(cells)
+
+
+def _tables(found: Found, model: str, arm: Arm) -> list[pl.DataFrame] | None:
+    cells = found.settled(model, arm)
+    return None if cells is None else [cell.evaluation.table for cell in cells]
+
+
+def _effect(found: Found, model: str, a: Arm, b: Arm) -> Effect | None:
+    """The paired effect a − b, each at the best setting that is known of it; None where one was not run."""
+    tables_a, tables_b = _tables(found, model, a), _tables(found, model, b)
+    return None if tables_a is None or tables_b is None else compare(tables_a, tables_b, found.metric)

@@ -28,7 +28,8 @@ class StudyResult:
     Attributes:
         card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
-            ``attribute`` (the relation behind similarity and calibration, else null);
+            ``attribute`` (the relation behind similarity and calibration, else null); ``users_only`` (a sentence
+            where the intervals hold no splits, else null; studies stored earlier lack it);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, title: what people read instead, or null,
             source, target, edges, covered: share of items, else users, with an edge, kind; chain: the node types on
@@ -44,6 +45,7 @@ class StudyResult:
             within the margin, or null, ends: why it ends, steps: list of {relation, arm, through: relations it is
             read through, alternatives, adds, total, left with _low and _high, share: of what all bring, confirmed,
             rows, nodes, seconds, peak_mb}});
+            ``cells`` (list of {model, arm, seed, key: folder under cells/}; studies stored earlier lack it);
             ``planted`` (true verdict per relation where known, else null); ``smoke``
             (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``

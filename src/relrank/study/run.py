@@ -435,7 +435,7 @@ def run_study(
         raise nothing_left(left_out)
     relations, relational, first = list(config.relations), _judged(config), material.benches[0]
     reads = {m.name: read_by(m, config, first) for m in config.models}
-    found = Found(done, config.study.metric, hops(first.graph), config.titles)
+    found = Found(done, config.study.metric, hops(first.graph), config.titles, config.protocol.draws_test)
     planted = TRUTH if config.data.dataset == "planted" else None
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in relational]
     rival = config.study.versus
@@ -451,7 +451,7 @@ def run_study(
     leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
     if leading is not None and leading.base is not None:
         way = plan_of(found, leading.model, leading.relations, leading.margin)
-        plan = plan_card(way, found, first.graph, leading.base)
+        plan = plan_card(way, found, first.graph)
     board = tables_of.leaderboard(found)
     said = card(config, material, found, engine, left_out) | {"judges": judging, "plan": plan}
     said, verdicts = finish(said, board, effects, verdicts, material.findings, config.study.accept_leaks)
@@ -655,7 +655,7 @@ def card(
         "name": config.name, "title": config.title or config.name, "description": config.description,
         "protocol": config.protocol.name, "fingerprints": [b.split.fingerprint for b in material.benches],
         "seeds": list(config.study.seeds), "metric": config.study.metric, "trials": config.study.trials,
-        "attribute": config.study.attribute,
+        "attribute": config.study.attribute, "users_only": users_only(config),
         "n_users": first.split.shape[0], "n_items": first.split.shape[1], "n_train": len(first.split.train),
         "n_valid": len(first.split.valid), "n_test": len(first.split.test),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
@@ -675,10 +675,24 @@ def card(
             for f in material.findings
         ],
         "left_out": [n.message for n in for_want_of_memory],
+        "cells": [
+            {"model": model, "arm": arm, "seed": cell.seed, "key": cell.key}
+            for (model, arm), cells in found.items() for cell in cells
+        ],
         "machine": machine() | engine.machine(),
         "planted": TRUTH if config.data.dataset == "planted" else None,
         "smoke": material.smoke,
     }  # fmt: skip
+
+
+def users_only(config: StudyConfig) -> str | None:
+    """That the intervals hold no splits, and why; None where they do."""
+    seeds, protocol = config.study.seeds, config.protocol
+    if protocol.draws_test:
+        alone = "Intervals hold users only: one split says nothing of others, which more [study] seeds would draw."
+        return alone if len(seeds) == 1 else None
+    hold = "users only" if len(seeds) == 1 else "users and the models' start, no splits"
+    return f'Intervals hold {hold}: with split = "{protocol.split}" every seed has the same test rows.'
 
 
 def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:

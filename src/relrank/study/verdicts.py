@@ -179,11 +179,13 @@ def sentence(
     margin: float,
     together: Effect | None = None,
     titles: Titles = NO_TITLES,
+    draws_test: bool = True,
 ) -> str:
     """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
 
     ``together`` is what the relation and those it is interchangeable with bring to the interactions; ``titles`` are
-    read instead of names.
+    read instead of names. ``draws_test``: whether another seed is another split, so that more of them can be asked
+    for.
     """
     relation = titles.get(relation, relation)
     held = f"{signed(one.beside.mean)} ({interval(one.beside.low, one.beside.high)})"
@@ -205,24 +207,28 @@ def sentence(
         adds = f"{signed(one.room.mean)}, at most {signed(most)}"
         beside = f"validation gives it no weight; the smallest one would add {adds}"
     if said.verdict == "negligible":
-        return f"{relation} is negligible: {beside} {metric}; all of it within {margin:.4f} either way."
+        small = f"; all of it within {margin:.4f} either way"
+        if one.unused == 1 and one.room is not None:  # what a weight would cost may be more than the margin
+            small = f", which is below the margin of {margin:.4f}"
+        return f"{relation} is negligible: {beside} {metric}{small}."
     shuffled = ""
     if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
         shuffled = f", but with its links shuffled only {signed(one.placebo.mean)} is lost"
     return (
         f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.4f} would have been seen"
-        f"{_needed(one, said.visible, margin)}."
+        f"{_needed(one, said.visible, margin, draws_test)}."
     )
 
 
-def _needed(one: Evidence, visible: float, margin: float) -> str:
+def _needed(one: Evidence, visible: float, margin: float, draws_test: bool) -> str:
     """What would show effects as small as the margin."""
     if visible <= margin:
         return ""
     times = (visible / margin) ** 2
-    if one.drop.n_seeds == 1 and times > MANY_TIMES:
+    of_users = one.drop.n_seeds == 1 or not draws_test
+    if of_users and times > MANY_TIMES:
         return f"; one as small as the margin of {margin:.4f} with more than {MANY_TIMES} times as many users"
-    if one.drop.n_seeds == 1:
+    if of_users:
         users = math.ceil(one.drop.n_users * times / 100) * 100
         return f"; one as small as the margin of {margin:.4f} with about {users:,} users"
     splits = math.ceil(one.drop.n_seeds * times)

@@ -120,6 +120,14 @@ class ProtocolConfig(Section):
             raise ValueError("core must not be negative")
         return self
 
+    @property
+    def draws_test(self) -> bool:
+        """Whether the seed decides which rows are test, so that another seed is another split.
+
+        Published parts stay as they are: where no validation part is among them, the seed draws that alone.
+        """
+        return self.split in ("random-leave-one-out", "cold-items")
+
     def seconds(self, name: Literal["cut", "valid_cut"]) -> int | None:
         """A cut in the unit of the interactions' time, None where there is none.
 
@@ -191,7 +199,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         only_new=only_new,
         until=protocol.seconds("cut" if protocol.valid_cut is None else "valid_cut"),
-        random=protocol.split in ("random-leave-one-out", "cold-items"),
+        random=protocol.draws_test,
     )
 
 
