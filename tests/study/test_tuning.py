@@ -255,3 +255,24 @@ def test_arms_that_begin_where_all_ended_find_nothing_better(seed):
         begin = {k: v for k, v in best.values.items() if k != name}
         arm = climb([k for k in knobs if k.name != name], 500, measure, starts=[begin])
         assert arm.trials[arm.chosen].metric <= best.metric
+
+
+def noisy_hills(values):
+    """Two hills in x, its far one .01 higher on average, y better at 3; 50 users who differ between the hills."""
+    far, noise = values["x"] >= 10, np.random.default_rng(0).normal(0, 1, 50)
+    height = -0.1 * min(abs(values["x"] - 4), abs(values["x"] - 14)) + 0.01 * far - 0.05 * abs(values["y"] - 3)
+    return 2 + height + values["noise"] * far * (noise - noise.mean())
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.001, {"x": 14, "y": 3}), (1.0, {"x": 4, "y": 3})])
+def test_a_published_setting_stays_unless_another_is_better_by_more_than_chance(noise, expected):
+    knobs = [Knob(n, ladder(20).ladder, 0.0, strides=False) for n in "xy"]
+    found = climb(
+        knobs, 500, lambda values: noisy_hills({**values, "noise": noise}), starts=[{"x": 14.0}],
+        reference={"x": 3.0, "y": 1.0},
+    )  # fmt: skip
+    assert chosen(found) == expected
+    assert found.finished
+    tried = [trial.values for trial in found.trials]
+    assert {"x": 14.0, "y": 3.0} in tried
+    assert {"x": 4.0, "y": 3.0} in tried

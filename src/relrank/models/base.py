@@ -103,6 +103,12 @@ class Recommender(ABC):
         return ()
 
     @classmethod
+    def published(cls, graph: Graph) -> dict[str, float] | None:
+        """Values of knobs that make it a published model, which a search from the defaults has to beat clearly."""
+        del graph
+        return None
+
+    @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
         """What ``relrank tune`` may try on this graph: by default the knobs."""
         return cls.knobs(graph)

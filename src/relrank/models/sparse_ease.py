@@ -119,11 +119,22 @@ class SparseEASE(SparseLinear):
 
     @classmethod
     def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
-        """Near EASE, and EASE: many neighbours, more penalty, users alike. No single step leads there from few."""
+        """Near EASE: many neighbours, more penalty, users alike. From few neighbours no single step leads there."""
         near_ease = {"neighbours": 200, "l2": 100.0, "user_power": 0.0}
+        return (near_ease,) if cls._tried(graph, near_ease) else ()
+
+    @classmethod
+    def published(cls, graph: Graph) -> dict[str, float] | None:
+        """EASE, where all columns are tried: users alike, its usual penalty."""
         ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0}
+        return (
+            ease if graph.n_items > 1 and cls._tried(graph, ease) and _columns_at_most(graph) <= ALL_COLUMNS else None
+        )
+
+    @classmethod
+    def _tried(cls, graph: Graph, values: dict[str, float]) -> bool:
         ladders = {knob.name: knob.ladder for knob in cls.knobs(graph)}
-        return tuple(s for s in (near_ease, ease) if all(value in ladders[name] for name, value in s.items()))
+        return all(value in ladders[name] for name, value in values.items())
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
@@ -269,13 +280,14 @@ class SparseEASE(SparseLinear):
             kept["solution"] = (*selection, float(c.l2)), solution
             return solution
         if kept.get("neighbours", (None,))[0] != selection:
-            before = kept.get("neighbours", (None, None))[1]
+            guesses = kept.setdefault("guesses", {})  # as many neighbours in the last matrix are mostly the same ones
             found = (
-                nearest_dense(matrix, k, c.shrinkage, targets, before)
+                nearest_dense(matrix, k, c.shrinkage, targets, guesses.get(k))
                 if self.n_columns <= DENSE_COLUMNS
                 else nearest_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
             )
             kept["neighbours"] = selection, found
+            guesses[k] = found
         neighbours: Int32 = kept["neighbours"][1]
         solver = weights_dense if self.n_columns <= DENSE_COLUMNS else weights_sparse
         first = matrix if self.n_columns <= DENSE_COLUMNS else matrix[0]

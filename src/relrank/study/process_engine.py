@@ -149,17 +149,20 @@ class Processes:
         return [running[line] for line in wait(list(running))]
 
     def _next(self, worker: _Worker, left: Mapping[str, Cell]) -> str | None:
-        """The cell that a process should take: what others wait for first, then what it has the data of."""
+        """The cell that a process should take: one of the group that it is at, else of one that nobody is at.
+
+        A closed form keeps matrices for a group. Among others, what further cells wait for comes first.
+        """
         running = {w.key for w in self._workers}
         elsewhere = {w.group for w in self._workers if w is not worker and w.key is not None}
         awaited = {key for cell in left.values() for key in cell.after}
-        best: tuple[tuple[bool, int, bool], str] | None = None
+        best: tuple[tuple[int, bool, bool], str] | None = None
         for key, cell in left.items():
             if key in running or left.keys() & set(cell.after):
                 continue
             group = self._group(cell)
             nearness = 0 if group == worker.group else 2 if group in elsewhere else 1
-            rank = key not in awaited, nearness, group[0] not in worker.benches
+            rank = nearness, key not in awaited, group[0] not in worker.benches
             if best is None or rank < best[0]:  # of equal ones the first
                 best = rank, key
         return None if best is None else best[1]

@@ -8,8 +8,10 @@ start at 0, so a relation has to earn its weight.
 A step is worth it where the mean over validation users rises by more than the standard error of their paired
 differences: smaller ones are mostly the noise of validation, and arms that follow it end in settings that differ by
 luck. An arm begins where the arms that it contains ended (``study.nesting``), and what was found there is moved in
-single steps only. A search with all relations also makes the search of every arm that lacks one of them, and goes on
-from there where that one is better: more relations never validate worse.
+single steps only. Where a model has a published setting as its limit, a search from there is chosen unless another
+end is better by that error: few validation users tell many settings apart by luck alone. A search with all relations
+also makes the search of every arm that lacks one of them, and goes on from there where that one is better: more
+relations never validate worse.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
 """A step has to improve the metric by this share of it, however certain it is."""
-SEARCH = 3
+SEARCH = 4
 """Goes up where searches change what they choose, so that results of earlier ones are not taken for theirs."""
 ERRORS = 1.0
 """A step has to improve the metric by so many standard errors of its paired differences."""
@@ -89,6 +91,7 @@ def climb(
     worth: float = WORTH,
     starts: Sequence[Mapping[str, float]] = (),
     without: Collection[str] = (),
+    reference: Mapping[str, float] | None = None,
 ) -> Climb:
     """Try up to ``budget`` configurations, fewer where no single step is worth it any more.
 
@@ -101,6 +104,8 @@ def climb(
             that is better than where the search ended it goes on. It never ends below one of them that it tried.
         without: names of knobs, weights of relations, that other arms lack. The search that such an arm makes from
             where this one ended is made here, too, with a budget of its own, and this one never ends below it.
+        reference: values of knobs of a published setting. A search begins there, too, with a budget of its own, and
+            what it ends in is chosen unless the other end is better by more than the standard error.
     """
     hill = _Hill(knobs, measure, worth)
     begins = [tuple(k.ladder.index(values.get(k.name, k.start)) for k in knobs) for values in (starts or [{}])]
@@ -118,6 +123,12 @@ def climb(
         if hill.mean(best) <= hill.mean(place):
             break
         place, finished = hill.search(numbers, [best], every, budget, tried)
+    if reference is not None:
+        published = tuple(k.ladder.index(reference.get(k.name, k.start)) for k in knobs)
+        other, ended = hill.search(numbers, [published], every, budget, beside := dict[Place, None]())
+        tried |= beside
+        if not hill.exceeds(place, other):
+            place, finished = other, ended
     first = hill.at(begins[0])
     places = list(dict.fromkeys([*tried, place]))
     made = tuple(Trial(hill.values(at), hill.mean(at), paired_error(hill.at(at), first)) for at in places)
@@ -147,6 +158,12 @@ class _Hill:
     def mean(self, place: Place) -> float:
         """Over the users."""
         return float(self.at(place).mean())
+
+    def exceeds(self, one: Place, other: Place) -> bool:
+        """Whether a place is better than another by what makes a step worth it."""
+        new, old = self.at(one), self.at(other)
+        least = max(self._worth * abs(float(old.mean())), ERRORS * paired_error(new, old))
+        return float(new.mean() - old.mean()) > least
 
     def bare(self, place: Place, number: int) -> Place:
         """A place with one knob at its own start."""
@@ -182,9 +199,8 @@ class _Hill:
             return self.at(place)
 
         def better(one: Place, other: Place) -> bool:
-            new, old = attempt(one), attempt(other)
-            least = max(self._worth * abs(float(old.mean())), ERRORS * paired_error(new, old))
-            return float(new.mean() - old.mean()) > least
+            attempt(one), attempt(other)
+            return self.exceeds(one, other)
 
         place = begins[0]
 
