@@ -4,7 +4,7 @@ Scores are computed once per block of users; one compiled sweep over each row th
 checks the scores, counts for every relevant item how many candidates score higher and how many score the same, and
 keeps the k best candidates. Where scores are products of vectors, the product is part of that sweep, and no row of
 scores is ever written to memory. Where they are sparse inputs times sparse weights, only the items that these reach
-are visited.
+are visited. Where they are the same for everybody, the catalogue is sorted once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from relrank import sparse_ranking, tiles
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.models.base import history_rows
+from relrank.shared_ranking import SharedOrder
 
 SCORE_BYTES = 128 * 2**20
 """Scores of one block of users take at most this much memory (unless a single row takes more)."""
@@ -93,6 +94,19 @@ class SparseProduct(Protocol):
 
     def history_inputs(self, histories: Sequence[torch.Tensor], /) -> Csr:
         """Inputs [B, n_inputs or n_items] of B histories."""
+        ...
+
+
+class SharedScores(Protocol):
+    """What a ``Scorer`` or ``FoldIn`` may offer beside: that its scores are the same for every user."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether they are."""
+        ...
+
+    def shared_scores(self) -> torch.Tensor:
+        """These scores, float32 [n_items]."""
         ...
 
 
@@ -243,6 +257,7 @@ class FoldedIn:
         self._model, self._histories = cast("Any", model), histories
         self.name, self.is_product = _name(model), bool(getattr(model, "is_product", False))
         self.is_sparse_product = bool(getattr(model, "is_sparse_product", False))
+        self.is_shared = bool(getattr(model, "is_shared", False))
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """The histories, folded in."""
@@ -258,6 +273,11 @@ class FoldedIn:
         """Of the histories, some at a time: what an encoder writes on the way is many times as large as they are."""
         some = torch.split(rows, HISTORIES_AT_ONCE)
         return torch.cat([self._model.history_vectors(self._histories(part)) for part in some])
+
+    def shared_scores(self) -> torch.Tensor:
+        """The model's."""
+        scores: torch.Tensor = self._model.shared_scores()
+        return scores
 
     def item_weights(self) -> Csr:
         """The model's."""
@@ -297,6 +317,9 @@ class _Pass:
         """Rank all users, by products where that is possible."""
         if getattr(model, "is_sparse_product", False):
             self._run_sparse(cast("SparseProduct", model), block)
+            return
+        if getattr(model, "is_shared", False):
+            self._run_shared(cast("SharedScores", model))
             return
         items = self._item_vectors(model)
         panels = None if items is None else _Panels(items, self.order, self.closed)
@@ -375,6 +398,24 @@ class _Pass:
 
                 self._in_strips(pool, stop - start, stop - start, strip)
                 self._check_finite(start, stop)
+
+    def _run_shared(self, model: SharedScores) -> None:
+        """Rank all users by one order of the catalogue."""
+        scores = np.ascontiguousarray(model.shared_scores().detach().float().numpy(force=True))
+        if scores.shape != (self.seen.n_cols,):
+            raise ValueError(f"{self.model} returned scores of shape {scores.shape}, expected {(self.seen.n_cols,)}")
+        self.not_finite[:] = (~np.isfinite(scores)).sum()
+        self._check_finite(0, self.users.size)
+        order = SharedOrder(scores, _places(self.order, self.seen.n_cols), self.closed)
+
+        def strip(a: int, b: int) -> None:
+            order.rank(
+                self.users[a:b], self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices,
+                self.higher, self.equal, self.constant[a:b], self.top_items[a:b], self.top_scores[a:b],
+            )  # fmt: skip
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            self._in_strips(pool, self.users.size, self.users.size, strip)
 
     def _run_scores(self, model: Scorer, rows: torch.Tensor, start: int, pool: ThreadPoolExecutor) -> None:
         """Rank a block of users from their scores."""

@@ -62,6 +62,7 @@ class Popularity(ClosedForm):
 
     name = "popularity"
     Config = PopularityConfig
+    is_shared: ClassVar[bool] = True
     solution: ClassVar[tuple[str, ...]] = ("counts",)
 
     #: weights per item, float32 [n_items]
@@ -73,6 +74,10 @@ class Popularity(ClosedForm):
         counts = np.bincount(edges.dst, weights=edges.weight, minlength=self.graph.n_items)
         self.counts = torch.from_numpy(counts.astype(np.float32))
         return self
+
+    def shared_scores(self) -> Tensor:
+        """The counts, float32 [n_items]."""
+        return self.counts
 
     def score(self, users: Tensor) -> Tensor:
         """The counts, once per user."""

@@ -1,0 +1,81 @@
+"""Ranking of scores that are the same for every user: the catalogue is sorted once, a user only takes items out."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from relrank.csr import Float32, Int32, Int64
+
+
+class SharedOrder:
+    """Items by score, higher ones first, equal ones by place.
+
+    Args:
+        scores: of all items, float32 [n_items], finite.
+        places: of all items in the order that decides between equal scores, int32 [n_items].
+        closed: item rows that are candidates for nobody.
+    """
+
+    def __init__(self, scores: Float32, places: Int32, closed: Int32) -> None:
+        self.scores, self.is_closed = scores, np.zeros(scores.size, np.bool_)
+        self.is_closed[closed] = True
+        order = np.lexsort((places, -scores))
+        self.items: Int32 = order[~self.is_closed[order]].astype(np.int32)
+        self.ascending: Float32 = np.ascontiguousarray(scores[self.items][::-1])
+
+    def rank(
+        self,
+        users: Int32,
+        seen_indptr: Int64,
+        seen_items: Int32,
+        truth_indptr: Int64,
+        truth_items: Int32,
+        higher: Int32,
+        equal: Int32,
+        constant: npt.NDArray[np.bool_],
+        top_items: Int32,
+        top_scores: Float32,
+    ) -> None:
+        """Rank users; arguments and what is written are those of ``sparse_ranking.rank_sparse``."""
+        _rank(
+            self.scores, self.is_closed, self.items, self.ascending, users, seen_indptr, seen_items, truth_indptr,
+            truth_items, higher, equal, constant, top_items, top_scores,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _rank(  # type: ignore[no-untyped-def]
+    scores, is_closed, items, ascending, users, seen_indptr, seen_items, truth_indptr, truth_items, higher, equal,
+    constant, top_items, top_scores,
+):  # fmt: skip
+    masked_for, k = np.full(scores.size, -1, np.int32), top_items.shape[1]
+    for b in range(users.size):
+        u = users[b]
+        seen = seen_items[seen_indptr[u] : seen_indptr[u + 1]]
+        candidates = items.size
+        for item in seen:
+            masked_for[item] = b
+            candidates -= not is_closed[item]
+        for e in range(truth_indptr[u], truth_indptr[u + 1]):
+            item = truth_items[e]
+            if is_closed[item] or masked_for[item] == b:
+                higher[e], equal[e] = -1, -1
+                continue
+            target = scores[item]
+            n_higher = items.size - np.searchsorted(ascending, target, side="right")
+            n_equal = items.size - n_higher - np.searchsorted(ascending, target)
+            for other in seen:
+                if not is_closed[other]:
+                    n_higher -= scores[other] > target
+                    n_equal -= scores[other] == target
+            higher[e], equal[e] = n_higher, n_equal
+            constant[b] = n_higher == 0 and n_equal == candidates and candidates > 1
+        length = 0
+        for item in items:
+            if length == k:
+                break
+            if masked_for[item] != b:
+                top_items[b, length], top_scores[b, length] = item, scores[item]
+                length += 1
