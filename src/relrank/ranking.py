@@ -406,6 +406,8 @@ class _Pass:
             raise ValueError(f"{self.model} returned scores of shape {scores.shape}, expected {(self.seen.n_cols,)}")
         self.not_finite[:] = (~np.isfinite(scores)).sum()
         self._check_finite(0, self.users.size)
+        if not self.users.size:
+            return
         order = SharedOrder(scores, _places(self.order, self.seen.n_cols), self.closed)
 
         def strip(a: int, b: int) -> None:
