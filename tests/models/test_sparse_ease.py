@@ -164,13 +164,15 @@ def test_all_columns_are_tried_where_one_inverse_has_them(graph, monkeypatch):
     assert max(SparseEASE.knobs(graph)[1].ladder) == whole
     big = replace(graph, nodes={**graph.nodes, "item": IdMap("item", pl.Series(range(900)))})
     assert SparseEASE.knobs(big)[1].ladder[-1] == 899
-    ease = {"neighbours": 899, "l2": 200.0, "user_power": 0.0}
+    ease = {"neighbours": 899, "l2": 200.0, "user_power": 0.0, "item_power": 0.0}
     assert SparseEASE.published(big) == ease
-    assert SparseEASE.starts(big) == ({**ease, "neighbours": 200, "l2": 100.0},)
+    assert SparseEASE.starts(big) == ({"neighbours": 200, "l2": 100.0, "user_power": 0.0},)
     monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", 900 + len(graph.nodes["city"]))
     assert SparseEASE.knobs(big)[1].ladder[-1] == 400
     assert SparseEASE.published(big) is None
     assert SparseEASE.knobs(big.only("has_tag", "lives_in"))[1].ladder[-1] == 899
+    monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", graph.n_items)
+    assert SparseEASE.knobs(graph)[1].ladder[-1] == whole - 1
 
 
 def test_one_value_an_item_is_what_its_matrix_is(monkeypatch):

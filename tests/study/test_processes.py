@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from unittest import mock
 
 import psutil
@@ -118,20 +121,78 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
     assert workers() == []
 
 
-def test_a_cell_that_kills_its_processes_ends_the_study(study, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGTERM, r"its worker died 2 times(.|\n)*ended with -15"),
+        (signal.SIGKILL, r"no model of the study fits into memory(.|\n)*memory ended while it ran"),
+    ],
+)
+def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, message):
     config, material, _ = study
 
     class Killing(Silent):
         def start(self, cell):
             for worker in workers():
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(worker.pid, how)
 
     with (
         mock.patch("relrank.study.engines.TRIES", 2),
-        pytest.raises(InputError, match=r"its worker died 2 times(.|\n)*ended with -9"),
+        pytest.raises(InputError, match=message),
         Processes(1) as engine,
     ):
         run_study(config, material, tmp_path, Killing(), engine)
+    assert workers() == []
+
+
+def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
+    """What fails before a cell runs is no death of the process."""
+    config, material, _ = study
+    with (
+        mock.patch("relrank.study.process_engine.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}),
+        pytest.raises(InputError, match="not a whole graph bundle"),
+        Processes(1) as engine,
+    ):
+        run_study(config, material, tmp_path, engine=engine)
+
+
+def test_threads_are_set_before_a_process_loads_anything(tmp_path):
+    """Its script is imported first, and may load every library."""
+    before = dict(os.environ)
+    with process_engine._threads(3):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
+    assert dict(os.environ) == before
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch, os, sys, time\n"
+        "from relrank.study import process_engine\n"
+        "if __name__ != '__main__':\n"
+        "    open(sys.argv[1], 'w').write(str(torch.get_num_threads()))\n"
+        "else:\n"
+        "    process_engine.cores = lambda: 2\n"
+        "    with process_engine.Processes(2) as engine:\n"
+        "        engine._idle()\n"
+        "        while not os.path.exists(sys.argv[1]) or not os.path.getsize(sys.argv[1]):\n"
+        "            time.sleep(0.1)\n"
+    )
+    subprocess.run([sys.executable, script, tmp_path / "threads"], check=True, timeout=120)
+    assert (tmp_path / "threads").read_text() == "1"
+
+
+def test_a_process_ends_with_whoever_started_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\n"
+        "from relrank.study.process_engine import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    engine = Processes(1)\n"
+        "    (worker,) = engine._idle()\n"
+        "    print(worker.process.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, timeout=120, text=True)
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(done.stdout)).wait(timeout=60)
 
 
 def test_slips_are_found_before_data_is_read():

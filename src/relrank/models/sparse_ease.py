@@ -106,8 +106,11 @@ class SparseEASE(SparseLinear):
         """
         most = max(graph.n_items - 1, 1)
         fit = [k for k in (20, 50, 100, 200, 400) if k * graph.n_items <= MOST_WEIGHTS]
-        whole = (most,) if _columns_at_most(graph) <= ALL_COLUMNS else ()
-        sizes = tuple(sorted({min(k, most) for k in (10, *fit, *whole)}))
+        if _columns_at_most(graph) <= ALL_COLUMNS:
+            fit.append(most)
+        else:
+            most = max(most - 1, 1)  # so that arms with and without relations of users make the same regressions
+        sizes = tuple(sorted({min(k, most) for k in (10, *fit)}))
         return (
             Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
             Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
@@ -125,8 +128,8 @@ class SparseEASE(SparseLinear):
 
     @classmethod
     def published(cls, graph: Graph) -> dict[str, float] | None:
-        """EASE, where all columns are tried: users alike, its usual penalty."""
-        ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0}
+        """EASE, where all columns are tried: users alike, scores as they are, its usual penalty."""
+        ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0, "item_power": 0.0}
         return (
             ease if graph.n_items > 1 and cls._tried(graph, ease) and _columns_at_most(graph) <= ALL_COLUMNS else None
         )
@@ -159,7 +162,7 @@ class SparseEASE(SparseLinear):
                 m += len(graph.nodes[other])
         k = max(min(int(config.neighbours), m - 1), 1)
         of_all = config.neighbours >= n - 1 and m <= ALL_COLUMNS
-        weights, one = 25 * n * k, estimates.square(m)
+        weights, one = 25 * n * (m if of_all else k) + 16 * n * m * of_all, estimates.square(m)
         if m <= DENSE_COLUMNS:
             kept = (1 + HISTORIES) * one + one * min(squares, CACHE_BYTES // max(one, 1))
             peak = kept + max(one + one // 2 if squares else 0, weights) + 2 * one * of_all
@@ -280,7 +283,8 @@ class SparseEASE(SparseLinear):
             kept["solution"] = (*selection, float(c.l2)), solution
             return solution
         if kept.get("neighbours", (None,))[0] != selection:
-            guesses = kept.setdefault("guesses", {})  # as many neighbours in the last matrix are mostly the same ones
+            # as many neighbours in the last matrix are mostly the same ones
+            guesses = kept.setdefault("guesses", {}) if self.n_columns <= DENSE_COLUMNS else {}
             found = (
                 nearest_dense(matrix, k, c.shrinkage, targets, guesses.get(k))
                 if self.n_columns <= DENSE_COLUMNS
@@ -410,5 +414,6 @@ def _bytes_of(square: Square) -> int:
 
 def clear_kept() -> None:
     """Free what trials share."""
-    _KEPT.clear()
-    _GRAMS.clear()
+    with _SOLVING:
+        _KEPT.clear()
+        _GRAMS.clear()

@@ -454,9 +454,9 @@ def tune(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup
     searched = {k.name for k in knobs}  # a start without what is held would be another one
     kind = MODELS[cell.model.kind]
     others = [s for s in kind.starts(graph) if s.keys() <= searched]
-    published = None if cell.begins else kind.published(graph)
-    reference = published if published is not None and published.keys() <= searched else None
     without = {f"weights.{name}" for name in cell.read.relations} if cell.has_all else set()
+    published = None if cell.begins or without else kind.published(graph)
+    reference = published if published is not None and published.keys() <= searched else None
     starts = cell.begins or ({}, *others)
     found = climb(knobs, cell.trials, measure, starts=starts, without=without, reference=reference)
     return config_of(begin, found.trials[found.chosen].values, cell.model.name), found, charged

@@ -77,7 +77,9 @@ class LiveStudy(LiveProgress):
 
     def say(self, cell: Cell, message: str) -> None:
         """What a running cell is doing; shown at most ten times a second."""
-        self._running[self._named(cell)] = self._running[self._named(cell)][0], message
+        name = self._named(cell)
+        began, _ = self._running.get(name, (time.monotonic(), ""))  # another arm may read alike
+        self._running[name] = began, message
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
@@ -97,7 +99,7 @@ class LiveStudy(LiveProgress):
         self._to_come.discard(name)
         self._waiting[result.model] -= 1
         if fresh:
-            began, _ = self._running.pop(name)
+            began, _ = self._running.pop(name, (time.monotonic(), ""))
             seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from relrank.errors import InputError
-from relrank.libraries import fitting
+from relrank.libraries import settle
 from relrank.memory import available_memory
 from relrank.models.estimates import cores
+from relrank.study import engines
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
 from relrank.study.engines import Watcher, refuse_deadly
 from relrank.study.process_worker import Trial, serve
 
+GRACE = 5.0
+"""Seconds that a process whose line is closed has to end by itself, so that its exit code is its own."""
 Group = tuple[int, str]
 """Number of a bench and kind of model: cells of one group share what a closed form keeps."""
 
@@ -36,20 +40,33 @@ class _Worker:
         # a copy of this process's memory would hold locks of its threads, which are not copied
         context = multiprocessing.get_context("spawn")
         self.line, theirs = context.Pipe()
-        environment = {name: os.environ[name] for name in fitting() if name in os.environ}
-        self.process = context.Process(target=serve, args=(theirs, threads, environment), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        with _threads(threads):
+            self.process.start()
         theirs.close()  # so that the line ends with the process
         self.benches: set[int] = set()
         self.group: Group | None = None
         self.told: dict[Group, int] = {}
         self.key: str | None = None
 
-    def end(self) -> None:
-        """Now."""
+    def end(self, patience: float = 0.0) -> None:
+        """End the process, which gets so many seconds to end by itself."""
+        self.process.join(patience)
         self.process.kill()
         self.process.join()
         self.line.close()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """What a process that is started here inherits: its script may load libraries before anything else happens."""
+    before = dict(os.environ)
+    settle(number, before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 class Processes:
@@ -97,8 +114,10 @@ class Processes:
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose process dies begins again in a new one.
 
+        A cell whose processes were killed ``engines.TRIES`` times is left out, as for want of memory.
+
         Raises:
-            InputError: what a cell finds wrong; a cell whose processes died ``engines.TRIES`` times.
+            InputError: what a cell finds wrong; a cell whose processes ended by themselves ``engines.TRIES`` times.
             OSError: a process could not write.
             RuntimeError: what should not happen, with the traceback of the process.
         """
@@ -118,8 +137,12 @@ class Processes:
                         kind, said = worker.line.recv()
                     except (EOFError, OSError):
                         self._workers.remove(worker)
-                        worker.end()
+                        worker.end(GRACE)
                         deaths[key] += 1
+                        if deaths[key] >= engines.TRIES and worker.process.exitcode == -signal.SIGKILL:
+                            del left[key]  # as a system does that is out of memory
+                            yield key, None
+                            continue
                         why = f"process ended with {worker.process.exitcode}"
                         refuse_deadly(cell, deaths[key], why)
                         watcher.lost(cell, why)

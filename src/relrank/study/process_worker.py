@@ -1,21 +1,22 @@
 """What happens in a process of ``process_engine``: it is sent orders, and sends back what it says and finds.
 
-Numerical libraries read their threads when they are loaded, so they are imported here only after these are set.
+Numerical libraries read their threads when they are loaded: whoever starts the process has set them before.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 import traceback
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relrank.libraries import settle
-
 if TYPE_CHECKING:
-    from relrank.study.cells import Cell, Known
+    from relrank.study.cells import Bench, Cell, Known
 
 PAUSE = 0.25
 """Seconds between two messages of a cell."""
@@ -43,7 +44,7 @@ class Trials(dict[str, "Known"]):
             super().__setitem__(trial, Known(np.frombuffer(metrics, np.float32), seconds))
 
 
-def serve(orders: Connection, threads: int, environment: dict[str, str]) -> None:
+def serve(orders: Connection) -> None:
     """Run the cells that are ordered until the other side is gone.
 
     Args:
@@ -52,65 +53,76 @@ def serve(orders: Connection, threads: int, environment: dict[str, str]) -> None
             ``trials`` that were made and, unless the cell is there, one of ``memory``, the message of memory that
             ended; ``refused``, four strings of an InputError; ``failed``, the message of an OSError; ``error``, the
             traceback of what should not happen.
-        threads: of numerical libraries.
-        environment: variables that they read.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
-    settle(threads, environment)
-
-    from relrank.study.bench_files import unpack, unpack_cell
-    from relrank.study.cells import Bench
-    from relrank.study.engines import release
-
-    benches: dict[int, Bench] = {}
-    trials, last = Trials(), None
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker = _Worker(orders)
     while True:
         try:
             order = orders.recv()
+            answer = worker.run(order)
+            answer["trials"], worker.trials.made = worker.trials.made, []
+            orders.send(("end", answer))
         except (EOFError, ConnectionError):
             return
+
+
+def _end_with_parent() -> None:
+    """Or a study that is begun again would find this process in its cells' folders."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+class _Worker:
+    """What is kept from cell to cell."""
+
+    def __init__(self, orders: Connection) -> None:
+        self.orders, self.trials = orders, Trials()
+        self.benches: dict[int, Bench] = {}
+        self.last: Cell | None = None
+        self.said = 0.0
+
+    def run(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Run one cell; see ``serve``."""
+        from relrank.errors import InputError
+        from relrank.memory import out_of_memory
+        from relrank.study.engines import release
+
+        try:
+            self._run(order)
+        except InputError as error:
+            return {"refused": (error.what, error.where, error.expected, error.found)}
+        except ConnectionError:
+            raise
+        except OSError as error:
+            return {"failed": str(error)}
+        except Exception as error:
+            if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
+                if self.last is not None:
+                    release(self.last)
+                return {"memory": str(error)}
+            return {"error": traceback.format_exc()}
+        return {}
+
+    def _run(self, order: dict[str, Any]) -> None:
+        from relrank.study.bench_files import unpack, unpack_cell
+        from relrank.study.cells import run_cell
+        from relrank.study.engines import release
+
         if "files" in order:
-            benches[order["bench"]] = unpack(order["files"])
-        trials.learn(order["trials"])
-        cell = unpack_cell(order["cell"], benches[order["bench"]])
+            self.benches[order["bench"]] = unpack(order["files"])
+        self.trials.learn(order["trials"])
+        cell, last = unpack_cell(order["cell"], self.benches[order["bench"]]), self.last
         if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
             release(last)
-        last = cell
-        try:
-            answer = _run(cell, order["key"], Path(order["folder"]), orders, trials)
-            answer["trials"], trials.made = trials.made, []
-            orders.send(("end", answer))
-        except ConnectionError:
-            return
+        self.last = cell
+        if (seen := cell.key()) != order["key"]:
+            raise ValueError(f"cell {order['key']} arrived as {seen}")
+        run_cell(cell, Path(order["folder"]) / order["key"], self._say, self.trials)
 
-
-def _run(cell: Cell, key: str, folder: Path, orders: Connection, trials: Trials) -> dict[str, Any]:
-    from relrank.errors import InputError
-    from relrank.memory import out_of_memory
-    from relrank.study.cells import run_cell
-    from relrank.study.engines import release
-
-    said = 0.0
-
-    def say(message: str) -> None:
-        nonlocal said
-        if time.monotonic() - said >= PAUSE:
-            said = time.monotonic()
-            orders.send(("say", message))
-
-    try:
-        if (seen := cell.key()) != key:
-            raise ValueError(f"cell {key} arrived as {seen}")
-        run_cell(cell, folder / key, say, trials)
-    except InputError as error:
-        return {"refused": (error.what, error.where, error.expected, error.found)}
-    except ConnectionError:
-        raise
-    except OSError as error:
-        return {"failed": str(error)}
-    except Exception as error:
-        if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
-            release(cell)
-            return {"memory": str(error)}
-        return {"error": traceback.format_exc()}
-    return {}
+    def _say(self, message: str) -> None:
+        if time.monotonic() - self.said >= PAUSE:
+            self.said = time.monotonic()
+            self.orders.send(("say", message))

@@ -105,7 +105,8 @@ def climb(
         without: names of knobs, weights of relations, that other arms lack. The search that such an arm makes from
             where this one ended is made here, too, with a budget of its own, and this one never ends below it.
         reference: values of knobs of a published setting. A search begins there, too, with a budget of its own, and
-            what it ends in is chosen unless the other end is better by more than the standard error.
+            what it ends in is chosen unless the other end is better by more than the standard error; only then may
+            a search end below one of ``starts``.
     """
     hill = _Hill(knobs, measure, worth)
     begins = [tuple(k.ladder.index(values.get(k.name, k.start)) for k in knobs) for values in (starts or [{}])]
