@@ -448,7 +448,7 @@ def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
     audit = good(relrank("audit", "study.toml", at=tmp_path))
     assert re.search(r"purchases\.csv.*1", audit)  # the dropped row is counted, not dropped in silence
     out = good(relrank("study", "study.toml", "--out", "shop", at=tmp_path))
-    for relation in ("made_by", "priced", "described_alike", "has_review", "bought_by_segment", "bought_together"):
+    for relation in ("brand", "priced", "described_alike", "has_review", "bought_by_segment", "bought_together"):
         assert re.search(rf"^\s*{relation}\s+(helps|hurts|negligible|undecided)", out, re.MULTILINE), out
     page = re.search(r"^report\s+(\S+)$", out, re.MULTILINE)
     assert page, out

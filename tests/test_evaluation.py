@@ -17,6 +17,9 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
 from relrank.graph.builders import build_graph
+from relrank.graph.graph import Relation
+from relrank.models import MODELS
+from relrank.models.base import config_of
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
@@ -357,3 +360,23 @@ def test_a_closed_form_at_test_is_the_one_with_whole_rows():
         found = informed(model, AFTER, part).score(torch.arange(4)).numpy()
         np.testing.assert_allclose(found, rows_ @ w, rtol=1e-5, atol=1e-6)
     assert not np.allclose(x @ w, later @ w)
+
+
+@pytest.mark.parametrize("model", ["sparse-ease", "relational-ease", "ials"])
+def test_pitfall_a_relation_of_users_must_not_cost_them_their_validation_rows(model):
+    """A weight near 0 must change next to nothing, at test as on validation."""
+    graph = build_graph(Tables("t", "user", "item", pl.DataFrame()), AFTER, {})
+    nodes = {**graph.nodes, "city": IdMap("city", pl.Series(range(2)))}
+    lives = Relation.of("lives_in", "user", "city", np.arange(4), np.array([0, 1, 1, 0]))
+    graph = replace(graph, nodes=nodes, relations={"lives_in": lives})
+    kind = MODELS[model]
+    without, beside = (
+        kind(graph, config_of(kind.Config(), {"weights": {"lives_in": weight}}, model)).solve()
+        for weight in (0.0, 1e-6)
+    )
+    users = torch.arange(4)
+    for part in ("valid", "test"):
+        one, other = (informed(m, AFTER, part).score(users).numpy() for m in (without, beside))
+        np.testing.assert_allclose(other, one, atol=2e-3)
+    assert not np.allclose(beside.score(users), informed(beside, AFTER, "test").score(users), atol=2e-3)
+    assert beside.history.nnz == len(AFTER.train), "the model itself stays as it is"

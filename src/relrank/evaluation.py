@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -167,13 +168,28 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
     """The model, told all that precedes a part in time.
 
     Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
-    come from a history alone gets it whole, without being fitted again. Others score as trained.
+    come from a history alone gets it whole, without being fitted again, and so does one that reads what relations say
+    of a user beside it: with and without these it knows the same of what users chose. Others score as trained.
     """
-    if part == "valid" or not split.successive or not hears(model):
+    if part == "valid" or not split.successive:
         return model
+    if not hears(model):
+        return _with_longer_rows(model, split) if getattr(model, "reads_rows", False) else model
     train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid))
     histories = train.then(valid)
     return FoldedIn(cast("Any", model), lambda users: histories.take(user_rows(users, histories.n)).tensors())
+
+
+def _with_longer_rows(model: Any, split: Split) -> Scorer:
+    """The model with the validation rows among what users chose, as trained in all else; itself where rows weigh."""
+    if not (model.history.data == 1).all():
+        return cast("Scorer", model)
+    other = copy(model)
+    parts = (split.train, split.valid)
+    user, item = (np.concatenate([getattr(rows, side) for rows in parts]) for side in ("user", "item"))
+    pairs = np.unique(user.astype(np.int64) * split.shape[1] + item)  # what is chosen again is still chosen
+    other.history = Csr.from_pairs(pairs // split.shape[1], pairs % split.shape[1], split.shape)
+    return cast("Scorer", other)
 
 
 def hears(model: Any) -> bool:

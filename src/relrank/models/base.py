@@ -56,6 +56,8 @@ class Recommender(ABC):
             true. A study keeps features from all other models.
         from_history: whether a user's scores are those of their history folded in. Then what came after training,
             such as the validation rows that precede the test rows in time, can be added to the history.
+        reads_rows: whether a known user's scores are made of their row of ``history``, whatever that is by then, and
+            of what relations say of them.
         ordered: whether the order of a history counts.
     """
 
@@ -64,6 +66,7 @@ class Recommender(ABC):
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
     from_history: bool = False
+    reads_rows: ClassVar[bool] = False
     ordered: bool = False
     weighs_interactions: ClassVar[bool] = False
 

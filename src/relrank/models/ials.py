@@ -89,6 +89,7 @@ class IALS(FromHistory):
     name = "ials"
     Config = IALSConfig
     relational = True
+    reads_rows: ClassVar[bool] = True
     solution: ClassVar[tuple[str, ...]] = ("items", "spectrum", "user_targets")
 
     #: items' vectors, turned so that their Gram matrix is diagonal, float32 [n_items, dim]

@@ -63,6 +63,7 @@ class RelationalEASE(ClosedForm):
     name = "relational-ease"
     Config = RelationalEASEConfig
     relational = True
+    reads_rows: ClassVar[bool] = True
     solution: ClassVar[tuple[str, ...]] = ("item_weights", "diagonal")
 
     #: B[:, items], [n_items + pseudo-items, n_items]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -97,6 +97,7 @@ class SparseEASE(SparseLinear):
     name = "sparse-ease"
     Config = SparseEASEConfig
     relational = True
+    reads_rows: ClassVar[bool] = True
 
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
