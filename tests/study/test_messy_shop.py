@@ -52,14 +52,15 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
     plan = result.card["plan"]
     built = [step["relation"] for step in plan["steps"]]
     assert (sorted(built[:2]), plan["build"]) == (["brand", "tags"], 2)
-    assert plan["steps"][1]["share"] == pytest.approx(1, abs=0.05)
+    assert plan["steps"][1]["share"] == pytest.approx(1, abs=0.1)
     sentence = answer(result)
     assert re.match(
         r"Build (brand|tags), then (brand|tags): \+\d{2,3} % NDCG@10, \d{2,3} % of what all four bring\.", sentence
     )
     colour = result.verdicts.row(by_predicate=pl.col("relation") == "colour", named=True)
-    limit = colour["margin"] if colour["verdict"] == "negligible" else colour["visible"]
-    assert f"colour is {colour['verdict']}" in sentence
+    alike = result.verdicts.filter(pl.col("verdict") == colour["verdict"])
+    limit = colour["margin"] if colour["verdict"] == "negligible" else alike["visible"].max()
+    assert re.search(rf"colour (is|and views are) {colour['verdict']}", sentence)
     assert f"±{limit:.4f}".replace("0.", ".") in sentence  # with a number
 
     # the same on terminal and page, and that one cut in time speaks of itself alone
