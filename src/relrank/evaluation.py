@@ -182,13 +182,10 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
 
 def _with_longer_rows(model: Any, split: Split) -> Scorer:
     """The model with the validation rows among what users chose, as trained in all else; itself where rows weigh."""
-    if not (model.history.data == 1).all():
+    if not _weighs_nothing(model.history):
         return cast("Scorer", model)
     other = copy(model)
-    parts = (split.train, split.valid)
-    user, item = (np.concatenate([getattr(rows, side) for rows in parts]) for side in ("user", "item"))
-    pairs = np.unique(user.astype(np.int64) * split.shape[1] + item)  # what is chosen again is still chosen
-    other.history = Csr.from_pairs(pairs // split.shape[1], pairs % split.shape[1], split.shape)
+    other.history = split.seen("test")
     return cast("Scorer", other)
 
 
@@ -201,7 +198,12 @@ def hears(model: Any) -> bool:
     if not getattr(model, "from_history", False):
         return False
     history = getattr(model, "history", None)
-    return bool(getattr(model, "ordered", False) or history is None or (history.data == 1).all())
+    return bool(getattr(model, "ordered", False) or history is None or _weighs_nothing(history))
+
+
+def _weighs_nothing(history: Csr) -> bool:
+    """Whether all rows count the same, so that one more of weight 1 is another of them."""
+    return bool((history.data == 1).all())
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:

@@ -1,6 +1,11 @@
 from pathlib import Path
 
 import pytest
+from engine_runs import STUDY, cells
+from threadpoolctl import threadpool_limits
+
+from relrank.study.config import read_study
+from relrank.study.run import prepare, run_study
 
 SMALL = """
 name = "small"
@@ -35,3 +40,21 @@ def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
     return path
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A study that engines run: its configuration, its material, a folder."""
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "small.toml").write_text(STUDY)
+    config = read_study(folder / "small.toml")
+    return config, prepare(config, folder), folder
+
+
+@pytest.fixture(scope="module")
+def local(study):
+    """That study as the local engine has it, with one thread, as many as a cell gets elsewhere."""
+    config, material, folder = study
+    with threadpool_limits(1):
+        result = run_study(config, material, folder / "local")
+    return result, cells(folder / "local")

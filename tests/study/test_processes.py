@@ -40,22 +40,6 @@ def _two_cores(monkeypatch):
     monkeypatch.setattr(process_engine, "cores", lambda: 2)
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    (folder / "small.toml").write_text(STUDY)
-    config = read_study(folder / "small.toml")
-    return config, prepare(config, folder), folder
-
-
-@pytest.fixture(scope="module")
-def local(study):
-    config, material, folder = study
-    with threadpool_limits(1):
-        result = run_study(config, material, folder / "local")
-    return result, cells(folder / "local")
-
-
 def workers():
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 

@@ -11,19 +11,17 @@ from unittest import mock
 
 import psutil
 import pytest
-from engine_runs import STUDY, Counting, cells, same
-from threadpoolctl import threadpool_limits
+from engine_runs import STUDY, Counting, same
 
 import relrank
 from relrank import cli
 from relrank.errors import InputError
 from relrank.study import ray_worker
 from relrank.study.bench_files import pack, pack_cell
-from relrank.study.config import read_study
 from relrank.study.engines import Silent
 from relrank.study.fits import needed
 from relrank.study.ray_engine import RayEngine, load_ray
-from relrank.study.run import grid, keep_winner, prepare, run_study
+from relrank.study.run import grid, keep_winner, run_study
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: these machines are on the loopback alone
 ray = pytest.importorskip("ray")
@@ -63,23 +61,6 @@ def titled(process):
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ray")
-    (folder / "small.toml").write_text(STUDY)
-    config = read_study(folder / "small.toml")
-    return config, prepare(config, folder), folder
-
-
-@pytest.fixture(scope="module")
-def local(study):
-    """The study as the local engine has it, with as many threads as a cell gets over Ray."""
-    config, material, folder = study
-    with threadpool_limits(1):
-        result = run_study(config, material, folder / "local")
-    return result, cells(folder / "local")
 
 
 def test_the_same_to_the_bit_on_machines_that_do_not_see_the_folder(cluster, study, local):

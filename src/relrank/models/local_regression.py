@@ -176,13 +176,6 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks)
             if i >= 0 and i != j and row[i] > 0:
                 near = row[i] / (norms[i] * own + shrinkage)
             least = min(least, near)
-    elif guess.size > k:
-        count = 0
-        for i in guess:
-            if i >= 0 and i != j and row[i] > 0:
-                count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities, found, count)
-        if count == k:
-            least = similarities[0]
     else:
         likely = _likely(row, j, norms, own, shrinkage, similarities, found)
         if likely > 0 and _above(row, j, norms, shrinkage, similarities, found, likely, marks) == k:
@@ -410,8 +403,8 @@ def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64, guess: I
         k: how many.
         shrinkage: s.
         targets: columns, int64 [n_targets].
-        guess: columns that may be near, as this function returned them for these targets and another matrix: with at
-            least k of them it is faster, whatever they are.
+        guess: columns that may be near, as this function returned them for these targets and another matrix: with
+            k of them it is faster, whatever they are.
 
     Returns:
         int32 [n_targets, k], ascending; −1 behind the last one.

@@ -131,9 +131,7 @@ class SparseEASE(SparseLinear):
     def published(cls, graph: Graph) -> dict[str, float] | None:
         """EASE, where all columns are tried: users alike, scores as they are, its usual penalty."""
         ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0, "item_power": 0.0}
-        return (
-            ease if graph.n_items > 1 and cls._tried(graph, ease) and _columns_at_most(graph) <= ALL_COLUMNS else None
-        )
+        return ease if graph.n_items > 1 and cls._tried(graph, ease) else None
 
     @classmethod
     def _tried(cls, graph: Graph, values: dict[str, float]) -> bool:
@@ -160,9 +158,9 @@ class SparseEASE(SparseLinear):
                 degrees = relation.degrees(other, len(graph.nodes[other]))
                 products += float((np.minimum(degrees, ROW_ENTRIES).astype(np.float64) ** 2).sum())
             else:
-                m += len(graph.nodes[other])
+                m += _n_others(graph, relation)
         k = max(min(int(config.neighbours), m - 1), 1)
-        of_all = config.neighbours >= n - 1 and m <= ALL_COLUMNS
+        of_all = _of_all(config, n, m)
         weights, one = 25 * n * (m if of_all else k) + 16 * n * m * of_all, estimates.square(m)
         if m <= DENSE_COLUMNS:
             kept = (1 + HISTORIES) * one + one * min(squares, CACHE_BYTES // max(one, 1))
@@ -226,7 +224,7 @@ class SparseEASE(SparseLinear):
     @property
     def of_all(self) -> bool:
         """Whether each item is regressed on all columns, by one inverse."""
-        return self.config.neighbours >= self.graph.n_items - 1 and self.n_columns <= min(ALL_COLUMNS, DENSE_COLUMNS)
+        return _of_all(self.config, self.graph.n_items, self.n_columns)
 
     def solve(self) -> Self:
         """Neighbours, Gram blocks and one small Cholesky factorisation per item."""
@@ -350,13 +348,20 @@ class SparseEASE(SparseLinear):
         return Csr.from_pairs(row, col, (rows.size, self.n_columns), np.concatenate([history.data, beside.data]))
 
 
+def _of_all(config: SparseEASEConfig, n_items: int, n_columns: int) -> bool:
+    return config.neighbours >= n_items - 1 and n_columns <= min(ALL_COLUMNS, DENSE_COLUMNS)
+
+
 def _columns_at_most(graph: Graph) -> int:
     """Items, and pseudo-items if every relation of users were in use."""
-    n = graph.n_items
-    for relation in graph.relations.values():
-        if end_of(graph, relation) == graph.user:
-            n += len(graph.nodes[relation.target if relation.source == graph.user else relation.source])
-    return n
+    of_users = (r for r in graph.relations.values() if end_of(graph, r) == graph.user)
+    return graph.n_items + sum(_n_others(graph, relation) for relation in of_users)
+
+
+def _n_others(graph: Graph, relation: Relation) -> int:
+    """Nodes at the far end of a relation, which a chain may lead to."""
+    link, ahead = chain_of(graph, relation)[-1]
+    return len(graph.nodes[link.target if ahead else link.source])
 
 
 _Kept = dict[str, Any]

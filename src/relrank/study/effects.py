@@ -73,13 +73,10 @@ class Found:
         self._arms: dict[str, Arm] = {}
         self._cells: dict[tuple[str, str], list[CellResult]] = {}
         self._names: dict[tuple[str, frozenset[str], str | None], str] = {}
-        self._shuffled: set[tuple[str, str]] = set()
         for arm, cell in cells:
             self._cells.setdefault((cell.model, arm.name), []).append(cell)
             self._names[cell.model, frozenset(arm.relations), arm.rewired] = arm.name
             self._arms[arm.name] = arm
-            if arm.rewired is not None:
-                self._shuffled.add((cell.model, arm.name))
         for group in self._cells.values():
             group.sort(key=lambda c: c.seed)
 
@@ -96,9 +93,9 @@ class Found:
         read = {name: arm.titled(self.titles) for name, arm in self._arms.items()}
         return {name: title for name, title in read.items() if title != name}
 
-    def shuffled(self, model: str, arm: str) -> bool:
+    def shuffled(self, arm: str) -> bool:
         """Whether the arm has a relation whose links are shuffled."""
-        return (model, arm) in self._shuffled
+        return self._arms[arm].rewired is not None
 
     def cells(self, model: str, arm: str) -> list[CellResult]:
         """Cells in seed order."""
@@ -229,7 +226,7 @@ def against_strongest(found: Found, models: Sequence[str], strongest: str | None
         )
         for model in models
         for (of, arm), _ in found.items()
-        if of == model and (model, arm) != (strongest, base) and not found.shuffled(model, arm)
+        if of == model and (model, arm) != (strongest, base) and not found.shuffled(arm)
     ]  # fmt: skip
 
 

@@ -100,8 +100,7 @@ class OneByOne:
         """See ``Engine``."""
         last: Cell | None = None
         for key, cell in cells.items():
-            if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
-                release(last)
+            make_room(cell, last)
             last = cell
             watcher.start(cell)
             yield key, self._result(beginning(cell, folder), folder / key, partial(watcher.say, cell))
@@ -140,6 +139,21 @@ def refuse_deadly(cell: Cell, deaths: int, why: str) -> None:
 def named(cell: Cell) -> str:
     """A cell as errors name it."""
     return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
+
+
+def raise_failure(answer: Mapping[str, Any]) -> None:
+    """Of a worker's answer: ``refused`` holds four strings of an InputError, ``failed`` the message of an OSError."""
+    if "refused" in answer:
+        what, where, expected, found = answer["refused"]
+        raise InputError(what, where=where, expected=expected, found=found)
+    if "failed" in answer:
+        raise OSError(answer["failed"])
+
+
+def make_room(cell: Cell, last: Cell | None) -> None:
+    """Release what is kept of the cell before, unless this one shares it."""
+    if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
+        release(last)
 
 
 def release(cell: Cell) -> None:

@@ -75,7 +75,7 @@ def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
     every: dict[str, None] = {}
     for (model, arm), cells in found.items():
-        if found.shuffled(model, arm):
+        if found.shuffled(arm):
             continue
         tables = found.tables(model, arm)
         stored = [set(t.columns) & set(c.evaluation.summary) for t, c in zip(tables, cells, strict=True)]

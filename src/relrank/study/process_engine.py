@@ -24,7 +24,7 @@ from relrank.models.estimates import cores
 from relrank.study import engines
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
-from relrank.study.engines import Watcher, refuse_deadly
+from relrank.study.engines import Watcher, raise_failure, refuse_deadly
 from relrank.study.process_worker import Trial, serve
 
 GRACE = 5.0
@@ -33,7 +33,7 @@ Group = tuple[int, str]
 """Number of a bench and kind of model: cells of one group share what a closed form keeps."""
 
 
-class _Worker:
+class _Process:
     """A process and what it knows."""
 
     def __init__(self, threads: int) -> None:
@@ -61,7 +61,7 @@ class _Worker:
 def _threads(number: int) -> Iterator[None]:
     """What a process that is started here inherits: its script may load libraries before anything else happens."""
     before = dict(os.environ)
-    settle(number, before)
+    settle(number, {})  # all else is inherited
     try:
         yield
     finally:
@@ -86,9 +86,9 @@ class Processes:
         if jobs < 1:
             raise InputError("no process to run on", where="--jobs", expected="1 or more", found=str(jobs))
         self._jobs, self._threads = jobs, max(1, cores() // jobs)
-        self._workers: list[_Worker] = []
+        self._workers: list[_Process] = []
         self._benches: dict[int, tuple[int, Bench]] = {}
-        self._trials: dict[Group, list[tuple[_Worker, Trial]]] = {}
+        self._trials: dict[Group, list[tuple[_Process, Trial]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -152,7 +152,9 @@ class Processes:
                         continue
                     worker.key = None
                     self._learn(worker, said["trials"])
-                    _refuse(said)
+                    raise_failure(said)
+                    if "error" in said:
+                        raise RuntimeError(f"in a process of the study:\n{said['error']}")
                     del left[key]
                     yield key, None if "memory" in said else load_cell(folder / key)
         finally:  # what still runs is not waited for
@@ -160,18 +162,18 @@ class Processes:
                 self._workers.remove(worker)
                 worker.end()
 
-    def _idle(self) -> list[_Worker]:
+    def _idle(self) -> list[_Process]:
         """Processes without a cell, new ones where there are not as many as there may be."""
         while len(self._workers) < self._jobs:
-            self._workers.append(_Worker(self._threads))
+            self._workers.append(_Process(self._threads))
         return [worker for worker in self._workers if worker.key is None]
 
-    def _ready(self) -> list[_Worker]:
+    def _ready(self) -> list[_Process]:
         """Processes that have something to say; waits for one."""
-        running: dict[Any, _Worker] = {worker.line: worker for worker in self._workers if worker.key is not None}
+        running: dict[Any, _Process] = {worker.line: worker for worker in self._workers if worker.key is not None}
         return [running[line] for line in wait(list(running))]
 
-    def _next(self, worker: _Worker, left: Mapping[str, Cell]) -> str | None:
+    def _next(self, worker: _Process, left: Mapping[str, Cell]) -> str | None:
         """The cell that a process should take: one of the group that it is at, else of one that nobody is at.
 
         A closed form keeps matrices for a group. Among others, what further cells wait for comes first.
@@ -194,7 +196,7 @@ class Processes:
         number, _ = self._benches.setdefault(id(cell.bench), (len(self._benches), cell.bench))
         return number, cell.model.kind
 
-    def _begin(self, worker: _Worker, key: str, cell: Cell, folder: Path) -> None:
+    def _begin(self, worker: _Process, key: str, cell: Cell, folder: Path) -> None:
         group = self._group(cell)
         trials = self._trials.setdefault(group, [])
         order: dict[str, Any] = {
@@ -208,16 +210,6 @@ class Processes:
         with suppress(OSError):  # it is dead, which is seen when it is listened to
             worker.line.send(order)
 
-    def _learn(self, worker: _Worker, trials: list[Trial]) -> None:
+    def _learn(self, worker: _Process, trials: list[Trial]) -> None:
         assert worker.group is not None
         self._trials[worker.group] += [(worker, trial) for trial in trials]
-
-
-def _refuse(answer: dict[str, Any]) -> None:
-    if "refused" in answer:
-        what, where, expected, found = answer["refused"]
-        raise InputError(what, where=where, expected=expected, found=found)
-    if "failed" in answer:
-        raise OSError(answer["failed"])
-    if "error" in answer:
-        raise RuntimeError(f"in a process of the study:\n{answer['error']}")

@@ -109,14 +109,13 @@ class _Worker:
     def _run(self, order: dict[str, Any]) -> None:
         from relrank.study.bench_files import unpack, unpack_cell
         from relrank.study.cells import run_cell
-        from relrank.study.engines import release
+        from relrank.study.engines import make_room
 
         if "files" in order:
             self.benches[order["bench"]] = unpack(order["files"])
         self.trials.learn(order["trials"])
-        cell, last = unpack_cell(order["cell"], self.benches[order["bench"]]), self.last
-        if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
-            release(last)
+        cell = unpack_cell(order["cell"], self.benches[order["bench"]])
+        make_room(cell, self.last)
         self.last = cell
         if (seen := cell.key()) != order["key"]:
             raise ValueError(f"cell {order['key']} arrived as {seen}")

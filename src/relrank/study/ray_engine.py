@@ -26,7 +26,7 @@ from relrank.models import MODELS, Trained
 from relrank.study import engines, ray_worker
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
-from relrank.study.engines import Watcher, named, refuse_deadly
+from relrank.study.engines import Watcher, named, raise_failure, refuse_deadly
 from relrank.study.fits import needed
 from relrank.whole import whole_folder
 
@@ -305,11 +305,7 @@ def _files_of(answer: dict[str, Any]) -> dict[str, bytes]:
             "another relrank on a worker", where=f"machine {answer['host']}", found=answer["other"],
             expected=f"{relrank.__version__}, as here: results of two versions are never mixed",
         )  # fmt: skip
-    if "refused" in answer:
-        what, where, expected, found = answer["refused"]
-        raise InputError(what, where=where, expected=expected, found=found)
-    if "failed" in answer:
-        raise OSError(answer["failed"])
+    raise_failure(answer)
     files: dict[str, bytes] = answer["files"]
     return files
 

@@ -109,7 +109,7 @@ def climb(
             a search end below one of ``starts``.
     """
     hill = _Hill(knobs, measure, worth)
-    begins = [tuple(k.ladder.index(values.get(k.name, k.start)) for k in knobs) for values in (starts or [{}])]
+    begins = [hill.place(values) for values in (starts or [{}])]
     every = {k.name for k in knobs}
     tried: dict[Place, None] = {}
     numbers = range(len(knobs))
@@ -125,8 +125,8 @@ def climb(
             break
         place, finished = hill.search(numbers, [best], every, budget, tried)
     if reference is not None:
-        published = tuple(k.ladder.index(reference.get(k.name, k.start)) for k in knobs)
-        other, ended = hill.search(numbers, [published], every, budget, beside := dict[Place, None]())
+        beside: dict[Place, None] = {}
+        other, ended = hill.search(numbers, [hill.place(reference)], every, budget, beside)
         tried |= beside
         if not hill.exceeds(place, other):
             place, finished = other, ended
@@ -144,7 +144,11 @@ class _Hill:
     ) -> None:
         self._knobs, self._measure, self._worth = knobs, measure, worth
         self._known: dict[Place, Metrics] = {}
-        self._own = tuple(k.ladder.index(k.start) for k in knobs)
+        self._own = self.place({})
+
+    def place(self, values: Mapping[str, float]) -> Place:
+        """Where the knobs have these values; those that are not named stand at their own starts."""
+        return tuple(k.ladder.index(values.get(k.name, k.start)) for k in self._knobs)
 
     def values(self, place: Place) -> dict[str, float]:
         """Of the knobs at a place."""
