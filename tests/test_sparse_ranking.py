@@ -149,3 +149,13 @@ def test_pages_refuse_scores_that_are_not_finite():
         pages.page(csr(np.array([[0.0, 1.0, 1.0]])), weights, None, None, 0, 2)
     items, values, _ = pages.page(csr(np.array([[0.0, 0.0, 1.0]])), weights, None, None, 0, 1)  # and go on
     assert (items.tolist(), values.tolist()) == ([2], [1.0])
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_users_whose_candidates_tie_are_counted_without_what_they_have_seen(k):
+    """The first user's unseen items all score 0, the second's do not; with a list and, counted at once, without."""
+    inputs, weights = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[5.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
+    seen, truth = np.array([[1.0, 0, 0, 0]] * 2), np.array([[0, 0, 1.0, 0]] * 2)
+    found, _ = ranks_and_top_k(Sparse(inputs, weights), csr(seen), csr(truth), k)
+    assert found.constant_users == 1
+    assert (found.higher.tolist(), found.equal.tolist()) == ([0, 1], [3, 2])

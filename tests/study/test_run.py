@@ -18,7 +18,7 @@ from relrank.models.base import config_of
 from relrank.report import answer, write_report
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines import Silent
+from relrank.study.engines import Silent, make_room
 from relrank.study.fitted import load_run
 from relrank.study.live import print_result
 from relrank.study.result import StudyResult
@@ -509,3 +509,17 @@ def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
         load_run(out)
     assert keep_winner(config, material, out).note["model"] == "popularity"
     assert load_run(out).note["format"] == "relrank-run-2"
+
+
+def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, monkeypatch):
+    config = read_study(study_file)
+    cells = grid(config, prepare(config, study_file.parent))
+    released = []
+    monkeypatch.setattr("relrank.study.engines.release", released.append)
+    first, same, other_model = (
+        next(c for c in cells if c.model.name == n) for n in ("ease", "ease", "relational-ease")
+    )
+    other_split = next(c for c in cells if c.model.name == "ease" and c.bench is not first.bench)
+    for cell, last in ((first, None), (same, first), (other_model, first), (other_split, first)):
+        make_room(cell, last)
+    assert released == [first, first]
