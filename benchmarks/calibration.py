@@ -3,6 +3,7 @@
     python benchmarks/calibration.py run FOLDER --data planted [--study FILE] [--kind placebos] [--first 0]
                                                 [--studies 30] [--splits 1] [--model sparse-ease] [--minutes 30]
     python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
+    python benchmarks/calibration.py fresh FOLDER [--samples 200] [--minutes 30]
     python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
 
 ``run`` makes studies with relations of which the truth is known, and adds a line per study to FOLDER/studies.jsonl; a
@@ -17,6 +18,9 @@ study that is there is not made again. Kinds:
 
 ``tables`` takes the per-user tables of a finished study as a population: how often intervals over so many users and
 splits cover its mean, and how often an effect of the size that "would have been seen" is claimed.
+``fresh`` draws a planted population of users, 1,200 for each of so many samples, all of one shop. Each sample is a
+data set of its own: five splits, models of fixed settings fitted on it. Intervals from 100 or 1,000 of its users, who
+shaped the models, too, are held against the mean over the users of all other samples.
 ``report`` prints rates with 95 % binomial intervals (Clopper–Pearson).
 """
 
@@ -35,13 +39,18 @@ import polars as pl
 from scipy.special import betaincinv
 
 from relrank.comparison import effect_of
+from relrank.evaluation import user_metric
+from relrank.graph.builders import build_graph
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.recipes import Attribute
+from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.study.config import ModelSection, StudyConfig, read_study
 from relrank.study.run import Material, machine, prepare, run_study
 from relrank.study.verdicts import Evidence, judge
 from relrank.tables.ids import IdMap
-from relrank.tables.synthetic import PlantedConfig
+from relrank.tables.protocols import apply
+from relrank.tables.synthetic import PlantedConfig, planted
+from relrank.tables.tables import Tables
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = {
@@ -50,6 +59,13 @@ STUDIES = {
     "goodbooks": "goodbooks-loo.toml",
     "beauty": "beauty.toml",
 }
+SETTINGS: dict[str, Any] = {
+    "relational-lightgcn": {
+        "config": {"dim": 64, "loss": "full-softmax", "similarity": "cosine"},
+        "train": {"epochs": 20, "batch": 2048, "decay": "linear", "every": 5},
+    }
+}
+"""Of trained models; closed forms are tuned."""
 CLAIMS = ("helps", "hurts", "interchangeable")
 
 
@@ -143,7 +159,7 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     data = config.data
     if data.dataset == "planted":
         data = data.model_copy(update={"planted": replace(data.planted or PlantedConfig(), seed=seed)})
-    model = ModelSection(name=given.model)
+    model = ModelSection(name=given.model, **SETTINGS.get(given.model, {}))
     config = config.model_copy(update={"study": study, "data": data, "features": {}, "models": (model,)})
     real = [name for name, r in config.relations.items() if getattr(r, "node", None) != "user"]
     material = prepare(config, path.parent)
@@ -268,6 +284,60 @@ def _of_population(
     }  # fmt: skip
 
 
+FRESH = 1200
+"""Users of a sample of the population."""
+FRESH_WEIGHTS = (0.5, 2.0)
+"""Of each planted relation beside the interactions: with the second, worthless ones cost something."""
+
+
+def fresh(given: argparse.Namespace) -> None:
+    """Differences of every user of every sample, float32 [relations × weights, users, splits], a file per sample."""
+    folder, began = given.folder / "fresh", time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = read_study(ROOT / "studies" / "planted.toml")
+    config = config.model_copy(
+        update={"study": config.study.model_copy(update={"seeds": tuple(range(5)), "attribute": None})}
+    )
+    whole = planted(PlantedConfig(users=FRESH * given.samples, seed=given.seed))
+    for number in range(given.samples):
+        if (folder / f"{number}.npy").is_file():
+            continue
+        if time.perf_counter() - began > 60 * given.minutes:
+            print("time is up; the rest is made by the next call")
+            break
+        here = pl.col("user").is_between(number * FRESH, (number + 1) * FRESH - 1)
+        tables = replace(whole, interactions=whole.interactions.filter(here))
+        differences = np.stack([_differences(config, tables, seed) for seed in config.study.seeds], 2)
+        np.save(folder / f"{number}.npy", differences.astype(np.float32))
+        print(number, differences.mean((1, 2)).round(4), flush=True)
+
+
+def _differences(config: StudyConfig, tables: Tables, seed: int) -> np.ndarray:
+    """What each relation at each weight adds to the interactions for every user: [relations × weights, users]."""
+    split = apply(tables, config.protocol, seed)
+    graph = build_graph(tables, split, config.relations, config.features, config.interactions)
+
+    def ndcg(*names: str, weight: float = 0.0) -> np.ndarray:
+        settings = SparseEASEConfig(neighbours=50, l2=5.0, weights=dict.fromkeys(names, weight))
+        return user_metric(SparseEASE(graph.only(*names), settings).solve(), split, "ndcg@10", "test")
+
+    base = ndcg()
+    return np.stack([ndcg(name, weight=weight) - base for name in config.relations for weight in FRESH_WEIGHTS])
+
+
+def fresh_coverage(folder: Path, users: int, splits: int, rng: np.random.Generator) -> tuple[int, int]:
+    """How many intervals, one per sample and effect, hold the mean over all other samples; of how many."""
+    samples = np.stack([np.load(file) for file in sorted(folder.glob("*.npy"))])
+    means = samples.mean((2, 3))
+    covered = 0
+    for number, sample in enumerate(samples):
+        taken = rng.choice(sample.shape[1], users, replace=False)
+        truth = np.delete(means, number, 0).mean(0)
+        found = [effect_of(rows[taken, :splits].astype(np.float64)) for rows in sample]
+        covered += sum(bool(e.low <= true <= e.high) for e, true in zip(found, truth, strict=True))
+    return covered, means.size
+
+
 def report(given: argparse.Namespace) -> None:
     studies = [json.loads(line) for line in (given.folder / "studies.jsonl").read_text().splitlines()]
     lines = ["| | measured | wanted |", "|---|---|---|"]
@@ -318,6 +388,12 @@ def report(given: argparse.Namespace) -> None:
                 what = f"{users:,} users, {splits} split{'s' * (splits > 1)}"
                 add(f"coverage, {what}", sum(r["covered"] for r in here), n, "93–97 %")
                 add(f"power at the visible effect, {what}", sum(r["claimed"] for r in here), n, "73–87 %")
+    if (given.folder / "fresh").is_dir():
+        rng = np.random.default_rng(0)
+        for users in (100, 1000):
+            for splits in (1, 3, 5):
+                what = f"coverage, fresh population, {users:,} users, {splits} split{'s' * (splits > 1)}"
+                add(what, *fresh_coverage(given.folder / "fresh", users, splits, rng), "93–97 %")
     text = "\n".join(lines)
     print(text)
     if given.write:
@@ -347,6 +423,11 @@ def main() -> None:
     pool.add_argument("--samples", type=int, default=400)
     pool.add_argument("--seed", type=int, default=0)
     pool.set_defaults(do=tables)
+    population = commands.add_parser("fresh")
+    population.add_argument("folder", type=Path)
+    for name, default in (("samples", 200), ("seed", 0), ("minutes", 30)):
+        population.add_argument(f"--{name}", type=int, default=default)
+    population.set_defaults(do=fresh)
     said = commands.add_parser("report")
     said.add_argument("folder", type=Path)
     said.add_argument("--write", type=Path)

@@ -79,8 +79,8 @@ def test_the_strongest_of_all_models_on_the_interactions_alone():
 
 JUDGES = [{"model": "strong", "valid": 0.185}, {"model": "weak", "valid": 0.148}, {"model": "near", "valid": 0.184}]
 STRONGER = "strong, whose interactions alone are stronger (validation ndcg@10 0.1850 against 0.1480)."
-OF_STRONG = f" It helps weak (+0.0310), but adds nothing that is shown beside {STRONGER}"
-OF_WEAK = f" It adds nothing that is shown beside {STRONGER}"
+OF_STRONG = f" It helps weak (+0.0310); no gain is shown with {STRONGER}"
+OF_WEAK = f" No gain is shown with {STRONGER}"
 
 
 def after(*rows):

@@ -86,8 +86,8 @@ def taken_away(
         if model in weaker and relation in not_shown and row["verdict"] == "helps":
             name, figures = lead["model"], f"{metric} {lead['valid']:.4f} against {weaker[model]:.4f}"
             stronger = f"{name}, whose interactions alone are stronger (validation {figures})"
-            of_lead = f" It helps {model} ({signed(row['held'])}), but adds nothing that is shown beside {stronger}."
-            said[model, relation] = f" It adds nothing that is shown beside {stronger}."
+            of_lead = f" It helps {model} ({signed(row['held'])}); no gain is shown with {stronger}."
+            said[model, relation] = f" No gain is shown with {stronger}."
             said[name, relation] = said.get((name, relation), "") + of_lead
     sentences = [row["sentence"] + said.get((row["model"], row["relation"]), "") for row in rows]
     return verdicts.with_columns(pl.Series("sentence", sentences, pl.String))
