@@ -358,16 +358,23 @@ def report(given: argparse.Namespace) -> None:
         add(f"worthless relations that help, {label}", sum(r["verdict"] == "helps" for r in rows), len(rows), "≤ 1 %")
         add(f"studies with any false verdict, {label}",
             sum(any(r["verdict"] in CLAIMS for r in s["relations"]) for s in some), len(some), "≤ 5 %")  # fmt: skip
+        add(
+            f"studies whose plan builds a worthless relation, {label}",
+            sum(bool(s["build"]) for s in some),
+            len(some),
+            "≤ 5 %",
+        )
         add(f"shown to be negligible, {label}", sum(r["verdict"] == "negligible" for r in rows), len(rows), "–")
-    for kind in ("held", "drop"):
-        z = [r[f"{kind}_mean"] / r[f"{kind}_error"] for s in worthless for r in s["relations"] if r[f"{kind}_error"]]
-        if z:
-            lines.append(
-                f"| SD of z of worthless effects that are not 0, {kind} ({len(z)}) | {np.std(z):.2f} | .9–1.1 |"
-            )
-    if studies:
-        add('arms that validate above "all"', sum(len(s["arms_above_all"]) for s in studies),
-            sum(s["arms"] for s in studies), "0")  # fmt: skip
+    for model in sorted({s["model"] for s in studies}):
+        for kind in ("held", "drop"):
+            rows = [r for s in worthless if s["model"] == model for r in s["relations"]]
+            z = [r[f"{kind}_mean"] / r[f"{kind}_error"] for r in rows if r[f"{kind}_error"]]
+            if z:
+                what = f"SD of z of worthless effects that are not 0, {kind}, {model} ({len(z)})"
+                lines.append(f"| {what} | {np.std(z):.2f} | .9–1.1 |")
+        some = [s for s in studies if s["model"] == model]
+        add(f'arms that validate above "all", {model}', sum(len(s["arms_above_all"]) for s in some),
+            sum(s["arms"] for s in some), "0")  # fmt: skip
     halves = [r for s in studies if s["kind"] == "independent" for r in s["relations"] if "half" in r["relation"]]
     add("independent relations called interchangeable", sum(r["verdict"] == "interchangeable" for r in halves),
         len(halves), "≤ 5 %")  # fmt: skip

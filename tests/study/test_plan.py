@@ -8,7 +8,7 @@ import pytest
 
 from relrank.study.arms import INTERACTIONS, all_of, rewired, some
 from relrank.study.effects import Found
-from relrank.study.plan import candidates, path, plan_of
+from relrank.study.plan import candidates, path, plan_of, to_confirm
 
 RELATIONS = ["tags", "text", "era", "lang", "size"]
 WORTH_OF = {"tags": 0.02, "text": 0.05, "era": 0.0, "lang": 0.0, "size": 0.0}
@@ -102,6 +102,20 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
     assert [step.relation for step in plan.steps] == ["era"]
     assert not plan.steps[0].confirmed
     assert plan.worth_building == 0
+
+
+def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
+    cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.02)]
+    assert plan_of(Found(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
+    (arm,) = to_confirm(Found(cells, "ndcg@10"), plan_of(Found(cells, "ndcg@10"), "m", ["era", "lang"], 0.002))
+    assert (arm.name, arm.relations, arm.rewired) == ("interactions + era, era rewired", ("era",), "era")
+    for worth_shuffled, built in ((0.02, 0), (0.0, 1)):
+        there = Found([*cells, cell(arm, worth_shuffled)], "ndcg@10")
+        plan = plan_of(there, "m", ["era", "lang"], 0.002)
+        assert plan.steps[0].beyond.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
+        assert plan.worth_building == built
+        assert ("not to be built, since shuffled links are not shown to bring less: era" in plan.ends) == (not built)
+        assert to_confirm(there, plan) == []
 
 
 def test_without_the_interactions_there_is_no_path():

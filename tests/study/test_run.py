@@ -45,8 +45,10 @@ def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
     out = tmp_path / "out"
     result, fresh = run(study_file, out)
     # interactions alone for two baselines; interactions, all, 2 drop, 2 alone, 2 rewired for relational EASE, where
-    # with two relations "all without driver" is "interactions + noise"
-    assert len(fresh) == 2 * (2 + 6)
+    # with two relations "all without driver" is "interactions + noise"; and the driver alone with its links shuffled,
+    # since the plan builds it
+    assert len(fresh) == 2 * (2 + 6 + 1)
+    assert fresh[-1] == ("relational-ease", "interactions + driver, driver rewired", 1)
     said = dict(result.verdicts.select("relation", "verdict").iter_rows())
     assert said["driver"] == "helps"
     assert said["noise"] in ("negligible", "undecided")

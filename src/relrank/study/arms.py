@@ -87,13 +87,18 @@ def rewired(relations: Sequence[str], name: str) -> Arm:
 
 def alone_rewired(name: str, hops: Hops = NO_HOPS) -> Arm:
     """``alone`` with the relation shuffled: what its degrees bring without its links."""
-    linked = alone(name, hops)
-    return Arm(f"{linked.name}, {name} rewired", linked.relations, name)
+    return some_rewired((name,), name, hops)
 
 
 def some(names: Sequence[str], hops: Hops = NO_HOPS) -> Arm:
     """Interactions and these relations, in whatever order, with those that lead to them."""
     return _with(over(hops, *names))
+
+
+def some_rewired(names: Sequence[str], name: str, hops: Hops = NO_HOPS) -> Arm:
+    """``some`` with one of them shuffled."""
+    linked = some(names, hops)
+    return Arm(f"{linked.name}, {name} rewired", linked.relations, name)
 
 
 def without_beside(other: str, name: str, hops: Hops = NO_HOPS) -> Arm:

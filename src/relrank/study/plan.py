@@ -34,6 +34,8 @@ class Step:
         relation: which.
         arm: name of the arm with the relations so far and this one.
         adds: on test, to the arm before.
+        beyond: on test, what is lost when its links are shuffled; None where that was not run. More of anything in a
+            trained model can help, or be lucky: links that say nothing bring as much then.
         total: on test, of all relations so far, to the interactions alone.
         left: on test, what all relations bring beyond these; None where "all" was not run.
         share: of what all relations bring, that these bring; None where that is not above 0.
@@ -43,6 +45,7 @@ class Step:
     relation: str
     arm: str
     adds: Effect
+    beyond: Effect | None
     total: Effect
     left: Effect | None
     share: float | None
@@ -50,8 +53,8 @@ class Step:
 
     @property
     def confirmed(self) -> bool:
-        """Whether test says that it adds something."""
-        return self.adds.low > 0
+        """Whether test says that it adds something, and that its links do."""
+        return self.adds.low > 0 and (self.beyond is None or self.beyond.low > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +144,31 @@ def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -
         if adds is None or total is None or name_here is None:
             break
         left = _effect(found, model, everything, here)
+        shuffled = found.effect(model, here, arm_of.some_rewired(so_far, name, found.hops))
+        beyond = None if shuffled is None else shuffled[2]
         gain = whole.mean if whole is not None else 0.0
         close = [r for valid, r in others if best - valid <= CLOSE * (best - before_valid)]
-        made.append(Step(name, name_here, adds, total, left, total.mean / gain if gain > 0 else None, tuple(close)))
+        share = total.mean / gain if gain > 0 else None
+        made.append(Step(name, name_here, adds, beyond, total, left, share, tuple(close)))
         before_valid = best
         if enough is None and left is not None and left.between(0.9)[1] < margin:
             enough = len(made)
     tables = _tables(found, model, arm_of.INTERACTIONS)
     base = mean_interval(tables, found.metric).mean if tables is not None else 0.0
+    lucky = [step.relation for step in made if step.adds.low > 0 and not step.confirmed]
+    if lucky:
+        names = ", ".join(found.titles.get(name, name) for name in lucky)
+        ends += f"; not to be built, since shuffled links are not shown to bring less: {names}"
     return Plan(model, tuple(made), enough, margin, ends, base)
+
+
+def to_confirm(found: Found, plan: Plan) -> list[Arm]:
+    """Arms that were not run of the steps that would be built, with the links of the step's relation shuffled."""
+    names = [step.relation for step in plan.steps]
+    shuffled = [
+        arm_of.some_rewired(names[: at + 1], name, found.hops) for at, name in enumerate(names[: plan.worth_building])
+    ]
+    return [arm for arm in shuffled if found.arm_name(plan.model, arm) is None]
 
 
 def plan_card(plan: Plan, found: Found, graph: Graph) -> dict[str, Any]:
@@ -166,7 +185,12 @@ def plan_card(plan: Plan, found: Found, graph: Graph) -> dict[str, Any]:
         cells = found.cells(plan.model, step.arm)
         row: dict[str, Any] = {"relation": step.relation, "arm": step.arm, "alternatives": list(step.alternatives)}
         row["through"] = list(found.hops.get(step.relation, ()))
-        for name, effect in (("adds", step.adds), ("total", step.total), ("left", step.left)):
+        for name, effect in (
+            ("adds", step.adds),
+            ("beyond", step.beyond),
+            ("total", step.total),
+            ("left", step.left),
+        ):
             ends = (None,) * 3 if effect is None else (effect.mean, effect.low, effect.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
         row |= {

@@ -43,7 +43,8 @@ class StudyResult:
             python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
             interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to be
             within the margin, or null, ends: why it ends, steps: list of {relation, arm, through: relations it is
-            read through, alternatives, adds, total, left with _low and _high, share: of what all bring, confirmed,
+            read through, alternatives, adds, beyond: its links shuffled, total, left, each with _low and _high and
+            null where it was not run, share: of what all bring, confirmed,
             rows, nodes, seconds, peak_mb}});
             ``cells`` (list of {model, arm, seed, key: folder under cells/}; studies stored earlier lack it);
             ``planted`` (true verdict per relation where known, else null); ``smoke``

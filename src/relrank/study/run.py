@@ -53,7 +53,7 @@ from relrank.study.judge import judges, strongest, taken_away
 from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, refuse_leaks
 from relrank.study.lists import list_effects, metric_effects
 from relrank.study.nesting import nested
-from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths
+from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths, to_confirm
 from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -264,7 +264,8 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
 
     First what needs no other arm: baselines, the interactions, one relation each. Then, of the model that validates
     best on the interactions, the arms of its path (``plan``). Then all relations, and all but one, whose searches
-    begin after these. At last the arms that explain why a relation that helps alone adds nothing.
+    begin after these. At last the arms that explain why a relation that helps alone adds nothing, and those that ask
+    whether the links of a step of the plan matter.
     """
     first = material.benches[0]
     over = hops(first.graph)
@@ -293,12 +294,17 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         planned += batch
         done += yield batch
     found = Found(done, config.study.metric, over)
+    judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in _judged(config)]
+    asked = [(one.model, one.to_explain()) for one in judged]
+    leading = _leading(found, judged, [m.name for m in config.models], config.study.margin)
+    if leading is not None and "rewired" in (sections[leading.model].arms or ARM_KINDS):
+        way = plan_of(found, leading.model, leading.relations, leading.margin)
+        asked.append((leading.model, to_confirm(found, way)))
     extra = [
-        Cell(model, arm, bench, config.study, adds=arm.rewired is None)
-        for model in _judged(config)
-        for arms_beside in [Judge(found, model.name, reads[model.name], config.study.margin).to_explain()]
+        Cell(sections[model], arm, bench, config.study, adds=arm.rewired is None)
+        for model, arms_asked in asked
         for bench in benches  # what a model keeps for other arms of a split is there while they run
-        for arm in arms_beside
+        for arm in arms_asked
     ]
     extra = list({(c.model.name, c.arm.name, c.bench.seed): c for c in extra}.values())
     extra = [c for c in extra if found.arm_name(c.model.name, c.arm) is None]
@@ -338,6 +344,13 @@ def _lead(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None
     waiting = [name for name in waiting if found.arm_name(name, arm_of.INTERACTIONS) is not None]
     judging = judges(found, waiting, waiting)
     return judging[0]["model"] if judging else None
+
+
+def _leading(found: Found, judged: Sequence[Judge], models: Sequence[str], margin: float) -> Judge | None:
+    """The judge that the plan is of: the best on the interactions alone, of those that read relations."""
+    judging = judges(found, [one.model for one in judged if one.relations], models, margin)
+    named = {one.model: one for one in judged if one.base is not None}
+    return named.get(judging[0]["model"]) if judging else None
 
 
 def _check(cell: Cell) -> None:
@@ -448,8 +461,8 @@ def run_study(
     judging = judges(found, using, named, config.study.margin)
     verdicts = taken_away(verdicts, judging, config.study.metric, config.study.margin)
     plan = None
-    leading = next((one for one in judged if judging and one.model == judging[0]["model"]), None)
-    if leading is not None and leading.base is not None:
+    leading = _leading(found, judged, named, config.study.margin)
+    if leading is not None:
         way = plan_of(found, leading.model, leading.relations, leading.margin)
         plan = plan_card(way, found, first.graph)
     board = tables_of.leaderboard(found)
