@@ -36,6 +36,7 @@ bench-models: $(READY)  ## the other timings and tallies that the docs quote; th
 	$(BIN)/python benchmarks/graphsage_large.py
 	$(BIN)/python benchmarks/attention.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/closed_forms.py
+	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/one_fit.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/sequence_models.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/text_encoding.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/fold_in.py
