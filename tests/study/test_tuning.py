@@ -233,10 +233,10 @@ def test_more_relations_never_validate_worse_than_the_arms_without_one():
     assert len(whole.trials) < len(stuck.trials) + len(less.trials)
 
 
-@given(st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
-def test_arms_that_begin_where_all_ended_find_nothing_better(seed):
-    """Whatever the hill: three weights, noise of users, and every arm without one of them."""
+@given(st.integers(0, 10_000), st.sampled_from([3, 8, 15, 500]))
+@settings(max_examples=100, deadline=None)
+def test_arms_that_begin_where_all_ended_find_nothing_better(seed, budget):
+    """Whatever the hill: three weights, noise of users, every arm without one of them, budgets that end a search."""
     rng = np.random.default_rng(seed)
     known = {}
 
@@ -249,11 +249,11 @@ def test_arms_that_begin_where_all_ended_find_nothing_better(seed):
 
     knobs = [ladder(6, 2, "x"), *(Knob(f"weights.{n}", ladder(5).ladder, 0.0, "weights") for n in "abc")]
     names = [k.name for k in knobs[1:]]
-    whole = climb(knobs, 500, measure, without=names)
+    whole = climb(knobs, budget, measure, without=names)
     best = whole.trials[whole.chosen]
     for name in names:
         begin = {k: v for k, v in best.values.items() if k != name}
-        arm = climb([k for k in knobs if k.name != name], 500, measure, starts=[begin])
+        arm = climb([k for k in knobs if k.name != name], budget, measure, starts=[begin])
         assert arm.trials[arm.chosen].metric <= best.metric
 
 

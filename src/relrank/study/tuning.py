@@ -29,7 +29,7 @@ STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
 """A step has to improve the metric by this share of it, however certain it is."""
-SEARCH = 4
+SEARCH = 5
 """Goes up where searches change what they choose, so that results of earlier ones are not taken for theirs."""
 ERRORS = 1.0
 """A step has to improve the metric by so many standard errors of its paired differences."""
@@ -103,7 +103,8 @@ def climb(
         starts: values of knobs where the search begins, in place of their own, and further ones: from any of these
             that is better than where the search ended it goes on. It never ends below one of them that it tried.
         without: names of knobs, weights of relations, that other arms lack. The search that such an arm makes from
-            where this one ended is made here, too, with a budget of its own, and this one never ends below it.
+            where this one ended is made here, too, with a budget of its own, and this one never ends below it, even
+            where its own budget ran out.
         reference: values of knobs of a published setting. A search begins there, too, with a budget of its own, and
             what it ends in is chosen unless the other end is better by more than the standard error; only then may
             a search end below one of ``starts``.
@@ -114,7 +115,7 @@ def climb(
     tried: dict[Place, None] = {}
     numbers = range(len(knobs))
     place, finished = hill.search(numbers, begins, starts[0] if starts else {}, budget, tried)
-    while finished:
+    while without:
         ends = [
             hill.search([n for n in numbers if n != number], [hill.bare(place, number)], every, budget, {})[0]
             for number in numbers
@@ -123,7 +124,7 @@ def climb(
         best = max(ends, key=hill.mean, default=place)
         if hill.mean(best) <= hill.mean(place):
             break
-        place, finished = hill.search(numbers, [best], every, budget, tried)
+        place, finished = hill.search(numbers, [best], every, budget, tried) if finished else (best, False)
     if reference is not None:
         beside: dict[Place, None] = {}
         other, ended = hill.search(numbers, [hill.place(reference)], every, budget, beside)
