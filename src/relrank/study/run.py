@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -296,7 +296,8 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
     found = Found(done, config.study.metric, over)
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in _judged(config)]
     asked = [(one.model, one.to_explain()) for one in judged]
-    leading = _leading(found, judged, [m.name for m in config.models], config.study.margin)
+    using = [one.model for one in judged if one.relations]
+    leading = _leading(judges(found, using, [m.name for m in config.models], config.study.margin), judged)
     if leading is not None and "rewired" in (sections[leading.model].arms or ARM_KINDS):
         way = plan_of(found, leading.model, leading.relations, leading.margin)
         asked.append((leading.model, to_confirm(found, way)))
@@ -346,9 +347,8 @@ def _lead(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None
     return judging[0]["model"] if judging else None
 
 
-def _leading(found: Found, judged: Sequence[Judge], models: Sequence[str], margin: float) -> Judge | None:
+def _leading(judging: Sequence[Mapping[str, Any]], judged: Sequence[Judge]) -> Judge | None:
     """The judge that the plan is of: the best on the interactions alone, of those that read relations."""
-    judging = judges(found, [one.model for one in judged if one.relations], models, margin)
     named = {one.model: one for one in judged if one.base is not None}
     return named.get(judging[0]["model"]) if judging else None
 
@@ -461,7 +461,7 @@ def run_study(
     judging = judges(found, using, named, config.study.margin)
     verdicts = taken_away(verdicts, judging, config.study.metric, config.study.margin)
     plan = None
-    leading = _leading(found, judged, named, config.study.margin)
+    leading = _leading(judging, judged)
     if leading is not None:
         way = plan_of(found, leading.model, leading.relations, leading.margin)
         plan = plan_card(way, found, first.graph)
