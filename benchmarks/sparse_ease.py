@@ -1,16 +1,18 @@
-"""Sparse EASE on generated interactions and three relations: seconds to fit and to rank, memory, what they bring.
+"""Sparse EASE on generated interactions and up to five relations: seconds to fit and to rank, memory, gain.
 
     python benchmarks/sparse_ease.py [--users N] [--items N] [--edges N] [--neighbours K] [--rank-users N]
                                      [--arms ARM ...]
     python benchmarks/sparse_ease.py --write FOLDER [--users N] [--items N] [--edges N] [--neighbours K]
+                                     [--relations 3|5] [--trials N]
     relrank study FOLDER/study.toml --out FOLDER/runs && relrank serve FOLDER/runs
 
 Interactions are those of ``item_neighbours.py``: half of a user's items lie in a group of items of their own.
 ``in_group`` says an item's group and is right for half of the items, ``made_by`` has a node for every ten items of
-one group, ``noise`` says nothing. One item of each of the first users is held out. With ``--write`` the same
-data go to files, with a study of one setting per arm: verdicts without a search, as one holds knobs where a fit takes
-minutes. The peak is the process's largest
-resident memory from the fit on, graph, interpreter and libraries included.
+one group, ``noise`` says nothing; of the two that ``--relations 5`` adds, ``genre`` joins a hundred groups and
+``price`` has 50 values at random. One item of each of the first users is held out. With ``--write`` the same data go
+to files, with a study of one setting per arm, as one holds knobs where a fit takes minutes, or of a search of
+``--trials`` settings that begins at the defaults. The peak is the process's largest resident memory from the fit on,
+graph, interpreter and libraries included.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 
 
-def with_relations(graph: Graph, seed: int = 1) -> Graph:
-    """The same interactions and three relations of items."""
+def with_relations(graph: Graph, n_relations: int = 3, seed: int = 1) -> Graph:
+    """The same interactions and relations of items."""
     rng, item = np.random.default_rng(seed), np.arange(graph.n_items)
     groups = max(1, graph.n_items // GROUP)
     makers = max(1, graph.n_items // 10)
@@ -44,7 +46,10 @@ def with_relations(graph: Graph, seed: int = 1) -> Graph:
         "in_group": np.where(wrong, rng.integers(0, groups, item.size), item % groups),
         "made_by": (item % groups + groups * (item // groups // 10)) % makers,
         "noise": rng.integers(0, groups, item.size),
+        "genre": item % groups // 100,
+        "price": rng.integers(0, 50, item.size),
     }
+    targets = dict(list(targets.items())[:n_relations])
     nodes, relations = dict(graph.nodes), {}
     for name, target in targets.items():
         nodes[name] = IdMap(name, pl.Series(range(int(target.max()) + 1)))
@@ -109,13 +114,16 @@ def main() -> None:
     parser.add_argument("--edges", type=int, default=1_000_000)
     parser.add_argument("--neighbours", type=int, default=50)
     parser.add_argument("--rank-users", type=int, default=10_000)
+    parser.add_argument("--relations", type=int, default=3, choices=(3, 5))
+    parser.add_argument("--trials", type=int, default=1)
     parser.add_argument("--arms", nargs="+", help='such as "interactions", "all"; by default these and each relation')
     parser.add_argument("--write", type=Path)
     given = parser.parse_args()
     if given.write:
-        graph = with_relations(generated(given.users, given.items, given.edges))
-        held = f"trials = 1\nconfig = {{ neighbours = {given.neighbours}, weight = 1.0 }}"
-        write(graph, given.write, "ks = [10]", held)
+        graph = with_relations(generated(given.users, given.items, given.edges), given.relations)
+        held = f"config = {{ neighbours = {given.neighbours}, weight = 1.0 }}" if given.trials == 1 else ""
+        model = f"trials = {given.trials}\n{held}"
+        write(graph, given.write, "ks = [10]", model)
         return
     small = with_relations(generated(300, 200, 3_000))
     for n_columns in (0, 10_000):  # the compiler's time is not the model's
@@ -124,7 +132,8 @@ def main() -> None:
         module.DENSE_COLUMNS = n_columns
         warm, truth = one_held_out(small, 100)
         ranks(SparseEASE(warm).solve(), warm.interactions.csr(300, 200), truth)
-    graph, truth = one_held_out(with_relations(generated(given.users, given.items, given.edges)), given.rank_users)
+    data = with_relations(generated(given.users, given.items, given.edges), given.relations)
+    graph, truth = one_held_out(data, given.rank_users)
     print(f"machine  {machine()}")
     print(f"graph    {graph.n_users:,} users x {graph.n_items:,} items, {len(graph.interactions):,} interactions")
     seen = graph.interactions.csr(graph.n_users, graph.n_items)
