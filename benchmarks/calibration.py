@@ -1,7 +1,8 @@
 """Do verdicts keep what they promise? Worthless relations, independent ones, near copies, power and coverage.
 
     python benchmarks/calibration.py run FOLDER --data planted [--study FILE] [--kind placebos] [--first 0]
-                                                [--studies 30] [--splits 1] [--model sparse-ease] [--minutes 30]
+                                                [--studies 30] [--splits 1] [--starts 1] [--model sparse-ease]
+                                                [--minutes 30]
     python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
     python benchmarks/calibration.py fresh FOLDER [--samples 200] [--minutes 30]
     python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
@@ -15,6 +16,9 @@ study that is there is not made again. Kinds:
 * ``independent``: two halves of what drives planted choices, each useful, neither in place of the other, and noise;
 * ``copies``: three copies of what drives planted choices, each with one value in a hundred drawn anew;
 * ``loose-copies``: the same with one in twenty, so that a second copy mends what the first one has wrong.
+
+With one split and several ``--starts`` a trained model is fitted that often on the same split, as in a study of given
+test rows.
 
 ``tables`` takes the per-user tables of a finished study as a population: how often intervals over so many users and
 splits cover its mean, and how often an effect of the size that "would have been seen" is claimed.
@@ -31,6 +35,7 @@ import json
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +157,16 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     """A study with relations of which the truth is known, as a row."""
     path = given.study or ROOT / "studies" / STUDIES[given.data]
     config = read_study(path)
-    splits = tuple(range(seed * 10, seed * 10 + given.splits))
+    seeds = tuple(range(seed * 10, seed * 10 + given.splits * given.starts))
     study = config.study.model_copy(
-        update={"seeds": splits, "attribute": None, "user_groups": (), "item_groups": (), "versus": None, "ks": (10,)}
+        update={
+            "seeds": seeds[: given.splits],
+            "attribute": None,
+            "user_groups": (),
+            "item_groups": (),
+            "versus": None,
+            "ks": (10,),
+        }
     )
     data = config.data
     if data.dataset == "planted":
@@ -163,6 +175,10 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     config = config.model_copy(update={"study": study, "data": data, "features": {}, "models": (model,)})
     real = [name for name, r in config.relations.items() if getattr(r, "node", None) != "user"]
     material = prepare(config, path.parent)
+    if given.starts > 1:  # a bench's seed is that of its models' start, too
+        again = tuple(replace(material.benches[0], seed=seed) for seed in seeds)
+        material = replace(material, benches=again)
+        config = config.model_copy(update={"study": study.model_copy(update={"seeds": seeds})})
     real = [
         name for name in real if material.benches[0].graph.relation(name).source == material.benches[0].graph.item
     ]
@@ -196,19 +212,25 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
         )  # fmt: skip
     plan = result.card["plan"]
     return {
-        "data": given.data, "kind": given.kind, "seed": seed, "splits": given.splits, "model": given.model,
+        "data": given.data, "kind": given.kind, "seed": seed, "splits": given.splits, "starts": given.starts,
+        "model": given.model,
         "relations": rows, "arms_above_all": below, "arms": len(board), "seconds": round(seconds, 1),
         "build": [s["relation"] for s in plan["steps"][: plan["build"]]] if plan else None,
     }  # fmt: skip
+
+
+def rows_of(lines: list[str]) -> list[dict[str, Any]]:
+    """Studies that were made, of one start each where a line names none."""
+    return [{"starts": 1, **json.loads(line)} for line in lines]
 
 
 def run(given: argparse.Namespace) -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     file, began = given.folder / "studies.jsonl", time.perf_counter()
     lines = file.read_text().splitlines() if file.is_file() else []
-    there = {tuple(json.loads(line)[k] for k in ("data", "kind", "seed", "splits", "model")) for line in lines}
+    there = {tuple(row[k] for k in ("data", "kind", "seed", "splits", "starts", "model")) for row in rows_of(lines)}
     for seed in range(given.first, given.first + given.studies):
-        if (given.data, given.kind, seed, given.splits, given.model) in there:
+        if (given.data, given.kind, seed, given.splits, given.starts, given.model) in there:
             continue
         if time.perf_counter() - began > 60 * given.minutes:
             print("time is up; the rest is made by the next call")
@@ -343,21 +365,24 @@ def fresh_coverage(folder: Path, users: int, splits: int) -> tuple[int, int]:
     return covered, means.size * groups
 
 
+def _place(study: dict[str, Any]) -> str:
+    """Data, splits, starts and model of a study, for tables."""
+    splits, starts = study["splits"], study["starts"]
+    of_starts = f" and {starts} starts" if starts > 1 else ""
+    return f"{study['data']}, {splits} split{'s' * (splits > 1)}{of_starts}, {study['model']}"
+
+
 def report(given: argparse.Namespace) -> None:
-    studies = [json.loads(line) for line in (given.folder / "studies.jsonl").read_text().splitlines()]
+    studies = rows_of((given.folder / "studies.jsonl").read_text().splitlines())
     lines = ["| | measured | wanted |", "|---|---|---|"]
 
     def add(what: str, k: int, n: int, wanted: str) -> None:
         lines.append(f"| {what} | {binomial(k, n)} | {wanted} |")
 
     worthless = [s for s in studies if s["kind"] == "placebos"]
-    places = sorted({(s["data"], s["splits"], s["model"]) for s in worthless})
-    named = {"all": worthless} | {
-        f"{d}, {n} split{'s' * (n > 1)}, {m}": [
-            s for s in worthless if (s["data"], s["splits"], s["model"]) == (d, n, m)
-        ]
-        for d, n, m in places
-    }
+    named: dict[str, list[dict[str, Any]]] = {"all": worthless}
+    for study in sorted(worthless, key=_place):
+        named.setdefault(_place(study), []).append(study)
     for label, some in named.items():
         rows = [r for s in some for r in s["relations"]]
         add(f"worthless relations that help, {label}", sum(r["verdict"] == "helps" for r in rows), len(rows), "≤ 1 %")
@@ -371,11 +396,14 @@ def report(given: argparse.Namespace) -> None:
         )
         add(f"shown to be negligible, {label}", sum(r["verdict"] == "negligible" for r in rows), len(rows), "–")
     for model in sorted({s["model"] for s in studies}):
-        for kind in ("held", "drop"):
-            rows = [r for s in worthless if s["model"] == model for r in s["relations"]]
+        for kind, starts in product(
+            ("held", "drop"), sorted({s["starts"] for s in worthless if s["model"] == model})
+        ):
+            rows = [r for s in worthless if (s["model"], s["starts"]) == (model, starts) for r in s["relations"]]
             z = [r[f"{kind}_mean"] / r[f"{kind}_error"] for r in rows if r[f"{kind}_error"]]
             if z:
-                what = f"SD of z of worthless effects that are not 0, {kind}, {model} ({len(z)})"
+                several = f", {starts} starts" if starts > 1 else ""
+                what = f"SD of z of worthless effects that are not 0, {kind}, {model}{several} ({len(z)})"
                 lines.append(f"| {what} | {np.std(z):.2f} | .9–1.1 |")
         some = [s for s in studies if s["model"] == model]
         add(f'arms that validate above "all", {model}', sum(len(s["arms_above_all"]) for s in some),
@@ -425,7 +453,7 @@ def main() -> None:
     make.add_argument("--study", type=Path, help="a study file with the data elsewhere")
     make.add_argument("--kind", choices=("placebos", "independent", "copies", "loose-copies"), default="placebos")
     make.add_argument("--model", default="sparse-ease")
-    for name, default in (("first", 0), ("studies", 30), ("splits", 1), ("minutes", 30)):
+    for name, default in (("first", 0), ("studies", 30), ("splits", 1), ("starts", 1), ("minutes", 30)):
         make.add_argument(f"--{name}", type=int, default=default)
     make.set_defaults(do=run)
     pool = commands.add_parser("tables")

@@ -11,7 +11,7 @@ Interactions are those of ``item_neighbours.py``: half of a user's items lie in 
 one group, ``noise`` says nothing; of the two that ``--relations 5`` adds, ``genre`` joins a hundred groups and
 ``price`` has 50 values at random. One item of each of the first users is held out. With ``--write`` the same data go
 to files, with a study of one setting per arm, as one holds knobs where a fit takes minutes, or of a search of
-``--trials`` settings that begins at the defaults. The peak is the process's largest resident memory from the fit on,
+``--trials`` settings with as many neighbours. The peak is the largest resident memory of the process from the fit on,
 graph, interpreter and libraries included.
 """
 
@@ -121,9 +121,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.write:
         graph = with_relations(generated(given.users, given.items, given.edges), given.relations)
-        held = f"config = {{ neighbours = {given.neighbours}, weight = 1.0 }}" if given.trials == 1 else ""
-        model = f"trials = {given.trials}\n{held}"
-        write(graph, given.write, "ks = [10]", model)
+        weight = ", weight = 1.0" if given.trials == 1 else ""
+        section = f"trials = {given.trials}\nconfig = {{ neighbours = {given.neighbours}{weight} }}"
+        write(graph, given.write, "ks = [10]", section)
         return
     small = with_relations(generated(300, 200, 3_000))
     for n_columns in (0, 10_000):  # the compiler's time is not the model's

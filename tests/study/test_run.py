@@ -22,7 +22,7 @@ from relrank.study.engines import Silent, make_room
 from relrank.study.fitted import load_run
 from relrank.study.live import print_result
 from relrank.study.result import StudyResult
-from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke
+from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke, users_only
 
 
 class Counting(Silent):
@@ -171,6 +171,32 @@ def test_seeds_are_five_where_the_protocol_draws_its_test_rows(tmp_path, protoco
     config = read_study(tmp_path / "defaults.toml")
     assert config.study.seeds == seeds
     assert smoke(config).study.seeds == seeds[:1]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "models", "seeds"),
+    [
+        ('split = "last-leave-one-out"', 'name = "relational-lightgcn"', (0, 1, 2)),
+        ('split = "temporal"\ncut = 9', 'name = "hgt"', (0, 1, 2)),
+        ('split = "last-leave-one-out"', 'name = "relational-lightgcn"\narms = ["interactions"]', (0,)),
+        ('split = "last-leave-one-out"', 'name = "mf"', (0,)),
+        ('split = "last-leave-one-out"', 'name = "relational-ease"', (0,)),
+        ('split = "random-leave-one-out"', 'name = "relational-lightgcn"', (0, 1, 2, 3, 4)),
+    ],
+)
+def test_a_trained_model_that_judges_relations_starts_three_times(tmp_path, protocol, models, seeds):
+    relation = '[relations.c]\nkind = "attribute"\nnode = "item"\ncolumn = "c"\n'
+    (tmp_path / "s.toml").write_text(f"{DEFAULTS}{protocol}\n{relation}[[models]]\n{models}\n")
+    assert read_study(tmp_path / "s.toml").study.seeds == seeds
+
+
+@pytest.mark.parametrize("split", ["last-leave-one-out", "random-leave-one-out"])
+def test_one_start_of_a_trained_model_is_said(tmp_path, split):
+    relation = '[relations.c]\nkind = "attribute"\nnode = "item"\ncolumn = "c"\n'
+    models = '[[models]]\nname = "relational-lightgcn"\n[study]\nseeds = [0]\n'
+    (tmp_path / "s.toml").write_text(f'{DEFAULTS}split = "{split}"\n{relation}{models}')
+    said = users_only(read_study(tmp_path / "s.toml"))
+    assert said.startswith("Intervals hold users only, not what another start of training would change: ")
 
 
 def test_an_empty_list_of_seeds_is_refused_and_a_wrong_protocol_is_said_by_itself(tmp_path):

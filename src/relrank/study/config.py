@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,6 +26,9 @@ ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewir
 
 SPLITS = 5
 """Split seeds, from 0, of a study that names none and whose protocol draws its test rows."""
+STARTS = 3
+"""Seeds of a study that names none, has the same test rows for each, and judges relations by a trained model: without
+a second start its intervals hold nothing of what another one would change."""
 
 
 class ArmSection(Section):
@@ -75,7 +79,7 @@ class StudySection(Section):
         metric: the metric that decides, for tuning (on validation) and for verdicts (on test).
         ks: cuts of the reported metrics.
         seeds: one split, and one start of every random model, per seed; left out, 0 to 4 where the protocol draws its
-            test rows, and 0 where every seed has the same.
+            test rows; where every seed has the same, 0 to 2 if a trained model judges relations, else 0.
         trials: configurations tried per arm on validation at most, equal for all arms; a search that ends earlier
             saves the rest, one that is cut off by it is named in the report.
         margin: smallest difference that matters, as a share of the metric of the interactions alone: a relation that
@@ -145,8 +149,8 @@ class StudyConfig(Section):
     interactions: InteractionWeights = InteractionWeights()
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
-    study: StudySection = Field(StudySection(), validate_default=True)
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
+    study: StudySection = Field(StudySection(), validate_default=True)
 
     @field_validator("study")
     @classmethod
@@ -154,7 +158,11 @@ class StudyConfig(Section):
         protocol: ProtocolConfig | None = info.data.get("protocol")  # None: it is wrong, which is said by itself
         if study.seeds or protocol is None:
             return study
-        return study.model_copy(update={"seeds": tuple(range(SPLITS if protocol.draws_test else 1))})
+        seeds = SPLITS if protocol.draws_test else 1
+        relations, models = info.data.get("relations", {}), info.data.get("models", ())
+        if not protocol.draws_test and relations and trains_on_relations(models):
+            seeds = STARTS
+        return study.model_copy(update={"seeds": tuple(range(seeds))})
 
     @property
     def titles(self) -> dict[str, str]:
@@ -190,6 +198,14 @@ class StudyConfig(Section):
         if len(set(names)) < len(names):
             raise ValueError("a model is listed twice")
         return self
+
+
+def trains_on_relations(models: Sequence[ModelSection]) -> bool:
+    """Whether one of the models is trained, from a random start, and runs on more than the interactions."""
+    from relrank.models import MODELS, ClosedForm, Trained  # torch comes with them, which a study file can do without
+
+    kinds = [MODELS.get(model.kind, ClosedForm) for model in models if model.arms != ("interactions",)]
+    return any(issubclass(kind, Trained) and kind.relational for kind in kinds)
 
 
 def read_study(path: Path) -> StudyConfig:

@@ -42,7 +42,7 @@ from relrank.study.cells import (
     load_cell,
     refit_cell,
 )
-from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_accepted
+from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_accepted, trains_on_relations
 from relrank.study.effects import Found, Judge
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
@@ -143,7 +143,8 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: P
             Bench(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
         )
     found = findings(config, tables, benches[0].split, benches[0].graph)
-    if len({b.split.fingerprint for b in benches}) < len(benches):
+    same = len({b.split.fingerprint for b in benches}) < len(benches)
+    if same and not trains_on_relations(config.models):
         message = f"{len(benches)} seeds give one and the same split: they vary the models' start only"
         found.append(Finding("warning", "seeds of the split", message, len(benches)))
     return Material(tables, tuple(benches), tuple(found), is_smoke)
@@ -701,10 +702,12 @@ def card(
 def users_only(config: StudyConfig) -> str | None:
     """That the intervals hold no splits, and why; None where they do."""
     seeds, protocol = config.study.seeds, config.protocol
+    trains = trains_on_relations(config.models)
+    hold = "users only, not what another start of training would change" if trains else "users only"
     if protocol.draws_test:
-        alone = "Intervals hold users only: one split says nothing of others, which more [study] seeds would draw."
+        alone = f"Intervals hold {hold}: one split says nothing of others, which more [study] seeds would draw."
         return alone if len(seeds) == 1 else None
-    hold = "users only" if len(seeds) == 1 else "users and the models' start, no splits"
+    hold = hold if len(seeds) == 1 else "users and the models' start, no splits"
     return f'Intervals hold {hold}: with split = "{protocol.split}" every seed has the same test rows.'
 
 
