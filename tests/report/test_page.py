@@ -173,6 +173,19 @@ def test_leaderboard_equals_the_result(study, page):
     assert sum("below EASE" in row[1] for row in rows) == 5
 
 
+def test_a_small_metric_is_written_with_the_decimals_of_its_study(study):
+    page = Page(render(replace(study, card={**study.card, "decimals": 6})))
+    text = " ".join(page.text.split())
+    for row in study.verdicts.iter_rows(named=True):
+        assert signed(row["held"], 6) in text
+        assert number(row["visible"], 6) in text
+    top = study.leaderboard.filter(pl.col("arm") == "all").row(0, named=True)
+    for told in (number(top["mean"], 6), interval(top["low"], top["high"], sign=False, decimals=6)):
+        assert told in text
+    assert number(top["hit@10"], 6) in text  # other metrics are of the same size
+    assert number(top["gini@10"], 6) not in text
+
+
 def test_every_arm_is_on_the_page(study, page):
     shown = {(row[0], row[1]): row[2:] for row in page.rows("arms")[1:]}
     assert len(shown) == study.leaderboard.height == 38

@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -71,6 +72,11 @@ def test_people_read_the_title_and_keys_stay_names(study_file, tmp_path):
     assert "all without driver" in result.leaderboard["arm"].to_list()
     shown = printed(result)
     assert f"all without {TITLE}" in shown
+    small = printed(replace(result, card=result.card | {"decimals": 6}))
+    driver = result.verdicts.row(by_predicate=pl.col("relation") == "driver", named=True)
+    for figure in (f"{result.leaderboard['mean'][0]:.6f}", f"{driver['held']:+.6f}"):
+        assert figure in small
+        assert figure not in shown
     # a name that nobody should read: neither here nor on the page, but for keys of settings and the data card
     assert not re.search(r"\bdriver\b", shown)
     page = re.sub(r"<code>.*?</code>", "", render(result))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relrank.comparison import Effect, effect_of, quantile
-from relrank.study.verdicts import ALPHA, Evidence, agrees, judge, sentence, signed
+from relrank.study.verdicts import ALPHA, Evidence, agrees, decimals_of, judge, sentence, signed
 
 MARGIN = 0.01
 
@@ -128,6 +128,21 @@ def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
     )  # a cost beyond the margin is not "within" it
     assert text.endswith("would add -0.0500, at most -0.0418 ndcg@10, which is below the margin of 0.0100.")
     assert "with its links shuffled only +0.0020 is lost" in worded(Evidence(UP, UP, UP, WIDE))
+
+
+@pytest.mark.parametrize(
+    ("metric", "decimals"), [(0.17, 4), (0.01, 4), (0.0099, 5), (0.0028, 5), (0.00028, 6), (1e-12, 8), (0.0, 4)]
+)
+def test_a_small_metric_is_told_to_more_decimals(metric, decimals):
+    assert decimals_of(metric) == decimals
+
+
+def test_a_sentence_of_a_small_metric_says_something():
+    small = effect(0.000123, 0.00001)
+    said = judge({"tags": Evidence(small, small, small)}, 0.00002)["tags"]
+    assert sentence("tags", "ndcg@10", said, Evidence(small, small, small), 0.00002, decimals=6).startswith(
+        "tags helps: beside the others it adds +0.000123 (+0.000103 to +0.000143) ndcg@10, +0.000123 once"
+    )
 
 
 def test_undecided_says_what_would_decide():

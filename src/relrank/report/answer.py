@@ -51,13 +51,15 @@ def answer(result: StudyResult) -> str:
 
 
 def _answer(result: StudyResult) -> str:
-    lead = lead_model(result)
+    lead, digits = lead_model(result), result.decimals
     if lead is None:
         rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
         if not rows and result.card.get("left_out"):
             return "No relation was judged, since models of this study did not fit into memory."
-        return _of_gains(of_kind["gain"]) if of_kind["gain"] or not of_kind["versus"] else _against(of_kind["versus"])
+        if of_kind["versus"] and not of_kind["gain"]:
+            return _against(of_kind["versus"], digits)
+        return _of_gains(of_kind["gain"], digits)
     titles, verdicts = titles_of(result.card), list(result.verdicts.iter_rows(named=True))
     rows = [row for row in verdicts if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
@@ -83,11 +85,11 @@ def _answer(result: StudyResult) -> str:
         said.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
     if by["negligible"]:
         be = "is" if len(by["negligible"]) == 1 else "are"
-        within = number(rows[0]["margin"])
+        within = number(rows[0]["margin"], digits)
         said.append(f"{_names(by['negligible'], rows, titles)} {be} negligible (within ±{within}).")
     if by["undecided"]:
         visible = [row["visible"] for row in by["undecided"] if known(row["visible"])]
-        seen = f" (an effect of ±{number(max(visible))} would have been seen)" if visible else ""
+        seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
         be = "is" if len(by["undecided"]) == 1 else "are"
         said.append(f"{_names(by['undecided'], rows, titles)} {be} undecided{seen}.")
     if by[NOT_READ]:
@@ -129,7 +131,7 @@ def _or(names: Sequence[str], titles: Titles) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _of_gains(gains: list[Row]) -> str:
+def _of_gains(gains: list[Row], decimals: int) -> str:
     """What is left to say where no relation was tried by itself: whether all of them together help."""
     if not gains:
         return "This study compared no relations."
@@ -141,7 +143,7 @@ def _of_gains(gains: list[Row]) -> str:
         most = helped[0]
         clauses.append(
             f"All relations together help {len(helped)} of {len(gains)} models, most of all {most['model']} "
-            f"(+{number(most['mean'])})"
+            f"(+{number(most['mean'], decimals)})"
         )
     if hurt:
         clauses.append(f"{'they' if helped else 'all relations together'} hurt {listed(hurt, most=3)}")
@@ -151,7 +153,7 @@ def _of_gains(gains: list[Row]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _against(rows: list[Row]) -> str:
+def _against(rows: list[Row], decimals: int) -> str:
     """Where no model was run with and without relations: which models beat the study's rival."""
     rival = rows[0]["other"]
     better = sorted((row for row in rows if row["low"] > 0 and row["p_holm"] < ALPHA), key=lambda row: -row["mean"])
@@ -159,7 +161,7 @@ def _against(rows: list[Row]) -> str:
     open_ = [row["model"] for row in rows if row not in better and row["model"] not in worse]
     clauses = []
     if better:
-        named = [f"{row['model']} (+{number(row['mean'])})" for row in better]
+        named = [f"{row['model']} (+{number(row['mean'], decimals)})" for row in better]
         clauses.append(f"{listed(named, most=3)} {'is' if len(better) == 1 else 'are'} better than {rival}")
     if worse:
         than = "" if better else f" than {rival}"

@@ -81,9 +81,9 @@ def beyond(
     }
 
 
-def decimals(name: str) -> int:
-    """Of a column, by its name: bits need fewer than shares."""
-    return MEASURES.get(name.partition("@")[0], ("", 4))[1]
+def decimals(name: str, others: int = 4) -> int:
+    """Of a column, by its name: bits need fewer than shares; ``others`` of what is no measure of lists."""
+    return MEASURES.get(name.partition("@")[0], ("", others))[1]
 
 
 def lines_of(effects: list[Row]) -> list[Row]:

@@ -70,8 +70,10 @@ def p_value(value: float | None) -> str:
 
 
 def typeset(sentence: str) -> str:
-    """A sentence with its four-decimal figures written as everywhere else on the page: ``-0.0012`` as ``−.0012``."""
-    return re.sub(r"(?<![\w.])(-?)0?(\.\d{4})(?!\d)", lambda found: found[1].replace("-", MINUS) + found[2], sentence)
+    """A sentence with its figures, of four decimals or more, as elsewhere on the page: ``-0.0012`` as ``−.0012``."""
+    return re.sub(
+        r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)", lambda found: found[1].replace("-", MINUS) + found[2], sentence
+    )
 
 
 def metric_name(name: str) -> str:

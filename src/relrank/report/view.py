@@ -51,6 +51,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     _check(result)
     tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in FIELDS if name != "card"}
     lead, titles = lead_model(result), titles_of(result.card)
+    named, digits = result.card["metric"], result.decimals
     judged = list(dict.fromkeys([lead] * (lead is not None) + [row["model"] for row in tables["verdicts"]]))
     for row in tables["effects"]:
         row["significant"] = is_significant(row)
@@ -60,7 +61,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
     relations = _ordered_relations(tables["verdicts"], lead)
     # a relation that was compared but not judged still shows its effects
     compared = list(dict.fromkeys([*relations, *(r["relation"] for r in tables["effects"] if r["relation"])]))
-    board = _leaderboard(tables["leaderboard"], tables["effects"], result.leaderboard.columns, result.card["metric"])
+    board = _leaderboard(tables["leaderboard"], tables["effects"], result.leaderboard.columns, named, digits)
     headline = _headline_arms(tables["effects"])
     return {
         "card": result.card,
@@ -82,7 +83,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "strongest": [row for row in tables["effects"] if row["kind"] == "strongest"],
         "other_metrics": _other_metrics(tables["metric_effects"], tables["leaderboard"], judged, compared),
         "contrary": [
-            in_words({**row, "measure": metric_name(row["measure"])}, metric_name(result.card["metric"]), titles)
+            in_words({**row, "measure": metric_name(row["measure"])}, metric_name(named), titles, digits)
             for row in contrary(result.verdicts, result.metric_effects)
         ],
         "leaderboard": board,
@@ -94,9 +95,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
             judged,
             headline["interactions"],
         ),
-        "by_group": _by_group(
-            tables["group_metrics"], result.group_metrics.columns, board["rows"], result.card["metric"]
-        ),
+        "by_group": _by_group(tables["group_metrics"], result.group_metrics.columns, board["rows"], named, digits),
         "rivalry": _rivalry([row for row in tables["groups"] if row["kind"] == "versus"]),
         "groups": _groups([row for row in tables["groups"] if row["kind"] != "versus"], judged, compared),
         "curves": _curves(tables["curves"], headline),
@@ -250,7 +249,7 @@ def _other_metrics(effects: list[Row], board: list[Row], judged: list[str], rela
     return {"measures": shown, "models": [part for part in parts if part["rows"]]}
 
 
-def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str) -> Row:
+def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str, digits: int) -> Row:
     """One row per model and headline arm; a model that has neither of those arms shows its best row."""
     headline = set().union(*_headline_arms(effects).values())
     with_headline = {row["model"] for row in rows if row["arm"] in headline}
@@ -269,7 +268,7 @@ def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric
         "ease": max((row["mean"] for row in ease), default=None),
         "metrics": _shown_metrics(rows, others, metric.partition("@")[2]),
         "all_metrics": others,
-        "decimals": {name: 0 if _is_count(name) else decimals(name) for name in others},
+        "decimals": {name: 0 if _is_count(name) else decimals(name, digits) for name in others},
         "required": {name: _plain(name) in present for name in REQUIRED_MODELS},
         "n_arms": len(rows),
     }
@@ -294,7 +293,7 @@ def _plain(model: str) -> str:
     return "".join(letter for letter in model.lower() if letter.isalnum())
 
 
-def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str) -> Row:
+def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str, digits: int) -> Row:
     """The study's metric and hit at its cut: group column → its labels, and per row of the leaderboard a cell each.
 
     "all users" is the first label of every column; it is no column of its own.
@@ -312,7 +311,7 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
     for group, inside in counts.items():
         labels = [*overall, *((group, label, n) for label, n in inside.items())]
         best = {
-            (label, name): max(_rounded(cell.get((*arm, of, label), {}).get(name)) for arm in shown)
+            (label, name): max(_rounded(cell.get((*arm, of, label), {}).get(name), digits) for arm in shown)
             for of, label, _ in labels
             for name in figures
         }
@@ -325,7 +324,7 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
                     "arm": arm,
                     "cells": [
                         [
-                            {"value": value, "best": known(value) and _rounded(value) == best[label, name]}
+                            {"value": value, "best": known(value) and _rounded(value, digits) == best[label, name]}
                             for name in figures
                             for value in [cell.get((model, arm, of, label), {}).get(name)]
                         ]
@@ -341,13 +340,13 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
                 if (model, arm, group, label) in cell
             ],
         }
-    places = {name: decimals(name) for name in metrics}
+    places = {name: decimals(name, digits) for name in metrics}
     return {"columns": found, "figures": figures, "metrics": metrics, "decimals": places}
 
 
-def _rounded(value: float | None) -> float:
+def _rounded(value: float | None, digits: int) -> float:
     """As it is shown, so that figures that read the same are equally good; nothing is below everything."""
-    return round(value, 4) if value is not None and known(value) else -math.inf
+    return round(value, digits) if value is not None and known(value) else -math.inf
 
 
 def _rivalry(rows: list[Row]) -> Row:

@@ -79,6 +79,8 @@ class Found:
             self._arms[arm.name] = arm
         for group in self._cells.values():
             group.sort(key=lambda c: c.seed)
+        tested = [cell.evaluation.summary.get(metric, 0.0) for group in self._cells.values() for cell in group]
+        self.decimals = rules.decimals_of(max(tested, default=0.0))
 
     def items(self) -> Iterable[tuple[tuple[str, str], list[CellResult]]]:
         """((model, arm name), cells in seed order)."""
@@ -420,6 +422,7 @@ class Judge:
                 "sentence": rules.sentence(
                     relation, self.found.metric, said, one, self.margin, together, self.found.titles,
                     self.found.draws_test,
+                    self.found.decimals,
                 )
                 + _chained(relation, self.relations, hops, self.found.titles)
                 + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),

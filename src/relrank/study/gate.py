@@ -11,6 +11,7 @@ import numpy as np
 from relrank.comparison import Effect, compare
 from relrank.errors import InputError
 from relrank.study.sides import Side, paired
+from relrank.study.verdicts import decimals_of
 
 Answer = Literal["superior", "equivalent", "non-inferior", "inferior", "undecided"]
 EXIT_CODES: dict[Answer, int] = {"superior": 0, "equivalent": 0, "non-inferior": 0, "inferior": 1, "undecided": 3}
@@ -97,10 +98,10 @@ def compare_models(new: Side, baseline: Side, metric: str, margin: str) -> Compa
 
 def said(found: Compared, metric: str) -> str:
     """The answer in one line, with its figures."""
-    e = found.effect
+    e, decimals = found.effect, decimals_of(found.baseline)
     several = "starts on one split" if found.one_split else "splits"
     over = f", {e.n_seeds} {several}" if e.n_seeds > 1 else ""
     return (
-        f"{found.answer}: {metric} {e.mean:+.4f} ({e.low:+.4f} to {e.high:+.4f}) against {found.baseline:.4f}, "
-        f"margin {found.margin:.4f}, {e.n_users:,} users{over}"
+        f"{found.answer}: {metric} {e.mean:+.{decimals}f} ({e.low:+.{decimals}f} to {e.high:+.{decimals}f}) against "
+        f"{found.baseline:.{decimals}f}, margin {found.margin:.{decimals}f}, {e.n_users:,} users{over}"
     )

@@ -126,11 +126,11 @@ def for_whom(judge: Judge, columns: Sequence[str]) -> dict[str, str]:
                 if min(group.size for group in groups) >= FEWEST:
                     here, there = (float(group.mean()) for group in groups)
                     found.append((relation, _group_named(column, label), here, there, welch(*groups)))
-    adjusted = holm([p for *_, p in found])
+    adjusted, digits = holm([p for *_, p in found]), judge.found.decimals
     said: dict[str, tuple[float, str]] = {}
     for (relation, group, here, there, _), p in zip(found, adjusted, strict=True):
         if p < ALPHA and (relation not in said or p < said[relation][0]):
-            said[relation] = p, f"For {group} it adds {signed(here)}, for the others {signed(there)}."
+            said[relation] = p, f"For {group} it adds {signed(here, digits)}, for the others {signed(there, digits)}."
     return {relation: text for relation, (_, text) in said.items()}
 
 

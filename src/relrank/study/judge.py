@@ -47,7 +47,7 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str], margin: f
                 "stronger": stronger,
                 "stronger_valid": valid[best] if stronger else None,
                 "better_setting": better,
-                "sentence": _sentence(model, own, stronger, valid[best], better, found.metric),
+                "sentence": _sentence(model, own, stronger, valid[best], better, found.metric, found.decimals),
             }
         )
     return rows
@@ -60,7 +60,11 @@ def strongest(found: Found, models: Sequence[str]) -> str | None:
 
 
 def taken_away(
-    verdicts: pl.DataFrame, judging: Sequence[Mapping[str, Any]], metric: str, margin: float = WORTH
+    verdicts: pl.DataFrame,
+    judging: Sequence[Mapping[str, Any]],
+    metric: str,
+    margin: float = WORTH,
+    decimals: int = 4,
 ) -> pl.DataFrame:
     """The verdicts, with a sentence more where a relation helps a model, but nothing is shown with the strongest one.
 
@@ -72,6 +76,7 @@ def taken_away(
         judging: of ``judges``: the first is the strongest.
         metric: the study's.
         margin: as in ``judges``.
+        decimals: of the figures.
     """
     if not judging:
         return verdicts
@@ -84,9 +89,9 @@ def taken_away(
     for row in rows:
         model, relation = row["model"], row["relation"]
         if model in weaker and relation in not_shown and row["verdict"] == "helps":
-            name, figures = lead["model"], f"{metric} {lead['valid']:.4f} against {weaker[model]:.4f}"
-            stronger = f"{name}, whose interactions alone are stronger (validation {figures})"
-            of_lead = f" It helps {model} ({signed(row['held'])}); no gain is shown with {stronger}."
+            name, valid = lead["model"], f"{lead['valid']:.{decimals}f} against {weaker[model]:.{decimals}f}"
+            stronger = f"{name}, whose interactions alone are stronger (validation {metric} {valid})"
+            of_lead = f" It helps {model} ({signed(row['held'], decimals)}); no gain is shown with {stronger}."
             said[model, relation] = f" No gain is shown with {stronger}."
             said[name, relation] = said.get((name, relation), "") + of_lead
     sentences = [row["sentence"] + said.get((row["model"], row["relation"]), "") for row in rows]
@@ -135,21 +140,22 @@ def _without_relations(values: dict[str, float], cell: CellResult) -> bool:
 
 
 def _sentence(
-    model: str, valid: float, stronger: str | None, stronger_valid: float, setting: float | None, metric: str
-) -> str:
+    model: str, valid: float, stronger: str | None, stronger_valid: float, setting: float | None, metric: str,
+    decimals: int,
+) -> str:  # fmt: skip
+    own = f"{valid:.{decimals}f}"
     if stronger:
         return (
             f"Weak judge: {stronger} ranks better without any relation than {model} does (validation {metric} "
-            f"{stronger_valid:.4f} against {valid:.4f}). What {model} gains from a relation may be what a stronger "
-            "model of the interactions gives without it."
+            f"{stronger_valid:.{decimals}f} against {own}). What {model} gains from a relation may be what a "
+            "stronger model of the interactions gives without it."
         )
     if setting is not None:
         return (
-            f"Weak judge: without any relation {model} reaches validation {metric} {setting:.4f} with settings tried "
-            f"on another arm, its interactions arm {valid:.4f}. Its gains from relations may be overstated by as "
-            "much as the difference."
+            f"Weak judge: without any relation {model} reaches validation {metric} {setting:.{decimals}f} with "
+            f"settings tried on another arm, its interactions arm {own}. Its gains from relations may be overstated "
+            "by as much as the difference."
         )
     return (
-        f"Judge: {model}; no model of this study ranks better on the interactions alone "
-        f"(validation {metric} {valid:.4f})."
+        f"Judge: {model}; no model of this study ranks better on the interactions alone (validation {metric} {own})."
     )

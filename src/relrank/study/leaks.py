@@ -105,7 +105,7 @@ def finish(
     leaks = accepted_leaks(leaks_of(findings), accepted)
     notices = needless(findings, accepted)
     titles = titles_of(card)
-    looks = look_at(board, effects, titles)
+    looks = look_at(board, effects, titles, card["decimals"])
     notices += [Notice("gains", text, 1) for text in looks]
     card = card | {
         "accepted_leaks": leaks, "look_at": looks,
@@ -116,7 +116,7 @@ def finish(
     return card, verdicts
 
 
-def look_at(board: pl.DataFrame, effects: pl.DataFrame, titles: Titles = NO_TITLES) -> list[str]:
+def look_at(board: pl.DataFrame, effects: pl.DataFrame, titles: Titles = NO_TITLES, decimals: int = 4) -> list[str]:
     """Sentences on gains that no honest relation brings, for every model (``gains.strange_gains``).
 
     What counts is each relation alone beside the interactions; where none was run so, all relations together.
@@ -130,7 +130,8 @@ def look_at(board: pl.DataFrame, effects: pl.DataFrame, titles: Titles = NO_TITL
             together = own.filter(pl.col("kind") == "gain")["mean"].to_list()
             alone = dict.fromkeys(["all relations together"] * bool(together), sum(together))
         sentences += [
-            f"look at {titles.get(name, name)}: with {model} it adds {alone[name]:+.4f} to {metric_without:.4f}, "
+            f"look at {titles.get(name, name)}: with {model} it adds {alone[name]:+.{decimals}f} to "
+            f"{metric_without:.{decimals}f}, "
             "which honest side data hardly do; does it know held-out rows?"
             for name in strange_gains(metric_without, alone)
         ]

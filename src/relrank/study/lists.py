@@ -63,12 +63,12 @@ def contrary(verdicts: pl.DataFrame, effects: pl.DataFrame) -> list[dict[str, An
     return found
 
 
-def in_words(row: Mapping[str, Any], metric: str, titles: Titles = NO_TITLES) -> str:
+def in_words(row: Mapping[str, Any], metric: str, titles: Titles = NO_TITLES, decimals: int = 4) -> str:
     """A row of ``contrary`` as a clause; ``metric``: the study's."""
     name = titles.get(row["relation"], row["relation"])
     said = {"helps": f"helps {metric}", "hurts": f"hurts {metric}", "interchangeable": f"alone adds to {metric}"}
     but = "adds to" if row["mean"] > 0 else "costs"
-    figures = f"{signed(row['mean'])} ({interval(row['low'], row['high'])})"
+    figures = f"{signed(row['mean'], decimals)} ({interval(row['low'], row['high'], decimals)})"
     return f"{name} {said[row['verdict']]} with {row['model']}, but {but} {row['measure']}: {figures}"
 
 

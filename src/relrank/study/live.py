@@ -18,7 +18,7 @@ from relrank.study.leaks import stamp
 from relrank.study.lists import contrary, in_words
 from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
-from relrank.study.verdicts import NOT_READ, agrees, signed
+from relrank.study.verdicts import NOT_READ, agrees, decimals_of, signed
 
 COLOURS = {
     "helps": "bold green", "interchangeable": "cyan", "hurts": "bold red", "negligible": "dim", "undecided": "yellow",
@@ -103,8 +103,9 @@ class LiveStudy(LiveProgress):
             seconds = time.monotonic() - began
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
+                figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
                 self._console.print(
-                    f"[{self._finished}/{self._planned}] {name}: {self._metric} {score:.4f}, {seconds:.1f} s",
+                    f"[{self._finished}/{self._planned}] {name}: {figures}",
                     highlight=False, markup=False, soft_wrap=True,
                 )  # fmt: skip
         self._bar.update(self._task, completed=self._finished)
@@ -143,7 +144,7 @@ class LiveStudy(LiveProgress):
         table.add_column(self._metric, justify="right")
         means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
         for mean, n, model, arm in means[:ROWS]:
-            table.add_row(model, Text(arm), str(n), f"{mean:.4f}")
+            table.add_row(model, Text(arm), str(n), f"{mean:.{decimals_of(means[0][0])}f}")
         return table
 
 
@@ -155,7 +156,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         result: a finished study.
         answer: what it comes to in a sentence or two.
     """
-    metric = result.card["metric"]
+    metric, digits = result.card["metric"], result.decimals
     titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     _print_plan(console, result, answer)
     for judge in result.card.get("judges", []):
@@ -180,12 +181,15 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     for row in rows.iter_rows(named=True):
         mark = "< EASE" if row["below_ease"] else ""
         arm = Text(arm_titles.get(row["arm"], row["arm"]))
-        board.add_row(row["model"], arm, f"{row['mean']:.4f}", _interval(row["low"], row["high"]), mark)
+        board.add_row(
+            row["model"], arm, f"{row['mean']:.{digits}f}", _interval(row["low"], row["high"], digits), mark
+        )
     console.print(board)
     _print_beyond(console, result)
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
-        spread = _interval(gain["low"], gain["high"], "+")
-        console.print(f"all relations together, {gain['model']}: {signed(gain['mean'])} ({spread})", highlight=False)
+        spread = _interval(gain["low"], gain["high"], digits, "+")
+        adds = signed(gain["mean"], digits)
+        console.print(f"all relations together, {gain['model']}: {adds} ({spread})", highlight=False)
     _print_versus(console, result)
     _print_lengths(console, result)
     console.print()
@@ -199,7 +203,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
         for row in said.iter_rows(named=True):
             instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
             verdict = row["verdict"] + (f" with {instead}" if instead else "")
-            effects = [_effect(row, kind) for kind in SHOWN]
+            effects = [_effect(row, kind, digits) for kind in SHOWN]
             if truth and row["true_verdict"]:
                 right = agrees(row["verdict"], row["true_verdict"])
                 verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
@@ -226,7 +230,9 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
 
 def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
     """One line on metrics that say the opposite of a verdict, where there are any; the page has them all."""
-    told = [in_words(row, result.card["metric"], titles) for row in contrary(result.verdicts, result.metric_effects)]
+    metric, digits = result.card["metric"], result.decimals
+    rows = contrary(result.verdicts, result.metric_effects)
+    told = [in_words(row, metric, titles, digits) for row in rows]
     if told:
         more = f"; {len(told) - MOST_CONTRARY} more on the page" if len(told) > MOST_CONTRARY else ""
         line = f"other metrics, not corrected: {'; '.join(told[:MOST_CONTRARY])}{more}"
@@ -240,7 +246,7 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     plan = result.card.get("plan")
     if plan is None or not plan["steps"]:
         return
-    titles = titles_of(result.card)
+    titles, digits = titles_of(result.card), result.decimals
     table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
     for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows"):
         named = heading == "build"
@@ -250,13 +256,13 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
         name = titles.get(step["relation"], step["relation"]) + (f" (or {others})" if others else "")
         share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
-            str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds"), signed(step["total"]),
-            share, _effect(step, "left"), f"{step['rows']:,}",
+            str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds", digits),
+            signed(step["total"], digits), share, _effect(step, "left", digits), f"{step['rows']:,}",
         )  # fmt: skip
     console.print(table)
     said = f"The order is chosen on validation, figures are of test. The path ends there: {plan['ends']}."
     if plan["enough"] is not None:
-        said += f" After step {plan['enough']} the rest adds less than the margin of {plan['margin']:.4f}."
+        said += f" After step {plan['enough']} the rest adds less than the margin of {plan['margin']:.{digits}f}."
     console.print(said, style="dim", highlight=False, markup=False)
 
 
@@ -286,7 +292,7 @@ def _print_versus(console: Console, result: StudyResult) -> None:
     rows = result.effects.filter(pl.col("kind").is_in(["versus", "versus gain"]))
     if rows.is_empty():
         return
-    rival = rows["other"][0]
+    rival, digits = rows["other"][0], result.decimals
     gains = "versus gain" in rows["kind"]
     question = f"does it use relations better than {rival}?" if gains else f"is it better than {rival}?"
     table = plain_table(f"{question} {result.card['metric']}, paired by user")
@@ -298,7 +304,8 @@ def _print_versus(console: Console, result: StudyResult) -> None:
             of_kind = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
             row = of_kind.row(0, named=True) if len(of_kind) else None
             cells += ["not run", ""] if row is None else [
-                f"{signed(row['mean'])}\n{_interval(row['low'], row['high'], '+')}", f"{row['p_holm']:.3f}"
+                f"{signed(row['mean'], digits)}\n{_interval(row['low'], row['high'], digits, '+')}",
+                f"{row['p_holm']:.3f}",
             ]  # fmt: skip
         table.add_row(*cells)
     console.print(table)
@@ -315,7 +322,7 @@ def _print_lengths(console: Console, result: StudyResult) -> None:
     labels = rows.sort("order").unique("label", keep="first", maintain_order=True)
     if len(labels) < 2:
         return
-    metric = result.card["metric"]
+    metric, digits = result.card["metric"], result.decimals
     table = plain_table(f"by history length, test {metric} (users)")
     for heading in ("model", "arm", *(f"{r['label']} ({r['n_users']:,})" for r in labels.iter_rows(named=True))):
         table.add_column(heading, justify="left" if heading in ("model", "arm") else "right", no_wrap=True)
@@ -323,7 +330,7 @@ def _print_lengths(console: Console, result: StudyResult) -> None:
     for model, arm in result.leaderboard.select("model", "arm").iter_rows():
         cells = [means.get((model, arm, label)) for label in labels["label"]]
         if any(mean is not None for mean in cells):
-            table.add_row(Text(model), Text(arm), *("" if mean is None else f"{mean:.4f}" for mean in cells))
+            table.add_row(Text(model), Text(arm), *("" if mean is None else f"{mean:.{digits}f}" for mean in cells))
     console.print(table)
 
 
@@ -331,14 +338,14 @@ def _features(features: list[dict[str, Any]]) -> str:
     return ", ".join(f"{f['name']} ({f['kind']} of {f['node']}, known of {f['known']:.0%})" for f in features)
 
 
-def _effect(row: dict[str, Any], kind: str) -> str:
+def _effect(row: dict[str, Any], kind: str, decimals: int) -> str:
     if row.get(kind) is None:
         return "not run"
     low, high = row[f"{kind}_low"], row[f"{kind}_high"]
     if row[kind] == low == high == 0:
         return "0, the same"
-    return f"{signed(row[kind])}\n{_interval(low, high, '+')}"
+    return f"{signed(row[kind], decimals)}\n{_interval(low, high, decimals, '+')}"
 
 
-def _interval(low: float, high: float, sign: str = "") -> str:
-    return "…".join(f"{value:{sign}.4f}".replace("0.", ".", 1) for value in (low, high))
+def _interval(low: float, high: float, decimals: int, sign: str = "") -> str:
+    return "…".join(f"{value:{sign}.{decimals}f}".replace("0.", ".", 1) for value in (low, high))

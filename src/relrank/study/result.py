@@ -29,7 +29,8 @@ class StudyResult:
         card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``users_only`` (a sentence
-            where the intervals hold no splits, else null; studies stored earlier lack it);
+            where the intervals hold no splits, else null; studies stored earlier lack it); ``decimals``
+            (of figures of the metric; studies stored earlier lack it);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
             (list of {type, count}); ``relations`` (list of {name, title: what people read instead, or null,
             source, target, edges, covered: share of items, else users, with an edge, kind; chain: the node types on
@@ -109,6 +110,11 @@ class StudyResult:
     curves: pl.DataFrame
     tuning: pl.DataFrame
     notes: pl.DataFrame
+
+    @property
+    def decimals(self) -> int:
+        """Of figures of the study's metric."""
+        return int(self.card.get("decimals", 4))
 
     def save(self, folder: Path) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.

@@ -460,7 +460,7 @@ def run_study(
     against += tables_of.against_strongest(found, using, strongest(found, named))
     effects, verdicts = tables_of.effects_and_verdicts(judged, relations, planted, against, whom)
     judging = judges(found, using, named, config.study.margin)
-    verdicts = taken_away(verdicts, judging, config.study.metric, config.study.margin)
+    verdicts = taken_away(verdicts, judging, config.study.metric, config.study.margin, found.decimals)
     plan = None
     leading = _leading(judging, judged)
     if leading is not None:
@@ -669,7 +669,7 @@ def card(
         "name": config.name, "title": config.title or config.name, "description": config.description,
         "protocol": config.protocol.name, "fingerprints": [b.split.fingerprint for b in material.benches],
         "seeds": list(config.study.seeds), "metric": config.study.metric, "trials": config.study.trials,
-        "attribute": config.study.attribute, "users_only": users_only(config),
+        "attribute": config.study.attribute, "users_only": users_only(config), "decimals": found.decimals,
         "n_users": first.split.shape[0], "n_items": first.split.shape[1], "n_train": len(first.split.train),
         "n_valid": len(first.split.valid), "n_test": len(first.split.test),
         "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],

@@ -38,15 +38,20 @@ def agrees(verdict: str, truth: str) -> bool:
     return verdict == truth or (truth == "negligible" and verdict == "undecided")
 
 
-def signed(value: float) -> str:
-    """Four decimals with a sign; zero has none."""
-    text = f"{value:+.4f}"
+def decimals_of(metric: float) -> int:
+    """Decimals of a study's figures: four, and one more for each power of ten that its metric lies below .01."""
+    return min(max(4, 2 - math.floor(math.log10(metric))), 8) if metric > 0 else 4
+
+
+def signed(value: float, decimals: int = 4) -> str:
+    """A difference with its sign; zero has none."""
+    text = f"{value:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, decimals: int = 4) -> str:
     """An interval of a signed quantity."""
-    return f"{signed(low)} to {signed(high)}"
+    return f"{signed(low, decimals)} to {signed(high, decimals)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,43 +185,52 @@ def sentence(
     together: Effect | None = None,
     titles: Titles = NO_TITLES,
     draws_test: bool = True,
+    decimals: int = 4,
 ) -> str:
     """One sentence with the figures that the verdict rests on; a plus is what the relation adds.
 
     ``together`` is what the relation and those it is interchangeable with bring to the interactions; ``titles`` are
     read instead of names. ``draws_test``: whether another seed is another split, so that more of them can be asked
-    for.
+    for. ``decimals``: of all figures.
     """
     relation = titles.get(relation, relation)
-    held = f"{signed(one.beside.mean)} ({interval(one.beside.low, one.beside.high)})"
-    again = "" if one.held is None else f", {signed(one.drop.mean)} once the model is tuned again without it"
-    alone = f"{signed(one.alone.mean)} ({interval(one.alone.low, one.alone.high)})"
+
+    def adds(effect: Effect) -> str:
+        return signed(effect.mean, decimals)
+
+    def whole(effect: Effect) -> str:
+        return f"{adds(effect)} ({interval(effect.low, effect.high, decimals)})"
+
+    held, alone, least = whole(one.beside), whole(one.alone), f"{margin:.{decimals}f}"
+    again = "" if one.held is None else f", {adds(one.drop)} once the model is tuned again without it"
     if said.verdict == "helps":
-        return f"{relation} helps: beside the others it adds {held} {metric}{again}; alone {signed(one.alone.mean)}."
+        return f"{relation} helps: beside the others it adds {held} {metric}{again}; alone {adds(one.alone)}."
     if said.verdict == "hurts":
         return f"{relation} hurts: beside the others it adds {held} {metric}{again}."
     if said.verdict == "interchangeable":
         others = " or ".join(titles.get(name, name) for name in said.instead)
         with_them = f"is interchangeable with {others}" if others else "is replaced by the others"
-        beside = f"beside the others {signed(one.drop.mean)} ({interval(one.drop.low, one.drop.high)})"
-        group = "" if together is None else f"; together they add {signed(together.mean)}"
+        beside = f"beside the others {whole(one.drop)}"
+        group = "" if together is None else f"; together they add {adds(together)}"
         return f"{relation} {with_them}: alone it adds {alone} {metric}, {beside}{group}. One of them is enough."
     beside = f"beside the others it adds {held}{again}, alone {alone}"
     if one.unused == 1 and one.room is not None:
         most = one.room.between(0.9)[1]
-        adds = f"{signed(one.room.mean)}, at most {signed(most)}"
-        beside = f"validation gives it no weight; the smallest one would add {adds}"
+        room = f"{adds(one.room)}, at most {signed(most, decimals)}"
+        beside = f"validation gives it no weight; the smallest one would add {room}"
     if said.verdict == "negligible":
-        small = f"; all of it within {margin:.4f} either way"
+        small = f"; all of it within {least} either way"
         if one.unused == 1 and one.room is not None:  # what a weight would cost may be more than the margin
-            small = f", which is below the margin of {margin:.4f}"
+            small = f", which is below the margin of {least}"
         return f"{relation} is negligible: {beside} {metric}{small}."
     shuffled = ""
     if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
-        shuffled = f", but with its links shuffled only {signed(one.placebo.mean)} is lost"
+        shuffled = f", but with its links shuffled only {adds(one.placebo)} is lost"
+    needed = _needed(one, said.visible, margin, draws_test)
+    needed = f"; one as small as the margin of {least} with {needed}" if needed else ""
     return (
-        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.4f} would have been seen"
-        f"{_needed(one, said.visible, margin, draws_test)}."
+        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.{decimals}f} would have "
+        f"been seen{needed}."
     )
 
 
@@ -227,10 +241,9 @@ def _needed(one: Evidence, visible: float, margin: float, draws_test: bool) -> s
     times = (visible / margin) ** 2
     of_users = one.drop.n_seeds == 1 or not draws_test
     if of_users and times > MANY_TIMES:
-        return f"; one as small as the margin of {margin:.4f} with more than {MANY_TIMES} times as many users"
+        return f"more than {MANY_TIMES} times as many users"
     if of_users:
         users = math.ceil(one.drop.n_users * times / 100) * 100
-        return f"; one as small as the margin of {margin:.4f} with about {users:,} users"
+        return f"about {users:,} users"
     splits = math.ceil(one.drop.n_seeds * times)
-    many = f"about {splits}" if splits <= MANY_SPLITS else f"more than {MANY_SPLITS}"
-    return f"; one as small as the margin of {margin:.4f} with {many} splits"
+    return f"about {splits} splits" if splits <= MANY_SPLITS else f"more than {MANY_SPLITS} splits"
