@@ -249,6 +249,14 @@ def binomial(k: int, n: int) -> str:
     return f"{k} of {n}, {k / n:.1%} ({low:.1%} to {high:.1%})" if n else "none"
 
 
+def spread(z: list[list[float]]) -> str:
+    """Standard deviation with its 95 % interval; whole studies are resampled, whose effects share an arm."""
+    rng, some = np.random.default_rng(0), [np.array(one) for one in z if one]
+    drawn = [np.concatenate([some[i] for i in rng.integers(0, len(some), len(some))]).std() for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{np.concatenate(some).std():.2f} ({low:.2f} to {high:.2f})"
+
+
 def tables(given: argparse.Namespace) -> None:
     """Coverage and power, with the per-user differences of a finished study as the population."""
     from relrank.study.result import StudyResult
@@ -306,6 +314,7 @@ def _of_population(
     }  # fmt: skip
 
 
+RESAMPLES = 2_000
 FRESH = 1200
 """Users of a sample of the population."""
 FRESH_WEIGHTS = (0.5, 2.0)
@@ -396,15 +405,17 @@ def report(given: argparse.Namespace) -> None:
         )
         add(f"shown to be negligible, {label}", sum(r["verdict"] == "negligible" for r in rows), len(rows), "–")
     for model in sorted({s["model"] for s in studies}):
-        for kind, starts in product(
-            ("held", "drop"), sorted({s["starts"] for s in worthless if s["model"] == model})
-        ):
-            rows = [r for s in worthless if (s["model"], s["starts"]) == (model, starts) for r in s["relations"]]
-            z = [r[f"{kind}_mean"] / r[f"{kind}_error"] for r in rows if r[f"{kind}_error"]]
-            if z:
-                several = f", {starts} starts" if starts > 1 else ""
-                what = f"SD of z of worthless effects that are not 0, {kind}, {model}{several} ({len(z)})"
-                lines.append(f"| {what} | {np.std(z):.2f} | .9–1.1 |")
+        of_model = [s for s in worthless if s["model"] == model]
+        for kind, place in product(("held", "drop"), sorted({(s["splits"] > 1, s["starts"]) for s in of_model})):
+            z = [
+                [r[f"{kind}_mean"] / r[f"{kind}_error"] for r in s["relations"] if r[f"{kind}_error"]]
+                for s in of_model
+                if (s["splits"] > 1, s["starts"]) == place
+            ]
+            if any(z):
+                several = "several splits" if place[0] else f"one split, {place[1]} start{'s' * (place[1] > 1)}"
+                what = f"SD of z of worthless effects that are not 0, {kind}, {model}, {several} ({sum(map(len, z))})"
+                lines.append(f"| {what} | {spread(z)} | .9–1.1 |")
         some = [s for s in studies if s["model"] == model]
         add(f'arms that validate above "all", {model}', sum(len(s["arms_above_all"]) for s in some),
             sum(s["arms"] for s in some), "0")  # fmt: skip
