@@ -458,6 +458,10 @@ def serve(
     token_env: Annotated[
         str | None, typer.Option(help="Environment variable with the bearer token that requests must have.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help='Name in "Host" that is answered, as "*.example.org" with those below it; any by default.'),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with the models in its memory.")] = 1,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds between SIGTERM and the end of new connections.")
@@ -487,7 +491,15 @@ def serve(
         )  # fmt: skip
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     options = Options(
-        names_of(runs), host, port, token, workers, grace, index_from=index_from, limits=Limits(history=max_history)
+        names_of(runs),
+        host,
+        port,
+        token,
+        tuple(allowed_host or ()),
+        workers,
+        grace,
+        index_from=index_from,
+        limits=Limits(history=max_history),
     )
     answer(options, lambda text: print(text, flush=True))
 

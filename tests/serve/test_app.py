@@ -121,6 +121,16 @@ def test_posts_answer_as_the_service_does():
         ("GET", "/explain/reader 1/soap", None, 404, "item", "'soap'"),
         ("GET", "/explain/nobody/1001", None, 404, "user", "'nobody'"),
         ("GET", "/items?limit=0", None, 422, "query.limit", "'0'"),
+        ("GET", "/recommend/reader 1?K=3", None, 422, "query.K", "'K'"),
+        ("GET", "/recommend/reader 1?excludeseen=false", None, 422, "query.excludeseen", "'excludeseen'"),
+        ("GET", "/recommend/reader 1?k=3&k=4", None, 422, "query.k", "2 values"),
+        ("GET", "/recommend/reader 1?k=3&", None, 200, "", ""),
+        ("POST", "/recommend?k=3", {"history": [1001]}, 422, "query.k", "'k'"),
+        ("GET", "/similar/1003?offset=3", None, 422, "query.offset", "'offset'"),
+        ("GET", "/explain/reader 1/1001?weights=", None, 422, "query.weights", "'weights'"),
+        ("GET", "/users?x", None, 422, "query.x", "'x'"),
+        ("GET", "/runs?run=one", None, 422, "query.run", "'run'"),
+        ("GET", "/health?%FF=1", None, 422, "query.\ufffd", "\ufffd"),
         ("GET", "/history/nobody", None, 404, "user", "'nobody'"),
         ("GET", "/nowhere", None, 404, "request", "GET /nowhere"),
         ("GET", "/explain/alone", None, 404, "request", "GET /explain/alone"),
@@ -155,6 +165,9 @@ def test_posts_answer_as_the_service_does():
 )  # fmt: skip
 def test_a_bad_request_names_the_field_and_what_was_found(method, path, body, status, where, found):
     content = None if body is None else body if isinstance(body, str) else json.dumps(body)
+    if status == 200:
+        assert CLIENT.request(method, path).status_code == 200
+        return
     said = error(CLIENT.request(method, path, content=content, headers={"content-type": "application/json"}), status)
     assert said["where"] == where
     assert found in said["found"]
@@ -202,6 +215,88 @@ def test_the_token_opens_all_but_health_and_the_page(tmp_path):
     assert (page.status_code, page.text) == (200, "<!doctype html>hello")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert error(client.get("/../run.json"), 404)
+
+
+def test_a_mistyped_parameter_is_answered_with_its_name():
+    said = error(CLIENT.get("/recommend/reader 1?K=3"), 422)
+    assert said["expected"] == "one of exclude_seen, k, offset, run, with; did you mean k?"
+    assert error(CLIENT.get("/runs?run=one"), 422)["expected"] == "no parameters"
+
+
+def test_the_scheme_of_a_token_is_read_in_any_case():
+    client = TestClient(make_app(SERVICE, token="s3cret"))
+    for given in ("Bearer s3cret", "bearer s3cret", "BEARER  s3cret"):
+        assert client.get("/runs", headers={"authorization": given}).status_code == 200
+    for given in ("Basic s3cret", "Bearers3cret", "Bearer S3CRET", "s3cret", "Bearer", "Bearer s3cret x"):
+        assert client.get("/runs", headers={"authorization": given}).status_code == 401
+
+
+def test_only_allowed_hosts_are_answered():
+    client = TestClient(make_app(SERVICE, hosts=["shop.example", "*.inner.example", "[::1]"]))
+    for host in (
+        "shop.example",
+        "SHOP.example:8000",
+        "shop.example.",
+        "a.inner.example",
+        "a.b.inner.example:1",
+        "[::1]:80",
+    ):
+        assert client.get("/runs", headers={"host": host}).status_code == 200
+    for host in (
+        "evil.example",
+        "inner.example",
+        "shop.example.evil.example",
+        "evil.example:shop.example",
+        "",
+        "[::2]",
+    ):
+        assert error(client.get("/runs", headers={"host": host}), 400)["where"] == "header Host"
+    assert CLIENT.get("/runs", headers={"host": "anything"}).status_code == 200
+
+
+def test_head_is_get_without_a_body():
+    for path in (
+        "/runs",
+        "/recommend/reader 1?k=3",
+        "/recommend/nobody",
+        "/health",
+        "/metrics",
+        "/docs",
+        "/openapi.json",
+    ):
+        head, get = CLIENT.head(path), CLIENT.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+        if path not in ("/metrics", "/health"):  # which tell the time
+            assert head.headers["content-length"] == str(len(get.content))
+    assert CLIENT.head("/explain").status_code == 405  # asked for by POST alone
+
+
+def test_searches_leave_the_loop_free(monkeypatch):
+    """Whatever looks through titles, values or links does so in a thread; and so does a long history."""
+    threads = {}
+
+    def noted(kind, name):
+        asked = getattr(kind, name)
+
+        def call(self, *args, **kwargs):
+            threads[name] = threading.current_thread().name
+            return asked(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, name, call)
+
+    for name in ("titled", "values_from", "similar", "among"):
+        noted(Served, name)
+    monkeypatch.setattr(SERVICE.served(), "seconds", 0.0)
+    CLIENT.get("/items?q=trial")
+    CLIENT.get("/values/has_genre")
+    CLIENT.get("/recommend/reader 1?with=has_genre:crime")
+    CLIENT.post("/recommend", json={"user": "reader 1", "with": [{"relation": "has_genre", "value": "crime"}]})
+    noted(Served, "listed")
+    CLIENT.post("/recommend", json={"history": [1001] * 201})
+    assert {name: thread.startswith("relrank-slow") for name, thread in threads.items()} == dict.fromkeys(
+        ("titled", "values_from", "among", "listed"), True
+    )
 
 
 def test_a_large_body_is_refused_before_it_is_read():

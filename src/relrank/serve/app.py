@@ -4,7 +4,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from relrank.serve.docs import docs_page
 from relrank.serve.guard import Guard, Measures, answered, failure
 from relrank.serve.served import HEAD
 from relrank.serve.service import Service
+from relrank.serve.strict import StrictRoute
 
 PAGE = Path(__file__).parent / "page"
 """The page that the server shows at "/"."""
@@ -32,8 +33,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
 }
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-MANY = 100_000
-"""Titles of so many items are searched in a thread."""
+SHORT = 200
+"""A longer history is scored in a thread."""
 
 InUrl = Annotated[str, InPath(max_length=1000)]
 Run = Annotated[str | None, Query(description="Name of a run; the first by default.")]
@@ -42,12 +43,15 @@ Filters = Annotated[
 ]
 
 
-def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -> FastAPI:
+def make_app(
+    service: Service, *, token: str | None = None, hosts: Collection[str] = (), page: Path = PAGE
+) -> FastAPI:
     """The application. ``app.state`` has ``service``, ``measures``, ``draining`` and ``problems`` (run → what).
 
     Args:
         service: what answers.
         token: asked for in every request but those for the page and for /health; None asks for none.
+        hosts: names in ``Host`` that are answered, ``*.`` before a name for those below it; () for any.
         page: folder of the files shown at "/".
     """
     limits, began = service.limits, time.monotonic()
@@ -68,6 +72,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         description="Recommendations of fitted runs. Ids are those of your tables. In a path a slash inside an id is "
         "ambiguous where two ids follow each other: POST such questions.",
     )  # fmt: skip
+    app.router.route_class = StrictRoute
     measures = Measures()
     app.state.service, app.state.measures = service, measures
     app.state.pools, app.state.draining, app.state.problems = pools, False, {}
@@ -77,17 +82,21 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     async def listed(
         route: str, run: str | None, weights: dict[str, float] | None, plain: bool, task: Callable[[], dict[str, Any]]
     ) -> Response:
-        """A list is made at once where that takes no longer than a thread would to start; else in a thread.
+        """A ``plain`` list is made at once where that takes no longer than a thread would to start; all else in one.
 
-        Where an index finds lists, only a ``plain`` one is quick: what it does not find takes all products.
+        Plain is what the start measured: no filter, whose items may have to be looked up, and no long history. Where
+        an index finds lists, only their beginning is: what the index does not find takes all products.
         """
         served = service.served(run)
-        if not weights and served.quick and (plain or served.index is None):
+        if plain and not weights and served.quick:
             content = task()
         else:
             content = await pools.away(task, bool(weights))
         measures.items.labels(route).observe(len(content["items"]))
         return answered(content)
+
+    def near(run: str | None, end: int) -> bool:
+        return service.served(run).index is None or end <= HEAD
 
     @app.get("/runs", response_model=schemas.Runs)
     async def runs() -> Response:
@@ -106,7 +115,7 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         """A list for a known user."""
         filters = [_filter(text) for text in with_]
         return await listed(
-            "/recommend/{user}", run, None, not filters and offset + k <= HEAD,
+            "/recommend/{user}", run, None, not filters and near(run, offset + k),
             lambda: service.recommend(
                 user=user, k=k, offset=offset, exclude_seen=exclude_seen, filters=filters, run=run
             ),
@@ -115,8 +124,9 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     @app.post("/recommend", response_model=schemas.Recommended)
     async def recommend_for(wanted: schemas.Wanted) -> Response:
         """A list for a history that was never seen, or a known user; under other relation weights, too."""
+        plain = not wanted.with_ and len(wanted.history or ()) <= SHORT
         return await listed(
-            "/recommend", wanted.run, wanted.weights, not wanted.with_ and wanted.offset + wanted.k <= HEAD,
+            "/recommend", wanted.run, wanted.weights, plain and near(wanted.run, wanted.offset + wanted.k),
             lambda: service.recommend(
                 user=wanted.user, history=wanted.history, k=wanted.k, offset=wanted.offset,
                 exclude_seen=wanted.exclude_seen, filters=[(f.relation, str(f.value)) for f in wanted.with_],
@@ -156,8 +166,6 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
         run: Run = None,
     ) -> Response:
         """Items by title."""
-        if service.served(run).n_items < MANY:
-            return answered(service.items(q, limit, run))
         return answered(await pools.away(lambda: service.items(q, limit, run)))
 
     @app.get("/users", response_model=schemas.Users)
@@ -235,8 +243,9 @@ def make_app(service: Service, *, token: str | None = None, page: Path = PAGE) -
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True), name="page")
     app.add_middleware(
-        Guard, measures=measures, most=limits.body, token=token, guarded=routes - {"health", ""}, headers=HEADERS
-    )
+        Guard, measures=measures, most=limits.body, token=token, guarded=routes - {"health", ""}, headers=HEADERS,
+        hosts=hosts,
+    )  # fmt: skip
     return app
 
 

@@ -70,6 +70,7 @@ class Guard:
         token: what requests must bear; None for none.
         guarded: first segments of the paths that need the token; pages and /health do not.
         headers: sent with every answer.
+        hosts: names in ``Host`` that are answered, ``*.`` before a name for those below it; () for any.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Guard:
         token: str | None,
         guarded: Collection[str],
         headers: Mapping[str, str],
+        hosts: Collection[str] = (),
     ) -> None:
         self._app, self._measures, self._most = app, measures, most
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
+        self._hosts = frozenset(_bare(host) for host in hosts)
         self._guarded = frozenset(guarded)
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
@@ -92,30 +95,34 @@ class Guard:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        is_head = scope["method"] == "HEAD"
+        inner: Scope = {**scope, "method": "GET"} if is_head else scope  # the answer to GET, without its body
 
         async def sent(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *self._headers]
-                if scope["app"].state.draining:  # whoever keeps a connection is to open the next one elsewhere
+                if inner["app"].state.draining:  # whoever keeps a connection is to open the next one elsewhere
                     message["headers"].append((b"connection", b"close"))
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
             refusal = self._refusal(scope)
-            if refusal is None and scope["method"] not in ("GET", "HEAD"):
+            if refusal is None and inner["method"] != "GET":
                 receive, refusal = await self._whole(receive)
-            await (refusal or self._app)(scope, receive, sent)
+            await (refusal or self._app)(inner, receive, sent)
         except Exception as error:
             number = uuid.uuid4().hex[:12]
             log.error("error %s in %s %s", number, scope["method"], scope["path"], exc_info=error)
             if status:  # half an answer is out: the connection ends here
                 raise
             answer = failure(500, "internal error", "server", "an answer", f"an error, in the log as {number}")
-            await answer(scope, receive, sent)
+            await answer(inner, receive, sent)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(inner.get("route"), "path", "other")
             seconds = time.perf_counter() - began
             self._measures.requests.labels(route, _method(scope), status).inc()
             self._measures.seconds.labels(route, status).observe(seconds)
@@ -124,9 +131,12 @@ class Guard:
         """What a request gets that must not come in."""
         headers = dict(scope["headers"])
         first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+        if self._hosts and not self._serves(host := headers.get(b"host", b"").decode("latin-1")):
+            return failure(400, "host is not served", "header Host", "a name that this server has", repr(host)[:200])
         if self._token is not None and first in self._guarded:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._token):
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            right = hmac.compare_digest(given.strip(b" "), self._token)
+            if scheme.lower() != b"bearer" or not right:
                 found = "another token" if given else "none"
                 return failure(
                     401, "not allowed", "header Authorization", "Bearer and the server's token", found,
@@ -136,6 +146,12 @@ class Guard:
         if not length.isdigit() or int(length) > self._most:
             return self._too_large(length.decode("latin-1")[:20])
         return None
+
+    def _serves(self, host: str) -> bool:
+        """Whether a name in ``Host`` is one of this server's."""
+        name = _bare(host)
+        parents = (f"*{name[at:]}" for at, letter in enumerate(name) if letter == ".")
+        return name in self._hosts or not self._hosts.isdisjoint(parents)
 
     async def _whole(self, receive: Receive) -> tuple[Receive, Response | None]:
         """A body is read before it is looked at, and no more of it than may come."""
@@ -168,6 +184,12 @@ def failure(
 ) -> Response:
     """An error in the shape that all of them have."""
     return answered({"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers)
+
+
+def _bare(host: str) -> str:
+    """A host without its port, in lower case: ``Example.org:80`` is ``example.org``, ``[::1]:80`` is ``[::1]``."""
+    end = host.rfind("]") + 1
+    return host[:end].lower() if end else host.partition(":")[0].lower().rstrip(".")
 
 
 def _again(message: Message, receive: Receive) -> Receive:

@@ -55,6 +55,7 @@ class Options:
         host: name or address to listen on.
         port: 0 takes a free one.
         token: bearer token; None for none.
+        hosts: names in ``Host`` that are answered; () for any.
         workers: processes, each with runs of its own in memory.
         grace: seconds between SIGTERM and the end of new connections.
         poll: seconds between two looks at the folders.
@@ -66,6 +67,7 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
     workers: int = 1
     grace: float = 1.0
     poll: float = 2.0
@@ -212,7 +214,7 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
     for served in runs.values():
         say(describe(served))
     service = Service(runs, options.limits)
-    app = make_app(service, token=options.token)
+    app = make_app(service, token=options.token, hosts=options.hosts)
     watcher = Watcher(service, options, app, loaded)
 
     class Server(uvicorn.Server):

@@ -1,0 +1,52 @@
+"""Routes that refuse what they do not read: an unknown query parameter, or a single one that is given twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from relrank.serve.asked import RequestError
+
+
+class StrictRoute(APIRoute):
+    """A route whose query holds its own parameters and no others."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """What answers, behind the check."""
+        answer = super().get_route_handler()
+        fields = self.dependant.query_params
+        known = {field.alias for field in fields}
+        lists = {f.alias for f in fields if isinstance(f.default, list)}
+
+        async def checked(request: Request) -> Response:
+            if request.scope["query_string"]:
+                _check(request.scope["query_string"], known, lists)
+            return await answer(request)
+
+        return checked
+
+
+def _check(query: bytes, known: Collection[str], lists: Collection[str]) -> None:
+    """Refuse what would be ignored.
+
+    Raises:
+        RequestError: a parameter is unknown, or stands there twice and is no list.
+    """
+    given = Counter(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+    for name, times in given.items():
+        where = f"query.{name}"[:200]
+        if name not in known:
+            near = get_close_matches(name.lower(), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            expected = f"one of {', '.join(sorted(known))}{hint}" if known else "no parameters"
+            raise RequestError(422, "unknown parameter", where=where, expected=expected, found=repr(name)[:200])
+        if times > 1 and name not in lists:
+            raise RequestError(
+                422, "parameter is given twice", where=where, expected="one value", found=f"{times:,} values"
+            )
