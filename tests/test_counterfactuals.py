@@ -223,9 +223,15 @@ def test_a_fixed_vector_makes_way_for_the_history(graph, kind):
     say, mine = Counterfactuals(model, graph), history(graph)
     asked = say.asked(USER, None)
     assert asked.folded
-    np.testing.assert_allclose(asked.scores, model.fold_in(rows(*mine))[0].numpy(), atol=1e-6)
-    got, _ = say.without(asked, [Deletion(mine[1], NOTHING)])
-    np.testing.assert_allclose(got[0], model.fold_in(rows(mine[0], *mine[2:]))[0].numpy(), atol=1e-6)
+    own = model.score(torch.tensor([USER]))[0].numpy()
+    np.testing.assert_array_equal(asked.scores, own)  # those of the user's list, not of the history
+    got, exact = say.without(asked, [Deletion(None, NOTHING), Deletion(mine[1], NOTHING)])
+    np.testing.assert_allclose(got[0], own, atol=1e-6)
+    assert exact == [False, False]
+    whole, less = (model.fold_in(rows(*kept))[0].double().numpy() for kept in (mine, (mine[0], *mine[2:])))
+    others = np.setdiff1d(np.arange(graph.n_items), mine)
+    expected = own + own[others].std() / whole[others].std() * (less - whole)
+    np.testing.assert_allclose(got[1], expected, atol=1e-5)
 
 
 class Unbending(RelationalLightGCN):

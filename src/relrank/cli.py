@@ -442,7 +442,9 @@ def recommend(
     table = Table()
     for heading in ("", str(fitted.graph.item), "title", "score"):
         table.add_column(heading, justify="left" if heading == "title" else "right")
-    for place, item, title, score in best.iter_rows():
+    if best["fallback"].any():
+        print("nothing is known of them: the most popular items")
+    for place, item, title, score in best.select("place", "item", "title", "score").iter_rows():
         table.add_row(str(place), Text(str(item)), Text(str(title)), f"{score:.3f}")
     console.print(table)
 

@@ -6,8 +6,8 @@
   counts on in ``XᵀX`` (other people's recommendations do not change), only the row that is scored loses an item.
 - A model with gradients is built on the graph without the links, with the parameters that it has; nothing is trained
   again. Where the user's own vector comes from the graph, their edge leaves that graph. Where it comes from training
-  alone, no edge can be taken from it: then the history is folded in, for the scores with everything there as for
-  those without (``Asked.folded``).
+  alone, no edge can be taken from it: then the history is folded in, whole and without what is gone, and the user's
+  own scores move by the difference, in units of either's spread over the candidates (``Asked.folded``).
 
 The answer is exact for closed forms, and for users of the graph in propagation that is linear given its parameters.
 Of other models it is not: their parameters have seen what is gone, and a deletion is all that can be said. Nor is it
@@ -49,6 +49,7 @@ ADDS_UP = (EASE, RelationalEASE, SparseEASE, ItemKNN, RP3Beta)
 """Models whose scores are sums over the items of a history."""
 SOLVED_ON_INTERACTIONS = (ChebyCF, FlatFilter)
 """Closed forms whose solution the relations do not enter: they act when it scores."""
+Listed = tuple[Int64, Float32]
 LINEAR = (RelationalLightGCN, XSimGCL)
 """Models with gradients whose propagation is linear, given the parameters."""
 
@@ -77,7 +78,9 @@ class Asked:
         open: bool [n_items], the candidates: neither in the history nor hidden. They stay the same whatever goes.
         from_graph: whether the user's edges are taken out of the graph, instead of a history.
         folded: whether a history stands for a user whose vector is fixed.
-        scores: float64 [n_items], with everything there.
+        scores: float64 [n_items], with everything there: those that lists are made of.
+        of_history: float64 [n_items], where ``folded`` the scores of that history with everything there.
+        places: int32 [n_items], of the order that decides between equal scores; None where these count half.
     """
 
     user: int | None
@@ -88,10 +91,23 @@ class Asked:
     from_graph: bool
     folded: bool
     scores: Float64
+    of_history: Float64
+    places: Int32 | None = None
+
+    def moved(self, scores: Float64) -> Float64:
+        """Scores of a history that lacks something, float64 [n, n_items], as scores of the user."""
+        if not self.folded:
+            return scores
+        spread = self.of_history[self.open].std() if self.open.any() else 0.0
+        unit = self.scores[self.open].std() / spread if spread > 0 else 1.0
+        return self.scores + unit * (scores - self.of_history)
 
     def rank(self, scores: Float64, target: int) -> float:
-        """1-based expected rank: one, the other candidates above, and half of those that score the same."""
+        """1-based rank: one, the other candidates above, and half of those that score the same, or those before it."""
         others = scores[self.open]
+        if self.places is not None:
+            equal = self.places[self.open][others == scores[target]]
+            return 1.0 + float((others > scores[target]).sum()) + float((equal < self.places[target]).sum())
         equal = float((others == scores[target]).sum()) - float(self.open[target])
         return 1.0 + float((others > scores[target]).sum()) + equal / 2
 
@@ -111,7 +127,13 @@ class Counterfactuals:
         self._saved: dict[str, Tensor] | None = None
         self._are_fixed: bool | None = None
 
-    def asked(self, user: int | None, history: Sequence[int] | None, hidden: Sequence[int] = ()) -> Asked:
+    def asked(
+        self,
+        user: int | None,
+        history: Sequence[int] | None,
+        hidden: Sequence[int] = (),
+        listed: Listed | None = None,
+    ) -> Asked:
         """Who asks, with their scores.
 
         Args:
@@ -119,6 +141,8 @@ class Counterfactuals:
             history: item rows, oldest first, for anybody else; an item that occurs twice counts once, where it
                 occurs last. One of the two.
             hidden: item rows that are no candidates beside those of the history.
+            listed: the list that was shown, whole, as item rows and scores: its scores and its order of equal ones
+                then stand for the model's, from which they may differ in the last bits.
 
         Raises:
             InputError: a row outside the graph, both or neither of user and history, scores that are not finite.
@@ -151,16 +175,26 @@ class Counterfactuals:
         elif user is not None and not self.model.from_history:
             fixed = bool(items.size) and self._fixed(user)
             from_graph = not fixed
-        asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0))
-        if from_graph or (user is not None and self.adds_up):
+        asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0), np.zeros(0))
+        own = from_graph or fixed or (user is not None and self.adds_up)
+        scores = of_history = np.zeros(0)
+        if own:
             scores = _numbers(self.model.score, torch.tensor([user])).ravel()
-        else:
-            scores = self._folded(self.model, asked, [None]).ravel()
-        if not np.isfinite(scores).all():
+        if fixed or not own:
+            of_history = self._folded(self.model, asked, [None]).ravel()
+        scores = scores if own else of_history
+        if not (np.isfinite(scores).all() and np.isfinite(of_history).all()):
             raise InputError(
                 "scores are not finite", where=f"model {self.model.name}", expected="finite numbers", found="others"
             )
-        return replace(asked, scores=scores)
+        places = None
+        if listed is not None:
+            items, values = listed
+            places = np.full(graph.n_items, items.size, np.int32)
+            places[items] = np.arange(items.size)
+            scores = scores.copy()
+            scores[items] = values
+        return replace(asked, scores=scores, of_history=of_history, places=places)
 
     def _fixed(self, user: int) -> bool:
         """Whether users' scores stay what they are when all their edges leave the graph, or cannot be had then.
@@ -181,6 +215,9 @@ class Counterfactuals:
 
         Where ``asked.from_graph``, they are near what ``without`` says, and cheaper.
         """
+        return asked.moved(self._histories(asked, items))
+
+    def _histories(self, asked: Asked, items: Sequence[int | None]) -> Float64:
         if not self.adds_up or not items:
             return self._folded(self.model, asked, items)
         weight: dict[int | None, float] = dict(zip(asked.items.tolist(), asked.weights.tolist(), strict=True))
@@ -191,7 +228,8 @@ class Counterfactuals:
 
     def without(self, asked: Asked, deletions: Sequence[Deletion]) -> tuple[Float64, list[bool]]:
         """Scores under each deletion, float64 [n, n_items], and whether they are exact."""
-        is_exact = isinstance(self.model, ClosedForm) or (asked.from_graph and type(self.model) in LINEAR)
+        is_closed = isinstance(self.model, ClosedForm) and not asked.folded
+        is_exact = is_closed or (asked.from_graph and type(self.model) in LINEAR)
         scores, exact = np.empty((len(deletions), self.graph.n_items)), [is_exact] * len(deletions)
         at_once, folded, rebuilt = list[int](), list[int](), list[int]()
         for at, deletion in enumerate(deletions):
@@ -208,7 +246,7 @@ class Counterfactuals:
             inputs = [self._input(asked, deletions[at].item) for at in at_once]
             scores[at_once] = self.low_rank.scores(inputs, [deletions[at].cut for at in at_once])
         if folded:
-            scores[folded] = self.histories(asked, [deletions[at].item for at in folded])
+            scores[folded] = self._histories(asked, [deletions[at].item for at in folded])
         by_cut: dict[Cut, list[int]] = {}
         for at in rebuilt:
             by_cut.setdefault(deletions[at].cut, []).append(at)
@@ -220,7 +258,7 @@ class Counterfactuals:
                 scores[places] = self._folded(self.model, asked, items)
                 for at in places:
                     exact[at] = False
-        return scores, exact
+        return asked.moved(scores), exact
 
     def _built_again(self, asked: Asked, cut: Cut, items: Sequence[int | None]) -> Float64:
         """Scores of the model on the graph without some links, and without one item of the history each."""

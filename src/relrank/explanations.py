@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from relrank.counterfactuals import Asked, Counterfactuals, Deletion
+from relrank.counterfactuals import Asked, Counterfactuals, Deletion, Listed
 from relrank.csr import Float64, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
@@ -89,7 +89,8 @@ class Explanation:
         score: as the model gives it.
         reasons: largest drop in rank first, then in score; at most one of an item of the history and a relation. ()
             where no single path carries the item.
-        folded: whether rank and score are those of the history folded in, although a user of the graph was asked for.
+        folded: whether what a path carries was found by folding the history in, for a user whose vector is fixed;
+            rank and score are those of that user all the same.
     """
 
     item: int
@@ -130,6 +131,7 @@ class Explainer:
         hidden: Sequence[int] = (),
         n: int = 5,
         tried: int = 20,
+        listed: Listed | None = None,
     ) -> list[Explanation]:
         """Explain items to one user.
 
@@ -142,6 +144,8 @@ class Explainer:
             tried: paths per item whose counterfactual is computed. All but relational and sparse EASE are built again
                 for each path through a relation, twice for users whose vectors come from the graph: seconds on a
                 large one.
+            listed: the list that was shown, whole, as item rows and scores; ranks are places of that list then. None:
+                they are expected ranks, where equal scores count half.
 
         Raises:
             InputError: a row outside the graph, an item that is in the history, both or neither of user and history,
@@ -150,7 +154,7 @@ class Explainer:
         for name, value in (("n", n), ("tried", tried)):
             if value < 1:
                 raise InputError("nothing is asked for", where=name, expected="1 or more", found=str(value))
-        asked = self._say.asked(user, history, hidden)
+        asked = self._say.asked(user, history, hidden, listed)
         for item in items:
             if not 0 <= item < self.graph.n_items:
                 raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from dataclasses import replace
@@ -16,9 +17,12 @@ from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, l
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.explanations import Explainer
+from relrank.models import MODELS as ALL_MODELS
+from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.sparse_linear import SparseLinear
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
@@ -31,6 +35,21 @@ MODELS = [
     ("popularity", {}), ("ease", {"l2": 5.0}), ("item-knn", {}), ("mf", {"dim": 8}),
     ("relational-lightgcn", {"dim": 16}), ("path-fusion", {"dim": 16}), ("sasrec", {"dim": 16}),
 ]  # fmt: skip
+
+
+def silenced(model, item):
+    """The model, as if nothing were known of an item."""
+    other = copy.deepcopy(model)
+    if isinstance(model, SparseLinear):
+        w = model.item_weights()
+        kept = w.rows() != item
+        other.keep_weights(Csr.from_pairs(w.rows()[kept], w.indices[kept], (w.n_rows, w.n_cols), w.data[kept]))
+    elif isinstance(model, MF):
+        other.table.data[model.graph.n_users + item] = 0
+        other.refresh()
+    else:
+        other.projection[item] = 0
+    return other
 
 
 def pairs(answer):
@@ -55,6 +74,117 @@ def test_lists_are_those_of_the_run(model, config, successive):
         assert pairs(answer) == list(expected.select("item", "score").iter_rows())
         assert answer["user"] is None
         assert answer["total"] == N_ITEMS - len(set(history))
+
+
+# the others read features, or are made of several models
+EVERY_MODEL = sorted({*ALL_MODELS} - {"graphsage-features", "hybrid", "two-view", "score-fusion"})
+
+
+@pytest.mark.parametrize("model", EVERY_MODEL)
+def test_nobody_known_gets_popularity_and_is_told(model):
+    """Without a history scores are equal for most models: a random order that looks like a recommendation."""
+    run = library(model)
+    service, popular = Service({"one": run}), library("popularity")
+    answer = service.recommend(history=[], k=9)
+    assert answer["fallback"] == "popularity"
+    assert pairs(answer) == list(popular.recommend_for([], 9).select("item", "score").iter_rows())
+    assert pairs(service.recommend(history=[], k=4, offset=5)) == pairs(answer)[5:]
+    among = service.recommend(history=[], k=3, filters=[("has_genre", "crime")])
+    assert {genre_of()[item - 1000] for item, _ in pairs(among)} == {0}
+    found = run.recommend_for([], 9)
+    assert found["item"].to_list() == [item for item, _ in pairs(answer)]
+    assert found["fallback"].all()
+    why = service.explain(answer["items"][2]["item"], history=[])
+    assert (why["fallback"], why["rank"], why["reasons"]) == ("popularity", 3, [])
+    assert service.recommend(user=USERS[1])["fallback"] is None
+    assert not run.recommend(USERS[1])["fallback"].any()
+
+
+def test_a_history_of_which_the_model_knows_nothing_is_one_without():
+    """All scores are 0 then, and so is every similarity."""
+    for model in ("item-knn", "sparse-ease", "ease", "mf"):
+        run = library(model)
+        silent = replace(run, model=silenced(run.model, 47))
+        service = Service({"one": silent})
+        answer = service.recommend(history=[1047], k=5)
+        assert answer["fallback"] == "popularity"
+        assert service.similar(1047)["items"] == []
+        assert silent.recommend_for([1047], 5)["item"].to_list() == [item for item, _ in pairs(answer)]
+
+
+def test_unknown_items_of_a_history_are_named_and_skipped_if_asked():
+    service = Service({"one": SERVED})
+    answer = service.recommend(history=[1001, "soap", 1002, 7], k=5, skip_unknown=True)
+    assert answer["unknown"] == ["soap", 7]
+    assert pairs(answer) == pairs(service.recommend(history=[1001, 1002], k=5))
+    assert service.recommend(history=["soap"], skip_unknown=True)["fallback"] == "popularity"
+    target = answer["items"][0]["item"]
+    why = service.explain(target, history=[1001, "soap", 1002], skip_unknown=True)
+    assert why["unknown"] == ["soap"]
+    assert why["reasons"] == service.explain(target, history=[1001, 1002])["reasons"]
+    with pytest.raises(RequestError, match="skip_unknown"):
+        service.recommend(history=[1001, "soap"])
+
+
+@pytest.mark.parametrize("successive", [False, True])
+@pytest.mark.parametrize("model", EVERY_MODEL)
+def test_what_is_explained_is_what_was_served(model, successive):
+    run = library(model, successive=successive)
+    service = Service({"one": run})
+    for whom in ({"user": USERS[5]}, {"history": [1001, 1040, 1007]}):
+        for item in service.recommend(**whom, k=6)["items"][::5]:
+            why = service.explain(item["item"], **whom, n=2)
+            assert why["rank"] == item["place"]
+            assert why["score"] == pytest.approx(item["score"], rel=1e-5)
+            for reason in why["reasons"]:
+                assert reason["rank_without"] >= why["rank"]
+
+
+def test_reasons_of_a_trained_vector_move_its_own_scores():
+    service = Service({"one": library("mf", {"dim": 8})})
+    best = service.recommend(user=USERS[5], k=1)["items"][0]
+    why = service.explain(best["item"], user=USERS[5])
+    assert (why["folded"], why["rank"]) == (True, 1)
+    assert all(not reason["exact"] for reason in why["reasons"])
+    assert not service.explain(best["item"], history=[1001])["folded"]
+
+
+@pytest.mark.parametrize("successive", [False, True])
+@pytest.mark.parametrize("model", EVERY_MODEL)
+def test_a_known_user_brings_the_items_of_a_visit(model, successive):
+    run = library(model, successive=successive)
+    service, user = Service({"one": run}), 5
+    seen = service.served().seen_by(user)
+    visit = [item for item in ITEMS if item - 1000 not in seen][:2]
+    alone = service.recommend(user=USERS[user], k=20)
+    both = service.recommend(user=USERS[user], history=visit, k=N_ITEMS)
+    assert both["user"] == USERS[user]
+    assert not {*visit, *(1000 + seen).tolist()} & {item for item, _ in pairs(both)}
+    assert both["total"] == alone["total"] - 2
+    assert pairs(service.recommend(user=USERS[user], history=[], k=20)) == pairs(alone)
+    if run.hears_all or (run.model.from_history and model != "random"):
+        rows = (
+            service.served().history_of(user) if run.hears_all else run.split.train.item[run.split.train.user == user]
+        )
+        expected = run.model.fold_in([torch.from_numpy(np.r_[rows, np.array(visit) - 1000].astype(np.int64))])[0]
+        assert both["exact"]
+        np.testing.assert_allclose(
+            [s for _, s in pairs(both)], [expected[i - 1000] for i, _ in pairs(both)], atol=1e-5
+        )
+    if model not in ("random", "popularity"):
+        assert pairs(both)[:10] != pairs(alone)[:10]
+
+
+def test_a_visit_joins_what_relations_say_of_a_user():
+    """Relational EASE is a sum over the inputs: the user's own, with their town, and the visit's."""
+    run = library("relational-ease", {"l2": 5.0})
+    service = Service({"one": run})
+    answer = service.recommend(user=USERS[5], history=[1003], k=10)
+    scores = run.model.score(torch.tensor([5]))[0] + run.model.item_weights[3]
+    assert answer["exact"]
+    np.testing.assert_allclose([s for _, s in pairs(answer)], [scores[i - 1000] for i, _ in pairs(answer)], atol=1e-6)
+    with pytest.raises(RequestError, match="visit of a known user"):
+        service.explain(pairs(answer)[0][0], user=USERS[5], history=[1003])
 
 
 def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
@@ -129,7 +259,7 @@ def test_values_of_a_filter_come_with_the_items_they_leave():
     ("question", "status", "message"),
     [
         ({"user": "nobody"}, 404, "'nobody'"),
-        ({"user": "reader 1", "history": []}, 422, "both"),
+        ({"user": "nobody", "history": [1000]}, 404, "'nobody'"),
         ({}, 422, "neither"),
         ({"history": [1000, "soap", 7]}, 422, "'soap', 7; 2 unknown in all"),
         ({"history": [1000] * 21}, 422, "at most|0 to 20"),

@@ -55,7 +55,7 @@ def test_the_lists_are_those_of_recommend(name: str, split: str, config: dict[st
     with mock.patch.object(batching, "VECTORS_AT_ONCE", 3):  # users at a time; two lists in a part
         n = batch(run, tmp_path / "out" / "lists.parquet", 5, look_away, rows=10)
     lists = pl.read_parquet(tmp_path / "out" / "lists.parquet")
-    assert lists.columns == ["user", "place", "item", "title", "score"]
+    assert lists.columns == ["user", "place", "item", "title", "score", "fallback"]
     assert n == len(lists) == N_USERS * 5
     assert lists["user"].unique(maintain_order=True).to_list() == run.split.users.keys.to_list()
     for user in run.split.users.keys:
@@ -135,5 +135,12 @@ def test_parts_of_a_model_with_other_numbers_are_refused(tmp_path: Path) -> None
 def test_keys_keep_their_types(tmp_path: Path) -> None:
     batch(kept(tmp_path, "ease"), tmp_path / "lists.parquet", 2, look_away)
     schema = pl.read_parquet_schema(tmp_path / "lists.parquet")
-    types = {"user": pl.String, "place": pl.UInt32, "item": pl.Int64, "title": pl.String, "score": pl.Float32}
+    types = {
+        "user": pl.String,
+        "place": pl.UInt32,
+        "item": pl.Int64,
+        "title": pl.String,
+        "score": pl.Float32,
+        "fallback": pl.Boolean,
+    }
     assert schema == types

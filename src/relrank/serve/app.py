@@ -123,14 +123,15 @@ def make_app(
 
     @app.post("/recommend", response_model=schemas.Recommended)
     async def recommend_for(wanted: schemas.Wanted) -> Response:
-        """A list for a history that was never seen, or a known user; under other relation weights, too."""
-        plain = not wanted.with_ and len(wanted.history or ()) <= SHORT
+        """A list for a history that was never seen, a known user, or both; under other relation weights, too."""
+        visits = wanted.user is not None and wanted.history is not None
+        plain = not wanted.with_ and not visits and len(wanted.history or ()) <= SHORT
         return await listed(
             "/recommend", wanted.run, wanted.weights, plain and near(wanted.run, wanted.offset + wanted.k),
             lambda: service.recommend(
                 user=wanted.user, history=wanted.history, k=wanted.k, offset=wanted.offset,
                 exclude_seen=wanted.exclude_seen, filters=[(f.relation, str(f.value)) for f in wanted.with_],
-                weights=wanted.weights, run=wanted.run,
+                weights=wanted.weights, skip_unknown=wanted.skip_unknown, run=wanted.run,
             ),
         )  # fmt: skip
 
@@ -154,7 +155,15 @@ def make_app(
         """Why an item is recommended for a history, or to a known user."""
         d = doubted
         content = await pools.away(
-            lambda: service.explain(d.item, user=d.user, history=d.history, n=d.n, weights=d.weights, run=d.run),
+            lambda: service.explain(
+                d.item,
+                user=d.user,
+                history=d.history,
+                n=d.n,
+                weights=d.weights,
+                skip_unknown=d.skip_unknown,
+                run=d.run,
+            ),
             bool(d.weights),
         )
         return answered(content)

@@ -52,6 +52,18 @@ class Limits:
     """Questions that are slow are answered so many at a time."""
     queue: int = 200
     """Slow questions that may be in progress or wait."""
+    connections: int = 1000
+    """Connections of a process."""
+    head: int = 1 << 15
+    """Bytes of a request's address and headers together."""
+    header_lines: int = 100
+    """Headers of a request."""
+    head_seconds: float = 10.0
+    """From the beginning of a connection, or of its next request, to the end of the headers."""
+    body_seconds: float = 30.0
+    """From there to the end of the body."""
+    idle_seconds: int = 30
+    """Between two requests of a connection."""
 
     def check(self, name: str, value: int, low: int, high: int) -> None:
         """Refuse a number out of bounds.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("relrank.serve")
 
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+GONE = 499
+"""Status in the measures of a request that ended before its answer."""
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LENGTHS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
@@ -110,7 +112,7 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
+            refusal: ASGIApp | None = self._refusal(scope)
             if refusal is None and inner["method"] != "GET":
                 receive, refusal = await self._whole(receive)
             await (refusal or self._app)(inner, receive, sent)
@@ -122,7 +124,7 @@ class Guard:
             answer = failure(500, "internal error", "server", "an answer", f"an error, in the log as {number}")
             await answer(inner, receive, sent)
         finally:
-            route = getattr(inner.get("route"), "path", "other")
+            route, status = getattr(inner.get("route"), "path", "other"), status or GONE
             seconds = time.perf_counter() - began
             self._measures.requests.labels(route, _method(scope), status).inc()
             self._measures.seconds.labels(route, status).observe(seconds)
@@ -153,13 +155,13 @@ class Guard:
         parents = (f"*{name[at:]}" for at, letter in enumerate(name) if letter == ".")
         return name in self._hosts or not self._hosts.isdisjoint(parents)
 
-    async def _whole(self, receive: Receive) -> tuple[Receive, Response | None]:
+    async def _whole(self, receive: Receive) -> tuple[Receive, ASGIApp | None]:
         """A body is read before it is looked at, and no more of it than may come."""
         parts, size, more = [], 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":  # gone before it had said all
-                return _again(message, receive), None
+                return receive, _nothing
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self._most:
@@ -184,6 +186,11 @@ def failure(
 ) -> Response:
     """An error in the shape that all of them have."""
     return answered({"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """What somebody gets who is gone."""
+    del scope, receive, send
 
 
 def _bare(host: str) -> str:

@@ -1,7 +1,8 @@
 """The server as a process: runs are loaded, watched and replaced; signals drain it; workers share one address.
 
-SIGTERM: /health says "draining" and every answer closes its connection; after ``grace`` seconds nothing new is
-accepted, and the process ends when what is in progress is answered. A second signal skips the rest of the grace.
+SIGTERM: /health says "draining" and every answer closes its connection; after ``grace`` seconds no new connection is
+taken, those that wait in the queue are accepted, and the process ends when what is in progress is answered. A second
+signal skips the rest of the grace. Workers end with the process that started them.
 SIGHUP loads all runs again; a run whose ``run.json`` or parameters were replaced is loaded by itself. What is being
 answered meanwhile ends on the old run, and a run that cannot be loaded leaves the old one in its place.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -207,6 +209,7 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
     import uvicorn
 
     from relrank.serve.app import make_app
+    from relrank.serve.connections import accept_rest, limited, no_more
     from relrank.serve.service import Service
 
     loaded = stamps(options)
@@ -236,9 +239,15 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
             self.should_exit |= self.ends is not None and time.monotonic() >= self.ends
             return await super().on_tick(counter)
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            no_more(listener)
+            await accept_rest(listener)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
-        timeout_keep_alive=30, timeout_graceful_shutdown=DRAINED_SECONDS,
+        app, http=limited(options.limits), log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, ws="none", timeout_keep_alive=options.limits.idle_seconds,
+        timeout_graceful_shutdown=DRAINED_SECONDS,
     )  # fmt: skip
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda *_: watcher.reload())
@@ -263,7 +272,7 @@ class _Workers:
     def __init__(self, options: Options, listener: socket.socket, say: Say) -> None:
         self._options, self._listener, self._say = options, listener, say
         self._context = multiprocessing.get_context("spawn")
-        self._stopping = False
+        self._stopping, self._ends = False, math.inf
         self._serving = False
         self._workers: dict[Any, Any] = {}  # process: its event "ready"
 
@@ -309,6 +318,8 @@ class _Workers:
 
     def _look_after(self) -> None:
         gone = wait([worker.sentinel for worker in self._workers], 0.2)
+        if time.monotonic() >= self._ends:
+            self._listener.close()
         for worker in [w for w in self._workers if w.sentinel in gone]:
             ready = self._workers.pop(worker)
             worker.join()
@@ -327,6 +338,8 @@ class _Workers:
     def _stop(self, *_: object) -> None:
         self._stopping = True
         self._tell(signal.SIGTERM)
+        # workers hold it, too: it closes with the last of them, not with this process, which waits for their answers
+        self._ends = min(self._ends, time.monotonic() + self._options.grace)
 
     def _tell(self, sig: int) -> None:
         for worker in self._workers:
@@ -337,11 +350,22 @@ class _Workers:
 def _worker(options: Options, listener: socket.socket, ready: Any, first: bool) -> None:
     """A process of ``_Workers``; the first one says for all what is served."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    threading.Thread(target=_end_with_parent, args=(options.grace,), name="relrank-parent", daemon=True).start()
     try:
         _work(options, listener, print if first else lambda _: None, ready.set)
     except (InputError, OSError) as error:
         log.error("%s", error)
         raise SystemExit(2) from None
+
+
+def _end_with_parent(grace: float) -> None:
+    """Drain when the process that started this one is gone, however it ended: nobody else would tell."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace + DRAINED_SECONDS + 5)
+        os._exit(1)
 
 
 def _load_web() -> None:

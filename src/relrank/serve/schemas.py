@@ -91,6 +91,13 @@ class Recommended(_Answer):
     offset: int
     total: int
     next_offset: int | None
+    fallback: Literal["popularity"] | None = Field(
+        description="What the list is by instead, where the model says nothing: no history, or all scores equal."
+    )
+    exact: bool = Field(
+        description="Whether scores are the model's own: not where a visit moves a user whose vector is fixed."
+    )
+    unknown: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
     items: list[Listed]
 
 
@@ -164,8 +171,14 @@ class Explained(_Answer):
 
     run: str
     item: Named
-    rank: float
+    rank: float = Field(description="Place in the list that is served.")
     score: float
+    fallback: Literal["popularity"] | None = Field(description="As of the list; then there are no reasons.")
+    folded: bool = Field(
+        description="Whether what reasons take away was found by folding the history in, for a user whose vector is "
+        "fixed. Rank and score are those of the list all the same."
+    )
+    unknown: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
     reasons: list[ReasonOf]
 
 
@@ -207,11 +220,16 @@ class Filter(_Question):
     value: Id
 
 
+HISTORY = "Ids of items, oldest first. With a user those of the current visit, beside the user's own."
+SKIP = "Leave out items of the history that are unknown, and name them, instead of refusing it."
+
+
 class Wanted(_Question):
     """For whom, and what list."""
 
-    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.", fail_fast=True)
+    history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
     user: Id | None = None
+    skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
     k: Annotated[int, Field(ge=1, strict=True)] = 10
     offset: Annotated[int, Field(ge=0, strict=True)] = 0
     exclude_seen: Annotated[bool, Field(strict=True)] = True
@@ -224,8 +242,9 @@ class Doubted(_Question):
     """An item that is to be explained, and to whom."""
 
     item: Id
-    history: list[Id] | None = Field(None, description="Ids of items, oldest first; or else a user.", fail_fast=True)
+    history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
     user: Id | None = None
+    skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
     n: Annotated[int, Field(ge=1, strict=True, description="Most reasons.")] = 5
     weights: Weights = None
     run: StrictStr | None = None

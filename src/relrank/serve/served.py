@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
+from relrank.evaluation import hears
 from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.models import Recommender
@@ -30,8 +31,10 @@ from relrank.models.vectors import ProductModel, VectorModel, keeps_vectors
 from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
+from relrank.serve.visits import visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
 from relrank.sparse_ranking import SparsePages
+from relrank.study.fallback import popularity
 from relrank.study.fitted import PARTS, FittedRun
 
 Answer = dict[str, Any]
@@ -44,6 +47,24 @@ HEAD = 200
 """Items at the beginning of a list that an index finds; what comes after them is ranked by all products."""
 MASKS = 64
 """Filters whose items are remembered."""
+
+
+class Page(NamedTuple):
+    """A part of a list.
+
+    Attributes:
+        items: rows, best first.
+        scores: of these.
+        total: candidates of the whole list.
+        fallback: whether the list is popularity's, since the model says nothing: an empty history, or equal scores.
+        exact: whether the scores are the model's own; not where a visit moves those of a user whose vector is fixed.
+    """
+
+    items: Int64
+    scores: Float32
+    total: int
+    fallback: bool = False
+    exact: bool = True
 
 
 class Served:
@@ -77,6 +98,7 @@ class Served:
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._whole_history = run.hears_all
+        self._popularity: Float32 = popularity(self.graph).counts.numpy()
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
         self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
@@ -158,22 +180,26 @@ class Served:
             )  # fmt: skip
         return row
 
-    def rows_of(self, items: Sequence[Id], where: str = "history") -> Int64:
-        """Rows of a history.
+    def rows_of(
+        self, items: Sequence[Id], where: str = "history", skip_unknown: bool = False
+    ) -> tuple[Int64, list[Id]]:
+        """Rows of a history, and the items of it that are unknown and left out.
 
         Raises:
-            RequestError: the history is too long, or an item is unknown; the first unknown ones are named.
+            RequestError: the history is too long, or an item is unknown and not to be skipped; the first unknown ones
+                are named.
         """
         self.limits.check(f"length of {where}", len(items), 0, self.limits.history)
         rows = [self.item_rows.get(str(item), -1) for item in items]
-        if -1 in rows:
-            unknown = [item for item, row in zip(items, rows, strict=True) if row < 0]
+        unknown = [item for item, row in zip(items, rows, strict=True) if row < 0]
+        if unknown and not skip_unknown:
             few = ", ".join(short(item) for item in unknown[:5]) + (", …" if len(unknown) > 5 else "")
             raise RequestError(
-                422, "unknown item", where=where, expected=f"items of {self.name}{_such_as(self.item_ids)}",
+                422, "unknown item", where=where,
+                expected=f"items of {self.name}{_such_as(self.item_ids)}; or skip_unknown, to leave them out",
                 found=f"{few}; {len(unknown):,} unknown in all",
             )  # fmt: skip
-        return np.array(rows, np.int64)
+        return np.array([row for row in rows if row >= 0], np.int64), unknown
 
     def named(self, row: int) -> Answer:
         """An item as it is shown."""
@@ -235,34 +261,70 @@ class Served:
         exclude_seen: bool = True,
         among: Mask | None = None,
         model: Recommender | None = None,
-    ) -> tuple[Int64, Float32, int]:
-        """A page of the list of a user's row or a history.
+    ) -> Page:
+        """A page of the list of a user's row, of a history, or of a user with the items of a visit.
 
         Args:
-            user: row; or else
-            history: item rows, oldest first.
+            user: row; None for a history.
+            history: item rows, oldest first; with a user those of the visit.
             offset: items before the page.
             k: length of the page.
             exclude_seen: leave out what the user chose in any part, or what the history holds.
             among: bool [n_items], the only candidates; None for all.
             model: the fitted one under other weights; None for itself.
-
-        Returns:
-            Item rows and scores of the page, and how many candidates there are.
         """
-        seen: Rows | None = None
-        if exclude_seen:
-            seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
-        if self.index is not None and among is None and model is None:
-            return self._through_index(self.index, user, history, seen, offset, k)
-        if self._sparse is not None:
+        seen = self.left_out(user, history) if exclude_seen else None
+        visits = user is not None and history is not None and history.size > 0
+        if user is None and not cast("Int64", history).size:
+            return self._popular(seen, among, offset, k)
+        if self.index is not None and among is None and model is None and not visits:
+            query = self._query(user, history)
+            if not query.any():
+                return self._popular(seen, among, offset, k)
+            return self._through_index(self.index, query, seen, offset, k)
+        if self._sparse is not None and not visits:
             of_whom = cast("SparseLinear", model or self.model)
-            inputs = self._inputs(of_whom, user, history)
-            return self._sparse.page(inputs, of_whom.item_weights(), seen, among, offset, k, self._where)
-        scores = (
-            self.user_scores(user, model) if user is not None else self.history_scores(cast("Int64", history), model)
-        )
-        return self.page(scores, seen, among, offset, k)
+            inputs, weights = self._inputs(of_whom, user, history), of_whom.item_weights()
+            if (weights.indptr[inputs.indices] == weights.indptr[inputs.indices + 1]).all():
+                return self._popular(seen, among, offset, k)
+            return Page(*self._sparse.page(inputs, weights, seen, among, offset, k, self._where))
+        exact = True
+        if user is None:
+            scores = self.history_scores(cast("Int64", history), model)
+        elif visits:
+            scores, exact = self._visit_scores(user, cast("Int64", history), model)
+        else:
+            scores = self.user_scores(user, model)
+        others = np.delete(scores, self.left_out(user, history))
+        if others.size and others.min() == others.max():
+            return self._popular(seen, among, offset, k)
+        return self.page(scores, seen, among, offset, k)._replace(exact=exact)
+
+    def left_out(self, user: int | None, history: Int64 | None) -> Rows:
+        """Item rows that were chosen: by a user in whatever part of the split, in a history or a visit; each once."""
+        if user is None:
+            return np.unique(cast("Int64", history))
+        seen = self.seen_by(user)
+        return seen if history is None or not history.size else np.union1d(seen, history)
+
+    def _popular(self, seen: Rows | None, among: Mask | None, offset: int, k: int) -> Page:
+        """The same by popularity."""
+        return self.page(self._popularity, seen, among, offset, k)._replace(fallback=True)
+
+    def _visit_scores(self, user: int, visit: Int64, model: Recommender | None) -> tuple[Float32, bool]:
+        """Scores of a user with the items of a visit, and whether they are the model's own."""
+        if self._whole_history:
+            return self.history_scores(np.concatenate([self.history_of(user), visit]), model), True
+        train = self._parts[0]
+        own = train.items[train.indptr[user] : train.indptr[user + 1]].astype(np.int64)
+        exact = True
+
+        def score(rows: Int64) -> torch.Tensor:
+            nonlocal exact
+            scores, exact = visit_scores(model or self.model, user, own, rows)
+            return scores
+
+        return self._scored(score, visit), exact
 
     @property
     def _where(self) -> str:
@@ -275,9 +337,7 @@ class Served:
         rows = self.history_of(user) if user is not None else cast("Int64", history)
         return model.history_inputs([torch.from_numpy(rows)])
 
-    def page(
-        self, scores: Float32, seen: Rows | None, among: Mask | None, offset: int, k: int
-    ) -> tuple[Int64, Float32, int]:
+    def page(self, scores: Float32, seen: Rows | None, among: Mask | None, offset: int, k: int) -> Page:
         """The items at places offset … offset + k − 1 of the order by these scores, 0-based.
 
         Args:
@@ -286,9 +346,6 @@ class Served:
             among: see ``listed``.
             offset: items before the page.
             k: length of the page.
-
-        Returns:
-            As ``listed``.
         """
         left = scores.copy()
         if seen is not None:
@@ -298,40 +355,36 @@ class Served:
         total = self.n_items if seen is None and among is None else int(np.count_nonzero(left > -np.inf))
         end = min(offset + k, total)
         if offset >= end:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32), total
+            return Page(np.zeros(0, np.int64), np.zeros(0, np.float32), total)
         # every item that ties with the last one of the page takes part, else pages would overlap
         last = np.partition(left, self.n_items - end)[self.n_items - end]
         best = self._in_order(np.flatnonzero(left >= last), left)[offset:end]
-        return best, scores[best], total
+        return Page(best, scores[best], total)
 
     def _in_order(self, rows: Int64, scores: Float32) -> Int64:
         result: Int64 = rows[np.lexsort((self._place[rows], -scores[rows]))]
         return result
 
-    def _through_index(
-        self, index: ItemIndex, user: int | None, history: Int64 | None, seen: Rows | None, offset: int, k: int
-    ) -> tuple[Int64, Float32, int]:
+    def _through_index(self, index: ItemIndex, query: Float32, seen: Rows | None, offset: int, k: int) -> Page:
         """The same where an index finds the head of the list; what it overlooked comes after the head, by score.
 
         So all pages are still of one order.
         """
         seen = np.zeros(0, np.int64) if seen is None else seen
-        query = self._query(user, history)
         found = index.search(query, HEAD + seen.size)
         found = found[~np.isin(found, seen)]
-        products = np.full(self.n_items, -np.inf, np.float32) if offset + k > HEAD else None
         scores = (index.vectors[found] @ query).astype(np.float32)
         order = np.lexsort((self._place[found], -scores))[:HEAD]
         head, of_head, total = found[order], scores[order], self.n_items - seen.size
         if offset + k <= head.size or head.size == total:
-            return head[offset : offset + k], of_head[offset : offset + k], total
+            return Page(head[offset : offset + k], of_head[offset : offset + k], total)
         products = (index.vectors @ query).astype(np.float32)
         skipped = min(offset, head.size)
         own = head[skipped : offset + k]
-        rest, of_rest, _ = self.page(
+        rest, of_rest, *_ = self.page(
             products, np.concatenate([seen, head]), None, offset - skipped if offset > head.size else 0, k - own.size
         )
-        return np.concatenate([own, rest]), np.concatenate([of_head[skipped : offset + k], of_rest]), total
+        return Page(np.concatenate([own, rest]), np.concatenate([of_head[skipped : offset + k], of_rest]), total)
 
     def _query(self, user: int | None, history: Int64 | None) -> Float32:
         """The vector whose products are the scores, float32 [d]; see ``VectorModel.score`` and ``fold_in``."""
@@ -350,10 +403,19 @@ class Served:
         return result
 
     def similar(self, row: int, k: int) -> tuple[Int64, Float32]:
-        """Rows of the k items nearest to one, itself left out, and how near they are; see ``similar_scores``."""
+        """Rows of the k items nearest to one, itself left out, and how near they are; see ``similar_scores``.
+
+        None where the model puts all items equally near, as it does for an item that it knows nothing of.
+        """
         if self._sparse is not None:
-            return self.listed(None, np.array([row], np.int64), 0, k)[:2]
-        return self.page(self.similar_scores(row), np.array([row]), None, 0, k)[:2]
+            found = self.listed(None, np.array([row], np.int64), 0, k)
+            near, scores = found[:2]
+            return (near[:0], scores[:0]) if found.fallback else (near, scores)
+        scores = self.similar_scores(row)
+        others = np.delete(scores, row)
+        if others.size and others.min() == others.max():
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        return self.page(scores, np.array([row]), None, 0, k)[:2]
 
     def similar_scores(self, row: int) -> Float32:
         """How near every item is to this one, float32 [n_items].
@@ -512,23 +574,32 @@ class Served:
     def explained(
         self, item: int, user: int | None, history: Int64 | None, n: int, model: Recommender | None = None
     ) -> Answer:
-        """Rank, score and reasons of an item for a user's row or a history; see ``relrank.explanations``.
+        """Rank, score and reasons of an item in the list of a user's row or a history; see ``relrank.explanations``.
 
         Raises:
             RequestError: the item was chosen already, or the model cannot be explained.
         """
-        seen = self.seen_by(user) if user is not None else np.unique(cast("Int64", history))
+        seen = self.left_out(user, history)
         if item in seen:
             raise RequestError(
                 422, "item was chosen already", where="item", expected="one that is not in the history",
                 found=short(self.item_ids[item]),
             )  # fmt: skip
-        if user is not None and self._whole_history:
-            history, user = self.history_of(user), None
-        of_whom: dict[str, Any] = {"user": user} if user is not None else {"history": cast("Int64", history).tolist()}
+        whole = self.listed(user, history, 0, self.n_items, model=model)
+        at = int(np.flatnonzero(whole.items == item)[0])
+        if whole.fallback:
+            return {
+                "item": self.named(item), "rank": at + 1, "score": float(whole.scores[at]), "fallback": True,
+                "folded": False, "reasons": [],
+            }  # fmt: skip
+        # an index may overlook items; what it puts behind this one is not above it
+        behind = whole.items[at + 1 :][whole.scores[at + 1 :] > whole.scores[at]]
+        hidden = [*seen.tolist(), *behind.tolist()]
         try:
             with kernels():
-                found = self._explains(model).explain([item], **of_whom, hidden=seen.tolist(), n=n)[0]
+                found = self._explains(model).explain(
+                    [item], **self._whose(user, history), hidden=hidden, n=n, listed=whole[:2]
+                )[0]
         except RequestError:
             raise
         except InputError as error:
@@ -536,9 +607,33 @@ class Served:
                 422, error.what, where=error.where, expected=error.expected, found=error.found
             ) from error
         return {
-            "item": self.named(item), "rank": _whole(found.rank), "score": found.score,
+            "item": self.named(item), "rank": _whole(found.rank), "score": found.score, "fallback": False,
+            "folded": found.folded,
             "reasons": [self._reason(item, found, reason) for reason in found.reasons],
         }  # fmt: skip
+
+    def _whose(self, user: int | None, history: Int64 | None) -> dict[str, Any]:
+        """Whom an explanation is for: a user's row, or the history that the list was made of.
+
+        Raises:
+            RequestError: the list was made of a user and a visit, and the model cannot tell which of them carries it.
+        """
+        if user is None:
+            return {"history": cast("Int64", history).tolist()}
+        visit = np.zeros(0, np.int64) if history is None else history
+        if self._whole_history:
+            return {"history": [*self.history_of(user).tolist(), *visit.tolist()]}
+        if not visit.size:
+            return {"user": user}
+        if not hears(self.model):
+            raise RequestError(
+                422, "a visit of a known user is not explained", where="history",
+                expected="a user, a history, or a model whose scores come from the items of a history alone",
+                found=f"user and history, {self._where}",
+            )  # fmt: skip
+        train = self._parts[0]
+        own = train.items[train.indptr[user] : train.indptr[user + 1]]
+        return {"history": [*own[~np.isin(own, visit)].tolist(), *visit.tolist()]}
 
     def _explains(self, model: Recommender | None) -> Explainer:
         """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
@@ -674,5 +769,5 @@ def _fall(before: float, after: float) -> str:
 
 
 def _whole(rank: float) -> float | int:
-    """An expected rank; a whole number where nothing ties."""
+    """A place as a whole number."""
     return int(rank) if float(rank).is_integer() else rank

@@ -15,6 +15,9 @@ from relrank.serve.asked import Id, Limits, RequestError
 from relrank.serve.served import Answer, Served, short
 from relrank.study.fitted import FittedRun
 
+POPULARITY = "popularity"
+"""What a list is by where the model says nothing."""
+
 
 class Service:
     """Fitted runs under their names; the first is the one that is meant where none is named.
@@ -83,18 +86,23 @@ class Service:
         exclude_seen: bool = True,
         filters: Sequence[tuple[str, str]] = (),
         weights: Mapping[str, float] | None = None,
+        skip_unknown: bool = False,
         run: str | None = None,
     ) -> Answer:
-        """A page of the list for a known user, or for a history.
+        """A page of the list for a known user, for a history, or for a user with the items of a visit.
+
+        Where the model says nothing of them (no history, or one that leaves all scores equal), the list is that of
+        popularity, and says so.
 
         Args:
-            user: id of a user; or else
-            history: ids of items, oldest first.
+            user: id of a user.
+            history: ids of items, oldest first; with a user those of the current visit.
             k: length of the page.
             offset: items before it.
             exclude_seen: leave out what the user chose in any part, or what the history holds.
             filters: (relation, id of a node): only items linked with all of these.
             weights: relation weights other than the fitted ones.
+            skip_unknown: leave out items of the history that are unknown, and name them, instead of refusing it.
             run: name of the run.
 
         Raises:
@@ -103,18 +111,19 @@ class Service:
         served = self.served(run)
         self.limits.check("k", k, 1, self.limits.k)
         self.limits.check("offset", offset, 0, self.limits.offset)
-        row, rows = self._whom(served, user, history)
+        row, rows, unknown = self._whom(served, user, history, skip_unknown)
         among = served.among(filters)
-        best, values, total = served.listed(row, rows, offset, k, exclude_seen, among, served.under(weights))
-        end = offset + best.size
-        ids, titles = served.item_ids, served.titles
+        page = served.listed(row, rows, offset, k, exclude_seen, among, served.under(weights))
+        end, ids, titles = offset + page.items.size, served.item_ids, served.titles
+        pairs = zip(page.items.tolist(), page.scores.tolist(), strict=True)
         return {
             "run": served.name, "user": None if row is None else served.user_ids[row], "k": k, "offset": offset,
-            "total": total,
-            "next_offset": end if best.size and end < total and end <= self.limits.offset else None,
+            "total": page.total,
+            "next_offset": end if page.items.size and end < page.total and end <= self.limits.offset else None,
+            "fallback": POPULARITY if page.fallback else None, "exact": page.exact, "unknown": unknown,
             "items": [
                 {"item": ids[item], "title": titles[item], "score": score, "place": place}
-                for place, (item, score) in enumerate(zip(best.tolist(), values.tolist(), strict=True), offset + 1)
+                for place, (item, score) in enumerate(pairs, offset + 1)
             ],
         }  # fmt: skip
 
@@ -142,17 +151,19 @@ class Service:
         history: Sequence[Id] | None = None,
         n: int = 5,
         weights: Mapping[str, float] | None = None,
+        skip_unknown: bool = False,
         run: str | None = None,
         status: int = 422,
     ) -> Answer:
-        """Why an item is recommended to a known user, or to a history.
+        """Why an item is recommended to a known user, or to a history; of the list that ``recommend`` gives them.
 
         Args:
             item: id of the item.
-            user: id of a user; or else
-            history: ids of items, oldest first.
+            user: id of a user.
+            history: ids of items, oldest first; with a user those of the current visit.
             n: most reasons.
             weights: relation weights other than the fitted ones.
+            skip_unknown: as in ``recommend``.
             run: name of the run.
             status: of an unknown item.
 
@@ -161,9 +172,11 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("n", n, 1, self.limits.reasons)
-        row, rows = self._whom(served, user, history)
+        row, rows, unknown = self._whom(served, user, history, skip_unknown)
         target = served.item_row(item, status=status)
-        return {"run": served.name, **served.explained(target, row, rows, n, served.under(weights))}
+        found = served.explained(target, row, rows, n, served.under(weights))
+        found["fallback"] = POPULARITY if found["fallback"] else None
+        return {"run": served.name, "unknown": unknown, **found}
 
     def items(self, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
         """Items by title; see ``Served.titled``.
@@ -209,13 +222,16 @@ class Service:
             "items": [{**served.named(item), "part": part} for item, part in served.parts_of(row)],
         }
 
-    def _whom(self, served: Served, user: Id | None, history: Sequence[Id] | None) -> tuple[int | None, Int64 | None]:
-        """The user's row, or the rows of the history."""
-        if user is not None and history is None:
-            return served.user_row(user), None
-        if history is not None and user is None:
-            return None, served.rows_of(history)
-        raise RequestError(
-            422, "whom to recommend to", where="body", expected="either history or user",
-            found="neither" if user is None else "both",
-        )  # fmt: skip
+    def _whom(
+        self, served: Served, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool
+    ) -> tuple[int | None, Int64 | None, list[Id]]:
+        """The user's row, the rows of the history, and items of it that are unknown and left out."""
+        if user is None and history is None:
+            raise RequestError(
+                422, "whom to recommend to", where="body", expected="a history, a user, or a user with the items of "
+                "a visit as history", found="neither",
+            )  # fmt: skip
+        row = None if user is None else served.user_row(user)
+        if history is None:
+            return row, None, []
+        return row, *served.rows_of(history, skip_unknown=skip_unknown)

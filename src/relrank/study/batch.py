@@ -22,7 +22,8 @@ from relrank.checkpoint import write_json
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
-from relrank.ranking import VECTORS_AT_ONCE, TopK, top_k, top_k_from_histories
+from relrank.ranking import VECTORS_AT_ONCE, TopK
+from relrank.study.fallback import Mask, top_of_histories, top_of_users
 from relrank.study.fitted import PARTS, FittedRun
 from relrank.whole import whole
 
@@ -34,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROWS) -> int:
-    """Write ``user``, ``place`` (from 1), ``item``, ``title``, ``score`` of every user's k best items.
+    """Write ``user``, ``place`` (from 1), ``item``, ``title``, ``score``, ``fallback`` of every user's k best items.
 
     The lists are those of ``FittedRun.recommend``; where scores are products of vectors, the last bits of a score may
     depend on how many users are scored at once. Users are in row order; one who has chosen everything has no rows.
@@ -67,7 +68,7 @@ def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROW
             frames = []
             for start in range(first, last, at_once):
                 users = np.arange(start, min(start + at_once, last))
-                frames.append(_frame(run, users, lists.top(users, k)))
+                frames.append(_frame(run, users, *lists.top(users, k)))
                 progress("users", int(users[-1]) + 1, n_users)
             with whole(files[-1]) as temporary:
                 pl.concat(frames).write_parquet(temporary)
@@ -88,14 +89,14 @@ class Lists:
         self._heard = Sequences.of_rows(user, item, run.split.shape[0]) if run.hears_all else None
         self._chosen = run.chosen()
 
-    def top(self, users: Int64, k: int) -> TopK:
-        """The k best items that each of these users has not chosen yet."""
+    def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:
+        """The k best items that each of these users has not chosen yet, and whose list is popularity's."""
         if self._heard is None:
-            return top_k(self.run.model, users, self._chosen, k)
-        return top_k_from_histories(self.run.model, self._heard.take(users).tensors(), self._chosen.n_cols, k)
+            return top_of_users(self.run.model, users, self._chosen, k)
+        return top_of_histories(self.run.model, self._heard.take(users).tensors(), k)
 
 
-def _frame(run: FittedRun, users: Int64, best: TopK) -> pl.DataFrame:
+def _frame(run: FittedRun, users: Int64, best: TopK, silent: Mask) -> pl.DataFrame:
     there = best.items >= 0
     row, place = np.nonzero(there)
     frame = pl.DataFrame(
@@ -104,10 +105,11 @@ def _frame(run: FittedRun, users: Int64, best: TopK) -> pl.DataFrame:
             "place": (place + 1).astype(np.uint32),
             "item": run.split.items.at(best.items[there]),
             "score": best.scores[there],
+            "fallback": silent[row],
         }
     )
     named = frame.join(run.titles.rename({"key": "item"}), on="item", how="left", maintain_order="left")
-    return named.select("user", "place", "item", "title", "score")
+    return named.select("user", "place", "item", "title", "score", "fallback")
 
 
 def _parts_of(run: FittedRun, out: Path, k: int, rows: int) -> Path:

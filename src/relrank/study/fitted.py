@@ -25,8 +25,8 @@ from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of
 from relrank.models.estimates import score_block
 from relrank.process_group import ALONE, ProcessGroup
-from relrank.ranking import top_k, top_k_from_histories
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
+from relrank.study.fallback import top_of_histories, top_of_users
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -58,7 +58,9 @@ class FittedRun:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
 
     def recommend(self, user: str | int, k: int = 10) -> pl.DataFrame:
-        """The k best items that this user has not chosen yet: ``place``, ``item``, ``title``, ``score``.
+        """The k best items that this user has not chosen: ``place``, ``item``, ``title``, ``score``, ``fallback``.
+
+        Where the model says nothing of the user (all scores equal), the list is popularity's: ``fallback`` is true.
 
         Raises:
             InputError: the user is unknown.
@@ -66,18 +68,20 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         if self.hears_all:
             return self.recommend_for(self.history(user)["item"].to_list(), k)
-        best = top_k(self.model, row, self.chosen(), k)
-        return self._named(best.items[0], best.scores[0])
+        best, silent = top_of_users(self.model, row, self.chosen(), k)
+        return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
         """The same for somebody never seen in training, from the keys of the items they chose, oldest first.
+
+        An empty history gets popularity's list, too.
 
         Raises:
             InputError: an item is unknown.
         """
         rows = self.split.items.rows(as_keys(history, self.split.items.keys), "history")
-        best = top_k_from_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], len(self.split.items), k)
-        return self._named(best.items[0], best.scores[0])
+        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k)
+        return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def history(self, user: str | int) -> pl.DataFrame:
         """What the user chose: ``item``, ``title``, ``part``."""
@@ -101,11 +105,11 @@ class FittedRun:
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
         return Csr.from_pairs(user, item, self.split.shape)
 
-    def _named(self, items: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> pl.DataFrame:
+    def _named(self, items: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], fallback: bool) -> pl.DataFrame:
         there = items >= 0
         frame = pl.DataFrame({"key": self.split.items.at(items[there]), "score": scores[there]})
         named = frame.join(self.titles, on="key", how="left", maintain_order="left").with_row_index("place", offset=1)
-        return named.select("place", pl.col("key").alias("item"), "title", "score")
+        return named.select("place", pl.col("key").alias("item"), "title", "score", fallback=pl.lit(fallback))
 
 
 def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:

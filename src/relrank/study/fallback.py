@@ -1,0 +1,74 @@
+"""Lists by popularity for whom the model says nothing of: an empty history, or one that leaves all scores equal.
+
+Equal scores would be a random order that looks like a recommendation; such lists are popularity's, and marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from relrank.csr import Csr, Int64
+from relrank.graph.graph import Graph
+from relrank.models import Recommender
+from relrank.models.base import history_rows
+from relrank.models.simple import Popularity
+from relrank.ranking import TopK, top_k, top_k_from_histories
+
+Mask = npt.NDArray[np.bool_]
+AT_ONCE = 64
+"""Users whose scores are looked at side by side."""
+
+
+def popularity(graph: Graph) -> Popularity:
+    """Items by the sum of their interactions' weights."""
+    return Popularity(graph).solve()
+
+
+def top_of_users(model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int) -> tuple[TopK, Mask]:
+    """``top_k``, and popularity's lists for users of whom the model says nothing: which, bool [n_users]."""
+    best = top_k(model, users, seen, k)
+    chosen = seen.take(users)
+    silent = _silent(best, chosen, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64))))
+    if silent.any():
+        best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k))
+    return best, silent
+
+
+def top_of_histories(model: Recommender, histories: Sequence[torch.Tensor], k: int) -> tuple[TopK, Mask]:
+    """``top_k_from_histories`` likewise; nobody says anything of an empty history."""
+    n_items = model.graph.n_items
+    best = top_k_from_histories(model, histories, n_items, k)
+    seen = history_rows(histories, n_items)
+    silent = _silent(best, seen, lambda rows: model.fold_in([histories[row] for row in rows.tolist()]))
+    silent |= np.array([not history.numel() for history in histories], np.bool_)
+    if silent.any():
+        left = [histories[row] for row in np.flatnonzero(silent).tolist()]
+        best = _with(best, silent, top_k_from_histories(popularity(model.graph), left, n_items, k))
+    return best, silent
+
+
+def _silent(best: TopK, seen: Csr, scores: Callable[[Int64], torch.Tensor]) -> Mask:
+    """Whose candidates all have one score; asked of those alone whose list begins and ends at one."""
+    n_listed = (best.items >= 0).sum(axis=1)
+    rows = np.flatnonzero(n_listed > 0)
+    rows = rows[best.scores[rows, 0] == best.scores[rows, n_listed[rows] - 1]].astype(np.int64)
+    silent = np.zeros(len(best.items), np.bool_)
+    for part in np.array_split(rows, -(-rows.size // AT_ONCE) or 1):
+        if part.size:
+            with torch.no_grad():
+                found = scores(part).float().numpy(force=True)
+            for row, values in zip(part.tolist(), found, strict=True):
+                others = np.delete(values, seen.indices[seen.indptr[row] : seen.indptr[row + 1]])
+                silent[row] = others.min() == others.max()
+    return silent
+
+
+def _with(best: TopK, rows: Mask, others: TopK) -> TopK:
+    items, scores = best.items.copy(), best.scores.copy()
+    items[rows], scores[rows] = others.items, others.scores
+    return replace(best, items=items, scores=scores)
