@@ -1,6 +1,13 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from relrank.whole import whole, whole_folder
+from relrank import whole as writing
+from relrank.errors import InputError
+from relrank.whole import discard, whole, whole_folder
 
 
 def fail_half_way(path):
@@ -18,6 +25,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     with pytest.raises(RuntimeError):
         fail_half_way(path)
     assert path.read_text() == "first"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
 def write_half(folder):
@@ -26,7 +34,10 @@ def write_half(folder):
         raise RuntimeError
 
 
-def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path, monkeypatch, in_one_step):
+    if not in_one_step:
+        monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
     folder = tmp_path / "new" / "run"
     with pytest.raises(RuntimeError):
         write_half(folder)
@@ -38,10 +49,89 @@ def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_half(folder)
     assert (folder / "one").read_text() == "first"
-    left = folder.with_name(".run.part")  # of a killed write
-    left.mkdir()
-    (left / "stale").touch()
     with whole_folder(folder) as part:
         (part / "one").write_text("second")
     assert {f.name: f.read_text() for f in folder.iterdir()} == {"one": "second"}
     assert [f.name for f in folder.parent.iterdir()] == ["run"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from relrank.whole import whole, whole_folder
+with whole(Path(sys.argv[1])) as one, whole_folder(Path(sys.argv[2])) as other:
+    one.write_text("half")
+    (other / "one").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    file, folder = tmp_path / "file", tmp_path / "run"
+    subprocess.run([sys.executable, "-c", KILLED, file, folder], check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    with whole(file) as mine:
+        left = {p.name for p in tmp_path.iterdir()}
+        with whole(file) as other:  # nobody removes what a living process writes
+            other.write_text("another")
+        mine.write_text("mine")
+    assert len(left) == 2  # of the folder, and what is being written
+    with whole_folder(folder):
+        pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "run"]
+    assert file.read_text() == "mine"
+
+
+def test_two_writers_never_share_a_name_and_a_planted_link_is_not_followed(tmp_path):
+    victim, path = tmp_path / "victim", tmp_path / "report.html"
+    victim.write_text("precious")
+    for name in ("report.html.part", ".report.html.part"):
+        (tmp_path / name).symlink_to(victim)
+    with whole(path) as one, whole(path) as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"
+    assert victim.read_text() == "precious"
+
+
+def test_an_older_folder_left_aside_by_a_kill_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "_exchange", lambda one, other: False)
+    aside = tmp_path / ".run.replaced"
+    aside.mkdir()
+    (aside / "one").write_text("older")
+    with pytest.raises(RuntimeError):
+        write_half(tmp_path / "run")
+    assert (tmp_path / "run" / "one").read_text() == "older"
+
+
+def test_contents_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(writing.os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}")))
+    with whole(tmp_path / "file") as part:
+        part.touch()
+    assert done == [str(part), str(tmp_path)]
+    done.clear()
+    with whole_folder(tmp_path / "run") as part:
+        (part / "in").mkdir()
+        (part / "in" / "one").touch()
+    assert done == [str(part), str(part / "in" / "one"), str(part / "in"), str(tmp_path)]
+
+
+def test_discarding_a_link_leaves_what_it_leads_to(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "photos")
+    discard(tmp_path / "link")
+    discard(tmp_path / "folder")
+    discard(tmp_path / "nothing")
+    assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == ["photos", "photos/one"]
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "run/.."])
+def test_paths_without_a_name_are_refused(path):
+    for write in (whole, whole_folder):
+        with pytest.raises(InputError, match="not a name"), write(Path(path)):
+            pass
