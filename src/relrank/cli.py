@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from relrank.errors import InputError, LeakError
+from relrank.errors import InputError, LeakError, did_you_mean, one_of
 from relrank.libraries import fitting
 from relrank.memory import out_of_memory
 from relrank.process_group import rank_here
@@ -63,7 +63,8 @@ def fetch(
 
     names = get_args(fetching.Name)
     if name not in names:
-        raise InputError("unknown data set", where="relrank fetch", expected=", ".join(names), found=name)
+        found = repr(name) + did_you_mean(name, names)
+        raise InputError("unknown data set", where="relrank fetch", expected=one_of(names), found=found)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as bar:
         tasks: dict[str, Any] = {}

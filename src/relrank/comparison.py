@@ -27,7 +27,7 @@ import polars as pl
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
 from relrank.csr import Float64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables.ids import IdMap
 
 Table = pl.DataFrame | Sequence[pl.DataFrame]
@@ -263,7 +263,8 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
     values = np.full((len(users), len(tables)), np.nan)
     for at, (table, where) in enumerate(zip(tables, names, strict=True)):
         if metric not in table.columns:
-            raise InputError("no such metric", where=where, expected=f"one of {table.columns}", found=repr(metric))
+            found = repr(metric) + did_you_mean(metric, table.columns)
+            raise InputError("no such metric", where=where, expected=one_of(table.columns), found=found)
         column = table[metric].cast(pl.Float64).fill_null(np.nan).to_numpy()
         if not np.isfinite(column).all():
             found = f"{int((~np.isfinite(column)).sum()):,} missing or infinite"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
+
 
 class InputError(ValueError):
     """Something outside the program is not as it must be: a file, a table, a key, a setting.
@@ -25,3 +28,15 @@ class InputError(ValueError):
 
 class LeakError(InputError):
     """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""
+
+
+def one_of(known: Collection[str]) -> str:
+    """The names that could have been, for messages."""
+    return f"one of {', '.join(sorted(known))}" if known else "nothing: there is none"
+
+
+def did_you_mean(name: object, known: Collection[str]) -> str:
+    """The nearest known name, for the end of what was found; nothing where none is near."""
+    by_lower = {one.lower(): one for one in known}
+    near = get_close_matches(str(name).lower(), list(by_lower), 1)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""

@@ -14,7 +14,7 @@ import polars as pl
 
 from relrank import metrics
 from relrank.csr import Csr, Float64, Int32
-from relrank.errors import InputError
+from relrank.errors import InputError, one_of
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
 from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
@@ -220,7 +220,9 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
         InputError: there is no such column.
     """
     if column not in table.columns:
-        raise InputError("no such group", where="evaluation table", expected=f"one of {table.columns}", found=column)
+        raise InputError(
+            "no such group", where="evaluation table", expected=one_of(table.columns), found=repr(column)
+        )
     values = table[column]
     if column in (HISTORY_LENGTH, ITEM_POPULARITY):
         if column == HISTORY_LENGTH:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 import scipy.sparse
 
 from relrank.csr import Csr, Float64, Int64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean
 
 Counts = npt.NDArray[np.integer]
 Lists = npt.NDArray[np.integer]
@@ -278,7 +278,7 @@ def by_name(name: str, groups: TieGroups) -> Float64:
             "unknown metric",
             where="metric name",
             expected=f"mrr, or one of {', '.join(AT_K)} with a cut, e.g. ndcg@10",
-            found=repr(name),
+            found=repr(name) + did_you_mean(name, ["mrr", *(f"{at}@{cut or 10}" for at in AT_K)]),
         )
     return AT_K[metric](groups, int(cut))
 

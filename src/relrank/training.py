@@ -30,6 +30,7 @@ from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.graph.neighbour_sampling import prefetch
 from relrank.models.base import Trained
+from relrank.models.settings import Count, NotNegative, Whole, check_settings
 from relrank.process_group import ALONE, ProcessGroup
 
 
@@ -37,33 +38,27 @@ from relrank.process_group import ALONE, ProcessGroup
 class TrainConfig:
     """How long and how fast; the same for every arm of a study."""
 
-    epochs: int = 60
+    epochs: Count = 60
     """Passes over the training data at most."""
-    batch: int = 4096
+    batch: Count = 4096
     """Training edges per step, of all processes together; of a sequence model, users."""
-    lr: float = 0.01
+    lr: NotNegative = 0.01
     """Adam's learning rate; where it decays, the one of the first step."""
     decay: Literal["none", "linear"] = "none"
     """Linear: the rate falls to 0 with the last step of the last epoch."""
-    every: int = 5
+    every: Count = 5
     """Epochs between two validations."""
-    patience: int = 0
+    patience: Whole = 0
     """Validations without a new best before stopping early; 0 trains all epochs."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": CUDA where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
-    workers: int = 0
+    workers: Whole = 0
     """Threads that draw negatives and neighbours ahead of the steps; 0 draws in the training thread."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch", 1), ("every", 1), ("patience", 0), ("workers", 0), ("lr", 0)):
-            if not getattr(self, name) >= least:
-                raise _bad_setting(name, f"at least {least}", getattr(self, name))
-        if self.precision not in ("float32", "bfloat16"):
-            raise _bad_setting("precision", "float32 or bfloat16", self.precision)
-        if self.decay not in ("none", "linear"):
-            raise _bad_setting("decay", "none or linear", self.decay)
+        check_settings(self, TrainConfig, "training settings")
 
 
 class Watch(Protocol):
@@ -102,10 +97,6 @@ class Fitted:
 _HISTORY = {"epoch": pl.Int64, "loss": pl.Float64, "metric": pl.Float64, "seconds": pl.Float64}
 
 
-def _bad_setting(name: str, expected: str, found: object) -> InputError:
-    return InputError("training setting is out of range", where=name, expected=expected, found=repr(found))
-
-
 def device_of(name: str) -> torch.device:
     """The device a setting names.
 
@@ -115,7 +106,9 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise _bad_setting("device", '"auto", "cpu" or "cuda"', name)
+        raise InputError(
+            "unknown device", where="training settings, device", expected='"auto", "cpu" or "cuda"', found=repr(name)
+        )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError("no CUDA device", where="device", expected='"cpu" or "auto"', found=name)
     return torch.device(name)

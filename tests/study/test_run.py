@@ -282,7 +282,7 @@ def test_winner_is_the_best_on_validation_and_recommends_by_title(study_file, tm
         ('name = "ease"', 'name = "ease"\nconfig = {l2 = "big"}', "has another type"),
         ('name = "ease"', 'name = "popularity"', "a model is listed twice"),
         ("trials = 8", "trials = 0", "study.trials"),
-        ("trials = 8", 'metric = "ndcg@7"', "metric must be"),
+        ("trials = 8", 'metric = "ndcg@7"', "unknown metric"),
         ("trials = 8", "trails = 8", "unknown key"),
         ('column = "noise"', 'column = "niose"', "niose"),
         ("trials = 8", 'user_groups = ["age"]', "no such column to group by"),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.csr import Float32
+from relrank.errors import did_you_mean, one_of
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
@@ -130,7 +131,8 @@ def _draft(join: Join, config: RelationConfig) -> Draft:
 def _link(join: Join, config: Link) -> Draft:
     links = join.tables.links
     if config.table not in links:
-        raise join.error("no such link table", expected=f"one of {sorted(links)}", found=config.table)
+        found = repr(config.table) + did_you_mean(config.table, links)
+        raise join.error("no such link table", expected=one_of(links), found=found)
     table = links[config.table]
     where = f"table {table.name!r}"
     if config.min_target_degree > 1 and table.source == table.target:
@@ -253,7 +255,7 @@ def _one_text(join: Join, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[n
         return join.column(config.node, config.columns[0])[0], *as_one_text(join, columns)
     ids = join.universe(config.node)
     if ids is None:
-        raise join.error("no such node table", expected=f"one of {sorted(join.tables.nodes)}", found=config.node)
+        raise join.no_node_table(config.node)
     return ids, *as_one_text(join, [joined_texts(join, config.node, config.texts, ids.keys)])
 
 

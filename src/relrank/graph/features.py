@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.csr import Csr, Float32, Float64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.columns import NOT_A_VALUE, as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.graph import Feature
 from relrank.graph.joins import Progress, examples, silent
@@ -117,8 +117,8 @@ class Source:
             InputError: the type has no table, or no relation made it a type of the graph.
         """
         if node_type not in self.tables.nodes:
-            expected = f"one of {sorted(self.tables.nodes)}"
-            raise self.error("no such node table", expected=expected, found=node_type)
+            found = repr(node_type) + did_you_mean(node_type, self.tables.nodes)
+            raise self.error("no such node table", expected=one_of(self.tables.nodes), found=found)
         self.keys(node_type)
         return self.tables.nodes[node_type]
 
@@ -129,7 +129,8 @@ class Source:
             InputError: no relation made it a type of the graph.
         """
         if node_type not in self.nodes:
-            raise self.error("no relation links this type", expected=f"one of {sorted(self.nodes)}", found=node_type)
+            found = repr(node_type) + did_you_mean(node_type, self.nodes)
+            raise self.error("no relation links this type", expected=one_of(self.nodes), found=found)
         return self.nodes[node_type].keys
 
     def column(self, node_type: str, column: str) -> pl.Series:
@@ -140,8 +141,9 @@ class Source:
         """
         table, keys = self.table(node_type), self.nodes[node_type].keys
         if column not in table.frame.columns:
-            expected = f"one of {table.frame.columns} in table {node_type!r}"
-            raise self.error("column not found", expected=expected, found=column)
+            expected = f"{one_of(table.frame.columns)} in table {node_type!r}"
+            found = repr(column) + did_you_mean(column, table.frame.columns)
+            raise self.error("column not found", expected=expected, found=found)
         at = IdMap(node_type, table.frame[table.key]).find(keys)
         if (at < 0).all():
             expected = f"{node_type}.{table.key}: {examples(table.frame[table.key])}"

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from relrank.counting import ascending, order_of_pairs, repeated
 from relrank.csr import Csr, Float32, Int32, Int64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
 
@@ -237,6 +237,7 @@ class Graph:
         features: what is known of nodes, by name; every arm keeps them all.
         places: place of each interaction in its user's history, 0 first, int32 [n_interactions]; None where the data
             has no order in time.
+        left_out: names of relations that this graph was made without, which a configuration may still weigh.
 
     Raises:
         ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
@@ -252,6 +253,7 @@ class Graph:
     notices: tuple[Notice, ...] = ()
     features: dict[str, Feature] = field(default_factory=dict)
     places: Int32 | None = None
+    left_out: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.places is not None:
@@ -290,22 +292,21 @@ class Graph:
         """
         if name not in self.relations:
             raise InputError(
-                "unknown relation",
-                where="graph",
-                expected=f"one of {sorted(self.relations)}",
-                found=repr(name),
-            )
+                "unknown relation", where="graph", expected=one_of(self.relations),
+                found=repr(name) + did_you_mean(name, self.relations),
+            )  # fmt: skip
         return self.relations[name]
 
     def without(self, *names: str) -> Graph:
         """The same graph less these relations."""
         for name in names:
             self.relation(name)
-        return replace(self, relations={n: r for n, r in self.relations.items() if n not in names})
+        return self.only(*(name for name in self.relations if name not in names))
 
     def only(self, *names: str) -> Graph:
         """The interactions and these relations alone; ``only()`` is interactions alone."""
-        return replace(self, relations={n: self.relation(n) for n in names})
+        kept = {n: self.relation(n) for n in names}
+        return replace(self, relations=kept, left_out=self.left_out | (self.relations.keys() - kept.keys()))
 
     def rewired(self, name: str, seed: int) -> Graph:
         """The same graph with one relation's edges shuffled, every node keeping its degree."""

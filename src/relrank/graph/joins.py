@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Int32
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
@@ -52,6 +52,13 @@ class Join:
         """The error to raise."""
         return InputError(what, where=f"relation {self.relation!r}", expected=expected, found=found)
 
+    def no_node_table(self, node_type: str) -> InputError:
+        """The error to raise where a type has no table."""
+        known = self.tables.nodes
+        return self.error(
+            "no such node table", expected=one_of(known), found=repr(node_type) + did_you_mean(node_type, known)
+        )
+
     def select(self, frame: pl.DataFrame, column: str, where: str) -> pl.Series:
         """A column of a table.
 
@@ -59,7 +66,8 @@ class Join:
             InputError: there is none.
         """
         if column not in frame.columns:
-            raise self.error("column not found", expected=f"one of {frame.columns} in {where}", found=column)
+            found = repr(column) + did_you_mean(column, frame.columns)
+            raise self.error("column not found", expected=f"{one_of(frame.columns)} in {where}", found=found)
         return frame[column]
 
     def column(self, node_type: str, column: str) -> tuple[IdMap, pl.Series]:
@@ -70,7 +78,7 @@ class Join:
         """
         table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         if table is None or ids is None:
-            raise self.error("no such node table", expected=f"one of {sorted(self.tables.nodes)}", found=node_type)
+            raise self.no_node_table(node_type)
         values = self.select(table.frame, column, f"table {node_type!r}")
         at = IdMap(node_type, table.frame[table.key]).find(ids.keys)
         if (at < 0).all():

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.csr import Csr, Float32, Int32, Int64
-from relrank.errors import InputError
+from relrank.errors import InputError, one_of
 
 Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")
@@ -247,7 +247,7 @@ class NegativeSampler:
         self, positives: Csr, kind: str, n: int, shared: bool, power: float = 0.75, parallel: bool = True
     ) -> None:
         if kind not in KINDS:
-            raise InputError("unknown negatives", where="negatives", expected=", ".join(KINDS), found=repr(kind))
+            raise InputError("unknown negatives", where="negatives", expected=one_of(KINDS), found=repr(kind))
         if n < 1:
             raise InputError("too few negatives", where=f"{kind} negatives", expected="1 or more", found=str(n))
         if not shared and kind in ("in-batch", "mixed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from relrank.errors import did_you_mean, one_of
 from relrank.graph.columns import NOT_A_VALUE, Reader
 from relrank.tables.tables import TextTable
 
@@ -18,7 +19,9 @@ def texts_of_kind(reader: Reader, kind: str) -> tuple[TextTable, pl.DataFrame]:
     if table is None:
         raise reader.error("data have no texts", expected="[data.texts], or a data set with texts", found="none")
     if kind not in table.kinds:
-        raise reader.error("no texts of this kind", expected=f"one of {table.kinds}", found=kind)
+        raise reader.error(
+            "no texts of this kind", expected=one_of(table.kinds), found=repr(kind) + did_you_mean(kind, table.kinds)
+        )
     rows = table.frame.filter(pl.col("kind") == kind).select("key", pl.col("text").str.strip_chars())
     said = rows.filter((pl.col("text") != "") & ~pl.col("text").is_in(NOT_A_VALUE))
     reader.count(f"{kind} rows without a text: dropped", len(rows) - len(said))

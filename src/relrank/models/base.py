@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from relrank.csr import Csr, Int32, Int64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences, check_ordered, item_rows
 from relrank.models import estimates
 from relrank.models.estimates import Estimate
+from relrank.models.settings import check_settings, check_weights
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
@@ -136,6 +137,38 @@ class Recommender(ABC):
         return tuple(graph.relations) if cls.relational else ()
 
     @classmethod
+    def settled(cls, graph: Graph, config: Any, where: str) -> Any:
+        """A configuration that can be, of this model and on this graph, in plain numbers.
+
+        Args:
+            graph: what is fitted on.
+            config: an instance of ``Config``.
+            where: whose it is, for messages.
+
+        Raises:
+            InputError: it is of another model, a field is out of its bounds, or a weight is of no relation.
+        """
+        config = check_settings(config, cls.Config, where)
+        known = {*graph.relations, *graph.left_out, *([graph.interactions.name] if cls.weighs_interactions else [])}
+        check_weights(getattr(config, "weights", {}), known, f"{where}, weights")
+        cls.check_together(config, where)
+        return config
+
+    @classmethod
+    def weighed(cls, config: Any) -> frozenset[str]:
+        """Names of the relations that a configuration weighs by name."""
+        return frozenset(getattr(config, "weights", ()))
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Refuse fields each of which could be, and that do not go together: by default none.
+
+        Raises:
+            InputError: as the model says.
+        """
+        del config, where
+
+    @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
         """Refuse a graph that lacks what the model reads, before anything is fitted.
 
@@ -181,7 +214,7 @@ class ClosedForm(Recommender):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         self.graph = graph
         self.history = interaction_rows(graph)
-        self.config = self.Config() if config is None else config
+        self.config = self.settled(graph, self.Config() if config is None else config, self.name)
 
     @abstractmethod
     def solve(self) -> Self:
@@ -267,7 +300,7 @@ class Trained(nn.Module, Recommender):
         super().__init__()
         self.graph = graph
         self.history = interaction_rows(graph)
-        self.config = self.Config() if config is None else config
+        self.config = self.settled(graph, self.Config() if config is None else config, self.name)
         self.parallel = True
 
     def examples(self) -> tuple[Int32, Int32]:
@@ -366,7 +399,10 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
     for name, value in values.items():
         field, _, entry = name.partition(".")
         if field not in known or (entry and not isinstance(known[field], dict)):
-            raise InputError("unknown hyper-parameter", where=where, expected=f"one of {sorted(known)}", found=name)
+            raise InputError(
+                "unknown hyper-parameter", where=where, expected=one_of(known),
+                found=repr(name) + did_you_mean(name, known),
+            )  # fmt: skip
         if entry and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise InputError(
                 "hyper-parameter has another type", where=f"{where}, {name}", expected="a number", found=repr(value)
@@ -389,28 +425,6 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
         changed[field] = dict(value) if isinstance(value, dict) else value
     result: Any = replace(config, **changed)
     return result
-
-
-def check_range(fits: bool, model: str, field: str, expected: str, found: object) -> None:
-    """Refuse a hyper-parameter whose value makes no sense.
-
-    Raises:
-        InputError: it does not fit.
-    """
-    if not fits:
-        raise InputError(
-            "hyper-parameter is out of range", where=f"{model}, {field}", expected=expected, found=repr(found)
-        )
-
-
-def check_choice(model: str, field: str, known: Sequence[str], found: object) -> None:
-    """Refuse a hyper-parameter that is none of its known words.
-
-    Raises:
-        InputError: it is none.
-    """
-    if found not in known:
-        raise InputError(f"unknown {field}", where=model, expected=" or ".join(known), found=repr(found))
 
 
 def interaction_rows(graph: Graph) -> Csr:

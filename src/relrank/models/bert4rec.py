@@ -19,9 +19,10 @@ from torch.nn import functional
 from relrank.csr import Int64
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.sasrec import SASRecConfig, Transformer
 from relrank.models.sequence import Windows
+from relrank.models.settings import Inside, Share
 from relrank.models.space import Choice, Range
 
 
@@ -29,9 +30,9 @@ from relrank.models.space import Choice, Range
 class BERT4RecConfig(SASRecConfig):
     """Hyper-parameters of BERT4Rec."""
 
-    masked: float = 0.2
+    masked: Inside = 0.2
     """Share of a window's items that are hidden; at least one is, and one is not."""
-    last: float = 0.2
+    last: Share = 0.2
     """Share of windows in which the last item alone is hidden."""
 
 
@@ -44,10 +45,7 @@ class BERT4Rec(Transformer):
 
     def __init__(self, graph: Graph, config: BERT4RecConfig | None = None) -> None:
         super().__init__(graph, config)
-        c = self.config
-        check_range(0 < c.masked < 1, self.name, "masked", "above 0, below 1", c.masked)
-        check_range(0 <= c.last <= 1, self.name, "last", "0 to 1", c.last)
-        self.mask = nn.Parameter(torch.zeros(c.dim))
+        self.mask = nn.Parameter(torch.zeros(self.config.dim))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:

@@ -16,14 +16,13 @@ of users are not read. See :func:`relrank.models.filters.item_filters`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32
-from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
@@ -40,6 +39,7 @@ from relrank.models.filters import (
     weight_knobs,
 )
 from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.settings import Bounds, Count, NotNegative, Rounds, Seed, Weights
 
 ORDER = {"euler": 1, "rk4": 4}
 
@@ -48,24 +48,24 @@ ORDER = {"euler": 1, "rk4": 4}
 class BSPMConfig:
     """Hyper-parameters of BSPM; the defaults are the authors' for Gowalla, but for ``rounds``."""
 
-    rank: int = 448
+    rank: Count = 448
     """Singular vectors of the ideal low-pass filter."""
-    beta: float = 0.2
+    beta: NotNegative = 0.2
     """β, weight of the ideal low-pass filter beside the linear one."""
-    time: float = 2.5
+    time: Annotated[float, Bounds(0, 1000)] = 2.5
     """T, where sharpening ends; 0 for none."""
-    steps: int = 1
+    steps: Annotated[int, Bounds(1, 10_000)] = 1
     """Steps of the solver until then."""
-    solver: str = "rk4"
-    """"rk4" (Runge–Kutta, order 4) or "euler"."""
-    weight: float = 0.0
+    solver: Literal["rk4", "euler"] = "rk4"
+    """Runge–Kutta of order 4, or Euler's."""
+    weight: NotNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name; the linear filter has 1."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
-    rounds: int = 4
+    rounds: Rounds = 4
     """Power iterations of the decomposition. With few, the cut is soft, directions beyond it leak into the filter,
     which validation on Gowalla prefers; at 16 it is about as sharp as the exact cut of the paper."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomised decomposition's start."""
 
 
@@ -99,17 +99,9 @@ class BSPM(ItemFilters):
 
     def __init__(self, graph: Graph, config: BSPMConfig | None = None) -> None:
         super().__init__(graph, config)
-        solver, time, steps = self.config.solver, self.config.time, self.config.steps
-        if solver not in ORDER:
-            raise InputError("unknown solver", where="bspm, solver", expected=f"one of {sorted(ORDER)}", found=solver)
-        if steps < 1 or not 0 <= time < np.inf:
-            raise InputError(
-                "sharpening cannot be solved", where="bspm, time and steps",
-                expected="a finite time of 0 or more, 1 step or more", found=f"time {time}, {steps} steps",
-            )  # fmt: skip
         self._filter = normalise(self.history)
         self._by_item = self._filter.transpose()
-        self._relations = item_filters(graph, self.config.weight, self.config.weights, self.name)
+        self._relations = item_filters(graph, self.config.weight, self.config.weights)
 
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃, and its vectors sharpened."""

@@ -16,7 +16,7 @@ itself. Relations of users are not read. See :func:`relrank.models.filters.item_
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numba
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ROUNDS,
@@ -40,32 +40,33 @@ from relrank.models.filters import (
     weight_knobs,
 )
 from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.settings import Bounds, Count, NotNegative, Positive, Power, Rounds, Seed, Weights
 
 
 @dataclass(frozen=True, slots=True)
 class ChebyCFConfig:
     """Hyper-parameters of ChebyCF; the defaults are the authors' for Gowalla."""
 
-    order: int = 8
+    order: Annotated[int, Bounds(1, 1000)] = 8
     """K, degree of the interpolation. The response is odd around 1/2, so that an even K gives degree K − 1; every
     degree takes two sparse products per block of histories."""
-    flatness: float = 1.5
+    flatness: Positive = 1.5
     """φ, how flat the response is in the middle of the spectrum; 1 for a straight line."""
-    rank: int = 512
+    rank: Count = 512
     """η, singular vectors of the ideal low-pass filter."""
-    alpha: float = 0.2
+    alpha: NotNegative = 0.2
     """α, weight of the ideal low-pass filter beside the interpolated one."""
-    beta: float = 0.4
+    beta: Power = 0.4
     """β, how much popular items count less in a history and more in the ranking."""
-    user_power: float = 0.5
+    user_power: Power = 0.5
     """a, how much a user with many interactions counts less in P; .5 in the paper."""
-    weight: float = 0.0
+    weight: NotNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name; the interpolated filter has 1."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
-    rounds: int = ROUNDS
+    rounds: Rounds = ROUNDS
     """Power iterations of the decomposition; with few, the ideal filter's cut is soft."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomised decomposition's start."""
 
 
@@ -103,12 +104,6 @@ class ChebyCF(ItemFilters):
 
     def __init__(self, graph: Graph, config: ChebyCFConfig | None = None) -> None:
         super().__init__(graph, config)
-        order, flatness = self.config.order, self.config.flatness
-        check_range(order >= 1, self.name, "order", "1 or more", order)
-        check_range(0 < flatness < np.inf, self.name, "flatness", "a finite number above 0", flatness)
-        for name in ("alpha", "beta", "user_power"):
-            value = getattr(self.config, name)
-            check_range(bool(np.isfinite(value)), self.name, name, "a finite number", value)
         x = self.history
         of_user = np.bincount(x.rows(), weights=x.data, minlength=x.n_rows)
         scale = of_user[x.rows()] ** -self.config.user_power * item_degrees(x, -0.5)[x.indices]
@@ -117,8 +112,9 @@ class ChebyCF(ItemFilters):
         degrees = item_degrees(self.history, self.config.beta)
         degrees[degrees == 0] = 1  # items without interactions, which relations may still reach
         self._outer: Float32 = degrees
-        self._coefficients = np.trim_zeros(plateau_coefficients(order, flatness), "b").astype(np.float32)
-        self._relations = item_filters(graph, self.config.weight, self.config.weights, self.name)
+        plateau = plateau_coefficients(self.config.order, self.config.flatness)
+        self._coefficients = np.trim_zeros(plateau, "b").astype(np.float32)
+        self._relations = item_filters(graph, self.config.weight, self.config.weights)
 
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃; the interpolation needs none."""

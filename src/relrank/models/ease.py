@@ -16,31 +16,20 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32, Float64
-from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.linear import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
+from relrank.models.settings import Positive
 
 
 @dataclass(frozen=True, slots=True)
 class EASEConfig:
     """Hyper-parameters of EASE."""
 
-    l2: float = 200.0
+    l2: Positive = 200.0
     """Ridge penalty λ, in interactions."""
-
-
-def ridge(l2: float) -> float:
-    """The penalty itself, if it is one.
-
-    Raises:
-        InputError: it is not positive and finite.
-    """
-    if not 0 < l2 < np.inf:
-        raise InputError("ridge penalty is not positive", where="l2", expected="a number above 0", found=str(l2))
-    return float(l2)
 
 
 L2_LADDER = (10.0, 20.0, 35.0, 60.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 2000.0)
@@ -90,7 +79,7 @@ class EASE(ClosedForm):
 
     def solve(self) -> Self:
         """One Cholesky inverse of the smaller side."""
-        x, l2 = self.history, ridge(self.config.l2)
+        x, l2 = self.history, float(self.config.l2)
         inverse = spd_inverse(penalised(gram(x if self.dual else x.transpose()), (), l2))
         if self.dual:
             kx = np.ascontiguousarray(rows_times_dense(x.transpose(), inverse).T)

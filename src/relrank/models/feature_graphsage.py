@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.settings import Dropped
 from relrank.models.space import Choice, Range
 
 
@@ -18,7 +19,7 @@ class FeatureGraphSAGEConfig(GraphSAGEConfig):
     """Hyper-parameters of GraphSAGE with features."""
 
     features: bool = True
-    own_dropout: float = 0.1
+    own_dropout: Dropped = 0.1
 
 
 class FeatureGraphSAGE(GraphSAGE):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr, Float32
-from relrank.errors import InputError
 from relrank.graph.chains import composed, touches_items
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
@@ -96,9 +95,7 @@ class ItemFilters(FromHistory):
         return relations_of_items(graph)
 
 
-def item_filters(
-    graph: Graph, default: float, weights: Mapping[str, float], model: str
-) -> list[tuple[Csr, Csr | None, float]]:
+def item_filters(graph: Graph, default: float, weights: Mapping[str, float]) -> list[tuple[Csr, Csr | None, float]]:
     """A normalised filter of items for every one of ``relations_of_items``, with its weight above 0.
 
     For a relation item → t that is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``: from item to t and back. Within the
@@ -108,22 +105,13 @@ def item_filters(
         graph: its relations; those that say nothing of items are left out.
         default: weight of a relation that ``weights`` does not name.
         weights: by relation.
-        model: name for errors.
 
     Returns:
         ``(Â, Âᵀ, weight)`` in the order of names; ``(Â, None, weight)`` within the items.
-
-    Raises:
-        InputError: a weight is negative or not finite.
     """
     found: list[tuple[Csr, Csr | None, float]] = []
     for name in sorted(graph.relations):  # sums in one order whatever the arm
         weight = float(weights.get(name, default))
-        if not 0 <= weight < np.inf:
-            raise InputError(
-                "relation weight is negative or not finite", where=f"{model}, {name}",
-                expected="0 or more", found=str(weight),
-            )  # fmt: skip
         if not weight or not touches_items(graph, graph.relations[name]):
             continue
         relation = composed(graph, graph.relations[name])

@@ -41,6 +41,7 @@ from relrank.models.filters import (
     weight_knobs,
 )
 from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.settings import Count, NotNegative, Power, Seed, Weights
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -53,21 +54,21 @@ class FlatFilterConfig:
     test rows, which lie on more popular items than training rows do, they are not.
     """
 
-    rank: int = 448
+    rank: Count = 448
     """k, eigenvectors in the flat part of the response."""
-    level: float = 2.0
+    level: NotNegative = 2.0
     """α, the response there, in last known eigenvalues."""
-    user_power: float = 0.3
+    user_power: Power = 0.3
     """a, how much a user with many interactions counts less in P; .5 in GF-CF."""
-    item_power: float = 0.4
+    item_power: Power = 0.4
     """b, how much an item with many interactions counts less in P; .5 in GF-CF."""
-    outer_power: float = 0.3
+    outer_power: Power = 0.3
     """c, how much popular items count less in a history and more in the ranking; 0 and .5 in GF-CF's two parts."""
-    weight: float = 0.0
+    weight: NotNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name, in largest eigenvalues."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomised decomposition's start."""
 
 
@@ -118,7 +119,7 @@ class FlatFilter(ItemFilters):
         self._filter = Csr(x.indptr, x.indices, (x.data * scale).astype(np.float32), x.n_cols)
         self._by_item = self._filter.transpose()
         self._outer: Float32 = (of_item**self.config.outer_power).astype(np.float32)
-        self._relations = item_filters(graph, self.config.weight, self.config.weights, self.name)
+        self._relations = item_filters(graph, self.config.weight, self.config.weights)
 
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃."""

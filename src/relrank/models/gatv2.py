@@ -13,7 +13,7 @@ W and L_r start near the identity, e_r near zero, so that a fresh network averag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block
 from relrank.models.layers import EdgeAttention, check_heads, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+from relrank.models.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class GATv2Config(MessagePassingConfig):
     """Hyper-parameters of GATv2."""
 
-    heads: int = 2
+    heads: Count = 2
     """Heads of attention; they divide ``dim``."""
 
 
@@ -76,12 +77,16 @@ class GATv2(MessagePassing):
     Config = GATv2Config
     sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Heads divide the vector; attention reads the weights itself."""
+        check_heads(config, where)
+        if config.weighted:
+            raise InputError(
+                "attention reads the weights itself", where=f"{where}, weighted", expected="false", found="true"
+            )
+
     def layer(self, number: int) -> nn.Module:
         """The attention layer."""
         del number
-        if self.config.weighted:
-            raise InputError(
-                "attention reads the weights itself", where=f"{self.name}, weighted", expected="false", found="true"
-            )
-        check_heads(self.name, self.config.dim, self.config.heads)
         return AttentionLayer(self.config.dim, self.adjacency, self.config.heads)

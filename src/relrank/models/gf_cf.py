@@ -23,17 +23,18 @@ from relrank.models.base import FromHistory, Knob
 from relrank.models.estimates import Estimate
 from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob, spectral_estimate
 from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.settings import Count, NotNegative, Seed
 
 
 @dataclass(frozen=True, slots=True)
 class GFCFConfig:
     """Hyper-parameters of GF-CF."""
 
-    rank: int = 256
+    rank: Count = 256
     """Singular vectors of the ideal low-pass filter."""
-    alpha: float = 0.3
+    alpha: NotNegative = 0.3
     """Weight of the ideal low-pass filter beside the linear one."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the randomised decomposition's start."""
 
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from relrank.graph.graph import Graph
-from relrank.models.base import check_range
 from relrank.models.layers import dropped, glorot
 from relrank.models.sequence import SequenceConfig, SequenceModel, Windows
+from relrank.models.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class GRU4RecConfig(SequenceConfig):
     """Hyper-parameters of GRU4Rec."""
 
-    layers: int = 1
+    layers: Count = 1
     """GRU layers; their states are as long as the items' vectors."""
 
 
@@ -37,7 +37,6 @@ class GRU4Rec(SequenceModel):
     def __init__(self, graph: Graph, config: GRU4RecConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_range(c.layers >= 1, self.name, "layers", "1 or more", c.layers)
         # one module a layer: between the layers of one, dropout would come from the global generator
         self.layers = nn.ModuleList([nn.GRU(c.dim, c.dim, batch_first=True) for _ in range(c.layers)])
         self.norm = nn.LayerNorm(c.dim)

@@ -16,7 +16,7 @@ and O start near the identity (O at twice, for gelu halves small numbers), so th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+from relrank.models.settings import Count
 from relrank.models.space import Choice, Range
 
 
@@ -35,7 +36,7 @@ from relrank.models.space import Choice, Range
 class HGTConfig(MessagePassingConfig):
     """Hyper-parameters of the heterogeneous graph transformer."""
 
-    heads: int = 2
+    heads: Count = 2
     """Heads of attention; they divide ``dim``."""
 
 
@@ -118,10 +119,14 @@ class HGT(MessagePassing):
         rest = (d for d in super().space(graph) if d.name != "train.lr")
         return *rest, Range("train.lr", 1e-3, 1e-2, log=True)
 
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Heads divide the vector."""
+        check_heads(config, where)
+
     def layer(self, number: int) -> nn.Module:
         """The transformer layer."""
         del number
-        check_heads(self.name, self.config.dim, self.config.heads)
         return TransformerLayer(self.config.dim, self.adjacency, self.config.heads)
 
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:

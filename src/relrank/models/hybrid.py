@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,10 +32,11 @@ from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.models.base import Knob, check_choice, check_range
+from relrank.models.base import Knob
 from relrank.models.layers import Affine, FeatureEncoder
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.linear import rows_times_dense, singular_vectors
+from relrank.models.settings import Dropped, Inside
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch
 
@@ -54,9 +55,9 @@ class HybridConfig(RelationalLightGCNConfig):
     """How graph and features meet: an MLP of both on top of the graph's vector, or a gate between the two."""
     embeddings: Embeddings = "live"
     """Whether the graph's table is learned, or solved once and held; ``l2`` does nothing to a held one."""
-    gate_start: float = 0.5
+    gate_start: Inside = 0.5
     """γ before training, in every entry of every node: the graph's share."""
-    graph_dropout: float = 0.2
+    graph_dropout: Dropped = 0.2
     """Share of a batch's nodes with features whose graph part is left out in a step. At 0 new items, which are
     negatives and nothing else, would be ranked below all others of their kind."""
 
@@ -113,10 +114,6 @@ class Hybrid(RelationalLightGCN):
         super().__init__(graph, config)
         c = self.config
         self.check(graph, c)
-        for field, known in (("fusion", How), ("embeddings", Embeddings)):
-            check_choice(self.name, field, get_args(known), getattr(c, field))
-        for field, fits in (("gate_start", 0 < c.gate_start < 1), ("graph_dropout", 0 <= c.graph_dropout < 1)):
-            check_range(fits, self.name, field, "a share below 1, a gate_start above 0", getattr(c, field))
         types = {"user": graph.user, "item": graph.item}
         self.fusions = nn.ModuleDict(
             {side: Fusion(graph, t, c.dim, c.fusion) for side, t in types.items() if graph.features_of(t)}

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -47,12 +47,13 @@ from relrank.errors import InputError
 from relrank.graph.chains import composed, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
-from relrank.models.base import FromHistory, Knob, check_range, history_rows, user_rows
+from relrank.models.base import FromHistory, Knob, history_rows, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
 from relrank.models.linear import rows_times_dense, unit_rows
 from relrank.models.relation_rows import reach
+from relrank.models.settings import Bounds, Count, NotNegative, Positive, Seed, Weights
 from relrank.models.vectors import as_written
 
 STEPS = 3
@@ -63,23 +64,23 @@ STEPS = 3
 class IALSConfig:
     """Hyper-parameters of iALS."""
 
-    dim: int = 256
+    dim: Count = 256
     """Length of a vector."""
-    unobserved: float = 30.0
+    unobserved: Positive = 30.0
     """ρ, what all pairs weigh together over what the observed ones do: α₀ = ρ · Σ c / (|U| |I|)."""
-    l2: float = 0.1
+    l2: Positive = 0.1
     """λ, penalty per interaction of a node."""
-    exponent: float = 1.0
+    exponent: Annotated[float, Bounds(0, 2)] = 1.0
     """ν: at 1 the penalty of a node is in proportion to its row, at 0 it is the same for all."""
-    iterations: int = 16
+    iterations: Annotated[int, Bounds(1, 10_000)] = 16
     """Sweeps over all vectors."""
-    init_scale: float = 0.1
+    init_scale: Positive = 0.1
     """Standard deviation of the length of the items' starting vectors: each entry's is this over √dim."""
-    weight: float = 0.0
+    weight: NotNegative = 0.0
     """Weight of every relation that ``weights`` does not name."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight w per relation, a ratio of variances; 0 leaves the relation out."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the items' starting vectors."""
 
 
@@ -137,12 +138,6 @@ class IALS(FromHistory):
     def __init__(self, graph: Graph, config: IALSConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        for name, least in (("dim", 1), ("iterations", 1), ("exponent", 0), ("init_scale", 1e-6)):
-            value = getattr(c, name)
-            check_range(least <= value < np.inf, self.name, name, f"at least {least}", value)
-        for name in ("unobserved", "l2"):
-            value = getattr(c, name)
-            check_range(0 < value < np.inf, self.name, name, "a number above 0", value)
         #: α₀
         self.alpha0 = c.unobserved * float(self.history.data.sum()) / max(graph.n_users * graph.n_items, 1)
         self._item_links, self._user_links = (self._links(end) for end in (graph.item, graph.user))

@@ -29,7 +29,6 @@ from relrank.graph.blocks import Adjacency, whole_block
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import Propagation
 from relrank.models.gatv2 import AttentionLayer
-from relrank.models.layers import check_heads
 from relrank.tables.ids import IdMap
 
 EncoderName = Literal["lightgcn", "gat"]
@@ -176,7 +175,6 @@ class GATVectors(GraphVectors):
 
     def __init__(self, graph: Graph, dim: int, layers: int, heads: int) -> None:
         super().__init__(graph, dim, layers)
-        check_heads("gat", dim, heads)
         adjacency = Adjacency(graph)
         self._block = whole_block(adjacency)
         self.attention = nn.ModuleList([AttentionLayer(dim, adjacency, heads) for _ in range(layers)])

@@ -16,6 +16,7 @@ from relrank.graph.graph import Graph
 from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
 from relrank.models.largest_products import largest_products, largest_products_estimate
+from relrank.models.settings import Count, NotNegative
 from relrank.models.sparse_linear import SparseLinear
 
 
@@ -23,9 +24,9 @@ from relrank.models.sparse_linear import SparseLinear
 class ItemKNNConfig:
     """Hyper-parameters of item-kNN."""
 
-    neighbours: int = 100
+    neighbours: Count = 100
     """Most similar items kept per item."""
-    shrinkage: float = 20.0
+    shrinkage: NotNegative = 20.0
     """Added to the denominator: how many users' worth of doubt a pair starts with."""
 
 

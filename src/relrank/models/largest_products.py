@@ -62,9 +62,11 @@ def _largest(  # type: ignore[no-untyped-def]
                 t = indices[e]
                 for f in range(o_indptr[t], o_indptr[t + 1]):
                     j = o_indices[f]
+                    product = v * o_data[f]
                     columns[count] = j
-                    count += sums[j] == 0
-                    sums[j] += v * o_data[f]
+                    # a product that underflows to 0 would be counted again and again, past the end of columns
+                    count += (sums[j] == 0) & (product != 0)
+                    sums[j] += product
             size = 0
             for c in range(count):
                 j = columns[c]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -202,16 +203,9 @@ def dropped(x: Tensor, share: float, generator: torch.Generator | None) -> Tenso
     return x * ((drawn >= share).to(x.dtype) / (1 - share))
 
 
-def starting_weights(names: Sequence[str], weights: Mapping[str, float], default: float, model: str) -> Tensor:
-    """Weights that relations start with, float32 [n_relations].
-
-    Raises:
-        InputError: one is negative.
-    """
-    start = torch.tensor([weights.get(name, default) for name in names])
-    if (start < 0).any():
-        raise InputError("relation weight is negative", where=model, expected="0 or more", found=str(start))
-    return start
+def starting_weights(names: Sequence[str], weights: Mapping[str, float], default: float) -> Tensor:
+    """Weights that relations start with, float32 [n_relations]."""
+    return torch.tensor([float(weights.get(name, default)) for name in names])
 
 
 def inverse_softplus(x: Tensor) -> Tensor:
@@ -220,16 +214,16 @@ def inverse_softplus(x: Tensor) -> Tensor:
     return theta
 
 
-def check_heads(model: str, dim: int, heads: int) -> None:
-    """Refuse heads that do not divide the vector.
+def check_heads(config: Any, where: str) -> None:
+    """Refuse ``heads`` that do not divide ``dim``.
 
     Raises:
         InputError: they do not.
     """
-    if heads < 1 or dim % heads:
+    if config.dim % config.heads:
         raise InputError(
-            "heads do not divide the vector", where=f"{model}, heads", expected=f"a divisor of dim = {dim}",
-            found=repr(heads),
+            "heads do not divide the vector", where=f"{where}, heads", found=str(config.heads),
+            expected=f"a divisor of dim = {config.dim}",
         )  # fmt: skip
 
 

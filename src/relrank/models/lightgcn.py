@@ -22,9 +22,10 @@ from relrank.csr import Csr
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.newcomers import fitted
+from relrank.models.settings import Count, NotNegative, Weights, Whole
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
@@ -33,12 +34,12 @@ from relrank.models.vectors import Batch, VectorConfig, VectorModel
 class RelationalLightGCNConfig(VectorConfig):
     """Hyper-parameters of (relational) LightGCN."""
 
-    dim: int = 128
-    layers: int = 2
+    dim: Count = 128
+    layers: Whole = 2
     """Propagation steps L."""
-    weight: float = 0.3
+    weight: NotNegative = 0.3
     """Starting weight α of every relation that ``weights`` does not name."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Starting weight per relation; 0 leaves the relation out for good."""
     learn_weights: bool = True
     """Whether the weights move in training."""
@@ -54,10 +55,9 @@ class RelationalLightGCN(VectorModel):
     def __init__(self, graph: Graph, config: RelationalLightGCNConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_range(c.layers >= 0, self.name, "layers", "0 or more", c.layers)
         self.blocks = Propagation(graph)
         self.table = nn.Parameter(torch.zeros(self.blocks.n_nodes, c.dim))
-        start = starting_weights(self.blocks.names[1:], c.weights, c.weight, self.name)
+        start = starting_weights(self.blocks.names[1:], c.weights, c.weight)
         self._start = inverse_softplus(start)
         self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights and len(start)))
         self._penalised: tuple[Tensor, Tensor] | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.models import estimates
-from relrank.models.base import ClosedForm, FromSequence, Knob, check_range
+from relrank.models.base import ClosedForm, FromSequence, Knob
 from relrank.models.estimates import Estimate
 from relrank.models.linear import products_by_row
+from relrank.models.settings import Bounds, Count, Dropped
 
 LIGHTEST = 1e-20
 """An item whose place weighs less is not read: float32 would not tell it from nothing."""
@@ -34,13 +35,13 @@ LIGHTEST = 1e-20
 class MarkovConfig:
     """Hyper-parameters of the table of transitions."""
 
-    window: int = 10
+    window: Count = 10
     """Latest items of a history that are read."""
-    decay: float = 0.5
+    decay: Annotated[float, Bounds(0, 1, above=True)] = 0.5
     """Weight of an item over that of the one after it; above 0, at most 1."""
-    reach: int = 1
+    reach: Count = 1
     """Places after an item within which what comes counts as following it."""
-    backoff: float = 0.5
+    backoff: Dropped = 0.5
     """What the most popular item gets of the least that a transition can add; below 1."""
 
 
@@ -60,11 +61,6 @@ class Markov(FromSequence, ClosedForm):
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
-        c = self.config
-        for field in ("window", "reach"):
-            check_range(getattr(c, field) >= 1, self.name, field, "1 or more", getattr(c, field))
-        check_range(0 < c.decay <= 1, self.name, "decay", "above 0, at most 1", c.decay)
-        check_range(0 <= c.backoff < 1, self.name, "backoff", "0 up to 1", c.backoff)
         self.sequences = Sequences.of_graph(graph)
 
     @classmethod
@@ -84,7 +80,7 @@ class Markov(FromSequence, ClosedForm):
         There are ``reach`` pairs to an interaction.
         """
         n = len(graph.interactions)
-        pairs = n * int(config.reach)
+        pairs = n * min(int(config.reach), int(np.bincount(graph.interactions.src).max(initial=1)))
         return Estimate(
             max(64 * pairs + 40 * n, 8 * pairs + 2 * estimates.score_block(graph.n_items)), 0.0, 50 * pairs
         )
@@ -96,7 +92,7 @@ class Markov(FromSequence, ClosedForm):
         edges = self.history.rows().astype(np.int64) * n + self.history.indices
         weights = self.history.data[np.searchsorted(edges, user * n + items)]
         pairs, times = [], []
-        for distance in range(1, self.config.reach + 1):
+        for distance in range(1, max(1, min(self.config.reach, int(s.lengths().max(initial=0)) - 1)) + 1):
             same = user[distance:] == user[:-distance]
             pairs.append((items[:-distance] * n + items[distance:])[same])
             times.append(weights[distance:][same])

@@ -28,8 +28,9 @@ from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.layers import FeatureEncoder, dropped
+from relrank.models.settings import Count, Dropped, Whole
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, VectorConfig, VectorModel
 
@@ -38,9 +39,9 @@ from relrank.models.vectors import Batch, VectorConfig, VectorModel
 class MessagePassingConfig(VectorConfig):
     """Hyper-parameters that every graph neural network shares."""
 
-    layers: int = 2
+    layers: Count = 2
     """Layers."""
-    fanout: int = 0
+    fanout: Whole = 0
     """Neighbours that a node draws per relation, direction and layer; 0 trains on the whole graph."""
     weighted: bool = False
     """Draw neighbours in proportion to their edges' weights, with replacement; the plain mean of those drawn then
@@ -49,10 +50,10 @@ class MessagePassingConfig(VectorConfig):
     """Whether users have vectors of their own beside what their items say."""
     features: bool = False
     """Whether node features enter (feature-aware); the graph must have some."""
-    own_dropout: float = 0.0
+    own_dropout: Dropped = 0.0
     """Share of the nodes whose own vector is left out in a step, so that features learn to stand alone (DropoutNet,
     Volkovs et al. 2017)."""
-    dropout: float = 0.0
+    dropout: Dropped = 0.0
     """Share of a layer's inputs set to 0 in training."""
     residual: bool = True
     """Whether a layer adds to its input instead of replacing it."""
@@ -73,11 +74,6 @@ class MessagePassing(VectorModel):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        shares = (("dropout", c.dropout), ("own_dropout", c.own_dropout))
-        ranges = [("layers", c.layers >= 1), ("fanout", c.fanout >= 0), *((n, 0 <= v < 1) for n, v in shares)]
-        for field, fits in ranges:
-            expected = "layers of 1 or more, fanout of 0 or more, shares of 0 up to 1"
-            check_range(fits, self.name, field, expected, getattr(c, field))
         self.adjacency = Adjacency(graph)
         self._drawer = (
             NeighbourSampler(self.adjacency, [c.fanout] * c.layers, replace=c.weighted, weighted=c.weighted)

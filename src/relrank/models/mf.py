@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.linear import rows_times_dense
+from relrank.models.settings import Count, NotNegative, Positive
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
 
@@ -25,11 +26,11 @@ class MFConfig(VectorConfig):
 
     loss: Loss = "bpr"
     similarity: Similarity = "dot"
-    temperature: float = 1.0
-    negatives: int = 1
+    temperature: Positive = 1.0
+    negatives: Count = 1
     shared: bool = False
-    l2: float = 1e-3
-    fold_in_weight: float = 0.1
+    l2: NotNegative = 1e-3
+    fold_in_weight: Positive = 0.1
     """Weight of the whole catalogue's zeros beside the history's ones, and of the ridge, when folding in."""
 
 
@@ -41,8 +42,6 @@ class MF(VectorModel):
 
     def __init__(self, graph: Graph, config: MFConfig | None = None) -> None:
         super().__init__(graph, config)
-        weight = self.config.fold_in_weight
-        check_range(weight > 0, self.name, "fold_in_weight", "above 0", weight)
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, self.config.dim))
 
     @classmethod

@@ -25,6 +25,7 @@ from relrank.graph.paths import path_kinds
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.layers import starting_weights
 from relrank.models.path_terms import PathTerms, root_shares, without_edges
+from relrank.models.settings import Count, NotNegative, Positive, Weights
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 
@@ -33,14 +34,14 @@ from relrank.models.vectors import Batch, Loss, VectorConfig, VectorModel
 class PathFusionConfig(VectorConfig):
     """Hyper-parameters of path fusion."""
 
-    dim: int = 256
-    temperature: float = 0.2
+    dim: Count = 256
+    temperature: Positive = 0.2
     loss: Loss = "full-softmax"
     user_vectors: bool = True
     """Whether users have vectors e_u of their own."""
-    weight: float = 0.5
+    weight: NotNegative = 0.5
     """Starting weight a of every relation that ``weights`` does not name, the interactions included."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Starting weight per relation; 0 leaves its paths out for good."""
     learn_weights: bool = True
     """Whether the weights move in training."""
@@ -59,7 +60,7 @@ class PathFusion(VectorModel):
         super().__init__(graph, config)
         c = self.config
         kinds = path_kinds(graph)
-        start = starting_weights([k.name for k in kinds], c.weights, c.weight, self.name)
+        start = starting_weights([k.name for k in kinds], c.weights, c.weight)
         self.paths = PathTerms(kinds, start, self.history, bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
 

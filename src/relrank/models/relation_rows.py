@@ -15,7 +15,6 @@ from relrank.csr import Csr, Float64, Int64
 from relrank.graph.chains import Chain, chain_of, composed, end_of, product, step, with_own
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Graph, Relation
-from relrank.models.base import check_range
 from relrank.models.linear import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -24,22 +23,17 @@ FEW_ITEMS = 256
 """Links that lead to more items than this are not taken out of a solution: what is left is solved anew."""
 
 
-def in_use(graph: Graph, end: str, config: Any, model: str) -> list[tuple[Relation, float]]:
+def in_use(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
     """Relations that say something of nodes of type ``end``, and their weights above 0.
 
     Args:
         graph: has the relations.
         end: node type of users or items.
         config: ``weights`` by relation, and ``weight`` of those that it does not name.
-        model: whose configuration it is.
-
-    Raises:
-        InputError: a weight, of any relation, is negative or not finite.
     """
     pairs = []
     for name, relation in sorted(graph.relations.items()):  # sums in one order whatever the arm
         weight = float(config.weights.get(name, config.weight))
-        check_range(0 <= weight < np.inf, model, f"weights.{name}", "0 or more, finite", weight)
         if weight and end_of(graph, relation) == end:
             pairs.append((relation, weight))
     return pairs

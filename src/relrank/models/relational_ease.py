@@ -27,7 +27,7 @@ from relrank.graph.chains import Chain, chain_of, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
-from relrank.models.ease import L2_LADDER, ridge
+from relrank.models.ease import L2_LADDER
 from relrank.models.estimates import Estimate
 from relrank.models.linear import (
     LAPACK_LIMIT,
@@ -40,6 +40,7 @@ from relrank.models.linear import (
     weights_without,
 )
 from relrank.models.relation_rows import in_use, reach, rows_of, side_by_side
+from relrank.models.settings import NotNegative, Positive, Weights
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -49,11 +50,11 @@ CACHE_BYTES = 4 << 30
 class RelationalEASEConfig:
     """Hyper-parameters of relational EASE."""
 
-    l2: float = 300.0
+    l2: Positive = 300.0
     """Ridge penalty λ, in interactions."""
-    weight: float = 30.0
+    weight: NotNegative = 30.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
 
 
@@ -140,7 +141,7 @@ class RelationalEASE(ClosedForm):
 
     def in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
-        return in_use(self.graph, end, self.config, self.name)
+        return in_use(self.graph, end, self.config)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
@@ -204,7 +205,7 @@ class RelationalEASE(ClosedForm):
 
     def _penalised_gram(self) -> Float32:
         """G, [n_items + pseudo-items]²: its upper triangle."""
-        graph, x, beside, l2 = self.graph, self.history, self._beside, ridge(self.config.l2)
+        graph, x, beside, l2 = self.graph, self.history, self._beside, float(self.config.l2)
         if beside is None:
             first = _gram_of_histories(graph)
         else:

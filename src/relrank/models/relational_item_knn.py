@@ -19,26 +19,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from relrank.csr import Csr
 from relrank.graph.chains import end_of
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.largest_products import largest_products_estimate
 from relrank.models.relation_rows import WEIGHTS, in_use, reach, rows_of, stacked
+from relrank.models.settings import NotNegative, Weights
 
 
 @dataclass(frozen=True, slots=True)
 class RelationalItemKNNConfig(ItemKNNConfig):
     """Hyper-parameters of relational item-kNN."""
 
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
 
 
@@ -77,21 +76,9 @@ class RelationalItemKNN(ItemKNN):
         del config
         return tuple(sorted(r.name for r in graph.relations.values() if end_of(graph, r) == graph.item))
 
-    def __init__(self, graph: Graph, config: RelationalItemKNNConfig | None = None) -> None:
-        super().__init__(graph, config)
-        c = self.config
-        check_range(c.neighbours >= 1, self.name, "neighbours", "1 or more", c.neighbours)
-        check_range(0 <= c.shrinkage < np.inf, self.name, "shrinkage", "0 or more", c.shrinkage)
-        check_range(0 <= c.weight < np.inf, self.name, "weight", "0 or more, finite", c.weight)
-        self.in_use()
-
     def in_use(self) -> list[tuple[Relation, float]]:
-        """Relations of items and their weights above 0.
-
-        Raises:
-            InputError: a weight is negative or not finite.
-        """
-        return in_use(self.graph, self.graph.item, self.config, self.name)
+        """Relations of items and their weights above 0."""
+        return in_use(self.graph, self.graph.item, self.config)
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns, CSR [n_items, n_users and others], and by rows."""

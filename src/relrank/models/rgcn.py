@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from relrank.graph.aggregation import neighbour_mean
 from relrank.graph.blocks import Adjacency, Block, Edges
-from relrank.models.base import check_range
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
+from relrank.models.settings import Whole
 
 
 @dataclass(frozen=True, slots=True)
 class RGCNConfig(MessagePassingConfig):
     """Hyper-parameters of R-GCN."""
 
-    bases: int = 0
+    bases: Whole = 0
     """Matrices V_b that the edge types share; 0 gives each edge type a matrix of its own."""
 
 
@@ -84,5 +84,4 @@ class RGCN(MessagePassing):
     def layer(self, number: int) -> nn.Module:
         """The relational layer."""
         del number
-        check_range(self.config.bases >= 0, self.name, "bases", "0 or more", self.config.bases)
         return RelationalLayer(self.config.dim, self.adjacency, self.config.bases)

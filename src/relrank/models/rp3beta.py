@@ -19,9 +19,10 @@ import numpy as np
 
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
-from relrank.models.base import Knob, check_range
+from relrank.models.base import Knob
 from relrank.models.estimates import Estimate
 from relrank.models.largest_products import largest_products, largest_products_estimate
+from relrank.models.settings import Count, NotNegative
 from relrank.models.sparse_linear import SparseLinear
 
 
@@ -29,11 +30,11 @@ from relrank.models.sparse_linear import SparseLinear
 class RP3BetaConfig:
     """Hyper-parameters of RP3β."""
 
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
     """α, power of a step's probability; 1 for a plain random walk."""
-    beta: float = 0.4
+    beta: NotNegative = 0.4
     """β, how much popular items count less; 0 for P3α."""
-    neighbours: int = 100
+    neighbours: Count = 100
     """Largest weights kept per item."""
 
 
@@ -57,13 +58,6 @@ class RP3Beta(SparseLinear):
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
         """See ``largest_products_estimate``; both powers are taken in float64."""
         return largest_products_estimate(graph, int(config.neighbours), copies=7)
-
-    def __init__(self, graph: Graph, config: RP3BetaConfig | None = None) -> None:
-        super().__init__(graph, config)
-        for name in ("alpha", "beta"):
-            value = getattr(self.config, name)
-            check_range(0 <= value < np.inf, self.name, name, "a finite number of 0 or more", value)
-        check_range(self.config.neighbours >= 1, self.name, "neighbours", "1 or more", self.config.neighbours)
 
     def solve(self) -> Self:
         """Item by item: walks of two steps, the k largest weights."""

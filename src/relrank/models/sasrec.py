@@ -12,27 +12,27 @@ default here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.graph import Graph
-from relrank.models.base import check_range
 from relrank.models.layers import check_heads, dropped
 from relrank.models.sequence import SequenceConfig, SequenceModel, Windows, places
+from relrank.models.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class SASRecConfig(SequenceConfig):
     """Hyper-parameters of SASRec."""
 
-    layers: int = 2
+    layers: Count = 2
     """Transformer layers."""
-    heads: int = 2
+    heads: Count = 2
     """Heads of attention; they divide ``dim``."""
-    widening: int = 4
+    widening: Count = 4
     """Width of the feed-forward part, in multiples of ``dim``."""
 
 
@@ -81,18 +81,20 @@ class TransformerLayer(nn.Module):
 class Transformer(SequenceModel):
     """Layers of attention over the window; whether a moment sees what follows is the subclass's matter."""
 
-    Config = SASRecConfig
+    Config: ClassVar[type] = SASRecConfig
     causal: ClassVar[bool] = True
 
     def __init__(self, graph: Graph, config: SASRecConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_heads(self.name, c.dim, c.heads)
-        check_range(c.layers >= 1, self.name, "layers", "1 or more", c.layers)
-        check_range(c.widening >= 1, self.name, "widening", "1 or more", c.widening)
         self.places = nn.Parameter(torch.zeros(c.window, c.dim))
         self.blocks = nn.ModuleList([TransformerLayer(c.dim, c.heads, c.widening) for _ in range(c.layers)])
         self.norm = nn.LayerNorm(c.dim)
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Heads divide the vector."""
+        check_heads(config, where)
 
     def init_encoder(self, generator: torch.Generator) -> None:
         """Normal places and weights; norms at one."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.csr import Csr, Int32, Int64
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.models import estimates
 from relrank.models.base import (
@@ -31,12 +31,12 @@ from relrank.models.base import (
     Knob,
     Recommender,
     Trained,
-    check_range,
     config_of,
     history_rows,
     user_rows,
 )
 from relrank.models.estimates import Estimate
+from relrank.models.settings import Positive, Seed
 from relrank.models.space import Choice, Range
 
 
@@ -46,9 +46,9 @@ class ScoreFusionConfig:
 
     parts: dict[str, Any] = field(default_factory=lambda: {"ease": {}, "path-fusion": {}})
     """Names of models, and of each the hyper-parameters that are not its defaults. At least one has gradients."""
-    shares: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, Positive] = field(default_factory=dict)
     """a of every part that does not count 1."""
-    seed: int = 0
+    seed: Seed = 0
     """Of parts that draw at random."""
 
 
@@ -96,21 +96,40 @@ class ScoreFusion(Trained):
         return min(p.most_edges for p in self._learning.values())
 
     @classmethod
-    def check(cls, graph: Graph, config: Any) -> None:
-        """Refuse parts that do not exist, that cannot be, or of which nothing is learned."""
-        parts = _parts(config)
-        strange = sorted(set(config.shares) - set(parts))
-        if strange:
-            raise InputError(
-                "share of something that is no part", where=f"{cls.name}, shares", expected=f"of {sorted(parts)}",
-                found=", ".join(strange),
-            )  # fmt: skip
-        check_range(len(parts) > 1, cls.name, "parts", "two models or more", ", ".join(parts) or "none")
+    def settled(cls, graph: Graph, config: Any, where: str) -> Any:
+        """Parts that do not exist, that cannot be, or of which nothing is learned are refused, too."""
+        config = super().settled(graph, config, where)
+        for name, (kind, own) in _parts(config, where).items():
+            kind.settled(graph, own, f"{where}, parts.{name}")
+        return config
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Shares are of parts; these are two or more, of which one learns."""
+        parts = _parts(config, where)
+        for name in config.shares:
+            if name not in parts:
+                raise InputError(
+                    "share of something that is no part", where=f"{where}, shares", expected=one_of(parts),
+                    found=repr(name) + did_you_mean(name, parts),
+                )  # fmt: skip
         learned = [name for name, (kind, _) in parts.items() if issubclass(kind, Trained)]
-        check_range(bool(learned), cls.name, "parts", "one model with gradients or more", ", ".join(parts))
-        for name, share in config.shares.items():
-            check_range(0 < share < np.inf, cls.name, f"shares.{name}", "above 0", share)
-        for kind, own in parts.values():
+        for fits, expected in ((len(parts) > 1, "two models"), (learned, "one model with gradients")):
+            if not fits:
+                raise InputError(
+                    "hyper-parameter is out of range", where=f"{where}, parts", expected=f"{expected} or more",
+                    found=", ".join(parts) or "none",
+                )  # fmt: skip
+
+    @classmethod
+    def weighed(cls, config: Any) -> frozenset[str]:
+        """What any part weighs."""
+        return frozenset().union(*(kind.weighed(own) for kind, own in _parts(config).values()))
+
+    @classmethod
+    def check(cls, graph: Graph, config: Any) -> None:
+        """What the parts need."""
+        for kind, own in _parts(config).values():
             kind.check(graph, own)
 
     @classmethod
@@ -226,22 +245,26 @@ def z_scores(scores: Tensor, known: Csr) -> Tensor:
     return torch.where(deviation > 0, (apart - mean) / deviation, torch.zeros_like(apart))
 
 
-def _parts(config: ScoreFusionConfig) -> dict[str, tuple[type[ClosedForm] | type[Trained], Any]]:
+def _parts(
+    config: ScoreFusionConfig, where: str = "score-fusion"
+) -> dict[str, tuple[type[ClosedForm] | type[Trained], Any]]:
     """Class and configuration of every part."""
     from relrank.models import MODELS  # that dict holds this model, too
 
     found: dict[str, tuple[type[ClosedForm] | type[Trained], Any]] = {}
+    others = [name for name in MODELS if name != ScoreFusion.name]
     for name, said in config.parts.items():
-        where = f"{ScoreFusion.name}, parts.{name}"
-        if name not in MODELS or name == ScoreFusion.name:
-            others = ", ".join(n for n in MODELS if n != ScoreFusion.name)
-            raise InputError("unknown model", where=where, expected=f"one of {others}", found=repr(name))
+        at = f"{where}, parts.{name}"
+        if name not in others:
+            raise InputError(
+                "unknown model", where=at, expected=one_of(others), found=repr(name) + did_you_mean(name, others)
+            )
         if not isinstance(said, dict):
             raise InputError(
-                "part has no hyper-parameters", where=where, expected="a table, perhaps empty", found=repr(said)
+                "part has no hyper-parameters", where=at, expected="a table, perhaps empty", found=repr(said)
             )
         kind = MODELS[name]
-        own = config_of(kind.Config(), said, where)
+        own = config_of(kind.Config(), said, at)
         drawn = "seed" in {f.name for f in fields(kind.Config)} and "seed" not in said
         found[name] = kind, replace(own, seed=config.seed) if drawn else own
     return found

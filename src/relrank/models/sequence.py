@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
-from relrank.models.base import FromSequence, Knob, check_choice, check_range, user_rows
+from relrank.models.base import FromSequence, Knob, user_rows
+from relrank.models.settings import Bounds, Dropped, Nothing, Positive
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, as_written
 
@@ -43,13 +44,17 @@ class SequenceConfig(VectorConfig):
 
     loss: Loss = "full-softmax"
     similarity: Similarity = "dot"
-    temperature: float = 1.0
-    init_scale: float = 0.02
-    window: int = 200
+    temperature: Positive = 1.0
+    init_scale: Positive = 0.02
+    window: Annotated[int, Bounds(2)] = 200
     """Items of a history that are read, the latest ones."""
+    l2: Nothing = 0.0
+    """Made for a user's one vector, of which a history has many."""
+    contrast: Nothing = 0.0
+    """Likewise: the moments of one user are no strangers."""
     crop: Crop = "last"
     """What is trained of a longer history: its last window, or one that ends anywhere, drawn anew every epoch."""
-    dropout: float = 0.2
+    dropout: Dropped = 0.2
     """Share of entries dropped from the input and from what each layer adds."""
 
 
@@ -81,16 +86,11 @@ class SequenceModel(FromSequence, ProductModel):
     ``outputs`` if items are more than rows of one table.
     """
 
-    Config = SequenceConfig
+    Config: ClassVar[type] = SequenceConfig
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_range(c.window >= 2, self.name, "window", "2 or more", c.window)
-        check_range(0 <= c.dropout < 1, self.name, "dropout", "0 up to 1", c.dropout)
-        check_choice(self.name, "crop", get_args(Crop), c.crop)
-        for field in ("l2", "contrast"):  # made for a user's one vector; moments of one user are no strangers
-            check_range(getattr(c, field) == 0, self.name, field, "0 in a model of sequences", getattr(c, field))
         self.sequences = Sequences.of_graph(graph)
         self.table = nn.Parameter(torch.zeros(graph.n_items, c.dim))
 

@@ -28,11 +28,11 @@ from relrank.errors import InputError
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
-from relrank.models.base import check_choice, check_range
 from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of
-from relrank.models.mixing import checked, mixing_of
+from relrank.models.mixing import mixing_of
 from relrank.models.sasrec import SASRecConfig, Transformer
 from relrank.models.sequence import AT_ONCE, Windows
+from relrank.models.settings import Count, Inside, Positive, Whole
 from relrank.models.space import Choice, Range
 
 MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", "gated"]
@@ -42,23 +42,25 @@ MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", 
 class SequenceFusionConfig(SASRecConfig):
     """Hyper-parameters of the fusion; those of SASRec beside them."""
 
+    similarity: Literal["dot"] = "dot"
+    """A cosine would be that of the two parts side by side, and not of their mixture."""
     mixing: MixingName = "continuous"
     """How α depends on a history."""
-    alpha: float = 0.5
+    alpha: Inside = 0.5
     """Where α starts, and stays if it is fixed: the share of an item's own vector."""
-    short_alpha: float = 0.3
+    short_alpha: Inside = 0.3
     """α of histories up to 10 items, if it is discrete."""
-    medium_alpha: float = 0.5
+    medium_alpha: Inside = 0.5
     """α of 11 to 50 items, if it is discrete."""
-    long_alpha: float = 0.7
+    long_alpha: Inside = 0.7
     """α of longer histories, if it is discrete."""
     encoder: EncoderName = "lightgcn"
     """What makes vectors of the graph: LightGCN, or attention."""
-    graph_layers: int = 2
+    graph_layers: Count = 2
     """Its steps along edges."""
-    pretrain: int = 0
+    pretrain: Whole = 0
     """Steps in which the graph's vectors are first trained to predict the graph's own edges."""
-    pretrain_lr: float = 0.02
+    pretrain_lr: Positive = 0.02
     """Adam's learning rate there."""
     freeze: bool = False
     """Whether the graph's vectors then stay as they are."""
@@ -74,18 +76,6 @@ class SequenceFusion(Transformer):
     def __init__(self, graph: Graph, config: SequenceFusionConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        check_choice(self.name, "mixing", get_args(MixingName), c.mixing)
-        check_choice(self.name, "encoder", get_args(EncoderName), c.encoder)
-        check_range(c.graph_layers >= 1, self.name, "graph_layers", "1 or more", c.graph_layers)
-        check_range(c.pretrain >= 0, self.name, "pretrain", "0 or more", c.pretrain)
-        # a cosine would be that of the two parts side by side, and not of their mixture
-        check_range(c.similarity == "dot", self.name, "similarity", "dot", c.similarity)
-        checked(c.alpha)
-        if c.freeze and not c.pretrain:
-            raise InputError(
-                "vectors would stay at their random start", where=f"{self.name}, freeze",
-                expected="pretrain above 0, or freeze = false", found="pretrain = 0",
-            )  # fmt: skip
         self.vectors: GraphVectors | None = None
         self.mixing = mixing_of(c.mixing, c.alpha, (c.short_alpha, c.medium_alpha, c.long_alpha), c.dim)
         if relations_near(graph):
@@ -93,6 +83,16 @@ class SequenceFusion(Transformer):
             self.vectors.requires_grad_(not c.freeze)
         else:
             self.mixing.requires_grad_(False)
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """As for every transformer; vectors that stay as they are have been trained before."""
+        super().check_together(config, where)
+        if config.freeze and not config.pretrain:
+            raise InputError(
+                "vectors would stay at their random start", where=f"{where}, freeze",
+                expected="pretrain above 0, or freeze = false", found="pretrain = 0",
+            )  # fmt: skip
 
     @classmethod
     def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:

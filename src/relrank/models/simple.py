@@ -12,13 +12,14 @@ from torch import Tensor
 
 from relrank.csr import Int64
 from relrank.models.base import ClosedForm, history_rows, user_rows
+from relrank.models.settings import Seed
 
 
 @dataclass(frozen=True, slots=True)
 class RandomConfig:
     """Hyper-parameters of random order."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order."""
 
 

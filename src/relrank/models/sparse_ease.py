@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -31,7 +31,7 @@ from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.chains import chain_of, end_of, led_to, product
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
-from relrank.models.base import Knob, check_range, user_rows
+from relrank.models.base import Knob, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.linear import full_gram, products_of
 from relrank.models.local_regression import (
@@ -46,6 +46,7 @@ from relrank.models.local_regression import (
     weights_sparse,
 )
 from relrank.models.relation_rows import WEIGHTS, in_use, rows_of, side_by_side, stacked
+from relrank.models.settings import Bounds, Count, NotNegative, Positive, Power, Weights
 from relrank.models.sparse_linear import SparseLinear
 
 MOST_WEIGHTS = 100_000_000
@@ -68,19 +69,19 @@ CACHE_BYTES = 4 << 30
 class SparseEASEConfig:
     """Hyper-parameters of sparse EASE."""
 
-    neighbours: int = 50
+    neighbours: Count = 50
     """K, items that each item is regressed on; up to ALL_COLUMNS columns, as many as there are others means all."""
-    l2: float = 20.0
+    l2: Positive = 20.0
     """Ridge penalty λ, in interactions."""
-    user_power: float = 0.5
+    user_power: Annotated[float, Bounds(0, 2)] = 0.5
     """a, how much less a user with many interactions counts; 0 in EASE."""
-    item_power: float = 0.0
+    item_power: Power = 0.0
     """c, how much more popular items are recommended than the regression says, less where negative; 0 in EASE."""
-    shrinkage: float = 3.0
+    shrinkage: NotNegative = 3.0
     """s, what the cosine's denominator grows by when neighbours are chosen, in interactions."""
-    weight: float = 3.0
+    weight: NotNegative = 3.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
 
 
@@ -185,12 +186,6 @@ class SparseEASE(SparseLinear):
 
     def __init__(self, graph: Graph, config: SparseEASEConfig | None = None) -> None:
         super().__init__(graph, config)
-        c = self.config
-        check_range(c.neighbours >= 1, self.name, "neighbours", "1 or more", c.neighbours)
-        check_range(0 < c.l2 < np.inf, self.name, "l2", "a number above 0", c.l2)
-        check_range(0 <= c.shrinkage < np.inf, self.name, "shrinkage", "0 or more", c.shrinkage)
-        check_range(0 <= c.user_power <= 2, self.name, "user_power", "0 to 2", c.user_power)
-        check_range(-2 <= c.item_power <= 2, self.name, "item_power", "-2 to 2", c.item_power)
         self._pseudo_items = self._user_columns()
         self.from_history = self._pseudo_items is None  # else a user's relations count too, and a history has none
 
@@ -202,7 +197,7 @@ class SparseEASE(SparseLinear):
         Raises:
             InputError: a weight is negative or not finite.
         """
-        return in_use(self.graph, end, self.config, self.name)
+        return in_use(self.graph, end, self.config)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""

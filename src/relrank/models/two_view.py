@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,12 +39,13 @@ from relrank.graph.paths import path_kinds
 from relrank.graph.sequences import Sequences
 from relrank.graph.texts import text_relations
 from relrank.models import losses
-from relrank.models.base import Knob, check_choice, check_range, history_rows, user_rows
+from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories
 from relrank.models.item_views import PARTS, Encoded, ItemViews
 from relrank.models.layers import check_heads
 from relrank.models.path_terms import PathTerms
 from relrank.models.rerank import TargetAttention, hard_negatives, raised, users_at_once
+from relrank.models.settings import Count, Dropped, Nothing, NotNegative, Positive, Whole
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Choices, Loss, VectorConfig, VectorModel, as_written
 from relrank.models.views import Draws, structure_relations
@@ -63,7 +64,9 @@ class TwoViewConfig(VectorConfig):
     """Hyper-parameters of the two-view recommender."""
 
     loss: Loss = "full-softmax"
-    heads: int = 2
+    l2: Nothing = 0.0
+    """Vectors have length 1 wherever they are read."""
+    heads: Count = 2
     """Heads of the attention over histories and across views; they divide ``dim``."""
     views: Views = "both"
     """Which views are read."""
@@ -71,30 +74,30 @@ class TwoViewConfig(VectorConfig):
     """Whether items have vectors of their own beside the views."""
     user_vectors: bool = False
     """Whether users of the graph have vectors of their own beside their histories."""
-    own_dropout: float = 0.2
+    own_dropout: Dropped = 0.2
     """Share of the items that do without their own vector in a step, where a view can stand for it."""
-    fanout: int = 0
+    fanout: Whole = 0
     """Neighbours that a node draws in every hop of a relation in each step; 0 trains on all. Scores read all."""
-    window: int = 200
+    window: Whole = 200
     """Latest items of a history that are read, where histories have an order; 0 for all."""
     new_as_negatives: bool = True
     """Whether items that nobody chose in training are negatives like any others. They are never a positive, so that
     their texts and attributes are then learned as reasons against them: for ranking new items set it to false."""
-    align: float = 0.1
+    align: NotNegative = 0.1
     """Weight of the contrast between an item's two views."""
-    align_temperature: float = 0.2
+    align_temperature: Positive = 0.2
     """Its temperature."""
     paths: Paths = "none"
     """Whether walks through other users' histories, or through every relation, add to the products."""
-    path_weight: float = 0.5
+    path_weight: Positive = 0.5
     """Starting weight of every kind of path; it is learned."""
     scorer: Scorer = "dot"
     """Products alone, or a heavier head that looks at the top of the list again as well."""
-    top: int = 200
+    top: Count = 200
     """Items that are looked at again."""
-    candidates: int = 32
+    candidates: Count = 32
     """Of these, how many an edge is trained against."""
-    rerank: float = 1.0
+    rerank: NotNegative = 1.0
     """Weight of the heavier head's loss."""
 
 
@@ -144,20 +147,6 @@ class TwoView(VectorModel):
         graph = composed_graph(graph)
         super().__init__(graph, config)
         c = self.config
-        for field, known in (("scorer", Scorer), ("views", Views), ("paths", Paths)):
-            check_choice(self.name, field, get_args(known), getattr(c, field))
-        check_heads(self.name, c.dim, c.heads)
-        for field, least in (
-            ("fanout", 0),
-            ("window", 0),
-            ("align", 0),
-            ("top", 1),
-            ("candidates", 1),
-            ("rerank", 0),
-        ):
-            check_range(getattr(c, field) >= least, self.name, field, f"{least} or more", getattr(c, field))
-        check_range(0 <= c.own_dropout < 1, self.name, "own_dropout", "0 up to 1", c.own_dropout)
-        check_range(c.l2 == 0, self.name, "l2", "0: vectors have length 1 wherever they are read", c.l2)
         texts, attributes = self._views(graph, c)
         self.items = ItemViews(graph, texts, attributes, c.views != "text", c.own_vectors, c.dim, c.heads)
         self._both = self.items.known[:, 1:].all(1).numpy()
@@ -177,6 +166,11 @@ class TwoView(VectorModel):
         self.register_buffer("_raw", torch.empty(0), persistent=False)
         self._raw: Tensor
         self._step: Step | None = None
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Heads divide the vector."""
+        check_heads(config, where)
 
     @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
@@ -225,7 +219,6 @@ class TwoView(VectorModel):
     def _path_terms(self) -> PathTerms | None:
         """Kinds of path that are walked, or None."""
         c = self.config
-        check_range(c.path_weight > 0, self.name, "path_weight", "above 0", c.path_weight)
         if c.paths == "none":
             return None
         kinds = path_kinds(self.graph)[: None if c.paths == "all" else 1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, Self, TypeGuard, get_args
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sampling import NegativeSampler, distinct
 from relrank.models import losses
-from relrank.models.base import Knob, Trained, check_choice, check_range, history_rows, user_rows
+from relrank.models.base import Knob, Trained, history_rows, user_rows
 from relrank.models.edge_products import edge_products
+from relrank.models.settings import Count, NotNegative, Positive, Power, Share, Whole
 from relrank.models.space import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
@@ -37,37 +38,37 @@ Similarity = Literal["cosine", "dot"]
 class VectorConfig:
     """Hyper-parameters that every encoder shares: size, loss and negatives."""
 
-    dim: int = 64
+    dim: Count = 64
     """Length of a vector; a multiple of 16 takes the fast kernel."""
     loss: Loss = "softmax"
     """Sampled softmax, softmax over the whole catalogue, BPR, binary cross-entropy, or its generalised form."""
     similarity: Similarity = "cosine"
     """Cosines, or dot products."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Scores are divided by it inside the loss; 1 with dot products is the plain form of BPR and BCE."""
     sampling: Sampling = "uniform"
     """How negatives are drawn: all items alike, by popularity^power, the batch's positives, or half and half."""
-    negatives: int = 1024
+    negatives: Count = 1024
     """Items drawn per batch (``shared``) or per training edge."""
     shared: bool = True
     """Whether the edges of a batch share their negatives."""
-    hardest: int = 0
+    hardest: Whole = 0
     """Keep the highest-scored so many of the negatives drawn; 0 keeps all."""
-    power: float = 0.75
+    power: Power = 0.75
     """Exponent of popularity sampling (Mikolov et al. 2013)."""
     log_q: bool = True
     """Correct a softmax for how likely its negatives were drawn (Bengio & Senécal 2008)."""
-    calibration: float = 0.75
+    calibration: Share = 0.75
     """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
-    contrast: float = 0.0
+    contrast: NotNegative = 0.0
     """Weight of InfoNCE between two noisy views of the batch's users and positive items (Yu et al. 2022)."""
-    contrast_temperature: float = 0.2
+    contrast_temperature: Positive = 0.2
     """Temperature of InfoNCE."""
-    noise: float = 0.1
+    noise: NotNegative = 0.1
     """Length of the noise that makes a view."""
-    l2: float = 0.0
+    l2: NotNegative = 0.0
     """Penalty on the unpropagated vectors of a batch (He et al. 2020, eq. 15)."""
-    init_scale: float = 0.1
+    init_scale: Positive = 0.1
     """Standard deviation of the starting vectors."""
 
 
@@ -146,16 +147,6 @@ class ProductModel(Trained):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        for field, known in (("loss", Loss), ("sampling", Sampling), ("similarity", Similarity)):
-            check_choice(self.name, field, get_args(known), getattr(c, field))
-        for field, least in (("dim", 1), ("negatives", 1), ("hardest", 0), ("l2", 0), ("contrast", 0)):
-            value = getattr(c, field)
-            check_range(value >= least, self.name, field, f"at least {least}", value)
-        if not c.temperature > 0 or not 0 <= c.calibration <= 1:
-            raise InputError(
-                "hyper-parameter is out of range", where=f"{self.name}, temperature or calibration",
-                expected="temperature above 0, calibration of 0 to 1", found=f"{c.temperature}, {c.calibration}",
-            )  # fmt: skip
         # what score reads: derived from the parameters, so never saved
         self.register_buffer("_items", torch.empty(0), persistent=False)
         self._items: Tensor

@@ -18,6 +18,7 @@ from torch import Tensor
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.settings import Count, NotNegative
 from relrank.models.vectors import Batch, noisy
 
 
@@ -25,8 +26,8 @@ from relrank.models.vectors import Batch, noisy
 class XSimGCLConfig(RelationalLightGCNConfig):
     """Hyper-parameters of XSimGCL."""
 
-    contrast: float = 0.1
-    contrast_layer: int = 1
+    contrast: NotNegative = 0.1
+    contrast_layer: Count = 1
     """The layer that the final vectors are contrasted with, 1 … L."""
 
 
@@ -38,15 +39,16 @@ class XSimGCL(RelationalLightGCN):
 
     def __init__(self, graph: Graph, config: XSimGCLConfig | None = None) -> None:
         super().__init__(graph, config)
-        c = self.config
-        if not 1 <= c.contrast_layer <= c.layers:
-            raise InputError(
-                "no such layer to contrast with",
-                where=self.name,
-                expected=f"1 … {c.layers}",
-                found=str(c.contrast_layer),
-            )
         self._contrasted: Any = None
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """The layer that is contrasted with is there."""
+        if config.contrast_layer > config.layers:
+            raise InputError(
+                "no such layer to contrast with", where=f"{where}, contrast_layer",
+                expected=f"at most layers = {config.layers}", found=str(config.contrast_layer),
+            )  # fmt: skip
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the noisy Z; the noisy layers are kept for ``views``."""

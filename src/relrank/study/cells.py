@@ -20,7 +20,7 @@ import torch
 import relrank
 from relrank.checkpoint import load_tensors, save_tensors, write_json
 from relrank.csr import Csr, Float32
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
@@ -177,15 +177,7 @@ class Cell:
         where, kind, said = f"[[models]] {self.model.name}", MODELS[self.model.kind], self.said
         self._refuse_arms(where)
         config = config_of(kind.Config(), said.config, f"{where}, config")
-        known = {*self.bench.graph.relations}
-        if kind.weighs_interactions:
-            known.add(self.bench.graph.interactions.name)
-        strange = sorted(set(getattr(config, "weights", {})) - known)
-        if strange:
-            raise InputError(
-                "weight of an unknown relation", where=f"{where}, config.weights",
-                expected=f"one of {sorted(self.bench.graph.relations)}", found=", ".join(strange),
-            )  # fmt: skip
+        config = kind.settled(self.bench.graph, config, f"{where}, config")
         for name, refused in (("train", said.train and issubclass(kind, ClosedForm)),
                               ("config.seed", "seed" in said.config)):  # fmt: skip
             if refused:
@@ -207,7 +199,10 @@ class Cell:
         for name, section in self.model.arm.items():
             if name not in known:
                 raise InputError(
-                    "no such arm", where=f"{where}, arm", expected=f"one of {sorted(known)}", found=repr(name)
+                    "no such arm",
+                    where=f"{where}, arm",
+                    expected=one_of(known),
+                    found=repr(name) + did_you_mean(name, known),
                 )
             budget = sorted({"epochs", "every", "patience"} & set(section.train))
             if budget:

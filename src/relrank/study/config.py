@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.builders import FeatureConfig, InteractionWeights, RelationConfig
+from relrank.metrics import AT_K
 from relrank.tables.audit import SPLIT
 from relrank.tables.config import Section, load_toml
 from relrank.tables.protocols import ProtocolConfig
@@ -116,9 +116,14 @@ class StudySection(Section):
 
     @model_validator(mode="after")
     def _metric_is_measured(self) -> Self:
-        match = re.fullmatch(r"(hit|recall|precision|ndcg|map)@(\d+)|mrr", self.metric)
+        match = re.fullmatch(rf"({'|'.join(AT_K)})@(\d+)|mrr", self.metric)
         if match is None or (match.group(2) and int(match.group(2)) not in self.ks):
-            raise ValueError(f"metric must be mrr, or hit, recall, precision, ndcg or map @ one of ks = {self.ks}")
+            known = ["mrr", *(f"{name}@{k}" for k in self.ks for name in AT_K)]
+            raise InputError(
+                "unknown metric", where="[study] metric",
+                expected=f"mrr, or {', '.join(AT_K)} @ one of ks = {', '.join(map(str, self.ks))}",
+                found=repr(self.metric) + did_you_mean(self.metric, known),
+            )  # fmt: skip
         return self
 
 
@@ -177,7 +182,11 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _rival_is_there(self) -> Self:
         if self.study.versus is not None and self.rival is None:
-            raise ValueError(f"[study] versus must be one of the models {', '.join(m.name for m in self.models)}")
+            names = [m.name for m in self.models]
+            raise InputError(
+                "unknown model", where="[study] versus", expected=one_of(names),
+                found=repr(self.study.versus) + did_you_mean(self.study.versus, names),
+            )  # fmt: skip
         return self
 
     @model_validator(mode="after")
@@ -230,9 +239,7 @@ def check_accepted(config: StudyConfig, where: str) -> None:
     known = [SPLIT, *config.relations, *config.features]
     for name in config.study.accept_leaks:
         if name not in known:
-            near = get_close_matches(name, known, 1)
             raise InputError(
                 "unknown name of an accepted leak", where=f"{where}, {ACCEPT}",
-                expected=f"one of {', '.join(known)}",
-                found=repr(name) + (f"; did you mean {near[0]!r}?" if near else ""),
+                expected=f"one of {', '.join(known)}", found=repr(name) + did_you_mean(name, known),
             )  # fmt: skip

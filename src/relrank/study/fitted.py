@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +253,10 @@ def load_run(folder: Path | str) -> FittedRun:
             expected=f"at most {gb(available)} GB with a block of scores, which are available",
         )  # fmt: skip
     kind = MODELS[note["model"]]
-    model = kind(graph, config_of(kind.Config(), note["config"], str(folder)))
+    config = config_of(kind.Config(), note["config"], str(folder))
+    # an arm keeps the weights of relations that it leaves out
+    graph = replace(graph, left_out=kind.weighed(config))
+    model = kind(graph, config)
     model.load_state(load_tensors(folder / "model.safetensors")[0])
     frame = pl.read_parquet(folder / "split.parquet", glob=False)
     users, items = graph.nodes[graph.user], graph.nodes[graph.item]

@@ -16,7 +16,7 @@ import polars as pl
 
 import relrank
 from relrank.csr import Csr
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.audit import growing, known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.chains import hops, stops
@@ -199,7 +199,8 @@ def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.Data
     if table is None or missing:
         raise InputError(
             "no such column to group by", where=f"[study], node type {node_type!r}",
-            expected=f"one of {sorted(known)}" if known else "a node table", found=", ".join(missing or columns),
+            expected=one_of(known) if known else "a node table",
+            found=", ".join(map(repr, missing or columns)) + did_you_mean((missing or columns)[0], known),
         )  # fmt: skip
     many = [c for c in columns if known[c].is_numeric() and table.frame[c].n_unique() > MOST_VALUES]
     quarters = (pl.col(c).qcut(4, allow_duplicates=True).cast(pl.String) for c in many)
@@ -368,8 +369,9 @@ def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]
     """
     if model.kind not in MODELS:
         raise InputError(
-            "unknown model", where="[[models]] name", expected=f"one of {', '.join(MODELS)}", found=repr(model.kind)
-        )
+            "unknown model", where=f"[[models]] {'model' if model.model else 'name'}", expected=one_of(MODELS),
+            found=repr(model.kind) + did_you_mean(model.kind, MODELS),
+        )  # fmt: skip
     if not MODELS[model.kind].relational:
         return []
     cell = Cell(model, arm_of.INTERACTIONS, bench, config.study)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean
 from relrank.evaluation import mean_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph
@@ -208,7 +208,7 @@ def cells_to_search(config: StudyConfig, material: Material, models: Sequence[st
         raise InputError(
             "nothing to search", where="relrank tune",
             expected=f"among {', '.join(there)}" if there else "a model with settings that the file does not hold",
-            found=", ".join(missing) or "none",
+            found=", ".join(map(repr, missing)) + did_you_mean(missing[0], there) if missing else "none",
         )  # fmt: skip
     return cells
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean
 from relrank.study.arms import INTERACTIONS
 
 Side = dict[str | None, pl.DataFrame]
@@ -99,7 +99,8 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Si
     if not rows:
         arms = sorted(a for m, a in there if m == model)
         known = f"one of its arms {', '.join(arms)}" if arms else f"one of {', '.join(sorted({m for m, _ in there}))}"
-        raise InputError("no such cells", where=str(path), expected=known, found=f"{model} on {arm}")
+        near = did_you_mean(arm, arms) if arms else did_you_mean(model, {m for m, _ in there})
+        raise InputError("no such cells", where=str(path), expected=known, found=f"{model} on {arm}{near}")
     side: Side = {}
     prints = set()
     for row in rows:
@@ -136,7 +137,7 @@ def _with(metric: str, table: pl.DataFrame, path: Path) -> pl.DataFrame:
     if lacking:
         raise InputError(
             "column is missing", where=str(path), expected=" and ".join(repr(name) for name in lacking),
-            found=", ".join(table.columns),
+            found=", ".join(table.columns) + did_you_mean(lacking[0], table.columns),
         )  # fmt: skip
     return table
 

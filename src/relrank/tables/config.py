@@ -6,11 +6,11 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 
 
 class Section(BaseModel):
@@ -46,16 +46,49 @@ def check(raw: dict[str, Any], section: type[S], where: str) -> S:
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        slips = error.errors()
-        first = slips[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
-        more = f"; {len(slips) - 1} more after this one" if len(slips) > 1 else ""
-        if first["type"] == "extra_forbidden":
-            what, expected = "unknown key", "only keys that docs/study-file.md names"
-        else:
-            what, expected = "setting does not fit", first["msg"]
-        found = "nothing" if first["type"] == "missing" else repr(first["input"])
-        raise InputError(what, where=f"{where}, key {key}", expected=expected + more, found=found[:200]) from None
+        raise _slip(error, section, where) from None
+
+
+def _slip(error: ValidationError, section: type[Section], where: str) -> InputError:
+    """The first of what pydantic found."""
+    slips = error.errors()
+    first = slips[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
+    more = f"; {len(slips) - 1} more after this one" if len(slips) > 1 else ""
+    context = first.get("ctx", {})
+    own = context.get("error")
+    if isinstance(own, InputError):
+        return InputError(own.what, where=f"{where}, {own.where}", expected=own.expected + more, found=own.found)
+    what, expected, found = "setting does not fit", first["msg"].removeprefix("Value error, "), repr(first["input"])
+    if first["type"] == "extra_forbidden":
+        known = _keys(section, first["loc"][:-1])
+        what, expected = "unknown key", one_of(known) if known else "only keys that docs/study-file.md names"
+        found = f"{first['loc'][-1]}{did_you_mean(first['loc'][-1], known)}"
+    elif first["type"] == "missing":
+        found = "nothing"
+    elif first["type"] in ("literal_error", "union_tag_invalid"):
+        words = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
+        given = context.get("tag", first["input"])
+        expected, found = one_of(words), repr(given) + did_you_mean(given, words)
+    return InputError(what, where=f"{where}, key {key}", expected=expected + more, found=found[:300])
+
+
+def _keys(section: type[BaseModel], at: tuple[int | str, ...]) -> set[str]:
+    """Keys that may stand in a file where pydantic found another: ``at`` holds keys, positions and names of kinds."""
+    there: list[Any] = [section]
+    for part in at:
+        models = [m for m in there if isinstance(m, type) and issubclass(m, BaseModel)]
+        inside = [f.annotation for m in models if (f := m.model_fields.get(str(part))) is not None]
+        tagged = [m for m in models if part in get_args(getattr(m.model_fields.get("kind"), "annotation", None))]
+        there = [model for hint in inside for model in _models_in(hint)] or tagged or there
+    return {name for m in there for name in m.model_fields}
+
+
+def _models_in(hint: Any) -> list[type[BaseModel]]:
+    """The sections that a type is made of: one, or any of a union, perhaps in a table or a list."""
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return [hint]
+    return [model for part in get_args(hint) for model in _models_in(part)]
 
 
 def resolve(path: str, base: Path, where: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean
 
 Moment = int | str | date | datetime
 """A time in a configuration file: whole seconds since 1970, ISO text, or TOML's own dates."""
@@ -189,7 +189,10 @@ def check_column(names: Collection[str], name: str, where: str) -> None:
     """
     if name not in names:
         raise InputError(
-            "column not found", where=where, expected=f"a column {name!r}", found=f"columns {', '.join(names)}"
+            "column not found",
+            where=where,
+            expected=f"a column {name!r}",
+            found=f"columns {', '.join(names)}" + did_you_mean(name, names),
         )
 
 

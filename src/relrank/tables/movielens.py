@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from relrank.errors import InputError
+from relrank.errors import InputError, one_of
 from relrank.tables.files import parse, read_table, read_text, refuse_missing
 from relrank.tables.published import read_atomic, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
@@ -121,9 +121,7 @@ def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) ->
     if ratings is None:
         ratings = next((name for name in known if (folder / name).is_file()), known[0])
     if ratings not in known:
-        raise InputError(
-            "unknown rating file", where="[data] ratings", expected=f"one of {', '.join(known)}", found=repr(ratings)
-        )
+        raise InputError("unknown rating file", where="[data] ratings", expected=one_of(known), found=repr(ratings))
     path = folder / ratings
     notices: tuple[Notice, ...] = ()
     if ratings == "ratings.dat":

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from relrank.counting import order_of, order_of_pairs
 from relrank.csr import Int32
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
 from relrank.tables.files import Moment, moment
@@ -103,7 +103,11 @@ class ProtocolConfig(Section):
                 raise ValueError(f"{name!r} is a fixed recipe; give a changed one a name of its own")
             return {"name": name, **PROTOCOLS[name]}
         if not rest:
-            raise ValueError(f"no recipe {name!r}; known: {', '.join(PROTOCOLS)}; your own needs at least split")
+            raise InputError(
+                "unknown protocol", where="[protocol] name",
+                expected=f"{one_of(PROTOCOLS)}, or one of your own, which needs at least split",
+                found=repr(name) + did_you_mean(name, PROTOCOLS),
+            )  # fmt: skip
         return raw
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import polars as pl
 from pydantic import Field, model_validator
 
-from relrank.errors import InputError
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import datasets
 from relrank.tables.config import Section, resolve
 from relrank.tables.files import (
@@ -315,8 +315,8 @@ def _link(
         raise InputError(
             "source of a link has no node table",
             where=f"[data.links.{name}] source",
-            expected=f"one of {sorted(nodes)}",
-            found=repr(config.source),
+            expected=one_of(nodes),
+            found=repr(config.source) + did_you_mean(config.source, nodes),
         )
     names = [config.source_column, config.target_column]
     used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
@@ -399,7 +399,7 @@ def _texts(
     if node not in nodes:
         raise InputError(
             "texts of a type without a node table", where="[data.texts] node", expected=f"[data.nodes.{node}]",
-            found=f"node tables {sorted(nodes)}",
+            found=f"node tables {sorted(nodes)}{did_you_mean(node, nodes)}",
         )  # fmt: skip
     names = [c for c in (config.key, config.kind, config.text, config.time, config.by) if c is not None]
     if len(set(names)) < len(names):
