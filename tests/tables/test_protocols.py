@@ -379,8 +379,8 @@ def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str,
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"name": "goodbooks"}, "known: goodbooks-loo"),
-        ({}, "known: goodbooks-loo"),
+        ({"name": "goodbooks"}, "one of beauty-loo, goodbooks-loo"),
+        ({}, "one of beauty-loo, goodbooks-loo"),
         ({"name": "goodbooks-loo", "core": 3}, "fixed recipe"),
         ({"name": "mine", "core": 5}, "split"),
         ({"split": "temporal"}, "cut"),

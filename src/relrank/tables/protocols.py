@@ -18,6 +18,7 @@ from relrank.tables import split as cuts
 from relrank.tables.config import Section
 from relrank.tables.files import Moment, moment
 from relrank.tables.filters import core
+from relrank.tables.frames import check_rows
 from relrank.tables.ids import IdMap
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
 from relrank.tables.tables import Notice, Tables
@@ -106,7 +107,7 @@ class ProtocolConfig(Section):
             raise InputError(
                 "unknown protocol", where="[protocol] name",
                 expected=f"{one_of(PROTOCOLS)}, or one of your own, which needs at least split",
-                found=repr(name) + did_you_mean(name, PROTOCOLS),
+                found="nothing" if name is None else repr(name) + did_you_mean(name, PROTOCOLS),
             )  # fmt: skip
         return raw
 
@@ -164,6 +165,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
             expected=protocol.data,
             found=tables.name,
         )
+    if not tables.checked and protocol.split != "given":
+        check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
     frame = _filtered(_parts_joined(tables) if protocol.split == "given" else tables.interactions, protocol, notices)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
@@ -261,6 +264,13 @@ def _parts_joined(tables: Tables) -> pl.DataFrame:
             found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
         )
     label = {"train": TRAIN, "valid": VALID, "test": TEST}
+    types = {(f.schema["user"], f.schema["item"]) for f in tables.given.values()}
+    if len(types) > 1:
+        found = "; ".join(f"{p} {f.schema['user']}, {f.schema['item']}" for p, f in tables.given.items())
+        raise InputError(
+            "parts have keys of different types", where=f"{tables.name}, published parts",
+            expected="the same types of user and item keys in every part", found=found,
+        )  # fmt: skip
     frame = pl.concat([f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()])
     again = frame.filter(pl.struct("user", "item").is_duplicated())
     if again.height:

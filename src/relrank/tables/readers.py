@@ -244,7 +244,8 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
     if config.texts is not None:
         texts = _texts(config.texts, config.item, folder, nodes, notices, of_users[""])
     return Tables(
-        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices)
+        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices),
+        checked=True,
     )  # fmt: skip
 
 

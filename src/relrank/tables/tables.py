@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import polars as pl
+
+from relrank.tables.frames import as_frame, as_keyed, as_rows
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -126,6 +129,12 @@ class Tables:
             arrives split; empty otherwise. ``interactions`` is then all parts together.
         ordered: file order is time order even though there is no ``time`` column.
         notices: what reading dropped or repaired, by stated policy.
+        checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does.
+
+    Frames may be those of pandas or Arrow tables, too, with keys of any integer type or text.
+
+    Raises:
+        InputError: a key, rating or time is missing or of a type that cannot be; the message names column and row.
     """
 
     name: str
@@ -138,3 +147,26 @@ class Tables:
     given: dict[str, pl.DataFrame] = field(default_factory=dict)
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
+    checked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checked:
+            return
+        name = f"{self.name}, "
+        clean: dict[str, Any] = {
+            "interactions": as_rows(self.interactions, f"{name}interactions"),
+            "given": {part: as_rows(rows, f"{name}part {part!r}") for part, rows in self.given.items()},
+            "nodes": {kind: _clean_nodes(table, f"{name}nodes {kind!r}") for kind, table in self.nodes.items()},
+            "links": {
+                one: replace(table, frame=as_frame(table.frame, f"{name}links {one!r}"))
+                for one, table in self.links.items()
+            },
+        }
+        if self.texts is not None:
+            clean["texts"] = replace(self.texts, frame=as_keyed(self.texts.frame, ["key"], f"{name}texts"))
+        for field_name, value in clean.items():
+            object.__setattr__(self, field_name, value)
+
+
+def _clean_nodes(table: NodeTable, where: str) -> NodeTable:
+    return replace(table, frame=as_keyed(table.frame, [table.key], where))

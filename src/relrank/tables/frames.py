@@ -1,0 +1,201 @@
+"""Frames that a program hands over: of polars, pandas or anything that speaks Arrow, checked like files.
+
+pandas is not needed: its frames are read column by column through what every one of them can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.tables.files import as_seconds, check_column, first_row
+
+
+def as_frame(value: Any, where: str) -> pl.DataFrame:
+    """A polars frame of whole numbers as Int64 and categories as text; row n of it is row n of what was given.
+
+    Args:
+        value: a frame of polars or pandas, an Arrow table, or columns by name.
+        where: what it is, for messages.
+
+    Raises:
+        InputError: it is no frame, or a column holds values of several types, or numbers beyond Int64.
+    """
+    if isinstance(value, pl.LazyFrame):
+        value = value.collect()
+    if not isinstance(value, pl.DataFrame):
+        value = _of_pandas(value, where) if _is_pandas(value) else _of_other(value, where)
+    wrong = [name for name, dtype in value.schema.items() if dtype == pl.UInt64 and (value[name] >= 2**63).any()]
+    if wrong:
+        raise InputError(
+            "number is too large", where=f"{where}, column {wrong[0]!r}",
+            expected="whole numbers below 2^63, or text", found=f"{value[wrong[0]].max()}",
+        )  # fmt: skip
+    whole = [name for name, dtype in value.schema.items() if dtype.is_integer() and dtype != pl.Int64]
+    named = [name for name, dtype in value.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
+    frame: pl.DataFrame = value.with_columns(pl.col(whole).cast(pl.Int64), pl.col(named).cast(pl.String))
+    return frame
+
+
+def as_rows(value: Any, where: str) -> pl.DataFrame:
+    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, whole numbers in ``time``, where there.
+
+    Dates and date-times become seconds since 1970.
+
+    Raises:
+        InputError: a value is missing or of a type that cannot be; the message names column and row.
+    """
+    frame = as_frame(value, where)
+    frame = as_keyed(frame, [name for name in ("user", "item") if name in frame.columns], where)
+    if "rating" in frame.columns:
+        rating = _there(frame["rating"], where)
+        finite = rating.cast(pl.Float64).is_finite() if rating.dtype.is_numeric() else rating.is_null()
+        if not finite.all():
+            raise InputError(
+                "not a finite number", where=f"{where}, column 'rating', row {first_row(~finite)}",
+                expected="a finite number in every row", found=repr(rating[first_row(~finite) - 1]),
+            )  # fmt: skip
+        frame = frame.with_columns(rating.cast(pl.Float64))
+    if "time" in frame.columns:
+        frame = frame.with_columns(_times(_there(frame["time"], where), where))
+    return frame
+
+
+def as_keyed(value: Any, columns: Collection[str], where: str) -> pl.DataFrame:
+    """A frame some of whose columns hold keys: Int64, or text as it is.
+
+    Raises:
+        InputError: there is no such column, a key is missing, or no key can be of the column's type.
+    """
+    frame = as_frame(value, where)
+    for name in columns:
+        check_column(frame.columns, name, where)
+    return frame.with_columns(*(_keys(frame[name], where) for name in dict.fromkeys(columns)))
+
+
+def check_rows(frame: pl.DataFrame, where: str) -> None:
+    """Refuse interactions without rows, without users or items, or with one (user, item) twice.
+
+    Raises:
+        InputError: they are so.
+    """
+    for name in ("user", "item"):
+        check_column(frame.columns, name, where)
+    if frame.is_empty():
+        raise InputError("table has no rows", where=where, expected="a row per interaction", found="none")
+    twice = frame.select(pl.struct("user", "item").is_duplicated()).to_series()
+    if twice.any():
+        user, item = frame.select("user", "item").row(first_row(twice) - 1)
+        raise InputError(
+            "a user has an item twice", where=f"{where}, row {first_row(twice)}",
+            expected='every (user, item) once, such as frame.unique(["user", "item"], keep="last")',
+            found=f"({user!r}, {item!r}); {twice.sum():,} such rows",
+        )  # fmt: skip
+
+
+def _is_pandas(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "columns")
+
+
+def _of_pandas(value: Any, where: str) -> pl.DataFrame:
+    names = [str(name) for name in value.columns]
+    if len(set(names)) < len(names):
+        raise InputError("column occurs twice", where=where, expected="every name once", found=", ".join(names))
+    return pl.DataFrame([_of_series(name, value.iloc[:, at], where) for at, name in enumerate(names)])
+
+
+def _of_series(name: str, values: Any, where: str) -> pl.Series:
+    """A column of pandas: NaN, NA and NaT are missing."""
+    array = values.to_numpy()
+    if array.dtype.kind in "iufbM":
+        return pl.Series(name, array, nan_to_null=True)
+    missing = values.isna().to_numpy()
+    return _series(name, [None if gone else one for one, gone in zip(values.tolist(), missing, strict=True)], where)
+
+
+def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
+    try:
+        return pl.Series(name, values, strict=True)
+    except (TypeError, pl.exceptions.PolarsError, OverflowError) as error:
+        types = sorted({type(one).__name__ for one in values if one is not None})
+        raise InputError(
+            "column holds values of several types", where=f"{where}, column {name!r}", expected="numbers, or text",
+            found=", ".join(types) if len(types) > 1 else str(error).splitlines()[0],
+        ) from None  # fmt: skip
+
+
+def _of_other(value: Any, where: str) -> pl.DataFrame:
+    try:
+        if isinstance(value, dict) or hasattr(value, "__arrow_c_stream__"):
+            return pl.DataFrame(value)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise InputError(
+            "not readable as a frame", where=where, expected="columns of one length and one type each",
+            found=str(error).splitlines()[0],
+        ) from None  # fmt: skip
+    raise InputError(
+        "not a frame", where=where, expected="a frame of polars or pandas, an Arrow table, or columns by name",
+        found=type(value).__name__,
+    )  # fmt: skip
+
+
+def _keys(values: pl.Series, where: str) -> pl.Series:
+    dtype = values.dtype
+    if dtype.is_float():
+        values = values.fill_nan(None)
+    values = _there(values, where)
+    if dtype == pl.String:
+        blank = values.str.strip_chars() == ""
+        if blank.any():
+            raise _missing(values, blank, where)
+        return values
+    if dtype.is_float() and ((values == values.round()) & (values.abs() < 2.0**53)).all():
+        return values.cast(pl.Int64)
+    if dtype != pl.Int64:
+        raise InputError(
+            "type cannot be a key", where=f"{where}, column {values.name!r}", expected="whole numbers, or text",
+            found=f"{dtype}, such as {values[0]!r}" if len(values) else str(dtype),
+        )  # fmt: skip
+    return values
+
+
+def _times(values: pl.Series, where: str) -> pl.Series:
+    """Whole numbers as they are; dates, date-times and ISO text as seconds."""
+    if values.dtype.is_integer():
+        return values
+    if isinstance(values.dtype, pl.Datetime) and (values.dt.epoch("ns") % 10**9 != 0).any():
+        raise InputError(
+            "times are finer than a second", where=f"{where}, column 'time'", expected="whole numbers in their "
+            'finest unit, such as .dt.epoch("us"), which keep the order, or .dt.truncate("1s")', found=str(values[0]),
+        )  # fmt: skip
+    if values.dtype.is_float() and (values != values.round()).any():
+        row = first_row(values != values.round())
+        raise InputError(
+            "not a whole number", where=f"{where}, column 'time', row {row}",
+            expected="whole numbers, such as seconds since 1970, or dates", found=repr(values[row - 1]),
+        )  # fmt: skip
+    if not (values.dtype.is_temporal() or values.dtype.is_float() or values.dtype == pl.String):
+        raise InputError(
+            "type cannot be a time", where=f"{where}, column 'time'", expected="whole numbers, dates or date-times",
+            found=str(values.dtype),
+        )  # fmt: skip
+    return as_seconds(values, where)
+
+
+def _there(values: pl.Series, where: str) -> pl.Series:
+    missing = values.is_null()
+    if values.dtype.is_float():
+        missing |= values.is_nan()
+    if missing.any():
+        raise _missing(values, missing, where)
+    return values
+
+
+def _missing(values: pl.Series, missing: pl.Series, where: str) -> InputError:
+    return InputError(
+        "value is missing", where=f"{where}, column {values.name!r}, row {first_row(missing)}",
+        expected="a value in every row: leave such rows out", found=f"nothing; {missing.sum():,} rows in all",
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+"""Frames that a program hands over are checked like files, whoever made them."""
+
+import datetime as dt
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from relrank.errors import InputError
+from relrank.graph.builders import Attribute, build_graph
+from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.tables import LinkTable, NodeTable, Tables
+
+LAST = ProtocolConfig(split="last-leave-one-out")
+#: four users, each with three of five items, one a day
+USERS = [7, 7, 7, 1, 1, 1, 3, 3, 3, 9, 9, 9]
+ITEMS = [50, 51, 52, 51, 52, 53, 52, 53, 54, 50, 52, 54]
+TIMES = [1_700_000_000 + 86_400 * n for n in range(12)]
+FRAME = pl.DataFrame({"user": USERS, "item": ITEMS, "time": TIMES})
+
+
+def split_of(frame: Any, protocol: ProtocolConfig = LAST, **more: Any) -> Any:
+    return apply(Tables("shop", "user", "item", frame, **more), protocol, 0)
+
+
+def refused(frame: Any, **more: Any) -> InputError:
+    with pytest.raises(InputError) as error:
+        split_of(frame, **more)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    "dtype", [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt32, pl.UInt64, pl.Float32, pl.Float64]
+)
+def test_any_whole_numbers_are_the_same_keys(dtype):
+    expected = split_of(FRAME)
+    found = split_of(FRAME.with_columns(pl.col("user", "item").cast(dtype)))
+    assert found.fingerprint == expected.fingerprint
+    assert found.users.keys.to_list() == [1, 3, 7, 9]
+
+
+@pytest.mark.parametrize("dtype", [pl.Categorical, pl.Enum(["07", "1.10", "x"])])
+def test_text_keys_stay_as_they_are(dtype):
+    keys = pl.Series("user", ["07"] * 3 + ["1.10"] * 3 + ["x"] * 3 + ["07"] * 3, dtype=dtype)
+    found = split_of(FRAME.with_columns(keys).head(9))
+    assert found.users.keys.to_list() == ["07", "1.10", "x"]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "row"),
+    [
+        ("user", pl.Series([7, None] + [7] * 10), 2),
+        ("item", pl.Series(["a"] * 4 + [None] + ["a"] * 7), 5),
+        ("item", pl.Series(["a", "a", " "] + ["a"] * 9), 3),
+        ("user", pl.Series([1.0, 2.0, float("nan")] + [1.0] * 9), 3),
+        ("time", pl.Series([*TIMES[:11], None]), 12),
+        ("rating", pl.Series([1.0, None] + [1.0] * 10), 2),
+        ("rating", pl.Series([1.0, float("nan")] + [1.0] * 10), 2),
+    ],
+)
+def test_a_missing_value_is_said_with_its_column_and_row(column, values, row):
+    error = refused(FRAME.with_columns(values.alias(column)))
+    assert error.what == "value is missing"
+    assert error.where == f"shop, interactions, column {column!r}, row {row}"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "what"),
+    [
+        ("user", [True, False] * 6, "type cannot be a key"),
+        ("user", [1.5] * 12, "type cannot be a key"),
+        ("item", [[1]] * 12, "type cannot be a key"),
+        ("item", [dt.date(2024, 1, 1)] * 12, "type cannot be a key"),
+        ("user", pl.Series([2**63 + 1] * 12, dtype=pl.UInt64), "number is too large"),
+        ("time", [1.5] * 12, "not a whole number"),
+        ("time", [True] * 12, "type cannot be a time"),
+        ("time", ["soon"] * 12, "not a time"),
+        ("time", [dt.datetime(2024, 1, 1, 0, 0, 0, 250_000)] * 12, "finer than a second"),
+        ("rating", [float("inf")] * 12, "not a finite number"),
+        ("rating", ["good"] * 12, "not a finite number"),
+    ],
+)
+def test_a_type_that_cannot_be_is_refused(column, values, what):
+    error = refused(FRAME.with_columns(pl.Series(column, values)))
+    assert what in error.what
+    assert f"column {column!r}" in error.where
+
+
+def test_dates_are_seconds():
+    dates = FRAME.with_columns(pl.from_epoch("time"))
+    temporal = ProtocolConfig(split="temporal", cut="2023-11-22", valid_cut="2023-11-20")
+    assert split_of(dates).fingerprint == split_of(FRAME).fingerprint
+    with pytest.raises(InputError, match="users without|no test rows|training rows"):
+        split_of(dates.with_columns(pl.col("time").dt.offset_by("2y")), temporal)
+    days = dates.with_columns(pl.col("time").dt.date())
+    assert split_of(days).train.time.tolist()[0] == 1_699_920_000 + 3 * 86_400  # user 1's first day, at midnight
+
+
+def test_what_occurs_twice_lacks_a_column_or_has_no_rows_is_refused():
+    twice = refused(pl.concat([FRAME, FRAME[2:4]]))
+    assert twice.what == "a user has an item twice"
+    assert twice.where == "shop, interactions, row 3"
+    assert "(7, 52); 4 such rows" in twice.found
+    assert "a column 'item'" in refused(FRAME.drop("item")).expected
+    assert refused(FRAME.head(0)).what == "table has no rows"
+    assert refused(5).found == "int"
+    assert refused({"user": [1], "item": [1, 2]}).what == "not readable as a frame"
+    given = {"train": FRAME.head(6), "test": FRAME.tail(6).with_columns(pl.col("user").cast(pl.String))}
+    error = refused(FRAME, protocol=ProtocolConfig(split="given"), given=given)
+    assert error.what == "parts have keys of different types"
+
+
+def test_columns_by_name_and_lazy_frames_will_do():
+    expected = split_of(FRAME).fingerprint
+    assert split_of(FRAME.lazy()).fingerprint == expected
+    assert split_of(FRAME.to_dict(as_series=False)).fingerprint == expected
+
+
+def test_node_and_link_tables_too():
+    frame = pl.DataFrame({"id": pl.Series([50, 51, 52, 53, 54], dtype=pl.UInt16), "brand": ["a", "a", "b", "b", "b"]})
+    nodes = {"item": NodeTable("item", frame.with_columns(pl.col("brand").cast(pl.Categorical)), "id")}
+    tables = Tables("shop", "user", "item", FRAME, nodes)
+    graph = build_graph(
+        tables, apply(tables, LAST, 0), {"brand": Attribute(kind="attribute", node="item", column="brand")}
+    )
+    assert len(graph.relations["brand"]) == 5
+    links = {"near": LinkTable("near", frame.rename({"id": "a"}), "item", "a", "id", "brand", "brand")}
+    assert Tables("shop", "user", "item", FRAME, nodes, links).links["near"].frame.schema["a"] == pl.Int64
+    with pytest.raises(InputError, match=r"column not found[\s\S]*nodes 'item'[\s\S]*'key'"):
+        Tables("shop", "user", "item", FRAME, {"item": NodeTable("item", frame, "key")})
+    with pytest.raises(InputError, match="value is missing"):
+        Tables(
+            "shop",
+            "user",
+            "item",
+            FRAME,
+            {"item": NodeTable("item", frame.with_columns(id=pl.lit(None, pl.Int64)), "id")},
+        )
+
+
+class Series(list[Any]):
+    """As much of a pandas column as is read."""
+
+    def to_numpy(self) -> Any:
+        return np.array(self, dtype=object if any(not isinstance(v, int) for v in self) else None)
+
+    def isna(self) -> Any:
+        return Series([v is None for v in self])
+
+    def tolist(self) -> list[Any]:
+        return list(self)
+
+
+class At:
+    def __init__(self, columns: list[Series]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, at: tuple[slice, int]) -> Series:
+        return self.columns[at[1]]
+
+
+class PandasLike:
+    """As much of a pandas frame as is read."""
+
+    def __init__(self, columns: dict[str, list[Any]]) -> None:
+        self.columns = list(columns)
+        self.iloc = At([Series(values) for values in columns.values()])
+
+
+PandasLike.__module__ = "pandas.core.frame"
+
+
+def test_frames_of_pandas_are_read_without_pandas():
+    data = {"user": USERS, "item": [f"i{n}" for n in ITEMS], "time": TIMES}
+    assert split_of(PandasLike(data)).fingerprint == split_of(pl.DataFrame(data)).fingerprint
+    data["item"] = [None, *data["item"][1:]]
+    assert refused(PandasLike(data)).where == "shop, interactions, column 'item', row 1"
+    data["item"] = [5, *data["item"][1:]]
+    assert refused(PandasLike(data)).found == "int, str"
+
+
+def test_importing_the_tables_asks_for_no_pandas():
+    code = "import relrank, sys; relrank.Tables; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_frames_of_real_pandas():
+    pandas = pytest.importorskip("pandas")
+    data = {"user": USERS, "item": [f"i{n}" for n in ITEMS], "time": TIMES}
+    frame = pandas.DataFrame(data)
+    expected = split_of(pl.DataFrame(data)).fingerprint
+    assert split_of(frame).fingerprint == expected
+    assert split_of(frame.astype({"user": "Int32", "item": "category"})).fingerprint == expected
+    frame["time"] = pandas.to_datetime(frame["time"], unit="s", utc=True)
+    assert split_of(frame).fingerprint == expected
+    frame.loc[4, "user"] = None
+    assert refused(frame).where == "shop, interactions, column 'user', row 5"
