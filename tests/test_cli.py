@@ -290,7 +290,7 @@ def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
 
 def test_export_says_what_it_wrote(study, tmp_path):
     out = good(relrank("export", "runs/small", "--to", "torch", "--out", tmp_path / "[out]", at=study.home))
-    assert "[out]: ids.parquet, model.safetensors, note.json" in out
+    assert "[out]: ids.parquet, manifest.json, model.safetensors, note.json" in out
     note = json.loads((tmp_path / "[out]" / "note.json").read_text())
     assert (note["model"], note["input"], note["shape"]) == ("relational-ease", "history", [120, 120])
 

@@ -1,33 +1,43 @@
-"""What is kept on disk: tensors as safetensors with JSON beside them, written whole or not at all."""
+"""What is kept on disk: tensors as safetensors with JSON beside them, written whole or not at all.
+
+A file holds the sha256 of its content, so that one that is read by itself is what was written. Tensors are read into
+memory and never mapped: nobody who writes over the file changes them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from relrank.errors import InputError
+from relrank.sealed import json_of
 from relrank.whole import whole
 
-FORMAT = "relrank-tensors-1"
+FORMAT = "relrank-tensors-2"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any], synced: bool = True) -> None:
     """Write tensors and a JSON note as one file under a temporary name, then rename it.
 
     Args:
         path: final name.
         tensors: by name, any device.
         note: plain JSON.
+        synced: see ``whole``.
     """
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with whole(path) as temporary:
-        save_file(on_cpu, temporary, metadata={"format": FORMAT, "note": json.dumps(dict(note))})
+    text = json.dumps(dict(note))
+    metadata = {"format": FORMAT, "note": text, "sha256": _sha256(on_cpu, text)}
+    with whole(path, synced) as temporary:
+        save_file(on_cpu, temporary, metadata=metadata)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,23 +47,50 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         InputError: no such file, a damaged one, or one of another program.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            note = file.metadata() or {}
-            if note.get("format") != FORMAT:
-                raise InputError(
-                    "not a file of relrank",
-                    where=str(path),
-                    expected=f"format {FORMAT}",
-                    found=repr(note.get("format")),
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(note["note"])  # noqa: SIM118
+        content = path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), expected="saved tensors", found="nothing") from None
-    except SafetensorError as error:
-        raise InputError("file is damaged", where=str(path), expected="safetensors", found=str(error)) from None
+    tensors, metadata = _parsed(content, str(path))
+    if _sha256(tensors, metadata["note"]) != metadata["sha256"]:
+        raise InputError(
+            "file is damaged", where=str(path), expected="the content that was written, or no such file",
+            found="another sha256",
+        )  # fmt: skip
+    return tensors, json_of(metadata["note"].encode(), str(path))
 
 
-def write_json(path: Path, value: Any) -> None:
+def tensors_of(content: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors of a file whose content is known to be what was written, such as one of ``sealed.Sealed``.
+
+    Raises:
+        InputError: it is a file of another program.
+    """
+    return _parsed(content, where)[0]
+
+
+def _parsed(content: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        tensors = load(content)
+        size = int.from_bytes(content[:8], "little")
+        metadata: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    except (SafetensorError, ValueError, LookupError, RuntimeError) as error:
+        raise InputError("file is damaged", where=where, expected="safetensors", found=str(error)) from None
+    if metadata.get("format") != FORMAT or not {"note", "sha256"} <= metadata.keys():
+        found = repr(metadata.get("format"))
+        raise InputError("not a file of relrank", where=where, expected=f"format {FORMAT}", found=found)
+    return tensors, metadata
+
+
+def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
+    """Of names, types, shapes and numbers of tensors on the CPU, and of a note."""
+    digest = hashlib.sha256(note.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any, synced: bool = True) -> None:
     """Write JSON under a temporary name, then rename it."""
-    with whole(path) as temporary:
+    with whole(path, synced) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")

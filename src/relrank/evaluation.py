@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from copy import copy
@@ -18,6 +19,7 @@ from relrank.errors import InputError, one_of
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.models.base import user_rows
 from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
+from relrank.sealed import PARQUET_ERRORS, first_line, json_of
 from relrank.tables.split import Part, Split
 from relrank.whole import whole
 
@@ -50,10 +52,15 @@ class Evaluation:
     table: pl.DataFrame
     summary: dict[str, float]
 
-    def save(self, path: Path) -> None:
-        """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole."""
+    def save(self, path: Path, synced: bool = True) -> None:
+        """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole.
+
+        Args:
+            path: final name.
+            synced: see ``whole``.
+        """
         metadata = {"relrank.summary": json.dumps(self.summary), "relrank.metrics": str(metrics.DEFINITION)}
-        with whole(path) as temporary:
+        with whole(path, synced) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
@@ -64,21 +71,39 @@ class Evaluation:
             InputError: the file is missing, is not Parquet, holds no evaluation, or one by another definition of the
                 metrics.
         """
+        try:
+            return cls.parsed(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(
+                "not an evaluation", where=str(path), expected="a file written by Evaluation.save", found=str(error)
+            ) from None
+
+    @classmethod
+    def parsed(cls, content: bytes, path: str) -> Evaluation:
+        """The same of a file's content.
+
+        Args:
+            content: of the file.
+            path: for messages.
+
+        Raises:
+            InputError: see ``load``.
+        """
         expected = "a file written by Evaluation.save"
         try:
-            metadata = pl.read_parquet_metadata(path)
-            table = pl.read_parquet(path, glob=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise InputError("not an evaluation", where=str(path), expected=expected, found=str(error)) from None
+            metadata = pl.read_parquet_metadata(io.BytesIO(content))
+            table = pl.read_parquet(io.BytesIO(content))
+        except PARQUET_ERRORS as error:
+            raise InputError("not an evaluation", where=path, expected=expected, found=first_line(error)) from None
         if "relrank.summary" not in metadata:
-            raise InputError("not an evaluation", where=str(path), expected=expected, found="another Parquet file")
+            raise InputError("not an evaluation", where=path, expected=expected, found="another Parquet file")
         definition = metadata.get("relrank.metrics", "1")  # the first definition was not written down
         if definition != str(metrics.DEFINITION):
             raise InputError(
-                "evaluation by another definition of the metrics", where=str(path),
+                "evaluation by another definition of the metrics", where=path,
                 expected=f"definition {metrics.DEFINITION}, so evaluate again", found=f"definition {definition}",
             )  # fmt: skip
-        return cls(table, json.loads(metadata["relrank.summary"]))
+        return cls(table, json_of(metadata["relrank.summary"].encode(), path))
 
 
 def evaluate(

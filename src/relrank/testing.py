@@ -34,7 +34,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
-from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows
+from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows, restore
 from relrank.models.sequence import SequenceModel, Windows
 from relrank.models.vectors import ProductModel, VectorModel
 from relrank.tables.ids import IdMap
@@ -253,10 +253,27 @@ class ModelContract:
         model = self.fitted()
         save_tensors(tmp_path / "model.safetensors", model.state(), {})
         again = self.kind(model.graph, self.config)
-        again.load_state(load_tensors(tmp_path / "model.safetensors")[0])
+        restore(again, load_tensors(tmp_path / "model.safetensors")[0], "model.safetensors")
         assert torch.equal(_all_scores(again), _all_scores(model)), "scores after load_state differ"
         histories = _histories(model.graph)[:5]
         assert torch.equal(again.fold_in(histories).cpu(), model.fold_in(histories).cpu()), "fold_in differs"
+
+    def test_a_state_that_cannot_be_the_model_s_is_refused(self) -> None:
+        """Nothing compiled reads beyond a tensor of another shape, and no score is made of what is no number."""
+        state = self.fitted().state()
+        for name, tensor in state.items():
+            others = {"another shape": torch.cat([tensor.flatten(), tensor.flatten().new_zeros(1)])}
+            if tensor.is_floating_point():
+                others["no number"] = torch.full_like(tensor, torch.nan)
+            elif tensor.numel():
+                others["rows that are not there"] = tensor + 1_000_000
+            for what, other in others.items() if tensor.numel() else ():
+                refused = False
+                try:
+                    restore(self.kind(self.fitted().graph, self.config), {**state, name: other}, "model.safetensors")
+                except InputError:
+                    refused = True
+                assert refused, f"{name}: {what} is taken"
 
     def test_rows_outside_the_graph_are_refused(self) -> None:
         """A negative row must not count from the end, where it is another user or item."""

@@ -28,6 +28,7 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 from starlette.testclient import TestClient
 
 from relrank.errors import InputError
+from relrank.sealed import seal
 from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.asked import Limits
@@ -50,6 +51,7 @@ def save(run, folder):
     _split_frame(run.split).write_parquet(part / "split.parquet")
     run.titles.write_parquet(part / "titles.parquet")
     write_json(part / "run.json", run.note)
+    seal(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
 

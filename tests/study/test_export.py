@@ -82,7 +82,7 @@ def assert_ids(run: FittedRun, folder: Path) -> None:
 def test_products_of_the_vectors_in_parquet_are_the_scores(name: str, tmp_path: Path) -> None:
     run = kept(tmp_path, name, **VECTORS[name])
     files = export(run, "parquet", tmp_path / "out")
-    assert files == ["ids.parquet", "items.parquet", "note.json", "users.parquet"]
+    assert files == ["ids.parquet", "items.parquet", "manifest.json", "note.json", "users.parquet"]
     (users, u), (items, q) = (vectors(tmp_path / "out", side) for side in ("users", "items"))
     assert users.to_list() == run.split.users.keys.to_list()
     assert items.to_list() == run.split.items.keys.to_list()
@@ -151,7 +151,8 @@ def test_the_onnx_graph_scores_as_the_model_does(name: str, tmp_path: Path) -> N
 def test_the_torch_program_scores_as_the_model_does_and_is_no_pickle(name: str, tmp_path: Path) -> None:
     run = kept(tmp_path, name, **(LINEAR | VECTORS)[name])
     files = export(run, "torch", tmp_path / "out")
-    assert set(files) - {"users.parquet", "items.parquet"} == {"ids.parquet", "model.safetensors", "note.json"}
+    expected = {"ids.parquet", "manifest.json", "model.safetensors", "note.json"}
+    assert set(files) - {"users.parquet", "items.parquet"} == expected
     program = load_program(tmp_path / "out")
     assert program.takes == ("history" if name in LINEAR else "user")
     given, expected = inputs(run)
@@ -185,6 +186,7 @@ def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Pa
     with mock.patch.object(exporting, "ROWS", 10):
         assert export(run, "parquet", tmp_path / "out", neighbours=1) == [
             "ids.parquet",
+            "manifest.json",
             "note.json",
             "weights.parquet",
         ]

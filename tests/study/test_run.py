@@ -493,7 +493,7 @@ def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, m
     material = prepare(config, study_file.parent)
     (cell,) = (c for c in grid(config, material) if c.model.name == "mf" and c.bench.seed == config.study.seeds[0])
     measured = load_cell(out / "cells" / cell.key())
-    again = run_cell(cell, tmp_path / "again", lambda _: None, {})
+    again = run_cell(cell, tmp_path / "again" / cell.key(), lambda _: None, {})
     assert len(list((out / "cells").glob("*/model.safetensors"))) == 1  # of the first seed, whose model is kept
     monkeypatch.setattr("relrank.study.run.fit_cell", None)
     winner = keep_winner(config, material, out)
@@ -515,12 +515,13 @@ def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_pa
     section = ModelSection(name="mf", config={"dim": 8}, train={"epochs": 2, "batch": 1024, "every": 1})
     whole = cells_of(config.model_copy(update={"models": (section,)}), material, "mf")[-1]
     cell = replace(whole, bench=replace(whole.bench, refit=True))
-    found = run_cell(cell, tmp_path / "cell", lambda _: None, {})
-    model, graph = kept_model(cell, tmp_path / "cell", config_of(MODELS["mf"].Config(), found.chosen, "mf"))
+    folder = tmp_path / cell.key()
+    found = run_cell(cell, folder, lambda _: None, {})
+    model, graph = kept_model(cell, folder, config_of(MODELS["mf"].Config(), found.chosen, "mf"))
     assert len(graph.interactions) == len(whole.graph.interactions) + len(whole.bench.split.valid)
     assert evaluate(model, cell.bench.final, config.study.ks).table["rank"].equals(found.evaluation.table["rank"])
-    (tmp_path / "cell" / "model.safetensors").unlink()
-    assert kept_model(cell, tmp_path / "cell", MODELS["mf"].Config()) is None
+    (folder / "model.safetensors").unlink()
+    assert kept_model(cell, folder, MODELS["mf"].Config()) is None
 
 
 def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
@@ -532,11 +533,11 @@ def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
     material = prepare(config, study_file.parent)
     keep_winner(config, material, out)
     note = out / "winner" / "run.json"
-    note.write_text(note.read_text().replace("relrank-run-2", "relrank-run-1"))
+    note.write_text(note.read_text().replace("relrank-run-3", "relrank-run-1"))
     with pytest.raises(InputError, match=r"another version[\s\S]*fit it again[\s\S]*relrank-run-1 of popularity"):
         load_run(out)
     assert keep_winner(config, material, out).note["model"] == "popularity"
-    assert load_run(out).note["format"] == "relrank-run-2"
+    assert load_run(out).note["format"] == "relrank-run-3"
 
 
 def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, monkeypatch):

@@ -20,6 +20,7 @@ import polars as pl
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.sealed import bytes_in
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import Notice
@@ -202,7 +203,7 @@ def _manifest(folder: Path) -> _Manifest:
     path = folder / "manifest.json"
     try:
         raw = json.loads(_read(folder, path.name))
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         if isinstance(error, InputError):
             raise
         raise _error(path, "not readable as JSON", f"the manifest of a {FORMAT}", error) from None
@@ -219,7 +220,7 @@ def _manifest(folder: Path) -> _Manifest:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return (folder / name).read_bytes()
+        return bytes_in(folder, name)
     except OSError as error:
         raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None
 

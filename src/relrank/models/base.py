@@ -15,12 +15,14 @@ from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences, check_ordered, item_rows
+from relrank.memory import out_of_memory
 from relrank.models import estimates
 from relrank.models.estimates import Estimate
 from relrank.models.settings import check_settings, check_weights
 from relrank.models.space import Choice, Range
 
 Progress = Callable[[str], None]
+Shapes = Mapping[str, tuple[str, ...]]
 BATCH = 4096
 """Examples of a training step where nothing else is said."""
 
@@ -208,8 +210,9 @@ class ClosedForm(Recommender):
         config: hyper-parameters; defaults if None.
     """
 
-    #: attributes that hold the solution, saved as they are
-    solution: ClassVar[tuple[str, ...]] = ()
+    #: attributes that hold the solution, saved as they are, and their shapes in words: those of ``sizes`` are the
+    #: graph's, any other is one number throughout; ``indptr`` and ``indices`` are of CSR with a column per item
+    solution: ClassVar[Shapes] = {}
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         self.graph = graph
@@ -235,12 +238,21 @@ class ClosedForm(Recommender):
     def release(cls) -> None:
         """Let go of what the class keeps for further models on the same edges, if it keeps anything."""
 
+    def sizes(self) -> dict[str, int]:
+        """What the words of ``solution`` stand for; ``starts`` is the size of ``indptr``."""
+        return {"users": self.graph.n_users, "items": self.graph.n_items, "starts": self.graph.n_items + 1, "one": 1}
+
     def state(self) -> dict[str, Tensor]:
         """The solution's tensors by name."""
         return {name: torch.as_tensor(getattr(self, name)).contiguous() for name in self.solution}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set the solution's tensors."""
+        """Set the solution's tensors.
+
+        Raises:
+            ValueError: they have other names, types or shapes than a solution on this graph, or cannot be a matrix.
+        """
+        _check_solution(self.solution, state, self.sizes())
         for name in self.solution:
             setattr(self, name, state[name])
 
@@ -425,6 +437,64 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
         changed[field] = dict(value) if isinstance(value, dict) else value
     result: Any = replace(config, **changed)
     return result
+
+
+def restore(model: Recommender, state: Mapping[str, Tensor], where: str) -> None:
+    """Give a model on its graph the parameters that were kept, once it is known that they can be its own.
+
+    Args:
+        model: as it is made of graph and configuration.
+        state: what ``Recommender.state`` gave.
+        where: they come from, for messages.
+
+    Raises:
+        InputError: a number is not finite, or names and shapes are not those of the model.
+    """
+    try:
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        model.load_state(state)
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        raise InputError(
+            "parameters do not fit the model", where=where, found=" ".join(str(error).split()),
+            expected=f"those of {model.name} on {model.graph.n_users:,} users and {model.graph.n_items:,} items",
+        ) from None  # fmt: skip
+
+
+_KINDS = {"indptr": torch.int64, "indices": torch.int32}
+"""Types of tensors by name; all others are float32."""
+
+
+def _check_solution(shapes: Shapes, state: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+    """Refuse tensors that compiled code would read out of bounds.
+
+    Args:
+        shapes: see ``ClosedForm.solution``.
+        state: tensors by name.
+        sizes: see ``ClosedForm.sizes``.
+
+    Raises:
+        ValueError: names, types or shapes are others, or a CSR matrix leads out of itself.
+    """
+    if state.keys() != shapes.keys():
+        raise ValueError(f"tensors {', '.join(state)} instead of {', '.join(shapes)}")
+    known = dict(sizes)
+    for name, shape in shapes.items():
+        tensor = state[name]
+        fits = tensor.dtype == _KINDS.get(name, torch.float32) and tensor.dim() == len(shape)
+        if not fits or any(known.setdefault(word, n) != n for word, n in zip(shape, tensor.shape, strict=True)):
+            expected = " × ".join(f"{known[word]:,}" if word in known else word for word in shape)
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)} instead of {expected}")
+    if "indptr" in shapes:
+        starts, columns = state["indptr"], state["indices"]
+        whole = bool(starts[0] == 0) and bool(starts[-1] == columns.numel()) and bool((starts.diff() >= 0).all())
+        if not whole or (columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < sizes["items"]):
+            raise ValueError("indptr and indices are no sparse matrix of these items")
 
 
 def interaction_rows(graph: Graph) -> Csr:

@@ -26,7 +26,7 @@ from relrank.csr import Csr, Float32
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.spmm import spmm
-from relrank.models.base import Knob
+from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ItemFilters,
@@ -74,7 +74,7 @@ class BSPM(ItemFilters):
 
     name = "bspm"
     Config = BSPMConfig
-    solution: ClassVar[tuple[str, ...]] = ("into", "out_of")
+    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank")}
 
     #: D_i^-1/2 V, float32 [n_items, rank]
     into: Tensor

@@ -26,7 +26,7 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
-from relrank.models.base import Knob
+from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ROUNDS,
@@ -75,7 +75,7 @@ class ChebyCF(ItemFilters):
 
     name = "chebycf"
     Config = ChebyCFConfig
-    solution: ClassVar[tuple[str, ...]] = ("into", "out_of", "largest")
+    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank"), "largest": ("one",)}
 
     #: D_i^-β V, float32 [n_items, rank]
     into: Tensor

@@ -18,7 +18,7 @@ from torch import Tensor
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.models import estimates
-from relrank.models.base import ClosedForm, Knob, history_rows, user_rows
+from relrank.models.base import ClosedForm, Knob, Shapes, history_rows, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.linear import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
 from relrank.models.settings import Positive
@@ -41,7 +41,7 @@ class EASE(ClosedForm):
     name = "ease"
     Config = EASEConfig
     from_history = True
-    solution: ClassVar[tuple[str, ...]] = ("projection", "diagonal")
+    solution: ClassVar[Shapes] = {"projection": ("side", "items"), "diagonal": ("items",)}
 
     #: dual: K X [n_users, n_items]; primal: P [n_items, n_items]
     projection: Tensor
@@ -76,6 +76,10 @@ class EASE(ClosedForm):
     def dual(self) -> bool:
         """Whether the users' side is the smaller one."""
         return self.graph.n_users < self.graph.n_items
+
+    def sizes(self) -> dict[str, int]:
+        """``side`` is the smaller one."""
+        return super().sizes() | {"side": min(self.graph.n_users, self.graph.n_items)}
 
     def solve(self) -> Self:
         """One Cholesky inverse of the smaller side."""

@@ -29,7 +29,7 @@ from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
-from relrank.models.base import Knob
+from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
     ItemFilters,
@@ -77,7 +77,7 @@ class FlatFilter(ItemFilters):
 
     name = "flat-filter"
     Config = FlatFilterConfig
-    solution: ClassVar[tuple[str, ...]] = ("into", "out_of", "largest")
+    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank"), "largest": ("one",)}
 
     #: D_i^-c V, float32 [n_items, rank]
     into: Tensor

@@ -19,7 +19,7 @@ from torch import Tensor
 from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.models.base import FromHistory, Knob
+from relrank.models.base import FromHistory, Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob, spectral_estimate
 from relrank.models.linear import rows_times_dense, singular_vectors
@@ -43,7 +43,7 @@ class GFCF(FromHistory):
 
     name = "gf-cf"
     Config = GFCFConfig
-    solution: ClassVar[tuple[str, ...]] = ("into", "out_of")
+    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank")}
 
     #: D_i^-1/2 V, float32 [n_items, rank]
     into: Tensor

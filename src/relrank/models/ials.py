@@ -47,7 +47,7 @@ from relrank.errors import InputError
 from relrank.graph.chains import composed, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
-from relrank.models.base import FromHistory, Knob, history_rows, user_rows
+from relrank.models.base import FromHistory, Knob, Shapes, history_rows, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.filters import product
 from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
@@ -91,7 +91,7 @@ class IALS(FromHistory):
     Config = IALSConfig
     relational = True
     reads_rows: ClassVar[bool] = True
-    solution: ClassVar[tuple[str, ...]] = ("items", "spectrum", "user_targets")
+    solution: ClassVar[Shapes] = {"items": ("items", "dim"), "spectrum": ("dim",), "user_targets": ("targets", "dim")}
 
     #: items' vectors, turned so that their Gram matrix is diagonal, float32 [n_items, dim]
     items: Tensor
@@ -164,6 +164,10 @@ class IALS(FromHistory):
         scale = self.config.init_scale / np.sqrt(self.config.dim)
         drawn: Float32 = rng.standard_normal((self.graph.n_items, int(self.config.dim))).astype(np.float32)
         return drawn * np.float32(scale)
+
+    def sizes(self) -> dict[str, int]:
+        """``targets`` are those of the relations of users."""
+        return super().sizes() | {"dim": int(self.config.dim), "targets": self._user_links.n_cols}
 
     def solve(self) -> Self:
         """``iterations`` sweeps, then the items turned for scoring."""

@@ -22,7 +22,7 @@ from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.models import estimates
-from relrank.models.base import ClosedForm, FromSequence, Knob
+from relrank.models.base import ClosedForm, FromSequence, Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.linear import products_by_row
 from relrank.models.settings import Bounds, Count, Dropped
@@ -50,7 +50,9 @@ class Markov(FromSequence, ClosedForm):
 
     name = "markov"
     Config = MarkovConfig
-    solution: ClassVar[tuple[str, ...]] = ("indptr", "indices", "chances", "popularity")
+    solution: ClassVar[Shapes] = {
+        "indptr": ("starts",), "indices": ("entries",), "chances": ("entries",), "popularity": ("items",),
+    }  # fmt: skip
 
     #: CSR of P, items by items, float32 chances
     indptr: Tensor

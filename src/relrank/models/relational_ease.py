@@ -26,7 +26,7 @@ from relrank.csr import Csr, Float32, Int32
 from relrank.graph.chains import Chain, chain_of, end_of, led_to
 from relrank.graph.graph import Graph, Relation
 from relrank.models import estimates
-from relrank.models.base import ClosedForm, Knob, history_rows, interaction_rows, user_rows
+from relrank.models.base import ClosedForm, Knob, Shapes, history_rows, interaction_rows, user_rows
 from relrank.models.ease import L2_LADDER
 from relrank.models.estimates import Estimate
 from relrank.models.linear import (
@@ -65,7 +65,7 @@ class RelationalEASE(ClosedForm):
     Config = RelationalEASEConfig
     relational = True
     reads_rows: ClassVar[bool] = True
-    solution: ClassVar[tuple[str, ...]] = ("item_weights", "diagonal")
+    solution: ClassVar[Shapes] = {"item_weights": ("inputs", "items"), "diagonal": ("items",)}
 
     #: B[:, items], [n_items + pseudo-items, n_items]
     item_weights: Tensor
@@ -154,6 +154,11 @@ class RelationalEASE(ClosedForm):
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
         part = slice(self._beside.indptr[user], self._beside.indptr[user + 1])
         return self._beside.indices[part], self._beside.data[part]
+
+    def sizes(self) -> dict[str, int]:
+        """``inputs`` are items and pseudo-items."""
+        others = 0 if self._beside is None else self._beside.n_cols
+        return super().sizes() | {"inputs": self.graph.n_items + others}
 
     def solve(self) -> Self:
         """One Cholesky inverse of [n_items + pseudo-items]²."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Int64
-from relrank.models.base import ClosedForm, history_rows, user_rows
+from relrank.models.base import ClosedForm, Shapes, history_rows, user_rows
 from relrank.models.settings import Seed
 
 
@@ -64,7 +64,7 @@ class Popularity(ClosedForm):
     name = "popularity"
     Config = PopularityConfig
     is_shared: ClassVar[bool] = True
-    solution: ClassVar[tuple[str, ...]] = ("counts",)
+    solution: ClassVar[Shapes] = {"counts": ("items",)}
 
     #: weights per item, float32 [n_items]
     counts: Tensor

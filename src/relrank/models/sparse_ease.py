@@ -221,6 +221,10 @@ class SparseEASE(SparseLinear):
         """Whether each item is regressed on all columns, by one inverse."""
         return _of_all(self.config, self.graph.n_items, self.n_columns)
 
+    def sizes(self) -> dict[str, int]:
+        """Weights have a row per item and pseudo-item."""
+        return super().sizes() | {"starts": self.n_columns + 1}
+
     def solve(self) -> Self:
         """Neighbours, Gram blocks and one small Cholesky factorisation per item."""
         found = self._solution()

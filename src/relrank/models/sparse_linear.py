@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relrank.csr import Csr
-from relrank.models.base import FromHistory, history_rows, user_rows
+from relrank.models.base import FromHistory, Shapes, history_rows, user_rows
 from relrank.models.linear import products_by_row
 
 
@@ -25,7 +25,7 @@ class SparseLinear(FromHistory):
     """
 
     is_sparse_product: ClassVar[bool] = True
-    solution: ClassVar[tuple[str, ...]] = ("indptr", "indices", "weights")
+    solution: ClassVar[Shapes] = {"indptr": ("starts",), "indices": ("entries",), "weights": ("entries",)}
 
     #: CSR of W, [n_inputs, n_items]
     indptr: Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 import relrank
-from relrank.checkpoint import load_tensors, save_tensors, write_json
+from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
@@ -28,16 +28,22 @@ from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
-from relrank.models.base import Knob, config_of
+from relrank.models.base import Knob, config_of, restore
 from relrank.process_group import ALONE, ProcessGroup
+from relrank.sealed import Sealed, refuse_leading_out, seal
 from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
+from relrank.whole import discard, sync_names, sync_tree
 
 Say = Callable[[str], None]
 
+FORMAT = "relrank-cell-2"
+"""Goes up where what is stored of a cell changes, so that it is made again."""
+MEND = "delete the cell's folder, and the study runs the cell again"
+NOTE, USERS, HISTORY = "cell.json", "users.parquet", "history.parquet"
 HELD = "held.parquet"
 """Per user, the metric without each relation in the setting of the cell, in the folder of a tuned "all" arm."""
 WEIGHTS = "model.safetensors"
@@ -220,6 +226,7 @@ class Cell:
         weights = self.bench.interactions.model_dump()
         return {
             "relrank": relrank.__version__,
+            "format": FORMAT,
             "split": self.bench.split.fingerprint,
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(read.relations)},
             **({"whole": sorted(edges_sha(self.whole, name) for name in self.whole.relations)} if self.whole else {}),
@@ -246,7 +253,11 @@ class Cell:
 
     def key(self) -> str:
         """Hash of the identity: the name of the cell's folder."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:20]
+        return _key_of(self.identity())
+
+
+def _key_of(identity: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +336,10 @@ def kept_model(cell: Cell, folder: Path, config: Any) -> tuple[Recommender, Grap
     """The trained model of a finished cell and the graph that it was fitted on, while its weights are there."""
     if not (folder / WEIGHTS).is_file():
         return None
+    content = Sealed(folder, MEND).read(WEIGHTS)
     graph = refit_graph(cell, cell.graph) if cell.bench.refit else cell.graph
     model = MODELS[cell.model.kind](graph, seeded(cell, config))
-    model.load_state(load_tensors(folder / WEIGHTS)[0])
+    restore(model, tensors_of(content, str(folder / WEIGHTS)), str(folder / WEIGHTS))
     return model, graph
 
 
@@ -339,26 +351,36 @@ def seeded(cell: Cell, config: Any) -> Any:
 
 def finished(folder: Path) -> bool:
     """Whether a cell's folder is there."""
-    return (folder / "cell.json").is_file()
+    return os.path.lexists(folder)
 
 
 def load_cell(folder: Path) -> CellResult:
-    """Read a finished cell."""
-    note = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    history = folder / "history.parquet"
+    """Read a finished cell.
+
+    Raises:
+        InputError: it is not what was written, or that of another cell.
+    """
+    sealed, note = _opened(folder)
     return CellResult(
-        note["model"], note["arm"], note["seed"], Evaluation.load(folder / "users.parquet"),
+        note["model"], note["arm"], note["seed"], Evaluation.parsed(sealed.read(USERS), str(folder / USERS)),
         tuple(Trial(**t) for t in note["trials"]), note["chosen"], note["valid"],
-        pl.read_parquet(history, glob=False) if history.is_file() else None, note["finished"], note["cost"],
-        note["note"], tuple(note.get("began_after", ())), _load_held(folder, note),
+        sealed.table(HISTORY) if HISTORY in sealed else None, note["finished"], note["cost"],
+        note["note"], tuple(note.get("began_after", ())),
+        Held(sealed.table(HELD), frozenset(note["unused"])) if "unused" in note else None,
         folder.name,
     )  # fmt: skip
 
 
-def _load_held(folder: Path, note: dict[str, Any]) -> Held | None:
-    if "unused" not in note:
-        return None
-    return Held(pl.read_parquet(folder / HELD, glob=False), frozenset(note["unused"]))
+def _opened(folder: Path) -> tuple[Sealed, dict[str, Any]]:
+    """A finished cell's files and its note."""
+    refuse_leading_out(folder.parent, folder)
+    sealed = Sealed(folder, MEND)
+    note = sealed.json(NOTE)
+    if (key := _key_of(note["identity"])) != folder.name:
+        raise InputError(
+            "folder of another cell", where=str(folder), expected=f"cell {folder.name}; {MEND}", found=key
+        )
+    return sealed, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,7 +557,7 @@ def beginning(cell: Cell, folder: Path) -> Cell:
     ended = []
     for key in cell.after:
         if finished(folder / key):
-            note = json.loads((folder / key / "cell.json").read_text(encoding="utf-8"))
+            _, note = _opened(folder / key)
             ended.append(Ended(key, note["chosen"], note["valid"]))
     return begun(cell, ended)
 
@@ -643,7 +665,9 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
     part = folder.with_name(folder.name + ".part")
     fill_cell(cell, part, say, memory)
+    sync_tree(part)
     part.replace(folder)
+    sync_names(folder)
     return load_cell(folder)
 
 
@@ -653,6 +677,9 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
     Checkpoints that an earlier call left there are gone on from.
     """
     part.mkdir(parents=True, exist_ok=True)
+    for file in part.iterdir():
+        if file.is_symlink() or not file.is_dir():
+            discard(file)
     reset_peak_memory()
     tuned = tune_and_fit(cell, part, say, memory)
     say("evaluating")
@@ -663,11 +690,11 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
         features=bench.attributes,
     )  # fmt: skip
     cost = {**tuned.seconds, "evaluate": time.perf_counter() - began, "peak_mb": peak_memory_mb()}
-    evaluation.save(part / "users.parquet")
+    evaluation.save(part / USERS, synced=False)
     if isinstance(tuned.model, Trained) and cell.arm.rewired is None and bench.seed == cell.study.seeds[0]:
-        save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind})
+        save_tensors(part / WEIGHTS, tuned.model.state(), {"model": cell.model.kind}, synced=False)
     if tuned.history is not None:
-        tuned.history.write_parquet(part / "history.parquet")
+        tuned.history.write_parquet(part / HISTORY)
     said = {label: value for label, name in NOTES.items() if (value := getattr(tuned.model, name, None))}
     note = {
         "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
@@ -682,8 +709,9 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
         note["unused"] = sorted(held.unused)
     for leftover in part.iterdir():
         if leftover.is_dir():
-            shutil.rmtree(leftover)
-    write_json(part / "cell.json", note)
+            discard(leftover)
+    write_json(part / NOTE, note, synced=False)
+    seal(part, synced=False)
 
 
 def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: Say) -> Held:

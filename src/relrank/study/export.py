@@ -1,6 +1,7 @@
 """A fitted model for other systems: vectors, item weights, an index, a program; always with the outside keys.
 
-An export is a folder, written whole or not at all; ``note.json`` says what is in it. What can be said of a model
+An export is a folder, written whole or not at all; ``note.json`` says what is in it, ``manifest.json`` has the
+sha256 of each file. What can be said of a model
 decides what is there:
 
 - **vectors** (models whose scores are products of a user's and an item's vector): ``items.parquet`` and
@@ -25,7 +26,6 @@ index are line i of ``ids.parquet`` (``row``, ``item``, ``title``).
 from __future__ import annotations
 
 import importlib
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 import relrank
-from relrank.checkpoint import load_tensors, save_tensors, write_json
+from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.models import MODELS
@@ -54,12 +54,15 @@ from relrank.models.rp3beta import RP3Beta
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES
+from relrank.sealed import Sealed, bytes_in, json_of, seal
 from relrank.study.fitted import FittedRun
 from relrank.whole import whole_folder
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]
-FORMAT = "relrank-export-1"
+FORMATS = "relrank-export-"
+FORMAT = f"{FORMATS}2"
+MEND = "export the model again"
 PROGRAM = "model.safetensors"
 SPARSE = ("indptr", "indices", "weights")
 """Tensors of a program with sparse weights."""
@@ -141,16 +144,17 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
                 save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
         names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
         write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
+        seal(part)
     return sorted(f.name for f in out.iterdir())
 
 
 def _is_export(folder: Path) -> bool:
     """Whether a folder is an older export, which a new one may replace."""
     try:
-        note = json.loads((folder / "note.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        note = json_of(bytes_in(folder, "note.json"), str(folder))
+    except (OSError, InputError):
         return False
-    return isinstance(note, dict) and note.get("format") == FORMAT
+    return str(note.get("format")).startswith(FORMATS)
 
 
 class Program(nn.Module):
@@ -207,12 +211,20 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
     """What ``--to torch`` wrote. Without relrank the file is read by safetensors; see the head of this file.
 
     Raises:
-        InputError: there is no such file, or it is damaged.
+        InputError: there is no such program, or it is not what was written.
     """
-    tensors, note = load_tensors(Path(folder) / PROGRAM)
+    folder = Path(folder)
+    sealed = Sealed(folder, MEND)
+    note = sealed.json("note.json")
+    if note.get("format") != FORMAT or note.get("to") != "torch":
+        raise InputError(
+            "not a program for torch", where=str(folder), expected=f"{FORMAT} to torch",
+            found=f"{note.get('format')} to {note.get('to')}",
+        )  # fmt: skip
+    tensors = tensors_of(sealed.read(PROGRAM), str(folder / PROGRAM))
     if "indptr" in tensors:
         return SparseProgram(*(tensors[name] for name in SPARSE))
-    return Program(note["takes"], tensors["weights"])
+    return Program(note["input"], tensors["weights"])
 
 
 def _vectors(model: Recommender) -> tuple[Float32, Float32]:

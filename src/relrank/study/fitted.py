@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import polars as pl
 import torch
 
 import relrank
-from relrank.checkpoint import load_tensors, save_tensors, write_json
+from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import hears
@@ -22,17 +23,21 @@ from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph
 from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
-from relrank.models.base import config_of
+from relrank.models.base import config_of, restore
 from relrank.models.estimates import score_block
+from relrank.owner import owned
 from relrank.process_group import ALONE, ProcessGroup
+from relrank.sealed import Sealed, bytes_in, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
 from relrank.study.fallback import top_of_histories, top_of_users
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
-from relrank.whole import whole_folder
+from relrank.whole import named, whole_folder
 
-FORMAT = "relrank-run-2"
+FORMAT = "relrank-run-3"
+MEND = "take a copy of it, or fit it again"
+MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
 
 
@@ -149,10 +154,11 @@ def fit_run(
         leaks: those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
 
     Raises:
-        InputError: the folder is there and holds something else, several processes are to solve a closed form, or the
-            model needs more memory than there is.
+        InputError: the folder is there and holds something else, another process fits a model there, several
+            processes are to solve a closed form, or the model needs more memory than there is.
     """
-    cell = cells[-1]
+    cell, memory = cells[-1], dict[str, Known]()
+    checkpoints = named(folder).with_name(folder.name + ".checkpoints")
 
     def check() -> None:
         _refuse_other_use(folder)
@@ -162,22 +168,23 @@ def fit_run(
                 found=cell.model.kind,
             )  # fmt: skip
         refuse_too_large(cell)
+        if group.first:
+            holding.enter_context(owned(checkpoints, folder))
 
-    group.together(check)
-    checkpoints = folder.with_name(folder.name + ".checkpoints")
-    memory: dict[str, Known] = {}
-    begun = tune_after(cells, checkpoints, say, memory, group)
-    tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
-    split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
-    if not group.first:
-        return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
-    run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    with ExitStack() as holding:
+        group.together(check)
+        begun = tune_after(cells, checkpoints, say, memory, group)
+        tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
+        split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
+        if not group.first:
+            return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
+        run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return run
 
 
 def _refuse_other_use(folder: Path) -> None:
-    if folder.exists() and not (folder / "run.json").is_file():
+    if os.path.lexists(folder) and not (folder / "run.json").is_file():
         raise InputError("folder is in use", where=str(folder), expected="a new one, or an older run", found="files")
 
 
@@ -206,23 +213,19 @@ def save_run(
     titles = _titles(tables, split)
     with whole_folder(folder) as part:
         save_graph(graph, part / "graph")
-        save_tensors(part / "model.safetensors", model.state(), {"model": model.name})
+        save_tensors(part / MODEL, model.state(), {"model": model.name})
         _split_frame(split).write_parquet(part / "split.parquet")
         titles.write_parquet(part / "titles.parquet")
         write_json(part / "run.json", note)
+        seal(part)
     return FittedRun(model, graph, split, titles, note)
-
-
-def _note_in(folder: Path) -> dict[str, Any]:
-    note: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return note
 
 
 def holds_run(folder: Path, cell: str) -> bool:
     """Whether the folder holds the fitted model of this cell, in a format that is read."""
     if not (folder / "run.json").is_file():
         return False
-    note = _note_in(folder)
+    note = json_of(bytes_in(folder, "run.json"), str(folder / "run.json"))
     return note.get("format") == FORMAT and note.get("cell") == cell
 
 
@@ -230,35 +233,41 @@ def load_run(folder: Path | str) -> FittedRun:
     """Read a fitted model back. A study's folder stands for its winner.
 
     Raises:
-        InputError: the folder holds no run, one of another format, or one that does not fit into memory.
+        InputError: the folder holds no run, one of another format, one that is not what was written, or one that does
+            not fit into memory.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file() and (folder / "winner" / "run.json").is_file():
+        refuse_leading_out(folder, folder / "winner")
         folder = folder / "winner"
     if not (folder / "run.json").is_file():
         raise InputError(
             "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study", found="none"
         )
-    note = _note_in(folder)
+    note = json_of(bytes_in(folder, "run.json"), str(folder / "run.json"))
     if note.get("format") != FORMAT or note.get("model") not in MODELS:
         raise InputError(
             "run of another version", where=str(folder), expected=f"{FORMAT} of a known model, so fit it again",
             found=f"{note.get('format')} of {note.get('model')}",
         )  # fmt: skip
+    sealed = Sealed(folder, MEND)
+    note = sealed.json("run.json")
+    sealed.read("graph/manifest.json")  # which speaks for the files beside it
     graph = load_graph(folder / "graph")
-    weights, available = (folder / "model.safetensors").stat().st_size, available_memory()
-    if weights + score_block(graph.n_items) > available:
+    weights, available = sealed.size(MODEL), available_memory()
+    # while it is read, the file is there twice
+    if weights + max(weights, score_block(graph.n_items)) > available:
         raise InputError(
             "model does not fit into memory", where=str(folder), found=f"weights of {gb(weights)} GB",
-            expected=f"at most {gb(available)} GB with a block of scores, which are available",
+            expected=f"at most {gb(available)} GB with a block of scores, or twice the weights, which are available",
         )  # fmt: skip
     kind = MODELS[note["model"]]
     config = config_of(kind.Config(), note["config"], str(folder))
     # an arm keeps the weights of relations that it leaves out
     graph = replace(graph, left_out=kind.weighed(config))
     model = kind(graph, config)
-    model.load_state(load_tensors(folder / "model.safetensors")[0])
-    frame = pl.read_parquet(folder / "split.parquet", glob=False)
+    restore(model, tensors_of(sealed.read(MODEL), str(folder / MODEL)), str(folder / MODEL))
+    frame = sealed.table("split.parquet")
     users, items = graph.nodes[graph.user], graph.nodes[graph.item]
     of_part = (frame.filter(pl.col("part") == name) for name in PARTS)
     train, valid, test = (
@@ -268,7 +277,7 @@ def load_run(folder: Path | str) -> FittedRun:
         users, items, train, valid, test, note["protocol"], note["fingerprint"],
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
     )  # fmt: skip
-    return FittedRun(model, graph, split, pl.read_parquet(folder / "titles.parquet", glob=False), note)
+    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note)
 
 
 def _split_frame(split: Split) -> pl.DataFrame:

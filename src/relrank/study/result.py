@@ -12,7 +12,10 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.graph import Titles
+from relrank.sealed import Sealed, seal
 from relrank.whole import whole
+
+MEND = "run the study again, its finished cells are kept"
 
 IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "metric_effects", "notes")
 
@@ -119,7 +122,7 @@ class StudyResult:
     def save(self, folder: Path) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
 
-        Each file has its final name only when it is whole.
+        Each file has its final name only when it is whole; the manifest is written last.
         """
         for part in fields(self):
             value = getattr(self, part.name)
@@ -130,15 +133,21 @@ class StudyResult:
                     value.write_parquet(temporary)
         tables = {part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON}
         _write_json(folder / "results.json", {"card": self.card, **tables})
+        seal(folder, [*self._files(), "results.json"])
+
+    @classmethod
+    def _files(cls) -> list[str]:
+        return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
     def load(cls, folder: Path) -> StudyResult:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the folder holds no finished study, or one without a file that is read today.
+            InputError: the folder holds no finished study, one without a file that is read today, or one that is not
+                what was written.
         """
-        names = ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
+        names = cls._files()
         lacking = [name for name in names if not (folder / name).is_file()]
         if lacking:
             if len(lacking) == len(names):
@@ -147,12 +156,9 @@ class StudyResult:
                 "stored study is not complete", where=str(folder), expected=", ".join(lacking),
                 found="a study without: run it again, its finished cells are kept",
             )  # fmt: skip
-        tables = {
-            part.name: pl.read_parquet(folder / f"{part.name}.parquet", glob=False)
-            for part in fields(cls)
-            if part.name != "card"
-        }
-        return cls(card=json.loads((folder / "card.json").read_text(encoding="utf-8")), **tables)
+        sealed = Sealed(folder, MEND)
+        tables = {part.name: sealed.table(f"{part.name}.parquet") for part in fields(cls) if part.name != "card"}
+        return cls(card=sealed.json("card.json"), **tables)
 
 
 def with_titles(table: pl.DataFrame, titles: Titles) -> pl.DataFrame:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean
+from relrank.sealed import Sealed, table_of
 from relrank.study.arms import INTERACTIONS
+from relrank.study.result import MEND
 
 Side = dict[str | None, pl.DataFrame]
 """Per-user tables by the name of their split; None for a single table that names none."""
@@ -78,9 +79,9 @@ def paired(new: Side, baseline: Side) -> tuple[list[pl.DataFrame], list[pl.DataF
 
 
 def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Side:
-    from relrank.evaluation import Evaluation
+    from relrank.study.cells import load_cell
 
-    card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+    card = Sealed(path, MEND).json("card.json")
     if "cells" not in card:
         raise InputError(
             "study was stored by an earlier version", where=str(path), expected="a card that lists the cells",
@@ -89,7 +90,7 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Si
     winner = path / "winner" / "run.json"
     if not model and not winner.is_file():
         raise InputError("study has no winner yet", where=str(path), expected="a model by name", found="none")
-    note = json.loads(winner.read_text(encoding="utf-8")) if winner.is_file() else {}
+    note = Sealed(winner.parent, MEND).json(winner.name) if winner.is_file() else {}
     there = {(row["model"], row["arm"]) for row in card["cells"]}
     if model is None:
         model, arm = note["name"], arm or note["arm"]
@@ -104,8 +105,8 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Si
     side: Side = {}
     prints = set()
     for row in rows:
-        file = path / "cells" / row["key"] / "users.parquet"
-        table = _with(metric, Evaluation.load(file).table, file)
+        cell = path / "cells" / row["key"]
+        table = _with(metric, load_cell(cell).evaluation.table, cell)
         name = str(table["fingerprint"][0])
         prints.add(name)
         side[f"{name}, seed {row['seed']}"] = table
@@ -125,11 +126,7 @@ def _of_run(path: Path, metric: str) -> Side:
 
 
 def _table(path: Path, metric: str) -> pl.DataFrame:
-    try:
-        table = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError("file cannot be read", where=str(path), expected="Parquet", found=str(error)) from None
-    return _with(metric, table, path)
+    return _with(metric, table_of(path.read_bytes(), str(path)), path)
 
 
 def _with(metric: str, table: pl.DataFrame, path: Path) -> pl.DataFrame:

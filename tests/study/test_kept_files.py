@@ -1,0 +1,105 @@
+"""A kept model is what was written, and stays what was loaded."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from kept_runs import N_ITEMS, kept
+
+from relrank.checkpoint import save_tensors
+from relrank.errors import InputError
+from relrank.sealed import MANIFEST, seal
+from relrank.study.export import export, load_program
+from relrank.study.fitted import load_run
+
+
+@pytest.mark.parametrize("name", ["ease", "sparse-ease", "popularity"])
+def test_a_loaded_model_survives_what_happens_to_its_files(name: str, tmp_path: Path) -> None:
+    """As ``cp`` writes over a file in place: what was mapped would be gone, and the process with it."""
+    run = kept(tmp_path, name)
+    before = run.recommend("c03", 8)
+    for file in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
+        with file.open("r+b") as other:
+            other.truncate(0)
+    assert run.recommend("c03", 8).equals(before)
+    with pytest.raises(InputError):
+        load_run(tmp_path / "run")
+
+
+def test_the_model_of_another_run_is_refused(tmp_path: Path) -> None:
+    for folder, l2 in (("one", 5.0), ("two", 50.0)):
+        kept(tmp_path / folder, "ease", l2=l2)
+    shutil.copy(tmp_path / "two" / "run" / "model.safetensors", tmp_path / "one" / "run")
+    with pytest.raises(
+        InputError, match=r"file was changed\n  where:    .*one/run/model\.safetensors\n[\s\S]*fit it"
+    ):
+        load_run(tmp_path / "one" / "run")
+
+
+def test_shapes_and_numbers_are_checked_even_where_the_manifest_says_that_all_is_well(tmp_path: Path) -> None:
+    run = kept(tmp_path, "sparse-ease", neighbours=4)
+    state, folder = run.model.state(), tmp_path / "run"
+    wrong = {
+        "fewer items": {"indptr": state["indptr"][:-3]},
+        "columns": {"indices": state["indices"] + N_ITEMS},
+        "starts": {"indptr": state["indptr"].flip(0)},
+        "entries": {"weights": state["weights"][:-1]},
+        "no number": {"weights": state["weights"] * torch.nan},
+        "type": {"indices": state["indices"].long()},
+    }
+    for tensors in wrong.values():
+        save_tensors(folder / "model.safetensors", state | tensors, {})
+        seal(folder)
+        with pytest.raises(InputError, match="parameters do not fit the model"):
+            load_run(folder)
+    save_tensors(folder / "model.safetensors", state, {})
+    seal(folder)
+    assert load_run(folder).recommend("c03", 5).equals(run.recommend("c03", 5))
+
+
+def test_a_folder_of_before_there_were_manifests_is_refused_in_one_error(tmp_path: Path) -> None:
+    kept(tmp_path, "ease")
+    (tmp_path / "run" / MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"no manifest[\s\S]*fit it again"):
+        load_run(tmp_path / "run")
+
+
+def test_links_out_of_a_run_are_not_followed_and_others_are(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease")
+    folder, names = tmp_path / "run", ("model.safetensors", "graph", "graph/edges.safetensors", "run.json")
+    for name in names:
+        (folder / name).rename(tmp_path / "outside")
+        (folder / name).symlink_to(tmp_path / "outside")
+        with pytest.raises(InputError, match="link leads out of its folder"):
+            load_run(folder)
+        (folder / name).unlink()
+        (tmp_path / "outside").rename(folder / name)
+    (tmp_path / "latest").symlink_to(folder)
+    os.rename(folder / "model.safetensors", folder / "model-1.safetensors")
+    (folder / "model.safetensors").symlink_to("model-1.safetensors")
+    assert load_run(tmp_path / "latest").recommend("c03").equals(run.recommend("c03"))
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    kept(tmp_path, "ease")
+    (tmp_path / "run" / "titles.parquet").unlink()
+    os.mkfifo(tmp_path / "run" / "titles.parquet")
+    with pytest.raises(InputError, match=r"cannot be read[\s\S]*not a file"):
+        load_run(tmp_path / "run")
+
+
+def test_a_changed_program_is_refused(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease")
+    export(run, "torch", tmp_path / "out")
+    load_program(tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"file was changed[\s\S]*export the model again"):
+        load_program(tmp_path / "out")
+    export(run, "parquet", tmp_path / "out")
+    with pytest.raises(InputError, match="not a program for torch"):
+        load_program(tmp_path / "out")
