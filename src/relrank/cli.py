@@ -19,6 +19,7 @@ from relrank.errors import InputError, LeakError, did_you_mean, one_of
 from relrank.libraries import fitting
 from relrank.memory import out_of_memory
 from relrank.process_group import rank_here
+from relrank.whole import named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,6 +118,7 @@ def audit(study: StudyFile) -> None:
 
 @app.command()
 def study(
+    context: typer.Context,
     study: StudyFile,
     out: Annotated[Path | None, typer.Option(help="The study's folder; runs/NAME by default.")] = None,
     smoke: Annotated[
@@ -183,11 +185,14 @@ def study(
     console = Console()
     folder = out or Path("runs") / config.name
     if smoke:
-        config, folder = small(config), folder.with_name(folder.name + "-smoke")
+        config, folder = small(config), named(folder).with_name(folder.name + "-smoke")
+    if folder.is_dir():
+        _hold(context, folder, config, smoke)  # said before data is read
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
     _print_card(console, config, material)
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)  # before a run is opened for tracking
+    _hold(context, folder, config, smoke)
     tracking = None
     if track is not None:
         from relrank.report.tracking import Tracking
@@ -218,6 +223,7 @@ def study(
 
 @app.command()
 def tune(
+    context: typer.Context,
     study: StudyFile,
     trials: Annotated[int, typer.Option(min=1, help="Configurations per model and arm.")] = 30,
     models: Annotated[str | None, typer.Option(help="Only these, with commas; all by default.")] = None,
@@ -244,6 +250,8 @@ def tune(
     console = Console()
     folder = out or Path("runs") / config.name
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
+    if folder.is_dir():
+        _hold(context, folder, config)
     with _progress(console) as progress:
         material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
     _print_card(console, config, material)
@@ -637,6 +645,13 @@ def _engine(engine: str, jobs: int, address: str | None, cores: int | None) -> A
     from relrank.study.ray_engine import RayEngine
 
     return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)
+
+
+def _hold(context: typer.Context, folder: Path, config: StudyConfig, is_smoke: bool = False) -> None:
+    """Hold a study's folder until the command ends."""
+    from relrank.study.folder import study_folder
+
+    context.with_resource(study_folder(folder, config, is_smoke))
 
 
 def _check_tracking(track: str | None, uri: str | None) -> None:

@@ -1,5 +1,8 @@
 """Lists of everybody: those of ``recommend``, in blocks, whole or not at all."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -121,15 +124,71 @@ def test_parts_of_a_model_with_other_numbers_are_refused(tmp_path: Path) -> None
     run, out = kept(tmp_path, "mf", dim=8), tmp_path / "lists.parquet"
 
     def stop(what: str, done: int, total: int) -> None:
+        if done > 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        batch(run, out, 4, stop, rows=20)
+    run.model.init_weights(1)
+    with pytest.raises(InputError, match="parts of another run"):
+        batch(run, out, 4, look_away, rows=20)
+    with pytest.raises(InputError, match="a folder has this name"):
+        batch(run, tmp_path / "run", 4, look_away)
+
+
+def test_whenever_it_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Between making the folder and its note, before the first part, and while the parts are deleted."""
+    run, out, parts = kept(tmp_path, "ease"), tmp_path / "lists.parquet", tmp_path / "lists.parquet.parts"
+    batch(run, tmp_path / "whole.parquet", 4, look_away, rows=20)
+    whole = pl.read_parquet(tmp_path / "whole.parquet")
+    parts.mkdir()
+    batch(run, out, 4, look_away, rows=20)
+    assert pl.read_parquet(out).equals(whole)
+
+    def stop(what: str, done: int, total: int) -> None:
         raise Stopped
 
     with pytest.raises(Stopped):
-        batch(run, out, 4, stop)
-    run.model.init_weights(1)
-    with pytest.raises(InputError, match="parts of another run"):
+        batch(run, out, 4, stop, rows=20)
+    assert sorted(f.name for f in parts.iterdir()) == [".lock", "batch.json"]
+    batch(run, out, 3, look_away, rows=20)  # no part was there, so nobody's was
+    assert len(pl.read_parquet(out)) == 3 * N_USERS
+    unlinked: list[Path] = []
+
+    def killed(file: Path, missing_ok: bool = False) -> None:
+        if file.parent == parts and file.suffix == ".parquet":
+            if unlinked:
+                raise Stopped
+            unlinked.append(file)
+        file.rename(tmp_path / "gone")
+
+    with mock.patch.object(Path, "unlink", killed), pytest.raises(Stopped):
+        batch(run, out, 4, look_away, rows=20)
+    assert unlinked
+    assert pl.read_parquet(out).equals(whole)
+    batch(run, out, 4, look_away, rows=20)
+    assert pl.read_parquet(out).equals(whole)
+    assert not parts.exists()
+
+
+def test_one_process_at_a_time_writes_a_file_and_a_linked_folder_of_parts_is_refused(tmp_path: Path) -> None:
+    run, out, parts = kept(tmp_path, "ease"), tmp_path / "lists.parquet", tmp_path / "lists.parquet.parts"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "000000000000.parquet").write_text("precious")
+    parts.symlink_to(photos)
+    with pytest.raises(InputError, match="link"):
         batch(run, out, 4, look_away)
-    with pytest.raises(InputError, match="a folder has this name"):
-        batch(run, tmp_path / "run", 4, look_away)
+    parts.unlink()
+    holding = "import sys, pathlib; from relrank.owner import owned\nwith owned(pathlib.Path(sys.argv[1])): input()"
+    other = subprocess.Popen([sys.executable, "-c", holding, parts], stdin=subprocess.PIPE)
+    while not (parts / ".owner.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(InputError, match=rf"folder is in use\n  where:    {out}[\s\S]*process {other.pid} of"):
+        batch(run, out, 4, look_away)
+    other.communicate(b"\n")
+    batch(run, out, 4, look_away)
+    assert (photos / "000000000000.parquet").read_text() == "precious"
 
 
 def test_keys_keep_their_types(tmp_path: Path) -> None:

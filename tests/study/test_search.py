@@ -1,5 +1,6 @@
 """The search: equal trials, validation alone, and a killed run that ends where an unbroken one does."""
 
+import shutil
 import tomllib
 from dataclasses import dataclass, replace
 
@@ -404,3 +405,26 @@ def test_refusals(study_file, tmp_path):
     (tmp_path / "other" / "tuning.db").write_text("a text, and long enough to be none of SQLite's files\n" * 50)
     with pytest.raises(InputError, match="not a database of trials"):
         search_study(config, material, tmp_path / "other", trials=2)
+
+
+def test_a_damaged_database_is_one_error_or_changes_nothing(study_file, tmp_path, fake):
+    config, material = opened(study_file, FAKE)
+    whole = told(search_study(config, material, tmp_path / "whole", 4, ["fake"]))
+    content = (tmp_path / "whole" / "tuning.db").read_bytes()
+    used = [n for n, byte in enumerate(content) if byte]
+    rng, refused = np.random.default_rng(3), []
+    for number in range(40):
+        out = tmp_path / f"{number}"
+        shutil.copytree(tmp_path / "whole", out)
+        damaged = bytearray(content)
+        for place in rng.choice(used, 4):
+            damaged[place] ^= 1 << int(rng.integers(8))
+        (out / "tuning.db").write_bytes(damaged if number % 4 else content[: int(rng.integers(len(content)))])
+        try:
+            found = told(search_study(config, material, out, 4, ["fake"]))
+        except InputError as error:
+            refused.append(error.what)
+        else:
+            assert found == whole, number
+    assert set(refused) == {"not a database of trials"}
+    assert len(refused) > 4

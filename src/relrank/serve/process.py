@@ -85,7 +85,7 @@ def names_of(folders: Sequence[Path]) -> dict[str, Path]:
     """
     named: dict[str, Path] = {}
     for folder in folders:
-        at = folder.absolute()  # a link may point elsewhere tomorrow
+        at = Path(os.path.abspath(folder))  # not resolved: a link may point elsewhere tomorrow
         if not (at / "run.json").is_file() and (at / "winner" / "run.json").is_file():
             at = at / "winner"
         if not (at / "run.json").is_file():

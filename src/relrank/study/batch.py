@@ -22,10 +22,12 @@ from relrank.checkpoint import write_json
 from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
+from relrank.owner import owned
 from relrank.ranking import VECTORS_AT_ONCE, TopK
+from relrank.sealed import bytes_in, json_of
 from relrank.study.fallback import Mask, top_of_histories, top_of_users
 from relrank.study.fitted import PARTS, FittedRun
-from relrank.whole import whole
+from relrank.whole import named, whole
 
 ROWS = 1 << 17
 """Rows of a part, and of a row group of the result, at most (one user's list at least)."""
@@ -51,12 +53,24 @@ def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROW
         Rows written.
 
     Raises:
-        InputError: the name is a folder's, or unfinished parts there are those of another run.
+        InputError: the name is a folder's, another process writes this file, or unfinished parts there are those of
+            another run.
     """
     if out.is_dir():
         raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
+    parts = named(out).with_name(out.name + ".parts")
+    with owned(parts, out):
+        _adopt(run, parts, k, rows)
+        n = _write(run, out, parts, k, progress, rows)
+        for file in parts.glob("*.parquet"):
+            file.unlink()  # before the note, which says whose those are that a kill leaves
+        shutil.rmtree(parts, ignore_errors=True)
+    return n
+
+
+def _write(run: FittedRun, out: Path, parts: Path, k: int, progress: Progress, rows: int) -> int:
+    """The parts that are not there yet, then all of them in one file; returns the rows."""
     n_users = run.split.shape[0]
-    parts = _parts_of(run, out, k, rows)
     per_part = max(1, rows // k)
     at_once = VECTORS_AT_ONCE  # ranking takes scores in smaller blocks by itself
     lists = Lists(run)
@@ -75,7 +89,6 @@ def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROW
         progress("users", last, n_users)
     with whole(out) as temporary:
         pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=rows)
-    shutil.rmtree(parts)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
 
 
@@ -112,21 +125,17 @@ def _frame(run: FittedRun, users: Int64, best: TopK, silent: Mask) -> pl.DataFra
     return named.select("user", "place", "item", "title", "score", "fallback")
 
 
-def _parts_of(run: FittedRun, out: Path, k: int, rows: int) -> Path:
-    """The folder of finished parts, made if it is not there."""
-    folder = out.with_name(out.name + ".parts")
+def _adopt(run: FittedRun, folder: Path, k: int, rows: int) -> None:
+    """Note whose parts a folder will hold; without any it is anybody's."""
     mine = {"relrank": relrank.__version__, "run": _identity(run), "k": k, "rows": rows}
-    if folder.exists():
-        note = folder / "batch.json"
-        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != mine:
-            raise InputError(
-                "parts of another run are here", where=str(folder),
-                expected="those of this run, k and version, or none: delete the folder to begin anew", found="others",
-            )  # fmt: skip
-        return folder
-    folder.mkdir(parents=True)
-    write_json(folder / "batch.json", mine)
-    return folder
+    note = folder / "batch.json"
+    theirs = json_of(bytes_in(folder, note.name), str(note)) if note.is_file() else {}
+    if theirs != mine and any(folder.glob("*.parquet")):
+        raise InputError(
+            "parts of another run are here", where=str(folder),
+            expected="those of this run, k and version, or none: delete the folder to begin anew", found="others",
+        )  # fmt: skip
+    write_json(note, mine)
 
 
 def _identity(run: FittedRun) -> str:

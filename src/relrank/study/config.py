@@ -134,7 +134,7 @@ class StudyConfig(Section):
     """A whole study file.
 
     Attributes:
-        name: of the study and, by default, of its folder under ``runs/``.
+        name: of the study and, by default, of its folder under ``runs/``; letters, digits, ``_ - .``, no dot first.
         title: heading of the report.
         description: a sentence or two under it.
         data: where the rows come from.
@@ -146,7 +146,7 @@ class StudyConfig(Section):
         models: by default random, popularity, item-kNN, EASE and sparse EASE, whose verdicts count.
     """
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: str = Field(pattern=r"^[\w-][\w.-]*$")
     title: str = ""
     description: str = ""
     data: DataConfig

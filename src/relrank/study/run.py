@@ -48,6 +48,7 @@ from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
 from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
+from relrank.study.folder import study_folder
 from relrank.study.groups import for_whom, group_effects, group_metrics
 from relrank.study.judge import judges, strongest, taken_away
 from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, refuse_leaks
@@ -61,6 +62,7 @@ from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
 from relrank.tables.tables import TEXTS, Notice, Tables
+from relrank.whole import discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,11 +433,16 @@ def run_study(
 
     Raises:
         LeakError: the audit found a leak that the study file does not accept.
-        InputError: whatever is wrong with the data or the study file; every cell is left out.
+        InputError: whatever is wrong with the data or the study file; every cell is left out; the folder is that of
+            another study, is in use, or holds what was not written there.
     """
     check_accepted(config, config.name)
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)
-    watcher, engine = watcher or Silent(), engine or OneByOne()
+    with study_folder(out, config, material.smoke):
+        return _run_study(config, material, out, watcher or Silent(), engine or OneByOne())
+
+
+def _run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher, engine: Engine) -> StudyResult:
     memory = memory_for(config.study, engine.memory())
     done: Done = []
     left_out: list[LeftOut] = []
@@ -541,6 +548,11 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     cells lose theirs; a trained model that only wins later, with further cells, is fitted once more. A winner that is
     there already is read back. ``say`` is told of a fit.
     """
+    with study_folder(out, config, material.smoke):
+        return _keep_winner(config, material, out, say)
+
+
+def _keep_winner(config: StudyConfig, material: Material, out: Path, say: Say) -> FittedRun:
     cells, found = _finished_cells(config, material, out / "cells")
     valid: dict[tuple[str, str], list[float]] = {}
     for cell, result in zip(cells, found, strict=True):
@@ -552,8 +564,8 @@ def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = l
     if not holds_run(folder, cell.key()):
         leaks = leaks_of(material.findings, cell.arm, config.features)
         _save_winner(cell, result, material, out, say, accepted_leaks(leaks, config.study.accept_leaks))
-    for weights in (out / "cells").glob(f"*/{WEIGHTS}"):
-        weights.unlink()
+    for at in (out / "cells").iterdir():
+        (at / WEIGHTS).unlink(missing_ok=True)
     return load_run(folder)
 
 
@@ -608,7 +620,7 @@ def _run_cells(
         after = [k for k in cell.after if k not in gone and (k in keys or finished(folder / k))]
         if key in there and list(there[key].began_after) != after:
             del there[key]
-            shutil.rmtree(folder / key)
+            discard(folder / key)
     _tell(watcher, left_out)
     watcher.plan([cell for cell, _ in planned], sum(key in there for _, key in planned))
     to_run: dict[str, Cell] = {}

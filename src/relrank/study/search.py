@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ from relrank.memory import out_of_memory
 from relrank.models import MODELS, Knob
 from relrank.models.base import config_of
 from relrank.models.space import Choice, Range, Value
+from relrank.sealed import first_line
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig
 from relrank.study.fits import refuse_too_large
+from relrank.study.folder import study_folder
 from relrank.study.leaks import leaks_of, refuse_leaks
 from relrank.study.run import Material, arms_of, read_by
 from relrank.training import TrainConfig
@@ -39,6 +42,8 @@ from relrank.training import TrainConfig
 if TYPE_CHECKING:
     import optuna
 
+FORMAT = 2
+"""Goes up where what is stored of a trial changes; trials of another format are not found."""
 TRIALS = 30
 """Configurations per model and arm, by default."""
 RANDOM_TRIALS = 10
@@ -162,7 +167,7 @@ def search_study(
     Raises:
         LeakError: the audit found a leak that the study file does not accept.
         InputError: optuna is not installed, a model is not in the study or does not fit into memory, nothing to
-            search, ``tuning.db`` is something else.
+            search, ``tuning.db`` is something else or damaged; the folder is another study's, or in use.
     """
     optuna = load_optuna()
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)
@@ -170,8 +175,7 @@ def search_study(
     for cell in cells:
         if not models or cell.model.name in models:
             refuse_too_large(replace(cell, model=cell.model.model_copy(update={"trials": 1})))  # as trial 0 has it
-    out.mkdir(parents=True, exist_ok=True)
-    with _quiet(optuna):
+    with study_folder(out, config, material.smoke), _quiet(optuna), _storage_errors(out / "tuning.db"):
         storage = _open(optuna, out / "tuning.db")
         earlier = [_load(optuna, cell, seed, storage)[:trials] for cell in cells]
         mine = [not models or cell.model.name in models for cell in cells]
@@ -184,7 +188,7 @@ def search_study(
                 found.append(_search(optuna, cell, trials, seed, storage, out / "tuning.checkpoints", watcher))
             elif len(made) == trials:
                 found.append(Search(cell, tuple(made)))
-    shutil.rmtree(out / "tuning.checkpoints", ignore_errors=True)
+        shutil.rmtree(out / "tuning.checkpoints", ignore_errors=True)
     return found
 
 
@@ -286,9 +290,9 @@ def _suggest(trial: optuna.Trial, axes: Sequence[_Axis], config: Any, train: Tra
 
 def _name(cell: Cell, axes: Sequence[_Axis], seed: int) -> str:
     """Hash of all that the trials depend on; what only the final evaluation needs is left out."""
-    identity = {k: v for k, v in cell.identity().items() if k not in ("trials", "ks", "beside", "refit")}
+    identity = {k: v for k, v in cell.identity().items() if k not in ("format", "trials", "ks", "beside", "refit")}
     space = [repr(axis) for axis in axes]
-    rules = [RANDOM_TRIALS, UNPRUNED_TRIALS, UNPRUNED_SHARE]
+    rules = [FORMAT, RANDOM_TRIALS, UNPRUNED_TRIALS, UNPRUNED_SHARE]
     text = json.dumps([identity, space, rules, seed], sort_keys=True)
     return f"{cell.model.name}, {cell.arm.name}, {hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -303,16 +307,29 @@ def _load(optuna: Any, cell: Cell, seed: int, storage: Any) -> list[Attempt]:
 
 def _attempts(study: optuna.Study) -> list[Attempt]:
     found = []
-    for t in study.get_trials(deepcopy=False):
-        if t.state.is_finished():
-            state = STATES[t.state.name]
-            metric, values, end = (
-                t.value if state == "complete" else None,
-                t.user_attrs["values"],
-                t.user_attrs["end"],
-            )
-            found.append(Attempt(t.number, state, values, metric, end["seconds"], end["error"]))
+    try:
+        for t in study.get_trials(deepcopy=False):
+            if t.state.is_finished():
+                state = STATES[t.state.name]
+                metric, values, end = (
+                    t.value if state == "complete" else None,
+                    t.user_attrs["values"],
+                    t.user_attrs["end"],
+                )
+                if t.user_attrs["sha256"] != _seal(t, state, metric):
+                    raise ValueError(f"trial {t.number} was changed")
+                found.append(Attempt(t.number, state, values, metric, end["seconds"], end["error"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise _not_trials(study.study_name, error) from None
     return found
+
+
+def _seal(trial: optuna.trial.FrozenTrial, state: State, metric: float | None) -> str:
+    """sha256 of all that a trial says, and that later trials learn from."""
+    attributes = {name: trial.user_attrs[name] for name in ("values", "end")}
+    curve = sorted(trial.intermediate_values.items())
+    said = [trial.number, trial.params, attributes, curve, state, metric]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _search(
@@ -356,6 +373,8 @@ def _search(
             state, error = optuna.trial.TrialState.FAIL, " ".join(str(failure).split())
         trial.set_user_attr("values", values)
         trial.set_user_attr("end", {"seconds": time.perf_counter() - began, "error": error})
+        stored = study.get_trials(deepcopy=False)[trial.number]
+        trial.set_user_attr("sha256", _seal(stored, STATES[state.name], metric))
         study.tell(trial, metric, state)
         if watcher:
             watcher.tried(_attempts(study)[-1])
@@ -420,14 +439,29 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 def _open(optuna: Any, path: Path) -> Any:
     from sqlalchemy.engine import URL
-    from sqlalchemy.exc import SQLAlchemyError
 
     # a name may hold what means something in an address (?), or in the template that Optuna takes it for ({})
     address = str(URL.create("sqlite", database=str(path))).replace("{", "{{").replace("}", "}}")
     try:
         return optuna.storages.RDBStorage(address)
-    except (SQLAlchemyError, RuntimeError) as error:
-        raise InputError(
-            "not a database of trials", where=str(path), expected="a file that relrank tune wrote, or none",
-            found=str(error).splitlines()[0],
-        ) from None  # fmt: skip
+    except RuntimeError as error:
+        raise _not_trials(path, error) from None
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """What a damaged database makes Optuna, SQLAlchemy and SQLite raise, as one error."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        raise _not_trials(path, error) from None
+
+
+def _not_trials(path: Path | str, error: Exception) -> InputError:
+    return InputError(
+        "not a database of trials", where=str(path), expected="a file that relrank tune wrote, or none",
+        found=first_line(error),
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""The folder of a study: one study's, one process's at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from relrank.checkpoint import write_json
+from relrank.errors import InputError
+from relrank.owner import owned
+from relrank.sealed import bytes_in, json_of
+from relrank.study.config import StudyConfig
+
+STUDY = "study.json"
+
+
+@contextmanager
+def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iterator[None]:
+    """Hold a study's folder until the block ends; see ``owner.owned``.
+
+    Args:
+        out: the folder, which is made if it is not there.
+        config: the study.
+        is_smoke: whether it is a smoke run, which has a folder of its own.
+
+    Raises:
+        InputError: another process holds it, it holds a link, or it is that of another study.
+    """
+    refuse_other_study(out, config, is_smoke)
+    with owned(out):
+        refuse_other_study(out, config, is_smoke)
+        if not (out / STUDY).is_file():
+            write_json(out / STUDY, {"name": config.name, "smoke": is_smoke})
+        yield
+
+
+def refuse_other_study(out: Path, config: StudyConfig, is_smoke: bool = False) -> None:
+    """Refuse a folder whose results would be replaced by those of another study.
+
+    Raises:
+        InputError: it is that of another study, or of a fitted model.
+    """
+    said = {"name": config.name, "smoke": is_smoke}
+    if os.path.lexists(out / STUDY):
+        said = json_of(bytes_in(out, STUDY), str(out / STUDY))
+    elif os.path.lexists(out / "run.json"):
+        said = {"name": "a fitted model"}
+    if (said.get("name"), bool(said.get("smoke"))) != (config.name, is_smoke):
+        raise InputError(
+            "folder of another study", where=str(out), found=_named(said.get("name"), bool(said.get("smoke"))),
+            expected=f"that of {_named(config.name, is_smoke)}, or a new one: name it with --out",
+        )  # fmt: skip
+
+
+def _named(name: object, is_smoke: bool) -> str:
+    return f"{name}{', a smoke run' if is_smoke else ''}"

@@ -1,0 +1,159 @@
+"""A study's folder is one study's and one process's, and nothing is written or deleted outside."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import relrank
+
+from relrank.errors import InputError
+from relrank.study.config import read_study
+from relrank.study.result import StudyResult
+from relrank.study.run import keep_winner, prepare, run_study
+
+TINY = """
+name = "tiny"
+[data]
+dataset = "planted"
+planted = { users = 60, items = 40, per_user = 6, groups = 6, seed = 1 }
+[protocol]
+split = "random-leave-one-out"
+[study]
+seeds = [0]
+[[models]]
+name = "popularity"
+"""
+MF = '[[models]]\nname = "mf"\nconfig = { dim = 4 }\ntrain = { epochs = 2, batch = 64, every = 1 }\n'
+HOLDING = """
+import sys
+from pathlib import Path
+from relrank.owner import owned
+with owned(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def opened(folder: Path, text: str = TINY):
+    (folder / "tiny.toml").write_text(text)
+    config = read_study(folder / "tiny.toml")
+    return config, prepare(config, folder)
+
+
+def inside(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_folder_of_another_study_is_refused_before_data_is_read(tmp_path, monkeypatch, capsys):
+    (tmp_path / "one.toml").write_text(TINY)
+    (tmp_path / "other.toml").write_text(TINY.replace('"tiny"', '"other"').replace("users = 60", "users = -1"))
+    assert relrank(monkeypatch, capsys, tmp_path, "study", "one.toml", "--out", "out")[0] == 0
+    before = inside(tmp_path / "out")
+    for command in ("study", "tune"):
+        code, _, said = relrank(monkeypatch, capsys, tmp_path, command, "other.toml", "--out", "out")
+        assert code == 2
+        assert said == (
+            "error: folder of another study\n  where:    out\n"
+            "  expected: that of other, or a new one: name it with --out\n  found:    tiny\n"
+        )
+    code, _, said = relrank(monkeypatch, capsys, tmp_path, "study", "other.toml", "--out", "out/winner")
+    assert (code, said.splitlines()[-1]) == (2, "  found:    a fitted model")
+    assert inside(tmp_path / "out") == before
+    assert relrank(monkeypatch, capsys, tmp_path, "study", "one.toml", "--smoke", "--out", "out")[0] == 0
+    code, _, said = relrank(monkeypatch, capsys, tmp_path, "study", "one.toml", "--out", "out-smoke")
+    assert (code, said.splitlines()[-1]) == (2, "  found:    tiny, a smoke run")
+
+
+def test_changed_settings_of_the_same_study_run_in_its_folder(tmp_path):
+    run_study(*opened(tmp_path), tmp_path / "out")
+    result = run_study(*opened(tmp_path, TINY + '[[models]]\nname = "random"\n'), tmp_path / "out")
+    assert result.leaderboard["model"].to_list() == ["popularity", "random"]
+    assert StudyResult.load(tmp_path / "out").leaderboard.equals(result.leaderboard)
+
+
+@pytest.mark.parametrize("name", [".", "..", ".hidden", "a/b", "../a"])
+def test_a_study_s_name_leads_nowhere(tmp_path, name):
+    (tmp_path / "tiny.toml").write_text(TINY.replace('"tiny"', f'"{name}"'))
+    with pytest.raises(InputError, match=r"key name"):
+        read_study(tmp_path / "tiny.toml")
+
+
+def test_a_second_process_is_told_of_the_first(tmp_path, monkeypatch, capsys):
+    config, material = opened(tmp_path)
+    out = tmp_path / "out"
+    other = subprocess.Popen([sys.executable, "-c", HOLDING, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    for call in (run_study, keep_winner):
+        with pytest.raises(InputError, match=rf"folder is in use[\s\S]*process {other.pid} of"):
+            call(config, material, out)
+    code, _, said = relrank(monkeypatch, capsys, tmp_path, "tune", "tiny.toml", "--out", "out")
+    assert (code, said.splitlines()[0]) == (2, "error: folder is in use")
+    other.communicate(b"\n")
+    run_study(config, material, out)
+
+
+def test_links_in_a_study_s_folder_are_not_followed(tmp_path):
+    config, material = opened(tmp_path, TINY + MF)
+    out, photos = tmp_path / "out", tmp_path / "photos"
+    run_study(config, material, out)
+    (photos / "more").mkdir(parents=True)
+    for name in ("one", "more/two", "model.safetensors"):
+        (photos / name).write_text("precious")
+    before = inside(photos)
+    cell = next((out / "cells").iterdir())
+    for name in (f"cells/{cell.name}.part", "cells/linked", "winner", "winner.checkpoints", "tuning.checkpoints"):
+        (out / name).symlink_to(photos)
+        for call in (run_study, keep_winner):
+            with pytest.raises(InputError, match=r"link where relrank writes[\s\S]*remove the link"):
+                call(config, material, out)
+        (out / name).unlink()
+    (out / "winner").mkdir()
+    (out / "winner" / "run.json").symlink_to(photos / "one")
+    with pytest.raises(InputError, match="link where"):
+        keep_winner(config, material, out)
+    assert inside(photos) == before
+    shutil.rmtree(out / "winner")
+    (tmp_path / "there").symlink_to(out)
+    assert keep_winner(config, material, tmp_path / "there").note["name"] in ("popularity", "mf")
+
+
+def test_a_cell_is_its_own_folder_s_and_whole_or_refused(tmp_path):
+    config, material = opened(tmp_path, TINY + '[[models]]\nname = "random"\n')
+    out = tmp_path / "out"
+    first = run_study(config, material, out)
+    one, other = sorted((out / "cells").iterdir())
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    with pytest.raises(InputError, match=r"folder of another cell[\s\S]*runs the cell again"):
+        run_study(config, material, out)
+    shutil.rmtree(one)
+    shutil.rmtree(other)
+    again = run_study(config, material, out)
+    costs = ("seconds", "peak_mb")
+    assert again.leaderboard.drop(costs).equals(first.leaderboard.drop(costs), null_equal=True)
+    for name in ("cell.json", "users.parquet", "manifest.json"):
+        (one / name).rename(tmp_path / "aside")
+        with pytest.raises(InputError, match="delete the cell's folder"):
+            run_study(config, material, out)
+        (tmp_path / "aside").rename(one / name)
+    run_study(config, material, out)
+
+
+def test_what_a_killed_cell_left_does_not_become_the_cell_s(tmp_path):
+    config, material = opened(tmp_path)
+    out = tmp_path / "out"
+    run_study(config, material, out)
+    (cell,) = (out / "cells").iterdir()
+    names = sorted(file.name for file in cell.iterdir())
+    shutil.rmtree(cell)
+    part = cell.with_name(cell.name + ".part")
+    part.mkdir()
+    (part / "model.safetensors").write_text("of an earlier version")
+    (part / ".users.parquet.abcdef-1-0.part").touch()
+    run_study(config, material, out)
+    assert sorted(file.name for file in cell.iterdir()) == names
+    assert set(json.loads((cell / "manifest.json").read_text())["files"]) == set(names) - {"manifest.json"}
