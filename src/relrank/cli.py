@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so ``relrank --help`` answe
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -424,6 +425,7 @@ def recommend(
     from rich.table import Table
     from rich.text import Text
 
+    from relrank.study.fallback import relations_of_users
     from relrank.study.fitted import load_run
 
     if (user is None) == (history is None):
@@ -447,6 +449,8 @@ def recommend(
                 found=repr(history),
             )  # fmt: skip
         best = fitted.recommend_for(keys, k)
+        if lacks := relations_of_users(fitted.model):
+            print(f"without what {', '.join(lacks)} would say of them: a history alone has none")
     console.print(f"{fitted.note['model']} on {fitted.note['arm']}", markup=False, highlight=False)
     table = Table()
     for heading in ("", str(fitted.graph.item), "title", "score"):
@@ -537,6 +541,8 @@ def export(
     fitted = load_run(run)
     files = write(fitted, to, out, neighbours)
     print(f"{fitted.note['model']} on {fitted.note['arm']} in {out}: {', '.join(files)}")
+    if not json.loads((out / "note.json").read_text(encoding="utf-8"))["exact"]:
+        print(f"the {neighbours} largest weights of each item: lists are near the model's, not the same")
 
 
 @app.command()

@@ -103,7 +103,7 @@ class Asked:
         return self.scores + unit * (scores - self.of_history)
 
     def rank(self, scores: Float64, target: int) -> float:
-        """1-based rank: one, the other candidates above, and half of those that score the same, or those before it."""
+        """1-based rank: one, candidates above, and half of the others that score the same, or those before it."""
         others = scores[self.open]
         if self.places is not None:
             equal = self.places[self.open][others == scores[target]]

@@ -187,6 +187,17 @@ def test_a_visit_joins_what_relations_say_of_a_user():
         service.explain(pairs(answer)[0][0], user=USERS[5], history=[1003])
 
 
+def test_a_history_says_which_relations_of_users_it_lacks():
+    for model, config, lacks in (
+        ("relational-ease", {}, ["lives_in"]), ("relational-ease", {"weights": {"lives_in": 0.0}}, []),
+        ("sparse-ease", {}, ["lives_in"]), ("ials", {}, []), ("ials", {"weight": 1.0}, ["lives_in"]),
+        ("relational-lightgcn", {"dim": 8}, ["lives_in"]), ("ease", {}, []), ("mf", {}, []), ("item-knn", {}, []),
+    ):  # fmt: skip
+        service = Service({"one": library(model, config)})
+        assert service.recommend(history=[1001])["lacks"] == lacks, model
+        assert service.recommend(user=USERS[1])["lacks"] == []
+
+
 def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
     """With successive parts the lists differ: a service that forgot one of the two ways would be caught above."""
     apart, after = (Service({"one": library("ease", {"l2": 5.0}, successive=s)}) for s in (False, True))

@@ -1,5 +1,6 @@
 """What an export says is what the model says, read back by the libraries that it is for."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -205,18 +206,83 @@ def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Pa
         np.testing.assert_allclose(program(given).numpy(), expected[:n], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [SparseEASE, RelationalEASE])
-def test_relations_of_users_are_not_in_a_history(kind: type, tmp_path: Path) -> None:
-    run = kept(tmp_path, kind.name)
-    nodes = {**run.graph.nodes, "town": IdMap("town", pl.Series([0, 1]))}
-    at = Relation.of("lives_in", "user", "town", np.arange(N_USERS), np.arange(N_USERS) % 2)
-    graph = replace(run.graph, nodes=nodes, relations={"lives_in": at})
+def with_towns(folder: Path, kind: type, **config: object) -> FittedRun:
+    """The run with a relation of users, chained to regions, and interactions that weigh differently."""
+    run = kept(folder, kind.name)
+    nodes = {
+        **run.graph.nodes, "town": IdMap("town", pl.Series([0, 1, 2])),
+        "region": IdMap("region", pl.Series(["n", "s"])),
+    }  # fmt: skip
+    relations = [
+        Relation.of("lives_in", "user", "town", np.arange(N_USERS), np.arange(N_USERS) % 3),
+        Relation.of("lies_in", "town", "region", np.arange(3), np.array([0, 0, 1])),
+        Relation.of("knows", "user", "user", np.arange(N_USERS - 1), np.arange(1, N_USERS)),
+    ]
+    edges = run.graph.interactions
+    edges = Relation.of("interactions", "user", "item", edges.src, edges.dst, 0.5 + (edges.dst % 3) / 2)
+    graph = replace(run.graph, nodes=nodes, interactions=edges, relations={r.name: r for r in relations})
+    return replace(run, model=kind(graph, kind.Config(**config)).solve(), graph=graph)
+
+
+@pytest.mark.parametrize(("kind", "l2"), [(SparseEASE, 1.0), (RelationalEASE, 3.0)])
+def test_relations_of_users_travel_along(kind: type, l2: float, tmp_path: Path) -> None:
+    run = with_towns(tmp_path, kind, l2=l2)
+    graph, expected = run.graph, run.model.score(USERS).numpy()
+    found = {}
     for to in ("parquet", "torch", "onnx"):
-        with pytest.raises(InputError, match="relations of users"):
-            export(replace(run, model=kind(graph).solve(), graph=graph), to, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    without = kind(graph, kind.Config(weights={"lives_in": 0.0})).solve()
-    export(replace(run, model=without, graph=graph), "parquet", tmp_path / "out")
+        out = tmp_path / to
+        export(run, to, out, neighbours=1000)
+        columns = pl.read_parquet(out / "columns.parquet")
+        assert columns["column"].to_list() == list(range(N_ITEMS, N_ITEMS + columns.height))
+        assert set(columns["relation"]) == {"lives_in", "lies_in", "knows"}
+        given = np.zeros((N_USERS, N_ITEMS + columns.height), np.float32)
+        users = pl.read_parquet(out / "users.parquet")
+        given[run.split.users.rows(users["user"], "test"), users["column"]] = users["value"]
+        if to == "parquet":
+            weights, more = (pl.read_parquet(out / f"{name}.parquet") for name in ("weights", "column_weights"))
+            b = np.zeros((given.shape[1], N_ITEMS), np.float32)
+            for rows, frame in ((run.split.items.rows(weights["item"], "test"), weights), (more["column"], more)):
+                b[rows, run.split.items.rows(frame["neighbour"], "test")] = frame["weight"]
+            found[to] = given @ b
+        elif to == "torch":
+            found[to] = load_program(out)(torch.from_numpy(given)).numpy()
+        else:
+            runtime = pytest.importorskip("onnxruntime")
+            session = runtime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+            found[to] = session.run(["scores"], {"history": given})[0]
+        assert json.loads((out / "note.json").read_text())["exact"] is True
+        # what a column stands for: users 1 and 4 live in town 1, in the north
+        named = {(r, t, i): c for c, r, t, i in columns.iter_rows()}
+        assert given[[1, 4, 2], named["lives_in", "town", "1"]].astype(bool).tolist() == [True, True, False]
+        assert given[[1, 2], named["lies_in", "region", "n"]].astype(bool).tolist() == [True, False]
+    for scores in found.values():
+        np.testing.assert_allclose(scores, expected, atol=1e-5 * np.abs(expected).max())
+    without = kind(graph, kind.Config(weights={"lives_in": 0.0, "lies_in": 0.0, "knows": 0.0})).solve()
+    files = export(replace(run, model=without, graph=graph), "parquet", tmp_path / "out")
+    assert files == ["ids.parquet", "note.json", "users.parquet", "weights.parquet"]  # rows that weigh differently
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_what_known_users_chose_is_written_where_it_weighs(name: str, tmp_path: Path) -> None:
+    run = kept(tmp_path, name, **LINEAR[name])
+    edges = run.graph.interactions
+    edges = Relation.of("interactions", "user", "item", edges.src, edges.dst, 0.5 + (edges.dst % 3) / 2)
+    graph = replace(run.graph, interactions=edges)
+    run = replace(run, graph=graph, model=type(run.model)(graph, run.model.config).solve())
+    export(run, "torch", tmp_path / "out")
+    users, given = pl.read_parquet(tmp_path / "out" / "users.parquet"), np.zeros((N_USERS, N_ITEMS), np.float32)
+    given[run.split.users.rows(users["user"], "test"), users["column"]] = users["value"]
+    expected = run.model.score(USERS).numpy()
+    scores = load_program(tmp_path / "out")(torch.from_numpy(given)).numpy()
+    np.testing.assert_allclose(scores, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_export_that_leaves_weights_out_says_so(tmp_path: Path) -> None:
+    run = kept(tmp_path, "ease", l2=0.01)
+    for neighbours, exact in ((4, False), (N_ITEMS, True)):
+        export(run, "parquet", tmp_path / "out", neighbours=neighbours)
+        note = json.loads((tmp_path / "out" / "note.json").read_text())
+        assert (note["exact"], note["neighbours"]) == (exact, neighbours)
 
 
 def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(tmp_path: Path) -> None:

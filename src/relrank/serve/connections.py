@@ -1,9 +1,9 @@
 """HTTP connections with bounds: sizes and times of a request, their number, and an end that loses no answer.
 
 uvicorn over httptools bounds neither the headers of a request nor the time that it may take: its setting for them
-reaches the slower parser alone. Here a request that is not there in time, or too large, is answered (408, 431, 413)
-and its connection closed. Closing sends what is written, then the end of the stream, and reads on for a while: a socket
-that is closed with something unread resets the connection, and the client may lose an answer that was on its way.
+is of the slower parser alone. Here a request that is not there in time, or too large, is answered (408, 431, 413),
+and its connection closed. Closing sends what is written, then the end of the stream, and reads on for a while: a
+socket that is closed with something unread resets the connection, and the client may lose an answer on its way.
 
 When a server ends, ``no_more`` lets the kernel drop new connections while those that wait in its queue are still
 accepted: whatever is in that queue when a listening socket is closed would be reset.

@@ -97,6 +97,9 @@ class Recommended(_Answer):
     exact: bool = Field(
         description="Whether scores are the model's own: not where a visit moves a user whose vector is fixed."
     )
+    lacks: list[str] = Field(
+        description="Relations of users that the model reads, and somebody with a history has not."
+    )
     unknown: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
     items: list[Listed]
 

@@ -34,7 +34,7 @@ from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.visits import visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
 from relrank.sparse_ranking import SparsePages
-from relrank.study.fallback import popularity
+from relrank.study.fallback import popularity, relations_of_users
 from relrank.study.fitted import PARTS, FittedRun
 
 Answer = dict[str, Any]
@@ -98,6 +98,7 @@ class Served:
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._whole_history = run.hears_all
+        self.relations_of_users = relations_of_users(self.model)
         self._popularity: Float32 = popularity(self.graph).counts.numpy()
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
         self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()

@@ -120,7 +120,8 @@ class Service:
             "run": served.name, "user": None if row is None else served.user_ids[row], "k": k, "offset": offset,
             "total": page.total,
             "next_offset": end if page.items.size and end < page.total and end <= self.limits.offset else None,
-            "fallback": POPULARITY if page.fallback else None, "exact": page.exact, "unknown": unknown,
+            "fallback": POPULARITY if page.fallback else None, "exact": page.exact,
+            "lacks": served.relations_of_users if row is None else [], "unknown": unknown,
             "items": [
                 {"item": ids[item], "title": titles[item], "score": score, "place": place}
                 for place, (item, score) in enumerate(pairs, offset + 1)

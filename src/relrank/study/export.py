@@ -14,7 +14,13 @@ decides what is there:
   whose weights are sparse (sparse EASE) is written with all of them, as sparse as they are; only ``onnx`` knows no
   sparse matrix, so that B has to fit into one file there.
 
-A model that scores relations of users, too, is refused: a history has none, so its lists would be others.
+A program or a table is given ones at the items of a history. Where a known user's input is something else, because
+interactions weigh differently or relations of users are read, too, ``users.parquet`` has it (``user``, ``column``,
+``value``): column c below the number of items is item c, those above are nodes that a relation of users leads to,
+listed in ``columns.parquet`` (``column``, ``relation``, ``type``, ``id``). The weights of these are further rows of B,
+in Parquet in ``column_weights.parquet`` (``column``, ``neighbour``, ``weight``). So the products are the model's own
+scores, for all known users and for anybody of whom the relations are known. ``exact`` in the note is false where that
+does not hold: where ``parquet`` keeps the largest of many weights alone.
 
 A program is one matrix product, so that it needs no code: ``model.onnx``, or the tensor ``weights`` of
 ``model.safetensors`` (``load_program``); for sparse models the tensors ``indptr``, ``indices`` and ``weights`` of B
@@ -41,6 +47,8 @@ import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
+from relrank.graph.chains import composed
+from relrank.graph.sequences import Sequences
 from relrank.models import MODELS
 from relrank.models.base import Recommender
 from relrank.models.bspm import BSPM
@@ -49,13 +57,15 @@ from relrank.models.ease import EASE
 from relrank.models.flat_filter import FlatFilter
 from relrank.models.gf_cf import GFCF
 from relrank.models.item_knn import ItemKNN
+from relrank.models.relation_rows import rows_of
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.rp3beta import RP3Beta
+from relrank.models.sparse_ease import SparseEASE
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES
 from relrank.sealed import Sealed, bytes_in, json_of, seal
-from relrank.study.fitted import FittedRun
+from relrank.study.fitted import PARTS, FittedRun
 from relrank.whole import whole_folder
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
@@ -73,6 +83,7 @@ EXTRAS = {"faiss": "ann", "onnx": "onnx"}
 ONNX_BYTES = (2 << 30) - (1 << 20)
 """What fits into one file of that format."""
 OPSET, IR = 17, 8
+WEIGHTS = "score of neighbour = sum of value times weight over the columns of the input, 1 for items of a history"
 ROWS = 1 << 22
 """Sparse weights that get their outside ids at once."""
 
@@ -91,7 +102,7 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
 
     Raises:
         InputError: the format is unknown, or not one for this model; the folder holds something else; an extra is not
-            installed; the model scores relations of users.
+            installed.
     """
     if to not in get_args(Format):
         raise InputError(
@@ -111,12 +122,6 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
         )  # fmt: skip
-    if not with_vectors and not model.from_history:
-        raise InputError(
-            "model scores relations of users, which a history lacks", where=f"relrank export --to {to}",
-            expected="a run without relations of users, or with weight 0 for them",
-            found=f"{model.name}; relrank batch writes the lists of all users of any model",
-        )  # fmt: skip
     sparse = model if isinstance(model, SparseLinear) else None
     with whole_folder(out) as part:
         ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
@@ -124,6 +129,8 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         said: dict[str, Any] = {}
         if with_vectors:
             _write_vectors(run, part)
+        else:
+            _write_inputs(run, part)
         if to == "parquet":
             if sparse is not None:
                 said = _write_sparse_weights(run, sparse.item_weights(), part)
@@ -134,15 +141,17 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         elif sparse is not None and to == "torch":
             tensors = {name: getattr(sparse, name) for name in SPARSE}
             save_tensors(part / PROGRAM, tensors, {"takes": "history"})
-            said = {"input": "history", "shape": [model.graph.n_items] * 2, "output": "scores", "layout": "csr"}
+            shape = [sparse.indptr.numel() - 1, model.graph.n_items]
+            said = {"input": "history", "shape": shape, "output": "scores", "layout": "csr"}
         else:
-            program = _program(model, ONNX_BYTES if to == "onnx" else None)
+            program = _program(run, ONNX_BYTES if to == "onnx" else None)
             said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
             if to == "onnx":
                 _write_onnx(program, run, part / "model.onnx", library)
             else:
                 save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
         names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
+        said = {"exact": True, "known users": "all their rows" if run.hears_all else "their training rows", **said}
         write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
         seal(part)
     return sorted(f.name for f in out.iterdir())
@@ -161,8 +170,9 @@ class Program(nn.Module):
     """``input @ weights``: int or float [B, n] → scores float32 [B, n_items].
 
     Args:
-        takes: ``"history"``, a row of ones and zeros per user, [B, n_items]; or ``"user"``, vectors [B, d].
-        weights: float32 [n_items or d, n_items].
+        takes: ``"history"``, a row of ones and zeros per user, [B, n_items], with columns beside the items where
+            relations of users are read; or ``"user"``, vectors [B, d].
+        weights: float32 [n_columns or d, n_items].
     """
 
     weights: Tensor
@@ -178,25 +188,27 @@ class Program(nn.Module):
 
 
 class SparseProgram(nn.Module):
-    """``input @ weights`` with sparse weights: int or float [B, n_items] → scores float32 [B, n_items].
+    """``input @ weights`` with sparse weights: int or float [B, n_columns] → scores float32 [B, n_items].
 
     Args:
-        indptr: of the weights in CSR, int64 [n_items + 1].
+        indptr: of the weights in CSR, int64 [n_columns + 1].
         indices: int32 [n_weights], scored items.
         weights: float32 [n_weights].
+        n_items: items; as many as columns when None.
     """
 
     takes: Takes = "history"
     matrix: Tensor
 
-    def __init__(self, indptr: Tensor, indices: Tensor, weights: Tensor) -> None:
+    def __init__(self, indptr: Tensor, indices: Tensor, weights: Tensor, n_items: int | None = None) -> None:
         super().__init__()
         n = indptr.numel() - 1
+        shape = n, n if n_items is None else n_items
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state", UserWarning)
             # the transpose, since torch multiplies sparse by dense faster than dense by sparse
             matrix = (
-                torch.sparse_csr_tensor(indptr, indices.long(), weights, (n, n), check_invariants=True)
+                torch.sparse_csr_tensor(indptr, indices.long(), weights, shape, check_invariants=True)
                 .t()
                 .to_sparse_csr()
             )
@@ -223,41 +235,93 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
         )  # fmt: skip
     tensors = tensors_of(sealed.read(PROGRAM), str(folder / PROGRAM))
     if "indptr" in tensors:
-        return SparseProgram(*(tensors[name] for name in SPARSE))
+        return SparseProgram(tensors["indptr"], tensors["indices"], tensors["weights"], note["shape"][1])
     return Program(note["input"], tensors["weights"])
 
 
-def _vectors(model: Recommender) -> tuple[Float32, Float32]:
-    """Users' and items' vectors."""
+def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
+    """Users' and items' vectors; users' as their lists are made, of all their rows where the run folds these in."""
+    model = run.model
     assert isinstance(model, VectorModel)
-    users, items = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in model.encoded())
-    return users, items
+    users, items = model.encoded()
+    if run.hears_all:
+        rows = [getattr(run.split, part) for part in PARTS]
+        user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
+        users = model.history_vectors(Sequences.of_rows(user, item, model.graph.n_users).tensors())
+    users_, items_ = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
+    return users_, items_
+
+
+def _user_columns(model: Recommender) -> pl.DataFrame:
+    """Inputs beside the items, in their order: ``column``, ``relation``, ``type``, ``id``."""
+    graph, parts = model.graph, []
+    pairs = model.in_use(graph.user) if isinstance(model, RelationalEASE | SparseEASE) else ()
+    first = graph.n_items
+    for relation, _ in pairs:
+        direct, n = composed(graph, relation), rows_of(graph, relation).n_cols
+        node = direct.target if direct.source == graph.user else direct.source
+        parts.append(
+            pl.DataFrame(
+                {"column": np.arange(first, first + n, dtype=np.int64), "id": graph.nodes[node].keys.cast(pl.String)}
+            ).with_columns(relation=pl.lit(relation.name), type=pl.lit(node))
+        )
+        first += n
+    return pl.concat(parts).select("column", "relation", "type", "id") if parts else pl.DataFrame()
+
+
+def _write_inputs(run: FittedRun, folder: Path) -> None:
+    """What known users' scores are made of, where that is not a row of ones at their items."""
+    model = run.model
+    columns = _user_columns(model)
+    if columns.height:
+        columns.write_parquet(folder / "columns.parquet")
+    elif (model.history.data == 1).all():
+        return
+    x, frames = model.history, []
+    rows = [(x.rows().astype(np.int64), x.indices.astype(np.int64), x.data)]
+    if columns.height:
+        assert isinstance(model, RelationalEASE | SparseEASE)
+        beside = [model.beside(user) for user in range(model.graph.n_users)]
+        whose = np.repeat(np.arange(model.graph.n_users, dtype=np.int64), [of.size for of, _ in beside])
+        of_them = np.concatenate([of for of, _ in beside]).astype(np.int64) + model.graph.n_items
+        rows.append((whose, of_them, np.concatenate([values for _, values in beside])))
+    for user, column, value in rows:
+        frames.append(pl.DataFrame({"user": run.split.users.at(user), "column": column, "value": value}))
+    pl.concat(frames).write_parquet(folder / "users.parquet")
 
 
 def _item_weights(model: Recommender) -> Iterator[tuple[int, Float32]]:
-    """Rows of B by blocks, as (first row, float32 [b, n_items]): what each item alone says of all others."""
+    """Rows of B by blocks, as (first row, float32 [b, n_items]): what each item, or column, says of all others."""
     n_items = model.graph.n_items
     size = max(1, SCORE_BYTES // (4 * n_items))
     for first in range(0, n_items, size):
         alone = [torch.tensor([item]) for item in range(first, min(first + size, n_items))]
         with torch.no_grad():
             yield first, model.fold_in(alone).float().numpy(force=True)
+    if isinstance(model, RelationalEASE) and len(model.item_weights) > n_items:
+        yield n_items, model.item_weights.numpy()[n_items:]
 
 
-def _program(model: Recommender, most: int | None) -> Program:
+def _program(run: FittedRun, most: int | None) -> Program:
     """The product, refused before it is made where its weights take more bytes than ``most``."""
+    model = run.model
     if keeps_vectors(model):
-        return Program("user", torch.from_numpy(_vectors(model)[1].T.copy()))
-    if most is not None and 4 * model.graph.n_items**2 > most:
-        raise _too_large(4 * model.graph.n_items**2)
-    weights = np.empty((model.graph.n_items,) * 2, np.float32)
+        return Program("user", torch.from_numpy(_vectors(run)[1].T.copy()))
+    shape = model.graph.n_items + _user_columns(model).height, model.graph.n_items
+    if most is not None and 4 * shape[0] * shape[1] > most:
+        raise _too_large(4 * shape[0] * shape[1])
+    if isinstance(model, SparseLinear):
+        w, weights = model.item_weights(), np.zeros(shape, np.float32)
+        weights[w.rows(), w.indices] = w.data
+        return Program("history", torch.from_numpy(weights))
+    weights = np.empty(shape, np.float32)
     for first, rows in _item_weights(model):
         weights[first : first + len(rows)] = rows
     return Program("history", torch.from_numpy(weights))
 
 
 def _write_vectors(run: FittedRun, folder: Path) -> None:
-    users, items = _vectors(run.model)
+    users, items = _vectors(run)
     for name, keys, vectors in (
         ("users", run.split.users.keys, users),
         ("items", run.split.items.keys, items),
@@ -268,20 +332,25 @@ def _write_vectors(run: FittedRun, folder: Path) -> None:
 
 def _write_weights(run: FittedRun, folder: Path, neighbours: int) -> dict[str, Any]:
     """The largest weights of each item by absolute value; zeros are left out."""
-    kept = []
+    kept, exact = [], True
     n_items = run.model.graph.n_items
     n = min(max(neighbours, 1), n_items)
     for first, rows in _item_weights(run.model):
         largest = torch.from_numpy(np.abs(rows)).topk(n).indices.numpy()
         values = np.take_along_axis(rows, largest, 1)
         row, place = np.nonzero(values)
+        exact &= bool((np.count_nonzero(rows, axis=1) <= n).all())
         kept.append((row + first, largest[row, place], values[row, place]))
     row, column, weight = (np.concatenate(side) for side in zip(*kept, strict=True))
-    keys = run.split.items
-    pl.DataFrame({"item": keys.at(row), "neighbour": keys.at(column), "weight": weight}).write_parquet(
-        folder / "weights.parquet"
-    )
-    return {"weights": "score of neighbour = sum of weight over the items of the history", "neighbours": n}
+    frame = pl.DataFrame({"column": row, "neighbour": run.split.items.at(column), "weight": weight})
+    of_item = pl.col("column") < n_items
+    items = frame.filter(of_item)
+    items.insert_column(0, run.split.items.at(items["column"].to_numpy()).rename("item")).drop(
+        "column"
+    ).write_parquet(folder / "weights.parquet")
+    if items.height < frame.height:
+        frame.filter(~of_item).write_parquet(folder / "column_weights.parquet")
+    return {"weights": WEIGHTS, "neighbours": n, "exact": exact}
 
 
 def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[str, Any]:
@@ -289,8 +358,15 @@ def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[st
     keys, files = run.split.items, []
     parts = folder / "parts"
     parts.mkdir()
-    for start in range(0, max(weights.nnz, 1), ROWS):
-        part = slice(start, min(start + ROWS, weights.nnz))
+    of_items = int(weights.indptr[len(keys)])
+    if weights.n_rows > len(keys):
+        of_columns = {
+            "column": weights.rows()[of_items:].astype(np.int64),
+            "neighbour": keys.at(weights.indices[of_items:]), "weight": weights.data[of_items:],
+        }  # fmt: skip
+        pl.DataFrame(of_columns).filter(pl.col("weight") != 0).write_parquet(folder / "column_weights.parquet")
+    for start in range(0, max(of_items, 1), ROWS):
+        part = slice(start, min(start + ROWS, of_items))
         row = np.searchsorted(weights.indptr, np.arange(part.start, part.stop), side="right") - 1
         there = weights.data[part] != 0
         columns = {"item": keys.at(row[there]), "neighbour": keys.at(weights.indices[part][there])}
@@ -298,12 +374,12 @@ def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[st
         pl.DataFrame(columns | {"weight": weights.data[part][there]}).write_parquet(files[-1])
     pl.scan_parquet(files, glob=False).sink_parquet(folder / "weights.parquet")
     shutil.rmtree(parts)
-    return {"weights": "score of neighbour = sum of weight over the items of the history", "neighbours": "all"}
+    return {"weights": WEIGHTS, "neighbours": "all"}
 
 
 def _write_index(run: FittedRun, folder: Path, faiss: Any) -> dict[str, Any]:
     """An exact index: flat, by inner product."""
-    items = _vectors(run.model)[1]
+    items = _vectors(run)[1]
     index = faiss.IndexFlatIP(items.shape[1])
     index.add(items)
     faiss.write_index(index, str(folder / "items.faiss"))

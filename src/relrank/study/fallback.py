@@ -1,6 +1,7 @@
-"""Lists by popularity for whom the model says nothing of: an empty history, or one that leaves all scores equal.
+"""What a list lacks, so that it can be said: a history that tells the model something, or the relations of a user.
 
-Equal scores would be a random order that looks like a recommendation; such lists are popularity's, and marked.
+Without a history, or where all scores are equal, these would be a random order that looks like a recommendation: such
+lists are popularity's, and marked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from relrank.csr import Csr, Int64
+from relrank.graph.chains import end_of
 from relrank.graph.graph import Graph
 from relrank.models import Recommender
 from relrank.models.base import history_rows
@@ -27,6 +29,17 @@ AT_ONCE = 64
 def popularity(graph: Graph) -> Popularity:
     """Items by the sum of their interactions' weights."""
     return Popularity(graph).solve()
+
+
+def relations_of_users(model: Recommender) -> list[str]:
+    """Relations of users that the model reads, which somebody with a history alone has not."""
+    graph, config = model.graph, model.config
+    weights, least = getattr(config, "weights", {}), getattr(config, "weight", 1.0)
+    return [
+        name
+        for name in type(model).reads(graph, config)
+        if weights.get(name, least) != 0 and end_of(graph, graph.relations[name]) == graph.user
+    ]
 
 
 def top_of_users(model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int) -> tuple[TopK, Mask]:
