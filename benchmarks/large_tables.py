@@ -51,8 +51,9 @@ def peak_mb() -> float:
 
 def read(path: Path, how: str) -> None:
     """In a process of its own: rows, peak MB beyond the start, seconds."""
-    from relrank.tables.files import as_keys, as_numbers, as_seconds, read_table
+    from relrank.tables.files import as_keys, as_numbers, read_table
     from relrank.tables.scan import Kind, read_columns
+    from relrank.tables.times import as_times
 
     Path("/proc/self/clear_refs").write_text("5")
     before, began = peak_mb(), time.perf_counter()
@@ -65,7 +66,7 @@ def read(path: Path, how: str) -> None:
     else:
         raw, where = read_table(path), str(path)
         keys = [as_keys(raw[name]) for name in ("user", "item")]
-        frame = pl.DataFrame([*keys, as_numbers(raw["rating"], where), as_seconds(raw["time"], where)])
+        frame = pl.DataFrame([*keys, as_numbers(raw["rating"], where), as_times(raw["time"], where)])
     seconds = time.perf_counter() - began
     kept = int((frame["rating"] >= 4).sum())
     size = frame.estimated_size() / 2**20

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
+from relrank.graph import builders
 from relrank.graph.builders import RelationConfig, build_graph
 from relrank.graph.graph import Graph, coverage
 from relrank.tables.config import Section, check
@@ -508,6 +509,18 @@ def test_cooccurrence_keeps_an_edge_that_either_end_names() -> None:
     assert edges(build({"r": config}, cut=split(train))) == {(10, 20): 1, (10, 30): 1, (20, 30): 2}
     graph = build({"r": {**config, "neighbours": 1}}, cut=split(train))
     assert edges(graph) == {(10, 20): 1, (20, 30): 2}  # 10 names the lower of 20 and 30
+
+
+def test_a_window_is_no_wider_than_histories_and_takes_in_a_bounded_number_of_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 0)]
+    config = {"kind": "cooccurrence", "window": 2**31 - 1, "min_count": 1}
+    assert edges(build({"r": config}, cut=split(train))) == {(10, 20): 2, (10, 30): 1, (20, 30): 1}
+    monkeypatch.setattr(builders, "MOST_PAIRS", 3)
+    with pytest.raises(InputError, match="too many pairs") as error:
+        build({"r": config}, cut=split(train))
+    assert error.value.found.startswith("4 with window")
 
 
 def test_cooccurrence_without_pairs_is_an_error() -> None:

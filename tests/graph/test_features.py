@@ -110,7 +110,7 @@ def test_number_is_standardised_over_the_nodes_of_the_graph_that_have_one() -> N
     # 1951 and 1950: mean 1950.5, deviation 0.5; book 50 of the year 2000 is no node
     assert dense(f) == [[1], [-1], [0], [0]]
     assert f.known.tolist() == [True, True, False, False]  # null and NaN are missing, not 0
-    assert notices(graph) == {"book nodes without a value: missing": 2}
+    assert notices(graph) == {"year is NaN: missing": 1, "book nodes without a value: missing": 2}
 
 
 def test_logarithm_comes_before_the_mean() -> None:
@@ -161,7 +161,7 @@ def test_pitfall_text_nan_is_never_a_category() -> None:
     f = graph.features["f"]
     assert rows(f) == [[1], [0], [], []]  # de, en; "" and " nan " are missing; xx is of no node
     assert f.known.tolist() == [True, True, False, False]
-    assert notices(graph) == {'language is the text "nan": missing': 1, "book nodes without a value: missing": 2}
+    assert notices(graph) == {"language is nan: missing": 1, "book nodes without a value: missing": 2}
     f = feature(kind="multi-hot", column="authors", separator=",")
     assert rows(f) == [[1, 2], [0, 1], [], []]  # Ann, Bob, Cy; a part NaN is none, nor is a cell nan
     # NaN as a number, and null

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relrank.graph import neighbours
-from relrank.graph.neighbours import cooccurring, largest, similar_texts, similar_vectors
+from relrank.graph.neighbours import cooccurring, largest, places_near, similar_texts, similar_vectors
 from relrank.graph.recipes import Text
 
 TEXTS = ["red fox", "Red Fox runs", "blue whale", "the blue whale sings", "whale sings", "fox", "red fox"]
@@ -98,14 +98,18 @@ def test_largest_agrees_with_sorting_each_row(rows: list[tuple[int, int, int]], 
         assert {e for e in kept if e[0] == r} == set(mine[:k])
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=25), st.integers(1, 4), st.integers(1, 3))
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=25), st.sampled_from([1, 2, 4, 2**31 - 1]),
+       st.integers(1, 3))  # fmt: skip
 def test_cooccurring_agrees_with_loops(rows: list[tuple[int, int]], window: int, min_count: int) -> None:
     user, item = (np.array([row[i] for row in rows], np.int32) for i in range(2))
     counts: Counter[tuple[int, int]] = Counter()
+    near = 0
     for u in range(3):
         history = [i for v, i in rows if v == u]
         for at, first in enumerate(history):
+            near += len(history[at + 1 : at + 1 + window])
             counts.update(tuple(sorted((first, then))) for then in history[at + 1 : at + 1 + window] if then != first)
     low, high, count = cooccurring(user, item, window, min_count)
     found = dict(zip(zip(low.tolist(), high.tolist(), strict=True), count.tolist(), strict=True))
     assert found == {pair: n for pair, n in counts.items() if n >= min_count}
+    assert places_near(user, window) == near

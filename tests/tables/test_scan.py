@@ -1,5 +1,6 @@
 """Columns read in a stream are those of the whole table in memory; what is not wanted takes no memory."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ from polars.testing import assert_frame_equal
 
 from relrank.errors import InputError
 from relrank.tables import files
-from relrank.tables.files import as_keys, as_numbers, as_seconds, check_text, column, read_table, refuse_missing
+from relrank.tables.files import as_keys, as_numbers, check_text, column, read_table
+from relrank.tables.missing import refuse_missing
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import DataConfig, InteractionsConfig, read_tables
 from relrank.tables.scan import read_columns
+from relrank.tables.times import as_times
 
 WANTED = {"user": ("u", "key"), "item": ("i", "key"), "rating": ("r", "number"), "time": ("t", "time"),
           "said": ("s", "text")}  # fmt: skip
@@ -45,7 +48,7 @@ def in_memory(path: Path) -> pl.DataFrame:
             "user": as_keys(refuse_missing(column(raw, "u", where), where)),
             "item": as_keys(refuse_missing(column(raw, "i", where), where)),
             "rating": as_numbers(column(raw, "r", where), where),
-            "time": as_seconds(column(raw, "t", where), where),
+            "time": as_times(column(raw, "t", where), where),
             "said": raw["s"],
         }
     )
@@ -163,7 +166,7 @@ print(n, peak() - before)
 def grown(small: Path, big: Path, how: str) -> float:
     """MB that reading takes at most, in a process of its own that has read a small file before."""
     command = [sys.executable, "-c", READ, str(small), str(big), how]
-    env = {"POLARS_MAX_THREADS": "1", "PATH": ""}
+    env = {"POLARS_MAX_THREADS": "1", "PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     rows, peak = ran.stdout.split()
     assert int(rows) == 300_000

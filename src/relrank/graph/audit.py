@@ -12,6 +12,7 @@ from relrank.csr import Float64
 from relrank.graph.graph import NO_TITLES, Graph, Titles
 from relrank.graph.sequences import Sequences
 from relrank.tables.audit import Finding, pair_keys
+from relrank.tables.files import holds_numbers, read_numbers
 from relrank.tables.growth import growth
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
@@ -120,8 +121,8 @@ def _figures(
     at = pl.Series(IdMap(table.name, table.frame[table.key]).find(graph.nodes[graph.item].keys)).replace(-1, None)
     for name, used in columns.items():
         for node, column in used:
-            if node == tables.item and column in table.frame.columns and table.frame[column].dtype.is_numeric():
-                values = table.frame[column].gather(at).cast(pl.Float64).fill_null(np.nan).to_numpy()
+            if node == tables.item and column in table.frame.columns and holds_numbers(table.frame[column]):
+                values = read_numbers(table.frame[column]).gather(at).fill_null(np.nan).to_numpy()
                 yield name, f"{column} of {titles.get(name, name)}", values
 
 

@@ -15,13 +15,13 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.csr import Float32
-from relrank.errors import did_you_mean, one_of
+from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.joins import Draft, Join, Progress, examples, occurring, silent
-from relrank.graph.neighbours import cooccurring, largest, similar_texts, similar_vectors
+from relrank.graph.neighbours import cooccurring, largest, places_near, similar_texts, similar_vectors
 from relrank.graph.recipes import (
     Attribute,
     Bins,
@@ -47,6 +47,8 @@ __all__ = [
     "Texts", "build_graph",
 ]  # fmt: skip
 
+MOST_PAIRS = 300_000_000
+"""Pairs of places in histories that a co-occurrence looks at, at most: 8 bytes each, several times."""
 MISSING = "(missing)"
 """Key of the node that stands for "no value"; a value of that very text is refused."""
 
@@ -77,6 +79,11 @@ def build_graph(
             A feature's column does not fit its kind, or says nothing; its name is a relation's.
             Weights are made of ratings or times that are not there.
     """
+    if tables.user == tables.item:
+        raise InputError(
+            "user and item are one node type", where=f"interactions of {tables.name}", found=repr(tables.user),
+            expected="two names, also where both are people",
+        )  # fmt: skip
     tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
     drafts = {}
     for name, config in relations.items():
@@ -263,6 +270,11 @@ def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:
     train, item, ids = join.split.train, join.tables.item, join.split.items
     if train.time is None and not join.tables.ordered:
         join.count("training rows without a time: file order taken as time order", len(train))
+    if (pairs := places_near(train.user, config.window)) > MOST_PAIRS:
+        raise join.error(
+            "window takes in too many pairs of items", expected=f"at most {MOST_PAIRS:,} pairs: a smaller window",
+            found=f"{pairs:,} with window = {config.window:,}",
+        )  # fmt: skip
     src, dst, count = cooccurring(train.user, train.item, config.window, config.min_count)
     relation = Relation.of(join.relation, item, item, src, dst, count)
     relation = _largest(join, relation, config.neighbours)

@@ -12,13 +12,12 @@ from relrank.csr import Float64
 from relrank.errors import InputError
 from relrank.graph.joins import Progress, examples
 from relrank.graph.recipes import Cuts
+from relrank.tables.files import has_text, read_numbers
+from relrank.tables.missing import without_missing
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
 Bool = npt.NDArray[np.bool_]
-
-NOT_A_VALUE = ("nan", "NaN")
-"""What a missing number becomes when a program writes it as text."""
 
 
 class Reader(Protocol):
@@ -40,15 +39,15 @@ class Reader(Protocol):
 
 
 def as_text(reader: Reader, values: pl.Series, column: str) -> pl.Series:
-    """Values as keys: stripped text; 1995.0 is "1995"; empty text and NaN are null."""
+    """Values as keys: stripped text; 1995.0 is "1995"; missing values are null."""
     if values.dtype.is_float():
         values = values.fill_nan(None)
         whole = values.cast(pl.Int64, strict=False)
         values = whole if (whole.cast(values.dtype).eq_missing(values)).all() else values
-    elif values.dtype.is_nested() or values.dtype == pl.Binary:
+    elif not has_text(values.dtype):
         found = f"{column}: {values.dtype}"
         raise reader.error("column cannot be read as values", expected="text, numbers or a list", found=found)
-    return values.cast(pl.String).str.strip_chars().replace("", None)
+    return without_missing(values.cast(pl.String), reader.tables.na_values).str.strip_chars()
 
 
 def as_parts(reader: Reader, values: pl.Series, column: str, separator: str | None) -> pl.DataFrame:
@@ -71,11 +70,15 @@ def as_numbers(reader: Reader, values: pl.Series, column: str) -> Float64:
     """Float64 [n], NaN where there is no number.
 
     Raises:
-        InputError: the column is not numeric.
+        InputError: the column is not numeric, or one of its texts is no number.
     """
-    if not values.dtype.is_numeric():
-        raise reader.error("column is not numeric", expected="numbers", found=f"{column}: {examples(values)}")
-    return values.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    values = without_missing(values, reader.tables.na_values)
+    numbers = read_numbers(values)
+    bad = values.filter(numbers.is_null() & values.is_not_null())
+    if len(bad):
+        found = f"{column}: {examples(bad)}; {len(bad):,} of {len(values):,} in all"
+        raise reader.error("column is not numeric", expected="numbers", found=found)
+    return numbers.fill_null(np.nan).to_numpy()
 
 
 def as_one_text(reader: Reader, columns: list[pl.Series]) -> tuple[pl.Series, Bool]:
@@ -87,6 +90,7 @@ def as_one_text(reader: Reader, columns: list[pl.Series]) -> tuple[pl.Series, Bo
     for column in columns:
         if column.dtype != pl.String:
             raise reader.error("column is not text", expected="text", found=f"{column.name}: {examples(column)}")
+    columns = [without_missing(column, reader.tables.na_values) for column in columns]
     text = pl.DataFrame(columns).select(text=pl.concat_str(pl.all(), separator=" ", ignore_nulls=True))["text"]
     return text, (text.str.strip_chars() != "").fill_null(False).to_numpy()
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from relrank.csr import Csr, Float32, Float64
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.graph.columns import NOT_A_VALUE, as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.graph import Feature
 from relrank.graph.joins import Progress, examples, silent
 from relrank.graph.recipes import (
@@ -31,6 +31,7 @@ from relrank.graph.recipes import (
 from relrank.graph.text_encoders import vectors
 from relrank.graph.text_rows import joined_texts
 from relrank.tables.ids import IdMap
+from relrank.tables.missing import without_missing, written
 from relrank.tables.split import Split
 from relrank.tables.tables import NodeTable, Notice, Tables
 
@@ -134,7 +135,7 @@ class Source:
         return self.nodes[node_type].keys
 
     def column(self, node_type: str, column: str) -> pl.Series:
-        """A column in the row order of the graph; null where the table has no such node, or says "nan".
+        """A column in the row order of the graph; null where the table has no such node, or says nothing.
 
         Raises:
             InputError: no such column, or the table has none of the graph's nodes, or no value for one.
@@ -149,11 +150,10 @@ class Source:
             expected = f"{node_type}.{table.key}: {examples(table.frame[table.key])}"
             raise self.error("join is empty", expected=expected, found=f"{node_type} nodes: {examples(keys)}")
         values = table.frame[column].gather(pl.Series(at).replace(-1, None)).rename(column)
-        if values.dtype == pl.String:
-            absent = values.str.strip_chars().is_in(NOT_A_VALUE).fill_null(False)
-            self.count(f'{column} is the text "nan": missing', absent.to_numpy().sum())
-            values = values.set(absent, None)
-        return values
+        said = written(values, self.tables.na_values)
+        if len(said):
+            self.count(f"{column} is {' or '.join(said.unique().sort().head(5))}: missing", len(said))
+        return without_missing(values, self.tables.na_values)
 
     def refuse_nothing(self, known: Bool, column: str) -> None:
         """Refuse a column without values.
@@ -306,7 +306,6 @@ def _multi_hot(source: Source, config: MultiHotFeature) -> Feature:
 
 def _values(source: Source, config: CategoryFeature | MultiHotFeature, parts: pl.DataFrame, n: int) -> Feature:
     """One column per value that occurs often enough, values ascending."""
-    parts = parts.filter(~pl.col("value").is_in(NOT_A_VALUE))
     source.refuse_nothing(np.isin(np.arange(n), parts["row"].to_numpy()), config.column)
     counts = parts["value"].value_counts(name="count").sort("value")
     often = counts.filter(pl.col("count") >= config.min_count)["value"]

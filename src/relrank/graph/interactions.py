@@ -70,7 +70,14 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
             if rows.time is None:
                 raise _absent("time", rows)
             assert config.half_life is not None
-            age = (rows.time.max(initial=0) - rows.time) / (config.half_life * DAY)
+            if not rows.ticks:
+                raise InputError(
+                    "times have no unit, so that nothing has an age", where="[interactions] weight",
+                    expected='dates, or numbers since 1970 with time_unit in [data.interactions]; or weight = "one"',
+                    found=f"numbers from {rows.time.min(initial=0)} to {rows.time.max(initial=0)}",
+                )  # fmt: skip
+            latest = rows.time.max() if rows.time.size else 0
+            age = (latest - rows.time) / (config.half_life * DAY * rows.ticks)
             decayed: Float64 = np.maximum(np.exp2(-age), config.floor or LEAST)
             return decayed
 

@@ -12,6 +12,7 @@ from relrank.csr import Int32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
 from relrank.tables.ids import IdMap
+from relrank.tables.missing import without_missing
 from relrank.tables.split import Split
 from relrank.tables.tables import Notice, Tables
 
@@ -68,7 +69,7 @@ class Join:
         if column not in frame.columns:
             found = repr(column) + did_you_mean(column, frame.columns)
             raise self.error("column not found", expected=f"{one_of(frame.columns)} in {where}", found=found)
-        return frame[column]
+        return without_missing(frame[column], self.tables.na_values)
 
     def column(self, node_type: str, column: str) -> tuple[IdMap, pl.Series]:
         """The nodes of a type and their values of a column; null for nodes that the node table does not have.

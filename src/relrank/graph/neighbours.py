@@ -88,6 +88,18 @@ def similar_vectors(x: Float32, config: Text) -> Pairs:
     return np.concatenate(rows), np.concatenate(found), np.concatenate(cosines)
 
 
+def places_near(user: npt.NDArray[np.integer], window: int) -> int:
+    """How many pairs of places of one history are at most ``window`` apart, over all users.
+
+    Args:
+        user: [n], the user of every row.
+        window: largest distance.
+    """
+    lengths = np.bincount(user).astype(np.int64)
+    reach = np.minimum(lengths - 1, window).clip(0)
+    return int((reach * lengths - reach * (reach + 1) // 2).sum())
+
+
 def cooccurring(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], window: int, min_count: int) -> Pairs:
     """Unordered pairs of different items at most ``window`` places apart in one user's history, and how often.
 
@@ -102,8 +114,9 @@ def cooccurring(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], wi
     """
     order = np.argsort(user, kind="stable")
     user, item = user[order], item[order].astype(np.int64)
-    keys = []
-    for distance in range(1, window + 1):
+    keys = [np.empty(0, np.int64)]
+    longest = int(np.bincount(user).max(initial=0))
+    for distance in range(1, min(window, longest - 1) + 1):
         a, b = item[:-distance], item[distance:]
         together = (user[:-distance] == user[distance:]) & (a != b)
         keys.append((np.minimum(a, b) << 32 | np.maximum(a, b))[together])

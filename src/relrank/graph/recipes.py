@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, field_validator, model_validator
 from relrank.graph.graph import Duplicates
 from relrank.tables.config import Section
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Titled(Section):
@@ -72,7 +72,7 @@ class Cuts(Section):
     column: str
     edges: tuple[FiniteFloat, ...] | None = Field(default=None, min_length=1)
     """Inner edges, ascending; each belongs to the bin below it."""
-    quantiles: Annotated[int, Field(ge=2)] | None = None
+    quantiles: Annotated[int, Field(ge=2, le=10_000)] | None = None
     """So many bins of equal size instead, measured on the nodes that occur in training rows."""
 
     @model_validator(mode="after")
@@ -214,7 +214,7 @@ class InteractionWeights(Section):
     power: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """For ``rating``, 1 if not stated: above 1 a low rating counts for less than its share."""
     half_life: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Days after which an interaction weighs half; for ``decay``, whose times are in seconds."""
+    """Days after which an interaction weighs half; for ``decay``, whose times must be dates."""
     floor: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Smallest weight, at most 1; for ``decay`` a millionth if not stated."""
 

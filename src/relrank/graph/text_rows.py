@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from relrank.errors import did_you_mean, one_of
-from relrank.graph.columns import NOT_A_VALUE, Reader
+from relrank.graph.columns import Reader
+from relrank.tables.missing import without_missing
 from relrank.tables.tables import TextTable
 
 
@@ -19,11 +20,11 @@ def texts_of_kind(reader: Reader, kind: str) -> tuple[TextTable, pl.DataFrame]:
     if table is None:
         raise reader.error("data have no texts", expected="[data.texts], or a data set with texts", found="none")
     if kind not in table.kinds:
-        raise reader.error(
-            "no texts of this kind", expected=one_of(table.kinds), found=repr(kind) + did_you_mean(kind, table.kinds)
-        )
-    rows = table.frame.filter(pl.col("kind") == kind).select("key", pl.col("text").str.strip_chars())
-    said = rows.filter((pl.col("text") != "") & ~pl.col("text").is_in(NOT_A_VALUE))
+        found = repr(kind) + did_you_mean(kind, table.kinds)
+        raise reader.error("no texts of this kind", expected=one_of(table.kinds), found=found)
+    rows = table.frame.filter(pl.col("kind") == kind).select("key", "text")
+    text = without_missing(rows["text"], reader.tables.na_values).str.strip_chars()
+    said = rows.with_columns(text).filter(text.is_not_null())
     reader.count(f"{kind} rows without a text: dropped", len(rows) - len(said))
     if said.is_empty():
         found = f"all {len(rows):,} blank"

@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def pack(bench: Bench) -> dict[str, bytes]:
         "seed": bench.seed, "beside": bench.beside, "refit": bench.refit,
         "interactions": bench.interactions.model_dump(),
         "values": None if attributes is None else attributes.n_cols,
+        "ticks": split.train.ticks,
         "protocol": split.protocol, "fingerprint": split.fingerprint, "notices": [astuple(n) for n in split.notices],
         **{flag: getattr(split, flag) for flag in _FLAGS},
     }  # fmt: skip
@@ -77,7 +78,10 @@ def unpack(files: Mapping[str, bytes]) -> Bench:
                 (Path(folder) / name.removeprefix(_GRAPH)).write_bytes(content)
         graph = load_graph(Path(folder))
     arrays, note = load(files["rows.safetensors"]), json.loads(files["bench.json"])
-    train, valid, test = (Interactions(*(arrays.get(f"{part}.{column}") for column in _COLUMNS)) for part in _PARTS)  # type: ignore[arg-type]
+    train, valid, test = (
+        replace(Interactions(*(arrays.get(f"{part}.{column}") for column in _COLUMNS)), ticks=note["ticks"])  # type: ignore[arg-type]
+        for part in _PARTS
+    )
     split = Split(
         graph.nodes[graph.user], graph.nodes[graph.item], train, valid, test, note["protocol"], note["fingerprint"],
         tuple(Notice(*notice) for notice in note["notices"]), **{flag: note[flag] for flag in _FLAGS},

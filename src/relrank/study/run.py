@@ -57,6 +57,7 @@ from relrank.study.nesting import nested
 from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths, to_confirm
 from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
+from relrank.tables.files import holds_numbers, read_numbers
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
@@ -204,8 +205,8 @@ def _groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.Data
             expected=one_of(known) if known else "a node table",
             found=", ".join(map(repr, missing or columns)) + did_you_mean((missing or columns)[0], known),
         )  # fmt: skip
-    many = [c for c in columns if known[c].is_numeric() and table.frame[c].n_unique() > MOST_VALUES]
-    quarters = (pl.col(c).qcut(4, allow_duplicates=True).cast(pl.String) for c in many)
+    many = [c for c in columns if table.frame[c].n_unique() > MOST_VALUES and holds_numbers(table.frame[c])]
+    quarters = (read_numbers(table.frame[c]).qcut(4, allow_duplicates=True).cast(pl.String).alias(c) for c in many)
     return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
 
 

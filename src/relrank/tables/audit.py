@@ -14,6 +14,7 @@ import numpy.typing as npt
 from relrank.counting import order_of_pairs, repeated
 from relrank.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
+from relrank.tables.files import holds_numbers
 from relrank.tables.split import Interactions, Split, tied_last
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
@@ -177,8 +178,8 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
         yield _finding("leak", check, count, bad, good, mend)
         return
     check = f"{name} looks computed from interactions"
-    suspects = [c for c in columns if c in table.frame.columns and table.frame[c].dtype.is_numeric()]
-    suspects = [c for c in suspects if _AGGREGATE.search(c.lower())]
+    suspects = [c for c in columns if c in table.frame.columns and _AGGREGATE.search(c.lower())]
+    suspects = [c for c in suspects if holds_numbers(table.frame[c])]
     bad = f"{', '.join(suspects)} of {name} may have been computed from test rows: declare computed = … if known"
     good = f"no used column of {name} looks like a count or an average"
     yield _finding("warning", check, len(suspects), bad, good)

@@ -27,6 +27,7 @@ import polars as pl
 from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.tables.ids import IdMap
+from relrank.tables.missing import refuse_missing
 from relrank.tables.split import Split
 from relrank.tables.tables import MAYBE_BY, TEXTS, LinkTable, Notice, Tables
 
@@ -129,7 +130,7 @@ def _of_links(table: LinkTable, tables: Tables, split: Split) -> _Rows:
         split.items.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == tables.item
     ]
     maker = None if table.by is None else _maker(table.frame[table.by], split.users, where)
-    time = None if table.time is None else table.frame[table.time].to_numpy()
+    time = None if table.time is None else _times(table.frame[table.time], where)
     users += [] if maker is None else [maker]
     # a row between two items is about the pair of them, and not what its maker says of one
     return _Rows(where, time, tuple(users), maker, items[0] if len(items) == 1 else None)
@@ -142,8 +143,18 @@ def _of_texts(tables: Tables, split: Split) -> _Rows:
     users = [split.users.find(frame["key"])] if node == tables.user else []
     users += [] if maker is None else [maker]
     item = split.items.find(frame["key"]) if node == tables.item else None
-    time = frame["time"].to_numpy() if "time" in frame.columns else None
+    time = _times(frame["time"], TEXTS) if "time" in frame.columns else None
     return _Rows(TEXTS, time, tuple(users), maker, item)
+
+
+def _times(values: pl.Series, where: str) -> Int64:
+    """Times of rows; a missing one is neither early nor late."""
+    if not refuse_missing(values, where, ()).dtype.is_integer():
+        raise InputError(
+            "column is of another type", where=f"{where}, column {values.name!r}", expected="whole numbers",
+            found=str(values.dtype),
+        )  # fmt: skip
+    return values.cast(pl.Int64).to_numpy()
 
 
 def _keys(tables: Tables, kind: str, values: pl.Series, match: str | None) -> pl.Series:

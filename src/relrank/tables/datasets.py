@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import column, parse, read_table, read_text, refuse_missing
+from relrank.tables.files import column, parse, read_table, read_text
+from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables

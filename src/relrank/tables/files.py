@@ -5,23 +5,25 @@ A row number in a message counts data rows from 1: the header is not counted.
 
 from __future__ import annotations
 
-from codecs import getincrementaldecoder
+import codecs
 from collections.abc import Collection
-from datetime import date, datetime
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean
-
-Moment = int | str | date | datetime
-"""A time in a configuration file: whole seconds since 1970, ISO text, or TOML's own dates."""
+from relrank.tables.missing import NA_VALUES, refuse_missing, row_of
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError)
+"""What polars raises over a file that is not what it should be."""
+MOST_COLUMNS = 20_000
+"""Columns of a file, at most."""
 _PIECE = 1 << 24
 """Bytes of a file that are looked at together."""
 WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
-_ISO = r"^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?)? ?(Z|[+-]\d\d(?::?\d\d)?)?$"
 
 
 def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> None:
@@ -36,15 +38,19 @@ def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> Non
         InputError: there is no such file, nothing in it, or a byte that the encoding does not know; the message names
             the file's neighbours, or line and byte.
     """
+    if path.is_dir():
+        raise InputError("is a folder", where=str(path), expected="a file", found="a folder")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.iterdir() if p.is_file()) if path.parent.is_dir() else []
         found = f"in that folder: {', '.join(near[:20])}" if near else "no such folder, or an empty one"
         raise InputError("no such file", where=str(path), expected="a file", found=found)
-    decoder, blank, before, line = getincrementaldecoder(encoding)(), True, 0, 1
-    with path.open("rb") as file:
+    decoder, blank, before, line = codecs.getincrementaldecoder(encoding)(), True, 0, 1
+    with _opened(path) as file:
         while True:
             piece = file.read(_PIECE)
             blank = blank and not piece.strip()
+            if encoding == "utf-8" and not before:
+                _refuse_marks(piece, path)
             if not decoded and (not blank or not piece):
                 break
             kept = decoder.getstate()[0]  # the first bytes of a character that the last piece cut in two
@@ -65,6 +71,26 @@ def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> Non
     if blank:
         size = path.stat().st_size
         raise InputError("file is empty", where=str(path), expected="at least one row", found=f"{size} bytes")
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError("cannot be read", where=str(path), expected="a file one may read", found=found) from None
+
+
+def _refuse_marks(start: bytes, path: Path) -> None:
+    """Refuse a text file in UTF-16 or UTF-32: by its byte-order mark, or by zero bytes, which text has not."""
+    if path.suffix.lower() == ".parquet":
+        return
+    marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if start.startswith(marks) or b"\0" in start[:1000]:
+        kind = (
+            "a byte-order mark of UTF-16 or UTF-32" if start.startswith(marks) else "zero bytes, as UTF-16 has them"
+        )
+        raise InputError("not UTF-8 text", where=str(path), expected="a file saved as UTF-8", found=kind)
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -116,7 +142,7 @@ def parse(
             frame = pl.read_csv(
                 text.encode(), separator=separator, has_header=header is None, quote_char=quote, schema=schema
             )
-    except pl.exceptions.PolarsError as error:
+    except UNREADABLE as error:
         raise unreadable(where, separator, error) from None
     if frame.is_empty():
         raise InputError("table has no rows", where=str(where), expected="rows below the header", found="none")
@@ -139,7 +165,7 @@ def read_table(path: Path, separator: str | None = None, as_text: Collection[str
         check_text(path, decoded=False)
         try:
             frame = pl.read_parquet(path, glob=False)
-        except pl.exceptions.PolarsError as error:
+        except UNREADABLE as error:
             raise unreadable(path, None, error) from None
         if frame.is_empty():
             raise InputError("table has no rows", where=str(path), expected="rows", found="none")
@@ -162,9 +188,9 @@ def separator_of(path: Path, separator: str | None) -> str:
     return separator or SEPARATORS[ending]
 
 
-def unreadable(path: Path, separator: str | None, error: Exception) -> InputError:
+def unreadable(path: Path, separator: str | None, error: BaseException) -> InputError:
     """What is said of a file that does not parse; Parquet where there is no separator."""
-    found = str(error).splitlines()[0][:200]
+    found = next(iter(str(error).splitlines()), type(error).__name__)[:200]
     if separator is None:
         return InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found)
     expected = f"the same number of fields, separated by {separator!r}, in every row"
@@ -185,28 +211,65 @@ def check_column(names: Collection[str], name: str, where: str) -> None:
     """Refuse a table without a column.
 
     Raises:
-        InputError: it has none; the message names those that are there.
+        InputError: it has none, or two; the message names those that are there.
     """
     if name not in names:
+        shown = ", ".join([*islice(names, 50)]) + ("" if len(names) <= 50 else f" … {len(names):,} in all")
         raise InputError(
-            "column not found",
-            where=where,
-            expected=f"a column {name!r}",
-            found=f"columns {', '.join(names)}" + did_you_mean(name, names),
+            "column not found", where=where, expected=f"a column {name!r}",
+            found=f"columns {shown}" + did_you_mean(name, names),
+        )  # fmt: skip
+    if f"{name}_duplicated_0" in names:
+        raise InputError(
+            "column name occurs twice", where=where, expected=f"one column {name!r}", found="two or more"
         )
 
 
-def as_keys(values: pl.Series) -> pl.Series:
+def check_width(names: Collection[str], where: str) -> None:
+    """Refuse a table of more columns than anything here is made for.
+
+    Raises:
+        InputError: it has more than ``MOST_COLUMNS``.
+    """
+    if len(names) > MOST_COLUMNS:
+        raise InputError(
+            "table has too many columns", where=where, found=f"{len(names):,}",
+            expected=f"at most {MOST_COLUMNS:,}: leave out what is not used",
+        )  # fmt: skip
+
+
+def has_text(dtype: pl.DataType) -> bool:
+    """Whether values of a type can be written as text and read again."""
+    return not (dtype.is_nested() or dtype in (pl.Binary, pl.Object) or isinstance(dtype, pl.Duration))
+
+
+def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
     """Keys as Int64 where every one is a whole number (``7``, ``7.0``), else as text. Missing ones stay missing.
 
     ``007`` is text: a leading zero is part of the key.
+
+    Raises:
+        InputError: the column holds lists or bytes, or floats so large that keys have lost their last digits.
     """
+    if not has_text(values.dtype):
+        raise InputError(
+            "column holds no keys", where=f"{where}, column {values.name!r}",
+            expected="text or whole numbers", found=str(values.dtype),
+        )  # fmt: skip
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        whole = ((values == values.round()) & (values.abs() < 2.0**53)).all()
+        vague = (values.is_finite() & (values.abs() >= 2.0**53)).fill_null(False)
+        if vague.any():
+            raise InputError(
+                "keys are floats too large for their last digits",
+                where=f"{where}, column {values.name!r}, row {first_row(vague)}",
+                expected="whole numbers or text", found=f"{values.filter(vague)[0]!r}; {vague.sum():,} rows in all",
+            )  # fmt: skip
+        whole = (values == values.round()).all()
         return values.cast(pl.Int64 if whole else pl.String)
     if values.dtype.is_integer():
-        return values.cast(pl.Int64)
+        numbers = values.cast(pl.Int64, strict=False)
+        return numbers if numbers.null_count() == values.null_count() else values.cast(pl.String)
     text = values.cast(pl.String)
     if text.str.contains(WHOLE).all():
         return text.str.replace(r"\.0+$", "").cast(pl.Int64)
@@ -218,87 +281,49 @@ def first_row(bad: pl.Series) -> int:
     return int(bad.arg_max() or 0) + 1
 
 
-def refuse_missing(values: pl.Series, where: str) -> pl.Series:
-    """The same values.
-
-    Raises:
-        InputError: one is missing; the message names its row.
-    """
-    missing = values.is_null()
-    if missing.any():
-        raise InputError(
-            "value is missing",
-            where=f"{where}, column {values.name!r}, row {first_row(missing)}",
-            expected="a value in every row",
-            found=f"nothing; {missing.sum():,} rows in all",
-        )
-    return values
-
-
-def as_numbers(values: pl.Series, where: str) -> pl.Series:
+def as_numbers(
+    values: pl.Series, where: str, words: Collection[str] = NA_VALUES, rows: pl.Series | None = None
+) -> pl.Series:
     """Finite Float64 values.
+
+    Args:
+        values: numbers, or text that holds them.
+        where: the file.
+        words: that are missing values.
+        rows: rows of the values in the file; counted from 1 by default.
 
     Raises:
         InputError: one is missing, not a number, or not finite; the message names row and value.
     """
-    refuse_missing(values, where)
-    text = values.str.strip_chars() if values.dtype == pl.String else values
-    numbers = text.cast(pl.Float64, strict=False)
+    refuse_missing(values, where, words)
+    numbers = read_numbers(values)
     bad = ~numbers.is_finite().fill_null(False)
     if bad.any():
-        row = first_row(bad)
         raise InputError(
             "not a finite number",
-            where=f"{where}, column {values.name!r}, row {row}",
+            where=f"{where}, column {values.name!r}, row {row_of(bad, rows)}",
             expected="a finite number in every row",
-            found=f"{values[row - 1]!r}; {bad.sum():,} rows in all",
+            found=f"{values.filter(bad)[0]!r}; {bad.sum():,} rows in all",
         )
     return numbers
 
 
-def as_seconds(values: pl.Series, where: str) -> pl.Series:
-    """Times as Int64 seconds since 1970 (UTC where no offset is given).
+def read_numbers(values: pl.Series) -> pl.Series:
+    """Float64 of numbers or of text that holds them; null where there is no number."""
+    if values.dtype == pl.String:
+        values = values.str.strip_chars()
+    elif not values.dtype.is_numeric():
+        return pl.Series(values.name, [None] * len(values), pl.Float64)
+    return values.cast(pl.Float64, strict=False)
 
-    Whole numbers are seconds already; text is ISO 8601, a date (its midnight) or a date and time.
 
-    Raises:
-        InputError: one is missing or cannot be read; the message names row and value.
+def holds_numbers(values: pl.Series) -> bool:
+    """Whether a column holds numbers, as such or in text, and nothing else but missing values.
+
+    Text with leading zeros holds codes.
     """
-    refuse_missing(values, where)
-    if isinstance(values.dtype, pl.Date | pl.Datetime):
-        return values.dt.epoch("s")
-    keys = as_keys(values)
-    if keys.dtype == pl.Int64:
-        return keys
-    text = keys.str.strip_chars()
-    clock = text.str.extract(_ISO, 2).fill_null("00:00")
-    clock = clock + pl.Series([":00" if short else "" for short in clock.str.len_chars() == 5])
-    zone = text.str.extract(_ISO, 3).str.replace("Z", "+00").str.replace(":", "").fill_null("+00")
-    ahead = (
-        zone.str.slice(1, 2).cast(pl.Int64) * 3600
-        + zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(0) * 60
-    )
-    seconds = (
-        text.str.extract(_ISO, 1).str.to_date("%Y-%m-%d", strict=False).dt.epoch("s")
-        + clock.str.to_time("%H:%M:%S", strict=False).cast(pl.Int64) // 10**9
-        - ahead * pl.Series([-1 if sign else 1 for sign in zone.str.starts_with("-")])
-    )
-    bad = seconds.is_null()
-    if bad.any():
-        row = first_row(bad)
-        raise InputError(
-            "not a time",
-            where=f"{where}, column {values.name!r}, row {row}",
-            expected="whole seconds since 1970, or ISO dates or date-times such as 2017-09-01T12:30:00",
-            found=f"{values[row - 1]!r}; {bad.sum():,} rows in all",
-        )
-    return seconds
-
-
-def moment(value: Moment, where: str) -> int:
-    """A time from a configuration file in seconds since 1970.
-
-    Raises:
-        InputError: it is not a time.
-    """
-    return int(as_seconds(pl.Series("time", [value]), where)[0])
+    if values.dtype == pl.String:
+        if values.str.contains(r"^\s*[+-]?0\d").any():
+            return False
+        return values.null_count() < len(values) and read_numbers(values).null_count() == values.null_count()
+    return values.dtype.is_numeric()

@@ -9,10 +9,8 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import column
+from relrank.tables.scan import ROW
 from relrank.tables.tables import NodeTable, Notice
-
-ROW = "#row"
-"""Column that carries the number of each row in its file."""
 
 
 def join(

@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError, one_of
-from relrank.tables.files import parse, read_table, read_text, refuse_missing
+from relrank.tables.files import parse, read_table, read_text
+from relrank.tables.missing import refuse_missing
 from relrank.tables.published import read_atomic, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
 from relrank.tables.tmdb import with_tmdb

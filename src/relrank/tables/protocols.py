@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,12 +17,13 @@ from relrank.csr import Int32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
-from relrank.tables.files import Moment, moment
 from relrank.tables.filters import core
 from relrank.tables.frames import check_rows
 from relrank.tables.ids import IdMap
+from relrank.tables.missing import refuse_missing, row_of
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
 from relrank.tables.tables import Notice, Tables
+from relrank.tables.times import Clock, Moment
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "goodbooks-loo": {
@@ -71,7 +73,7 @@ class ProtocolConfig(Section):
         split: "random-leave-one-out" and "last-leave-one-out" (test, validation, training per user), "given"
             (published parts), "temporal" (one cut for everybody), or "cold-items" (all rows of some items are test,
             those of as many others validation; the items without training rows are the only candidates).
-        cut: temporal: the last moment before the test part, ISO or whole seconds.
+        cut: temporal: the last moment before the test part, ISO or a number as the tables have them.
         valid_cut: temporal: the last moment before the validation part.
         item_share: cold-items: the share of the catalogue that is test, and again that is validation; 0.1 by default.
         valid_share: given, where no validation part is published: the share of each user's training rows held out.
@@ -133,14 +135,17 @@ class ProtocolConfig(Section):
         """
         return self.split in ("random-leave-one-out", "cold-items")
 
-    def seconds(self, name: Literal["cut", "valid_cut"]) -> int | None:
+    def moment(self, name: Literal["cut", "valid_cut"], tables: Tables) -> int | None:
         """A cut in the unit of the interactions' time, None where there is none.
 
         Raises:
-            InputError: it is not a time.
+            InputError: it is not a time, or times of the tables have no unit and it is a date.
         """
         value: Moment | None = getattr(self, name)
-        return None if value is None else moment(value, f"[protocol] {name}")
+        if value is None:
+            return None
+        latest = tables.interactions["time"].max() if "time" in tables.interactions.columns else None
+        return Clock(tables.ticks).moment(value, f"[protocol] {name}", latest)  # type: ignore[arg-type]
 
 
 def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
@@ -168,13 +173,16 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if not tables.checked and protocol.split != "given":
         check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
-    frame = _filtered(_parts_joined(tables) if protocol.split == "given" else tables.interactions, protocol, notices)
+    frame = _parts_joined(tables) if protocol.split == "given" else tables.interactions
+    check_rows(frame, f"interactions of {tables.name}", tables.na_values)
+    frame = _filtered(frame, protocol, notices)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
     rows = Interactions(
         users.find(frame["user"]),
         items.find(frame["item"]),
         frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
         frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
+        tables.ticks,
     )
     order = rows.by_user()
     rows = rows.take(order)
@@ -205,9 +213,44 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         only_new=only_new,
-        until=protocol.seconds("cut" if protocol.valid_cut is None else "valid_cut"),
+        until=protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables),
         random=protocol.draws_test,
     )
+
+
+def check_rows(frame: pl.DataFrame, where: str, words: tuple[str, ...]) -> None:
+    """Refuse interactions that would become row −1, or a time that nobody had: whoever made the frame.
+
+    Raises:
+        InputError: a key, rating or time is missing, or a column is not of its type.
+    """
+    types: dict[str, tuple[str, Any]] = {
+        "user": ("Int64 or text", lambda t: t in (pl.Int64, pl.String)),
+        "item": ("Int64 or text", lambda t: t in (pl.Int64, pl.String)),
+        "rating": ("numbers", lambda t: t.is_numeric()),
+        "time": ("whole numbers", lambda t: t.is_integer()),
+    }
+    for name, (expected, fits) in types.items():
+        if name not in frame.columns:
+            if name in ("user", "item"):
+                raise InputError(
+                    "column not found", where=where, expected=f"a column {name!r}", found=str(frame.columns)
+                )
+            continue
+        values = refuse_missing(frame[name], where, words if name in ("user", "item") else ())
+        if not fits(values.dtype):
+            raise InputError(
+                "column is of another type",
+                where=f"{where}, column {name!r}",
+                expected=expected,
+                found=str(values.dtype),
+            )
+        if values.dtype.is_float() and not values.is_finite().all():
+            row = row_of(~values.is_finite())
+            raise InputError(
+                "not a finite number", where=f"{where}, column {name!r}, row {row}", expected="finite numbers",
+                found=f"{values[row - 1]}",
+            )  # fmt: skip
 
 
 def fingerprint(
@@ -353,7 +396,7 @@ def _cut(
             message = "users whose last two times are equal: which row is the last is file order"
             notices.append(Notice("split", message, tied))
         return cuts.last_leave_one_out(rows)
-    cut, valid_cut = protocol.seconds("cut"), protocol.seconds("valid_cut")
+    cut, valid_cut = protocol.moment("cut", tables), protocol.moment("valid_cut", tables)
     assert cut is not None
     if valid_cut is not None and valid_cut >= cut:
         raise InputError(
@@ -395,7 +438,7 @@ def _known_items(
         message = "validation and test rows of items without training rows dropped"
         notices.append(Notice("split", message, int(lost.sum())))
     item = _renumbered(known)[rows.item]  # rows of unknown items are dropped below
-    rows = Interactions(rows.user, item, rows.rating, rows.time)
+    rows = replace(rows, item=item)
     return (
         IdMap(items.name, items.keys.filter(pl.Series(known))),
         rows,
@@ -411,7 +454,7 @@ def _compact(users: IdMap, rows: Interactions, parts: Parts) -> tuple[IdMap, Int
         rows, parts = rows.take(kept), parts[kept]
     if not known.all():
         users = IdMap(users.name, users.keys.filter(pl.Series(known)))
-        rows = Interactions(_renumbered(known)[rows.user], rows.item, rows.rating, rows.time)
+        rows = replace(rows, user=_renumbered(known)[rows.user])
     return users, rows, parts
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import as_keys, as_numbers, column, parse, read_text, refuse_missing
+from relrank.tables.files import as_keys, as_numbers, column, parse, read_text
+from relrank.tables.missing import refuse_missing
 from relrank.tables.tables import Notice
 
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import datasets
 from relrank.tables.config import Section, resolve
-from relrank.tables.files import (
-    Moment,
-    as_keys,
-    column,
-    first_row,
-    moment,
-    read_table,
-    refuse_missing,
-)
-from relrank.tables.joins import ROW, join, once
-from relrank.tables.scan import Kind, column_names, read_columns
+from relrank.tables.files import as_keys, column, read_table
+from relrank.tables.joins import join, once
+from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, without_missing, written
+from relrank.tables.scan import ROW, Kind, Rules, column_names, count_dropped, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Notice, Tables, TextTable
+from relrank.tables.times import Clock, Moment, Unit
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -38,20 +33,41 @@ class FileConfig(Section):
     Attributes:
         file: a .csv, .tsv or .parquet file in the data folder.
         separator: field separator, where it is not the ending's own.
+        missing: what to do with a row without a key, number or time: "error", or "drop" and count.
     """
 
     file: str
     separator: str | None = Field(None, min_length=1, max_length=1)
+    missing: Literal["error", "drop"] = "error"
+
+    @field_validator("separator")
+    @classmethod
+    def _one_byte(cls, separator: str | None) -> str | None:
+        if separator is not None and (not separator.isascii() or separator in '"\r\n\0'):
+            raise ValueError("separator must be one ASCII character, no quotation mark and no end of line")
+        return separator
 
 
-class InteractionsConfig(FileConfig):
+class TimedConfig(FileConfig):
+    """What every table says of its times.
+
+    Attributes:
+        time_unit: what a number that is a time counts since 1970: "days", "s", "ms", "us", "ns"; or "order", where it
+            is no date. Without it the range of the numbers says so, and numbers that no unit makes plausible are
+            refused.
+    """
+
+    time_unit: Unit | None = None
+
+
+class InteractionsConfig(TimedConfig):
     """``[data.interactions]``: who chose what.
 
     Attributes:
         user: column with the user's key.
         item: column with the item's key.
         rating: column with a number.
-        time: column with whole seconds since 1970, or an ISO date or date-time.
+        time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``).
         duplicates: what to do with a (user, item) that is there twice: "error"; keep the "first" or "last" (by time,
             else by place in the file), or the "max" rating. Dropped rows are counted.
         unknown: what to do with keys that a node table of that type does not have: "error", or "drop" and count.
@@ -80,7 +96,7 @@ class NodesConfig(FileConfig):
     computed: Moment | None = None
 
 
-class LinkConfig(FileConfig):
+class LinkConfig(TimedConfig):
     """``[data.links.<name>]``: rows that link nodes of two types.
 
     Attributes:
@@ -111,7 +127,7 @@ class LinkConfig(FileConfig):
     unknown: Unknown = "error"
 
 
-class TextsConfig(FileConfig):
+class TextsConfig(TimedConfig):
     """``[data.texts]``: one text a row, any number per node and kind.
 
     Attributes:
@@ -153,6 +169,7 @@ class DataConfig(Section):
         nodes: own node tables by type.
         links: own link tables by name.
         texts: own texts.
+        na_values: words that are missing values in own tables; those that pandas reads so by default.
     """
 
     path: str = "."
@@ -168,14 +185,18 @@ class DataConfig(Section):
     nodes: dict[str, NodesConfig] = Field(default_factory=dict)
     links: dict[str, LinkConfig] = Field(default_factory=dict)
     texts: TextsConfig | None = None
+    na_values: tuple[str, ...] = NA_VALUES
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = {name for name in type(self).model_fields if getattr(self, name) not in (None, {}, ".")} - {"path"}
+        unsaid: tuple[object, ...] = (None, {}, ".", NA_VALUES)
+        given = {name for name in type(self).model_fields if getattr(self, name) not in unsaid} - {"path"}
         if self.dataset is None:
             if self.interactions is None or self.user is None or self.item is None:
                 raise ValueError('either dataset = "…", or own tables: user, item and [data.interactions]')
-            allowed = {"user", "item", "interactions", "nodes", "links", "texts"}
+            allowed = {"user", "item", "interactions", "nodes", "links", "texts", "na_values"}
+            if self.user == self.item:
+                raise ValueError("user and item must be two node types: name them apart, also where both are people")
         else:
             allowed = {"dataset", *OPTIONS.get(self.dataset, ())}
             if self.dataset == "sasrec" and self.file is None:
@@ -210,8 +231,9 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
 def read_tables(config: DataConfig, base: Path) -> Tables:
     """Read what a ``[data]`` section describes.
 
-    Keys become Int64 where every key of the column is a whole number, else String. Node columns keep their types;
-    NaN is read as missing.
+    Keys become Int64 where every key of the column is a whole number, else String. Node columns keep their text, and
+    those of Parquet files their types; missing values are null (``tables.missing``). Times are seconds since 1970, or
+    nanoseconds where any time has a fraction of a second (``Tables.ticks``).
 
     Args:
         config: the section.
@@ -227,9 +249,10 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         return LOADERS[dataset](folder, config)
     assert config.interactions is not None and config.user is not None and config.item is not None  # noqa: PT018
     notices: list[Notice] = []
-    nodes = {kind: _nodes(kind, c, folder, _matched(kind, config), notices) for kind, c in config.nodes.items()}
+    rules = Rules(config.na_values, notices=notices)
+    nodes = {kind: _nodes(kind, c, folder, _matched(kind, config), rules) for kind, c in config.nodes.items()}
     ends = {"user": config.user, "item": config.item}
-    interactions = _interactions(config.interactions, ends, folder, nodes, notices)
+    interactions = _interactions(config.interactions, ends, folder, nodes, rules)
     described = None if config.texts is None else config.texts.node or config.item
     for side, kind in ends.items():
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
@@ -237,15 +260,48 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
     of_users = _columns_of_users(config)
     links = {
-        name: _link(name, c, folder, nodes, notices, ends, of_users.get(c.file, set()) | of_users[""])
+        name: _link(name, c, folder, nodes, rules, ends, of_users.get(c.file, set()) | of_users[""])
         for name, c in config.links.items()
     }
     texts = None
     if config.texts is not None:
-        texts = _texts(config.texts, config.item, folder, nodes, notices, of_users[""])
-    return Tables(
-        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, notices=tuple(notices),
+        texts = _texts(config.texts, config.item, folder, nodes, rules, of_users[""])
+    tables = Tables(
+        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, na_values=config.na_values,
         checked=True,
+    )  # fmt: skip
+    return replace(_on_one_clock(tables, config, folder), notices=tuple(notices))
+
+
+def _on_one_clock(tables: Tables, config: DataConfig, folder: Path) -> Tables:
+    """The tables with all times in one unit, and with the moments at which others were computed."""
+    assert config.interactions is not None
+    timed = [(config.interactions.file, tables.interactions, "time")] if config.interactions.time else []
+    timed += [(config.links[n].file, t.frame, t.time) for n, t in tables.links.items() if t.time is not None]
+    if config.texts is not None and config.texts.time is not None and tables.texts is not None:
+        timed.append((config.texts.file, tables.texts.frame, "time"))
+    clock = Clock.of([(str(folder / file), frame[column]) for file, frame, column in timed])
+
+    def settled(frame: pl.DataFrame, time: str | None) -> pl.DataFrame:
+        return frame if time is None else frame.with_columns(clock.read(frame[time]).alias(time))
+
+    def computed(described: NodesConfig | LinkConfig | TextsConfig) -> int | None:
+        where = f"{folder / described.file}, computed"
+        return None if described.computed is None else clock.moment(described.computed, where)
+
+    texts = tables.texts
+    if texts is not None and config.texts is not None:
+        frame = settled(texts.frame, None if config.texts.time is None else "time")
+        texts = replace(texts, frame=frame, computed=computed(config.texts))
+    return replace(
+        tables,
+        interactions=settled(tables.interactions, config.interactions.time and "time"),
+        nodes={n: replace(t, computed=computed(config.nodes[n])) if n in config.nodes else t
+               for n, t in tables.nodes.items()},
+        links={n: replace(t, frame=settled(t.frame, t.time), computed=computed(config.links[n]))
+               for n, t in tables.links.items()},
+        texts=texts,
+        ticks=clock.ticks,
     )  # fmt: skip
 
 
@@ -260,33 +316,44 @@ def _matched(kind: str, config: DataConfig) -> list[str]:
     return [name for name in sources + targets if name is not None]
 
 
-def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], notices: list[Notice]) -> NodeTable:
-    where = str(folder / config.file)
-    frame = read_table(folder / config.file, config.separator, [config.key, *matched])
+def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rules: Rules) -> NodeTable:
+    where, words = str(folder / config.file), rules.na_values
+    frame = read_table(folder / config.file, config.separator)
     for name in {config.key, *matched}:
-        frame = frame.with_columns(as_keys(column(frame, name, where)))
+        column(frame, name, where)
     if config.title is not None:
         column(frame, config.title, where)
-    key = refuse_missing(frame[config.key], where)
+    for name in frame.columns:
+        said = written(frame[name], words)
+        if name != config.key and len(said):
+            shown = " or ".join(said.unique().sort().head(5))
+            rules.notices.append(Notice(f"{config.file}, column {name}", f"{shown} read as missing", len(said)))
+    if config.missing == "drop":
+        poor = is_missing(frame[config.key], words)
+        count_dropped(int(poor.sum()), frame.height, where, rules)
+        frame = frame.with_row_index(ROW, 1).filter(~poor)
+    else:
+        frame = frame.with_row_index(ROW, 1)
+        refuse_missing(frame[config.key], where, words)
+    rows = frame[ROW]
+    frame = frame.drop(ROW)
+    frame = frame.with_columns(without_missing(values, words) for values in frame)
+    frame = frame.with_columns(as_keys(frame[name], where) for name in {config.key, *matched})
+    key = frame[config.key]
     twice = ~key.is_first_distinct()
     if twice.any():
-        row = first_row(twice)
+        again = key.filter(twice)[0]
         raise InputError(
             "key occurs twice",
-            where=f"{where}, column {config.key!r}, row {row}",
+            where=f"{where}, column {config.key!r}, row {rows.filter(twice)[0]}",
             expected="one row per key",
-            found=f"{key[row - 1]!r}, which row {first_row(key == key[row - 1])} has already; {twice.sum():,} in all",
+            found=f"{again!r}, which row {rows.filter(key == again)[0]} has already; {twice.sum():,} in all",
         )
-    numbers = frame.select(pl.selectors.float())
-    nan = sum(int(values.is_nan().sum() or 0) for values in numbers)
-    if nan:
-        frame = frame.with_columns(pl.selectors.float().fill_nan(None))
-        notices.append(Notice(config.file, "NaN read as missing", nan))
-    return NodeTable(kind, frame, config.key, config.title, _moment(config.computed, where))
+    return NodeTable(kind, frame, config.key, config.title)
 
 
 def _interactions(
-    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], notices: list[Notice]
+    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: Rules
 ) -> pl.DataFrame:
     where = str(folder / config.file)
     wanted: dict[str, tuple[str, Kind]] = {"user": (config.user, "key"), "item": (config.item, "key")}
@@ -294,12 +361,12 @@ def _interactions(
         wanted["rating"] = config.rating, "number"
     if config.time is not None:
         wanted["time"] = config.time, "time"
-    frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
+    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     for side, kind in ends.items():
         if kind in nodes:
             name = config.user if side == "user" else config.item
-            frame = join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, notices)
-    return once(frame, config.duplicates, where, notices).drop(ROW)
+            frame = join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, rules.notices)
+    return once(frame, config.duplicates, where, rules.notices).drop(ROW)
 
 
 def _link(
@@ -307,7 +374,7 @@ def _link(
     config: LinkConfig,
     folder: Path,
     nodes: dict[str, NodeTable],
-    notices: list[Notice],
+    rules: Rules,
     ends: dict[str, str],
     of_users: set[str],
 ) -> LinkTable:
@@ -336,7 +403,7 @@ def _link(
         wanted[config.by] = config.by, "key"
     elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
         wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, used)
-    frame = read_columns(folder / config.file, config.separator, wanted).with_row_index(ROW, 1)
+    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
     sides = ((config.source, names[0], source_match), (config.target, names[1], target_match))
@@ -350,7 +417,7 @@ def _link(
                 expected=f"[data.nodes.{kind}], or no target_match",
                 found=repr(match),
             )
-        frame = join(frame, name_here, name_here, nodes[kind], match, config.unknown, where, notices)
+        frame = join(frame, name_here, name_here, nodes[kind], match, config.unknown, where, rules.notices)
     return LinkTable(
         name,
         frame.drop(ROW),
@@ -361,9 +428,8 @@ def _link(
         names[1],
         target_match,
         config.weight,
-        _moment(config.computed, where),
-        config.time,
-        config.by,
+        time=config.time,
+        by=config.by,
     )
 
 
@@ -392,7 +458,7 @@ def _texts(
     item: str,
     folder: Path,
     nodes: dict[str, NodeTable],
-    notices: list[Notice],
+    rules: Rules,
     of_users: set[str],
 ) -> TextTable:
     where = str(folder / config.file)
@@ -408,25 +474,19 @@ def _texts(
         raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
     wanted: dict[str, tuple[str, Kind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
     if config.kind is not None:
-        wanted["kind"] = config.kind, "text"
+        wanted["kind"] = config.kind, "key"
     if config.time is not None:
         wanted["time"] = config.time, "time"
     if config.by is not None:
         wanted["by"] = config.by, "key"
     elif node == item:
         wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, names)
-    frame = read_columns(folder / config.file, config.separator, wanted)
+    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
         raise InputError("column is not text", where=where, expected="a text column", found=found)
-    kind = pl.lit("text")
-    if config.kind is not None:
-        kind = pl.lit(refuse_missing(frame["kind"].alias(config.kind), where).cast(pl.String))
-    more = [c for c in frame.columns if c in ("time", "by") or c.startswith(MAYBE_BY)]
-    frame = frame.select("key", kind.alias("kind"), "text", *more).with_row_index(ROW, 1)
-    frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, notices)
-    return TextTable(node, frame.drop(ROW), _moment(config.computed, where))
-
-
-def _moment(value: Moment | None, where: str) -> int | None:
-    return None if value is None else moment(value, f"{where}, computed")
+    kind = pl.lit("text") if config.kind is None else pl.col("kind").cast(pl.String)
+    more = [c for c in frame.columns if c in ("time", "by", ROW) or c.startswith(MAYBE_BY)]
+    frame = frame.select("key", kind.alias("kind"), "text", *more)
+    frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, rules.notices)
+    return TextTable(node, frame.drop(ROW))

@@ -8,76 +8,158 @@ with too many fields has shifted the wanted ones; what is not wanted is dropped 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import (
+    UNREADABLE,
     WHOLE,
     as_keys,
     as_numbers,
-    as_seconds,
     check_column,
     check_text,
-    refuse_missing,
+    check_width,
     separator_of,
     unreadable,
 )
+from relrank.tables.missing import NA_VALUES, absent, refuse_missing, without_missing
+from relrank.tables.tables import Notice
+from relrank.tables.times import Unit, as_times
 
 Kind = Literal["key", "number", "time", "text"]
 """Keys, finite numbers and times have a value in every row; a text may be missing."""
 
+Wanted = Mapping[str, tuple[str, Kind]]
+"""Name in the result → name in the file, and what the column holds."""
 
-def read_columns(path: Path, separator: str | None, wanted: Mapping[str, tuple[str, Kind]]) -> pl.DataFrame:
+ROW = "#row"
+"""Column that carries the number of each row in its file."""
+
+
+class FileRules(Protocol):
+    """What the configuration of one table says of its values."""
+
+    @property
+    def missing(self) -> Literal["error", "drop"]:
+        """As in ``Rules``."""
+
+    @property
+    def time_unit(self) -> Unit | None:
+        """As in ``Rules``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How values are read.
+
+    Attributes:
+        na_values: words that are missing values.
+        missing: what becomes of a row without a key, number or time: "error", or "drop" and count.
+        time_unit: of numbers that are times; by their range where it is not stated.
+        notices: what was dropped, and what was made of times, is added here.
+    """
+
+    na_values: tuple[str, ...] = NA_VALUES
+    missing: Literal["error", "drop"] = "error"
+    time_unit: Unit | None = None
+    notices: list[Notice] = field(default_factory=list)
+
+    def of(self, table: FileRules) -> Rules:
+        """The rules for one table."""
+        return replace(self, missing=table.missing, time_unit=table.time_unit)
+
+
+def read_columns(
+    path: Path, separator: str | None, wanted: Wanted, rules: Rules | None = None, numbered: bool = False
+) -> pl.DataFrame:
     """Some columns of a ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
     Args:
         path: the file; its ending says what it is.
         separator: field separator, where it is not the ending's own.
-        wanted: name in the result → name in the file, and what it holds: ``files.as_keys``, ``as_numbers`` and
-            ``as_seconds`` say what becomes of each kind. Text of a Parquet file keeps its type.
+        wanted: the columns: ``files.as_keys``, ``files.as_numbers`` and ``times.as_times`` say what becomes of each
+            kind. Text of a Parquet file keeps its type.
+        rules: how values are read.
+        numbered: add the number of each row in the file as a last column ``ROW``.
 
     Raises:
         InputError: missing, empty, not UTF-8, not a table, without one of the columns, or with a value that is not of
             its kind; the message names file, column, row and value.
     """
-    where = str(path)
-    parquet = path.suffix.lower() == ".parquet"
-    mark = None if parquet else separator_of(path, separator)
+    where, rules = str(path), rules or Rules()
+    mark = _mark(path, separator)
     check_text(path, decoded=False)
     try:
-        rows = pl.scan_parquet(path, glob=False) if mark is None else _rows(path, mark)
-        names = rows.collect_schema().names()
+        schema = _schema(path, mark)
         for name, _ in wanted.values():
-            check_column(names, name, where)
-        facts = rows.select(pl.len(), *(f for out, w in wanted.items() if mark for f in _facts(out, *w)))
-        found = _collected(facts).row(0, named=True)
+            check_column(schema, name, where)
+        rows = _rows(path, mark, wanted)
+        needed = [absent(pl.col(n), schema[n], rules.na_values) for n, kind in wanted.values() if kind != "text"]
+        poor = pl.any_horizontal(pl.lit(False), *needed)
+        facts = [f for out, w in wanted.items() if mark for f in _facts(out, *w, poor)]
+        found = _collected(rows.select(pl.len(), poor.sum().alias("#poor"), *facts)).row(0, named=True)
         if not found["len"]:
             raise InputError("table has no rows", where=where, expected="rows", found="none")
-        if mark is None:
-            frame = _collected(rows.select(pl.col(name).alias(out) for out, (name, _) in wanted.items()))
-            settled = {out: _settled(frame[out].alias(n), kind, where) for out, (n, kind) in wanted.items()}
-            return pl.DataFrame(settled)
-        for out, (name, kind) in wanted.items():
-            if found[f"{out} bad"]:  # the column alone, to say where
-                _settled(_collected(rows.select(name))[name], kind, where)
-        frame = _collected(rows.select(_typed(out, *w, found[f"{out} whole"]) for out, w in wanted.items()))
-    except pl.exceptions.PolarsError as error:
+        wrong = rules.missing == "error" and bool(found["#poor"])
+        wrong = wrong or any(found.get(f"{out} bad") for out in wanted)
+        if rules.missing == "drop":
+            rows = rows.filter(~poor)
+            count_dropped(found["#poor"], found["len"], where, rules)
+        typed = (
+            pl.col(name).alias(out) if wrong or mark is None else _typed(out, name, kind, bool(found[f"{out} whole"]))
+            for out, (name, kind) in wanted.items()
+        )
+        frame = _collected(rows.select(*typed, ROW))
+    except UNREADABLE as error:
         if mark is not None:
             check_text(path)
         raise unreadable(path, mark, error) from None
-    times = [out for out, (_, kind) in wanted.items() if kind == "time" and frame[out].dtype == pl.String]
-    return frame.with_columns(as_seconds(frame[out].alias(wanted[out][0]), where).alias(out) for out in times)
+    done = {out: _settled(frame[out].alias(n), kind, where, rules, frame[ROW]) for out, (n, kind) in wanted.items()}
+    return pl.DataFrame(
+        {out: values.alias(out) for out, values in done.items()} | {ROW: frame[ROW]} if numbered else done
+    )
 
 
 def column_names(path: Path, separator: str | None) -> list[str]:
-    """Names of all columns of a file that ``read_columns`` can read."""
-    parquet = path.suffix.lower() == ".parquet"
-    mark = None if parquet else separator_of(path, separator)
-    rows = pl.scan_parquet(path, glob=False) if mark is None else _rows(path, mark)
-    return rows.collect_schema().names()
+    """Names of all columns of a file that ``read_columns`` can read.
+
+    Raises:
+        InputError: it is not a table.
+    """
+    mark = _mark(path, separator)
+    check_text(path, decoded=False)
+    try:
+        return list(_schema(path, mark))
+    except UNREADABLE as error:
+        raise unreadable(path, mark, error) from None
+
+
+def _mark(path: Path, separator: str | None) -> str | None:
+    """The separator of a text file; None for Parquet."""
+    return None if path.suffix.lower() == ".parquet" else separator_of(path, separator)
+
+
+def _schema(path: Path, mark: str | None) -> dict[str, pl.DataType]:
+    rows = pl.scan_parquet(path, glob=False) if mark is None else _texts(path, mark)
+    schema = {name: dtype for name, dtype in rows.collect_schema().items() if name != ROW}
+    check_width(schema, str(path))
+    return schema
+
+
+def _texts(path: Path, separator: str) -> pl.LazyFrame:
+    return pl.scan_csv(
+        path,
+        separator=separator,
+        quote_char='"',
+        infer_schema=False,
+        glob=False,
+        row_index_name=ROW,
+        row_index_offset=1,
+    )
 
 
 def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
@@ -86,23 +168,47 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     return frame
 
 
-def _rows(path: Path, separator: str) -> pl.LazyFrame:
-    """All columns as text, every row looked at whole."""
-    rows = pl.scan_csv(path, separator=separator, quote_char='"', infer_schema=False, glob=False)
-    # true of every row; without it fields that nobody asks for are not even counted
-    return rows.filter(pl.sum_horizontal(pl.all().str.len_bytes()) >= 0)
+def _rows(path: Path, mark: str | None, wanted: Wanted) -> pl.LazyFrame:
+    """The wanted columns, as text where the file is text, and the number of each row."""
+    names = list(dict.fromkeys(name for name, _ in wanted.values()))
+    if mark is None:
+        return pl.scan_parquet(path, glob=False, row_index_name=ROW, row_index_offset=1).select(ROW, *names)
+    # every row is looked at whole: fields that nobody asks for would not even be counted
+    return _texts(path, mark).map_batches(
+        lambda frame: frame.select(ROW, *names),
+        projection_pushdown=False,
+        predicate_pushdown=False,
+        slice_pushdown=False,
+        streamable=True,
+        schema={ROW: pl.get_index_type(), **dict.fromkeys(names, pl.String)},
+    )
+
+
+def count_dropped(poor: int, of: int, where: str, rules: Rules) -> None:
+    """Count rows that are dropped because something is missing.
+
+    Raises:
+        InputError: all are.
+    """
+    if poor == of:
+        raise InputError(
+            "a value is missing in every row", where=where, expected="some rows with all values", found=f"{of:,} rows"
+        )
+    if poor:
+        rules.notices.append(Notice(Path(where).name, "rows with a missing key, number or time dropped", poor))
 
 
 def _number(name: str) -> pl.Expr:
     return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _facts(out: str, name: str, kind: Kind) -> list[pl.Expr]:
-    """Whether a column has values that are not of its kind, and whether all are whole numbers."""
-    bad = pl.lit(False) if kind == "text" else pl.col(name).null_count() > 0
+def _facts(out: str, name: str, kind: Kind, poor: pl.Expr) -> list[pl.Expr]:
+    """Whether a column has values that are not of its kind, and whether all are whole numbers; poor rows aside."""
+    bad, whole = pl.lit(False), pl.lit(False)
     if kind == "number":
-        bad = ~_number(name).is_finite().fill_null(False).all()
-    whole = pl.col(name).str.contains(WHOLE).all() if kind in ("key", "time") else pl.lit(False)
+        bad = ~(poor | _number(name).is_finite().fill_null(False)).all()
+    if kind in ("key", "time"):
+        whole = (poor | pl.col(name).str.contains(WHOLE).fill_null(False)).all()
     return [bad.alias(f"{out} bad"), whole.alias(f"{out} whole")]
 
 
@@ -112,10 +218,12 @@ def _typed(out: str, name: str, kind: Kind, whole: bool) -> pl.Expr:
     return (pl.col(name).str.replace(r"\.0+$", "").cast(pl.Int64) if whole else pl.col(name)).alias(out)
 
 
-def _settled(values: pl.Series, kind: Kind, where: str) -> pl.Series:
+def _settled(values: pl.Series, kind: Kind, where: str, rules: Rules, rows: pl.Series) -> pl.Series:
     """A whole column as its kind, or the error that names its first bad row."""
     if kind == "text":
-        return values
+        return without_missing(values, rules.na_values)
     if kind == "number":
-        return as_numbers(values, where)
-    return as_keys(refuse_missing(values, where)) if kind == "key" else as_seconds(values, where)
+        return as_numbers(values, where, rules.na_values, rows)
+    if kind == "key":
+        return as_keys(refuse_missing(values, where, rules.na_values), where)
+    return as_times(values, where, rules.time_unit, rules.na_values, rules.notices, rows)

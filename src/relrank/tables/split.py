@@ -32,12 +32,14 @@ class Interactions:
         item: int32 [n], item rows.
         rating: float32 [n], or None.
         time: int64 [n], or None.
+        ticks: of ``time`` in a second; 0 where it is an order without a unit.
     """
 
     user: Int32
     item: Int32
     rating: Float32 | None = None
     time: Int64 | None = None
+    ticks: int = 1
 
     def __len__(self) -> int:
         return self.user.size
@@ -49,6 +51,7 @@ class Interactions:
             self.item[rows],
             None if self.rating is None else self.rating[rows],
             None if self.time is None else self.time[rows],
+            self.ticks,
         )
 
     def then(self, more: Interactions) -> Interactions:
@@ -58,6 +61,7 @@ class Interactions:
             np.concatenate([self.item, more.item]),
             None if self.rating is None or more.rating is None else np.concatenate([self.rating, more.rating]),
             None if self.time is None or more.time is None else np.concatenate([self.time, more.time]),
+            self.ticks,
         )
 
     def by_user(self) -> Order:

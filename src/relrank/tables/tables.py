@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from relrank.tables.frames import as_frame, as_keyed, as_rows
+from relrank.tables.missing import NA_VALUES
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -121,7 +122,7 @@ class Tables:
         user: node type that chooses.
         item: node type that is chosen.
         interactions: columns ``user``, ``item`` (outside keys), optional ``rating`` (Float64), optional
-            ``time`` (Int64, seconds since 1970, or any ascending order); file order; each (user, item) once.
+            ``time`` (Int64, ``ticks`` since 1970, or any ascending order); file order; each (user, item) once.
         nodes: node tables by type. Users and items need not have one.
         links: link tables by name.
         texts: texts of nodes of one type, if there are any.
@@ -129,6 +130,8 @@ class Tables:
             arrives split; empty otherwise. ``interactions`` is then all parts together.
         ordered: file order is time order even though there is no ``time`` column.
         notices: what reading dropped or repaired, by stated policy.
+        ticks: of all times in a second: 1; 10⁹ where any time has a fraction of one; 0 where times are an order.
+        na_values: words in node columns and texts that are missing values (``tables.missing``).
         checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does.
 
     Frames may be those of pandas or Arrow tables, too, with keys of any integer type or text.
@@ -147,6 +150,8 @@ class Tables:
     given: dict[str, pl.DataFrame] = field(default_factory=dict)
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
+    ticks: int = 1
+    na_values: tuple[str, ...] = NA_VALUES
     checked: bool = False
 
     def __post_init__(self) -> None:

@@ -1,0 +1,83 @@
+"""What is a missing value: one rule for keys, times, numbers, attributes, features, texts and links of every table.
+
+Missing are null, NaN, text that is empty or blank, and the words that programs write for "nothing here". The words
+are compared as they are written, spaces at their ends aside; ``[data] na_values`` replaces the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import polars as pl
+
+from relrank.errors import InputError
+
+NA_VALUES = (
+    "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "None", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A",
+    "#N/A N/A", "\\N", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
+"""The words that pandas reads as missing, NaT, and \\N of database dumps."""
+
+
+def absent(values: pl.Expr, dtype: pl.DataType, words: Collection[str] = NA_VALUES) -> pl.Expr:
+    """Which values of a column are missing, without a null.
+
+    Args:
+        values: the column.
+        dtype: of its values.
+        words: that are missing values.
+    """
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        values, dtype = values.cast(pl.String), pl.String()
+    if dtype == pl.String:
+        return values.is_null() | values.str.strip_chars().is_in(["", *words]).fill_null(True)
+    return values.is_null() | values.is_nan().fill_null(True) if dtype.is_float() else values.is_null()
+
+
+def is_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
+    """Which values of any column are missing, without a null."""
+    return values.to_frame("v").select(absent(pl.col("v"), values.dtype, words))["v"]
+
+
+def without_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
+    """The same values, null where they are missing."""
+    missing = is_missing(values, words)
+    if missing.sum() == values.null_count():
+        return values
+    return values.to_frame("v").select(pl.when(~missing).then(pl.col("v")))["v"].alias(values.name)
+
+
+def written(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
+    """What stands where a value is missing though something does: words and NaN, no blanks."""
+    if not (values.dtype == pl.String or values.dtype.is_float()):
+        return pl.Series(values.name, [], pl.String)
+    there = values.filter(is_missing(values, words) & values.is_not_null()).cast(pl.String).str.strip_chars()
+    return there.filter(there != "")
+
+
+def row_of(bad: pl.Series, rows: pl.Series | None = None) -> int:
+    """Number of the first row that is true: in the file, where ``rows`` says them, else counted from 1."""
+    at = int(bad.arg_max() or 0)
+    return at + 1 if rows is None else int(rows[at])
+
+
+def refuse_missing(values: pl.Series, where: str, words: Collection[str] = NA_VALUES) -> pl.Series:
+    """The same values.
+
+    Raises:
+        InputError: one is missing; the message names its row.
+    """
+    missing = is_missing(values, words)
+    if missing.any():
+        row = int(missing.arg_max() or 0)
+        said = values[row]
+        nothing = said is None or (isinstance(said, str) and not said.strip())
+        word = isinstance(said, str) and not nothing
+        mend = "; or, where the word is a value, [data] na_values without it" if word else ""
+        raise InputError(
+            "value is missing",
+            where=f"{where}, column {values.name!r}, row {row + 1}",
+            expected=f'a value in every row, or missing = "drop"{mend}',
+            found=f"{'nothing' if nothing else repr(said)}; {missing.sum():,} rows in all",
+        )
+    return values

@@ -1,0 +1,360 @@
+"""Times of tables: ISO text, dates, and numbers whose unit their range tells.
+
+A column of moments becomes Datetime in nanoseconds, UTC. Numbers that are no dates, such as 1, 2, 3 …, are an order
+alone: they become Int64, and nothing may count days or compare them with a date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from relrank.errors import InputError
+from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, without_missing
+from relrank.tables.tables import Notice
+
+Moment = int | str | date | datetime
+"""A time in a configuration file: a number as in the tables, ISO text, or TOML's own dates."""
+
+Unit = Literal["days", "s", "ms", "us", "ns", "order"]
+MOMENTS = pl.Datetime("ns")
+
+BILLION = 10**9
+NANOSECONDS = {"days": 86_400 * BILLION, "s": BILLION, "ms": 10**6, "us": 1000, "ns": 1}
+"""How long one of each unit lasts."""
+NAMES = {"days": "days", "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+_DECIMAL = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
+_ISO = (
+    r"^(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)?)? ?"
+    r"(Z|z|UTC|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)?$"
+)
+_YEARS = (1990, 2100)
+"""Years of a number whose unit nobody states."""
+_ISO_YEARS = (1900, 2200)
+"""Years of a date: others are how programs write "never"."""
+_ORDER_BELOW = 10_000_000
+_MOST = 2**63 - 1
+
+
+def _epoch(year: int) -> int:
+    return int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
+
+
+def unit_of(value: float) -> Unit | None:
+    """The unit in which a number is a moment of the years 1990 to 2099; "order" for small numbers; else None."""
+    low, high = (_epoch(year) for year in _YEARS)
+    for unit, length in NANOSECONDS.items():
+        if low * BILLION <= value * length < high * BILLION and not (unit == "s" and _digits_of_date(value)):
+            return unit  # type: ignore[return-value]
+    return "order" if 0 <= value < _ORDER_BELOW else None
+
+
+def _digits_of_date(value: float) -> bool:
+    """Whether a number is a date and an hour that are written as digits, 2024080312."""
+    year, rest = divmod(int(value), 1_000_000)
+    return (
+        _YEARS[0] <= year < _YEARS[1]
+        and 1 <= rest // 10_000 <= 12
+        and 1 <= rest // 100 % 100 <= 31
+        and rest % 100 < 24
+    )
+
+
+def looks_like(value: float) -> str:
+    """What a number may be that is no time, for messages."""
+    text = f"{value:.0f}"
+    year, month, day = text[:4], text[4:6], text[6:8]
+    if len(text) in (8, 10, 12, 14) and "1900" <= year < "2200" and "01" <= month <= "12" and "01" <= day <= "31":
+        return f"the date {year}-{month}-{day} written as digits"
+    unit = unit_of(value)
+    if unit == "order":
+        return "a small number" if value else "0, which programs write for no time"
+    if unit is None:
+        return "a number of no unit that gives a date from 1990 to 2099"
+    return f"{NAMES[unit]}, {_shown(int(value * NANOSECONDS[unit]))}"
+
+
+def _shown(nanoseconds: int) -> str:
+    try:
+        return f"{datetime(1970, 1, 1) + timedelta(microseconds=nanoseconds // 1000):%Y-%m-%d}"
+    except OverflowError:
+        return "no year of four digits"
+
+
+def settle_unit(whole: pl.Series, unit: Unit | None, where: str, rows: pl.Series | None = None) -> Unit:
+    """The unit of a column of whole numbers, by its smallest and largest one.
+
+    Args:
+        whole: the numbers, Int64.
+        unit: as stated, if it is; then any numbers do that a date can hold.
+        where: the file.
+        rows: their rows in the file; counted from 1 by default.
+
+    Raises:
+        InputError: no unit, or more than one, makes dates of them; the message names the first strange row.
+    """
+    low, high = _ends(whole)
+    if unit is not None:
+        if unit != "order" and max(abs(low), abs(high)) * NANOSECONDS[unit] > _MOST:
+            raise _implausible(whole, f"numbers of {NAMES[unit]} that are a date before 2262", where, rows)
+        return unit
+    found = unit_of(low)
+    if found is not None and found == unit_of(high):
+        return found
+    if 0 <= low <= high < _ORDER_BELOW:
+        return "order"
+    expected = "numbers of one unit since 1970 that give dates from 1990 to 2099, or small whole numbers as an order"
+    raise _implausible(whole, expected, where, rows)
+
+
+def _ends(whole: pl.Series) -> tuple[int, int]:
+    """The smallest and the largest; 0 of nothing."""
+    values = whole.to_numpy()
+    return (int(values.min()), int(values.max())) if values.size else (0, 0)
+
+
+def _implausible(whole: pl.Series, expected: str, where: str, rows: pl.Series | None) -> InputError:
+    """Names the row that is least like the one in the middle, and what both look like."""
+    middle = whole.sort()[len(whole) // 2]
+    unit = unit_of(middle)
+    low, high = _ends(whole)
+    first = high if unit_of(low) == unit != unit_of(high) else low
+    row = row_of(whole == first, rows)
+    return InputError(
+        "times are not plausible",
+        where=f"{where}, column {whole.name!r}, row {row}",
+        expected=f'{expected}; or ISO dates; or time_unit = "days", "s", "ms", "us", "ns" or "order"',
+        found=f"{first} ({looks_like(first)}), where the middle one is {middle} ({looks_like(middle)})",
+    )
+
+
+def of_whole(numbers: pl.Series, unit: Unit) -> pl.Series:
+    """Whole numbers of a unit as moments, or as they are where they are an order."""
+    numbers = numbers.cast(pl.Int64)
+    return numbers if unit == "order" else (numbers * NANOSECONDS[unit]).cast(MOMENTS)
+
+
+def as_times(
+    values: pl.Series,
+    where: str,
+    unit: Unit | None = None,
+    words: Collection[str] = NA_VALUES,
+    notices: list[Notice] | None = None,
+    rows: pl.Series | None = None,
+) -> pl.Series:
+    """Times as moments, ``Datetime("ns")`` in UTC where no offset is given; or as an order, Int64.
+
+    Args:
+        values: ISO 8601 text, dates, or numbers since 1970.
+        where: the file.
+        unit: of numbers; by their range where it is not stated.
+        words: that are missing values.
+        notices: what was made of numbers, and of times without a zone beside others, is added here.
+        rows: rows of the values in the file; counted from 1 by default.
+
+    Raises:
+        InputError: one is missing, cannot be read, or is not plausible; the message names row and value.
+    """
+    refuse_missing(values, where, words)
+    said: list[Notice] = [] if notices is None else notices
+    if isinstance(values.dtype, pl.Date | pl.Datetime):
+        return _of_dates(values, where, rows)
+    if values.dtype.is_decimal() or isinstance(values.dtype, pl.Categorical | pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype == pl.String:
+        text = values.str.strip_chars()
+        digits = text.str.contains(_DECIMAL)
+        if not digits.all():
+            if 2 * int(digits.sum()) > len(digits):  # what is rare is wrong
+                raise _not_a_time(values, ~digits, where, rows)
+            return _of_iso(values, text, where, said, rows)
+        whole, share = _of_digits(values, text, where, rows)
+    elif values.dtype.is_integer() or values.dtype.is_float():
+        whole, share = _of_numbers(values, where, rows)
+    else:
+        raise InputError(
+            "column holds no times", where=f"{where}, column {values.name!r}",
+            expected="dates, ISO text, or numbers since 1970", found=str(values.dtype),
+        )  # fmt: skip
+    settled = settle_unit(whole, unit, where, rows)
+    broken = share is not None and bool((share != 0).any())
+    if settled == "order" and broken:
+        raise _implausible(whole, "whole numbers where they are an order", where, rows)
+    times = of_whole(whole, settled)
+    if broken:
+        assert share is not None and settled != "order"  # noqa: PT018
+        times = (times.cast(pl.Int64) + (share * NANOSECONDS[settled]).round().cast(pl.Int64)).cast(MOMENTS)
+    said += tell(times, settled, unit, where, values.name) if len(times) else []
+    return times.alias(values.name)
+
+
+def tell(times: pl.Series, settled: Unit, unit: Unit | None, where: str, name: str) -> list[Notice]:
+    """What was made of a column of numbers, unless they are seconds or their unit was stated."""
+    if unit is not None or settled == "s":
+        return []
+    where = f"{Path(where).name}, column {name}"
+    if settled == "order":
+        return [
+            Notice(where, "small numbers, which are no dates: read as an order in time without a unit", len(times))
+        ]
+    first, last = (_shown(end) for end in _ends(times.cast(pl.Int64)))
+    return [Notice(where, f"read as {NAMES[settled]} since 1970: {first} to {last}", len(times))]
+
+
+def _of_digits(
+    values: pl.Series, text: pl.Series, where: str, rows: pl.Series | None
+) -> tuple[pl.Series, pl.Series | None]:
+    """Whole numbers in text, Int64, and what stands behind the point."""
+    if text.str.contains(r"[eE]").any():
+        return _of_numbers(text.cast(pl.Float64).alias(values.name), where, rows)
+    whole = text.str.extract(r"^([+-]?\d+)", 1).str.strip_prefix("+").cast(pl.Int64, strict=False).alias(values.name)
+    if whole.null_count():
+        raise _not_a_time(values, whole.is_null(), where, rows)
+    if not text.str.contains(".", literal=True).any():
+        return whole, None
+    share = ("0." + text.str.extract(r"\.(\d*)$", 1).fill_null("") + "0").cast(pl.Float64)
+    return whole, share * (text.str.starts_with("-").cast(pl.Int64) * -2 + 1)
+
+
+def _of_numbers(values: pl.Series, where: str, rows: pl.Series | None) -> tuple[pl.Series, pl.Series | None]:
+    """Whole numbers below each number, Int64, and the rest of it."""
+    share = None
+    if values.dtype.is_float():
+        bad = ~(values.is_finite() & (values.abs() < 2.0**63))
+        floor = values.cast(pl.Float64).floor()
+        share, values = values.cast(pl.Float64) - floor, floor.alias(values.name)
+    else:
+        bad = values.cast(pl.Int64, strict=False).is_null()
+    if bad.any():
+        raise _not_a_time(values, bad, where, rows)
+    return values.cast(pl.Int64), share
+
+
+def _of_dates(values: pl.Series, where: str, rows: pl.Series | None) -> pl.Series:
+    """Dates and date-times of Parquet files and frames."""
+    if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone is not None:
+        values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    _refuse_years(values, values.dt.year(), where, rows)
+    return values.cast(MOMENTS)
+
+
+def _refuse_years(values: pl.Series, years: pl.Series, where: str, rows: pl.Series | None) -> None:
+    odd = ((years < _ISO_YEARS[0]) | (years >= _ISO_YEARS[1])).fill_null(True)
+    if odd.any():
+        raise InputError(
+            "times are not plausible", where=f"{where}, column {values.name!r}, row {row_of(odd, rows)}",
+            expected=f'dates from {_ISO_YEARS[0]} to {_ISO_YEARS[1] - 1}; "never" is a missing time, which '
+            'missing = "drop" leaves out', found=f"{values.filter(odd)[0]!s}; {odd.sum():,} rows in all",
+        )  # fmt: skip
+
+
+def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], rows: pl.Series | None) -> pl.Series:
+    parts = text.to_frame("t").select(
+        day=pl.col("t").str.extract(_ISO, 1).str.to_date("%Y-%m-%d", strict=False),
+        clock=pl.col("t").str.extract(_ISO, 2),
+        digits=pl.col("t").str.extract(_ISO, 3).fill_null("").str.pad_end(9, "0").cast(pl.Int64, strict=False),
+        zone=pl.col("t").str.extract(_ISO, 4),
+    )
+    clock = parts["clock"].fill_null("00:00").to_frame("c").select(
+        pl.when(pl.col("c").str.len_chars() == 5).then(pl.col("c") + ":00").otherwise(pl.col("c"))
+    )["c"]  # fmt: skip
+    zone = parts["zone"].fill_null("Z").str.replace("(?i)^(Z|UTC)$", "+00").str.replace(":", "")
+    minutes = zone.str.slice(1, 2).cast(pl.Int64) * 60 + zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(
+        0
+    )
+    sign = zone.str.starts_with("-").cast(pl.Int64) * -2 + 1
+    times = clock.str.to_time("%H:%M:%S", strict=False)
+    bad = parts["day"].is_null() | times.is_null()
+    if bad.any():
+        raise _not_a_time(values, bad, where, rows)
+    _refuse_years(values, parts["day"].dt.year(), where, rows)
+    whole = parts["day"].cast(MOMENTS).cast(pl.Int64) + times.cast(pl.Int64) + parts["digits"]
+    bare = parts["zone"].is_null()
+    if (n := int(bare.sum())) and n < len(bare):
+        said.append(
+            Notice(f"{Path(where).name}, column {values.name}", "times without a zone beside others with one: UTC", n)
+        )
+    return (whole - sign * minutes * 60 * BILLION).cast(MOMENTS).alias(values.name)
+
+
+def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series | None) -> InputError:
+    return InputError(
+        "not a time",
+        where=f"{where}, column {values.name!r}, row {row_of(bad, rows)}",
+        expected="numbers since 1970 in one unit, or ISO dates or date-times such as 2017-09-01T12:30:00",
+        found=f"{values.filter(bad)[0]!r}; {bad.sum():,} rows in all",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What the times of a database are once they are whole numbers.
+
+    Attributes:
+        ticks: in a second, 1 or 10⁹; 0 where times are an order without a unit.
+    """
+
+    ticks: int = 1
+
+    @classmethod
+    def of(cls, columns: Collection[tuple[str, pl.Series]]) -> Clock:
+        """The coarsest clock that keeps all times: seconds, or nanoseconds where any time has a fraction of one.
+
+        Args:
+            columns: where each is, and the times as ``as_times`` returns them.
+
+        Raises:
+            InputError: some are moments, and others an order alone.
+        """
+        orders = [where for where, times in columns if times.dtype == pl.Int64]
+        moments = [(where, times) for where, times in columns if times.dtype != pl.Int64]
+        if orders and moments:
+            raise InputError(
+                "times of two kinds", where=orders[0], found=f"numbers without a unit, and dates in {moments[0][0]}",
+                expected="dates in every table that has times, or an order in every one",
+            )  # fmt: skip
+        if orders:
+            return cls(0)
+        fine = any((times.cast(pl.Int64) % BILLION != 0).any() for _, times in moments)
+        return cls(BILLION if fine else 1)
+
+    def read(self, times: pl.Series) -> pl.Series:
+        """Times as ticks since 1970, Int64."""
+        numbers = times.cast(pl.Int64)
+        return numbers // BILLION if self.ticks == 1 else numbers
+
+    def moment(self, value: Moment, where: str, latest: int | None = None) -> int:
+        """A time from a configuration file in ticks since 1970; what is between two ticks is the earlier one.
+
+        Args:
+            value: the time.
+            where: the key.
+            latest: the latest time of the tables.
+
+        Raises:
+            InputError: it is not a time, or it is a date and the tables have an order alone.
+        """
+        number = isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
+        if number and abs(int(value)) * max(self.ticks, 1) > _MOST:  # type: ignore[arg-type]
+            raise InputError(
+                "not a time", where=where, expected="a number of 64 bits, or an ISO date", found=str(value)[:60]
+            )
+        if self.ticks == 0:
+            if number:
+                return int(value)  # type: ignore[arg-type]
+            raise InputError(
+                "a date where times have no unit", where=where, found=repr(str(value)),
+                expected="a number as the tables have them"
+                + (f", which end at {latest}" if latest is not None else "")
+                + "; or time_unit in [data.interactions], where they are dates",
+            )  # fmt: skip
+        seconds = latest is not None and self.ticks == 1 and latest < 10**11  # frames may have other units
+        if number and (not seconds or unit_of(int(value)) in (None, "order", "s", "days")):  # type: ignore[arg-type]
+            return int(value) * self.ticks  # type: ignore[arg-type]
+        times = as_times(without_missing(pl.Series("time", [value])), where)
+        return int(times.cast(pl.Int64)[0]) * self.ticks // BILLION
