@@ -6,7 +6,7 @@ A row number in a message counts data rows from 1: the header is not counted.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -108,7 +108,7 @@ def parse(
     where: Path,
     separator: str,
     *,
-    header: list[str] | None = None,
+    header: Sequence[str] | None = None,
     as_text: Collection[str] | None = None,
     quote: str | None = None,
 ) -> pl.DataFrame:
@@ -149,13 +149,19 @@ def parse(
     return frame
 
 
-def read_table(path: Path, separator: str | None = None, as_text: Collection[str] | None = None) -> pl.DataFrame:
+def read_table(
+    path: Path,
+    separator: str | None = None,
+    as_text: Collection[str] | None = None,
+    header: Sequence[str] | None = None,
+) -> pl.DataFrame:
     """A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
     Args:
         path: the file; its ending says what it is.
         separator: field separator, where it is not the ending's own.
         as_text: see :func:`parse`; Parquet files keep their own types.
+        header: names of the columns of a text file without a header.
 
     Raises:
         InputError: missing, empty, not UTF-8, or not a table.
@@ -170,7 +176,7 @@ def read_table(path: Path, separator: str | None = None, as_text: Collection[str
         if frame.is_empty():
             raise InputError("table has no rows", where=str(path), expected="rows", found="none")
         return frame
-    return parse(read_text(path), path, separator_of(path, separator), as_text=as_text, quote='"')
+    return parse(read_text(path), path, separator_of(path, separator), header=header, as_text=as_text, quote='"')
 
 
 def separator_of(path: Path, separator: str | None) -> str:

@@ -303,7 +303,7 @@ def _parts_joined(tables: Tables) -> pl.DataFrame:
         raise InputError(
             "the data has no published parts",
             where='[protocol] split = "given"',
-            expected="tables that arrive as train and test",
+            expected='a data set that is published so, or test = "…" (and valid) in [data.interactions]',
             found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
         )
     label = {"train": TRAIN, "valid": VALID, "test": TEST}

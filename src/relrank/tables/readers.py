@@ -33,11 +33,13 @@ class FileConfig(Section):
     Attributes:
         file: a .csv, .tsv or .parquet file in the data folder.
         separator: field separator, where it is not the ending's own.
+        columns: names of the columns of a text file without a header, such as an edge list.
         missing: what to do with a row without a key, number or time: "error", or "drop" and count.
     """
 
     file: str
     separator: str | None = Field(None, min_length=1, max_length=1)
+    columns: tuple[str, ...] | None = Field(None, min_length=1)
     missing: Literal["error", "drop"] = "error"
 
     @field_validator("separator")
@@ -46,6 +48,21 @@ class FileConfig(Section):
         if separator is not None and (not separator.isascii() or separator in '"\r\n\0'):
             raise ValueError("separator must be one ASCII character, no quotation mark and no end of line")
         return separator
+
+    @field_validator("columns")
+    @classmethod
+    def _different(cls, columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if columns is not None and len(set(columns)) < len(columns):
+            raise ValueError("columns must differ")
+        return columns
+
+    @model_validator(mode="after")
+    def _of_text(self) -> Self:
+        if Path(self.file).suffix.lower() == ".parquet" and (self.columns is not None or self.separator is not None):
+            raise ValueError(
+                "a Parquet file has names of its own and no separator: columns and separator go with text"
+            )
+        return self
 
 
 class TimedConfig(FileConfig):
@@ -64,21 +81,32 @@ class InteractionsConfig(TimedConfig):
     """``[data.interactions]``: who chose what.
 
     Attributes:
+        valid: a file of the same columns with validation rows; ``file`` then holds training rows.
+        test: likewise with test rows; ``split = "given"`` takes the parts as they are.
         user: column with the user's key.
         item: column with the item's key.
         rating: column with a number.
-        time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``).
+        time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``); "row", unless there is
+            such a column: the rows of the file are in the order of time.
         duplicates: what to do with a (user, item) that is there twice: "error"; keep the "first" or "last" (by time,
             else by place in the file), or the "max" rating. Dropped rows are counted.
         unknown: what to do with keys that a node table of that type does not have: "error", or "drop" and count.
     """
 
+    valid: str | None = None
+    test: str | None = None
     user: str
     item: str
     rating: str | None = None
     time: str | None = None
     duplicates: Literal["error", "first", "last", "max"] = "error"
     unknown: Unknown = "error"
+
+    @model_validator(mode="after")
+    def _parts(self) -> Self:
+        if self.valid is not None and self.test is None:
+            raise ValueError("a file of validation rows goes with one of test rows: test")
+        return self
 
 
 class NodesConfig(FileConfig):
@@ -252,7 +280,8 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
     rules = Rules(config.na_values, notices=notices)
     nodes = {kind: _nodes(kind, c, folder, _matched(kind, config), rules) for kind, c in config.nodes.items()}
     ends = {"user": config.user, "item": config.item}
-    interactions = _interactions(config.interactions, ends, folder, nodes, rules)
+    given = _parts(config.interactions, ends, folder, nodes, rules)
+    interactions = pl.concat(given.values())
     described = None if config.texts is None else config.texts.node or config.item
     for side, kind in ends.items():
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
@@ -267,7 +296,10 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
     if config.texts is not None:
         texts = _texts(config.texts, config.item, folder, nodes, rules, of_users[""])
     tables = Tables(
-        base.resolve().name, config.user, config.item, interactions, nodes, links, texts, na_values=config.na_values,
+        base.resolve().name, config.user, config.item, interactions, nodes, links, texts,
+        given if config.interactions.test is not None else {},
+        ordered=config.interactions.time is not None and "time" not in interactions.columns,
+        na_values=config.na_values,
         checked=True,
     )  # fmt: skip
     return replace(_on_one_clock(tables, config, folder), notices=tuple(notices))
@@ -276,7 +308,8 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
 def _on_one_clock(tables: Tables, config: DataConfig, folder: Path) -> Tables:
     """The tables with all times in one unit, and with the moments at which others were computed."""
     assert config.interactions is not None
-    timed = [(config.interactions.file, tables.interactions, "time")] if config.interactions.time else []
+    time = "time" if "time" in tables.interactions.columns else None
+    timed = [(config.interactions.file, tables.interactions, time)] if time is not None else []
     timed += [(config.links[n].file, t.frame, t.time) for n, t in tables.links.items() if t.time is not None]
     if config.texts is not None and config.texts.time is not None and tables.texts is not None:
         timed.append((config.texts.file, tables.texts.frame, "time"))
@@ -295,7 +328,8 @@ def _on_one_clock(tables: Tables, config: DataConfig, folder: Path) -> Tables:
         texts = replace(texts, frame=frame, computed=computed(config.texts))
     return replace(
         tables,
-        interactions=settled(tables.interactions, config.interactions.time and "time"),
+        interactions=settled(tables.interactions, time),
+        given={part: settled(frame, time) for part, frame in tables.given.items()},
         nodes={n: replace(t, computed=computed(config.nodes[n])) if n in config.nodes else t
                for n, t in tables.nodes.items()},
         links={n: replace(t, frame=settled(t.frame, t.time), computed=computed(config.links[n]))
@@ -318,7 +352,7 @@ def _matched(kind: str, config: DataConfig) -> list[str]:
 
 def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rules: Rules) -> NodeTable:
     where, words = str(folder / config.file), rules.na_values
-    frame = read_table(folder / config.file, config.separator)
+    frame = read_table(folder / config.file, config.separator, header=config.columns)
     for name in {config.key, *matched}:
         column(frame, name, where)
     if config.title is not None:
@@ -352,6 +386,27 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
     return NodeTable(kind, frame, config.key, config.title)
 
 
+def _parts(
+    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: Rules
+) -> dict[str, pl.DataFrame]:
+    """The interactions by part: "train" alone, or with "valid" and "test"; keys of all parts are of one type."""
+    files = {"train": config.file, "valid": config.valid, "test": config.test}
+    parts = {
+        part: _interactions(config.model_copy(update={"file": file}), ends, folder, nodes, rules)
+        for part, file in files.items()
+        if file is not None
+    }
+    for side in ends:
+        if len({frame[side].dtype for frame in parts.values()}) > 1:
+            parts = {part: frame.with_columns(pl.col(side).cast(pl.String)) for part, frame in parts.items()}
+    if config.time is not None and len({frame.schema.get("time") for frame in parts.values()}) > 1:
+        raise InputError(
+            "times of two kinds", where=f"{folder}, column {config.time!r}", expected="dates in every part, or none",
+            found=", ".join(f"{files[p]}: {f.schema.get('time', 'no such column')}" for p, f in parts.items()),
+        )  # fmt: skip
+    return parts
+
+
 def _interactions(
     config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: Rules
 ) -> pl.DataFrame:
@@ -359,7 +414,10 @@ def _interactions(
     wanted: dict[str, tuple[str, Kind]] = {"user": (config.user, "key"), "item": (config.item, "key")}
     if config.rating is not None:
         wanted["rating"] = config.rating, "number"
-    if config.time is not None:
+    by_row = config.time == "row" and "row" not in column_names(
+        folder / config.file, config.separator, config.columns
+    )
+    if config.time is not None and not by_row:
         wanted["time"] = config.time, "time"
     frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     for side, kind in ends.items():
@@ -402,7 +460,7 @@ def _link(
     if config.by is not None:
         wanted[config.by] = config.by, "key"
     elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
-        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, used)
+        wanted |= _unsaid_maker(folder / config.file, config, of_users, used)
     frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
@@ -443,13 +501,11 @@ def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
     return found
 
 
-def _unsaid_maker(
-    path: Path, separator: str | None, of_users: set[str], used: list[str]
-) -> dict[str, tuple[str, Kind]]:
+def _unsaid_maker(path: Path, config: FileConfig, of_users: set[str], used: list[str]) -> dict[str, tuple[str, Kind]]:
     """A column that seems to say who made the rows of a table of items, for the audit; {} where there is none."""
     if not path.is_file():
         return {}  # said elsewhere
-    named = [c for c in column_names(path, separator) if c in of_users and c not in used]
+    named = [c for c in column_names(path, config.separator, config.columns) if c in of_users and c not in used]
     return {f"{MAYBE_BY}{named[0]}": (named[0], "text")} if named else {}
 
 
@@ -480,7 +536,7 @@ def _texts(
     if config.by is not None:
         wanted["by"] = config.by, "key"
     elif node == item:
-        wanted |= _unsaid_maker(folder / config.file, config.separator, of_users, names)
+        wanted |= _unsaid_maker(folder / config.file, config, of_users, names)
     frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"

@@ -51,6 +51,10 @@ class FileRules(Protocol):
     def time_unit(self) -> Unit | None:
         """As in ``Rules``."""
 
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """As in ``Rules``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -60,17 +64,19 @@ class Rules:
         na_values: words that are missing values.
         missing: what becomes of a row without a key, number or time: "error", or "drop" and count.
         time_unit: of numbers that are times; by their range where it is not stated.
+        columns: names of the columns of a text file without a header.
         notices: what was dropped, and what was made of times, is added here.
     """
 
     na_values: tuple[str, ...] = NA_VALUES
     missing: Literal["error", "drop"] = "error"
     time_unit: Unit | None = None
+    columns: tuple[str, ...] | None = None
     notices: list[Notice] = field(default_factory=list)
 
     def of(self, table: FileRules) -> Rules:
         """The rules for one table."""
-        return replace(self, missing=table.missing, time_unit=table.time_unit)
+        return replace(self, missing=table.missing, time_unit=table.time_unit, columns=table.columns)
 
 
 def read_columns(
@@ -94,10 +100,10 @@ def read_columns(
     mark = _mark(path, separator)
     check_text(path, decoded=False)
     try:
-        schema = _schema(path, mark)
+        schema = _schema(path, mark, rules.columns)
         for name, _ in wanted.values():
             check_column(schema, name, where)
-        rows = _rows(path, mark, wanted)
+        rows = _rows(path, mark, wanted, rules.columns)
         needed = [absent(pl.col(n), schema[n], rules.na_values) for n, kind in wanted.values() if kind != "text"]
         poor = pl.any_horizontal(pl.lit(False), *needed)
         facts = [f for out, w in wanted.items() if mark for f in _facts(out, *w, poor)]
@@ -124,7 +130,7 @@ def read_columns(
     )
 
 
-def column_names(path: Path, separator: str | None) -> list[str]:
+def column_names(path: Path, separator: str | None, header: tuple[str, ...] | None = None) -> list[str]:
     """Names of all columns of a file that ``read_columns`` can read.
 
     Raises:
@@ -133,7 +139,7 @@ def column_names(path: Path, separator: str | None) -> list[str]:
     mark = _mark(path, separator)
     check_text(path, decoded=False)
     try:
-        return list(_schema(path, mark))
+        return list(_schema(path, mark, header))
     except UNREADABLE as error:
         raise unreadable(path, mark, error) from None
 
@@ -143,17 +149,20 @@ def _mark(path: Path, separator: str | None) -> str | None:
     return None if path.suffix.lower() == ".parquet" else separator_of(path, separator)
 
 
-def _schema(path: Path, mark: str | None) -> dict[str, pl.DataType]:
-    rows = pl.scan_parquet(path, glob=False) if mark is None else _texts(path, mark)
+def _schema(path: Path, mark: str | None, header: tuple[str, ...] | None) -> dict[str, pl.DataType]:
+    rows = pl.scan_parquet(path, glob=False) if mark is None else _texts(path, mark, header)
     schema = {name: dtype for name, dtype in rows.collect_schema().items() if name != ROW}
     check_width(schema, str(path))
     return schema
 
 
-def _texts(path: Path, separator: str) -> pl.LazyFrame:
+def _texts(path: Path, separator: str, header: tuple[str, ...] | None) -> pl.LazyFrame:
+    schema = None if header is None else dict.fromkeys(header, pl.String)
     return pl.scan_csv(
         path,
         separator=separator,
+        has_header=header is None,
+        schema=schema,
         quote_char='"',
         infer_schema=False,
         glob=False,
@@ -168,13 +177,13 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     return frame
 
 
-def _rows(path: Path, mark: str | None, wanted: Wanted) -> pl.LazyFrame:
+def _rows(path: Path, mark: str | None, wanted: Wanted, header: tuple[str, ...] | None) -> pl.LazyFrame:
     """The wanted columns, as text where the file is text, and the number of each row."""
     names = list(dict.fromkeys(name for name, _ in wanted.values()))
     if mark is None:
         return pl.scan_parquet(path, glob=False, row_index_name=ROW, row_index_offset=1).select(ROW, *names)
     # every row is looked at whole: fields that nobody asks for would not even be counted
-    return _texts(path, mark).map_batches(
+    return _texts(path, mark, header).map_batches(
         lambda frame: frame.select(ROW, *names),
         projection_pushdown=False,
         predicate_pushdown=False,
