@@ -18,6 +18,7 @@ from relrank.study.search import search_study
 from relrank.study.tuned import write_tuned
 
 STUDY = f"""{SHOP}time = "time"
+time_unit = "s"
 rating = "stars"
 [protocol]
 name = "shop-last"

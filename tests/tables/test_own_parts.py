@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
+from relrank.tables import datasets
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import DataConfig, read_tables
@@ -121,3 +122,41 @@ def test_edge_lists_have_no_header(tmp_path: Path) -> None:
         check({**described, "interactions": {**rows, "columns": ["u", "u"]}}, DataConfig, "study.toml")
     with pytest.raises(InputError, match="Parquet file has names"):
         check({**described, "interactions": {**rows, "file": "x.parquet"}}, DataConfig, "study.toml")
+
+
+def atomic(folder: Path, **files: str) -> None:
+    for name, rows in files.items():
+        heading = "user_id:token\titem_id:token\ttimestamp:float\n"
+        (folder / f"{name.replace('_', '.')}.inter").write_text(heading + rows.replace(" ", "\t"))
+
+
+def test_split_files_of_recbole(tmp_path: Path) -> None:
+    parts = {"x_train": "a 1 1700000000000\na 2 1700000001500\n", "x_test": "a 3 1700000002000\n"}
+    atomic(tmp_path, **parts)
+    (tmp_path / "x.item").write_text("item_id:token\tgenre:token\n1\tred\n2\tred\n3\tblue\n")
+    tables = datasets.recbole(tmp_path)
+    assert (tables.name, sorted(tables.given), tables.ticks) == ("x", ["test", "train"], 10**9)
+    assert tables.given["train"]["time"].to_list() == [1_700_000_000 * 10**9, 1_700_000_001_500_000_000]
+    assert [n.message.split(":")[0] for n in tables.notices] == ["read as milliseconds since 1970"] * 2
+    assert sorted(tables.nodes) == ["item"]
+    split = apply(tables, GIVEN.model_copy(update={"valid_share": 0.5}), 0)
+    assert keys(split, split.test) == [("a", 3)]
+    assert keys(split, split.train.then(split.valid)) == [("a", 1), ("a", 2)]
+    atomic(tmp_path, x_valid="a 4 1700000001600\n")
+    split = apply(datasets.recbole(tmp_path), GIVEN, 0)
+    assert keys(split, split.valid) == [("a", 4)]
+    atomic(tmp_path, y="a 1 1700000000000\n")
+    with pytest.raises(InputError, match="no single split"):
+        datasets.recbole(tmp_path)
+
+
+def test_any_file_of_s3rec(tmp_path: Path) -> None:
+    (tmp_path / "Toys.txt").write_text("1 5 6 7\n2 7 5\n")
+    (tmp_path / "Toys_item2attributes.json").write_text('{"5": [1, 2], "7": [2]}')
+    config = check({"dataset": "s3rec", "file": "Toys.txt"}, DataConfig, "x")
+    tables = read_tables(config, tmp_path)
+    assert (tables.name, tables.ordered) == ("Toys", True)
+    assert tables.interactions.rows() == [(1, 5), (1, 6), (1, 7), (2, 7), (2, 5)]
+    assert tables.links["has_attribute"].frame.rows() == [(5, 1), (5, 2), (7, 2)]
+    with pytest.raises(InputError, match="needs file"):
+        check({"dataset": "s3rec"}, DataConfig, "x")

@@ -7,6 +7,7 @@ Every function takes the folder with the files under their published names and r
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -17,8 +18,9 @@ from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+from relrank.tables.times import Clock
 
-__all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "sasrec"]
+__all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]
 
 
 def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
@@ -96,16 +98,20 @@ def lightgcn(folder: Path, name: str | None = None) -> Tables:
 
 
 def amazon_beauty(folder: Path) -> Tables:
-    """Amazon Beauty, 5-core, as sequences, with the attributes of each product.
+    """Amazon Beauty, 5-core, as sequences, with the attributes of each product: ``s3rec``."""
+    return replace(s3rec(folder / "Beauty.txt"), name="amazon-beauty")
+
+
+def s3rec(path: Path) -> Tables:
+    """A file of the S3-Rec repository, ``NAME.txt``, with the attributes of each product.
 
     Links: ``has_attribute`` (product to attribute), numbers without names.
 
     Args:
-        folder: with ``Beauty.txt`` (a user and their items in time order per line) and
-            ``Beauty_item2attributes.json``.
+        path: of lines with a user and their items in time order; ``NAME_item2attributes.json`` stands beside it.
     """
-    interactions = read_lists(folder / "Beauty.txt")
-    path = folder / "Beauty_item2attributes.json"
+    interactions = read_lists(path)
+    path = path.with_name(f"{path.stem}_item2attributes.json")
     try:
         pairs = [(int(item), int(a)) for item, attributes in json.loads(read_text(path)).items() for a in attributes]
     except (ValueError, TypeError, AttributeError) as error:
@@ -117,7 +123,7 @@ def amazon_beauty(folder: Path) -> Tables:
     notices = (Notice(path.name, "attributes of products without interactions dropped", unknown),) if unknown else ()
     links = links.join(products, on="product_id", how="semi", maintain_order="left")
     return Tables(
-        name="amazon-beauty",
+        name=path.stem.removesuffix("_item2attributes"),
         user="user",
         item="product",
         interactions=interactions,
@@ -141,21 +147,24 @@ def sasrec(path: Path) -> Tables:
 def recbole(folder: Path) -> Tables:
     """Any folder of RecBole's atomic files: ``.inter`` and, if there, ``.item``, ``.user``, ``.kg``, ``.link``.
 
+    A published split is three files, ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``; the second
+    may be absent.
+
     ``token`` columns become keys or text, ``token_seq`` lists of text, ``float`` Float64. In ``.inter`` the
     columns ``user_id`` and ``item_id`` are needed, ``rating`` and ``timestamp`` are used. Every relation of the
     ``.kg`` becomes a link table from item to "entity".
     """
-    found = sorted(folder.glob("*.inter"))
-    if len(found) != 1:
-        raise InputError(
-            "no single .inter file",
-            where=str(folder),
-            expected="one",
-            found=", ".join(p.name for p in found) or "none",
-        )
-    stem = found[0].with_suffix("")
-    interactions = to_interactions(read_atomic(found[0], typed=True), found[0].name)
     nodes, links, notices = {}, {}, list[Notice]()
+    stem, files = _inter_files(folder)
+    parts = {part: to_interactions(read_atomic(p, typed=True), p.name, notices) for part, p in files.items()}
+    clock = Clock.of([(files[part].name, f["time"]) for part, f in parts.items() if "time" in f.columns])
+    parts = {p: f.with_columns(clock.read(f["time"])) if "time" in f.columns else f for p, f in parts.items()}
+    if len({tuple(frame.schema.items()) for frame in parts.values()}) > 1:
+        shown = "; ".join(f"{files[part].name}: {dict(frame.schema)}" for part, frame in parts.items())
+        raise InputError(
+            "parts differ", where=str(folder), expected="the same columns, with keys of one type", found=shown
+        )
+    interactions = pl.concat(parts.values())
     for kind in ("user", "item"):
         path = stem.with_suffix(f".{kind}")
         if path.is_file():
@@ -171,4 +180,25 @@ def recbole(folder: Path) -> Tables:
         for (relation,), frame in triples.group_by("relation_id", maintain_order=True):
             table = frame.select("item_id", entity="tail_id")
             links[str(relation)] = LinkTable(str(relation), table, "item", "item_id", "item_id", "entity", "entity")
-    return Tables(found[0].stem, "user", "item", interactions, nodes, links, notices=tuple(notices))
+    return Tables(
+        stem.name, "user", "item", interactions, nodes, links, given=parts if len(parts) > 1 else {},
+        notices=tuple(notices), ticks=clock.ticks,
+    )  # fmt: skip
+
+
+def _inter_files(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Where the names of all files begin, and the interactions: all as "train", or by part."""
+    found = sorted(folder.glob("*.inter"))
+    ends = {part: [p for p in found if p.stem.endswith(f".{part}")] for part in ("train", "valid", "test")}
+    if len(found) == 1 and not any(ends.values()):
+        return found[0].with_suffix(""), {"train": found[0]}
+    files = {part: paths[0] for part, paths in ends.items() if paths}
+    stems = {p.with_suffix("").with_suffix("") for p in files.values()}
+    if len(found) != len(files) or len(stems) != 1 or not {"train", "test"} <= set(files):
+        raise InputError(
+            "no single .inter file, and no single split",
+            where=str(folder),
+            expected="NAME.inter, or NAME.train.inter, NAME.test.inter and perhaps NAME.valid.inter",
+            found=", ".join(p.name for p in found) or "none",
+        )
+    return stems.pop(), files

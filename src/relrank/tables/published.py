@@ -10,15 +10,25 @@ from relrank.errors import InputError
 from relrank.tables.files import as_keys, as_numbers, column, parse, read_text
 from relrank.tables.missing import refuse_missing
 from relrank.tables.tables import Notice
+from relrank.tables.times import as_times
 
 
-def to_interactions(rows: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Canonical columns from ``user_id``, ``item_id`` or ``movie_id``, ``rating``, ``timestamp``; each pair once."""
+def to_interactions(rows: pl.DataFrame, where: str, notices: list[Notice] | None = None) -> pl.DataFrame:
+    """Canonical columns from ``user_id``, ``item_id`` or ``movie_id``, ``rating``, ``timestamp``; each pair once.
+
+    Args:
+        rows: as read.
+        where: the file.
+        notices: what was made of times is added here; they are then moments or an order, as ``as_times`` says.
+            Without it they are whole seconds.
+    """
     rows = rows.rename({"movie_id": "item_id"}, strict=False)
     columns = [as_keys(refuse_missing(column(rows, f"{c}_id", where), where)).alias(c) for c in ("user", "item")]
     if "rating" in rows.columns:
         columns.append(as_numbers(rows["rating"], where))
-    if "timestamp" in rows.columns:
+    if "timestamp" in rows.columns and notices is not None:
+        columns.append(as_times(rows["timestamp"], where, notices=notices).alias("time"))
+    elif "timestamp" in rows.columns:
         columns.append(as_numbers(rows["timestamp"], where).cast(pl.Int64).alias("time"))
     frame = pl.DataFrame(columns)
     twice = frame.select(pl.struct("user", "item").is_duplicated()).to_series()

@@ -23,7 +23,16 @@ from relrank.tables.times import Clock, Moment, Unit
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
-    "ml-100k", "ml-1m", "goodbooks-10k", "gowalla", "lightgcn", "amazon-beauty", "sasrec", "recbole", "planted"
+    "ml-100k",
+    "ml-1m",
+    "goodbooks-10k",
+    "gowalla",
+    "lightgcn",
+    "amazon-beauty",
+    "sasrec",
+    "s3rec",
+    "recbole",
+    "planted",
 ]
 
 
@@ -188,7 +197,7 @@ class DataConfig(Section):
         dataset: a data set by name; then own tables are not described.
         ratings: which rating file (goodbooks-10k, ml-1m).
         parts: a published split, e.g. "u1" (ml-100k).
-        file: the file (sasrec).
+        file: the file (sasrec, s3rec).
         tmdb: folder with films of The Movie Database to join (ml-100k, ml-1m); as ``path``.
         planted: size and strength of the planted database (planted).
         user: node type that chooses (own tables).
@@ -227,8 +236,8 @@ class DataConfig(Section):
                 raise ValueError("user and item must be two node types: name them apart, also where both are people")
         else:
             allowed = {"dataset", *OPTIONS.get(self.dataset, ())}
-            if self.dataset == "sasrec" and self.file is None:
-                raise ValueError('dataset = "sasrec" needs file = "…"')
+            if self.dataset in ("sasrec", "s3rec") and self.file is None:
+                raise ValueError(f'dataset = "{self.dataset}" needs file = "…"')
         if given - allowed:
             kind = "own tables" if self.dataset is None else f"dataset {self.dataset!r}"
             raise ValueError(f"{', '.join(sorted(given - allowed))} does not go with {kind}; {sorted(allowed)} do")
@@ -240,6 +249,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ml-1m": ("ratings", "tmdb"),
     "goodbooks-10k": ("ratings",),
     "sasrec": ("file",),
+    "s3rec": ("file",),
     "planted": ("planted",),
 }
 
@@ -251,6 +261,7 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
     "lightgcn": lambda folder, _: datasets.lightgcn(folder),
     "amazon-beauty": lambda folder, _: datasets.amazon_beauty(folder),
     "sasrec": lambda folder, c: datasets.sasrec(folder / (c.file or "")),
+    "s3rec": lambda folder, c: datasets.s3rec(folder / (c.file or "")),
     "recbole": lambda folder, _: datasets.recbole(folder),
     "planted": lambda _, c: planted(c.planted),
 }
