@@ -66,6 +66,14 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
                 )  # fmt: skip
             share: Float64 = (np.maximum(given, 0) / (largest or 1)) ** (config.power or 1)
             return np.maximum(share, config.floor or LEAST)
+        case "count":
+            if rows.count is None:
+                raise InputError(
+                    "interactions are not counted", where="[interactions] weight", found="each (user, item) once",
+                    expected='duplicates = "keep" in [data.interactions], or another weight',
+                )  # fmt: skip
+            often: Float64 = (rows.count / max(rows.count.max(initial=1), 1)) ** (config.power or 1)
+            return np.maximum(often, config.floor or LEAST)
         case "decay":
             if rows.time is None:
                 raise _absent("time", rows)

@@ -208,11 +208,11 @@ class Cooccurrence(Titled):
 class InteractionWeights(Section):
     """``[interactions]``: what a training row weighs. Histories that are folded in always weigh 1 an item."""
 
-    weight: Literal["one", "rating", "decay"] = "one"
-    """All alike; (rating / largest training rating)^power; or 2^(−age / half-life), the age being counted from the
-    last training row's time."""
+    weight: Literal["one", "rating", "count", "decay"] = "one"
+    """All alike; (rating / largest training rating)^power; likewise of how often an interaction occurred, where
+    repeats are kept; or 2^(−age / half-life), the age being counted from the last training row's time."""
     power: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """For ``rating``, 1 if not stated: above 1 a low rating counts for less than its share."""
+    """For ``rating`` and ``count``, 1 if not stated: above 1 a low one counts for less than its share."""
     half_life: Annotated[FiniteFloat, Field(gt=0)] | None = None
     """Days after which an interaction weighs half; for ``decay``, whose times must be dates."""
     floor: Annotated[FiniteFloat, Field(gt=0)] | None = None
@@ -222,10 +222,10 @@ class InteractionWeights(Section):
     def _fits(self) -> Self:
         if (self.weight == "decay") != (self.half_life is not None):
             raise ValueError('half_life goes with weight = "decay", and the other way round')
-        if self.power is not None and self.weight != "rating":
-            raise ValueError('power goes with weight = "rating"')
+        if self.power is not None and self.weight not in ("rating", "count"):
+            raise ValueError('power goes with weight = "rating" or "count"')
         if self.floor is not None and (self.weight == "one" or self.floor > 1):
-            raise ValueError('a floor of at most 1 goes with weight = "rating" or "decay"')
+            raise ValueError('a floor of at most 1 goes with weight = "rating", "count" or "decay"')
         return self
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Notice
 
 _PARTS = ("train", "valid", "test")
-_COLUMNS = ("user", "item", "rating", "time")
+_COLUMNS = ("user", "item", "rating", "time", "count")
 _ROWS = ("indptr", "indices", "data")
 _FLAGS = ("ordered", "successive", "only_new")
 _GROUPS = ("user_groups", "item_groups")
@@ -79,7 +79,7 @@ def unpack(files: Mapping[str, bytes]) -> Bench:
         graph = load_graph(Path(folder))
     arrays, note = load(files["rows.safetensors"]), json.loads(files["bench.json"])
     train, valid, test = (
-        replace(Interactions(*(arrays.get(f"{part}.{column}") for column in _COLUMNS)), ticks=note["ticks"])  # type: ignore[arg-type]
+        Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=note["ticks"])  # type: ignore[arg-type]
         for part in _PARTS
     )
     split = Split(

@@ -116,7 +116,7 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
         raise InputError(
             "interaction occurs twice",
             where=f"{where}, rows {rows[0]} and {rows[1]}",
-            expected='every (user, item) once, or duplicates = "first", "last" or "max"',
+            expected='every (user, item) once, or duplicates = "first", "last", "max" or "keep"',
             found=f"{first} and {second}; {again.sum():,} repeated rows in all, {conflicting:,} with other values",
         )
     by = "rating" if policy == "max" else "time"

@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from relrank.counting import order_of, order_of_pairs
-from relrank.csr import Int32
+from relrank.csr import Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
@@ -24,6 +24,8 @@ from relrank.tables.missing import refuse_missing, row_of
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
 from relrank.tables.tables import Notice, Tables
 from relrank.tables.times import Clock, Moment
+
+Bool = npt.NDArray[np.bool_]
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "goodbooks-loo": {
@@ -173,7 +175,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if not tables.checked and protocol.split != "given":
         check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
-    frame = _parts_joined(tables) if protocol.split == "given" else tables.interactions
+    frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
     check_rows(frame, f"interactions of {tables.name}", tables.na_values)
     frame = _filtered(frame, protocol, notices)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
@@ -188,7 +190,14 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     rows = rows.take(order)
     published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
     del order
-    parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
+    until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
+    if tables.repeats:
+        whole, (first, of) = rows, cuts.first_of_pairs(rows)
+        rows, published = rows.take(first), None if published is None else published[first]
+        parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
+        rows = _counted(rows, whole, first, of, parts, protocol, until, notices)
+    else:
+        parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
@@ -213,9 +222,44 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         only_new=only_new,
-        until=protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables),
+        until=until,
         random=protocol.draws_test,
     )
+
+
+def _counted(
+    rows: Interactions, whole: Interactions, first: Bool, of: Int64, parts: Parts, protocol: ProtocolConfig,
+    until: int | None, notices: list[Notice],
+) -> Interactions:  # fmt: skip
+    """The rows with how often each occurred before anything of its user, or of everybody, is held out.
+
+    Args:
+        rows: the first row of every (user, item).
+        whole: all rows, each user's in time order.
+        first: which of them are ``rows``, bool [n].
+        of: the number among ``rows`` of the row that each repeats, int64 [n].
+        parts: of ``rows``.
+        protocol: of the split.
+        until: the moment at which training ends for everybody, if there is one.
+        notices: what is counted, and what is not, is added here.
+    """
+    place = np.flatnonzero(first)
+    held = (parts == VALID) | (parts == TEST)
+    early = np.ones(len(whole), np.bool_)
+    if protocol.split == "last-leave-one-out":
+        bound = np.full(int(whole.user.max(initial=-1)) + 1, len(whole))
+        np.minimum.at(bound, rows.user[held], place[held])
+        early = np.arange(len(whole)) < bound[whole.user]
+    elif until is not None and whole.time is not None:
+        early = whole.time <= until
+    kept = ~first & early & (parts == TRAIN)[of]
+    count = np.ones(len(rows), np.int32)
+    np.add.at(count, of[kept], 1)
+    late = int((~first).sum() - kept.sum())
+    for message, number in (("repeats of training rows: counted, the first row is the interaction", int(kept.sum())),
+                            ("repeats of held-out rows, or later than them: not counted", late)):  # fmt: skip
+        notices += [Notice("split", message, number)] if number else []
+    return replace(rows, count=count)
 
 
 def check_rows(frame: pl.DataFrame, where: str, words: tuple[str, ...]) -> None:
@@ -269,7 +313,7 @@ def fingerprint(
         )  # fmt: skip
         _feed(digest, users.keys, rows.user[order])
         _feed(digest, items.keys, rows.item[order])
-        for values in (rows.rating, rows.time):
+        for values in (rows.rating, rows.time, *(() if rows.count is None else (rows.count,))):
             if values is None:
                 digest.update(b"-")
             else:
@@ -297,7 +341,7 @@ def _feed(digest: Any, keys: pl.Series, rows: Int32 | None = None) -> None:
         digest.update("".join(block.to_list()).encode())
 
 
-def _parts_joined(tables: Tables) -> pl.DataFrame:
+def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
     """The published parts as one table with a column ``part``."""
     if "train" not in tables.given or "test" not in tables.given:
         raise InputError(
@@ -315,6 +359,11 @@ def _parts_joined(tables: Tables) -> pl.DataFrame:
             expected="the same types of user and item keys in every part", found=found,
         )  # fmt: skip
     frame = pl.concat([f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()])
+    if tables.repeats:
+        kept = frame.filter(pl.col("part") == pl.col("part").min().over("user", "item"))
+        if dropped := frame.height - kept.height:
+            notices.append(Notice("split", "held-out rows that repeat a row of an earlier part dropped", dropped))
+        return kept
     again = frame.filter(pl.struct("user", "item").is_duplicated())
     if again.height:
         user, item = again.select("user", "item").row(0)

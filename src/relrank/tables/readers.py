@@ -98,7 +98,8 @@ class InteractionsConfig(TimedConfig):
         time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``); "row", unless there is
             such a column: the rows of the file are in the order of time.
         duplicates: what to do with a (user, item) that is there twice: "error"; keep the "first" or "last" (by time,
-            else by place in the file), or the "max" rating. Dropped rows are counted.
+            else by place in the file), or the "max" rating; dropped rows are counted. "keep" counts repeats: the
+            first is the interaction, and how often it occurred may be its weight.
         unknown: what to do with keys that a node table of that type does not have: "error", or "drop" and count.
     """
 
@@ -108,7 +109,7 @@ class InteractionsConfig(TimedConfig):
     item: str
     rating: str | None = None
     time: str | None = None
-    duplicates: Literal["error", "first", "last", "max"] = "error"
+    duplicates: Literal["error", "first", "last", "max", "keep"] = "error"
     unknown: Unknown = "error"
 
     @model_validator(mode="after")
@@ -310,6 +311,7 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
         base.resolve().name, config.user, config.item, interactions, nodes, links, texts,
         given if config.interactions.test is not None else {},
         ordered=config.interactions.time is not None and "time" not in interactions.columns,
+        repeats=config.interactions.duplicates == "keep",
         na_values=config.na_values,
         checked=True,
     )  # fmt: skip
@@ -435,7 +437,8 @@ def _interactions(
         if kind in nodes:
             name = config.user if side == "user" else config.item
             frame = join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, rules.notices)
-    return once(frame, config.duplicates, where, rules.notices).drop(ROW)
+    frame = frame if config.duplicates == "keep" else once(frame, config.duplicates, where, rules.notices)
+    return frame.drop(ROW)
 
 
 def _link(

@@ -33,6 +33,7 @@ class Interactions:
         rating: float32 [n], or None.
         time: int64 [n], or None.
         ticks: of ``time`` in a second; 0 where it is an order without a unit.
+        count: int32 [n], how often each (user, item) occurred until rows are held out; None where it occurs once.
     """
 
     user: Int32
@@ -40,6 +41,7 @@ class Interactions:
     rating: Float32 | None = None
     time: Int64 | None = None
     ticks: int = 1
+    count: Int32 | None = None
 
     def __len__(self) -> int:
         return self.user.size
@@ -52,6 +54,7 @@ class Interactions:
             None if self.rating is None else self.rating[rows],
             None if self.time is None else self.time[rows],
             self.ticks,
+            None if self.count is None else self.count[rows],
         )
 
     def then(self, more: Interactions) -> Interactions:
@@ -62,6 +65,7 @@ class Interactions:
             None if self.rating is None or more.rating is None else np.concatenate([self.rating, more.rating]),
             None if self.time is None or more.time is None else np.concatenate([self.time, more.time]),
             self.ticks,
+            None if self.count is None or more.count is None else np.concatenate([self.count, more.count]),
         )
 
     def by_user(self) -> Order:
@@ -139,6 +143,19 @@ class Split:
         # without times, rows that do not follow the training rows have no place among them
         ordered = self.ordered and (self.successive or both.time is not None)
         return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered)
+
+
+def first_of_pairs(rows: Interactions) -> tuple[npt.NDArray[np.bool_], Int64]:
+    """Which rows are the first of their (user, item), bool [n]; and which of these rows every row repeats, int64 [n].
+
+    Args:
+        rows: sorted by user and in time order inside a user.
+    """
+    pairs = rows.user.astype(np.int64) * (int(rows.item.max(initial=-1)) + 1) + rows.item
+    _, at, inverse = np.unique(pairs, return_index=True, return_inverse=True)
+    first = np.zeros(len(rows), np.bool_)
+    first[at] = True
+    return first, (np.cumsum(first) - 1)[at[inverse]]
 
 
 def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:

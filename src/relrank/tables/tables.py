@@ -122,7 +122,8 @@ class Tables:
         user: node type that chooses.
         item: node type that is chosen.
         interactions: columns ``user``, ``item`` (outside keys), optional ``rating`` (Float64), optional
-            ``time`` (Int64, ``ticks`` since 1970, or any ascending order); file order; each (user, item) once.
+            ``time`` (Int64, ``ticks`` since 1970, or any ascending order); file order; each (user, item) once, but
+            for ``repeats``.
         nodes: node tables by type. Users and items need not have one.
         links: link tables by name.
         texts: texts of nodes of one type, if there are any.
@@ -131,6 +132,7 @@ class Tables:
         ordered: file order is time order even though there is no ``time`` column.
         notices: what reading dropped or repaired, by stated policy.
         ticks: of all times in a second: 1; 10⁹ where any time has a fraction of one; 0 where times are an order.
+        repeats: a (user, item) may be there more than once: a split counts how often.
         na_values: words in node columns and texts that are missing values (``tables.missing``).
         checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does.
 
@@ -151,6 +153,7 @@ class Tables:
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
     ticks: int = 1
+    repeats: bool = False
     na_values: tuple[str, ...] = NA_VALUES
     checked: bool = False
 

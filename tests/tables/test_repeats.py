@@ -1,0 +1,86 @@
+"""Repeats that are kept are counted until rows are held out; nothing of the held-out part is in a count."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relrank.errors import InputError
+from relrank.graph.builders import build_graph
+from relrank.graph.recipes import InteractionWeights
+from relrank.tables.config import check
+from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.readers import DataConfig, read_tables
+from relrank.tables.split import Interactions, Split
+from relrank.tables.tables import Tables
+
+DAY = 86_400
+NOW = 1_700_000_000
+LAST = ProtocolConfig(split="last-leave-one-out")
+
+
+def read(folder: Path, rows: list[tuple[str, str, int]], **more: object) -> Tables:
+    (folder / "x.csv").write_text("u,i,t\n" + "".join(f"{u},{i},{NOW + t * DAY}\n" for u, i, t in rows))
+    section = {"file": "x.csv", "user": "u", "item": "i", "time": "t", "duplicates": "keep", **more}
+    config = {"user": "user", "item": "item", "interactions": section}
+    return read_tables(check(config, DataConfig, "x"), folder)
+
+
+def counts(split: Split, rows: Interactions) -> dict[tuple[str, str], int]:
+    assert rows.count is not None
+    pairs = zip(split.users.at(rows.user), split.items.at(rows.item), strict=True)
+    return dict(zip(pairs, rows.count.tolist(), strict=True))
+
+
+def test_counts_by_hand(tmp_path: Path) -> None:
+    rows = [("a", "x", 1), ("a", "x", 2), ("a", "y", 3), ("a", "x", 4), ("a", "z", 5), ("a", "y", 6), ("a", "w", 7),
+            ("a", "w", 8), ("b", "z", 1), ("b", "w", 2), ("b", "x", 3), ("b", "z", 4)]  # fmt: skip
+    split = apply(read(tmp_path, rows), LAST, 0)
+    assert counts(split, split.train) == {("a", "x"): 3, ("a", "y"): 1, ("b", "z"): 1}  # a had y again after z
+    assert counts(split, split.valid) == {("a", "z"): 1, ("b", "w"): 1}
+    assert counts(split, split.test) == {("a", "w"): 1, ("b", "x"): 1}
+    assert [n.count for n in split.notices if "repeats" in n.message] == [2, 3]
+    weights = InteractionWeights(weight="count", power=0.5)
+    graph = build_graph(read(tmp_path, rows), split, {}, None, weights)
+    assert graph.interactions.weight.tolist() == pytest.approx([1, (1 / 3) ** 0.5, (1 / 3) ** 0.5])
+    assert build_graph(read(tmp_path, rows), split, {}).interactions.weight.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["last-leave-one-out", "random-leave-one-out", "temporal"])
+def test_counts_agree_with_loops(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(3)
+    rows = [(f"u{rng.integers(6)}", f"i{rng.integers(8)}", int(t)) for t in rng.permutation(300)]
+    cut = {"cut": NOW + 200 * DAY} if kind == "temporal" else {}
+    split = apply(read(tmp_path, rows), ProtocolConfig(split=kind, **cut), 0)
+    held = split.valid.then(split.test)
+    out = set(counts(split, held))
+    expected: Counter[tuple[str, str]] = Counter()
+    first = {(u, i): t for u, i, t in sorted(rows, key=lambda row: -row[2])}
+    for u, i, t in rows:
+        bound = min((first[pair] for pair in out if pair[0] == u), default=10**9)
+        late = {"temporal": t > 200, "last-leave-one-out": t >= bound, "random-leave-one-out": False}[kind]
+        if (u, i) not in out and not late:
+            expected[u, i] += 1
+    assert counts(split, split.train) == expected
+    assert not out & set(expected)
+    assert split.refit().train.count is not None
+    once = apply(read(tmp_path, rows, duplicates="first"), ProtocolConfig(split=kind, **cut), 0)
+    assert split.fingerprint != once.fingerprint
+
+
+def test_repeats_across_own_parts_are_no_truth(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").write_text(f"u,i,t\na,x,{NOW}\na,z,{NOW}\n")
+    rows = [("a", item, n) for n, item in enumerate("xyxwvxuyts")]
+    split = apply(read(tmp_path, rows, test="test.csv"), ProtocolConfig(split="given", valid_share=0.15), 0)
+    assert counts(split, split.test) == {("a", "z"): 1}
+    found = counts(split, split.train) | counts(split, split.valid)
+    assert found | {("a", "x"): 3, ("a", "y"): 2} == dict.fromkeys(found, 1) | {("a", "x"): 3, ("a", "y"): 2}
+    assert len(found) == 7
+    assert [n.count for n in split.notices if "earlier part" in n.message] == [1]
+
+
+def test_counts_without_repeats_are_an_error(tmp_path: Path) -> None:
+    tables = read(tmp_path, [("a", "x", 1), ("a", "y", 2), ("a", "z", 3)], duplicates="error")
+    with pytest.raises(InputError, match="not counted"):
+        build_graph(tables, apply(tables, LAST, 0), {}, None, InteractionWeights(weight="count"))
