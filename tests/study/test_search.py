@@ -413,7 +413,7 @@ def test_a_damaged_database_is_one_error_or_changes_nothing(study_file, tmp_path
     content = (tmp_path / "whole" / "tuning.db").read_bytes()
     used = [n for n, byte in enumerate(content) if byte]
     rng, refused = np.random.default_rng(3), []
-    for number in range(40):
+    for number in range(16):
         out = tmp_path / f"{number}"
         shutil.copytree(tmp_path / "whole", out)
         damaged = bytearray(content)
@@ -427,4 +427,4 @@ def test_a_damaged_database_is_one_error_or_changes_nothing(study_file, tmp_path
         else:
             assert found == whole, number
     assert set(refused) == {"not a database of trials"}
-    assert len(refused) > 4
+    assert len(refused) > 2

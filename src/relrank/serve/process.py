@@ -192,8 +192,10 @@ class Watcher(threading.Thread):
                 if _stamp(folder) != stamp:  # replaced meanwhile, so perhaps half of each: the next look loads it
                     continue
                 self._service.replace(name, fresh)
-            except Exception:  # whatever is wrong with a folder, the run in memory is right
-                log.exception("run %s cannot be loaded; the one before it is still served", name)
+            except Exception as error:  # whatever is wrong with a folder, the run in memory is right
+                unforeseen = not isinstance(error, InputError)
+                message = "run %s cannot be loaded; the one before it is still served: %s"
+                log.error(message, name, error, exc_info=unforeseen)
                 said = "cannot be loaded, the one before it is still served; the reason is in the server's log"
                 self._app.state.problems = {**self._app.state.problems, name: said}
                 self._app.state.measures.failed.labels(name).inc()

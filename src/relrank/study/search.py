@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -443,9 +443,18 @@ def _open(optuna: Any, path: Path) -> Any:
     # a name may hold what means something in an address (?), or in the template that Optuna takes it for ({})
     address = str(URL.create("sqlite", database=str(path))).replace("{", "{{").replace("}", "}}")
     try:
-        return optuna.storages.RDBStorage(address)
-    except RuntimeError as error:
+        with closing(sqlite3.connect(path)) as database:
+            (state,) = database.execute("PRAGMA integrity_check").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
+        storage = optuna.storages.RDBStorage(address)
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id, deepcopy=False)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged value may be wrong in any way to any of the libraries that read it
         raise _not_trials(path, error) from None
+    return storage
 
 
 @contextmanager
