@@ -19,6 +19,7 @@ import typer
 from relrank.errors import InputError, LeakError, did_you_mean, one_of
 from relrank.libraries import fitting
 from relrank.memory import out_of_memory
+from relrank.printable import printable
 from relrank.process_group import rank_here
 from relrank.whole import named
 
@@ -438,7 +439,9 @@ def recommend(
     if user is not None:
         chosen = fitted.history(user)
         among = _few(chosen["title"].to_list())
-        console.print(f"user {user} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False)
+        console.print(
+            f"user {printable(user)} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False
+        )
         best = fitted.recommend(user, k)
     else:
         assert history is not None
@@ -458,7 +461,7 @@ def recommend(
     if best["fallback"].any():
         print("nothing is known of them: the most popular items")
     for place, item, title, score in best.select("place", "item", "title", "score").iter_rows():
-        table.add_row(str(place), Text(str(item)), Text(str(title)), f"{score:.3f}")
+        table.add_row(str(place), Text(printable(item)), Text(printable(title)), f"{score:.3f}")
     console.print(table)
 
 
@@ -516,7 +519,7 @@ def serve(
         index_from=index_from,
         limits=Limits(history=max_history),
     )
-    answer(options, lambda text: print(text, flush=True))
+    answer(options, lambda text: print(printable(text, lines=True), flush=True))
 
 
 @app.command()
@@ -623,7 +626,7 @@ def _process_group() -> Iterator[ProcessGroup]:
                 yield group
             except CommonError as error:
                 if group.first:
-                    print(f"error: {error}", file=sys.stderr, flush=True)
+                    print(f"error: {printable(error, lines=True)}", file=sys.stderr, flush=True)
                 group.wait()
                 raise
     except CommonError:
@@ -673,7 +676,7 @@ def _check_tracking(track: str | None, uri: str | None) -> None:
 
 
 def _few(titles: list[str], n: int = 3) -> str:
-    return " · ".join(str(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
+    return " · ".join(printable(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
 
 def _print_card(console: Any, config: StudyConfig, material: Material) -> None:
@@ -718,7 +721,8 @@ def main() -> None:
             )
         app()
     except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
-        print(f"error: {error}" if rank is None else f"error in process {rank}: {error}", file=sys.stderr)
+        said = printable(error, lines=True)
+        print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, LeakError) else 2) from None
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

@@ -136,8 +136,9 @@ def evaluate(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found, lists = ranks_and_top_k(
-        informed(model, split, part), split.seen(part), truth, ks[0], closed=split.closed(), block=block
-    )
+        informed(model, split, part), split.seen(part), truth, ks[0], closed=split.closed(), block=block,
+        refuse_constant=not split.only_new,
+    )  # fmt: skip
     table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
@@ -151,8 +152,8 @@ def evaluate(
     means = {name: table[name].mean() for name in (f"{stem}@{k}" for stem in OF_LISTS) if name in table.columns}
     summary = {
         **accuracy.row(0, named=True),
-        f"coverage@{k}": metrics.coverage(lists.items, n_items),
-        f"gini@{k}": metrics.gini(lists.items, n_items),
+        f"coverage@{k}": metrics.coverage(lists.items, n_items - split.unseen),
+        f"gini@{k}": metrics.gini(lists.items, n_items - split.unseen),
         **{name: float("nan") if mean is None else mean for name, mean in means.items()},
         "n_users": len(table),
         "users without truth": n_users - len(table),
@@ -185,7 +186,10 @@ def user_metric(
     """
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
-    found = ranks(informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block)
+    found = ranks(
+        informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block,
+        refuse_constant=not split.only_new,
+    )  # fmt: skip
     return metrics.by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
 
 

@@ -147,7 +147,10 @@ class TopK:
     scores: Float32
 
 
-def ranks(model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, block: int | None = None) -> Ranks:
+def ranks(
+    model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, block: int | None = None,
+    refuse_constant: bool | None = None,
+) -> Ranks:  # fmt: skip
     """Rank every relevant item among all items the user has not seen.
 
     Scores are ``model.score``, or for a ``Product`` on the CPU the same products, rounded in the order of the
@@ -161,17 +164,19 @@ def ranks(model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, 
             say; then its scores are constant, which is counted and no error.
         block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
             are asked for.
+        refuse_constant: whether constant scores of all users are an error; by default where nothing is closed.
 
     Raises:
         InputError: a score is not finite, or no user's scores tell any two candidates apart.
         ValueError: a relevant item is masked, or the model returns another shape than [B, n_items].
     """
-    return ranks_and_top_k(model, seen, truth, 0, closed=closed, block=block)[0]
+    return ranks_and_top_k(model, seen, truth, 0, closed=closed, block=block, refuse_constant=refuse_constant)[0]
 
 
 def ranks_and_top_k(
-    model: Scorer, seen: Csr, truth: Csr, k: int, *, closed: Int32 | None = None, block: int | None = None
-) -> tuple[Ranks, TopK]:
+    model: Scorer, seen: Csr, truth: Csr, k: int, *, closed: Int32 | None = None, block: int | None = None,
+    refuse_constant: bool | None = None,
+) -> tuple[Ranks, TopK]:  # fmt: skip
     """``ranks`` and the top-k lists of the same users (``Ranks.users``), from one pass over the scores.
 
     Arguments and errors are those of ``ranks``.
@@ -183,7 +188,8 @@ def ranks_and_top_k(
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
     constant = int(pass_.constant.sum())
-    if users.size and constant == users.size and not pass_.closed.size:
+    refuse_constant = not pass_.closed.size if refuse_constant is None else refuse_constant
+    if users.size and constant == users.size and refuse_constant:
         raise InputError(
             "scores are constant",
             where=f"model {_name(model)}",
@@ -195,7 +201,10 @@ def ranks_and_top_k(
     return found, TopK(pass_.top_items, pass_.top_scores)
 
 
-def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, block: int | None = None) -> TopK:
+def top_k(
+    model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, closed: Int32 | None = None,
+    block: int | None = None,
+) -> TopK:  # fmt: skip
     """The k best items that each user has not seen, best first.
 
     Equal scores are ordered by a fixed random order of the catalogue, never by item row: rows are often sorted by
@@ -206,6 +215,7 @@ def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, b
         users: user rows [n_users].
         seen: users by items, the candidates to leave out; indexed by user row.
         k: length of the lists.
+        closed: item rows that are candidates for nobody, ascending.
         block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
             are asked for.
 
@@ -213,14 +223,15 @@ def top_k(model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, b
         InputError: a score is not finite.
         ValueError: the model returns another shape than [B, n_items].
     """
-    pass_ = _Pass(_name(model), users.astype(np.int32), seen, None, k)
+    pass_ = _Pass(_name(model), users.astype(np.int32), seen, None, k, closed)
     pass_.run(model, block)
     return TopK(pass_.top_items, pass_.top_scores)
 
 
 def top_k_from_histories(
-    model: FoldIn, histories: Sequence[torch.Tensor], n_items: int, k: int, *, block: int | None = None
-) -> TopK:
+    model: FoldIn, histories: Sequence[torch.Tensor], n_items: int, k: int, *, closed: Int32 | None = None,
+    block: int | None = None,
+) -> TopK:  # fmt: skip
     """The k best items for histories never seen in training, without the items of the history itself.
 
     Args:
@@ -228,6 +239,7 @@ def top_k_from_histories(
         histories: item rows per user, each int64 [length], in time order; may repeat an item.
         n_items: size of the catalogue.
         k: length of the lists.
+        closed: item rows that are candidates for nobody, ascending.
         block: histories scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
             are asked for.
 
@@ -236,7 +248,7 @@ def top_k_from_histories(
         ValueError: the model returns another shape than [B, n_items].
     """
     seen = history_rows(histories, n_items)
-    pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k)
+    pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k, closed)
     pass_.run(FoldedIn(model, lambda rows: [histories[row] for row in rows.tolist()]), block)
     return TopK(pass_.top_items, pass_.top_scores)
 

@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+import polars as pl
 import pytest
 from library import GENRES, ITEMS, N_ITEMS, USERS, constant, library
 
@@ -85,7 +87,7 @@ def test_routes_answer_as_the_service_does():
     assert runs == SERVICE.runs()
     assert runs["runs"][0] | {"relations": 0} == {
         "name": "one", "model": "relational-ease", "arm": "all", "protocol": "library, seed 0", "n_users": 60,
-        "n_items": 48, "user": "reader", "item": "book", "relations": 0, "weights_adjustable": True,
+        "n_items": 48, "n_new_items": 0, "user": "reader", "item": "book", "relations": 0, "weights_adjustable": True,
         "filters": ["has_genre", "wrote"],
     }  # fmt: skip
     assert runs["runs"][0]["relations"][1] == {
@@ -670,6 +672,29 @@ def test_slips_on_the_command_line_are_named(tmp_path, arguments, message, capsy
         main()
     assert end.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_titles_do_not_command_the_terminal(tmp_path, capsys, monkeypatch):
+    from relrank.cli import main
+
+    hostile = RUN.titles.with_columns(pl.format("{}\x1b]0;owned\x07\x9b2J\r\u202e", "title").alias("title"))
+    save(replace(RUN, titles=hostile), tmp_path / "run")
+    for arguments in (["--user", "reader 1"], ["--history", "1001"], ["--user", "nobody\x1b[2J"]):
+        monkeypatch.setattr(sys, "argv", ["relrank", "recommend", str(tmp_path / "run"), "-k", "3", *arguments])
+        with suppress(SystemExit):
+            main()
+        said = "".join(capsys.readouterr())
+        assert "\\x1b" in said
+        assert not {*"\x1b\x07\x9b\r\u202e"} & {*said}
+
+
+def test_the_log_shows_the_path_of_a_request_and_does_not_obey_it(monkeypatch, caplog):
+    monkeypatch.setattr(Served, "listed", lambda *_, **__: 1 / 0)
+    error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 404)
+    monkeypatch.setattr(Served, "user_row", lambda *_, **__: 1)
+    error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 500)
+    assert "GET /recommend/reader 1\\x1b[2J" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_ids_in_addresses(tmp_path):

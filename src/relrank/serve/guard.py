@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
+from relrank.printable import printable
 from relrank.serve.asked import SHARED
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Guard:
             await (refusal or self._app)(inner, receive, sent)
         except Exception as error:
             number = uuid.uuid4().hex[:12]
-            log.error("error %s in %s %s", number, scope["method"], scope["path"], exc_info=error)
+            log.error("error %s in %s %s", number, scope["method"], printable(scope["path"]), exc_info=error)
             if status:  # half an answer is out: the connection ends here
                 raise
             answer = failure(500, "internal error", "server", "an answer", f"an error, in the log as {number}")

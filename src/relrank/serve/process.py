@@ -28,6 +28,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from relrank.errors import InputError
+from relrank.printable import printable
 from relrank.serve.asked import SHARED, Limits
 from relrank.serve.index import FROM_ITEMS
 
@@ -134,10 +135,12 @@ def describe(served: Served) -> str:
     """A run in two lines, as it is announced."""
     note = served.run.note
     lists = "exact lists" if served.index is None else f"index of item vectors: {served.index.quality}"
+    new = f", {served.n_new:,} of them without interactions" if served.n_new else ""
     where = "" if served.quick else ", in threads"
     return (
         f"{served.name}: {note['model']} on {note['arm']}, {note['protocol']}; "
-        f"{served.n_users:,} users, {served.n_items:,} items\n  {lists}; {served.seconds * 1000:.1f} ms each{where}"
+        f"{served.n_users:,} users, {served.n_items:,} items{new}\n"
+        f"  {lists}; {served.seconds * 1000:.1f} ms each{where}"
     )
 
 
@@ -354,10 +357,14 @@ def _worker(options: Options, listener: socket.socket, ready: Any, first: bool) 
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, args=(options.grace,), name="relrank-parent", daemon=True).start()
     try:
-        _work(options, listener, print if first else lambda _: None, ready.set)
+        _work(options, listener, _print if first else lambda _: None, ready.set)
     except (InputError, OSError) as error:
-        log.error("%s", error)
+        log.error("%s", printable(error, lines=True))
         raise SystemExit(2) from None
+
+
+def _print(text: str) -> None:
+    print(printable(text, lines=True), flush=True)
 
 
 def _end_with_parent(grace: float) -> None:

@@ -69,6 +69,7 @@ class RunOf(_Answer):
     protocol: str
     n_users: int
     n_items: int
+    n_new_items: int = Field(description="Items that no interaction names, which are recommended all the same.")
     user: str
     item: str
     relations: list[RelationOf]

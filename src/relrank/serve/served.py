@@ -98,6 +98,12 @@ class Served:
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._whole_history = run.hears_all
+        self._unscored: Int32 = run.unscored
+        self.n_new = split.unseen - self._unscored.size  # items without interactions that are in lists all the same
+        self._listable: Mask | None = None
+        if self._unscored.size:
+            self._listable = np.ones(self.n_items, np.bool_)
+            self._listable[self._unscored] = False
         self.relations_of_users = relations_of_users(self.model)
         self._popularity: Float32 = popularity(self.graph).counts.numpy()
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
@@ -275,14 +281,17 @@ class Served:
             model: the fitted one under other weights; None for itself.
         """
         seen = self.left_out(user, history) if exclude_seen else None
+        if self._listable is not None:
+            among = self._listable if among is None else among & self._listable
         visits = user is not None and history is not None and history.size > 0
         if user is None and not cast("Int64", history).size:
             return self._popular(seen, among, offset, k)
-        if self.index is not None and among is None and model is None and not visits:
+        if self.index is not None and among is self._listable and model is None and not visits:
             query = self._query(user, history)
             if not query.any():
                 return self._popular(seen, among, offset, k)
-            return self._through_index(self.index, query, seen, offset, k)
+            gone = np.zeros(0, np.int64) if seen is None else seen
+            return self._through_index(self.index, query, np.union1d(gone, self._unscored), offset, k)
         if self._sparse is not None and not visits:
             of_whom = cast("SparseLinear", model or self.model)
             inputs, weights = self._inputs(of_whom, user, history), of_whom.item_weights()
@@ -296,7 +305,7 @@ class Served:
             scores, exact = self._visit_scores(user, cast("Int64", history), model)
         else:
             scores = self.user_scores(user, model)
-        others = np.delete(scores, self.left_out(user, history))
+        others = np.delete(scores, np.union1d(self.left_out(user, history), self._unscored))
         if others.size and others.min() == others.max():
             return self._popular(seen, among, offset, k)
         return self.page(scores, seen, among, offset, k)._replace(exact=exact)
@@ -366,12 +375,11 @@ class Served:
         result: Int64 = rows[np.lexsort((self._place[rows], -scores[rows]))]
         return result
 
-    def _through_index(self, index: ItemIndex, query: Float32, seen: Rows | None, offset: int, k: int) -> Page:
+    def _through_index(self, index: ItemIndex, query: Float32, seen: Rows, offset: int, k: int) -> Page:
         """The same where an index finds the head of the list; what it overlooked comes after the head, by score.
 
         So all pages are still of one order.
         """
-        seen = np.zeros(0, np.int64) if seen is None else seen
         found = index.search(query, HEAD + seen.size)
         found = found[~np.isin(found, seen)]
         scores = (index.vectors[found] @ query).astype(np.float32)
@@ -413,10 +421,10 @@ class Served:
             near, scores = found[:2]
             return (near[:0], scores[:0]) if found.fallback else (near, scores)
         scores = self.similar_scores(row)
-        others = np.delete(scores, row)
+        others = np.delete(scores, np.union1d(row, self._unscored))
         if others.size and others.min() == others.max():
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        return self.page(scores, np.array([row]), None, 0, k)[:2]
+        return self.page(scores, np.array([row]), self._listable, 0, k)[:2]
 
     def similar_scores(self, row: int) -> Float32:
         """How near every item is to this one, float32 [n_items].
@@ -561,7 +569,8 @@ class Served:
         note, graph = self.run.note, self.graph
         return {
             "name": self.name, "model": note["model"], "arm": note["arm"], "protocol": note["protocol"],
-            "n_users": self.n_users, "n_items": self.n_items, "user": graph.user, "item": graph.item,
+            "n_users": self.n_users, "n_items": self.n_items, "n_new_items": self.n_new,
+            "user": graph.user, "item": graph.item,
             "relations": [
                 {
                     "name": r.name, "source": r.source, "target": r.target, "edges": len(r),
@@ -587,6 +596,11 @@ class Served:
                 found=short(self.item_ids[item]),
             )  # fmt: skip
         whole = self.listed(user, history, 0, self.n_items, model=model)
+        if item in self._unscored:
+            raise RequestError(
+                422, "item is in no list", where="item", found=short(self.item_ids[item]),
+                expected="one with interactions, or with a relation or feature that the model reads",
+            )  # fmt: skip
         at = int(np.flatnonzero(whole.items == item)[0])
         if whole.fallback:
             return {
@@ -595,7 +609,7 @@ class Served:
             }  # fmt: skip
         # an index may overlook items; what it puts behind this one is not above it
         behind = whole.items[at + 1 :][whole.scores[at + 1 :] > whole.scores[at]]
-        hidden = [*seen.tolist(), *behind.tolist()]
+        hidden = [*seen.tolist(), *behind.tolist(), *self._unscored.tolist()]
         try:
             with kernels():
                 found = self._explains(model).explain(

@@ -100,13 +100,13 @@ class Lists:
         rows = [getattr(run.split, part) for part in PARTS]
         user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
         self._heard = Sequences.of_rows(user, item, run.split.shape[0]) if run.hears_all else None
-        self._chosen = run.chosen()
+        self._chosen, self._unscored = run.chosen(), run.unscored
 
     def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:
         """The k best items that each of these users has not chosen yet, and whose list is popularity's."""
         if self._heard is None:
-            return top_of_users(self.run.model, users, self._chosen, k)
-        return top_of_histories(self.run.model, self._heard.take(users).tensors(), k)
+            return top_of_users(self.run.model, users, self._chosen, k, self._unscored)
+        return top_of_histories(self.run.model, self._heard.take(users).tensors(), k, self._unscored)
 
 
 def _frame(run: FittedRun, users: Int64, best: TopK, silent: Mask) -> pl.DataFrame:

@@ -29,7 +29,7 @@ from relrank.tables.tables import Notice
 _PARTS = ("train", "valid", "test")
 _COLUMNS = ("user", "item", "rating", "time", "count")
 _ROWS = ("indptr", "indices", "data")
-_FLAGS = ("ordered", "successive", "only_new")
+_FLAGS = ("ordered", "successive", "only_new", "unseen")
 _GROUPS = ("user_groups", "item_groups")
 _GRAPH = "graph/"
 

@@ -228,6 +228,7 @@ class Cell:
             "relrank": relrank.__version__,
             "format": FORMAT,
             "split": self.bench.split.fingerprint,
+            **({"unseen": self._unseen} if self.bench.split.unseen else {}),
             "edges": {name: edges_sha(self.bench.graph, name) for name in sorted(read.relations)},
             **({"whole": sorted(edges_sha(self.whole, name) for name in self.whole.relations)} if self.whole else {}),
             # a trained table has a row per node, in this order
@@ -250,6 +251,12 @@ class Cell:
             "refit": self.bench.refit,
             "seed": self.bench.seed,
         }
+
+    @property
+    def _unseen(self) -> str:
+        """Hash of the items that no interaction names, which are in the graph beside those of the fingerprint."""
+        keys = self.bench.split.items.keys.tail(self.bench.split.unseen)
+        return hashlib.sha256(json.dumps(keys.to_list()).encode()).hexdigest()[:16]
 
     def key(self) -> str:
         """Hash of the identity: the name of the cell's folder."""

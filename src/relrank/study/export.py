@@ -17,7 +17,7 @@ decides what is there:
 A program or a table is given ones at the items of a history. Where a known user's input is something else, because
 interactions weigh differently or relations of users are read, too, ``users.parquet`` has it (``user``, ``column``,
 ``value``): column c below the number of items is item c, those above are nodes that a relation of users leads to,
-listed in ``columns.parquet`` (``column``, ``relation``, ``type``, ``id``). The weights of these are further rows of B,
+listed in ``columns.parquet`` (``column``, ``relation``, ``type``, ``id``). The weights of these are more rows of B,
 in Parquet in ``column_weights.parquet`` (``column``, ``neighbour``, ``weight``). So the products are the model's own
 scores, for all known users and for anybody of whom the relations are known. ``exact`` in the note is false where that
 does not hold: where ``parquet`` keeps the largest of many weights alone.

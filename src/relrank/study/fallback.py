@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relrank.csr import Csr, Int64
+from relrank.csr import Csr, Int32, Int64
 from relrank.graph.chains import end_of
 from relrank.graph.graph import Graph
 from relrank.models import Recommender
@@ -33,39 +33,63 @@ def popularity(graph: Graph) -> Popularity:
 
 def relations_of_users(model: Recommender) -> list[str]:
     """Relations of users that the model reads, which somebody with a history alone has not."""
+    graph = model.graph
+    return [name for name in _read(model) if end_of(graph, graph.relations[name]) == graph.user]
+
+
+def unscored(model: Recommender, unseen: int) -> Int32:
+    """Of the last ``unseen`` items, which have no interactions, those of which the model knows nothing, ascending.
+
+    It knows an item by a relation that it reads, with a weight above 0, or by a feature.
+    """
     graph, config = model.graph, model.config
-    weights, least = getattr(config, "weights", {}), getattr(config, "weight", 1.0)
-    return [
-        name
-        for name in type(model).reads(graph, config)
-        if weights.get(name, least) != 0 and end_of(graph, graph.relations[name]) == graph.user
-    ]
+    known = np.zeros(graph.n_items, np.bool_)
+    known[: graph.n_items - unseen] = True
+    if unseen:
+        for name in _read(model):
+            relation = graph.relations[name]
+            if graph.item in (relation.source, relation.target):
+                known |= relation.degrees(graph.item, graph.n_items) > 0
+        if model.reads_features(config):
+            for feature in graph.features_of(graph.item):
+                known |= feature.known
+    return np.flatnonzero(~known).astype(np.int32)
 
 
-def top_of_users(model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int) -> tuple[TopK, Mask]:
+def _read(model: Recommender) -> list[str]:
+    """Relations that the model reads, with weights above 0 where the configuration has some."""
+    weights, default = getattr(model.config, "weights", {}), getattr(model.config, "weight", 1.0)
+    return [name for name in type(model).reads(model.graph, model.config) if weights.get(name, default) != 0]
+
+
+def top_of_users(
+    model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int, closed: Int32
+) -> tuple[TopK, Mask]:
     """``top_k``, and popularity's lists for users of whom the model says nothing: which, bool [n_users]."""
-    best = top_k(model, users, seen, k)
+    best = top_k(model, users, seen, k, closed=closed)
     chosen = seen.take(users)
-    silent = _silent(best, chosen, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64))))
+    silent = _silent(best, chosen, closed, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64))))
     if silent.any():
-        best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k))
+        best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k, closed=closed))
     return best, silent
 
 
-def top_of_histories(model: Recommender, histories: Sequence[torch.Tensor], k: int) -> tuple[TopK, Mask]:
+def top_of_histories(
+    model: Recommender, histories: Sequence[torch.Tensor], k: int, closed: Int32
+) -> tuple[TopK, Mask]:
     """``top_k_from_histories`` likewise; nobody says anything of an empty history."""
     n_items = model.graph.n_items
-    best = top_k_from_histories(model, histories, n_items, k)
+    best = top_k_from_histories(model, histories, n_items, k, closed=closed)
     seen = history_rows(histories, n_items)
-    silent = _silent(best, seen, lambda rows: model.fold_in([histories[row] for row in rows.tolist()]))
+    silent = _silent(best, seen, closed, lambda rows: model.fold_in([histories[row] for row in rows.tolist()]))
     silent |= np.array([not history.numel() for history in histories], np.bool_)
     if silent.any():
         left = [histories[row] for row in np.flatnonzero(silent).tolist()]
-        best = _with(best, silent, top_k_from_histories(popularity(model.graph), left, n_items, k))
+        best = _with(best, silent, top_k_from_histories(popularity(model.graph), left, n_items, k, closed=closed))
     return best, silent
 
 
-def _silent(best: TopK, seen: Csr, scores: Callable[[Int64], torch.Tensor]) -> Mask:
+def _silent(best: TopK, seen: Csr, closed: Int32, scores: Callable[[Int64], torch.Tensor]) -> Mask:
     """Whose candidates all have one score; asked of those alone whose list begins and ends at one."""
     n_listed = (best.items >= 0).sum(axis=1)
     rows = np.flatnonzero(n_listed > 0)
@@ -76,7 +100,8 @@ def _silent(best: TopK, seen: Csr, scores: Callable[[Int64], torch.Tensor]) -> M
             with torch.no_grad():
                 found = scores(part).float().numpy(force=True)
             for row, values in zip(part.tolist(), found, strict=True):
-                others = np.delete(values, seen.indices[seen.indptr[row] : seen.indptr[row + 1]])
+                own = seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
+                others = np.delete(values, np.concatenate([own, closed]))
                 silent[row] = others.min() == others.max()
     return silent
 

@@ -16,7 +16,7 @@ import torch
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr
+from relrank.csr import Csr, Int32
 from relrank.errors import InputError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
@@ -29,7 +29,7 @@ from relrank.owner import owned
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.sealed import Sealed, bytes_in, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
-from relrank.study.fallback import top_of_histories, top_of_users
+from relrank.study.fallback import top_of_histories, top_of_users, unscored
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -73,7 +73,7 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         if self.hears_all:
             return self.recommend_for(self.history(user)["item"].to_list(), k)
-        best, silent = top_of_users(self.model, row, self.chosen(), k)
+        best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
@@ -85,7 +85,7 @@ class FittedRun:
             InputError: an item is unknown.
         """
         rows = self.split.items.rows(as_keys(history, self.split.items.keys), "history")
-        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k)
+        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, self.unscored)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def history(self, user: str | int) -> pl.DataFrame:
@@ -103,6 +103,11 @@ class FittedRun:
     def hears_all(self) -> bool:
         """Whether a known user's list is that of all they chose, folded in, in whatever part of the split."""
         return self.split.successive and hears(self.model)
+
+    @property
+    def unscored(self) -> Int32:
+        """Items that no interaction names and the model knows nothing else of: they are in no list."""
+        return unscored(self.model, self.split.unseen)
 
     def chosen(self) -> Csr:
         """Users by items: what each chose, in whatever part."""
@@ -195,7 +200,7 @@ def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
         "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
         "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
-        "only_new": split.only_new,
+        "only_new": split.only_new, "unseen": split.unseen,
         "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
         **({"accepted_leaks": list(leaks)} if leaks else {}),
     }  # fmt: skip
@@ -276,6 +281,7 @@ def load_run(folder: Path | str) -> FittedRun:
     split = Split(
         users, items, train, valid, test, note["protocol"], note["fingerprint"],
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
+        unseen=note.get("unseen", 0),
     )  # fmt: skip
     return FittedRun(model, graph, split, sealed.table("titles.parquet"), note)
 

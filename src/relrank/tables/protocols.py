@@ -81,6 +81,9 @@ class ProtocolConfig(Section):
         valid_share: given, where no validation part is published: the share of each user's training rows held out.
         truth_min_rating: given: test and held-out rows below this rating are no truth. Such test rows are dropped;
             such held-out rows stay in training, so that they stay masked.
+        new_items: items of the node table that no interaction names: "keep" them in the graph, so that a fitted model
+            may recommend them (when models are judged they are no candidates), or "drop". By default they are kept
+            where they are no more than the items with rows; the named recipes drop them.
         without_train: users left without training rows: "error", or "drop" them with all their rows, counted.
     """
 
@@ -94,6 +97,7 @@ class ProtocolConfig(Section):
     item_share: float | None = Field(None, gt=0, lt=0.5)
     valid_share: float = Field(0.1, gt=0, lt=1)
     truth_min_rating: float | None = None
+    new_items: Literal["keep", "drop"] | None = None
     without_train: Literal["error", "drop"] = "error"
 
     @model_validator(mode="before")
@@ -202,6 +206,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
     users, rows, parts = _compact(users, rows, parts)
+    unseen = _unseen(tables, items, protocol, notices)
     train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
     if not len(test):
         raise InputError("no test rows", where="[protocol]", expected="at least one", found="none")
@@ -209,6 +214,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if (cold := int((~_occurring(train.item, len(items))).sum())) and not only_new:
         message = "items without training rows stay candidates, reachable only through relations"
         notices.append(Notice("split", message, cold))
+    seen, items = items, IdMap(items.name, pl.concat([items.keys, unseen.rename("key")])) if len(unseen) else items
     ordered = tables.ordered or rows.time is not None
     return Split(
         users,
@@ -217,11 +223,12 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         valid,
         test,
         protocol=f"{protocol.name}, seed {seed}",
-        fingerprint=fingerprint(users, items, (train, valid, test), ordered=ordered, only_new=only_new),
+        fingerprint=fingerprint(users, seen, (train, valid, test), ordered=ordered, only_new=only_new),
         notices=tuple(notices),
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         only_new=only_new,
+        unseen=len(unseen),
         until=until,
         random=protocol.draws_test,
     )
@@ -493,6 +500,30 @@ def _known_items(
         rows,
         np.where(lost, DROPPED, parts).astype(np.int8),
     )
+
+
+def _unseen(tables: Tables, items: IdMap, protocol: ProtocolConfig, notices: list[Notice]) -> pl.Series:
+    """Keys of the item table that no interaction names, in ascending order, as far as they are kept."""
+    nothing, table = pl.Series([], dtype=items.keys.dtype), tables.nodes.get(tables.item)
+    named = protocol.name in PROTOCOLS
+    if table is None or table.frame[table.key].dtype != items.keys.dtype or (named and protocol.new_items is None):
+        return nothing
+    keys = table.frame[table.key].drop_nulls()
+    named_somewhere = pl.concat([f["item"] for f in (tables.interactions, *tables.given.values())])
+    new = keys.filter(~keys.is_in(named_somewhere.unique().implode())).unique().sort()
+    if not len(new) or protocol.new_items == "drop":
+        return nothing
+    if protocol.new_items is None and len(new) > len(items):
+        message = (
+            f'{items.name} nodes without interactions left out, more than those with: new_items = "keep" keeps them'
+        )
+        notices.append(Notice("split", message, len(new)))
+        return nothing
+    message = (
+        f"{items.name} nodes without interactions: candidates of fitted models that can score them, not of the test"
+    )
+    notices.append(Notice("split", message, len(new)))
+    return new
 
 
 def _compact(users: IdMap, rows: Interactions, parts: Parts) -> tuple[IdMap, Interactions, Parts]:

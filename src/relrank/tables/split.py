@@ -84,7 +84,7 @@ class Split:
 
     Attributes:
         users: user keys in row order.
-        items: item keys in row order: the full catalogue, every one a candidate.
+        items: item keys in row order: the full catalogue, every one a candidate but ``unseen`` ones.
         train: training rows, the only rows a graph may be built from.
         valid: validation rows; may be empty.
         test: test rows.
@@ -95,6 +95,8 @@ class Split:
         successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
             so that at test the validation rows are the end of the history.
         only_new: whether items without training rows are the only candidates.
+        unseen: so many items, the last rows of the catalogue, are known from the node table alone. No interaction
+            names them, so they are no candidates when models are judged; a fitted model may recommend them.
         until: the moment at which training ends for everybody, where one cut in time made the split.
         random: whether each user's held-out rows, or the held-out items, were drawn at random.
     """
@@ -110,6 +112,7 @@ class Split:
     ordered: bool = False
     successive: bool = False
     only_new: bool = False
+    unseen: int = 0
     until: int | None = None
     random: bool = False
 
@@ -130,8 +133,10 @@ class Split:
         return self.train.then(self.valid).csr(*self.shape)
 
     def closed(self) -> Int32:
-        """Items that are candidates for nobody, ascending: none, or all that have training rows."""
-        return np.unique(self.train.item) if self.only_new else np.zeros(0, np.int32)
+        """Items that are no candidates, ascending: those without any row; with ``only_new`` all trained ones, too."""
+        trained = np.unique(self.train.item) if self.only_new else np.zeros(0, np.int32)
+        n_items = len(self.items)
+        return np.concatenate([trained, np.arange(n_items - self.unseen, n_items, dtype=np.int32)])
 
     def refit(self) -> Split:
         """The same cut with the validation rows in training: what a selected model is fitted on again, once.

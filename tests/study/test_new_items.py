@@ -1,0 +1,135 @@
+"""Items that no interaction names: candidates of a fitted model that knows something of them, not of the test."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from relrank.evaluation import evaluate
+from relrank.graph.builders import build_graph
+from relrank.graph.recipes import Attribute
+from relrank.models import MODELS
+from relrank.serve.asked import RequestError
+from relrank.serve.service import Service
+from relrank.study.bench_files import pack, unpack
+from relrank.study.cells import Bench
+from relrank.study.fitted import FORMAT, FittedRun, load_run, save_run
+from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.tables import NodeTable, Tables
+
+BRANDS = {"brand": Attribute(kind="attribute", node="item", column="brand")}
+
+
+def shop(n_new=2):
+    """Twelve customers who stay with one of two brands; new items of a brand, and one of none."""
+    rows = [(f"c{c}", f"i{2 * ((c * 5 + k) % 6) + c % 2}", c + 20 * k) for c in range(12) for k in range(4)]
+    items = [(f"i{i}", "ab"[i % 2]) for i in range(12)] + [(f"new{n}", "ab"[n % 2]) for n in range(n_new)]
+    frame = pl.DataFrame([*items, ("plain", None)], schema=["item", "brand"], orient="row")
+    interactions = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").unique(["user", "item"])
+    return Tables("shop", "user", "item", interactions, {"item": NodeTable("item", frame, "item")})
+
+
+def protocol(**options):
+    return ProtocolConfig(name="mine", split="last-leave-one-out", **options)
+
+
+def fitted(model, config=None, folder=None):
+    tables = shop()
+    split = apply(tables, protocol(), 0)
+    graph, kind = build_graph(tables, split, BRANDS), MODELS[model]
+    run_model = kind(graph, kind.Config(**(config or {})))
+    if hasattr(run_model, "solve"):
+        run_model.solve()
+    else:
+        run_model.init_weights(0)
+        run_model.refresh()
+    note = {
+        "format": FORMAT, "model": model, "name": model, "arm": "all", "config": config or {}, "protocol": "mine",
+        "fingerprint": split.fingerprint, "ordered": True, "successive": True, "unseen": split.unseen,
+    }  # fmt: skip
+    if folder is None:
+        return FittedRun(
+            run_model, graph, split, pl.DataFrame({"key": split.items.keys, "title": split.items.keys}), note
+        )
+    return save_run(run_model, graph, split, tables, note, folder)
+
+
+def test_they_are_counted_and_change_no_protocol():
+    kept, dropped = (apply(shop(), protocol(new_items=policy), 0) for policy in (None, "drop"))
+    assert (kept.unseen, dropped.unseen) == (3, 0)
+    assert kept.items.keys.to_list()[-3:] == ["new0", "new1", "plain"]
+    assert kept.items.keys.to_list()[:-3] == dropped.items.keys.to_list()
+    assert kept.fingerprint == dropped.fingerprint
+    assert [n.count for n in kept.notices if "without interactions" in n.message] == [3]
+    np.testing.assert_array_equal(kept.closed(), [12, 13, 14])
+    many = apply(shop(30), protocol(), 0)
+    assert many.unseen == 0
+    assert any('new_items = "keep"' in n.message and n.count == 31 for n in many.notices)
+    assert apply(shop(30), protocol(new_items="keep"), 0).unseen == 31
+
+
+def test_metrics_are_those_without_them():
+    """The model scores them highest of all, and they are in no list that is judged."""
+
+    class Eager:
+        name = "eager"
+
+        def score(self, users):
+            scores = torch.arange(self.n, dtype=torch.float32).repeat(users.numel(), 1)
+            return (
+                torch.flip(scores[:, :12], [1])
+                if self.n == 12
+                else torch.cat([torch.flip(scores[:, :12], [1]), scores[:, 12:] + 100], 1)
+            )
+
+    found = []
+    for policy in ("keep", "drop"):
+        split, model = apply(shop(), protocol(new_items=policy), 0), Eager()
+        model.n = len(split.items)
+        evaluation = evaluate(model, split, (5,))
+        found.append((evaluation.table.drop("fingerprint"), evaluation.summary))
+    assert found[0][0].equals(found[1][0])
+    assert found[0][1] == pytest.approx(found[1][1], nan_ok=True)
+
+
+@pytest.mark.parametrize("model", ["relational-ease", "sparse-ease", "relational-lightgcn"])
+def test_a_model_that_reads_the_relation_recommends_them(model, tmp_path):
+    config = {"dim": 16} if model == "relational-lightgcn" else {"weight": 30.0}
+    run = fitted(model, config, tmp_path / "run")
+    assert load_run(tmp_path / "run").split.unseen == 3
+    run = load_run(tmp_path / "run")
+    service = Service({"shop": run})
+    listed = [i["item"] for i in service.recommend(history=["i0", "i2"], k=20)["items"]]
+    assert {"new0", "new1"} < set(listed)
+    assert "plain" not in listed
+    assert listed == run.recommend_for(["i0", "i2"], 20)["item"].to_list()
+    if model != "relational-lightgcn":  # which starts with random vectors here
+        assert listed.index("new0") < listed.index("new1")
+        after = service.recommend(history=["new0"], k=3)
+        assert after["fallback"] is None
+        assert service.explain("new0", history=["i0"])["rank"] > 0
+    assert service.runs()["runs"][0]["n_new_items"] == 2
+    assert "plain" not in [i["item"] for i in service.similar("i0", 20)["items"]]
+    with pytest.raises(RequestError, match="in no list"):
+        service.explain("plain", history=["i0"])
+
+
+@pytest.mark.parametrize("model", ["ease", "mf", "popularity", "item-knn", "random"])
+def test_a_model_that_knows_nothing_of_them_does_not(model):
+    run = fitted(model, {"dim": 8} if model == "mf" else {})
+    service = Service({"shop": run})
+    answer = service.recommend(user="c1", k=20)
+    assert answer["total"] == 12 - len(set(run.history("c1")["item"]))
+    assert not {"new0", "new1", "plain"} & {i["item"] for i in answer["items"]}
+    assert run.recommend("c1", 20)["item"].to_list() == [i["item"] for i in answer["items"]]
+    assert service.recommend(history=["new0"], k=20)["fallback"] in ("popularity", None)
+    assert service.runs()["runs"][0]["n_new_items"] == 0
+
+
+def test_other_processes_are_told_of_them():
+    split = apply(shop(), protocol(), 0)
+    bench = unpack(pack(Bench(0, split, build_graph(shop(), split, BRANDS))))
+    assert bench.split.unseen == 3
+    assert json.dumps(bench.split.closed().tolist()) == "[12, 13, 14]"
