@@ -17,7 +17,8 @@ then only the history is cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.cuts import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
+from relrank.memory import out_of_memory
 from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
 from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
@@ -52,6 +54,25 @@ SOLVED_ON_INTERACTIONS = (ChebyCF, FlatFilter)
 Listed = tuple[Int64, Float32]
 LINEAR = (RelationalLightGCN, XSimGCL)
 """Models with gradients whose propagation is linear, given the parameters."""
+
+
+class _DoesNotFitError(Exception):
+    """The class of a model, or its parameters, do not fit a smaller graph."""
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Errors of making a model on a smaller graph; those of solving it or of its scores are others.
+
+    Raises:
+        _DoesNotFitError: the model cannot be made there.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        if out_of_memory(error):
+            raise
+        raise _DoesNotFitError(str(error)) from error
 
 
 class Deletion(NamedTuple):
@@ -206,7 +227,7 @@ class Counterfactuals:
             try:
                 other = self._rebuilt(without_user_edges(self.graph, user), self._state(NO_LINKS))
                 self._are_fixed = bool(np.array_equal(_numbers(other.score, rows), _numbers(self.model.score, rows)))
-            except (RuntimeError, ValueError, KeyError):
+            except _DoesNotFitError:
                 self._are_fixed = True
         return self._are_fixed
 
@@ -254,7 +275,7 @@ class Counterfactuals:
             items = [deletions[at].item for at in places]
             try:
                 scores[places] = self._built_again(asked, cut, items)
-            except (RuntimeError, ValueError, KeyError):  # the class, or its parameters, do not fit the smaller graph
+            except _DoesNotFitError:
                 scores[places] = self._folded(self.model, asked, items)
                 for at in places:
                     exact[at] = False
@@ -277,7 +298,9 @@ class Counterfactuals:
         """Solution or parameters of the model without some links."""
         kind: Any = type(self.model)
         if cut.relation is not None and issubclass(kind, ClosedForm) and not issubclass(kind, SOLVED_ON_INTERACTIONS):
-            return kind(without_links(self.graph, cut), self.model.config).solve().state()  # type: ignore[no-any-return]
+            with _fitting():
+                solver: ClosedForm = kind(without_links(self.graph, cut), self.model.config)
+            return solver.solve().state()
         if self._saved is None:
             self._saved = self.model.state()
         return self._saved
@@ -285,8 +308,9 @@ class Counterfactuals:
     def _rebuilt(self, graph: Graph, state: dict[str, Tensor]) -> Recommender:
         """The model's class on another graph."""
         kind: Any = type(self.model)
-        model: Recommender = kind(graph, self.model.config)
-        model.load_state(state)
+        with _fitting():
+            model: Recommender = kind(graph, self.model.config)
+            model.load_state(state)
         if isinstance(model, nn.Module) and isinstance(self.model, nn.Module):
             model.to(next((p.device for p in self.model.parameters()), torch.device("cpu")))
         return model

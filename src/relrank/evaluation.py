@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +53,7 @@ class Evaluation:
     table: pl.DataFrame
     summary: dict[str, float]
 
-    def save(self, path: Path, synced: bool = True) -> None:
+    def save(self, path: Path | str, synced: bool = True) -> None:
         """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole.
 
         Args:
@@ -60,11 +61,11 @@ class Evaluation:
             synced: see ``whole``.
         """
         metadata = {"relrank.summary": json.dumps(self.summary), "relrank.metrics": str(metrics.DEFINITION)}
-        with whole(path, synced) as temporary:
+        with whole(Path(path), synced) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path) -> Evaluation:
+    def load(cls, path: Path | str) -> Evaluation:
         """Read what ``save`` wrote.
 
         Raises:
@@ -131,8 +132,10 @@ def evaluate(
         block: users scored at once; by default bounded by memory.
 
     Raises:
-        InputError: the part is empty, scores are constant or not finite, or group columns do not fit.
+        InputError: the part is empty, a cut is no whole number, scores are constant or not finite, or group columns
+            do not fit.
     """
+    ks = _cuts(ks)
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found, lists = ranks_and_top_k(
@@ -160,6 +163,14 @@ def evaluate(
         "constant users": found.constant_users,
     }
     return Evaluation(table, summary)
+
+
+def _cuts(ks: Sequence[int]) -> tuple[int, ...]:
+    """Cuts as plain numbers."""
+    found = () if isinstance(ks, str | bytes) or not isinstance(ks, Iterable) else tuple(ks)
+    if not found or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in found):
+        raise InputError("not cuts", where="ks", expected="whole numbers from 1, such as (10, 20)", found=repr(ks))
+    return tuple(int(k) for k in found)
 
 
 def mean_metric(

@@ -77,12 +77,13 @@ class _Manifest(Section):
     """Of the manifest without this line."""
 
 
-def save_graph(graph: Graph, folder: Path) -> None:
+def save_graph(graph: Graph, folder: Path | str) -> None:
     """Write a graph as a bundle; the folder appears whole or not at all, and replaces a bundle of that name.
 
     Raises:
         InputError: the folder exists and is something else than a bundle.
     """
+    folder = Path(folder)
     from safetensors.numpy import save
 
     if (
@@ -130,13 +131,14 @@ def save_graph(graph: Graph, folder: Path) -> None:
             (part / name).write_bytes(content)
 
 
-def load_graph(folder: Path) -> Graph:
+def load_graph(folder: Path | str) -> Graph:
     """Read what ``save_graph`` wrote.
 
     Raises:
         InputError: a file is missing or not what was written; the bundle is of another program or a newer version;
             its parts contradict each other.
     """
+    folder = Path(folder)
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -13,7 +13,7 @@ from relrank.study.verdicts import agrees
 from relrank.whole import whole
 
 
-def write_report(result: StudyResult, path: Path) -> Path:
+def write_report(result: StudyResult, path: Path | str) -> Path:
     """Write a study as one self-contained HTML page.
 
     Args:
@@ -27,6 +27,7 @@ def write_report(result: StudyResult, path: Path) -> Path:
     Raises:
         InputError: the study lacks a field that the page shows.
     """
+    path = Path(path)
     page = render(result)
     with whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -36,7 +36,7 @@ Progress = Callable[[str, int, int], None]
 """What is done, how much of it so far, how much there is."""
 
 
-def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROWS) -> int:
+def batch(run: FittedRun, out: Path | str, k: int, progress: Progress, rows: int = ROWS) -> int:
     """Write ``user``, ``place`` (from 1), ``item``, ``title``, ``score``, ``fallback`` of every user's k best items.
 
     The lists are those of ``FittedRun.recommend``; where scores are products of vectors, the last bits of a score may
@@ -56,6 +56,7 @@ def batch(run: FittedRun, out: Path, k: int, progress: Progress, rows: int = ROW
         InputError: the name is a folder's, another process writes this file, or unfinished parts there are those of
             another run.
     """
+    out = Path(out)
     if out.is_dir():
         raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
     parts = named(out).with_name(out.name + ".parts")

@@ -287,6 +287,7 @@ class CellResult:
         began_after: keys of the cells whose findings its search began with (``Cell.there``).
         held: what single relations bring in this cell's setting, all else held; None but for tuned "all" arms.
         key: name of its folder.
+        chosen_trial: which of ``trials`` validation picked; None where none was made.
     """
 
     model: str
@@ -303,6 +304,7 @@ class CellResult:
     began_after: tuple[str, ...] = ()
     held: Held | None = None
     key: str = ""
+    chosen_trial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +376,7 @@ def load_cell(folder: Path) -> CellResult:
         sealed.table(HISTORY) if HISTORY in sealed else None, note["finished"], note["cost"],
         note["note"], tuple(note.get("began_after", ())),
         Held(sealed.table(HELD), frozenset(note["unused"])) if "unused" in note else None,
-        folder.name,
+        folder.name, note.get("chosen_trial"),
     )  # fmt: skip
 
 
@@ -400,6 +402,7 @@ class Tuned:
         config: its hyper-parameters.
         valid: its metric on validation, before any refit.
         trials: what was tried.
+        chosen_trial: which of them ``config`` is; None where none was made.
         finished: whether tuning ended by itself.
         history: learning curve, or None for a closed form.
         seconds: ``tune`` and ``fit``.
@@ -410,6 +413,7 @@ class Tuned:
     config: Any
     valid: float
     trials: tuple[Trial, ...]
+    chosen_trial: int | None
     finished: bool
     history: pl.DataFrame | None
     seconds: dict[str, float]
@@ -526,7 +530,8 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
         del model  # memory for one is enough
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
     seconds = {"tune": charged, "fit": time.perf_counter() - began}
-    return Tuned(model, graph, config, valid, found.trials, found.finished, history, seconds)
+    chosen = found.chosen if found.trials else None
+    return Tuned(model, graph, config, valid, found.trials, chosen, found.finished, history, seconds)
 
 
 def _free_knobs(cell: Cell, graph: Graph) -> list[Knob]:
@@ -706,7 +711,8 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
     note = {
         "model": cell.model.name, "arm": cell.arm.name, "seed": bench.seed, "identity": cell.identity(),
         "trials": [asdict(t) for t in tuned.trials], "chosen": asdict(tuned.config), "valid": tuned.valid,
-        "finished": tuned.finished, "note": said, "cost": cost, "began_after": list(cell.there),
+        "chosen_trial": tuned.chosen_trial, "finished": tuned.finished, "note": said, "cost": cost,
+        "began_after": list(cell.there),
     }  # fmt: skip
     if cell.has_all and tuned.trials:
         config, graph = tuned.config, tuned.graph

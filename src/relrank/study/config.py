@@ -217,12 +217,13 @@ def trains_on_relations(models: Sequence[ModelSection]) -> bool:
     return any(issubclass(kind, Trained) and kind.relational for kind in kinds)
 
 
-def read_study(path: Path) -> StudyConfig:
+def read_study(path: Path | str) -> StudyConfig:
     """Read and check a study file.
 
     Raises:
         InputError: file and key of the first slip.
     """
+    path = Path(path)
     if path.is_dir():
         raise InputError("not a study file", where=str(path), expected="a TOML file", found="a folder")
     config = load_toml(path, StudyConfig)

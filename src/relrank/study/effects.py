@@ -17,7 +17,6 @@ from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules
 from relrank.study.arms import NO_HOPS, Arm, Hops
 from relrank.study.cells import CellResult
-from relrank.study.tuning import value_of
 from relrank.study.verdicts import Evidence
 
 KINDS = ("drop", "alone", "placebo")
@@ -502,10 +501,8 @@ def tuning(found: Found) -> pl.DataFrame:
     rows = []
     for (model, arm), cells in found.items():
         for cell in cells:
-            fitted = ({name: value_of(cell.chosen, name) for name in t.values} == t.values for t in cell.trials)
-            chosen = next((i for i, same in enumerate(fitted) if same), None)
             rows += [
-                (model, arm, cell.seed, i, t.metric, json.dumps(t.values), i == chosen)
+                (model, arm, cell.seed, i, t.metric, json.dumps(t.values), i == cell.chosen_trial)
                 for i, t in enumerate(cell.trials)
             ]
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")

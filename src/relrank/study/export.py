@@ -88,7 +88,7 @@ ROWS = 1 << 22
 """Sparse weights that get their outside ids at once."""
 
 
-def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[str]:
+def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> list[str]:
     """Write a fitted model to a folder of its own; an older export there is replaced.
 
     Args:
@@ -104,6 +104,7 @@ def export(run: FittedRun, to: str, out: Path, neighbours: int = 100) -> list[st
         InputError: the format is unknown, or not one for this model; the folder holds something else; an extra is not
             installed.
     """
+    out = Path(out)
     if to not in get_args(Format):
         raise InputError(
             "unknown format", where="relrank export --to", expected=" or ".join(get_args(Format)), found=repr(to)

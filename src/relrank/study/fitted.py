@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from relrank.sealed import Sealed, bytes_in, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
 from relrank.study.fallback import top_of_histories, top_of_users, unscored
 from relrank.study.fits import gb, refuse_too_large
+from relrank.tables.files import WHOLE
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 from relrank.whole import named, whole_folder
@@ -71,6 +73,7 @@ class FittedRun:
             InputError: the user is unknown.
         """
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
+        check_k(k)
         if self.hears_all:
             return self.recommend_for(self.history(user)["item"].to_list(), k)
         best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
@@ -82,9 +85,10 @@ class FittedRun:
         An empty history gets popularity's list, too.
 
         Raises:
-            InputError: an item is unknown.
+            InputError: an item is unknown, or the history is one key instead of a list of them.
         """
-        rows = self.split.items.rows(as_keys(history, self.split.items.keys), "history")
+        rows = self.split.items.rows(as_keys(listed(history, "history"), self.split.items.keys), "history")
+        check_k(k)
         best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, self.unscored)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
@@ -122,16 +126,45 @@ class FittedRun:
         return named.select("place", pl.col("key").alias("item"), "title", "score", fallback=pl.lit(fallback))
 
 
-def as_keys(values: Sequence[str | int], like: pl.Series) -> pl.Series:
-    """Keys typed on a command line, in the type of the table's keys.
+def listed(values: Iterable[Any], where: str) -> list[Any]:
+    """What is asked about, as a list in its order.
+
+    Raises:
+        InputError: it is one thing, such as a text, which is a list of its letters to Python; or it has no order.
+    """
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
+        raise InputError(
+            "not a list", where=where, expected="a list of keys, such as [51] or ['a', 'b']", found=repr(values)[:80]
+        )
+    return list(values)
+
+
+def check_k(k: int) -> None:
+    """Refuse a length that no list has.
+
+    Raises:
+        InputError: it is not a whole number of 1 or more.
+    """
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise InputError("not a length of a list", where="k", expected="a whole number, at least 1", found=repr(k))
+
+
+def as_keys(values: Sequence[Any], like: pl.Series) -> pl.Series:
+    """Keys as a command line or a program gives them, in the type of the table's keys.
 
     Raises:
         InputError: a key cannot be of that type.
     """
-    text = pl.Series([str(v) for v in values], dtype=pl.String)
+    plain = [v.item() if isinstance(v, np.generic | torch.Tensor) else v for v in values]
+    for one in plain:
+        if isinstance(one, bool) or not isinstance(one, str | int | float):
+            raise InputError(
+                "not a key", where="keys asked for", expected="a whole number or a text", found=repr(one)
+            )
+    text = pl.Series([str(v) for v in plain], dtype=pl.String)
     if not like.dtype.is_integer():
         return text
-    numbers = text.cast(like.dtype, strict=False)
+    numbers = text.str.extract(WHOLE, 1).cast(like.dtype, strict=False)
     if numbers.null_count():
         raise InputError(
             "unknown key", where="keys asked for", expected=f"whole numbers, such as {like[0]}",

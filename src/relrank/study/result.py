@@ -119,11 +119,12 @@ class StudyResult:
         """Of figures of the study's metric."""
         return int(self.card.get("decimals", 4))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write ``card.json``, one Parquet file per table, and ``results.json`` for readers without Parquet.
 
         Each file has its final name only when it is whole; the manifest is written last.
         """
+        folder = Path(folder)
         for part in fields(self):
             value = getattr(self, part.name)
             if part.name == "card":
@@ -140,13 +141,14 @@ class StudyResult:
         return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
-    def load(cls, folder: Path) -> StudyResult:
+    def load(cls, folder: Path | str) -> StudyResult:
         """Read what ``save`` wrote.
 
         Raises:
             InputError: the folder holds no finished study, one without a file that is read today, or one that is not
                 what was written.
         """
+        folder = Path(folder)
         names = cls._files()
         lacking = [name for name in names if not (folder / name).is_file()]
         if lacking:

@@ -112,7 +112,7 @@ def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, Protoco
     return small, protocol.model_copy(update={"core": 0})
 
 
-def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: Progress = silent) -> Material:
+def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> Material:
     """Read the tables, cut and build the graph once per seed, audit the first.
 
     Args:
@@ -124,6 +124,7 @@ def prepare(config: StudyConfig, base: Path, is_smoke: bool = False, progress: P
     Raises:
         InputError: whatever is wrong with the data or the study file.
     """
+    base = Path(base)
     tables, protocol = read_tables(config.data, base), config.protocol
     if is_smoke:
         tables, protocol = few_users(tables, protocol)
@@ -415,7 +416,11 @@ def _beside_rival(config: StudyConfig) -> list[str]:
 
 
 def run_study(
-    config: StudyConfig, material: Material, out: Path, watcher: Watcher | None = None, engine: Engine | None = None
+    config: StudyConfig,
+    material: Material,
+    out: Path | str,
+    watcher: Watcher | None = None,
+    engine: Engine | None = None,
 ) -> StudyResult:
     """Run every cell that is not there yet, compare, judge, and store the result in ``out``.
 
@@ -437,6 +442,7 @@ def run_study(
         InputError: whatever is wrong with the data or the study file; every cell is left out; the folder is that of
             another study, is in use, or holds what was not written there.
     """
+    out = Path(out)
     check_accepted(config, config.name)
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)
     with study_folder(out, config, material.smoke):
@@ -542,13 +548,14 @@ def cells_of(config: StudyConfig, material: Material, model: str, arm: str | Non
     return [*before.values(), cell]
 
 
-def keep_winner(config: StudyConfig, material: Material, out: Path, say: Say = lambda _: None) -> FittedRun:
+def keep_winner(config: StudyConfig, material: Material, out: Path | str, say: Say = lambda _: None) -> FittedRun:
     """Keep the best model and arm on validation, as fitted on the first seed, under ``out/winner``.
 
     Shuffled arms cannot win. A closed form is solved once more; of a trained model the cell has the weights. Then all
     cells lose theirs; a trained model that only wins later, with further cells, is fitted once more. A winner that is
     there already is read back. ``say`` is told of a fit.
     """
+    out = Path(out)
     with study_folder(out, config, material.smoke):
         return _keep_winner(config, material, out, say)
 

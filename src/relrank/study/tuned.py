@@ -27,8 +27,10 @@ def write_tuned(config: StudyConfig, searches: Sequence[Search], base: Path, pat
 
     raw = config.model_dump(exclude_unset=True, exclude_none=True)
     raw["name"] = f"{config.name.removesuffix('-tuned')}-tuned"
-    if config.data.dataset != "planted" and not config.data.path.startswith(("$", "~")):
-        raw["data"]["path"] = os.path.relpath(base / config.data.path, path.parent)
+    for key in ("path", "tmdb"):
+        place = getattr(config.data, key)
+        if place is not None and config.data.dataset != "planted" and not place.startswith(("$", "~")):
+            raw["data"][key] = os.path.relpath(base / place, path.parent)
     raw["models"] = [_section(m, [s for s in searches if s.cell.model.name == m.name]) for m in config.models]
     note = f"# Written by relrank tune: {how},\n# best {config.study.metric} on validation of the first split.\n\n"
     with whole(path) as temporary:

@@ -268,7 +268,7 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
 }
 
 
-def read_tables(config: DataConfig, base: Path) -> Tables:
+def read_tables(config: DataConfig, base: Path | str) -> Tables:
     """Read what a ``[data]`` section describes.
 
     Keys become Int64 where every key of the column is a whole number, else String. Node columns keep their text, and
@@ -282,6 +282,7 @@ def read_tables(config: DataConfig, base: Path) -> Tables:
     Raises:
         InputError: whatever is wrong, with file and row or key.
     """
+    base = Path(base)
     folder = resolve(config.path, base, "[data] path")
     if (dataset := config.dataset) is not None:
         if config.tmdb is not None:
