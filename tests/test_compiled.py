@@ -9,10 +9,9 @@ from relrank.compiled import njit
 
 READ_ONLY = """
 import numba.core.caching as caching
-for name in ("_InTreeCacheLocator", "_UserWideCacheLocator", "_UserProvidedCacheLocator", "_IPythonCacheLocator",
-             "_InTreeCacheLocatorFsAgnostic", "_UserWideCacheLocatorFsAgnostic"):
-    if hasattr(caching, name):
-        getattr(caching, name).from_function = classmethod(lambda cls, *args: None)
+for one in list(vars(caching).values()):
+    if hasattr(one, "_locator_classes"):
+        one._locator_classes = []
 import warnings
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("default")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from relrank.compiled import njit
 
 Int32 = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int32 | np.int64]
@@ -15,7 +16,7 @@ _SPARSE = 16
 
 # In line: compiled code from the cache shares its environment with compiled code that it calls, and a function that
 # Python calls as well may then find it empty.
-@numba.njit(inline="always", nogil=True, cache=True)
+@njit(inline="always", nogil=True)
 def starts(keys, n):  # type: ignore[no-untyped-def]
     """Where each of the keys 0 … n − 1 starts once they are sorted, int64 [n + 1]."""
     result = np.zeros(n + 1, np.int64)
@@ -26,7 +27,7 @@ def starts(keys, n):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def ascending(rows, cols):  # type: ignore[no-untyped-def]
     """Whether no pair is below the one before it."""
     for e in range(1, rows.size):
@@ -43,7 +44,7 @@ def repeated(rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
     return again
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def repeats(indptr, indices):  # type: ignore[no-untyped-def]
     """Entries that equal the one before them in the same row, where columns ascend inside a row."""
     count = 0
@@ -53,7 +54,7 @@ def repeats(indptr, indices):  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def holds(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
     """Which pairs are entries of a matrix whose columns ascend inside a row, bool [size]."""
     result = np.zeros(rows.size, np.bool_)
@@ -64,7 +65,7 @@ def holds(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def by_source(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
     """Edges that are listed by destination, by source, in one counting pass: the transposed matrix.
 
@@ -83,7 +84,7 @@ def by_source(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
     return first, rows, moved
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _first_order(keys, n, out):  # type: ignore[no-untyped-def]
     at = starts(keys, n)
     for i in range(keys.size):
@@ -91,7 +92,7 @@ def _first_order(keys, n, out):  # type: ignore[no-untyped-def]
         at[keys[i]] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _next_order(keys, n, order, out):  # type: ignore[no-untyped-def]
     at = starts(keys, n)
     for i in order:

@@ -29,11 +29,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float64, Int64
 from relrank.errors import InputError, did_you_mean
 
@@ -126,7 +126,7 @@ def _over_places(of_place: Callable[[Float64], Float64], groups: TieGroups, insi
     return np.where(inside == 1, np.append(values, 0.0)[start], several)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _none_inside(size, relevant, inside):  # type: ignore[no-untyped-def]
     """Probability that none of the relevant items of a group is on its first places, C(n − m, c) / C(n, c)."""
     result = np.empty(size.size)
@@ -140,7 +140,7 @@ def _none_inside(size, relevant, inside):  # type: ignore[no-untyped-def]
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _reciprocal_of_first(higher, size, relevant, of_one):  # type: ignore[no-untyped-def]
     """Mean of 1 / (place of a group's first relevant item), places counted from 1 at the top of the list.
 
@@ -375,7 +375,7 @@ def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 
     return result
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _divergences(items, indptr, indices, s_indptr, s_indices, s_data, n_values, alpha, result):  # type: ignore[no-untyped-def]
     """``miscalibration`` from shares of values by items; a user's two mixes are sums of them, cleared afterwards."""
     p, q = np.zeros(n_values), np.zeros(n_values)

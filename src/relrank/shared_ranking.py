@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from relrank.compiled import njit
 from relrank.csr import Float32, Int32, Int64
 
 
@@ -45,7 +45,7 @@ class SharedOrder:
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _rank(  # type: ignore[no-untyped-def]
     scores, is_closed, items, ascending, users, seen_indptr, seen_items, truth_indptr, truth_items, higher, equal,
     constant, top_items, top_scores,

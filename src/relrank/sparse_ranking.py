@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 
@@ -25,13 +25,13 @@ SORT_FROM = 8
 """From so many relevant items on, a user's scores are sorted once instead of being counted for each."""
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _before(score, place, other_score, other_place):  # type: ignore[no-untyped-def]
     """Whether a candidate comes before another one: higher scores first, equal ones by place."""
     return score > other_score or (score == other_score and place < other_place)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _keep(scores, places, count, score, place):  # type: ignore[no-untyped-def]
     """Put a candidate into an ordered list of at most ``scores.size``; returns the list's new length."""
     k = scores.size
@@ -47,7 +47,7 @@ def _keep(scores, places, count, score, place):  # type: ignore[no-untyped-def]
     return min(count + 1, k)
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def reach(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scores, mark, stamp, reached):  # type: ignore[no-untyped-def]
     """Sum the scores of one row of inputs; returns how many items were reached.
 
@@ -67,7 +67,7 @@ def reach(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scores,
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count(values, n, target):  # type: ignore[no-untyped-def]
     """How many of the first ``n`` values are higher than the target, and how many equal it."""
     higher, equal = 0, 0
@@ -77,7 +77,7 @@ def _count(values, n, target):  # type: ignore[no-untyped-def]
     return higher, equal
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rank_sparse(
     i_indptr: Int64,
     i_indices: Int32,
@@ -182,7 +182,7 @@ def rank_sparse(
             _list(scores, mark, b, reached, count, order, places, top_items[b], top_scores[b])
 
 
-@njit(cache=True, nogil=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _sum_all(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scores):  # type: ignore[no-untyped-def]
     """Sum the scores of one row of inputs for all items, in the order of ``reach``."""
     scores[:] = 0
@@ -192,7 +192,7 @@ def _sum_all(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scor
             scores[w_indices[f]] += value * w_data[f]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rank_few_items(  # type: ignore[no-untyped-def]
     i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, users, seen_indptr, seen_items, truth_indptr,
     truth_items, closed, higher, equal, constant, not_finite, n_items,
@@ -227,7 +227,7 @@ def rank_few_items(  # type: ignore[no-untyped-def]
             constant[b] = higher[e] == 0 and equal[e] == candidates and candidates > 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _list(scores, mark, stamp, reached, count, order, places, top_items, top_scores):  # type: ignore[no-untyped-def]
     """The best candidates of one user: those above 0, then the ones at 0 in the order of places, then those below."""
     k, length = top_scores.size, 0
@@ -256,7 +256,7 @@ def _list(scores, mark, stamp, reached, count, order, places, top_items, top_sco
             top_scores[at] = -np.inf
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _split(  # type: ignore[no-untyped-def]
     i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, seen, among, scores, mark, stamp, reached
 ):
@@ -292,7 +292,7 @@ def _split(  # type: ignore[no-untyped-def]
     return bad, masked, above, below
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _at_zero(order, among, scores, mark, stamp, skipped, found):  # type: ignore[no-untyped-def]
     """Candidates of score 0 in the fixed order, the first ``skipped`` left out; there are enough of them."""
     passed, length = 0, 0

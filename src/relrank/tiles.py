@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from relrank.compiled import njit
 from relrank.csr import Float32, Int32, Int64
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
@@ -155,7 +156,7 @@ def _fma(_typing, _a, _b, _c):  # type: ignore[no-untyped-def]
     return types.float32(types.float32, types.float32, types.float32), emit
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def pack(items: Float32, order: Int32, panels: Float32) -> None:
     """Write items in a given order, so that one load is the same dimension of ``LANES`` items.
 
@@ -171,7 +172,7 @@ def pack(items: Float32, order: Int32, panels: Float32) -> None:
                 panels[p, d, i] = items[order[at], d] if at < order.size else np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _bisect(ascending, first, last, value, right):  # type: ignore[no-untyped-def]
     """Where the value would stand in ``ascending[first : last]``, before or behind (``right``) its equals."""
     while first < last:
@@ -183,7 +184,7 @@ def _bisect(ascending, first, last, value, right):  # type: ignore[no-untyped-de
     return first
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tally(  # type: ignore[no-untyped-def]
     scores, start, n_vectors, targets, higher, at_least, first, last, words
 ):
@@ -214,7 +215,7 @@ def _tally(  # type: ignore[no-untyped-def]
                 at_least[upto - 1] += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _keep(top_scores, top_places, value, place):  # type: ignore[no-untyped-def]
     """Put a candidate into a list: higher scores first, equal ones by place."""
     at = top_scores.size - 1
@@ -228,7 +229,7 @@ def _keep(top_scores, top_places, value, place):  # type: ignore[no-untyped-def]
     top_places[at] = place
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _keep_reaching(scores, start, n_vectors, top_scores, top_places, places, base, words):  # type: ignore[no-untyped-def]
     """Offer a piece of one user's scores, whole words of 64, to their list.
 
@@ -249,14 +250,14 @@ def _keep_reaching(scores, start, n_vectors, top_scores, top_places, places, bas
                 _keep(top_scores, top_places, scores[start + at], places[base + at])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _named(order, top_scores, top_places):  # type: ignore[no-untyped-def]
     """Make places in a list items; −1 behind its end."""
     for at in range(top_scores.size):
         top_places[at] = order[top_places[at]] if top_scores[at] > -np.inf else -1
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _prepare(targets, order, first, last):  # type: ignore[no-untyped-def]
     """Let many targets ascend, the order of few is left; ``order`` says which number each had, from 0 on."""
     for t in range(first, last):
@@ -274,7 +275,7 @@ def _prepare(targets, order, first, last):  # type: ignore[no-untyped-def]
         gap = 1 if gap == 2 else gap * 5 // 11
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _conclude(  # type: ignore[no-untyped-def]
     order, above, at_least, first, last, seen, closed, truth, n_candidates, higher, equal
 ):
@@ -298,13 +299,13 @@ def _conclude(  # type: ignore[no-untyped-def]
     return constant
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _holds(rows, row):  # type: ignore[no-untyped-def]
     at = _bisect(rows, 0, rows.size, row, False)
     return at < rows.size and rows[at] == row
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _score(user, item):  # type: ignore[no-untyped-def]
     """The number that ``_multiply`` finds."""
     total = np.float32(0)
@@ -313,7 +314,7 @@ def _score(user, item):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rank_products(
     vectors: Float32,
     users: Int32,
@@ -415,7 +416,7 @@ def rank_products(
         _named(order, top_scores[b], top_items[b])
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rank_rows(
     scores: Float32,
     users: Int32,

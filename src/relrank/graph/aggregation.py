@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from relrank.compiled import njit
 from relrank.csr import Csr
 from relrank.graph.blocks import Edges
 from relrank.graph.spmm import spmm
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _normalise(indptr, weight, out):  # type: ignore[no-untyped-def]
     for i in range(indptr.size - 1):
         total = 0.0

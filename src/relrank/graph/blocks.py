@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
@@ -141,7 +141,7 @@ class Adjacency:
         return found
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _positions(indptr, indices, rows, columns):  # type: ignore[no-untyped-def]
     out = np.empty(rows.size, np.int64)
     for i in range(rows.size):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from relrank.compiled import njit
 from relrank.counting import by_source
 from relrank.csr import Int32, Int64, end_to_end
 from relrank.graph.edge_rows import attend, equal_pieces
@@ -84,7 +85,7 @@ class _DotAttention(torch.autograd.Function):
         tables = [x.detach().contiguous().numpy() for x in (query, key, value, prior)]
         share = np.empty((n.indices.size, query.shape[1]), tables[0].dtype)
         out, scale = np.zeros_like(tables[0]), tables[0].dtype.type(scale)
-        _forward(n.indptr, n.indices, n.kinds, _pieces(n.indptr), *tables, scale, share, out)  # type: ignore[call-arg]
+        _forward(n.indptr, n.indices, n.kinds, _pieces(n.indptr), *tables, scale, share, out)
         ctx.tables, ctx.share, ctx.neighbours, ctx.scale = tables, share, n, scale
         return torch.from_numpy(out)
 
@@ -111,7 +112,7 @@ def _pieces(indptr: Int64) -> Int64:
     return equal_pieces(indptr, CHUNKS, row_work=4)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+@njit(parallel=True, nogil=True, fastmath=_LOOSE)
 def _forward(indptr, indices, kinds, pieces, query, key, value, prior, scale, share, out):  # type: ignore[no-untyped-def]
     heads, width = query.shape[1], query.shape[2]
     for c in numba.prange(pieces.size - 1):
@@ -137,7 +138,7 @@ def _forward(indptr, indices, kinds, pieces, query, key, value, prior, scale, sh
                         out[i, h, d] += a * value[j, h, d]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+@njit(parallel=True, nogil=True, fastmath=_LOOSE)
 def _to_queries(  # type: ignore[no-untyped-def]
     indptr, indices, kinds, pieces, query, key, value, prior, scale, share, g, d_score, d_query, d_prior
 ):
@@ -167,7 +168,7 @@ def _to_queries(  # type: ignore[no-untyped-def]
                     d_score[e, h] = factor
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath=_LOOSE)
+@njit(parallel=True, nogil=True, fastmath=_LOOSE)
 def _to_sources(starts, edges, ends, pieces, query, share, d_score, g, d_key, d_value):  # type: ignore[no-untyped-def]
     heads, width = query.shape[1], query.shape[2]
     for c in numba.prange(pieces.size - 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from relrank.compiled import njit
 from relrank.csr import Float32, Int32, Int64
 from relrank.graph.blocks import EdgeType
 from relrank.graph.sampling import _hash
@@ -15,13 +16,13 @@ _COMPARISONS_PER_HASH = 8
 _WORTH_THREADS = 1 << 14
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _bits(state, draw):  # type: ignore[no-untyped-def]
     """64 random bits: draw number ``draw`` of splitmix64 started at ``state``."""
     return _hash(state + draw * np.uint64(0x9E3779B97F4A7C15))
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _below(n, state, draw):  # type: ignore[no-untyped-def]
     """An integer of 0 … n - 1 (n < 2³²), exactly uniform, and the number of the next draw."""
     bound = np.uint64(n)
@@ -34,13 +35,13 @@ def _below(n, state, draw):  # type: ignore[no-untyped-def]
     return np.int64(product >> np.uint64(32)), draw + np.uint64(1)
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _minus_log(state, draw):  # type: ignore[no-untyped-def]
     """A standard exponential number."""
     return -np.log(((_bits(state, draw) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53)
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _between(values, bottom, top):  # type: ignore[no-untyped-def]
     """Where the values that are at least ``bottom`` and below ``top`` begin and end; few are expected."""
     low, high = 0, values.size
@@ -64,7 +65,7 @@ def _between(values, bottom, top):  # type: ignore[no-untyped-def]
     return begin, low
 
 
-@numba.njit(cache=True)
+@njit()
 def _subset(m, state, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with distinct integers of 0 … m - 1, every subset equally likely; out.size <= m."""
     c = out.size
@@ -92,7 +93,7 @@ def _subset(m, state, out):  # type: ignore[no-untyped-def]
                     break
 
 
-@numba.njit(cache=True)
+@njit()
 def _weighted_subset(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with the positions of the smallest ``-log(u)/w``, less those skipped, kept in a heap."""
     c, n, jump = out.size, 0, 0
@@ -123,7 +124,7 @@ def _weighted_subset(weights, skipped, first, state, out):  # type: ignore[no-un
         keys[at], out[at] = key, i
 
 
-@numba.njit(cache=True)
+@njit()
 def _weighted_repeats(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
     """Fill ``out`` with positions drawn by weight with replacement, less those skipped, in one sweep.
 
@@ -156,7 +157,7 @@ def _weighted_repeats(weights, skipped, first, state, out):  # type: ignore[no-u
         out[rest] = last
 
 
-@numba.njit(cache=True)
+@njit()
 def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted, word, columns, weight):  # type: ignore[no-untyped-def]
     """The neighbours of one node, as global numbers, into its slice of the result."""
     first, last = indptr[node - start], indptr[node - start + 1]
@@ -193,7 +194,7 @@ def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted,
         weight[i] = data[position] if data.size > 0 else np.float32(1)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _draw_parallel(  # type: ignore[no-untyped-def]
     nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
 ):
@@ -206,7 +207,7 @@ def _draw_parallel(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _draw_serial(  # type: ignore[no-untyped-def]
     nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
 ):
@@ -219,7 +220,7 @@ def _draw_serial(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _counts(nodes, start, stop, indptr, skip, fanout, replace, out):  # type: ignore[no-untyped-def]
     for i in range(nodes.size):
         node = nodes[i]
@@ -238,7 +239,7 @@ def _counts(nodes, start, stop, indptr, skip, fanout, replace, out):  # type: ig
             out[i + 1] = min(free, fanout)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def relabel(columns: Int32, place: Int32, nodes: Int64, n: int) -> int:
     """Global numbers become local ones in place; nodes not met before join the ``n`` of the list; its length."""
     for e in range(columns.size):
@@ -253,7 +254,7 @@ def relabel(columns: Int32, place: Int32, nodes: Int64, n: int) -> int:
     return n
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def first_repeated(nodes: Int64, place: Int32) -> int:
     """Where a node occurs for the second time, -1 if none does; ``place`` is left all -1."""
     found = -1

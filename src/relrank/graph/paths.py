@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Int64
 from relrank.graph.chains import composed_graph
 from relrank.graph.graph import Graph, Relation
@@ -71,7 +72,7 @@ def _from(relation: Relation, graph: Graph, end: str) -> Csr | None:
     return matrix if relation.source == end else matrix.transpose()
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _spread(indptr, indices, data, vector, out):  # type: ignore[no-untyped-def]
     for node in range(vector.size):
         v = vector[node]
@@ -80,7 +81,7 @@ def _spread(indptr, indices, data, vector, out):  # type: ignore[no-untyped-def]
                 out[indices[e]] += v * data[e]
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _row(indptr, indices, data, own, after, first, second, out, r):  # type: ignore[no-untyped-def]
     """One or two steps from row r of a sparse matrix; ``second`` is empty for one."""
     ptr, col, val = first
@@ -95,19 +96,19 @@ def _row(indptr, indices, data, own, after, first, second, out, r):  # type: ign
         _spread(second[0], second[1], second[2], between, out[r])
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _rows_parallel(indptr, indices, data, own, after, first, second, out):  # type: ignore[no-untyped-def]
     for r in numba.prange(out.shape[0]):
         _row(indptr, indices, data, own, after, first, second, out, r)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _rows_serial(indptr, indices, data, own, after, first, second, out):  # type: ignore[no-untyped-def]
     for r in range(out.shape[0]):
         _row(indptr, indices, data, own, after, first, second, out, r)
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _subtract(whole, rows, less, factor, out, r):  # type: ignore[no-untyped-def]
     row, f = whole[rows[r]], factor[r]
     for i in range(row.size):
@@ -116,13 +117,13 @@ def _subtract(whole, rows, less, factor, out, r):  # type: ignore[no-untyped-def
         out[r, i] = np.sqrt(rest * f) if rest > EQUAL * row[i] else np.float32(0.0)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _subtract_parallel(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
     for r in numba.prange(out.shape[0]):
         _subtract(whole, rows, less, factor, out, r)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _subtract_serial(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
     for r in range(out.shape[0]):
         _subtract(whole, rows, less, factor, out, r)

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
@@ -37,7 +37,7 @@ def normalise(csr: Csr) -> Csr:
     return Csr(csr.indptr, csr.indices, _by_degrees(csr.indptr, csr.indices, csr.data, csr.n_cols), csr.n_cols)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _by_degrees(indptr, indices, data, n_cols):  # type: ignore[no-untyped-def]
     rows, cols, out = np.zeros(indptr.size - 1), np.zeros(n_cols), np.empty(data.size, np.float32)
     for r in range(rows.size):

@@ -8,9 +8,9 @@ with fixed degree sequences", SIAM Review 60 (2018).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from relrank.compiled import njit
 from relrank.csr import Int64
 from relrank.graph.graph import Relation
 
@@ -38,7 +38,7 @@ def rewire(relation: Relation, seed: int, swaps_per_edge: int = 10) -> Relation:
     return Relation.of(relation.name, relation.source, relation.target, first, second, relation.weight)
 
 
-@numba.njit(cache=True, inline="always")
+@njit(inline="always")
 def _mix(z: np.uint64) -> np.uint64:
     """The finaliser of splitmix64: G. Steele, D. Lea and C. Flood, OOPSLA 2014."""
     z = (z ^ (z >> _S30)) * _MIX1
@@ -46,7 +46,7 @@ def _mix(z: np.uint64) -> np.uint64:
     return z ^ (z >> _S31)
 
 
-@numba.njit(cache=True)
+@njit()
 def _slot(table: Int64, key: np.int64) -> np.int64:
     """Where a key is in an open-addressing table, or the empty slot (-1) where it would go."""
     mask = table.size - 1
@@ -56,7 +56,7 @@ def _slot(table: Int64, key: np.int64) -> np.int64:
     return at
 
 
-@numba.njit(cache=True)
+@njit()
 def _discard(table: Int64, key: np.int64) -> None:
     """Remove a key and close the gap, so that no probe stops short (Knuth, TAOCP 3, 6.4, algorithm R)."""
     mask = table.size - 1
@@ -73,7 +73,7 @@ def _discard(table: Int64, key: np.int64) -> None:
     table[gap] = -1
 
 
-@numba.njit(cache=True)
+@njit()
 def _swap(first: Int64, second: Int64, n: int, undirected: bool, steps: int, state: np.uint64) -> None:
     """Run the chain in place on edges ``first[e] - second[e]``; ``n`` is above every ``second``."""
     size = 4

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError, one_of
 
@@ -25,7 +26,7 @@ _MARKED = 64
 """Rows for each row of a batch up to which marking them all is faster than sorting the batch."""
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _hash(x):  # type: ignore[no-untyped-def]
     x = (x + np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFFFFFFFFFFFFFFFF)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -33,7 +34,7 @@ def _hash(x):  # type: ignore[no-untyped-def]
     return x ^ (x >> np.uint64(31))
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _mark_own(indptr, indices, users, place, out, b):  # type: ignore[no-untyped-def]
     for e in range(indptr[users[b]], indptr[users[b] + 1]):
         at = place[indices[e]]
@@ -41,19 +42,19 @@ def _mark_own(indptr, indices, users, place, out, b):  # type: ignore[no-untyped
             out[b, at] = True
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _shared_positives(indptr, indices, users, place, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(users.size):
         _mark_own(indptr, indices, users, place, out, b)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _shared_positives_serial(indptr, indices, users, place, out):  # type: ignore[no-untyped-def]
     for b in range(users.size):
         _mark_own(indptr, indices, users, place, out, b)
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore[no-untyped-def]
     # The r-th item that the user does not have is r plus the number of the user's items before it: one bisect.
     first, last = indptr[users[b]], indptr[users[b] + 1]
@@ -71,19 +72,19 @@ def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore
         out[b, k] = rank + low - first
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _own_uniform(indptr, indices, n_items, users, seed, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(users.size):
         _uniform_row(indptr, indices, n_items, users, seed, out, b)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _own_uniform_serial(indptr, indices, n_items, users, seed, out):  # type: ignore[no-untyped-def]
     for b in range(users.size):
         _uniform_row(indptr, indices, n_items, users, seed, out, b)
 
 
-@numba.njit(cache=True)
+@njit()
 def _weighted_among_free(indices, first, last, cumulated, share):  # type: ignore[no-untyped-def]
     """The item at this share of the mass that is left when the row's own is taken out."""
     free = cumulated[-1]
@@ -97,7 +98,7 @@ def _weighted_among_free(indices, first, last, cumulated, share):  # type: ignor
     return np.searchsorted(cumulated, target, "right") - 1
 
 
-@numba.njit(inline="always", cache=True)
+@njit(inline="always")
 def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # type: ignore[no-untyped-def]
     first, last = indptr[users[b]], indptr[users[b] + 1]
     for k in range(out.shape[1]):
@@ -126,19 +127,19 @@ def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # ty
         out[b, k] = item
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _own_weighted(indptr, indices, cumulated, guide, users, seed, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(users.size):
         _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _own_weighted_serial(indptr, indices, cumulated, guide, users, seed, out):  # type: ignore[no-untyped-def]
     for b in range(users.size):
         _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _distinct(rows, n):  # type: ignore[no-untyped-def]
     place = np.zeros(n, np.int32)
     for b in range(rows.size):

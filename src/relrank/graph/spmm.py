@@ -21,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.graph.edge_rows import equal_pieces
 
@@ -179,7 +180,7 @@ def _kernel(width: int) -> Any:
     """The compiled product for one vector width; compiled once a process (about a second)."""
     row = row_kernel(width)
 
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, chunks, x, base, place, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             total = 0.0
@@ -198,7 +199,7 @@ def _kernel_of_rows(width: int) -> Any:
     """Likewise for some rows; at the start of each, the first vectors of the next one are asked for."""
     row, ask = row_kernel(width), _ask(width)
 
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, rows, chunks, x, base, in_place, out, alpha, z):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             for k in range(chunks[c], chunks[c + 1]):
@@ -218,7 +219,7 @@ def _kernel_of_columns(width: int) -> Any:
     """Likewise where only some columns count: their edges are listed first, a group of rows at a time."""
     row = row_kernel(width)
 
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, place, chunks, x, base, at, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             longest = 0
@@ -368,7 +369,7 @@ def spmm_columns(
     return float(partial.sum())
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _add_rows(out, rows, values):  # type: ignore[no-untyped-def]
     for k in numba.prange(rows.size):
         into, value = out[rows[k]], values[k]
@@ -381,7 +382,7 @@ def add_rows(out: Float32, rows: Int64, values: Float32) -> None:
     _add_rows(out, rows, values)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _add_taken(out, table, rows):  # type: ignore[no-untyped-def]
     for k in numba.prange(rows.size):
         into, value = out[k], table[rows[k]]

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
 from relrank.graph.spmm import spmm
@@ -152,7 +153,7 @@ class ChebyCF(ItemFilters):
         return last
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _combine(out, a, x, b, y):  # type: ignore[no-untyped-def]
     """``a x + b y − out`` in the memory of ``out``."""
     for i in numba.prange(out.size):

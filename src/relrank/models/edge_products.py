@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from relrank.compiled import njit
 from relrank.counting import by_source
 from relrank.csr import Csr
 from relrank.graph.spmm import spmm
@@ -61,7 +62,7 @@ class _EdgeProducts(torch.autograd.Function):
         return d_users, d_items, None, None
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@njit(parallel=True, nogil=True, fastmath={"reassoc", "contract"})
 def _products(users, items, user_at, columns, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(out.shape[0]):
         user = users[user_at[b]]
@@ -72,7 +73,7 @@ def _products(users, items, user_at, columns, out):  # type: ignore[no-untyped-d
             out[b, k] = total
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _by_user(user_at, columns, values, n_users):  # type: ignore[no-untyped-def]
     """The edges as compressed rows of users, in their order; an item may occur more than once."""
     n = columns.shape[1]

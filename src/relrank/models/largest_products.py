@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.graph import Graph
 from relrank.models import estimates
@@ -17,7 +18,7 @@ PIECE_BYTES = 64 << 20
 
 
 # In line, see relrank.counting.
-@numba.njit(inline="always", nogil=True, cache=True)
+@njit(inline="always", nogil=True)
 def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
     """Move the k largest of ``keys[:size]``, all different, to the front, in any order (Hoare's selection)."""
     low, high = 0, size - 1
@@ -42,7 +43,7 @@ def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
             break
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _largest(  # type: ignore[no-untyped-def]
     first, indptr, indices, data, o_indptr, o_indices, o_data, norms, shrinkage, scratch, bits, touched, keys,
     out, found,
@@ -88,7 +89,7 @@ def _largest(  # type: ignore[no-untyped-def]
                 sums[columns[c]] = 0
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _compact(out, found, indices, bits):  # type: ignore[no-untyped-def]
     at = 0
     for i in range(found.size):

@@ -29,6 +29,7 @@ from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
 from relrank import tiles
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Float64, Int64
 from relrank.errors import InputError
 
@@ -96,7 +97,7 @@ def _tile(_typing, out, at, pitch, left, l_at, l_step, l_row, right, r_at, r_ste
     return signature, emit
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _add_squares(a, n, width, b, pitch, count):  # type: ignore[no-untyped-def]
     """``A += Bᵀ B`` for rows 0 … n of A [·, width], from the diagonal on; B is [count, pitch ≥ width]."""
     one = np.float32(1)
@@ -105,7 +106,7 @@ def _add_squares(a, n, width, b, pitch, count):  # type: ignore[no-untyped-def]
             _tile(a, i * width + j, width, b, i, pitch, 1, b, j, pitch, count, one)  # type: ignore[call-arg]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _cholesky_solve(a, n, width, x):  # type: ignore[no-untyped-def]
     """Solve ``A x = b`` in place of b for the first n rows and columns of A [·, width]; n and width whole tiles.
 
@@ -140,7 +141,7 @@ def _cholesky_solve(a, n, width, x):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _left(table, t, x):  # type: ignore[no-untyped-def]
     """``1 − y_t·x``."""
     total = np.float32(0)
@@ -149,7 +150,7 @@ def _left(table, t, x):  # type: ignore[no-untyped-def]
     return np.float32(1) - total
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):  # type: ignore[no-untyped-def]
     """A row with fewer edges than dimensions: ``x⁰ + D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ (√c (1 − Y x⁰))``; ``out`` holds x⁰."""
     d, count = table.shape[1], last - first
@@ -180,7 +181,7 @@ def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):
     return fits
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def _many_edges(indices, data, first, last, table, diagonal, a, b, x, out):  # type: ignore[no-untyped-def]
     """A row with at least as many edges: ``x⁰ + (D + Σ c y yᵀ)⁻¹ Σ c (1 − y·x⁰) y``; ``out`` holds x⁰."""
     d = table.shape[1]
@@ -205,7 +206,7 @@ def _many_edges(indices, data, first, last, table, diagonal, a, b, x, out):  # t
     return fits
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _solve(order, indptr, indices, data, table, spectrum, ridge, side, strands, out, failed):  # type: ignore[no-untyped-def]
     d = table.shape[1]
     for s in numba.prange(strands):
@@ -225,7 +226,7 @@ def _solve(order, indptr, indices, data, table, spectrum, ridge, side, strands, 
                 failed[s] = u + 1
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _moments(flat, n, d, parts):  # type: ignore[no-untyped-def]
     for s in numba.prange(parts.shape[0]):
         a = np.empty(d * d, np.float32)
@@ -241,7 +242,7 @@ def _moments(flat, n, d, parts):  # type: ignore[no-untyped-def]
                 total[j] += a[j]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _turn(flat, n, d, rotation, out):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     for piece in numba.prange((n + CHUNK - 1) // CHUNK):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.spmm import row_kernel, spmm
@@ -28,7 +29,7 @@ BLOCK = 64
 LEAST_LEFT = 0.04
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _rows_times_dense(indptr, indices, data, dense, out):  # type: ignore[no-untyped-def]
     for u in numba.prange(out.shape[0]):
         row = out[u]
@@ -39,7 +40,7 @@ def _rows_times_dense(indptr, indices, data, dense, out):  # type: ignore[no-unt
                 row[j] += v * other[j]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _products_by_row(indptr, indices, data, o_indptr, o_indices, o_data, out):  # type: ignore[no-untyped-def]
     for i in numba.prange(out.shape[0]):
         row = out[i]
@@ -52,7 +53,7 @@ def _products_by_row(indptr, indices, data, o_indptr, o_indices, o_data, out):  
 _row = row_kernel(WIDTH)
 
 
-@numba.njit(parallel=True, nogil=True)
+@njit(parallel=True, nogil=True)
 def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: ignore[no-untyped-def]
     """Tiles of all rows of ``dense`` and few columns, small enough for the second-level cache, times all rows."""
     n, d = dense.shape
@@ -76,7 +77,7 @@ def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: 
                     )  # fmt: skip
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _mirror(a, block):  # type: ignore[no-untyped-def]
     """Copy the upper triangle into the lower one, tile by tile."""
     n = a.shape[0]
@@ -89,7 +90,7 @@ def _mirror(a, block):  # type: ignore[no-untyped-def]
                     a[i, j] = a[j, i]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _weights(p, diagonal, block):  # type: ignore[no-untyped-def]
     """``−P_ij / P_jj`` from the upper triangle of P, zeros on the diagonal: one pass over both triangles."""
     n = p.shape[0]
@@ -113,7 +114,7 @@ def products_by_row(left: Csr, right: Csr) -> Float32:
     return out
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _inverse_of(b, diagonal, p):  # type: ignore[no-untyped-def]
     """P from its weights: the upper triangle."""
     for i in numba.prange(b.shape[0]):
@@ -122,7 +123,7 @@ def _inverse_of(b, diagonal, p):  # type: ignore[no-untyped-def]
         p[i, i] = diagonal[i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row):  # type: ignore[no-untyped-def]
     """Row i of ``rows @ rows.T`` from the diagonal on; the columns of a transposed row ascend."""
     row[:] = 0
@@ -142,7 +143,7 @@ def _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row):  #
                 row[j] += v
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # type: ignore[no-untyped-def]
     n = indptr.size - 1
     for s in numba.prange(strands):
@@ -152,7 +153,7 @@ def _gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # 
             _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _square(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # type: ignore[no-untyped-def]
     n = indptr.size - 1
     for s in numba.prange(strands):
@@ -160,7 +161,7 @@ def _square(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  
             _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, out[i, i:n])
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _add_gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out, factor):  # type: ignore[no-untyped-def]
     n = indptr.size - 1
     for s in numba.prange(strands):
@@ -172,7 +173,7 @@ def _add_gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out, 
                 into[j] += factor * row[j]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _add_triangle(triangle, n, strands, out, factor, first):  # type: ignore[no-untyped-def]
     for s in numba.prange(strands):
         for i in range(s, n, strands):

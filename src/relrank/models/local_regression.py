@@ -13,6 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from relrank.compiled import njit
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.models.linear import regression_weights
 
@@ -48,7 +49,7 @@ Square = Float32 | Csr | SameValue
 
 
 # Indices are unsigned: numba guards against negative ones otherwise, and then no loop is vectorised.
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _take_off(a, start, stop, k, end):  # type: ignore[no-untyped-def]
     """Take the factored rows ``start`` … ``stop`` off the rows below them, in whole groups of columns."""
     one, lanes = np.uintp(1), np.uintp(LANES)
@@ -68,7 +69,7 @@ def _take_off(a, start, stop, k, end):  # type: ignore[no-untyped-def]
         i += one
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
+@njit(nogil=True, fastmath={"contract", "reassoc"})
 def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
     """Solve ``A w = b`` by Cholesky for one symmetric positive definite block.
 
@@ -106,7 +107,7 @@ def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
         weights[back] = (a[back, k] - total) / a[back, back] if a[back, back] > 0 else np.float32(0)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _offer(similarity, column, similarities, columns, count):  # type: ignore[no-untyped-def]
     """Put a neighbour into a heap whose root is the least; equal ones are kept by their lower column."""
     k = columns.size
@@ -140,14 +141,14 @@ def _offer(similarity, column, similarities, columns, count):  # type: ignore[no
     return count
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _mark(row, norms, own, shrinkage, least, marks):  # type: ignore[no-untyped-def]
     """Whether shrunk cosines reach ``least``, without a division for each."""
     for i in range(row.size):
         marks[i] = row[i] > least * (norms[i] * own + shrinkage)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _likely(row, j, norms, own, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
     """What the k-th nearest column most likely exceeds, from a sample of columns; 0 where that says nothing."""
     k = found.size
@@ -162,7 +163,7 @@ def _likely(row, j, norms, own, shrinkage, similarities, found):  # type: ignore
     return similarities[0] if count == rank else np.float32(0)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks):  # type: ignore[no-untyped-def]
     """Neighbours of column j from its whole row of G; ``similarities`` [k] and ``marks`` [PIECE] are scratch.
 
@@ -186,7 +187,7 @@ def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks)
     found[count:] = -1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _above(row, j, norms, shrinkage, similarities, found, least, marks):  # type: ignore[no-untyped-def]
     """Those of the nearest columns whose cosines reach ``least``, in a heap; returns how many there are."""
     count, k, own, words = 0, found.size, norms[j], marks.view(np.uint64)
@@ -209,7 +210,7 @@ def _above(row, j, norms, shrinkage, similarities, found, least, marks):  # type
     return count
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _nearest_dense(g, norms, shrinkage, targets, neighbours, guess, strands):  # type: ignore[no-untyped-def]
     k = neighbours.shape[1]
     for s in numba.prange(strands):
@@ -219,13 +220,13 @@ def _nearest_dense(g, norms, shrinkage, targets, neighbours, guess, strands):  #
             _nearest_of_row(g[j], j, norms, shrinkage, similarities, neighbours[t], guess[t], marks)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@njit(nogil=True, fastmath={"contract"})
 def _add_scaled(into, row, factor):  # type: ignore[no-untyped-def]
     for i in range(into.size):
         into[i] += factor * row[i]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-def]
     for s in numba.prange(strands):
         for j in range(s, other.shape[0], strands):
@@ -235,7 +236,7 @@ def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-d
                 _add_scaled(out[j, : other.shape[1]], other[j], factor)
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _add_sparse(out, indptr, indices, data, factor, strands):  # type: ignore[no-untyped-def]
     for s in numba.prange(strands):
         for j in range(s, indptr.size - 1, strands):
@@ -243,7 +244,7 @@ def _add_sparse(out, indptr, indices, data, factor, strands):  # type: ignore[no
                 out[j, indices[e]] += factor * data[e]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _nearest_sparse(  # type: ignore[no-untyped-def]
     c_indptr, c_rows, c_data, r_indptr, r_columns, r_data, norms, shrinkage, most, targets, neighbours, strands
 ):
@@ -274,7 +275,7 @@ def _nearest_sparse(  # type: ignore[no-untyped-def]
             found[count:] = -1
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _solve_dense(g, l2, targets, neighbours, weights, order, strands):  # type: ignore[no-untyped-def]
     k_most = neighbours.shape[1]
     stride = (k_most // LANES + 1) * LANES
@@ -299,7 +300,7 @@ def _solve_dense(g, l2, targets, neighbours, weights, order, strands):  # type: 
             weights[t, :k] = w[:k]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True, fastmath={"contract"})
+@njit(parallel=True, nogil=True, fastmath={"contract"})
 def _solve_sparse(  # type: ignore[no-untyped-def]
     c_indptr, c_rows, c_data, n_rows, l2, targets, neighbours, weights, strands
 ):
@@ -350,7 +351,7 @@ def _solve_sparse(  # type: ignore[no-untyped-def]
             weights[t, :k] = w[:k]
 
 
-@numba.njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=True, nogil=True)
 def _add_same(out, own, values, factor, strands):  # type: ignore[no-untyped-def]
     for s in numba.prange(strands):
         for j in range(s, own.size, strands):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from relrank.compiled import njit
 from relrank.counting import Order, order_of, order_of_pairs
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
@@ -270,7 +270,7 @@ def _place(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
     return place
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _two_least(user, block, key, least, found):  # type: ignore[no-untyped-def]
     """Take more rows, ``block``, into the two least keys of every user so far and their rows; ties by row."""
     for i in range(block.size):
