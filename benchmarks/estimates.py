@@ -26,11 +26,11 @@ import torch
 
 from relrank.graph.graph import Graph, Relation
 from relrank.libraries import fitting
-from relrank.memory import GB
+from relrank.memory import GB, reset_peak_memory
 from relrank.models import MODELS, ClosedForm, Trained, linear
 from relrank.models.base import config_of
 from relrank.models.estimates import SCORE_BLOCK, Estimate
-from relrank.study.cells import peak_memory_mb, reset_peak_memory
+from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 from relrank.training import TrainConfig, fit

@@ -29,9 +29,10 @@ from item_neighbours import GROUP, generated
 from relrank import metrics
 from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
+from relrank.memory import reset_peak_memory
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.ranking import ranks
-from relrank.study.cells import peak_memory_mb, reset_peak_memory
+from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 

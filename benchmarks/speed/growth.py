@@ -115,7 +115,8 @@ class Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage."""
-        from relrank.study.cells import peak_memory_mb, reset_peak_memory
+        from relrank.memory import reset_peak_memory
+        from relrank.study.cells import peak_memory_mb
 
         reset_peak_memory()
         began = time.perf_counter()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from relrank.errors import InputError, LeakError, did_you_mean, one_of
-from relrank.libraries import fitting
+from relrank.libraries import cores, fitting
 from relrank.memory import out_of_memory
 from relrank.printable import printable
 from relrank.process_group import rank_here
@@ -742,7 +742,7 @@ def _settle_libraries() -> None:
     of them idle, and numba, which it does not know, takes all of them.
     """
     if (here := int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) > 1:
-        share = str(max(1, len(os.sched_getaffinity(0)) // here))
+        share = str(max(1, cores() // here))
         if os.environ.get("OMP_NUM_THREADS", "1") == "1":
             os.environ["OMP_NUM_THREADS"] = share
         # OpenMP takes a number for each level of nesting: "4,2"

@@ -24,6 +24,13 @@ def fitting() -> dict[str, str]:
     return found
 
 
+def cores() -> int:
+    """Cores that this process may use, or that the machine has where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def settle(threads: int, environment: Mapping[str, str]) -> None:
     """Set what libraries read once, in a process that has not loaded them yet.
 

@@ -32,9 +32,43 @@ def available_memory(root: Path = Path("/")) -> int:
     if (said := os.environ.get(VARIABLE)) is not None:
         return gigabytes(said)
     found = [*_unused(root), *_left_in_groups(root)]
-    if not found and hasattr(os, "sysconf"):
-        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if not found and (memory := physical_memory()):
+        found = [memory]
     return max(0, min(found, default=sys.maxsize))
+
+
+def physical_memory() -> int:
+    """Bytes of memory that the machine has; 0 where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def reset_peak_memory() -> None:
+    """Start measuring this process's peak memory afresh, where the system allows it (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return
+
+
+def peak_memory(root: Path = Path("/")) -> int:
+    """Largest resident memory in bytes: since ``reset_peak_memory`` on Linux, ever on macOS, 0 (unknown) on Windows.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    for line in _lines(root / "proc/self/status"):
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) << 10
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
 
 
 def gigabytes(text: str) -> int:

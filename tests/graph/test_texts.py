@@ -205,7 +205,7 @@ SOME = {"kind": "texts", "of": "blurb"}
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({**SOME, "of": "plot"}, "no texts of this kind.*'blurb', 'empty', 'review', 'secret'.*plot"),
+        ({**SOME, "of": "plot"}, "no texts of this kind.*blurb, empty, review, secret.*plot"),
         ({**SOME, "of": "empty"}, "no text of kind 'empty' says anything.*all 1 blank"),
         ({**SOME, "of": "secret"}, "join is empty.*60"),
         ({**SOME, "target": "book"}, "texts cannot be nodes of this type.*book"),

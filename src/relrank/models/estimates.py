@@ -8,12 +8,12 @@ measured peaks.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from relrank.csr import Int32
+from relrank.libraries import cores as cores
 
 FLOAT = 4
 """Bytes of a float32, and of an int32."""
@@ -44,13 +44,6 @@ class Estimate:
     def seconds(self) -> float:
         """Time on the cores that this process may use: a lower bound, once 50 times too low in the log."""
         return (self.dense / DENSE_RATE + self.sparse / SPARSE_RATE) / cores()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def score_block(n_items: int) -> int:

@@ -26,6 +26,7 @@ from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
+from relrank.memory import peak_memory, reset_peak_memory
 from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of, restore
@@ -786,23 +787,9 @@ def in_effect(cell: Cell, graph: Graph, config: Any) -> str | None:
     return json.dumps([cell.model.kind, values, edges, split, cell.study.metric, cell.bench.seed], sort_keys=True)
 
 
-def reset_peak_memory() -> None:
-    """Start measuring this process's peak memory afresh, where the system allows it (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
 def peak_memory_mb() -> float:
     """Largest resident memory since ``reset_peak_memory``, in MB; on a GPU its largest allocation is added."""
-    import resource
-
-    try:
-        status = Path("/proc/self/status").read_text()
-        peak = float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 2**20
     if torch.cuda.is_available():
         peak += torch.cuda.max_memory_allocated() / 2**20
     return round(peak, 1)

@@ -18,15 +18,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from relrank.errors import InputError
-from relrank.libraries import settle
+from relrank.libraries import cores, settle
 from relrank.memory import available_memory
-from relrank.models.estimates import cores
 from relrank.study import engines
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
 from relrank.study.engines import Watcher, raise_failure, refuse_deadly
 from relrank.study.process_worker import Trial, serve
 
+KILLED = getattr(signal, "SIGKILL", 9)
+"""The signal by which Linux ends a process when memory does; Windows has none."""
 GRACE = 5.0
 """Seconds that a process whose line is closed has to end by itself, so that its exit code is its own."""
 Group = tuple[int, str]
@@ -139,7 +140,7 @@ class Processes:
                         self._workers.remove(worker)
                         worker.end(GRACE)
                         deaths[key] += 1
-                        if deaths[key] >= engines.TRIES and worker.process.exitcode == -signal.SIGKILL:
+                        if deaths[key] >= engines.TRIES and worker.process.exitcode == -KILLED:
                             del left[key]  # as a system does that is out of memory
                             yield key, None
                             continue

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import relrank
 from relrank.errors import InputError
-from relrank.libraries import fitting
+from relrank.libraries import cores, fitting
 from relrank.models import MODELS, Trained
 from relrank.study import engines, ray_worker
 from relrank.study.bench_files import pack, pack_cell
@@ -138,7 +138,7 @@ class RayEngine:
             if self._address is None:
                 # on the loopback alone: whoever reaches a Ray may run anything; see LOOPBACK
                 self._ray.init(
-                    address="local", num_cpus=len(os.sched_getaffinity(0)), object_store_memory=STORE,
+                    address="local", num_cpus=cores(), object_store_memory=STORE,
                     include_dashboard=False, _node_ip_address="127.0.0.1", **quiet,
                 )  # fmt: skip
             else:

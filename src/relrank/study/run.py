@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
 from relrank.graph.side_rows import side_rows
+from relrank.libraries import cores
+from relrank.memory import GB, physical_memory
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.study import arms as arm_of
@@ -748,13 +750,10 @@ def machine() -> dict[str, Any]:
     import torch
 
     model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    with suppress(OSError, StopIteration):  # Linux alone has this file
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (OSError, StopIteration, ValueError):
-        memory = 0.0
     return {
-        "cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gb": round(memory, 1),
+        "cpu": model, "cores": cores(), "memory_gb": round(physical_memory() / GB, 1),
         "python": platform.python_version(), "torch": torch.__version__, "relrank": relrank.__version__,
     }  # fmt: skip

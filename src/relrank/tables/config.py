@@ -69,6 +69,7 @@ def _slip(error: ValidationError, section: type[Section], where: str) -> InputEr
     elif first["type"] in ("literal_error", "union_tag_invalid"):
         words = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
         given = context.get("tag", first["input"])
+        key += "." + context["discriminator"].strip("'") if "discriminator" in context else ""
         expected, found = one_of(words), repr(given) + did_you_mean(given, words)
     return InputError(what, where=f"{where}, key {key}", expected=expected + more, found=found[:300])
 
