@@ -41,7 +41,7 @@ def graph():
 
 def test_only_a_model_that_does_not_fit_is_approximated(graph, monkeypatch):
     """What else goes wrong on the way is an error: of the input, or of memory."""
-    model = FlatFilter(graph, FlatFilterConfig(rank=8, weight=0.5)).solve()
+    model = RelationalItemKNN(graph).solve()
     say = Counterfactuals(model, graph)
     link = int(graph.relations["has_tag"].src[0]), int(graph.relations["has_tag"].dst[0])
     asked, gone = say.asked(None, [3, 7]), [Deletion(None, Cut("has_tag", (link,)))]
@@ -54,12 +54,12 @@ def test_only_a_model_that_does_not_fit_is_approximated(graph, monkeypatch):
 
     slip = InputError("slip", where="here", expected="this", found="that")
     for error in (slip, RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        monkeypatch.setattr(FlatFilter, "solve", fails(error))
+        monkeypatch.setattr(RelationalItemKNN, "solve", fails(error))
         with pytest.raises(type(error), match=r"slip|allocate"):
             say.without(asked, gone)
     monkeypatch.undo()
     assert say.without(asked, gone)[1] == [True]
-    monkeypatch.setattr(FlatFilter, "__init__", lambda self, graph, config: fails(KeyError("has_tag"))(self))
+    monkeypatch.setattr(RelationalItemKNN, "__init__", lambda self, graph, config: fails(KeyError("has_tag"))(self))
     assert say.without(asked, gone)[1] == [False]
 
 

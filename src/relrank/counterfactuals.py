@@ -87,7 +87,7 @@ class Deletion(NamedTuple):
     cut: Cut
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Asked:
     """Who asks.
 

@@ -30,7 +30,7 @@ def end_to_end(starts: Int64, lengths: Int64) -> tuple[Int64, Int64]:
     return indptr, np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], lengths)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Csr:
     """A sparse matrix by rows; columns ascend inside a row and occur once.
 

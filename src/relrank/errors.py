@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
+from typing import Any
 
 
 class InputError(ValueError):
@@ -24,6 +25,14 @@ class InputError(ValueError):
         self.where = where
         self.expected = expected
         self.found = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its four parts: by default one message would be handed to a call that wants four, in another process."""
+        return _again, (type(self), self.what, self.where, self.expected, self.found)
+
+
+def _again(kind: type[InputError], what: str, where: str, expected: str, found: str) -> InputError:
+    return kind(what, where=where, expected=expected, found=found)
 
 
 class LeakError(InputError):

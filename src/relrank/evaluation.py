@@ -32,7 +32,7 @@ OTHERS = "all others"
 MISSING = "missing"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
     """What a model does on one part of one split.
 

@@ -275,7 +275,7 @@ def explain(
     return found[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Faithfulness:
     """How much more the named paths matter than random ones.
 

@@ -110,7 +110,7 @@ class SharedScores(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Ranks:
     """Where the relevant items of every user who has any stand among the candidates.
 
@@ -134,7 +134,7 @@ class Ranks:
     constant_users: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TopK:
     """The k best candidates per user, best first.
 

@@ -77,7 +77,7 @@ class StepWatch(Protocol):
         """Called after a step, once a second at most; what it raises ends the training."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Fitted:
     """What training leaves beside the model.
 

@@ -1,4 +1,6 @@
 import gc
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph
+from relrank.graph.graph import Graph, Relation
 from relrank.models import relational_ease
 from relrank.models.ease import EASE, EASEConfig
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -241,3 +243,18 @@ def test_users_with_relations_are_solved_alone(graph):
     assert torch.equal(
         RelationalEASE(arm, config).solve_within(graph).item_weights, RelationalEASE(arm, config).solve().item_weights
     )
+
+
+def test_threads_that_keep_gram_matrices_do_not_disturb_each_other():
+    """One counted the matrices while another added one: "dictionary changed size during iteration"."""
+    relations = [Relation.of(f"r{n}", "item", "tag", np.array([0]), np.array([0])) for n in range(2000)]
+    RelationalEASE.release()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            kept = list(pool.map(lambda r: relational_ease._kept(r, None, np.zeros(1, np.float32)), relations))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(kept) == len(relational_ease._GRAMS) == 2000
+    RelationalEASE.release()

@@ -1,12 +1,19 @@
 import itertools
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relrank.evaluation import Evaluation
 from relrank.models.base import Knob
-from relrank.study.tuning import STRIDE, climb, paired_error
+from relrank.study.arms import INTERACTIONS
+from relrank.study.cells import CellResult
+from relrank.study.config import read_study
+from relrank.study.effects import Found, tuning
+from relrank.study.tuned import write_tuned
+from relrank.study.tuning import STRIDE, Trial, climb, paired_error
 
 
 def ladder(n, start=0, name="x"):
@@ -276,3 +283,25 @@ def test_a_published_setting_stays_unless_another_is_better_by_more_than_chance(
     tried = [trial.values for trial in found.trials]
     assert {"x": 14.0, "y": 3.0} in tried
     assert {"x": 4.0, "y": 3.0} in tried
+
+
+def test_the_trial_that_was_chosen_is_marked_and_no_other():
+    """Two trials may set the same knobs to the same values, or fewer of them: values do not say which one it was."""
+    table = pl.DataFrame({"user": [1]})
+    trials = (Trial({}, 0.1), Trial({"l2": 1.0}, 0.2), Trial({"l2": 1.0}, 0.3))
+    cell = CellResult(
+        "ease", "interactions", 0, Evaluation(table, {}), trials, {"l2": 1.0}, 0.3, None, True, {}, {}, chosen_trial=2
+    )
+    found = tuning(Found([(INTERACTIONS, cell)], "ndcg@10"))
+    assert found["chosen"].to_list() == [False, False, True]
+
+
+def test_a_tuned_study_finds_every_folder_from_where_it_is(tmp_path):
+    text = (
+        'name = "x"\n[data]\ndataset = "ml-100k"\npath = "data"\ntmdb = "films"\n[protocol]\nname = "ml-100k-loo"\n'
+    )
+    (tmp_path / "x.toml").write_text(text)
+    tuned = write_tuned(read_study(tmp_path / "x.toml"), [], tmp_path, tmp_path / "runs" / "x" / "tuned.toml", "")
+    data = read_study(tuned).data
+    for place, name in ((data.path, "data"), (data.tmdb, "films")):
+        assert (tuned.parent / place).resolve() == tmp_path / name

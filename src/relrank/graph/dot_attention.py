@@ -33,7 +33,7 @@ _LOOSE = {"reassoc", "contract", "nsz"}
 """What a sum over one vector may do, so that it runs in vector registers; infinities and NaN stay what they are."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Neighbours:
     """Edges by destination.
 

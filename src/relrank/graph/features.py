@@ -82,7 +82,7 @@ def columns_of(config: FeatureConfig, table: NodeTable) -> tuple[str, ...]:
     return tuple(name for name in wanted if name in table.frame.columns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """Where a feature's columns come from, and a place to count what is dropped.
 

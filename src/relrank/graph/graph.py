@@ -222,7 +222,7 @@ class Feature:
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Graph:
     """Node types, the interactions, the relations beside them, and features of nodes.
 

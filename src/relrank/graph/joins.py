@@ -24,7 +24,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
     """Tells nobody."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Join:
     """The sources of one relation, how their keys meet, and a place to count what is dropped.
 
@@ -158,7 +158,7 @@ class Join:
         return self.error("join is empty", expected=f"{left}: {examples(known)}", found=found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Draft:
     """A relation over its own row indices: rows of the graph are not known before every relation has its edges.
 

@@ -21,7 +21,7 @@ EQUAL = 1e-5
 """Two float32 sums of the same paths in another order differ by less than this share."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PathKind:
     """One way from a user to items.
 

@@ -50,7 +50,7 @@ def _by_degrees(indptr, indices, data, n_cols):  # type: ignore[no-untyped-def]
     return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Product:
     """One direction of one relation: rows of ``into`` gather rows of ``out_of``."""
 

@@ -185,7 +185,7 @@ def check_negatives_exist(positives: Csr) -> None:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Drawn:
     """The negatives of one batch of B edges.
 

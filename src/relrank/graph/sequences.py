@@ -54,7 +54,7 @@ def item_rows(histories: Sequence[Tensor], n_items: int) -> list[Int64]:
     return rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sequences:
     """Item rows of every history, oldest first.
 

@@ -32,7 +32,7 @@ HIDDEN = 0.1
 """Share of a batch's users whose ratings are hidden in a step."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Histories:
     """Histories of several users, end to end.
 

@@ -62,7 +62,7 @@ class Path:
         return Cut(self.relation, tuple(dict.fromkeys(((rows[middle], node), (rows[middle + 2], node)))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Links:
     """One relation from the items' side: [n_items, n nodes], normalised; its weight; whether ``node`` is the item."""
 

@@ -33,7 +33,7 @@ LEAST_PIVOT = np.float32(1e-6)
 """A neighbour is left out where less than this share of its diagonal remains: the others say all that it says."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SameValue:
     """A matrix that is 1 where two items have the same value and 0 elsewhere, without its n² numbers.
 

@@ -13,6 +13,7 @@ A relation that touches neither users nor items is composed along the shortest c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -136,8 +137,9 @@ class RelationalEASE(ClosedForm):
     @classmethod
     def release(cls) -> None:
         """Gram matrices and the last solution."""
-        _GRAMS.clear()
-        _SOLUTIONS.clear()
+        with _KEEPING:
+            _GRAMS.clear()
+            _SOLUTIONS.clear()
 
     def in_use(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
@@ -235,6 +237,7 @@ class RelationalEASE(ClosedForm):
         return torch.from_numpy(rows_times_dense(rows, self.item_weights.numpy()))
 
 
+_KEEPING = threading.Lock()
 _GRAMS: WeakKeyDictionary[Relation, tuple[Int32 | None, Float32]] = WeakKeyDictionary()
 _SOLUTIONS: WeakKeyDictionary[Relation, tuple[Any, Float32, Float32]] = WeakKeyDictionary()
 
@@ -273,6 +276,7 @@ def _gram_of_histories(graph: Graph) -> Float32:
 
 def _kept(relation: Relation, made_of: Int32 | None, triangle: Float32) -> Float32:
     """Keep a triangle beside an array of the rows that it was made of, which are others along another chain."""
-    if sum(g.nbytes for _, g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
-        _GRAMS[relation] = made_of, triangle
+    with _KEEPING:  # no other thread may add one while the others are counted
+        if sum(g.nbytes for _, g in _GRAMS.values()) + triangle.nbytes <= CACHE_BYTES:
+            _GRAMS[relation] = made_of, triangle
     return triangle

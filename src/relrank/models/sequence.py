@@ -58,7 +58,7 @@ class SequenceConfig(VectorConfig):
     """Share of entries dropped from the input and from what each layer adds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Windows:
     """Windows of a similar length, one a row.
 

@@ -101,7 +101,7 @@ class TwoViewConfig(VectorConfig):
     """Weight of the heavier head's loss."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Read:
     """What a step reads beside its edges.
 

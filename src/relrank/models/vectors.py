@@ -72,7 +72,7 @@ class VectorConfig:
     """Standard deviation of the starting vectors."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What one step needs, drawn on the CPU, perhaps ahead of time; nodes are listed once.
 
@@ -113,7 +113,7 @@ class Batch:
         return type(self)(*(move(getattr(self, f.name)) for f in fields(self)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Choices:
     """The items of a batch, as arrays; see ``Batch``."""
 

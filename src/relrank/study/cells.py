@@ -51,7 +51,7 @@ WEIGHTS = "model.safetensors"
 """Parameters of a trained model that may win, in its cell's folder until the study has a winner."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bench:
     """What all cells of one split seed share.
 
@@ -83,7 +83,7 @@ class Bench:
         return self.split.refit() if self.refit else self.split
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cell:
     """One entry of the study's grid.
 
@@ -268,7 +268,7 @@ def _key_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CellResult:
     """A finished cell, as read back from its folder.
 
@@ -308,7 +308,7 @@ class CellResult:
     chosen_trial: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Held:
     """The study's metric on test where one relation is changed in the setting of "all" and nothing else.
 
@@ -393,7 +393,7 @@ def _opened(folder: Path) -> tuple[Sealed, dict[str, Any]]:
     return sealed, note
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tuned:
     """A model fitted with the hyper-parameters that validation picked.
 
@@ -420,7 +420,7 @@ class Tuned:
     seconds: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Known:
     """A trial that was made: the metric of every validation user, float32 [n_users], and the seconds it took."""
 

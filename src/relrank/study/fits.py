@@ -20,7 +20,7 @@ INSTEAD = ("sparse-ease", "item-knn", "popularity")
 """Models that need little memory, the best first: the first of them that fits is named where another does not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LeftOut:
     """A cell without a result, for want of memory. Nothing of it is stored, so a further run tries it again.
 

@@ -43,7 +43,7 @@ MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FittedRun:
     """A fitted model with its graph, its split and the titles of its items.
 

@@ -22,7 +22,7 @@ IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "lis
 NAMES = {"relation": pl.String, "title": pl.String}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StudyResult:
     """Everything the verdicts rest on, as plain tables. One file each in the study's folder.
 

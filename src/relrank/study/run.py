@@ -68,7 +68,7 @@ from relrank.tables.tables import TEXTS, Notice, Tables
 from relrank.whole import discard
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Material:
     """A study's data, read once.
 

@@ -39,7 +39,7 @@ OWN = "rows that a user made of an item they have held out: not in the graph"
 _NEVER = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
     """What is known of the rows of one table, each with n entries.
 

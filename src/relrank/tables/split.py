@@ -23,7 +23,7 @@ _BLOCK = 1 << 22
 """Random numbers that are drawn at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Interactions:
     """Interactions by row index, in time order inside a user (file order without times).
 
@@ -78,7 +78,7 @@ class Interactions:
         return Csr.from_pairs(self.user, self.item, (n_users, n_items))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """One cut of one data set under one protocol.
 

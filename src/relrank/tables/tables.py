@@ -36,7 +36,7 @@ class Notice:
         return f"{self.where}: {self.message} ({self.count:,})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class NodeTable:
     """One row per node of a type.
 
@@ -55,7 +55,7 @@ class NodeTable:
     computed: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LinkTable:
     """Rows that link nodes of two types.
 
@@ -89,7 +89,7 @@ class LinkTable:
     by: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TextTable:
     """Texts of the nodes of one type: any number per node and kind.
 
@@ -113,7 +113,7 @@ class TextTable:
         return self.frame["kind"].drop_nulls().unique().sort().to_list()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tables:
     """A database as rows, with outside keys only.
 

@@ -1,0 +1,56 @@
+"""Errors cross processes whole, and objects that hold arrays can be compared."""
+
+import copy
+import dataclasses
+import importlib
+import pickle
+import pkgutil
+import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+import relrank
+from relrank.errors import InputError, LeakError
+from relrank.process_group import CommonError
+
+HOLDS_ARRAYS = re.compile(
+    r"\b(Int32|Int64|Float32|Float64|NDArray|ndarray|Tensor|DataFrame|Series|Csr|Graph|Split|Bench|Tables|Parts)\b"
+)
+
+
+def fails(kind):
+    raise kind("column not found", where="x.csv", expected="a column 'user'", found="columns a, b")
+
+
+@pytest.mark.parametrize("kind", [InputError, LeakError, CommonError])
+def test_an_error_is_the_same_after_pickling(kind):
+    error = kind("column not found", where="x.csv", expected="a column 'user'", found="columns a, b")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is kind
+        assert str(again) == str(error)
+        assert (again.what, again.where, again.expected, again.found) == (
+            "column not found", "x.csv", "a column 'user'", "columns a, b",
+        )  # fmt: skip
+
+
+def test_a_pool_hands_the_error_on():
+    """One that could not be unpickled left the pool waiting for ever."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool, pytest.raises(InputError, match=r"where:    x\.csv"):
+        pool.submit(fails, InputError).result(timeout=60)
+
+
+def test_no_dataclass_compares_arrays():
+    """The generated ``==`` of two objects with arrays raises, as "the truth value is ambiguous"."""
+    found = []
+    for module in pkgutil.walk_packages(relrank.__path__, "relrank."):
+        if module.name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(module.name)).values():
+            if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and kind.__module__ == module.name):
+                continue
+            holds = [f.name for f in dataclasses.fields(kind) if HOLDS_ARRAYS.search(str(f.type))]
+            if holds and kind.__dataclass_params__.eq:
+                found.append(f"{module.name}.{kind.__name__}: {', '.join(holds)}")
+    assert not found
