@@ -17,7 +17,7 @@ from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.tables.ids import IdMap
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 
 @pytest.fixture

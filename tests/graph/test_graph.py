@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relrank.errors import InputError
 from relrank.graph.graph import Duplicates, Graph, Relation, coverage
 from relrank.tables.ids import IdMap
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 
 def array(*values: int) -> np.ndarray:

@@ -7,8 +7,9 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.tables.cutoff import LATE, OWN, cut_tables
+from relrank.tables.notices import Notice
 from relrank.tables.protocols import ProtocolConfig, apply
-from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Notice, Tables, TextTable
+from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
 # by last-leave-one-out user 1 has 30 for validation and 40 for test, user 2 has 130 and 140, user 3 has 55 and 60
 BOUGHT = [(1, 10, 10), (1, 11, 20), (1, 12, 30), (1, 13, 40),

@@ -11,9 +11,10 @@ from relrank.errors import InputError
 from relrank.graph.interactions import interactions_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.tables.config import check
+from relrank.tables.notices import Notice
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import DataConfig, read_tables
-from relrank.tables.tables import Notice, Tables
+from relrank.tables.tables import Tables
 from relrank.tables.times import BILLION, Clock, as_times
 
 NOW = 1_726_825_285

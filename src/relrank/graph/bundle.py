@@ -23,7 +23,7 @@ from relrank.graph.graph import Feature, Graph, Relation
 from relrank.sealed import bytes_in
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 from relrank.whole import whole_folder
 
 FORMAT, VERSION = "relrank graph", 3

@@ -32,8 +32,9 @@ from relrank.graph.text_encoders import vectors
 from relrank.graph.text_rows import joined_texts
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing, written
+from relrank.tables.notices import Notice
 from relrank.tables.split import Split
-from relrank.tables.tables import NodeTable, Notice, Tables
+from relrank.tables.tables import NodeTable, Tables
 
 Bool = npt.NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from relrank.counting import ascending, order_of_pairs, repeated
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables.ids import IdMap
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData

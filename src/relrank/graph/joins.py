@@ -13,8 +13,9 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing
+from relrank.tables.notices import Notice
 from relrank.tables.split import Split
-from relrank.tables.tables import Notice, Tables
+from relrank.tables.tables import Tables
 
 Progress = Callable[[str, int, int], None]
 """Told of long work: what it is, how much of it is done, and how much there is."""

@@ -23,8 +23,8 @@ from relrank.graph.recipes import InteractionWeights
 from relrank.study.arms import Arm
 from relrank.study.cells import Bench, Cell
 from relrank.study.config import ModelSection, StudySection
+from relrank.tables.notices import Notice
 from relrank.tables.split import Interactions, Split
-from relrank.tables.tables import Notice
 
 _PARTS = ("train", "valid", "test")
 _COLUMNS = ("user", "item", "rating", "time", "count")

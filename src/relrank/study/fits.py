@@ -13,7 +13,7 @@ from relrank.models.base import config_of
 from relrank.models.estimates import Estimate
 from relrank.study.cells import Cell
 from relrank.study.config import StudySection
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 from relrank.training import device_of
 
 INSTEAD = ("sparse-ease", "item-knn", "popularity")

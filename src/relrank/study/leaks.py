@@ -15,7 +15,7 @@ from relrank.study.config import ACCEPT
 from relrank.study.gains import strange_gains
 from relrank.study.result import titles_of
 from relrank.tables.audit import SPLIT, Finding
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 
 def leaks_of(findings: Iterable[Finding], arm: Arm | None = None, features: Collection[str] = ()) -> list[Finding]:

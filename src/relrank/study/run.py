@@ -60,11 +60,12 @@ from relrank.study.plan import candidates, path, plan_card, plan_of, searches_pa
 from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.files import holds_numbers, read_numbers
+from relrank.tables.notices import Notice
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
-from relrank.tables.tables import TEXTS, Notice, Tables
+from relrank.tables.tables import TEXTS, Tables
 from relrank.whole import discard
 
 

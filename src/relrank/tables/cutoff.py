@@ -28,8 +28,9 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import refuse_missing
+from relrank.tables.notices import Notice
 from relrank.tables.split import Split
-from relrank.tables.tables import MAYBE_BY, TEXTS, LinkTable, Notice, Tables
+from relrank.tables.tables import MAYBE_BY, TEXTS, LinkTable, Tables
 
 Bool = npt.NDArray[np.bool_]
 

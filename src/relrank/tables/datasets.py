@@ -16,8 +16,9 @@ from relrank.errors import InputError
 from relrank.tables.files import column, parse, read_table, read_text
 from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
+from relrank.tables.notices import Notice
 from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
-from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.times import Clock
 
 __all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]

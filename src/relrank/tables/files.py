@@ -268,7 +268,7 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
         if vague.any():
             raise InputError(
                 "keys are floats too large for their last digits",
-                where=f"{where}, column {values.name!r}, row {first_row(vague)}",
+                where=f"{where}, column {values.name!r}, row {row_of(vague)}",
                 expected="whole numbers or text", found=f"{values.filter(vague)[0]!r}; {vague.sum():,} rows in all",
             )  # fmt: skip
         whole = (values == values.round()).all()
@@ -280,11 +280,6 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
     if text.str.contains(WHOLE).all():
         return text.str.replace(r"\.0+$", "").cast(pl.Int64)
     return text
-
-
-def first_row(bad: pl.Series) -> int:
-    """Number of the first row that is true, counted from 1."""
-    return int(bad.arg_max() or 0) + 1
 
 
 def as_numbers(

@@ -11,7 +11,13 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import as_seconds, check_column, first_row
+from relrank.tables.files import check_column
+from relrank.tables.missing import refuse_missing, row_of
+from relrank.tables.notices import Notice
+from relrank.tables.times import Unit, as_times, of_whole, tell, unit_of
+
+FINE: tuple[Unit, ...] = ("ms", "us", "ns")
+"""Units of numbers so large that they can be nothing else."""
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
@@ -40,31 +46,33 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     return frame
 
 
-def as_rows(value: Any, where: str) -> pl.DataFrame:
-    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, whole numbers in ``time``, where there.
+def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice]) -> pl.DataFrame:
+    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``as_timed`` has it.
 
-    Dates and date-times become seconds since 1970.
+    Args:
+        value: as for ``as_frame``.
+        where: what it is, for messages.
+        words: that are missing values where they stand for a key.
+        said: as for ``as_timed``.
 
     Raises:
         InputError: a value is missing or of a type that cannot be; the message names column and row.
     """
     frame = as_frame(value, where)
-    frame = as_keyed(frame, [name for name in ("user", "item") if name in frame.columns], where)
+    frame = as_keyed(frame, ["user", "item"], where, words)
     if "rating" in frame.columns:
-        rating = _there(frame["rating"], where)
+        rating = refuse_missing(frame["rating"], where, ())
         finite = rating.cast(pl.Float64).is_finite() if rating.dtype.is_numeric() else rating.is_null()
         if not finite.all():
             raise InputError(
-                "not a finite number", where=f"{where}, column 'rating', row {first_row(~finite)}",
-                expected="a finite number in every row", found=repr(rating[first_row(~finite) - 1]),
+                "not a finite number", where=f"{where}, column 'rating', row {row_of(~finite)}",
+                expected="a finite number in every row", found=repr(rating[row_of(~finite) - 1]),
             )  # fmt: skip
         frame = frame.with_columns(rating.cast(pl.Float64))
-    if "time" in frame.columns:
-        frame = frame.with_columns(_times(_there(frame["time"], where), where))
-    return frame
+    return as_timed(frame, "time" if "time" in frame.columns else None, where, said)
 
 
-def as_keyed(value: Any, columns: Collection[str], where: str) -> pl.DataFrame:
+def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
     """A frame some of whose columns hold keys: Int64, or text as it is.
 
     Raises:
@@ -73,7 +81,38 @@ def as_keyed(value: Any, columns: Collection[str], where: str) -> pl.DataFrame:
     frame = as_frame(value, where)
     for name in columns:
         check_column(frame.columns, name, where)
-    return frame.with_columns(*(_keys(frame[name], where) for name in dict.fromkeys(columns)))
+    return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
+
+
+def as_timed(value: Any, column: str | None, where: str, said: list[Notice]) -> pl.DataFrame:
+    """A frame with a column of times: moments, ``Datetime("ns")``, or whole numbers as they are.
+
+    Moments are dates, date-times, ISO text, and numbers that can only be milliseconds, microseconds or nanoseconds.
+
+    Args:
+        value: as for ``as_frame``.
+        column: that holds times; None for none.
+        where: what it is, for messages.
+        said: what was made of numbers is added here.
+
+    Raises:
+        InputError: there is no such column, a time is missing, or it cannot be one.
+    """
+    frame = as_frame(value, where)
+    if column is None:
+        return frame
+    check_column(frame.columns, column, where)
+    times = refuse_missing(frame[column], where, ())
+    if times.dtype.is_float() and (times == times.round()).all() and (times.abs() < 2.0**53).all():
+        times = times.cast(pl.Int64)
+    if not times.dtype.is_integer():
+        return frame.with_columns(as_times(times, where, notices=said))
+    low, high = (unit_of(int(end)) for end in (times.min() or 0, times.max() or 0))  # type: ignore[arg-type]
+    if low != high or low not in FINE:
+        return frame.with_columns(times)
+    moments = of_whole(times, low)
+    said += tell(moments, low, None, where, column)
+    return frame.with_columns(moments)
 
 
 def check_rows(frame: pl.DataFrame, where: str) -> None:
@@ -88,9 +127,9 @@ def check_rows(frame: pl.DataFrame, where: str) -> None:
         raise InputError("table has no rows", where=where, expected="a row per interaction", found="none")
     twice = frame.select(pl.struct("user", "item").is_duplicated()).to_series()
     if twice.any():
-        user, item = frame.select("user", "item").row(first_row(twice) - 1)
+        user, item = frame.select("user", "item").row(row_of(twice) - 1)
         raise InputError(
-            "a user has an item twice", where=f"{where}, row {first_row(twice)}",
+            "a user has an item twice", where=f"{where}, row {row_of(twice)}",
             expected='every (user, item) once, such as frame.unique(["user", "item"], keep="last")',
             found=f"({user!r}, {item!r}); {twice.sum():,} such rows",
         )  # fmt: skip
@@ -142,15 +181,10 @@ def _of_other(value: Any, where: str) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _keys(values: pl.Series, where: str) -> pl.Series:
+def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
+    values = refuse_missing(values, where, words)
     dtype = values.dtype
-    if dtype.is_float():
-        values = values.fill_nan(None)
-    values = _there(values, where)
     if dtype == pl.String:
-        blank = values.str.strip_chars() == ""
-        if blank.any():
-            raise _missing(values, blank, where)
         return values
     if dtype.is_float() and ((values == values.round()) & (values.abs() < 2.0**53)).all():
         return values.cast(pl.Int64)
@@ -160,42 +194,3 @@ def _keys(values: pl.Series, where: str) -> pl.Series:
             found=f"{dtype}, such as {values[0]!r}" if len(values) else str(dtype),
         )  # fmt: skip
     return values
-
-
-def _times(values: pl.Series, where: str) -> pl.Series:
-    """Whole numbers as they are; dates, date-times and ISO text as seconds."""
-    if values.dtype.is_integer():
-        return values
-    if isinstance(values.dtype, pl.Datetime) and (values.dt.epoch("ns") % 10**9 != 0).any():
-        raise InputError(
-            "times are finer than a second", where=f"{where}, column 'time'", expected="whole numbers in their "
-            'finest unit, such as .dt.epoch("us"), which keep the order, or .dt.truncate("1s")', found=str(values[0]),
-        )  # fmt: skip
-    if values.dtype.is_float() and (values != values.round()).any():
-        row = first_row(values != values.round())
-        raise InputError(
-            "not a whole number", where=f"{where}, column 'time', row {row}",
-            expected="whole numbers, such as seconds since 1970, or dates", found=repr(values[row - 1]),
-        )  # fmt: skip
-    if not (values.dtype.is_temporal() or values.dtype.is_float() or values.dtype == pl.String):
-        raise InputError(
-            "type cannot be a time", where=f"{where}, column 'time'", expected="whole numbers, dates or date-times",
-            found=str(values.dtype),
-        )  # fmt: skip
-    return as_seconds(values, where)
-
-
-def _there(values: pl.Series, where: str) -> pl.Series:
-    missing = values.is_null()
-    if values.dtype.is_float():
-        missing |= values.is_nan()
-    if missing.any():
-        raise _missing(values, missing, where)
-    return values
-
-
-def _missing(values: pl.Series, missing: pl.Series, where: str) -> InputError:
-    return InputError(
-        "value is missing", where=f"{where}, column {values.name!r}, row {first_row(missing)}",
-        expected="a value in every row: leave such rows out", found=f"nothing; {missing.sum():,} rows in all",
-    )  # fmt: skip

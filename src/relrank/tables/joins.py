@@ -9,8 +9,9 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import column
+from relrank.tables.notices import Notice
 from relrank.tables.scan import ROW
-from relrank.tables.tables import NodeTable, Notice
+from relrank.tables.tables import NodeTable
 
 
 def join(

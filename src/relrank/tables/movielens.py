@@ -9,8 +9,9 @@ import polars as pl
 from relrank.errors import InputError, one_of
 from relrank.tables.files import parse, read_table, read_text
 from relrank.tables.missing import refuse_missing
+from relrank.tables.notices import Notice
 from relrank.tables.published import read_atomic, read_triples, to_interactions
-from relrank.tables.tables import LinkTable, NodeTable, Notice, Tables
+from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.tmdb import with_tmdb
 
 # fmt: off

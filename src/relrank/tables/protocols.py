@@ -20,9 +20,9 @@ from relrank.tables.config import Section
 from relrank.tables.filters import core
 from relrank.tables.frames import check_rows
 from relrank.tables.ids import IdMap
-from relrank.tables.missing import refuse_missing, row_of
+from relrank.tables.notices import Notice
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
-from relrank.tables.tables import Notice, Tables
+from relrank.tables.tables import Tables
 from relrank.tables.times import Clock, Moment
 
 Bool = npt.NDArray[np.bool_]
@@ -176,11 +176,10 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
             expected=protocol.data,
             found=tables.name,
         )
-    if not tables.checked and protocol.split != "given":
+    if not tables.checked and not tables.repeats and protocol.split != "given":
         check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
     frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
-    check_rows(frame, f"interactions of {tables.name}", tables.na_values)
     frame = _filtered(frame, protocol, notices)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
     rows = Interactions(
@@ -267,41 +266,6 @@ def _counted(
                             ("repeats of held-out rows, or later than them: not counted", late)):  # fmt: skip
         notices += [Notice("split", message, number)] if number else []
     return replace(rows, count=count)
-
-
-def check_rows(frame: pl.DataFrame, where: str, words: tuple[str, ...]) -> None:
-    """Refuse interactions that would become row −1, or a time that nobody had: whoever made the frame.
-
-    Raises:
-        InputError: a key, rating or time is missing, or a column is not of its type.
-    """
-    types: dict[str, tuple[str, Any]] = {
-        "user": ("Int64 or text", lambda t: t in (pl.Int64, pl.String)),
-        "item": ("Int64 or text", lambda t: t in (pl.Int64, pl.String)),
-        "rating": ("numbers", lambda t: t.is_numeric()),
-        "time": ("whole numbers", lambda t: t.is_integer()),
-    }
-    for name, (expected, fits) in types.items():
-        if name not in frame.columns:
-            if name in ("user", "item"):
-                raise InputError(
-                    "column not found", where=where, expected=f"a column {name!r}", found=str(frame.columns)
-                )
-            continue
-        values = refuse_missing(frame[name], where, words if name in ("user", "item") else ())
-        if not fits(values.dtype):
-            raise InputError(
-                "column is of another type",
-                where=f"{where}, column {name!r}",
-                expected=expected,
-                found=str(values.dtype),
-            )
-        if values.dtype.is_float() and not values.is_finite().all():
-            row = row_of(~values.is_finite())
-            raise InputError(
-                "not a finite number", where=f"{where}, column {name!r}, row {row}", expected="finite numbers",
-                found=f"{values[row - 1]}",
-            )  # fmt: skip
 
 
 def fingerprint(

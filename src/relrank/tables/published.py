@@ -9,7 +9,7 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.tables.files import as_keys, as_numbers, column, parse, read_text
 from relrank.tables.missing import refuse_missing
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 from relrank.tables.times import as_times
 
 

@@ -16,9 +16,10 @@ from relrank.tables.config import Section, resolve
 from relrank.tables.files import as_keys, column, read_table
 from relrank.tables.joins import join, once
 from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, without_missing, written
+from relrank.tables.notices import Notice
 from relrank.tables.scan import ROW, Kind, Rules, column_names, count_dropped, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
-from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Notice, Tables, TextTable
+from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Tables, TextTable
 from relrank.tables.times import Clock, Moment, Unit
 
 Unknown = Literal["error", "drop"]

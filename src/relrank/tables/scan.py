@@ -27,7 +27,7 @@ from relrank.tables.files import (
     unreadable,
 )
 from relrank.tables.missing import NA_VALUES, absent, refuse_missing, without_missing
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 from relrank.tables.times import Unit, as_times
 
 Kind = Literal["key", "number", "time", "text"]

@@ -12,7 +12,7 @@ from relrank.compiled import njit
 from relrank.counting import Order, order_of, order_of_pairs
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 Part = Literal["valid", "test"]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from relrank.tables.frames import as_frame, as_keyed, as_rows
+from relrank.tables.frames import as_keyed, as_rows, as_timed
 from relrank.tables.missing import NA_VALUES
+from relrank.tables.notices import Notice
+from relrank.tables.times import MOMENTS, Clock
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -16,24 +18,6 @@ TEXTS = "[data.texts]"
 MAYBE_BY = "#by "
 """How a column of a link or text table begins that is named like one of users, though nobody said that these made the
 rows; its own name follows. Only the audit looks at it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A counted warning: rows dropped or values replaced by a stated policy.
-
-    Attributes:
-        where: file, table or step.
-        message: the policy that was applied, one clause.
-        count: rows (or keys, as the message says) it touched; never 0.
-    """
-
-    where: str
-    message: str
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message} ({self.count:,})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,21 +144,53 @@ class Tables:
     def __post_init__(self) -> None:
         if self.checked:
             return
-        name = f"{self.name}, "
+        name, words = f"{self.name}, ", self.na_values
+        texts, said = self.texts, list[Notice]()
+        if texts is not None:
+            frame = as_keyed(texts.frame, ["key"], f"{name}texts", words)
+            timed = "time" if "time" in frame.columns else None
+            texts = replace(texts, frame=as_timed(frame, timed, f"{name}texts", said))
         clean: dict[str, Any] = {
-            "interactions": as_rows(self.interactions, f"{name}interactions"),
-            "given": {part: as_rows(rows, f"{name}part {part!r}") for part, rows in self.given.items()},
-            "nodes": {kind: _clean_nodes(table, f"{name}nodes {kind!r}") for kind, table in self.nodes.items()},
+            "interactions": as_rows(self.interactions, f"{name}interactions", words, said),
+            "given": {part: as_rows(rows, f"{name}part {part!r}", words, said) for part, rows in self.given.items()},
+            "nodes": {
+                kind: replace(table, frame=as_keyed(table.frame, [table.key], f"{name}nodes {kind!r}", words))
+                for kind, table in self.nodes.items()
+            },
             "links": {
-                one: replace(table, frame=as_frame(table.frame, f"{name}links {one!r}"))
+                one: replace(table, frame=as_timed(table.frame, table.time, f"{name}links {one!r}", said))
                 for one, table in self.links.items()
             },
+            "texts": texts,
         }
-        if self.texts is not None:
-            clean["texts"] = replace(self.texts, frame=as_keyed(self.texts.frame, ["key"], f"{name}texts"))
-        for field_name, value in clean.items():
+        clean["notices"] = (*self.notices, *said)
+        for field_name, value in (clean | _on_one_clock(clean, self.ticks)).items():
             object.__setattr__(self, field_name, value)
 
 
-def _clean_nodes(table: NodeTable, where: str) -> NodeTable:
-    return replace(table, frame=as_keyed(table.frame, [table.key], where))
+def _on_one_clock(clean: dict[str, Any], ticks: int) -> dict[str, Any]:
+    """Fields of ``Tables`` with all moments as ticks, whole numbers, and how many ticks a second has then."""
+    parts = {"interactions": clean["interactions"], **clean["given"]}
+    timed = [(frame, "time") for frame in parts.values()]
+    timed += [(table.frame, table.time) for table in clean["links"].values() if table.time is not None]
+    timed += [] if clean["texts"] is None else [(clean["texts"].frame, "time")]
+    moments = [(name, frame[name]) for frame, name in timed if frame.schema.get(name) == MOMENTS]
+    clock = Clock.of(moments) if moments else Clock(ticks)
+    if ticks > clock.ticks > 0:
+        clock = Clock(ticks)
+    finer = clock.ticks // ticks if ticks else 1
+
+    def read(frame: pl.DataFrame, name: str | None) -> pl.DataFrame:
+        if name is None or name not in frame.columns:
+            return frame
+        times = frame[name]
+        return frame.with_columns((clock.read(times) if times.dtype == MOMENTS else times * finer).alias(name))
+
+    texts = clean["texts"]
+    return {
+        "interactions": read(clean["interactions"], "time"),
+        "given": {part: read(frame, "time") for part, frame in clean["given"].items()},
+        "links": {one: replace(table, frame=read(table.frame, table.time)) for one, table in clean["links"].items()},
+        "texts": None if texts is None else replace(texts, frame=read(texts.frame, "time")),
+        "ticks": clock.ticks,
+    }

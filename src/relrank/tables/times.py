@@ -16,7 +16,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, without_missing
-from relrank.tables.tables import Notice
+from relrank.tables.notices import Notice
 
 Moment = int | str | date | datetime
 """A time in a configuration file: a number as in the tables, ISO text, or TOML's own dates."""

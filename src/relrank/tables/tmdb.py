@@ -13,7 +13,8 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import column, read_table
-from relrank.tables.tables import Notice, Tables, TextTable
+from relrank.tables.notices import Notice
+from relrank.tables.tables import Tables, TextTable
 
 NUMBERS = ("budget", "revenue", "runtime", "vote_count", "vote_average", "popularity")
 """Columns that the item's node table is given; budget, revenue and runtime 0 mean unknown."""
