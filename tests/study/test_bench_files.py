@@ -28,7 +28,8 @@ def test_a_bench_is_the_same_after_its_files(study_file):
             for column in fields(one := getattr(bench.split, part)):
                 values, found = getattr(one, column.name), getattr(getattr(other.split, part), column.name)
                 assert (values is None) == (found is None)
-                assert values is None or (values.dtype == found.dtype and np.array_equal(values, found))
+                same = np.asarray(values).dtype == np.asarray(found).dtype and np.array_equal(values, found)
+                assert values is None or same
         assert other.split.items.keys.equals(bench.split.items.keys)
         assert other.item_groups.equals(bench.item_groups)
         assert other.user_groups is None

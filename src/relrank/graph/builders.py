@@ -193,7 +193,7 @@ def _link(join: Join, config: Link) -> Draft:
 
 def _attribute(join: Join, config: Attribute) -> Draft:
     ids, values = join.column(config.node, config.column)
-    edges = as_parts(join, values, config.column, config.separator)
+    edges = as_parts(join, values, config.column, config)
     return _to_values(join, config, ids, edges)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Protocol
 
 import numpy as np
@@ -11,13 +12,19 @@ import polars as pl
 from relrank.csr import Float64
 from relrank.errors import InputError
 from relrank.graph.joins import Progress, examples
-from relrank.graph.recipes import Cuts
+from relrank.graph.recipes import Categories, Cuts, Listed
 from relrank.tables.files import has_text, read_numbers
 from relrank.tables.missing import without_missing
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
 Bool = npt.NDArray[np.bool_]
+
+
+PATHS = (" > ", " / ", " :: ", " » ")
+"""What stands between the levels of paths."""
+LISTS, LISTS_SHARE = ("|", ";", ","), 0.2
+"""What stands between the values of lists, and the share of cells that hold it."""
 
 
 class Reader(Protocol):
@@ -50,8 +57,14 @@ def as_text(reader: Reader, values: pl.Series, column: str) -> pl.Series:
     return without_missing(values.cast(pl.String), reader.tables.na_values).str.strip_chars()
 
 
-def as_parts(reader: Reader, values: pl.Series, column: str, separator: str | None) -> pl.DataFrame:
-    """``row`` (int32) and ``value`` (text) for every part of every cell, each once; a list has its elements."""
+def as_parts(reader: Reader, values: pl.Series, column: str, config: Categories) -> pl.DataFrame:
+    """``row`` (int32) and ``value`` (text) for every part of every cell, each once; a list has its elements.
+
+    What looks as if another setting were meant is counted: several spellings, lists and paths that are not split.
+    """
+    separator, levels = (config.separator, config.levels) if isinstance(config, Listed) else (None, None)
+    if values.dtype == pl.String:
+        _hint(reader, values.drop_nulls(), column, separator, levels)
     if separator is not None:
         if values.dtype != pl.String:
             found = f"{column}: {values.dtype}"
@@ -61,9 +74,66 @@ def as_parts(reader: Reader, values: pl.Series, column: str, separator: str | No
     if isinstance(values.dtype, pl.List):
         cells = cells.explode("value")
     parts = cells.select("row", value=as_text(reader, cells["value"], column)).drop_nulls()
+    if levels is not None:
+        parts = _with_parents(parts, levels)
+    parts = _one_spelling(reader, parts, config.ignore_case)
     once = parts.unique(maintain_order=True)
     reader.count("value repeated in one cell: counts once", len(parts) - len(once))
     return once
+
+
+def _hint(reader: Reader, cells: pl.Series, column: str, separator: str | None, levels: str | None) -> None:
+    """Count cells that look like lists or paths and are not split, and a separator that no cell holds."""
+    if not len(cells):
+        return
+    if separator is not None and not cells.str.contains(separator, literal=True).any():
+        reader.count(f"{column}: no cell holds the separator {separator!r}", len(cells))
+    for mark in PATHS:
+        holding = int(cells.str.contains(mark, literal=True).sum())
+        if levels is None and separator != mark and 2 * holding >= len(cells):
+            message = f"cells look like paths, one value each: levels = {mark.strip()!r} has their levels"
+            reader.count(f"{column}: {message}", holding)
+            return
+    different = cells.unique()
+    for mark in LISTS:
+        holding = int(cells.str.contains(mark, literal=True).sum())
+        if mark in (separator, levels) or holding < LISTS_SHARE * len(cells):
+            continue
+        if different.str.split(mark).explode().str.strip_chars().n_unique() < len(different):
+            reader.count(f"{column}: cells look like lists: separator = {mark!r} would split them", holding)
+            return
+
+
+def _with_parents(parts: pl.DataFrame, levels: str) -> pl.DataFrame:
+    """Each path as its levels: the path down to each."""
+    mark = f" {levels.strip() or levels} "
+    one = parts.select(pl.col("value").unique(maintain_order=True))
+    steps = [[step for s in path.split(levels) if (step := s.strip())] for path in one["value"]]
+    paths = [[mark.join(path[: n + 1]) for n in range(len(path))] for path in steps]
+    known = one.with_columns(path=pl.Series(paths, dtype=pl.List(pl.String)))
+    return (
+        parts.join(known, on="value", maintain_order="left").explode("path").select("row", value="path").drop_nulls()
+    )
+
+
+def _one_spelling(reader: Reader, parts: pl.DataFrame, merged: bool) -> pl.DataFrame:
+    """Values that differ only in case or spaces: the most frequent spelling where they are merged, else counted."""
+    counts = parts["value"].value_counts(name="count").sort("count", "value", descending=[True, False])
+    plain = [" ".join(unicodedata.normalize("NFKC", value).casefold().split()) for value in counts["value"]]
+    best = dict(zip(reversed(plain), reversed(counts["value"].to_list()), strict=True))
+    rare = [best[p] != value for p, value in zip(plain, counts["value"], strict=True)]
+    others = counts.filter(pl.Series(rare, dtype=pl.Boolean))
+    if others.is_empty():
+        return parts
+    if merged:
+        spelling = {v: best[p] for p, v in zip(plain, counts["value"], strict=True)}
+        reader.count("spellings of a value that are rarer than another: read as that", int(others["count"].sum()))
+        return parts.with_columns(pl.col("value").replace(spelling))
+    value = others["value"][0]
+    other = best[plain[counts["value"].to_list().index(value)]]
+    message = f"values that differ from another in case or spaces alone, such as {value!r} and {other!r}"
+    reader.count(f"{message}: ignore_case = true makes them one", len(others))
+    return parts
 
 
 def as_numbers(reader: Reader, values: pl.Series, column: str) -> Float64:

@@ -292,7 +292,7 @@ def _category(source: Source, config: CategoryFeature) -> Feature:
         if len(broken):
             expected = 'text or whole numbers, or kind = "number" or "bins"'
             raise source.error("column is no category", expected=expected, found=f"{config.column}: {broken[0]}")
-    return _values(source, config, as_parts(source, values, config.column, None), len(values))
+    return _values(source, config, as_parts(source, values, config.column, config), len(values))
 
 
 def _multi_hot(source: Source, config: MultiHotFeature) -> Feature:
@@ -302,7 +302,7 @@ def _multi_hot(source: Source, config: MultiHotFeature) -> Feature:
     if config.separator is None and not isinstance(values.dtype, pl.List):
         found = f"{config.column}: {examples(values)}"
         raise source.error("column holds no lists", expected="a list column, or a separator", found=found)
-    return _values(source, config, as_parts(source, values, config.column, config.separator), len(values))
+    return _values(source, config, as_parts(source, values, config.column, config), len(values))
 
 
 def _values(source: Source, config: CategoryFeature | MultiHotFeature, parts: pl.DataFrame, n: int) -> Feature:

@@ -49,15 +49,36 @@ class Link(Titled):
     Within one node type (a, b) and (b, a) are the same edge."""
 
 
-class Attribute(Titled):
+class Categories(Section):
+    """How the cells of a column are read as values."""
+
+    ignore_case: bool = False
+    """Values that differ only in upper and lower case, or in spaces, are one: the most frequent spelling."""
+
+
+class Listed(Categories):
+    """How the cells of a column are read as values, any number of them."""
+
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
+    levels: Annotated[str, Field(min_length=1)] | None = None
+    """What stands between the levels of a path such as "Shoes > Boots": each level is a value, its key the path down
+    to it, and a node has the values of all levels."""
+
+    @model_validator(mode="after")
+    def _two_marks(self) -> Self:
+        if self.levels is not None and self.levels == self.separator:
+            raise ValueError("levels and separator must differ")
+        return self
+
+
+class Attribute(Titled, Listed):
     """Edges from nodes to the values of a column: text, number, or list. All weights are one."""
 
     kind: Literal["attribute"]
     node: str
     """Node type whose table has the column."""
     column: str
-    separator: str | None = None
-    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
     target: str | None = None
     """Node type of the values; the column's name by default. Relations that name the same type share its nodes."""
     missing: Literal["drop", "node"] = "drop"
@@ -249,7 +270,7 @@ class BinsFeature(Cuts):
     kind: Literal["bins"]
 
 
-class CategoryFeature(Section):
+class CategoryFeature(Categories):
     """The one value of a column: text, whole number or truth value; a missing value is no category."""
 
     kind: Literal["category"]
@@ -260,15 +281,13 @@ class CategoryFeature(Section):
     """Nodes that must have a value; a node whose value is rarer has none."""
 
 
-class MultiHotFeature(Section):
+class MultiHotFeature(Listed):
     """The values of a column, any number of them: text that is split, or a list."""
 
     kind: Literal["multi-hot"]
     node: str
     """Node type whose table has the column."""
     column: str
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
     min_count: Count = 1
     """Nodes that must have a value; rarer ones are dropped, and nodes left with none count as missing."""
 
