@@ -11,6 +11,7 @@ import polars as pl
 from relrank.csr import Int32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
+from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing
 from relrank.tables.notices import Notice
@@ -113,8 +114,10 @@ class Join:
                 raise self._apart(f"{node_type}.{match}", known, side, values)
             self.count(f"{side} is in no row of {node_type}.{match}: dropped", unknown)
             keys = given[table.key].gather(pl.Series(at).replace(-1, None))
+        if keys.dtype.is_integer():
+            keys = as_keys(keys, side)
         if ids is None:
-            ids = IdMap.of(node_type, keys.cast(pl.Int64) if keys.dtype.is_integer() else keys)
+            ids = IdMap.of(node_type, keys)
         rows = ids.find(keys)
         outside = int((rows < 0).sum())
         if outside == rows.size:

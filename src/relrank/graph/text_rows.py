@@ -6,6 +6,7 @@ import polars as pl
 
 from relrank.errors import did_you_mean, one_of
 from relrank.graph.columns import Reader
+from relrank.graph.joins import examples
 from relrank.tables.missing import without_missing
 from relrank.tables.tables import TextTable
 
@@ -23,6 +24,9 @@ def texts_of_kind(reader: Reader, kind: str) -> tuple[TextTable, pl.DataFrame]:
         found = repr(kind) + did_you_mean(kind, table.kinds)
         raise reader.error("no texts of this kind", expected=one_of(table.kinds), found=found)
     rows = table.frame.filter(pl.col("kind") == kind).select("key", "text")
+    if rows["text"].dtype != pl.String:
+        found = f"text: {examples(rows['text'])}"
+        raise reader.error("column is not text", expected="text", found=found)
     text = without_missing(rows["text"], reader.tables.na_values).str.strip_chars()
     said = rows.with_columns(text).filter(text.is_not_null())
     reader.count(f"{kind} rows without a text: dropped", len(rows) - len(said))
