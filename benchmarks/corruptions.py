@@ -24,8 +24,9 @@ import numpy as np
 import polars as pl
 import torch
 
+from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
-from relrank.study.cells import load_cell
+from relrank.study.cells import kept_weights, load_cell
 from relrank.study.config import read_study
 from relrank.study.export import Program, export, load_program
 from relrank.study.fitted import PARTS, load_run
@@ -82,8 +83,10 @@ def targets_in(folder: Path) -> list[Target]:
     made = [_study(folder / name, seed) for name, seed in (("one", 1), ("two", 2))]
     kinds: dict[str, Callable[[Path], str]] = {
         "run": run_answer, "cell": cell_answer, "result": result_answer, "export": export_answer,
-        "weights": weights_answer,
+        "weights": weights_answer, "checkpoint": checkpoint_answer,
     }  # fmt: skip
+    # another checkpoint is one; which it has to be, training knows
+    made[1]["checkpoint"] = [folder / "nothing"]
     return [
         Target(f"{kind} {number}", one, other, answer)
         for kind, answer in kinds.items()
@@ -103,6 +106,8 @@ def _study(folder: Path, seed: int) -> dict[str, list[Path]]:
     weights = [folder / "weights" / cell.name for cell in cells if (cell / "model.safetensors").is_file()]
     for of in weights:  # which a cell loses when the study has a winner
         shutil.copytree(out / "cells" / of.name, of)
+    (folder / "checkpoint").mkdir()
+    shutil.copy(weights[0] / "model.safetensors", folder / "checkpoint")
     run = keep_winner(config, material, out)
     export(run, "torch", folder / "export")
     result = folder / "result"
@@ -110,7 +115,7 @@ def _study(folder: Path, seed: int) -> dict[str, list[Path]]:
     of_each = {load_cell(cell).model: cell for cell in cells}  # trained, searched, and neither
     return {
         "run": [out / "winner"], "cell": list(of_each.values()), "result": [result], "export": [folder / "export"],
-        "weights": weights[:1],
+        "weights": weights[:1], "checkpoint": [folder / "checkpoint"],
     }  # fmt: skip
 
 
@@ -138,13 +143,17 @@ def cell_answer(folder: Path) -> str:
 
 
 def weights_answer(folder: Path) -> str:
-    """The parameters in a cell's folder, read as the winner's are."""
-    from relrank.checkpoint import load_tensors, tensors_of
-    from relrank.sealed import Sealed
+    """The parameters in a cell's folder; without them the study fits the model once more."""
+    weights = kept_weights(folder)
+    if weights is None:
+        raise InputError("no weights", where=str(folder), expected="weights", found="none")
+    return _digest(*(weights[name].numpy() for name in sorted(weights)))
 
-    tensors = tensors_of(Sealed(folder, "").read("model.safetensors"), str(folder))
-    alone, note = load_tensors(folder / "model.safetensors")
-    return _digest(note, *(side[name].numpy() for side in (tensors, alone) for name in sorted(side)))
+
+def checkpoint_answer(folder: Path) -> str:
+    """The same of a file that is read by itself, as a checkpoint is."""
+    tensors, note = load_tensors(folder / "model.safetensors")
+    return _digest(note, *(tensors[name].numpy() for name in sorted(tensors)))
 
 
 def result_answer(folder: Path) -> str:

@@ -50,6 +50,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), expected="saved tensors", found="nothing") from None
+    except OSError as error:
+        raise InputError("file cannot be read", where=str(path), expected="tensors", found=str(error)) from None
     tensors, metadata = _parsed(content, str(path))
     if _sha256(tensors, metadata["note"]) != metadata["sha256"]:
         raise InputError(

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
@@ -344,13 +345,25 @@ def edges_sha(graph: Graph, name: str) -> str:
 
 def kept_model(cell: Cell, folder: Path, config: Any) -> tuple[Recommender, Graph] | None:
     """The trained model of a finished cell and the graph that it was fitted on, while its weights are there."""
-    if not (folder / WEIGHTS).is_file():
+    weights = kept_weights(folder)
+    if weights is None:
         return None
-    content = Sealed(folder, MEND).read(WEIGHTS)
     graph = refit_graph(cell, cell.graph) if cell.bench.refit else cell.graph
     model = MODELS[cell.model.kind](graph, seeded(cell, config))
-    restore(model, tensors_of(content, str(folder / WEIGHTS)), str(folder / WEIGHTS))
+    restore(model, weights, str(folder / WEIGHTS))
     return model, graph
+
+
+def kept_weights(folder: Path) -> dict[str, Tensor] | None:
+    """Parameters of a finished cell's model; None where they are not there any more.
+
+    Raises:
+        InputError: they are not what was written, or those of another cell.
+    """
+    if not (folder / WEIGHTS).is_file():
+        return None
+    sealed, _ = _opened(folder)
+    return tensors_of(sealed.read(WEIGHTS), str(folder / WEIGHTS))
 
 
 def seeded(cell: Cell, config: Any) -> Any:
