@@ -154,6 +154,8 @@ def test_what_a_killed_cell_left_does_not_become_the_cell_s(tmp_path):
     part.mkdir()
     (part / "model.safetensors").write_text("of an earlier version")
     (part / ".users.parquet.abcdef-1-0.part").touch()
+    (out / "cells" / ".mark").touch()  # of an engine
     run_study(config, material, out)
+    assert keep_winner(config, material, out).note["name"] == "popularity"
     assert sorted(file.name for file in cell.iterdir()) == names
     assert set(json.loads((cell / "manifest.json").read_text())["files"]) == set(names) - {"manifest.json"}

@@ -576,7 +576,8 @@ def _keep_winner(config: StudyConfig, material: Material, out: Path, say: Say) -
         leaks = leaks_of(material.findings, cell.arm, config.features)
         _save_winner(cell, result, material, out, say, accepted_leaks(leaks, config.study.accept_leaks))
     for at in (out / "cells").iterdir():
-        (at / WEIGHTS).unlink(missing_ok=True)
+        if at.is_dir():  # a killed engine may leave a file
+            (at / WEIGHTS).unlink(missing_ok=True)
     return load_run(folder)
 
 
