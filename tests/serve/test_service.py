@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from relrank.models.sparse_linear import SparseLinear
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
+from relrank.serve.filters import Between, Has, Joined
 from relrank.serve.index import ItemIndex, recall
 from relrank.serve.served import Served
 from relrank.serve.service import Service
@@ -225,7 +227,7 @@ def oracle(served, scores, seen, among):
 )  # fmt: skip
 def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
     service = Service({"one": served})
-    scores, among = served.user_scores(user), served.among(filters)
+    scores, among = served.user_scores(user), served.among([Has(*pair) for pair in filters])
     seen = set(served.seen_by(user).tolist()) if exclude_seen else set()
     expected = oracle(served, scores, seen, among)
     found, offset = [], 0
@@ -246,7 +248,103 @@ def test_filters_are_the_relation_read_off():
         assert {i["item"] for i in items} == {ITEMS[i] for i in np.flatnonzero(genre_of() == number)}
     both = service.recommend(history=[], k=100, filters=[("has_genre", "crime"), ("wrote", "3")])["items"]
     assert {i["item"] for i in both} == {1012}
-    assert SERVED.filters == {"has_genre": "genre", "wrote": "author"}  # neither items' own nor users' relations
+    assert SERVED.filters.relations == ["has_genre", "wrote"]  # neither items' own nor users' relations
+
+
+FACTS = pl.DataFrame(
+    {
+        "column:pages": [None if i % 10 == 9 else 100 + i for i in range(N_ITEMS)],
+        "column:cover": ["hard" if i % 3 else "soft" for i in range(N_ITEMS)],
+        "column:code": [f"0{i % 5}" for i in range(N_ITEMS)],
+        "column:copies": [str(i % 4) for i in range(N_ITEMS)],
+        "column:sold": [i % 2 == 0 for i in range(N_ITEMS)],
+        "relation:prize": [["b", "a"] if i % 7 == 0 else ["a"] if i % 7 == 1 else None for i in range(N_ITEMS)],
+    }
+)
+CONDITIONS = {
+    Has("cover", "soft"): lambda i: i % 3 == 0,
+    Has("code", "03"): lambda i: i % 5 == 3,
+    Has("sold", value=True): lambda i: i % 2 == 0,
+    Has("sold", "false"): lambda i: i % 2 == 1,
+    Has("pages", 104): lambda i: i == 4,
+    Has("copies", 1): lambda i: i % 4 == 1,
+    Has("pages", "104.0"): lambda i: i == 4,
+    Has("prize", "a"): lambda i: i % 7 < 2,
+    Has("prize", "b", "relation"): lambda i: i % 7 == 0,
+    Has("has_genre", "crime"): lambda i: i % 4 == 0,
+    Between("pages", 110, 120.5): lambda i: 10 <= i <= 20 and i % 10 != 9,
+    Between("pages", None, 105): lambda i: i <= 5,
+    Between("copies", 2, 2): lambda i: i % 4 == 2,
+}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_conditions_are_joined_as_logic_says(data):
+    """Against Python's own: a missing value fits no condition, and so the opposite of every one."""
+    one = st.sampled_from(list(CONDITIONS.items()))
+    some = st.sampled_from(["all", "any", "not"])
+    tree = data.draw(
+        st.recursive(one, lambda x: st.tuples(some, st.lists(x, min_size=1, max_size=3)).map(joined), max_leaves=6)
+    )
+    condition, holds = tree
+    found = Served("one", replace(SERVED.run, facts=FACTS)) if not FILTERED else FILTERED[0]
+    FILTERED[:] = [found]
+    np.testing.assert_array_equal(found.among([condition]), [holds(i) for i in range(N_ITEMS)])
+
+
+FILTERED = []
+
+
+def joined(pair):
+    how, parts = pair
+    parts = parts[:1] if how == "not" else parts
+    test = {"all": all, "any": any, "not": lambda values: not next(iter(values))}[how]
+    return Joined(how, tuple(c for c, _ in parts)), lambda i: test(holds(i) for _, holds in parts)
+
+
+@pytest.mark.parametrize("model", EVERY_MODEL)
+def test_every_model_filters_and_excludes(model):
+    service = Service({"one": replace(library(model), facts=FACTS)})
+    everything = pairs(service.recommend(user=USERS[3], k=N_ITEMS))
+    filters = [Has("cover", "hard"), Joined("not", (Has("has_genre", "crime"),)), Between("pages", 101, None)]
+    excluded = everything[0][0]
+    answer = service.recommend(user=USERS[3], k=N_ITEMS, filters=filters, exclude=[excluded])
+    fits = {1000 + i for i in range(N_ITEMS) if i % 3 and i % 4 and i % 10 != 9} - {excluded}
+    assert [item for item, _ in pairs(answer)] == [item for item, _ in everything if item in fits]
+    assert answer["total"] == len(answer["items"])
+    second = answer["items"][1]["item"]
+    why = service.explain(second, user=USERS[3], filters=filters, exclude=[excluded], n=1)
+    assert why["rank"] == 2
+    with pytest.raises(RequestError, match="does not fit"):
+        service.explain(excluded, user=USERS[3], exclude=[excluded])
+
+
+def test_filters_that_cannot_be_are_named():
+    service = Service({"one": replace(SERVED.run, facts=FACTS)})
+    for condition, message in (
+        (Has("covr", "soft"), "no such filter"), (Has("cover", "paper"), "unknown cover"),
+        (Has("cover", "soft", "relation"), "no such filter"), (Has("has_genre", "crime", "column"), "no such filter"),
+        (Has("pages", "many"), "not a number"), (Between("cover", 1, None), "not of numbers"),
+        (Between("sold", 1, None), "not of numbers"),
+    ):  # fmt: skip
+        with pytest.raises(RequestError, match=message) as refused:
+            service.recommend(user=USERS[1], filters=[condition])
+        assert refused.value.status == 422
+    deep = Has("cover", "soft")
+    for _ in range(12):
+        deep = Joined("not", (deep,))
+    with pytest.raises(RequestError, match="too deep"):
+        service.recommend(user=USERS[1], filters=[deep])
+    with pytest.raises(RequestError, match="number of filters"):
+        service.recommend(user=USERS[1], filters=[Joined("any", (Has("cover", "soft"),) * 21)])
+    with pytest.raises(RequestError, match="unknown item"):
+        service.recommend(user=USERS[1], exclude=["soap"])
+    assert service.recommend(user=USERS[1], exclude=["soap"], skip_unknown=True)["unknown"] == ["soap"]
+    assert service.values("cover")["values"] == [{"value": "hard", "items": 32}, {"value": "soft", "items": 16}]
+    assert service.values("prize")["values"] == [{"value": "a", "items": 14}, {"value": "b", "items": 7}]
+    assert service.runs()["runs"][0]["filters"] == ["has_genre", "prize", "wrote"]
+    assert service.runs()["runs"][0]["columns"] == ["pages", "cover", "code", "copies", "sold"]
 
 
 def test_values_of_a_filter_come_with_the_items_they_leave():

@@ -12,6 +12,7 @@ from relrank.graph.builders import build_graph
 from relrank.graph.recipes import Attribute
 from relrank.models import MODELS
 from relrank.serve.asked import RequestError
+from relrank.serve.filters import Has, Joined
 from relrank.serve.service import Service
 from relrank.study.bench_files import pack, unpack
 from relrank.study.cells import Bench
@@ -126,6 +127,23 @@ def test_a_model_that_knows_nothing_of_them_does_not(model):
     assert run.recommend("c1", 20)["item"].to_list() == [i["item"] for i in answer["items"]]
     assert service.recommend(history=["new0"], k=20)["fallback"] in ("popularity", None)
     assert service.runs()["runs"][0]["n_new_items"] == 0
+
+
+def test_a_run_keeps_what_lists_are_filtered_by(tmp_path):
+    """Columns of the item table as they are, and relations of the study that this model's graph lacks."""
+    tables = shop()
+    split = apply(tables, protocol(), 0)
+    whole = build_graph(tables, split, BRANDS)
+    graph, note = whole.only(), fitted("ease").note
+    for kept in (whole, None):
+        save_run(MODELS["ease"](graph).solve(), graph, split, tables, note, tmp_path / "run", kept)
+        service = Service({"shop": load_run(tmp_path / "run")})
+        described = service.runs()["runs"][0]
+        assert (described["filters"], described["columns"]) == (["brand"] if kept else [], ["brand"])
+        every = [i["item"] for i in service.recommend(history=["i0"], k=20)["items"]]
+        for filters in ([("brand", "b")], [Has("brand", "b", "column")], [Joined("not", (Has("brand", "a"),))]):
+            found = [i["item"] for i in service.recommend(history=["i0"], k=20, filters=filters)["items"]]
+            assert found == [item for item in every if int(item[1:]) % 2]
 
 
 def test_other_processes_are_told_of_them():

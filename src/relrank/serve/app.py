@@ -21,6 +21,7 @@ import relrank
 from relrank.serve import schemas
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
+from relrank.serve.filters import Condition, Has, Joined
 from relrank.serve.guard import Guard, Measures, answered, failure
 from relrank.serve.served import HEAD
 from relrank.serve.service import Service
@@ -39,8 +40,12 @@ SHORT = 200
 InUrl = Annotated[str, InPath(max_length=1000)]
 Run = Annotated[str | None, Query(description="Name of a run; the first by default.")]
 Filters = Annotated[
-    list[str], Query(alias="with", description="RELATION:VALUE, only items linked so; all of them where repeated.")
+    list[str],
+    Query(alias="with", description="NAME:VALUE, only items with this of a relation or column; all where repeated."),
 ]
+AnyOf = Annotated[list[str], Query(alias="any", description="NAME:VALUE, likewise; one at least where repeated.")]
+Without = Annotated[list[str], Query(description="NAME:VALUE, only items without it.")]
+Exclude = Annotated[list[str], Query(description="Id of an item to leave out.")]
 
 
 def make_app(
@@ -110,14 +115,21 @@ def make_app(
         offset: Annotated[int, Query(ge=0, le=limits.offset)] = 0,
         exclude_seen: bool = True,
         with_: Filters = [],  # noqa: B006
+        any_: AnyOf = [],  # noqa: B006
+        without: Without = [],  # noqa: B006
+        exclude: Exclude = [],  # noqa: B006
         run: Run = None,
     ) -> Response:
         """A list for a known user."""
-        filters = [_filter(text) for text in with_]
+        filters: list[Condition] = [_filter(text, "with") for text in with_]
+        if any_:
+            filters.append(Joined("any", tuple(_filter(text, "any") for text in any_)))
+        filters += [Joined("not", (_filter(text, "without"),)) for text in without]
         return await listed(
-            "/recommend/{user}", run, None, not filters and near(run, offset + k),
+            "/recommend/{user}", run, None, not filters and not exclude and near(run, offset + k),
             lambda: service.recommend(
-                user=user, k=k, offset=offset, exclude_seen=exclude_seen, filters=filters, run=run
+                user=user, k=k, offset=offset, exclude_seen=exclude_seen, filters=filters,
+                exclude=exclude, run=run,
             ),
         )  # fmt: skip
 
@@ -125,13 +137,13 @@ def make_app(
     async def recommend_for(wanted: schemas.Wanted) -> Response:
         """A list for a history that was never seen, a known user, or both; under other relation weights, too."""
         visits = wanted.user is not None and wanted.history is not None
-        plain = not wanted.with_ and not visits and len(wanted.history or ()) <= SHORT
+        plain = not wanted.with_ and not wanted.exclude and not visits and len(wanted.history or ()) <= SHORT
         return await listed(
             "/recommend", wanted.run, wanted.weights, plain and near(wanted.run, wanted.offset + wanted.k),
             lambda: service.recommend(
                 user=wanted.user, history=wanted.history, k=wanted.k, offset=wanted.offset,
-                exclude_seen=wanted.exclude_seen, filters=[(f.relation, str(f.value)) for f in wanted.with_],
-                weights=wanted.weights, skip_unknown=wanted.skip_unknown, run=wanted.run,
+                exclude_seen=wanted.exclude_seen, filters=[f.condition() for f in wanted.with_],
+                exclude=wanted.exclude, weights=wanted.weights, skip_unknown=wanted.skip_unknown, run=wanted.run,
             ),
         )  # fmt: skip
 
@@ -160,6 +172,8 @@ def make_app(
                 user=d.user,
                 history=d.history,
                 n=d.n,
+                filters=[f.condition() for f in d.with_],
+                exclude=d.exclude,
                 weights=d.weights,
                 skip_unknown=d.skip_unknown,
                 run=d.run,
@@ -294,10 +308,10 @@ class _Pools:
         self._begin()
 
 
-def _filter(text: str) -> tuple[str, str]:
-    relation, colon, value = text.partition(":")
+def _filter(text: str, parameter: str) -> Has:
+    name, colon, value = text.partition(":")
     if not colon:
         raise RequestError(
-            422, "filter is not readable", where="query.with", expected="RELATION:VALUE", found=repr(text)[:200]
+            422, "filter is not readable", where=f"query.{parameter}", expected="NAME:VALUE", found=repr(text)[:200]
         )
-    return relation, value
+    return Has(name, value)

@@ -75,3 +75,9 @@ class Limits:
             raise RequestError(
                 422, f"{name} is out of bounds", where=name, expected=f"{low:,} to {high:,}", found=f"{value:,}"
             )
+
+
+def short(value: object, most: int = 100) -> str:
+    """What was found, as it may be said again."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -2,9 +2,11 @@
 
 # Annotations are read when the classes are made, so they stand here as they are, not as text.
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+
+from relrank.serve.filters import Between, Condition, Has, Joined
 
 Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictStr, Field(max_length=1000)]
 """An outside id in a question."""
@@ -74,7 +76,8 @@ class RunOf(_Answer):
     item: str
     relations: list[RelationOf]
     weights_adjustable: bool
-    filters: list[str]
+    filters: list[str] = Field(description="Relations that filters may name.")
+    columns: list[str] = Field(description="Columns of the item table that filters may name.")
 
 
 class Runs(_Answer):
@@ -127,7 +130,7 @@ class Users(_Answer):
 
 
 class Value(_Answer):
-    """A node that a filter may name, and how many items it leaves."""
+    """A value that a filter may name, and how many items it leaves."""
 
     value: int | str
     items: int
@@ -218,13 +221,50 @@ class Failure(_Answer):
 
 
 class Filter(_Question):
-    """Only items that this relation links with this node."""
+    """Relation and value, column and value, or column with bounds; or conditions joined by all, any and not."""
 
-    relation: StrictStr
-    value: Id
+    relation: StrictStr | None = None
+    column: StrictStr | None = Field(None, description="Of the item table. A missing value fits no condition.")
+    value: Id | StrictBool | StrictFloat | None = None
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="With a column of numbers.")
+    max: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    all: list["Filter"] | None = Field(None, min_length=1, description="All of these.", fail_fast=True)
+    any: list["Filter"] | None = Field(None, min_length=1, description="One of these at least.", fail_fast=True)
+    not_: Optional["Filter"] = Field(None, alias="not", description="Not this.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [name for name in ("relation", "column", "all", "any", "not_") if getattr(self, name) is not None]
+        bounds = self.min is not None or self.max is not None
+        fits = len(kinds) == 1
+        if fits and kinds[0] == "relation":
+            fits = self.value is not None and not bounds
+        elif fits and kinds[0] == "column":
+            fits = (self.value is not None) != bounds
+        else:
+            fits = fits and self.value is None and not bounds
+        if not fits:
+            raise ValueError(
+                "one of: relation and value; column and value; column with min or max or both; all; any; not"
+            )
+        return self
+
+    def condition(self) -> Condition:
+        """The same as the service reads it."""
+        if self.relation is not None or (self.column is not None and self.value is not None):
+            kind: Literal["relation", "column"] = "column" if self.relation is None else "relation"
+            return Has(str(self.relation or self.column), cast("Id", self.value), kind)
+        if self.column is not None:
+            return Between(self.column, self.min, self.max)
+        if self.not_ is not None:
+            return Joined("not", (self.not_.condition(),))
+        parts = tuple(part.condition() for part in self.all or self.any or ())
+        return Joined("all" if self.all is not None else "any", parts)
 
 
 HISTORY = "Ids of items, oldest first. With a user those of the current visit, beside the user's own."
+WITH = "Only items that fit every condition."
+EXCLUDE = "Ids of items to leave out."
 SKIP = "Leave out items of the history that are unknown, and name them, instead of refusing it."
 
 
@@ -237,7 +277,8 @@ class Wanted(_Question):
     k: Annotated[int, Field(ge=1, strict=True)] = 10
     offset: Annotated[int, Field(ge=0, strict=True)] = 0
     exclude_seen: Annotated[bool, Field(strict=True)] = True
-    with_: list[Filter] = Field([], alias="with", description="Only items that fit every one.", fail_fast=True)
+    with_: list[Filter] = Field([], alias="with", description=WITH, fail_fast=True)
+    exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None
     run: StrictStr | None = None
 
@@ -250,5 +291,7 @@ class Doubted(_Question):
     user: Id | None = None
     skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
     n: Annotated[int, Field(ge=1, strict=True, description="Most reasons.")] = 5
+    with_: list[Filter] = Field([], alias="with", description=WITH, fail_fast=True)
+    exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None
     run: StrictStr | None = None

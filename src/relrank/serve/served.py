@@ -6,7 +6,6 @@ import threading
 import time
 import unicodedata
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
@@ -29,7 +28,8 @@ from relrank.models.base import history_rows
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import ProductModel, VectorModel, keeps_vectors
 from relrank.ranking import visiting_order
-from relrank.serve.asked import Id, Limits, RequestError
+from relrank.serve.asked import Id, Limits, RequestError, short
+from relrank.serve.filters import Condition, Filters
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.visits import visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
@@ -45,8 +45,6 @@ QUICK_SECONDS = 0.002
 """A list that takes at most this long is made where it is asked for; any other in a thread of its own."""
 HEAD = 200
 """Items at the beginning of a list that an index finds; what comes after them is ranked by all products."""
-MASKS = 64
-"""Filters whose items are remembered."""
 
 
 class Page(NamedTuple):
@@ -107,9 +105,7 @@ class Served:
         self.relations_of_users = relations_of_users(self.model)
         self._popularity: Float32 = popularity(self.graph).counts.numpy()
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
-        self._masks: OrderedDict[tuple[str, str], Mask] = OrderedDict()
-        self._node_rows: dict[str, dict[str, int]] = {}
-        self._books = threading.Lock()
+        self.filters = Filters(self.graph, run.facts)
         self.weights = weights_of(self.model)
         self.weights_adjustable = adjustable(self.model)
         self._variants = Variants(self.model, self.limits)
@@ -442,78 +438,27 @@ class Served:
 
     # filters
 
-    @property
-    def filters(self) -> dict[str, str]:
-        """Relations of items with something else than items or users, and that node type."""
-        found = {}
-        for name, relation in self.graph.relations.items():
-            ends = {relation.source, relation.target}
-            if self.graph.item in ends and len(ends) == 2 and self.graph.user not in ends:
-                found[name] = (ends - {self.graph.item}).pop()
-        return found
-
-    def among(self, filters: Sequence[tuple[str, str]]) -> Mask | None:
-        """Items that every filter (relation, id of a node) allows, bool [n_items]; None without filters.
+    def among(self, filters: Sequence[Condition], exclude: Int64 | None = None) -> Mask | None:
+        """Items that fit every condition and are not excluded, bool [n_items]; None without either.
 
         Raises:
-            RequestError: no such relation, or no such node.
+            RequestError: no such relation, column or value, or too many conditions.
         """
-        self.limits.check("number of filters", len(filters), 0, self.limits.filters)
-        mask: Mask | None = None
-        for relation, value in filters:
-            one = self._mask(relation, value)
-            mask = one if mask is None else mask & one
+        mask = self.filters.mask(filters, self.limits.filters)
+        if exclude is not None and exclude.size:
+            mask = np.ones(self.n_items, np.bool_) if mask is None else mask.copy()
+            mask[exclude] = False
         return mask
 
-    def values_from(self, relation: str, text: str, limit: int) -> list[tuple[Id, int]]:
-        """Nodes that a filter of this relation may name and their items: ids that contain the text, most items first.
+    def values_from(self, name: str, text: str, limit: int) -> list[tuple[Id, int]]:
+        """Values that a filter of this name may have and their items: those that contain the text, most items first.
 
         Raises:
-            RequestError: no such relation.
+            RequestError: no such relation or column.
         """
-        node = self._filtered(relation, "relation")
-        keys, edges = self.graph.nodes[node].keys, self.graph.relations[relation]
-        other = edges.dst if edges.source == self.graph.item else edges.src
-        counts = np.bincount(other, minlength=len(keys))
-        by_count = np.argsort(-counts, kind="stable")
-        wanted, ids = _folded(text), _plain(keys)
-        found = (row for row in by_count.tolist() if counts[row] and wanted in _folded(str(ids[row])))
-        return [(ids[row], int(counts[row])) for row in islice(found, limit)]
-
-    def _filtered(self, relation: str, where: str) -> str:
-        """The node type that a filter of this relation names."""
-        node = self.filters.get(relation)
-        if node is None:
-            raise RequestError(
-                422, "no such filter", where=where, expected=f"one of {sorted(self.filters)}", found=short(relation)
-            )
-        return node
-
-    def _mask(self, relation: str, value: str) -> Mask:
-        key = relation, value
-        with self._books:
-            if key in self._masks:
-                self._masks.move_to_end(key)
-                return self._masks[key]
-        node = self._filtered(relation, "with")
-        keys = self.graph.nodes[node].keys
-        if node not in self._node_rows:
-            self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
-        row = self._node_rows[node].get(value)
-        if row is None:
-            raise RequestError(
-                422, f"unknown {node}", where=f"with, {relation}", expected=f"one of {len(keys):,}{_such_as(keys)}",
-                found=short(value),
-            )  # fmt: skip
-        edges = self.graph.relations[relation]
-        of_item, other = (edges.src, edges.dst) if edges.source == self.graph.item else (edges.dst, edges.src)
-        mask = np.zeros(self.n_items, np.bool_)
-        mask[of_item[other == row]] = True
-        with self._books:
-            self._masks[key] = mask
-            while len(self._masks) > MASKS:
-                self._masks.popitem(last=False)
-        return mask
+        wanted = _folded(text)
+        found = (pair for pair in self.filters.values(name) if wanted in _folded(str(pair[0])))
+        return list(islice(found, limit))
 
     # relation weights
 
@@ -578,11 +523,18 @@ class Served:
                 }
                 for r in graph.relations.values()
             ],
-            "weights_adjustable": self.weights_adjustable, "filters": sorted(self.filters),
+            "weights_adjustable": self.weights_adjustable, "filters": self.filters.relations,
+            "columns": self.filters.columns,
         }  # fmt: skip
 
     def explained(
-        self, item: int, user: int | None, history: Int64 | None, n: int, model: Recommender | None = None
+        self,
+        item: int,
+        user: int | None,
+        history: Int64 | None,
+        n: int,
+        model: Recommender | None = None,
+        among: Mask | None = None,
     ) -> Answer:
         """Rank, score and reasons of an item in the list of a user's row or a history; see ``relrank.explanations``.
 
@@ -595,7 +547,12 @@ class Served:
                 422, "item was chosen already", where="item", expected="one that is not in the history",
                 found=short(self.item_ids[item]),
             )  # fmt: skip
-        whole = self.listed(user, history, 0, self.n_items, model=model)
+        whole = self.listed(user, history, 0, self.n_items, among=among, model=model)
+        if among is not None and not among[item]:
+            raise RequestError(
+                422, "item does not fit the filters", where="item", expected="one of the list",
+                found=short(self.item_ids[item]),
+            )  # fmt: skip
         if item in self._unscored:
             raise RequestError(
                 422, "item is in no list", where="item", found=short(self.item_ids[item]),
@@ -609,7 +566,8 @@ class Served:
             }  # fmt: skip
         # an index may overlook items; what it puts behind this one is not above it
         behind = whole.items[at + 1 :][whole.scores[at + 1 :] > whole.scores[at]]
-        hidden = [*seen.tolist(), *behind.tolist(), *self._unscored.tolist()]
+        others = np.zeros(0, np.int64) if among is None else np.flatnonzero(~among)
+        hidden = [*seen.tolist(), *behind.tolist(), *self._unscored.tolist(), *others.tolist()]
         try:
             with kernels():
                 found = self._explains(model).explain(
@@ -768,12 +726,6 @@ def _folded(text: str) -> str:
     if not text.isascii():
         plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(plain.casefold().split())
-
-
-def short(value: object, most: int = 100) -> str:
-    """What was found, as it may be said again."""
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _fall(before: float, after: float) -> str:

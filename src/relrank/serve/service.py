@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from relrank.csr import Int64
 from relrank.errors import InputError
-from relrank.serve.asked import Id, Limits, RequestError
-from relrank.serve.served import Answer, Served, short
+from relrank.serve.asked import Id, Limits, RequestError, short
+from relrank.serve.filters import Condition, Has
+from relrank.serve.served import Answer, Mask, Served
 from relrank.study.fitted import FittedRun
 
 POPULARITY = "popularity"
@@ -84,7 +85,8 @@ class Service:
         k: int = 10,
         offset: int = 0,
         exclude_seen: bool = True,
-        filters: Sequence[tuple[str, str]] = (),
+        filters: Sequence[Condition | tuple[str, str]] = (),
+        exclude: Sequence[Id] = (),
         weights: Mapping[str, float] | None = None,
         skip_unknown: bool = False,
         run: str | None = None,
@@ -100,7 +102,8 @@ class Service:
             k: length of the page.
             offset: items before it.
             exclude_seen: leave out what the user chose in any part, or what the history holds.
-            filters: (relation, id of a node): only items linked with all of these.
+            filters: only items that fit all of these conditions; a pair (name, value) is ``Has``.
+            exclude: ids of items to leave out.
             weights: relation weights other than the fitted ones.
             skip_unknown: leave out items of the history that are unknown, and name them, instead of refusing it.
             run: name of the run.
@@ -112,7 +115,7 @@ class Service:
         self.limits.check("k", k, 1, self.limits.k)
         self.limits.check("offset", offset, 0, self.limits.offset)
         row, rows, unknown = self._whom(served, user, history, skip_unknown)
-        among = served.among(filters)
+        among = self._among(served, filters, exclude, unknown if skip_unknown else None)
         page = served.listed(row, rows, offset, k, exclude_seen, among, served.under(weights))
         end, ids, titles = offset + page.items.size, served.item_ids, served.titles
         pairs = zip(page.items.tolist(), page.scores.tolist(), strict=True)
@@ -151,6 +154,8 @@ class Service:
         user: Id | None = None,
         history: Sequence[Id] | None = None,
         n: int = 5,
+        filters: Sequence[Condition | tuple[str, str]] = (),
+        exclude: Sequence[Id] = (),
         weights: Mapping[str, float] | None = None,
         skip_unknown: bool = False,
         run: str | None = None,
@@ -163,6 +168,8 @@ class Service:
             user: id of a user.
             history: ids of items, oldest first; with a user those of the current visit.
             n: most reasons.
+            filters: those of the list.
+            exclude: likewise.
             weights: relation weights other than the fitted ones.
             skip_unknown: as in ``recommend``.
             run: name of the run.
@@ -175,7 +182,8 @@ class Service:
         self.limits.check("n", n, 1, self.limits.reasons)
         row, rows, unknown = self._whom(served, user, history, skip_unknown)
         target = served.item_row(item, status=status)
-        found = served.explained(target, row, rows, n, served.under(weights))
+        among = self._among(served, filters, exclude, unknown if skip_unknown else None)
+        found = served.explained(target, row, rows, n, served.under(weights), among)
         found["fallback"] = POPULARITY if found["fallback"] else None
         return {"run": served.name, "unknown": unknown, **found}
 
@@ -222,6 +230,20 @@ class Service:
             "user": served.user_ids[row],
             "items": [{**served.named(item), "part": part} for item, part in served.parts_of(row)],
         }
+
+    def _among(
+        self,
+        served: Served,
+        filters: Sequence[Condition | tuple[str, str]],
+        exclude: Sequence[Id],
+        unknown: list[Id] | None,
+    ) -> Mask | None:
+        """The items that may be listed; unknown ones of ``exclude`` are added to ``unknown`` where that is a list."""
+        conditions = [Has(*one) if isinstance(one, tuple) else one for one in filters]
+        rows, missing = served.rows_of(exclude, "exclude", skip_unknown=unknown is not None)
+        if unknown is not None:
+            unknown += missing
+        return served.among(conditions, rows)
 
     def _whom(
         self, served: Served, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool

@@ -41,6 +41,7 @@ FORMAT = "relrank-run-3"
 MEND = "take a copy of it, or fit it again"
 MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
+FACTS = "facts.parquet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +54,8 @@ class FittedRun:
         split: training, validation and test rows.
         titles: ``key`` and ``title`` of every item.
         note: model, arm, hyper-parameters, protocol; plain JSON.
+        facts: what lists may be filtered by beside the graph, a row per item: ``column:NAME`` of the item table, and
+            ``relation:NAME`` with the keys that a relation of the study leads to; None of an older run.
     """
 
     model: Recommender
@@ -60,6 +63,7 @@ class FittedRun:
     split: Split
     titles: pl.DataFrame
     note: dict[str, Any]
+    facts: pl.DataFrame | None = None
 
     def __repr__(self) -> str:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
@@ -216,7 +220,7 @@ def fit_run(
         split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
         if not group.first:
             return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
-        run = save_run(tuned.model, tuned.graph, split, tables, note, folder)
+        run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.bench.graph)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return run
 
@@ -240,9 +244,17 @@ def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any
 
 
 def save_run(
-    model: Recommender, graph: Graph, split: Split, tables: Tables, note: dict[str, Any], folder: Path
+    model: Recommender,
+    graph: Graph,
+    split: Split,
+    tables: Tables,
+    note: dict[str, Any],
+    folder: Path,
+    whole: Graph | None = None,
 ) -> FittedRun:
     """Write a fitted model to a folder of its own, whole or not at all; an older run there is replaced.
+
+    ``whole`` is the study's graph with relations that the model's lacks; lists may be filtered by these, too.
 
     Raises:
         InputError: the folder is there and is not a run.
@@ -254,9 +266,11 @@ def save_run(
         save_tensors(part / MODEL, model.state(), {"model": model.name})
         _split_frame(split).write_parquet(part / "split.parquet")
         titles.write_parquet(part / "titles.parquet")
+        facts = facts_of(tables, split, graph if whole is None else whole)
+        facts.write_parquet(part / FACTS)
         write_json(part / "run.json", note)
         seal(part)
-    return FittedRun(model, graph, split, titles, note)
+    return FittedRun(model, graph, split, titles, note, facts)
 
 
 def holds_run(folder: Path, cell: str) -> bool:
@@ -316,7 +330,7 @@ def load_run(folder: Path | str) -> FittedRun:
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
         unseen=note.get("unseen", 0),
     )  # fmt: skip
-    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note)
+    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, sealed.table(FACTS))
 
 
 def _split_frame(split: Split) -> pl.DataFrame:
@@ -337,3 +351,25 @@ def _titles(tables: Tables, split: Split) -> pl.DataFrame:
     named = table.frame.select(pl.col(table.key).alias("key"), pl.col(table.title).cast(pl.String).alias("title"))
     found = keys.join(named, on="key", how="left", maintain_order="left")
     return found.with_columns(pl.col("title").fill_null(pl.col("key").cast(pl.String)))
+
+
+def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
+    """What lists may be filtered by, a row per item in row order; see ``FittedRun``."""
+    keys = split.items.keys.to_frame("key")
+    table = tables.nodes.get(tables.item)
+    facts = keys
+    if table is not None:
+        columns = [pl.col(name).alias(f"column:{name}") for name in table.frame.columns if name != table.key]
+        plain = table.frame.select(pl.col(table.key).alias("key"), *columns)
+        facts = keys.join(plain, on="key", how="left", maintain_order="left")
+    found = []
+    for name, relation in graph.relations.items():
+        ends = {relation.source, relation.target}
+        if graph.item in ends and len(ends) == 2 and graph.user not in ends:
+            node = (ends - {graph.item}).pop()
+            of_item, other = (relation.src, relation.dst)[:: 1 if relation.source == graph.item else -1]
+            frame = pl.DataFrame({"row": of_item, "value": graph.nodes[node].at(other).cast(pl.String)})
+            lists = frame.group_by("row").agg(pl.col("value").alias(f"relation:{name}"))
+            rows = pl.DataFrame({"row": np.arange(len(split.items), dtype=np.int32)})
+            found.append(rows.join(lists, on="row", how="left", maintain_order="left").drop("row"))
+    return pl.concat([facts.drop("key"), *found], how="horizontal")

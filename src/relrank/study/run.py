@@ -609,7 +609,7 @@ def _save_winner(
         if cell.bench.refit:
             model, graph = refit_cell(cell, graph, chosen, history, checkpoints / "refit", say)
     note = note_of(cell, chosen, result.valid, leaks)
-    save_run(model, graph, cell.bench.final, material.tables, note, out / "winner")
+    save_run(model, graph, cell.bench.final, material.tables, note, out / "winner", cell.bench.graph)
     shutil.rmtree(out / "winner.checkpoints", ignore_errors=True)
 
 

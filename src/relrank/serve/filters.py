@@ -1,0 +1,237 @@
+"""Which items a question is about: conditions over relations and columns of the items, joined by AND, OR and NOT."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from relrank.graph.graph import Graph
+from relrank.serve.asked import Id, RequestError, short
+
+Mask = npt.NDArray[np.bool_]
+MASKS = 64
+"""Conditions whose items are remembered."""
+DEPTH = 8
+"""Conditions inside conditions, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """Items with a value: linked with that node by a relation, or with it in a column; a missing value is none.
+
+    Attributes:
+        name: of the relation or the column.
+        value: key of the node, or the column's value.
+        kind: which of the two; None for a relation of that name, else a column.
+    """
+
+    name: str
+    value: Id | float | bool
+    kind: Literal["relation", "column"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Items whose number in a column lies in [low, high]; a missing one does not."""
+
+    column: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Items that fit all of the conditions, any of them, or not the one."""
+
+    how: Literal["all", "any", "not"]
+    parts: tuple[Condition, ...]
+
+
+Condition = Has | Between | Joined
+
+
+class Filters:
+    """The conditions that items of one run may have to fit.
+
+    Args:
+        graph: the model's.
+        facts: of every item in row order, beside it: ``column:NAME`` as in its table, ``relation:NAME`` lists of
+            keys, for relations that the model's graph lacks; None where nothing is known.
+    """
+
+    def __init__(self, graph: Graph, facts: pl.DataFrame | None) -> None:
+        self._graph, self._facts = graph, pl.DataFrame() if facts is None else facts
+        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._node_rows: dict[str, dict[str, int]] = {}
+        self._books = threading.Lock()
+
+    @property
+    def relations(self) -> list[str]:
+        """Relations of items with something else than items or users."""
+        return sorted({*self._of_graph(), *self._named("relation")})
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the item table."""
+        return self._named("column")
+
+    def mask(self, conditions: Sequence[Condition], most: int) -> Mask | None:
+        """Items that fit every condition, bool [n_items]; None without any.
+
+        Raises:
+            RequestError: no such relation, column or value, or more than ``most`` conditions.
+        """
+        if not conditions:
+            return None
+        n = sum(_size(condition) for condition in conditions)
+        if n > most:
+            raise RequestError(
+                422, "number of filters is out of bounds", where="with", expected=f"0 to {most:,}", found=f"{n:,}"
+            )
+        return self._of(Joined("all", tuple(conditions)))
+
+    def values(self, name: str) -> list[tuple[Id, int]]:
+        """Values that a condition may name and their items, most items first.
+
+        Raises:
+            RequestError: no such relation or column.
+        """
+        kind = self._kind(name, "relation")
+        if kind == "relation" and name in (ends := self._of_graph()):
+            keys, edges = self._graph.nodes[ends[name]].keys, self._graph.relations[name]
+            other = edges.dst if edges.source == self._graph.item else edges.src
+            counts = np.bincount(other, minlength=len(keys))
+            order = np.argsort(-counts, kind="stable")
+            ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
+            return [(ids[row], int(counts[row])) for row in order.tolist() if counts[row]]
+        found = self._facts[f"{kind}:{name}"].drop_nulls()
+        found = (found.explode() if kind == "relation" else found).drop_nulls().cast(pl.String).alias("value")
+        counted = found.value_counts(name="items").sort(["items", "value"], descending=[True, False])
+        return [(value, items) for value, items in counted.iter_rows()]
+
+    def _of(self, condition: Condition) -> Mask:
+        if not isinstance(condition, Joined):
+            return self._remembered(condition)
+        masks = [self._of(part) for part in condition.parts]
+        if condition.how == "not":
+            return ~masks[0]
+        joined: Mask = (np.logical_and if condition.how == "all" else np.logical_or).reduce(masks)
+        return joined
+
+    def _remembered(self, condition: Has | Between) -> Mask:
+        key = repr(condition)  # where True is not 1
+        with self._books:
+            if key in self._masks:
+                self._masks.move_to_end(key)
+                return self._masks[key]
+        mask = self._has(condition) if isinstance(condition, Has) else self._between(condition)
+        with self._books:
+            self._masks[key] = mask
+            while len(self._masks) > MASKS:
+                self._masks.popitem(last=False)
+        return mask
+
+    def _of_graph(self) -> dict[str, str]:
+        """Those of the model's graph, and the node type at their other end."""
+        found, graph = {}, self._graph
+        for name, relation in graph.relations.items():
+            ends = {relation.source, relation.target}
+            if graph.item in ends and len(ends) == 2 and graph.user not in ends:
+                found[name] = (ends - {graph.item}).pop()
+        return found
+
+    def _named(self, kind: str) -> list[str]:
+        return [c.removeprefix(f"{kind}:") for c in self._facts.columns if c.startswith(f"{kind}:")]
+
+    def _kind(self, name: str, where: str, kind: str | None = None) -> str:
+        known = {"relation": self.relations, "column": self.columns}
+        for one in ("relation", "column"):
+            if kind in (None, one) and name in known[one]:
+                return one
+        names = sorted({*known["relation"], *known["column"]}) if kind is None else known[kind]
+        raise RequestError(422, "no such filter", where=where, expected=f"one of {names}", found=short(name))
+
+    def _has(self, condition: Has) -> Mask:
+        name, value = condition.name, condition.value
+        kind = self._kind(name, "with", condition.kind)
+        if kind == "relation" and name in (ends := self._of_graph()):
+            return self._linked(name, ends[name], _text(value))
+        values = self._facts[f"{kind}:{name}"]
+        if kind == "relation":
+            mask = values.list.contains(_text(value))
+        elif values.dtype.is_numeric():
+            mask = values.cast(pl.Float64) == _number(value, f"with, {name}")
+        else:
+            mask = values.cast(pl.String) == _text(value)
+        found: Mask = mask.fill_null(value=False).to_numpy()
+        if not found.any():
+            known = self.values(name)
+            such = f", such as {known[0][0]!r}" if known else ""
+            raise RequestError(
+                422, f"unknown {name}", where=f"with, {name}", expected=f"one of {len(known):,}{such}",
+                found=short(value),
+            )  # fmt: skip
+        return found
+
+    def _linked(self, name: str, node: str, value: str) -> Mask:
+        graph, keys = self._graph, self._graph.nodes[node].keys
+        if node not in self._node_rows:
+            self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
+        row = self._node_rows[node].get(value)
+        if row is None:
+            such = f", such as {keys[0]!r}" if len(keys) else ""
+            raise RequestError(
+                422, f"unknown {node}", where=f"with, {name}", expected=f"one of {len(keys):,}{such}",
+                found=short(value),
+            )  # fmt: skip
+        edges = graph.relations[name]
+        of_item, other = (edges.src, edges.dst) if edges.source == graph.item else (edges.dst, edges.src)
+        mask = np.zeros(graph.n_items, np.bool_)
+        mask[of_item[other == row]] = True
+        return mask
+
+    def _between(self, condition: Between) -> Mask:
+        self._kind(condition.column, "with", "column")
+        values = self._facts[f"column:{condition.column}"]
+        dtype = values.dtype
+        numbers = values.cast(pl.Float64, strict=False) if dtype.is_numeric() or dtype == pl.String else None
+        if numbers is None or numbers.null_count() > values.null_count():
+            raise RequestError(
+                422, "column is not of numbers", where=f"with, {condition.column}", expected="a value, no bounds",
+                found=str(dtype),
+            )  # fmt: skip
+        found = numbers.to_numpy()  # a missing one is NaN, which no comparison holds for
+        mask: Mask = ~np.isnan(found)
+        for bound, holds in ((condition.low, np.greater_equal), (condition.high, np.less_equal)):
+            if bound is not None:
+                mask &= holds(found, bound)
+        return mask
+
+
+def _size(condition: Condition, depth: int = 0) -> int:
+    """How many conditions stand in one.
+
+    Raises:
+        RequestError: they stand too deep in each other.
+    """
+    if depth > DEPTH:
+        raise RequestError(422, "filters stand too deep", where="with", expected=f"depth of {DEPTH}", found="more")
+    return sum(_size(p, depth + 1) for p in condition.parts) if isinstance(condition, Joined) else 1
+
+
+def _text(value: Id | float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: Id | float | bool, where: str) -> float:
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        raise RequestError(422, "not a number", where=where, expected="a number", found=short(value)) from None
