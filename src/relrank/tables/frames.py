@@ -59,7 +59,7 @@ def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice]) 
         InputError: a value is missing or of a type that cannot be; the message names column and row.
     """
     frame = as_frame(value, where)
-    frame = as_keyed(frame, ["user", "item"], where, words)
+    frame = as_keyed(frame, [name for name in ("user", "item") if name in frame.columns], where, words)
     if "rating" in frame.columns:
         rating = refuse_missing(frame["rating"], where, ())
         finite = rating.cast(pl.Float64).is_finite() if rating.dtype.is_numeric() else rating.is_null()

@@ -17,6 +17,7 @@ from relrank.csr import Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
+from relrank.tables.files import check_column
 from relrank.tables.filters import core
 from relrank.tables.frames import check_rows
 from relrank.tables.ids import IdMap
@@ -322,6 +323,9 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
             found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
         )
     label = {"train": TRAIN, "valid": VALID, "test": TEST}
+    for part, rows in tables.given.items():
+        for name in ("user", "item"):
+            check_column(rows.columns, name, f"{tables.name}, part {part!r}")
     types = {(f.schema["user"], f.schema["item"]) for f in tables.given.values()}
     if len(types) > 1:
         found = "; ".join(f"{p} {f.schema['user']}, {f.schema['item']}" for p, f in tables.given.items())
