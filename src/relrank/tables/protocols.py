@@ -183,25 +183,13 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
     frame = _filtered(frame, protocol, notices)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
-    rows = Interactions(
-        users.find(frame["user"]),
-        items.find(frame["item"]),
-        frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
-        frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
-        tables.ticks,
-    )
+    rows = _indexed(frame, users, items, tables.ticks)
     order = rows.by_user()
     rows = rows.take(order)
     published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
     del order
     until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
-    if tables.repeats:
-        whole, (first, of) = rows, cuts.first_of_pairs(rows)
-        rows, published = rows.take(first), None if published is None else published[first]
-        parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
-        rows = _counted(rows, whole, first, of, parts, protocol, until, notices)
-    else:
-        parts = _cut(rows, published, tables, protocol, seed, notices, len(items))
+    rows, parts = _cut_once(rows, published, tables, protocol, seed, notices, len(items), until)
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
@@ -232,6 +220,30 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         until=until,
         random=protocol.draws_test,
     )
+
+
+def _indexed(frame: pl.DataFrame, users: IdMap, items: IdMap, ticks: int) -> Interactions:
+    """The rows of a frame under row indices."""
+    return Interactions(
+        users.find(frame["user"]),
+        items.find(frame["item"]),
+        frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
+        frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
+        ticks,
+    )
+
+
+def _cut_once(
+    rows: Interactions, published: Parts | None, tables: Tables, protocol: ProtocolConfig, seed: int,
+    notices: list[Notice], n_items: int, until: int | None,
+) -> tuple[Interactions, Parts]:  # fmt: skip
+    """Each (user, item) once, with its count where repeats are kept, and the part of every row."""
+    if not tables.repeats:
+        return rows, _cut(rows, published, tables, protocol, seed, notices, n_items)
+    first, of = cuts.first_of_pairs(rows)
+    once, published = rows.take(first), None if published is None else published[first]
+    parts = _cut(once, published, tables, protocol, seed, notices, n_items)
+    return _counted(once, rows, first, of, parts, protocol, until, notices), parts
 
 
 def _counted(
