@@ -237,3 +237,23 @@ def test_user_and_item_are_two_types() -> None:
     section = {"file": "x.csv", "user": "u", "item": "i"}
     with pytest.raises(InputError, match="two node types"):
         check({"user": "n", "item": "n", "interactions": section}, DataConfig, "x")
+
+
+def test_paths_that_cannot_be_read_are_one_error(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    for path in (tmp_path / "folder.csv", tmp_path / ("x" * 5000 + ".csv"), tmp_path / "x\0.csv"):
+        with pytest.raises(InputError) as error:
+            read_columns(path, None, {"u": ("u", "key")})
+        assert len(str(error.value)) < 1000
+
+
+def test_node_tables_are_bounded_and_columns_of_interactions_differ(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("u,i\na,1\n")
+    wide = ",".join(f"c{n}" for n in range(MOST_COLUMNS))
+    (tmp_path / "n.csv").write_text(f"i,{wide}\n1{',1' * MOST_COLUMNS}\n")
+    section = {"file": "x.csv", "user": "u", "item": "i"}
+    described = {"user": "user", "item": "item", "nodes": {"item": {"file": "n.csv", "key": "i"}}}
+    with pytest.raises(InputError, match="too many columns"):
+        read_tables(check({**described, "interactions": section}, DataConfig, "x"), tmp_path)
+    with pytest.raises(InputError, match="different columns"):
+        check({**described, "interactions": {**section, "item": "u"}}, DataConfig, "x")

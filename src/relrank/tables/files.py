@@ -9,7 +9,6 @@ import codecs
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 import polars as pl
 
@@ -38,6 +37,15 @@ def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> Non
         InputError: there is no such file, nothing in it, or a byte that the encoding does not know; the message names
             the file's neighbours, or line and byte.
     """
+    try:
+        _check_text(path, encoding, decoded)
+    except OSError as error:
+        found = error.strerror or str(error)
+        where = f"{str(path)[:200]}…" if len(str(path)) > 200 else str(path)
+        raise InputError("cannot be read", where=where, expected="a file one may read", found=found) from None
+
+
+def _check_text(path: Path, encoding: str, decoded: bool) -> None:
     if path.is_dir():
         raise InputError("is a folder", where=str(path), expected="a file", found="a folder")
     if not path.is_file():
@@ -45,7 +53,7 @@ def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> Non
         found = f"in that folder: {', '.join(near[:20])}" if near else "no such folder, or an empty one"
         raise InputError("no such file", where=str(path), expected="a file", found=found)
     decoder, blank, before, line = codecs.getincrementaldecoder(encoding)(), True, 0, 1
-    with _opened(path) as file:
+    with path.open("rb") as file:
         while True:
             piece = file.read(_PIECE)
             blank = blank and not piece.strip()
@@ -71,14 +79,6 @@ def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> Non
     if blank:
         size = path.stat().st_size
         raise InputError("file is empty", where=str(path), expected="at least one row", found=f"{size} bytes")
-
-
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise InputError("cannot be read", where=str(path), expected="a file one may read", found=found) from None
 
 
 def _refuse_marks(start: bytes, path: Path) -> None:
@@ -175,8 +175,10 @@ def read_table(
             raise unreadable(path, None, error) from None
         if frame.is_empty():
             raise InputError("table has no rows", where=str(path), expected="rows", found="none")
-        return frame
-    return parse(read_text(path), path, separator_of(path, separator), header=header, as_text=as_text, quote='"')
+    else:
+        frame = parse(read_text(path), path, separator_of(path, separator), header=header, as_text=as_text, quote='"')
+    check_width(frame.columns, str(path))
+    return frame
 
 
 def separator_of(path: Path, separator: str | None) -> str:

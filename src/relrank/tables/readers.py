@@ -117,6 +117,9 @@ class InteractionsConfig(TimedConfig):
     def _parts(self) -> Self:
         if self.valid is not None and self.test is None:
             raise ValueError("a file of validation rows goes with one of test rows: test")
+        names = [name for name in (self.user, self.item, self.rating, self.time) if name is not None]
+        if len(set(names)) < len(names):
+            raise ValueError("user, item, rating and time must be different columns")
         return self
 
 
