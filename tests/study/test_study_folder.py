@@ -159,3 +159,27 @@ def test_what_a_killed_cell_left_does_not_become_the_cell_s(tmp_path):
     assert keep_winner(config, material, out).note["name"] == "popularity"
     assert sorted(file.name for file in cell.iterdir()) == names
     assert set(json.loads((cell / "manifest.json").read_text())["files"]) == set(names) - {"manifest.json"}
+
+
+def test_one_fit_at_a_time_and_not_through_a_link(tmp_path, monkeypatch, capsys):
+    opened(tmp_path)
+    command, beside = ("fit", "tiny.toml", "--model", "mf", "--out", "run"), tmp_path / "run.checkpoints"
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "one").write_text("precious")
+    beside.symlink_to(photos)
+    code, _, said = relrank(monkeypatch, capsys, tmp_path, *command)
+    assert (code, said.splitlines()[0]) == (2, "error: link where relrank writes and deletes")
+    assert inside(photos) == {"one": b"precious"}
+    beside.unlink()
+    other = subprocess.Popen([sys.executable, "-c", HOLDING, beside], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    code, _, said = relrank(monkeypatch, capsys, tmp_path, *command)
+    assert code == 2
+    assert said.startswith("error: folder is in use\n  where:    run\n")
+    assert f"process {other.pid} of" in said
+    other.kill()
+    other.communicate()
+    (tmp_path / "tiny.toml").write_text(TINY + MF)
+    assert relrank(monkeypatch, capsys, tmp_path, *command)[0] == 0
+    assert not beside.exists()
