@@ -82,11 +82,6 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Si
     from relrank.study.cells import load_cell
 
     card = Sealed(path, MEND).json("card.json")
-    if "cells" not in card:
-        raise InputError(
-            "study was stored by an earlier version", where=str(path), expected="a card that lists the cells",
-            found="none: run the study again, its finished cells are kept",
-        )  # fmt: skip
     winner = path / "winner" / "run.json"
     if not model and not winner.is_file():
         raise InputError("study has no winner yet", where=str(path), expected="a model by name", found="none")
