@@ -628,7 +628,10 @@ def test_reasons_are_those_of_the_model_under_outside_ids(served):
     for listed in first:
         item = listed["item"] - 1000
         seen = set(served.seen_by(user).tolist())
-        expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4)[0]
+        whole = served.listed(user, None, 0, N_ITEMS)[:2]
+        expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4, listed=whole)[
+            0
+        ]
         answer = service.explain(str(listed["item"]), user=USERS[user], n=4)
         assert answer["item"] == {"item": listed["item"], "title": listed["title"]}
         assert (answer["rank"], answer["score"]) == (listed["place"], pytest.approx(listed["score"], rel=1e-6))

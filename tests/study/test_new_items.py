@@ -1,6 +1,7 @@
 """Items that no interaction names: candidates of a fitted model that knows something of them, not of the test."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -9,6 +10,7 @@ import torch
 
 from relrank.evaluation import evaluate
 from relrank.graph.builders import build_graph
+from relrank.graph.graph import Relation
 from relrank.graph.recipes import Attribute
 from relrank.models import MODELS
 from relrank.serve.asked import RequestError
@@ -17,6 +19,7 @@ from relrank.serve.service import Service
 from relrank.study.bench_files import pack, unpack
 from relrank.study.cells import Bench
 from relrank.study.fitted import FORMAT, FittedRun, load_run, save_run
+from relrank.tables.ids import IdMap
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import NodeTable, Tables
 
@@ -144,6 +147,18 @@ def test_a_run_keeps_what_lists_are_filtered_by(tmp_path):
         for filters in ([("brand", "b")], [Has("brand", "b", "column")], [Joined("not", (Has("brand", "a"),))]):
             found = [i["item"] for i in service.recommend(history=["i0"], k=20, filters=filters)["items"]]
             assert found == [item for item in every if int(item[1:]) % 2]
+
+
+def test_lists_are_filtered_along_a_chain_of_relations():
+    run = fitted("relational-ease")
+    nodes = {**run.graph.nodes, "country": IdMap("country", pl.Series(["x", "y"]))}
+    of_brand = Relation.of("from", "brand", "country", np.array([0, 1]), np.array([1, 0]))
+    graph = replace(run.graph, nodes=nodes, relations={**run.graph.relations, "from": of_brand})
+    service = Service({"shop": replace(run, graph=graph)})
+    found = service.recommend(history=["i0"], k=20, filters=[("from", "x")])["items"]
+    assert [i["item"] for i in found if int(i["item"].lstrip("inew")) % 2 == 0] == []
+    assert len(found) == 7  # six of brand b, and one that is new
+    assert service.values("from")["values"] == [{"value": "x", "items": 7}, {"value": "y", "items": 7}]
 
 
 def test_other_processes_are_told_of_them():

@@ -59,18 +59,23 @@ def _type(schema: dict[str, Any]) -> str:
     return ", ".join([text, *bounds, *default])
 
 
-def _example(schema: dict[str, Any], known: dict[str, Any]) -> Any:
-    """A schema as the JSON it stands for, with types in the place of values."""
+def _example(schema: dict[str, Any], known: dict[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """A schema as the JSON it stands for, with types in the place of values; one inside itself only by its name."""
+
+    def example(part: dict[str, Any]) -> Any:
+        return _example(part, known, inside)
+
     if "$ref" in schema:
-        return _example(known[schema["$ref"].rsplit("/", 1)[1]], known)
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"{name}, as above" if name in inside else _example(known[name], known, (*inside, name))
     if schema.get("type") == "object" and "properties" in schema:
-        return {name: _example(of, known) for name, of in schema["properties"].items()}
+        return {name: example(of) for name, of in schema["properties"].items()}
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return {"…": _example(schema["additionalProperties"], known)}
+        return {"…": example(schema["additionalProperties"])}
     if schema.get("type") == "array":
-        return [_example(schema["items"], known)]
+        return [example(schema["items"])]
     if "anyOf" in schema and any("$ref" in one or one.get("type") in ("array", "object") for one in schema["anyOf"]):
-        return _example(schema["anyOf"][0], known)
+        return example(schema["anyOf"][0])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     return _type(schema)

@@ -14,6 +14,7 @@ import polars as pl
 
 from relrank.graph.graph import Graph
 from relrank.serve.asked import Id, RequestError, short
+from relrank.study.fitted import item_relations
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64
@@ -68,14 +69,15 @@ class Filters:
 
     def __init__(self, graph: Graph, facts: pl.DataFrame | None) -> None:
         self._graph, self._facts = graph, pl.DataFrame() if facts is None else facts
+        self._linked = item_relations(graph)
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
         self._books = threading.Lock()
 
     @property
     def relations(self) -> list[str]:
-        """Relations of items with something else than items or users."""
-        return sorted({*self._of_graph(), *self._named("relation")})
+        """Relations of items with something else than items or users, along chains, too."""
+        return sorted({*self._linked, *self._named("relation")})
 
     @property
     def columns(self) -> list[str]:
@@ -104,9 +106,9 @@ class Filters:
             RequestError: no such relation or column.
         """
         kind = self._kind(name, "relation")
-        if kind == "relation" and name in (ends := self._of_graph()):
-            keys, edges = self._graph.nodes[ends[name]].keys, self._graph.relations[name]
-            other = edges.dst if edges.source == self._graph.item else edges.src
+        if kind == "relation" and name in self._linked:
+            _, other, node = self._linked[name]
+            keys = self._graph.nodes[node].keys
             counts = np.bincount(other, minlength=len(keys))
             order = np.argsort(-counts, kind="stable")
             ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
@@ -138,15 +140,6 @@ class Filters:
                 self._masks.popitem(last=False)
         return mask
 
-    def _of_graph(self) -> dict[str, str]:
-        """Those of the model's graph, and the node type at their other end."""
-        found, graph = {}, self._graph
-        for name, relation in graph.relations.items():
-            ends = {relation.source, relation.target}
-            if graph.item in ends and len(ends) == 2 and graph.user not in ends:
-                found[name] = (ends - {graph.item}).pop()
-        return found
-
     def _named(self, kind: str) -> list[str]:
         return [c.removeprefix(f"{kind}:") for c in self._facts.columns if c.startswith(f"{kind}:")]
 
@@ -161,8 +154,8 @@ class Filters:
     def _has(self, condition: Has) -> Mask:
         name, value = condition.name, condition.value
         kind = self._kind(name, "with", condition.kind)
-        if kind == "relation" and name in (ends := self._of_graph()):
-            return self._linked(name, ends[name], _text(value))
+        if kind == "relation" and name in self._linked:
+            return self._linked_with(name, _text(value))
         values = self._facts[f"{kind}:{name}"]
         if kind == "relation":
             mask = values.list.contains(_text(value))
@@ -180,8 +173,9 @@ class Filters:
             )  # fmt: skip
         return found
 
-    def _linked(self, name: str, node: str, value: str) -> Mask:
-        graph, keys = self._graph, self._graph.nodes[node].keys
+    def _linked_with(self, name: str, value: str) -> Mask:
+        of_item, other, node = self._linked[name]
+        keys = self._graph.nodes[node].keys
         if node not in self._node_rows:
             self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
         row = self._node_rows[node].get(value)
@@ -191,9 +185,7 @@ class Filters:
                 422, f"unknown {node}", where=f"with, {name}", expected=f"one of {len(keys):,}{such}",
                 found=short(value),
             )  # fmt: skip
-        edges = graph.relations[name]
-        of_item, other = (edges.src, edges.dst) if edges.source == graph.item else (edges.dst, edges.src)
-        mask = np.zeros(graph.n_items, np.bool_)
+        mask = np.zeros(self._graph.n_items, np.bool_)
         mask[of_item[other == row]] = True
         return mask
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from relrank.csr import Csr, Int32, Int64
-from relrank.graph.chains import end_of
+from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
 from relrank.models import Recommender
 from relrank.models.base import history_rows
@@ -48,8 +48,8 @@ def unscored(model: Recommender, unseen: int) -> Int32:
     if unseen:
         for name in _read(model):
             relation = graph.relations[name]
-            if graph.item in (relation.source, relation.target):
-                known |= relation.degrees(graph.item, graph.n_items) > 0
+            if graph.item in (relation.source, relation.target) or end_of(graph, relation) == graph.item:
+                known |= composed(graph, relation).degrees(graph.item, graph.n_items) > 0
         if model.reads_features(config):
             for feature in graph.features_of(graph.item):
                 known |= feature.known

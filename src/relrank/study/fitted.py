@@ -21,6 +21,7 @@ from relrank.csr import Csr, Int32
 from relrank.errors import InputError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
 from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
@@ -363,13 +364,27 @@ def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
         plain = table.frame.select(pl.col(table.key).alias("key"), *columns)
         facts = keys.join(plain, on="key", how="left", maintain_order="left")
     found = []
-    for name, relation in graph.relations.items():
-        ends = {relation.source, relation.target}
-        if graph.item in ends and len(ends) == 2 and graph.user not in ends:
-            node = (ends - {graph.item}).pop()
-            of_item, other = (relation.src, relation.dst)[:: 1 if relation.source == graph.item else -1]
-            frame = pl.DataFrame({"row": of_item, "value": graph.nodes[node].at(other).cast(pl.String)})
-            lists = frame.group_by("row").agg(pl.col("value").alias(f"relation:{name}"))
-            rows = pl.DataFrame({"row": np.arange(len(split.items), dtype=np.int32)})
-            found.append(rows.join(lists, on="row", how="left", maintain_order="left").drop("row"))
+    for name, (of_item, other, node) in item_relations(graph).items():
+        frame = pl.DataFrame({"row": of_item, "value": graph.nodes[node].at(other).cast(pl.String)})
+        lists = frame.group_by("row").agg(pl.col("value").alias(f"relation:{name}"))
+        rows = pl.DataFrame({"row": np.arange(len(split.items), dtype=np.int32)})
+        found.append(rows.join(lists, on="row", how="left", maintain_order="left").drop("row"))
     return pl.concat([facts.drop("key"), *found], how="horizontal")
+
+
+def item_relations(graph: Graph) -> dict[str, tuple[Int32, Int32, str]]:
+    """Relations of items with something else than items or users, along chains, too: by name edges and that type.
+
+    The edges are item rows and rows of the other type, int32 [n_edges] each.
+    """
+    found = {}
+    for name, relation in graph.relations.items():
+        if end_of(graph, relation) != graph.item:
+            continue
+        direct = composed(graph, relation)
+        ends = {direct.source, direct.target}
+        if len(ends) == 2 and graph.user not in ends:
+            forward = direct.source == graph.item
+            of_item, other = (direct.src, direct.dst) if forward else (direct.dst, direct.src)
+            found[name] = of_item, other, direct.target if forward else direct.source
+    return found
