@@ -301,10 +301,12 @@ class Served:
             scores, exact = self._visit_scores(user, cast("Int64", history), model)
         else:
             scores = self.user_scores(user, model)
-        others = np.delete(scores, np.union1d(self.left_out(user, history), self._unscored))
-        if others.size and others.min() == others.max():
-            return self._popular(seen, among, offset, k)
-        return self.page(scores, seen, among, offset, k)._replace(exact=exact)
+        page = self.page(scores, seen, among, offset, k)
+        if not page.items.size or page.scores[0] == page.scores[-1]:  # only then may all be equal
+            others = np.delete(scores, np.union1d(self.left_out(user, history), self._unscored))
+            if others.size and others.min() == others.max():
+                return self._popular(seen, among, offset, k)
+        return page if exact else page._replace(exact=False)
 
     def left_out(self, user: int | None, history: Int64 | None) -> Rows:
         """Item rows that were chosen: by a user in whatever part of the split, in a history or a visit; each once."""
