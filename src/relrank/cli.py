@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +27,7 @@ from relrank.whole import named
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+    from rich.status import Status
 
     from relrank.process_group import ProcessGroup
     from relrank.study.cells import Cell
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from relrank.study.engines import Engine
     from relrank.study.run import Material
 
+PAUSE = 5.0
+"""Seconds between two lines of progress where there is no terminal."""
 INTERRUPTED = 130
 """Exit status that the command parser gives for Ctrl-C."""
 
@@ -312,7 +316,7 @@ def fit(
             leaks = accepted_leaks(
                 leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks
             )
-            say = lambda text: status.update(f"{named}: {text}")  # noqa: E731
+            say = _saying(console, status, named)
             run = fit_run(cells, material.tables, out, say, group, leaks)
     console.print(repr(run), markup=False, highlight=False)
     if leaks:
@@ -613,6 +617,21 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield progress
+
+
+def _saying(console: Console, status: Status, of: str) -> Callable[[str], None]:
+    """Shows how far a fit is: a line that changes on a terminal, lines some seconds apart in a file or a pipe."""
+    last = -PAUSE
+
+    def say(text: str) -> None:
+        nonlocal last
+        if console.is_terminal:
+            status.update(f"{of}: {text}")
+        elif time.monotonic() - last >= PAUSE:
+            last = time.monotonic()
+            console.print(f"{of}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    return say
 
 
 @contextmanager

@@ -366,7 +366,7 @@ def test_masks_truth_and_refit() -> None:
             {"name": "m", "split": "temporal", "cut": 5},
             "order in time",
         ),
-        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 100}, "no test rows"),
+        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 100}, "cut is outside the data"),
         (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 5, "valid_cut": 5}, "not before cut"),
         (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": "soon"}, "not a time"),
     ],

@@ -61,7 +61,7 @@ from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.files import holds_numbers, read_numbers
 from relrank.tables.notices import Notice
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, apply, span
 from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
@@ -137,10 +137,14 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
     for seed in config.study.seeds:
         split = apply(tables, protocol, seed)
         if not len(split.valid):
-            advice = ": set valid_cut, or an earlier one" if protocol.split == "temporal" else ""
+            advice = "set valid_cut, or an earlier one" if protocol.split == "temporal" else "users with more rows"
+            known = split.train.then(split.test)
+            dates = "" if known.time is None else f", {span(known)}"
             raise InputError(
-                "no validation rows", where="[protocol]", expected=f"some to tune on{advice}", found="none"
-            )
+                "no validation rows", where="[protocol]", expected=f"some to tune on: {advice}",
+                found=f"{len(split.users):,} users, {len(split.train):,} training rows, {len(split.test):,} test rows"
+                f"{dates}",
+            )  # fmt: skip
         graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
         attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
         seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]

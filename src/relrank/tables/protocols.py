@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -197,7 +198,9 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     unseen = _unseen(tables, items, protocol, notices)
     train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
     if not len(test):
-        raise InputError("no test rows", where="[protocol]", expected="at least one", found="none")
+        raise InputError(
+            "no test rows", where="[protocol]", expected=_mend(protocol), found=_rows_said(users, train, valid)
+        )
     only_new = protocol.split == "cold-items"
     if (cold := int((~_occurring(train.item, len(items))).sum())) and not only_new:
         message = "items without training rows stay candidates, reachable only through relations"
@@ -279,6 +282,39 @@ def _counted(
                             ("repeats of held-out rows, or later than them: not counted", late)):  # fmt: skip
         notices += [Notice("split", message, number)] if number else []
     return replace(rows, count=count)
+
+
+def _mend(protocol: ProtocolConfig) -> str:
+    """What leaves test rows."""
+    match protocol.split:
+        case "temporal":
+            return "rows after cut, of users and items with rows before it: a cut between the first and the last time"
+        case "cold-items":
+            return "rows of held-out items: a larger item_share, or a lower core"
+        case "given":
+            return "test rows with users and items of the training part, and ratings from truth_min_rating"
+        case _:
+            return "users with at least 3 rows each: a lower min_rating or core, or more data"
+
+
+def _rows_said(users: IdMap, train: Interactions, valid: Interactions) -> str:
+    """How many rows there are, and from when to when."""
+    rows = train.then(valid)
+    if not len(rows):
+        return "no training and no validation rows"
+    found = f"{len(users):,} users, {len(train):,} training rows, {len(valid):,} validation rows"
+    return found if rows.time is None else f"{found}, {span(rows)}"
+
+
+def span(rows: Interactions) -> str:
+    """The first and the last time of rows that have any, as dates where they are moments."""
+    assert rows.time is not None
+    ends = [int(rows.time.min()), int(rows.time.max())]
+    seconds = [end // max(rows.ticks, 1) for end in ends]
+    if not rows.ticks or not all(0 <= end < 2**33 for end in seconds):
+        return f"times from {ends[0]} to {ends[1]}"
+    shown = [datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d") for end in seconds]
+    return f"times from {shown[0]} to {shown[1]} ({ends[0]} to {ends[1]})"
 
 
 def fingerprint(
@@ -383,7 +419,11 @@ def _filtered(frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notic
         frame = kept
     notices[:] = [n for n in notices if n.count]
     if frame.is_empty():
-        raise InputError("the filters leave no rows", where="[protocol]", expected="at least one row", found="none")
+        raise InputError(
+            "the filters leave no rows", where="[protocol]",
+            expected="rows that are left: a lower min_rating or core",
+            found="; ".join(str(n) for n in notices) or "a table without rows",
+        )  # fmt: skip
     return frame
 
 
@@ -434,6 +474,14 @@ def _cut(
         return cuts.last_leave_one_out(rows)
     cut, valid_cut = protocol.moment("cut", tables), protocol.moment("valid_cut", tables)
     assert cut is not None
+    times = rows.time
+    assert times is not None
+    for name, value in (("cut", cut), ("valid_cut", valid_cut)):
+        if value is not None and not times.min() <= value < times.max():
+            raise InputError(
+                f"{name} is outside the data", where=f"[protocol] {name}", found=str(getattr(protocol, name)),
+                expected=f"a moment between the first and the last of {len(rows):,} rows: {span(rows)}",
+            )  # fmt: skip
     if valid_cut is not None and valid_cut >= cut:
         raise InputError(
             "valid_cut is not before cut", where="[protocol]", expected=f"before {protocol.cut}", found=f"{valid_cut}"

@@ -1,0 +1,245 @@
+"""The mistakes that people make most: each is answered with what, where, expected, found and how to mend it.
+
+The texts are written out, since they are what a user sees. The exit code is 2: 1 says that a check ended badly,
+as with a leak.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import relrank
+
+STUDY = """
+name = "shop"
+[data]
+path = "data"
+user = "customer"
+item = "product"
+[data.interactions]
+file = "sales.csv"
+user = "customer"
+item = "product"
+time = "day"
+[data.nodes.product]
+file = "products.csv"
+key = "sku"
+[protocol]
+split = "last-leave-one-out"
+[relations.brand]
+kind = "attribute"
+node = "product"
+column = "brand"
+[study]
+metric = "ndcg@10"
+trials = 1
+[[models]]
+name = "popularity"
+[[models]]
+name = "relational-ease"
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A shop of 20 customers with 4 of 12 products each, a day apart."""
+    shop = tmp_path / "shop"
+    (shop / "data").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"c{c:02}", f"p{p:02}", f"2024-03-{c + k + 1:02}")
+        for c in range(20)
+        for k, p in enumerate(rng.permutation([0, 1, 2, 3, 4 + c % 8] if c % 2 else [8, 9, 10, 11, c % 8])[:4])
+    ]
+    sales = "".join(f"{c},{p},{day}\n" for c, p, day in rows)
+    (shop / "data" / "sales.csv").write_text("customer,product,day\n" + sales)
+    products = "".join(f"p{n:02},{'abc'[n // 4]}\n" for n in range(12))
+    (shop / "data" / "products.csv").write_text("sku,brand\n" + products)
+    return shop
+
+
+@pytest.fixture
+def answer(shop, monkeypatch, capsys):
+    """What the program says of a study file that differs from the good one, and its exit code."""
+
+    def run(*changes: tuple[str, str], words: tuple[str, ...] = ("audit", "study.toml")) -> str:
+        text = STUDY
+        for old, new in changes:
+            assert text.count(old) >= 1
+            text = text.replace(old, new, 1)
+        (shop / "study.toml").write_text(text)
+        code, _, err = relrank(monkeypatch, capsys, shop, *words)
+        assert "Traceback" not in err
+        assert (code, err[:7]) == (2, "error: "), err
+        return err[7:].strip().replace(str(shop), "HERE")
+
+    return run
+
+
+CHANGES = {
+    "wrong column": (
+        ('item = "product"\ntime', 'item = "produkt"\ntime'),
+        """column not found
+  where:    data/sales.csv
+  expected: a column 'produkt'
+  found:    columns customer, product, day; did you mean 'product'?""",
+    ),
+    "wrong path": (
+        ('path = "data"', 'path = "date"'),
+        """no such file
+  where:    date/products.csv
+  expected: a file
+  found:    no such folder, or an empty one""",
+    ),
+    "unknown model": (
+        ('name = "relational-ease"', 'name = "relational-esae"'),
+        "unknown model\n  where:    [[models]] name\n  expected: one of bert4rec, bspm, chebycf, ease, flat-filter, ",
+    ),
+    "typo in a key": (
+        ("trials = 1", "trails = 1"),
+        """unknown key
+  where:    study.toml, key study.trails
+  expected: one of accept_leaks, attribute, item_groups, ks, margin, memory_gb, metric, seeds, trials, """
+        "user_groups, versus\n  found:    trails; did you mean 'trials'?",
+    ),
+    "typo in a setting": (
+        ('name = "popularity"', 'name = "item-knn"\nconfig = { neighbors = 5 }'),
+        """unknown hyper-parameter
+  where:    [[models]] item-knn, config
+  expected: one of neighbours, shrinkage
+  found:    'neighbors'; did you mean 'neighbours'?""",
+    ),
+    "impossible setting": (
+        ('name = "popularity"', 'name = "item-knn"\nconfig = { neighbours = 0 }'),
+        """hyper-parameter is out of range
+  where:    [[models]] item-knn, config, neighbours
+  expected: a whole number, at least 1
+  found:    0""",
+    ),
+    "typo in a relation": (
+        ('name = "relational-ease"', 'name = "relational-ease"\nconfig.weights = { brnad = 3.0 }'),
+        """weight of an unknown relation
+  where:    [[models]] relational-ease, config, weights
+  expected: one of brand
+  found:    'brnad'; did you mean 'brand'?""",
+    ),
+    "metric name": (
+        ("ndcg@10", "nDCG@10"),
+        """unknown metric
+  where:    study.toml, [study] metric
+  expected: mrr, or hit, recall, precision, ndcg, map @ one of ks = 10, 20, 50
+  found:    'nDCG@10'; did you mean 'ndcg@10'?""",
+    ),
+    "kind of relation": (
+        ('kind = "attribute"', 'kind = "atribute"'),
+        """setting does not fit
+  where:    study.toml, key relations.brand.kind
+  expected: one of attribute, bins, cooccurrence, link, text, texts
+  found:    'atribute'; did you mean 'attribute'?""",
+    ),
+    "no time": (
+        ('time = "day"\n', ""),
+        """split needs an order in time
+  where:    [protocol] split = 'last-leave-one-out'
+  expected: interactions with a time column
+  found:    shop without times""",
+    ),
+    "impossible cut": (
+        ('split = "last-leave-one-out"', 'split = "temporal"\ncut = "2023-12-31"'),
+        """cut is outside the data
+  where:    [protocol] cut
+  expected: a moment between the first and the last of 80 rows: times from 2024-03-01 to 2024-03-23 """
+        "(1709251200 to 1711152000)\n  found:    2023-12-31",
+    ),
+    "too few users": (
+        ('split = "last-leave-one-out"', 'split = "last-leave-one-out"\ncore = { user = 9 }'),
+        """the filters leave no rows
+  where:    [protocol]
+  expected: rows that are left: a lower min_rating or core
+  found:    filter: rows outside the core dropped (users 9, items 0 rows at least) (80)""",
+    ),
+    "no validation rows": (
+        ('split = "last-leave-one-out"', 'split = "temporal"\ncut = "2024-03-15"'),
+        "no validation rows\n  where:    [protocol]\n  expected: some to tune on: set valid_cut, or an earlier one\n"
+        "  found:    15 users, 54 training rows, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", CHANGES)
+def test_a_mistake_in_a_study_file(mistake, answer):
+    change, expected = CHANGES[mistake]
+    found = answer(change)
+    assert found.startswith(expected), found
+    assert "  found:    " in found
+
+
+def test_an_unknown_model_is_answered_with_the_nearest(answer):
+    assert answer(CHANGES["unknown model"][0]).endswith("'relational-esae'; did you mean 'relational-ease'?")
+
+
+def test_a_wrong_separator(answer, shop):
+    sales = shop / "data" / "sales.csv"
+    sales.write_text(sales.read_text().replace(",", ";"))
+    found = answer()
+    assert found.startswith("column not found\n  where:    data/sales.csv\n  expected: a column 'customer'")
+    assert "customer;product;day" in found
+
+
+def test_keys_of_another_type(answer, shop):
+    products = shop / "data" / "products.csv"
+    products.write_text(products.read_text().replace("p0", "").replace("p1", "1"))
+    found = answer()
+    assert found.startswith("empty join: no key in common\n  where:    data/sales.csv, column 'product'")
+    assert "expected: values such as 0, 1, 2 (Int64)" in found
+
+
+def test_a_model_that_uses_no_relations_is_asked_for_some(answer):
+    found = answer(words=("fit", "study.toml", "--model", "ease", "--arm", "brand"))
+    assert found == (
+        "model uses no relations\n  where:    ease, arm\n  expected: \"interactions\"\n  found:    'brand'"
+    )
+
+
+def test_an_extra_that_is_missing(answer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    found = answer(words=("tune", "study.toml"))
+    assert 'pip install "relrank[tune]"' in found
+
+
+def test_an_output_that_cannot_be_written(answer, shop):
+    (shop / "taken").write_text("a file")
+    found = answer(words=("study", "study.toml", "--out", "taken/study"))
+    assert "taken" in found
+
+
+def test_memory_that_does_not_suffice(answer, monkeypatch):
+    monkeypatch.setenv("RELRANK_MEMORY_GB", "0.0001")
+    found = answer(words=("study", "study.toml"))
+    assert found.startswith("no model of the study fits into memory\n  where:    [[models]]")
+    assert "is left out: at 12 items it needs about 0.13 GB and 0.0001 GB are available" in found
+    found = answer(words=("fit", "study.toml", "--model", "relational-ease"))
+    assert found.startswith(
+        "model does not fit into memory\n  where:    relational-ease on all\n  expected: at most "
+    )
+
+
+def test_memory_that_ends_on_the_way_is_one_sentence(answer, monkeypatch):
+    def ends(*args):
+        raise MemoryError("Unable to allocate 28.0 GiB for an array")
+
+    monkeypatch.setattr("relrank.study.run.apply", ends)
+    assert answer() == "memory ended: Unable to allocate 28.0 GiB for an array"
+
+
+def test_a_fit_says_through_a_pipe_what_it_does(shop):
+    (shop / "study.toml").write_text(STUDY.replace("trials = 1", "trials = 3"))
+    done = subprocess.run(
+        [sys.executable, "-m", "relrank", "fit", "study.toml", "--model", "relational-ease", "--out", "fitted"],
+        cwd=shop, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "relational-ease on all: interactions: trial 1 of at most 3" in done.stdout
+    assert done.stdout.splitlines()[-1] == "kept in fitted"
