@@ -1,7 +1,11 @@
 """Memory and operations from shapes: formulas by hand, and that they grow with what they depend on."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -194,3 +198,15 @@ def test_score_fusion_adds_its_parts_up():
 def test_seconds_are_operations_by_rate_and_cores(monkeypatch):
     monkeypatch.setattr(estimates, "cores", lambda: 4)
     assert Estimate(0, dense=8e11, sparse=1e10).seconds == pytest.approx(5 + 5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is measured on Linux")
+def test_estimates_are_near_measured_peaks():
+    """A sparse closed form, a dense one, a trained one; 32 MB are left to libraries' own buffers."""
+    script = Path(__file__).parent / "measured_peaks.py"
+    command = [sys.executable, str(script), "item-knn", "relational-ease", "mf"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name, (estimate, peak) in json.loads(done.stdout).items():
+        assert peak <= 1.5 * estimate + (32 << 20), name
+        assert estimate <= 2.5 * peak + (32 << 20), name
