@@ -46,7 +46,7 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     return frame
 
 
-def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice]) -> pl.DataFrame:
+def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], ticks: int) -> pl.DataFrame:
     """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``as_timed`` has it.
 
     Args:
@@ -54,6 +54,7 @@ def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice]) 
         where: what it is, for messages.
         words: that are missing values where they stand for a key.
         said: as for ``as_timed``.
+        ticks: likewise.
 
     Raises:
         InputError: a value is missing or of a type that cannot be; the message names column and row.
@@ -69,7 +70,7 @@ def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice]) 
                 expected="a finite number in every row", found=repr(rating[row_of(~finite) - 1]),
             )  # fmt: skip
         frame = frame.with_columns(rating.cast(pl.Float64))
-    return as_timed(frame, "time" if "time" in frame.columns else None, where, said)
+    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, ticks)
 
 
 def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
@@ -84,7 +85,7 @@ def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection
     return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
 
 
-def as_timed(value: Any, column: str | None, where: str, said: list[Notice]) -> pl.DataFrame:
+def as_timed(value: Any, column: str | None, where: str, said: list[Notice], ticks: int) -> pl.DataFrame:
     """A frame with a column of times: moments, ``Datetime("ns")``, or whole numbers as they are.
 
     Moments are dates, date-times, ISO text, and numbers that can only be milliseconds, microseconds or nanoseconds.
@@ -94,6 +95,7 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice]) -> 
         column: that holds times; None for none.
         where: what it is, for messages.
         said: what was made of numbers is added here.
+        ticks: in a second, of numbers; where it is not 1, they are ticks whatever they look like.
 
     Raises:
         InputError: there is no such column, a time is missing, or it cannot be one.
@@ -108,7 +110,7 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice]) -> 
     if not times.dtype.is_integer():
         return frame.with_columns(as_times(times, where, notices=said))
     low, high = (unit_of(int(end)) for end in (times.min() or 0, times.max() or 0))  # type: ignore[arg-type]
-    if low != high or low not in FINE:
+    if ticks != 1 or low != high or low not in FINE:
         return frame.with_columns(times)
     moments = of_whole(times, low)
     said += tell(moments, low, None, where, column)

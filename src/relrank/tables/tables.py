@@ -144,27 +144,29 @@ class Tables:
     def __post_init__(self) -> None:
         if self.checked:
             return
-        name, words = f"{self.name}, ", self.na_values
+        name, words, ticks = f"{self.name}, ", self.na_values, self.ticks
         texts, said = self.texts, list[Notice]()
         if texts is not None:
             frame = as_keyed(texts.frame, ["key"], f"{name}texts", words)
             timed = "time" if "time" in frame.columns else None
-            texts = replace(texts, frame=as_timed(frame, timed, f"{name}texts", said))
+            texts = replace(texts, frame=as_timed(frame, timed, f"{name}texts", said, ticks))
         clean: dict[str, Any] = {
-            "interactions": as_rows(self.interactions, f"{name}interactions", words, said),
-            "given": {part: as_rows(rows, f"{name}part {part!r}", words, said) for part, rows in self.given.items()},
+            "interactions": as_rows(self.interactions, f"{name}interactions", words, said, ticks),
+            "given": {
+                part: as_rows(rows, f"{name}part {part!r}", words, said, ticks) for part, rows in self.given.items()
+            },
             "nodes": {
                 kind: replace(table, frame=as_keyed(table.frame, [table.key], f"{name}nodes {kind!r}", words))
                 for kind, table in self.nodes.items()
             },
             "links": {
-                one: replace(table, frame=as_timed(table.frame, table.time, f"{name}links {one!r}", said))
+                one: replace(table, frame=as_timed(table.frame, table.time, f"{name}links {one!r}", said, ticks))
                 for one, table in self.links.items()
             },
             "texts": texts,
         }
         clean["notices"] = (*self.notices, *said)
-        for field_name, value in (clean | _on_one_clock(clean, self.ticks)).items():
+        for field_name, value in (clean | _on_one_clock(clean, ticks)).items():
             object.__setattr__(self, field_name, value)
 
 
