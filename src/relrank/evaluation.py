@@ -73,7 +73,7 @@ class Evaluation:
                 metrics.
         """
         try:
-            return cls.parsed(path.read_bytes(), str(path))
+            return cls.parsed(Path(path).read_bytes(), str(path))
         except OSError as error:
             raise InputError(
                 "not an evaluation", where=str(path), expected="a file written by Evaluation.save", found=str(error)
