@@ -259,7 +259,8 @@ def test_relations_of_users_travel_along(kind: type, l2: float, tmp_path: Path) 
         np.testing.assert_allclose(scores, expected, atol=1e-5 * np.abs(expected).max())
     without = kind(graph, kind.Config(weights={"lives_in": 0.0, "lies_in": 0.0, "knows": 0.0})).solve()
     files = export(replace(run, model=without, graph=graph), "parquet", tmp_path / "out")
-    assert files == ["ids.parquet", "note.json", "users.parquet", "weights.parquet"]  # rows that weigh differently
+    expected_files = ["ids.parquet", "manifest.json", "note.json", "users.parquet", "weights.parquet"]
+    assert files == expected_files  # users', since rows weigh differently
 
 
 @pytest.mark.parametrize("name", LINEAR)

@@ -21,26 +21,20 @@ FINE: tuple[Unit, ...] = ("ms", "us", "ns")
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
-    """A polars frame of whole numbers as Int64 and categories as text; row n of it is row n of what was given.
+    """A polars frame of whole numbers as Int64, if they fit, and categories as text; row n of it is row n of what was given.
 
     Args:
         value: a frame of polars or pandas, an Arrow table, or columns by name.
         where: what it is, for messages.
 
     Raises:
-        InputError: it is no frame, or a column holds values of several types, or numbers beyond Int64.
+        InputError: it is no frame, or a column holds values of several types.
     """
     if isinstance(value, pl.LazyFrame):
         value = value.collect()
     if not isinstance(value, pl.DataFrame):
         value = _of_pandas(value, where) if _is_pandas(value) else _of_other(value, where)
-    wrong = [name for name, dtype in value.schema.items() if dtype == pl.UInt64 and (value[name] >= 2**63).any()]
-    if wrong:
-        raise InputError(
-            "number is too large", where=f"{where}, column {wrong[0]!r}",
-            expected="whole numbers below 2^63, or text", found=f"{value[wrong[0]].max()}",
-        )  # fmt: skip
-    whole = [name for name, dtype in value.schema.items() if dtype.is_integer() and dtype != pl.Int64]
+    whole = [name for name in value.columns if value[name].dtype.is_integer() and not _is_large(value[name])]
     named = [name for name, dtype in value.schema.items() if isinstance(dtype, pl.Categorical | pl.Enum)]
     frame: pl.DataFrame = value.with_columns(pl.col(whole).cast(pl.Int64), pl.col(named).cast(pl.String))
     return frame
@@ -105,6 +99,7 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice], tic
         return frame
     check_column(frame.columns, column, where)
     times = refuse_missing(frame[column], where, ())
+    _refuse_large(times, where)
     if times.dtype.is_float() and (times == times.round()).all() and (times.abs() < 2.0**53).all():
         times = times.cast(pl.Int64)
     if not times.dtype.is_integer():
@@ -134,6 +129,18 @@ def check_rows(frame: pl.DataFrame, where: str) -> None:
             "a user has an item twice", where=f"{where}, row {row_of(twice)}",
             expected='every (user, item) once, such as frame.unique(["user", "item"], keep="last")',
             found=f"({user!r}, {item!r}); {twice.sum():,} such rows",
+        )  # fmt: skip
+
+
+def _is_large(values: pl.Series) -> bool:
+    return values.dtype == pl.UInt64 and bool((values >= 2**63).any())
+
+
+def _refuse_large(values: pl.Series, where: str) -> None:
+    if _is_large(values):
+        raise InputError(
+            "number is too large", where=f"{where}, column {values.name!r}",
+            expected="whole numbers below 2^63, or text", found=f"{values.max()}",
         )  # fmt: skip
 
 
@@ -185,6 +192,7 @@ def _of_other(value: Any, where: str) -> pl.DataFrame:
 
 def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
     values = refuse_missing(values, where, words)
+    _refuse_large(values, where)
     dtype = values.dtype
     if dtype == pl.String:
         return values
