@@ -19,7 +19,7 @@ def judge(adds, seeds=1, **columns):
         without = pl.DataFrame(shared | {"m": np.zeros(n)})
         return [pl.DataFrame(shared | {"m": adds[relation]})] * seeds, [without.reverse()] * seeds
 
-    return SimpleNamespace(known=list(adds), found=SimpleNamespace(metric="m"), beside_tables=tables)
+    return SimpleNamespace(known=list(adds), found=SimpleNamespace(metric="m", decimals=4), beside_tables=tables)
 
 
 def test_planted_differences_are_named_with_both_figures():

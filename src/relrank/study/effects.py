@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from math import nan
 from typing import Any
 
@@ -78,8 +79,12 @@ class Found:
             self._arms[arm.name] = arm
         for group in self._cells.values():
             group.sort(key=lambda c: c.seed)
-        tested = [cell.evaluation.summary.get(metric, 0.0) for group in self._cells.values() for cell in group]
-        self.decimals = rules.decimals_of(max(tested, default=0.0))
+
+    @cached_property
+    def decimals(self) -> int:
+        """Of figures of the metric."""
+        tested = [cell.evaluation.summary.get(self.metric, 0.0) for group in self._cells.values() for cell in group]
+        return rules.decimals_of(max(tested, default=0.0))
 
     def items(self) -> Iterable[tuple[tuple[str, str], list[CellResult]]]:
         """((model, arm name), cells in seed order)."""

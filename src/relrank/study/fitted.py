@@ -331,7 +331,8 @@ def load_run(folder: Path | str) -> FittedRun:
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
         unseen=note.get("unseen", 0),
     )  # fmt: skip
-    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, sealed.table(FACTS))
+    facts = sealed.table(FACTS) if FACTS in sealed else None
+    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts)
 
 
 def _split_frame(split: Split) -> pl.DataFrame:

@@ -21,7 +21,7 @@ FINE: tuple[Unit, ...] = ("ms", "us", "ns")
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
-    """A polars frame of whole numbers as Int64, if they fit, and categories as text; row n of it is row n of what was given.
+    """A polars frame, row by row as given: whole numbers as Int64 if they fit, categories as text.
 
     Args:
         value: a frame of polars or pandas, an Arrow table, or columns by name.
