@@ -10,7 +10,7 @@ from relrank.graph.graph import Relation
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 
-CONFIG = RelationalEASEConfig(l2=4.0, weights={"has_tag": 5.0, "tagged": 2.0, "similar": 3.0, "lives_in": 2.0})
+WEIGHTS = {"has_tag": 5.0, "tagged": 2.0, "similar": 3.0, "lives_in": 2.0}
 RELATIONS = (
     ("has_tag", "item", "tag", 40),
     ("tagged", "tag", "item", 30),
@@ -22,6 +22,10 @@ RELATIONS = (
 @pytest.fixture(params=[RELATIONS, RELATIONS[:3]], ids=["users' columns beside", "items alone"])
 def graph(request):
     return random_graph(3, *request.param)
+
+
+def config(graph, **more):
+    return RelationalEASEConfig(l2=4.0, weights={n: w for n, w in (WEIGHTS | more).items() if n in graph.relations})
 
 
 def inputs(model, user):
@@ -42,11 +46,11 @@ def solved_without(graph, name, places):
     other = type(graph)(
         graph.user, graph.item, graph.nodes, graph.interactions, {**graph.relations, name: less}, "other"
     )
-    return RelationalEASE(other, CONFIG).solve()
+    return RelationalEASE(other, config(other)).solve()
 
 
 def test_equals_solving_from_scratch(graph):
-    model = RelationalEASE(graph, CONFIG).solve()
+    model = RelationalEASE(graph, config(graph)).solve()
     low_rank = FewerLinks(model)
     cuts, want = [], []
     for name in ("has_tag", "tagged", "similar"):
@@ -66,7 +70,7 @@ def test_equals_solving_from_scratch(graph):
 
 
 def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
-    model = RelationalEASE(graph, CONFIG).solve()
+    model = RelationalEASE(graph, config(graph)).solve()
     relation = graph.relations["has_tag"]
     places = np.flatnonzero(relation.src == relation.src[0]).tolist()
     cut = Cut("has_tag", links_of(relation, places))
@@ -78,7 +82,7 @@ def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
 
 def test_links_of_next_to_no_weight_change_next_to_nothing(graph):
     """1 / w overflows here, so nothing may be divided by it."""
-    model = RelationalEASE(graph, RelationalEASEConfig(l2=4.0, weights=CONFIG.weights | {"has_tag": 1e-310})).solve()
+    model = RelationalEASE(graph, config(graph, has_tag=1e-310)).solve()
     cut = Cut("has_tag", links_of(graph.relations["has_tag"], [0, 1]))
     with np.errstate(all="raise", under="ignore"):
         got = FewerLinks(model).scores([inputs(model, 4)], [cut])
@@ -87,7 +91,7 @@ def test_links_of_next_to_no_weight_change_next_to_nothing(graph):
 
 def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
     """Its relation is scaled by the largest weight, so every row would change."""
-    low_rank = FewerLinks(RelationalEASE(graph, CONFIG).solve())
+    low_rank = FewerLinks(RelationalEASE(graph, config(graph)).solve())
     relation = graph.relations["similar"]
     largest = int(relation.weight.argmax())
     assert relation.weight[largest] > 1
