@@ -220,7 +220,7 @@ def test_weights_start_where_they_are_said_to(weight):
 
 
 def test_negative_weights_are_refused():
-    with pytest.raises(InputError, match=r"negative[\s\S]*path-fusion"):
+    with pytest.raises(InputError, match=r"out of range[\s\S]*path-fusion, weights\.similar"):
         new(weights={"similar": -0.1})
 
 

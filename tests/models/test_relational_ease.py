@@ -161,7 +161,7 @@ def test_weights_must_not_be_negative(graph, name, weight):
 
 
 def test_penalty_must_be_positive(graph):
-    with pytest.raises(InputError, match="ridge penalty"):
+    with pytest.raises(InputError, match=r"out of range[\s\S]*relational-ease, l2"):
         RelationalEASE(graph, RelationalEASEConfig(l2=0.0)).solve()
 
 
