@@ -136,7 +136,7 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(cluster, study, tmp_path):
     with RayEngine(cluster.address) as engine, pytest.raises(InputError) as said:
         run_study(config, material, tmp_path, engine=engine)
     assert said.value.found == "'tpu'"
-    assert said.value.where == "device"
+    assert said.value.where == "training settings, device"
     assert type(said.value) is InputError
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
