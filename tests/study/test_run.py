@@ -464,7 +464,7 @@ time = "t"
     [
         (SALES, '"temporal"\ncut = 15', "some to tune on: set valid_cut, or an earlier one"),
         (SALES, '"temporal"\ncut = 15\nvalid_cut = 12', "some to tune on: set valid_cut, or an earlier one"),
-        ('dataset = "lightgcn"\n', '"given"', "some to tune on: users with more rows"),  # a tenth of four rows is none
+        ('dataset = "lightgcn"\n', '"given"', "some to tune on: users with more rows"),  # a tenth of four is 0
     ],
     ids=["no valid_cut", "nothing after it", "given"],
 )

@@ -105,7 +105,7 @@ def finish(
     leaks = accepted_leaks(leaks_of(findings), accepted)
     notices = needless(findings, accepted)
     titles = titles_of(card)
-    looks = look_at(board, effects, titles, card["decimals"])
+    looks = look_at(board, effects, titles, card.get("decimals", 4))
     notices += [Notice("gains", text, 1) for text in looks]
     card = card | {
         "accepted_leaks": leaks, "look_at": looks,
