@@ -12,6 +12,7 @@ from rich.console import Console
 from relrank.errors import InputError
 from relrank.evaluation import OF_LISTS, Evaluation
 from relrank.report.page import render
+from relrank.sealed import seal
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts, leaderboard, versus
@@ -147,6 +148,7 @@ def test_an_attribute_end_to_end_and_cells_stored_before(study_file, tmp_path):
         later = [name for name in stored.table.columns if name.partition("@")[0] in OF_LISTS]
         kept = {k: v for k, v in stored.summary.items() if k not in later or k.startswith(("nov", "intra"))}
         Evaluation(stored.table.drop(later), kept).save(file)
+        seal(file.parent)
     again, fresh = run(config, tmp_path, out)
     assert fresh == 0, "what was stored is kept"
     assert again.verdicts.equals(result.verdicts)

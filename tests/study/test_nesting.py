@@ -6,9 +6,10 @@ import pytest
 
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
+from relrank.sealed import seal
 from relrank.study import arms as arm_of
 from relrank.study.arms import arms
-from relrank.study.cells import Cell, beginning, knobs_of, tune_and_fit
+from relrank.study.cells import Cell, _key_of, beginning, knobs_of, tune_and_fit
 from relrank.study.config import ModelSection, read_study
 from relrank.study.engines import OneByOne, Silent
 from relrank.study.nesting import nested
@@ -130,17 +131,22 @@ def test_beginnings_are_the_first_cell_and_the_best(study, tmp_path):
     config, material = study
     cell = Cell(ModelSection(name="relational-ease"), arm_of.all_of(RELATIONS), material.benches[0], config.study)
 
-    def write(key, valid, l2, weights):
-        (tmp_path / key).mkdir()
-        text = f'{{"valid": {valid}, "chosen": {{"l2": {l2}, "weights": {weights}}}}}'
-        (tmp_path / key / "cell.json").write_text(text)
+    keys = {name: _key_of({"name": name}) for name in ("first", "low", "best", "gone")}
+
+    def write(name, valid, l2, weights):
+        folder = tmp_path / keys[name]
+        folder.mkdir()
+        chosen = f'"chosen": {{"l2": {l2}, "weights": {weights}}}'
+        (folder / "cell.json").write_text(f'{{"identity": {{"name": "{name}"}}, "valid": {valid}, {chosen}}}')
+        seal(folder)
 
     write("first", 0.2, 500.0, "{}")
     write("low", 0.1, 200.0, '{"b": 3.0}')
     write("best", 0.3, 200.0, '{"a": 30.0, "b": 0.123}')
 
     def begins(*after):
-        return beginning(Cell(cell.model, cell.arm, cell.bench, cell.study, after), tmp_path).begins
+        known = tuple(keys[name] for name in after)
+        return beginning(Cell(cell.model, cell.arm, cell.bench, cell.study, known), tmp_path).begins
 
     assert begins() == ()
     assert begins("gone") == ()

@@ -110,7 +110,7 @@ def test_the_most_certain_metric_speaks():
 def test_many_contradictions_stay_one_line():
     names, out = ["a", "b", "c", "d"], io.StringIO()
     result = SimpleNamespace(
-        card={"metric": "ndcg@10"}, verdicts=pl.DataFrame([verdict(name, "helps") for name in names]),
+        card={"metric": "ndcg@10"}, decimals=4, verdicts=pl.DataFrame([verdict(name, "helps") for name in names]),
         metric_effects=pl.DataFrame([effect(name, "drop", "mrr", -0.1, 0.01) for name in names]),
     )  # fmt: skip
     _print_contrary(Console(file=out, width=400), result, {"a": "A [x]"})
