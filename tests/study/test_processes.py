@@ -100,7 +100,7 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
     config = config.model_copy(update={"models": (wrong,)})
     with Processes(2) as engine, pytest.raises(InputError) as said:
         run_study(config, material, tmp_path, engine=engine)
-    assert (said.value.where, said.value.found) == ("device", "'tpu'")
+    assert (said.value.where, said.value.found) == ("training settings, device", "'tpu'")
     assert not list(tmp_path.glob("cells/*/cell.json"))
     assert workers() == []
 
