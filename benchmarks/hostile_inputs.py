@@ -122,8 +122,8 @@ def changed(rng: np.random.Generator) -> bytes:
             case 5:
                 lines[at] = lines[at][: rng.integers(0, len(lines[at]) + 1)]
             case _:
-                other = int(rng.integers(0, len(lines)))
-                lines[at], lines[other] = lines[other], lines[at]
+                there = int(rng.integers(0, len(lines)))
+                lines[at], lines[there] = lines[there], lines[at]
     text = bytearray("\n".join(lines).encode())
     if rng.random() < 0.15 and text:
         text[rng.integers(0, len(text))] = rng.integers(0, 256)

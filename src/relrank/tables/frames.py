@@ -140,7 +140,7 @@ def _refuse_large(values: pl.Series, where: str) -> None:
     if _is_large(values):
         raise InputError(
             "number is too large", where=f"{where}, column {values.name!r}",
-            expected="whole numbers below 2^63, or text", found=f"{values.max()}",
+            expected="whole numbers below 2^63, or text", found=str(values.max()),
         )  # fmt: skip
 
 
