@@ -3,7 +3,7 @@
     python benchmarks/hostile_inputs.py [--tables 3000] [--studies 2500] [--seed 0]
 
 Tables are those of tests/tables/test_hostile_tables.py, held against a naive reader. Study files are a valid one of a
-shop of a few rows, in which lines, keys, values or bytes are changed; each is read, and where that works its tables,
+shop of a few rows, in which lines, values or bytes are changed; each is read, and where that works its tables,
 split, graph and audit are made. Whatever is not an InputError ends up in the tally of what is wrong; so does anything
 that takes longer than 20 seconds. Everything follows from the seed. Needs the test dependencies.
 """
@@ -100,32 +100,44 @@ VALUES = (
     "0", "-1", "1", "999999999999999999999", "1e400", "nan", "-inf", "true", '""', '" "', '"nan"', '"../x"', '"user"',
     '"item"', "[]", "[[]]", "{}", "{ a = 1 }", '"brand"', '"seen.csv"', '"items.csv"', "2024-03-01", '"soon"',
     '"\\u0000"', '"' + "x" * 5000 + '"', "[0, 0]", '["brand", 3]', "0.5", "1e-320", '"ndcg@0"', '"\\n"',
+    "2", "3", "0.3", '"tags"', '"price"', '"text"', '"city"', '"temporal"', '"cold-items"', '"random-leave-one-out"',
+    '"given"', '"drop"', '"|"', '"recall@10"', '"ease"', '"path-fusion"', "[10, 5]",
 )  # fmt: skip
 
 
+MORE = (
+    "cut = 1600300000", 'cut = "2020-09-16"', "valid_cut = 1600200000", 'missing = "drop"', 'missing = "node"',
+    'time_unit = "ms"', 'duplicates = "keep"', 'duplicates = "last"', 'levels = ">"', "ignore_case = true",
+    "margin = 0.5", "min_count = 2", "neighbours = 3", 'title = "A"', "item_share = 0.3", 'new_items = "keep"',
+    'na_values = ["b0"]', 'time = "row"', 'user_groups = ["city"]', 'item_groups = ["brand"]',
+    'attribute = "brand"', 'versus = "sparse-ease"', 'accept_leaks = ["brand"]', 'without_train = "drop"',
+    "max_length = 3", 'weight = "rating"', "quantiles = 2",
+)  # fmt: skip
+"""Lines that may belong somewhere."""
+
+
 def changed(rng: np.random.Generator) -> bytes:
-    """The study file with one change or two."""
+    """The study file with one change to three; most of them leave a TOML file."""
     lines = STUDY.splitlines()
-    for _ in range(1 + int(rng.random() < 0.3)):
-        at = int(rng.integers(0, len(lines)))
+    for _ in range(1 + rng.binomial(2, 0.3)):
+        settings = [at for at, line in enumerate(lines) if " = " in line]
+        at = int(rng.choice(settings))
         name, _, value = lines[at].partition(" = ")
-        match rng.integers(0, 7):
+        match rng.integers(0, 9):
             case 0:
                 del lines[at]
             case 1:
-                lines.insert(at, lines[at])
-            case 2 | 3:
+                lines.insert(int(rng.integers(1, len(lines))), lines[at])
+            case 2 | 3 | 4:
                 lines[at] = f"{name} = {VALUES[rng.integers(0, len(VALUES))]}"
-            case 4:
-                other = lines[rng.integers(0, len(lines))]
-                lines[at] = f"{other.partition(' = ')[0]} = {value}" if value else other
             case 5:
-                lines[at] = lines[at][: rng.integers(0, len(lines[at]) + 1)]
+                lines[at] = f"{name} = {lines[rng.choice(settings)].partition(' = ')[2]}"
+            case 6 | 7:
+                lines.insert(int(rng.integers(1, len(lines))), MORE[rng.integers(0, len(MORE))])
             case _:
-                there = int(rng.integers(0, len(lines)))
-                lines[at], lines[there] = lines[there], lines[at]
+                lines[at] = f"{name} = {value[: rng.integers(0, len(value) + 1)]}"
     text = bytearray("\n".join(lines).encode())
-    if rng.random() < 0.15 and text:
+    if rng.random() < 0.1:
         text[rng.integers(0, len(text))] = rng.integers(0, 256)
     return bytes(text)
 
