@@ -77,6 +77,15 @@ class _Manifest(Section):
     """Of the manifest without this line."""
 
 
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder is an older bundle: runs and studies have a manifest, too, but of another format."""
+    try:
+        note = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(note, dict) and note.get("format") == FORMAT
+
+
 def save_graph(graph: Graph, folder: Path | str) -> None:
     """Write a graph as a bundle; the folder appears whole or not at all, and replaces a bundle of that name.
 
@@ -86,11 +95,7 @@ def save_graph(graph: Graph, folder: Path | str) -> None:
     folder = Path(folder)
     from safetensors.numpy import save
 
-    if (
-        folder.exists()
-        and not (folder / "manifest.json").is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    if folder.exists() and not _is_bundle(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             "would overwrite something else",
             where=str(folder),

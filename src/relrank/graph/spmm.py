@@ -177,10 +177,13 @@ def _prefetch(builder: Any, table: Any, number: Any, width: int, lines: int = 0)
 
 @cache
 def _kernel(width: int) -> Any:
-    """The compiled product for one vector width; compiled once a process (about a second)."""
+    """The compiled product for one vector width; compiled once a process (about a second).
+
+    No cache: what is closed over gives the kernel another key in every process, so that none would be found again.
+    """
     row = row_kernel(width)
 
-    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, chunks, x, base, place, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             total = 0.0
@@ -199,7 +202,7 @@ def _kernel_of_rows(width: int) -> Any:
     """Likewise for some rows; at the start of each, the first vectors of the next one are asked for."""
     row, ask = row_kernel(width), _ask(width)
 
-    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, rows, chunks, x, base, in_place, out, alpha, z):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             for k in range(chunks[c], chunks[c + 1]):
@@ -219,7 +222,7 @@ def _kernel_of_columns(width: int) -> Any:
     """Likewise where only some columns count: their edges are listed first, a group of rows at a time."""
     row = row_kernel(width)
 
-    @njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
     def product(indptr, indices, data, place, chunks, x, base, at, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
         for c in numba.prange(chunks.size - 1):
             longest = 0

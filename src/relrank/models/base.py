@@ -423,6 +423,11 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
             changed[field] = {**changed.get(field, known[field]), entry: value}
             continue
         present = known[field]
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise InputError(
+                "hyper-parameter is out of range", where=f"{where}, {name}", expected="a number of 64 bits",
+                found=f"{str(value)[:30]}…" if len(str(value)) > 30 else str(value),
+            )  # fmt: skip
         if isinstance(present, bool) or not isinstance(present, int | float):
             fits = type(value) is type(present)
         else:

@@ -46,7 +46,7 @@ class SequenceConfig(VectorConfig):
     similarity: Similarity = "dot"
     temperature: Positive = 1.0
     init_scale: Positive = 0.02
-    window: Annotated[int, Bounds(2)] = 200
+    window: Annotated[int, Bounds(2, 100_000)] = 200
     """Items of a history that are read, the latest ones."""
     l2: Nothing = 0.0
     """Made for a user's one vector, of which a history has many."""

@@ -235,9 +235,17 @@ def no_more(listener: socket.socket) -> None:
 
 async def accept_rest(listener: socket.socket) -> None:
     """Wait until all connections in the queue are accepted, by whoever accepts here."""
-    loop, queue = asyncio.get_running_loop(), select.poll()
-    queue.register(listener, select.POLLIN)
+    loop = asyncio.get_running_loop()
     until = loop.time() + QUEUE_SECONDS
     await asyncio.sleep(0.05)  # the last handshakes
-    while queue.poll(0) and loop.time() < until:
+    while _is_waiting(listener) and loop.time() < until:
         await asyncio.sleep(0.01)
+
+
+def _is_waiting(listener: socket.socket) -> bool:
+    """Whether a connection is in the queue."""
+    if not hasattr(select, "poll"):  # Windows, where a set of sockets has no such bound
+        return bool(select.select([listener], [], [], 0)[0])
+    queue = select.poll()
+    queue.register(listener, select.POLLIN)
+    return bool(queue.poll(0))

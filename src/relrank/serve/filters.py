@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -160,7 +161,7 @@ class Filters:
         if kind == "relation":
             mask = values.list.contains(_text(value))
         elif values.dtype.is_numeric():
-            mask = values.cast(pl.Float64) == _number(value, f"with, {name}")
+            mask = _equal(values, value, f"with, {name}")
         else:
             mask = values.cast(pl.String) == _text(value)
         found: Mask = mask.fill_null(value=False).to_numpy()
@@ -220,6 +221,13 @@ def _size(condition: Condition, depth: int = 0) -> int:
 
 def _text(value: Id | float | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _equal(values: pl.Series, value: Id | float | bool, where: str) -> pl.Series:
+    """Where a column of numbers holds a value; whole numbers are compared as such, since floats run out of digits."""
+    if values.dtype.is_integer() and re.fullmatch(r"[+-]?\d{1,18}", str(value)):
+        return values.cast(pl.Int64, strict=False) == int(value)
+    return values.cast(pl.Float64) == _number(value, where)
 
 
 def _number(value: Id | float | bool, where: str) -> float:

@@ -134,7 +134,11 @@ class Guard:
         """What a request gets that must not come in."""
         headers = dict(scope["headers"])
         first = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
-        if self._hosts and not self._serves(host := headers.get(b"host", b"").decode("latin-1")):
+        if (
+            self._hosts
+            and first != "health"
+            and not self._serves(host := headers.get(b"host", b"").decode("latin-1"))
+        ):
             return failure(400, "host is not served", "header Host", "a name that this server has", repr(host)[:200])
         if self._token is not None and first in self._guarded:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -197,6 +201,8 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
 def _bare(host: str) -> str:
     """A host without its port, in lower case: ``Example.org:80`` is ``example.org``, ``[::1]:80`` is ``[::1]``."""
     end = host.rfind("]") + 1
+    if host.count(":") > 1 and not end:  # an address of version 6 without its brackets
+        return f"[{host.lower()}]"
     return host[:end].lower() if end else host.partition(":")[0].lower().rstrip(".")
 
 

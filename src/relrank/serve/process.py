@@ -245,7 +245,8 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
             return await super().on_tick(counter)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            no_more(listener)
+            if options.workers == 1:  # the others' connections come through the same queue
+                no_more(listener)
             await accept_rest(listener)
             await super().shutdown(sockets)
 
@@ -323,7 +324,10 @@ class _Workers:
 
     def _look_after(self) -> None:
         gone = wait([worker.sentinel for worker in self._workers], 0.2)
-        if time.monotonic() >= self._ends:
+        if time.monotonic() >= self._ends and self._listener.fileno() >= 0:
+            from relrank.serve.connections import no_more
+
+            no_more(self._listener)
             self._listener.close()
         for worker in [w for w in self._workers if w.sentinel in gone]:
             ready = self._workers.pop(worker)

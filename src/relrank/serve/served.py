@@ -293,7 +293,13 @@ class Served:
             inputs, weights = self._inputs(of_whom, user, history), of_whom.item_weights()
             if (weights.indptr[inputs.indices] == weights.indptr[inputs.indices + 1]).all():
                 return self._popular(seen, among, offset, k)
-            return Page(*self._sparse.page(inputs, weights, seen, among, offset, k, self._where))
+            listed = Page(*self._sparse.page(inputs, weights, seen, among, offset, k, self._where))
+            if not listed.items.size or listed.scores[0] == listed.scores[-1]:  # only then may all be equal
+                open_ = inputs, weights, self.left_out(user, history), self._listable
+                _, first, total = self._sparse.page(*open_, 0, 1, self._where)
+                if total and first[0] == self._sparse.page(*open_, total - 1, 1, self._where)[1][0]:
+                    return self._popular(seen, among, offset, k)
+            return listed
         exact = True
         if user is None:
             scores = self.history_scores(cast("Int64", history), model)

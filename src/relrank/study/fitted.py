@@ -318,8 +318,10 @@ def load_run(folder: Path | str) -> FittedRun:
     config = config_of(kind.Config(), note["config"], str(folder))
     # an arm keeps the weights of relations that it leaves out
     graph = replace(graph, left_out=kind.weighed(config))
+    state = tensors_of(sealed.read(MODEL), str(folder / MODEL))  # before a model makes parameters of its own
     model = kind(graph, config)
-    restore(model, tensors_of(sealed.read(MODEL), str(folder / MODEL)), str(folder / MODEL))
+    restore(model, state, str(folder / MODEL))
+    del state
     frame = sealed.table("split.parquet")
     users, items = graph.nodes[graph.user], graph.nodes[graph.item]
     of_part = (frame.filter(pl.col("part") == name) for name in PARTS)
@@ -361,7 +363,8 @@ def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
     table = tables.nodes.get(tables.item)
     facts = keys
     if table is not None:
-        columns = [pl.col(name).alias(f"column:{name}") for name in table.frame.columns if name != table.key]
+        flat = [name for name, dtype in table.frame.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
+        columns = [pl.col(name).alias(f"column:{name}") for name in flat if name != table.key]
         plain = table.frame.select(pl.col(table.key).alias("key"), *columns)
         facts = keys.join(plain, on="key", how="left", maintain_order="left")
     found = []

@@ -14,6 +14,8 @@ from relrank.sealed import bytes_in, json_of
 from relrank.study.config import StudyConfig
 
 STUDY = "study.json"
+KEPT = ("cells", "card.json", "tuning.db", "winner")
+"""What a study leaves. A folder without any of it is nobody's, as where the data could not be read."""
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iter
     refuse_other_study(out, config, is_smoke)
     with owned(out):
         refuse_other_study(out, config, is_smoke)
-        if not (out / STUDY).is_file():
+        if not (out / STUDY).is_file() or not any(os.path.lexists(out / name) for name in KEPT):
             write_json(out / STUDY, {"name": config.name, "smoke": is_smoke})
         yield
 
@@ -43,7 +45,7 @@ def refuse_other_study(out: Path, config: StudyConfig, is_smoke: bool = False) -
         InputError: it is that of another study, or of a fitted model.
     """
     said = {"name": config.name, "smoke": is_smoke}
-    if os.path.lexists(out / STUDY):
+    if os.path.lexists(out / STUDY) and any(os.path.lexists(out / name) for name in KEPT):
         said = json_of(bytes_in(out, STUDY), str(out / STUDY))
     elif os.path.lexists(out / "run.json"):
         said = {"name": "a fitted model"}

@@ -576,13 +576,18 @@ def _keep_winner(config: StudyConfig, material: Material, out: Path, say: Say) -
     best = max(valid, key=lambda key: float(np.mean(valid[key])))
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
+    leaks = accepted_leaks(leaks_of(material.findings, cell.arm, config.features), config.study.accept_leaks)
     if not holds_run(folder, cell.key()):
-        leaks = leaks_of(material.findings, cell.arm, config.features)
-        _save_winner(cell, result, material, out, say, accepted_leaks(leaks, config.study.accept_leaks))
+        _save_winner(cell, result, material, out, say, leaks)
+    try:
+        winner = load_run(folder)
+    except InputError:  # damaged since
+        _save_winner(cell, result, material, out, say, leaks)
+        winner = load_run(folder)
     for at in (out / "cells").iterdir():
         if at.is_dir():  # a killed engine may leave a file
             (at / WEIGHTS).unlink(missing_ok=True)
-    return load_run(folder)
+    return winner
 
 
 def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tuple[list[Cell], list[CellResult]]:

@@ -215,6 +215,11 @@ def column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     return frame[name]
 
 
+def exact_below(values: pl.Series) -> float:
+    """Whole numbers from here on are not all different as floats of this width."""
+    return 2.0**24 if values.dtype == pl.Float32 else 2.0**53
+
+
 def check_column(names: Collection[str], name: str, where: str) -> None:
     """Refuse a table without a column.
 
@@ -266,7 +271,7 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
         )  # fmt: skip
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        vague = (values.is_finite() & (values.abs() >= 2.0**53)).fill_null(False)
+        vague = (values.is_finite() & (values.abs() >= exact_below(values))).fill_null(False)
         if vague.any():
             raise InputError(
                 "keys are floats too large for their last digits",

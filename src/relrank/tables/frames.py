@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import check_column
+from relrank.tables.files import check_column, exact_below
 from relrank.tables.missing import refuse_missing, row_of
 from relrank.tables.notices import Notice
 from relrank.tables.times import Unit, as_times, of_whole, tell, unit_of
@@ -100,7 +100,7 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice], tic
     check_column(frame.columns, column, where)
     times = refuse_missing(frame[column], where, ())
     _refuse_large(times, where)
-    if times.dtype.is_float() and (times == times.round()).all() and (times.abs() < 2.0**53).all():
+    if times.dtype.is_float() and (times == times.round()).all() and (times.abs() < exact_below(times)).all():
         times = times.cast(pl.Int64)
     if not times.dtype.is_integer():
         return frame.with_columns(as_times(times, where, notices=said))
@@ -133,7 +133,7 @@ def check_rows(frame: pl.DataFrame, where: str) -> None:
 
 
 def _is_large(values: pl.Series) -> bool:
-    return values.dtype == pl.UInt64 and bool((values >= 2**63).any())
+    return values.dtype in (pl.UInt64, pl.Int128) and bool((values >= 2**63).any() or (values < -(2**63)).any())
 
 
 def _refuse_large(values: pl.Series, where: str) -> None:
@@ -158,6 +158,8 @@ def _of_pandas(value: Any, where: str) -> pl.DataFrame:
 def _of_series(name: str, values: Any, where: str) -> pl.Series:
     """A column of pandas: NaN, NA and NaT are missing."""
     array = values.to_numpy()
+    if array.dtype.kind == "M" and array.dtype.str[4:-1] not in ("ms", "us", "ns"):
+        array = array.astype("datetime64[ms]")
     if array.dtype.kind in "iufbM":
         return pl.Series(name, array, nan_to_null=True)
     missing = values.isna().to_numpy()
@@ -196,7 +198,7 @@ def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
     dtype = values.dtype
     if dtype == pl.String:
         return values
-    if dtype.is_float() and ((values == values.round()) & (values.abs() < 2.0**53)).all():
+    if dtype.is_float() and ((values == values.round()) & (values.abs() < exact_below(values))).all():
         return values.cast(pl.Int64)
     if dtype != pl.Int64:
         raise InputError(

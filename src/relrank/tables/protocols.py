@@ -178,7 +178,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
             expected=protocol.data,
             found=tables.name,
         )
-    if not tables.checked and not tables.repeats and protocol.split != "given":
+    if (not tables.checked or tables.given) and not tables.repeats and protocol.split != "given":
         check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
     frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
@@ -371,6 +371,10 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
             found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
         )
     label = {"train": TRAIN, "valid": VALID, "test": TEST}
+    if unknown := sorted(set(tables.given) - set(label)):
+        raise InputError(
+            "unknown part", where=f"{tables.name}, published parts", expected=one_of(label), found=", ".join(unknown)
+        )
     for part, rows in tables.given.items():
         for name in ("user", "item"):
             check_column(rows.columns, name, f"{tables.name}, part {part!r}")
@@ -381,7 +385,16 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
             "parts have keys of different types", where=f"{tables.name}, published parts",
             expected="the same types of user and item keys in every part", found=found,
         )  # fmt: skip
-    frame = pl.concat([f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()])
+    columns = {p: set(f.columns) & {"user", "item", "rating", "time"} for p, f in tables.given.items()}
+    if len(set(map(frozenset, columns.values()))) > 1:
+        found = "; ".join(f"{p} {', '.join(sorted(names))}" for p, names in columns.items())
+        raise InputError(
+            "parts have different columns", where=f"{tables.name}, published parts", found=found,
+            expected="rating and time in every part, or in none",
+        )  # fmt: skip
+    frames = [f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()]
+    kept_columns = [c for c in frames[0].columns if all(c in f.columns for f in frames)]
+    frame = pl.concat([f.select(kept_columns) for f in frames])
     if tables.repeats:
         kept = frame.filter(pl.col("part") == pl.col("part").min().over("user", "item"))
         if dropped := frame.height - kept.height:

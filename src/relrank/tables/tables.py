@@ -7,10 +7,11 @@ from typing import Any
 
 import polars as pl
 
+from relrank.errors import InputError
 from relrank.tables.frames import as_keyed, as_rows, as_timed
 from relrank.tables.missing import NA_VALUES
 from relrank.tables.notices import Notice
-from relrank.tables.times import MOMENTS, Clock
+from relrank.tables.times import BILLION, MOMENTS, Clock, unit_of
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -170,6 +171,17 @@ class Tables:
             object.__setattr__(self, field_name, value)
 
 
+def _refuse_unlike(frame: pl.DataFrame, name: str) -> None:
+    """Refuse whole numbers beside moments that are no seconds: nobody could say when they were."""
+    if name in frame.columns and frame[name].dtype != MOMENTS and frame.height:
+        ends = [int(end) for end in (frame[name].min(), frame[name].max())]  # type: ignore[arg-type]
+        if any(unit_of(end) != "s" for end in ends):
+            raise InputError(
+                "times of two kinds", where=f"column {name!r}", found=f"numbers from {ends[0]} to {ends[1]}",
+                expected="seconds since 1970 beside dates in other tables, or dates in every one",
+            )  # fmt: skip
+
+
 def _on_one_clock(clean: dict[str, Any], ticks: int) -> dict[str, Any]:
     """Fields of ``Tables`` with all moments as ticks, whole numbers, and how many ticks a second has then."""
     parts = {"interactions": clean["interactions"], **clean["given"]}
@@ -177,6 +189,10 @@ def _on_one_clock(clean: dict[str, Any], ticks: int) -> dict[str, Any]:
     timed += [(table.frame, table.time) for table in clean["links"].values() if table.time is not None]
     timed += [] if clean["texts"] is None else [(clean["texts"].frame, "time")]
     moments = [(name, frame[name]) for frame, name in timed if frame.schema.get(name) == MOMENTS]
+    if ticks not in (0, 1, BILLION):
+        raise InputError("ticks of no clock", where="ticks", expected=f"0, 1 or {BILLION}", found=repr(ticks))
+    for frame, name in timed if moments and ticks == 1 else ():
+        _refuse_unlike(frame, name)
     clock = Clock.of(moments) if moments else Clock(ticks)
     if ticks > clock.ticks > 0:
         clock = Clock(ticks)

@@ -6,6 +6,7 @@ alone: they become Int64, and nothing may count days or compare them with a date
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -225,7 +226,7 @@ def _of_numbers(values: pl.Series, where: str, rows: pl.Series | None) -> tuple[
     """Whole numbers below each number, Int64, and the rest of it."""
     share = None
     if values.dtype.is_float():
-        bad = ~(values.is_finite() & (values.abs() < 2.0**63))
+        bad = ~(values.is_finite() & (values.abs() < (2.0**24 if values.dtype == pl.Float32 else 2.0**63)))
         floor = values.cast(pl.Float64).floor()
         share, values = values.cast(pl.Float64) - floor, floor.alias(values.name)
     else:
@@ -291,6 +292,11 @@ def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series |
     )
 
 
+def _others(latest: int | None) -> bool:
+    """Whether times that count as seconds are something else: a program's own numbers."""
+    return latest is not None and latest >= 10**11
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """What the times of a database are once they are whole numbers.
@@ -339,7 +345,11 @@ class Clock:
         Raises:
             InputError: it is not a time, or it is a date and the tables have an order alone.
         """
-        number = isinstance(value, int) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit())
+        number = not isinstance(value, bool) and re.fullmatch(r"[+-]?[0-9]{1,19}", str(value).strip()) is not None
+        unit = unit_of(int(value)) if number else None  # type: ignore[arg-type]
+        fine = unit in ("ms", "us", "ns") and (self.ticks == BILLION or (self.ticks == 1 and not _others(latest)))
+        if fine:
+            return int(value) * NANOSECONDS[unit] * self.ticks // BILLION  # type: ignore[arg-type,index]
         if number and abs(int(value)) * max(self.ticks, 1) > _MOST:  # type: ignore[arg-type]
             raise InputError(
                 "not a time", where=where, expected="a number of 64 bits, or an ISO date", found=str(value)[:60]
@@ -353,8 +363,7 @@ class Clock:
                 + (f", which end at {latest}" if latest is not None else "")
                 + "; or time_unit in [data.interactions], where they are dates",
             )  # fmt: skip
-        seconds = latest is not None and self.ticks == 1 and latest < 10**11  # frames may have other units
-        if number and (not seconds or unit_of(int(value)) in (None, "order", "s", "days")):  # type: ignore[arg-type]
+        if number:
             return int(value) * self.ticks  # type: ignore[arg-type]
         times = as_times(without_missing(pl.Series("time", [value])), where)
         return int(times.cast(pl.Int64)[0]) * self.ticks // BILLION
