@@ -133,7 +133,10 @@ def check_rows(frame: pl.DataFrame, where: str) -> None:
 
 
 def _is_large(values: pl.Series) -> bool:
-    return values.dtype in (pl.UInt64, pl.Int128) and bool((values >= 2**63).any() or (values < -(2**63)).any())
+    """Whether whole numbers are wider than Int64."""
+    if values.dtype not in (pl.UInt64, pl.Int128):
+        return False
+    return bool(values.cast(pl.Int64, strict=False).null_count() > values.null_count())
 
 
 def _refuse_large(values: pl.Series, where: str) -> None:

@@ -345,7 +345,7 @@ class Clock:
         Raises:
             InputError: it is not a time, or it is a date and the tables have an order alone.
         """
-        number = not isinstance(value, bool) and re.fullmatch(r"[+-]?[0-9]{1,19}", str(value).strip()) is not None
+        number = not isinstance(value, bool) and re.fullmatch(r"[+-]?[0-9]{1,40}", str(value).strip()) is not None
         unit = unit_of(int(value)) if number else None  # type: ignore[arg-type]
         fine = unit in ("ms", "us", "ns") and (self.ticks == BILLION or (self.ticks == 1 and not _others(latest)))
         if fine:
