@@ -4,10 +4,12 @@ import builtins
 import os
 import signal
 import sys
+from importlib import import_module
 
 import pytest
 
-from relrank import cli, libraries, memory
+from relrank import cli, libraries, memory, study
+from relrank.study import process_engine
 from relrank.study.cells import peak_memory_mb
 from relrank.study.config import read_study
 from relrank.study.run import machine, prepare, run_study
@@ -72,7 +74,8 @@ def test_cores_and_memory_of_other_systems(system, monkeypatch):
 def test_the_share_of_a_process_that_torchrun_started(system, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "1")  # so that what is set below goes again, where there was none
+        monkeypatch.delenv(name)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     cli._settle_libraries()
     assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
@@ -86,8 +89,7 @@ def test_a_study_runs(system, study_file, tmp_path):
     assert set(result.leaderboard["model"]) == {"popularity", "ease"}
 
 
-def test_the_processes_of_a_study_need_no_signal_that_windows_lacks(system):
-    code = "import relrank.study.process_engine as engine; assert engine.KILLED == 9"
-    for name in ("relrank.study.process_engine",):
-        sys.modules.pop(name, None)
-    exec(code, {})
+def test_the_processes_of_a_study_need_no_signal_that_windows_lacks(system, monkeypatch):
+    monkeypatch.setattr(study, "process_engine", process_engine)  # other tests know the module as it was
+    monkeypatch.delitem(sys.modules, process_engine.__name__)
+    assert import_module(process_engine.__name__).KILLED == 9
