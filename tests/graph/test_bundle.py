@@ -231,6 +231,11 @@ def test_saving_never_overwrites_something_else(graph: Graph, tmp_path: Path) ->
         with pytest.raises(InputError, match="overwrite"):
             save_graph(graph, target)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "manifest.json").write_text('{"format": "relrank sealed", "files": {}}')
+    with pytest.raises(InputError, match="overwrite"):
+        save_graph(graph, tmp_path / "study")
+    assert [file.name for file in (tmp_path / "study").iterdir()] == ["manifest.json"]
     (tmp_path / "empty").mkdir()
     save_graph(graph, tmp_path / "empty")
     assert_same(load_graph(tmp_path / "empty"), graph)

@@ -67,6 +67,22 @@ def test_the_folder_of_another_study_is_refused_before_data_is_read(tmp_path, mo
     assert (code, said.splitlines()[-1]) == (2, "  found:    tiny, a smoke run")
 
 
+def test_a_study_that_ended_before_its_data_leaves_the_folder_to_others(tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.toml").write_text(TINY.replace('"tiny"', '"bad"').replace("per_user = 6", "per_user = 99"))
+    (tmp_path / "one.toml").write_text(TINY)
+    assert relrank(monkeypatch, capsys, tmp_path, "study", "bad.toml", "--out", "out")[0] == 2
+    assert relrank(monkeypatch, capsys, tmp_path, "study", "one.toml", "--out", "out")[0] == 0
+    assert json.loads((tmp_path / "out" / "study.json").read_text())["name"] == "tiny"
+
+
+def test_a_damaged_winner_is_kept_again(tmp_path):
+    config, material = opened(tmp_path)
+    run_study(config, material, tmp_path / "out")
+    before = keep_winner(config, material, tmp_path / "out").recommend(0, 3)
+    (tmp_path / "out" / "winner" / "titles.parquet").write_bytes(b"gone")
+    assert keep_winner(config, material, tmp_path / "out").recommend(0, 3).equals(before)
+
+
 def test_changed_settings_of_the_same_study_run_in_its_folder(tmp_path):
     run_study(*opened(tmp_path), tmp_path / "out")
     result = run_study(*opened(tmp_path, TINY + '[[models]]\nname = "random"\n'), tmp_path / "out")
