@@ -114,6 +114,22 @@ def test_a_history_of_which_the_model_knows_nothing_is_one_without():
         assert silent.recommend_for([1047], 5)["item"].to_list() == [item for item, _ in pairs(answer)]
 
 
+def test_a_history_that_leads_to_itself_alone_is_one_without():
+    """Items 46 and 47 have weights for each other and for nothing else."""
+    run = library("item-knn")
+    other, w = copy.deepcopy(run.model), run.model.item_weights()
+    row, kept = w.rows(), ~np.isin(w.rows(), [46, 47])
+    pairs_of = np.append(row[kept], [46, 47]), np.append(w.indices[kept], [47, 46])
+    other.keep_weights(Csr.from_pairs(*pairs_of, (w.n_rows, w.n_cols), np.append(w.data[kept], [1.0, 1.0])))
+    silent = replace(run, model=other)
+    answer = Service({"one": silent}).recommend(history=[1046, 1047], k=5)
+    assert answer["fallback"] == "popularity"
+    expected = silent.recommend_for([1046, 1047], 5)
+    assert expected["fallback"].all()
+    assert expected["item"].to_list() == [item for item, _ in pairs(answer)]
+    assert Service({"one": silent}).recommend(history=[1001, 1047], k=5)["fallback"] is None
+
+
 def test_unknown_items_of_a_history_are_named_and_skipped_if_asked():
     service = Service({"one": SERVED})
     answer = service.recommend(history=[1001, "soap", 1002, 7], k=5, skip_unknown=True)
