@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from relrank.report import figures
 from relrank.report.view import build_view
@@ -34,25 +33,6 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
     return path
 
 
-OF_METRICS: dict[str, Callable[..., str]] = {
-    "number": figures.number,
-    "signed": figures.signed,
-    "interval": figures.interval,
-}
-"""Filters whose decimals are the study's where a template names none."""
-
-
-def _by_default(write: Callable[..., str], decimals: int) -> Callable[..., str]:
-    place = 1 if write is figures.interval else 0
-
-    def written(value: float | None, *more: Any, **named: Any) -> str:
-        if len(more) <= place:
-            named.setdefault("decimals", decimals)
-        return write(value, *more, **named)
-
-    return written
-
-
 def render(result: StudyResult) -> str:
     """The page as text. Everything that comes from the study is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -64,8 +44,10 @@ def render(result: StudyResult) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    metric_figures = {name: _by_default(write, result.decimals) for name, write in OF_METRICS.items()}
-    environment.filters |= metric_figures
+    # figures of the study's metric, where a template names no decimals
+    environment.filters["number"] = lambda value, decimals=result.decimals: figures.number(value, decimals)
+    environment.filters["signed"] = lambda value, decimals=result.decimals: figures.signed(value, decimals)
+    environment.globals["interval"] = partial(figures.interval, decimals=result.decimals)
     for write in (
         figures.count,
         figures.amount,
@@ -80,7 +62,6 @@ def render(result: StudyResult) -> str:
     titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     environment.filters["titled"] = lambda name: titles.get(name, name)
     environment.filters["arm_titled"] = lambda name: arm_titles.get(name, name)
-    environment.globals["interval"] = metric_figures["interval"]
     environment.globals["agrees"] = agrees
     environment.tests["known"] = figures.known
     return environment.get_template("page.html.j2").render(build_view(result))
