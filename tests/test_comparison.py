@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from relrank import comparison
 from relrank.comparison import Effect, _mean_and_error, _sign_flip, compare, effect_of, holm, mean_interval
 from relrank.errors import InputError
 
@@ -295,3 +296,16 @@ def test_holm_is_the_step_down_procedure(p):
                 break
             rejected.add(i)
         assert {i for i, value in enumerate(adjusted) if value <= level} == rejected
+
+
+def test_over_several_splits_signs_are_flipped_of_the_fewest_users_alone(monkeypatch):
+    """20 of 100 users differ: with one split the wider of t and flipped signs counts, with three t alone."""
+    differences = np.zeros((100, 3))
+    differences[:20] = np.random.default_rng(0).normal(0.4, 1, (20, 3))
+    several = effect_of(differences)
+    assert (several.mean, several.error, several.freedom) == _mean_and_error(differences)
+    one = effect_of(differences[:, :1])
+    monkeypatch.setattr(comparison, "FEW", 0)
+    monkeypatch.setattr(comparison, "EXACT_UP_TO", 0)
+    assert effect_of(differences).error == several.error
+    assert effect_of(differences[:, :1]).error != one.error
