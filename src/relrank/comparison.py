@@ -269,6 +269,9 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
         if not np.isfinite(column).all():
             found = f"{int((~np.isfinite(column)).sum()):,} missing or infinite"
             raise InputError("values are missing", where=f"{where}, {metric}", expected="one per user", found=found)
+        if table["user"].equals(users.keys, check_dtypes=True):  # as mostly; no other look at every user is needed
+            values[:, at] = column
+            continue
         rows = users.find(table["user"])
         if np.unique(rows).size < rows.size:
             found = repr(table["user"].filter(table["user"].is_duplicated())[0])

@@ -222,6 +222,16 @@ def test_trials_one_after_another_are_those_made_alone(graph):
         assert torch.equal(SparseEASE(graph, config).solve().score(USERS), warm), changed
 
 
+def test_a_sum_with_relations_is_not_written_over_the_interactions(graph):
+    """Interactions alone are regressed on the matrix that sums begin with, without a copy of it."""
+    bare, config = graph.only(), SparseEASEConfig(neighbours=6)
+    alone = SparseEASE(bare, config).solve().score(USERS)
+    for arm in (graph, graph.only("similar"), graph.only("has_tag")):
+        SparseEASE(arm, config).solve()
+        SparseEASE(arm, replace(config, weight=1.0)).solve()
+        assert torch.equal(SparseEASE(bare, config).solve().score(USERS), alone)
+
+
 def chained(second: list[int]) -> Graph:
     """Four items by three authors of two countries; two items have one author each, one has two, one has none."""
     names = {"user": 3, "item": 4, "author": 3, "country": 2}

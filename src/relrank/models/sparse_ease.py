@@ -273,8 +273,8 @@ class SparseEASE(SparseLinear):
             solution: _Solution = kept["solution"][1]
             return solution
         if kept.get("stack", (None,))[0] != stack:
-            before = kept.pop("stack", (None, None))[1]
-            kept["stack"] = stack, self._gram(before) if self.n_columns <= DENSE_COLUMNS else self.columns_and_rows()
+            kept.pop("stack", None)  # its memory is written to
+            kept["stack"] = stack, self._gram(kept) if self.n_columns <= DENSE_COLUMNS else self.columns_and_rows()
         matrix = kept["stack"][1]
         if self.of_all:
             solution = _Solution(*weights_of_all(matrix, c.l2, targets))
@@ -302,12 +302,17 @@ class SparseEASE(SparseLinear):
         pairs = self.in_use(end)
         return tuple((tuple(ref(link) for link, _ in chain_of(self.graph, r)), w) for r, w in pairs)
 
-    def _gram(self, before: Any) -> Float32:
-        """G without its penalty, [n_columns, n_columns], in the memory of the one before if it fits."""
+    def _gram(self, kept: _Kept) -> Float32:
+        """G without its penalty, [n_columns, n_columns], in the memory of the last sum if it fits."""
         of_items = [(_gram_of(self.graph, relation), weight) for relation, weight in self.in_use(self.graph.item)]
         first = self._gram_of_histories()
-        fits = isinstance(before, np.ndarray) and before.shape == first.shape
-        return symmetric_sum(first, of_items, before if fits else None)
+        if not of_items:
+            return first
+        before: Float32 | None = kept.pop("sum", None)
+        fits = before is not None and before.shape == first.shape
+        kept["sum"] = symmetric_sum(first, of_items, before if fits else None)
+        total: Float32 = kept["sum"]
+        return total
 
     def _gram_of_histories(self) -> Float32:
         """``Zᵀ Z`` of the scaled rows, [n_columns, n_columns], kept for the last few ways to weigh users."""

@@ -197,6 +197,8 @@ class Cell:
 
     def _refuse_arms(self, where: str) -> None:
         """A section of an arm that does not exist would go unnoticed; a budget of one's own would decide verdicts."""
+        if not self.model.arm:
+            return
         passed = hops(self.bench.graph)
         names = list(passed) if MODELS[self.model.kind].relational else []
         known = {self.arm.name} | {
@@ -459,8 +461,10 @@ class Ended:
     valid: float
 
 
-def tune(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> tuple[Any, Climb, float]:
-    """Try the cell's budget of configurations on validation.
+def tune(
+    cell: Cell, graph: Graph, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE
+) -> tuple[Any, Climb, float]:
+    """Try the cell's budget of configurations on validation, on the cell's graph.
 
     ``memory`` holds what other arms tried with the same edges in effect (closed forms only).
 
@@ -469,7 +473,6 @@ def tune(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup
         that its trials took.
     """
     config, _ = cell.start()
-    graph = cell.graph
     made, charged = 0, 0.0
 
     def measure(values: dict[str, float]) -> Float32:
@@ -517,7 +520,7 @@ def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, gr
     ended: dict[str, Ended] = {}
     for cell in cells[:-1]:
         cell = begun(cell, [ended[key] for key in cell.after if key in ended])
-        config, found, _ = tune(cell, folder, partial(_say_of, cell, say), memory, group)
+        config, found, _ = tune(cell, cell.graph, folder, partial(_say_of, cell, say), memory, group)
         if found.trials:
             key = replace(cell, begins=(), there=()).key()
             ended[key] = Ended(key, asdict(config), found.trials[found.chosen].metric)
@@ -535,8 +538,8 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     its checkpoints in ``folder``, so a killed cell goes on where it was. The processes of a group do all this
     together, and the first of them measures.
     """
-    config, found, charged = tune(cell, folder, say, memory, group)
-    graph = cell.graph
+    graph = cell.graph  # made once: shuffled links are costly, and so is what is derived from them
+    config, found, charged = tune(cell, graph, folder, say, memory, group)
     began = time.perf_counter()
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
     valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
