@@ -4,7 +4,7 @@
 
 By turns and with nothing kept from the fit before; "next" is the setting that a search would try after it. Relations
 have fixed weights, spread from .3 to 3; relational EASE takes ten times these. STUDY is goodbooks by default.
-"inverse" is EASE as published, one inverse of all items by all items with NumPy; EASE itself inverts the smaller side.
+"inverse" is EASE as published, one inverse of all items by all with NumPy; EASE itself inverts the smaller side.
 """
 
 from __future__ import annotations
