@@ -110,7 +110,7 @@ def test_what_the_first_says_holds_for_all(ran):
     ("what", "message"),
     [("refused by 1", "nothing goes\n  where:    process 1: here\n  expected: something\n  found:    rank 1"),
      ("refused by 0", "nothing goes\n  where:    here\n  expected: something\n  found:    rank 0"),
-     ("no file", "No such file or directory"), ("not a number", "loss is not finite\n  where:    epoch 2"),
+     ("no file", "found:    no such file or directory"), ("not a number", "loss is not finite\n  where:    epoch 2"),
      ("other data", "processes differ in what they train on\n  where:    process 1: edges"),
      ("other device", "where:    process 1: device\n  expected: that of the first process, cpu\n  found:    meta"),
      ("other relrank", "where:    process 1: relrank\n  expected: that of the first process, 0.")],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from relrank.errors import InputError, LeakError, did_you_mean, one_of
+from relrank.errors import InputError, LeakError, did_you_mean, of_system, one_of
 from relrank.libraries import cores, fitting
 from relrank.memory import out_of_memory
 from relrank.printable import printable
@@ -739,14 +739,18 @@ def main() -> None:
                 "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
             )
         app()
-    except (InputError, OSError) as error:  # an OSError names the path: a folder where a file should be, a full disk
-        said = printable(error, lines=True)
+    except (InputError, OSError) as error:
+        said = printable(error if isinstance(error, InputError) else of_system(error), lines=True)
         print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, LeakError) else 2) from None
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(f"error: memory ended: {' '.join(str(error).split())}", file=sys.stderr)
+        ended = InputError(
+            "memory ended", where=shlex.join(["relrank", *sys.argv[1:]]), found=" ".join(str(error).split()),
+            expected="more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model",
+        )  # fmt: skip
+        print(f"error: {printable(ended, lines=True)}", file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
@@ -37,6 +38,23 @@ def _again(kind: type[InputError], what: str, where: str, expected: str, found: 
 
 class LeakError(InputError):
     """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""
+
+
+def of_system(error: OSError) -> InputError:
+    """What the operating system refused, as four answers."""
+    expected = {
+        errno.ENOSPC: "room on the disk",
+        getattr(errno, "EDQUOT", errno.ENOSPC): "room on the disk",
+        errno.EISDIR: "a file",
+        errno.ENOTDIR: "a folder above it, where a file is now",
+        errno.EEXIST: "a folder, or nothing there yet",
+        errno.ENOENT: "a place that is there",
+        errno.EMFILE: "fewer open files",
+    }.get(error.errno or 0, "one that may be read and written")
+    return InputError(
+        "file or folder cannot be used", where=str(error.filename or error.filename2 or "the operating system"),
+        expected=expected, found=(error.strerror or str(error)).lower(),
+    )  # fmt: skip
 
 
 def one_of(known: Collection[str]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relrank.errors import InputError
+from relrank.errors import InputError, of_system
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,10 +229,9 @@ def joined() -> Iterator[ProcessGroup]:
 
 
 def _described(error: InputError | OSError | None) -> list[str]:
-    if isinstance(error, InputError):
-        return [error.what, error.where, error.expected, error.found]
     assert error is not None
-    return [str(error.strerror or error), str(error.filename or "the system"), "that it works", type(error).__name__]
+    said = error if isinstance(error, InputError) else of_system(error)
+    return [said.what, said.where, said.expected, said.found]
 
 
 def _common(said: list[str], rank: int) -> CommonError:

@@ -6,6 +6,7 @@ A row number in a message counts data rows from 1: the header is not counted.
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
@@ -220,6 +221,12 @@ def exact_below(values: pl.Series) -> float:
     return 2.0**24 if values.dtype == pl.Float32 else 2.0**53
 
 
+def _separator_of(name: str, line: str) -> str | None:
+    """What makes several names, this one among them, of the one that was read."""
+    parted = (mark for mark in ";\t|, " if name in (part.strip(' "') for part in line.split(mark)))
+    return next(parted, None)
+
+
 def check_column(names: Collection[str], name: str, where: str) -> None:
     """Refuse a table without a column.
 
@@ -228,10 +235,10 @@ def check_column(names: Collection[str], name: str, where: str) -> None:
     """
     if name not in names:
         shown = ", ".join([*islice(names, 50)]) + ("" if len(names) <= 50 else f" … {len(names):,} in all")
-        raise InputError(
-            "column not found", where=where, expected=f"a column {name!r}",
-            found=f"columns {shown}" + did_you_mean(name, names),
-        )  # fmt: skip
+        found = f"columns {shown}" + did_you_mean(name, names)
+        if len(names) == 1 and (separator := _separator_of(name, *names)):
+            found = f"one column {shown!r}; set separator = {json.dumps(separator)} where the file is named"
+        raise InputError("column not found", where=where, expected=f"a column {name!r}", found=found)
     if f"{name}_duplicated_0" in names:
         raise InputError(
             "column name occurs twice", where=where, expected=f"one column {name!r}", found="two or more"
