@@ -37,7 +37,7 @@ ROWS = [(f"c{c}", f"p{i}", 10 * k + c) for c, items in BOUGHT.items() for k, i i
 
 def tables() -> Tables:
     frame = pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row")
-    return Tables("shop", "user", "item", frame.sample(fraction=1.0, shuffle=True, seed=0))
+    return Tables("shop", "user", "item", frame.sample(fraction=1.0, shuffle=True, seed=0), time_unit="s")
 
 
 def kept(

@@ -300,7 +300,7 @@ def test_temporal_split_drops_what_was_unknown_at_the_cut() -> None:
 def test_temporal_cut_as_a_date() -> None:
     rows = [(0, 0, 0), (0, 1, 86_400), (1, 1, 86_400), (1, 0, 86_401)]
     for cut in ("1970-01-02", 86_400, "1970-01-02T01:00:00+01:00"):
-        split = apply(tables_of(rows), protocol(name="mine", split="temporal", cut=cut), 0)
+        split = apply(tables_of(rows, time_unit="s"), protocol(name="mine", split="temporal", cut=cut), 0)
         assert (len(split.train), keys(split, split.test)) == (3, [(1, 0)])
 
 
@@ -368,7 +368,8 @@ def test_masks_truth_and_refit() -> None:
         ),
         (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 100}, "cut is outside the data"),
         (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": 5, "valid_cut": 5}, "not before cut"),
-        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": "soon"}, "not a time"),
+        (tables_of(ROWS), {"name": "m", "split": "temporal", "cut": "soon"}, "times have no unit"),
+        (tables_of(ROWS, time_unit="s"), {"name": "m", "split": "temporal", "cut": "soon"}, "not a time"),
     ],
 )
 def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str, object], what: str) -> None:

@@ -15,7 +15,7 @@ from relrank.tables.notices import Notice
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.tables import Tables
-from relrank.tables.times import BILLION, Clock, as_times
+from relrank.tables.times import BILLION, as_times
 
 NOW = 1_726_825_285
 """2024-09-20."""
@@ -144,20 +144,6 @@ def test_times_with_and_without_a_zone_in_one_column_are_said() -> None:
     said: list[Notice] = []
     as_times(pl.Series("t", ["2024-01-01T10:00:00Z", "2024-01-01T10:00:00"]), "x.csv", notices=said)
     assert [(n.message, n.count) for n in said] == [("times without a zone beside others with one: UTC", 1)]
-
-
-def test_a_cut_is_a_date_or_a_number_as_the_tables_have_them() -> None:
-    seconds, fine = Clock(1), Clock(BILLION)
-    assert seconds.moment("2024-09-20", "cut") == seconds.moment(date(2024, 9, 20), "cut") == 1_726_790_400
-    assert fine.moment("2024-09-20T00:00:00.5", "cut") == 1_726_790_400 * BILLION + BILLION // 2
-    assert seconds.moment(NOW * 1000, "cut", latest=NOW) == seconds.moment(NOW, "cut") == NOW
-    assert seconds.moment(NOW * 1000, "cut", latest=NOW * 1000) == NOW * 1000  # frames in milliseconds
-    assert Clock(0).moment(7, "cut") == 7
-    with pytest.raises(InputError, match="no unit") as error:
-        Clock(0).moment("2024-09-20", "cut", latest=40)
-    assert "end at 40" in error.value.expected
-    with pytest.raises(InputError, match="64 bits"):
-        seconds.moment(10**30, "cut")
 
 
 def read(folder: Path, rows: str, **more: object) -> Tables:

@@ -169,6 +169,7 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
             message = f"{name} says when it was computed, but test rows have no times to compare with"
             yield Finding("warning", check, message, len(split.test))
             return
+        assert isinstance(table.computed, int)
         count = int((split.test.time <= table.computed).sum())
         bad = f"{name} was computed when {count:,} of {len(split.test):,} test rows had happened already"
         good, mend = (

@@ -14,10 +14,7 @@ from relrank.errors import InputError
 from relrank.tables.files import check_column, exact_below
 from relrank.tables.missing import refuse_missing, row_of
 from relrank.tables.notices import Notice
-from relrank.tables.times import Unit, as_times, of_whole, tell, unit_of
-
-FINE: tuple[Unit, ...] = ("ms", "us", "ns")
-"""Units of numbers so large that they can be nothing else."""
+from relrank.tables.times import UNSETTLED, Unit, as_times
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
@@ -40,7 +37,9 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     return frame
 
 
-def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], ticks: int) -> pl.DataFrame:
+def as_rows(
+    value: Any, where: str, words: Collection[str], said: list[Notice], ticks: int, unit: Unit | None = None
+) -> pl.DataFrame:
     """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``as_timed`` has it.
 
     Args:
@@ -49,6 +48,7 @@ def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], 
         words: that are missing values where they stand for a key.
         said: as for ``as_timed``.
         ticks: likewise.
+        unit: likewise.
 
     Raises:
         InputError: a value is missing or of a type that cannot be; the message names column and row.
@@ -64,7 +64,7 @@ def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], 
                 expected="a finite number in every row", found=repr(rating[row_of(~finite) - 1]),
             )  # fmt: skip
         frame = frame.with_columns(rating.cast(pl.Float64))
-    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, ticks)
+    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, ticks, unit)
 
 
 def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
@@ -79,17 +79,18 @@ def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection
     return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
 
 
-def as_timed(value: Any, column: str | None, where: str, said: list[Notice], ticks: int) -> pl.DataFrame:
-    """A frame with a column of times: moments, ``Datetime("ns")``, or whole numbers as they are.
-
-    Moments are dates, date-times, ISO text, and numbers that can only be milliseconds, microseconds or nanoseconds.
+def as_timed(
+    value: Any, column: str | None, where: str, said: list[Notice], ticks: int, unit: Unit | None = None
+) -> pl.DataFrame:
+    """A frame with a column of times, as ``times.as_times`` has them; or of ticks, whole numbers as they are.
 
     Args:
         value: as for ``as_frame``.
         column: that holds times; None for none.
         where: what it is, for messages.
         said: what was made of numbers is added here.
-        ticks: in a second, of numbers; where it is not 1, they are ticks whatever they look like.
+        ticks: in a second, of numbers; ``UNSETTLED`` where they are judged as those of files.
+        unit: of numbers that are judged, where it is stated.
 
     Raises:
         InputError: there is no such column, a time is missing, or it cannot be one.
@@ -99,17 +100,14 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice], tic
         return frame
     check_column(frame.columns, column, where)
     times = refuse_missing(frame[column], where, ())
+    if frame.is_empty():
+        return frame.with_columns(times.cast(pl.Int64, strict=False))
     _refuse_large(times, where)
-    if times.dtype.is_float() and (times == times.round()).all() and (times.abs() < exact_below(times)).all():
-        times = times.cast(pl.Int64)
-    if not times.dtype.is_integer():
-        return frame.with_columns(as_times(times, where, notices=said))
-    low, high = (unit_of(int(end)) for end in (times.min() or 0, times.max() or 0))  # type: ignore[arg-type]
-    if ticks != 1 or low != high or low not in FINE:
+    if ticks != UNSETTLED and times.dtype.is_float() and (times == times.round()).all():
+        times = times.cast(pl.Int64) if (times.abs() < exact_below(times)).all() else times
+    if ticks != UNSETTLED and times.dtype.is_integer():
         return frame.with_columns(times)
-    moments = of_whole(times, low)
-    said += tell(moments, low, None, where, column)
-    return frame.with_columns(moments)
+    return frame.with_columns(as_times(times, where, unit, notices=said))
 
 
 def check_rows(frame: pl.DataFrame, where: str) -> None:

@@ -144,16 +144,15 @@ class ProtocolConfig(Section):
         return self.split in ("random-leave-one-out", "cold-items")
 
     def moment(self, name: Literal["cut", "valid_cut"], tables: Tables) -> int | None:
-        """A cut in the unit of the interactions' time, None where there is none.
+        """A cut in ticks, None where there is none, or nothing that it could cut.
 
         Raises:
             InputError: it is not a time, or times of the tables have no unit and it is a date.
         """
         value: Moment | None = getattr(self, name)
-        if value is None:
+        if value is None or "time" not in tables.interactions.columns:
             return None
-        latest = tables.interactions["time"].max() if "time" in tables.interactions.columns else None
-        return Clock(tables.ticks).moment(value, f"[protocol] {name}", latest)  # type: ignore[arg-type]
+        return Clock(tables.ticks, tables.time_unit).moment(value, f"[protocol] {name}")
 
 
 def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,7 +19,7 @@ from relrank.tables.notices import Notice
 from relrank.tables.scan import ROW, Kind, Rules, column_names, count_dropped, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Tables, TextTable
-from relrank.tables.times import Clock, Moment, Unit
+from relrank.tables.times import Moment, Unit
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -312,48 +311,15 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     texts = None
     if config.texts is not None:
         texts = _texts(config.texts, config.item, folder, nodes, rules, of_users[""])
-    tables = Tables(
+    return Tables(
         base.resolve().name, config.user, config.item, interactions, nodes, links, texts,
         given if config.interactions.test is not None else {},
         ordered=config.interactions.time is not None and "time" not in interactions.columns,
         repeats=config.interactions.duplicates == "keep",
+        notices=tuple(notices),
         na_values=config.na_values,
         checked=True,
-    )  # fmt: skip
-    return replace(_on_one_clock(tables, config, folder), notices=tuple(notices))
-
-
-def _on_one_clock(tables: Tables, config: DataConfig, folder: Path) -> Tables:
-    """The tables with all times in one unit, and with the moments at which others were computed."""
-    assert config.interactions is not None
-    time = "time" if "time" in tables.interactions.columns else None
-    timed = [(config.interactions.file, tables.interactions, time)] if time is not None else []
-    timed += [(config.links[n].file, t.frame, t.time) for n, t in tables.links.items() if t.time is not None]
-    if config.texts is not None and config.texts.time is not None and tables.texts is not None:
-        timed.append((config.texts.file, tables.texts.frame, "time"))
-    clock = Clock.of([(str(folder / file), frame[column]) for file, frame, column in timed])
-
-    def settled(frame: pl.DataFrame, time: str | None) -> pl.DataFrame:
-        return frame if time is None else frame.with_columns(clock.read(frame[time]).alias(time))
-
-    def computed(described: NodesConfig | LinkConfig | TextsConfig) -> int | None:
-        where = f"{folder / described.file}, computed"
-        return None if described.computed is None else clock.moment(described.computed, where)
-
-    texts = tables.texts
-    if texts is not None and config.texts is not None:
-        frame = settled(texts.frame, None if config.texts.time is None else "time")
-        texts = replace(texts, frame=frame, computed=computed(config.texts))
-    return replace(
-        tables,
-        interactions=settled(tables.interactions, time),
-        given={part: settled(frame, time) for part, frame in tables.given.items()},
-        nodes={n: replace(t, computed=computed(config.nodes[n])) if n in config.nodes else t
-               for n, t in tables.nodes.items()},
-        links={n: replace(t, frame=settled(t.frame, t.time), computed=computed(config.links[n]))
-               for n, t in tables.links.items()},
-        texts=texts,
-        ticks=clock.ticks,
+        time_unit=config.interactions.time_unit,
     )  # fmt: skip
 
 
@@ -401,7 +367,7 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
             expected="one row per key",
             found=f"{again!r}, which row {rows.filter(key == again)[0]} has already; {twice.sum():,} in all",
         )
-    return NodeTable(kind, frame, config.key, config.title)
+    return NodeTable(kind, frame, config.key, config.title, config.computed)
 
 
 def _parts(
@@ -505,6 +471,7 @@ def _link(
         names[1],
         target_match,
         config.weight,
+        config.computed,
         time=config.time,
         by=config.by,
     )
@@ -564,4 +531,4 @@ def _texts(
     more = [c for c in frame.columns if c in ("time", "by", ROW) or c.startswith(MAYBE_BY)]
     frame = frame.select("key", kind.alias("kind"), "text", *more)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, rules.notices)
-    return TextTable(node, frame.drop(ROW))
+    return TextTable(node, frame.drop(ROW), config.computed)

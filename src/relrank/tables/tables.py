@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from relrank.errors import InputError
 from relrank.tables.frames import as_keyed, as_rows, as_timed
 from relrank.tables.missing import NA_VALUES
 from relrank.tables.notices import Notice
-from relrank.tables.times import BILLION, MOMENTS, Clock, unit_of
+from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -30,14 +31,15 @@ class NodeTable:
         frame: attribute columns and the key column.
         key: name of the column with unique outside keys (Int64 or String).
         title: name of the column shown to people, if there is one.
-        computed: when the attribute values were computed, in the unit of the interactions' ``time``, if declared.
+        computed: when the attribute values were computed, if declared: a date, or a number as the tables have them;
+            in ``Tables`` ticks.
     """
 
     name: str
     frame: pl.DataFrame
     key: str
     title: str | None = None
-    computed: int | None = None
+    computed: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +57,9 @@ class LinkTable:
         target_column: column of ``frame`` with the target's value.
         target_match: likewise for the target; None where the target has no node table.
         weight: column with the weight, if any.
-        time: column with the time of each row (Int64, in the unit of the interactions' ``time``), if any.
+        time: column with the time of each row, as for interactions, if any.
         by: column with the user who made each row, if any.
-        computed: when the rows were computed, in the unit of the interactions' ``time``, if declared.
+        computed: when the rows were computed, if declared, as for node tables.
     """
 
     name: str
@@ -69,7 +71,7 @@ class LinkTable:
     target_column: str
     target_match: str | None = None
     weight: str | None = None
-    computed: int | None = None
+    computed: Moment | None = None
     time: str | None = None
     by: str | None = None
 
@@ -83,14 +85,13 @@ class TextTable:
     Attributes:
         node: the node type, usually the item.
         frame: columns ``key`` (outside keys of the type), ``kind`` and ``text`` (String); a null or blank text is
-            none. Optional ``time`` (Int64, in the unit of the interactions' ``time``) and ``by`` (the key of the user
-            who wrote it).
-        computed: when the last text was written, in the unit of the interactions' ``time``, if declared.
+            none. Optional ``time``, as for interactions, and ``by`` (the key of the user who wrote it).
+        computed: when the last text was written, if declared, as for node tables.
     """
 
     node: str
     frame: pl.DataFrame
-    computed: int | None = None
+    computed: Moment | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -107,8 +108,8 @@ class Tables:
         user: node type that chooses.
         item: node type that is chosen.
         interactions: columns ``user``, ``item`` (outside keys), optional ``rating`` (Float64), optional
-            ``time`` (Int64, ``ticks`` since 1970, or any ascending order); file order; each (user, item) once, but
-            for ``repeats``.
+            ``time`` (dates, ISO text or numbers, which become Int64, ``ticks`` since 1970); file order; each
+            (user, item) once, but for ``repeats``.
         nodes: node tables by type. Users and items need not have one.
         links: link tables by name.
         texts: texts of nodes of one type, if there are any.
@@ -117,6 +118,8 @@ class Tables:
         ordered: file order is time order even though there is no ``time`` column.
         notices: what reading dropped or repaired, by stated policy.
         ticks: of all times in a second: 1; 10⁹ where any time has a fraction of one; 0 where times are an order.
+            Where it is given, numbers are such ticks; else they are judged as those of files (``tables.times``).
+        time_unit: of numbers that are times, where it is stated.
         repeats: a (user, item) may be there more than once: a split counts how often.
         na_values: words in node columns and texts that are missing values (``tables.missing``).
         checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does.
@@ -137,78 +140,116 @@ class Tables:
     given: dict[str, pl.DataFrame] = field(default_factory=dict)
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
-    ticks: int = 1
+    ticks: int = UNSETTLED
     repeats: bool = False
     na_values: tuple[str, ...] = NA_VALUES
     checked: bool = False
+    time_unit: Unit | None = None
+    _settled: tuple[object, ...] = field(default=(), repr=False)
+    """Frames and tables that are as they shall be, so that ``replace`` looks at new ones only."""
 
     def __post_init__(self) -> None:
-        if self.checked:
-            return
-        name, words, ticks = f"{self.name}, ", self.na_values, self.ticks
-        texts, said = self.texts, list[Notice]()
-        if texts is not None:
-            frame = as_keyed(texts.frame, ["key"], f"{name}texts", words)
-            timed = "time" if "time" in frame.columns else None
-            texts = replace(texts, frame=as_timed(frame, timed, f"{name}texts", said, ticks))
-        clean: dict[str, Any] = {
-            "interactions": as_rows(self.interactions, f"{name}interactions", words, said, ticks),
-            "given": {
-                part: as_rows(rows, f"{name}part {part!r}", words, said, ticks) for part, rows in self.given.items()
-            },
-            "nodes": {
-                kind: replace(table, frame=as_keyed(table.frame, [table.key], f"{name}nodes {kind!r}", words))
-                for kind, table in self.nodes.items()
-            },
-            "links": {
-                one: replace(table, frame=as_timed(table.frame, table.time, f"{name}links {one!r}", said, ticks))
-                for one, table in self.links.items()
-            },
-            "texts": texts,
-        }
+        known = {id(one) for one in self._settled}
+        said: list[Notice] = []
+        clean = {name: getattr(self, name) for name in ("interactions", "given", "nodes", "links", "texts")}
+        if not self.checked:
+            clean = _checked(self, known, said)
+        clean |= _on_one_clock(self, clean, known)
         clean["notices"] = (*self.notices, *said)
-        for field_name, value in (clean | _on_one_clock(clean, ticks)).items():
+        texts = () if clean["texts"] is None else (clean["texts"],)
+        sides = (clean[name].values() for name in ("given", "nodes", "links"))
+        clean["_settled"] = (clean["interactions"], *texts, *(one for side in sides for one in side))
+        for field_name, value in clean.items():
             object.__setattr__(self, field_name, value)
 
 
-def _refuse_unlike(frame: pl.DataFrame, name: str) -> None:
-    """Refuse whole numbers beside moments that are no seconds: nobody could say when they were."""
-    if name in frame.columns and frame[name].dtype != MOMENTS and frame.height:
-        ends = [int(end) for end in (frame[name].min(), frame[name].max())]  # type: ignore[arg-type]
-        if any(unit_of(end) != "s" for end in ends):
-            raise InputError(
-                "times of two kinds", where=f"column {name!r}", found=f"numbers from {ends[0]} to {ends[1]}",
-                expected="seconds since 1970 beside dates in other tables, or dates in every one",
-            )  # fmt: skip
+def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict[str, Any]:
+    """Fields of ``Tables`` as polars frames with keys and times of their types; what is known stays as it is."""
+    words, ticks, unit = tables.na_values, tables.ticks, tables.time_unit
+
+    def each(side: Mapping[str, Any], check: Callable[[Any, str], Any], what: str) -> dict[str, Any]:
+        where = f"{tables.name}, {what} "
+        return {n: one if id(one) in known else check(one, f"{where}{n!r}") for n, one in side.items()}
+
+    def rows(frame: Any, where: str) -> pl.DataFrame:
+        return as_rows(frame, where, words, said, ticks, unit)
+
+    def nodes(table: NodeTable, where: str) -> NodeTable:
+        return replace(table, frame=as_keyed(table.frame, [table.key], where, words))
+
+    def links(table: LinkTable, where: str) -> LinkTable:
+        return replace(table, frame=as_timed(table.frame, table.time, where, said, ticks, unit))
+
+    def texts(table: TextTable, where: str) -> TextTable:
+        frame = as_keyed(table.frame, ["key"], where, words)
+        timed = "time" if "time" in frame.columns else None
+        return replace(table, frame=as_timed(frame, timed, where, said, ticks, unit))
+
+    def one(value: Any, check: Callable[[Any, str], Any], what: str) -> Any:
+        return value if value is None or id(value) in known else check(value, f"{tables.name}, {what}")
+
+    return {
+        "interactions": one(tables.interactions, rows, "interactions"),
+        "given": each(tables.given, rows, "part"),
+        "nodes": each(tables.nodes, nodes, "nodes"),
+        "links": each(tables.links, links, "links"),
+        "texts": one(tables.texts, texts, "texts"),
+    }
 
 
-def _on_one_clock(clean: dict[str, Any], ticks: int) -> dict[str, Any]:
-    """Fields of ``Tables`` with all moments as ticks, whole numbers, and how many ticks a second has then."""
-    parts = {"interactions": clean["interactions"], **clean["given"]}
-    timed = [(frame, "time") for frame in parts.values()]
-    timed += [(table.frame, table.time) for table in clean["links"].values() if table.time is not None]
-    timed += [] if clean["texts"] is None else [(clean["texts"].frame, "time")]
-    moments = [(name, frame[name]) for frame, name in timed if frame.schema.get(name) == MOMENTS]
+def _clock_of(tables: Tables, timed: Collection[tuple[str, pl.Series]]) -> Clock:
+    """The clock that keeps all times, numbers that are ticks already among them."""
+    ticks = tables.ticks
+    if ticks == UNSETTLED:
+        return Clock.of(timed, tables.time_unit)
     if ticks not in (0, 1, BILLION):
         raise InputError("ticks of no clock", where="ticks", expected=f"0, 1 or {BILLION}", found=repr(ticks))
-    for frame, name in timed if moments and ticks == 1 else ():
-        _refuse_unlike(frame, name)
-    clock = Clock.of(moments) if moments else Clock(ticks)
-    if ticks > clock.ticks > 0:
-        clock = Clock(ticks)
-    finer = clock.ticks // ticks if ticks else 1
+    moments = [(where, times) for where, times in timed if times.dtype == MOMENTS and len(times)]
+    if moments and ticks == 0:
+        raise InputError(
+            "times of two kinds", where=moments[0][0], expected="numbers without a unit, as ticks = 0 says",
+            found="dates",
+        )  # fmt: skip
+    return Clock(max(ticks, Clock.of(moments).ticks) if ticks else 0, tables.time_unit)
 
-    def read(frame: pl.DataFrame, name: str | None) -> pl.DataFrame:
-        if name is None or name not in frame.columns:
+
+def _on_one_clock(tables: Tables, clean: dict[str, Any], known: Collection[int]) -> dict[str, Any]:
+    """Fields of ``Tables`` with all moments as ticks, whole numbers, and how many ticks a second has then.
+
+    Numbers are ticks already where the clock was settled before.
+    """
+    name, texts = f"{tables.name}, ", clean["texts"]
+    timed = [(f"{name}interactions", clean["interactions"], "time")]
+    timed += [(f"{name}part {part!r}", frame, "time") for part, frame in clean["given"].items()]
+    timed += [(f"{name}links {one!r}", t.frame, t.time) for one, t in clean["links"].items() if t.time is not None]
+    timed += [] if texts is None else [(f"{name}texts", texts.frame, "time")]
+    clock = _clock_of(
+        tables, [(f"{where}, column {c!r}", frame[c]) for where, frame, c in timed if c in frame.columns]
+    )
+    settled, finer = tables.ticks != UNSETTLED, max(clock.ticks, 1) // max(tables.ticks, 1)
+
+    def read(frame: pl.DataFrame, column: str | None) -> pl.DataFrame:
+        if column is None or column not in frame.columns:
             return frame
-        times = frame[name]
-        return frame.with_columns((clock.read(times) if times.dtype == MOMENTS else times * finer).alias(name))
+        times = frame[column]
+        if times.dtype == MOMENTS or not settled:
+            return frame.with_columns(clock.read(times).alias(column))
+        return frame if finer == 1 else frame.with_columns((times * finer).alias(column))
 
-    texts = clean["texts"]
+    def table(one: Any, time: str | None, where: str) -> Any:
+        if one is None or (id(one) in known and finer == 1):
+            return one
+        when = one.computed
+        if when is not None:
+            whole = settled and isinstance(when, int)
+            when = when * finer if whole else clock.moment(when, f"{name}{where}, computed")
+        return replace(one, frame=read(one.frame, time), computed=when)
+
     return {
         "interactions": read(clean["interactions"], "time"),
         "given": {part: read(frame, "time") for part, frame in clean["given"].items()},
-        "links": {one: replace(table, frame=read(table.frame, table.time)) for one, table in clean["links"].items()},
-        "texts": None if texts is None else replace(texts, frame=read(texts.frame, "time")),
+        "nodes": {n: table(one, None, f"nodes {n!r}") for n, one in clean["nodes"].items()},
+        "links": {n: table(one, one.time, f"links {n!r}") for n, one in clean["links"].items()},
+        "texts": table(texts, "time", "texts"),
         "ticks": clock.ticks,
     }

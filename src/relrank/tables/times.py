@@ -10,22 +10,35 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from fractions import Fraction
+from math import floor
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
+from pydantic import BeforeValidator
 
 from relrank.errors import InputError
-from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, without_missing
+from relrank.tables.missing import NA_VALUES, refuse_missing, row_of
 from relrank.tables.notices import Notice
 
-Moment = int | str | date | datetime
+
+def _one_of_its_kinds(value: Any) -> Any:
+    """Other types would be taken for numbers, and numbers for seconds, whatever the tables count."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str | date):
+        raise ValueError("a time is an ISO date or date-time, or a number as the tables have them")
+    return value
+
+
+Moment = Annotated[int | float | str | date | datetime, BeforeValidator(_one_of_its_kinds)]
 """A time in a configuration file: a number as in the tables, ISO text, or TOML's own dates."""
 
 Unit = Literal["days", "s", "ms", "us", "ns", "order"]
 MOMENTS = pl.Datetime("ns")
 
 BILLION = 10**9
+UNSETTLED = -1
+"""Ticks of a second where nobody has looked at the times yet."""
 NANOSECONDS = {"days": 86_400 * BILLION, "s": BILLION, "ms": 10**6, "us": 1000, "ns": 1}
 """How long one of each unit lasts."""
 NAMES = {"days": "days", "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -46,7 +59,7 @@ def _epoch(year: int) -> int:
     return int(datetime(year, 1, 1, tzinfo=UTC).timestamp())
 
 
-def unit_of(value: float) -> Unit | None:
+def unit_of(value: float | Fraction) -> Unit | None:
     """The unit in which a number is a moment of the years 1990 to 2099; "order" for small numbers; else None."""
     low, high = (_epoch(year) for year in _YEARS)
     for unit, length in NANOSECONDS.items():
@@ -55,7 +68,7 @@ def unit_of(value: float) -> Unit | None:
     return "order" if 0 <= value < _ORDER_BELOW else None
 
 
-def _digits_of_date(value: float) -> bool:
+def _digits_of_date(value: float | Fraction) -> bool:
     """Whether a number is a date and an hour that are written as digits, 2024080312."""
     year, rest = divmod(int(value), 1_000_000)
     return (
@@ -292,78 +305,99 @@ def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series |
     )
 
 
-def _others(latest: int | None) -> bool:
-    """Whether times that count as seconds are something else: a program's own numbers."""
-    return latest is not None and latest >= 10**11
-
-
 @dataclass(frozen=True, slots=True)
 class Clock:
     """What the times of a database are once they are whole numbers.
 
     Attributes:
         ticks: in a second, 1 or 10⁹; 0 where times are an order without a unit.
+        unit: of numbers that are times, where it is stated; else their range tells it.
     """
 
     ticks: int = 1
+    unit: Unit | None = None
 
     @classmethod
-    def of(cls, columns: Collection[tuple[str, pl.Series]]) -> Clock:
+    def of(cls, columns: Collection[tuple[str, pl.Series]], unit: Unit | None = None) -> Clock:
         """The coarsest clock that keeps all times: seconds, or nanoseconds where any time has a fraction of one.
 
         Args:
-            columns: where each is, and the times as ``as_times`` returns them.
+            columns: where each is, and the times as ``as_times`` returns them; those without rows say nothing.
+            unit: as in the class.
 
         Raises:
             InputError: some are moments, and others an order alone.
         """
-        orders = [where for where, times in columns if times.dtype == pl.Int64]
-        moments = [(where, times) for where, times in columns if times.dtype != pl.Int64]
+        orders = [where for where, times in columns if times.dtype == pl.Int64 and len(times)]
+        moments = [(where, times) for where, times in columns if times.dtype != pl.Int64 and len(times)]
         if orders and moments:
             raise InputError(
                 "times of two kinds", where=orders[0], found=f"numbers without a unit, and dates in {moments[0][0]}",
                 expected="dates in every table that has times, or an order in every one",
             )  # fmt: skip
         if orders:
-            return cls(0)
+            return cls(0, unit)
         fine = any((times.cast(pl.Int64) % BILLION != 0).any() for _, times in moments)
-        return cls(BILLION if fine else 1)
+        return cls(BILLION if fine else 1, unit)
 
     def read(self, times: pl.Series) -> pl.Series:
         """Times as ticks since 1970, Int64."""
         numbers = times.cast(pl.Int64)
         return numbers // BILLION if self.ticks == 1 else numbers
 
-    def moment(self, value: Moment, where: str, latest: int | None = None) -> int:
+    def moment(self, value: Moment, where: str) -> int:
         """A time from a configuration file in ticks since 1970; what is between two ticks is the earlier one.
+
+        Numbers are judged as those of a table are: they count the stated unit, else the one that their range tells.
 
         Args:
             value: the time.
             where: the key.
-            latest: the latest time of the tables.
 
         Raises:
-            InputError: it is not a time, or it is a date and the tables have an order alone.
+            InputError: it is not a time, not a plausible one, or it is a date and the tables have an order alone.
         """
-        number = not isinstance(value, bool) and re.fullmatch(r"[+-]?[0-9]{1,40}", str(value).strip()) is not None
-        unit = unit_of(int(value)) if number else None  # type: ignore[arg-type]
-        fine = unit in ("ms", "us", "ns") and (self.ticks == BILLION or (self.ticks == 1 and not _others(latest)))
-        if fine:
-            return int(value) * NANOSECONDS[unit] * self.ticks // BILLION  # type: ignore[arg-type,index]
-        if number and abs(int(value)) * max(self.ticks, 1) > _MOST:  # type: ignore[arg-type]
-            raise InputError(
-                "not a time", where=where, expected="a number of 64 bits, or an ISO date", found=str(value)[:60]
-            )
+        number = _exact(value)
         if self.ticks == 0:
-            if number:
-                return int(value)  # type: ignore[arg-type]
+            if number is not None and number.denominator == 1 and abs(number) <= _MOST:
+                return int(number)
             raise InputError(
-                "a date where times have no unit", where=where, found=repr(str(value)),
-                expected="a number as the tables have them"
-                + (f", which end at {latest}" if latest is not None else "")
-                + "; or time_unit in [data.interactions], where they are dates",
+                "a date where times have no unit" if number is None else "not a place in the order",
+                where=where, found=_short(value),
+                expected="a whole number as the tables have them; or dates in the tables, or time_unit where their "
+                "numbers are dates",
             )  # fmt: skip
-        if number:
-            return int(value) * self.ticks  # type: ignore[arg-type]
-        times = as_times(without_missing(pl.Series("time", [value])), where)
+        if number is None:
+            return self._of_date(value, where)
+        stated = self.unit if self.unit != "order" else None
+        unit = stated if stated and abs(number) * NANOSECONDS[stated] <= _MOST else unit_of(number)
+        if unit is None or unit == "order":
+            raise InputError(
+                "not a plausible time", where=where,
+                expected="an ISO date, or a number since 1970 that gives a date from 1990 to 2099",
+                found=f"{_short(value)}" + (f" ({looks_like(float(number))})" if abs(number) <= _MOST else ""),
+            )  # fmt: skip
+        return floor(number * NANOSECONDS[unit] * self.ticks / BILLION)
+
+    def _of_date(self, value: Moment, where: str) -> int:
+        try:
+            times = as_times(pl.Series("time", [value]), where)
+        except (InputError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+            why = f": {error.found}" if isinstance(error, InputError) and "plausible" in error.what else ""
+            raise InputError(
+                "not a time", where=where, found=f"{_short(value)}{why}"[:300],
+                expected="an ISO date or date-time such as 2024-09-01T12:30:00, or a number as the tables have them",
+            ) from None  # fmt: skip
         return int(times.cast(pl.Int64)[0]) * self.ticks // BILLION
+
+
+def _exact(value: Moment) -> Fraction | None:
+    """A number, or text that holds one; None of dates and other text."""
+    if isinstance(value, date):
+        return None
+    text = str(value).strip()
+    return Fraction(text.rstrip(".")) if len(text) <= 60 and re.fullmatch(_DECIMAL, text) else None
+
+
+def _short(value: Moment) -> str:
+    return (repr(value) if isinstance(value, str) else str(value))[:60]
