@@ -79,14 +79,15 @@ def test_any_column_is_read_or_one_error(name: str) -> None:
     frame = pl.DataFrame({"item": range(N), "c": column})
     links = LinkTable("links", frame.with_columns(w=pl.col("c")), "item", "item", "item", "tag", "c", weight="w")
     texts = TextTable("item", frame.select(key="item", kind=pl.lit("text"), text="c"))
-    tables = Tables(
-        "t", "user", "item", pl.DataFrame(), {"item": NodeTable("item", frame, "item")}, {"links": links}, texts
-    )
     made = 0
     for kind, section in CASES:
         config = TypeAdapter(kind).validate_python(section)
         relations, features = ({"r": config}, {}) if kind is RelationConfig else ({}, {"r": config})
+        linked = {"links": links} if section["kind"] == "link" else {}
         try:
+            tables = Tables(
+                "t", "user", "item", pl.DataFrame(), {"item": NodeTable("item", frame, "item")}, linked, texts
+            )
             graph = build_graph(tables, split, relations, features)
         except InputError:
             continue

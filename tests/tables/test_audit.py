@@ -34,7 +34,11 @@ TABLES = Tables(
             "item", pl.DataFrame({"item": [0], "year": [1999], "average_rating": [4.5], "ratings": ["PG"]}), "item"
         )
     },
-    links={"tags": LinkTable("tags", pl.DataFrame({"n": [1], "count": [2]}), "item", "a", "item", "tag", "b")},
+    links={
+        "tags": LinkTable(
+            "tags", pl.DataFrame({"a": [0], "b": ["x"], "n": [1], "count": [2]}), "item", "a", "item", "tag", "b"
+        )
+    },
 )
 
 # no leak of any kind: everything in training is earlier than everything in validation, then test

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.builders import Attribute, build_graph
+from relrank.graph.builders import Attribute, Link, build_graph
 from relrank.tables.protocols import ProtocolConfig, apply
-from relrank.tables.tables import LinkTable, NodeTable, Tables
+from relrank.tables.tables import LinkTable, NodeTable, Tables, TextTable
 
 LAST = ProtocolConfig(split="last-leave-one-out")
 #: four users, each with three of five items, one a day
@@ -103,7 +103,7 @@ def test_fractions_of_seconds_stay_and_other_times_go_by_the_same_clock():
     times = [base + dt.timedelta(milliseconds=100 * n) for n in range(12)]
     frame = FRAME.with_columns(pl.Series("time", times))
     seen = pl.DataFrame({"user": [7], "item": [50], "at": [1_704_067_200]})
-    views = {"views": LinkTable("views", seen, "user", "user", "item", "item", "views", time="at")}
+    views = {"views": LinkTable("views", seen, "user", "user", "user", "item", "item", time="at")}
     tables = Tables("shop", "user", "item", frame, links=views)
     assert tables.ticks == 10**9
     assert tables.links["views"].frame["at"].to_list() == [1_704_067_200 * 10**9]
@@ -222,3 +222,79 @@ def test_frames_of_real_pandas():
     assert split_of(frame).fingerprint == expected
     frame.loc[4, "user"] = None
     assert refused(frame).where == "shop, interactions, column 'user', row 5"
+
+
+ITEMS_OF = pl.DataFrame({"id": [50, 51, 52, 53, 54], "code": [1.0, 2.0, None, 4.0, 5.0]})
+PAIRS = [(50, "x"), (51, "x"), (53, "y")]
+
+
+def edges_of(link: pl.DataFrame, items: pl.DataFrame = ITEMS_OF, match: str = "id", **more: Any) -> list[Any]:
+    """(item, brand) of every edge that a link table of frames gives."""
+    links = {"made": LinkTable("made", link, "item", "item", match, "brand", "brand", **more)}
+    tables = Tables("shop", "user", "item", FRAME, {"item": NodeTable("item", items, "id")}, links)
+    graph = build_graph(tables, apply(tables, LAST, 0), {"made": Link(kind="link", table="made")})
+    made = graph.relations["made"]
+    ends = graph.nodes["item"].at(made.src), graph.nodes["brand"].at(made.dst)
+    return sorted(zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.UInt64, pl.Float32, pl.Float64, pl.String, pl.Categorical, pl.Int128])
+def test_keys_of_links_match_as_those_of_files_do(dtype):
+    link = pl.DataFrame(PAIRS, schema=["item", "brand"], orient="row")
+    typed = link.with_columns(pl.col("item").cast(pl.String).cast(dtype) if dtype == pl.Categorical
+                              else pl.col("item").cast(dtype))  # fmt: skip
+    assert edges_of(typed) == PAIRS
+    text = ITEMS_OF.with_columns(pl.col("id").cast(pl.String))
+    links = {"made": LinkTable("made", typed, "item", "item", "id", "brand", "brand")}
+    tables = Tables("shop", "user", "item", FRAME, {"item": NodeTable("item", text, "id")}, links)
+    assert tables.links["made"].frame["item"].to_list() == ["50", "51", "53"]
+    codes = typed.with_columns(item=pl.Series([1, 2, 4]).cast(pl.String).cast(dtype) if dtype == pl.Categorical
+                               else pl.Series([1, 2, 4]).cast(dtype))  # fmt: skip
+    assert edges_of(codes, match="code") == PAIRS  # of floats with a missing one
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "what", "row"),
+    [
+        ("item", ["50", "51", "none such"], "keys of different types", 3),
+        ("item", [50.0, 51.5, 53.0], "keys of different types", 2),
+        ("brand", [["x"], ["x"], ["y"]], "column holds no keys", None),
+        ("who", ["7", "nobody", "1"], "keys of different types", 2),
+    ],
+)
+def test_a_key_of_a_link_that_cannot_be_one_is_refused(column, values, what, row):
+    link = pl.DataFrame({"item": [50, 51, 53], "brand": ["x", "x", "y"], "who": [7, 7, 1]})
+    with pytest.raises(InputError, match=what) as error:
+        edges_of(link.with_columns(pl.Series(column, values)), by="who")
+    assert error.value.where == f"shop, links 'made', column {column!r}" + (f", row {row}" if row else "")
+
+
+def test_missing_keys_of_links_are_no_edges():
+    link = pl.DataFrame({"item": [50.0, float("nan"), 53.0, 51.0], "brand": ["x", "x", " ", None]})
+    assert edges_of(link) == [(50, "x")]
+    assert edges_of(link.with_columns(pl.col("brand").fill_null("nan"))) == [(50, "x")]
+
+
+def test_values_of_links_without_a_node_table_are_keys_of_one_kind():
+    link = pl.DataFrame({"item": [50, 51, 53], "brand": [1.0, 1.0, 2.0]})
+    assert edges_of(link) == [(50, 1), (51, 1), (53, 2)]
+    truth = link.with_columns(brand=pl.Series([True, True, False]))
+    assert edges_of(truth) == [(50, "true"), (51, "true"), (53, "false")]
+    texts = pl.DataFrame({"key": [50.0, 51.0], "kind": "text", "text": ["a", "b"], "by": ["7", "1"]})
+    tables = Tables("shop", "user", "item", FRAME, texts=TextTable("item", texts))
+    assert tables.texts is not None
+    assert tables.texts.frame.select("key", "by").rows() == [(50, 7), (51, 1)]
+
+
+def test_moments_of_pandas_keep_their_nanoseconds():
+    pandas = pytest.importorskip("pandas")
+    base = 1_700_000_000 * 10**9
+    exact = [base + n for n in range(12)]
+    naive = pandas.to_datetime(exact, unit="ns")
+    zoned = naive.tz_localize("UTC")
+    objects = [pandas.Series(times).astype(object) for times in (naive, zoned)]
+    for times in (naive, zoned, zoned.tz_convert("Asia/Kolkata"), *objects):
+        frame = pandas.DataFrame({"user": USERS, "item": ITEMS, "time": times})
+        tables = Tables("shop", "user", "item", frame)
+        assert tables.interactions["time"].to_list() == exact
+        assert tables.ticks == 10**9

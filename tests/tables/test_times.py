@@ -196,3 +196,11 @@ def test_an_order_has_no_age(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no unit"):
         apply(tables, ProtocolConfig(split="temporal", cut="2024-01-01"), 0)
     assert apply(tables, ProtocolConfig(split="temporal", cut=2), 0).until == 2
+
+
+def test_dates_beyond_what_python_knows_are_refused_like_others() -> None:
+    far = pl.Series("t", [NOW * 10**6, NOW * 10**9]).cast(pl.Datetime("us"))
+    with pytest.raises(InputError, match="not plausible") as error:
+        as_times(far, "x.parquet")
+    assert error.value.where == "x.parquet, column 't', row 2"
+    assert "56690" in error.value.found

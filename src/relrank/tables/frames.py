@@ -5,14 +5,15 @@ pandas is not needed: its frames are read column by column through what every on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import check_column, exact_below
-from relrank.tables.missing import refuse_missing, row_of
+from relrank.tables.files import WHOLE, as_keys, check_column, exact_below
+from relrank.tables.missing import refuse_missing, row_of, without_missing
 from relrank.tables.notices import Notice
 from relrank.tables.times import UNSETTLED, Unit, as_times
 
@@ -110,6 +111,57 @@ def as_timed(
     return frame.with_columns(as_times(times, where, unit, notices=said))
 
 
+def as_linked(
+    frame: pl.DataFrame, ends: Mapping[str, pl.Series | None], where: str, words: Collection[str]
+) -> pl.DataFrame:
+    """A frame whose columns hold keys of other tables, each in the type of what it is matched with.
+
+    Text is the common ground of 7 and "7", as it is for files. Whoever reads the rows says which columns there must
+    be, and counts keys that are missing or unknown.
+
+    Args:
+        frame: as ``as_frame`` returns it.
+        ends: by column what its keys are matched with; None where any value will do.
+        where: what it is, for messages.
+        words: that are missing values.
+
+    Raises:
+        InputError: values cannot be keys, or some of them none of those.
+    """
+    met = (_met(frame[name], values, where, words) for name, values in ends.items() if name in frame.columns)
+    return frame.with_columns(*met)
+
+
+def _met(keys: pl.Series, values: pl.Series | None, where: str, words: Collection[str]) -> pl.Series:
+    keys = without_missing(keys, words)
+    if keys.dtype != pl.String:
+        keys = as_keys(keys, where)
+    if values is None or keys.dtype == values.dtype:
+        return keys
+    if values.dtype == pl.String:
+        return keys.cast(pl.String)
+    numbers = keys.str.extract(WHOLE, 1).cast(pl.Int64, strict=False)
+    bad = numbers.is_null() & keys.is_not_null()
+    if bad.any() and numbers.null_count() < len(numbers):
+        raise InputError(
+            "keys of different types", where=f"{where}, column {keys.name!r}, row {row_of(bad)}",
+            expected=f"whole numbers, as in {values.name!r}, such as {values.drop_nulls().head(3).to_list()}",
+            found=f"{keys.filter(bad)[0]!r}; {bad.sum():,} rows in all",
+        )  # fmt: skip
+    return keys if bad.any() else numbers  # none in common, which is said where they are joined
+
+
+def as_matched(frame: pl.DataFrame, columns: Collection[str], where: str) -> pl.DataFrame:
+    """A frame of nodes whose columns are matched by links: whole numbers as Int64, else as text; some may be missing.
+
+    Raises:
+        InputError: a column cannot hold keys.
+    """
+    there = [frame[name] for name in columns if name in frame.columns]
+    other = [values for values in there if values.dtype not in (pl.Int64, pl.String)]
+    return frame.with_columns(*(as_keys(values, where) for values in other))
+
+
 def check_rows(frame: pl.DataFrame, where: str) -> None:
     """Refuse interactions without rows, without users or items, or with one (user, item) twice.
 
@@ -158,13 +210,19 @@ def _of_pandas(value: Any, where: str) -> pl.DataFrame:
 
 def _of_series(name: str, values: Any, where: str) -> pl.Series:
     """A column of pandas: NaN, NA and NaT are missing."""
+    if getattr(getattr(values, "dtype", None), "tz", None) is not None:
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)  # Python's own moments have no nanoseconds
     array = values.to_numpy()
     if array.dtype.kind == "M" and array.dtype.str[4:-1] not in ("ms", "us", "ns"):
         array = array.astype("datetime64[ms]")
     if array.dtype.kind in "iufbM":
         return pl.Series(name, array, nan_to_null=True)
     missing = values.isna().to_numpy()
-    return _series(name, [None if gone else one for one, gone in zip(values.tolist(), missing, strict=True)], where)
+    listed = [None if gone else one for one, gone in zip(values.tolist(), missing, strict=True)]
+    if any(getattr(one, "nanosecond", 0) for one in listed):
+        moments = [np.datetime64("NaT") if one is None else one.to_datetime64() for one in listed]
+        return pl.Series(name, np.array(moments, "datetime64[ns]"), nan_to_null=True)
+    return _series(name, listed, where)
 
 
 def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.frames import as_keyed, as_rows, as_timed
+from relrank.tables.frames import as_frame, as_keyed, as_linked, as_matched, as_rows, as_timed
 from relrank.tables.missing import NA_VALUES
 from relrank.tables.notices import Notice
 from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
@@ -175,26 +175,46 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict
         return as_rows(frame, where, words, said, ticks, unit)
 
     def nodes(table: NodeTable, where: str) -> NodeTable:
-        return replace(table, frame=as_keyed(table.frame, [table.key], where, words))
+        frame = as_keyed(table.frame, [table.key], where, words)
+        return replace(table, frame=as_matched(frame, _matched(tables, table), where))
+
+    def keys(kind: str, match: str | None = None) -> pl.Series | None:
+        """What keys of a type are matched with; None where any will do."""
+        table, side = clean["nodes"].get(kind), {tables.user: "user", tables.item: "item"}.get(kind)
+        if table is not None:
+            return table.frame[match or table.key] if (match or table.key) in table.frame.columns else None
+        return clean["interactions"][side] if side in clean["interactions"].columns else None
 
     def links(table: LinkTable, where: str) -> LinkTable:
-        return replace(table, frame=as_timed(table.frame, table.time, where, said, ticks, unit))
+        frame = as_timed(table.frame, table.time, where, said, ticks, unit)
+        ends = {table.source_column: keys(table.source, table.source_match),
+                table.target_column: keys(table.target, table.target_match)}  # fmt: skip
+        ends |= {table.by: ends.get(table.by, keys(tables.user))} if table.by is not None else {}
+        return replace(table, frame=as_linked(frame, ends, where, words))
 
     def texts(table: TextTable, where: str) -> TextTable:
-        frame = as_keyed(table.frame, ["key"], where, words)
+        frame = as_frame(table.frame, where)
+        ends = {"key": keys(table.node)} | ({"by": keys(tables.user)} if "by" in frame.columns else {})
+        frame = as_linked(as_keyed(frame, ["key"], where, words), ends, where, words)
         timed = "time" if "time" in frame.columns else None
         return replace(table, frame=as_timed(frame, timed, where, said, ticks, unit))
 
     def one(value: Any, check: Callable[[Any, str], Any], what: str) -> Any:
         return value if value is None or id(value) in known else check(value, f"{tables.name}, {what}")
 
-    return {
+    clean: dict[str, Any] = {
         "interactions": one(tables.interactions, rows, "interactions"),
         "given": each(tables.given, rows, "part"),
         "nodes": each(tables.nodes, nodes, "nodes"),
-        "links": each(tables.links, links, "links"),
-        "texts": one(tables.texts, texts, "texts"),
     }
+    return clean | {"links": each(tables.links, links, "links"), "texts": one(tables.texts, texts, "texts")}
+
+
+def _matched(tables: Tables, table: NodeTable) -> list[str]:
+    """Columns of a node table that links are matched on, beside its key."""
+    links = tables.links.values()
+    sides = [(one.source, one.source_match) for one in links] + [(one.target, one.target_match) for one in links]
+    return [m for kind, m in dict.fromkeys(sides) if kind == table.name and m and m != table.key]
 
 
 def _clock_of(tables: Tables, timed: Collection[tuple[str, pl.Series]]) -> Clock:

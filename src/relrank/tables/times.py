@@ -263,7 +263,8 @@ def _refuse_years(values: pl.Series, years: pl.Series, where: str, rows: pl.Seri
         raise InputError(
             "times are not plausible", where=f"{where}, column {values.name!r}, row {row_of(odd, rows)}",
             expected=f'dates from {_ISO_YEARS[0]} to {_ISO_YEARS[1] - 1}; "never" is a missing time, which '
-            'missing = "drop" leaves out', found=f"{values.filter(odd)[0]!s}; {odd.sum():,} rows in all",
+            'missing = "drop" leaves out',
+            found=f"{values.filter(odd).head(1).cast(pl.String)[0]}; {odd.sum():,} rows in all",
         )  # fmt: skip
 
 
