@@ -84,3 +84,29 @@ def test_counts_without_repeats_are_an_error(tmp_path: Path) -> None:
     tables = read(tmp_path, [("a", "x", 1), ("a", "y", 2), ("a", "z", 3)], duplicates="error")
     with pytest.raises(InputError, match="not counted"):
         build_graph(tables, apply(tables, LAST, 0), {}, None, InteractionWeights(weight="count"))
+
+
+@pytest.mark.parametrize("core", [2, 3, {"user": 3, "item": 2}])
+def test_a_core_counts_different_partners(tmp_path: Path, core: int | dict[str, int]) -> None:
+    """As a loop over sets has it; a user with one item bought ten times has one."""
+    rng = np.random.default_rng(5)
+    rows = [(f"u{rng.integers(12)}", f"i{int(rng.integers(9) ** 1.5)}", int(t)) for t in rng.permutation(60)]
+    rows += [("often", "i0", 100 + n) for n in range(10)]
+    least = core if isinstance(core, dict) else {"user": core, "item": core}
+    pairs, before = {(u, i) for u, i, _ in rows}, 0
+    while len(pairs) != before:
+        before, users, items = len(pairs), Counter(u for u, _ in pairs), Counter(i for _, i in pairs)
+        pairs = {(u, i) for u, i in pairs if users[u] >= least["user"] and items[i] >= least["item"]}
+    split = apply(
+        read(tmp_path, rows), ProtocolConfig(split="random-leave-one-out", core=core, without_train="drop"), 0
+    )
+    kept = [row for row in rows if row[:2] in pairs]
+    assert ("often", "i0") not in pairs
+    assert "often" not in split.users.keys
+    whole = split.train.then(split.valid).then(split.test)
+    enough = {u for u, n in Counter(u for u, _ in pairs).items() if n > 2}  # with training rows
+    found = set(zip(split.users.at(whole.user), split.items.at(whole.item), strict=True))
+    assert found == {pair for pair in pairs if pair[0] in enough}
+    outside = [n for n in split.notices if "outside the core" in n.message]
+    assert [n.count for n in outside] == [len(rows) - len(kept)]
+    assert "different partners" in outside[0].message

@@ -60,7 +60,7 @@ _BLOCK = 1 << 22
 
 
 class Core(Section):
-    """Rows that a user and an item need, at least."""
+    """Rows that a user and an item need, at least; different partners where repeats are kept."""
 
     user: int = Field(0, ge=0)
     item: int = Field(0, ge=0)
@@ -73,7 +73,8 @@ class ProtocolConfig(Section):
         name: of a recipe in ``PROTOCOLS``, which then is the whole section; or any other name for your own recipe.
         data: the tables' name this recipe is defined on; None = any.
         min_rating: keep rows with at least this rating.
-        core: then drop users and items with fewer rows until stable: one number, or ``{user = 5, item = 10}``.
+        core: then drop users and items with fewer rows until stable: one number, or ``{user = 5, item = 10}``. Where
+            repeats are kept, different items of a user and different users of an item are counted.
         split: "random-leave-one-out" and "last-leave-one-out" (test, validation, training per user), "given"
             (published parts), "temporal" (one cut for everybody), or "cold-items" (all rows of some items are test,
             those of as many others validation; the items without training rows are the only candidates).
@@ -181,7 +182,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
     frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
-    frame = _filtered(frame, protocol, notices)
+    frame = _filtered(frame, protocol, notices, tables.repeats)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
     rows = _indexed(frame, users, items, tables.ticks)
     order = rows.by_user()
@@ -411,7 +412,19 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
     return frame
 
 
-def _filtered(frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notice]) -> pl.DataFrame:
+def _in_core(user: Int32, item: Int32, least: Core, repeats: bool) -> Bool:
+    """Which rows are in the core. A pair counts once: what was bought often is no more than one link of the two."""
+    if not repeats:
+        return core(user, item, least.user, least.item)
+    _, first, of = np.unique(
+        user.astype(np.int64) * (int(item.max(initial=-1)) + 1) + item, return_index=True, return_inverse=True
+    )
+    return core(user[first], item[first], least.user, least.item)[of]
+
+
+def _filtered(
+    frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notice], repeats: bool = False
+) -> pl.DataFrame:
     """Rows with at least the rating, then the k-core."""
     rated = protocol.min_rating is not None or protocol.truth_min_rating is not None
     if rated and "rating" not in frame.columns:
@@ -425,8 +438,9 @@ def _filtered(frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notic
     least = Core(user=protocol.core, item=protocol.core) if isinstance(protocol.core, int) else protocol.core
     if least.user or least.item:
         codes = [frame[c].rank("dense").to_numpy().astype(np.int32) for c in ("user", "item")]
-        kept = frame.filter(pl.Series(core(codes[0], codes[1], least.user, least.item)))
-        message = f"rows outside the core dropped (users {least.user}, items {least.item} rows at least)"
+        kept = frame.filter(pl.Series(_in_core(codes[0], codes[1], least, repeats)))
+        what = "different partners" if repeats else "rows"
+        message = f"rows outside the core dropped (users {least.user}, items {least.item} {what} at least)"
         notices.append(Notice("filter", message, frame.height - kept.height))
         frame = kept
     notices[:] = [n for n in notices if n.count]
