@@ -13,7 +13,7 @@ from relrank.study import arms as arm_of
 from relrank.study.cells import Cell, in_effect, knobs_of
 from relrank.study.config import read_study
 from relrank.study.nesting import nested
-from relrank.study.run import cells_of, grid, prepare, run_study
+from relrank.study.run import cells_of, grid, prepare, run_study, smoke, weighed_in_vain
 
 PLANTED = """
 name = "unread"
@@ -267,3 +267,25 @@ def test_arms_with_hops() -> None:
     assert planned == [
         "interactions", "interactions + a", "interactions + a + b", "interactions + a + b + c", "interactions + d",
     ]  # fmt: skip
+
+
+def test_weights_of_relations_that_a_model_never_reads_are_said(chain: Path) -> None:
+    fusion = """
+[[models]]
+name = "both"
+model = "score-fusion"
+config = { parts = { bspm = { weights = { friend = 2.0 } }, mf = {} } }
+"""
+    bspm = ITEMS_ALONE.replace("time = 0.0", "time = 0.0, weights = { friend = 2.0, by = 0.5 }")
+    bspm += '[models.arm.all]\nconfig = { "weights.friend" = 3.0 }\n'
+    config = study(chain, CHAIN + OPEN + bspm + fusion)
+    first = prepare(config, chain).benches[0]
+    found = {model.name: weighed_in_vain(model, first) for model in config.models}
+    assert found == {"relational-ease": [], "bspm": ["friend"], "both": ["friend"]}
+    zero = study(chain, CHAIN + OPEN + bspm.replace("friend = 2.0", "friend = 0").replace("3.0", "0"))
+    assert weighed_in_vain(zero.models[1], first) == []
+    small = study(chain, CHAIN + OPEN + bspm.replace('[models.arm.all]\nconfig = { "weights.friend" = 3.0 }\n', ""))
+    result = run_study(smoke(small), prepare(small, chain, is_smoke=True), chain / "out")
+    said = [n["message"] for n in result.card["notices"] if "weights without effect" in n["message"]]
+    assert len(said) == 1
+    assert "bspm never reads these relations: friend" in said[0]

@@ -162,6 +162,12 @@ class Recommender(ABC):
         return frozenset(getattr(config, "weights", ()))
 
     @classmethod
+    def in_vain(cls, graph: Graph, config: Any) -> frozenset[str]:
+        """Names of the graph's relations that a configuration weighs, and the model never reads."""
+        weighed = {name for name, weight in getattr(config, "weights", {}).items() if weight}
+        return frozenset(weighed.intersection(graph.relations).difference(cls.reads(graph, config)))
+
+    @classmethod
     def check_together(cls, config: Any, where: str) -> None:
         """Refuse fields each of which could be, and that do not go together: by default none.
 

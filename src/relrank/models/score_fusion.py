@@ -127,6 +127,11 @@ class ScoreFusion(Trained):
         return frozenset().union(*(kind.weighed(own) for kind, own in _parts(config).values()))
 
     @classmethod
+    def in_vain(cls, graph: Graph, config: Any) -> frozenset[str]:
+        """What any part weighs in vain."""
+        return frozenset().union(*(kind.in_vain(graph, own) for kind, own in _parts(config).values()))
+
+    @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
         """What the parts need."""
         for kind, own in _parts(config).values():

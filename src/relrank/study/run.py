@@ -390,6 +390,14 @@ def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]
     return [name for name in config.relations if name in read]
 
 
+def weighed_in_vain(model: ModelSection, bench: Bench) -> list[str]:
+    """Relations that the study file, for all arms or for one, gives a weight that the model never reads."""
+    kind, names = MODELS[model.kind], set[str]()
+    for settings in (model.config, *({**model.config, **arm.config} for arm in model.arm.values())):
+        names |= kind.in_vain(bench.graph, config_of(kind.Config(), settings, f"[[models]] {model.name}, config"))
+    return sorted(names)
+
+
 def _refuse_unread(config: StudyConfig, bench: Bench) -> None:
     """A relation that is put to the test, and that no model of the study can read, would be tested in vain.
 
@@ -692,6 +700,10 @@ def card(
             message = f"relations that {model.name} does not read, so that it says nothing of them"
             listed = ", ".join(config.titles.get(name, name) for name in unread)
             notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
+    for model in config.models:
+        if vain := weighed_in_vain(model, first):
+            message = f"weights without effect, for {model.name} never reads these relations: {', '.join(vain)}"
+            notices.append(Notice(f"[[models]] {model.name}", message, len(vain)))
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     arm_titles = found.arm_titles()
     if cut_off:
