@@ -430,22 +430,7 @@ def _link(
             found=repr(config.source) + did_you_mean(config.source, nodes),
         )
     names = [config.source_column, config.target_column]
-    used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
-    if config.by is not None and len(set(used)) == len(used) - 1 and config.by in names:
-        used.remove(config.by)  # who made the row may be one of its ends
-    if len(set(used)) < len(used):
-        raise InputError(
-            "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
-        )
-    wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
-    if config.weight is not None:
-        wanted[config.weight] = config.weight, "number"
-    if config.time is not None:
-        wanted[config.time] = config.time, "time"
-    if config.by is not None:
-        wanted[config.by] = config.by, "key"
-    elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
-        wanted |= _unsaid_maker(folder / config.file, config, of_users, used)
+    wanted = _wanted_of_link(name, config, folder, ends, of_users)
     frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
@@ -475,6 +460,30 @@ def _link(
         time=config.time,
         by=config.by,
     )
+
+
+def _wanted_of_link(
+    name: str, config: LinkConfig, folder: Path, ends: dict[str, str], of_users: set[str]
+) -> dict[str, tuple[str, Kind]]:
+    """The columns that are read of a link table, and what each holds."""
+    names = [config.source_column, config.target_column]
+    used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
+    if config.by is not None and len(set(used)) == len(used) - 1 and config.by in names:
+        used.remove(config.by)  # who made the row may be one of its ends
+    if len(set(used)) < len(used):
+        raise InputError(
+            "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
+        )
+    wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
+    if config.weight is not None:
+        wanted[config.weight] = config.weight, "number"
+    if config.time is not None:
+        wanted[config.time] = config.time, "time"
+    if config.by is not None:
+        wanted[config.by] = config.by, "key"
+    elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
+        wanted |= _unsaid_maker(folder / config.file, config, of_users, used)
+    return wanted
 
 
 def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
