@@ -25,6 +25,7 @@ from relrank.process_group import rank_here
 from relrank.whole import named
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
     from rich.progress import TaskID
     from rich.status import Status
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
     from relrank.study.engines import Engine
+    from relrank.study.fitted import FittedRun
     from relrank.study.run import Material
 
 PAUSE = 5.0
@@ -420,8 +422,14 @@ def recommend(
     user: Annotated[str | None, typer.Option(help="Key of a user, as in your tables.")] = None,
     history: Annotated[str | None, typer.Option(help="Item keys with commas: for somebody not in the data.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
+    with_: Annotated[list[str], typer.Option("--with", help="NAME:VALUE, of items; all of them.")] = [],  # noqa: B006
+    any_: Annotated[list[str], typer.Option("--any", help="NAME:VALUE; one of them.")] = [],  # noqa: B006
+    without: Annotated[list[str], typer.Option("--without", help="NAME:VALUE; none of them.")] = [],  # noqa: B006
 ) -> None:
     """Print the best items for a user, or for a history of items.
+
+    Lists are filtered by relations and columns of items, and by columns of what relations lead to: **--with
+    brand.country:IT**.
 
     Examples: **relrank recommend runs/ml-100k-loo --user 196 -k 10** · **relrank recommend runs/ml-100k-loo
     --history 50,181**
@@ -446,7 +454,7 @@ def recommend(
         console.print(
             f"user {printable(user)} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False
         )
-        best = fitted.recommend(user, k)
+        best = _listed(fitted, k, with_, any_, without, user=user)
     else:
         assert history is not None
         keys = [key.strip() for key in history.split(",") if key.strip()]
@@ -455,7 +463,7 @@ def recommend(
                 "history is empty", where="relrank recommend --history", expected="item keys with commas",
                 found=repr(history),
             )  # fmt: skip
-        best = fitted.recommend_for(keys, k)
+        best = _listed(fitted, k, with_, any_, without, history=keys)
         if lacks := relations_of_users(fitted.model):
             print(f"without what {', '.join(lacks)} would say of them: a history alone has none")
     console.print(f"{fitted.note['model']} on {fitted.note['arm']}", markup=False, highlight=False)
@@ -467,6 +475,26 @@ def recommend(
     for place, item, title, score in best.select("place", "item", "title", "score").iter_rows():
         table.add_row(str(place), Text(printable(item)), Text(printable(title)), f"{score:.3f}")
     console.print(table)
+
+
+def _listed(
+    fitted: FittedRun, k: int, with_: list[str], any_: list[str], without: list[str], *,
+    user: str | None = None, history: list[str] | None = None,
+) -> pl.DataFrame:  # fmt: skip
+    """A list of a run; a filtered one is that of the service."""
+    if not (with_ or any_ or without):
+        return fitted.recommend(cast("str", user), k) if history is None else fitted.recommend_for(history, k)
+    import polars as pl
+
+    from relrank.serve.asked import Limits
+    from relrank.serve.filters import conditions_of
+    from relrank.serve.service import Service
+
+    service = Service({"run": fitted}, Limits(k=k))
+    filters = conditions_of(with_, any_, without, "relrank recommend --")
+    answer = service.recommend(user=user, history=history, k=k, filters=filters)
+    rows = [(i["place"], i["item"], i["title"], i["score"], answer["fallback"] is not None) for i in answer["items"]]
+    return pl.DataFrame(rows, schema=["place", "item", "title", "score", "fallback"], orient="row")
 
 
 @app.command()

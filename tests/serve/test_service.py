@@ -277,7 +277,22 @@ FACTS = pl.DataFrame(
         "relation:prize": [["b", "a"] if i % 7 == 0 else ["a"] if i % 7 == 1 else None for i in range(N_ITEMS)],
     }
 )
+NODES = {
+    "author": (("wrote",), pl.DataFrame({
+        "#key": [str(a) for a in range(11)], "land": ["IT" if a % 3 else None for a in range(11)],
+        "born": [1900 + a for a in range(11)], "cover": ["own"] * 11})),
+    "jury": (("prize",), pl.DataFrame({"#key": ["a", "b"], "land": ["IT", "FR"], "living": [True, False]})),
+}  # fmt: skip
+"""Of author 11 nothing is known, and of the nodes that no item is linked with nothing is asked."""
 CONDITIONS = {
+    Has("author.land", "IT"): lambda i: i // 4 % 3 > 0 and i < 44,
+    Has("wrote.land", "IT", "column"): lambda i: i // 4 % 3 > 0 and i < 44,
+    Has("author.born", 1903): lambda i: i // 4 == 3,
+    Between("author.born", None, 1902): lambda i: i // 4 <= 2,
+    Has("author.cover", "own"): lambda i: i < 44,
+    Has("jury.land", "FR"): lambda i: i % 7 == 0,
+    Has("jury.land", "IT"): lambda i: i % 7 < 2,
+    Has("prize.living", value=False): lambda i: i % 7 == 0,
     Has("cover", "soft"): lambda i: i % 3 == 0,
     Has("code", "03"): lambda i: i % 5 == 3,
     Has("sold", value=True): lambda i: i % 2 == 0,
@@ -304,7 +319,7 @@ def test_conditions_are_joined_as_logic_says(data):
         st.recursive(one, lambda x: st.tuples(some, st.lists(x, min_size=1, max_size=3)).map(joined), max_leaves=6)
     )
     condition, holds = tree
-    found = Served("one", replace(SERVED.run, facts=FACTS)) if not FILTERED else FILTERED[0]
+    found = Served("one", replace(SERVED.run, facts=FACTS, nodes=NODES)) if not FILTERED else FILTERED[0]
     FILTERED[:] = [found]
     np.testing.assert_array_equal(found.among([condition]), [holds(i) for i in range(N_ITEMS)])
 
@@ -321,12 +336,14 @@ def joined(pair):
 
 @pytest.mark.parametrize("model", EVERY_MODEL)
 def test_every_model_filters_and_excludes(model):
-    service = Service({"one": replace(library(model), facts=FACTS)})
+    service = Service({"one": replace(library(model), facts=FACTS, nodes=NODES)})
     everything = pairs(service.recommend(user=USERS[3], k=N_ITEMS))
     filters = [Has("cover", "hard"), Joined("not", (Has("has_genre", "crime"),)), Between("pages", 101, None)]
     excluded = everything[0][0]
     answer = service.recommend(user=USERS[3], k=N_ITEMS, filters=filters, exclude=[excluded])
-    fits = {1000 + i for i in range(N_ITEMS) if i % 3 and i % 4 and i % 10 != 9} - {excluded}
+    filters.append(Joined("any", (Has("author.land", "IT"), Between("author.born", None, 1900))))
+    answer = service.recommend(user=USERS[3], k=N_ITEMS, filters=filters, exclude=[excluded])
+    fits = {1000 + i for i in range(44) if i % 3 and i % 4 and i % 10 != 9 and (i // 4 % 3 or i < 4)} - {excluded}
     assert [item for item, _ in pairs(answer)] == [item for item, _ in everything if item in fits]
     assert answer["total"] == len(answer["items"])
     second = answer["items"][1]["item"]
@@ -337,8 +354,10 @@ def test_every_model_filters_and_excludes(model):
 
 
 def test_filters_that_cannot_be_are_named():
-    service = Service({"one": replace(SERVED.run, facts=FACTS)})
+    service = Service({"one": replace(SERVED.run, facts=FACTS, nodes=NODES)})
     for condition, message in (
+        (Has("author.lnd", "IT"), "did you mean 'author.land'"), (Has("author.land", "DE"), "unknown author.land"),
+        (Has("jury.land", "IT", "relation"), "no such filter"), (Between("author.land", 1, 2), "not of numbers"),
         (Has("covr", "soft"), "no such filter"), (Has("cover", "paper"), "unknown cover"),
         (Has("cover", "soft", "relation"), "no such filter"), (Has("has_genre", "crime", "column"), "no such filter"),
         (Has("pages", "many"), "not a number"), (Between("cover", 1, None), "not of numbers"),
@@ -357,10 +376,16 @@ def test_filters_that_cannot_be_are_named():
     with pytest.raises(RequestError, match="unknown item"):
         service.recommend(user=USERS[1], exclude=["soap"])
     assert service.recommend(user=USERS[1], exclude=["soap"], skip_unknown=True)["unknown"] == ["soap"]
+    assert service.values("author.land")["values"] == [{"value": "IT", "items": 28}]
+    assert service.values("jury.land")["values"] == [{"value": "IT", "items": 14}, {"value": "FR", "items": 7}]
     assert service.values("cover")["values"] == [{"value": "hard", "items": 32}, {"value": "soft", "items": 16}]
     assert service.values("prize")["values"] == [{"value": "a", "items": 14}, {"value": "b", "items": 7}]
     assert service.runs()["runs"][0]["filters"] == ["has_genre", "prize", "wrote"]
-    assert service.runs()["runs"][0]["columns"] == ["pages", "cover", "code", "copies", "sold"]
+    columns = service.runs()["runs"][0]["columns"]
+    assert columns[:5] == ["pages", "cover", "code", "copies", "sold"]
+    behind = {"author": ("land", "born", "cover"), "jury": ("land", "living")}
+    behind |= {"wrote": behind["author"], "prize": behind["jury"]}
+    assert columns[5:] == sorted(f"{name}.{column}" for name, of in behind.items() for column in of)
 
 
 def test_values_of_a_filter_come_with_the_items_they_leave():

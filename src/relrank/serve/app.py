@@ -21,7 +21,7 @@ import relrank
 from relrank.serve import schemas
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
-from relrank.serve.filters import Condition, Has, Joined
+from relrank.serve.filters import conditions_of
 from relrank.serve.guard import Guard, Measures, answered, failure
 from relrank.serve.served import HEAD
 from relrank.serve.service import Service
@@ -121,10 +121,7 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """A list for a known user."""
-        filters: list[Condition] = [_filter(text, "with") for text in with_]
-        if any_:
-            filters.append(Joined("any", tuple(_filter(text, "any") for text in any_)))
-        filters += [Joined("not", (_filter(text, "without"),)) for text in without]
+        filters = conditions_of(with_, any_, without, "query.")
         return await listed(
             "/recommend/{user}", run, None, not filters and not exclude and near(run, offset + k),
             lambda: service.recommend(
@@ -306,12 +303,3 @@ class _Pools:
         for pool in (self._slow, self._weights):
             pool.shutdown(wait=False, cancel_futures=True)
         self._begin()
-
-
-def _filter(text: str, parameter: str) -> Has:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise RequestError(
-            422, "filter is not readable", where=f"query.{parameter}", expected="NAME:VALUE", found=repr(text)[:200]
-        )
-    return Has(name, value)

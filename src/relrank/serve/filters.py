@@ -1,11 +1,14 @@
-"""Which items a question is about: conditions over relations and columns of the items, joined by AND, OR and NOT."""
+"""Which items a question is about: conditions over relations and columns, joined by AND, OR and NOT.
+
+Columns are those of the items, and of the nodes that a relation links items with: ``brand.country``.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from relrank.csr import Int32
+from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
 from relrank.serve.asked import Id, RequestError, short
-from relrank.study.fitted import item_relations
+from relrank.study.fitted import NODE_KEY, item_relations
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64
@@ -27,6 +32,8 @@ DEPTH = 8
 @dataclass(frozen=True, slots=True)
 class Has:
     """Items with a value: linked with that node by a relation, or with it in a column; a missing value is none.
+
+    Of a column of nodes that items are linked with, one of an item's nodes has to have the value.
 
     Attributes:
         name: of the relation or the column.
@@ -66,11 +73,16 @@ class Filters:
         graph: the model's.
         facts: of every item in row order, beside it: ``column:NAME`` as in its table, ``relation:NAME`` lists of
             keys, for relations that the model's graph lacks; None where nothing is known.
+        nodes: of other node types, as ``FittedRun.nodes`` has them.
     """
 
-    def __init__(self, graph: Graph, facts: pl.DataFrame | None) -> None:
-        self._graph, self._facts = graph, pl.DataFrame() if facts is None else facts
+    def __init__(
+        self, graph: Graph, facts: pl.DataFrame | None, nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]]
+    ) -> None:
+        self._graph, self._facts, self._nodes = graph, pl.DataFrame() if facts is None else facts, nodes
         self._linked = item_relations(graph)
+        self._behind = self._columns_behind()
+        self._ends: dict[tuple[str, str], tuple[Int32, Int32]] = {}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
         self._books = threading.Lock()
@@ -82,8 +94,8 @@ class Filters:
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the item table."""
-        return self._named("column")
+        """Columns of the item table, and ``TYPE.COLUMN`` and ``RELATION.COLUMN`` of what relations lead to."""
+        return [*self._named("column"), *sorted(self._behind)]
 
     def mask(self, conditions: Sequence[Condition], most: int) -> Mask | None:
         """Items that fit every condition, bool [n_items]; None without any.
@@ -114,10 +126,16 @@ class Filters:
             order = np.argsort(-counts, kind="stable")
             ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
             return [(ids[row], int(counts[row])) for row in order.tolist() if counts[row]]
-        found = self._facts[f"{kind}:{name}"].drop_nulls()
-        found = (found.explode() if kind == "relation" else found).drop_nulls().cast(pl.String).alias("value")
-        counted = found.value_counts(name="items").sort(["items", "value"], descending=[True, False])
-        return [(value, items) for value, items in counted.iter_rows()]
+        if kind == "relation":
+            found = self._facts[f"relation:{name}"].drop_nulls().explode().drop_nulls()
+        else:
+            values, ends = self._column(name)
+            if ends is not None:  # an item counts once for each of its values
+                pairs = pl.DataFrame({"item": ends[0], "value": values.cast(pl.String).gather(ends[1])})
+                values = pairs.unique()["value"]
+            found = values.drop_nulls()
+        counted = found.cast(pl.String).alias("value").value_counts(name="items")
+        return [*counted.sort(["items", "value"], descending=[True, False]).iter_rows()]
 
     def _of(self, condition: Condition) -> Mask:
         if not isinstance(condition, Joined):
@@ -150,21 +168,75 @@ class Filters:
             if kind in (None, one) and name in known[one]:
                 return one
         names = sorted({*known["relation"], *known["column"]}) if kind is None else known[kind]
-        raise RequestError(422, "no such filter", where=where, expected=f"one of {names}", found=short(name))
+        raise RequestError(
+            422, "no such filter", where=where, expected=f"one of {names}",
+            found=short(name) + did_you_mean(name, names),
+        )  # fmt: skip
+
+    def _columns_behind(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
+        """Names of columns of other types: the relations of items that lead there, the type, and the column."""
+        found: dict[str, tuple[tuple[str, ...], str, str]] = {}
+        for node, (relations, frame) in self._nodes.items():
+            for column in frame.columns:
+                if column == NODE_KEY:
+                    continue
+                for relation in relations:
+                    found[f"{relation}.{column}"] = (relation,), node, column
+                found.setdefault(f"{node}.{column}", (relations, node, column))
+        own = set(self._named("column"))
+        return {name: where for name, where in found.items() if name not in own}
+
+    def _column(self, name: str) -> tuple[pl.Series, tuple[Int32, Int32] | None]:
+        """The values of a column; and, where they are of nodes behind items, items and places of their values."""
+        if name not in self._behind:
+            return self._facts[f"column:{name}"], None
+        relations, node, column = self._behind[name]
+        ends = [self._ends_of(relation, node) for relation in relations]
+        return self._nodes[node][1][column], (
+            np.concatenate([items for items, _ in ends]), np.concatenate([places for _, places in ends]),
+        )  # fmt: skip
+
+    def _ends_of(self, relation: str, node: str) -> tuple[Int32, Int32]:
+        """Items, and the places of the nodes that a relation links them with in the type's table."""
+        with self._books:
+            if (relation, node) in self._ends:
+                return self._ends[relation, node]
+        if relation in self._linked:
+            of_item, other, _ = self._linked[relation]
+            linked = pl.DataFrame({"item": of_item, "key": self._graph.nodes[node].at(other).cast(pl.String)})
+        else:
+            lists = pl.DataFrame({"item": np.arange(len(self._facts), dtype=np.int32),
+                                  "key": self._facts[f"relation:{relation}"]})  # fmt: skip
+            linked = lists.explode("key").drop_nulls()
+        frame = self._nodes[node][1]
+        places = pl.DataFrame({"key": frame[NODE_KEY], "place": np.arange(frame.height, dtype=np.int32)})
+        found = linked.join(places, on="key", how="inner", maintain_order="left")  # the nodes that the table has
+        ends = found["item"].to_numpy(), found["place"].to_numpy()
+        with self._books:
+            self._ends[relation, node] = ends
+        return ends
+
+    def _items(self, mask: Mask, ends: tuple[Int32, Int32] | None) -> Mask:
+        """Items with one node at least for which it holds; the mask itself where it is of items."""
+        if ends is None:
+            return mask
+        found = np.zeros(self._graph.n_items, np.bool_)
+        found[ends[0][mask[ends[1]]]] = True
+        return found
 
     def _has(self, condition: Has) -> Mask:
         name, value = condition.name, condition.value
         kind = self._kind(name, "with", condition.kind)
         if kind == "relation" and name in self._linked:
             return self._linked_with(name, _text(value))
-        values = self._facts[f"{kind}:{name}"]
+        values, ends = (self._facts[f"relation:{name}"], None) if kind == "relation" else self._column(name)
         if kind == "relation":
             mask = values.list.contains(_text(value))
         elif values.dtype.is_numeric():
             mask = _equal(values, value, f"with, {name}")
         else:
             mask = values.cast(pl.String) == _text(value)
-        found: Mask = mask.fill_null(value=False).to_numpy()
+        found = self._items(mask.fill_null(value=False).to_numpy(), ends)
         if not found.any():
             known = self.values(name)
             such = f", such as {known[0][0]!r}" if known else ""
@@ -192,7 +264,7 @@ class Filters:
 
     def _between(self, condition: Between) -> Mask:
         self._kind(condition.column, "with", "column")
-        values = self._facts[f"column:{condition.column}"]
+        values, ends = self._column(condition.column)
         dtype = values.dtype
         numbers = values.cast(pl.Float64, strict=False) if dtype.is_numeric() or dtype == pl.String else None
         if numbers is None or numbers.null_count() > values.null_count():
@@ -205,7 +277,26 @@ class Filters:
         for bound, holds in ((condition.low, np.greater_equal), (condition.high, np.less_equal)):
             if bound is not None:
                 mask &= holds(found, bound)
-        return mask
+        return self._items(mask, ends)
+
+
+def conditions_of(with_: Sequence[str], any_: Sequence[str], without: Sequence[str], where: str) -> list[Condition]:
+    """Conditions as ``NAME:VALUE``: all of the first, one of the second, none of the third.
+
+    Raises:
+        RequestError: one has no colon.
+    """
+    conditions: list[Condition] = [_has(text, f"{where}with") for text in with_]
+    if any_:
+        conditions.append(Joined("any", tuple(_has(text, f"{where}any") for text in any_)))
+    return conditions + [Joined("not", (_has(text, f"{where}without"),)) for text in without]
+
+
+def _has(text: str, where: str) -> Has:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise RequestError(422, "filter is not readable", where=where, expected="NAME:VALUE", found=repr(text)[:200])
+    return Has(name, value)
 
 
 def _size(condition: Condition, depth: int = 0) -> int:

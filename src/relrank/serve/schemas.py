@@ -77,7 +77,9 @@ class RunOf(_Answer):
     relations: list[RelationOf]
     weights_adjustable: bool
     filters: list[str] = Field(description="Relations that filters may name.")
-    columns: list[str] = Field(description="Columns of the item table that filters may name.")
+    columns: list[str] = Field(
+        description="Columns that filters may name: of the item table; TYPE.COLUMN of nodes that items have."
+    )
 
 
 class Runs(_Answer):
@@ -224,7 +226,9 @@ class Filter(_Question):
     """Relation and value, column and value, or column with bounds; or conditions joined by all, any and not."""
 
     relation: StrictStr | None = None
-    column: StrictStr | None = Field(None, description="Of the item table. A missing value fits no condition.")
+    column: StrictStr | None = Field(
+        None, description="Of the item table, or TYPE.COLUMN. A missing value fits no condition."
+    )
     value: Id | StrictBool | StrictFloat | None = None
     min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="With a column of numbers.")
     max: Annotated[float, Field(allow_inf_nan=False)] | None = None

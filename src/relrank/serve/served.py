@@ -105,7 +105,7 @@ class Served:
         self.relations_of_users = relations_of_users(self.model)
         self._popularity: Float32 = popularity(self.graph).counts.numpy()
         self._lock = threading.Lock()  # of the model: some derive things when they are first asked
-        self.filters = Filters(self.graph, run.facts)
+        self.filters = Filters(self.graph, run.facts, run.nodes)
         self.weights = weights_of(self.model)
         self.weights_adjustable = adjustable(self.model)
         self._variants = Variants(self.model, self.limits)

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ MEND = "take a copy of it, or fit it again"
 MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
 FACTS = "facts.parquet"
+NODES = "nodes.parquet"
+NODE_KEY = "#key"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +59,8 @@ class FittedRun:
         note: model, arm, hyper-parameters, protocol; plain JSON.
         facts: what lists may be filtered by beside the graph, a row per item: ``column:NAME`` of the item table, and
             ``relation:NAME`` with the keys that a relation of the study leads to; None of an older run.
+        nodes: by node type that relations lead to and that has a table: these relations, and its plain columns, with
+            keys as text in ``NODE_KEY``; filters read them. Nothing of an older run.
     """
 
     model: Recommender
@@ -65,6 +69,7 @@ class FittedRun:
     titles: pl.DataFrame
     note: dict[str, Any]
     facts: pl.DataFrame | None = None
+    nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
@@ -269,9 +274,12 @@ def save_run(
         titles.write_parquet(part / "titles.parquet")
         facts = facts_of(tables, split, graph if whole is None else whole)
         facts.write_parquet(part / FACTS)
+        nodes = nodes_of(tables, graph if whole is None else whole)
+        if nodes:
+            _folded(nodes).write_parquet(part / NODES)
         write_json(part / "run.json", note)
         seal(part)
-    return FittedRun(model, graph, split, titles, note, facts)
+    return FittedRun(model, graph, split, titles, note, facts, nodes)
 
 
 def holds_run(folder: Path, cell: str) -> bool:
@@ -334,7 +342,8 @@ def load_run(folder: Path | str) -> FittedRun:
         unseen=note.get("unseen", 0),
     )  # fmt: skip
     facts = sealed.table(FACTS) if FACTS in sealed else None
-    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts)
+    nodes = _unfolded(sealed.table(NODES)) if NODES in sealed else {}
+    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts, nodes)
 
 
 def _split_frame(split: Split) -> pl.DataFrame:
@@ -363,8 +372,7 @@ def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
     table = tables.nodes.get(tables.item)
     facts = keys
     if table is not None:
-        flat = [name for name, dtype in table.frame.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
-        columns = [pl.col(name).alias(f"column:{name}") for name in flat if name != table.key]
+        columns = [pl.col(name).alias(f"column:{name}") for name in _plain(table.frame) if name != table.key]
         plain = table.frame.select(pl.col(table.key).alias("key"), *columns)
         facts = keys.join(plain, on="key", how="left", maintain_order="left")
     found = []
@@ -374,6 +382,45 @@ def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
         rows = pl.DataFrame({"row": np.arange(len(split.items), dtype=np.int32)})
         found.append(rows.join(lists, on="row", how="left", maintain_order="left").drop("row"))
     return pl.concat([facts.drop("key"), *found], how="horizontal")
+
+
+def nodes_of(tables: Tables, graph: Graph) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
+    """What is known of the nodes behind items; see ``FittedRun``."""
+    relations: dict[str, tuple[str, ...]] = {}
+    for name, (_, _, node) in item_relations(graph).items():
+        relations[node] = (*relations.get(node, ()), name)
+    found = {}
+    for node, names in relations.items():
+        table = tables.nodes.get(node)
+        columns = [] if table is None else [name for name in _plain(table.frame) if name != table.key]
+        if table is not None and columns:
+            frame = table.frame.select(pl.col(table.key).cast(pl.String).alias(NODE_KEY), *columns)
+            keys = graph.nodes[node].keys.cast(pl.String)
+            if len(there := frame.filter(pl.col(NODE_KEY).is_in(keys.implode()))):
+                found[node] = names, there
+    return found
+
+
+def _plain(frame: pl.DataFrame) -> list[str]:
+    """Columns that hold single values, which a condition may name."""
+    return [name for name, dtype in frame.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
+
+
+def _folded(nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]]) -> pl.DataFrame:
+    """One table of all types: a row each, in one column per type, is a list of its relations or of its nodes."""
+    return pl.DataFrame([
+        pl.Series(node, [{"relations": list(names), "rows": frame.to_struct("rows")}],
+                  dtype=pl.Struct({"relations": pl.List(pl.String), "rows": pl.List(pl.Struct(frame.schema))}))
+        for node, (names, frame) in nodes.items()
+    ])  # fmt: skip
+
+
+def _unfolded(table: pl.DataFrame) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
+    found = {}
+    for one in table:
+        rows = one.struct.field("rows").explode().struct.unnest()
+        found[one.name] = tuple(one.struct.field("relations").explode()), rows
+    return found
 
 
 def item_relations(graph: Graph) -> dict[str, tuple[Int32, Int32, str]]:
