@@ -96,6 +96,10 @@ class Recommender(ABC):
             InputError: an item row outside the catalogue.
         """
 
+    def readers(self) -> tuple[Recommender, ...]:
+        """The models that its scores come from, each with a configuration of its own: by default itself alone."""
+        return (self,)
+
     @classmethod
     def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
         """The hyper-parameters worth tuning on this graph; () for a model without any."""

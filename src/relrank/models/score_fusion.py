@@ -90,6 +90,10 @@ class ScoreFusion(Trained):
                 expected="models of edges, or models of sequences", found=", ".join(self._learning),
             )  # fmt: skip
 
+    def readers(self) -> tuple[Recommender, ...]:
+        """The parts: what one of them reads, with its weights."""
+        return tuple(self.parts.values())
+
     @property
     def most_edges(self) -> float:  # type: ignore[override]
         """Of the part that bears the smallest share of the edges."""

@@ -16,17 +16,22 @@ decides what is there:
 
 A program or a table is given ones at the items of a history. Where a known user's input is something else, because
 interactions weigh differently or relations of users are read, too, ``users.parquet`` has it (``user``, ``column``,
-``value``): column c below the number of items is item c, those above are nodes that a relation of users leads to,
-listed in ``columns.parquet`` (``column``, ``relation``, ``type``, ``id``). The weights of these are more rows of B,
-in Parquet in ``column_weights.parquet`` (``column``, ``neighbour``, ``weight``). So the products are the model's own
-scores, for all known users and for anybody of whom the relations are known. ``exact`` in the note is false where that
-does not hold: where ``parquet`` keeps the largest of many weights alone.
+``value``): column c below the number of exported items is row c of ``ids.parquet``, those above are nodes that a
+relation of users leads to, listed in ``columns.parquet`` (``column``, ``relation``, ``type``, ``id``). The weights of
+these are more rows of B, in Parquet in ``column_weights.parquet`` (``column``, ``neighbour``, ``weight``). So the
+products are the model's own scores, for all known users and for anybody of whom the relations are known. ``exact`` in
+the note is false where that does not hold: where ``parquet`` keeps the largest of many weights alone.
 
 A program is one matrix product, so that it needs no code: ``model.onnx``, or the tensor ``weights`` of
 ``model.safetensors`` (``load_program``); for sparse models the tensors ``indptr``, ``indices`` and ``weights`` of B
 in CSR. Torch's own program files hold pickles, and nothing here is ever unpickled.
-No program masks what a user has chosen already. Row i of the items, column i of scores and history, and entry i of an
-index are line i of ``ids.parquet`` (``row``, ``item``, ``title``).
+Row i of the items, column i of scores and history, and entry i of an index are line i of ``ids.parquet`` (``row``,
+``item``, ``title``, ``tie_order``, ``popularity``).
+
+**Lists.** Items that lists never hold, since the model cannot score them (``FittedRun.unscored``), are not exported:
+they change no score of another item, in whatever history they stand. The lists of ``recommend`` are the exported
+items that the user has not chosen, highest score first and of equal scores the smallest ``tie_order`` first; where
+all of them have one score, highest ``popularity`` first. No program masks what a user has chosen.
 """
 
 from __future__ import annotations
@@ -34,18 +39,19 @@ from __future__ import annotations
 import importlib
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor, nn
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr, Float32
+from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.chains import composed
 from relrank.graph.sequences import Sequences
@@ -63,8 +69,9 @@ from relrank.models.rp3beta import RP3Beta
 from relrank.models.sparse_ease import SparseEASE
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
-from relrank.ranking import SCORE_BYTES
+from relrank.ranking import SCORE_BYTES, visiting_order
 from relrank.sealed import Sealed, bytes_in, json_of, seal
+from relrank.study.fallback import popularity
 from relrank.study.fitted import PARTS, FittedRun
 from relrank.whole import whole_folder
 
@@ -83,6 +90,8 @@ EXTRAS = {"faiss": "ann", "onnx": "onnx"}
 ONNX_BYTES = (2 << 30) - (1 << 20)
 """What fits into one file of that format."""
 OPSET, IR = 17, 8
+LISTS = "items not chosen yet by score, equal scores by tie_order; by popularity where all have one score"
+"""How scores become a list, for the note; the columns are those of ``ids.parquet``."""
 WEIGHTS = "score of neighbour = sum of value times weight over the columns of the input, 1 for items of a history"
 ROWS = 1 << 22
 """Sparse weights that get their outside ids at once."""
@@ -102,7 +111,7 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
 
     Raises:
         InputError: the format is unknown, or not one for this model; the folder holds something else; an extra is not
-            installed.
+            installed; an item that is in no list changes the scores of others.
     """
     out = Path(out)
     if to not in get_args(Format):
@@ -123,10 +132,11 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
         )  # fmt: skip
-    sparse = model if isinstance(model, SparseLinear) else None
+    sparse = _listed_weights(run) if isinstance(model, SparseLinear) else None
+    if not with_vectors and sparse is None:
+        _refuse_influence(run, _rows_alone(model, run.unscored))
     with whole_folder(out) as part:
-        ids = run.split.items.keys.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
-        ids.rename({"key": "item"}).with_row_index("row").write_parquet(part / "ids.parquet")
+        _write_ids(run, part)
         said: dict[str, Any] = {}
         if with_vectors:
             _write_vectors(run, part)
@@ -134,25 +144,31 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
             _write_inputs(run, part)
         if to == "parquet":
             if sparse is not None:
-                said = _write_sparse_weights(run, sparse.item_weights(), part)
+                said = _write_sparse_weights(run, sparse, part)
             else:
                 said = {"vectors": True} if with_vectors else _write_weights(run, part, neighbours)
         elif to == "faiss":
             said = _write_index(run, part, library)
         elif sparse is not None and to == "torch":
-            tensors = {name: getattr(sparse, name) for name in SPARSE}
+            parts = (sparse.indptr, sparse.indices, sparse.data)
+            tensors = {name: torch.from_numpy(own) for name, own in zip(SPARSE, parts, strict=True)}
             save_tensors(part / PROGRAM, tensors, {"takes": "history"})
-            shape = [sparse.indptr.numel() - 1, model.graph.n_items]
+            shape = [sparse.n_rows, sparse.n_cols]
             said = {"input": "history", "shape": shape, "output": "scores", "layout": "csr"}
         else:
-            program = _program(run, ONNX_BYTES if to == "onnx" else None)
+            program = _program(run, sparse, ONNX_BYTES if to == "onnx" else None)
             said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
             if to == "onnx":
                 _write_onnx(program, run, part / "model.onnx", library)
             else:
                 save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
         names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
-        said = {"exact": True, "known users": "all their rows" if run.hears_all else "their training rows", **said}
+        said = {
+            "exact": True,
+            "lists": LISTS,
+            "known users": "all their rows" if run.hears_all else "their training rows",
+            **said,
+        }
         write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
         seal(part)
     return sorted(f.name for f in out.iterdir())
@@ -240,8 +256,77 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
     return Program(note["input"], tensors["weights"])
 
 
+def _listable(run: FittedRun) -> Int64:
+    """Rows of the items that are exported, those that lists may hold, ascending."""
+    return np.delete(np.arange(run.split.shape[1], dtype=np.int64), run.unscored)
+
+
+def _write_ids(run: FittedRun, folder: Path) -> None:
+    """Keys and titles of the items that are exported, and what decides where scores do not."""
+    order, rows = visiting_order(run.split.shape[1]), _listable(run)
+    place = np.empty(order.size, np.int64)
+    place[order] = np.arange(order.size)
+    frame = pl.DataFrame(
+        {
+            "key": run.split.items.at(rows), "tie_order": place[rows],
+            "popularity": popularity(run.graph).counts.numpy()[rows],
+        }
+    )  # fmt: skip
+    named = frame.join(run.titles, on="key", how="left", maintain_order="left").rename({"key": "item"})
+    ids = named.select("item", "title", "tie_order", "popularity").with_row_index("row")
+    ids.write_parquet(folder / "ids.parquet")
+
+
+def _listed_weights(run: FittedRun) -> Csr:
+    """Sparse weights of the items that are exported, and of the columns beside the items, for these items.
+
+    Raises:
+        InputError: see ``_refuse_influence``.
+    """
+    assert isinstance(run.model, SparseLinear)
+    weights, rows = run.model.item_weights(), _listable(run)
+    n_items = weights.n_cols
+    if rows.size == n_items:
+        return weights
+    alone = weights.take(run.unscored)
+    _refuse_influence(run, [(alone.indices, alone.data)])
+    kept = np.concatenate([rows, np.arange(n_items, weights.n_rows)])
+    part, at = weights.take(kept), np.full(n_items, -1, np.int32)
+    at[rows] = np.arange(rows.size, dtype=np.int32)
+    there = at[part.indices] >= 0
+    return Csr.from_pairs(part.rows()[there], at[part.indices[there]], (kept.size, rows.size), part.data[there])
+
+
+def _rows_alone(model: Recommender, items: Int32) -> Iterator[tuple[Int64, Float32]]:
+    """What histories of one of these items each make of all items, in blocks: columns and values other than 0."""
+    for first in range(0, items.size, size := max(1, SCORE_BYTES // (4 * model.graph.n_items))):
+        with torch.no_grad():
+            rows = model.fold_in([torch.tensor([item]) for item in items[first : first + size].tolist()])
+        found = rows.float().numpy(force=True)
+        columns = np.nonzero(found)[1]
+        yield columns, found[found != 0]
+
+
+def _refuse_influence(run: FittedRun, of_unscored: Iterable[tuple[npt.NDArray[np.integer], Float32]]) -> None:
+    """Refuse to leave items out that change the scores of those which are exported.
+
+    Args:
+        run: the fitted model.
+        of_unscored: columns and values of weights of items that are in no list.
+
+    Raises:
+        InputError: they do.
+    """
+    for columns, values in of_unscored:
+        if (values[~np.isin(columns, run.unscored)] != 0).any():
+            raise InputError(
+                "model cannot be exported", where="relrank export", found=f"{run.model.name}, where they do",
+                expected="items that are in no list and change no score of another",
+            )  # fmt: skip
+
+
 def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
-    """Users' and items' vectors; users' as their lists are made, of all their rows where the run folds these in."""
+    """Vectors of users and of the exported items; users' of all their rows where the run folds these in."""
     model = run.model
     assert isinstance(model, VectorModel)
     users, items = model.encoded()
@@ -250,14 +335,15 @@ def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
         user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
         users = model.history_vectors(Sequences.of_rows(user, item, model.graph.n_users).tensors())
     users_, items_ = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
-    return users_, items_
+    return users_, items_[_listable(run)]
 
 
-def _user_columns(model: Recommender) -> pl.DataFrame:
+def _user_columns(run: FittedRun) -> pl.DataFrame:
     """Inputs beside the items, in their order: ``column``, ``relation``, ``type``, ``id``."""
-    graph, parts = model.graph, []
+    model, graph = run.model, run.model.graph
+    parts: list[pl.DataFrame] = []
     pairs = model.in_use(graph.user) if isinstance(model, RelationalEASE | SparseEASE) else ()
-    first = graph.n_items
+    first = _listable(run).size
     for relation, _ in pairs:
         direct, n = composed(graph, relation), rows_of(graph, relation).n_cols
         node = direct.target if direct.source == graph.user else direct.source
@@ -272,51 +358,53 @@ def _user_columns(model: Recommender) -> pl.DataFrame:
 
 def _write_inputs(run: FittedRun, folder: Path) -> None:
     """What known users' scores are made of, where that is not a row of ones at their items."""
-    model = run.model
-    columns = _user_columns(model)
+    model, listed = run.model, _listable(run)
+    columns = _user_columns(run)
     if columns.height:
         columns.write_parquet(folder / "columns.parquet")
     elif (model.history.data == 1).all():
         return
     x, frames = model.history, []
-    rows = [(x.rows().astype(np.int64), x.indices.astype(np.int64), x.data)]
+    # items that are not exported have no interactions
+    rows = [(x.rows().astype(np.int64), np.searchsorted(listed, x.indices).astype(np.int64), x.data)]
     if columns.height:
         assert isinstance(model, RelationalEASE | SparseEASE)
         beside = [model.beside(user) for user in range(model.graph.n_users)]
         whose = np.repeat(np.arange(model.graph.n_users, dtype=np.int64), [of.size for of, _ in beside])
-        of_them = np.concatenate([of for of, _ in beside]).astype(np.int64) + model.graph.n_items
+        of_them = np.concatenate([of for of, _ in beside]).astype(np.int64) + listed.size
         rows.append((whose, of_them, np.concatenate([values for _, values in beside])))
     for user, column, value in rows:
         frames.append(pl.DataFrame({"user": run.split.users.at(user), "column": column, "value": value}))
     pl.concat(frames).write_parquet(folder / "users.parquet")
 
 
-def _item_weights(model: Recommender) -> Iterator[tuple[int, Float32]]:
-    """Rows of B by blocks, as (first row, float32 [b, n_items]): what each item, or column, says of all others."""
+def _item_weights(run: FittedRun) -> Iterator[tuple[int, Float32]]:
+    """Rows of B by blocks, as (first row, float32 [b, n_exported]): what each item, or column, says of all others."""
+    model, listed = run.model, _listable(run)
     n_items = model.graph.n_items
     size = max(1, SCORE_BYTES // (4 * n_items))
-    for first in range(0, n_items, size):
-        alone = [torch.tensor([item]) for item in range(first, min(first + size, n_items))]
+    for first in range(0, listed.size, size):
+        alone = [torch.tensor([item]) for item in listed[first : first + size].tolist()]
         with torch.no_grad():
-            yield first, model.fold_in(alone).float().numpy(force=True)
+            yield first, model.fold_in(alone).float().numpy(force=True)[:, listed]
     if isinstance(model, RelationalEASE) and len(model.item_weights) > n_items:
-        yield n_items, model.item_weights.numpy()[n_items:]
+        yield listed.size, model.item_weights.numpy()[n_items:, listed]
 
 
-def _program(run: FittedRun, most: int | None) -> Program:
+def _program(run: FittedRun, sparse: Csr | None, most: int | None) -> Program:
     """The product, refused before it is made where its weights take more bytes than ``most``."""
-    model = run.model
-    if keeps_vectors(model):
+    if keeps_vectors(run.model):
         return Program("user", torch.from_numpy(_vectors(run)[1].T.copy()))
-    shape = model.graph.n_items + _user_columns(model).height, model.graph.n_items
+    n = _listable(run).size
+    shape = n + _user_columns(run).height, n
     if most is not None and 4 * shape[0] * shape[1] > most:
         raise _too_large(4 * shape[0] * shape[1])
-    if isinstance(model, SparseLinear):
-        w, weights = model.item_weights(), np.zeros(shape, np.float32)
-        weights[w.rows(), w.indices] = w.data
+    if sparse is not None:
+        weights = np.zeros(shape, np.float32)
+        weights[sparse.rows(), sparse.indices] = sparse.data
         return Program("history", torch.from_numpy(weights))
     weights = np.empty(shape, np.float32)
-    for first, rows in _item_weights(model):
+    for first, rows in _item_weights(run):
         weights[first : first + len(rows)] = rows
     return Program("history", torch.from_numpy(weights))
 
@@ -325,7 +413,7 @@ def _write_vectors(run: FittedRun, folder: Path) -> None:
     users, items = _vectors(run)
     for name, keys, vectors in (
         ("users", run.split.users.keys, users),
-        ("items", run.split.items.keys, items),
+        ("items", run.split.items.at(_listable(run)), items),
     ):
         frame = pl.DataFrame({"id": keys, "vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))})
         frame.with_columns(pl.col("vector").cast(pl.List(pl.Float32))).write_parquet(folder / f"{name}.parquet")
@@ -334,19 +422,19 @@ def _write_vectors(run: FittedRun, folder: Path) -> None:
 def _write_weights(run: FittedRun, folder: Path, neighbours: int) -> dict[str, Any]:
     """The largest weights of each item by absolute value; zeros are left out."""
     kept, exact = [], True
-    n_items = run.model.graph.n_items
-    n = min(max(neighbours, 1), n_items)
-    for first, rows in _item_weights(run.model):
+    listed = _listable(run)
+    n = min(max(neighbours, 1), listed.size)
+    for first, rows in _item_weights(run):
         largest = torch.from_numpy(np.abs(rows)).topk(n).indices.numpy()
         values = np.take_along_axis(rows, largest, 1)
         row, place = np.nonzero(values)
         exact &= bool((np.count_nonzero(rows, axis=1) <= n).all())
         kept.append((row + first, largest[row, place], values[row, place]))
     row, column, weight = (np.concatenate(side) for side in zip(*kept, strict=True))
-    frame = pl.DataFrame({"column": row, "neighbour": run.split.items.at(column), "weight": weight})
-    of_item = pl.col("column") < n_items
+    frame = pl.DataFrame({"column": row, "neighbour": run.split.items.at(listed[column]), "weight": weight})
+    of_item = pl.col("column") < listed.size
     items = frame.filter(of_item)
-    items.insert_column(0, run.split.items.at(items["column"].to_numpy()).rename("item")).drop(
+    items.insert_column(0, run.split.items.at(listed[items["column"].to_numpy()]).rename("item")).drop(
         "column"
     ).write_parquet(folder / "weights.parquet")
     if items.height < frame.height:
@@ -356,21 +444,21 @@ def _write_weights(run: FittedRun, folder: Path, neighbours: int) -> dict[str, A
 
 def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[str, Any]:
     """All weights, some rows at a time; zeros are left out."""
-    keys, files = run.split.items, []
-    parts = folder / "parts"
+    keys, listed = run.split.items, _listable(run)
+    parts, files = folder / "parts", []
     parts.mkdir()
-    of_items = int(weights.indptr[len(keys)])
-    if weights.n_rows > len(keys):
+    of_items = int(weights.indptr[listed.size])
+    if weights.n_rows > listed.size:
         of_columns = {
             "column": weights.rows()[of_items:].astype(np.int64),
-            "neighbour": keys.at(weights.indices[of_items:]), "weight": weights.data[of_items:],
+            "neighbour": keys.at(listed[weights.indices[of_items:]]), "weight": weights.data[of_items:],
         }  # fmt: skip
         pl.DataFrame(of_columns).filter(pl.col("weight") != 0).write_parquet(folder / "column_weights.parquet")
     for start in range(0, max(of_items, 1), ROWS):
         part = slice(start, min(start + ROWS, of_items))
         row = np.searchsorted(weights.indptr, np.arange(part.start, part.stop), side="right") - 1
         there = weights.data[part] != 0
-        columns = {"item": keys.at(row[there]), "neighbour": keys.at(weights.indices[part][there])}
+        columns = {"item": keys.at(listed[row[there]]), "neighbour": keys.at(listed[weights.indices[part][there]])}
         files.append(parts / f"{start:012}.parquet")
         pl.DataFrame(columns | {"weight": weights.data[part][there]}).write_parquet(files[-1])
     pl.scan_parquet(files, glob=False).sink_parquet(folder / "weights.parquet")

@@ -34,23 +34,25 @@ def popularity(graph: Graph) -> Popularity:
 def relations_of_users(model: Recommender) -> list[str]:
     """Relations of users that the model reads, which somebody with a history alone has not."""
     graph = model.graph
-    return [name for name in _read(model) if end_of(graph, graph.relations[name]) == graph.user]
+    read = {name for one in model.readers() for name in _read(one)}
+    return [name for name, r in graph.relations.items() if name in read and end_of(graph, r) == graph.user]
 
 
 def unscored(model: Recommender, unseen: int) -> Int32:
     """Of the last ``unseen`` items, which have no interactions, those of which the model knows nothing, ascending.
 
-    It knows an item by a relation that it reads, with a weight above 0, or by a feature.
+    It knows an item by a relation that it reads, with a weight above 0, or by a feature; a model of several parts by
+    what any of them reads.
     """
-    graph, config = model.graph, model.config
-    known = np.zeros(graph.n_items, np.bool_)
-    known[: graph.n_items - unseen] = True
-    if unseen:
-        for name in _read(model):
+    known = np.zeros(model.graph.n_items, np.bool_)
+    known[: known.size - unseen] = True
+    for one in model.readers() if unseen else ():
+        graph = one.graph
+        for name in _read(one):
             relation = graph.relations[name]
             if graph.item in (relation.source, relation.target) or end_of(graph, relation) == graph.item:
                 known |= composed(graph, relation).degrees(graph.item, graph.n_items) > 0
-        if model.reads_features(config):
+        if one.reads_features(one.config):
             for feature in graph.features_of(graph.item):
                 known |= feature.known
     return np.flatnonzero(~known).astype(np.int32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
@@ -70,6 +70,7 @@ class FittedRun:
     note: dict[str, Any]
     facts: pl.DataFrame | None = None
     nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]] = field(default_factory=dict)
+    _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
@@ -121,13 +122,24 @@ class FittedRun:
     @property
     def unscored(self) -> Int32:
         """Items that no interaction names and the model knows nothing else of: they are in no list."""
-        return unscored(self.model, self.split.unseen)
+        found: Int32 = self._once("unscored", lambda: unscored(self.model, self.split.unseen))
+        return found
 
     def chosen(self) -> Csr:
         """Users by items: what each chose, in whatever part."""
+        found: Csr = self._once("chosen", self._chosen)
+        return found
+
+    def _chosen(self) -> Csr:
         parts = [getattr(self.split, part) for part in PARTS]
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
         return Csr.from_pairs(user, item, self.split.shape)
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """What follows from the run, made when it is first asked for."""
+        if name not in self._derived:
+            self._derived[name] = make()
+        return self._derived[name]
 
     def _named(self, items: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], fallback: bool) -> pl.DataFrame:
         there = items >= 0
