@@ -42,6 +42,7 @@ bench-models: $(READY)  ## the other timings and tallies that the docs quote; th
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/fold_in.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/explanations.py
 	$(BIN)/python benchmarks/fuzz_service.py
+	$(BIN)/python benchmarks/stops.py
 	$(BIN)/python benchmarks/corruptions.py
 	$(BIN)/python benchmarks/hostile_inputs.py
 	$(BIN)/python benchmarks/kills.py runs/kills

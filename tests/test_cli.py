@@ -264,6 +264,27 @@ def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):
     assert sorted(best(out)) == sorted(set(range(120)) - {3, 4})
 
 
+def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
+    narrowed = ["--user", 5, "--visit", "3, 4", "--with", "driver:driver 1", "--without", "noise:noise 1"]
+    first = good(relrank("recommend", "runs/small", *narrowed, "-k", 1, at=study.home))
+    gone = re.findall(r"1\W+(\d+)\W+item \1\b", first)[0]
+    narrowed += ["--exclude", gone]
+    out = good(relrank("recommend", "runs/small", *narrowed, "-k", 9, at=study.home))
+    rows = re.findall(r"(\d+)\W+(\d+)\W+item \2[^\d-]+(-?[\d.]+)", out)
+    place, item, score = rows[-1]
+    run = load_run(study.folder)
+    assert {"3", "4", gone}.isdisjoint({row[1] for row in rows})
+    facts = run.facts.with_columns(key=run.split.items.keys).filter(
+        pl.col("key").is_in([int(row[1]) for row in rows])
+    )
+    assert facts["relation:driver"].to_list() == [["driver 1"]] * len(rows)
+    assert ["noise 1"] not in facts["relation:noise"].to_list()
+    said = good(relrank("explain", "runs/small", item, *narrowed, at=study.home))
+    assert said.startswith(f"item {item}: place {place}, score {score}\n")
+    refused = relrank("explain", "runs/small", gone, *narrowed, at=study.home)
+    assert (refused.code, refused.err.splitlines()[0]) == (2, "error: item does not fit the filters")
+
+
 def test_evaluate_prints_what_the_study_measured(study, tmp_path):
     note = json.loads((study.folder / "winner" / "run.json").read_text())
     users = users_of(study.folder / "cells" / note["cell"])
@@ -326,6 +347,17 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("recommend runs/small", "neither"),
         ("recommend runs/small --user 1 --history 2", "both"),
         ("recommend runs/small --history 2,nothing", "nothing"),
+        ("recommend runs/small --history 2 --visit 3", "visit of nobody"),
+        ("recommend runs/small --user 1 --visit ,", "visit is empty"),
+        ("recommend runs/small --user 1 --with colour:red", "no such filter"),
+        ("recommend runs/small --user 1 --any driver", "filter is not readable"),
+        ("explain runs/small 2", "neither"),
+        ("explain runs/small nothing --user 1", "nothing"),
+        ("serve runs/small --header-timeout 0", "--header-timeout"),
+        ("serve runs/small --body-timeout nan", "--body-timeout"),
+        ("serve runs/small --idle-timeout -1", "--idle-timeout"),
+        ("serve runs/small --send-timeout inf", "--send-timeout"),
+        ("serve runs/small --grace nan", "--grace"),
         ("recommend runs/small --history ,", "history"),
         ("recommend runs --user 1", "no fitted model here"),
         ("evaluate nowhere", "no fitted model here"),

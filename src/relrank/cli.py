@@ -25,18 +25,20 @@ from relrank.process_group import rank_here
 from relrank.whole import named
 
 if TYPE_CHECKING:
-    import polars as pl
     from rich.console import Console
     from rich.progress import TaskID
     from rich.status import Status
 
     from relrank.process_group import ProcessGroup
+    from relrank.serve.service import Service
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
     from relrank.study.engines import Engine
     from relrank.study.fitted import FittedRun
     from relrank.study.run import Material
 
+LONGEST = 86_400
+"""Seconds that a time limit of the service may have."""
 PAUSE = 5.0
 """Seconds between two lines of progress where there is no terminal."""
 INTERRUPTED = 130
@@ -85,6 +87,25 @@ def fetch(
 
         where = fetching.fetch(cast("fetching.Name", name), folder, progress)
     print(f"{name} is in {where}")
+
+
+User = Annotated[str | None, typer.Option(help="Key of a user, as in your tables.", show_default=False)]
+History = Annotated[
+    str | None, typer.Option(help="Item keys with commas: for somebody not in the data.", show_default=False)
+]
+Visit = Annotated[
+    str | None, typer.Option(help="Item keys with commas, of the user's current visit.", show_default=False)
+]
+With = Annotated[
+    list[str] | None,
+    typer.Option("--with", help="NAME:VALUE, only items with this of a relation or column.", show_default=False),
+]
+AnyOf = Annotated[
+    list[str] | None,
+    typer.Option("--any", help="NAME:VALUE, likewise; one of these at least.", show_default=False),
+]
+Without = Annotated[list[str] | None, typer.Option(help="NAME:VALUE, only items without it.", show_default=False)]
+Exclude = Annotated[list[str] | None, typer.Option(help="Key of an item to leave out.", show_default=False)]
 
 
 @app.command()
@@ -419,20 +440,22 @@ def compare(
 @app.command()
 def recommend(
     run: RunFolder,
-    user: Annotated[str | None, typer.Option(help="Key of a user, as in your tables.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item keys with commas: for somebody not in the data.")] = None,
+    user: User = None,
+    history: History = None,
+    visit: Visit = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many.")] = 10,
-    with_: Annotated[list[str], typer.Option("--with", help="NAME:VALUE, of items; all of them.")] = [],  # noqa: B006
-    any_: Annotated[list[str], typer.Option("--any", help="NAME:VALUE; one of them.")] = [],  # noqa: B006
-    without: Annotated[list[str], typer.Option("--without", help="NAME:VALUE; none of them.")] = [],  # noqa: B006
+    with_: With = None,
+    any_: AnyOf = None,
+    without: Without = None,
+    exclude: Exclude = None,
 ) -> None:
-    """Print the best items for a user, or for a history of items.
+    """Print the best items for a user, for a history of items, or for a user with the items of a visit.
 
-    Lists are filtered by relations and columns of items, and by columns of what relations lead to: **--with
-    brand.country:IT**.
+    Each filter may be given several times; its name is a relation of the study, a column of the item table, or a
+    column of what relations lead to: **--with brand.country:IT**.
 
     Examples: **relrank recommend runs/ml-100k-loo --user 196 -k 10** · **relrank recommend runs/ml-100k-loo
-    --history 50,181**
+    --history 50,181 --with has_genre:Drama --exclude 64**
     """
     from rich.console import Console
     from rich.table import Table
@@ -441,11 +464,7 @@ def recommend(
     from relrank.study.fallback import relations_of_users
     from relrank.study.fitted import load_run
 
-    if (user is None) == (history is None):
-        raise InputError(
-            "whom to recommend to", where="relrank recommend", expected="either --user or --history",
-            found="both" if user else "neither",
-        )  # fmt: skip
+    keys = _keys_of(user, history, visit, "relrank recommend")
     fitted = load_run(run)
     console = Console()
     if user is not None:
@@ -454,47 +473,106 @@ def recommend(
         console.print(
             f"user {printable(user)} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False
         )
-        best = _listed(fitted, k, with_, any_, without, user=user)
+    elif lacks := relations_of_users(fitted.model):
+        print(f"without what {', '.join(lacks)} would say of them: a history alone has none")
+    if with_ or any_ or without or exclude or visit is not None:
+        answer = _one_served(fitted, k).recommend(
+            user=user, history=keys, k=k, **_conditions(with_, any_, without, exclude)
+        )
+        rows = [(one["place"], one["item"], one["title"], one["score"]) for one in answer["items"]]
+        fallback = answer["fallback"] is not None
     else:
-        assert history is not None
-        keys = [key.strip() for key in history.split(",") if key.strip()]
-        if not keys:
-            raise InputError(
-                "history is empty", where="relrank recommend --history", expected="item keys with commas",
-                found=repr(history),
-            )  # fmt: skip
-        best = _listed(fitted, k, with_, any_, without, history=keys)
-        if lacks := relations_of_users(fitted.model):
-            print(f"without what {', '.join(lacks)} would say of them: a history alone has none")
+        best = fitted.recommend(user, k) if user is not None else fitted.recommend_for(keys or [], k)
+        rows = list(best.select("place", "item", "title", "score").iter_rows())
+        fallback = bool(best["fallback"].any())
     console.print(f"{fitted.note['model']} on {fitted.note['arm']}", markup=False, highlight=False)
     table = Table()
     for heading in ("", str(fitted.graph.item), "title", "score"):
         table.add_column(heading, justify="left" if heading == "title" else "right")
-    if best["fallback"].any():
+    if fallback:
         print("nothing is known of them: the most popular items")
-    for place, item, title, score in best.select("place", "item", "title", "score").iter_rows():
+    for place, item, title, score in rows:
         table.add_row(str(place), Text(printable(item)), Text(printable(title)), f"{score:.3f}")
     console.print(table)
 
 
-def _listed(
-    fitted: FittedRun, k: int, with_: list[str], any_: list[str], without: list[str], *,
-    user: str | None = None, history: list[str] | None = None,
-) -> pl.DataFrame:  # fmt: skip
-    """A list of a run; a filtered one is that of the service."""
-    if not (with_ or any_ or without):
-        return fitted.recommend(cast("str", user), k) if history is None else fitted.recommend_for(history, k)
-    import polars as pl
+@app.command()
+def explain(
+    run: RunFolder,
+    item: Annotated[str, typer.Argument(help="Key of the item.", show_default=False)],
+    user: User = None,
+    history: History = None,
+    visit: Visit = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=20, help="Most reasons.")] = 5,
+    with_: With = None,
+    any_: AnyOf = None,
+    without: Without = None,
+    exclude: Exclude = None,
+) -> None:
+    """Print why an item is recommended: its place in the list that the same options give, and what carries it there.
 
-    from relrank.serve.asked import Limits
+    Example: **relrank explain runs/ml-100k-loo 64 --user 196**
+    """
+    from relrank.study.fitted import load_run
+
+    keys = _keys_of(user, history, visit, "relrank explain")
+    fitted = load_run(run)
+    found = _one_served(fitted, n).explain(
+        item, user=user, history=keys, n=n, **_conditions(with_, any_, without, exclude)
+    )
+    title = found["item"]["title"]
+    print(f"{printable(item if title is None else title)}: place {found['rank']:g}, score {found['score']:.3f}")
+    if found["fallback"]:
+        print("nothing is known of them: the list is that of the most popular items")
+    elif not found["reasons"]:
+        print("no single path carries it")
+    for reason in found["reasons"]:
+        print(f"- {printable(reason['sentence'])}")
+
+
+def _keys_of(user: str | None, history: str | None, visit: str | None, command: str) -> list[str] | None:
+    """The item keys of a history or a visit; None without either.
+
+    Raises:
+        InputError: there are neither or both of user and history, a visit of nobody, or no keys.
+    """
+    if (user is None) == (history is None):
+        raise InputError(
+            "whom to recommend to", where=command, expected="either --user or --history",
+            found="both" if user else "neither",
+        )  # fmt: skip
+    if visit is not None and user is None:
+        raise InputError("visit of nobody", where=f"{command} --visit", expected="--user", found="--history")
+    text = visit if history is None else history
+    if text is None:
+        return None
+    keys = [key.strip() for key in text.split(",") if key.strip()]
+    if not keys:
+        what = "visit" if history is None else "history"
+        raise InputError(
+            f"{what} is empty", where=f"{command} --{what}", expected="item keys with commas", found=repr(text)
+        )
+    return keys
+
+
+def _conditions(
+    with_: list[str] | None, any_: list[str] | None, without: list[str] | None, exclude: list[str] | None
+) -> dict[str, Any]:
+    """What lists are narrowed by, as the service takes it."""
     from relrank.serve.filters import conditions_of
+
+    filters = conditions_of(with_ or (), any_ or (), without or (), "--")
+    return {"filters": filters, "exclude": exclude or ()}
+
+
+def _one_served(fitted: FittedRun, k: int) -> Service:
+    """A service of one run: whatever the catalogue, its lists are exact."""
+    from relrank.serve.asked import Limits
+    from relrank.serve.served import Served
     from relrank.serve.service import Service
 
-    service = Service({"run": fitted}, Limits(k=k))
-    filters = conditions_of(with_, any_, without, "relrank recommend --")
-    answer = service.recommend(user=user, history=history, k=k, filters=filters)
-    rows = [(i["place"], i["item"], i["title"], i["score"], answer["fallback"] is not None) for i in answer["items"]]
-    return pl.DataFrame(rows, schema=["place", "item", "title", "score", "fallback"], orient="row")
+    limits, name = Limits(k=max(k, 1000), history=sys.maxsize), str(fitted.note["model"])
+    return Service({name: Served(name, fitted, limits, index_from=sys.maxsize)}, limits)
 
 
 @app.command()
@@ -513,9 +591,14 @@ def serve(
         typer.Option(help='Name in "Host" that is answered, as "*.example.org" with those below it; any by default.'),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with the models in its memory.")] = 1,
-    grace: Annotated[
-        float, typer.Option(min=0, help="Seconds between SIGTERM and the end of new connections.")
-    ] = 1.0,
+    grace: Annotated[float, typer.Option(help="Seconds between SIGTERM and the end of new connections.")] = 1.0,
+    connections: Annotated[int, typer.Option(min=1, help="Open at once, of each process; more get 503.")] = 1000,
+    header_timeout: Annotated[float, typer.Option(help="Seconds that a request's headers may take.")] = 10.0,
+    body_timeout: Annotated[float, typer.Option(help="Seconds that its body may take.")] = 30.0,
+    idle_timeout: Annotated[float, typer.Option(help="Seconds between two requests of a connection.")] = 30.0,
+    send_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a client that does not read its answers is cut off.")
+    ] = 30.0,
     max_history: Annotated[int, typer.Option(min=1, help="Longest history of a question, in items.")] = 2000,
     index_from: Annotated[
         int, typer.Option(min=1, help='Catalogues this large are searched through an index (extra "ann").')
@@ -539,6 +622,17 @@ def serve(
             "no token", where="relrank serve --token-env", found="nothing there",
             expected=f"the token in the environment variable {token_env}",
         )  # fmt: skip
+    times = {"header": header_timeout, "body": body_timeout, "idle": idle_timeout, "send": send_timeout}
+    for name, seconds in (*((f"{name}-timeout", seconds) for name, seconds in times.items()), ("grace", grace)):
+        if not (0 if name == "grace" else 1e-3) <= seconds <= LONGEST:  # "nan" is no number either
+            raise InputError(
+                "not a time", where=f"relrank serve --{name}", found=str(seconds),
+                expected=f"seconds, above 0 and at most {LONGEST:,}" + (", or 0" if name == "grace" else ""),
+            )  # fmt: skip
+    limits = Limits(
+        history=max_history, connections=connections, head_seconds=header_timeout, body_seconds=body_timeout,
+        idle_seconds=idle_timeout, send_seconds=send_timeout,
+    )  # fmt: skip
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     options = Options(
         names_of(runs),
@@ -549,7 +643,7 @@ def serve(
         workers,
         grace,
         index_from=index_from,
-        limits=Limits(history=max_history),
+        limits=limits,
     )
     answer(options, lambda text: print(printable(text, lines=True), flush=True))
 

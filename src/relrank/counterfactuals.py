@@ -154,6 +154,7 @@ class Counterfactuals:
         history: Sequence[int] | None,
         hidden: Sequence[int] = (),
         listed: Listed | None = None,
+        stands_for: bool = False,
     ) -> Asked:
         """Who asks, with their scores.
 
@@ -164,6 +165,7 @@ class Counterfactuals:
             hidden: item rows that are no candidates beside those of the history.
             listed: the list that was shown, whole, as item rows and scores: its scores and its order of equal ones
                 then stand for the model's, from which they may differ in the last bits.
+            stands_for: whether the history stands for somebody of whom more is known, whose list is ``listed``.
 
         Raises:
             InputError: a row outside the graph, both or neither of user and history, scores that are not finite.
@@ -190,14 +192,14 @@ class Counterfactuals:
         open_[history_rows([torch.tensor(list(hidden), dtype=torch.int64)], graph.n_items).indices] = False
         open_[items] = False
         beside = np.zeros(0, np.int32), np.zeros(0, np.float32)
-        fixed = from_graph = False
+        fixed, from_graph = stands_for and listed is not None, False
         if user is not None and isinstance(self.model, RelationalEASE | SparseEASE):
             beside = self.model.beside(user)
         elif user is not None and not self.model.from_history:
             fixed = bool(items.size) and self._fixed(user)
             from_graph = not fixed
         asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0), np.zeros(0))
-        own = from_graph or fixed or (user is not None and self.adds_up)
+        own = user is not None and (from_graph or fixed or self.adds_up)
         scores = of_history = np.zeros(0)
         if own:
             scores = _numbers(self.model.score, torch.tensor([user])).ravel()
@@ -243,7 +245,8 @@ class Counterfactuals:
             return self._folded(self.model, asked, items)
         weight: dict[int | None, float] = dict(zip(asked.items.tolist(), asked.weights.tolist(), strict=True))
         rows = [torch.tensor([] if item is None else [item], dtype=torch.int64) for item in items]
-        return asked.scores - np.array([weight.get(item, 0.0) for item in items])[:, None] * _numbers(
+        whole = asked.of_history if asked.folded else asked.scores
+        return whole - np.array([weight.get(item, 0.0) for item in items])[:, None] * _numbers(
             self.model.fold_in, rows
         )
 

@@ -132,6 +132,7 @@ class Explainer:
         n: int = 5,
         tried: int = 20,
         listed: Listed | None = None,
+        stands_for: bool = False,
     ) -> list[Explanation]:
         """Explain items to one user.
 
@@ -146,6 +147,8 @@ class Explainer:
                 large one.
             listed: the list that was shown, whole, as item rows and scores; ranks are places of that list then. None:
                 they are expected ranks, where equal scores count half.
+            stands_for: whether the history stands for somebody of whom more is known, such as a user with the items
+                of a visit: what a path carries is then found by folding it in, as for a user whose vector is fixed.
 
         Raises:
             InputError: a row outside the graph, an item that is in the history, both or neither of user and history,
@@ -154,7 +157,7 @@ class Explainer:
         for name, value in (("n", n), ("tried", tried)):
             if value < 1:
                 raise InputError("nothing is asked for", where=name, expected="1 or more", found=str(value))
-        asked = self._say.asked(user, history, hidden, listed)
+        asked = self._say.asked(user, history, hidden, listed, stands_for)
         for item in items:
             if not 0 <= item < self.graph.n_items:
                 raise InputError(

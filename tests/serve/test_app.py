@@ -70,6 +70,19 @@ def error(response, status):
     return said["error"]
 
 
+def test_explanations_over_get_are_of_the_filtered_list():
+    narrowed = "any=has_genre:crime&any=wrote:3&without=wrote:1&exclude=1013&exclude=1014&with=has_genre:crime"
+    there, item = quote(USERS[1], safe=""), None
+    listed = CLIENT.get(f"/recommend/{there}?{narrowed}&k=40").json()["items"]
+    for one in (listed[0], listed[-1]):
+        item = one["item"]
+        found = CLIENT.get(f"/explain/{there}/{item}?{narrowed}").json()
+        assert (found["rank"], found["score"]) == (one["place"], pytest.approx(one["score"]))
+    assert CLIENT.get(f"/explain/{there}/{item}").json()["rank"] > listed[-1]["place"]
+    assert error(CLIENT.get(f"/explain/{there}/1014?{narrowed}"), 422)["what"] == "item does not fit the filters"
+    assert error(CLIENT.get(f"/explain/{there}/{item}?with=crime"), 422)["where"] == "query.with"
+
+
 def test_routes_answer_as_the_service_does():
     for user in (USERS[0], USERS[1]):
         there = quote(user, safe="")

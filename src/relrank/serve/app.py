@@ -154,10 +154,18 @@ def make_app(
         user: InUrl,
         item: InUrl,
         n: Annotated[int, Query(ge=1, le=limits.reasons, description="Most reasons.")] = 5,
+        with_: Filters = [],  # noqa: B006
+        any_: AnyOf = [],  # noqa: B006
+        without: Without = [],  # noqa: B006
+        exclude: Exclude = [],  # noqa: B006
         run: Run = None,
     ) -> Response:
-        """Why an item is recommended to a known user."""
-        return answered(await pools.away(lambda: service.explain(item, user=user, n=n, run=run, status=404)))
+        """Why an item is recommended to a known user, in the list that the same filters give."""
+        filters = conditions_of(with_, any_, without, "query.")
+        content = await pools.away(
+            lambda: service.explain(item, user=user, n=n, filters=filters, exclude=exclude, run=run, status=404)
+        )
+        return answered(content)
 
     @app.post("/explain", response_model=schemas.Explained)
     async def explain_to(doubted: schemas.Doubted) -> Response:

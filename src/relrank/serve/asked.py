@@ -62,8 +62,10 @@ class Limits:
     """From the beginning of a connection, or of its next request, to the end of the headers."""
     body_seconds: float = 30.0
     """From there to the end of the body."""
-    idle_seconds: int = 30
+    idle_seconds: float = 30.0
     """Between two requests of a connection."""
+    send_seconds: float = 30.0
+    """A client that reads nothing of an answer for so long is cut off."""
 
     def check(self, name: str, value: int, low: int, high: int) -> None:
         """Refuse a number out of bounds.

@@ -5,6 +5,10 @@ is of the slower parser alone. Here a request that is not there in time, or too 
 and its connection closed. Closing sends what is written, then the end of the stream, and reads on for a while: a
 socket that is closed with something unread resets the connection, and the client may lose an answer on its way.
 
+Requests that were sent without waiting for answers are answered one after another, a refusal last of all. What comes
+behind them is parsed when they are answered, so that a connection holds few of them, whatever is sent. A client that
+ended its side of the stream still gets its answers; one that does not read them is cut off.
+
 When a server ends, ``no_more`` lets the kernel drop new connections while those that wait in its queue are still
 accepted: whatever is in that queue when a listening socket is closed would be reset.
 """
@@ -20,6 +24,8 @@ import struct
 import sys
 from typing import Any
 
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relrank.serve.asked import Limits
@@ -32,17 +38,27 @@ QUIET_SECONDS = 1.0
 """When a server ends, a connection without a request is kept for so long: one may be on its way."""
 QUEUE_SECONDS = 5.0
 """Connections that wait in the queue have so long to be accepted."""
+PIECE = 4096
+"""Bytes that are parsed at once; what a request has of a piece is known to that, so that bounds have this slack."""
+LINES = 64
+"""Bytes of a request that are in no header: method, version, ends of lines."""
+BODIES = (b"content-length", b"transfer-encoding")
+"""Headers of requests that have a body."""
 _IDLE, _HEAD, _BODY = range(3)
 """Where in a request a connection is."""
 
 
 class _Ending:
-    """A transport whose ``close`` loses nothing; all else is the transport's own."""
+    """A transport whose ``close`` loses nothing, and which takes no offence at calls after it is gone.
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self.write = transport.write
-        self.ended = False
+    Args:
+        transport: whose methods all others are.
+        patience: seconds that the client has to read what was written when it closes.
+    """
+
+    def __init__(self, transport: Any, patience: float) -> None:
+        self._transport, self._patience = transport, patience
+        self.ended = self.client_ended = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -51,18 +67,57 @@ class _Ending:
         """Whether nothing more may be written."""
         return self.ended or bool(self._transport.is_closing())
 
+    def write(self, data: bytes) -> None:
+        """Send, unless the stream is at its end."""
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Read no more for now."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self._transport.is_closing() and not self.client_ended:
+            self._transport.resume_reading()
+
     def close(self) -> None:
         """End the stream, and go on reading until the client ends it, too, or has had time to."""
         if self.is_closing():
             return
         self.ended = True
         try:
-            self._transport.write_eof()
-            self._transport.resume_reading()
+            if self.client_ended:  # so there is nothing unread
+                self._transport.close()
+            else:
+                self._transport.write_eof()
+                self._transport.resume_reading()
         except (OSError, RuntimeError, NotImplementedError):  # gone already, or no stream that can be ended
             self._transport.close()
             return
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+        loop = asyncio.get_running_loop()
+        self._linger(loop, loop.time() + self._patience)
+
+    def _linger(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
+        """Cut the connection a while after all was sent, or when it is too late for that."""
+        if self._transport.get_write_buffer_size() and loop.time() < until:
+            loop.call_later(0.25, self._linger, loop, until)
+        else:
+            loop.call_later(LINGER_SECONDS, self._transport.abort)
+
+
+class _Flow(FlowControl):
+    """Reads on only where nothing of what was read waits for its turn."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection.transport)
+        self._connection = connection
+
+    def resume_reading(self) -> None:
+        """Go on reading, if there is need of it."""
+        if not self._connection.behind:
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -72,16 +127,23 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._at, self._size, self._discarded = _IDLE, 0, 0
+        self._at, self._entered = _IDLE, False
+        self._size = self._silent = self._discarded = 0
+        self._unparsed = b""
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None  # ends a client that does not read
         self._refusal: tuple[int, str, str] | None = None  # status, what is expected, what was found
+        self._last: bytes | None = None  # a refusal that is or will be the last answer
 
     # the transport's side
 
     def connection_made(self, transport: Any) -> None:
         """Take a connection, or refuse it where there are too many."""
-        super().connection_made(_Ending(transport))  # type: ignore[arg-type]
-        if len(self.connections) > self.limits.connections:
+        super().connection_made(_Ending(transport, self.limits.send_seconds))  # type: ignore[arg-type]
+        self.flow = _Flow(self)
+        if len(self.connections) > 2 * self.limits.connections:
+            self.transport.abort()  # not even time for an answer
+        elif len(self.connections) > self.limits.connections:
             self._refuse(503, f"at most {self.limits.connections:,} connections", "more")
         else:
             self._expect(self.limits.head_seconds)
@@ -89,37 +151,109 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """No more of it."""
         self._expect(None)
+        self.resume_writing()
+        self._unparsed = b""
+        self.pipeline.clear()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, within the bounds."""
-        if self.transport.is_closing():
+        if self._last is not None or self.transport.is_closing():
             self._discarded += len(data)
             if self._discarded > DISCARDED:
                 self.transport.abort()
             return
-        before = self._at
-        super().data_received(data)
-        if self.transport.is_closing() or self.parser is None:
+        self._unset_keepalive_if_required()
+        self._unparsed += data
+        self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more: what it asked for is answered all the same."""
+        self.transport.client_ended = True  # type: ignore[attr-defined]
+        self._expect(None)
+        return not self.transport.is_closing() and self._owes_answers()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to."""
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self._loop_later(self.limits.send_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    # parsing
+
+    @property
+    def behind(self) -> bool:
+        """Whether something that was read waits until earlier requests are answered."""
+        return bool(self.pipeline or self._unparsed)
+
+    def _parse(self) -> None:
+        """Parse what is there, until a request has to wait for the answer to the one before it."""
+        while self._unparsed and not self.pipeline and self._last is None and not self.transport.is_closing():
+            piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
+            self._feed(piece)
+        if self.behind:
+            self.flow.pause_reading()
+        elif self.transport.client_ended and not self._owes_answers():  # type: ignore[attr-defined]
+            self.transport.close()
+
+    def _owes_answers(self) -> bool:
+        """Whether a client that ended its stream has requests that are whole and not answered."""
+        if not self.behind and self._at == _BODY and self._answering:  # the rest of the body will never come
+            self._disconnect()
+            return False
+        return self.behind or self._answering
+
+    def _disconnect(self) -> None:
+        """Let the application hear that nobody waits for its answer."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def _feed(self, piece: bytes) -> None:
+        self._entered = False
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:  # no other protocol is spoken here: it stays what it was
+            self.parser = httptools.HttpRequestParser(self)
+            self._unparsed = piece[upgrade.args[0] :] + self._unparsed
+        except httptools.HttpParserError:
+            self._refuse(*(self._refusal or (400, "a request in HTTP/1.1", "something else")))
             return
         if self._at == _IDLE:
             self._expect(None)
             return
-        if self._at != before:
-            self._size = 0
+        if self._entered:
             self._expect(self.limits.head_seconds if self._at == _HEAD else self.limits.body_seconds)
-        self._size += len(data)
-        if self._at == _HEAD and self._size > self.limits.head:
+        self._size += len(piece)
+        self._silent += len(piece)
+        slack = PIECE + LINES
+        if self._at == _HEAD and self._size > self.limits.head + slack:
             self._refuse(431, f"headers of at most {self.limits.head:,} bytes", "more")
-        elif self._at == _BODY and self._size > 8 * self.limits.body:  # chunks of one byte are eight times as large
+        elif self._at == _BODY and self._silent > self.limits.head + slack:
+            self._refuse(431, f"at most {self.limits.head:,} bytes between parts of a body, or behind it", "more")
+        elif (
+            self._at == _BODY and self._size > 8 * self.limits.body + slack
+        ):  # chunks of a byte take eight times that
             self._refuse(413, f"a body of at most {self.limits.body:,} bytes", "more")
 
     # the parser's side
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._at = _HEAD
+        self._enter(_HEAD)
         super().on_message_begin()
+
+    def _enter(self, part: int) -> None:
+        """Another part of a request, or that of another request; the piece at hand counts as its own."""
+        self._at, self._entered = part, True
+        self._size = self._silent = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One more header, or trailer."""
@@ -134,18 +268,37 @@ class Connection(HttpToolsProtocol):
         if size > self.limits.head:
             self._refusal = 431, f"headers of at most {self.limits.head:,} bytes", f"{size:,}"
             raise ValueError("headers are too large")
-        self._at = _BODY
+        if self.parser.should_upgrade() and any(name in BODIES and value != b"0" for name, value in self.headers):
+            self._refusal = (
+                400,
+                "no Upgrade beside a body",
+                "both",
+            )  # the parser would take the body for something else
+            raise ValueError("a body of another protocol")
+        self._enter(_BODY)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._silent = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there."""
         self._at = _IDLE
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """What the parser does not take, or was told not to take."""
-        del msg
-        self._refuse(*(self._refusal or (400, "a request in HTTP/1.1", "something else")))
+    def on_response_complete(self) -> None:
+        """An answer is out: the next request's turn, or that of what was read behind it."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._last is not None and is_last:
+            self._end_with_refusal()
+            return
+        self._parse()
+        self.flow.resume_reading()
 
     # ends
 
@@ -181,28 +334,42 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self._at == _IDLE:  # nobody has asked anything
-            self.transport.close()
-        elif self._at == _HEAD and self._answering:  # the next request waits for the answer to the one before it
+        if self.behind or (self._at == _HEAD and self._answering):  # it waits for the answer to the one before it
             self._expect(seconds)
+        elif self._at == _IDLE:  # nobody has asked anything
+            self.transport.close()
         else:
             self._refuse(408, f"a request within {seconds:g} seconds", "a part of it")
 
     def _refuse(self, status: int, expected: str, found: str) -> None:
-        """Answer what cannot be a request, and end the connection."""
+        """Answer what cannot be a request, behind what was asked before it, and end the connection."""
         from relrank.serve.guard import failure
 
-        cycle = self.cycle
-        if self._at == _BODY and cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # the application hears that nobody waits for its answer
-            cycle.message_event.set()
-            if cycle.response_started:
-                self.transport.close()
-                return
         response = failure(status, REASONS[status], "request", expected, found, {"Connection": "close"})
         head = [f"HTTP/1.1 {status} {REASONS[status].title()}".encode()]
         head += [name + b": " + value for name, value in (*self.server_state.default_headers, *response.raw_headers)]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(response.body)]))
+        self._last = b"\r\n".join([*head, b"", bytes(response.body)])
+        self._expect(None)
+        self._unparsed, cycle = b"", self.cycle
+        waits = self._answering
+        if self._at == _BODY and cycle is not None:
+            if cycle.response_complete:  # answered without its body
+                self.transport.close()
+                return
+            if self.pipeline:  # its turn has not come
+                self.pipeline.popleft()
+            else:
+                waits = False
+                self._disconnect()
+                if cycle.response_started:
+                    self.transport.close()
+                    return
+        if not waits:
+            self._end_with_refusal()
+
+    def _end_with_refusal(self) -> None:
+        assert self._last is not None
+        self.transport.write(self._last)
         self.transport.close()
 
 

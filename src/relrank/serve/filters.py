@@ -66,6 +66,31 @@ class Joined:
 Condition = Has | Between | Joined
 
 
+def conditions_of(every: Sequence[str], any_: Sequence[str], without: Sequence[str], prefix: str) -> list[Condition]:
+    """Conditions from texts NAME:VALUE.
+
+    Args:
+        every: all of these have to hold.
+        any_: one of these at least.
+        without: none of these.
+        prefix: of the parameters' names, for messages.
+
+    Raises:
+        RequestError: a text has no colon.
+    """
+    found: list[Condition] = [_has(text, f"{prefix}with") for text in every]
+    if any_:
+        found.append(Joined("any", tuple(_has(text, f"{prefix}any") for text in any_)))
+    return [*found, *(Joined("not", (_has(text, f"{prefix}without"),)) for text in without)]
+
+
+def _has(text: str, where: str) -> Has:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise RequestError(422, "filter is not readable", where=where, expected="NAME:VALUE", found=repr(text)[:200])
+    return Has(name, value)
+
+
 class Filters:
     """The conditions that items of one run may have to fit.
 
@@ -278,25 +303,6 @@ class Filters:
             if bound is not None:
                 mask &= holds(found, bound)
         return self._items(mask, ends)
-
-
-def conditions_of(with_: Sequence[str], any_: Sequence[str], without: Sequence[str], where: str) -> list[Condition]:
-    """Conditions as ``NAME:VALUE``: all of the first, one of the second, none of the third.
-
-    Raises:
-        RequestError: one has no colon.
-    """
-    conditions: list[Condition] = [_has(text, f"{where}with") for text in with_]
-    if any_:
-        conditions.append(Joined("any", tuple(_has(text, f"{where}any") for text in any_)))
-    return conditions + [Joined("not", (_has(text, f"{where}without"),)) for text in without]
-
-
-def _has(text: str, where: str) -> Has:
-    name, colon, value = text.partition(":")
-    if not colon:
-        raise RequestError(422, "filter is not readable", where=where, expected="NAME:VALUE", found=repr(text)[:200])
-    return Has(name, value)
 
 
 def _size(condition: Condition, depth: int = 0) -> int:

@@ -9,6 +9,7 @@ answered meanwhile ends on the old run, and a run that cannot be loaded leaves t
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import math
@@ -21,7 +22,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -45,6 +47,10 @@ Stamp = tuple[tuple[int, int, int], ...]
 
 DRAINED_SECONDS = 30
 """What is in progress when the grace is over has so long to end."""
+SHUT_SECONDS = 1.0
+"""A worker that ends waits for so long to hear that all end."""
+SPARE_FILES = 100
+"""Files that a process has open beside its connections, at most."""
 RETRY_SECONDS = 5.0
 """Between two starts of a worker that did not come as far as answering."""
 
@@ -109,14 +115,38 @@ def serve(options: Options, say: Say = print) -> None:
         InputError: a run cannot be loaded, or the address cannot be used.
     """
     _load_web()
+    options = _with_files_for_all(options, say)
     listener = _listening(options.host, options.port)
     if options.token is None and not _is_loopback(options.host):
         say(f"note: no token is asked for, and {options.host} may be reached from elsewhere (see --token-env)")
     with listener:
         if options.workers == 1:
-            _work(options, listener, say, lambda: say(_address(listener)))
+            _work(options, listener, say, lambda: say(_address(listener)), lambda: _no_more(listener))
         else:
             _Workers(options, listener, say).run()
+
+
+def _with_files_for_all(options: Options, say: Say) -> Options:
+    """Let the system open as many files as there may be connections, or take fewer connections.
+
+    Without a free file none is accepted, and clients that are refused need one, too.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such bound
+        return options
+    wanted = 2 * options.limits.connections + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return options
+    fewer = max(1, (soft - SPARE_FILES) // 2)
+    say(f"note: {fewer:,} connections at once, since the system opens {soft:,} files at most (see ulimit -n)")
+    return replace(options, limits=replace(options.limits, connections=fewer))
 
 
 def load(options: Options, name: str) -> Served:
@@ -209,12 +239,14 @@ class Watcher(threading.Thread):
             _settle_memory()
 
 
-def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[], None]) -> None:
-    """One process of the server, from loading to the last answer."""
+def _work(
+    options: Options, listener: socket.socket, say: Say, ready: Callable[[], None], shut: Callable[[], None]
+) -> None:
+    """One process of the server, from loading to the last answer; ``shut`` ends new connections or waits for it."""
     import uvicorn
 
     from relrank.serve.app import make_app
-    from relrank.serve.connections import accept_rest, limited, no_more
+    from relrank.serve.connections import accept_rest, limited
     from relrank.serve.service import Service
 
     loaded = stamps(options)
@@ -245,14 +277,13 @@ def _work(options: Options, listener: socket.socket, say: Say, ready: Callable[[
             return await super().on_tick(counter)
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            if options.workers == 1:  # the others' connections come through the same queue
-                no_more(listener)
+            await asyncio.to_thread(shut)
             await accept_rest(listener)
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app, http=limited(options.limits), log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, ws="none", timeout_keep_alive=options.limits.idle_seconds,
+        proxy_headers=False, ws="none", timeout_keep_alive=options.limits.idle_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=DRAINED_SECONDS,
     )  # fmt: skip
     if hasattr(signal, "SIGHUP"):
@@ -278,6 +309,7 @@ class _Workers:
     def __init__(self, options: Options, listener: socket.socket, say: Say) -> None:
         self._options, self._listener, self._say = options, listener, say
         self._context = multiprocessing.get_context("spawn")
+        self._shut = self._context.Event()  # no new connection comes into the queue that all share
         self._stopping, self._ends = False, math.inf
         self._serving = False
         self._workers: dict[Any, Any] = {}  # process: its event "ready"
@@ -314,7 +346,7 @@ class _Workers:
     def _start(self, first: bool = False) -> Any:
         ready = self._context.Event()
         worker = self._context.Process(
-            target=_worker, args=(self._options, self._listener, ready, first), name="relrank-worker"
+            target=_worker, args=(self._options, self._listener, ready, self._shut, first), name="relrank-worker"
         )
         worker.start()
         self._workers[worker] = ready
@@ -323,11 +355,10 @@ class _Workers:
         return ready
 
     def _look_after(self) -> None:
-        gone = wait([worker.sentinel for worker in self._workers], 0.2)
-        if time.monotonic() >= self._ends and self._listener.fileno() >= 0:
-            from relrank.serve.connections import no_more
-
-            no_more(self._listener)
+        gone = wait([worker.sentinel for worker in self._workers], 0.05 if self._stopping else 0.2)
+        if time.monotonic() >= self._ends and not self._shut.is_set():
+            _no_more(self._listener)
+            self._shut.set()
             self._listener.close()
         for worker in [w for w in self._workers if w.sentinel in gone]:
             ready = self._workers.pop(worker)
@@ -344,11 +375,12 @@ class _Workers:
                 time.sleep(RETRY_SECONDS)
             self._start()
 
-    def _stop(self, *_: object) -> None:
+    def _stop(self, sig: int = signal.SIGTERM, *_: object) -> None:
+        grace = self._options.grace if sig == signal.SIGTERM and not self._stopping else 0
         self._stopping = True
         self._tell(signal.SIGTERM)
         # workers hold it, too: it closes with the last of them, not with this process, which waits for their answers
-        self._ends = min(self._ends, time.monotonic() + self._options.grace)
+        self._ends = min(self._ends, time.monotonic() + grace)
 
     def _tell(self, sig: int) -> None:
         for worker in self._workers:
@@ -356,12 +388,24 @@ class _Workers:
                 os.kill(worker.pid, sig)
 
 
-def _worker(options: Options, listener: socket.socket, ready: Any, first: bool) -> None:
+def _no_more(listener: socket.socket) -> None:
+    from relrank.serve.connections import no_more
+
+    no_more(listener)
+
+
+def _worker(options: Options, listener: socket.socket, ready: Any, shut: Any, first: bool) -> None:
     """A process of ``_Workers``; the first one says for all what is served."""
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     threading.Thread(target=_end_with_parent, args=(options.grace,), name="relrank-parent", daemon=True).start()
+
+    def wait_until_shut() -> None:
+        # the others' connections come through the same queue; a worker that ends alone leaves them to the others
+        if not shut.wait(SHUT_SECONDS) and not _parent_lives():
+            _no_more(listener)
+
     try:
-        _work(options, listener, _print if first else lambda _: None, ready.set)
+        _work(options, listener, _print if first else lambda _: None, ready.set, wait_until_shut)
     except (InputError, OSError) as error:
         log.error("%s", printable(error, lines=True))
         raise SystemExit(2) from None
@@ -369,6 +413,11 @@ def _worker(options: Options, listener: socket.socket, ready: Any, first: bool) 
 
 def _print(text: str) -> None:
     print(printable(text, lines=True), flush=True)
+
+
+def _parent_lives() -> bool:
+    parent = multiprocessing.parent_process()
+    return parent is not None and not wait([parent.sentinel], 0)
 
 
 def _end_with_parent(grace: float) -> None:

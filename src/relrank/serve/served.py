@@ -594,11 +594,7 @@ class Served:
         }  # fmt: skip
 
     def _whose(self, user: int | None, history: Int64 | None) -> dict[str, Any]:
-        """Whom an explanation is for: a user's row, or the history that the list was made of.
-
-        Raises:
-            RequestError: the list was made of a user and a visit, and the model cannot tell which of them carries it.
-        """
+        """Whom an explanation is for: a user's row, or the history that the list was made of."""
         if user is None:
             return {"history": cast("Int64", history).tolist()}
         visit = np.zeros(0, np.int64) if history is None else history
@@ -606,15 +602,11 @@ class Served:
             return {"history": [*self.history_of(user).tolist(), *visit.tolist()]}
         if not visit.size:
             return {"user": user}
-        if not hears(self.model):
-            raise RequestError(
-                422, "a visit of a known user is not explained", where="history",
-                expected="a user, a history, or a model whose scores come from the items of a history alone",
-                found=f"user and history, {self._where}",
-            )  # fmt: skip
         train = self._parts[0]
         own = train.items[train.indptr[user] : train.indptr[user + 1]]
-        return {"history": [*own[~np.isin(own, visit)].tolist(), *visit.tolist()]}
+        # more than these items may be behind the list: a vector of the user, relations, weights
+        together = [*own[~np.isin(own, visit)].tolist(), *visit.tolist()]
+        return {"history": together, "stands_for": not hears(self.model)}
 
     def _explains(self, model: Recommender | None) -> Explainer:
         """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
