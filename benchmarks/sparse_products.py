@@ -73,28 +73,16 @@ def variants(graph: Graph, dim: int) -> dict[str, Callable[[], object]]:
 
 
 def ahead(size: int, work: Callable[[], object]) -> Callable[[], object]:
-    """The same with another distance of the prefetch, compiled for it."""
-    kernels: list[Callable[[int], object]] = []
+    """The same with another distance of the prefetch."""
 
     def run() -> object:
-        before = spmm._AHEAD_BYTES, spmm._kernel
-        if not kernels:
-            spmm._AHEAD_BYTES = size
-            kernels.append(spmm._kernel.__wrapped__(table_width(work)))
-        spmm._AHEAD_BYTES, spmm._kernel = before[0], lambda _: kernels[0]  # type: ignore[assignment]
+        before, spmm._AHEAD_BYTES = spmm._AHEAD_BYTES, size
         try:
             return work()
         finally:
-            spmm._AHEAD_BYTES, spmm._kernel = before
+            spmm._AHEAD_BYTES = before
 
     return run
-
-
-def table_width(work: Callable[[], object]) -> int:
-    """Columns of the table that a product reads."""
-    result = work()
-    assert isinstance(result, torch.Tensor)
-    return result.shape[1]
 
 
 def main() -> None:

@@ -33,3 +33,29 @@ def test_kernels_run_where_nothing_can_be_written():
 def test_other_errors_of_the_compiler_stay():
     with pytest.raises(TypeError):
         njit(nonsense=True)(abs)
+
+
+PRODUCTS = """
+import numpy as np
+from relrank.csr import Csr
+from relrank.graph import spmm
+
+one = Csr(np.array([0, 1, 2]), np.array([1, 0], np.int32), np.ones(2, np.float32), 2)
+x, out = np.arange(32, dtype=np.float32).reshape(2, 16), np.empty((2, 16), np.float32)
+spmm.spmm(one, x, out)
+assert (out == x[::-1]).all()
+spmm.spmm_rows(one, np.array([0, 1]), x, out, base=np.zeros_like(x))
+assert (out == x[::-1]).all()
+spmm.spmm_columns(one, np.array([0, 1], np.int32), x, out)
+assert (out == x[::-1]).all()
+kernels = spmm._product, spmm._product_of_rows, spmm._product_of_columns
+"""
+
+
+def test_products_that_one_process_compiled_are_found_by_the_next():
+    """A kernel that closes over its width has another key in each process, and costs each a second."""
+    exec(PRODUCTS, {})
+    code = PRODUCTS + "for kernel in kernels:\n    print(*(sum(n.values()) for n in kernel.stats[1:]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["1 0"] * 3  # found, compiled

@@ -11,7 +11,6 @@ last layer before a batch, and the first one behind it.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numba
@@ -36,87 +35,92 @@ _ROWS_AHEAD = 8
 _GROUP_EDGES, _GROUP_ROWS = 8192, 1024
 """Edges and rows of ``spmm_columns`` that are listed before they are summed; they fit beside the vectors."""
 
+_WIDEST = 1600
+"""Floats of a vector that there is a kernel for: numba takes a hundred numbers in a tuple."""
+
 _NO_TABLE: Float32 = np.empty((0, 0), np.float32)
 _NO_PLACE: Int32 = np.empty(0, np.int32)
 
 
-def row_kernel(width: int) -> Any:
-    """The innermost loop for vectors of ``width`` floats, as LLVM code: one row of the product.
+@intrinsic
+def row_of_product(  # type: ignore[no-untyped-def]
+    _typing, sixteens, ahead, indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z
+):
+    """The innermost loop for vectors of one width, as LLVM code: one row of the product.
 
     Plain Python cannot ask for a prefetch, nor for a sum that lives in registers across the edges of a row. The row's
-    edges are ``start`` … ``stop``; vectors are asked for as far ahead as edge ``limit``; row ``b`` of ``base``, where
-    beta is not 0, is where the sum goes on from.
+    edges are ``start`` … ``stop``; vectors are asked for ``ahead`` edges before their use, as far as edge ``limit``;
+    row ``b`` of ``base``, where beta is not 0, is where the sum goes on from. ``sixteens`` is of ``sixteens_of``.
     """
-    ahead_by = _ahead(width)
+    width = 16 * len(sixteens)
+    signature = types.float32(
+        sixteens, ahead, indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z
+    )  # fmt: skip
 
-    @intrinsic
-    def row(_typing, indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z):  # type: ignore[no-untyped-def]
-        signature = types.float32(indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z)
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def array(position: int) -> Any:
+            kind = signature.args[position]
+            return context.make_array(kind)(context, builder, arguments[position])
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            def array(position: int) -> Any:
-                kind = signature.args[position]
-                return context.make_array(kind)(context, builder, arguments[position])
+        float_, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+        vector = ir.VectorType(float_, width)
+        vector_at = vector.as_pointer()
+        columns, values, x_at, base_at, out_at, z_at = (array(i).data for i in (2, 3, 7, 8, 11, 14))
+        ahead_by, first, last, limit, base_row, beta, row_number, factor = (
+            arguments[i] for i in (1, 4, 5, 6, 9, 10, 12, 13)
+        )
+        stride = ir.Constant(i64, width)
 
-            float_, i32, i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-            vector = ir.VectorType(float_, width)
-            vector_at = vector.as_pointer()
-            columns, values, x_at, base_at, out_at, z_at = (array(i).data for i in (0, 1, 5, 6, 9, 12))
-            first, last, limit, base_row, beta, row_number, factor = (arguments[i] for i in (2, 3, 4, 7, 8, 10, 11))
-            stride = ir.Constant(i64, width)
+        def vector_pointer(table: Any, number: Any) -> Any:
+            return builder.bitcast(builder.gep(table, [builder.mul(number, stride)]), vector_at)
 
-            def vector_pointer(table: Any, number: Any) -> Any:
-                return builder.bitcast(builder.gep(table, [builder.mul(number, stride)]), vector_at)
+        def splat(value: Any) -> Any:
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(i32, 0))
+            mask = ir.Constant(ir.VectorType(i32, width), [0] * width)
+            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
 
-            def splat(value: Any) -> Any:
-                one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(i32, 0))
-                mask = ir.Constant(ir.VectorType(i32, width), [0] * width)
-                return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector, vector, vector]), f"llvm.fma.v{width}f32"
+        )
+        total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * width))
+        builder.store(ir.Constant(vector, [0.0] * width), total)
+        with cgutils.for_range_slice(builder, first, last, ir.Constant(i64, 1)) as (edge, _):
+            ahead = builder.add(edge, ahead_by)
+            ahead = builder.select(builder.icmp_signed("<", ahead, limit), ahead, limit)
+            far = builder.sext(builder.load(builder.gep(columns, [ahead])), i64)
+            _prefetch(builder, x_at, far, width)
+            column = builder.sext(builder.load(builder.gep(columns, [edge])), i64)
+            value = splat(builder.load(builder.gep(values, [edge])))
+            gathered = builder.load(vector_pointer(x_at, column), align=4)
+            builder.store(builder.call(fma, [value, gathered, builder.load(total)]), total)
+        final = builder.load(total)
+        result_at = vector_pointer(out_at, row_number)
+        with builder.if_else(builder.fcmp_ordered("==", beta, ir.Constant(float_, 0.0))) as (alone, on_base):
+            with alone:
+                builder.store(builder.fmul(splat(factor), final), result_at, align=4)
+            with on_base:
+                start_sum = builder.load(vector_pointer(base_at, base_row), align=4)
+                start_sum = builder.fmul(splat(beta), start_sum)
+                builder.store(builder.call(fma, [splat(factor), final, start_sum]), result_at, align=4)
+        dot_at = cgutils.alloca_once_value(builder, ir.Constant(float_, 0.0))
+        builder.store(ir.Constant(float_, 0.0), dot_at)
+        with builder.if_then(builder.icmp_signed(">", array(14).nitems, ir.Constant(i64, 0))):
+            product = builder.fmul(final, builder.load(vector_pointer(z_at, row_number), align=4))
 
-            fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector, [vector, vector, vector]), f"llvm.fma.v{width}f32"
-            )
-            total = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * width))
-            builder.store(ir.Constant(vector, [0.0] * width), total)
-            with cgutils.for_range_slice(builder, first, last, ir.Constant(i64, 1)) as (edge, _):
-                ahead = builder.add(edge, ir.Constant(i64, ahead_by))
-                ahead = builder.select(builder.icmp_signed("<", ahead, limit), ahead, limit)
-                far = builder.sext(builder.load(builder.gep(columns, [ahead])), i64)
-                _prefetch(builder, x_at, far, width)
-                column = builder.sext(builder.load(builder.gep(columns, [edge])), i64)
-                value = splat(builder.load(builder.gep(values, [edge])))
-                gathered = builder.load(vector_pointer(x_at, column), align=4)
-                builder.store(builder.call(fma, [value, gathered, builder.load(total)]), total)
-            final = builder.load(total)
-            result_at = vector_pointer(out_at, row_number)
-            with builder.if_else(builder.fcmp_ordered("==", beta, ir.Constant(float_, 0.0))) as (alone, on_base):
-                with alone:
-                    builder.store(builder.fmul(splat(factor), final), result_at, align=4)
-                with on_base:
-                    start_sum = builder.load(vector_pointer(base_at, base_row), align=4)
-                    start_sum = builder.fmul(splat(beta), start_sum)
-                    builder.store(builder.call(fma, [splat(factor), final, start_sum]), result_at, align=4)
-            dot_at = cgutils.alloca_once_value(builder, ir.Constant(float_, 0.0))
-            builder.store(ir.Constant(float_, 0.0), dot_at)
-            with builder.if_then(builder.icmp_signed(">", array(12).nitems, ir.Constant(i64, 0))):
-                product = builder.fmul(final, builder.load(vector_pointer(z_at, row_number), align=4))
+            # A fixed order of summation: fold the vector into 16 lanes, then halve.
+            def lanes(value: Any, first: int, count: int) -> Any:
+                picked = ir.Constant(ir.VectorType(i32, count), list(range(first, first + count)))
+                return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), picked)
 
-                # A fixed order of summation: fold the vector into 16 lanes, then halve.
-                def lanes(value: Any, first: int, count: int) -> Any:
-                    picked = ir.Constant(ir.VectorType(i32, count), list(range(first, first + count)))
-                    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), picked)
+            folded = lanes(product, 0, 16)
+            for at in range(16, width, 16):
+                folded = builder.fadd(folded, lanes(product, at, 16))
+            for half in (8, 4, 2, 1):
+                folded = builder.fadd(lanes(folded, 0, half), lanes(folded, half, half))
+            builder.store(builder.extract_element(folded, ir.Constant(i32, 0)), dot_at)
+        return builder.load(dot_at)
 
-                folded = lanes(product, 0, 16)
-                for at in range(16, width, 16):
-                    folded = builder.fadd(folded, lanes(product, at, 16))
-                for half in (8, 4, 2, 1):
-                    folded = builder.fadd(lanes(folded, 0, half), lanes(folded, half, half))
-                builder.store(builder.extract_element(folded, ir.Constant(i32, 0)), dot_at)
-            return builder.load(dot_at)
-
-        return signature, emit
-
-    return row
+    return signature, emit
 
 
 @intrinsic
@@ -133,32 +137,28 @@ def _ask_edges(_typing, indices, data, start):  # type: ignore[no-untyped-def]
     return signature, emit
 
 
-def _ask(width: int) -> Any:
+@intrinsic
+def _ask(_typing, sixteens, ahead, indices, start, stop, x):  # type: ignore[no-untyped-def]
     """Code that asks for the first vectors of a row, as many as the row's own loop will not ask for."""
-    most = _ahead(width)
+    signature = types.void(sixteens, ahead, indices, start, stop, x)
 
-    @intrinsic
-    def ask(_typing, indices, start, stop, x):  # type: ignore[no-untyped-def]
-        signature = types.void(indices, start, stop, x)
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def pointer(position: int) -> Any:
+            return context.make_array(signature.args[position])(context, builder, arguments[position]).data
 
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            def pointer(position: int) -> Any:
-                return context.make_array(signature.args[position])(context, builder, arguments[position]).data
+        i64 = ir.IntType(64)
+        columns, x_at, most, first, last = pointer(2), pointer(5), arguments[1], arguments[3], arguments[4]
+        end = builder.add(first, most)
+        end = builder.select(builder.icmp_signed("<", end, last), end, last)
+        with cgutils.for_range_slice(builder, first, end, ir.Constant(i64, 1)) as (edge, _):
+            column = builder.sext(builder.load(builder.gep(columns, [edge])), i64)
+            _prefetch(builder, x_at, column, 16 * len(sixteens))
+        return context.get_dummy_value()
 
-            i64 = ir.IntType(64)
-            columns, x_at, first, last = pointer(0), pointer(3), arguments[1], arguments[2]
-            end = builder.add(first, ir.Constant(i64, most))
-            end = builder.select(builder.icmp_signed("<", end, last), end, last)
-            with cgutils.for_range_slice(builder, first, end, ir.Constant(i64, 1)) as (edge, _):
-                _prefetch(builder, x_at, builder.sext(builder.load(builder.gep(columns, [edge])), i64), width)
-            return context.get_dummy_value()
-
-        return signature, emit
-
-    return ask
+    return signature, emit
 
 
-def _ahead(width: int) -> int:
+def edges_ahead(width: int) -> int:
     """Edges between the prefetch of a vector and its use, where a product reads one table."""
     return max(8, min(64, _AHEAD_BYTES // (4 * width)))
 
@@ -175,86 +175,91 @@ def _prefetch(builder: Any, table: Any, number: Any, width: int, lines: int = 0)
         builder.call(prefetch, [at, *(ir.Constant(i32, n) for n in (0, 3, 1))])
 
 
-@cache
-def _kernel(width: int) -> Any:
-    """The compiled product for one vector width; compiled once a process (about a second).
-
-    No cache: what is closed over gives the kernel another key in every process, so that none would be found again.
-    """
-    row = row_kernel(width)
-
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
-    def product(indptr, indices, data, chunks, x, base, place, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
-        for c in numba.prange(chunks.size - 1):
-            total = 0.0
-            limit = indices.size - 1
-            for r in range(chunks[c], chunks[c + 1]):
-                b = np.int64(place[r]) if place.size else r
-                factor = beta if b >= 0 else np.float32(0)
-                total += row(indices, data, indptr[r], indptr[r + 1], limit, x, base, b, factor, out, r, alpha, z)
-            partial[c] = total
-
-    return product
+@njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+def _product(  # type: ignore[no-untyped-def]
+    sixteens, ahead, indptr, indices, data, chunks, x, base, place, beta, out, alpha, z, partial
+):
+    """The product; compiled once a machine for each width (about a second)."""
+    for c in numba.prange(chunks.size - 1):
+        total = 0.0
+        limit = indices.size - 1
+        for r in range(chunks[c], chunks[c + 1]):
+            b = np.int64(place[r]) if place.size else r
+            factor = beta if b >= 0 else np.float32(0)
+            total += row_of_product(  # type: ignore[call-arg]
+                sixteens, ahead, indices, data, indptr[r], indptr[r + 1], limit, x, base, b, factor, out, r, alpha, z
+            )
+        partial[c] = total
 
 
-@cache
-def _kernel_of_rows(width: int) -> Any:
+@njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+def _product_of_rows(  # type: ignore[no-untyped-def]
+    sixteens, ahead, indptr, indices, data, rows, chunks, x, base, in_place, out, alpha, z
+):
     """Likewise for some rows; at the start of each, the first vectors of the next one are asked for."""
-    row, ask = row_kernel(width), _ask(width)
-
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
-    def product(indptr, indices, data, rows, chunks, x, base, in_place, out, alpha, z):  # type: ignore[no-untyped-def]
-        for c in numba.prange(chunks.size - 1):
-            for k in range(chunks[c], chunks[c + 1]):
-                if k + _ROWS_AHEAD < chunks[c + 1]:
-                    _ask_edges(indices, data, indptr[rows[k + _ROWS_AHEAD]])  # type: ignore[call-arg]
-                if k + 1 < chunks[c + 1]:
-                    ask(indices, indptr[rows[k + 1]], indptr[rows[k + 1] + 1], x)
-                start, stop = indptr[rows[k]], indptr[rows[k] + 1]
-                b = k if in_place else rows[k]
-                row(indices, data, start, stop, stop - 1, x, base, b, np.float32(1), out, k, alpha, z)
-
-    return product
+    for c in numba.prange(chunks.size - 1):
+        for k in range(chunks[c], chunks[c + 1]):
+            if k + _ROWS_AHEAD < chunks[c + 1]:
+                _ask_edges(indices, data, indptr[rows[k + _ROWS_AHEAD]])  # type: ignore[call-arg]
+            if k + 1 < chunks[c + 1]:
+                _ask(sixteens, ahead, indices, indptr[rows[k + 1]], indptr[rows[k + 1] + 1], x)  # type: ignore[call-arg]
+            start, stop = indptr[rows[k]], indptr[rows[k] + 1]
+            b = k if in_place else rows[k]
+            row_of_product(  # type: ignore[call-arg]
+                sixteens, ahead, indices, data, start, stop, stop - 1, x, base, b, np.float32(1), out, k, alpha, z
+            )
 
 
-@cache
-def _kernel_of_columns(width: int) -> Any:
+@njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
+def _product_of_columns(  # type: ignore[no-untyped-def]
+    sixteens, ahead, indptr, indices, data, place, chunks, x, base, at, beta, out, alpha, z, partial
+):
     """Likewise where only some columns count: their edges are listed first, a group of rows at a time."""
-    row = row_kernel(width)
-
-    @numba.njit(parallel=True, nogil=True, fastmath=False, boundscheck=False)
-    def product(indptr, indices, data, place, chunks, x, base, at, beta, out, alpha, z, partial):  # type: ignore[no-untyped-def]
-        for c in numba.prange(chunks.size - 1):
-            longest = 0
-            for r in range(chunks[c], chunks[c + 1]):
-                longest = max(longest, indptr[r + 1] - indptr[r])
-            room = max(longest, _GROUP_EDGES)
-            columns, values = np.empty(room + 1, np.int32), np.empty(room + 1, np.float32)
-            starts = np.empty(_GROUP_ROWS + 1, np.int64)
-            total = 0.0
-            r = chunks[c]
-            while r < chunks[c + 1]:
-                first, count = r, np.uint64(0)  # unsigned, so that no index is looked at for its sign
-                while r < chunks[c + 1] and r - first < _GROUP_ROWS:
-                    if np.int64(count) + indptr[r + 1] - indptr[r] > room:
-                        break
-                    starts[r - first] = np.int64(count)
-                    for e in range(np.uint64(indptr[r]), np.uint64(indptr[r + 1])):
-                        column = place[np.uint32(indices[e])]
-                        columns[count] = column
-                        values[count] = data[e]
-                        count += np.uint64(column >= 0)
-                    r += 1
+    for c in numba.prange(chunks.size - 1):
+        longest = 0
+        for r in range(chunks[c], chunks[c + 1]):
+            longest = max(longest, indptr[r + 1] - indptr[r])
+        room = max(longest, _GROUP_EDGES)
+        columns, values = np.empty(room + 1, np.int32), np.empty(room + 1, np.float32)
+        starts = np.empty(_GROUP_ROWS + 1, np.int64)
+        total = 0.0
+        r = chunks[c]
+        while r < chunks[c + 1]:
+            first, count = r, np.uint64(0)  # unsigned, so that no index is looked at for its sign
+            while r < chunks[c + 1] and r - first < _GROUP_ROWS:
+                if np.int64(count) + indptr[r + 1] - indptr[r] > room:
+                    break
                 starts[r - first] = np.int64(count)
-                for q in range(first, r):
-                    start, stop = starts[q - first], starts[q - first + 1]
-                    b = np.int64(at[q]) if at.size else q
-                    factor = beta if b >= 0 else np.float32(0)
-                    limit = np.int64(count) - 1
-                    total += row(columns, values, start, stop, limit, x, base, b, factor, out, q, alpha, z)
-            partial[c] = total
+                for e in range(np.uint64(indptr[r]), np.uint64(indptr[r + 1])):
+                    column = place[np.uint32(indices[e])]
+                    columns[count] = column
+                    values[count] = data[e]
+                    count += np.uint64(column >= 0)
+                r += 1
+            starts[r - first] = np.int64(count)
+            for q in range(first, r):
+                start, stop = starts[q - first], starts[q - first + 1]
+                b = np.int64(at[q]) if at.size else q
+                factor = beta if b >= 0 else np.float32(0)
+                limit = np.int64(count) - 1
+                total += row_of_product(  # type: ignore[call-arg]
+                    sixteens, ahead, columns, values, start, stop, limit, x, base, b, factor, out, q, alpha, z
+                )
+        partial[c] = total
 
-    return product
+
+def sixteens_of(width: int) -> tuple[int, ...]:
+    """What tells the compiler the width of a vector, by its type: a number for every sixteen floats.
+
+    A width that a kernel closed over would give it another key in every process, so that none would find the kernel
+    that another one compiled and kept.
+    """
+    return (0,) * (width // 16)
+
+
+def _compiled_for(width: int) -> bool:
+    """Whether there is a kernel: for whole cache lines, as many as numba takes numbers in a tuple."""
+    return width % 16 == 0 and width <= _WIDEST
 
 
 def chunks(indptr: Int64) -> Int64:
@@ -292,11 +297,12 @@ def spmm(
     """
     _check(csr, csr.n_rows, csr.n_cols, x, out, base, csr.n_rows if place is None else None, dot)
     borders = chunks(csr.indptr) if borders is None else borders
-    if x.shape[1] % 16:
+    if not _compiled_for(x.shape[1]):
         return _spmm_any_width(csr, x, out, alpha, _placed(base, place), beta, dot)
     partial: Float64 = np.zeros(borders.size - 1)
-    _kernel(x.shape[1])(
-        csr.indptr, csr.indices, csr.data, borders, x, out if base is None else base,
+    _product(
+        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, borders, x,
+        out if base is None else base,
         _NO_PLACE if place is None else place, np.float32(0 if base is None else beta), out, np.float32(alpha),
         _NO_TABLE if dot is None else dot, partial,
     )  # fmt: skip
@@ -322,15 +328,16 @@ def spmm_rows(
     _check(csr, rows.size, csr.n_cols, x, out, base, csr.n_rows, None)
     if base is None:
         base = out
-    if x.shape[1] % 16:
+    if not _compiled_for(x.shape[1]):
         on = out if base is out else base[rows]
         _spmm_any_width(csr.take(rows), x, out, alpha, on, 1.0, None)
         return
     starts = csr.indptr[rows]
     borders = chunks(np.concatenate([[0], np.cumsum(csr.indptr[rows + 1] - starts)]))
-    _kernel_of_rows(x.shape[1])(
-        csr.indptr, csr.indices, csr.data, rows, borders, x, base, base is out, out, np.float32(alpha), _NO_TABLE
-    )
+    _product_of_rows(
+        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, rows, borders, x, base,
+        base is out, out, np.float32(alpha), _NO_TABLE,
+    )  # fmt: skip
 
 
 def spmm_columns(
@@ -356,7 +363,7 @@ def spmm_columns(
     _check(csr, csr.n_rows, x.shape[0], x, out, base, csr.n_rows if place is None else None, dot)
     if columns.size != csr.n_cols:
         raise ValueError(f"{columns.size} places for {csr.n_cols} columns")
-    if x.shape[1] % 16:
+    if not _compiled_for(x.shape[1]):
         at = columns[csr.indices]
         kept = at >= 0
         indptr = np.concatenate([[0], np.cumsum(kept)])[csr.indptr]
@@ -364,8 +371,9 @@ def spmm_columns(
         return _spmm_any_width(listed, x, out, alpha, _placed(base, place), 1.0, dot)
     borders = chunks(csr.indptr) if borders is None else borders
     partial: Float64 = np.zeros(borders.size - 1)
-    _kernel_of_columns(x.shape[1])(
-        csr.indptr, csr.indices, csr.data, columns, borders, x, out if base is None else base,
+    _product_of_columns(
+        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, columns, borders, x,
+        out if base is None else base,
         _NO_PLACE if place is None else place, np.float32(base is not None), out, np.float32(alpha),
         _NO_TABLE if dot is None else dot, partial,
     )  # fmt: skip

@@ -14,7 +14,7 @@ import torch
 from relrank.compiled import njit
 from relrank.csr import Csr, Float32
 from relrank.errors import InputError
-from relrank.graph.spmm import row_kernel, spmm
+from relrank.graph.spmm import edges_ahead, row_of_product, sixteens_of, spmm
 
 # Above this size scipy's float32 Cholesky has crashed processes; torch's has not.
 LAPACK_LIMIT = 20_000
@@ -50,7 +50,7 @@ def _products_by_row(indptr, indices, data, o_indptr, o_indices, o_data, out):  
                 row[o_indices[f]] += v * o_data[f]
 
 
-_row = row_kernel(WIDTH)
+_SIXTEENS, _AHEAD = sixteens_of(WIDTH), edges_ahead(WIDTH)
 
 
 @njit(parallel=True, nogil=True)
@@ -71,9 +71,9 @@ def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: 
                 for u in range(out.shape[0]):
                     into = out[u, left : left + width].reshape(1, width)
                     first_edge, last_edge = indptr[u], indptr[u + 1]
-                    _row(
-                        indices, data, first_edge, last_edge, last_edge - 1, mine[t], into, 0, np.float32(0), into, 0,
-                        np.float32(1), none,
+                    row_of_product(  # type: ignore[call-arg]
+                        _SIXTEENS, _AHEAD, indices, data, first_edge, last_edge, last_edge - 1, mine[t], into, 0,
+                        np.float32(0), into, 0, np.float32(1), none,
                     )  # fmt: skip
 
 
