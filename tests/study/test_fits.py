@@ -1,8 +1,6 @@
 """Cells that do not fit into memory are left out, with a sentence; the study goes on and takes them up later."""
 
 import re
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from command_line import relrank
 from rich.console import Console
 
 from relrank.errors import InputError
@@ -262,28 +261,21 @@ def test_live_shows_it_and_waits_for_it_no_more(study_file, tmp_path):
     assert [line[:5] for line in lines[1:]] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
 
 
-def test_commands_say_it(study_file, tmp_path):
-    """From outside: estimates in the audit, an error of fit, a study that ends well."""
-
-    def relrank(*words: str, gb: str) -> subprocess.CompletedProcess[str]:
-        import os
-
-        return subprocess.run(
-            [sys.executable, "-m", "relrank", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-            env={**os.environ, VARIABLE: gb, "COLUMNS": "300"}, check=False,
-        )  # fmt: skip
-
+def test_commands_say_it(study_file, tmp_path, monkeypatch, capsys):
+    """Estimates in the audit, an error of fit, a study that ends well."""
+    monkeypatch.undo()  # with the estimates that there are
+    monkeypatch.setenv(VARIABLE, "0.15")
     # 160 items: a block of scores, two by default for models without a rule of their own
-    audit = relrank("audit", "small.toml", gb="0.15")
-    assert audit.returncode == 0, audit.stderr
-    assert "estimates, 0.15 GB are available" in audit.stdout
-    assert re.search(r"relational-ease\s+0\.13\s+< 1", audit.stdout)
-    assert "popularity on interactions is left out: at 160 items it needs about 0.25 GB" in audit.stdout
-    study = relrank("study", "small.toml", "--smoke", gb="0.15")
-    assert study.returncode == 0, study.stderr
-    assert "popularity on interactions is left out" in study.stdout
-    assert "winner" in study.stdout
-    fit = relrank("fit", "small.toml", "--model", "popularity", gb="0.15")
-    assert fit.returncode == 2
-    assert fit.stderr.startswith("error: model does not fit into memory\n")
-    assert "Traceback" not in fit.stderr
+    code, out, err = relrank(monkeypatch, capsys, tmp_path, "audit", "small.toml")
+    assert code == 0, err
+    assert "estimates, 0.15 GB are available" in out
+    assert re.search(r"relational-ease\s+0\.13\s+< 1", out)
+    assert "popularity on interactions is left out: at 160 items it needs about 0.25 GB" in " ".join(out.split())
+    code, out, err = relrank(monkeypatch, capsys, tmp_path, "study", "small.toml", "--smoke")
+    assert code == 0, err
+    assert "popularity on interactions is left out" in " ".join(out.split())
+    assert "winner" in out
+    code, _, err = relrank(monkeypatch, capsys, tmp_path, "fit", "small.toml", "--model", "popularity")
+    assert code == 2
+    assert err.startswith("error: model does not fit into memory\n")
+    assert "Traceback" not in err
