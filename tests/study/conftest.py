@@ -5,6 +5,7 @@ from engine_runs import STUDY, cells
 from threadpoolctl import threadpool_limits
 
 from relrank.study.config import read_study
+from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study
 
 SMALL = """
@@ -40,6 +41,15 @@ def study_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(SMALL)
     return path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Path, StudyResult]:
+    """That study's file and result; it is stored in the folder ``out`` beside the file, which no test changes."""
+    path = tmp_path_factory.mktemp("finished") / "small.toml"
+    path.write_text(SMALL)
+    config = read_study(path)
+    return path, run_study(config, prepare(config, path.parent), path.parent / "out")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from html import unescape
 from io import StringIO
@@ -104,8 +105,8 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypa
     assert cell.key() != today
 
 
-def test_pitfall_arms_get_the_same_budget(study_file, tmp_path):
-    result, _ = run(study_file, tmp_path / "out")
+def test_pitfall_arms_get_the_same_budget(finished):
+    _, result = finished
     used = result.tuning.group_by("model", "arm", "seed").len()
     assert used["len"].max() <= 8
     chosen = result.tuning.filter(pl.col("chosen"))
@@ -116,9 +117,9 @@ def test_pitfall_arms_get_the_same_budget(study_file, tmp_path):
     assert (both["metric"] >= both["metric_right"]).all()
 
 
-def test_arms_begin_where_others_ended(study_file, tmp_path):
+def test_arms_begin_where_others_ended(finished):
     """What differs between two arms is their relations, unless validation shows more than its error."""
-    result, _ = run(study_file, tmp_path / "out")
+    _, result = finished
     trials = result.tuning.filter(pl.col("model") == "relational-ease")
 
     def values(arm, seed, which):
@@ -252,11 +253,12 @@ def test_smoke_run_is_small_and_elsewhere(study_file, tmp_path):
     assert full.benches[0].split.fingerprint != material.benches[0].split.fingerprint
 
 
-def test_winner_is_the_best_on_validation_and_recommends_by_title(study_file, tmp_path):
-    config = read_study(study_file)
-    material = prepare(config, study_file.parent)
+def test_winner_is_the_best_on_validation_and_recommends_by_title(finished, tmp_path):
+    path, result = finished
+    config = read_study(path)
+    material = prepare(config, path.parent)
     out = tmp_path / "out"
-    result = run_study(config, material, out)
+    shutil.copytree(path.parent / "out", out)
     winner = keep_winner(config, material, out)
     assert winner.note["model"] == "relational-ease"
     assert "rewired" not in winner.note["arm"]
