@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 NETWORKS := mf,relational-lightgcn,xsimgcl,graphsage,graphsage-features,hybrid,rgcn,gatv2,hgt,path-fusion
 
-.PHONY: demo test check bench bench-models leaderboards clean
+.PHONY: demo test test-fast test-all check bench bench-models leaderboards clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,8 +19,20 @@ demo: $(READY)  ## two studies: a planted database whose truth is known, and Mov
 	$(BIN)/relrank study studies/planted.toml --out runs/planted
 	$(BIN)/relrank study studies/ml-100k-loo.toml --out runs/ml-100k-loo
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest
+# Files stay whole, so that what a file's tests share is made once. Bytecode is kept for all processes that tests start.
+WORKERS ?= 2
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 3
+
+QUICK := tests/tables tests/graph tests/models $(filter-out tests/test_cli.py tests/test_process_group.py,$(wildcard tests/test_*.py))
+
+test: $(READY)  ## all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-fast: $(READY)  ## the quick ones among them: rows, edges, models, metrics; no studies, servers or command lines
+	$(PYTEST) -m "not slow" $(QUICK)
+
+test-all: $(READY)  ## every test, as in CI
+	$(PYTEST)
 
 check: $(READY)  ## style, types, floors
 	$(BIN)/ruff check .

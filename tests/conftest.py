@@ -1,12 +1,27 @@
-"""What every test may ask for."""
+"""What every test may ask for, and how tests share the cores."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from relrank.libraries import cores
+
 # Read when torch and numba are loaded: on a busy machine spinning threads slow each other down (see relrank.cli).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Processes that run tests side by side share the cores.
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    share = max(1, cores() // workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    import numba
+
+    numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # tests of threads may take more
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that processes side by side end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

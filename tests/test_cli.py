@@ -185,6 +185,7 @@ def test_study_again_keeps_the_cells(study, tmp_path):
     assert verdicts(out) == verdicts(study.out)  # word for word
 
 
+@pytest.mark.slow
 def test_study_is_logged_to_mlflow(study, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(study.home, tmp_path / "home")
@@ -470,6 +471,7 @@ def shop(folder: Path) -> None:
     (folder / "purchases.csv").write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.slow
 def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
     shop(tmp_path)
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ def torchrun(*command):
     """Two processes; no test waits for ever."""
     env = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")}
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, command)]
-    return subprocess.run(run, capture_output=True, text=True, timeout=100, check=False, env=env)
+    return subprocess.run(run, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
         ProcessGroup(6, 8, 2).device(torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_what_the_first_says_holds_for_all(ran):
     first, other = ran.said
     assert (first["together"], other["together"]) == (0, 1)
@@ -115,12 +116,14 @@ def test_what_the_first_says_holds_for_all(ran):
      ("other device", "where:    process 1: device\n  expected: that of the first process, cpu\n  found:    meta"),
      ("other relrank", "where:    process 1: relrank\n  expected: that of the first process, 0.")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_an_error_of_one_is_raised_by_all(ran, what, message):
     """A process that waits for one that gave up would wait for ever."""
     assert ran.said[0][what] == ran.said[1][what]
     assert message in ran.said[0][what]
 
 
+@pytest.mark.slow
 def test_shares_of_every_batch_make_up_the_batch_of_one_process(ran):
     alone, _, _ = two.one_epoch(ALONE)
     parts = [said["edges"] for said in ran.said]
@@ -131,11 +134,13 @@ def test_shares_of_every_batch_make_up_the_batch_of_one_process(ran):
         assert abs(len(first) - len(second)) <= 1
 
 
+@pytest.mark.slow
 def test_no_two_processes_draw_the_same_negatives(ran):
     seeds = [seed for said in ran.said for seed in said["seeds"]]
     assert len(seeds) == len(set(seeds)) == 7
 
 
+@pytest.mark.slow
 def test_a_step_of_two_is_the_step_of_one(ran):
     """BPR with own negatives is a mean over edges, so the weighted mean of the shares' gradients is the gradient."""
     _, expected, loss = two.one_epoch(ALONE)
@@ -150,6 +155,7 @@ def test_a_step_of_two_is_the_step_of_one(ran):
     assert ran.said[1]["loss"] == ran.said[0]["loss"]
 
 
+@pytest.mark.slow
 def test_two_learn_what_one_learns(ran):
     """Within four standard deviations of one process under other seeds, and far from where they began."""
     ones = np.array([two.learned(ALONE, seed)[0] for seed in range(4)])
@@ -161,6 +167,7 @@ def test_two_learn_what_one_learns(ran):
     assert ran.said[1]["auc"] == ran.said[0]["auc"], "all hold the best epoch's parameters"
 
 
+@pytest.mark.slow
 def test_the_first_validates_and_writes_alone(ran):
     first, other = ran.said
     assert (
@@ -172,6 +179,7 @@ def test_the_first_validates_and_writes_alone(ran):
     assert (first["wrote"], other["wrote"]) == (True, False)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_bits(ran):
     assert ran.killed.returncode != 0
     assert "SIGKILL" in ran.killed.stderr
@@ -182,6 +190,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(ran):
     assert all(torch.equal(whole[name], found[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_may_go_on(ran):
     """One process; other negatives, the same run."""
     metric = two.falling()
@@ -191,6 +200,7 @@ def test_another_number_of_processes_may_go_on(ran):
     assert fitted.best_epoch == 2
 
 
+@pytest.mark.slow
 def test_an_error_in_the_middle_of_an_epoch_ends_all(ran):
     """One process refuses its batch while the other waits for its gradients."""
     assert ran.again.returncode != 0
@@ -198,6 +208,7 @@ def test_an_error_in_the_middle_of_an_epoch_ends_all(ran):
     assert (ran.out / "refused" / "last.safetensors").is_file(), "epochs 1 to 4 are kept"
 
 
+@pytest.mark.slow
 def test_fit_from_the_command_line(tmp_path):
     (tmp_path / "small.toml").write_text(STUDY)
     here = torchrun("-m", "relrank", "fit", tmp_path / "small.toml", "--model", "mf", "--out", tmp_path / "run")
@@ -209,6 +220,7 @@ def test_fit_from_the_command_line(tmp_path):
     assert not list(tmp_path.glob("*.checkpoints"))
 
 
+@pytest.mark.slow
 def test_an_error_of_all_is_said_once(tmp_path):
     (tmp_path / "small.toml").write_text(STUDY)
     here = torchrun("-m", "relrank", "fit", tmp_path / "small.toml", "--model", "ease", "--out", tmp_path / "run")

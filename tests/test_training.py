@@ -271,6 +271,7 @@ fit(lightgcn(), CPU, falling(), 3, Path(sys.argv[1]), watch)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_go_on_gives_the_same_bits(tmp_path):
     """Killed in epoch 5; epoch 4 is on disk, epoch 2 was the best. Neither is where a fresh start would be."""
     command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), os.path.dirname(__file__)]

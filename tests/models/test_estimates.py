@@ -201,6 +201,7 @@ def test_seconds_are_operations_by_rate_and_cores(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is measured on Linux")
+@pytest.mark.slow
 def test_estimates_are_near_measured_peaks():
     """A sparse closed form, a dense one, a trained one; 32 MB are left to libraries' own buffers."""
     script = Path(__file__).parent / "measured_peaks.py"

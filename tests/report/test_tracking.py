@@ -244,6 +244,7 @@ def test_logged_twice_nothing_is_there_twice(logged):
     assert {key: points(uri, run) for key, run in (*again.items(), ("study", after))} == all_points
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on_in_its_run(again, tmp_path):
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
     with pytest.raises(KeyboardInterrupt):
@@ -264,6 +265,7 @@ def test_an_interrupted_study_goes_on_in_its_run(again, tmp_path):
     assert all(len(p) == 1 for p in points(uri, MlflowClient(uri).get_run(half)).values())
 
 
+@pytest.mark.slow
 def test_a_study_with_another_setting_is_another_run(again, tmp_path):
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
     track(home, uri)
@@ -275,6 +277,7 @@ def test_a_study_with_another_setting_is_another_run(again, tmp_path):
     assert sum("relrank.cell" in r.data.tags for r in found) == 2 * N_CELLS
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_loses_nothing(again, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     home = again()
@@ -297,6 +300,7 @@ def test_a_server_that_is_down_loses_nothing(again, tmp_path, monkeypatch):
     assert len(runs(uri)[1]) == N_CELLS
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_is_told_once_and_tried_again_at_the_end(again, tmp_path):
     from mlflow.exceptions import MlflowException
 
@@ -374,6 +378,7 @@ def test_no_password_is_said_of_what_is_no_database(tmp_path):
     assert "=word" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_library_that_fails_in_the_middle_never_ends_a_study(again, tmp_path):
     """Such as one that only uploading loads."""
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"

@@ -672,6 +672,7 @@ def test_pitfall_sigterm_while_workers_start_ends_the_server(tmp_path):
             child.kill()
 
 
+@pytest.mark.slow
 def test_two_workers_answer_at_one_address_and_count_together(tmp_path):
     save(RUN, tmp_path / "books")
     with server(tmp_path / "books", "--workers", 2, "--grace", 0) as (port, child):

@@ -166,6 +166,7 @@ def test_connections_are_counted():
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_eight_clients_lose_nothing_when_the_server_ends(tmp_path, workers):
     save(library("ease"), tmp_path / "books")
     with server(tmp_path / "books", "--grace", 0.3, "--workers", workers) as (port, child):
@@ -206,6 +207,7 @@ def test_eight_clients_lose_nothing_when_the_server_ends(tmp_path, workers):
     assert answers[0][0] == 200
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     save(library("ease"), tmp_path / "books")
     with server(tmp_path / "books", "--grace", 0, "--workers", 2) as (_, child):

@@ -21,12 +21,14 @@ CHECKS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(questions)
 def test_any_question_gets_an_answer_or_is_refused(question):
     ANSWERED[check(APP, question)] += 1
 
 
+@pytest.mark.slow
 def test_the_questions_above_were_of_both_kinds():
     """Or else they would show nothing."""
     if not ANSWERED:

@@ -54,6 +54,7 @@ def test_few_users_and_one_group_say_nothing():
     assert for_whom(judge(adds), ()) == {}
 
 
+@pytest.mark.slow
 def test_chance_is_named_in_at_most_one_study_in_twenty():
     """Five relations, four groupings, differences of few users as in rankings: Holm holds over all of them."""
     rng = np.random.default_rng(3)

@@ -34,6 +34,7 @@ def test_views_without_a_time_are_named_as_a_leak_before_anything_is_fitted(shop
     assert not (shop / "untimed").exists()
 
 
+@pytest.mark.slow
 def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monkeypatch, capsys):
     (shop / "timed.toml").write_text(STUDY.replace('target_column = "sku"\n', TIMED))
     assert read_study(shop / "timed.toml").data.links["page_views"].time == "seen_at"

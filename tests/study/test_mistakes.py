@@ -313,6 +313,7 @@ def test_memory_that_ends_on_the_way_is_one_sentence(answer, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_fit_says_through_a_pipe_what_it_does(shop):
     (shop / "study.toml").write_text(STUDY.replace("trials = 1", "trials = 3"))
     done = subprocess.run(

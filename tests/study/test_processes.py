@@ -44,6 +44,7 @@ def workers():
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
+@pytest.mark.slow
 def test_the_same_to_the_bit_though_a_process_is_killed(study, local):
     config, material, folder = study
 
@@ -65,6 +66,7 @@ def test_the_same_to_the_bit_though_a_process_is_killed(study, local):
     assert result.card["machine"]["engine"] == "2 processes, 1 thread each"
 
 
+@pytest.mark.slow
 def test_two_splits_whose_cells_wait_for_each_other(tmp_path):
     """Four relations have a path, whose arms are planned from what came before; trials are made once a split."""
     text = STUDY.replace("[study]", FOUR).replace("seeds = [0]", "seeds = [0, 1]")
@@ -112,6 +114,7 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
         (signal.SIGKILL, r"no model of the study fits into memory(.|\n)*memory ended while it ran"),
     ],
 )
+@pytest.mark.slow
 def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, message):
     config, material, _ = study
 
@@ -129,6 +132,7 @@ def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, messa
     assert workers() == []
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
     """What fails before a cell runs is no death of the process."""
     config, material, _ = study
@@ -140,6 +144,7 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
         run_study(config, material, tmp_path, engine=engine)
 
 
+@pytest.mark.slow
 def test_threads_are_set_before_a_process_loads_anything(tmp_path):
     """Its script is imported first, and may load every library."""
     before = dict(os.environ)
@@ -163,6 +168,7 @@ def test_threads_are_set_before_a_process_loads_anything(tmp_path):
     assert (tmp_path / "threads").read_text() == "1"
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_whoever_started_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(

@@ -63,6 +63,7 @@ def titled(process):
         return ""
 
 
+@pytest.mark.slow
 def test_the_same_to_the_bit_on_machines_that_do_not_see_the_folder(cluster, study, local):
     config, material, folder = study
     watcher, out = Counting(), folder / "apart"
@@ -85,6 +86,7 @@ def busy(node):
     return [p for p in raylet.children(recursive=True) if titled(p).startswith("ray::work")]
 
 
+@pytest.mark.slow
 def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study, local):
     config, material, folder = study
     second = next(node for node in cluster.list_all_nodes() if node != cluster.head_node)
@@ -112,6 +114,7 @@ def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study,
     cluster.add_node(**MACHINE)  # as it was
 
 
+@pytest.mark.slow
 def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
     config, material, _ = study
 
@@ -129,6 +132,7 @@ def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
         run_study(config, material, tmp_path, Killing(), engine)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_a_cell_is_one_clear_error(cluster, study, tmp_path):
     config, material, _ = study
     wrong = config.models[2].model_copy(update={"train": {"device": "tpu"}})
@@ -141,6 +145,7 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(cluster, study, tmp_path):
     assert not list(tmp_path.glob("cells/*/cell.json"))
 
 
+@pytest.mark.slow
 def test_another_relrank_on_a_worker_is_refused(cluster, study, tmp_path):
     config, material, _ = study
     with (
@@ -151,6 +156,7 @@ def test_another_relrank_on_a_worker_is_refused(cluster, study, tmp_path):
         run_study(config, material, tmp_path, engine=engine)
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_too_small_is_named(cluster, study, tmp_path):
     config, material, _ = study
     with RayEngine(cluster.address, cores=64) as engine, pytest.raises(InputError, match="64 cores") as said:
@@ -158,6 +164,7 @@ def test_a_machine_that_is_too_small_is_named(cluster, study, tmp_path):
     assert said.value.found.startswith("1 cores")
 
 
+@pytest.mark.slow
 def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_path):
     """Ray would wait for another one for ever."""
     config, material, _ = study
@@ -242,6 +249,7 @@ def listening(process):
         return set()
 
 
+@pytest.mark.slow
 def test_a_ray_of_one_s_own_listens_on_the_loopback_alone_and_ends_with_the_study(tmp_path):
     tiny = STUDY.partition('[[models]]\nname = "relational-ease"')[0]
     (tmp_path / "tiny.toml").write_text(tiny)
@@ -300,6 +308,7 @@ def test_memory_that_ends_on_a_worker_is_no_error_there(study, tmp_path):
     assert answer == {"memory": "1 TiB"}
 
 
+@pytest.mark.slow
 def test_cells_whose_workers_have_no_memory_left_are_left_out(cluster, study, tmp_path):
     config, material, _ = study
 
@@ -315,6 +324,7 @@ def test_cells_whose_workers_have_no_memory_left_are_left_out(cluster, study, tm
     assert "memory ended while it ran" in said.value.found
 
 
+@pytest.mark.slow
 def test_a_cell_asks_ray_for_the_memory_of_its_estimate(cluster, study):
     config, material, _ = study
     cell = grid(config, material)[0]
@@ -323,6 +333,7 @@ def test_a_cell_asks_ray_for_the_memory_of_its_estimate(cluster, study):
         assert engine._needs(cell)["memory"] == min(engine.memory(), needed(cell)) > 0
 
 
+@pytest.mark.slow
 def test_cells_larger_than_any_machine_are_left_out(cluster, study, tmp_path):
     config, material, _ = study
     with (

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 TRAINED = """
 [[models]]
@@ -24,6 +25,7 @@ def study(file: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_verdicts_are_the_same_bit_for_bit(study_file, tmp_path):
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]") + TRAINED)
     whole = study(study_file, tmp_path / "whole")

@@ -225,6 +225,7 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
                 assert loaded.valid == best[cell.model.name, cell.arm.name].metric
 
 
+@pytest.mark.slow
 def test_selection_never_looks_at_the_test_rows(study_file, tmp_path):
     """Other test rows, the same choice; other validation rows, another metric."""
     config, material = opened(study_file)
@@ -276,7 +277,13 @@ def test_a_failed_configuration_counts_and_is_told(study_file, tmp_path, fake):
     assert s.best.values["height"] <= 0.9
 
 
-@pytest.mark.parametrize("stop", [{"after": 2}, {"after": 11}, {"at": "trial 4: epoch 4"}, {"at": "trial 7 of"}])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        *(pytest.param(stop, marks=pytest.mark.slow) for stop in ({"after": 2}, {"after": 11}, {"at": "trial 7 of"})),
+        {"at": "trial 4: epoch 4"},
+    ],
+)
 def test_a_killed_search_ends_where_an_unbroken_one_does(study_file, tmp_path, fake, stop):
     config, material = opened(study_file, FAKE)
 
@@ -304,6 +311,7 @@ def test_a_killed_search_ends_where_an_unbroken_one_does(study_file, tmp_path, f
     assert [trials[:9] for _, _, trials in more] == [trials for _, _, trials in whole]
 
 
+@pytest.mark.slow
 def test_changed_data_or_settings_begin_a_search_of_their_own(study_file, tmp_path):
     text = study_file.read_text()
     for old, new, begun in (
