@@ -51,6 +51,8 @@ from relrank.models.sparse_linear import SparseLinear
 
 MOST_WEIGHTS = 100_000_000
 """Numbers of neighbours with which all items together would have more weights than this are not tried."""
+MOST_PRODUCTS = 4e12
+"""Nor numbers with which they would take more multiplications than this: some four minutes on two cores."""
 DENSE_COLUMNS = 10_000
 """Up to so many columns Gram matrices are dense and kept between trials; above, no matrix of all pairs is made."""
 ALL_COLUMNS = 5_000
@@ -107,7 +109,8 @@ class SparseEASE(SparseLinear):
         In this order arms share the trials that do not concern their relations.
         """
         most = max(graph.n_items - 1, 1)
-        fit = [k for k in (20, 50, 100, 200, 400) if k * graph.n_items <= MOST_WEIGHTS]
+        n = graph.n_items
+        fit = [k for k in (20, 50, 100, 200, 400) if k * n <= MOST_WEIGHTS and k**3 / 3 * n <= MOST_PRODUCTS]
         if _columns_at_most(graph) <= ALL_COLUMNS:
             fit.append(most)
         else:

@@ -29,7 +29,7 @@ STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""
 WORTH = 1e-3
 """A step has to improve the metric by this share of it, however certain it is."""
-SEARCH = 5
+SEARCH = 6
 """Goes up where searches change what they choose, so that results of earlier ones are not taken for theirs."""
 ERRORS = 1.0
 """A step has to improve the metric by so many standard errors of its paired differences."""
