@@ -177,7 +177,7 @@ def test_all_columns_are_tried_where_one_inverse_has_them(graph, monkeypatch):
 
 @pytest.mark.parametrize(("n_items", "most"), [(187_000, 400), (188_000, 200), (600_000, 100), (1_100_000, 50)])
 def test_no_trial_takes_longer_than_minutes(graph, n_items, most):
-    """400³ / 3 multiplications for each of 187,500 items are 4e12; 100 and 50 are all that a hundred million weights allow."""
+    """400³ / 3 multiplications for 187,500 items each are 4e12; more items end at a hundred million weights."""
     large = replace(graph, nodes={**graph.nodes, "item": IdMap("item", pl.Series(range(n_items)))})
     assert SparseEASE.knobs(large)[1].ladder[-1] == most
 
