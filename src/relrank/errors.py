@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 
+LONGEST = 2000
+"""Characters of one part of a message, at most."""
+
+
 class InputError(ValueError):
     """Something outside the program is not as it must be: a file, a table, a key, a setting.
 
@@ -21,6 +25,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, where: str, expected: str, found: str) -> None:
+        where, expected, found = map(_bounded, (where, expected, found))
         super().__init__(f"{what}\n  where:    {where}\n  expected: {expected}\n  found:    {found}")
         self.what = what
         self.where = where
@@ -30,6 +35,11 @@ class InputError(ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         """As its four parts: by default one message would be handed to a call that wants four, in another process."""
         return _again, (type(self), self.what, self.where, self.expected, self.found)
+
+
+def _bounded(text: str) -> str:
+    """A part of a message that a person can read, also where a table's cells or names are long."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 
 def _again(kind: type[InputError], what: str, where: str, expected: str, found: str) -> InputError:

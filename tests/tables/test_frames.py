@@ -11,6 +11,7 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.graph.builders import Attribute, Link, build_graph
+from relrank.tables.files import as_keys, as_numbers
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import LinkTable, NodeTable, Tables, TextTable
 
@@ -298,3 +299,47 @@ def test_moments_of_pandas_keep_their_nanoseconds():
         tables = Tables("shop", "user", "item", frame)
         assert tables.interactions["time"].to_list() == exact
         assert tables.ticks == 10**9
+
+
+@pytest.mark.parametrize("column", ["item", "brand", "who"])
+def test_infinite_keys_are_one_error(column):
+    link = pl.DataFrame({"item": [50, 51, 53], "brand": ["x", "x", "y"], "who": [7, 7, 1]})
+    link = link.with_columns(pl.Series(column, [50.0, float("inf"), 53.0]))
+    with pytest.raises(InputError, match="infinite") as error:
+        edges_of(link, by="who")
+    assert error.value.where == f"shop, links 'made', column {column!r}, row 2"
+    with pytest.raises(InputError, match="infinite"):
+        as_keys(link[column], "x.parquet")
+
+
+def test_values_that_python_has_not_are_shown_all_the_same():
+    far = pl.Series([10**18] * 12).cast(pl.Datetime("us"))  # the year 33658
+    assert "33658" in refused(FRAME.with_columns(rating=far)).found
+    link = pl.DataFrame({"item": [50, 51, 53], "brand": ["x", "x", "y"], "w": far[:3]})
+    with pytest.raises(InputError, match="not numeric") as error:
+        edges_of(link, weight="w")
+    assert "33658" in error.value.found
+    with pytest.raises(InputError, match="not a finite number") as error:
+        as_numbers(far, "x.parquet")
+    assert "33658" in error.value.found
+
+
+@pytest.mark.parametrize("kinds", [[1, 2], [True, False], [dt.date(2024, 1, 1)] * 2, [b"a", b"b"], [["a"], ["b"]]])
+def test_kinds_of_texts_are_text_or_one_error(kinds):
+    texts = TextTable("item", pl.DataFrame({"key": [50, 51], "kind": kinds, "text": ["a", "b"]}))
+    if isinstance(kinds[0], bytes | list):
+        with pytest.raises(InputError, match="column is not text"):
+            Tables("shop", "user", "item", FRAME, texts=texts)
+        return
+    tables = Tables("shop", "user", "item", FRAME, texts=texts)
+    assert tables.texts is not None
+    assert all(isinstance(kind, str) for kind in tables.texts.kinds)
+    with pytest.raises(InputError, match="a column 'kind'"):
+        Tables("shop", "user", "item", FRAME, texts=TextTable("item", texts.frame.drop("kind")))
+
+
+def test_a_message_is_short_however_long_the_cell_is():
+    long = FRAME.with_columns(time=pl.Series(["x" * 100_000] * 12))
+    assert len(str(refused(long))) < 1000
+    names = FRAME.rename({"time": "y" * 100_000}).drop("item")
+    assert len(str(refused(names))) < 5000

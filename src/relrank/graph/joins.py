@@ -13,7 +13,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
 from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap
-from relrank.tables.missing import without_missing
+from relrank.tables.missing import shown, without_missing
 from relrank.tables.notices import Notice
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
@@ -209,5 +209,6 @@ def occurring(drafts: Iterable[Draft], known: tuple[str, str]) -> dict[str, IdMa
 
 def examples(values: pl.Series) -> str:
     """What a column holds, for messages."""
-    shown = ", ".join(repr(v) for v in values.drop_nulls().head(3))
-    return f"{values.dtype} values such as {shown}" if shown else f"{values.dtype} values, all missing"
+    there = values.drop_nulls().head(3)
+    few = ", ".join(shown(there, row) for row in range(len(there)))
+    return f"{values.dtype} values such as {few}" if few else f"{values.dtype} values, all missing"

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean
-from relrank.tables.missing import NA_VALUES, refuse_missing, row_of
+from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, shown
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError)
@@ -278,12 +278,12 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
         )  # fmt: skip
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        vague = (values.is_finite() & (values.abs() >= exact_below(values))).fill_null(False)
+        vague = (~(values.abs() < exact_below(values))).fill_null(False)
         if vague.any():
             raise InputError(
-                "keys are floats too large for their last digits",
+                "keys are floats too large for their last digits, or infinite",
                 where=f"{where}, column {values.name!r}, row {row_of(vague)}",
-                expected="whole numbers or text", found=f"{values.filter(vague)[0]!r}; {vague.sum():,} rows in all",
+                expected="whole numbers or text", found=f"{shown(values.filter(vague))}; {vague.sum():,} rows in all",
             )  # fmt: skip
         whole = (values == values.round()).all()
         return values.cast(pl.Int64 if whole else pl.String)
@@ -318,7 +318,7 @@ def as_numbers(
             "not a finite number",
             where=f"{where}, column {values.name!r}, row {row_of(bad, rows)}",
             expected="a finite number in every row",
-            found=f"{values.filter(bad)[0]!r}; {bad.sum():,} rows in all",
+            found=f"{shown(values.filter(bad))}; {bad.sum():,} rows in all",
         )
     return numbers
 

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import WHOLE, as_keys, check_column, exact_below
-from relrank.tables.missing import refuse_missing, row_of, without_missing
+from relrank.tables.files import WHOLE, as_keys, check_column, exact_below, has_text
+from relrank.tables.missing import refuse_missing, row_of, shown, without_missing
 from relrank.tables.notices import Notice
 from relrank.tables.times import UNSETTLED, Unit, as_times
 
@@ -62,7 +62,7 @@ def as_rows(
         if not finite.all():
             raise InputError(
                 "not a finite number", where=f"{where}, column 'rating', row {row_of(~finite)}",
-                expected="a finite number in every row", found=repr(rating[row_of(~finite) - 1]),
+                expected="a finite number in every row", found=shown(rating, row_of(~finite) - 1),
             )  # fmt: skip
         frame = frame.with_columns(rating.cast(pl.Float64))
     return as_timed(frame, "time" if "time" in frame.columns else None, where, said, ticks, unit)
@@ -146,7 +146,7 @@ def _met(keys: pl.Series, values: pl.Series | None, where: str, words: Collectio
         raise InputError(
             "keys of different types", where=f"{where}, column {keys.name!r}, row {row_of(bad)}",
             expected=f"whole numbers, as in {values.name!r}, such as {values.drop_nulls().head(3).to_list()}",
-            found=f"{keys.filter(bad)[0]!r}; {bad.sum():,} rows in all",
+            found=f"{shown(keys.filter(bad))}; {bad.sum():,} rows in all",
         )  # fmt: skip
     return keys if bad.any() else numbers  # none in common, which is said where they are joined
 
@@ -160,6 +160,21 @@ def as_matched(frame: pl.DataFrame, columns: Collection[str], where: str) -> pl.
     there = [frame[name] for name in columns if name in frame.columns]
     other = [values for values in there if values.dtype not in (pl.Int64, pl.String)]
     return frame.with_columns(*(as_keys(values, where) for values in other))
+
+
+def as_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """A frame of texts whose kinds are text; numbers and truth values are written.
+
+    Raises:
+        InputError: there is no such column, or its values cannot be written.
+    """
+    for name in ("kind", "text"):
+        check_column(frame.columns, name, where)
+    if not has_text(kinds := frame["kind"].dtype):
+        raise InputError(
+            "column is not text", where=f"{where}, column 'kind'", expected="a text column", found=str(kinds)
+        )
+    return frame.with_columns(pl.col("kind").cast(pl.String))
 
 
 def check_rows(frame: pl.DataFrame, where: str) -> None:
@@ -262,6 +277,6 @@ def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
     if dtype != pl.Int64:
         raise InputError(
             "type cannot be a key", where=f"{where}, column {values.name!r}", expected="whole numbers, or text",
-            found=f"{dtype}, such as {values[0]!r}" if len(values) else str(dtype),
+            found=f"{dtype}, such as {shown(values)}" if len(values) else str(dtype),
         )  # fmt: skip
     return values

@@ -9,6 +9,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import column
+from relrank.tables.missing import shown
 from relrank.tables.notices import Notice
 from relrank.tables.scan import ROW
 from relrank.tables.tables import NodeTable
@@ -49,7 +50,7 @@ def join(
             "links need a column with unique values to match",
             where=f"column {match!r} of node table {table.name!r}, matched by {where}",
             expected="every value once",
-            found=f"{values.filter(twice)[0]!r} in several rows; {twice.sum():,} such rows",
+            found=f"{shown(values.filter(twice))} in several rows; {twice.sum():,} such rows",
         )
     if not missing.any():
         return frame.with_columns(keys.cast(values.dtype))
@@ -59,20 +60,24 @@ def join(
         raise InputError(
             "empty join: no key in common",
             where=f"{where}, column {name!r}, with column {match!r} of node table {table.name!r}",
-            expected=f"values such as {', '.join(map(repr, values.drop_nulls().head(3)))} ({values.dtype}){better}",
-            found=f"{', '.join(map(repr, keys.unique(maintain_order=True).head(3)))} ({keys.dtype})",
+            expected=f"values such as {_few(values.drop_nulls())} ({values.dtype}){better}",
+            found=f"{_few(keys.unique(maintain_order=True))} ({keys.dtype})",
         )
     if unknown == "error":
         raise InputError(
             "unknown key",
             where=f"{where}, column {name!r}, row {row}",
             expected=f'a value of column {match!r} of node table {table.name!r}, or unknown = "drop"{better}',
-            found=f"{keys.filter(missing)[0]!r}; {missing.sum():,} of {len(keys):,} rows in all",
+            found=f"{shown(keys.filter(missing))}; {missing.sum():,} of {len(keys):,} rows in all",
         )
     notices.append(
         Notice(f"{Path(where).name}, column {name}", f"keys not in {table.name} dropped", int(missing.sum()))
     )
     return frame.filter(known).with_columns(pl.col(side).cast(values.dtype))
+
+
+def _few(values: pl.Series) -> str:
+    return ", ".join(shown(values, row) for row in range(min(3, len(values))))
 
 
 def _better(keys: pl.Series, table: NodeTable, known: int) -> str:

@@ -55,6 +55,15 @@ def written(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
     return there.filter(there != "")
 
 
+def shown(values: pl.Series, row: int = 0) -> str:
+    """One value, as messages show it: short, and as text where Python has no such value, as of years beyond 9999."""
+    try:
+        said = repr(values[row])
+    except (ValueError, OverflowError):
+        said = str(values.slice(row, 1).cast(pl.String)[0])
+    return said if len(said) <= 100 else f"{said[:100]}…"
+
+
 def row_of(bad: pl.Series, rows: pl.Series | None = None) -> int:
     """Number of the first row that is true: in the file, where ``rows`` says them, else counted from 1."""
     at = int(bad.arg_max() or 0)
@@ -70,14 +79,13 @@ def refuse_missing(values: pl.Series, where: str, words: Collection[str] = NA_VA
     missing = is_missing(values, words)
     if missing.any():
         row = int(missing.arg_max() or 0)
-        said = values[row]
-        nothing = said is None or (isinstance(said, str) and not said.strip())
-        word = isinstance(said, str) and not nothing
+        word = values.dtype in (pl.String, pl.Categorical, pl.Enum) and bool((values[row] or "").strip())
+        nothing = values.slice(row, 1).null_count() > 0 or (values.dtype == pl.String and not word)
         mend = "; or, where the word is a value, [data] na_values without it" if word else ""
         raise InputError(
             "value is missing",
             where=f"{where}, column {values.name!r}, row {row + 1}",
             expected=f'a value in every row, or missing = "drop"{mend}',
-            found=f"{'nothing' if nothing else repr(said)}; {missing.sum():,} rows in all",
+            found=f"{'nothing' if nothing else shown(values, row)}; {missing.sum():,} rows in all",
         )
     return values

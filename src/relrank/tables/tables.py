@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.frames import as_frame, as_keyed, as_linked, as_matched, as_rows, as_timed
+from relrank.tables.frames import as_frame, as_keyed, as_linked, as_matched, as_rows, as_texts, as_timed
 from relrank.tables.missing import NA_VALUES
 from relrank.tables.notices import Notice
 from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
@@ -196,6 +196,7 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict
         frame = as_frame(table.frame, where)
         ends = {"key": keys(table.node)} | ({"by": keys(tables.user)} if "by" in frame.columns else {})
         frame = as_linked(as_keyed(frame, ["key"], where, words), ends, where, words)
+        frame = as_texts(frame, where)
         timed = "time" if "time" in frame.columns else None
         return replace(table, frame=as_timed(frame, timed, where, said, ticks, unit))
 

@@ -19,7 +19,7 @@ import polars as pl
 from pydantic import BeforeValidator
 
 from relrank.errors import InputError
-from relrank.tables.missing import NA_VALUES, refuse_missing, row_of
+from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, shown
 from relrank.tables.notices import Notice
 
 
@@ -264,7 +264,7 @@ def _refuse_years(values: pl.Series, years: pl.Series, where: str, rows: pl.Seri
             "times are not plausible", where=f"{where}, column {values.name!r}, row {row_of(odd, rows)}",
             expected=f'dates from {_ISO_YEARS[0]} to {_ISO_YEARS[1] - 1}; "never" is a missing time, which '
             'missing = "drop" leaves out',
-            found=f"{values.filter(odd).head(1).cast(pl.String)[0]}; {odd.sum():,} rows in all",
+            found=f"{values.filter(odd).head(1).cast(pl.String)[0][:100]}; {odd.sum():,} rows in all",
         )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series |
         "not a time",
         where=f"{where}, column {values.name!r}, row {row_of(bad, rows)}",
         expected="numbers since 1970 in one unit, or ISO dates or date-times such as 2017-09-01T12:30:00",
-        found=f"{values.filter(bad)[0]!r}; {bad.sum():,} rows in all",
+        found=f"{shown(values.filter(bad))}; {bad.sum():,} rows in all",
     )
 
 
