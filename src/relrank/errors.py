@@ -7,7 +7,6 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
-
 LONGEST = 2000
 """Characters of one part of a message, at most."""
 

@@ -338,6 +338,14 @@ def test_kinds_of_texts_are_text_or_one_error(kinds):
         Tables("shop", "user", "item", FRAME, texts=TextTable("item", texts.frame.drop("kind")))
 
 
+def test_halves_of_characters_are_one_error():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"user": pandas.Series([f"\ud800{u}" for u in USERS], dtype=object), "item": ITEMS})
+    error = refused(frame)
+    assert error.where == "shop, interactions, column 'user'"
+    assert "surrogates" in error.found
+
+
 def test_a_message_is_short_however_long_the_cell_is():
     long = FRAME.with_columns(time=pl.Series(["x" * 100_000] * 12))
     assert len(str(refused(long))) < 1000
