@@ -198,3 +198,15 @@ def test_codes_keep_their_text_and_numbers_are_read_where_they_are_wanted(tmp_pa
     with pytest.raises(InputError, match="column is not numeric") as error:
         build_graph(tables, cut, {}, {"n": NumberFeature(kind="number", node="item", column="i")})
     assert "'i0'" in error.value.found
+
+
+def test_keys_with_spaces_at_their_ends_are_other_keys_and_said(tmp_path: Path) -> None:
+    rows = ROWS.with_columns(u=pl.Series([f"{u} " if n < 2 else u for n, u in enumerate(ROWS["u"])]))
+    items = ITEMS.with_columns(i=pl.Series([*ITEMS["i"][:-1], f" {ITEMS['i'][-1]}"]))
+    write(tmp_path, rows.filter(pl.col("i") != ITEMS["i"][-1]), "x", "csv")
+    write(tmp_path, items, "items", "csv")
+    said = [(n.where, n.count) for n in read_tables(config("csv"), tmp_path).notices if "spaces" in n.message]
+    assert said == [("items.csv, column i", 1), ("x.csv, column u", 2)]
+    tables = Tables("t", "user", "item", rows.rename({"u": "user", "i": "item", "r": "rating", "t": "time"}))
+    said = [(n.where, n.count) for n in tables.notices if "spaces" in n.message]
+    assert said == [("t, interactions, column user", 2)]

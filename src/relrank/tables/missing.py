@@ -7,10 +7,12 @@ are compared as they are written, spaces at their ends aside; ``[data] na_values
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import polars as pl
 
 from relrank.errors import InputError
+from relrank.tables.notices import Notice
 
 NA_VALUES = (
     "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "None", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A",
@@ -45,6 +47,15 @@ def without_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl
     if missing.sum() == values.null_count():
         return values
     return values.to_frame("v").select(pl.when(~missing).then(pl.col("v")))["v"].alias(values.name)
+
+
+def spaced(values: pl.Series, where: str) -> list[Notice]:
+    """A notice of text keys with spaces at their ends: they are taken as written, so that "a" and "a " are two."""
+    if values.dtype != pl.String:
+        return []
+    found = values.str.starts_with(" ") | values.str.ends_with(" ")
+    message = "keys with spaces at their ends, which are part of the key"
+    return [Notice(f"{Path(where).name}, column {values.name}", message, n)] if (n := int(found.sum())) else []
 
 
 def written(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:

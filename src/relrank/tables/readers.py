@@ -14,7 +14,7 @@ from relrank.tables import datasets
 from relrank.tables.config import Section, resolve
 from relrank.tables.files import as_keys, column, read_table
 from relrank.tables.joins import join, once
-from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, without_missing, written
+from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, spaced, without_missing, written
 from relrank.tables.notices import Notice
 from relrank.tables.scan import ROW, Kind, Rules, column_names, count_dropped, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
@@ -358,6 +358,7 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
     frame = frame.with_columns(without_missing(values, words) for values in frame)
     frame = frame.with_columns(as_keys(frame[name], where) for name in {config.key, *matched})
     key = frame[config.key]
+    rules.notices.extend(spaced(key, where))
     twice = ~key.is_first_distinct()
     if twice.any():
         again = key.filter(twice)[0]

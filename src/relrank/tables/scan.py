@@ -26,7 +26,7 @@ from relrank.tables.files import (
     separator_of,
     unreadable,
 )
-from relrank.tables.missing import NA_VALUES, absent, refuse_missing, without_missing
+from relrank.tables.missing import NA_VALUES, absent, refuse_missing, spaced, without_missing
 from relrank.tables.notices import Notice
 from relrank.tables.times import Unit, as_times
 
@@ -234,5 +234,7 @@ def _settled(values: pl.Series, kind: Kind, where: str, rules: Rules, rows: pl.S
     if kind == "number":
         return as_numbers(values, where, rules.na_values, rows)
     if kind == "key":
-        return as_keys(refuse_missing(values, where, rules.na_values), where)
+        keys = as_keys(refuse_missing(values, where, rules.na_values), where)
+        rules.notices.extend(spaced(keys, where))
+        return keys
     return as_times(values, where, rules.time_unit, rules.na_values, rules.notices, rows)

@@ -10,7 +10,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.frames import as_frame, as_keyed, as_linked, as_matched, as_rows, as_texts, as_timed
-from relrank.tables.missing import NA_VALUES
+from relrank.tables.missing import NA_VALUES, spaced
 from relrank.tables.notices import Notice
 from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
 
@@ -172,7 +172,9 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict
         return {n: one if id(one) in known else check(one, f"{where}{n!r}") for n, one in side.items()}
 
     def rows(frame: Any, where: str) -> pl.DataFrame:
-        return as_rows(frame, where, words, said, ticks, unit)
+        made = as_rows(frame, where, words, said, ticks, unit)
+        said.extend(one for name in ("user", "item") if name in made.columns for one in spaced(made[name], where))
+        return made
 
     def nodes(table: NodeTable, where: str) -> NodeTable:
         frame = as_keyed(table.frame, [table.key], where, words)
