@@ -9,9 +9,12 @@ import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import polars as pl
 import pytest
+from safetensors import SafetensorError
 
 import relrank
+from relrank import cli
 from relrank.errors import InputError, LeakError
 from relrank.process_group import CommonError
 
@@ -33,6 +36,43 @@ def test_an_error_is_the_same_after_pickling(kind):
         assert (again.what, again.where, again.expected, again.found) == (
             "column not found", "x.csv", "a column 'user'", "columns a, b",
         )  # fmt: skip
+
+
+def test_a_page_of_text_does_not_hide_what_is_said_of_it():
+    """A key may be a whole review; its beginning and its end are shown, the error itself holds all of it."""
+    error = InputError("twice", where="x.csv", expected="once", found=f"'{'x' * 5000}' in rows 3 and 7")
+    assert len(str(error)) < 1100
+    assert "found:    'xxx" in str(error)
+    assert str(error).endswith("xxx' in rows 3 and 7")
+    assert len(error.found) > 5000
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pl.exceptions.ComputeError("x: No space left on device (os error 28)"),
+        SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_what_the_system_said_through_a_library_is_one_sentence(error, monkeypatch, capsys):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert [line.split(":")[0] for line in said.splitlines()[1:]] == ["  where", "  expected", "  found"]
+    monkeypatch.setattr(cli, "app", lambda: fails_otherwise())
+    with pytest.raises(pl.exceptions.ComputeError):
+        cli.main()
+
+
+def fails_otherwise():
+    raise pl.exceptions.ComputeError("a mistake of ours")
 
 
 def test_a_pool_hands_the_error_on():

@@ -861,19 +861,18 @@ def main() -> None:
                 "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
             )
         app()
-    except (InputError, OSError) as error:
-        said = printable(error if isinstance(error, InputError) else of_system(error), lines=True)
-        print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, LeakError) else 2) from None
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+    except Exception as error:
+        told = error if isinstance(error, InputError) else of_system(error)
+        if told is None and out_of_memory(error):
+            told = InputError(
+                "memory ended", where=shlex.join(["relrank", *sys.argv[1:]]), found=" ".join(str(error).split()),
+                expected="more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model",
+            )  # fmt: skip
+        if told is None:
             raise
-        ended = InputError(
-            "memory ended", where=shlex.join(["relrank", *sys.argv[1:]]), found=" ".join(str(error).split()),
-            expected="more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model",
-        )  # fmt: skip
-        print(f"error: {printable(ended, lines=True)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        said = printable(told, lines=True)
+        print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
+        raise SystemExit(1 if isinstance(told, LeakError) else 2) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)

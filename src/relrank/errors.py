@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Any
 
-LONGEST = 2000
-"""Characters of one part of a message, at most."""
 
 
 class InputError(ValueError):
@@ -24,8 +23,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, what: str, *, where: str, expected: str, found: str) -> None:
-        where, expected, found = map(_bounded, (where, expected, found))
-        super().__init__(f"{what}\n  where:    {where}\n  expected: {expected}\n  found:    {found}")
+        parts = (_shown(part) for part in (where, expected, found))
+        super().__init__("{}\n  where:    {}\n  expected: {}\n  found:    {}".format(what, *parts))
         self.what = what
         self.where = where
         self.expected = expected
@@ -36,9 +35,13 @@ class InputError(ValueError):
         return _again, (type(self), self.what, self.where, self.expected, self.found)
 
 
-def _bounded(text: str) -> str:
-    """A part of a message that a person can read, also where a table's cells or names are long."""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
+LONGEST = 1000
+"""Characters of a part of a message, of which more is left out: a key may be a page of text."""
+
+
+def _shown(text: str) -> str:
+    """A part of a message, its middle left out where it is long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} … {text[-197:]}"
 
 
 def _again(kind: type[InputError], what: str, where: str, expected: str, found: str) -> InputError:
@@ -49,20 +52,30 @@ class LeakError(InputError):
     """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""
 
 
-def of_system(error: OSError) -> InputError:
-    """What the operating system refused, as four answers."""
+def of_system(error: BaseException) -> InputError | None:
+    """What the operating system refused, as four answers; None where it did not.
+
+    A library may say so under a name of its own, with the number behind it: "… (os error 28)".
+    """
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    if not isinstance(error, OSError) and told is None:
+        return None
+    number = error.errno if isinstance(error, OSError) else int(told[1])  # type: ignore[index]
     expected = {
         errno.ENOSPC: "room on the disk",
         getattr(errno, "EDQUOT", errno.ENOSPC): "room on the disk",
+        errno.EFBIG: "a smaller file, or a system that takes one as large",
         errno.EISDIR: "a file",
         errno.ENOTDIR: "a folder above it, where a file is now",
         errno.EEXIST: "a folder, or nothing there yet",
         errno.ENOENT: "a place that is there",
         errno.EMFILE: "fewer open files",
-    }.get(error.errno or 0, "one that may be read and written")
+    }.get(number or 0, "one that may be read and written")
+    place = (error.filename or error.filename2) if isinstance(error, OSError) else None
+    said = error.strerror if isinstance(error, OSError) else None
     return InputError(
-        "file or folder cannot be used", where=str(error.filename or error.filename2 or "the operating system"),
-        expected=expected, found=(error.strerror or str(error)).lower(),
+        "file or folder cannot be used", where=str(place or "the operating system"), expected=expected,
+        found=said.lower() if said else " ".join(str(error).split()),
     )  # fmt: skip
 
 

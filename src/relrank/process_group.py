@@ -229,8 +229,8 @@ def joined() -> Iterator[ProcessGroup]:
 
 
 def _described(error: InputError | OSError | None) -> list[str]:
-    assert error is not None
-    said = error if isinstance(error, InputError) else of_system(error)
+    said = error if isinstance(error, InputError) or error is None else of_system(error)
+    assert said is not None
     return [said.what, said.where, said.expected, said.found]
 
 

@@ -1,6 +1,7 @@
 """The search: equal trials, validation alone, and a killed run that ends where an unbroken one does."""
 
 import shutil
+import sqlite3
 import tomllib
 from dataclasses import dataclass, replace
 
@@ -436,3 +437,12 @@ def test_a_damaged_database_is_one_error_or_changes_nothing(study_file, tmp_path
             assert found == whole, number
     assert set(refused) == {"not a database of trials"}
     assert len(refused) > 2
+
+
+def test_a_full_disk_is_not_called_a_damaged_database(tmp_path):
+    for error, what in (
+        (sqlite3.OperationalError("database or disk is full"), "trials cannot be kept"),
+        (sqlite3.DatabaseError("file is not a database"), "not a database of trials"),
+    ):
+        with pytest.raises(InputError, match=what), search._storage_errors(tmp_path / "tuning.db"):
+            raise error

@@ -466,6 +466,12 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        said = f"{error} {error.__cause__ or ''}"
+        if "disk is full" in said or "disk I/O error" in said or "unable to open" in said:
+            raise InputError(
+                "trials cannot be kept", where=str(path), expected="a disk that can be written to and has room",
+                found=first_line(error),
+            ) from None  # fmt: skip
         raise _not_trials(path, error) from None
 
 
