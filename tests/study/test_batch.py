@@ -203,3 +203,25 @@ def test_keys_keep_their_types(tmp_path: Path) -> None:
         "fallback": pl.Boolean,
     }
     assert schema == types
+
+
+def test_a_part_that_was_changed_since_is_made_again(tmp_path: Path) -> None:
+    """Parts of a killed run are whole; what a disk or somebody made of them since does not get into the lists."""
+    run, out, parts = kept(tmp_path, "ease"), tmp_path / "lists.parquet", tmp_path / "lists.parquet.parts"
+    batch(run, out, 5, look_away, rows=25)
+    right = pl.read_parquet(out)
+
+    def stopped(what: str, done: int, total: int) -> None:
+        if done == total:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        batch(run, out, 5, stopped, rows=25)
+    files = sorted(parts.glob("*.parquet"))
+    assert len(files) == 3
+    pl.read_parquet(files[0]).with_columns(pl.col("item").reverse()).write_parquet(files[0])
+    files[1].write_bytes(files[1].read_bytes()[:-40])
+    files[2].unlink()
+    files[2].mkdir()
+    batch(run, out, 5, look_away, rows=25)
+    assert pl.read_parquet(out).equals(right)

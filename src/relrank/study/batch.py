@@ -3,12 +3,14 @@
 Users are taken a part at a time; each part is a file of its own in a folder beside the result, whole or not at all.
 At the end the parts are streamed into the result, under a temporary name until it is whole. So memory holds the
 scores of a block of users and the lists of a part, whatever the number of users; a killed run leaves finished parts
-and no result, and the same command goes on from them.
+and no result, and the same command goes on from them. A part's name holds its sha256: one that was changed since is
+made again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -24,10 +26,10 @@ from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
 from relrank.owner import owned
 from relrank.ranking import VECTORS_AT_ONCE, TopK
-from relrank.sealed import bytes_in, json_of
+from relrank.sealed import bytes_in, json_of, sha256_of
 from relrank.study.fallback import Mask, top_of_histories, top_of_users
 from relrank.study.fitted import PARTS, FittedRun
-from relrank.whole import named, whole
+from relrank.whole import discard, named, whole
 
 ROWS = 1 << 17
 """Rows of a part, and of a row group of the result, at most (one user's list at least)."""
@@ -64,7 +66,7 @@ def batch(run: FittedRun, out: Path | str, k: int, progress: Progress, rows: int
         _adopt(run, parts, k, rows)
         n = _write(run, out, parts, k, progress, rows)
         for file in parts.glob("*.parquet"):
-            file.unlink()  # before the note, which says whose those are that a kill leaves
+            discard(file)  # before the note, which says whose those are that a kill leaves
         shutil.rmtree(parts, ignore_errors=True)
     return n
 
@@ -78,19 +80,39 @@ def _write(run: FittedRun, out: Path, parts: Path, k: int, progress: Progress, r
     files = []
     for first in range(0, n_users, per_part):
         last = min(first + per_part, n_users)
-        files.append(parts / f"{first:012}.parquet")
-        if not files[-1].is_file():
+        there = _part_from(parts, first)
+        if there is None:
             frames = []
             for start in range(first, last, at_once):
                 users = np.arange(start, min(start + at_once, last))
                 frames.append(_frame(run, users, *lists.top(users, k)))
                 progress("users", int(users[-1]) + 1, n_users)
-            with whole(files[-1]) as temporary:
-                pl.concat(frames).write_parquet(temporary)
+            there = _write_part(pl.concat(frames), parts, first)
+        files.append(there)
         progress("users", last, n_users)
     with whole(out) as temporary:
         pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=rows)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
+
+
+def _part_from(parts: Path, first: int) -> Path | None:
+    """The part that begins with this user, if it is there as it was written; what else has its name is deleted."""
+    found = None
+    for file in parts.glob(f"{first:012}*.parquet"):
+        if file.is_file() and file.stem == f"{first:012}-{sha256_of(file)}":
+            found = file
+        else:
+            discard(file)
+    return found
+
+
+def _write_part(lists: pl.DataFrame, parts: Path, first: int) -> Path:
+    buffer = io.BytesIO()
+    lists.write_parquet(buffer)
+    file = parts / f"{first:012}-{hashlib.sha256(buffer.getbuffer()).hexdigest()}.parquet"
+    with whole(file) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return file
 
 
 class Lists:
