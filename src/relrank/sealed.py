@@ -12,7 +12,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,27 @@ def refuse_leading_out(folder: Path, path: Path) -> None:
         )
 
 
+@contextmanager
+def consistent(where: Path, mend: str) -> Iterator[None]:
+    """What is put together from a folder's files fits, or one error says that it does not.
+
+    Seals find what was changed since it was written, not what was written so.
+
+    Raises:
+        InputError: values are not there, or are of another type or shape than is asked for.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except UNFIT as error:
+        found = first_line(error)
+        raise InputError(
+            "parts do not fit together", where=str(where), expected=f"what was written together; {mend}",
+            found=f"{type(error).__name__}: {found}" if isinstance(error, LookupError) else found,
+        ) from None  # fmt: skip
+
+
 def json_of(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object.
 
@@ -168,6 +190,8 @@ def table_of(content: bytes, where: str) -> pl.DataFrame:
         raise InputError("file cannot be read", where=where, expected="Parquet", found=first_line(error)) from None
 
 
+UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, pl.exceptions.PolarsError)
+"""What is raised where a value is not there, or is another than was meant."""
 PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
 """What Polars raises of a file that is no Parquet, or a damaged one."""
 

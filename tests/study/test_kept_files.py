@@ -1,17 +1,20 @@
 """A kept model is what was written, and stays what was loaded."""
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 from kept_runs import N_ITEMS, kept
 
-from relrank.checkpoint import save_tensors
+from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.sealed import MANIFEST, seal
-from relrank.study.export import export, load_program
+from relrank.study.export import PROGRAM, export, load_program
 from relrank.study.fitted import load_run
 
 
@@ -103,3 +106,51 @@ def test_a_changed_program_is_refused(tmp_path: Path) -> None:
     export(run, "parquet", tmp_path / "out")
     with pytest.raises(InputError, match="not a program for torch"):
         load_program(tmp_path / "out")
+
+
+@pytest.mark.parametrize("said", [{"config": None}, {"unseen": -1}, {"protocol": 5}, {"ordered": "yes"}, {"arm": []}])
+def test_notes_of_a_run_that_were_written_wrong_are_one_error(said: dict[str, object], tmp_path: Path) -> None:
+    """Seals find what was changed, not what was written so."""
+    kept(tmp_path, "popularity")
+    note = tmp_path / "run" / "run.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | said))
+    seal(tmp_path / "run")
+    with pytest.raises(InputError, match="setting does not fit"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("split", lambda frame: pl.concat([frame, frame.head(3)])),
+        ("split", lambda frame: frame.drop("part")),
+        ("split", lambda frame: frame.with_columns(pl.lit([1]).alias("item"))),
+        ("titles", lambda frame: frame.head(5)),
+        ("titles", lambda frame: frame.reverse()),
+        ("titles", lambda frame: frame.rename({"title": "name"})),
+        ("facts", lambda frame: frame.head(5)),
+    ],
+)
+def test_tables_of_a_run_that_do_not_fit_together_are_one_error(
+    table: str, change: Callable[[pl.DataFrame], pl.DataFrame], tmp_path: Path
+) -> None:
+    kept(tmp_path, "popularity")
+    path = tmp_path / "run" / f"{table}.parquet"
+    change(pl.read_parquet(path)).write_parquet(path)
+    seal(tmp_path / "run")
+    with pytest.raises(InputError):
+        load_run(tmp_path / "run")
+
+
+def test_programs_that_do_not_fit_together_are_one_error(tmp_path: Path) -> None:
+    export(kept(tmp_path, "ease"), "torch", tmp_path / "program")
+    state = load_tensors(tmp_path / "program" / PROGRAM)[0]
+    for tensors in (
+        {"other": state["weights"]},
+        {"weights": state["weights"] * torch.nan},
+        {"weights": state["weights"], "indptr": torch.zeros(3)},
+    ):
+        save_tensors(tmp_path / "program" / PROGRAM, tensors, {"takes": "history"})
+        seal(tmp_path / "program")
+        with pytest.raises(InputError, match="parts do not fit together"):
+            load_program(tmp_path / "program")

@@ -32,7 +32,7 @@ from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of, restore
 from relrank.process_group import ALONE, ProcessGroup
-from relrank.sealed import Sealed, refuse_leading_out, seal
+from relrank.sealed import Sealed, consistent, refuse_leading_out, seal
 from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
@@ -364,7 +364,8 @@ def kept_weights(folder: Path) -> dict[str, Tensor] | None:
     """
     if not (folder / WEIGHTS).is_file():
         return None
-    sealed, _ = _opened(folder)
+    with consistent(folder, MEND):
+        sealed, _ = _opened(folder)
     return tensors_of(sealed.read(WEIGHTS), str(folder / WEIGHTS))
 
 
@@ -385,6 +386,11 @@ def load_cell(folder: Path) -> CellResult:
     Raises:
         InputError: it is not what was written, or that of another cell.
     """
+    with consistent(folder, MEND):
+        return _loaded(folder)
+
+
+def _loaded(folder: Path) -> CellResult:
     sealed, note = _opened(folder)
     return CellResult(
         note["model"], note["arm"], note["seed"], Evaluation.parsed(sealed.read(USERS), str(folder / USERS)),

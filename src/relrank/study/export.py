@@ -70,7 +70,7 @@ from relrank.models.sparse_ease import SparseEASE
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES, visiting_order
-from relrank.sealed import Sealed, bytes_in, json_of, seal
+from relrank.sealed import Sealed, bytes_in, consistent, json_of, seal
 from relrank.study.fallback import popularity
 from relrank.study.fitted import PARTS, FittedRun
 from relrank.whole import whole_folder
@@ -243,6 +243,11 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
         InputError: there is no such program, or it is not what was written.
     """
     folder = Path(folder)
+    with consistent(folder, MEND):
+        return _loaded(folder)
+
+
+def _loaded(folder: Path) -> Program | SparseProgram:
     sealed = Sealed(folder, MEND)
     note = sealed.json("note.json")
     if note.get("format") != FORMAT or note.get("to") != "torch":
@@ -251,6 +256,8 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
             found=f"{note.get('format')} to {note.get('to')}",
         )  # fmt: skip
     tensors = tensors_of(sealed.read(PROGRAM), str(folder / PROGRAM))
+    if not tensors["weights"].isfinite().all():
+        raise ValueError("weights are not finite")
     if "indptr" in tensors:
         return SparseProgram(tensors["indptr"], tensors["indices"], tensors["weights"], note["shape"][1])
     return Program(note["input"], tensors["weights"])

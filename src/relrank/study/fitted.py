@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from pydantic import ConfigDict, Field
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
@@ -29,10 +30,11 @@ from relrank.models.base import config_of, restore
 from relrank.models.estimates import score_block
 from relrank.owner import owned
 from relrank.process_group import ALONE, ProcessGroup
-from relrank.sealed import Sealed, bytes_in, json_of, refuse_leading_out, seal
+from relrank.sealed import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
 from relrank.study.fallback import top_of_histories, top_of_users, unscored
 from relrank.study.fits import gb, refuse_too_large
+from relrank.tables.config import Section, check
 from relrank.tables.files import WHOLE
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -45,6 +47,23 @@ PARTS = ("train", "valid", "test")
 FACTS = "facts.parquet"
 NODES = "nodes.parquet"
 NODE_KEY = "#key"
+
+
+class _Note(Section):
+    """What ``run.json`` has to say."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    name: str
+    arm: str
+    protocol: str
+    fingerprint: str
+    config: dict[str, Any]
+    ordered: bool = False
+    successive: bool = False
+    only_new: bool = False
+    unseen: int = Field(0, ge=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -220,7 +239,7 @@ def fit_run(
     cell, memory = cells[-1], dict[str, Known]()
     checkpoints = named(folder).with_name(folder.name + ".checkpoints")
 
-    def check() -> None:
+    def ready() -> None:
         _refuse_other_use(folder)
         if group.size > 1 and issubclass(MODELS[cell.model.kind], ClosedForm):
             raise InputError(
@@ -232,7 +251,7 @@ def fit_run(
             holding.enter_context(owned(checkpoints, folder))
 
     with ExitStack() as holding:
-        group.together(check)
+        group.together(ready)
         begun = tune_after(cells, checkpoints, say, memory, group)
         tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
         split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
@@ -323,8 +342,14 @@ def load_run(folder: Path | str) -> FittedRun:
             "run of another version", where=str(folder), expected=f"{FORMAT} of a known model, so fit it again",
             found=f"{note.get('format')} of {note.get('model')}",
         )  # fmt: skip
+    with consistent(folder, MEND):
+        return _loaded(folder)
+
+
+def _loaded(folder: Path) -> FittedRun:
     sealed = Sealed(folder, MEND)
     note = sealed.json("run.json")
+    check(note, _Note, str(folder / "run.json"))
     sealed.read("graph/manifest.json")  # which speaks for the files beside it
     graph = load_graph(folder / "graph")
     weights, available = sealed.size(MODEL), available_memory()
@@ -355,7 +380,12 @@ def load_run(folder: Path | str) -> FittedRun:
     )  # fmt: skip
     facts = sealed.table(FACTS) if FACTS in sealed else None
     nodes = _unfolded(sealed.table(NODES)) if NODES in sealed else {}
-    return FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts, nodes)
+    run = FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts, nodes)
+    run.chosen()  # each (user, item) once
+    named = run.titles["key"], run.titles["title"].cast(pl.String)
+    if not named[0].equals(items.keys) or (facts is not None and facts.height != len(items)):
+        raise ValueError("titles or facts are not those of the items")
+    return run
 
 
 def _split_frame(split: Split) -> pl.DataFrame:
