@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -106,6 +107,23 @@ def test_what_is_no_table_is_said(tmp_path):
         compare_models({None: BASE}, {None: BASE.head(10)}, "ndcg@10", "1%")
     with pytest.raises(InputError, match="only studies have models"):
         read_side(tmp_path / "base.parquet", "ndcg@10", arm="all")
+
+
+@pytest.mark.parametrize(
+    "odd", [pl.Series([b"1"]), pl.Series(["1"]), pl.Series([datetime(2024, 1, 1)]), pl.Series([[1]])]
+)
+def test_a_metric_that_is_no_number_is_said(tmp_path, odd):
+    pl.DataFrame({"user": ["a"], "ndcg@10": odd}).write_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="metric is no number"):
+        read_side(tmp_path / "x.parquet", "ndcg@10")
+
+
+def test_whole_numbers_of_any_width_are_metrics(tmp_path):
+    for name, dtype in (("a", pl.Int128), ("b", pl.UInt8)):
+        frame = pl.DataFrame({"user": range(40), "hits": pl.Series([n % 3 for n in range(40)], dtype=dtype)})
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    sides = [read_side(tmp_path / f"{name}.parquet", "hits") for name in "ab"]
+    assert compare_models(sides[0], sides[1], "hits", "1%").baseline == pytest.approx(39 / 40)
 
 
 def over(values, users="ab", column="split", names=None):
