@@ -460,3 +460,11 @@ def test_with_all_parts_published_no_seed_changes_anything() -> None:
     recipe = protocol(name="mine", split="given")
     prints = {apply(tables_of(ALL_DAYS, given=given), recipe, seed).fingerprint for seed in (0, 1)}
     assert (len(prints), recipe.draws_test) == (1, False)
+
+
+def test_ratings_that_would_become_infinite_are_refused() -> None:
+    """Ratings are kept as float32; weights of infinite ones would be no numbers."""
+    rows: list[tuple[object, ...]] = [(u, i, 1e39 if u == i == 2 else 3.0) for u in range(4) for i in range(4)]
+    tables = tables_of(rows, "user item rating")
+    with pytest.raises(InputError, match=r"rating is too large[\s\S]*1e\+39; 1 such"):
+        apply(tables, protocol(split="random-leave-one-out"), 0)

@@ -230,10 +230,26 @@ def _indexed(frame: pl.DataFrame, users: IdMap, items: IdMap, ticks: int) -> Int
     return Interactions(
         users.find(frame["user"]),
         items.find(frame["item"]),
-        frame["rating"].to_numpy().astype(np.float32) if "rating" in frame.columns else None,
+        _ratings(frame["rating"]) if "rating" in frame.columns else None,
         frame["time"].to_numpy().astype(np.int64) if "time" in frame.columns else None,
         ticks,
     )
+
+
+def _ratings(values: pl.Series) -> npt.NDArray[np.float32]:
+    """Ratings as float32.
+
+    Raises:
+        InputError: one is too large for that; it would become infinite.
+    """
+    numbers = values.to_numpy()
+    large = np.abs(numbers) > np.finfo(np.float32).max
+    if large.any():
+        raise InputError(
+            "rating is too large", where="interactions, column 'rating'", expected="numbers below 3.4e38",
+            found=f"{numbers[large][0]:g}; {int(large.sum()):,} such rows",
+        )  # fmt: skip
+    return numbers.astype(np.float32)
 
 
 def _cut_once(
