@@ -20,6 +20,7 @@ import polars as pl
 
 from relrank.csr import Float32
 from relrank.errors import InputError
+from relrank.tables.config import at_home
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
 """Endings of files that decide what a model computes."""
@@ -31,7 +32,7 @@ FORMAT = "texts-2"
 def cache_folder() -> Path:
     """``RELRANK_CACHE``, else ``relrank`` among the user's caches as the platform has it."""
     if named := os.environ.get("RELRANK_CACHE"):
-        return Path(named).expanduser()
+        return at_home(Path(named), "RELRANK_CACHE")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "relrank"
     if sys.platform == "win32":

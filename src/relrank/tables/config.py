@@ -32,9 +32,24 @@ def load_toml(path: Path, section: type[S]) -> S:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), expected="a TOML file", found="nothing") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of pages, or brackets without end
         raise InputError("not readable as TOML", where=str(path), expected="UTF-8 TOML", found=str(error)) from None
+    _refuse_large(raw, str(path))
     return check(raw, section, str(path))
+
+
+def _refuse_large(value: Any, where: str) -> None:
+    """Refuse whole numbers of more than 64 bits, which TOML has none of: even to print one may be an error."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inside:
+        _refuse_large(one, f"{where}, {key}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InputError(
+            "number is too large",
+            where=where,
+            expected="whole numbers of 64 bits",
+            found=f"{value.bit_length():,} bits",
+        )
 
 
 def check(raw: dict[str, Any], section: type[S], where: str) -> S:
@@ -110,4 +125,18 @@ def resolve(path: str, base: Path, where: str) -> Path:
         return os.environ[name]
 
     start = Path() if path.startswith("${") else base
-    return start / Path(re.sub(r"\$\{(\w+)\}", value, path)).expanduser()
+    return start / at_home(Path(re.sub(r"\$\{(\w+)\}", value, path)), where)
+
+
+def at_home(path: Path, where: str) -> Path:
+    """A path in which ``~`` or ``~NAME`` at its beginning is somebody's home.
+
+    Raises:
+        InputError: there is nobody of that name.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise InputError(
+            "nobody's home", where=where, expected="~, or ~ and the name of a user here", found=path.parts[0]
+        ) from None

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from relrank.errors import InputError
+from relrank.tables.config import at_home
 
 TIMEOUT = 10.0
 """Seconds without a byte (or without a connection) after which an address counts as unreachable."""
@@ -142,7 +143,7 @@ def fetch(name: Name, folder: Path, progress: Progress) -> Path:
     Raises:
         InputError: an address cannot be reached, a file is not what it must be, or the folder holds something else.
     """
-    folder = folder.expanduser().absolute()
+    folder = at_home(folder, "relrank fetch").absolute()
     if folder.is_dir() and any(folder.iterdir()):
         return _verified(name, folder, progress)
     staging = folder.with_name(folder.name + ".part")
