@@ -53,11 +53,8 @@ bench-models: $(READY)  ## the other timings and tallies that the docs quote; th
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/text_encoding.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/fold_in.py
 	test -z "$$RELRANK_DATA" || $(BIN)/python benchmarks/explanations.py
-	$(BIN)/python benchmarks/fuzz_service.py
 	$(BIN)/python benchmarks/stops.py
-	$(BIN)/python benchmarks/corruptions.py
-	$(BIN)/python benchmarks/hostile_inputs.py
-	$(BIN)/python benchmarks/kills.py runs/kills
+	$(BIN)/python benchmarks/attack.py runs/attack
 	test -z "$$RELRANK_DATA" || $(BIN)/relrank study studies/goodbooks-loo.toml --out runs/goodbooks-loo
 	test -z "$$RELRANK_DATA" || ! command -v wrk >/dev/null || $(BIN)/python benchmarks/serving.py runs/goodbooks-loo
 

@@ -43,6 +43,46 @@ from relrank.training import Fitted, TrainConfig, fit
 BLOCKS = 4
 
 
+def planted_study(
+    name: str = "small",
+    users: int = 60,
+    items: int = 40,
+    *,
+    per_user: int = 6,
+    groups: int | None = None,
+    seed: int = 1,
+    relations: Sequence[str] = ("driver",),
+    study: str = "seeds = [0]\ntrials = 2",
+    models: str = "",
+) -> str:
+    """A study file on planted data small enough for a test.
+
+    Args:
+        name: of the study.
+        users: how many.
+        items: how many.
+        per_user: items that a user chooses.
+        groups: of items; a tenth of them, at least six, when None.
+        seed: of the data.
+        relations: columns of the items that are relations under their own names: driver, echo, noise, fame.
+        study: lines of ``[study]``.
+        models: the models' sections; the standard ones without any.
+    """
+    groups = max(6, items // 10) if groups is None else groups
+    attributes = "".join(
+        f'[relations.{one}]\nkind = "attribute"\nnode = "item"\ncolumn = "{one}"\n' for one in relations
+    )
+    return f"""name = "{name}"
+[data]
+dataset = "planted"
+planted = {{ users = {users}, items = {items}, per_user = {per_user}, groups = {groups}, seed = {seed} }}
+[protocol]
+split = "random-leave-one-out"
+{attributes}[study]
+{study}
+{models}"""
+
+
 def planted_graph(users: int = 160, items: int = 120, per_user: int = 9, stray: int = 1, seed: int = 0) -> Graph:
     """Blocks of users and items: user u chooses items i with ``u % 4 == i % 4``, and a few of any block.
 
