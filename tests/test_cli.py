@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -20,30 +20,22 @@ from rich.console import Console
 
 from relrank.cli import _progress, app, main
 from relrank.study.fitted import load_run
+from relrank.study.result import StudyResult
+from relrank.testing import planted_study
 
-SMALL = """
-name = "small"
-[data]
-dataset = "planted"
-planted = { users = 300, items = 120, per_user = 6, groups = 12, seed = 3 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.noise]
-kind = "attribute"
-node = "item"
-column = "noise"
-[study]
-seeds = [0]
-trials = 3
-[[models]]
+SMALL = planted_study(
+    "small",
+    300,
+    120,
+    seed=3,
+    relations=("driver", "noise"),
+    study="seeds = [0]\ntrials = 3",
+    models="""[[models]]
 name = "popularity"
 [[models]]
 name = "relational-ease"
-"""
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -246,6 +238,17 @@ def test_report_writes_the_page_again(study, tmp_path):
     assert str(folder / "report.html") in out
     good(relrank("report", folder, "--out", "elsewhere.html", at=tmp_path))
     assert (tmp_path / "elsewhere.html").read_bytes() == page
+
+
+def test_a_stored_study_that_does_not_fit_together_is_one_error(study, tmp_path):
+    """Sealed, so it is what was written; but nobody could read it."""
+    result = StudyResult.load(study.folder)
+    nothing = pl.lit(None, pl.Float64)
+    effects = result.effects.with_columns(mean=nothing, low=nothing, high=nothing)
+    replace(result, effects=effects, verdicts=result.verdicts.drop("sentence")).save(tmp_path / "odd")
+    ran = relrank("report", "odd", at=tmp_path)
+    assert ran.code == 2
+    assert ran.err.startswith("error: parts do not fit together")
 
 
 def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):

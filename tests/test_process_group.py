@@ -17,29 +17,22 @@ from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
 from relrank.process_group import ALONE, ProcessGroup, joined, rank_here
 from relrank.study.fitted import load_run
-from relrank.testing import planted_auc, planted_graph
+from relrank.testing import planted_auc, planted_graph, planted_study
 from relrank.training import fit
 
-STUDY = """
-name = "small"
-[data]
-dataset = "planted"
-planted = { users = 300, items = 120, per_user = 6, groups = 12, seed = 3 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[study]
-seeds = [0]
-trials = 3
-[[models]]
+STUDY = planted_study(
+    "small",
+    300,
+    120,
+    seed=3,
+    study="seeds = [0]\ntrials = 3",
+    models="""[[models]]
 name = "mf"
 train = { epochs = 4, every = 2, batch = 256 }
 [[models]]
 name = "ease"
-"""
+""",
+)
 
 
 def torchrun(*command):

@@ -13,29 +13,22 @@ import typer
 import relrank
 from relrank.cli import app
 from relrank.study.config import read_study
+from relrank.testing import planted_study
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 HEAVY = {"torch", "numpy", "polars", "numba", "sklearn", "scipy", "pandas", "mlflow", "sqlalchemy", "ray"}
 
-PLANTED = """
-name = "example"
-[data]
-dataset = "planted"
-planted = { users = 150, items = 80, per_user = 6, groups = 8 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[study]
-seeds = [0]
-trials = 2
-[[models]]
+PLANTED = planted_study(
+    "example",
+    150,
+    80,
+    seed=0,
+    models="""[[models]]
 name = "popularity"
 [[models]]
 name = "relational-ease"
-"""
+""",
+)
 
 
 def fresh(code: str) -> str:

@@ -711,13 +711,16 @@ def report(
 
     from relrank.report import write_report
     from relrank.report.answer import answer
+    from relrank.sealed import consistent
     from relrank.study.live import print_result
-    from relrank.study.result import StudyResult
+    from relrank.study.result import MEND, StudyResult
 
     result = StudyResult.load(folder)
     console = Console()
-    print_result(console, result, answer(result))
-    console.print(f"\nreport   {write_report(result, out or folder / 'report.html')}", markup=False, soft_wrap=True)
+    with consistent(folder, MEND):
+        print_result(console, result, answer(result))
+        page = write_report(result, out or folder / "report.html")
+    console.print(f"\nreport   {page}", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -7,32 +7,23 @@ from threadpoolctl import threadpool_limits
 from relrank.study.config import read_study
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study
+from relrank.testing import planted_study
 
-SMALL = """
-name = "small"
-[data]
-dataset = "planted"
-planted = { users = 300, items = 160, per_user = 6, groups = 16, seed = 5 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.noise]
-kind = "attribute"
-node = "item"
-column = "noise"
-[study]
-trials = 8
-seeds = [0, 1]
-[[models]]
+SMALL = planted_study(
+    "small",
+    300,
+    160,
+    seed=5,
+    relations=("driver", "noise"),
+    study="trials = 8\nseeds = [0, 1]",
+    models="""[[models]]
 name = "popularity"
 [[models]]
 name = "ease"
 [[models]]
 name = "relational-ease"
-"""
+""",
+)
 
 
 @pytest.fixture

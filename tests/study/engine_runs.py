@@ -6,28 +6,16 @@ import polars as pl
 
 from relrank.checkpoint import load_tensors
 from relrank.study.engines import Silent
+from relrank.testing import planted_study
 
-STUDY = """
-name = "small"
-[data]
-dataset = "planted"
-planted = { users = 200, items = 120, per_user = 6, groups = 12, seed = 3 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.noise]
-kind = "attribute"
-node = "item"
-column = "noise"
-[study]
-seeds = [0]
-trials = 2
-attribute = "driver"
-item_groups = ["driver"]
-[[models]]
+STUDY = planted_study(
+    "small",
+    200,
+    120,
+    seed=3,
+    relations=("driver", "noise"),
+    study='seeds = [0]\ntrials = 2\nattribute = "driver"\nitem_groups = ["driver"]',
+    models="""[[models]]
 name = "ease"
 [[models]]
 name = "relational-ease"
@@ -37,7 +25,8 @@ name = "relational-lightgcn"
 arms = ["interactions", "all"]
 config = { dim = 16, negatives = 64 }
 train = { epochs = 40, batch = 64, every = 5 }
-"""
+""",
+)
 
 
 class Counting(Silent):

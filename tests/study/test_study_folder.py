@@ -13,19 +13,19 @@ from relrank.errors import InputError
 from relrank.study.config import read_study
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
+from relrank.testing import planted_study
 
-TINY = """
-name = "tiny"
-[data]
-dataset = "planted"
-planted = { users = 60, items = 40, per_user = 6, groups = 6, seed = 1 }
-[protocol]
-split = "random-leave-one-out"
-[study]
-seeds = [0]
-[[models]]
+TINY = planted_study(
+    "tiny",
+    60,
+    40,
+    seed=1,
+    relations=(),
+    study="seeds = [0]",
+    models="""[[models]]
 name = "popularity"
-"""
+""",
+)
 MF = '[[models]]\nname = "mf"\nconfig = { dim = 4 }\ntrain = { epochs = 2, batch = 64, every = 1 }\n'
 HOLDING = """
 import sys

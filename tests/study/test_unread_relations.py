@@ -14,25 +14,9 @@ from relrank.study.cells import Cell, in_effect, knobs_of
 from relrank.study.config import read_study
 from relrank.study.nesting import nested
 from relrank.study.run import cells_of, grid, prepare, run_study, smoke, weighed_in_vain
+from relrank.testing import planted_study
 
-PLANTED = """
-name = "unread"
-[data]
-dataset = "planted"
-planted = { users = 200, items = 60, per_user = 6, groups = 6, seed = 3 }
-[protocol]
-split = "random-leave-one-out"
-[relations.driver]
-kind = "attribute"
-node = "item"
-column = "driver"
-[relations.noise]
-kind = "attribute"
-node = "item"
-column = "noise"
-[study]
-seeds = [0]
-"""
+PLANTED = planted_study("unread", 200, 60, seed=3, relations=("driver", "noise"), study="seeds = [0]")
 TEXT_VIEW = """
 [[models]]
 name = "text view"
