@@ -468,3 +468,11 @@ def test_ratings_that_would_become_infinite_are_refused() -> None:
     tables = tables_of(rows, "user item rating")
     with pytest.raises(InputError, match=r"rating is too large[\s\S]*1e\+39; 1 such"):
         apply(tables, protocol(split="random-leave-one-out"), 0)
+
+
+@pytest.mark.parametrize("name", [["gowalla"], {"a": 1}, 5, None, True])
+def test_a_name_that_is_no_text_is_one_error(name: object) -> None:
+    with pytest.raises(InputError, match="name"):
+        protocol(name=name, split="given")
+    with pytest.raises(InputError, match="unknown protocol"):
+        protocol(name=name)

@@ -109,7 +109,7 @@ class ProtocolConfig(Section):
         if not isinstance(raw, dict):
             return raw
         name, rest = raw.get("name"), {key: value for key, value in raw.items() if key != "name"}
-        if name in PROTOCOLS:
+        if isinstance(name, str) and name in PROTOCOLS:
             defaults = {key: field.default for key, field in cls.model_fields.items()}
             if any(value != {**defaults, **PROTOCOLS[name]}.get(key) for key, value in rest.items()):
                 raise ValueError(f"{name!r} is a fixed recipe; give a changed one a name of its own")
