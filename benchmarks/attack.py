@@ -9,9 +9,9 @@ out of disk, twice at once; then run to its end. http: abuse of a served run thr
 questions.
 
 Everything follows from the seed. A line per attack goes to FOLDER/PART.jsonl; what is there is not done again, so
-that a run that was stopped goes on, and greater counts add to it. Ends with a table in Markdown and, if an answer is
-wrong, anything but one sentence is said, a process crashes or hangs, or something is lost, with exit code 1. It needs
-the test dependencies. ``--tables 100`` and the like set counts.
+that a run that was stopped goes on, and greater counts add to it. Ends with a table, also in FOLDER/counts.md, and
+with exit code 1 if an answer is wrong, anything but one sentence is said, a process crashes or hangs, or something is
+lost. It needs the test dependencies. ``--tables 100`` and the like set counts.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def main() -> None:
             if not outcome.is_right:
                 print(f"{name} | {outcome.found} | {outcome.kind} | {outcome.done}", flush=True)
         print(f"{name}: {ledger.tried:,} in {time.monotonic() - start:.0f} s", flush=True)
-    print(table((name, ledger.outcomes.values()) for name, ledger in ledgers.items()))
-    print(f"\nseed {given.seed}, {time.monotonic() - began:.0f} s")
+    counts = table((name, ledger.outcomes.values()) for name, ledger in ledgers.items())
+    said = f"{counts}\n\nseed {given.seed}, {time.monotonic() - began:.0f} s in this run\n"
+    (folder / "counts.md").write_text(said, encoding="utf-8")
+    print(said)
     sys.exit(any(not outcome.is_right for ledger in ledgers.values() for outcome in ledger.outcomes.values()))
 
 
