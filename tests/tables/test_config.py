@@ -26,6 +26,7 @@ def test_paths_start_at_the_file_and_variables_where_the_program_runs(tmp_path, 
         ("a = 0x" + "f" * 5000, "number is too large"),  # read, but more digits than Python prints
         ("[b]\na = [1, -9223372036854775809]", "number is too large"),
         ("a = " + "[" * 3000 + "]" * 3000, "not readable as TOML"),
+        ("[" + ".".join(["a"] * 3000) + "]", "nested too deeply"),
         ("a = " + "{b = " * 3000 + "1" + "}" * 3000, "not readable as TOML"),
     ],
 )

@@ -20,6 +20,8 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+DEEPEST = 50
+"""Levels of sections and lists of a file."""
 
 
 def load_toml(path: Path, section: type[S]) -> S:
@@ -34,22 +36,22 @@ def load_toml(path: Path, section: type[S]) -> S:
         raise InputError("no such file", where=str(path), expected="a TOML file", found="nothing") from None
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of pages, or brackets without end
         raise InputError("not readable as TOML", where=str(path), expected="UTF-8 TOML", found=str(error)) from None
-    _refuse_large(raw, str(path))
+    _refuse_extremes(raw, str(path))
     return check(raw, section, str(path))
 
 
-def _refuse_large(value: Any, where: str) -> None:
-    """Refuse whole numbers of more than 64 bits, which TOML has none of: even to print one may be an error."""
+def _refuse_extremes(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse what Python may fail to print or to walk through: whole numbers that TOML has none of, deep nesting."""
+    if depth > DEEPEST:
+        raise InputError("nested too deeply", where=where[:200], expected=f"at most {DEEPEST} levels", found="more")
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inside:
-        _refuse_large(one, f"{where}, {key}")
+        _refuse_extremes(one, f"{where}, {key}", depth + 1)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(
-            "number is too large",
-            where=where,
-            expected="whole numbers of 64 bits",
+            "number is too large", where=where, expected="whole numbers of 64 bits",
             found=f"{value.bit_length():,} bits",
-        )
+        )  # fmt: skip
 
 
 def check(raw: dict[str, Any], section: type[S], where: str) -> S:
