@@ -52,10 +52,23 @@ kernels = spmm._product, spmm._product_of_rows, spmm._product_of_columns
 """
 
 
-def test_products_that_one_process_compiled_are_found_by_the_next():
+ATTENTION = """
+import torch
+from relrank.graph import additive_attention as attention
+
+left, right = (torch.ones(2, 1, 16, requires_grad=True) for _ in range(2))
+indptr, indices = torch.tensor([0, 1, 2]), torch.tensor([1, 0], dtype=torch.int32)
+attention.additive_attention(left, right, torch.ones(1, 16), indptr, indices, parallel=False).sum().backward()
+assert (left.grad == 1).all()
+kernels = attention._forward, attention._destinations, attention._sources
+"""
+
+
+@pytest.mark.parametrize("code", [PRODUCTS, ATTENTION], ids=["products", "attention"])
+def test_kernels_that_one_process_compiled_are_found_by_the_next(code):
     """A kernel that closes over its width has another key in each process, and costs each a second."""
-    exec(PRODUCTS, {})
-    code = PRODUCTS + "for kernel in kernels:\n    print(*(sum(n.values()) for n in kernel.stats[1:]))"
+    exec(code, {})
+    code += "for kernel in kernels:\n    print(*(sum(n.values()) for n in kernel.stats[1:]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["1 0"] * 3  # found, compiled

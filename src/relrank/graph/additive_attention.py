@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 import threading
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -29,10 +28,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from relrank.compiled import njit
 from relrank.counting import by_source
 from relrank.csr import Int64
 from relrank.graph.edge_rows import attend, equal_pieces
-from relrank.graph.lanes import Lanes, row_code
+from relrank.graph.lanes import Lanes, row_code, width_in_types
 
 _WORTH_THREADS = 1 << 14
 """Edges below which one thread is done before the others have woken up."""
@@ -139,8 +139,10 @@ class _Attention(torch.autograd.Function):
         arrays = [t.numpy() for t in given]
         dtype = arrays[2].dtype
         shares, out = np.empty((indices.numel(), len(vector)), dtype), np.empty(right.shape, dtype)
-        run, many = _kernels(vector.shape[1]).forward, _many(indices, parallel)
-        run(_blocks(arrays[0]), many, *arrays, step, dtype.type(slope), shares, out)
+        blocks, many = _blocks(arrays[0]), _many(indices, parallel)
+        _run(
+            _forward, _forward_on_all, vector.shape[1], blocks, many, *arrays, step, dtype.type(slope), shares, out
+        )  # fmt: skip
         found = torch.from_numpy(out)
         ctx.save_for_backward(*given, torch.from_numpy(shares), found)
         ctx.rest = step, dtype.type(slope), parallel
@@ -151,14 +153,19 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         indptr, indices, left, right, vector, weights, along, shares, out = (t.numpy() for t in ctx.saved_tensors)
         step, slope, parallel = ctx.rest
-        kernels, many = _kernels(vector.shape[1]), _many(ctx.saved_tensors[1], parallel)
+        width, many = vector.shape[1], _many(ctx.saved_tensors[1], parallel)
         shared = left, right, vector, weights, along, step, slope, shares, gradients[0].contiguous().numpy()
         moved, d_left, d_right = np.empty_like(shares), np.empty_like(left), np.empty_like(right)
         blocks = _blocks(indptr)
         d_vector, d_along = np.zeros((2, blocks.size - 1, *vector.shape))  # one for each block
-        kernels.destinations(blocks, many, indptr, indices, *shared, out, moved, d_right, d_vector, d_along)
+        _run(
+            _destinations, _destinations_on_all, width, blocks, many, indptr, indices, *shared, out, moved, d_right,
+            d_vector, d_along,
+        )  # fmt: skip
         starts, rows, places = by_source(indptr, indices, np.arange(indices.size), len(left))
-        kernels.sources(_blocks(starts), many, starts, rows, *shared, places, moved, d_left)
+        _run(
+            _sources, _sources_on_all, width, _blocks(starts), many, starts, rows, *shared, places, moved, d_left
+        )  # fmt: skip
         sums = (d.sum(0).astype(left.dtype) for d in (d_vector, d_along))
         return *(torch.from_numpy(d) for d in (d_left, d_right, *sums)), *[None] * 6
 
@@ -250,89 +257,91 @@ def _source(f: Lanes) -> None:
     f.store(f.fma(vector, f.builder.load(inner), f.builder.load(direct)), "d_left", row)
 
 
-class _Kernels(NamedTuple):
-    """Each takes the borders of blocks of rows, whether to use all threads, and arrays."""
-
-    forward: Any
-    destinations: Any
-    sources: Any
-
-
-@cache
-def _kernels(width: int) -> _Kernels:
-    """The compiled loops for heads of one width; compiled once a process (about a second each) when first used."""
-    scores = row_code(_scores, width, _INPUTS)
-    mean = row_code(_mean, width, ("left", "shares", "out"))
-    destination = row_code(
-        _destination, width, (*_INPUTS, "gradient", "out", "moved", "d_right", "d_vector", "d_along", "block")
-    )
-    source = row_code(_source, width, (*_INPUTS, "gradient", "places", "moved", "d_left"))
-
-    @numba.njit(nogil=True)
-    def forward(  # type: ignore[no-untyped-def]
-        borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, out
-    ):
-        heads = vector.shape[0]
-        for i in range(borders[b], borders[b + 1]):
-            first, last = indptr[i], indptr[i + 1]
-            for h in range(heads):
-                scores(
-                    i, h, heads, first, last, indices, left, right, vector, weights, along, step, slope, shares
-                )  # fmt: skip
-                if first < last:
-                    top = shares[first, h]
-                    for e in range(first + 1, last):
-                        top = max(top, shares[e, h])
-                    total = 0.0
-                    for e in range(first, last):
-                        shares[e, h] = math.exp(shares[e, h] - top)
-                        total += shares[e, h]
-                    for e in range(first, last):
-                        shares[e, h] /= total
-                mean(i, h, heads, first, last, indices, left, shares, out)
-
-    @numba.njit(nogil=True)
-    def destinations(  # type: ignore[no-untyped-def]
-        borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, gradient, out, moved,
-        d_right, d_vector, d_along,
-    ):  # fmt: skip
-        heads = vector.shape[0]
-        for i in range(borders[b], borders[b + 1]):
-            for h in range(heads):
-                destination(
-                    i, h, heads, indptr[i], indptr[i + 1], indices, left, right, vector, weights, along, step, slope,
-                    shares, gradient, out, moved, d_right, d_vector, d_along, b,
-                )  # fmt: skip
-
-    @numba.njit(nogil=True)
-    def sources(  # type: ignore[no-untyped-def]
-        borders, b, starts, rows, left, right, vector, weights, along, step, slope, shares, gradient, places, moved,
-        d_left,
-    ):  # fmt: skip
-        heads = vector.shape[0]
-        for j in range(borders[b], borders[b + 1]):
-            for h in range(heads):
-                source(
-                    j, h, heads, starts[j], starts[j + 1], rows, left, right, vector, weights, along, step, slope,
-                    shares, gradient, places, moved, d_left,
-                )  # fmt: skip
-
-    return _Kernels(_on_threads(forward), _on_threads(destinations), _on_threads(sources))
+_SCORES = row_code(_scores, _INPUTS)
+_MEAN = row_code(_mean, ("left", "shares", "out"))
+_DESTINATION = row_code(
+    _destination, (*_INPUTS, "gradient", "out", "moved", "d_right", "d_vector", "d_along", "block")
+)
+_SOURCE = row_code(_source, (*_INPUTS, "gradient", "places", "moved", "d_left"))
 
 
-def _on_threads(block: Any) -> Any:
-    """The kernel over all blocks, on all threads or one block after the other; the block's code is the same."""
+@njit(nogil=True)
+def _forward(  # type: ignore[no-untyped-def]
+    sixteens, ones, borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, out
+):
+    """Rows of one block; compiled once a machine for each width (about a second), like the others."""
+    heads = vector.shape[0]
+    for i in range(borders[b], borders[b + 1]):
+        first, last = indptr[i], indptr[i + 1]
+        for h in range(heads):
+            _SCORES(
+                sixteens, ones, i, h, heads, first, last, indices, left, right, vector, weights, along, step, slope,
+                shares,
+            )  # fmt: skip
+            if first < last:
+                top = shares[first, h]
+                for e in range(first + 1, last):
+                    top = max(top, shares[e, h])
+                total = 0.0
+                for e in range(first, last):
+                    shares[e, h] = math.exp(shares[e, h] - top)
+                    total += shares[e, h]
+                for e in range(first, last):
+                    shares[e, h] /= total
+            _MEAN(sixteens, ones, i, h, heads, first, last, indices, left, shares, out)
 
-    @numba.njit(parallel=True, nogil=True)
-    def on_all(borders, rest):  # type: ignore[no-untyped-def]
-        for b in numba.prange(borders.size - 1):
-            block(borders, b, *rest)
 
-    def run(borders: Int64, parallel: bool, *rest: Any) -> None:
-        if parallel:
-            on_all(borders, rest)
-        else:
-            for b in range(borders.size - 1):
-                block(borders, b, *rest)
+@njit(nogil=True)
+def _destinations(  # type: ignore[no-untyped-def]
+    sixteens, ones, borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, gradient,
+    out, moved, d_right, d_vector, d_along,
+):  # fmt: skip
+    heads = vector.shape[0]
+    for i in range(borders[b], borders[b + 1]):
+        for h in range(heads):
+            _DESTINATION(
+                sixteens, ones, i, h, heads, indptr[i], indptr[i + 1], indices, left, right, vector, weights, along,
+                step, slope, shares, gradient, out, moved, d_right, d_vector, d_along, b,
+            )  # fmt: skip
 
-    return run
+
+@njit(nogil=True)
+def _sources(  # type: ignore[no-untyped-def]
+    sixteens, ones, borders, b, starts, rows, left, right, vector, weights, along, step, slope, shares, gradient,
+    places, moved, d_left,
+):  # fmt: skip
+    heads = vector.shape[0]
+    for j in range(borders[b], borders[b + 1]):
+        for h in range(heads):
+            _SOURCE(
+                sixteens, ones, j, h, heads, starts[j], starts[j + 1], rows, left, right, vector, weights, along,
+                step, slope, shares, gradient, places, moved, d_left,
+            )  # fmt: skip
+
+
+@njit(parallel=True, nogil=True)
+def _forward_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+    for b in numba.prange(borders.size - 1):
+        _forward(sixteens, ones, borders, b, *rest)
+
+
+@njit(parallel=True, nogil=True)
+def _destinations_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+    for b in numba.prange(borders.size - 1):
+        _destinations(sixteens, ones, borders, b, *rest)
+
+
+@njit(parallel=True, nogil=True)
+def _sources_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+    for b in numba.prange(borders.size - 1):
+        _sources(sixteens, ones, borders, b, *rest)
+
+
+def _run(block: Any, on_all: Any, width: int, borders: Int64, parallel: bool, *rest: Any) -> None:
+    """Over all blocks, on all threads or one block after the other; the block's code is the same."""
+    sixteens, ones = width_in_types(width)
+    if parallel:
+        on_all(sixteens, ones, borders, rest)
+    else:
+        for b in range(borders.size - 1):
+            block(sixteens, ones, borders, b, *rest)

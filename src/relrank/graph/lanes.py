@@ -21,26 +21,36 @@ SPOT = ("row", "h", "heads", "first", "last", "columns")
 int32 [n_edges]."""
 
 
-def row_code(write: Callable[[Lanes], None], width: int, names: tuple[str, ...]) -> Any:
-    """A function for compiled loops.
+def row_code(write: Callable[[Lanes], None], names: tuple[str, ...]) -> Any:
+    """A function for compiled loops, whose first two arguments are of ``width_in_types``.
 
     Args:
         write: the code.
-        width: of a vector.
         names: of the arguments after ``SPOT``: arrays and numbers; the first array is a table of the floats computed
             with, float32 or float64.
     """
 
     @intrinsic
     def code(_typing, *kinds):  # type: ignore[no-untyped-def]
+        width = 16 * (len(kinds[0]) - 1) + len(kinds[1]) - 1
+
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            given = zip(signature.args[0], cgutils.unpack_tuple(builder, arguments[0]), strict=True)
+            given = list(zip(signature.args[0], cgutils.unpack_tuple(builder, arguments[0]), strict=True))[2:]
             write(Lanes(context, builder, dict(zip((*SPOT, *names), given, strict=True)), names[0], width))
             return context.get_dummy_value()
 
         return types.void(types.BaseTuple.from_types(kinds)), emit
 
     return code
+
+
+def width_in_types(width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What tells the compiler the width of a vector, by the lengths of two tuples: sixteens and ones, one more each.
+
+    A width that loops closed over would give them another key in every process, so that none would find what another
+    one compiled and kept.
+    """
+    return (0,) * (width // 16 + 1), (0,) * (width % 16 + 1)
 
 
 class Lanes:
