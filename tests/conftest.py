@@ -18,8 +18,13 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # tests of threads may take more
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that processes side by side end at about the same time."""
+    """Marks contracts of trained models; begins with the files of slow tests, so that processes end together."""
+    for item in items:
+        bases = item.cls.__mro__ if isinstance(item, pytest.Function) and item.cls else ()
+        if any(base.__name__ == "TrainedContract" for base in bases):
+            item.add_marker("training")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
