@@ -231,7 +231,9 @@ def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-d
     for s in numba.prange(strands):
         for j in range(s, other.shape[0], strands):
             if first:
-                out[j] = other[j]
+                into, row = out[j], other[j]
+                for i in range(row.size):  # of one shape; numba would compile a message in case they are not
+                    into[i] = row[i]
             else:
                 _add_scaled(out[j, : other.shape[1]], other[j], factor)
 
@@ -297,7 +299,8 @@ def _solve_dense(g, l2, targets, neighbours, weights, order, strands):  # type: 
                     a[p, q] = row[columns[q]]
                 a[p, p] += l2
             solve_block(a, k, w)
-            weights[t, :k] = w[:k]
+            for entry in range(k):
+                weights[t, entry] = w[entry]
 
 
 @njit(parallel=True, nogil=True, fastmath={"contract"})
@@ -348,7 +351,8 @@ def _solve_sparse(  # type: ignore[no-untyped-def]
                 for e in range(c_indptr[near[p]], c_indptr[near[p] + 1]):
                     head[c_rows[e]] = -1
             solve_block(a, k, w)
-            weights[t, :k] = w[:k]
+            for entry in range(k):
+                weights[t, entry] = w[entry]
 
 
 @njit(parallel=True, nogil=True)
