@@ -394,6 +394,13 @@ def test_unknown_figures_are_dashes():
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page.text)
 
 
+def test_templates_are_compiled_once(study, monkeypatch):
+    """To compile them takes longer than to write a page."""
+    page = render(study)
+    monkeypatch.setattr("jinja2.Environment.compile", None)
+    assert render(study) == page
+
+
 def test_lacking_column_is_named(study):
     with pytest.raises(InputError, match="p_holm") as error:
         render(replace(study, effects=study.effects.drop("p_holm")))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from relrank.report import figures
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
 from relrank.whole import whole
+
+if TYPE_CHECKING:
+    from jinja2 import BytecodeCache
 
 
 def write_report(result: StudyResult, path: Path | str) -> Path:
@@ -33,6 +37,26 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
     return path
 
 
+@cache
+def _compiled() -> BytecodeCache:
+    """Templates as compiled once in this process, which takes three times as long as to write a page."""
+    from jinja2 import BytecodeCache
+    from jinja2.bccache import Bucket
+
+    class Kept(BytecodeCache):
+        def __init__(self) -> None:
+            self.code: dict[str, bytes] = {}
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            if bucket.key in self.code:
+                bucket.bytecode_from_string(self.code[bucket.key])
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            self.code[bucket.key] = bucket.bytecode_to_string()
+
+    return Kept()
+
+
 def render(result: StudyResult) -> str:
     """The page as text. Everything that comes from the study is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,6 +67,7 @@ def render(result: StudyResult) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_compiled(),
     )
     # figures of the study's metric, where a template names no decimals
     environment.filters["number"] = lambda value, decimals=result.decimals: figures.number(value, decimals)
