@@ -1,6 +1,7 @@
 """Figures of items that know which rows are held out, told by simulation from those that know of popularity alone."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -34,10 +35,11 @@ LEAKY: dict[str, Figure] = {
 }
 
 
+@cache
 def world(
     seed: int, split: str = "random-leave-one-out", users: int = 700, items: int = 250
 ) -> tuple[Split, np.ndarray]:
-    """People choose 5 to 12 items by popularity, which is returned with the split."""
+    """People choose 5 to 12 items by popularity, which is returned with the split; made once, and only read."""
     rng = np.random.default_rng(seed)
     popular = rng.gamma([0.5, 1.0, 4.0][seed % 3], 1.0, items) + 0.01
     order = np.argsort(-(np.log(popular) + rng.gumbel(size=(users, items))), axis=1)
