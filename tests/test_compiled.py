@@ -1,4 +1,4 @@
-"""Kernels where numba finds no folder to keep them in."""
+"""Compiled kernels are kept for the next process; where numba finds no folder to keep them in, they are compiled anew."""
 
 import subprocess
 import sys
