@@ -9,7 +9,6 @@ from difflib import get_close_matches
 from typing import Any
 
 
-
 class InputError(ValueError):
     """Something outside the program is not as it must be: a file, a table, a key, a setting.
 

@@ -246,8 +246,8 @@ def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
     except (TypeError, pl.exceptions.PolarsError, OverflowError, UnicodeEncodeError) as error:
         types = sorted({type(one).__name__ for one in values if one is not None})
         raise InputError(
-            "column holds values of several types, or no text", where=f"{where}, column {name!r}", expected="numbers, or text",
-            found=", ".join(types) if len(types) > 1 else str(error).splitlines()[0],
+            "column holds values of several types, or no text", where=f"{where}, column {name!r}",
+            expected="numbers, or text", found=", ".join(types) if len(types) > 1 else str(error).splitlines()[0],
         ) from None  # fmt: skip
 
 
