@@ -294,8 +294,11 @@ def _counted(
     count = np.ones(len(rows), np.int32)
     np.add.at(count, of[kept], 1)
     late = int((~first).sum() - kept.sum())
-    for message, number in (("repeats of training rows: counted, the first row is the interaction", int(kept.sum())),
-                            ("repeats of held-out rows, or later than them: not counted", late)):  # fmt: skip
+    counted = (
+        "repeats of training rows: counted; models of sequences see the first row alone, which is the interaction"
+    )
+    for message, number in ((counted, int(kept.sum())),
+                            ("repeats of held-out rows, or later than them: not counted, and no test rows", late)):  # fmt: skip
         notices += [Notice("split", message, number)] if number else []
     return replace(rows, count=count)
 
