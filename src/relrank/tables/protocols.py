@@ -297,8 +297,8 @@ def _counted(
     counted = (
         "repeats of training rows: counted; models of sequences see the first row alone, which is the interaction"
     )
-    for message, number in ((counted, int(kept.sum())),
-                            ("repeats of held-out rows, or later than them: not counted, and no test rows", late)):  # fmt: skip
+    not_counted = "repeats of held-out rows, or later than them: not counted, and no test rows"
+    for message, number in ((counted, int(kept.sum())), (not_counted, late)):
         notices += [Notice("split", message, number)] if number else []
     return replace(rows, count=count)
 
