@@ -680,6 +680,22 @@ def _tell(watcher: Watcher, left_out: list[LeftOut]) -> None:
         watcher.left_out([one.cell for one in group], sentence(group))
 
 
+def _of_unread(config: StudyConfig, first: Bench) -> list[Notice]:
+    """What models do not read, and what the study file weighs in vain."""
+    notices = []
+    for model in (m for m in config.models if MODELS[m.kind].relational):
+        unread = [name for name in config.relations if name not in read_by(model, config, first)]
+        if unread:
+            message = f"relations that {model.name} does not read, so that it says nothing of them"
+            listed = ", ".join(config.titles.get(name, name) for name in unread)
+            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
+    for model in config.models:
+        if vain := weighed_in_vain(model, first):
+            message = f"weights without effect, for {model.name} never reads these relations: {', '.join(vain)}"
+            notices.append(Notice(f"[[models]] {model.name}", message, len(vain)))
+    return notices
+
+
 def card(
     config: StudyConfig, material: Material, found: Found, engine: Engine, left_out: list[LeftOut]
 ) -> dict[str, Any]:
@@ -694,16 +710,7 @@ def card(
     ):
         message = "features of nodes that no model of this study reads"
         notices.append(Notice("[features]", message, len(first.graph.features)))
-    for model in (m for m in config.models if MODELS[m.kind].relational):
-        unread = [name for name in config.relations if name not in read_by(model, config, first)]
-        if unread:
-            message = f"relations that {model.name} does not read, so that it says nothing of them"
-            listed = ", ".join(config.titles.get(name, name) for name in unread)
-            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
-    for model in config.models:
-        if vain := weighed_in_vain(model, first):
-            message = f"weights without effect, for {model.name} never reads these relations: {', '.join(vain)}"
-            notices.append(Notice(f"[[models]] {model.name}", message, len(vain)))
+    notices += _of_unread(config, first)
     cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
     arm_titles = found.arm_titles()
     if cut_off:
