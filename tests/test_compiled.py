@@ -1,5 +1,6 @@
 """Compiled kernels are kept for the next process; where no folder can keep them, they are compiled anew."""
 
+import os
 import subprocess
 import sys
 
@@ -72,3 +73,38 @@ def test_kernels_that_one_process_compiled_are_found_by_the_next(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["1 0"] * 3  # found, compiled
+PARTS = {
+    "inner.py": "from relrank.compiled import njit\n@njit(inline='always')\ndef step(x):\n    return x + {step}\n",
+    "sizes.py": "ADDED = {added}\n",
+    "outer.py": """
+import inner
+from relrank.compiled import njit
+from sizes import ADDED
+@njit()
+def twice(x):
+    return inner.step(inner.step(x)) + ADDED
+if __name__ == "__main__":
+    print(twice(1), sum(twice.stats.cache_hits.values()))
+""",
+}
+
+
+def test_a_kept_kernel_knows_the_files_and_numbers_that_it_was_made_of(tmp_path):
+    """numba looks at the file of the kernel alone: what was inlined from another one stayed what it had been."""
+
+    def run(step, added):
+        for name, text in PARTS.items():
+            text = text.replace("{step}", str(step)).replace("{added}", str(added))
+            if not (tmp_path / name).is_file() or (tmp_path / name).read_text() != text:
+                (tmp_path / name).write_text(text)
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+        command = [sys.executable, tmp_path / "outer.py"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert run(10, 0) == ["21", "0"]
+    assert run(10, 0) == ["21", "1"]  # kept
+    assert run(100, 0) == ["201", "0"]
+    assert run(100, 7) == ["208", "0"]
+    assert run(100, 7) == ["208", "1"]

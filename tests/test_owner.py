@@ -1,5 +1,6 @@
 """One owner of a folder at a time, and no way out of it."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -63,3 +64,57 @@ def test_links_inside_are_refused_and_a_link_to_the_folder_is_not(tmp_path):
         refuse_links(tmp_path / "run")
     with pytest.raises(InputError, match="link where"):
         hold(tmp_path / "there")
+
+
+def test_links_beside_what_is_relranks_are_nobodys_business(tmp_path):
+    """As those of a virtual environment, where a study is written beside it."""
+    names = ("cells", "*.db*", ".lock")
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "lib64").symlink_to(tmp_path / "venv")
+    refuse_links(tmp_path, names)
+    (tmp_path / "cells" / "one").mkdir(parents=True)
+    for link in ("cells/one/in", "tuning.db-wal", ".lock"):
+        (tmp_path / link).symlink_to(tmp_path / "venv")
+        with pytest.raises(InputError, match="link where relrank writes"), owned(tmp_path, names=names):
+            pass
+        (tmp_path / link).unlink()
+    with pytest.raises(InputError, match="link where relrank writes"):
+        refuse_links(tmp_path)
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_a_folder_that_passes_leaves_nothing_where_open_files_cannot_be_deleted_either(tmp_path, monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    unlink, refused = os.unlink, []
+
+    def as_there(path, *args, **more):
+        held = any(os.path.realpath(f"/proc/self/fd/{fd}").endswith("/.lock") for fd in os.listdir("/proc/self/fd"))
+        if system == "win32" and os.fspath(path).endswith(".lock") and held:
+            refused.append(path)
+            raise PermissionError(path)
+        unlink(path, *args, **more)
+
+    monkeypatch.setattr(os, "unlink", as_there)
+    folder = tmp_path / "run.checkpoints"
+    for passing in (False, True):
+        with owned(folder) as hold, owned(folder) as inner:
+            (folder / "in").mkdir(exist_ok=True)
+            (folder / "in" / "part").touch()
+            (folder / "out").unlink(missing_ok=True)
+            (tmp_path / "kept").touch()
+            inner.passing = True  # of the outermost block alone
+            hold.passing = passing
+        assert folder.exists() is not passing
+        assert [*map(str, refused)] == []
+    assert (tmp_path / "kept").is_file()
+
+
+def test_a_link_in_a_folder_that_passes_is_not_followed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one").touch()
+    with owned(tmp_path / "parts") as hold:
+        (tmp_path / "parts" / "there").symlink_to(tmp_path / "photos")
+        hold.passing = True
+    assert not (tmp_path / "parts").exists()
+    assert (tmp_path / "photos" / "one").is_file()

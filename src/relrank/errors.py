@@ -51,6 +51,10 @@ class LeakError(InputError):
     """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""
 
 
+class NotNowError(InputError):
+    """Something that may be right cannot be had at the moment: for want of memory, or the disk does not give it."""
+
+
 def of_system(error: BaseException) -> InputError | None:
     """What the operating system refused, as four answers; None where it did not.
 

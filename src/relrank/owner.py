@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,23 +25,34 @@ from relrank.whole import named, whole
 LOCK, OWNER = ".lock", ".owner.json"
 
 
+class Hold:
+    """A folder that is held.
+
+    Attributes:
+        passing: whether the folder goes, with all that it holds, when the outermost block ends.
+    """
+
+    passing = False
+
+
 @contextmanager
-def owned(folder: Path, what: Path | None = None) -> Iterator[None]:
+def owned(folder: Path, what: Path | None = None, names: Collection[str] | None = None) -> Iterator[Hold]:
     """Hold a folder, which is made if it is not there, until the block ends; the same thread may do so again inside.
 
     Args:
         folder: that this process alone is to write to; a user's own may be reached through a link.
         what: the folder or file that it lies beside and is about, which users know; the folder itself by default.
+        names: of what is relrank's in the folder, where others may keep theirs; None where all of it is.
 
     Raises:
-        InputError: another process or thread holds it, or it holds a link.
+        InputError: another process or thread holds it, or it holds a link in place of something of relrank's.
     """
     if what is not None and folder.is_symlink():
         raise _link(folder)
     what = what or folder
     named(folder.absolute()).mkdir(parents=True, exist_ok=True)
-    refuse_links(folder)
-    lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
+    refuse_links(folder, names)
+    lock, hold = FileLock(folder.resolve() / LOCK, is_singleton=True), Hold()
     again = lock.is_locked
     try:
         lock.acquire(blocking=False)
@@ -50,23 +64,59 @@ def owned(folder: Path, what: Path | None = None) -> Iterator[None]:
     try:
         if not again:
             _sign(folder)
-        yield
+        yield hold
     finally:
         if not again:
             (folder / OWNER).unlink(missing_ok=True)
+        if hold.passing and not again:
+            _empty(folder)
+            if sys.platform != "win32":  # whoever waits for the lock of a folder that is gone makes it anew
+                _remove(folder)
         lock.release()
+        if hold.passing and not again and sys.platform == "win32":  # where an open file cannot be deleted
+            _remove(folder)
 
 
-def refuse_links(folder: Path) -> None:
+def _empty(folder: Path) -> None:
+    """Delete what a folder holds but its lock; links are removed, never followed."""
+    with os.scandir(folder) as there:
+        entries = [entry for entry in there if entry.name != LOCK]
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                os.unlink(entry.path)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder that holds nothing but its lock."""
+    with suppress(OSError):
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def refuse_links(folder: Path, names: Collection[str] | None = None) -> None:
     """Refuse a folder that holds links: what is written or deleted through one may lie anywhere.
+
+    Args:
+        folder: that is written to.
+        names: what alone is looked at there, with all that it holds, as patterns; everything by default.
 
     Raises:
         InputError: it does.
     """
-    for at, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            if (path := Path(at, name)).is_symlink():
-                raise _link(path)
+    waiting = [folder]
+    while waiting:
+        at = waiting.pop()
+        with os.scandir(at) as there:
+            for entry in there:
+                if at is folder and names is not None and not any(fnmatchcase(entry.name, one) for one in names):
+                    continue
+                if entry.is_symlink():
+                    raise _link(Path(entry.path))
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
 
 
 def _link(path: Path) -> InputError:

@@ -19,11 +19,13 @@ from typing import Any
 
 import polars as pl
 
-from relrank.errors import InputError
+from relrank.errors import InputError, NotNowError
 from relrank.whole import whole
 
 FORMAT = "relrank-manifest-1"
 MANIFEST = "manifest.json"
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
+"""Errors that say that there is no such file, where others say that it cannot be read."""
 
 
 def seal(folder: Path, names: Iterable[str] | None = None, synced: bool = True) -> None:
@@ -109,6 +111,10 @@ class Sealed:
 
     def _gone(self, name: str, error: OSError) -> InputError:
         found = error.strerror or str(error)
+        if error.errno not in NO_FILE:
+            return NotNowError(
+                "file cannot be read", where=str(self._folder / name), expected="one that the disk gives", found=found
+            )
         return self._error(self._folder / name, "file cannot be read", "the one that was written", found)
 
     def _error(self, where: Path, what: str, expected: str, found: str) -> InputError:

@@ -20,6 +20,7 @@ from relrank.models.estimates import Estimate
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE
 from relrank.report import write_report
+from relrank.study import fits
 from relrank.study.config import read_study
 from relrank.study.engines import Silent
 from relrank.study.fits import estimate_of, memory_for
@@ -213,6 +214,18 @@ def test_the_environment_comes_before_the_study_file_and_that_before_the_engine(
     assert memory_for(study, 7) == 2 * GB
     monkeypatch.setenv(VARIABLE, "0.5")
     assert memory_for(study, 7) == GB // 2
+
+
+def test_cells_at_once_share_what_there_is(study_file, monkeypatch):
+    study = read_study(study_file).study
+    limited = study.model_copy(update={"memory_gb": 2.0})
+    monkeypatch.setattr(fits, "available_memory", lambda: 3 * GB)
+    assert memory_for(study, jobs=2) == 3 * GB // 2
+    assert memory_for(limited, jobs=2) == 3 * GB // 2  # two of them do not fit side by side
+    assert memory_for(limited, jobs=1) == 2 * GB
+    assert memory_for(study.model_copy(update={"memory_gb": 0.5}), jobs=2) == GB // 2
+    monkeypatch.setenv(VARIABLE, "3")
+    assert memory_for(limited, jobs=3) == GB
 
 
 def test_a_limit_changes_no_cell(study_file):

@@ -1,16 +1,23 @@
 """A study's folder is one study's and one process's, and nothing is written or deleted outside."""
 
+import errno
 import json
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 from command_line import relrank
 
+from relrank import sealed
 from relrank.errors import InputError
+from relrank.study import fitted
+from relrank.study import run as running
 from relrank.study.config import read_study
+from relrank.study.fitted import load_run
+from relrank.study.folder import names_of_study
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
 from relrank.testing import planted_study
@@ -81,6 +88,115 @@ def test_a_damaged_winner_is_kept_again(tmp_path):
     before = keep_winner(config, material, tmp_path / "out").recommend(0, 3)
     (tmp_path / "out" / "winner" / "titles.parquet").write_bytes(b"gone")
     assert keep_winner(config, material, tmp_path / "out").recommend(0, 3).equals(before)
+
+
+NAMED = """
+name = "named"
+[data]
+user = "user"
+item = "item"
+[data.interactions]
+file = "rows.csv"
+user = "u"
+item = "i"
+time = "t"
+[data.nodes.item]
+file = "items.csv"
+key = "i"
+title = "title"
+[protocol]
+split = "last-leave-one-out"
+[study]
+seeds = [0]
+[[models]]
+name = "ease"
+trials = 1
+"""
+
+
+def named(folder: Path, titles: str, more: int = 0):
+    rows = [f"u{u},i{(u * 2 + k) % 9},{k}" for u in range(12) for k in range(4)]
+    (folder / "rows.csv").write_text("u,i,t\n" + "\n".join(dict.fromkeys(rows)) + "\n")
+    items = [f"i{i},{titles} {i},{i % 2}" for i in range(9 + more)]
+    (folder / "items.csv").write_text("i,title,colour\n" + "\n".join(items) + "\n")
+    return opened(folder, NAMED)
+
+
+def test_the_winner_has_the_titles_and_columns_that_items_have_now(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    config, material = named(tmp_path, "Old")
+    run_study(config, material, out)
+    before = keep_winner(config, material, out).recommend("u3", 4)
+    assert before["title"].str.starts_with("Old ").all()
+    config, material = named(tmp_path, "New")
+    run_study(config, material, out)
+    fits = []
+    monkeypatch.setattr(running, "_save_winner", lambda *_: fits.append(1))
+    winner = keep_winner(config, material, out)
+    assert fits == []  # the model is what it was
+    after = load_run(out).recommend("u3", 4)
+    assert after["title"].to_list() == [title.replace("Old", "New") for title in before["title"]]
+    assert after.drop("title").equals(before.drop("title"))
+    written = (out / "winner" / "manifest.json").stat().st_mtime_ns
+    assert keep_winner(config, material, out).facts.equals(winner.facts)
+    assert (out / "winner" / "manifest.json").stat().st_mtime_ns == written
+    monkeypatch.undo()
+    config, material = named(tmp_path, "New", more=2)  # of which a model has to know how many there are
+    run_study(config, material, out)
+    assert len(keep_winner(config, material, out).split.items) == len(material.benches[0].split.items) == 11
+
+
+def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path, monkeypatch):
+    config, material = opened(tmp_path)
+    out = tmp_path / "out"
+    run_study(config, material, out)
+    keep_winner(config, material, out)
+    before = inside(out / "winner")
+    monkeypatch.setattr(running, "_save_winner", lambda *_: pytest.fail("fitted again"))
+    with monkeypatch.context() as small:
+        small.setattr(fitted, "available_memory", lambda: 10)
+        with pytest.raises(InputError, match="model does not fit into memory"):
+            keep_winner(config, material, out)
+    read = sealed.bytes_in
+
+    def broken(folder, name):
+        if name == "model.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(folder, name)
+
+    monkeypatch.setattr(sealed, "bytes_in", broken)
+    with pytest.raises(InputError, match=r"file cannot be read[\s\S]*Input/output error"):
+        keep_winner(config, material, out)
+    assert inside(out / "winner") == before
+
+
+def test_a_winner_whose_note_is_damaged_or_of_another_version_is_kept_again(tmp_path):
+    config, material = opened(tmp_path)
+    out = tmp_path / "out"
+    run_study(config, material, out)
+    before = keep_winner(config, material, out).recommend(0, 3)
+    for text in ("{", "[]", '{"format": "relrank-run-1"}'):
+        (out / "winner" / "run.json").write_text(text)
+        assert keep_winner(config, material, out).recommend(0, 3).equals(before)
+
+
+def test_a_study_may_lie_beside_what_holds_links(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / "ratings.csv").symlink_to(tmp_path / "tiny.toml")
+    assert relrank(monkeypatch, capsys, tmp_path, "study", "tiny.toml", "--out", ".")[0] == 0
+    assert (tmp_path / ".venv" / "bin" / "python").is_symlink()
+    names = {path.name for path in tmp_path.iterdir()} - {".venv", "ratings.csv", "tiny.toml"}
+    ours = names_of_study()
+    assert [name for name in names if not any(fnmatchcase(name, one) for one in ours)] == []
+    for name in sorted(names - {".lock"}):  # whatever it wrote there, a link in its place is refused
+        (tmp_path / name).rename(tmp_path / "aside")
+        (tmp_path / name).symlink_to(tmp_path / "aside")
+        code, _, said = relrank(monkeypatch, capsys, tmp_path, "study", "tiny.toml", "--out", ".")
+        assert (code, said.splitlines()[0]) == (2, "error: link where relrank writes and deletes")
+        (tmp_path / name).unlink()
+        (tmp_path / "aside").rename(tmp_path / name)
 
 
 def test_changed_settings_of_the_same_study_run_in_its_folder(tmp_path):

@@ -18,9 +18,9 @@ import numpy as np
 import polars as pl
 
 from relrank.csr import Csr
-from relrank.errors import InputError
+from relrank.errors import InputError, NotNowError
 from relrank.graph.graph import Feature, Graph, Relation
-from relrank.sealed import bytes_in
+from relrank.sealed import NO_FILE, bytes_in
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
@@ -229,6 +229,11 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return bytes_in(folder, name)
     except OSError as error:
+        if error.errno not in NO_FILE:
+            raise NotNowError(
+                "file cannot be read", where=str(folder / name), expected="one that the disk gives",
+                found=error.strerror or str(error),
+            ) from None  # fmt: skip
         raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,12 +61,12 @@ def batch(run: FittedRun, out: Path | str, k: int, progress: Progress, rows: int
     if out.is_dir():
         raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
     parts = named(out).with_name(out.name + ".parts")
-    with owned(parts, out):
+    with owned(parts, out) as hold:
         _adopt(run, parts, k, rows)
         n = _write(run, out, parts, k, progress, rows)
         for file in parts.glob("*.parquet"):
             discard(file)  # before the note, which says whose those are that a kill leaves
-        shutil.rmtree(parts, ignore_errors=True)
+        hold.passing = True
     return n
 
 

@@ -37,20 +37,24 @@ class LeftOut:
     began: bool = False
 
 
-def memory_for(study: StudySection, of_engine: int | None = None) -> int:
+def memory_for(study: StudySection, of_engine: int | None = None, jobs: int = 1) -> int:
     """Bytes that one cell may take: ``RELRANK_MEMORY_GB``, else the study file's ``memory_gb``, else what is free.
 
-    ``of_engine`` is what an engine says that its machines have free; None for this machine.
+    Args:
+        study: of the study file.
+        of_engine: what an engine says that its machines have free; None for this machine.
+        jobs: cells that run on this machine at once: what there is is shared by them, and a cell may not take more.
 
     Raises:
         InputError: the environment variable is not a number above 0.
     """
     if VARIABLE not in os.environ:
         if study.memory_gb is not None:
-            return int(study.memory_gb * GB)
+            own = int(study.memory_gb * GB)
+            return own if jobs == 1 else min(own, available_memory() // jobs)
         if of_engine is not None:
             return of_engine
-    return available_memory()
+    return available_memory() // jobs
 
 
 def estimate_of(cell: Cell) -> Estimate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from pydantic import ConfigDict, Field
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr, Int32
-from relrank.errors import InputError
+from relrank.errors import InputError, NotNowError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.chains import composed, end_of
@@ -28,7 +27,7 @@ from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of, restore
 from relrank.models.estimates import score_block
-from relrank.owner import owned
+from relrank.owner import Hold, owned
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.sealed import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
@@ -236,7 +235,7 @@ def fit_run(
         InputError: the folder is there and holds something else, another process fits a model there, several
             processes are to solve a closed form, or the model needs more memory than there is.
     """
-    cell, memory = cells[-1], dict[str, Known]()
+    cell, memory, holds = cells[-1], dict[str, Known](), list[Hold]()
     checkpoints = named(folder).with_name(folder.name + ".checkpoints")
 
     def ready() -> None:
@@ -248,7 +247,7 @@ def fit_run(
             )  # fmt: skip
         refuse_too_large(cell)
         if group.first:
-            holding.enter_context(owned(checkpoints, folder))
+            holds.append(holding.enter_context(owned(checkpoints, folder)))
 
     with ExitStack() as holding:
         group.together(ready)
@@ -258,7 +257,7 @@ def fit_run(
         if not group.first:
             return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
         run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.bench.graph)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        holds[0].passing = True
     return run
 
 
@@ -297,13 +296,12 @@ def save_run(
         InputError: the folder is there and is not a run.
     """
     _refuse_other_use(folder)
-    titles = _titles(tables, split)
+    titles, facts = _titles(tables, split), facts_of(tables, split, graph if whole is None else whole)
     with whole_folder(folder) as part:
         save_graph(graph, part / "graph")
         save_tensors(part / MODEL, model.state(), {"model": model.name})
         _split_frame(split).write_parquet(part / "split.parquet")
         titles.write_parquet(part / "titles.parquet")
-        facts = facts_of(tables, split, graph if whole is None else whole)
         facts.write_parquet(part / FACTS)
         nodes = nodes_of(tables, graph if whole is None else whole)
         if nodes:
@@ -311,6 +309,27 @@ def save_run(
         write_json(part / "run.json", note)
         seal(part)
     return FittedRun(model, graph, split, titles, note, facts, nodes)
+
+
+def again(
+    run: FittedRun, tables: Tables, whole: Graph, folder: Path, leaks: Sequence[dict[str, Any]] = ()
+) -> FittedRun:
+    """A kept run with what the tables say of its items now: titles and columns change no model.
+
+    Args:
+        run: as it is kept.
+        tables: as they were read now.
+        whole: the study's graph.
+        folder: where it is kept; written anew if something else is said.
+        leaks: that the study file accepts now.
+    """
+    note = {name: value for name, value in run.note.items() if name != "accepted_leaks"}
+    note |= {"accepted_leaks": list(leaks)} if leaks else {}
+    facts = facts_of(tables, run.split, whole)
+    said = run.facts is not None and run.facts.equals(facts) and run.titles.equals(_titles(tables, run.split))
+    if said and note == run.note:
+        return run
+    return save_run(run.model, run.graph, run.split, tables, note, folder, whole)
 
 
 def holds_run(folder: Path, cell: str) -> bool:
@@ -355,7 +374,7 @@ def _loaded(folder: Path) -> FittedRun:
     weights, available = sealed.size(MODEL), available_memory()
     # while it is read, the file is there twice
     if weights + max(weights, score_block(graph.n_items)) > available:
-        raise InputError(
+        raise NotNowError(
             "model does not fit into memory", where=str(folder), found=f"weights of {gb(weights)} GB",
             expected=f"at most {gb(available)} GB with a block of scores, or twice the weights, which are available",
         )  # fmt: skip

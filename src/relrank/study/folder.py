@@ -9,13 +9,28 @@ from pathlib import Path
 
 from relrank.checkpoint import write_json
 from relrank.errors import InputError
-from relrank.owner import owned
-from relrank.sealed import bytes_in, json_of
+from relrank.owner import LOCK, OWNER, owned
+from relrank.sealed import MANIFEST, bytes_in, json_of
 from relrank.study.config import StudyConfig
 
 STUDY = "study.json"
 KEPT = ("cells", "card.json", "tuning.db", "winner")
 """What a study leaves. A folder without any of it is nobody's, as where the data could not be read."""
+
+SEARCH = ("tuning.db*", "tuning.checkpoints", "tuned.toml")
+"""What a search of ``relrank tune`` writes there."""
+
+
+def names_of_study() -> tuple[str, ...]:
+    """Patterns of everything that relrank reads, writes or deletes in a study's folder; the rest is somebody else's.
+
+    Temporary names are not among them: they cannot be known beforehand, and what a kill left of them is not followed.
+    """
+    from relrank.study.result import StudyResult
+
+    of_winner = ("winner.checkpoints", ".winner.replaced")
+    result = (*StudyResult.files(), "results.json", MANIFEST, "report.html")
+    return (STUDY, *KEPT, *SEARCH, *of_winner, *result, LOCK, OWNER)
 
 
 @contextmanager
@@ -31,7 +46,7 @@ def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iter
         InputError: another process holds it, it holds a link, or it is that of another study.
     """
     refuse_other_study(out, config, is_smoke)
-    with owned(out):
+    with owned(out, names=names_of_study()):
         refuse_other_study(out, config, is_smoke)
         if not (out / STUDY).is_file() or not any(os.path.lexists(out / name) for name in KEPT):
             write_json(out / STUDY, {"name": config.name, "smoke": is_smoke})

@@ -86,7 +86,7 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         if jobs < 1:
             raise InputError("no process to run on", where="--jobs", expected="1 or more", found=str(jobs))
-        self._jobs, self._threads = jobs, max(1, cores() // jobs)
+        self.jobs, self._threads = jobs, max(1, cores() // jobs)
         self._workers: list[_Process] = []
         self._benches: dict[int, tuple[int, Bench]] = {}
         self._trials: dict[Group, list[tuple[_Process, Trial]]] = {}
@@ -104,11 +104,11 @@ class Processes:
 
     def memory(self) -> int | None:
         """What this machine has free, shared out."""
-        return available_memory() // self._jobs
+        return available_memory() // self.jobs
 
     def machine(self) -> dict[str, Any]:
         """How many processes and threads."""
-        return {"engine": f"{self._jobs} processes, {self._threads} thread{'s' if self._threads > 1 else ''} each"}
+        return {"engine": f"{self.jobs} processes, {self._threads} thread{'s' if self._threads > 1 else ''} each"}
 
     def run(
         self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
@@ -165,7 +165,7 @@ class Processes:
 
     def _idle(self) -> list[_Process]:
         """Processes without a cell, new ones where there are not as many as there may be."""
-        while len(self._workers) < self._jobs:
+        while len(self._workers) < self.jobs:
             self._workers.append(_Process(self._threads))
         return [worker for worker in self._workers if worker.key is None]
 

@@ -15,7 +15,7 @@ from relrank.graph.graph import Titles
 from relrank.sealed import Sealed, seal
 from relrank.whole import whole
 
-MEND = "run the study again, its finished cells are kept"
+MEND = "run the study again, its finished cells are kept unless another version stored them"
 
 IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "metric_effects", "notes")
 
@@ -134,10 +134,11 @@ class StudyResult:
                     value.write_parquet(temporary)
         tables = {part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON}
         _write_json(folder / "results.json", {"card": self.card, **tables})
-        seal(folder, [*self._files(), "results.json"])
+        seal(folder, [*self.files(), "results.json"])
 
     @classmethod
-    def _files(cls) -> list[str]:
+    def files(cls) -> list[str]:
+        """Names of what ``save`` writes, but ``results.json`` and the manifest."""
         return ["card.json" if part.name == "card" else f"{part.name}.parquet" for part in fields(cls)]
 
     @classmethod
@@ -149,14 +150,14 @@ class StudyResult:
                 what was written.
         """
         folder = Path(folder)
-        names = cls._files()
+        names = cls.files()
         lacking = [name for name in names if not (folder / name).is_file()]
         if lacking:
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
                 "stored study is not complete", where=str(folder), expected=", ".join(lacking),
-                found="a study without: run it again, its finished cells are kept",
+                found=f"a study without: {MEND}",
             )  # fmt: skip
         sealed = Sealed(folder, MEND)
         tables = {part.name: sealed.table(f"{part.name}.parquet") for part in fields(cls) if part.name != "card"}

@@ -16,7 +16,7 @@ import polars as pl
 
 import relrank
 from relrank.csr import Csr
-from relrank.errors import InputError, did_you_mean, one_of
+from relrank.errors import InputError, NotNowError, did_you_mean, one_of
 from relrank.graph.audit import growing, known_rows, own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.chains import hops, stops
@@ -49,7 +49,7 @@ from relrank.study.effects import Found, Judge
 from relrank.study.engines import Engine, OneByOne, Silent, Watcher
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
-from relrank.study.fitted import FittedRun, holds_run, load_run, note_of, save_run
+from relrank.study.fitted import FittedRun, again, holds_run, load_run, note_of, save_run
 from relrank.study.folder import study_folder
 from relrank.study.groups import for_whom, group_effects, group_metrics
 from relrank.study.judge import judges, strongest, taken_away
@@ -57,6 +57,7 @@ from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, r
 from relrank.study.lists import list_effects, metric_effects
 from relrank.study.nesting import nested
 from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths, to_confirm
+from relrank.study.process_engine import Processes
 from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.files import holds_numbers, read_numbers
@@ -465,7 +466,7 @@ def run_study(
 
 
 def _run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher, engine: Engine) -> StudyResult:
-    memory = memory_for(config.study, engine.memory())
+    memory = memory_for(config.study, engine.memory(), engine.jobs if isinstance(engine, Processes) else 1)
     done: Done = []
     left_out: list[LeftOut] = []
 
@@ -568,7 +569,10 @@ def keep_winner(config: StudyConfig, material: Material, out: Path | str, say: S
 
     Shuffled arms cannot win. A closed form is solved once more; of a trained model the cell has the weights. Then all
     cells lose theirs; a trained model that only wins later, with further cells, is fitted once more. A winner that is
-    there already is read back. ``say`` is told of a fit.
+    there already is read back, with the titles and columns that items have now. ``say`` is told of a fit.
+
+    Raises:
+        InputError: the winner that is there does not fit into memory, or the disk does not give it.
     """
     out = Path(out)
     with study_folder(out, config, material.smoke):
@@ -585,17 +589,34 @@ def _keep_winner(config: StudyConfig, material: Material, out: Path, say: Say) -
     cell, result = next((c, r) for c, r in zip(cells, found, strict=True) if (c.model.name, c.arm.name) == best)
     folder = out / "winner"
     leaks = accepted_leaks(leaks_of(material.findings, cell.arm, config.features), config.study.accept_leaks)
-    if not holds_run(folder, cell.key()):
-        _save_winner(cell, result, material, out, say, leaks)
-    try:
-        winner = load_run(folder)
-    except InputError:  # damaged since
+    winner = _kept_winner(cell, folder)
+    if winner is None:
         _save_winner(cell, result, material, out, say, leaks)
         winner = load_run(folder)
+    winner = again(winner, material.tables, cell.bench.graph, folder, leaks)
     for at in (out / "cells").iterdir():
         if at.is_dir():  # a killed engine may leave a file
             (at / WEIGHTS).unlink(missing_ok=True)
     return winner
+
+
+def _kept_winner(cell: Cell, folder: Path) -> FittedRun | None:
+    """The fitted model of a cell, if it is there as it was written and of the same users and items.
+
+    Raises:
+        InputError: it may be there, and cannot be read now: for want of memory, or by the disk.
+    """
+    try:
+        if not holds_run(folder, cell.key()):
+            return None
+        winner = load_run(folder)
+    except NotNowError:
+        raise
+    except InputError:  # damaged since, or of another version
+        return None
+    split = cell.bench.final
+    same = winner.split.items.keys.equals(split.items.keys) and winner.split.users.keys.equals(split.users.keys)
+    return winner if same else None
 
 
 def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tuple[list[Cell], list[CellResult]]:
