@@ -25,7 +25,7 @@ from pathlib import Path
 
 from relrank.libraries import fitting
 
-WANTED = {"tables": 2500, "studies": 3500, "corruptions": 3500, "kills": 320, "http": 700}
+WANTED = {"tables": 4000, "studies": 3000, "corruptions": 3500, "kills": 320, "http": 700}
 """Attacks by part."""
 
 
@@ -37,6 +37,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in WANTED.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--again", action="store_true", help="try the numbers again that were faults")
     given = parser.parse_args()
     began, folder, names = time.monotonic(), given.folder.resolve(), given.parts.split(",")
     if unknown := set(names) - set(WANTED):
@@ -59,6 +60,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the lanes end, too
     ledgers = {name: Ledger(folder / f"{name}.jsonl", given.seed) for name in names}
     for name, ledger in ledgers.items():
+        if given.again:
+            ledger.forget_faults()
         start, until = time.monotonic(), began + 60 * given.minutes
         for outcome in run(parts[name], folder, ledger, getattr(given, name), given.lanes, until):
             if not outcome.is_right:

@@ -104,6 +104,18 @@ class _Lane:
         self.number: int | None = None
         self.until = 0.0
 
+    def ready(self) -> _Lane:
+        """Wait until it can begin.
+
+        Raises:
+            RuntimeError: it ended before.
+        """
+        try:
+            self.pipe.recv()
+        except EOFError:
+            raise RuntimeError("a lane cannot begin: see the log in its folder") from None
+        return self
+
     def begin(self, number: int, seconds: float) -> None:
         self.number, self.until = number, time.monotonic() + seconds
         self.pipe.send(number)
@@ -124,6 +136,7 @@ def _work(part: Part, made: Path, own: Path, seed: int, pipe: Connection) -> Non
     faulthandler.enable()
     os.chdir(own)
     attack = part.open(made, seed)
+    pipe.send(None)  # time runs from here
     while True:
         try:
             number = pipe.recv()
@@ -150,8 +163,8 @@ def run(part: Part, folder: Path, ledger: Ledger, wanted: int, lanes: int, until
     made, numbers = folder / f"{part.name}-made", _numbers(ledger)
     prepared(part, made)
     busy = [_Lane(part, made, folder / f"{part.name}-{n}", ledger.seed) for n in range(lanes)]
-    free = list(busy)
     try:
+        free = [lane.ready() for lane in busy]
         while True:
             while free and ledger.tried + len(busy) - len(free) < wanted and time.monotonic() < until:
                 free.pop().begin(next(numbers), part.seconds)
@@ -170,7 +183,7 @@ def run(part: Part, folder: Path, ledger: Ledger, wanted: int, lanes: int, until
                 if outcome.found in ("crash", "hang") and outcome.kind == part.name:
                     number = busy.index(lane)
                     lane.end()
-                    busy[number] = lane = _Lane(part, made, folder / f"{part.name}-{number}", ledger.seed)
+                    busy[number] = lane = _Lane(part, made, folder / f"{part.name}-{number}", ledger.seed).ready()
                 free.append(lane)
     finally:
         for lane in busy:

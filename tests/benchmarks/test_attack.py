@@ -48,6 +48,11 @@ def test_crashes_and_hangs_are_outcomes_and_what_is_there_is_not_done_again(tmp_
     assert again.outcomes == ledger.outcomes
     assert [one.done for one in run(Part(), tmp_path, again, 8, 1, until)] == ["5 7"]
     assert Ledger(tmp_path / "some.jsonl", 6).outcomes == {}
+    again.forget_faults()
+    assert sorted(again.outcomes) == [0, 1, 3, 5, 6, 7]
+    list(run(Part(), tmp_path, again, 7, 1, until))
+    assert Ledger(tmp_path / "some.jsonl", 5).outcomes[2].found == "crash"
+    again = Ledger(tmp_path / "some.jsonl", 5)
     said = table([("some", again.outcomes.values())])
     assert "| some | kind | 6 | 0 | 6 | 0 | 0 | 0 | 0 | 0 |" in said
     assert "| all |  | 8 | 0 | 6 | 0 | 0 | 1 | 1 | 0 |" in said
@@ -78,20 +83,15 @@ def test_outcomes(answer, found):
     assert judged("kind", "done", answer).found == found
 
 
-def test_every_setting_of_a_study_is_changed():
-    """One after another: each study has as many turns as it has settings."""
-    for study in studies():
-        check(study, StudyConfig, "study")
+def test_every_setting_of_a_study_is_changed_in_turn():
     known = studies()
-    n = max(len(list(settings(study))) for study in known)
-    places = {".".join(map(str, at)) for study in known for at in settings(study)}
-    done = {
-        place
-        for number in range(7 * n * len(known))
-        for place in [list(settings(known[number % len(known)]))]
-        for place in [".".join(map(str, place[(number // len(known)) * 7 % len(place)]))]
-    }
-    assert done == places
+    for study in known:
+        check(study, StudyConfig, "study")
+    done: list[set[str]] = [set() for _ in known]
+    for number in range(len(known) * max(len(list(settings(study))) for study in known)):
+        first = hostile_study(number, np.random.default_rng(5))[0].partition(";")[0]
+        done[number % len(known)].add(first.partition(" ")[2])
+    assert done == [{".".join(map(str, at)) for at in settings(study)} for study in known]
 
 
 def test_hostile_studies_follow_from_the_seed():
