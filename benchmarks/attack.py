@@ -25,7 +25,7 @@ from pathlib import Path
 
 from relrank.libraries import fitting
 
-WANTED = {"tables": 4000, "studies": 3000, "corruptions": 3500, "kills": 310, "http": 700}
+WANTED = {"tables": 4000, "studies": 3000, "corruptions": 3500, "kills": 310, "http": 11_000}
 """Attacks by part."""
 
 
