@@ -1,4 +1,4 @@
-"""Compiled kernels are kept for the next process; where no folder can keep them, they are compiled anew."""
+"""Compiled kernels are kept for the next process, and compiled anew where there is no folder to keep them in."""
 
 import os
 import subprocess
