@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -228,3 +229,25 @@ def _is_worker(pid):
         return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"POST /recommend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\nx\r\n",
+        b"POST /recommend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"nothing like it\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200 + b"\r\n",
+    ],
+)
+def test_what_was_asked_before_a_bad_request_is_answered_first(bad, caplog):
+    """The refusal was written first, and the answers that were on their way failed on an ended stream."""
+    good = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    with listening() as port:
+        for times in (1, 3):
+            with opened(port) as connection:
+                connection.sendall(good * times + bad)
+                text = read(connection)
+            statuses = re.findall(rb"HTTP/1\.1 (\d+) ", text)
+            assert statuses == [b"200"] * times + [b"431" if bad.startswith(b"GET") else b"400"]
+        assert [record for record in caplog.records if record.exc_info] == []
