@@ -401,7 +401,7 @@ class Killing:
 
 def _answers(child: Child, pause: tuple[float, float], rng: random.Random) -> str:
     """What a service says to twenty users, as a sha256, or why it does not."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + LONGEST
     while (found := re.search(r"http://[\d.]+:\d+", child.text)) is None:
         if child.ended() or time.monotonic() > until:
             return f"does not start: {child.text[-500:]}"
