@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from relrank import comparison
-from relrank.comparison import Effect, _mean_and_error, _sign_flip, compare, effect_of, holm, mean_interval
+from relrank.comparison import Effect, Starts, _mean_and_error, _sign_flip, compare, effect_of, holm, mean_interval
 from relrank.errors import InputError
 
 
@@ -176,6 +176,34 @@ def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_use
     assert 0.92 <= covered(samples) <= 0.99
     if apart == 3:
         assert covered([s.mean(axis=1) for s in samples]) < 0.75  # what users alone would claim
+
+
+def test_what_other_arms_say_of_starts_by_hand():
+    """Users' means 0, 2, 4, each start ±1 off for all: 4/3 of users and (1 + 1)/2 of starts, inside 0."""
+    values = np.array([0.0, 2.0, 4.0])[:, None] + np.array([1.0, -1.0])
+    alone = _mean_and_error(values)
+    assert alone[1] ** 2 == pytest.approx(4 / 3 + 1)
+    assert _mean_and_error(values, Starts(0.5, 6.0)) == alone  # these starts differ more than those of other arms
+    _, error, freedom = _mean_and_error(values, Starts(2.0, 6.0))
+    assert error**2 == pytest.approx(4 / 3 + 2)
+    assert freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
+    same = effect_of(np.zeros((3, 2)), starts=Starts(2.0, 6.0))
+    assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
+
+
+def test_three_starts_alone_claim_too_much_and_with_other_arms_not():
+    """Starts that differ as much as users do, nothing true: how often .01 is claimed of 1,000 effects."""
+    rng, starts, arms = np.random.default_rng(6), 3, 12
+    claims = {"alone": 0, "with others": 0}
+    base = rng.normal(size=500)
+    base = np.sqrt(500) * (base - base.mean()) / base.std()  # so that the variance of users' mean is 1
+    for _ in range(1000):
+        values = base[:, None] + rng.normal() + rng.normal(size=(1, starts)) * np.sqrt(starts)
+        pooled = Starts(float(rng.chisquare(arms * (starts - 1)) / (arms * (starts - 1))), arms * (starts - 1.0))
+        claims["alone"] += effect_of(values).p < 0.01
+        claims["with others"] += effect_of(values, starts=pooled).p < 0.01
+    assert claims["alone"] > 13
+    assert claims["with others"] <= 10
 
 
 def test_seeds_that_disagree_widen_the_interval():

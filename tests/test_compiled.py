@@ -73,6 +73,8 @@ def test_kernels_that_one_process_compiled_are_found_by_the_next(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["1 0"] * 3  # found, compiled
+
+
 PARTS = {
     "inner.py": "from relrank.compiled import njit\n@njit(inline='always')\ndef step(x):\n    return x + {step}\n",
     "sizes.py": "ADDED = {added}\n",

@@ -125,12 +125,30 @@ class Effect:
         return math.ceil(self.n_users * (self.visible(tests) / effect) ** 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """What the starts of training add to the variance of a mean, as all arms of a model tell it.
+
+    Three starts of one pair of arms say next to nothing of how much starts differ: too small a value is found too
+    often. All arms of a model together say more.
+
+    Attributes:
+        variance: of the mean over the starts.
+        freedom: degrees of freedom that it is known with.
+    """
+
+    variance: float
+    freedom: float
+
+
 def quantile(probability: float, freedom: float) -> float:
     """Of Student's t."""
     return float(stdtrit(freedom, probability))
 
 
-def compare(a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[str] = ()) -> Effect:
+def compare(
+    a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[str] = (), starts: Starts | None = None
+) -> Effect:
     """The paired effect a − b of one metric.
 
     With d[u, s] = μ + user + split + rest, the variance of the mean over U users and S splits is σ²_user/U +
@@ -143,6 +161,8 @@ def compare(a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[s
         b: likewise; tables at the same position are paired.
         metric: column to compare.
         seed: of the generator behind sign flips.
+        starts: where tables differ by the start of training alone, what is known of that from other arms; the error
+            is no smaller than with it.
         names: what messages call the pairs of tables; by default their numbers.
 
     Raises:
@@ -169,12 +189,12 @@ def compare(a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[s
             expected="the same users on both sides",
             found=f"{len(unpaired):,} users on one side only",
         )
-    return effect_of(values_a - values_b, seed)
+    return effect_of(values_a - values_b, seed, starts)
 
 
-def effect_of(differences: Float64, seed: int = 0) -> Effect:
+def effect_of(differences: Float64, seed: int = 0, starts: Starts | None = None) -> Effect:
     """The effect of differences [users, seeds]; NaN where a user is not in a seed's table."""
-    mean, error, freedom = _mean_and_error(differences)
+    mean, error, freedom = _mean_and_error(differences, starts)
     per_user = np.nanmean(differences, axis=1)
     spread = per_user.std(ddof=1) if per_user.size > 1 else 0.0
     p = _two_sided(mean, error, freedom)
@@ -280,7 +300,7 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
     return values
 
 
-def _mean_and_error(values: Float64) -> tuple[float, float, float]:
+def _mean_and_error(values: Float64, starts: Starts | None = None) -> tuple[float, float, float]:
     """Mean over the cells of ``values`` [users, seeds], its standard error, and degrees of freedom.
 
     Variances are those of two-way clustering: without missing cells, mean squares over their number of cells.
@@ -303,6 +323,10 @@ def _mean_and_error(values: Float64) -> tuple[float, float, float]:
     variance = max(users + seeds - inside, USERS_SHARE * users)
     parts = users**2 / (n_users - 1) + seeds**2 / (n_seeds - 1) + inside**2 / freedom_rest
     freedom = variance**2 / parts if parts > 0 else n_users - 1.0
+    differs = bool(values[present].any())  # else the two sides are one and the same
+    if starts is not None and differs and users + starts.variance > variance:
+        variance = users + starts.variance
+        freedom = variance**2 / (users**2 / (n_users - 1) + starts.variance**2 / starts.freedom)
     return mean, math.sqrt(variance), min(max(freedom, n_seeds - 1.0), n_users - 1.0)
 
 

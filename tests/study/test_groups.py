@@ -43,7 +43,7 @@ def cell(model, seed, ndcg, hit, **more):
     )
     summary = {"hit@5": 0.0, "ndcg@5": 0.0, "coverage@5": 0.3, "n_users": 3}  # means are not read from here
     evaluation = SimpleNamespace(table=table, summary=summary)
-    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, held=None, **more)
+    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, held=None, history=None, **more)
 
 
 def by_hand(*cells):

@@ -34,7 +34,9 @@ def cell(model, seed, ndcg, **of_lists):
     columns = {"user": [1, 2, 3], "ndcg@5": ndcg, "history length": [3, 20, 70], "item popularity": [1.0, 2.0, 3.0]}
     table = pl.DataFrame(columns | of_lists, schema_overrides=dict.fromkeys(of_lists, pl.Float64))
     evaluation = SimpleNamespace(table=table, summary=summary)
-    return SimpleNamespace(model=model, seed=seed, evaluation=evaluation, note={}, valid=0.1, cost=COST, held=None)
+    return SimpleNamespace(
+        model=model, seed=seed, evaluation=evaluation, note={}, valid=0.1, cost=COST, held=None, history=None
+    )
 
 
 def found_of(*cells):

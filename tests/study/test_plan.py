@@ -25,7 +25,7 @@ def cell(arm, worth, seed=0, base=0.2, chosen=None):
     cost = {"fit": 1.5, "peak_mb": 100.0}
     return arm, SimpleNamespace(
         model="m", seed=seed, valid=base + worth, evaluation=SimpleNamespace(table=table), cost=cost, held=None,
-        chosen=chosen or {},
+        chosen=chosen or {}, history=None,
     )  # fmt: skip
 
 

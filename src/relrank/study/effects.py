@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from math import nan
+from statistics import variance
 from typing import Any
 
 import polars as pl
 
-from relrank.comparison import Effect, compare, holm, mean_interval
+from relrank.comparison import Effect, Starts, compare, holm, mean_interval
 from relrank.graph.graph import NO_TITLES, Titles
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
@@ -142,7 +143,44 @@ class Found:
         if name_a is None or name_b is None:
             return None
         tables = self.tables(model, name_a), self.tables(model, name_b)
-        return name_a, name_b, compare(*tables, self.metric)
+        return name_a, name_b, compare(*tables, self.metric, starts=self.starts((model, 2)))
+
+    def starts(self, *sides: tuple[str, float]) -> Starts | None:
+        """What starts of training add to a difference of arms; None where test rows differ, or nothing is known.
+
+        Args:
+            sides: model, and the sum of squares of the factors that its arms have in the difference: 2 for a − b.
+        """
+        known = [(factors, *self._luck[model]) for model, factors in sides if model in self._luck]
+        variances = [factors * of_one / n_starts for factors, of_one, n_starts, _ in known]
+        if not sum(variances):
+            return None
+        parts = sum(v**2 / freedom for v, (*_, freedom) in zip(variances, known, strict=True))
+        return Starts(sum(variances), sum(variances) ** 2 / parts)
+
+    @cached_property
+    def _luck(self) -> dict[str, tuple[float, int, int]]:
+        """By trained model: variance between starts on the same test rows, pooled over arms; starts; its freedom."""
+        means: dict[str, list[list[float]]] = {}
+        for (model, _), cells in self._cells.items():
+            trained = len(cells) > 1 and all(cell.history is not None for cell in cells)
+            if trained and (not self.draws_test or _of_one_split(cells)):
+                means.setdefault(model, []).append([cell.evaluation.summary[self.metric] for cell in cells])
+        return {
+            model: (
+                sum(variance(one) * (len(one) - 1) for one in arms) / sum(len(one) - 1 for one in arms),
+                min(map(len, arms)),
+                sum(len(one) - 1 for one in arms),
+            )
+            for model, arms in means.items()
+        }
+
+
+def _of_one_split(cells: Sequence[CellResult]) -> bool:
+    tables = [cell.evaluation.table for cell in cells]
+    return (
+        all("fingerprint" in t.columns for t in tables) and len({t["fingerprint"][0] for t in tables if len(t)}) == 1
+    )
 
 
 def leaderboard(found: Found) -> pl.DataFrame:
@@ -197,11 +235,13 @@ def versus(
         if model == rival or not mine or not theirs:
             continue
         (name_a, a), (name_c, c) = mine[0], theirs[0]
-        compared["versus"][model] = name_a, name_c, compare(a, c, found.metric)
+        one_each = found.starts((model, 1), (rival, 1))
+        compared["versus"][model] = name_a, name_c, compare(a, c, found.metric, starts=one_each)
         if len(mine) == len(theirs) == 2:
             (name_b, b), (_, d) = mine[1], theirs[1]
             gains = _less(a, b, found.metric), _less(c, d, found.metric)
-            compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric)
+            two_each = found.starts((model, 2), (rival, 2))
+            compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric, starts=two_each)
     rows = []
     for kind, effects in compared.items():
         adjusted = holm([e.p for _, _, e in effects.values()]).tolist() if effects else []
@@ -225,15 +265,15 @@ def against_strongest(found: Found, models: Sequence[str], strongest: str | None
     base = None if strongest is None else found.arm_name(strongest, arm_of.INTERACTIONS)
     if strongest is None or base is None:
         return []
-    return [
-        effect_row(
-            model, "strongest", None,
-            (arm, base, compare(found.tables(model, arm), found.tables(strongest, base), found.metric)), 1, strongest,
-        )
-        for model in models
-        for (of, arm), _ in found.items()
-        if of == model and (model, arm) != (strongest, base) and not found.shuffled(arm)
-    ]  # fmt: skip
+    rows = []
+    for model in models:
+        starts = found.starts((model, 1), (strongest, 1))
+        for of, arm in dict(found.items()):
+            if of == model and (model, arm) != (strongest, base) and not found.shuffled(arm):
+                tables = found.tables(model, arm), found.tables(strongest, base)
+                effect = compare(*tables, found.metric, starts=starts)
+                rows.append(effect_row(model, "strongest", None, (arm, base, effect), 1, strongest))
+    return rows
 
 
 def _sides(found: Found, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
@@ -374,7 +414,7 @@ class Judge:
         metric = self.found.metric
         added = _less(with_it, without, metric)
         twice = [t.with_columns(pl.col(metric) * 2) for t in _less(wide, narrow, metric)]
-        return compare(added, twice, metric)
+        return compare(added, twice, metric, starts=self.found.starts((self.model, 1 + 1 + 4 + 4)))
 
     def to_explain(self) -> list[Arm]:
         """Arms that are run where a relation helps alone, but not beside the others.

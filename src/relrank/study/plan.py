@@ -220,4 +220,6 @@ def _tables(found: Found, model: str, arm: Arm) -> list[pl.DataFrame] | None:
 def _effect(found: Found, model: str, a: Arm, b: Arm) -> Effect | None:
     """The paired effect a − b, each at the best setting that is known of it; None where one was not run."""
     tables_a, tables_b = _tables(found, model, a), _tables(found, model, b)
-    return None if tables_a is None or tables_b is None else compare(tables_a, tables_b, found.metric)
+    if tables_a is None or tables_b is None:
+        return None
+    return compare(tables_a, tables_b, found.metric, starts=found.starts((model, 2)))

@@ -293,7 +293,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
     lead = lead if lead is not None and len(reads[lead]) > 3 else None
     benches, sections = material.benches, {m.name: m for m in config.models}
     while lead is not None:
-        found = Found(done, config.study.metric, over)
+        found = Found(done, config.study.metric, over, draws_test=config.protocol.draws_test)
         steps, _ = path(found, lead, reads[lead])
         more = candidates(found, lead, reads[lead], [tried[0][1] for tried in steps])
         if not more:
@@ -307,7 +307,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         batch = nested(late, planned)
         planned += batch
         done += yield batch
-    found = Found(done, config.study.metric, over)
+    found = Found(done, config.study.metric, over, draws_test=config.protocol.draws_test)
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in _judged(config)]
     asked = [(one.model, one.to_explain()) for one in judged]
     using = [one.model for one in judged if one.relations]
@@ -351,7 +351,7 @@ def _waits(cell: Cell) -> bool:
 
 def _lead(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None:
     """The model whose path is searched: of those whose arms wait, the best on the interactions, on validation."""
-    found = Found(done, config.study.metric)
+    found = Found(done, config.study.metric, draws_test=config.protocol.draws_test)
     named = {m.name: m for m in config.models}
     waiting = [
         n for n in waiting if not named[n].arms or {"all", "alone", "interactions"} <= set(named[n].arms or ())
