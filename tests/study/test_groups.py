@@ -134,7 +134,6 @@ def test_notes_of_a_model_on_itself():
     ]
 
 
-@pytest.mark.slow
 def test_a_study_stores_and_reads_them(study_file, tmp_path):
     text = study_file.read_text().replace("seeds = [0, 1]", 'seeds = [0]\nversus = "ease"\nitem_groups = ["noise"]')
     text = text.replace("trials = 8", "trials = 2") + 'arms = ["interactions", "all", "rewired"]\n'

@@ -26,7 +26,7 @@ def all_cells(config, material, folder):
     return found
 
 
-@pytest.mark.parametrize("model", ["relational-ease", pytest.param("sparse-ease", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["relational-ease", "sparse-ease"])
 def test_held_effects_equal_models_fitted_without_the_relation(study_file, tmp_path, model):
     config = read_study(study_file)
     config = config.model_copy(update={"models": (ModelSection(name=model),)})

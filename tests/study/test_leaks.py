@@ -98,7 +98,6 @@ def test_no_cell_is_planned_beside_a_leak(shop, tmp_path):
         search_study(config, material, tmp_path / "out")
 
 
-@pytest.mark.slow
 def test_an_accepted_leak_is_named_everywhere(shop, tmp_path):
     from rich.console import Console
 

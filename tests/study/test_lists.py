@@ -170,7 +170,6 @@ def test_an_attribute_end_to_end_and_cells_stored_before(study_file, tmp_path):
     assert "–" in render(StudyResult.load(out))
 
 
-@pytest.mark.slow
 def test_the_console_says_what_lists_are_like(study_file, tmp_path):
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]").replace("= 8", "= 2"))
     config = read_study(study_file)

@@ -185,7 +185,6 @@ def unread_bench(bench):
     return replace(bench, graph=replace(graph, relations={**graph.relations, "b": b}))
 
 
-@pytest.mark.slow
 def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study, tmp_path):
     """It was left out for want of memory in the first run; what that run searched without it is not kept."""
     config, material = study

@@ -120,7 +120,6 @@ def test_many_contradictions_stay_one_line():
     assert line.count("costs") == 2
 
 
-@pytest.mark.slow
 def test_a_study_stores_them_and_a_person_reads_one_line(study_file, tmp_path):
     """The driver helps each metric in the planted data; where one is turned round, one line says so."""
     study_file.write_text(study_file.read_text().replace("seeds = [0, 1]", "seeds = [0]"))

@@ -79,7 +79,6 @@ def test_every_arm_is_there_and_the_placebo_hands_out_the_same_texts(shop: Path)
     assert all(cell.graph.features["has_blurb"] is whole.features["has_blurb"] for cell in cells.values())
 
 
-@pytest.mark.slow
 def test_a_study_runs_and_says_what_texts_there_are(shop: Path, tmp_path: Path) -> None:
     result = run_study(read_study(shop), read(shop), tmp_path / "out")
     assert set(result.leaderboard["arm"]) >= {*SEEN, "all, has_blurb rewired"}
