@@ -110,3 +110,39 @@ def test_a_kept_kernel_knows_the_files_and_numbers_that_it_was_made_of(tmp_path)
     assert run(100, 0) == ["201", "0"]
     assert run(100, 7) == ["208", "0"]
     assert run(100, 7) == ["208", "1"]
+
+
+TWO_TYPES = """
+import sys, time
+import numpy as np
+from relrank.compiled import njit
+
+@njit()
+def twice(x):
+    return x[0] * 2
+
+kept = twice._cache._cache_file
+read = kept._load_index
+
+def slowly():
+    found = read()
+    time.sleep(1)
+    return found
+
+if len(sys.argv) > 1:
+    kept._load_index = slowly
+types = sys.argv[1:] or ["float64", "int32", "int8"]
+print([str(twice(np.ones(1, one))) for one in types], sum(twice.stats.cache_hits.values()))
+"""
+
+
+def test_processes_that_compile_a_kernel_for_other_types_at_once_keep_what_each_made(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO_TYPES)
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    beside = [
+        subprocess.Popen([sys.executable, script, one], env=environment) for one in ("float64", "int32", "int8")
+    ]
+    assert [process.wait(timeout=120) for process in beside] == [0, 0, 0]
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "['2.0', '2', '2'] 3\n", done.stderr

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 import numba
+from filelock import FileLock, Timeout
 from numba.core.dispatcher import Dispatcher
+
+PATIENCE = 60
+"""Seconds that a process waits for others to keep what they compiled."""
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -40,9 +46,27 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             return numba.njit(**options)(function)
         kept = kernel._cache._cache_file
         kept._source_stamp = (kept._source_stamp, others(function))
+        kept.save = partial(_save, kept)
         return kernel
 
     return compiled
+
+
+def _save(kept: Any, key: Any, code: Any) -> None:
+    """Keep what was compiled of a kernel for some types, one process at a time, and name it when it is there.
+
+    numba's own way names it first, and of two processes that compile for other types each, one may leave its code
+    under the name of the other's.
+    """
+    try:
+        with FileLock(f"{kept._index_path}.lock", timeout=PATIENCE):
+            known = kept._load_index()
+            free = (name for n in count(1) if (name := kept._data_name(n)) not in known.values())
+            known[key] = known.get(key) or next(free)
+            kept._save_data(known[key], code)
+            kept._save_index(known)
+    except Timeout:  # whoever holds it is stuck; this process has its code all the same
+        return
 
 
 def others(function: Callable[..., Any]) -> tuple[tuple[str, object], ...]:

@@ -201,8 +201,9 @@ def test_a_visit_joins_what_relations_say_of_a_user():
     scores = run.model.score(torch.tensor([5]))[0] + run.model.item_weights[3]
     assert answer["exact"]
     np.testing.assert_allclose([s for _, s in pairs(answer)], [scores[i - 1000] for i, _ in pairs(answer)], atol=1e-6)
-    with pytest.raises(RequestError, match="visit of a known user"):
-        service.explain(pairs(answer)[0][0], user=USERS[5], history=[1003])
+    first, score = pairs(answer)[0]
+    why = service.explain(first, user=USERS[5], history=[1003])  # of that list, by its items; the town is beside them
+    assert (why["rank"], why["score"]) == (1, pytest.approx(score, abs=1e-6))
 
 
 def test_a_history_says_which_relations_of_users_it_lacks():
