@@ -108,8 +108,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_every_command_has_a_help_whose_examples_parse(tmp_path):
     commands = typer.main.get_command(app).commands
     assert set(commands) == {
-        "fetch", "audit", "study", "tune", "fit", "evaluate", "compare", "recommend", "batch", "export", "serve",
-        "report",
+        "fetch", "audit", "study", "tune", "fit", "evaluate", "compare", "recommend", "explain", "batch", "export",
+        "serve", "report",
     }  # fmt: skip
     assert "fetch" in good(relrank("--help", at=tmp_path))
     for name, command in commands.items():
