@@ -57,7 +57,8 @@ def kept(
         config = {"dim": 8, "window": 3, "init_scale": 0.5}
     note = {
         "format": "relrank-run-3", "model": kind.name, "name": kind.name, "arm": "interactions",
-        "config": config, "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered, "successive": cut.successive,
+        "config": config, "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered,
+        "successive": cut.successive,
     }  # fmt: skip
     return save_run(model, graph, cut, shop, note, folder)
 
