@@ -42,7 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graph = whole.only("sold_in")
     model = ItemKNN(graph).solve()
     note = {"format": "relrank-run-3", "model": ItemKNN.name, "name": ItemKNN.name, "arm": "interactions",
-            "config": {}, "protocol": "m", "fingerprint": split.fingerprint, "ordered": False, "successive": False}  # fmt: skip
+            "config": {}, "protocol": "m", "fingerprint": split.fingerprint, "ordered": False,
+            "successive": False}  # fmt: skip
     out = tmp_path_factory.mktemp("runs") / "run"
     save_run(model, graph, split, tables, note, out, whole)
     return out
