@@ -119,6 +119,17 @@ def test_notes_of_a_run_that_were_written_wrong_are_one_error(said: dict[str, ob
         load_run(tmp_path / "run")
 
 
+@pytest.mark.parametrize("said", [{"only_new": True}, {"unseen": 30}])
+def test_held_out_rows_of_items_that_are_no_candidates_are_one_error(said: dict[str, object], tmp_path: Path) -> None:
+    """Evaluating them would end in a trace."""
+    kept(tmp_path, "popularity")
+    note = tmp_path / "run" / "run.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | said))
+    seal(tmp_path / "run")
+    with pytest.raises(InputError, match="held-out rows of items that are no candidates"):
+        load_run(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("table", "change"),
     [

@@ -397,6 +397,8 @@ def _loaded(folder: Path) -> FittedRun:
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
         unseen=note.get("unseen", 0),
     )  # fmt: skip
+    if np.isin(np.concatenate([valid.item, test.item]), split.closed()).any():
+        raise ValueError("held-out rows of items that are no candidates")
     facts = sealed.table(FACTS) if FACTS in sealed else None
     nodes = _unfolded(sealed.table(NODES)) if NODES in sealed else {}
     run = FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts, nodes)
