@@ -351,7 +351,7 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("recommend runs/small", "neither"),
         ("recommend runs/small --user 1 --history 2", "both"),
         ("recommend runs/small --history 2,nothing", "nothing"),
-        ("recommend runs/small --history 2 --visit 3", "visit of nobody"),
+        ("recommend runs/small --history 2 --visit 3", "visit without a user"),
         ("recommend runs/small --user 1 --visit ,", "visit is empty"),
         ("recommend runs/small --user 1 --with colour:red", "no such filter"),
         ("recommend runs/small --user 1 --any driver", "filter is not readable"),

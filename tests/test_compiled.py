@@ -146,3 +146,10 @@ def test_processes_that_compile_a_kernel_for_other_types_at_once_keep_what_each_
     assert [process.wait(timeout=120) for process in beside] == [0, 0, 0]
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout == "['2.0', '2', '2'] 3\n", done.stderr
+
+
+def test_kernels_are_python_where_compilation_is_switched_off():
+    code = "from relrank import counting; from relrank.graph import spmm; from relrank.models import linear; print(1)"
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1\n", done.stderr

@@ -118,3 +118,21 @@ def test_a_link_in_a_folder_that_passes_is_not_followed(tmp_path):
         hold.passing = True
     assert not (tmp_path / "parts").exists()
     assert (tmp_path / "photos" / "one").is_file()
+
+
+def test_a_folder_inside_that_is_deleted_meanwhile_holds_no_link(tmp_path, monkeypatch):
+    """As the temporary folders of whoever holds it are: the second process is to be told who that is."""
+    (tmp_path / "cells" / "one.part").mkdir(parents=True)
+    (tmp_path / "cells" / "two").mkdir()
+    scandir = os.scandir
+
+    def gone(path):
+        if os.path.basename(path) == "one.part":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", gone)
+    refuse_links(tmp_path)
+    (tmp_path / "cells" / "two" / "out").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="link where relrank writes"):
+        refuse_links(tmp_path)

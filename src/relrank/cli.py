@@ -521,7 +521,7 @@ def explain(
         item, user=user, history=keys, n=n, **_conditions(with_, any_, without, exclude)
     )
     title = found["item"]["title"]
-    print(f"{printable(item if title is None else title)}: place {found['rank']:g}, score {found['score']:.3f}")
+    print(f"{printable(item if title is None else title)}: place {found['rank']:,}, score {found['score']:.3f}")
     if found["fallback"]:
         print("nothing is known of them: the list is that of the most popular items")
     elif not found["reasons"]:
@@ -534,7 +534,7 @@ def _keys_of(user: str | None, history: str | None, visit: str | None, command: 
     """The item keys of a history or a visit; None without either.
 
     Raises:
-        InputError: there are neither or both of user and history, a visit of nobody, or no keys.
+        InputError: there are neither or both of user and history, a visit without a user, or no keys.
     """
     if (user is None) == (history is None):
         raise InputError(
@@ -542,7 +542,7 @@ def _keys_of(user: str | None, history: str | None, visit: str | None, command: 
             found="both" if user else "neither",
         )  # fmt: skip
     if visit is not None and user is None:
-        raise InputError("visit of nobody", where=f"{command} --visit", expected="--user", found="--history")
+        raise InputError("visit without a user", where=f"{command} --visit", expected="--user", found="--history")
     text = visit if history is None else history
     if text is None:
         return None

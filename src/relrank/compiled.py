@@ -44,9 +44,10 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
                 stacklevel=2,
             )
             return numba.njit(**options)(function)
-        kept = kernel._cache._cache_file
-        kept._source_stamp = (kept._source_stamp, others(function))
-        kept.save = partial(_save, kept)
+        kept = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # none with NUMBA_DISABLE_JIT
+        if kept is not None:
+            kept._source_stamp = (kept._source_stamp, others(function))
+            kept.save = partial(_save, kept)
         return kernel
 
     return compiled
@@ -65,7 +66,7 @@ def _save(kept: Any, key: Any, code: Any) -> None:
             known[key] = known.get(key) or next(free)
             kept._save_data(known[key], code)
             kept._save_index(known)
-    except Timeout:  # whoever holds it is stuck; this process has its code all the same
+    except (Timeout, OSError):  # whoever holds it is stuck, or it is another account's; the code is here all the same
         return
 
 

@@ -77,7 +77,8 @@ def of_system(error: BaseException) -> InputError | None:
     place = (error.filename or error.filename2) if isinstance(error, OSError) else None
     said = error.strerror if isinstance(error, OSError) else None
     return InputError(
-        "file or folder cannot be used", where=str(place or "the operating system"), expected=expected,
+        "file or folder cannot be used" if place else "the operating system refused",
+        where=str(place or "a file, a folder or a connection"), expected=expected,
         found=said.lower() if said else " ".join(str(error).split()),
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -109,7 +109,7 @@ def refuse_links(folder: Path, names: Collection[str] | None = None) -> None:
     waiting = [folder]
     while waiting:
         at = waiting.pop()
-        with os.scandir(at) as there:
+        with _entries(at, at is folder) as there:
             for entry in there:
                 if at is folder and names is not None and not any(fnmatchcase(entry.name, one) for one in names):
                     continue
@@ -117,6 +117,20 @@ def refuse_links(folder: Path, names: Collection[str] | None = None) -> None:
                     raise _link(Path(entry.path))
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(Path(entry.path))
+
+
+@contextmanager
+def _entries(folder: Path, is_first: bool) -> Iterator[Iterable[os.DirEntry[str]]]:
+    """What a folder holds; nothing of one inside that was deleted meanwhile, as temporary ones are."""
+    try:
+        there = os.scandir(folder)
+    except FileNotFoundError:
+        if is_first:
+            raise
+        yield ()
+        return
+    with there:
+        yield there
 
 
 def _link(path: Path) -> InputError:

@@ -113,7 +113,7 @@ class Sealed:
         found = error.strerror or str(error)
         if error.errno not in NO_FILE:
             return NotNowError(
-                "file cannot be read", where=str(self._folder / name), expected="one that the disk gives", found=found
+                "file cannot be read", where=str(self._folder / name), expected="a file that can be read", found=found
             )
         return self._error(self._folder / name, "file cannot be read", "the one that was written", found)
 
@@ -159,14 +159,14 @@ def consistent(where: Path, mend: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, UnicodeError):  # a terminal that cannot show a title says nothing of files
         raise
     except UNFIT as error:
         found = first_line(error)
         raise InputError(
             "parts do not fit together", where=str(where), expected=f"what was written together; {mend}",
             found=f"{type(error).__name__}: {found}" if isinstance(error, LookupError) else found,
-        ) from None  # fmt: skip
+        ) from error  # fmt: skip
 
 
 def json_of(content: bytes, where: str) -> dict[str, Any]:

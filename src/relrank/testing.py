@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import itertools
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numba
 import numpy as np
 import polars as pl
 import torch
@@ -34,6 +36,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
+from relrank.libraries import cores
 from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows, restore
 from relrank.models.sequence import SequenceModel, Windows
 from relrank.models.vectors import ProductModel, VectorModel
@@ -180,6 +183,19 @@ def planted_auc(model: Recommender) -> float:
     return float(np.mean(shares))
 
 
+@contextmanager
+def _all_threads() -> Iterator[None]:
+    """As many threads as this process may use, of compiled loops and of torch."""
+    before = numba.get_num_threads(), torch.get_num_threads()
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    torch.set_num_threads(cores())
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
+
+
 def _all_scores(model: Recommender) -> Tensor:
     with torch.no_grad():
         return model.score(torch.arange(model.graph.n_users)).cpu()
@@ -282,7 +298,8 @@ class ModelContract:
     def test_same_seed_same_bits(self) -> None:
         """Nothing is drawn from a global or unseeded generator, and no sum depends on the order of threads."""
         short = replace(self.train, epochs=4, every=2)  # the first difference would stay
-        one, other = (self.fit(self.graph(), short) for _ in range(2))
+        with _all_threads():  # tests side by side have one each
+            one, other = (self.fit(self.graph(), short) for _ in range(2))
         assert torch.equal(_all_scores(one), _all_scores(other)), "scores differ"
 
     def test_scores_are_finite_float32_and_repeatable(self) -> None:

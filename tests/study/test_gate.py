@@ -114,8 +114,14 @@ def test_what_is_no_table_is_said(tmp_path):
 )
 def test_a_metric_that_is_no_number_is_said(tmp_path, odd):
     pl.DataFrame({"user": ["a"], "ndcg@10": odd}).write_parquet(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match="metric is no number"):
+    with pytest.raises(InputError, match="metric is not numeric"):
         read_side(tmp_path / "x.parquet", "ndcg@10")
+
+
+def test_a_metric_of_truth_values_is_one_of_0_and_1(tmp_path):
+    pl.DataFrame({"user": ["a", "b"], "hit": [True, False]}).write_parquet(tmp_path / "x.parquet")
+    (table,) = read_side(tmp_path / "x.parquet", "hit").values()
+    assert table["hit"].to_list() == [1.0, 0.0]
 
 
 def test_whole_numbers_of_any_width_are_metrics(tmp_path):

@@ -5,9 +5,11 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import polars as pl
 import pytest
 from command_line import relrank
 
@@ -144,6 +146,21 @@ def test_the_winner_has_the_titles_and_columns_that_items_have_now(tmp_path, mon
     config, material = named(tmp_path, "New", more=2)  # of which a model has to know how many there are
     run_study(config, material, out)
     assert len(keep_winner(config, material, out).split.items) == len(material.benches[0].split.items) == 11
+
+
+def test_the_winner_has_what_is_known_of_nodes_behind_items_now(tmp_path):
+    """Filters read it; a run that was kept before such filters were has none."""
+    config, material = named(tmp_path, "Old")
+    run_study(config, material, tmp_path / "out")
+    run = keep_winner(config, material, tmp_path / "out")
+    nodes = pl.DataFrame({fitted.NODE_KEY: ["0"], "finish": ["matt"]})
+    known = {"colour": (("colour",), nodes)}
+    for stale in (replace(run, nodes=known), run):
+        now = {} if stale.nodes else known
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitted, "nodes_of", lambda *_, now=now: now)
+            again = fitted.again(stale, material.tables, material.benches[0].graph, tmp_path / "out" / "winner")
+        assert again.nodes.keys() == load_run(tmp_path / "out").nodes.keys() == now.keys()
 
 
 def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path, monkeypatch):

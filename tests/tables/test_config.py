@@ -44,5 +44,5 @@ def test_the_home_of_nobody_is_one_error(tmp_path, monkeypatch):
         lambda: fetch("ml-100k", Path("~nobody-here/x"), lambda *_: None),
         cache_folder,
     ):
-        with pytest.raises(InputError, match="nobody's home"):
+        with pytest.raises(InputError, match="unknown user"):
             call()

@@ -231,7 +231,7 @@ def _read(folder: Path, name: str) -> bytes:
     except OSError as error:
         if error.errno not in NO_FILE:
             raise NotNowError(
-                "file cannot be read", where=str(folder / name), expected="one that the disk gives",
+                "file cannot be read", where=str(folder / name), expected="a file that can be read",
                 found=error.strerror or str(error),
             ) from None  # fmt: skip
         raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None

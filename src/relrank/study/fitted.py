@@ -325,8 +325,11 @@ def again(
     """
     note = {name: value for name, value in run.note.items() if name != "accepted_leaks"}
     note |= {"accepted_leaks": list(leaks)} if leaks else {}
-    facts = facts_of(tables, run.split, whole)
+    facts, nodes = facts_of(tables, run.split, whole), nodes_of(tables, whole)
     said = run.facts is not None and run.facts.equals(facts) and run.titles.equals(_titles(tables, run.split))
+    said = said and (
+        _folded(nodes).equals(_folded(run.nodes)) if nodes and run.nodes else not nodes and not run.nodes
+    )
     if said and note == run.note:
         return run
     return save_run(run.model, run.graph, run.split, tables, note, folder, whole)

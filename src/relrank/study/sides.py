@@ -131,9 +131,9 @@ def _with(metric: str, table: pl.DataFrame, path: Path) -> pl.DataFrame:
             "column is missing", where=str(path), expected=" and ".join(repr(name) for name in lacking),
             found=", ".join(table.columns) + did_you_mean(lacking[0], table.columns),
         )  # fmt: skip
-    if not table[metric].dtype.is_numeric():
+    if not table[metric].dtype.is_numeric() and table[metric].dtype != pl.Boolean:
         raise InputError(
-            "metric is no number", where=f"{path}, column {metric!r}", expected="numbers",
+            "metric is not numeric", where=f"{path}, column {metric!r}", expected="numbers",
             found=str(table[metric].dtype),
         )  # fmt: skip
     return table.with_columns(pl.col(metric).cast(pl.Float64))

@@ -140,5 +140,5 @@ def at_home(path: Path, where: str) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise InputError(
-            "nobody's home", where=where, expected="~, or ~ and the name of a user here", found=path.parts[0]
+            "unknown user", where=where, expected="~, or ~ and the name of a user here", found=path.parts[0]
         ) from None
