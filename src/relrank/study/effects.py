@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from math import nan
-from statistics import variance
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from relrank.comparison import Effect, Starts, compare, holm, mean_interval
@@ -143,37 +143,49 @@ class Found:
         if name_a is None or name_b is None:
             return None
         tables = self.tables(model, name_a), self.tables(model, name_b)
-        return name_a, name_b, compare(*tables, self.metric, starts=self.starts((model, 2)))
+        return name_a, name_b, compare(*tables, self.metric, starts=self.starts((model, (1, -1))))
 
-    def starts(self, *sides: tuple[str, float]) -> Starts | None:
+    def starts(self, *sides: tuple[str, Sequence[int]]) -> Starts | None:
         """What starts of training add to a difference of arms; None where test rows differ, or nothing is known.
 
+        A start is a little better or worse for all arms of a model, which a difference of its arms does not see.
+
         Args:
-            sides: model, and the sum of squares of the factors that its arms have in the difference: 2 for a − b.
+            sides: model, and the factors that its arms have in the difference, such as (1, -1) for a − b.
         """
-        known = [(factors, *self._luck[model]) for model, factors in sides if model in self._luck]
-        variances = [factors * of_one / n_starts for factors, of_one, n_starts, _ in known]
-        if not sum(variances):
+        known = []
+        for model, factors in sides:
+            if model in self._luck:
+                n_starts, of_arms, in_common = self._luck[model]
+                one, freedom = in_common if sum(factors) else of_arms
+                known.append((sum(f * f for f in factors) * one / n_starts, freedom))
+        total = sum(v for v, _ in known)
+        if not total:
             return None
-        parts = sum(v**2 / freedom for v, (*_, freedom) in zip(variances, known, strict=True))
-        return Starts(sum(variances), sum(variances) ** 2 / parts)
+        return Starts(total, total**2 / sum(v**2 / freedom for v, freedom in known if v))
 
     @cached_property
-    def _luck(self) -> dict[str, tuple[float, int, int]]:
-        """By trained model: variance between starts on the same test rows, pooled over arms; starts; its freedom."""
+    def _luck(self) -> dict[str, tuple[int, tuple[float, float], tuple[float, float]]]:
+        """By trained model: starts on the same test rows; variance between them and its degrees of freedom, twice.
+
+        First of what a start does to one arm and not to the others, the rest of arms × starts; then with what it does
+        to all of them.
+        """
         means: dict[str, list[list[float]]] = {}
         for (model, _), cells in self._cells.items():
             trained = len(cells) > 1 and all(cell.history is not None for cell in cells)
             if trained and (not self.draws_test or _of_one_split(cells)):
                 means.setdefault(model, []).append([cell.evaluation.summary[self.metric] for cell in cells])
-        return {
-            model: (
-                sum(variance(one) * (len(one) - 1) for one in arms) / sum(len(one) - 1 for one in arms),
-                min(map(len, arms)),
-                sum(len(one) - 1 for one in arms),
-            )
-            for model, arms in means.items()
-        }
+        luck = {}
+        for model, arms in means.items():
+            n_starts = max(map(len, arms))
+            table = np.array([one for one in arms if len(one) == n_starts])
+            off = table - table.mean(1, keepdims=True)
+            freedom = len(table) * (n_starts - 1)
+            alone = max(len(table) - 1, 1) * (n_starts - 1)
+            rest = ((off - off.mean(0)) ** 2).sum() / alone
+            luck[model] = n_starts, (float(rest), float(alone)), (float((off**2).sum() / freedom), float(freedom))
+        return luck
 
 
 def _of_one_split(cells: Sequence[CellResult]) -> bool:
@@ -235,12 +247,12 @@ def versus(
         if model == rival or not mine or not theirs:
             continue
         (name_a, a), (name_c, c) = mine[0], theirs[0]
-        one_each = found.starts((model, 1), (rival, 1))
+        one_each = found.starts((model, (1,)), (rival, (-1,)))
         compared["versus"][model] = name_a, name_c, compare(a, c, found.metric, starts=one_each)
         if len(mine) == len(theirs) == 2:
             (name_b, b), (_, d) = mine[1], theirs[1]
             gains = _less(a, b, found.metric), _less(c, d, found.metric)
-            two_each = found.starts((model, 2), (rival, 2))
+            two_each = found.starts((model, (1, -1)), (rival, (-1, 1)))
             compared["versus gain"][model] = name_a, name_b, compare(*gains, found.metric, starts=two_each)
     rows = []
     for kind, effects in compared.items():
@@ -267,7 +279,7 @@ def against_strongest(found: Found, models: Sequence[str], strongest: str | None
         return []
     rows = []
     for model in models:
-        starts = found.starts((model, 1), (strongest, 1))
+        starts = found.starts((model, (1,)), (strongest, (-1,)))
         for of, arm in dict(found.items()):
             if of == model and (model, arm) != (strongest, base) and not found.shuffled(arm):
                 tables = found.tables(model, arm), found.tables(strongest, base)
@@ -414,7 +426,7 @@ class Judge:
         metric = self.found.metric
         added = _less(with_it, without, metric)
         twice = [t.with_columns(pl.col(metric) * 2) for t in _less(wide, narrow, metric)]
-        return compare(added, twice, metric, starts=self.found.starts((self.model, 1 + 1 + 4 + 4)))
+        return compare(added, twice, metric, starts=self.found.starts((self.model, (1, -1, -2, 2))))
 
     def to_explain(self) -> list[Arm]:
         """Arms that are run where a relation helps alone, but not beside the others.

@@ -222,4 +222,4 @@ def _effect(found: Found, model: str, a: Arm, b: Arm) -> Effect | None:
     tables_a, tables_b = _tables(found, model, a), _tables(found, model, b)
     if tables_a is None or tables_b is None:
         return None
-    return compare(tables_a, tables_b, found.metric, starts=found.starts((model, 2)))
+    return compare(tables_a, tables_b, found.metric, starts=found.starts((model, (1, -1))))
