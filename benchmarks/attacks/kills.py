@@ -145,6 +145,7 @@ class Child:
     def __init__(self, arguments: list[str], said: Path, before: Callable[[], None] = lambda: None) -> None:
         self.said = said
         self.code: int | None = None
+        said.unlink(missing_ok=True)  # or the address of a service before this one would be read
         self.pid = os.fork()
         if self.pid == 0:
             self._run(arguments, said, before)
