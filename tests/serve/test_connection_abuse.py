@@ -139,6 +139,60 @@ def test_a_client_that_ended_its_side_in_the_middle_is_left(sent, caplog):
         assert statuses(read(connection)) in ([], [400])
 
 
+async def patient(scope, receive, send):
+    """An application that answers whole requests after half a second; /early at once, /large with much."""
+    assert scope["type"] in ("http", "lifespan")
+    if scope["type"] == "lifespan":
+        return
+    if scope["path"] != "/early":
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            if not message["more_body"]:
+                break
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.5)
+    body = b"x" * (1 << 24 if scope["path"] == "/large" else 2)
+    length = (b"content-length", b"%d" % len(body))
+    status = 401 if scope["path"] == "/early" else 200
+    await send({"type": "http.response.start", "status": status, "headers": [length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+SLOW = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+BROKEN = b"POST /slow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("bad", [BROKEN, b"nonsense\r\n\r\n", START + b"X: " + b"a" * 40_000])
+def test_a_refusal_waits_for_answers_to_a_client_that_ended_its_side(bad, times):
+    """The request that was refused counted as one whose body will never come, and all answers were dropped."""
+    with listening(patient) as port, opened(port) as connection:
+        connection.sendall(times * SLOW + bad)
+        connection.shutdown(socket.SHUT_WR)
+        expected = 431 if bad.startswith(START) else 400
+        assert statuses(read(connection)) == [200] * times + [expected]
+
+
+def test_what_is_sent_behind_a_refusal_that_waits_is_not_read():
+    """It was thrown away up to a bound, and the connection cut before the first answer."""
+    with listening(patient) as port, opened(port) as connection:
+
+        def flood():
+            with suppress(OSError):
+                connection.sendall(SLOW + BROKEN + b"a" * (3 * connections.DISCARDED))
+
+        sender = threading.Thread(target=flood)
+        sender.start()
+        text = b""
+        with suppress(ConnectionError):  # in the end it is cut, since it sends on
+            while part := connection.recv(1 << 16):
+                text += part
+        sender.join()
+        assert statuses(text) == [200, 400]
+
+
 def test_resets_at_any_moment_leave_no_trace(caplog):
     reset = struct.pack("ii", 1, 0)
     with clean(caplog) as port:

@@ -27,10 +27,10 @@ from relrank.serve.service import Service  # noqa: E402
 
 
 @contextmanager
-def listening(**bounds):
-    """The application on a port of its own, in a thread."""
+def listening(app=None, **bounds):
+    """The application, or another, on a port of its own, in a thread."""
     limits = Limits(**bounds)
-    app = make_app(Service({"one": RUN}, limits), page=Path("no page"))
+    app = app or make_app(Service({"one": RUN}, limits), page=Path("no page"))
     config = uvicorn.Config(
         app, port=0, http=limited(limits), log_config=None, ws="none", timeout_keep_alive=limits.idle_seconds,
         timeout_graceful_shutdown=5,

@@ -108,7 +108,7 @@ class _Ending:
 
 
 class _Flow(FlowControl):
-    """Reads on only where nothing of what was read waits for its turn."""
+    """Reads on only where nothing of what was read, nor a refusal, waits for its turn."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection.transport)
@@ -116,7 +116,7 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """Go on reading, if there is need of it."""
-        if not self._connection.behind:
+        if not self._connection.behind and not self._connection.refused:
             super().resume_reading()
 
 
@@ -159,7 +159,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, within the bounds."""
-        if self._last is not None or self.transport.is_closing():
+        if self.refused or self.transport.is_closing():
             self._discarded += len(data)
             if self._discarded > DISCARDED:
                 self.transport.abort()
@@ -194,9 +194,14 @@ class Connection(HttpToolsProtocol):
         """Whether something that was read waits until earlier requests are answered."""
         return bool(self.pipeline or self._unparsed)
 
+    @property
+    def refused(self) -> bool:
+        """Whether a refusal is or will be the last answer, so that nothing more is parsed."""
+        return self._last is not None
+
     def _parse(self) -> None:
         """Parse what is there, until a request has to wait for the answer to the one before it."""
-        while self._unparsed and not self.pipeline and self._last is None and not self.transport.is_closing():
+        while self._unparsed and not self.pipeline and not self.refused and not self.transport.is_closing():
             piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
             self._feed(piece)
         if self.behind:
@@ -205,7 +210,9 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _owes_answers(self) -> bool:
-        """Whether a client that ended its stream has requests that are whole and not answered."""
+        """Whether a client that ended its stream has requests that are whole, or refused, and not answered."""
+        if self.refused:  # it was the last one, and is answered behind those that are
+            return True
         if not self.behind and self._at == _BODY and self._answering:  # the rest of the body will never come
             self._disconnect()
             return False
@@ -294,7 +301,7 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._last is not None and is_last:
+        if self.refused and is_last:
             self._end_with_refusal()
             return
         self._parse()
@@ -364,7 +371,9 @@ class Connection(HttpToolsProtocol):
                 if cycle.response_started:
                     self.transport.close()
                     return
-        if not waits:
+        if waits:  # what follows is thrown away up to a bound: not before the answers are out
+            self.flow.pause_reading()
+        else:
             self._end_with_refusal()
 
     def _end_with_refusal(self) -> None:
