@@ -193,6 +193,31 @@ def test_what_is_sent_behind_a_refusal_that_waits_is_not_read():
         assert statuses(text) == [200, 400]
 
 
+EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+
+
+@pytest.mark.parametrize(
+    ("sent", "then", "expected"),
+    [
+        (b"\r\n", b"\r\n", []),
+        (START + b"\r\n", b"\r\n", [200]),
+        (START + b"\r\n\r\n", b"\r\n", [200]),
+        (EARLY, b"}", [401]),
+        (EARLY, b"}\r\n", [401]),
+        (EARLY + b"}" + EARLY, b"}", [401, 401]),
+        (b"\r\n" + START + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n", b"\r\n", [200]),
+    ],
+)
+def test_bytes_that_ask_nothing_buy_no_time(sent, then, expected):
+    """They cancelled the timer, and the connection was open for good."""
+    with listening(patient, head_seconds=0.6, body_seconds=0.6, idle_seconds=0.6) as port, opened(port) as connection:
+        connection.settimeout(3)
+        connection.sendall(sent)
+        time.sleep(0.3)
+        connection.sendall(then)
+        assert statuses(read(connection)) == expected
+
+
 def test_resets_at_any_moment_leave_no_trace(caplog):
     reset = struct.pack("ii", 1, 0)
     with clean(caplog) as port:

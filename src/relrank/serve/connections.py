@@ -164,9 +164,10 @@ class Connection(HttpToolsProtocol):
             if self._discarded > DISCARDED:
                 self.transport.abort()
             return
-        self._unset_keepalive_if_required()
         self._unparsed += data
         self._parse()
+        if self._at != _IDLE or self._answering:  # else nothing was asked: ends of lines buy no time
+            self._unset_keepalive_if_required()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more: what it asked for is answered all the same."""
@@ -224,7 +225,7 @@ class Connection(HttpToolsProtocol):
         self.cycle.message_event.set()
 
     def _feed(self, piece: bytes) -> None:
-        self._entered = False
+        self._entered, before = False, self._at
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:  # no other protocol is spoken here: it stays what it was
@@ -234,7 +235,10 @@ class Connection(HttpToolsProtocol):
             self._refuse(*(self._refusal or (400, "a request in HTTP/1.1", "something else")))
             return
         if self._at == _IDLE:
-            self._expect(None)
+            if self._answering:
+                self._expect(None)
+            elif before != _IDLE:  # the end of a request that was answered without it
+                self._expect(self.limits.idle_seconds)
             return
         if self._entered:
             self._expect(self.limits.head_seconds if self._at == _HEAD else self.limits.body_seconds)
