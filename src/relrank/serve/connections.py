@@ -53,7 +53,7 @@ class _Ending:
 
     Args:
         transport: whose methods all others are.
-        patience: seconds that the client has to read what was written when it closes.
+        patience: when it closes, a client that reads nothing of what was written for so many seconds is cut off.
     """
 
     def __init__(self, transport: Any, patience: float) -> None:
@@ -97,12 +97,15 @@ class _Ending:
             self._transport.close()
             return
         loop = asyncio.get_running_loop()
-        self._linger(loop, loop.time() + self._patience)
+        self._linger(loop, loop.time() + self._patience, self._transport.get_write_buffer_size())
 
-    def _linger(self, loop: asyncio.AbstractEventLoop, until: float) -> None:
-        """Cut the connection a while after all was sent, or when it is too late for that."""
-        if self._transport.get_write_buffer_size() and loop.time() < until:
-            loop.call_later(0.25, self._linger, loop, until)
+    def _linger(self, loop: asyncio.AbstractEventLoop, until: float, unsent: int) -> None:
+        """Cut the connection a while after all was sent, or when nothing more of it is read."""
+        left = self._transport.get_write_buffer_size()
+        if left < unsent:
+            until = loop.time() + self._patience
+        if left and loop.time() < until:
+            loop.call_later(0.25, self._linger, loop, until, left)
         else:
             loop.call_later(LINGER_SECONDS, self._transport.abort)
 
@@ -179,7 +182,15 @@ class Connection(HttpToolsProtocol):
         """The client does not read as fast as it is written to."""
         super().pause_writing()
         if self._unread is None:
-            self._unread = self._loop_later(self.limits.send_seconds, self.transport.abort)
+            self._await_reading()
+
+    def _await_reading(self, unsent: int | None = None) -> None:
+        """Cut off a client that reads nothing for a while; what it had not read before is ``unsent``."""
+        left = self.transport.get_write_buffer_size()
+        if unsent is not None and left >= unsent:
+            self.transport.abort()
+        else:
+            self._unread = self._loop_later(self.limits.send_seconds, self._await_reading, left)
 
     def resume_writing(self) -> None:
         """It has read."""
