@@ -224,6 +224,23 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         assert not any(map(_is_worker, workers))
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_killed_at_its_end_holds_nobody_up(tmp_path):
+    """The event that it waited for wanted its sleepers to wake: who set it waited for the dead one for good."""
+    save(library("ease"), tmp_path / "books")
+    with server(tmp_path / "books", "--grace", 0, "--workers", 2) as (_, child):
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+        if not children.is_file():
+            pytest.skip("needs the children of a process in /proc")
+        workers = [pid for pid in map(int, children.read_text().split()) if _is_worker(pid)]
+        os.kill(workers[0], signal.SIGTERM)  # alone: it waits a second to hear that all end
+        time.sleep(0.5)
+        os.kill(workers[0], signal.SIGKILL)
+        time.sleep(0.2)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
+
+
 def _is_worker(pid):
     try:
         return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -309,10 +309,12 @@ class _Workers:
     def __init__(self, options: Options, listener: socket.socket, say: Say) -> None:
         self._options, self._listener, self._say = options, listener, say
         self._context = multiprocessing.get_context("spawn")
-        self._shut = self._context.Event()  # no new connection comes into the queue that all share
+        # its end says that no new connection comes into the queue that all share; a worker that is killed while it
+        # waits for that leaves nothing behind, which it would in an event or a lock
+        self._shut, self._open = self._context.Pipe(duplex=False)
         self._stopping, self._ends = False, math.inf
         self._serving = False
-        self._workers: dict[Any, Any] = {}  # process: its event "ready"
+        self._workers: dict[Any, Any] = {}  # process: whether it answers, a value without a lock
 
     def run(self) -> None:
         """Until a signal, or a worker that does not start.
@@ -327,7 +329,7 @@ class _Workers:
             before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: self._tell(signal.SIGHUP))
         try:
             ready = [self._start(first=number == 0) for number in range(self._options.workers) if not self._stopping]
-            while not self._stopping and not all(event.is_set() for event in ready):
+            while not self._stopping and not all(answers.value for answers in ready):
                 self._look_after()
             if not self._stopping:
                 self._serving = True
@@ -344,7 +346,7 @@ class _Workers:
             shutil.rmtree(measures, ignore_errors=True)
 
     def _start(self, first: bool = False) -> Any:
-        ready = self._context.Event()
+        ready = self._context.RawValue("b", 0)
         worker = self._context.Process(
             target=_worker, args=(self._options, self._listener, ready, self._shut, first), name="relrank-worker"
         )
@@ -356,9 +358,9 @@ class _Workers:
 
     def _look_after(self) -> None:
         gone = wait([worker.sentinel for worker in self._workers], 0.05 if self._stopping else 0.2)
-        if time.monotonic() >= self._ends and not self._shut.is_set():
+        if time.monotonic() >= self._ends and not self._open.closed:
             _no_more(self._listener)
-            self._shut.set()
+            self._open.close()
             self._listener.close()
         for worker in [w for w in self._workers if w.sentinel in gone]:
             ready = self._workers.pop(worker)
@@ -371,7 +373,7 @@ class _Workers:
                     found=f"exit code {worker.exitcode}; the reason stands above",
                 )  # fmt: skip
             log.error("a worker ended with exit code %s and is started again", worker.exitcode)
-            if not ready.is_set():  # it would end as soon again: the others go on, this one is tried now and then
+            if not ready.value:  # it would end as soon again: the others go on, this one is tried now and then
                 time.sleep(RETRY_SECONDS)
             self._start()
 
@@ -401,11 +403,15 @@ def _worker(options: Options, listener: socket.socket, ready: Any, shut: Any, fi
 
     def wait_until_shut() -> None:
         # the others' connections come through the same queue; a worker that ends alone leaves them to the others
-        if not shut.wait(SHUT_SECONDS) and not _parent_lives():
+        wait([shut], SHUT_SECONDS)
+        if not _parent_lives():
             _no_more(listener)
 
+    def answers() -> None:
+        ready.value = 1
+
     try:
-        _work(options, listener, _print if first else lambda _: None, ready.set, wait_until_shut)
+        _work(options, listener, _print if first else lambda _: None, answers, wait_until_shut)
     except (InputError, OSError) as error:
         log.error("%s", printable(error, lines=True))
         raise SystemExit(2) from None
