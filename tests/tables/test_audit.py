@@ -39,6 +39,7 @@ TABLES = Tables(
             "tags", pl.DataFrame({"a": [0], "b": ["x"], "n": [1], "count": [2]}), "item", "a", "item", "tag", "b"
         )
     },
+    ticks=0,  # times below are an order
 )
 
 # no leak of any kind: everything in training is earlier than everything in validation, then test

@@ -177,3 +177,102 @@ def test_replacing_a_field_looks_at_new_frames_only(monkeypatch: pytest.MonkeyPa
     assert finer.links["b"].frame["time"].to_list() == [t * BILLION for t in first.links["b"].frame["time"]]
     assert finer.nodes["item"].computed == finer.links["b"].computed == CUT * 86_400 * BILLION
     assert replace(finer, name="x").nodes["item"].computed == CUT * 86_400 * BILLION
+
+
+def times_after(first: Tables, frame: pl.DataFrame) -> tuple[int, list[int]]:
+    made = replace(first, interactions=frame)
+    return made.ticks, made.interactions["time"].to_list()
+
+
+HALF = pl.DataFrame({"user": ["a"], "item": [1], "time": [datetime(2023, 12, 16, 0, 0, 0, 500_000)]})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_that_replaces_another_is_judged_as_the_first_one_is(kind: str) -> None:
+    seconds = Tables("shop", "user", "item", rows("s"))
+    assert seconds.ticks == 1
+    expected = Tables("shop", "user", "item", rows(kind)).interactions["time"].to_list()
+    assert times_after(seconds, rows(kind)) == (1, expected)
+    fine = Tables("shop", "user", "item", HALF)
+    assert times_after(fine, rows(kind)) == (BILLION, [t * BILLION for t in expected])
+    said = [n.message for n in replace(seconds, interactions=rows(kind)).notices]
+    assert len(said) == (kind in ("days", "ms", "us", "ns"))
+    item = NodeTable("item", pl.DataFrame({"item": [0, 1, 2, 3]}), "item", computed=KINDS[kind](CUT))
+    link = LinkTable("b", rows(kind), "user", "user", "user", "item", "item", time="time", computed=KINDS[kind](CUT))
+    for old, ticks in ((seconds, 1), (fine, BILLION)):
+        made = replace(old, nodes={"item": item}, links={"b": link})
+        assert made.ticks == ticks
+        assert made.nodes["item"].computed == made.links["b"].computed == CUT * 86_400 * ticks
+        assert made.links["b"].frame["time"].to_list() == [t * ticks for t in expected]
+        same = replace(made, nodes={"item": replace(made.nodes["item"], title="item")})
+        assert same.nodes["item"].computed == CUT * 86_400 * ticks
+
+
+def test_a_finer_frame_beside_known_ones_makes_the_clock_finer() -> None:
+    first = Tables("shop", "user", "item", rows("ms"))
+    frame = HALF.with_columns(time=pl.Series([CUT * 86_400_000 + 500]))  # milliseconds
+    finer = replace(first, links={"b": LinkTable("b", frame, "user", "user", "user", "item", "item", time="time")})
+    assert finer.ticks == BILLION
+    assert finer.interactions["time"].to_list() == [t * BILLION for t in first.interactions["time"]]
+    assert finer.links["b"].frame["time"].to_list() == [CUT * 86_400 * BILLION + BILLION // 2]
+
+
+def test_rows_of_known_frames_are_ticks_whatever_the_unit_says() -> None:
+    order = Tables(
+        "shop", "user", "item", rows("s").with_columns(time=pl.Series(range(12)) * 10**8), time_unit="order"
+    )
+    old = Tables("shop", "user", "item", rows("text").with_columns(time=pl.lit("1950-01-01")))
+    nodes = {"item": NodeTable("item", pl.DataFrame({"item": [0, 1, 2, 3]}), "item", computed=CUT * 86_400_000)}
+    for first in (Tables("shop", "user", "item", rows("ms"), nodes, time_unit="ms"), order, old):
+        frame = first.interactions
+        for fewer in (frame.head(5), frame.head(5).with_columns(pl.col("time").cast(pl.Float64))):
+            assert times_after(first, fewer) == (first.ticks, frame["time"].head(5).to_list())
+        assert replace(first, interactions=frame.head(5)).notices == first.notices
+        narrow = first.narrowed(interactions=(few := frame.head(3)))
+        assert narrow.interactions is few
+        again = replace(first, nodes={n: replace(t, title="item") for n, t in first.nodes.items()})
+        assert [t.computed for t in again.nodes.values()] == [t.computed for t in first.nodes.values()]
+
+
+def test_stated_ticks_are_those_of_later_frames_too() -> None:
+    first = Tables("shop", "user", "item", rows("s"), ticks=1)
+    assert times_after(first, rows("days")) == (1, DAYS_OF_ROWS)
+    assert times_after(replace(first, name="x"), rows("days")) == (1, DAYS_OF_ROWS)
+    judged = Tables("shop", "user", "item", rows("s"))
+    link = LinkTable("b", rows("ns"), "user", "user", "user", "item", "item", time="time")
+    finer = replace(judged, links={"b": link}, ticks=BILLION)
+    assert finer.ticks == BILLION
+    assert (
+        finer.interactions["time"].to_list()
+        == finer.links["b"].frame["time"].to_list()
+        == rows("ns")["time"].to_list()
+    )
+
+
+DAYS_OF_ROWS = rows("days")["time"].to_list()
+
+
+def test_an_order_and_dates_do_not_meet_by_replacing() -> None:
+    small = rows("s").with_columns(time=pl.Series(range(12)))
+    link = LinkTable("b", rows("ms"), "user", "user", "user", "item", "item", time="time")
+    dated = Tables("shop", "user", "item", rows("s"), links={"b": link})
+    with pytest.raises(InputError, match="times of two kinds"):
+        replace(dated, interactions=small)
+    with pytest.raises(InputError, match="times of two kinds"):
+        replace(Tables("shop", "user", "item", small), links={"b": link})
+    assert times_after(Tables("shop", "user", "item", small), rows("ms"))[0] == 1  # nothing of the order is left
+    assert times_after(Tables("shop", "user", "item", rows("s")), small) == (0, list(range(12)))
+    nodes = {"item": NodeTable("item", pl.DataFrame({"item": [0, 1, 2, 3]}), "item", computed=date(2024, 1, 1))}
+    with pytest.raises(InputError, match="times of two kinds") as error:
+        replace(Tables("shop", "user", "item", rows("s"), nodes), interactions=small)
+    assert error.value.where == "shop, nodes 'item', computed"
+
+
+def test_frames_that_replace_those_of_files_are_looked_at(tmp_path: Path) -> None:
+    first = read(tmp_path, "s", CUT)
+    assert times_after(first, rows("ms")) == (1, first.interactions["time"].to_list())
+    with pytest.raises(InputError, match="missing"):
+        replace(first, interactions=rows("ms").with_columns(user=pl.lit(None, pl.String)))
+    twice = replace(first, interactions=pl.concat([rows("ms"), rows("ms").head(1)]))
+    with pytest.raises(InputError, match="a user has an item twice"):
+        apply(twice, ProtocolConfig(split="temporal", cut=CUT), 0)

@@ -1,5 +1,6 @@
 """Own training, validation and test files, rows in the order of time, and files without a header."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -138,6 +139,8 @@ def test_split_files_of_recbole(tmp_path: Path) -> None:
     assert (tables.name, sorted(tables.given), tables.ticks) == ("x", ["test", "train"], 10**9)
     assert tables.given["train"]["time"].to_list() == [1_700_000_000 * 10**9, 1_700_000_001_500_000_000]
     assert [n.message.split(":")[0] for n in tables.notices] == ["read as milliseconds since 1970"] * 2
+    later = replace(tables, interactions=pl.DataFrame({"user": ["a"], "item": ["1"], "time": [1_700_000_000]}))
+    assert later.interactions["time"].to_list() == [1_700_000_000 * 10**9]  # seconds, on the clock of the files
     assert sorted(tables.nodes) == ["item"]
     split = apply(tables, GIVEN.model_copy(update={"valid_share": 0.5}), 0)
     assert keys(split, split.test) == [("a", 3)]

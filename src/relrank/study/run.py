@@ -112,7 +112,7 @@ def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, Protoco
         return rows.filter(pl.col("user").is_in(users.implode()) & pl.col("item").is_in(whole.items.keys.implode()))
 
     given = {name: kept(part) for name, part in tables.given.items()}
-    small = replace(tables, interactions=kept(tables.interactions), given=given)
+    small = tables.narrowed(interactions=kept(tables.interactions), given=given)
     return small, protocol.model_copy(update={"core": 0})
 
 

@@ -82,7 +82,7 @@ def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tab
     if texts is not None and TEXTS in used and {"time", "by"} & set(texts.frame.columns):
         kept = _kept(_of_texts(tables, split), split, notices)
         texts = replace(texts, frame=texts.frame.filter(pl.Series(kept)))
-    return replace(tables, links=links, texts=texts, checked=True), notices
+    return tables.narrowed(links=links, texts=texts), notices
 
 
 def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int, int] | None:

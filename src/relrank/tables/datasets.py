@@ -19,7 +19,7 @@ from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.notices import Notice
 from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Tables
-from relrank.tables.times import Clock
+from relrank.tables.times import MOMENTS, UNSETTLED, Clock
 
 __all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]
 
@@ -159,7 +159,8 @@ def recbole(folder: Path) -> Tables:
     stem, files = _inter_files(folder)
     parts = {part: to_interactions(read_atomic(p, typed=True), p.name, notices) for part, p in files.items()}
     clock = Clock.of([(files[part].name, f["time"]) for part, f in parts.items() if "time" in f.columns])
-    parts = {p: f.with_columns(clock.read(f["time"])) if "time" in f.columns else f for p, f in parts.items()}
+    dtype = MOMENTS if clock.ticks else pl.Int64  # of parts without rows, too
+    parts = {p: f.with_columns(f["time"].cast(dtype)) if "time" in f.columns else f for p, f in parts.items()}
     if len({tuple(frame.schema.items()) for frame in parts.values()}) > 1:
         shown = "; ".join(f"{files[part].name}: {dict(frame.schema)}" for part, frame in parts.items())
         raise InputError(
@@ -183,7 +184,7 @@ def recbole(folder: Path) -> Tables:
             links[str(relation)] = LinkTable(str(relation), table, "item", "item_id", "item_id", "entity", "entity")
     return Tables(
         stem.name, "user", "item", interactions, nodes, links, given=parts if len(parts) > 1 else {},
-        notices=tuple(notices), ticks=clock.ticks,
+        notices=tuple(notices), ticks=UNSETTLED if clock.ticks else 0,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ pandas is not needed: its frames are read column by column through what every on
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,46 @@ from relrank.errors import InputError
 from relrank.tables.files import WHOLE, as_keys, check_column, exact_below, has_text
 from relrank.tables.missing import refuse_missing, row_of, shown, without_missing
 from relrank.tables.notices import Notice
-from relrank.tables.times import UNSETTLED, Unit, as_times
+from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Unit, as_times
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What whole numbers that are times mean.
+
+    Attributes:
+        ticks: in a second, where a program states it; ``UNSETTLED`` where they are judged as those of files.
+        unit: of numbers that are judged, where it is stated.
+        clock: ticks in a second of ``before``.
+        before: columns of times that are ticks already. Numbers that all occur there are rows of those tables, thus
+            such ticks, whatever their range or the unit says.
+    """
+
+    ticks: int = UNSETTLED
+    unit: Unit | None = None
+    clock: int = UNSETTLED
+    before: tuple[pl.Series, ...] = ()
+
+    def known(self, times: pl.Series) -> bool:
+        """Whether whole numbers all occur among the times from before."""
+        if not self.before:
+            return False
+        low, high = times.min(), times.max()
+        if not any(b.min() <= low and high <= b.max() for b in self.before):  # type: ignore[operator]
+            return False
+        return bool(times.unique().is_in(pl.concat([b.rename("t") for b in self.before]).unique().implode()).all())
+
+    def read(self, times: pl.Series, where: str, said: list[Notice]) -> pl.Series:
+        """Times as ``times.as_times`` has them, or whole numbers of stated ticks as they are."""
+        given = self.ticks != UNSETTLED
+        if times.dtype.is_float() and (given or self.before) and (times == times.round()).all():
+            whole = times.cast(pl.Int64) if (times.abs() < exact_below(times)).all() else times
+            times = whole if given or (whole.dtype == pl.Int64 and self.known(whole)) else times
+        if times.dtype.is_integer() and given:
+            return times
+        if times.dtype == pl.Int64 and self.known(times):
+            return (times * (BILLION // self.clock)).cast(MOMENTS) if self.clock else times
+        return as_times(times, where, self.unit, notices=said)
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
@@ -38,9 +78,7 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     return frame
 
 
-def as_rows(
-    value: Any, where: str, words: Collection[str], said: list[Notice], ticks: int, unit: Unit | None = None
-) -> pl.DataFrame:
+def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], numbers: Numbers) -> pl.DataFrame:
     """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``as_timed`` has it.
 
     Args:
@@ -48,8 +86,7 @@ def as_rows(
         where: what it is, for messages.
         words: that are missing values where they stand for a key.
         said: as for ``as_timed``.
-        ticks: likewise.
-        unit: likewise.
+        numbers: likewise.
 
     Raises:
         InputError: a value is missing or of a type that cannot be; the message names column and row.
@@ -65,7 +102,7 @@ def as_rows(
                 expected="a finite number in every row", found=shown(rating, row_of(~finite) - 1),
             )  # fmt: skip
         frame = frame.with_columns(rating.cast(pl.Float64))
-    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, ticks, unit)
+    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, numbers)
 
 
 def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
@@ -80,9 +117,7 @@ def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection
     return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
 
 
-def as_timed(
-    value: Any, column: str | None, where: str, said: list[Notice], ticks: int, unit: Unit | None = None
-) -> pl.DataFrame:
+def as_timed(value: Any, column: str | None, where: str, said: list[Notice], numbers: Numbers) -> pl.DataFrame:
     """A frame with a column of times, as ``times.as_times`` has them; or of ticks, whole numbers as they are.
 
     Args:
@@ -90,8 +125,7 @@ def as_timed(
         column: that holds times; None for none.
         where: what it is, for messages.
         said: what was made of numbers is added here.
-        ticks: in a second, of numbers; ``UNSETTLED`` where they are judged as those of files.
-        unit: of numbers that are judged, where it is stated.
+        numbers: what numbers mean.
 
     Raises:
         InputError: there is no such column, a time is missing, or it cannot be one.
@@ -104,11 +138,7 @@ def as_timed(
     if frame.is_empty():
         return frame.with_columns(times.cast(pl.Int64, strict=False))
     _refuse_large(times, where)
-    if ticks != UNSETTLED and times.dtype.is_float() and (times == times.round()).all():
-        times = times.cast(pl.Int64) if (times.abs() < exact_below(times)).all() else times
-    if ticks != UNSETTLED and times.dtype.is_integer():
-        return frame.with_columns(times)
-    return frame.with_columns(as_times(times, where, unit, notices=said))
+    return frame.with_columns(numbers.read(times, where, said))
 
 
 def as_linked(

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.frames import as_frame, as_keyed, as_linked, as_matched, as_rows, as_texts, as_timed
+from relrank.tables.frames import Numbers, as_frame, as_keyed, as_linked, as_matched, as_rows, as_texts, as_timed
 from relrank.tables.missing import NA_VALUES, spaced
 from relrank.tables.notices import Notice
 from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
@@ -118,11 +118,13 @@ class Tables:
         ordered: file order is time order even though there is no ``time`` column.
         notices: what reading dropped or repaired, by stated policy.
         ticks: of all times in a second: 1; 10⁹ where any time has a fraction of one; 0 where times are an order.
-            Where it is given, numbers are such ticks; else they are judged as those of files (``tables.times``).
+            Where a program states it, numbers are such ticks; else they are judged as those of files
+            (``tables.times``), those of frames that ``replace`` brings, too, unless they are rows of the old ones.
         time_unit: of numbers that are times, where it is stated.
         repeats: a (user, item) may be there more than once: a split counts how often.
         na_values: words in node columns and texts that are missing values (``tables.missing``).
-        checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does.
+        checked: whether whoever made the frames has looked at them; else ``relrank.tables.frames`` does, and at
+            frames that ``replace`` brings in any case.
 
     Frames may be those of pandas or Arrow tables, too, with keys of any integer type or text.
 
@@ -147,32 +149,64 @@ class Tables:
     time_unit: Unit | None = None
     _settled: tuple[object, ...] = field(default=(), repr=False)
     """Frames and tables that are as they shall be, so that ``replace`` looks at new ones only."""
+    _clock: int = field(default=UNSETTLED, repr=False)
+    """Ticks in a second of all times in ``_settled``."""
+    _stated: bool = field(default=False, repr=False)
+    """Whether ``ticks`` are stated, and not what the times of the first frames were found to need."""
 
     def __post_init__(self) -> None:
         known = {id(one) for one in self._settled}
+        stated = self.ticks != UNSETTLED and (self._stated or self.ticks != self._clock)
         said: list[Notice] = []
         clean = {name: getattr(self, name) for name in ("interactions", "given", "nodes", "links", "texts")}
-        if not self.checked:
-            clean = _checked(self, known, said)
-        clean |= _on_one_clock(self, clean, known)
+        looked = self.checked and self._clock == UNSETTLED
+        if not looked:
+            clean = _checked(self, known, said, stated)
+        clean["checked"] = looked or (self.checked and id(self.interactions) in known)
+        clean |= _on_one_clock(self, clean, known, stated)
         clean["notices"] = (*self.notices, *said)
-        texts = () if clean["texts"] is None else (clean["texts"],)
-        sides = (clean[name].values() for name in ("given", "nodes", "links"))
-        clean["_settled"] = (clean["interactions"], *texts, *(one for side in sides for one in side))
+        clean["_settled"] = _parts_of(clean)
+        clean |= {"_clock": clean["ticks"], "_stated": stated}
         for field_name, value in clean.items():
             object.__setattr__(self, field_name, value)
 
+    def narrowed(self, **parts: Any) -> Tables:
+        """The same with frames and tables that hold rows of these ones, which nobody need look at again.
 
-def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict[str, Any]:
+        Args:
+            parts: any of ``interactions``, ``given``, ``nodes``, ``links``, ``texts``; times are ticks.
+        """
+        return replace(self, **parts, _settled=(*self._settled, *_parts_of(parts)))
+
+
+def _parts_of(fields: Mapping[str, Any]) -> tuple[object, ...]:
+    """Frames and tables in fields of ``Tables``."""
+    alone = (fields.get(name) for name in ("interactions", "texts"))
+    sides = (fields.get(name, {}).values() for name in ("given", "nodes", "links"))
+    return (*(one for one in alone if one is not None), *(one for side in sides for one in side))
+
+
+def _times_of(part: object) -> pl.Series | None:
+    """The times of a settled frame or table, if it has any."""
+    frame, column = (part, "time") if isinstance(part, pl.DataFrame) else (getattr(part, "frame", None), "time")
+    if isinstance(part, LinkTable):
+        column = part.time or ""
+    there = isinstance(frame, pl.DataFrame) and not isinstance(part, NodeTable) and column in frame.columns
+    return frame[column] if there and len(frame) else None  # type: ignore[index, arg-type]
+
+
+def _checked(tables: Tables, known: Collection[int], said: list[Notice], stated: bool) -> dict[str, Any]:
     """Fields of ``Tables`` as polars frames with keys and times of their types; what is known stays as it is."""
-    words, ticks, unit = tables.na_values, tables.ticks, tables.time_unit
+    words = tables.na_values
+    before = tuple(times for times in map(_times_of, tables._settled) if times is not None)
+    numbers = Numbers(tables.ticks if stated else UNSETTLED, tables.time_unit, tables._clock, before)
 
     def each(side: Mapping[str, Any], check: Callable[[Any, str], Any], what: str) -> dict[str, Any]:
         where = f"{tables.name}, {what} "
         return {n: one if id(one) in known else check(one, f"{where}{n!r}") for n, one in side.items()}
 
     def rows(frame: Any, where: str) -> pl.DataFrame:
-        made = as_rows(frame, where, words, said, ticks, unit)
+        made = as_rows(frame, where, words, said, numbers)
         said.extend(one for name in ("user", "item") if name in made.columns for one in spaced(made[name], where))
         return made
 
@@ -188,7 +222,7 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict
         return clean["interactions"][side] if side in clean["interactions"].columns else None
 
     def links(table: LinkTable, where: str) -> LinkTable:
-        frame = as_timed(table.frame, table.time, where, said, ticks, unit)
+        frame = as_timed(table.frame, table.time, where, said, numbers)
         ends = {table.source_column: keys(table.source, table.source_match),
                 table.target_column: keys(table.target, table.target_match)}  # fmt: skip
         ends |= {table.by: ends.get(table.by, keys(tables.user))} if table.by is not None else {}
@@ -200,7 +234,7 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice]) -> dict
         frame = as_linked(as_keyed(frame, ["key"], where, words), ends, where, words)
         frame = as_texts(frame, where)
         timed = "time" if "time" in frame.columns else None
-        return replace(table, frame=as_timed(frame, timed, where, said, ticks, unit))
+        return replace(table, frame=as_timed(frame, timed, where, said, numbers))
 
     def one(value: Any, check: Callable[[Any, str], Any], what: str) -> Any:
         return value if value is None or id(value) in known else check(value, f"{tables.name}, {what}")
@@ -220,57 +254,87 @@ def _matched(tables: Tables, table: NodeTable) -> list[str]:
     return [m for kind, m in dict.fromkeys(sides) if kind == table.name and m and m != table.key]
 
 
-def _clock_of(tables: Tables, timed: Collection[tuple[str, pl.Series]]) -> Clock:
-    """The clock that keeps all times, numbers that are ticks already among them."""
-    ticks = tables.ticks
-    if ticks == UNSETTLED:
-        return Clock.of(timed, tables.time_unit)
-    if ticks not in (0, 1, BILLION):
-        raise InputError("ticks of no clock", where="ticks", expected=f"0, 1 or {BILLION}", found=repr(ticks))
-    moments = [(where, times) for where, times in timed if times.dtype == MOMENTS and len(times)]
-    if moments and ticks == 0:
+def _clock_of(tables: Tables, timed: Collection[tuple[str, pl.Series, int]], stated: bool) -> Clock:
+    """The clock that keeps all times.
+
+    Args:
+        tables: with the clock from before.
+        timed: where each column is, its times, and the ticks that its whole numbers are, ``UNSETTLED`` of an order.
+        stated: whether numbers are the ticks that ``tables`` have.
+
+    Raises:
+        InputError: some are moments, and others an order alone; or a clock has no such ticks.
+    """
+    if stated and tables.ticks not in (0, 1, BILLION):
         raise InputError(
-            "times of two kinds", where=moments[0][0], expected="numbers without a unit, as ticks = 0 says",
-            found="dates",
+            "ticks of no clock", where="ticks", expected=f"0, 1 or {BILLION}", found=repr(tables.ticks)
         )  # fmt: skip
-    return Clock(max(ticks, Clock.of(moments).ticks) if ticks else 0, tables.time_unit)
+    moment, place = pl.Series([0]).cast(MOMENTS), pl.Series([0])
+    columns, finest = [("ticks", moment if tables.ticks else place)] if stated else [], 0
+    for where, times, base in timed:
+        ticks = UNSETTLED if times.dtype == MOMENTS or not len(times) else base
+        columns.append((where, times if ticks == UNSETTLED else moment if ticks else place))
+        finest = max(finest, ticks)
+    old = tables.ticks if stated else tables._clock
+    if old != UNSETTLED and not any(len(times) for _, times in columns):
+        return Clock(old, tables.time_unit)
+    ticks = Clock.of(columns).ticks
+    return Clock(max(ticks, finest, old) if ticks else 0, tables.time_unit)
 
 
-def _on_one_clock(tables: Tables, clean: dict[str, Any], known: Collection[int]) -> dict[str, Any]:
+def _on_one_clock(tables: Tables, clean: dict[str, Any], known: Collection[int], stated: bool) -> dict[str, Any]:
     """Fields of ``Tables`` with all moments as ticks, whole numbers, and how many ticks a second has then.
 
-    Numbers are ticks already where the clock was settled before.
+    Whole numbers of what is known are ticks of the clock from before, and those of new frames where it is stated.
     """
     name, texts = f"{tables.name}, ", clean["texts"]
-    timed = [(f"{name}interactions", clean["interactions"], "time")]
-    timed += [(f"{name}part {part!r}", frame, "time") for part, frame in clean["given"].items()]
-    timed += [(f"{name}links {one!r}", t.frame, t.time) for one, t in clean["links"].items() if t.time is not None]
-    timed += [] if texts is None else [(f"{name}texts", texts.frame, "time")]
-    clock = _clock_of(
-        tables, [(f"{where}, column {c!r}", frame[c]) for where, frame, c in timed if c in frame.columns]
-    )
-    settled, finer = tables.ticks != UNSETTLED, max(clock.ticks, 1) // max(tables.ticks, 1)
+    before = {one.computed for one in tables._settled if isinstance(getattr(one, "computed", None), int)}  # type: ignore[attr-defined]
 
-    def read(frame: pl.DataFrame, column: str | None) -> pl.DataFrame:
+    def base(part: Any) -> int:
+        """Ticks in a second of a part's whole numbers; ``UNSETTLED`` where they are an order, or not yet judged."""
+        return tables._clock if id(part) in known else tables.ticks if stated else UNSETTLED
+
+    parts = [(f"{name}interactions", clean["interactions"], clean["interactions"], "time")]
+    parts += [(f"{name}part {part!r}", frame, frame, "time") for part, frame in clean["given"].items()]
+    parts += [(f"{name}links {one!r}", t, t.frame, t.time) for one, t in clean["links"].items() if t.time is not None]
+    parts += [] if texts is None else [(f"{name}texts", texts, texts.frame, "time")]
+    timed = [(f"{at}, column {c!r}", frame[c], base(one)) for at, one, frame, c in parts if c in frame.columns]
+    clock = _clock_of(tables, timed, stated)
+
+    def scaled(whole: Any, ticks: int) -> Any:
+        finer = clock.ticks // max(ticks, 1) if clock.ticks else 1
+        return whole if finer <= 1 else whole * finer
+
+    def read(part: Any, frame: pl.DataFrame, column: str | None) -> pl.DataFrame:
         if column is None or column not in frame.columns:
             return frame
-        times = frame[column]
-        if times.dtype == MOMENTS or not settled:
+        times, ticks = frame[column], base(part)
+        if times.dtype == MOMENTS or ticks == UNSETTLED:
             return frame.with_columns(clock.read(times).alias(column))
-        return frame if finer == 1 else frame.with_columns((times * finer).alias(column))
+        new = scaled(times, ticks)
+        return frame if new is times else frame.with_columns(new.alias(column))
+
+    def when(one: Any, where: str) -> Moment | None:
+        value, ticks = one.computed, base(one)
+        if isinstance(value, int) and ticks == UNSETTLED and value in before:
+            ticks = tables._clock
+        if value is None or not isinstance(value, int) or ticks == UNSETTLED or (ticks == 0 and not stated):
+            return None if value is None else clock.moment(value, f"{name}{where}, computed")
+        if not clock.ticks and ticks:
+            raise InputError(
+                "times of two kinds", where=f"{name}{where}, computed", found="a date, and an order in the tables",
+                expected="dates in every table that has times, or an order in every one",
+            )  # fmt: skip
+        return scaled(value, ticks)  # type: ignore[no-any-return]
 
     def table(one: Any, time: str | None, where: str) -> Any:
-        if one is None or (id(one) in known and finer == 1):
+        if one is None or (id(one) in known and clock.ticks == tables._clock):
             return one
-        when = one.computed
-        if when is not None:
-            whole = settled and isinstance(when, int)
-            when = when * finer if whole else clock.moment(when, f"{name}{where}, computed")
-        return replace(one, frame=read(one.frame, time), computed=when)
+        return replace(one, frame=read(one, one.frame, time), computed=when(one, where))
 
     return {
-        "interactions": read(clean["interactions"], "time"),
-        "given": {part: read(frame, "time") for part, frame in clean["given"].items()},
+        "interactions": read(clean["interactions"], clean["interactions"], "time"),
+        "given": {part: read(frame, frame, "time") for part, frame in clean["given"].items()},
         "nodes": {n: table(one, None, f"nodes {n!r}") for n, one in clean["nodes"].items()},
         "links": {n: table(one, one.time, f"links {n!r}") for n, one in clean["links"].items()},
         "texts": table(texts, "time", "texts"),
