@@ -19,7 +19,7 @@ from relrank.tables.notices import Notice
 from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Unit, as_times
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Numbers:
     """What whole numbers that are times mean.
 
