@@ -208,14 +208,18 @@ def test_eight_clients_lose_nothing_when_the_server_ends(tmp_path, workers):
     assert answers[0][0] == 200
 
 
+def _workers_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.is_file():
+        pytest.skip("needs the children of a process in /proc")
+    return [child for child in map(int, children.read_text().split()) if _is_worker(child)]
+
+
 @pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     save(library("ease"), tmp_path / "books")
     with server(tmp_path / "books", "--grace", 0, "--workers", 2) as (_, child):
-        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
-        if not children.is_file():
-            pytest.skip("needs the children of a process in /proc")
-        workers = [pid for pid in map(int, children.read_text().split()) if _is_worker(pid)]
+        workers = _workers_of(child.pid)
         assert len(workers) == 2
         os.kill(child.pid, signal.SIGKILL)
         until = time.monotonic() + 20
@@ -229,10 +233,7 @@ def test_a_worker_that_is_killed_at_its_end_holds_nobody_up(tmp_path):
     """The event that it waited for wanted its sleepers to wake: who set it waited for the dead one for good."""
     save(library("ease"), tmp_path / "books")
     with server(tmp_path / "books", "--grace", 0, "--workers", 2) as (_, child):
-        children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
-        if not children.is_file():
-            pytest.skip("needs the children of a process in /proc")
-        workers = [pid for pid in map(int, children.read_text().split()) if _is_worker(pid)]
+        workers = _workers_of(child.pid)
         os.kill(workers[0], signal.SIGTERM)  # alone: it waits a second to hear that all end
         time.sleep(0.5)
         os.kill(workers[0], signal.SIGKILL)

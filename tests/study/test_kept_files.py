@@ -108,25 +108,27 @@ def test_a_changed_program_is_refused(tmp_path: Path) -> None:
         load_program(tmp_path / "out")
 
 
-@pytest.mark.parametrize("said", [{"config": None}, {"unseen": -1}, {"protocol": 5}, {"ordered": "yes"}, {"arm": []}])
-def test_notes_of_a_run_that_were_written_wrong_are_one_error(said: dict[str, object], tmp_path: Path) -> None:
+NO_CANDIDATES = "held-out rows of items that are no candidates"
+"""Evaluating them would end in a trace."""
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        *((said, "setting does not fit")
+          for said in ({"config": None}, {"unseen": -1}, {"protocol": 5}, {"ordered": "yes"}, {"arm": []})),
+        ({"only_new": True}, NO_CANDIDATES), ({"unseen": 30}, NO_CANDIDATES),
+    ],
+)  # fmt: skip
+def test_notes_of_a_run_that_were_written_wrong_are_one_error(
+    said: dict[str, object], message: str, tmp_path: Path
+) -> None:
     """Seals find what was changed, not what was written so."""
     kept(tmp_path, "popularity")
     note = tmp_path / "run" / "run.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | said))
     seal(tmp_path / "run")
-    with pytest.raises(InputError, match="setting does not fit"):
-        load_run(tmp_path / "run")
-
-
-@pytest.mark.parametrize("said", [{"only_new": True}, {"unseen": 30}])
-def test_held_out_rows_of_items_that_are_no_candidates_are_one_error(said: dict[str, object], tmp_path: Path) -> None:
-    """Evaluating them would end in a trace."""
-    kept(tmp_path, "popularity")
-    note = tmp_path / "run" / "run.json"
-    note.write_text(json.dumps(json.loads(note.read_text()) | said))
-    seal(tmp_path / "run")
-    with pytest.raises(InputError, match="held-out rows of items that are no candidates"):
+    with pytest.raises(InputError, match=message):
         load_run(tmp_path / "run")
 
 
