@@ -2,13 +2,14 @@
 
     python benchmarks/calibration.py run FOLDER --data planted [--study FILE] [--kind placebos] [--first 0]
                                                 [--studies 30] [--splits 1] [--starts 1] [--model sparse-ease]
-                                                [--minutes 30]
+                                                [--minutes 30] [--keep]
     python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
     python benchmarks/calibration.py fresh FOLDER [--samples 200] [--minutes 30]
     python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
 
 ``run`` makes studies with relations of which the truth is known, and adds a line per study to FOLDER/studies.jsonl; a
-study that is there is not made again. Kinds:
+study that is there is not made again. With ``--keep`` their folders stay under FOLDER/kept: take a line out of
+studies.jsonl, and today's rule judges the same cells anew. Kinds:
 
 * ``placebos``: five worthless relations on real or planted interactions: random categories of 5, 50 or 500 values, a
   real relation with items permuted (planted: its driver), bins of popularity plus noise, random groups of users, and
@@ -34,6 +35,7 @@ import argparse
 import json
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -192,7 +194,8 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
 
     material, config = with_relations(material, config, made)
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
+    name = f"{given.data}-{given.kind}-{seed}-{given.splits}-{given.starts}-{given.model}"
+    with nullcontext(given.folder / "kept" / name) if given.keep else tempfile.TemporaryDirectory() as folder:
         result = run_study(config, material, Path(folder))
     seconds = time.perf_counter() - began
     board = {r["arm"]: r["valid"] for r in result.leaderboard.iter_rows(named=True)}
@@ -466,6 +469,7 @@ def main() -> None:
     make.add_argument("--model", default="sparse-ease")
     for name, default in (("first", 0), ("studies", 30), ("splits", 1), ("starts", 1), ("minutes", 30)):
         make.add_argument(f"--{name}", type=int, default=default)
+    make.add_argument("--keep", action="store_true", help="keep the folders of the studies")
     make.set_defaults(do=run)
     pool = commands.add_parser("tables")
     pool.add_argument("folder", type=Path)

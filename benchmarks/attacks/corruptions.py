@@ -545,25 +545,37 @@ def _edit_tensors(file: Path, same: bool, rng: np.random.Generator) -> str:
 
 def _names_changed(folder: Path, rng: np.random.Generator) -> None:
     """Put names into a manifest that lead elsewhere, or take some out, and seal it."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        files = manifest["files"]
-        name = sorted(files)[int(rng.integers(len(files)))]
-        odd = ("../x", "..", "/etc/passwd", "", ".", "\0", "x" * 5000, f"./{name}", f"x/../{name}", MANIFEST, "a\nb")
-        kind = int(rng.integers(5))
-        if kind == 0:
-            del files[name]
-        elif kind == 1:
-            files[str(rng.choice(odd))] = files.pop(name)
-        elif kind == 2:
-            files[str(rng.choice(odd))] = files[name]
-        elif kind == 3:
-            files[name] = ODD[int(rng.integers(len(ODD)))]
-        else:
-            manifest["files"] = ODD[int(rng.integers(len(ODD)))]
-        _write_manifest(folder / MANIFEST, manifest)
-    except (OSError, LookupError, ValueError, TypeError, AttributeError):  # none is there, or it was damaged before
+    manifest = _manifest(folder)
+    if manifest is None:
         return
+    files = manifest["files"]
+    name = sorted(files)[int(rng.integers(len(files)))]
+    odd = ("../x", "..", "/etc/passwd", "", ".", "\0", "x" * 5000, f"./{name}", f"x/../{name}", MANIFEST, "a\nb")
+    kind = int(rng.integers(5))
+    if kind == 0:
+        del files[name]
+    elif kind == 1:
+        files[str(rng.choice(odd))] = files.pop(name)
+    elif kind == 2:
+        files[str(rng.choice(odd))] = files[name]
+    elif kind == 3:
+        files[name] = ODD[int(rng.integers(len(ODD)))]
+    else:
+        manifest["files"] = ODD[int(rng.integers(len(ODD)))]
+    _write_manifest(folder / MANIFEST, manifest)
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """What a folder is sealed with; None where it is not, or where an earlier damage took that or made it a pipe."""
+    path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    fits = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and manifest["files"]
+    return manifest if fits else None
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
@@ -576,20 +588,12 @@ def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 def seal_again(at: Path, top: Path) -> None:
     """Give folders that have a manifest the checksums of what is there now, from here up to the top."""
     while True:
-        try:
-            manifest = json.loads((at / MANIFEST).read_bytes())
+        if (manifest := _manifest(at)) is not None:
             for name in manifest["files"]:
-                if (at / name).is_file():
-                    manifest["files"][name] = hashlib.sha256((at / name).read_bytes()).hexdigest()
+                with suppress(OSError, ValueError):  # names of an earlier damage
+                    if (at / name).is_file():
+                        manifest["files"][name] = hashlib.sha256((at / name).read_bytes()).hexdigest()
             _write_manifest(at / MANIFEST, manifest)
-        except (
-            OSError,
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ):  # none is there, or it was damaged before
-            pass
         if at == top or at == at.parent:
             return
         at = at.parent
