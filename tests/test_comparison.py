@@ -187,23 +187,33 @@ def test_what_other_arms_say_of_starts_by_hand():
     _, error, freedom = _mean_and_error(values, Starts(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2)
     assert freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
+    shaken = values + np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])  # users and starts mean the same, cells do not
+    _, error, _ = _mean_and_error(shaken, Starts(2.0, 6.0))
+    assert error**2 == pytest.approx(4 / 3 + 2 - 2 / 6)  # the rest has mean square 2, and is in both of the others
     same = effect_of(np.zeros((3, 2)), starts=Starts(2.0, 6.0))
     assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
 
 
-def test_three_starts_alone_claim_too_much_and_with_other_arms_not():
+@pytest.mark.parametrize("rest", [0.0, 2.0], ids=["steady users", "users shaken by every start"])
+def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
     """Starts that differ as much as users do, nothing true: how often .01 is claimed of 1,000 effects."""
-    rng, starts, arms = np.random.default_rng(6), 3, 12
-    claims = {"alone": 0, "with others": 0}
-    base = rng.normal(size=500)
-    base = np.sqrt(500) * (base - base.mean()) / base.std()  # so that the variance of users' mean is 1
+    rng, starts, users, arms = np.random.default_rng(6), 3, 500, 12
+    base = rng.normal(size=users)
+    base = np.sqrt(users) * (base - base.mean()) / base.std()  # so that the variance of users' mean is 1
+    found: dict[str, list[Effect]] = {"alone": [], "with others": []}
     for _ in range(1000):
-        values = base[:, None] + rng.normal() + rng.normal(size=(1, starts)) * np.sqrt(starts)
-        pooled = Starts(float(rng.chisquare(arms * (starts - 1)) / (arms * (starts - 1))), arms * (starts - 1.0))
-        claims["alone"] += effect_of(values).p < 0.01
-        claims["with others"] += effect_of(values, starts=pooled).p < 0.01
+        of_starts = rng.normal(size=(1, starts)) * np.sqrt(starts)
+        shaken = rng.normal(size=(users, starts)) * np.sqrt(rest * users * starts)
+        values = base[:, None] + rng.normal() + of_starts + shaken
+        freedom = arms * (starts - 1.0)
+        pooled = Starts(float((1 + rest) * rng.chisquare(freedom) / freedom), freedom)
+        found["alone"].append(effect_of(values))
+        found["with others"].append(effect_of(values, starts=pooled))
+    claims = {name: sum(e.p < 0.01 for e in effects) for name, effects in found.items()}
+    spread = np.std([e.mean / e.error for e in found["with others"]])
     assert claims["alone"] > 13
     assert claims["with others"] <= 10
+    assert 0.9 < spread < 1.1  # neither too little is known of starts, nor what users and starts share counted twice
 
 
 def test_seeds_that_disagree_widen_the_interval():

@@ -320,13 +320,13 @@ def _mean_and_error(values: Float64, starts: Starts | None = None) -> tuple[floa
     rest = np.where(present, off - in_user[:, None] - in_seed[None, :], 0.0)
     freedom_rest = max(n - n_users - n_seeds + 1, 1)
     inside = float((rest**2).sum()) / freedom_rest / n
-    variance = max(users + seeds - inside, USERS_SHARE * users)
-    parts = users**2 / (n_users - 1) + seeds**2 / (n_seeds - 1) + inside**2 / freedom_rest
-    freedom = variance**2 / parts if parts > 0 else n_users - 1.0
+    freedom_seeds = n_seeds - 1.0
     differs = bool(values[present].any())  # else the two sides are one and the same
-    if starts is not None and differs and users + starts.variance > variance:
-        variance = users + starts.variance
-        freedom = variance**2 / (users**2 / (n_users - 1) + starts.variance**2 / starts.freedom)
+    if starts is not None and differs and starts.variance > seeds:
+        seeds, freedom_seeds = starts.variance, starts.freedom
+    variance = max(users + seeds - inside, USERS_SHARE * users)
+    parts = users**2 / (n_users - 1) + seeds**2 / freedom_seeds + inside**2 / freedom_rest
+    freedom = variance**2 / parts if parts > 0 else n_users - 1.0
     return mean, math.sqrt(variance), min(max(freedom, n_seeds - 1.0), n_users - 1.0)
 
 
