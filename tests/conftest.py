@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from relrank.libraries import cores
 
@@ -17,6 +18,9 @@ if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     import numba
 
     numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # tests of threads may take more
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes says nothing of what is right
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(tryfirst=True)

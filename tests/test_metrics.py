@@ -157,7 +157,7 @@ def test_k_beyond_the_catalogue_divides_precision_by_k():
         assert metrics.AT_K[name](everything, 100) == 1
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=7), st.data(), st.integers(1, 9))
 def test_mean_over_all_orders_of_tied_items(scores, data, k):
     relevant = data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1))

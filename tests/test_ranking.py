@@ -209,7 +209,7 @@ def test_no_users_with_truth():
     assert found.users.size == found.higher.size == found.equal.size == lists.items.size == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.permutations(range(9)), st.integers(0, 2**32 - 1))
 def test_ranks_do_not_depend_on_item_rows(order, seed):
     rng = np.random.default_rng(seed)

@@ -306,6 +306,7 @@ def digest() -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
+@pytest.mark.slow  # every kernel is compiled once more
 def test_registers_of_another_machine_give_the_same_bits():
     """Half as wide, with tiles of another shape, as a machine without AVX-512 has them."""
     if not tiles.WIDE:

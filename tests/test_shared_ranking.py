@@ -31,7 +31,7 @@ class Rows:
         return self.scores.expand(len(users), -1).clone()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0, 1, 5, 60]),
        st.booleans(), st.sampled_from([1, 3, 1000]))  # fmt: skip
 def test_as_rows_of_scores(seed, n_users, n_items, k, some_closed, levels):

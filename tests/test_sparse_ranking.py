@@ -58,7 +58,7 @@ def case(seed: int, n_users: int, n_items: int, share: float) -> tuple[Sparse, C
     return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), closed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0.05, 0.3, 0.9]),
        st.sampled_from([0, 1, 5, 60]), st.booleans())  # fmt: skip
 def test_as_dense_scores(seed, n_users, n_items, share, k, some_closed):
@@ -107,7 +107,7 @@ def test_histories():
         assert scores.tolist() == sorted(expected, reverse=True)[:8]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.02, 0.1, 0.5]), st.booleans(), st.booleans(),
     st.integers(1, 13),

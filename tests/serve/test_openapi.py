@@ -22,7 +22,7 @@ CHECKS = [
 
 
 @pytest.mark.slow
-@settings(max_examples=700, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=700, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(questions)
 def test_any_question_gets_an_answer_or_is_refused(question):
     ANSWERED[check(APP, question)] += 1
@@ -39,7 +39,7 @@ def test_the_questions_above_were_of_both_kinds():
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 def test_the_description_is_exact(case):
     case.call_and_validate(checks=CHECKS)
 

@@ -237,7 +237,7 @@ def oracle(served, scores, seen, among):
     return sorted(rows, key=lambda row: (-scores[row], place[row]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([SERVED, TIES, SPARSE]), st.integers(0, len(USERS) - 1), st.integers(1, 13), st.booleans(),
     st.sampled_from([(), (("has_genre", "x/y"),), (("has_genre", "crime"), ("wrote", "3"))]),
@@ -310,7 +310,7 @@ CONDITIONS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_conditions_are_joined_as_logic_says(data):
     """Against Python's own: a missing value fits no condition, and so the opposite of every one."""

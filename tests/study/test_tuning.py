@@ -241,7 +241,7 @@ def test_more_relations_never_validate_worse_than_the_arms_without_one():
 
 
 @given(st.integers(0, 10_000), st.sampled_from([3, 8, 15, 500]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_arms_that_begin_where_all_ended_find_nothing_better(seed, budget):
     """Whatever the hill: three weights, noise of users, every arm without one of them, budgets that end a search."""
     rng = np.random.default_rng(seed)

@@ -174,7 +174,7 @@ def grown(small: Path, big: Path, how: str) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("ending", [pytest.param("csv", marks=pytest.mark.slow), "parquet"])  # 450 MB are written
 def test_a_fat_column_that_nobody_wants_takes_no_memory(tmp_path: Path, ending: str) -> None:
     """450 MB of text beside 300,000 pairs: all of it is never there, where the whole table takes it and more."""
     n = np.arange(300_000)
