@@ -178,15 +178,15 @@ class Counterfactuals:
         graph = self.graph
         if user is not None:
             user = int(user_rows(torch.tensor([user]), graph.n_users)[0])
-            edges = np.flatnonzero(graph.interactions.src == user)
-            if graph.places is not None:
-                edges = edges[np.argsort(graph.places[edges])]
+            in_time = graph.in_time()
+            edges = np.arange(len(graph.interactions)) if in_time is None else in_time
+            edges = _last_of_each(edges[graph.interactions.src[edges] == user])
             items = graph.interactions.dst[edges].astype(np.int64)
             weights = graph.interactions.weight[edges].astype(np.float64)
         else:
             rows = np.array(history, np.int64)
             history_rows([torch.from_numpy(rows)], graph.n_items)  # refuses rows outside
-            items = rows[np.sort(rows.size - 1 - np.unique(rows[::-1], return_index=True)[1])]
+            items = _last_of_each(rows)
             weights = np.ones(items.size)
         open_ = np.ones(graph.n_items, np.bool_)
         open_[history_rows([torch.tensor(list(hidden), dtype=torch.int64)], graph.n_items).indices] = False
@@ -332,6 +332,13 @@ class Counterfactuals:
         rows = np.repeat(np.arange(len(kept)), [k.sum() for k in kept])
         columns, weights = (np.concatenate([a[k] for k in kept]) for a in (asked.items, asked.weights))
         return _numbers(model.score_rows, Csr.from_pairs(rows, columns, (len(kept), self.graph.n_items), weights))
+
+
+def _last_of_each(values: npt.NDArray[np.integer]) -> Int64:
+    """Each value once, where it stands for the last time."""
+    last = values.size - 1 - np.unique(values[::-1], return_index=True)[1]
+    found: Int64 = values[np.sort(last)].astype(np.int64)
+    return found
 
 
 def _low_rank(model: Recommender) -> FewerLinks | TouchedItems | None:

@@ -215,7 +215,7 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
         return model
     if not hears(model):
         return _with_longer_rows(model, split) if getattr(model, "reads_rows", False) else model
-    train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.train, split.valid))
+    train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.events, split.valid))
     histories = train.then(valid)
     return FoldedIn(cast("Any", model), lambda users: histories.take(user_rows(users, histories.n)).tensors())
 

@@ -562,7 +562,7 @@ class TrainedContract(ModelContract):
             order = np.lexsort((left, users))
             places = np.empty(left.size, np.int32)
             places[order] = np.arange(left.size) - np.searchsorted(users, users, "left")
-        graph = replace(graph, interactions=graph.interactions.where(inside), places=places)
+        graph = replace(graph, interactions=graph.interactions.where(inside), places=places, events=None)
         model = self.kind(graph, self.config)
         assert isinstance(model, Trained), f"{self.kind.__name__} has no gradients: take ModelContract"
         model.init_weights(0)

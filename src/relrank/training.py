@@ -258,8 +258,9 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
             edges.update(np.ascontiguousarray(column).data)
-    if graph.places is not None:
-        edges.update(np.ascontiguousarray(graph.places).data)
+    for order in (graph.places, graph.events):
+        if order is not None:
+            edges.update(np.ascontiguousarray(order).data)
     for name in sorted(graph.features):
         edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from relrank.errors import InputError
 from relrank.graph.graph import Duplicates, Graph, Relation, coverage
+from relrank.graph.sequences import Sequences
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 
@@ -186,6 +187,27 @@ def test_places_number_each_history_from_0(graph: Graph) -> None:
     for places in bad:
         with pytest.raises(ValueError, match="places"):
             replace(graph, places=places)
+
+
+def test_events_hold_every_interaction_first_as_placed(graph: Graph) -> None:
+    """Users of one and of two interactions, the second of which came before the first."""
+    ordered = replace(graph, places=array(0, 1, 0))
+    assert ordered.in_time().tolist() == [0, 2, 1]
+    for good in (array(0, 2, 1), array(0, 0, 2, 1), array(0, 2, 2, 1, 2)):
+        again = replace(ordered, events=good)
+        assert again.in_time() is good
+        assert again.only().events is good
+        n = good.tolist().count(0)
+        assert Sequences.of_graph(again).lengths().tolist()[:2] == [n, good.size - n]
+    bad = (
+        array(0, 1, 2), array(0, 2), array(2, 1, 0), array(0, 2, 1, 0), array(0, 2, 1, 3), array(-1, 0, 2, 1),
+        np.array([0, 2, 1], np.int64), array(),
+    )  # fmt: skip
+    for events in bad:
+        with pytest.raises(ValueError, match="events"):
+            replace(ordered, events=events)
+    with pytest.raises(ValueError, match="events"):
+        replace(graph, events=array(0, 2, 1))
 
 
 def test_places_stay_with_the_interactions(graph: Graph) -> None:

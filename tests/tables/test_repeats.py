@@ -4,11 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from relrank.errors import InputError
 from relrank.graph.builders import build_graph
+from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.cuts import without_user_edges
 from relrank.graph.recipes import InteractionWeights
+from relrank.graph.sequences import Sequences
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.readers import DataConfig, read_tables
@@ -47,6 +51,35 @@ def test_counts_by_hand(tmp_path: Path) -> None:
     assert build_graph(read(tmp_path, rows), split, {}).interactions.weight.tolist() == [1, 1, 1]
 
 
+def told(split: Split, rows: Interactions) -> dict[str, str]:
+    """Items of each user in a row."""
+    said: dict[str, str] = {}
+    for user, item in zip(split.users.at(rows.user), split.items.at(rows.item), strict=True):
+        said[user] = said.get(user, "") + item
+    return said
+
+
+def test_histories_hold_what_is_counted(tmp_path: Path) -> None:
+    """Each time an item was chosen before anything of its user is held out, in time order, ties as in the file."""
+    rows = [("a", "y", 3), ("a", "x", 1), ("a", "x", 2), ("a", "x", 4), ("a", "z", 5), ("a", "y", 6), ("a", "w", 7),
+            ("b", "z", 1), ("b", "v", 1), ("b", "z", 1), ("b", "w", 2), ("b", "x", 3), ("b", "z", 4)]  # fmt: skip
+    tables = read(tmp_path, rows)
+    split = apply(tables, LAST, 0)
+    assert told(split, split.train) == {"a": "xy", "b": "zv"}
+    assert told(split, split.events) == {"a": "xxyx", "b": "zvz"}
+    assert told(split, split.refit().events) == {"a": "xxyxz", "b": "zvzw"}
+    graph = build_graph(tables, split, {})
+    histories = [split.items.at(h.numpy()).to_list() for h in Sequences.of_graph(graph).tensors()]
+    assert histories == [list("xxyx"), list("zvz")]
+    fewer = without_user_edges(graph, 0, int(split.items.find(pl.Series(["x"]))[0]))
+    assert [h.numel() for h in Sequences.of_graph(fewer).tensors()] == [1, 3]
+    once = apply(read(tmp_path, rows, duplicates="first"), LAST, 0)
+    assert once.repeats is None
+    assert build_graph(tables, once, {}).events is None
+    swapped = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), *rows[3:]]  # the second x after y
+    assert apply(read(tmp_path, swapped), LAST, 0).fingerprint != split.fingerprint
+
+
 @pytest.mark.parametrize("kind", ["last-leave-one-out", "random-leave-one-out", "temporal"])
 def test_counts_agree_with_loops(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
@@ -56,13 +89,24 @@ def test_counts_agree_with_loops(tmp_path: Path, kind: str) -> None:
     held = split.valid.then(split.test)
     out = set(counts(split, held))
     expected: Counter[tuple[str, str]] = Counter()
+    happened: list[tuple[int, str, str]] = []
     first = {(u, i): t for u, i, t in sorted(rows, key=lambda row: -row[2])}
     for u, i, t in rows:
         bound = min((first[pair] for pair in out if pair[0] == u), default=10**9)
         late = {"temporal": t > 200, "last-leave-one-out": t >= bound, "random-leave-one-out": False}[kind]
         if (u, i) not in out and not late:
             expected[u, i] += 1
+            happened.append((t, u, i))
     assert counts(split, split.train) == expected
+    in_time = [(u, i) for _, u, i in sorted(happened)]
+    assert told(split, split.events) == {u: "".join(i for v, i in in_time if v == u) for u in split.users.keys}
+    graph = build_graph(read(tmp_path, rows), split, {})
+    assert graph.events is not None
+    assert split.events.item.tolist() == graph.interactions.dst[graph.events].tolist()
+    save_graph(graph, tmp_path / "graph")
+    again = load_graph(tmp_path / "graph").events
+    assert again is not None
+    assert again.tolist() == graph.events.tolist()
     assert not out & set(expected)
     assert split.refit().train.count is not None
     once = apply(read(tmp_path, rows, duplicates="first"), ProtocolConfig(split=kind, **cut), 0)

@@ -19,7 +19,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.interactions import interactions_of, places_of
+from relrank.graph.interactions import events_of, interactions_of, places_of
 from relrank.graph.joins import Draft, Join, Progress, examples, occurring, silent
 from relrank.graph.neighbours import cooccurring, largest, places_near, similar_texts, similar_vectors
 from relrank.graph.recipes import (
@@ -106,7 +106,8 @@ def build_graph(
     train = interactions_of(tables.user, tables.item, split.train, interactions)
     places = places_of(split.train) if split.ordered else None
     return Graph(
-        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places
+        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places,
+        events=events_of(split),
     )  # fmt: skip
 
 

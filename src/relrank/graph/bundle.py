@@ -70,6 +70,8 @@ class _Manifest(Section):
     features: tuple[_Known, ...] = ()
     ordered: bool = False
     """Whether the edges' file holds the interactions' ``places``."""
+    repeated: bool = False
+    """Whether it holds their ``events``, too."""
     notices: list[_Notice]
     files: dict[str, str]
     """sha256 by file name."""
@@ -104,8 +106,9 @@ def save_graph(graph: Graph, folder: Path | str) -> None:
         )
     relations = (graph.interactions, *graph.relations.values())
     arrays = {f"{i}.{end}": np.ascontiguousarray(getattr(r, end)) for i, r in enumerate(relations) for end in _ENDS}
-    if graph.places is not None:
-        arrays["places"] = np.ascontiguousarray(graph.places)
+    for name in ("places", "events"):
+        if (array := getattr(graph, name)) is not None:
+            arrays[name] = np.ascontiguousarray(array)
     files = {"edges.safetensors": save(arrays)}
     features = tuple(graph.features.values())
     if features:
@@ -126,6 +129,7 @@ def save_graph(graph: Graph, folder: Path | str) -> None:
             {"name": f.name, "node": f.node, "sparse": f.sparse is not None, "dims": f.dims} for f in features
         ],
         "ordered": graph.places is not None,
+        **({"repeated": True} if graph.events is not None else {}),
         "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in graph.notices],
         "files": {name: _sha256(content) for name, content in files.items()},
     }
@@ -181,6 +185,7 @@ def load_graph(folder: Path | str) -> Graph:
         return Graph(
             manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices,
             {f.name: f for f in features}, arrays["places"] if manifest.ordered else None,
+            events=arrays["events"] if manifest.repeated else None,
         )  # fmt: skip
     except (ValueError, LookupError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise _error(folder, "parts do not fit together", "keys and edges as the manifest says", error) from None

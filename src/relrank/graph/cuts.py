@@ -36,11 +36,13 @@ def without_user_edges(graph: Graph, user: int, item: int | None = None) -> Grap
         gone &= edges.dst == item
     if not gone.any():
         raise ValueError(f"user row {user} has no edge to item row {item}")
-    places = graph.places
+    places, events = graph.places, graph.events
     if places is not None:
         earlier = np.searchsorted(np.sort(places[gone]), places)
         places = np.where(edges.src == user, places - earlier, places)[~gone].astype(np.int32)
-    return replace(graph, interactions=edges.where(~gone), places=places)
+    if events is not None:
+        events = (np.cumsum(~gone, dtype=np.int32) - np.int32(1))[events[~gone[events]]]
+    return replace(graph, interactions=edges.where(~gone), places=places, events=events)
 
 
 def without_links(graph: Graph, cut: Cut) -> Graph:

@@ -237,11 +237,13 @@ class Graph:
         features: what is known of nodes, by name; every arm keeps them all.
         places: place of each interaction in its user's history, 0 first, int32 [n_interactions]; None where the data
             has no order in time.
+        events: numbers of interactions as they happened, user by user, each user's oldest first, int32 [n_events];
+            None where each happened once, as ``places`` says.
         left_out: names of relations that this graph was made without, which a configuration may still weigh.
 
     Raises:
         ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
-            not one row per node; the places of a user are not 0 … n − 1.
+            not one row per node; the places of a user are not 0 … n − 1; events do not begin with them.
     """
 
     user: str
@@ -254,6 +256,7 @@ class Graph:
     features: dict[str, Feature] = field(default_factory=dict)
     places: Int32 | None = None
     left_out: frozenset[str] = frozenset()
+    events: Int32 | None = None
 
     def __post_init__(self) -> None:
         if self.places is not None:
@@ -262,6 +265,8 @@ class Graph:
             fits = self.places.dtype == np.int32 and self.places.shape == users.shape
             if not fits or (self.places[np.lexsort((self.places, users))] != expected).any():
                 raise ValueError("places must be int32 [n_interactions], 0 … n − 1 for every user")
+        if self.events is not None and not self._begin_as_placed(self.events):
+            raise ValueError("events must be int32, user by user, each interaction for the first time as placed")
         for name, feature in self.features.items():
             if name != feature.name or feature.node not in self.nodes:
                 raise ValueError(f"feature {feature.name!r} under {name!r}, of type {feature.node!r}")
@@ -273,6 +278,21 @@ class Graph:
                     raise ValueError(f"relation {relation.name!r} links type {end!r}, which has no keys")
                 if rows.size and rows.max() >= len(self.nodes[end]):
                     raise ValueError(f"relation {relation.name!r}: {end} row {rows.max()} of {len(self.nodes[end])}")
+
+    def _begin_as_placed(self, events: Int32) -> bool:
+        """Whether each interaction is among the events of its user, and comes up in the order of places."""
+        n, users = len(self.interactions), self.interactions.src
+        if self.places is None or events.dtype != np.int32 or ((events < 0) | (events >= n)).any():
+            return False
+        first = np.sort(np.unique(events, return_index=True)[1])
+        in_turn = np.array_equal(events[first], np.lexsort((self.places, users)))
+        return bool(in_turn and (np.diff(users[events]) >= 0).all())
+
+    def in_time(self) -> Int32 | None:
+        """Numbers of interactions as they happened, user by user, oldest first; None without an order in time."""
+        if self.places is None or self.events is not None:
+            return self.events
+        return np.lexsort((self.places, self.interactions.src)).astype(np.int32)
 
     @property
     def n_users(self) -> int:

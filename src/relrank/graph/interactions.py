@@ -8,7 +8,7 @@ from relrank.csr import Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.graph.recipes import InteractionWeights
-from relrank.tables.split import Interactions
+from relrank.tables.split import Interactions, Split
 
 DAY = 86_400
 """Seconds."""
@@ -45,6 +45,20 @@ def places_of(rows: Interactions) -> Int32:
     places = np.empty(len(rows), np.int32)
     places[by_user] = np.arange(len(rows)) - starts
     return places[np.lexsort((rows.item, rows.user))]
+
+
+def events_of(split: Split) -> Int32 | None:
+    """``Graph.events`` of the interactions that a split's training rows make; None where each happened once.
+
+    Args:
+        split: whose ``repeats`` are training rows, each at least once, those of a user in time order.
+    """
+    if split.repeats is None or not split.ordered:
+        return None
+    edges = split.train.csr(*split.shape)  # in the order of the edges
+    pairs = edges.rows().astype(np.int64) * edges.n_cols + edges.indices
+    by_user = split.repeats.take(np.argsort(split.repeats.user, kind="stable"))
+    return np.searchsorted(pairs, by_user.user.astype(np.int64) * edges.n_cols + by_user.item).astype(np.int32)
 
 
 def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:

@@ -74,15 +74,15 @@ class Sequences:
 
     @classmethod
     def of_graph(cls, graph: Graph) -> Sequences:
-        """The training histories of all users.
+        """The training histories of all users; an item is there as often as it was chosen.
 
         Raises:
             InputError: the graph knows no order in time.
         """
         check_ordered(graph, "a model of sequences")
-        assert graph.places is not None
-        edges, in_time = graph.interactions, np.argsort(graph.places, kind="stable")
-        return cls.of_rows(edges.src[in_time], edges.dst[in_time], graph.n_users)
+        in_time = graph.in_time()
+        assert in_time is not None
+        return cls.of_rows(graph.interactions.src[in_time], graph.interactions.dst[in_time], graph.n_users)
 
     @classmethod
     def of_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:

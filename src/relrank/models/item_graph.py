@@ -62,7 +62,9 @@ def item_graph(graph: Graph) -> Graph:
     none = np.zeros(0, np.int32)
     interactions = Relation.of(graph.interactions.name, graph.user, graph.item, none, none)
     nodes = {t: nobody if t == graph.user else ids for t, ids in graph.nodes.items()}
-    return replace(graph, nodes=nodes, interactions=interactions, relations=relations, features={}, places=None)
+    return replace(
+        graph, nodes=nodes, interactions=interactions, relations=relations, features={}, places=None, events=None
+    )
 
 
 class GraphVectors(nn.Module, ABC):

@@ -92,6 +92,7 @@ class Served:
         self.titles: list[str | None] = named["title"].to_list()
         parts = [getattr(split, part) for part in PARTS]
         self._parts = [Sequences.of_rows(p.user, p.item, self.n_users) for p in parts]
+        self._heard = run.heard()
         self._chosen = run.chosen()
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
@@ -213,8 +214,9 @@ class Served:
         return self._chosen.indices[self._chosen.indptr[row] : self._chosen.indptr[row + 1]]
 
     def history_of(self, row: int) -> Int64:
-        """What the user chose, training rows first, each part in its own order."""
-        return np.concatenate([p.items[p.indptr[row] : p.indptr[row + 1]] for p in self._parts]).astype(np.int64)
+        """What the user chose, as often as they did, training rows first, each part in its own order."""
+        start, end = self._heard.indptr[row : row + 2]
+        return self._heard.items[start:end].astype(np.int64)
 
     def parts_of(self, row: int) -> list[tuple[int, str]]:
         """The same with the part that each item lies in."""

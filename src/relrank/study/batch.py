@@ -22,7 +22,6 @@ import relrank
 from relrank.checkpoint import write_json
 from relrank.csr import Int64
 from relrank.errors import InputError
-from relrank.graph.sequences import Sequences
 from relrank.owner import owned
 from relrank.ranking import VECTORS_AT_ONCE, TopK
 from relrank.sealed import bytes_in, json_of, sha256_of
@@ -119,9 +118,7 @@ class Lists:
 
     def __init__(self, run: FittedRun) -> None:
         self.run = run
-        rows = [getattr(run.split, part) for part in PARTS]
-        user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
-        self._heard = Sequences.of_rows(user, item, run.split.shape[0]) if run.hears_all else None
+        self._heard = run.heard() if run.hears_all else None
         self._chosen, self._unscored = run.chosen(), run.unscored
 
     def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:

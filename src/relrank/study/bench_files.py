@@ -26,7 +26,7 @@ from relrank.study.config import ModelSection, StudySection
 from relrank.tables.notices import Notice
 from relrank.tables.split import Interactions, Split
 
-_PARTS = ("train", "valid", "test")
+_PARTS = ("train", "valid", "test", "repeats")
 _COLUMNS = ("user", "item", "rating", "time", "count")
 _ROWS = ("indptr", "indices", "data")
 _FLAGS = ("ordered", "successive", "only_new", "unseen")
@@ -43,7 +43,7 @@ def pack(bench: Bench) -> dict[str, bytes]:
         f"{part}.{column}": np.ascontiguousarray(values)
         for part in _PARTS
         for column in _COLUMNS
-        if (values := getattr(getattr(split, part), column)) is not None
+        if (rows := getattr(split, part)) is not None and (values := getattr(rows, column)) is not None
     }
     attributes = bench.attributes
     if attributes is not None:
@@ -78,13 +78,15 @@ def unpack(files: Mapping[str, bytes]) -> Bench:
                 (Path(folder) / name.removeprefix(_GRAPH)).write_bytes(content)
         graph = load_graph(Path(folder))
     arrays, note = load(files["rows.safetensors"]), json.loads(files["bench.json"])
-    train, valid, test = (
+    train, valid, test, *repeats = (
         Interactions(**{c: arrays.get(f"{part}.{c}") for c in _COLUMNS}, ticks=note["ticks"])  # type: ignore[arg-type]
         for part in _PARTS
+        if f"{part}.user" in arrays
     )
     split = Split(
         graph.nodes[graph.user], graph.nodes[graph.item], train, valid, test, note["protocol"], note["fingerprint"],
         tuple(Notice(*notice) for notice in note["notices"]), **{flag: note[flag] for flag in _FLAGS},
+        repeats=repeats[0] if repeats else None,
     )  # fmt: skip
     user_groups, item_groups = (
         pl.read_parquet(io.BytesIO(files[f"{name}.parquet"])) if f"{name}.parquet" in files else None

@@ -25,7 +25,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.interactions import interactions_of, places_of
+from relrank.graph.interactions import events_of, interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
 from relrank.memory import peak_memory, reset_peak_memory
 from relrank.metrics import DEFINITION
@@ -670,7 +670,7 @@ def refit_graph(cell: Cell, graph: Graph) -> Graph:
     """The graph with the validation rows among its interactions."""
     edges = interactions_of(graph.user, graph.item, cell.bench.final.train, cell.bench.interactions)
     places = places_of(cell.bench.final.train) if cell.bench.final.ordered else None
-    return replace(graph, interactions=edges, places=places)
+    return replace(graph, interactions=edges, places=places, events=events_of(cell.bench.final))
 
 
 def refit_cell(

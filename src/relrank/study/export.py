@@ -54,7 +54,6 @@ from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.chains import composed
-from relrank.graph.sequences import Sequences
 from relrank.models import MODELS
 from relrank.models.base import Recommender
 from relrank.models.bspm import BSPM
@@ -72,7 +71,7 @@ from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES, visiting_order
 from relrank.sealed import Sealed, bytes_in, consistent, json_of, seal
 from relrank.study.fallback import popularity
-from relrank.study.fitted import PARTS, FittedRun
+from relrank.study.fitted import FittedRun
 from relrank.whole import whole_folder
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
@@ -338,9 +337,7 @@ def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
     assert isinstance(model, VectorModel)
     users, items = model.encoded()
     if run.hears_all:
-        rows = [getattr(run.split, part) for part in PARTS]
-        user, item = (np.concatenate([getattr(r, side) for r in rows]) for side in ("user", "item"))
-        users = model.history_vectors(Sequences.of_rows(user, item, model.graph.n_users).tensors())
+        users = model.history_vectors(run.heard().tensors())
     users_, items_ = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
     return users_, items_[_listable(run)]
 

@@ -23,6 +23,7 @@ from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
+from relrank.graph.sequences import Sequences
 from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of, restore
@@ -104,7 +105,8 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         check_k(k)
         if self.hears_all:
-            return self.recommend_for(self.history(user)["item"].to_list(), k)
+            heard = self.heard().take(row.astype(np.int64)).items
+            return self.recommend_for(self.split.items.at(heard).to_list(), k)
         best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
@@ -131,6 +133,12 @@ class FittedRun:
         return frame.join(self.titles, on="key", how="left", maintain_order="left").select(
             pl.col("key").alias("item"), "title", "part"
         )
+
+    def heard(self) -> Sequences:
+        """What each user chose, oldest first, as often as they did: training, then validation and test rows."""
+        parts = [self.split.events, *(getattr(self.split, part) for part in PARTS[1:])]
+        user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
+        return Sequences.of_rows(user, item, self.split.shape[0])
 
     @property
     def hears_all(self) -> bool:
@@ -395,10 +403,12 @@ def _loaded(folder: Path) -> FittedRun:
     train, valid, test = (
         Interactions(users.rows(r["user"], str(folder)), items.rows(r["item"], str(folder))) for r in of_part
     )
+    edges, events = graph.interactions, graph.events
     split = Split(
         users, items, train, valid, test, note["protocol"], note["fingerprint"],
         **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
         unseen=note.get("unseen", 0),
+        repeats=None if events is None else Interactions(edges.src[events], edges.dst[events]),
     )  # fmt: skip
     if np.isin(np.concatenate([valid.item, test.item]), split.closed()).any():
         raise ValueError("held-out rows of items that are no candidates")

@@ -190,11 +190,13 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
     del order
     until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
-    rows, parts = _cut_once(rows, published, tables, protocol, seed, notices, len(items), until)
+    rows, parts, repeats = _cut_once(rows, published, tables, protocol, seed, notices, len(items), until)
+    of_all = users, items
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
     users, rows, parts = _compact(users, rows, parts)
+    repeats = None if repeats is None else _under(repeats, of_all, (users, items))
     unseen = _unseen(tables, items, protocol, notices)
     train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
     if not len(test):
@@ -214,7 +216,13 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         valid,
         test,
         protocol=f"{protocol.name}, seed {seed}",
-        fingerprint=fingerprint(users, seen, (train, valid, test), ordered=ordered, only_new=only_new),
+        fingerprint=fingerprint(
+            users,
+            seen,
+            (train, valid, test, *(() if repeats is None else (repeats,))),
+            ordered=ordered,
+            only_new=only_new,
+        ),
         notices=tuple(notices),
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
@@ -222,6 +230,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         unseen=len(unseen),
         until=until,
         random=protocol.draws_test,
+        repeats=repeats,
     )
 
 
@@ -255,21 +264,24 @@ def _ratings(values: pl.Series) -> npt.NDArray[np.float32]:
 def _cut_once(
     rows: Interactions, published: Parts | None, tables: Tables, protocol: ProtocolConfig, seed: int,
     notices: list[Notice], n_items: int, until: int | None,
-) -> tuple[Interactions, Parts]:  # fmt: skip
-    """Each (user, item) once, with its count where repeats are kept, and the part of every row."""
+) -> tuple[Interactions, Parts, Interactions | None]:  # fmt: skip
+    """Each (user, item) once, with its count where repeats are kept; the part of every row; ``Split.repeats``."""
     if not tables.repeats:
-        return rows, _cut(rows, published, tables, protocol, seed, notices, n_items)
+        return rows, _cut(rows, published, tables, protocol, seed, notices, n_items), None
     first, of = cuts.first_of_pairs(rows)
     once, published = rows.take(first), None if published is None else published[first]
     parts = _cut(once, published, tables, protocol, seed, notices, n_items)
-    return _counted(once, rows, first, of, parts, protocol, until, notices), parts
+    counted, events = _counted(once, rows, first, of, parts, protocol, until, notices)
+    return counted, parts, events if len(events) > (parts == TRAIN).sum() else None
 
 
 def _counted(
     rows: Interactions, whole: Interactions, first: Bool, of: Int64, parts: Parts, protocol: ProtocolConfig,
     until: int | None, notices: list[Notice],
-) -> Interactions:  # fmt: skip
+) -> tuple[Interactions, Interactions]:  # fmt: skip
     """The rows with how often each occurred before anything of its user, or of everybody, is held out.
+
+    Beside them all that was counted of training rows, in the order of ``whole``.
 
     Args:
         rows: the first row of every (user, item).
@@ -294,13 +306,17 @@ def _counted(
     count = np.ones(len(rows), np.int32)
     np.add.at(count, of[kept], 1)
     late = int((~first).sum() - kept.sum())
-    counted = (
-        "repeats of training rows: counted; models of sequences see the first row alone, which is the interaction"
-    )
+    counted = "repeats of training rows: counted, and part of histories in time; the first row is the interaction"
     not_counted = "repeats of held-out rows, or later than them: not counted, and no test rows"
     for message, number in ((counted, int(kept.sum())), (not_counted, late)):
         notices += [Notice("split", message, number)] if number else []
-    return replace(rows, count=count)
+    return replace(rows, count=count), whole.take(kept | (first & (parts == TRAIN)[of]))
+
+
+def _under(rows: Interactions, old: tuple[IdMap, IdMap], new: tuple[IdMap, IdMap]) -> Interactions:
+    """Rows under other keys of users and items; those of users and items that are gone leave."""
+    user, item = (now.find(was.keys)[at] for was, now, at in zip(old, new, (rows.user, rows.item), strict=True))
+    return replace(rows, user=user, item=item).take((user >= 0) & (item >= 0))
 
 
 def _mend(protocol: ProtocolConfig) -> str:

@@ -98,6 +98,8 @@ class Split:
         unseen: so many items, the last rows of the catalogue, are known from the node table alone. No interaction
             names them, so they are no candidates when models are judged; a fitted model may recommend them.
         until: the moment at which training ends for everybody, where one cut in time made the split.
+        repeats: training rows and the later rows of the same (user, item) that are counted with them, each user's in
+            time order; None where every (user, item) occurs once.
         random: whether each user's held-out rows, or the held-out items, were drawn at random.
     """
 
@@ -115,11 +117,17 @@ class Split:
     unseen: int = 0
     until: int | None = None
     random: bool = False
+    repeats: Interactions | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(users, items)."""
         return len(self.users), len(self.items)
+
+    @property
+    def events(self) -> Interactions:
+        """What happened until training ends, each user's in time order: an item as often as it was chosen."""
+        return self.train if self.repeats is None else self.repeats
 
     def truth(self, part: Part) -> Csr:
         """Relevant items per user, users by items; users without any have an empty row."""
@@ -143,11 +151,18 @@ class Split:
 
         The fingerprint stays, because test rows, masks at test and candidates are the same.
         """
-        both = self.train.then(self.valid)
-        train = both.take(both.by_user())  # validation rows follow training rows where times tie
+
+        def with_valid(rows: Interactions) -> Interactions:
+            both = rows.then(self.valid)
+            return both.take(both.by_user())  # validation rows follow training rows where times tie
+
+        train = with_valid(self.train)
         # without times, rows that do not follow the training rows have no place among them
-        ordered = self.ordered and (self.successive or both.time is not None)
-        return replace(self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered)
+        ordered = self.ordered and (self.successive or train.time is not None)
+        return replace(
+            self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered,
+            repeats=None if self.repeats is None else with_valid(self.repeats),
+        )  # fmt: skip
 
 
 def first_of_pairs(rows: Interactions) -> tuple[npt.NDArray[np.bool_], Int64]:

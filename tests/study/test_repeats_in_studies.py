@@ -1,0 +1,100 @@
+"""What a customer buys again is in their history, from the file to the lists of a kept model."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from shops import SHOP
+
+from relrank.evaluation import evaluate, informed
+from relrank.graph.sequences import Sequences
+from relrank.serve.served import Served
+from relrank.study.batch import Lists
+from relrank.study.bench_files import pack, unpack
+from relrank.study.config import read_study
+from relrank.study.fitted import FittedRun, fit_run, load_run
+from relrank.study.run import Material, grid, prepare
+
+STUDY = f"""{SHOP}time = "time"
+duplicates = "keep"
+[protocol]
+name = "shop-split"
+split = "last-leave-one-out"
+[study]
+seeds = [0]
+[[models]]
+name = "markov"
+config = {{ window = 3, decay = 0.5 }}
+[[models]]
+name = "sasrec"
+config = {{ dim = 8, window = 4 }}
+train = {{ epochs = 2 }}
+"""
+ORDER = (0, 1, 0, 2, 1, 3, 0, 3, 4, 2, 5, 1, 6)
+BOUGHT = {f"c{c}": [f"p{(5 * c + k * (1 + c % 4)) % 17}" for k in ORDER] for c in range(12)}
+"""Products by customer, oldest first."""
+
+
+def new(items: list[str]) -> list[str]:
+    return list(dict.fromkeys(items))
+
+
+def before(items: list[str], *out: str) -> list[str]:
+    """What was bought before anything that is held out, as often as it was."""
+    return items[: min(items.index(item) for item in out)] if out else items
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    rows = [(c, item, 100 + 20 * int(c[1:]) + k) for c, items in BOUGHT.items() for k, item in enumerate(items)]
+    frame = pl.DataFrame(rows, schema=["customer", "product", "time"], orient="row")
+    frame.sample(fraction=1.0, shuffle=True, seed=0).write_csv(tmp_path / "sales.csv")
+    (tmp_path / "shop.toml").write_text(STUDY)
+    return prepare(read_study(tmp_path / "shop.toml"), tmp_path)
+
+
+def fitted(material: Material, folder: Path, number: int) -> FittedRun:
+    cell = grid(read_study(folder / "shop.toml"), material)[number]
+    run = fit_run([cell], material.tables, folder / "run", lambda _: None)
+    assert load_run(folder / "run").split.events.item.tolist() == run.split.events.item.tolist()
+    return load_run(folder / "run")
+
+
+def test_a_history_is_what_was_bought_before_the_held_out(material: Material) -> None:
+    bench = material.benches[0]
+    split, again = bench.split, unpack(pack(bench))
+    there = {c: before(items, *new(items)[-2:]) for c, items in BOUGHT.items()}
+    assert any(len(items) > len(set(items)) for items in there.values())
+    for one in (bench, again):
+        histories = Sequences.of_graph(one.graph).tensors()
+        assert {
+            c: split.items.at(h.numpy()).to_list() for c, h in zip(split.users.keys, histories, strict=True)
+        } == there
+        assert one.split.repeats is not None
+        assert one.split.repeats.time.tolist() == split.repeats.time.tolist()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["markov", "sasrec"])
+def test_lists_and_figures_are_those_of_the_whole_history(material: Material, tmp_path: Path, number: int) -> None:
+    """For the test it goes on with the validation row, for a list with the test row, too."""
+    run = fitted(material, tmp_path, number)
+    split = run.split
+    served, lists = Served("run", run), Lists(run)
+    differs = 0
+    for row, customer in enumerate(split.users.keys):
+        items = BOUGHT[customer]
+        valid, test = new(items)[-2:]
+        known = before(items, valid, test)
+        heard = split.items.find(pl.Series([*known, valid, test])).astype(np.int64)
+        assert served.history_of(row).tolist() == heard.tolist()
+        best = run.recommend(customer, 5)
+        assert best.equals(run.recommend_for([*known, valid, test], 5))
+        assert lists.top(np.array([row]), 5)[0].items[0].tolist() == [*split.items.find(best["item"]), -1, -1, -1][:5]
+        differs += not best.equals(run.recommend_for([*new(known), valid, test], 5))
+        scores = informed(run.model, split, "test").score(torch.tensor([row]))
+        folded = run.model.fold_in([torch.from_numpy(heard[:-1])])
+        assert np.allclose(scores, folded, atol=1e-5)
+    assert differs
+    assert 0 < evaluate(run.model, split, (3,)).summary["mrr"] < 1
