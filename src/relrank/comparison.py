@@ -161,8 +161,8 @@ def compare(
         b: likewise; tables at the same position are paired.
         metric: column to compare.
         seed: of the generator behind sign flips.
-        starts: where tables differ by the start of training alone, what is known of that from other arms; the error
-            is no smaller than with it.
+        starts: where tables differ by the start of training alone, what is known of that from other arms. It counts
+            where it is more than these tables say, and the error is no smaller than that of users alone.
         names: what messages call the pairs of tables; by default their numbers.
 
     Raises:
@@ -324,7 +324,8 @@ def _mean_and_error(values: Float64, starts: Starts | None = None) -> tuple[floa
     differs = bool(values[present].any())  # else the two sides are one and the same
     if starts is not None and differs and starts.variance > seeds:
         seeds, freedom_seeds = starts.variance, starts.freedom
-    variance = max(users + seeds - inside, USERS_SHARE * users)
+    # what other arms say is of arms whose users are shaken less, or more, than these: it takes nothing from the users
+    variance = max(users + seeds - inside, users * (USERS_SHARE if starts is None else 1.0))
     parts = users**2 / (n_users - 1) + seeds**2 / freedom_seeds + inside**2 / freedom_rest
     freedom = variance**2 / parts if parts > 0 else n_users - 1.0
     return mean, math.sqrt(variance), min(max(freedom, n_seeds - 1.0), n_users - 1.0)
