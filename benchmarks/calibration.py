@@ -5,6 +5,7 @@
                                                 [--minutes 30] [--keep]
     python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
     python benchmarks/calibration.py fresh FOLDER [--samples 200] [--minutes 30]
+    python benchmarks/calibration.py starts [--effects 4000]
     python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
 
 ``run`` makes studies with relations of which the truth is known, and adds a line per study to FOLDER/studies.jsonl; a
@@ -26,6 +27,9 @@ splits cover its mean, and how often an effect of the size that "would have been
 ``fresh`` draws a planted population of users, 1,200 for each of so many samples, all of one shop. Each sample is a
 data set of its own: five splits, models of fixed settings fitted on it. Intervals from 100 or 1,000 of its users, who
 shaped the models, too, are held against the mean over the users of all other samples.
+``starts`` draws effects that are not there, on the same test rows with three starts of training, which differ, and
+shake each user, by 0 to 4 times the variance of users: how often p is small, and how far z spreads, with what the
+effect's own starts say and with what a dozen arms say.
 ``report`` prints rates with 95 % binomial intervals (Clopper–Pearson).
 """
 
@@ -45,7 +49,7 @@ import numpy as np
 import polars as pl
 from scipy.special import betaincinv
 
-from relrank.comparison import effect_of
+from relrank.comparison import Effect, Starts, effect_of
 from relrank.evaluation import user_metric
 from relrank.graph.builders import build_graph
 from relrank.graph.graph import Graph, Relation
@@ -359,6 +363,31 @@ def _differences(config: StudyConfig, tables: Tables, seed: int) -> np.ndarray:
     return np.stack([ndcg(name, weight=weight) - base for name in config.relations for weight in FRESH_WEIGHTS])
 
 
+STARTS, ARMS, USERS = 3, 12, 400
+
+
+def starts(given: argparse.Namespace) -> None:
+    """Effects of zero, with what their own starts say of starts and with what all arms of a model say."""
+    rng = np.random.default_rng(given.seed)
+    base = rng.normal(size=USERS)
+    base = np.sqrt(USERS) * (base - base.mean()) / base.std(ddof=1)  # the variance of their mean is 1
+    for apart, shaken in product((0.0, 1.0, 4.0), (0.0, 1.0, 3.0)):
+        found: dict[str, list[Effect]] = {"own starts": [], "all arms": []}
+        for _ in range(given.effects):
+            of_starts = rng.normal(size=(1, STARTS)) * np.sqrt(STARTS * apart)
+            rest = rng.normal(size=(USERS, STARTS)) * np.sqrt(shaken * USERS * STARTS)
+            values = base[:, None] + rng.normal() + of_starts + rest
+            freedom = (ARMS - 1.0) * (STARTS - 1)
+            known = Starts(float((apart + shaken) * rng.chisquare(freedom) / freedom), freedom)
+            found["own starts"].append(effect_of(values))
+            found["all arms"].append(effect_of(values, starts=known))
+        for who, effects in found.items():
+            p = np.array([e.p for e in effects])
+            z = np.std([e.mean / e.error for e in effects])
+            rates = ", ".join(f"p < {level:g}: {np.mean(p < level):.2%}" for level in (0.05, 0.01, 0.001))
+            print(f"starts {apart:g}, users x starts {shaken:g}, {who}: SD of z {z:.2f}, {rates}", flush=True)
+
+
 GROUPS = 4
 """Groups of users of a sample, no user in two of them, whose intervals are counted."""
 
@@ -482,6 +511,10 @@ def main() -> None:
     for name, default in (("samples", 200), ("seed", 0), ("minutes", 30)):
         population.add_argument(f"--{name}", type=int, default=default)
     population.set_defaults(do=fresh)
+    drawn = commands.add_parser("starts")
+    for name, default in (("effects", 4000), ("seed", 0)):
+        drawn.add_argument(f"--{name}", type=int, default=default)
+    drawn.set_defaults(do=starts)
     said = commands.add_parser("report")
     said.add_argument("folder", type=Path)
     said.add_argument("--write", type=Path)
