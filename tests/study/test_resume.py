@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
+from relrank.study.config import read_study
+from relrank.study.run import prepare, run_study
 
 TRAINED = """
 [[models]]
@@ -23,6 +27,22 @@ train = { epochs = 24, batch = 128, every = 2 }
 def study(file: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "relrank.cli", "study", str(file), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_a_cell_that_lacks_but_its_name_is_made_again(finished, tmp_path):
+    """As a kill leaves it after its last file and before it is called finished."""
+    path, before = finished
+    out = tmp_path / "out"
+    shutil.copytree(path.parent / "out", out)
+    cell = sorted(out.glob("cells/*"))[0]
+    cell.rename(part := cell.with_name(cell.name + ".part"))
+    (part / "users.parquet").write_bytes(b"what a kill left of it")
+    config = read_study(path)
+    after = run_study(config, prepare(config, path.parent), out)
+    assert cell.is_dir()
+    assert not part.exists()
+    for table in ("verdicts", "effects", "tuning"):
+        assert getattr(before, table).equals(getattr(after, table), null_equal=True), table
 
 
 @pytest.mark.slow
