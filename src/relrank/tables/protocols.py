@@ -171,24 +171,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         InputError: the tables do not fit the recipe, nothing is left, a row is in two parts, or a user is left
             without training rows and the policy is "error".
     """
-    if protocol.data is not None and protocol.data != tables.name:
-        raise InputError(
-            "protocol is defined on other data",
-            where=f"[protocol] name = {protocol.name!r}",
-            expected=protocol.data,
-            found=tables.name,
-        )
-    if (not tables.checked or tables.given) and not tables.repeats and protocol.split != "given":
-        check_rows(tables.interactions, f"{tables.name}, interactions")
     notices: list[Notice] = []
-    frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
-    frame = _filtered(frame, protocol, notices, tables.repeats)
-    users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
-    rows = _indexed(frame, users, items, tables.ticks)
-    order = rows.by_user()
-    rows = rows.take(order)
-    published = frame["part"].to_numpy()[order] if "part" in frame.columns else None
-    del order
+    users, items, rows, published = _kept(tables, protocol, notices)
     until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
     rows, parts, repeats = _cut_once(rows, published, tables, protocol, seed, notices, len(items), until)
     of_all = users, items
@@ -207,22 +191,16 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     if (cold := int((~_occurring(train.item, len(items))).sum())) and not only_new:
         message = "items without training rows stay candidates, reachable only through relations"
         notices.append(Notice("split", message, cold))
-    seen, items = items, IdMap(items.name, pl.concat([items.keys, unseen.rename("key")])) if len(unseen) else items
     ordered = tables.ordered or rows.time is not None
+    all_rows = (train, valid, test) if repeats is None else (train, valid, test, repeats)
     return Split(
         users,
-        items,
+        IdMap(items.name, pl.concat([items.keys, unseen.rename("key")])) if len(unseen) else items,
         train,
         valid,
         test,
         protocol=f"{protocol.name}, seed {seed}",
-        fingerprint=fingerprint(
-            users,
-            seen,
-            (train, valid, test, *(() if repeats is None else (repeats,))),
-            ordered=ordered,
-            only_new=only_new,
-        ),
+        fingerprint=fingerprint(users, items, all_rows, ordered=ordered, only_new=only_new),
         notices=tuple(notices),
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
@@ -232,6 +210,27 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         random=protocol.draws_test,
         repeats=repeats,
     )
+
+
+def _kept(
+    tables: Tables, protocol: ProtocolConfig, notices: list[Notice]
+) -> tuple[IdMap, IdMap, Interactions, Parts | None]:
+    """Users, items, the rows that the filters leave, and their published parts; sorted as ``apply`` says."""
+    if protocol.data is not None and protocol.data != tables.name:
+        raise InputError(
+            "protocol is defined on other data",
+            where=f"[protocol] name = {protocol.name!r}",
+            expected=protocol.data,
+            found=tables.name,
+        )
+    if (not tables.checked or tables.given) and not tables.repeats and protocol.split != "given":
+        check_rows(tables.interactions, f"{tables.name}, interactions")
+    frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
+    frame = _filtered(frame, protocol, notices, tables.repeats)
+    users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
+    rows = _indexed(frame, users, items, tables.ticks)
+    order = rows.by_user()
+    return users, items, rows.take(order), frame["part"].to_numpy()[order] if "part" in frame.columns else None
 
 
 def _indexed(frame: pl.DataFrame, users: IdMap, items: IdMap, ticks: int) -> Interactions:
