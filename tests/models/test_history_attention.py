@@ -39,6 +39,20 @@ def test_histories_are_in_time_with_ratings_and_ages():
     assert listed(given) == [[], [(4, 0, 1), (3, 0, 1), (0, 0, 0)]]
 
 
+def test_what_was_chosen_again_is_there_again_as_in_histories_that_are_folded_in():
+    """User 0 goes on with 3 and 0, after the item that user 1 alone has; nothing of a target is left."""
+    again = replace(graph(), events=np.array([3, 1, 0, 4, 2, 3, 0, 5], np.int32))
+    made = TrainingHistories(again, 0)
+    whole = made.of(np.array([1, 0]))
+    assert [[item for item, *_ in one] for one in listed(whole)] == [[2], [3, 1, 0, 4, 2, 3, 0]]
+    given = made.given(np.array([0, 1, 8]), whole.items)
+    assert whole.ages.tolist() == given.ages.tolist()
+    assert whole.levels.tolist() == [5, 1, 2, 3, 4, 5, 1, 3]
+    cut = np.array([0, 0]), np.array([3, 2])
+    assert [item for item, *_ in listed(made.of(np.array([0]), cut))[0]] == [1, 0, 4, 0]
+    assert listed(TrainingHistories(again, 2).of(np.array([0]))) == [[(3, 1, 1), (0, 3, 0)]]
+
+
 def test_without_an_order_nothing_is_said_of_age_and_nothing_is_forgotten():
     made = TrainingHistories(graph(ordered=False), 2)
     assert listed(made.of(np.array([0]))) == [[(0, 3, 0), (1, 2, 0), (2, 5, 0), (3, 1, 0), (4, 4, 0)]]

@@ -71,6 +71,8 @@ def rating_levels(weights: Float32) -> Int64:
 class TrainingHistories:
     """The histories that a graph's interactions make: the latest items of each, in time order where there is one.
 
+    In time an item is there as often as it was chosen, as it is in histories that are folded in.
+
     Args:
         graph: the interactions.
         window: items of a history that are read, the latest; 0 for all. Without an order in time it is all.
@@ -80,12 +82,14 @@ class TrainingHistories:
         edges = graph.interactions
         self.ordered = graph.places is not None
         self.window = window if self.ordered else 0
-        order = np.arange(len(edges)) if graph.places is None else np.lexsort((graph.places, edges.src))
-        self.indptr = np.searchsorted(edges.src, np.arange(graph.n_users + 1)).astype(np.int64)
+        in_time = graph.in_time()
+        order = np.arange(len(edges)) if in_time is None else in_time
+        users = edges.src[order]  # ascending in either order
+        self.indptr = np.searchsorted(users, np.arange(graph.n_users + 1)).astype(np.int64)
         levels = rating_levels(edges.weight)
         self.n_levels = int(levels.max(initial=0))
         self.items, self.levels = edges.dst[order], levels[order]
-        self.keys = edges.src.astype(np.int64) * graph.n_items + self.items  # users ascend in either order
+        self.keys = users.astype(np.int64) * graph.n_items + self.items
         self.n_items = graph.n_items
 
     def of(self, users: Int64, cut: tuple[Int64, Int64] | None = None) -> Histories:
