@@ -19,7 +19,7 @@ from relrank.models.gf_cf import GFCF, GFCFConfig
 from relrank.models.graphsage import GraphSAGE
 from relrank.models.item_knn import ItemKNN
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.markov import Markov
+from relrank.models.markov import Markov, MarkovConfig
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
@@ -195,6 +195,26 @@ def test_models_of_histories_keep_their_weights_and_their_order():
     got, _ = say.without(asked, [Deletion(in_time[-1], NOTHING)])
     np.testing.assert_array_equal(got[0], markov.fold_in(rows(*in_time[:-1]))[0].numpy())
     assert say.asked(None, [7, 3, 7, 9]).items.tolist() == [3, 7, 9]  # where it occurs last
+
+
+def test_a_history_with_repeats_is_read_as_the_list_was_made_of_it():
+    """Of a user whose graph says what happened again, and of a history that does: without an item, none of it."""
+    ring = planted_sequences()
+    once = ring.in_time()
+    of_user = once[ring.interactions.src[once] == USER]
+    again = np.concatenate([once, of_user[[0, 2, 0]]])
+    again = again[np.argsort(ring.interactions.src[again], kind="stable")].astype(np.int32)
+    twice = replace(ring, events=again)
+    markov = Markov(twice, MarkovConfig(window=5, decay=0.9)).solve()
+    say = Counterfactuals(markov, twice)
+    happened = twice.interactions.dst[again[twice.interactions.src[again] == USER]].tolist()
+    assert happened[-3:] == [happened[0], happened[2], happened[0]]
+    for asked in (say.asked(USER, None), say.asked(None, happened)):
+        np.testing.assert_array_equal(asked.scores, markov.score(torch.tensor([USER]))[0].numpy())
+        got, _ = say.without(asked, [Deletion(happened[0], NOTHING), Deletion(happened[2], NOTHING)])
+        for row, gone in zip(got, (happened[0], happened[2]), strict=True):
+            left = rows(*(item for item in happened if item != gone))
+            np.testing.assert_array_equal(row, markov.fold_in(left)[0].numpy())
 
 
 def light(graph, kind=RelationalLightGCN):

@@ -93,8 +93,9 @@ class Asked:
 
     Attributes:
         user: row; None for a history.
-        items: the history, oldest first where there is an order, each once.
+        items: the history, oldest first where there is an order, each once, where it occurs last.
         weights: of its entries.
+        heard: the history as the list was made of it, an item as often as it occurs.
         beside: columns and values beside the items in what relational EASE and sparse EASE score.
         open: bool [n_items], the candidates: neither in the history nor hidden. They stay the same whatever goes.
         from_graph: whether the user's edges are taken out of the graph, instead of a history.
@@ -107,6 +108,7 @@ class Asked:
     user: int | None
     items: Int64
     weights: Float64
+    heard: Int64
     beside: tuple[Int32, Float32]
     open: npt.NDArray[np.bool_]
     from_graph: bool
@@ -160,8 +162,8 @@ class Counterfactuals:
 
         Args:
             user: row, for a user of the graph.
-            history: item rows, oldest first, for anybody else; an item that occurs twice counts once, where it
-                occurs last. One of the two.
+            history: item rows, oldest first, for anybody else. One of the two. Of an item that occurs twice all
+                occurrences go together; it has its place where it occurs last.
             hidden: item rows that are no candidates beside those of the history.
             listed: the list that was shown, whole, as item rows and scores: its scores and its order of equal ones
                 then stand for the model's, from which they may differ in the last bits.
@@ -180,13 +182,15 @@ class Counterfactuals:
             user = int(user_rows(torch.tensor([user]), graph.n_users)[0])
             in_time = graph.in_time()
             edges = np.arange(len(graph.interactions)) if in_time is None else in_time
-            edges = _last_of_each(edges[graph.interactions.src[edges] == user])
+            edges = edges[graph.interactions.src[edges] == user]
+            heard = graph.interactions.dst[edges].astype(np.int64)
+            edges = _last_of_each(edges)
             items = graph.interactions.dst[edges].astype(np.int64)
             weights = graph.interactions.weight[edges].astype(np.float64)
         else:
-            rows = np.array(history, np.int64)
-            history_rows([torch.from_numpy(rows)], graph.n_items)  # refuses rows outside
-            items = _last_of_each(rows)
+            heard = np.array(history, np.int64)
+            history_rows([torch.from_numpy(heard)], graph.n_items)  # refuses rows outside
+            items = _last_of_each(heard)
             weights = np.ones(items.size)
         open_ = np.ones(graph.n_items, np.bool_)
         open_[history_rows([torch.tensor(list(hidden), dtype=torch.int64)], graph.n_items).indices] = False
@@ -198,7 +202,7 @@ class Counterfactuals:
         elif user is not None and not self.model.from_history:
             fixed = bool(items.size) and self._fixed(user)
             from_graph = not fixed
-        asked = Asked(user, items, weights, beside, open_, from_graph, fixed, np.zeros(0), np.zeros(0))
+        asked = Asked(user, items, weights, heard, beside, open_, from_graph, fixed, np.zeros(0), np.zeros(0))
         own = user is not None and (from_graph or fixed or self.adds_up)
         scores = of_history = np.zeros(0)
         if own:
@@ -326,9 +330,10 @@ class Counterfactuals:
 
     def _folded(self, model: Recommender, asked: Asked, items: Sequence[int | None]) -> Float64:
         """Scores of the history without one item each, float64 [n, n_items]."""
-        kept = [asked.items != (-1 if item is None else item) for item in items]
+        gone = [-1 if item is None else item for item in items]
         if not isinstance(model, FromHistory):
-            return _numbers(model.fold_in, [torch.from_numpy(asked.items[k]) for k in kept])
+            return _numbers(model.fold_in, [torch.from_numpy(asked.heard[asked.heard != item]) for item in gone])
+        kept = [asked.items != item for item in gone]
         rows = np.repeat(np.arange(len(kept)), [k.sum() for k in kept])
         columns, weights = (np.concatenate([a[k] for k in kept]) for a in (asked.items, asked.weights))
         return _numbers(model.score_rows, Csr.from_pairs(rows, columns, (len(kept), self.graph.n_items), weights))
