@@ -98,3 +98,25 @@ def test_lists_and_figures_are_those_of_the_whole_history(material: Material, tm
         assert np.allclose(scores, folded, atol=1e-5)
     assert differs
     assert 0 < evaluate(run.model, split, (3,)).summary["mrr"] < 1
+
+
+def test_a_visit_goes_on_from_the_whole_history(material: Material, tmp_path: Path) -> None:
+    """Where test rows are anywhere in a history, too; what explains such a list reads the same."""
+    (tmp_path / "shop.toml").write_text(STUDY.replace("last-leave-one-out", "random-leave-one-out"))
+    run = fitted(prepare(read_study(tmp_path / "shop.toml"), tmp_path), tmp_path, 0)
+    served, differs, reasons = Served("run", run), 0, 0
+    for row, history in enumerate(Sequences.of_graph(run.graph).tensors()):
+        visit = history[:1]  # which was bought before
+        both = torch.cat([history, visit])
+        scores = run.model.fold_in([both])[0].numpy()
+        page = served.listed(row, visit.numpy(), 0, 1)
+        assert np.allclose(page.scores, scores[page.items], atol=1e-6)
+        once = torch.cat([torch.tensor(new(history.tolist())), visit])
+        differs += not np.allclose(scores, run.model.fold_in([once])[0].numpy())
+        item = int(page.items[0])
+        for reason in served.explained(item, row, visit.numpy(), 5)["reasons"]:
+            left = both[both != served.item_rows[str(reason["via"]["item"])]]
+            assert reason["score_without"] == pytest.approx(float(run.model.fold_in([left])[0, item]), abs=1e-6)
+            reasons += 1
+    assert differs
+    assert reasons

@@ -31,7 +31,7 @@ from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Filters
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
-from relrank.serve.visits import visit_scores
+from relrank.serve.visits import joined, visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
 from relrank.sparse_ranking import SparsePages
 from relrank.study.fallback import popularity, relations_of_users
@@ -92,6 +92,9 @@ class Served:
         self.titles: list[str | None] = named["title"].to_list()
         parts = [getattr(split, part) for part in PARTS]
         self._parts = [Sequences.of_rows(p.user, p.item, self.n_users) for p in parts]
+        self._own = self._parts[0]
+        if split.repeats is not None:
+            self._own = Sequences.of_rows(split.repeats.user, split.repeats.item, self.n_users)
         self._heard = run.heard()
         self._chosen = run.chosen()
         self._place = np.empty(self.n_items, np.int32)
@@ -218,8 +221,12 @@ class Served:
         start, end = self._heard.indptr[row : row + 2]
         return self._heard.items[start:end].astype(np.int64)
 
+    def _own_of(self, row: int) -> Int64:
+        """What the user chose in training, as often as they did, oldest first."""
+        return self._own.items[self._own.indptr[row] : self._own.indptr[row + 1]].astype(np.int64)
+
     def parts_of(self, row: int) -> list[tuple[int, str]]:
-        """The same with the part that each item lies in."""
+        """Every item that the user chose, once, with the part that it lies in."""
         return [
             (item, name)
             for name, p in zip(PARTS, self._parts, strict=True)
@@ -331,9 +338,7 @@ class Served:
         """Scores of a user with the items of a visit, and whether they are the model's own."""
         if self._whole_history:
             return self.history_scores(np.concatenate([self.history_of(user), visit]), model), True
-        train = self._parts[0]
-        own = train.items[train.indptr[user] : train.indptr[user + 1]].astype(np.int64)
-        exact = True
+        own, exact = self._own_of(user), True
 
         def score(rows: Int64) -> torch.Tensor:
             nonlocal exact
@@ -604,11 +609,9 @@ class Served:
             return {"history": [*self.history_of(user).tolist(), *visit.tolist()]}
         if not visit.size:
             return {"user": user}
-        train = self._parts[0]
-        own = train.items[train.indptr[user] : train.indptr[user + 1]]
         # more than these items may be behind the list: a vector of the user, relations, weights
-        together = [*own[~np.isin(own, visit)].tolist(), *visit.tolist()]
-        return {"history": together, "stands_for": not hears(self.model)}
+        together = joined(self.model, self._own_of(user), visit)
+        return {"history": together.tolist(), "stands_for": not hears(self.model)}
 
     def _explains(self, model: Recommender | None) -> Explainer:
         """What explains the fitted model, made when it is first asked; of a variant, made for the question."""

@@ -25,7 +25,7 @@ def visit_scores(model: Recommender, user: int, own: Int64, visit: Int64) -> tup
     Args:
         model: fitted.
         user: row.
-        own: item rows of the user's training history, oldest first.
+        own: item rows of the user's training history, oldest first, as often as each was chosen.
         visit: item rows of the visit, oldest first.
     """
     who = torch.tensor([user])
@@ -37,7 +37,7 @@ def visit_scores(model: Recommender, user: int, own: Int64, visit: Int64) -> tup
     if isinstance(model, FromHistory):
         return model.score_rows(_longer(row, new)), True
     if model.from_history:
-        return model.fold_in([torch.from_numpy(np.concatenate([own[~np.isin(own, visit)], visit]))]), True
+        return model.fold_in([torch.from_numpy(joined(model, own, visit))]), True
     if model.reads_rows:
         other: Any = copy(model)
         other.history = _as_row(_longer(row, new), user, model.graph.n_users)
@@ -47,6 +47,17 @@ def visit_scores(model: Recommender, user: int, own: Int64, visit: Int64) -> tup
     spread = before.std()
     unit = scores.std() / spread if spread > 0 else 1.0
     return scores + unit * (after - before), False
+
+
+def joined(model: Recommender, own: Int64, visit: Int64) -> Int64:
+    """A history with a visit behind it.
+
+    Where a history holds what was chosen again, the visit is more of that; else an item is there once, where it was
+    chosen last.
+    """
+    before = own if model.graph.events is not None else own[~np.isin(own, visit)]
+    both: Int64 = np.concatenate([before, visit])
+    return both
 
 
 def _longer(row: Csr, items: Int64) -> Csr:

@@ -136,6 +136,10 @@ class FittedRun:
 
     def heard(self) -> Sequences:
         """What each user chose, oldest first, as often as they did: training, then validation and test rows."""
+        found: Sequences = self._once("heard", self._heard)
+        return found
+
+    def _heard(self) -> Sequences:
         parts = [self.split.events, *(getattr(self.split, part) for part in PARTS[1:])]
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
         return Sequences.of_rows(user, item, self.split.shape[0])
