@@ -187,6 +187,21 @@ def test_what_makes_a_model_larger_makes_its_estimate_larger(name, field, small,
     assert low.seconds <= high.seconds
 
 
+@pytest.mark.parametrize(("name", "grows"), [("markov", True), ("sasrec", True), ("item-knn", False)])
+def test_what_was_chosen_again_counts_where_histories_hold_it(name, grows):
+    """As more rows do, and one history's length bounds the pairs of places."""
+    kind, graph = MODELS[name], graph_of(50_000, 20, 1_000_000)
+    config = config_of(kind.Config(), {"reach": 5} if name == "markov" else {}, name)
+    again = replace(graph, events=np.repeat(graph.in_time(), 4))
+    assert again.n_events == 4 * graph.n_events == 4_000_000
+    once, more = kind.estimate(graph, config), kind.estimate(again, config)
+    assert (more.bytes > 1.5 * once.bytes) == grows
+    assert (more == once) != grows
+    if name == "markov":
+        longer = replace(graph_of(1, 1, 1), events=np.zeros(100, np.int32))
+        assert kind.estimate(longer, config).sparse == 50 * 100 * 5
+
+
 def test_score_fusion_adds_its_parts_up():
     kind, graph = MODELS["score-fusion"], graph_of(3_000, 2_000, 20_000)
     parts = [MODELS[n].estimate(graph, MODELS[n].Config()) for n in ("ease", "path-fusion")]

@@ -295,6 +295,11 @@ class Graph:
         return np.lexsort((self.places, self.interactions.src)).astype(np.int32)
 
     @property
+    def n_events(self) -> int:
+        """How often anything was chosen: the number of interactions, and of what is among ``events`` beside them."""
+        return len(self.interactions) if self.events is None else self.events.size
+
+    @property
     def n_users(self) -> int:
         """Number of users."""
         return len(self.nodes[self.user])

@@ -351,7 +351,7 @@ class Trained(nn.Module, Recommender):
         Models with ``config.layers`` hold two more tables per layer, unless they sample neighbours. Every edge has 16
         bytes. A batch holds its vectors four times, and twice its scores: of every example against its negatives, or
         of every user against the catalogue. A model of sequences holds 16 vectors per layer and place instead of the
-        edges' four.
+        edges' four; what was chosen again is another place.
 
         Args:
             graph: what it is fitted on.
@@ -361,7 +361,7 @@ class Trained(nn.Module, Recommender):
         dim, layers = int(getattr(config, "dim", 64)), int(getattr(config, "layers", 0))
         nodes = sum(len(ids) for ids in graph.nodes.values()) if cls.relational else graph.n_users + graph.n_items
         read = graph.relations.values() if cls.relational else ()
-        examples = len(graph.interactions)
+        examples = graph.n_events if cls.ordered else len(graph.interactions)
         edges = examples + sum(len(r) for r in read)
         full = getattr(config, "loss", "") == "full-softmax"
         negatives = int(getattr(config, "negatives", 1))

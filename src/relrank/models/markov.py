@@ -77,12 +77,13 @@ class Markov(FromSequence, ClosedForm):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """A pair of places is held in 64 bytes while equal ones are added up, an interaction in 40; two score blocks.
+        """A pair of places is held in 64 bytes while equal ones are added up, an event in 40; two score blocks.
 
-        There are ``reach`` pairs to an interaction.
+        There are ``reach`` pairs to an event, which an interaction is each time that it happened.
         """
-        n = len(graph.interactions)
-        pairs = n * min(int(config.reach), int(np.bincount(graph.interactions.src).max(initial=1)))
+        n, users = graph.n_events, graph.interactions.src
+        longest = int(np.bincount(users if graph.events is None else users[graph.events]).max(initial=1))
+        pairs = n * min(int(config.reach), longest)
         return Estimate(
             max(64 * pairs + 40 * n, 8 * pairs + 2 * estimates.score_block(graph.n_items)), 0.0, 50 * pairs
         )
