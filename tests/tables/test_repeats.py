@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
+from relrank.graph.audit import own_steps
 from relrank.graph.builders import build_graph
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.cuts import without_user_edges
-from relrank.graph.recipes import InteractionWeights
+from relrank.graph.recipes import Cooccurrence, InteractionWeights
 from relrank.graph.sequences import Sequences
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -128,6 +129,35 @@ def test_counts_without_repeats_are_an_error(tmp_path: Path) -> None:
     tables = read(tmp_path, [("a", "x", 1), ("a", "y", 2), ("a", "z", 3)], duplicates="error")
     with pytest.raises(InputError, match="not counted"):
         build_graph(tables, apply(tables, LAST, 0), {}, None, InteractionWeights(weight="count"))
+
+
+@pytest.mark.parametrize("split", ["last-leave-one-out", "random-leave-one-out"])
+def test_frames_with_repeats_are_looked_at_as_others_are(split: str) -> None:
+    rows = pl.DataFrame({"user": ["a"] * 5, "item": list("xyxzw"), "time": range(NOW, NOW + 5)})
+
+    def made(frame: pl.DataFrame) -> Split:
+        return apply(Tables("shop", "user", "item", frame, repeats=True), ProtocolConfig(split=split), 0)
+
+    assert len(made(rows).train) == 2
+    with pytest.raises(InputError, match="column"):
+        made(rows.drop("user"))
+    with pytest.raises(InputError, match="no rows"):
+        made(rows.head(0))
+
+
+def test_own_steps_are_those_that_a_cooccurrence_counts(tmp_path: Path) -> None:
+    """In x y z x w only x y z w: x w is what b makes, and what a does twice is no second step."""
+    text = "a x,a y,a z,a x,a w,a x,a w,b x,b w,b v,c w,c y,c v"
+    rows = [
+        (pair[0], pair[2], n) for n, pair in enumerate([*text.split(","), *(f"{u} {i}" for u in "abc" for i in "st")])
+    ]
+    tables = read(tmp_path, rows)
+    split = apply(tables, LAST, 0)
+    near = check({"kind": "cooccurrence", "window": 1, "min_count": 1}, Cooccurrence, "near")
+    graph = build_graph(tables, split, {"near": near})
+    assert graph.events is not None
+    found = own_steps(graph, "near")
+    assert "7 of 7 steps" in found.message
 
 
 @pytest.mark.parametrize("core", [2, 3, {"user": 3, "item": 2}])

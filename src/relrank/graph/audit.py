@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -129,10 +130,11 @@ def _figures(
 def own_steps(graph: Graph, name: str, title: str | None = None) -> Finding:
     """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
 
-    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning. ``title``
-    is read instead of the name.
+    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning. A step is
+    one of what the relation counts: of histories in which an item is once, where it was first chosen. ``title`` is
+    read instead of the name.
     """
-    histories, relation = Sequences.of_graph(graph), graph.relations[name]
+    histories, relation = Sequences.of_graph(replace(graph, events=None)), graph.relations[name]
     inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
     a, b = histories.items[:-1][inside], histories.items[1:][inside]
     once = relation.where(relation.weight == 1)

@@ -207,8 +207,8 @@ def as_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     return frame.with_columns(pl.col("kind").cast(pl.String))
 
 
-def check_rows(frame: pl.DataFrame, where: str) -> None:
-    """Refuse interactions without rows, without users or items, or with one (user, item) twice.
+def check_rows(frame: pl.DataFrame, where: str, repeats: bool = False) -> None:
+    """Refuse interactions without rows, without users or items, or, unless ``repeats``, with one (user, item) twice.
 
     Raises:
         InputError: they are so.
@@ -217,6 +217,8 @@ def check_rows(frame: pl.DataFrame, where: str) -> None:
         check_column(frame.columns, name, where)
     if frame.is_empty():
         raise InputError("table has no rows", where=where, expected="a row per interaction", found="none")
+    if repeats:
+        return
     twice = frame.select(pl.struct("user", "item").is_duplicated()).to_series()
     if twice.any():
         user, item = frame.select("user", "item").row(row_of(twice) - 1)

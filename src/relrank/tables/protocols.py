@@ -223,8 +223,8 @@ def _kept(
             expected=protocol.data,
             found=tables.name,
         )
-    if (not tables.checked or tables.given) and not tables.repeats and protocol.split != "given":
-        check_rows(tables.interactions, f"{tables.name}, interactions")
+    if (not tables.checked or tables.given) and protocol.split != "given":
+        check_rows(tables.interactions, f"{tables.name}, interactions", tables.repeats)
     frame = _parts_joined(tables, notices) if protocol.split == "given" else tables.interactions
     frame = _filtered(frame, protocol, notices, tables.repeats)
     users, items = IdMap.of(tables.user, frame["user"]), IdMap.of(tables.item, frame["item"])
@@ -305,7 +305,9 @@ def _counted(
     count = np.ones(len(rows), np.int32)
     np.add.at(count, of[kept], 1)
     late = int((~first).sum() - kept.sum())
-    counted = "repeats of training rows: counted, and part of histories in time; the first row is the interaction"
+    counted = (
+        "repeats of training rows: counted, and part of histories that have an order; the first is the interaction"
+    )
     not_counted = "repeats of held-out rows, or later than them: not counted, and no test rows"
     for message, number in ((counted, int(kept.sum())), (not_counted, late)):
         notices += [Notice("split", message, number)] if number else []
