@@ -9,6 +9,7 @@ import pytest
 import torch
 from shops import SHOP
 
+from relrank.errors import InputError
 from relrank.graph.builders import InteractionWeights, build_graph
 from relrank.graph.sequences import Sequences
 from relrank.models.item_knn import ItemKNN
@@ -16,7 +17,7 @@ from relrank.models.sasrec import SASRec, SASRecConfig
 from relrank.study.cells import refit_cell
 from relrank.study.config import read_study
 from relrank.study.fitted import FittedRun, load_run, save_run
-from relrank.study.run import grid, prepare
+from relrank.study.run import grid, prepare, run_study
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import Tables
@@ -145,3 +146,26 @@ def test_refit_puts_validation_rows_where_they_belong_in_time(tmp_path: Path) ->
             assert split.items.at(history.numpy()).to_list() == expected
             between += any((user, i) in valid for i in bought(user)[:-1])
     assert between
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_validation_rows_without_a_place_in_time_are_refused_before_anything_runs(
+    timed: bool, tmp_path: Path
+) -> None:
+    """Drawn from rows whose order in the file is their order in time, and added to them for the last fit."""
+    frame = pl.DataFrame(ROWS, schema=["customer", "product", "time"], orient="row").sort("time")
+    last = frame.group_by("customer", maintain_order=True).tail(1)
+    frame.join(last, on=["customer", "product"], how="anti").write_csv(tmp_path / "sales.csv")
+    last.write_csv(tmp_path / "test.csv")
+    text = STUDY.replace("random-leave-one-out", "given").replace('"item-knn"', '"markov"')
+    text = text.replace('file = "sales.csv"', 'file = "sales.csv"\ntest = "test.csv"')
+    text = text.replace('split = "given"', 'split = "given"\nvalid_share = 0.3')
+    (tmp_path / "shop.toml").write_text(text if timed else text.replace('time = "time"', 'time = "row"'))
+    config = read_study(tmp_path / "shop.toml")
+    material = prepare(config, tmp_path)
+    if timed:
+        assert run_study(config, material, tmp_path / "out").leaderboard.height
+        return
+    with pytest.raises(InputError, match="no order in time once validation rows are among them") as error:
+        grid(config, material)
+    assert error.value.where == "markov"

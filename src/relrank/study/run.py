@@ -371,6 +371,13 @@ def _check(cell: Cell) -> None:
     """Settings that cannot be, and a model without what it reads, are found before anything runs."""
     as_linked = replace(cell, arm=replace(cell.arm, rewired=None))  # no check asks who is linked with whom
     MODELS[cell.model.kind].check(as_linked.graph, cell.start()[0])
+    split = cell.bench.split
+    if cell.bench.refit and MODELS[cell.model.kind].ordered and split.ordered and not split.ordered_with_valid:
+        raise InputError(
+            "histories have no order in time once validation rows are among them", where=cell.model.name,
+            expected="a time column, since a model is fitted once more with the validation rows that were drawn from "
+            'training; or split = "last-leave-one-out", where they follow them', found="the order of rows alone",
+        )  # fmt: skip
 
 
 def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]:

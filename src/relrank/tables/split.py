@@ -156,13 +156,18 @@ class Split:
             both = rows.then(self.valid)
             return both.take(both.by_user())  # validation rows follow training rows where times tie
 
-        train = with_valid(self.train)
-        # without times, rows that do not follow the training rows have no place among them
-        ordered = self.ordered and (self.successive or train.time is not None)
         return replace(
-            self, train=train, valid=self.valid.take(np.zeros(0, np.int64)), ordered=ordered,
-            repeats=None if self.repeats is None else with_valid(self.repeats),
+            self, train=with_valid(self.train), valid=self.valid.take(np.zeros(0, np.int64)),
+            ordered=self.ordered_with_valid, repeats=None if self.repeats is None else with_valid(self.repeats),
         )  # fmt: skip
+
+    @property
+    def ordered_with_valid(self) -> bool:
+        """Whether training and validation rows together are in time order.
+
+        Without times, rows that do not follow the training rows have no place among them.
+        """
+        return self.ordered and (self.successive or self.train.time is not None)
 
 
 def first_of_pairs(rows: Interactions) -> tuple[npt.NDArray[np.bool_], Int64]:
