@@ -10,10 +10,20 @@ import pytest
 import torch
 
 from relrank import testing, training
+from relrank.graph.sequences import Sequences
 from relrank.models.base import ClosedForm
 from relrank.models.ease import EASE
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.testing import ModelContract, TrainedContract, planted_auc, planted_graph, renumbered
+from relrank.models.markov import Markov, MarkovConfig
+from relrank.testing import (
+    ModelContract,
+    TrainedContract,
+    chosen_again,
+    planted_auc,
+    planted_graph,
+    planted_sequences,
+    renumbered,
+)
 
 
 class Broken(EASE):
@@ -243,6 +253,36 @@ def test_a_faulty_model_breaks_its_contract(fault, test, settings):
     getattr(sound, f"test_{test}")()
     with pytest.raises(AssertionError):
         getattr(faulty, f"test_{test}")()
+
+
+class Forgetful(Markov):
+    """Reads of each user only when an item was chosen first."""
+
+    def __init__(self, graph, config=None):
+        super().__init__(graph, config)
+        self.sequences = Sequences.of_graph(replace(graph, events=None))
+
+
+def test_a_model_that_forgets_what_was_chosen_again_breaks_its_contract():
+    for kind, right in ((Markov, True), (Forgetful, False)):
+        given = {"kind": kind, "config": MarkovConfig(window=3), "fold_in": "equal", "graph": lambda self: planted_sequences()}
+        tests = type("Mine", (ModelContract,), given)()
+        if right:
+            tests.test_what_was_chosen_again_is_part_of_the_history()
+            continue
+        with pytest.raises(AssertionError, match="twice"):
+            tests.test_what_was_chosen_again_is_part_of_the_history()
+
+
+def test_renumbering_moves_what_was_chosen_again():
+    graph = chosen_again(planted_sequences(users=12, items=24, per_user=4))
+    again, moved = renumbered(graph, seed=3)
+    before, after = Sequences.of_graph(graph), Sequences.of_graph(again)
+    for user in range(12):
+        there = after.take(moved["user"][[user]]).items.tolist()
+        assert there == moved["item"][before.take(np.array([user])).items].tolist()
+        assert len(there) == 5
+        assert there[0] == there[-1]
 
 
 def test_planted_graph_is_what_it_says():

@@ -138,6 +138,17 @@ def planted_sequences(users: int = 160, items: int = 120, per_user: int = 9, see
     return replace(graph, interactions=interactions, places=places, fingerprint="planted rings")
 
 
+def chosen_again(graph: Graph) -> Graph:
+    """The same graph, every user having chosen their first item once more at the end."""
+    in_time = graph.in_time()
+    if in_time is None:
+        raise ValueError("a graph without an order in time")
+    users = graph.interactions.src[in_time]
+    first = np.unique(users, return_index=True)[1]
+    events = np.concatenate([in_time, in_time[first]])
+    return replace(graph, events=events[np.argsort(graph.interactions.src[events], kind="stable")])
+
+
 def follower(items: Int64, n_items: int = 120) -> Int64:
     """The item that comes next in a ring of ``planted_sequences``."""
     return (items + BLOCKS) % n_items
@@ -156,7 +167,13 @@ def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, Int64]]:
     edges = graph.interactions
     by_edge = np.lexsort((moved[edges.target][edges.dst], moved[edges.source][edges.src]))
     places = None if graph.places is None else graph.places[by_edge]
-    other = Graph(graph.user, graph.item, nodes, again(edges), relations, graph.fingerprint, places=places)
+    events = graph.events
+    if events is not None:
+        events = np.argsort(by_edge).astype(np.int32)[events]
+        events = events[np.argsort(moved[edges.source][edges.src][by_edge][events], kind="stable")]
+    other = Graph(
+        graph.user, graph.item, nodes, again(edges), relations, graph.fingerprint, places=places, events=events
+    )  # fmt: skip
     order = {name: np.argsort(rows) for name, rows in moved.items()}
     features = {
         name: Feature(
@@ -378,6 +395,24 @@ class ModelContract:
         elif self.fold_in == "similar":
             alike = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(folded.numpy(), scores.numpy(), strict=True)])
             assert alike > 0.8, f"correlation {alike:.2f} of fold_in and score"
+
+    def test_what_was_chosen_again_is_part_of_the_history(self) -> None:
+        """A user's scores are those of all that they chose, as often as they did; what has no order knows it once."""
+        model = self.fitted()
+        if model.graph.places is None or not model.from_history:
+            raise unittest.SkipTest("no order in time, or scores of more than a history")
+        graph = chosen_again(model.graph)
+        if isinstance(model, Trained):
+            other: Recommender = self.kind(graph, self.config)
+            other.load_state(model.state())
+        else:
+            other = self.fit(graph)
+        scores, before = _all_scores(other), _all_scores(model)
+        _close(other.fold_in(_histories(graph)).cpu(), scores, "histories that hold an item twice, folded in")
+        if model.ordered:
+            assert not torch.allclose(scores, before, atol=1e-3), "what was chosen again changes nothing"
+        else:
+            _close(scores, before, "scores of items that were chosen again")
 
     def test_vectors_that_are_offered_give_the_scores(self) -> None:
         """What says that its scores are products is ranked by these products alone."""
