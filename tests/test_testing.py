@@ -265,7 +265,12 @@ class Forgetful(Markov):
 
 def test_a_model_that_forgets_what_was_chosen_again_breaks_its_contract():
     for kind, right in ((Markov, True), (Forgetful, False)):
-        given = {"kind": kind, "config": MarkovConfig(window=3), "fold_in": "equal", "graph": lambda self: planted_sequences()}
+        given = {
+            "kind": kind,
+            "config": MarkovConfig(window=3),
+            "fold_in": "equal",
+            "graph": lambda self: planted_sequences(),
+        }
         tests = type("Mine", (ModelContract,), given)()
         if right:
             tests.test_what_was_chosen_again_is_part_of_the_history()
