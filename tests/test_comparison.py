@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from relrank import comparison
-from relrank.comparison import Effect, Starts, _mean_and_error, _sign_flip, compare, effect_of, holm, mean_interval
+from relrank.comparison import (
+    ONE_USER,
+    Effect,
+    Starts,
+    _mean_and_error,
+    _sign_flip,
+    compare,
+    effect_of,
+    holm,
+    mean_interval,
+)
 from relrank.errors import InputError
 
 
@@ -88,7 +98,7 @@ def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
     effect = difference(values)
     assert (effect.p < 0.05) == (effect.low > 0 or effect.high < 0) or abs(effect.p - 0.05) < 1e-9
     assert effect.between(0.95) == pytest.approx((effect.low, effect.high))
-    if effect.error:
+    if effect.error and effect.p < ONE_USER:
         assert effect.above(0) == pytest.approx(effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3)
 
 
@@ -111,6 +121,23 @@ def test_signs_are_flipped_of_few_users_alone():
     assert difference(values).p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     values[25:] = 0
     assert difference(values).p != pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+@pytest.mark.parametrize("few", [(0.1, 0.2, -0.3), (0.1, 0.2, -0.3 + 1e-6), (0.1, 0.2, -0.31), (0.5, 0.5, 0.5)])
+def test_flipped_signs_widen_the_error_of_a_mean_near_zero_a_little_and_never_narrow_it(few):
+    values = np.zeros(400)
+    values[: len(few)] = few
+    effect, alone = difference(values), stats.sem(values)
+    assert alone * (1 - 1e-9) <= effect.error < 2 * alone
+
+
+def test_one_user_who_differs_bounds_an_effect():
+    """As many as 4.74 such users are expected where one is seen, at most (Poisson, 95 %)."""
+    values = np.zeros(400)
+    values[7] = 0.3
+    effect = difference(values)
+    assert effect.p == 1
+    assert effect.between(0.9)[1] == pytest.approx(4.8 * effect.mean, rel=0.02)
 
 
 def test_interval_of_one_split_is_that_of_the_t_test():
