@@ -148,6 +148,23 @@ def test_honest_side_rows_pass() -> None:
         assert [f.level for f in audited(tables, *tables.links, split=split)] == ["ok"]
 
 
+def test_short_series_that_many_read_to_the_end_are_no_reader() -> None:
+    """Authors of five books each: whoever likes one reads most of these to the end, and one of others."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        authors = [rng.choice(24, 7, replace=False) for _ in range(300)]
+        books = [
+            np.concatenate([rng.choice(5, 4 + (user % 4 > 0), replace=False) + 5 * of[0], 5 * of[1:] + rng.integers(5)])
+            for user, of in enumerate(authors)
+        ]
+        rows = [(user, int(book)) for user, some in enumerate(books) for book in rng.permutation(some)]
+        chosen = pl.DataFrame(rows, ["user", "item"], orient="row")
+        written = pl.DataFrame({"item": range(120), "author": [f"a{book // 5}" for book in range(120)]})
+        tables = Tables("series", "user", "item", chosen, links={"written": links("written", written, "item", "author")})
+        split = apply(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
+        assert [f.level for f in audited(tables, "written", split=split)] == ["ok"]
+
+
 def test_no_relation_of_items_is_no_finding() -> None:
     assert list(side_rows(build_graph(SHOP, SPLIT, {}), SPLIT)) == []
 
@@ -178,6 +195,8 @@ def test_who_is_who_is_told_by_training_items() -> None:
     nodes = rows([4, 5, 6, 7], [0, 1, 2, 3, 8], list(range(9)), [8])
     found = disguised(train, nodes)
     assert [found.indices[found.indptr[u] : found.indptr[u + 1]].tolist() for u in range(3)] == [[1], [0], []]
+    found = disguised(rows([0, 1, 2, 3], [0, 1, 2, 4], [4, 5, 6], [4, 5, 6, 7]), nodes)
+    assert [found.indices[found.indptr[u] : found.indptr[u + 1]].tolist() for u in range(4)] == [[1], [], [], [0]]
 
 
 def test_findings_are_read_with_titles_and_accepted_by_names() -> None:

@@ -7,9 +7,10 @@ users to nodes is
 - a relation of users,
 - or the nodes themselves, where their keys are those of users: a column of an item that lists who read it,
 - or what a user's training items have in common: the node that most of them, and hardly any other item, is linked
-  with can be nothing but the user under another name.
+  with can be nothing but the user under another name, if it is nearer to that user than to all others.
 
-Honest side data reach many items for each that is held out: all items of a favourite author, of a genre.
+Honest side data reach many items for each that is held out: all items of a favourite author, of a genre. An author of
+five books, of whom many readers have read four, leads each of them to the fifth; that author is no single reader.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _ways(
 
 
 def disguised(train: Csr, to_items: Csr) -> Csr:
-    """Users by nodes: the one node whose items are the user's own, where there is one.
+    """Users by nodes: the one node whose items are the user's own, and nobody else's as much, where there is one.
 
     Args:
         train: users by items.
@@ -185,6 +186,11 @@ def disguised(train: Csr, to_items: Csr) -> Csr:
     alike = both / (own_sizes[user] + sizes[plausible][node] - both)
     keep = (alike >= _ALIKE) & (both >= _COMMON)
     user, node, alike = user[keep], node[keep], alike[keep]
+    most = np.zeros(plausible.size)
+    np.maximum.at(most, node, alike)
+    nearest = alike == most[node]  # what several people are as near to, such as a short series, is none of them
+    alone = np.bincount(node[nearest], minlength=plausible.size) == 1
+    user, node, alike = (values[nearest & alone[node]] for values in (user, node, alike))
     best = np.lexsort((node, -alike, user))
     user, node = user[best], node[best]
     first = np.ones(user.size, np.bool_)
