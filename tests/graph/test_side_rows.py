@@ -154,13 +154,17 @@ def test_short_series_that_many_read_to_the_end_are_no_reader() -> None:
         rng = np.random.default_rng(seed)
         authors = [rng.choice(24, 7, replace=False) for _ in range(300)]
         books = [
-            np.concatenate([rng.choice(5, 4 + (user % 4 > 0), replace=False) + 5 * of[0], 5 * of[1:] + rng.integers(5)])
+            np.concatenate(
+                [rng.choice(5, 4 + (user % 4 > 0), replace=False) + 5 * of[0], 5 * of[1:] + rng.integers(5)]
+            )
             for user, of in enumerate(authors)
         ]
         rows = [(user, int(book)) for user, some in enumerate(books) for book in rng.permutation(some)]
         chosen = pl.DataFrame(rows, ["user", "item"], orient="row")
         written = pl.DataFrame({"item": range(120), "author": [f"a{book // 5}" for book in range(120)]})
-        tables = Tables("series", "user", "item", chosen, links={"written": links("written", written, "item", "author")})
+        tables = Tables(
+            "series", "user", "item", chosen, links={"written": links("written", written, "item", "author")}
+        )
         split = apply(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
         assert [f.level for f in audited(tables, "written", split=split)] == ["ok"]
 

@@ -39,8 +39,8 @@ def protocol(**options):
     return ProtocolConfig(name="mine", split="last-leave-one-out", **options)
 
 
-def fitted(model, config=None, folder=None):
-    tables = shop()
+def fitted(model, config=None, folder=None, tables=None):
+    tables = shop() if tables is None else tables
     split = apply(tables, protocol(), 0)
     graph, kind = build_graph(tables, split, BRANDS), MODELS[model]
     run_model = kind(graph, kind.Config(**(config or {})))
@@ -128,8 +128,37 @@ def test_a_model_that_knows_nothing_of_them_does_not(model):
     assert answer["total"] == 12 - len(set(run.history("c1")["item"]))
     assert not {"new0", "new1", "plain"} & {i["item"] for i in answer["items"]}
     assert run.recommend("c1", 20)["item"].to_list() == [i["item"] for i in answer["items"]]
-    assert service.recommend(history=["new0"], k=20)["fallback"] in ("popularity", None)
+    said, unsaid = service.recommend(history=["i0", "new0"], k=20), service.recommend(history=["i0"], k=20)
+    assert said["items"] == unsaid["items"]
+    assert service.recommend(history=["new0"], k=20)["fallback"] == "popularity"
+    assert run.recommend_for(["new0"], 20)["fallback"].all()
+    assert run.recommend_for(["i0", "new0"], 20)["score"].to_list() == [i["score"] for i in unsaid["items"]]
+    assert service.explain("i4", history=["new0"])["fallback"] == "popularity"
+    assert service.similar("new0", 5)["items"] == []
     assert service.runs()["runs"][0]["n_new_items"] == 0
+
+
+@pytest.mark.parametrize("model", ["mf", "sasrec", "markov", "ease"])
+def test_an_item_with_test_rows_alone_says_nothing_in_a_history(model):
+    """It stays a candidate, but not of somebody who has it."""
+    tables = shop()
+    late = pl.DataFrame({"user": ["c0"], "item": ["late"], "time": [1000]})
+    run = fitted(model, {} if model in ("markov", "ease") else {"dim": 8}, tables=replace(
+        tables, interactions=pl.concat([tables.interactions, late]),
+        nodes={"item": replace(tables.nodes["item"], frame=pl.concat([
+            tables.nodes["item"].frame, pl.DataFrame({"item": ["late"], "brand": ["a"]})
+        ]))},
+    ))  # fmt: skip
+    service = Service({"shop": run})
+    assert run.split.items.keys[run.untold].to_list() == ["late", "new0", "new1", "plain"]
+    assert run.recommend_for(["late"], 20)["fallback"].all()
+    assert service.recommend(history=["late"], k=20)["fallback"] == "popularity"
+    said = service.recommend(history=["i0", "late"], k=20)["items"]
+    assert said == [
+        {**one, "place": place} for place, one in enumerate(
+            [one for one in service.recommend(history=["i0"], k=20)["items"] if one["item"] != "late"], 1)
+    ]  # fmt: skip
+    assert [i["item"] for i in said] == run.recommend_for(["i0", "late"], 20)["item"].to_list()
 
 
 def test_a_run_keeps_what_lists_are_filtered_by(tmp_path):

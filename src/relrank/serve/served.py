@@ -101,6 +101,7 @@ class Served:
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._whole_history = run.hears_all
         self._unscored: Int32 = run.unscored
+        self._untold: Int32 = run.untold
         self.n_new = split.unseen - self._unscored.size  # items without interactions that are in lists all the same
         self._listable: Mask | None = None
         if self._unscored.size:
@@ -288,18 +289,19 @@ class Served:
         seen = self.left_out(user, history) if exclude_seen else None
         if self._listable is not None:
             among = self._listable if among is None else among & self._listable
-        visits = user is not None and history is not None and history.size > 0
-        if user is None and not cast("Int64", history).size:
+        told = self._told(history)
+        visits = user is not None and told is not None and told.size > 0
+        if user is None and not cast("Int64", told).size:
             return self._popular(seen, among, offset, k)
         if self.index is not None and among is self._listable and model is None and not visits:
-            query = self._query(user, history)
+            query = self._query(user, told)
             if not query.any():
                 return self._popular(seen, among, offset, k)
             gone = np.zeros(0, np.int64) if seen is None else seen
             return self._through_index(self.index, query, np.union1d(gone, self._unscored), offset, k)
         if self._sparse is not None and not visits:
             of_whom = cast("SparseLinear", model or self.model)
-            inputs, weights = self._inputs(of_whom, user, history), of_whom.item_weights()
+            inputs, weights = self._inputs(of_whom, user, told), of_whom.item_weights()
             if (weights.indptr[inputs.indices] == weights.indptr[inputs.indices + 1]).all():
                 return self._popular(seen, among, offset, k)
             listed = Page(*self._sparse.page(inputs, weights, seen, among, offset, k, self._where))
@@ -311,9 +313,9 @@ class Served:
             return listed
         exact = True
         if user is None:
-            scores = self.history_scores(cast("Int64", history), model)
+            scores = self.history_scores(cast("Int64", told), model)
         elif visits:
-            scores, exact = self._visit_scores(user, cast("Int64", history), model)
+            scores, exact = self._visit_scores(user, cast("Int64", told), model)
         else:
             scores = self.user_scores(user, model)
         page = self.page(scores, seen, among, offset, k)
@@ -322,6 +324,10 @@ class Served:
             if others.size and others.min() == others.max():
                 return self._popular(seen, among, offset, k)
         return page if exact else page._replace(exact=False)
+
+    def _told(self, history: Int64 | None) -> Int64 | None:
+        """What a history says: without items of which the model knows nothing."""
+        return history if history is None or not self._untold.size else history[~np.isin(history, self._untold)]
 
     def left_out(self, user: int | None, history: Int64 | None) -> Rows:
         """Item rows that were chosen: by a user in whatever part of the split, in a history or a visit; each once."""
@@ -427,6 +433,8 @@ class Served:
 
         None where the model puts all items equally near, as it does for an item that it knows nothing of.
         """
+        if row in self._untold:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
         if self._sparse is not None:
             found = self.listed(None, np.array([row], np.int64), 0, k)
             near, scores = found[:2]
@@ -586,7 +594,7 @@ class Served:
         try:
             with kernels():
                 found = self._explains(model).explain(
-                    [item], **self._whose(user, history), hidden=hidden, n=n, listed=whole[:2]
+                    [item], **self._whose(user, self._told(history)), hidden=hidden, n=n, listed=whole[:2]
                 )[0]
         except RequestError:
             raise

@@ -46,7 +46,22 @@ def unscored(model: Recommender, unseen: int) -> Int32:
     """
     known = np.zeros(model.graph.n_items, np.bool_)
     known[: known.size - unseen] = True
-    for one in model.readers() if unseen else ():
+    return _others(model, known)
+
+
+def untold(model: Recommender) -> Int32:
+    """Items of which the model knows nothing, ascending: likewise, but of all without training interactions.
+
+    In a history they say nothing; vectors that no training has moved would say something at random.
+    """
+    interactions = model.graph.interactions
+    return _others(model, interactions.degrees(model.graph.item, model.graph.n_items) > 0)
+
+
+def _others(model: Recommender, known: Mask) -> Int32:
+    """Items that are neither known already nor by what the model reads of them."""
+    known = known.copy()
+    for one in model.readers() if not known.all() else ():
         graph = one.graph
         for name in _read(one):
             relation = graph.relations[name]

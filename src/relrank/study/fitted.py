@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from pydantic import ConfigDict, Field
@@ -32,7 +33,7 @@ from relrank.owner import Hold, owned
 from relrank.process_group import ALONE, ProcessGroup
 from relrank.sealed import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
-from relrank.study.fallback import top_of_histories, top_of_users, unscored
+from relrank.study.fallback import top_of_histories, top_of_users, unscored, untold
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.config import Section, check
 from relrank.tables.files import WHOLE
@@ -106,21 +107,25 @@ class FittedRun:
         check_k(k)
         if self.hears_all:
             heard = self.heard().take(row.astype(np.int64)).items
-            return self.recommend_for(self.split.items.at(heard).to_list(), k)
+            return self._for_rows(heard, k, self.unscored)
         best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
         """The same for somebody never seen in training, from the keys of the items they chose, oldest first.
 
-        An empty history gets popularity's list, too.
+        An empty history gets popularity's list, too. Items of which the model knows nothing (``untold``) say nothing.
 
         Raises:
             InputError: an item is unknown, or the history is one key instead of a list of them.
         """
         rows = self.split.items.rows(as_keys(listed(history, "history"), self.split.items.keys), "history")
         check_k(k)
-        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, self.unscored)
+        silent = np.isin(rows, self.untold)
+        return self._for_rows(rows[~silent], k, np.union1d(self.unscored, rows[silent]).astype(np.int32))
+
+    def _for_rows(self, rows: npt.NDArray[np.integer], k: int, closed: Int32) -> pl.DataFrame:
+        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, closed)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def history(self, user: str | int) -> pl.DataFrame:
@@ -153,6 +158,12 @@ class FittedRun:
     def unscored(self) -> Int32:
         """Items that no interaction names and the model knows nothing else of: they are in no list."""
         found: Int32 = self._once("unscored", lambda: unscored(self.model, self.split.unseen))
+        return found
+
+    @property
+    def untold(self) -> Int32:
+        """Items without training rows that the model knows nothing else of: they say nothing in a history."""
+        found: Int32 = self._once("untold", lambda: untold(self.model))
         return found
 
     def chosen(self) -> Csr:
