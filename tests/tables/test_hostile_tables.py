@@ -109,6 +109,22 @@ def test_user_and_item_are_two_types() -> None:
         check({"user": "n", "item": "n", "interactions": section}, DataConfig, "x")
 
 
+@pytest.mark.parametrize("name", ["", " ", "two\nlines", "\x1b[2J"])
+def test_node_types_have_names(name: str) -> None:
+    section = {"file": "x.csv", "user": "u", "item": "i"}
+    own: dict[str, object] = {"user": "user", "item": "item", "interactions": section}
+    ends = {"source": "item", "source_column": "a", "target": name, "target_column": "b"}
+    wrong: list[dict[str, object]] = [
+        {"user": name}, {"item": name}, {"nodes": {name: {"file": "x.csv", "key": "i"}}},
+        {"links": {"l": {"file": "x.csv", **ends}}},
+    ]  # fmt: skip
+    for one in wrong:
+        with pytest.raises(InputError, match="a name: one line of text, not empty"):
+            check(own | one, DataConfig, "x")
+    with pytest.raises(InputError, match="a name: one line of text, not empty"):
+        check({"kind": "attribute", "node": "item", "column": "c", "target": name}, Attribute, "x")
+
+
 def test_paths_that_cannot_be_read_are_one_error(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     for path in (tmp_path / "folder.csv", tmp_path / ("x" * 5000 + ".csv"), tmp_path / "x\0.csv"):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from relrank.graph.graph import Duplicates
-from relrank.tables.config import Section
+from relrank.tables.config import Name, Section
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -79,7 +79,7 @@ class Attribute(Titled, Listed):
     node: str
     """Node type whose table has the column."""
     column: str
-    target: str | None = None
+    target: Name | None = None
     """Node type of the values; the column's name by default. Relations that name the same type share its nodes."""
     missing: Literal["drop", "node"] = "drop"
     """Nodes without a value get no edge, or all link to one own node of the target type."""
@@ -109,7 +109,7 @@ class Bins(Titled, Cuts):
     """Edges from nodes to the interval a numeric column falls into; intervals are keys. All weights are one."""
 
     kind: Literal["bins"]
-    target: str | None = None
+    target: Name | None = None
     """Node type of the bins; the column's name by default."""
     missing: Literal["drop", "node"] = "node"
     """As for attributes; a missing number is never in the lowest bin."""
@@ -170,7 +170,7 @@ class Texts(Titled, Latent):
     kind: Literal["texts"]
     of: str
     """Kind of the texts in the text table, such as overview."""
-    target: str | None = None
+    target: Name | None = None
     """Node type of the texts; their kind by default. Relations that name the same type share its nodes."""
 
 

@@ -13,7 +13,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.builders import FeatureConfig, InteractionWeights, RelationConfig
 from relrank.metrics import AT_K
 from relrank.tables.audit import SPLIT
-from relrank.tables.config import Section, load_toml
+from relrank.tables.config import Name, Section, load_toml
 from relrank.tables.protocols import ProtocolConfig
 from relrank.tables.readers import DataConfig
 
@@ -152,8 +152,8 @@ class StudyConfig(Section):
     data: DataConfig
     protocol: ProtocolConfig
     interactions: InteractionWeights = InteractionWeights()
-    relations: dict[str, RelationConfig] = Field(default_factory=dict)
-    features: dict[str, FeatureConfig] = Field(default_factory=dict)
+    relations: dict[Name, RelationConfig] = Field(default_factory=dict)
+    features: dict[Name, FeatureConfig] = Field(default_factory=dict)
     models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
     study: StudySection = Field(StudySection(), validate_default=True)
 

@@ -6,9 +6,9 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from relrank.errors import InputError, did_you_mean, one_of
 
@@ -19,6 +19,14 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
 
+def _name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("a name: one line of text, not empty")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""What a node type, a table, a relation or a feature is called."""
 S = TypeVar("S", bound=Section)
 DEEPEST = 50
 """Levels of sections and lists of a file."""
@@ -49,8 +57,8 @@ def _refuse_extremes(value: Any, where: str, depth: int = 0) -> None:
         _refuse_extremes(one, f"{where}, {key}", depth + 1)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(
-            "number is too large", where=where, expected="whole numbers of 64 bits",
-            found=f"{value.bit_length():,} bits",
+            "number is too large", where=where, expected="whole numbers of 64 bits, one of them the sign",
+            found=f"{value.bit_length():,} bits beside the sign",
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import datasets
-from relrank.tables.config import Section, resolve
+from relrank.tables.config import Name, Section, resolve
 from relrank.tables.files import as_keys, column, read_table
 from relrank.tables.joins import join, once
 from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, spaced, without_missing, written
@@ -155,10 +155,10 @@ class LinkConfig(TimedConfig):
         unknown: what to do with values that the node table does not have: "error", or "drop" and count.
     """
 
-    source: str
+    source: Name
     source_column: str
     source_match: str | None = None
-    target: str
+    target: Name
     target_column: str
     target_match: str | None = None
     weight: str | None = None
@@ -220,11 +220,11 @@ class DataConfig(Section):
     file: str | None = None
     tmdb: str | None = None
     planted: PlantedConfig | None = None
-    user: str | None = None
-    item: str | None = None
+    user: Name | None = None
+    item: Name | None = None
     interactions: InteractionsConfig | None = None
-    nodes: dict[str, NodesConfig] = Field(default_factory=dict)
-    links: dict[str, LinkConfig] = Field(default_factory=dict)
+    nodes: dict[Name, NodesConfig] = Field(default_factory=dict)
+    links: dict[Name, LinkConfig] = Field(default_factory=dict)
     texts: TextsConfig | None = None
     na_values: tuple[str, ...] = NA_VALUES
 
