@@ -53,6 +53,9 @@ def test_a_page_of_text_does_not_hide_what_is_said_of_it():
         pl.exceptions.ComputeError("x: No space left on device (os error 28)"),
         SafetensorError("Error while serializing: I/O error: File too large (os error 27)"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        pl.exceptions.PanicException(
+            'called `Result::unwrap()` on an `Err` value: Os { code: 24, kind: TooManyOpenFiles, message: "Too" }'
+        ),
     ],
 )
 def test_what_the_system_said_through_a_library_is_one_sentence(error, monkeypatch, capsys):

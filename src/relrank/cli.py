@@ -864,7 +864,11 @@ def main() -> None:
                 "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
             )
         app()
-    except Exception as error:
+    except (SystemExit, KeyboardInterrupt) as end:
+        if isinstance(end, SystemExit) and end.code == INTERRUPTED:
+            print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        raise
+    except BaseException as error:  # what libraries in Rust raise where they panic is no Exception
         told = error if isinstance(error, InputError) else of_system(error)
         if told is None and out_of_memory(error):
             told = InputError(
@@ -876,10 +880,6 @@ def main() -> None:
         said = printable(told, lines=True)
         print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
         raise SystemExit(1 if isinstance(told, LeakError) else 2) from None
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
-        raise
 
 
 def _settle_libraries() -> None:

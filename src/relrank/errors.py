@@ -58,9 +58,9 @@ class NotNowError(InputError):
 def of_system(error: BaseException) -> InputError | None:
     """What the operating system refused, as four answers; None where it did not.
 
-    A library may say so under a name of its own, with the number behind it: "… (os error 28)".
+    A library may say so under a name of its own, with the number behind it: "… (os error 28)", or "Os { code: 28, …".
     """
-    told = re.search(r"\(os error (\d+)\)", str(error))
+    told = re.search(r"\bos(?: error| \{ code:) (\d+)", str(error), re.IGNORECASE)
     if not isinstance(error, OSError) and told is None:
         return None
     number = error.errno if isinstance(error, OSError) else int(told[1])  # type: ignore[index]

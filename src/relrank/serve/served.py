@@ -289,7 +289,7 @@ class Served:
         seen = self.left_out(user, history) if exclude_seen else None
         if self._listable is not None:
             among = self._listable if among is None else among & self._listable
-        told = self._told(history)
+        told = None if history is None else self.run.told(history)
         visits = user is not None and told is not None and told.size > 0
         if user is None and not cast("Int64", told).size:
             return self._popular(seen, among, offset, k)
@@ -324,10 +324,6 @@ class Served:
             if others.size and others.min() == others.max():
                 return self._popular(seen, among, offset, k)
         return page if exact else page._replace(exact=False)
-
-    def _told(self, history: Int64 | None) -> Int64 | None:
-        """What a history says: without items of which the model knows nothing."""
-        return history if history is None or not self._untold.size else history[~np.isin(history, self._untold)]
 
     def left_out(self, user: int | None, history: Int64 | None) -> Rows:
         """Item rows that were chosen: by a user in whatever part of the split, in a history or a visit; each once."""
@@ -593,9 +589,8 @@ class Served:
         hidden = [*seen.tolist(), *behind.tolist(), *self._unscored.tolist(), *others.tolist()]
         try:
             with kernels():
-                found = self._explains(model).explain(
-                    [item], **self._whose(user, self._told(history)), hidden=hidden, n=n, listed=whole[:2]
-                )[0]
+                whose = self._whose(user, None if history is None else self.run.told(history))
+                found = self._explains(model).explain([item], **whose, hidden=hidden, n=n, listed=whole[:2])[0]
         except RequestError:
             raise
         except InputError as error:

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr, Int32
+from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError, NotNowError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
@@ -114,15 +114,14 @@ class FittedRun:
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
         """The same for somebody never seen in training, from the keys of the items they chose, oldest first.
 
-        An empty history gets popularity's list, too. Items of which the model knows nothing (``untold``) say nothing.
+        An empty history gets popularity's list, too; what a history says is ``told``.
 
         Raises:
             InputError: an item is unknown, or the history is one key instead of a list of them.
         """
         rows = self.split.items.rows(as_keys(listed(history, "history"), self.split.items.keys), "history")
         check_k(k)
-        silent = np.isin(rows, self.untold)
-        return self._for_rows(rows[~silent], k, np.union1d(self.unscored, rows[silent]).astype(np.int32))
+        return self._for_rows(self.told(rows), k, np.union1d(self.unscored, rows).astype(np.int32))
 
     def _for_rows(self, rows: npt.NDArray[np.integer], k: int, closed: Int32) -> pl.DataFrame:
         best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, closed)
@@ -162,9 +161,19 @@ class FittedRun:
 
     @property
     def untold(self) -> Int32:
-        """Items without training rows that the model knows nothing else of: they say nothing in a history."""
+        """Items without training rows that the model knows nothing else of, ascending."""
         found: Int32 = self._once("untold", lambda: untold(self.model))
         return found
+
+    def told(self, history: npt.NDArray[np.integer]) -> Int64:
+        """What item rows of a history say to the model: nothing where it knows nothing of any of them.
+
+        Else all of them, as at the test, but those that no interaction names.
+        """
+        rows = np.asarray(history, np.int64)
+        if self.untold.size and np.isin(rows, self.untold).all():
+            return rows[:0]
+        return rows[~np.isin(rows, self.unscored)]
 
     def chosen(self) -> Csr:
         """Users by items: what each chose, in whatever part."""
