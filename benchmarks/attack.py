@@ -46,6 +46,7 @@ def main() -> None:
     # numerical libraries read these once, when they are loaded; a lane is one core's worth of work
     for name, value in {"OMP_NUM_THREADS": "1", "RELRANK_CACHE": str(folder / "cache"), **fitting()}.items():
         os.environ.setdefault(name, value)
+    os.environ.pop("RUST_BACKTRACE", None)  # who sets it asks for the traces that are looked for
     from attacks.corruptions import Corruptions
     from attacks.kills import Kills
     from attacks.lanes import Part, run
