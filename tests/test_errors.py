@@ -6,8 +6,11 @@ import importlib
 import pickle
 import pkgutil
 import re
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -72,6 +75,19 @@ def test_what_the_system_said_through_a_library_is_one_sentence(error, monkeypat
     monkeypatch.setattr(cli, "app", lambda: fails_otherwise())
     with pytest.raises(pl.exceptions.ComputeError):
         cli.main()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="bounds of open files are set as on Linux")
+def test_too_few_files_are_refused_before_anything_begins():
+    """Polars panics in the middle of its work where it may open none, and says so in words of its own."""
+    code = (
+        "import resource, sys; from relrank.cli import main; sys.argv = ['relrank', '--help'];"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); main()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.startswith("error: too few files may be open at once")
+    assert "ulimit -n" in run.stderr
 
 
 def fails_otherwise():

@@ -347,7 +347,9 @@ class Killing:
             child.wait(LONGEST)
             hit = child.code == -signal.SIGKILL
         elif kind in ("disk", "files"):
-            bound = little_disk(int(10 ** rng.uniform(1.5, 5.2))) if kind == "disk" else few_files(rng.randint(8, 40))
+            bound = (
+                little_disk(int(10 ** rng.uniform(1.5, 5.2))) if kind == "disk" else few_files(rng.randint(8, 120))
+            )
             child = Child(arguments, said, bound)
             child.wait(LONGEST)
             hit = bool(child.code)

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so ``relrank --help`` answe
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -41,6 +42,8 @@ LONGEST = 86_400
 """Seconds that a time limit of the service may have."""
 PAUSE = 5.0
 """Seconds between two lines of progress where there is no terminal."""
+FILES = 64
+"""That may be opened beside those that are, at least, before a command begins."""
 INTERRUPTED = 130
 """Exit status that the command parser gives for Ctrl-C."""
 
@@ -863,6 +866,7 @@ def main() -> None:
             raise InputError(
                 "command of one process", where="torchrun", expected="relrank fit", found=shlex.join(sys.argv[1:])
             )
+        _refuse_few_files()
         app()
     except (SystemExit, KeyboardInterrupt) as end:
         if isinstance(end, SystemExit) and end.code == INTERRUPTED:
@@ -880,6 +884,28 @@ def main() -> None:
         said = printable(told, lines=True)
         print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
         raise SystemExit(1 if isinstance(told, LeakError) else 2) from None
+
+
+def _refuse_few_files() -> None:
+    """Libraries in Rust panic, with a message of their own, where they may open none; that is said before.
+
+    Raises:
+        InputError: fewer than ``FILES`` may be opened.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise InputError(
+            "too few files may be open at once", where="this process", found=f"{len(opened)}",
+            expected=f"at least {FILES} more than there are: ulimit -n {4 * FILES}",
+        ) from None  # fmt: skip
+    finally:
+        for one in opened:
+            os.close(one)
 
 
 def _settle_libraries() -> None:
