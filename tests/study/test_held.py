@@ -8,9 +8,11 @@ import pytest
 from relrank.evaluation import user_metric
 from relrank.models import MODELS
 from relrank.models.base import config_of
-from relrank.study.cells import load_cell
+from relrank.study.arms import drop
+from relrank.study.cells import fit_cell, load_cell, refit_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.run import prepare, run_study, through_batches
+from relrank.study.fitted import fit_run
+from relrank.study.run import cells_of, prepare, run_study, through_batches
 
 
 def all_cells(config, material, folder):
@@ -82,3 +84,35 @@ def test_more_relations_never_validate_worse_in_a_study(study_file, tmp_path):
     linked = result.leaderboard.filter(~result.leaderboard["arm"].str.contains("rewired"))
     valid = dict(linked.select("arm", "valid").iter_rows())
     assert max(valid.values()) == pytest.approx(valid["all"])
+
+
+@pytest.mark.parametrize("refit", [False, True], ids=["as validated", "with validation rows"])
+def test_a_trained_model_is_searched_in_its_cells_folders(study_file, tmp_path, monkeypatch, refit):
+    """Arms within "all", and the settings held without each relation, train one after the other under one name."""
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
+    section = ModelSection(
+        name="relational-lightgcn", trials=3, arms=("interactions", "all", "drop", "alone"),
+        config={"dim": 8, "negatives": 32}, train={"epochs": 4, "batch": 256, "every": 2},
+    )  # fmt: skip
+    config = read_study(study_file)
+    study = config.study.model_copy(update={"seeds": (0,)})
+    config = config.model_copy(update={"models": (section,), "study": study})
+    material = prepare(config, study_file.parent)
+    material = replace(material, benches=tuple(replace(bench, refit=refit) for bench in material.benches))
+    result = run_study(config, material, tmp_path / "out")
+    kinds = set(result.effects.select("kind", "relation").iter_rows())
+    assert {("held", "driver"), ("held", "noise"), ("drop", "driver")} <= kinds
+    ((cell, found),) = all_cells(config, material, tmp_path / "out" / "cells")
+    without = found.held.table["driver"].to_numpy()
+    chosen = config_of(MODELS[section.kind].Config(), found.chosen, section.name)
+    less = replace(cell, arm=drop(cell.arm.relations, "driver"))
+    again, history = fit_cell(less, less.graph, chosen, tmp_path / "again", lambda _: None)
+    if refit:
+        again = refit_cell(less, less.graph, chosen, history, tmp_path / "refit", lambda _: None)[0]
+    np.testing.assert_allclose(without, user_metric(again, cell.bench.final, "ndcg@10", "test"), atol=1e-6)
+    cells = cells_of(config, material, section.name, "all")
+    run = fit_run(cells, material.tables, tmp_path / "run", lambda _: None)
+    assert run.note["config"]["temperature"] == found.chosen["temperature"]
+    assert not list(here.iterdir())
+    assert not [path for path in (tmp_path / "out" / "cells").glob("*/*") if path.is_dir()]

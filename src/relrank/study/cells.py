@@ -526,9 +526,9 @@ def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, gr
     ended: dict[str, Ended] = {}
     for cell in cells[:-1]:
         cell = begun(cell, [ended[key] for key in cell.after if key in ended])
-        config, found, _ = tune(cell, cell.graph, folder, partial(_say_of, cell, say), memory, group)
+        key = replace(cell, begins=(), there=()).key()
+        config, found, _ = tune(cell, cell.graph, folder / key, partial(_say_of, cell, say), memory, group)
         if found.trials:
-            key = replace(cell, begins=(), there=()).key()
             ended[key] = Ended(key, asdict(config), found.trials[found.chosen].metric)
     return begun(cells[-1], [ended[key] for key in cells[-1].after if key in ended])
 
@@ -740,7 +740,7 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
     if cell.has_all and tuned.trials:
         config, graph = tuned.config, tuned.graph
         del tuned  # memory for one model is enough
-        held = held_effects(cell, config, graph, evaluation.table, say)
+        held = held_effects(cell, config, graph, evaluation.table, part, say)
         held.table.write_parquet(part / HELD)
         note["unused"] = sorted(held.unused)
     for leftover in part.iterdir():
@@ -750,7 +750,7 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
     seal(part, synced=False)
 
 
-def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: Say) -> Held:
+def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, folder: Path, say: Say) -> Held:
     """What each relation brings in the setting of a tuned "all" arm.
 
     Args:
@@ -758,12 +758,13 @@ def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: 
         held: its configuration.
         whole: what it was fitted on.
         users: its per-user table on test.
+        folder: for checkpoints of trained models.
         say: told of every relation.
     """
     chosen, columns, unused = asdict(held), {}, set()
     steps = {k.name: k for k in MODELS[cell.model.kind].knobs(cell.graph)}
     passed = hops(cell.bench.graph)
-    for name in cell.read.relations:
+    for number, name in enumerate(cell.read.relations):
         say(f"held settings without {name}")
         knob = steps.get(f"weights.{name}")
         # what is read through it goes with it
@@ -773,15 +774,22 @@ def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, say: 
         if knob is not None and all(k is not None and value_of(chosen, k.name) == 0 for k in gone):
             unused.add(name)
             config = config_of(held, {knob.name: knob.ladder[1]}, cell.model.name)
-            graph = whole
+            model = fit_cell(cell, whole, config, folder / f"held-{number}", say)[0]
         else:
             less = replace(cell, arm=drop(cell.arm.relations, name, passed), begins=(), after=())
-            config, graph = _without(less, chosen), less.graph
-            graph = refit_graph(less, graph) if cell.bench.refit else graph
-        columns[name] = user_metric(
-            fit_cell(cell, graph, config, Path(), say)[0], cell.bench.final, cell.study.metric, "test"
-        )
+            model = _for_test(cell, less.graph, _without(less, chosen), folder / f"held-{number}", say)
+        columns[name] = user_metric(model, cell.bench.final, cell.study.metric, "test")
     return Held(users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused))
+
+
+def _for_test(cell: Cell, graph: Graph, config: Any, folder: Path, say: Say) -> Recommender:
+    """The cell's model on another graph, with validation rows where the bench gives them back."""
+    if not cell.bench.refit:
+        return fit_cell(cell, graph, config, folder, say)[0]
+    history = None
+    if issubclass(MODELS[cell.model.kind], Trained):
+        history = fit_cell(cell, graph, config, folder / "final", say)[1]
+    return refit_cell(cell, graph, config, history, folder / "refit", say)[0]
 
 
 def _without(cell: Cell, chosen: Mapping[str, Any]) -> Any:
