@@ -40,8 +40,8 @@ class PathFusionConfig(VectorConfig):
     user_vectors: bool = True
     """Whether users have vectors e_u of their own."""
     weight: NotNegative = 0.5
-    """Starting weight a of every relation that ``weights`` does not name, the interactions included. A few hundred steps
-    do not move it far: with a few thousand rows, 5 to 10 may be worth trying."""
+    """Starting weight a of every relation that ``weights`` does not name, the interactions included. A few hundred
+    steps do not move it far: with a few thousand rows, 5 to 10 may be worth trying."""
     weights: Weights = field(default_factory=dict)
     """Starting weight per relation; 0 leaves its paths out for good."""
     learn_weights: bool = True
