@@ -117,6 +117,9 @@ def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
 @pytest.mark.slow
 def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, message):
     config, material, _ = study
+    # one that takes a millisecond may be done before its process is killed
+    long = config.models[2].model_copy(update={"train": {**config.models[2].train, "epochs": 4000}})
+    config = config.model_copy(update={"models": (long,)})
 
     class Killing(Silent):
         def start(self, cell):
