@@ -180,9 +180,7 @@ class Counterfactuals:
         graph = self.graph
         if user is not None:
             user = int(user_rows(torch.tensor([user]), graph.n_users)[0])
-            in_time = graph.in_time()
-            edges = np.arange(len(graph.interactions)) if in_time is None else in_time
-            edges = edges[graph.interactions.src[edges] == user]
+            edges = graph.history(user)
             heard = graph.interactions.dst[edges].astype(np.int64)
             edges = _last_of_each(edges)
             items = graph.interactions.dst[edges].astype(np.int64)

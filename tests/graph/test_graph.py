@@ -193,10 +193,15 @@ def test_events_hold_every_interaction_first_as_placed(graph: Graph) -> None:
     """Users of one and of two interactions, the second of which came before the first."""
     ordered = replace(graph, places=array(0, 1, 0))
     assert ordered.in_time().tolist() == [0, 2, 1]
+    assert [ordered.history(user).tolist() for user in (0, 1)] == [[0], [2, 1]]
+    assert [graph.history(user).tolist() for user in (0, 1)] == [[0], [1, 2]]
     for good in (array(0, 2, 1), array(0, 0, 2, 1), array(0, 2, 2, 1, 2)):
         again = replace(ordered, events=good)
         assert again.in_time() is good
         assert again.only().events is good
+        assert [again.history(user).tolist() for user in (0, 1)] == [
+            [e for e in good.tolist() if again.interactions.src[e] == user] for user in (0, 1)
+        ]
         n = good.tolist().count(0)
         assert Sequences.of_graph(again).lengths().tolist()[:2] == [n, good.size - n]
     bad = (

@@ -299,6 +299,14 @@ class Graph:
         """How often anything was chosen: the number of interactions, and of what is among ``events`` beside them."""
         return len(self.interactions) if self.events is None else self.events.size
 
+    def history(self, user: int) -> Int64:
+        """Numbers of one user's interactions, int64: as they happened, or ascending without an order in time."""
+        users = self.interactions.src  # ascends
+        if self.events is not None:
+            return self.events[users[self.events] == user].astype(np.int64)
+        own = np.arange(*np.searchsorted(users, [user, user + 1]))
+        return own if self.places is None else own[np.argsort(self.places[own])]
+
     @property
     def n_users(self) -> int:
         """Number of users."""

@@ -95,7 +95,6 @@ class Served:
         self._own = self._parts[0]
         if split.repeats is not None:
             self._own = Sequences.of_rows(split.repeats.user, split.repeats.item, self.n_users)
-        self._heard = run.heard()
         self._chosen = run.chosen()
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
@@ -219,8 +218,8 @@ class Served:
 
     def history_of(self, row: int) -> Int64:
         """What the user chose, as often as they did, training rows first, each part in its own order."""
-        start, end = self._heard.indptr[row : row + 2]
-        return self._heard.items[start:end].astype(np.int64)
+        parts = (self._own, *self._parts[1:])
+        return np.concatenate([p.items[p.indptr[row] : p.indptr[row + 1]] for p in parts]).astype(np.int64)
 
     def _own_of(self, row: int) -> Int64:
         """What the user chose in training, as often as they did, oldest first."""
