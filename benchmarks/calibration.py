@@ -6,6 +6,7 @@
     python benchmarks/calibration.py tables FOLDER RUN [--samples 400]
     python benchmarks/calibration.py fresh FOLDER [--samples 200] [--minutes 30]
     python benchmarks/calibration.py starts [--effects 4000]
+    python benchmarks/calibration.py few [--effects 1500]
     python benchmarks/calibration.py report FOLDER [--write docs/calibration.md]
 
 ``run`` makes studies with relations of which the truth is known, and adds a line per study to FOLDER/studies.jsonl; a
@@ -30,6 +31,7 @@ shaped the models, too, are held against the mean over the users of all other sa
 ``starts`` draws effects that are not there, on the same test rows with three starts of training, which differ, and
 shake each user, by 0 to 4 times the variance of users: how often p is small, and how far z spreads, with what the
 effect's own starts say and with what a dozen arms say.
+``few`` draws effects that few of 400 users show, each another one: how often intervals hold the truth.
 ``report`` prints rates with 95 % binomial intervals (Clopper–Pearson).
 """
 
@@ -388,6 +390,19 @@ def starts(given: argparse.Namespace) -> None:
             print(f"starts {apart:g}, users x starts {shaken:g}, {who}: SD of z {z:.2f}, {rates}", flush=True)
 
 
+def few(given: argparse.Namespace) -> None:
+    """Coverage of 95 % intervals where few users differ, by something between shift/2 − .5 and shift/2 + .5."""
+    rng = np.random.default_rng(given.seed)
+    for differ, shift in product((0.5, 1.0, 2.0, 4.0, 8.0), (0.0, 0.5, 1.0)):
+        truth, covered, n = differ / USERS * shift / 2, 0, 0
+        for _ in range(given.effects):
+            values = np.where(rng.random(USERS) < differ / USERS, (2 * rng.random(USERS) - 1 + shift) / 2, 0.0)
+            if values.any():
+                effect = effect_of(values[:, None])
+                covered, n = covered + int(effect.low <= truth <= effect.high), n + 1
+        print(f"{differ:g} of {USERS} users differ, shift {shift:g}: covered {binomial(covered, n)}", flush=True)
+
+
 GROUPS = 4
 """Groups of users of a sample, no user in two of them, whose intervals are counted."""
 
@@ -511,10 +526,11 @@ def main() -> None:
     for name, default in (("samples", 200), ("seed", 0), ("minutes", 30)):
         population.add_argument(f"--{name}", type=int, default=default)
     population.set_defaults(do=fresh)
-    drawn = commands.add_parser("starts")
-    for name, default in (("effects", 4000), ("seed", 0)):
-        drawn.add_argument(f"--{name}", type=int, default=default)
-    drawn.set_defaults(do=starts)
+    for simulation, effects in ((starts, 4000), (few, 1500)):
+        drawn = commands.add_parser(simulation.__name__)
+        for name, default in (("effects", effects), ("seed", 0)):
+            drawn.add_argument(f"--{name}", type=int, default=default)
+        drawn.set_defaults(do=simulation)
     said = commands.add_parser("report")
     said.add_argument("folder", type=Path)
     said.add_argument("--write", type=Path)

@@ -40,9 +40,9 @@ FEW = 30
 FLIPS = 10_000
 WIDENED_UP_TO = 0.95
 """p up to which flipped signs widen the error. Near 1 they only say that the mean is near 0, which is no reason for a
-wide interval, and of one user who differs, whose p is 1, none is wide enough but an endless one. Simulated, where one
-to eight of 400 users differ, by anything from −.5 to 1: 95 % intervals hold the truth in 91 to 100 %, as without
-this bound but for one percent; with 2/3 as the bound in 87."""
+wide interval, and of one user who differs, whose p is 1, none is wide enough but an endless one. Simulated by
+``benchmarks/calibration.py few``, where up to eight of 400 users differ: 95 % intervals hold the truth in 91 to
+100 %, as without this bound but for one percent; with 2/3 as the bound in 87."""
 USERS_SHARE = 0.5
 """The error is at least this share (of variance) of what users alone make it: what splits add is a difference of two
 estimates, which falls below 0 by luck. Coverage of 95 % intervals by simulation, with three and five splits, 100 and

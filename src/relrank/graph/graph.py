@@ -303,8 +303,9 @@ class Graph:
         """Numbers of one user's interactions, int64: as they happened, or ascending without an order in time."""
         users = self.interactions.src  # ascends
         if self.events is not None:
-            return self.events[users[self.events] == user].astype(np.int64)
-        own = np.arange(*np.searchsorted(users, [user, user + 1]))
+            again: Int64 = self.events[users[self.events] == user].astype(np.int64)
+            return again
+        own: Int64 = np.arange(*np.searchsorted(users, [user, user + 1]))
         return own if self.places is None else own[np.argsort(self.places[own])]
 
     @property
