@@ -233,7 +233,7 @@ def test_what_other_arms_say_of_starts_by_hand():
     assert error**2 == pytest.approx(4 / 3 + 2 - 2 / 6)  # the rest has mean square 2, and is in both of the others
     torn = np.array([0.0, 2.0, 4.0])[:, None] + 3 * np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])
     assert _mean_and_error(torn)[1] ** 2 == pytest.approx(4 / 3 / 2)  # half of what users make it, as of splits
-    assert _mean_and_error(torn, Starts(0.5, 6.0))[1] ** 2 == pytest.approx(4 / 3)  # all of it: others are not as torn
+    assert _mean_and_error(torn, Starts(0.5, 6.0))[1] ** 2 == pytest.approx(4 / 3)  # all of it: others are calmer
     same = effect_of(np.zeros((3, 2)), starts=Starts(2.0, 6.0))
     assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
 
