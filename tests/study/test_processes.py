@@ -1,6 +1,7 @@
 """Studies in several processes of this machine."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -41,7 +42,8 @@ def _two_cores(monkeypatch):
 
 
 def workers():
-    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+    """Processes started here; a command line is empty for a moment after a start, and would not show them all."""
+    return multiprocessing.active_children()
 
 
 @pytest.mark.slow
