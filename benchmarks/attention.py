@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.additive_attention import additive_attention
-from relrank.graph.dot_attention import Neighbours, dot_attention
+from relrank.kernels.additive_attention import additive_attention
+from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.study.run import machine
 
 Step = Callable[[], tuple[Tensor, ...]]

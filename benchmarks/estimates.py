@@ -25,9 +25,10 @@ import polars as pl
 import torch
 
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels import dense_solve
 from relrank.libraries import fitting
 from relrank.memory import GB, reset_peak_memory
-from relrank.models import MODELS, ClosedForm, Trained, linear
+from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.models.estimates import SCORE_BLOCK, Estimate
 from relrank.study.cells import peak_memory_mb
@@ -95,7 +96,7 @@ def graph_of(case: Case, seed: int = 0) -> Graph:
 def run(case: Case) -> tuple[Estimate, float, float]:
     """The estimate, and as measured the peak in bytes and the seconds of solving or training."""
     if "limit" in case:  # torch takes over at a size that few machines have room for
-        linear.LAPACK_LIMIT = case["limit"]
+        dense_solve.LAPACK_LIMIT = case["limit"]
         MODELS["relational-ease"].estimate.__func__.__globals__["LAPACK_LIMIT"] = case["limit"]  # type: ignore[attr-defined]
     kind = MODELS[case["model"]]
     config = config_of(kind.Config(), case.get("config", {}), case["model"])

@@ -26,10 +26,10 @@ import polars as pl
 import torch
 
 from relrank.comparison import compare, mean_interval
-from relrank.csr import Int64
 from relrank.evaluation import evaluate
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Int64
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.study.cells import Cell
 from relrank.study.config import read_study

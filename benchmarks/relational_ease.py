@@ -34,8 +34,8 @@ from scipy.linalg import lapack
 
 from graphs import generated_pairs, graph_of
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.dense_solve import spd_inverse
 from relrank.models import relational_ease
-from relrank.models.linear import spd_inverse
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.study.arms import all_of, arms
 from relrank.study.cells import Bench, Cell, run_cell

@@ -27,8 +27,8 @@ import polars as pl
 
 from item_neighbours import GROUP, generated
 from relrank import metrics
-from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.csr import Csr
 from relrank.memory import reset_peak_memory
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.ranking import ranks

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from graphs import generated_pairs, gowalla_pairs, graph_of
-from relrank.csr import Int64
-from relrank.graph import spmm
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
+from relrank.kernels import spmm
+from relrank.kernels.csr import Int64
 from relrank.study.run import machine
 
 BATCH = 8192

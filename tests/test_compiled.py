@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from relrank.compiled import njit
+from relrank.kernels.compiled import njit
 
 READ_ONLY = """
 import numba.core.caching as caching
@@ -17,7 +17,7 @@ import warnings
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("default")
     import numpy as np
-    from relrank.counting import order_of
+    from relrank.kernels.counting_sort import order_of
     import relrank.models
 assert [str(w.message) for w in said if "NUMBA_CACHE_DIR" in str(w.message)]
 print(order_of(np.array([2, 0, 1, 0], np.int32), 3).tolist())
@@ -38,8 +38,8 @@ def test_other_errors_of_the_compiler_stay():
 
 PRODUCTS = """
 import numpy as np
-from relrank.csr import Csr
-from relrank.graph import spmm
+from relrank.kernels.csr import Csr
+from relrank.kernels import spmm
 
 one = Csr(np.array([0, 1, 2]), np.array([1, 0], np.int32), np.ones(2, np.float32), 2)
 x, out = np.arange(32, dtype=np.float32).reshape(2, 16), np.empty((2, 16), np.float32)
@@ -55,7 +55,7 @@ kernels = spmm._product, spmm._product_of_rows, spmm._product_of_columns
 
 ATTENTION = """
 import torch
-from relrank.graph import additive_attention as attention
+from relrank.kernels import additive_attention as attention
 
 left, right = (torch.ones(2, 1, 16, requires_grad=True) for _ in range(2))
 indptr, indices = torch.tensor([0, 1, 2]), torch.tensor([1, 0], dtype=torch.int32)
@@ -76,11 +76,16 @@ def test_kernels_that_one_process_compiled_are_found_by_the_next(code):
 
 
 PARTS = {
-    "inner.py": "from relrank.compiled import njit\n@njit(inline='always')\ndef step(x):\n    return x + {step}\n",
+    "inner.py": """
+from relrank.kernels.compiled import njit
+@njit(inline='always')
+def step(x):
+    return x + {step}
+""",
     "sizes.py": "ADDED = {added}\n",
     "outer.py": """
 import inner
-from relrank.compiled import njit
+from relrank.kernels.compiled import njit
 from sizes import ADDED
 @njit()
 def twice(x):
@@ -115,7 +120,7 @@ def test_a_kept_kernel_knows_the_files_and_numbers_that_it_was_made_of(tmp_path)
 TWO_TYPES = """
 import sys, time
 import numpy as np
-from relrank.compiled import njit
+from relrank.kernels.compiled import njit
 
 @njit()
 def twice(x):
@@ -149,7 +154,7 @@ def test_processes_that_compile_a_kernel_for_other_types_at_once_keep_what_each_
 
 
 def test_kernels_are_python_where_compilation_is_switched_off():
-    code = "from relrank import counting; from relrank.graph import spmm; from relrank.models import linear; print(1)"
+    code = "from relrank.kernels import counting_sort, dense_solve, spmm; print(1)"
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout == "1\n", done.stderr

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from relrank import counting
-from relrank.counting import ascending, order_of, order_of_pairs, repeated
+from relrank.kernels import counting_sort
+from relrank.kernels.counting_sort import ascending, order_of, order_of_pairs, repeated
 
 
 def pairs(seed, size=400, shape=(30, 20)):
@@ -13,7 +13,7 @@ def pairs(seed, size=400, shape=(30, 20)):
 @pytest.mark.parametrize("sparse", [16, 10**9])
 def test_pairs_are_ordered_as_a_stable_sort_orders_them(monkeypatch, sparse):
     """By counting and, where the numbers are many beside the pairs, by comparing."""
-    monkeypatch.setattr(counting, "_SPARSE", sparse)
+    monkeypatch.setattr(counting_sort, "_SPARSE", sparse)
     for seed in range(5):
         rows, cols = pairs(seed)
         assert (order_of_pairs(rows, cols, (30, 20)) == np.lexsort((cols, rows))).all()

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array
 
-from relrank.csr import Csr
 from relrank.graph.graph import Relation
-from relrank.graph.spmm import spmm
+from relrank.kernels.csr import Csr
+from relrank.kernels.spmm import spmm
 
 
 def case(seed):

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from relrank import metrics
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
 from relrank.graph.builders import build_graph
 from relrank.graph.graph import Relation
+from relrank.kernels.csr import Csr
 from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank import metrics
-from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.kernels.csr import Csr
 
 NAMES = ["hit", "recall", "precision", "ndcg", "map"]
 

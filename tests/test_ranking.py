@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.kernels.csr import Csr
 from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from relrank import ranking, tiles
-from relrank.csr import Csr
+from relrank import ranking
 from relrank.errors import InputError
+from relrank.kernels import fused_ranking
+from relrank.kernels.csr import Csr
 from relrank.models.mf import MF
 from relrank.models.path_fusion import PathFusion
 from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
@@ -118,7 +119,7 @@ def test_naive_oracle_with_ties_and_masks(n_items, dim):
             assert np.isneginf(own[row < 0]).all()
 
 
-@pytest.mark.parametrize("most_truth", [tiles.MANY, tiles.MANY + 1, 400])
+@pytest.mark.parametrize("most_truth", [fused_ranking.MANY, fused_ranking.MANY + 1, 400])
 def test_many_relevant_items(most_truth):
     users, items, seen, truth = case(most_truth, 40, 900, 3, most_truth)
     assert truth.degrees().max() >= most_truth * 0.8
@@ -309,7 +310,7 @@ def digest() -> str:
 @pytest.mark.slow  # every kernel is compiled once more
 def test_registers_of_another_machine_give_the_same_bits():
     """Half as wide, with tiles of another shape, as a machine without AVX-512 has them."""
-    if not tiles.WIDE:
+    if not fused_ranking.WIDE:
         pytest.skip("needs the wide registers to compare with")
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_ranking_products as t;"

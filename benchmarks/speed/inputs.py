@@ -12,10 +12,10 @@ import numpy as np
 
 from graphs import generated_pairs, gowalla_pairs
 from grouped_interactions import AMAZON_BOOK, GOODBOOKS, GOWALLA, Laws, grouped_pairs, held_out
-from relrank.csr import Csr
 from relrank.graph.propagation import normalise
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import singular_vectors
 from relrank.models.filters import item_degrees
-from relrank.models.linear import singular_vectors
 from relrank.tables.datasets import goodbooks_10k
 from relrank.tables.protocols import ProtocolConfig, apply
 from speed.environments import Skipped

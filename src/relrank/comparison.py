@@ -26,8 +26,8 @@ import numpy as np
 import polars as pl
 from scipy.special import nctdtrinc, stdtr, stdtrit
 
-from relrank.csr import Float64
 from relrank.errors import InputError, did_you_mean, one_of
+from relrank.kernels.csr import Float64
 from relrank.tables.ids import IdMap
 
 Table = pl.DataFrame | Sequence[pl.DataFrame]

@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.counterfactuals import Asked, Counterfactuals, Deletion, Listed
-from relrank.csr import Float64, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Float64, Int64
 from relrank.models.base import Recommender
 from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.ranking import SCORE_BYTES, top_k

@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float64, Int64
 from relrank.errors import InputError, did_you_mean
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float64, Int64
 
 Counts = npt.NDArray[np.integer]
 Lists = npt.NDArray[np.integer]

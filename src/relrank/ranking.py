@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relrank import sparse_ranking, tiles
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
+from relrank.kernels import fused_ranking, sparse_ranking
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.shared_ranking import SharedOrder
 from relrank.models.base import history_rows
-from relrank.shared_ranking import SharedOrder
 
 SCORE_BYTES = 128 * 2**20
 """Scores of one block of users take at most this much memory (unless a single row takes more)."""
@@ -349,7 +349,7 @@ class _Pass:
 
     def _item_vectors(self, model: Any) -> Float32 | None:
         """Vectors of the items if the products with them are all there is to the scores, on this machine's CPU."""
-        if self.users.size < FUSED_FROM or not tiles.HAS_FMA or not getattr(model, "is_product", False):
+        if self.users.size < FUSED_FROM or not fused_ranking.HAS_FMA or not getattr(model, "is_product", False):
             return None
         with torch.no_grad():
             items: torch.Tensor = model.item_vectors()
@@ -368,7 +368,7 @@ class _Pass:
         if of_users.device.type != "cpu" or of_users.dtype != torch.float32:
             return False
         vectors = np.ascontiguousarray(of_users.detach().numpy())
-        if not _largest(vectors) * panels.largest * vectors.shape[1] < float(tiles.LARGEST):  # nor for NaN
+        if not _largest(vectors) * panels.largest * vectors.shape[1] < float(fused_ranking.LARGEST):  # nor for NaN
             return False
         self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))
         return True
@@ -456,7 +456,7 @@ class _Pass:
 
     def _products(self, vectors: Float32, first: int, panels: _Panels) -> None:
         inside = slice(first, first + len(vectors))
-        tiles.rank_products(
+        fused_ranking.rank_products(
             vectors, self.users[inside], panels.items, panels.panels, panels.order, panels.places,
             self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
             self.higher, self.equal, self.constant[inside], self.top_items[inside], self.top_scores[inside],
@@ -464,7 +464,7 @@ class _Pass:
 
     def _scores(self, scores: Float32, first: int) -> None:
         inside = slice(first, first + len(scores))
-        tiles.rank_rows(
+        fused_ranking.rank_rows(
             scores, self.users[inside], self.order, _places(self.order, self.seen.n_cols),
             self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
             self.higher, self.equal, self.constant[inside], self.not_finite[inside],
@@ -491,8 +491,10 @@ class _Panels:
         self.order = order[~np.isin(order, closed)] if closed.size else order
         self.places = _places(self.order, len(items))
         self.largest = _largest(items)
-        self.panels = np.empty((-(-self.order.size // tiles.WIDTH), items.shape[1], tiles.WIDTH), np.float32)
-        tiles.pack(items, self.order, self.panels)
+        self.panels = np.empty(
+            (-(-self.order.size // fused_ranking.WIDTH), items.shape[1], fused_ranking.WIDTH), np.float32
+        )
+        fused_ranking.pack(items, self.order, self.panels)
 
 
 def _largest(vectors: Float32) -> float:

@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.checkpoint import load_tensors, save_tensors
-from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Int64
 from relrank.libraries import cores
 from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows, restore
 from relrank.models.sequence import SequenceModel, Windows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.additive_attention import _WORTH_THREADS, _plain, additive_attention
+from relrank.kernels.additive_attention import _WORTH_THREADS, _plain, additive_attention
 
 N_SRC = 7
 ROWS = [[3, 0, 3, 6, 1], [], [5], [2, 2, 2, 4], []]

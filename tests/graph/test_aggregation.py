@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.csr import Csr
 from relrank.graph.aggregation import neighbour_mean, sparse_product
 from relrank.graph.blocks import Edges
+from relrank.kernels.csr import Csr
 
 N_SRC = 9
 ROWS = [[(3, 0.5), (0, 2.0), (3, 1.0)], [], [(8, 0.25)], [(7, 1.0), (7, 1.0), (1, 3.0), (2, 0.1)], []]

@@ -11,11 +11,12 @@ import torch
 from scipy.stats import chisquare
 
 from relrank.errors import InputError
-from relrank.graph import neighbour_kernels, neighbour_tensors
+from relrank.graph import neighbour_tensors
 from relrank.graph.blocks import Adjacency, whole_block
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
 from relrank.graph.propagation import Propagation
+from relrank.kernels import neighbour_sampling
 from relrank.tables.ids import IdMap
 
 PATHS = [None, "cpu"]  # compiled kernels, tensor operations
@@ -333,7 +334,7 @@ def same(a, b):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("replace", [False, True])
 def test_same_seed_same_bits_on_any_number_of_threads_and_on_the_serial_kernel(graph, weighted, replace, monkeypatch):
-    monkeypatch.setattr(neighbour_kernels, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(neighbour_sampling, "_WORTH_THREADS", 0)
     sampler = NeighbourSampler(Adjacency(graph), [3, 2], replace=replace, weighted=weighted)
     seeds, out = np.arange(40), (graph.interactions.src[:50], graph.interactions.dst[:50])
     before, results = numba.get_num_threads(), []

@@ -12,10 +12,10 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.kernels.csr import Csr
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.dot_attention import Neighbours, _by_torch, dot_attention, joined
+from relrank.kernels.dot_attention import Neighbours, _by_torch, dot_attention, joined
 
 N_DST, N_SRC, HEADS, D, KINDS = 9, 13, 2, 4, 3
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.features import columns_of
 from relrank.graph.graph import Feature, Graph
+from relrank.kernels.csr import Csr
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

@@ -2,9 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.paths import path_kinds, path_scores, root_of_difference
+from relrank.kernels.csr import Csr
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 7, "item": 9, "tag": 4, "city": 3}

@@ -6,10 +6,10 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import Propagation, _Tables, normalise
-from relrank.graph.spmm import spmm, spmm_columns, spmm_rows
+from relrank.kernels.csr import Csr
+from relrank.kernels.spmm import spmm, spmm_columns, spmm_rows
 from relrank.tables.ids import IdMap
 
 

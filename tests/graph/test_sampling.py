@@ -4,9 +4,9 @@ import numba
 import numpy as np
 import pytest
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.sampling import NegativeSampler, check_negatives_exist
+from relrank.kernels.csr import Csr
 
 KINDS = [
     ("uniform", False), ("uniform", True), ("popularity", False), ("popularity", True), ("in-batch", True),

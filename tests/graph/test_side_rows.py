@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.csr import Csr
 from relrank.graph.builders import Attribute, Link, build_graph
 from relrank.graph.recipes import MultiHotFeature
 from relrank.graph.side_rows import Reached, disguised, reached, side_rows
+from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.split import Split

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.csr import Float32
 from relrank.errors import InputError
 from relrank.graph import text_encoders
 from relrank.graph.builders import Text, Texts, build_graph
@@ -23,6 +22,7 @@ from relrank.graph.recipes import Encoded, TextFeature
 from relrank.graph.text_cache import TextCache, cache_folder, identity, sha256
 from relrank.graph.text_encoders import load_library, model_folder, most_tokens, sentences
 from relrank.graph.texts import key_of
+from relrank.kernels.csr import Float32
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import NodeTable, Tables, TextTable

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from relrank import testing
-from relrank.csr import Csr
 from relrank.graph.graph import Feature, Graph
+from relrank.kernels.csr import Csr
 
 BLOCKS = testing.BLOCKS
 

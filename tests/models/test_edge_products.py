@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relrank.graph.sampling import distinct
-from relrank.models.edge_products import edge_products
+from relrank.kernels.edge_products import edge_products
 
 
 @pytest.mark.parametrize("width", [3, 16, 48])

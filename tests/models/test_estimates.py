@@ -13,8 +13,8 @@ import pytest
 
 from relrank import ranking
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels import dense_solve as dense
 from relrank.models import MODELS, ClosedForm, Trained, estimates, sparse_ease
-from relrank.models import linear as dense
 from relrank.models import relational_ease as relational
 from relrank.models.base import config_of
 from relrank.models.estimates import Estimate

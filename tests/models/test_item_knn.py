@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relrank.graph.graph import Graph, Relation
-from relrank.models import largest_products
+from relrank.kernels import largest_products
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.testing import ModelContract, planted_graph
 

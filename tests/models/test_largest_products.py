@@ -2,9 +2,9 @@ import numba
 import numpy as np
 import pytest
 
-from relrank.csr import Csr
-from relrank.models import largest_products as module
-from relrank.models.largest_products import largest_products
+from relrank.kernels import largest_products as module
+from relrank.kernels.csr import Csr
+from relrank.kernels.largest_products import largest_products
 
 
 def sparse(shape, density, seed, levels=0):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.kernels.csr import Csr
 from relrank.models.layers import FeatureEncoder, dropped
 from relrank.tables.ids import IdMap
 

@@ -4,9 +4,9 @@ import numba
 import numpy as np
 import pytest
 
-from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.models.least_squares import CHUNK, TILE, moments, padded, solve_rows, spectrum_of, turned
+from relrank.kernels.csr import Csr
+from relrank.kernels.least_squares import CHUNK, TILE, moments, padded, solve_rows, spectrum_of, turned
 
 
 def rows_of(degrees, m, seed=0, weighted=True):

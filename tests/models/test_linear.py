@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from relrank.csr import Csr
 from relrank.errors import InputError
-from relrank.models import linear
-from relrank.models.linear import (
+from relrank.kernels import dense_solve
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import (
     full_gram,
     gram,
     penalised,
@@ -76,7 +76,7 @@ def test_gram_of_more_rows_than_two_bytes_can_number():
     """Column numbers are kept in two bytes where they fit; 65,536 is the last size for which they do."""
     for n in (65_536, 65_537):
         rows = Csr.from_pairs(np.array([0, n - 1]), np.array([0, 0]), (n, 1))
-        assert linear._both_ways(rows)[4].tolist() == [0, n - 1]
+        assert dense_solve._both_ways(rows)[4].tolist() == [0, n - 1]
 
 
 def test_penalised_adds_grams_into_the_upper_left_corner():
@@ -96,16 +96,16 @@ def test_tiles_change_no_bit_of_a_product(d, monkeypatch):
     rows, dense = random_csr(300, 70, 0.4, 3), np.random.default_rng(4).standard_normal((70, d)).astype(np.float32)
     plain = rows_times_dense(rows, dense)
     called = []
-    tiled = linear._rows_times_tiles
-    monkeypatch.setattr(linear, "_rows_times_tiles", lambda *args: called.append(1) or tiled(*args))
-    monkeypatch.setattr(linear, "MANY", 0)
+    tiled = dense_solve._rows_times_tiles
+    monkeypatch.setattr(dense_solve, "_rows_times_tiles", lambda *args: called.append(1) or tiled(*args))
+    monkeypatch.setattr(dense_solve, "MANY", 0)
     assert (rows_times_dense(rows, dense) == plain).all()
     assert called
     np.testing.assert_allclose(plain, to_scipy(rows) @ dense, atol=1e-4)
 
 
 def test_threads_change_no_bit_of_gram_matrices_and_products(monkeypatch):
-    monkeypatch.setattr(linear, "MANY", 0)
+    monkeypatch.setattr(dense_solve, "MANY", 0)
     rows = random_csr(300, 70, 0.4, 3)
     dense = np.random.default_rng(4).standard_normal((70, 97)).astype(np.float32)
     upper, found, before = np.triu_indices(300), [], numba.get_num_threads()
@@ -133,7 +133,7 @@ def test_unit_rows_have_length_one_and_empty_rows_stay_empty():
 def cholesky(request, monkeypatch):
     """Both libraries that may do the decomposition: torch's takes over above a size where scipy's has crashed."""
     if request.param == "torch":
-        monkeypatch.setattr(linear, "LAPACK_LIMIT", 0)
+        monkeypatch.setattr(dense_solve, "LAPACK_LIMIT", 0)
 
 
 @pytest.mark.usefixtures("cholesky")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relrank.csr import Csr
-from relrank.models import local_regression
-from relrank.models.local_regression import (
+from relrank.kernels import local_regression
+from relrank.kernels.csr import Csr
+from relrank.kernels.local_regression import (
     LANES,
     SAMPLE,
     SameValue,

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.csr import Csr
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
+from relrank.kernels.csr import Csr
 from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.models.hgt import HGT, HGTConfig
 from relrank.models.rgcn import RGCN, RGCNConfig

@@ -10,9 +10,9 @@ import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank import metrics
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.csr import Csr
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.relation_rows import reach, rows_of, stacked
 from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.csr import Csr
 from relrank.errors import InputError
+from relrank.kernels.csr import Csr
 from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.models.score_fusion import ScoreFusion, ScoreFusionConfig, z_scores

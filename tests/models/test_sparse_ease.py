@@ -11,12 +11,12 @@ import pytest
 import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.chains import chain_to, end_of
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.csr import Csr
+from relrank.kernels.local_regression import SameValue, symmetric_sum
 from relrank.models import sparse_ease
-from relrank.models.local_regression import SameValue, symmetric_sum
 from relrank.models.relation_rows import rows_of
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig

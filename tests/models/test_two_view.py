@@ -9,9 +9,9 @@ from featured import featured
 from torch.nn import functional
 from written import written
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
+from relrank.kernels.csr import Csr
 from relrank.models import losses
 from relrank.models.history_attention import Histories
 from relrank.models.path_fusion import PathFusion, PathFusionConfig

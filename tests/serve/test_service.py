@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.explanations import Explainer
+from relrank.kernels.csr import Csr
 from relrank.models import MODELS as ALL_MODELS
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig

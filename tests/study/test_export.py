@@ -14,9 +14,9 @@ from kept_runs import N_ITEMS, N_USERS, kept
 from safetensors.torch import load_file
 from scipy.sparse import csr_array
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
+from relrank.kernels.csr import Csr
 from relrank.models.base import history_rows
 from relrank.models.relational_ease import RelationalEASE
 from relrank.models.sparse_ease import SparseEASE

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.csr import Csr
+from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding, audit
 from relrank.tables.ids import IdMap
 from relrank.tables.protocols import ProtocolConfig, apply

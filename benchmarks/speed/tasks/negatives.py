@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from relrank.csr import Csr
 from relrank.graph.sampling import KINDS, NegativeSampler
+from relrank.kernels.csr import Csr
 from speed.environments import Skipped
 from speed.frame import Context, Entry, Row
 from speed.peer import Call

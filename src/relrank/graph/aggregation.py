@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.compiled import njit
-from relrank.csr import Csr
 from relrank.graph.blocks import Edges
-from relrank.graph.spmm import spmm
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr
+from relrank.kernels.spmm import spmm
 
 
 @njit(nogil=True)

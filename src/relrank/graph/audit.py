@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from relrank.csr import Float64
 from relrank.graph.graph import NO_TITLES, Graph, Titles
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Float64
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.files import holds_numbers, read_numbers
 from relrank.tables.growth import growth

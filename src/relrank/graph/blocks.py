@@ -17,10 +17,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Int64
 
 Pairs = tuple[Int64 | Tensor, Int64 | Tensor]
 

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Float32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.features import build_features
@@ -37,6 +36,7 @@ from relrank.graph.recipes import (
 from relrank.graph.text_encoders import sentences
 from relrank.graph.text_rows import joined_texts
 from relrank.graph.texts import text_feature, texts_draft
+from relrank.kernels.csr import Float32
 from relrank.tables.cutoff import cut_tables
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relrank.csr import Csr
 from relrank.errors import InputError, NotNowError
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.kernels.csr import Csr
 from relrank.sealed import NO_FILE, bytes_in
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.csr import Csr
 
 Chain = tuple[tuple[Relation, bool], ...]
 """Relations in order, each with whether it is walked from source to target."""

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Float64
 from relrank.errors import InputError
 from relrank.graph.joins import Progress, examples
 from relrank.graph.recipes import Categories, Cuts, Listed
+from relrank.kernels.csr import Float64
 from relrank.tables.files import has_text, read_numbers
 from relrank.tables.missing import without_missing
 from relrank.tables.split import Split

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Csr, Float32, Float64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.graph import Feature
@@ -30,6 +29,7 @@ from relrank.graph.recipes import (
 )
 from relrank.graph.text_encoders import vectors
 from relrank.graph.text_rows import joined_texts
+from relrank.kernels.csr import Csr, Float32, Float64
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing, written
 from relrank.tables.notices import Notice

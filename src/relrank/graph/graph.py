@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.counting import ascending, order_of_pairs, repeated
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
+from relrank.kernels.counting_sort import ascending, order_of_pairs, repeated
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from relrank.csr import Float64, Int32
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.graph.recipes import InteractionWeights
+from relrank.kernels.csr import Float64, Int32
 from relrank.tables.split import Interactions, Split
 
 DAY = 86_400

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from relrank.csr import Int32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Relation
+from relrank.kernels.csr import Int32
 from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import shown, without_missing

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, Pairs
-from relrank.graph.neighbour_kernels import counts, draw, first_repeated, relabel
 from relrank.graph.neighbour_tensors import DeviceSampler
+from relrank.kernels.csr import Int32, Int64
+from relrank.kernels.neighbour_sampling import counts, draw, first_repeated, relabel
 
 T = TypeVar("T")
 Fanout = int | Mapping[str, int]

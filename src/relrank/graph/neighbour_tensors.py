@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relrank.csr import Int64
 from relrank.graph.blocks import Adjacency, Block, Edges, EdgeType, shared
+from relrank.kernels.csr import Int64
 
 # Floyd's algorithm compares each draw with all before it.
 FLOYD_LIMIT = 64

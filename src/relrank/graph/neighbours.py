@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Float32, Int64
 from relrank.graph.recipes import Text
+from relrank.kernels.csr import Float32, Int64
 
 Bool = npt.NDArray[np.bool_]
 Pairs = tuple[Int64, Int64, Float32]

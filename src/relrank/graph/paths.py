@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Int64
 from relrank.graph.chains import composed_graph
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Int64
 
 EQUAL = 1e-5
 """Two float32 sums of the same paths in another order differ by less than this share."""

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
 
 _MOST_LISTED = 0.5
 """Share of a table's rows above which a sparse table is filled up with zeros rather than looked up."""

@@ -12,9 +12,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError, one_of
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 
 Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.csr import Int32, Int64, end_to_end
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Int32, Int64, end_to_end
 
 LENGTH_BOUNDS = (10, 50)
 """Longest short and longest medium history, in items."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from relrank.csr import Csr
 from relrank.graph.graph import NO_TITLES, Graph, Relation, Titles
+from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relrank.csr import Float32
 from relrank.errors import InputError
+from relrank.kernels.csr import Float32
 from relrank.tables.config import at_home
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from relrank.csr import Float32, Float64
 from relrank.errors import InputError
 from relrank.graph.columns import Reader
 from relrank.graph.recipes import Encoded, Latent
 from relrank.graph.text_cache import FORMAT, TextCache, cache_folder, identity
+from relrank.kernels.csr import Float32, Float64
 from relrank.tables.config import resolve
 
 Bool = npt.NDArray[np.bool_]

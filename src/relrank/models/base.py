@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences, check_ordered, item_rows
+from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.memory import out_of_memory
 from relrank.models import estimates
 from relrank.models.estimates import Estimate

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Int64
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Int64
 from relrank.models.base import Knob
 from relrank.models.sasrec import SASRecConfig, Transformer
 from relrank.models.sequence import Windows

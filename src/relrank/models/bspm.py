@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.spmm import spmm
+from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
+from relrank.kernels.spmm import spmm
 from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
@@ -38,7 +39,6 @@ from relrank.models.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.settings import Bounds, Count, NotNegative, Rounds, Seed, Weights
 
 ORDER = {"euler": 1, "rk4": 4}

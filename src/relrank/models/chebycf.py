@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
-from relrank.graph.spmm import spmm
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Float64
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
+from relrank.kernels.spmm import spmm
 from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
@@ -40,7 +41,6 @@ from relrank.models.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.settings import Bounds, Count, NotNegative, Positive, Power, Rounds, Seed, Weights
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32, Float64
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr, Float32, Float64
+from relrank.kernels.dense_solve import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
 from relrank.models import estimates
 from relrank.models.base import ClosedForm, Knob, Shapes, history_rows, user_rows
 from relrank.models.estimates import Estimate
-from relrank.models.linear import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
 from relrank.models.settings import Positive
 
 

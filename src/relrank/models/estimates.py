@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relrank.csr import Int32
+from relrank.kernels.csr import Int32
 from relrank.libraries import cores as cores
 
 FLOAT = 4

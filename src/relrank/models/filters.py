@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
 from relrank.graph.chains import composed, touches_items
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.spmm import spmm
+from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.spmm import spmm
 from relrank.models import estimates
 from relrank.models.base import FromHistory, Knob
 from relrank.models.estimates import Estimate

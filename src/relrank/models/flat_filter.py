@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.spmm import spmm
+from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
+from relrank.kernels.spmm import spmm
 from relrank.models.base import Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import (
@@ -40,7 +41,6 @@ from relrank.models.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.settings import Count, NotNegative, Power, Seed, Weights
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.models.base import FromHistory, Knob, Shapes
 from relrank.models.estimates import Estimate
 from relrank.models.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob, spectral_estimate
-from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.settings import Count, NotNegative, Seed
 
 

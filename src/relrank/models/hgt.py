@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.blocks import Adjacency, Block
-from relrank.graph.dot_attention import Neighbours, dot_attention, joined
 from relrank.graph.graph import Graph
+from relrank.kernels.dot_attention import Neighbours, dot_attention, joined
 from relrank.models.base import Knob
 from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig

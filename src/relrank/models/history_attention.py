@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr, Float32, Int64, end_to_end
 from relrank.graph.aggregation import sparse_product
-from relrank.graph.dot_attention import Neighbours, dot_attention
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr, Float32, Int64, end_to_end
+from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.models.layers import Affine, near_identity
 
 MOST_LEVELS = 16

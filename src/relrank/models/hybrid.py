@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.models.base import Knob
 from relrank.models.layers import Affine, FeatureEncoder
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.linear import rows_times_dense, singular_vectors
 from relrank.models.settings import Dropped, Inside
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch

@@ -42,16 +42,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32
 from relrank.errors import InputError
 from relrank.graph.chains import composed, end_of, led_to
 from relrank.graph.graph import Graph, Relation
+from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.dense_solve import rows_times_dense, unit_rows
+from relrank.kernels.least_squares import moments, padded, solve_rows, spectrum_of, turned
 from relrank.models import estimates
 from relrank.models.base import FromHistory, Knob, Shapes, history_rows, user_rows
 from relrank.models.estimates import Estimate
 from relrank.models.filters import product
-from relrank.models.least_squares import moments, padded, solve_rows, spectrum_of, turned
-from relrank.models.linear import rows_times_dense, unit_rows
 from relrank.models.relation_rows import reach
 from relrank.models.settings import Bounds, Count, NotNegative, Positive, Seed, Weights
 from relrank.models.vectors import as_written

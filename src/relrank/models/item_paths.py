@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relrank.csr import Csr, Float64, Int32, Int64
 from relrank.graph.chains import chain_of, composed, end_of, step
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
+from relrank.kernels.csr import Csr, Float64, Int32, Int64
 from relrank.models.base import Recommender
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.relation_rows import rows_of

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.additive_attention import additive_attention
 from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Feature, Graph
+from relrank.kernels.additive_attention import additive_attention
 
 BLOCK = 256
 """Rows that one gradient of ``product_in_blocks`` is summed over at a time."""

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
+from relrank.kernels.csr import Csr
 from relrank.models.base import Knob
 from relrank.models.layers import inverse_softplus, starting_weights
 from relrank.models.newcomers import fitted

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import products_by_row
 from relrank.models import estimates
 from relrank.models.base import ClosedForm, FromSequence, Knob, Shapes
 from relrank.models.estimates import Estimate
-from relrank.models.linear import products_by_row
 from relrank.models.settings import Bounds, Count, Dropped
 
 LIGHTEST = 1e-20

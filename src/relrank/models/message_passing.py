@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr, Int64
 from relrank.errors import InputError
 from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
+from relrank.kernels.csr import Csr, Int64
 from relrank.models.base import Knob
 from relrank.models.layers import FeatureEncoder, dropped
 from relrank.models.settings import Count, Dropped, Whole

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import rows_times_dense
 from relrank.models.base import Knob
-from relrank.models.linear import rows_times_dense
 from relrank.models.settings import Count, NotNegative, Positive
 from relrank.models.space import Choice, Range
 from relrank.models.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relrank.csr import Csr
+from relrank.kernels.csr import Csr
 
 SHARPER = 0.5
 """τ' as a share of the temperature of training."""

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.chains import led_to
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
+from relrank.kernels.csr import Csr, Int64
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.layers import starting_weights
 from relrank.models.path_terms import PathTerms, root_shares, without_edges

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr, Float32, Int64
 from relrank.graph.paths import PathKind, path_scores, root_of_difference
+from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.models.layers import inverse_softplus
 
 KEPT_BYTES = 2 << 30

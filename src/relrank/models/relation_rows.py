@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from relrank.csr import Csr, Float64, Int64
 from relrank.graph.chains import Chain, chain_of, composed, end_of, product, step, with_own
 from relrank.graph.cuts import Cut
 from relrank.graph.graph import Graph, Relation
-from relrank.models.linear import unit_rows
+from relrank.kernels.csr import Csr, Float64, Int64
+from relrank.kernels.dense_solve import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Weights of a relation that are tried."""

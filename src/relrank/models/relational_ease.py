@@ -23,14 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr, Float32, Int32
 from relrank.graph.chains import Chain, chain_of, end_of, led_to
 from relrank.graph.graph import Graph, Relation
-from relrank.models import estimates
-from relrank.models.base import ClosedForm, Knob, Shapes, history_rows, interaction_rows, user_rows
-from relrank.models.ease import L2_LADDER
-from relrank.models.estimates import Estimate
-from relrank.models.linear import (
+from relrank.kernels.csr import Csr, Float32, Int32
+from relrank.kernels.dense_solve import (
     LAPACK_LIMIT,
     gram,
     inverse_bytes,
@@ -40,6 +36,10 @@ from relrank.models.linear import (
     rows_times_dense,
     weights_without,
 )
+from relrank.models import estimates
+from relrank.models.base import ClosedForm, Knob, Shapes, history_rows, interaction_rows, user_rows
+from relrank.models.ease import L2_LADDER
+from relrank.models.estimates import Estimate
 from relrank.models.relation_rows import in_use, reach, rows_of, side_by_side
 from relrank.models.settings import NotNegative, Positive, Weights
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Int64, end_to_end
-from relrank.graph.dot_attention import Neighbours, dot_attention
+from relrank.kernels.csr import Int64, end_to_end
+from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.models.history_attention import Histories
 from relrank.models.layers import Affine
 

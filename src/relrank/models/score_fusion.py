@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import estimates
 from relrank.models.base import (
     BATCH,

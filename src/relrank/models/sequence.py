@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Int32, Int64
 from relrank.models.base import FromSequence, Knob, user_rows
 from relrank.models.settings import Bounds, Dropped, Nothing, Positive
 from relrank.models.space import Choice, Range

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relrank.csr import Int64
 from relrank.errors import InputError
 from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
+from relrank.kernels.csr import Int64
 from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of
 from relrank.models.mixing import mixing_of
 from relrank.models.sasrec import SASRecConfig, Transformer

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.csr import Int64
+from relrank.kernels.csr import Int64
 from relrank.models.base import ClosedForm, Shapes, history_rows, user_rows
 from relrank.models.settings import Seed
 

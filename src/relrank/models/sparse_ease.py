@@ -27,14 +27,11 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from torch import Tensor
 
-from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.chains import chain_of, end_of, led_to, product
 from relrank.graph.graph import Graph, Relation
-from relrank.models import estimates
-from relrank.models.base import Knob, user_rows
-from relrank.models.estimates import Estimate
-from relrank.models.linear import full_gram, products_of
-from relrank.models.local_regression import (
+from relrank.kernels.csr import Csr, Float32, Float64, Int32
+from relrank.kernels.dense_solve import full_gram, products_of
+from relrank.kernels.local_regression import (
     SameValue,
     Square,
     by_input,
@@ -45,6 +42,9 @@ from relrank.models.local_regression import (
     weights_of_all,
     weights_sparse,
 )
+from relrank.models import estimates
+from relrank.models.base import Knob, user_rows
+from relrank.models.estimates import Estimate
 from relrank.models.relation_rows import WEIGHTS, in_use, rows_of, side_by_side, stacked
 from relrank.models.settings import Bounds, Count, NotNegative, Positive, Power, Weights
 from relrank.models.sparse_linear import SparseLinear

@@ -1,7 +1,7 @@
 """Linear models with sparse item weights: scores are ``inputs @ W`` with W in CSR, items below and pseudo-items too.
 
 Everything that such a model is asked for stays sparse: ranking lists and expected ranks come straight from the
-sparse product (``relrank.sparse_ranking``), exactly and in memory that does not grow with users × items.
+sparse product (``relrank.kernels.sparse_ranking``), exactly and in memory that does not grow with users × items.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from relrank.csr import Csr
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import products_by_row
 from relrank.models.base import FromHistory, Shapes, history_rows, user_rows
-from relrank.models.linear import products_by_row
 
 
 class SparseLinear(FromHistory):

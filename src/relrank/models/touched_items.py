@@ -23,12 +23,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.graph.chains import Chain, chain_of
 from relrank.graph.cuts import Cut
-from relrank.models import sparse_ease
-from relrank.models.linear import full_gram, products_by_row
-from relrank.models.local_regression import (
+from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.kernels.dense_solve import full_gram, products_by_row
+from relrank.kernels.local_regression import (
     add_rows,
     lengths,
     nearest_dense,
@@ -38,6 +37,7 @@ from relrank.models.local_regression import (
     weights_of_all,
     weights_sparse,
 )
+from relrank.models import sparse_ease
 from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
 from relrank.models.sparse_ease import SparseEASE
 

@@ -31,13 +31,13 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.csr import Csr, Int64
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.chains import composed_graph, hops
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
 from relrank.graph.sequences import Sequences
 from relrank.graph.texts import text_relations
+from relrank.kernels.csr import Csr, Int64
 from relrank.models import losses
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories

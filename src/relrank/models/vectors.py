@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relrank.csr import Csr, Float32, Int64
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sampling import NegativeSampler, distinct
+from relrank.kernels.csr import Csr, Float32, Int64
+from relrank.kernels.edge_products import edge_products
 from relrank.models import losses
 from relrank.models.base import Knob, Trained, history_rows, user_rows
-from relrank.models.edge_products import edge_products
 from relrank.models.settings import Count, NotNegative, Positive, Power, Share, Whole
 from relrank.models.space import Choice, Range
 

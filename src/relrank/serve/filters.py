@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Int32
 from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
+from relrank.kernels.csr import Int32
 from relrank.serve.asked import Id, RequestError, short
 from relrank.study.fitted import NODE_KEY, item_relations
 

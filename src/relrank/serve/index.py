@@ -15,8 +15,8 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from relrank.csr import Float32, Int64
 from relrank.errors import InputError
+from relrank.kernels.csr import Float32, Int64
 
 FROM_ITEMS = 200_000
 """Catalogues of at least so many items are searched through an index."""

@@ -18,11 +18,12 @@ import polars as pl
 import torch
 from torch.nn import functional
 
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.evaluation import hears
 from relrank.explanations import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.sparse_ranking import SparsePages
 from relrank.models import Recommender
 from relrank.models.base import history_rows
 from relrank.models.sparse_linear import SparseLinear
@@ -33,7 +34,6 @@ from relrank.serve.filters import Condition, Filters
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.visits import joined, visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
-from relrank.sparse_ranking import SparsePages
 from relrank.study.fallback import popularity, relations_of_users
 from relrank.study.fitted import PARTS, FittedRun
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from relrank.csr import Int64
 from relrank.errors import InputError
+from relrank.kernels.csr import Int64
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Has
 from relrank.serve.served import Answer, Mask, Served

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relrank.counterfactuals import ADDS_UP
-from relrank.csr import Csr, Int64
+from relrank.kernels.csr import Csr, Int64
 from relrank.models import Recommender
 from relrank.models.base import FromHistory
 

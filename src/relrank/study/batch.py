@@ -20,8 +20,8 @@ import polars as pl
 
 import relrank
 from relrank.checkpoint import write_json
-from relrank.csr import Int64
 from relrank.errors import InputError
+from relrank.kernels.csr import Int64
 from relrank.owner import owned
 from relrank.ranking import VECTORS_AT_ONCE, TopK
 from relrank.sealed import bytes_in, json_of, sha256_of

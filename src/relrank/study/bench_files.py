@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relrank.csr import Csr
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.recipes import InteractionWeights
+from relrank.kernels.csr import Csr
 from relrank.study.arms import Arm
 from relrank.study.cells import Bench, Cell
 from relrank.study.config import ModelSection, StudySection

@@ -20,13 +20,13 @@ from torch import Tensor
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr, Float32
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import events_of, interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
+from relrank.kernels.csr import Csr, Float32
 from relrank.memory import peak_memory, reset_peak_memory
 from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained

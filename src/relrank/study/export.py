@@ -51,9 +51,9 @@ from torch import Tensor, nn
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
 from relrank.graph.chains import composed
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.models import MODELS
 from relrank.models.base import Recommender
 from relrank.models.bspm import BSPM

@@ -18,13 +18,13 @@ from pydantic import ConfigDict, Field
 
 import relrank
 from relrank.checkpoint import save_tensors, tensors_of, write_json
-from relrank.csr import Csr, Int32, Int64
 from relrank.errors import InputError, NotNowError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of, restore

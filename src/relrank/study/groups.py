@@ -11,8 +11,8 @@ import polars as pl
 from scipy.special import stdtr
 
 from relrank.comparison import compare, holm
-from relrank.csr import Float64
 from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
+from relrank.kernels.csr import Float64
 from relrank.study.effects import Found, Judge
 from relrank.study.verdicts import ALPHA, signed
 

@@ -15,7 +15,6 @@ import numpy as np
 import polars as pl
 
 import relrank
-from relrank.csr import Csr
 from relrank.errors import InputError, NotNowError, did_you_mean, one_of
 from relrank.graph.audit import growing, known_rows, own_steps
 from relrank.graph.builders import build_graph
@@ -24,6 +23,7 @@ from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
 from relrank.graph.side_rows import side_rows
+from relrank.kernels.csr import Csr
 from relrank.libraries import cores
 from relrank.memory import GB, physical_memory
 from relrank.models import MODELS, ClosedForm, Trained

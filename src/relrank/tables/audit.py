@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.counting import order_of_pairs, repeated
-from relrank.csr import Csr, Int32, Int64
+from relrank.kernels.counting_sort import order_of_pairs, repeated
+from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
 from relrank.tables.files import holds_numbers
 from relrank.tables.split import Interactions, Split, tied_last

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Int32, Int64
 from relrank.errors import InputError
+from relrank.kernels.csr import Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import refuse_missing
 from relrank.tables.notices import Notice

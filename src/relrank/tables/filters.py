@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from relrank.csr import Int32
+from relrank.kernels.csr import Int32
 
 
 def core(user: Int32, item: Int32, user_least: int, item_least: int) -> npt.NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from relrank.csr import Float64, Int64
+from relrank.kernels.csr import Float64, Int64
 from relrank.tables.split import Interactions, Split
 
 Bools = npt.NDArray[np.bool_]

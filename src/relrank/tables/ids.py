@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.csr import Int32
 from relrank.errors import InputError
+from relrank.kernels.csr import Int32
 
 _BLOCK = 1 << 22
 """Keys that are looked up at a time: few beside a hundred million, many beside the cost of a join."""

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field, model_validator
 
-from relrank.counting import order_of, order_of_pairs
-from relrank.csr import Int32, Int64
 from relrank.errors import InputError, did_you_mean, one_of
+from relrank.kernels.counting_sort import order_of, order_of_pairs
+from relrank.kernels.csr import Int32, Int64
 from relrank.tables import split as cuts
 from relrank.tables.config import Section
 from relrank.tables.files import check_column

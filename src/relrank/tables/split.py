@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
-from relrank.counting import Order, order_of, order_of_pairs
-from relrank.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.compiled import njit
+from relrank.kernels.counting_sort import Order, order_of, order_of_pairs
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Float64, Int32
 from relrank.graph.graph import Graph
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Float64, Int32
 from relrank.models import estimates
 from relrank.models.estimates import Estimate
 
@@ -17,7 +17,7 @@ from relrank.models.estimates import Estimate
 PIECE_BYTES = 64 << 20
 
 
-# In line, see relrank.counting.
+# In line, see relrank.kernels.counting_sort.
 @njit(inline="always", nogil=True)
 def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
     """Move the k largest of ``keys[:size]``, all different, to the front, in any order (Hoare's selection)."""

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.compiled import njit
-from relrank.counting import by_source
-from relrank.csr import Int32, Int64, end_to_end
-from relrank.graph.edge_rows import attend, equal_pieces
+from relrank.kernels.compiled import njit
+from relrank.kernels.counting_sort import by_source
+from relrank.kernels.csr import Int32, Int64, end_to_end
+from relrank.kernels.row_partition import attend, equal_pieces
 
 CHUNKS = 64
 """Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""

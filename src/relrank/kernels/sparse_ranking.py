@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Int32, Int64
 from relrank.errors import InputError
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 
 Mask = npt.NDArray[np.bool_]
 

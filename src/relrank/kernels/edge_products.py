@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from relrank.compiled import njit
-from relrank.counting import by_source
-from relrank.csr import Csr
-from relrank.graph.spmm import spmm
+from relrank.kernels.compiled import njit
+from relrank.kernels.counting_sort import by_source
+from relrank.kernels.csr import Csr
+from relrank.kernels.spmm import spmm
 
 
 def edge_products(users: Tensor, items: Tensor, user_at: Tensor, columns: Tensor) -> Tensor:

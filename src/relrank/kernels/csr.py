@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from relrank.counting import ascending, by_source, holds, order_of_pairs, repeats, starts
+from relrank.kernels.counting_sort import ascending, by_source, holds, order_of_pairs, repeats, starts
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

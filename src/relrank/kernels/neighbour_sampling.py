@@ -5,10 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from relrank.compiled import njit
-from relrank.csr import Float32, Int32, Int64
 from relrank.graph.blocks import EdgeType
 from relrank.graph.sampling import _hash
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Float32, Int32, Int64
 
 # A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
 _COMPARISONS_PER_HASH = 8

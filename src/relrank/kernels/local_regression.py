@@ -13,9 +13,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Int32, Int64
-from relrank.models.linear import regression_weights
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.dense_solve import regression_weights
 
 LANES = 8
 """Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""

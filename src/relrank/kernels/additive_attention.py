@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from relrank.compiled import njit
-from relrank.counting import by_source
-from relrank.csr import Int64
-from relrank.graph.edge_rows import attend, equal_pieces
-from relrank.graph.lanes import Lanes, row_code, width_in_types
+from relrank.kernels.compiled import njit
+from relrank.kernels.counting_sort import by_source
+from relrank.kernels.csr import Int64
+from relrank.kernels.llvm_loops import Lanes, row_code, width_in_types
+from relrank.kernels.row_partition import attend, equal_pieces
 
 _WORTH_THREADS = 1 << 14
 """Edges below which one thread is done before the others have woken up."""

@@ -20,9 +20,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Float64, Int32, Int64
-from relrank.graph.edge_rows import equal_pieces
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
+from relrank.kernels.row_partition import equal_pieces
 
 PREFETCH = 16
 """Edges between the prefetch of a vector and its use, in loops that read more than one table."""

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from relrank.csr import Int64
+from relrank.kernels.csr import Int64
 
 
 def equal_pieces(indptr: Int64, pieces: int, row_work: int) -> Int64:

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from relrank.graph.spmm import PREFETCH
+from relrank.kernels.spmm import PREFETCH
 
 SPOT = ("row", "h", "heads", "first", "last", "columns")
 """The first arguments of all code: row, head and number of heads, then the row's edges, int64, and their other ends,

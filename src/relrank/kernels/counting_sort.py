@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
+from relrank.kernels.compiled import njit
 
 Int32 = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int32 | np.int64]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from relrank.compiled import njit
-from relrank.csr import Float32, Int32, Int64
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Float32, Int32, Int64
 
 
 class SharedOrder:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32
 from relrank.errors import InputError
-from relrank.graph.spmm import edges_ahead, row_of_product, sixteens_of, spmm
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.spmm import edges_ahead, row_of_product, sixteens_of, spmm
 
 # Above this size scipy's float32 Cholesky has crashed processes; torch's has not.
 LAPACK_LIMIT = 20_000

@@ -28,14 +28,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from threadpoolctl import threadpool_limits
 
-from relrank import tiles
-from relrank.compiled import njit
-from relrank.csr import Csr, Float32, Float64, Int64
 from relrank.errors import InputError
+from relrank.kernels import fused_ranking
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Csr, Float32, Float64, Int64
 
 TILE_ROWS = 4
 """A register tile is so many rows by ``TILE`` columns."""
-TILE = tiles.WIDTH
+TILE = fused_ranking.WIDTH
 CHUNK = 64
 """Rows of the table that are added to a matrix at a time; they fit into the first two levels of cache."""
 PARTS = 16

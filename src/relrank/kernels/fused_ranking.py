@@ -20,8 +20,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from relrank.compiled import njit
-from relrank.csr import Float32, Int32, Int64
+from relrank.kernels.compiled import njit
+from relrank.kernels.csr import Float32, Int32, Int64
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
 WIDE = "+avx512f" in _FEATURES
