@@ -15,6 +15,7 @@ import numpy.typing as npt
 from relrank.errors import InputError, one_of
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.hashing import hash64
 
 Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")
@@ -24,14 +25,6 @@ _PARALLEL = 1 << 17
 
 _MARKED = 64
 """Rows for each row of a batch up to which marking them all is faster than sorting the batch."""
-
-
-@njit(inline="always")
-def _hash(x):  # type: ignore[no-untyped-def]
-    x = (x + np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFFFFFFFFFFFFFFFF)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 @njit(inline="always")
@@ -60,7 +53,7 @@ def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore
     first, last = indptr[users[b]], indptr[users[b] + 1]
     free = np.uint64(n_items - (last - first))
     for k in range(out.shape[1]):
-        state = _hash(seed ^ _hash(np.uint64(b * out.shape[1] + k)))
+        state = hash64(seed ^ hash64(np.uint64(b * out.shape[1] + k)))
         rank = np.int64((state >> np.uint64(32)) * free >> np.uint64(32))
         low, high = first, last
         while low < high:
@@ -102,10 +95,10 @@ def _weighted_among_free(indices, first, last, cumulated, share):  # type: ignor
 def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # type: ignore[no-untyped-def]
     first, last = indptr[users[b]], indptr[users[b] + 1]
     for k in range(out.shape[1]):
-        state = _hash(seed ^ _hash(np.uint64(b * out.shape[1] + k)))
+        state = hash64(seed ^ hash64(np.uint64(b * out.shape[1] + k)))
         item = np.int64(-1)
         for _ in range(_TRIES):
-            state = _hash(state)
+            state = hash64(state)
             share = np.float64(state >> np.uint64(11)) * 2.0**-53
             target = np.int64(share * cumulated[-1])
             tried = np.int64(guide[np.int64(share * guide.size)])
@@ -122,7 +115,7 @@ def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # ty
                 item = tried
                 break
         if item < 0:  # the user has nearly all the mass: exact, and no more luck needed
-            share = np.float64(_hash(state) >> np.uint64(11)) * 2.0**-53
+            share = np.float64(hash64(state) >> np.uint64(11)) * 2.0**-53
             item = _weighted_among_free(indices, first, last, cumulated, share)
         out[b, k] = item
 

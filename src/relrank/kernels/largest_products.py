@@ -7,11 +7,8 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from relrank.graph.graph import Graph
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Float64, Int32
-from relrank.models import estimates
-from relrank.models.estimates import Estimate
 
 # What is found for a piece of the rows takes at most this many bytes before it is made compact.
 PIECE_BYTES = 64 << 20
@@ -140,36 +137,3 @@ def largest_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None
         at += columns.size
         parts[p] = (columns[:0].copy(), entries[:0].copy())  # its memory is free before the next one is copied
     return Csr(indptr, indices, data, n)
-
-
-def largest_products_estimate(
-    graph: Graph, k: int, copies: int, below: Sequence[tuple[Float64, Float64]] = ()
-) -> Estimate:
-    """Memory and operations of ``largest_products`` of a matrix of the interactions' shape, transposed, with another.
-
-    Args:
-        graph: has the interactions.
-        k: entries kept per item; an item has no more than its users have other interactions.
-        copies: sparse matrices of that shape that are made for it.
-        below: further rows of both matrices, as pairs: entries of each row, and how often every item meets another
-            one in them [n_items].
-    """
-    n, x = graph.n_items, graph.interactions
-    k = max(0, min(k, n - 1))
-    of_user = np.bincount(x.src, minlength=graph.n_users)
-    most = np.bincount(x.dst, weights=of_user[x.src] - 1, minlength=n).astype(np.float64)
-    entries, products = len(x), estimates.gram_products(x.src)
-    for of_row, met in below:
-        entries += int(of_row.sum())
-        products += float((of_row**2).sum()) / 2
-        most = most + met
-    kept = int(np.minimum(most, k).sum())
-    result = estimates.sparse(kept)
-    piece = min(8 * n * k, max(PIECE_BYTES, 8 * k))
-    strands = 16 * n * estimates.cores()
-    # an entry is summed, divided and looked at a few times to choose the largest
-    return Estimate(
-        result + 2 * piece + strands + (1 + copies) * estimates.sparse(entries),
-        0.0,
-        8 * products + 8.0 * kept,
-    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numba
 import numpy as np
 
-from relrank.graph.blocks import EdgeType
-from relrank.graph.sampling import _hash
 from relrank.kernels.compiled import njit
-from relrank.kernels.csr import Float32, Int32, Int64
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.hashing import hash64
 
 # A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
 _COMPARISONS_PER_HASH = 8
@@ -19,7 +20,7 @@ _WORTH_THREADS = 1 << 14
 @njit(inline="always")
 def _bits(state, draw):  # type: ignore[no-untyped-def]
     """64 random bits: draw number ``draw`` of splitmix64 started at ``state``."""
-    return _hash(state + draw * np.uint64(0x9E3779B97F4A7C15))
+    return hash64(state + draw * np.uint64(0x9E3779B97F4A7C15))
 
 
 @njit(inline="always")
@@ -165,7 +166,7 @@ def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted,
     skipped = skip[begin:end]
     free = last - first - skipped.size
     n = columns.size
-    state = _hash(word ^ _hash(np.uint64(node)))
+    state = hash64(word ^ hash64(np.uint64(node)))
     by_weight = weighted and data.size > 0 and not (n == free and not replace)
     if by_weight:
         if replace:
@@ -266,6 +267,26 @@ def first_repeated(nodes: Int64, place: Int32) -> int:
     for i in range(nodes.size):
         place[nodes[i]] = -1
     return found
+
+
+class EdgeType(Protocol):
+    """What is read of one direction of a relation (``graph.blocks.EdgeType``)."""
+
+    @property
+    def destination(self) -> slice:
+        """Global numbers of the nodes that receive."""
+
+    @property
+    def source(self) -> slice:
+        """Global numbers of the nodes that send."""
+
+    @property
+    def csr(self) -> Csr:
+        """Destination rows by source rows, both counted inside their type; data are the weights."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether all weights are equal to one."""
 
 
 def counts(nodes: Int64, e: EdgeType, skip: Int64, fanout: int, replace: bool, out: Int64) -> None:

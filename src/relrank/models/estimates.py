@@ -8,11 +8,14 @@ measured peaks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from relrank.kernels.csr import Int32
+from relrank.graph.graph import Graph
+from relrank.kernels.csr import Float64, Int32
+from relrank.kernels.largest_products import PIECE_BYTES
 from relrank.libraries import cores as cores
 
 FLOAT = 4
@@ -94,3 +97,36 @@ def singular_vectors_operations(
     dense = 2 * n_cols * wide**2 * (rounds + 2) + n_rows * wide**2 + n_cols * wide * rank
     # rows of a table are read whole: several times as many a second as single values
     return dense, (2 * rounds + 1) * n_edges * wide / 4
+
+
+def largest_products_estimate(
+    graph: Graph, k: int, copies: int, below: Sequence[tuple[Float64, Float64]] = ()
+) -> Estimate:
+    """Memory and operations of ``largest_products`` of a matrix of the interactions' shape, transposed, with another.
+
+    Args:
+        graph: has the interactions.
+        k: entries kept per item; an item has no more than its users have other interactions.
+        copies: sparse matrices of that shape that are made for it.
+        below: further rows of both matrices, as pairs: entries of each row, and how often every item meets another
+            one in them [n_items].
+    """
+    n, x = graph.n_items, graph.interactions
+    k = max(0, min(k, n - 1))
+    of_user = np.bincount(x.src, minlength=graph.n_users)
+    most = np.bincount(x.dst, weights=of_user[x.src] - 1, minlength=n).astype(np.float64)
+    entries, products = len(x), gram_products(x.src)
+    for of_row, met in below:
+        entries += int(of_row.sum())
+        products += float((of_row**2).sum()) / 2
+        most = most + met
+    kept = int(np.minimum(most, k).sum())
+    result = sparse(kept)
+    piece = min(8 * n * k, max(PIECE_BYTES, 8 * k))
+    strands = 16 * n * cores()
+    # an entry is summed, divided and looked at a few times to choose the largest
+    return Estimate(
+        result + 2 * piece + strands + (1 + copies) * sparse(entries),
+        0.0,
+        8 * products + 8.0 * kept,
+    )

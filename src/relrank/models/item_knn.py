@@ -13,9 +13,9 @@ import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
-from relrank.kernels.largest_products import largest_products, largest_products_estimate
+from relrank.kernels.largest_products import largest_products
 from relrank.models.base import Knob
-from relrank.models.estimates import Estimate
+from relrank.models.estimates import Estimate, largest_products_estimate
 from relrank.models.settings import Count, NotNegative
 from relrank.models.sparse_linear import SparseLinear
 

@@ -22,10 +22,9 @@ from typing import Any
 from relrank.graph.chains import end_of
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
-from relrank.kernels.largest_products import largest_products_estimate
 from relrank.models import estimates
 from relrank.models.base import Knob
-from relrank.models.estimates import Estimate
+from relrank.models.estimates import Estimate, largest_products_estimate
 from relrank.models.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.relation_rows import WEIGHTS, in_use, reach, rows_of, stacked
 from relrank.models.settings import NotNegative, Weights
