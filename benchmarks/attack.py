@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from relrank.libraries import fitting
+from relrank.parallel.environment import fitting
 
 WANTED = {"tables": 4000, "studies": 3000, "corruptions": 3500, "kills": 310, "http": 11_000}
 """Attacks by part."""

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from relrank.evaluation import evaluate
 from relrank.graph.graph import Relation
-from relrank.memory import reset_peak_memory
 from relrank.models import MODELS, ClosedForm
 from relrank.models.base import config_of
+from relrank.parallel.memory import reset_peak_memory
 from relrank.study.cells import peak_memory_mb
 from relrank.study.config import read_study
 from relrank.study.run import machine, prepare

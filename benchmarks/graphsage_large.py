@@ -16,8 +16,8 @@ import polars as pl
 import torch
 
 from relrank.graph.graph import Graph, Relation
-from relrank.memory import reset_peak_memory
 from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.parallel.memory import reset_peak_memory
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap

@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 
 from relrank.graph.graph import Graph, Relation
-from relrank.memory import reset_peak_memory
 from relrank.models import MODELS
 from relrank.models.sparse_linear import SparseLinear
+from relrank.parallel.memory import reset_peak_memory
 from relrank.ranking import top_k
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine

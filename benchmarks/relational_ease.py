@@ -34,6 +34,7 @@ from scipy.linalg import lapack
 
 from graphs import generated_pairs, graph_of
 from relrank.graph.graph import Graph, Relation
+from relrank.io.atomic import whole
 from relrank.kernels.dense_solve import spd_inverse
 from relrank.models import relational_ease
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -43,7 +44,6 @@ from relrank.study.config import ModelSection, StudySection
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
-from relrank.whole import whole
 
 RELATIONS = ("has_tag", "written_by", "similar_text", "in_language", "published_in")
 SECTION = ModelSection(name="relational-ease", trials=1, config={"l2": 300.0, "weight": 30.0})

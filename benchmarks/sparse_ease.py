@@ -29,8 +29,8 @@ from item_neighbours import GROUP, generated
 from relrank import metrics
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
-from relrank.memory import reset_peak_memory
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
+from relrank.parallel.memory import reset_peak_memory
 from relrank.ranking import ranks
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine

@@ -5,8 +5,8 @@
 All variants of one graph take turns in one process; a figure is the median of a product of the whole symmetric
 matrix, both directions, with a table of D dimensions. "degrees": nodes numbered by falling degree; "shuffled": at
 random. "rows of a batch" is what the last layer makes for 8,192 edges with one negative each, "table of a batch" the
-first product behind it. The short spin is what the command line sets (``relrank.libraries``). Gowalla is read from
-``$RELRANK_DATA/gowalla``.
+first product behind it. The short spin is what the command line sets (``relrank.parallel.environment``). Gowalla is
+read from ``$RELRANK_DATA/gowalla``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from relrank.libraries import cores
+from relrank.parallel.environment import cores
 
 # Read when torch and numba are loaded: on a busy machine spinning threads slow each other down (see relrank.cli).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from relrank.checkpoint import load_tensors, save_tensors, write_json
 from relrank.errors import InputError
+from relrank.io.tensors import load_tensors, save_tensors, write_json
 
 
 def test_tensors_and_note_come_back(tmp_path):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 import relrank
 from relrank import cli
 from relrank.errors import InputError, LeakError
-from relrank.process_group import CommonError
+from relrank.parallel.process_group import CommonError
 
 HOLDS_ARRAYS = re.compile(
     r"\b(Int32|Int64|Float32|Float64|NDArray|ndarray|Tensor|DataFrame|Series|Csr|Graph|Split|Bench|Tables|Parts)\b"

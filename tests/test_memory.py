@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.memory import VARIABLE, available_memory, out_of_memory
+from relrank.parallel.memory import VARIABLE, available_memory, out_of_memory
 
 GB = 1 << 30
 

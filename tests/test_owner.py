@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from relrank.errors import InputError
-from relrank.owner import owned, refuse_links
+from relrank.io.folder_lock import owned, refuse_links
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from relrank.owner import owned
+from relrank.io.folder_lock import owned
 with owned(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from relrank.printable import printable
+from relrank.io.printable import printable
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import torch
 
 import two_processes as two
 from relrank import cli
-from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
-from relrank.process_group import ALONE, ProcessGroup, joined, rank_here
+from relrank.io.tensors import load_tensors
+from relrank.parallel.process_group import ALONE, ProcessGroup, joined, rank_here
 from relrank.study.fitted import load_run
 from relrank.testing import planted_auc, planted_graph, planted_study
 from relrank.training import fit

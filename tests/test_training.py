@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from relrank import checkpoint
-from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
+from relrank.io import tensors
+from relrank.io.tensors import load_tensors
 from relrank.models.base import Trained
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_auc, planted_graph, planted_sequences
@@ -292,7 +292,7 @@ def test_kill_9_and_go_on_gives_the_same_bits(tmp_path):
 
 def test_killed_while_writing_goes_on_from_the_state_before(tmp_path, monkeypatch):
     """Half a checkpoint never bears the final name."""
-    save, written = checkpoint.save_file, []
+    save, written = tensors.save_file, []
 
     def torn(tensors, path, metadata):
         written.append(path)
@@ -301,7 +301,7 @@ def test_killed_while_writing_goes_on_from_the_state_before(tmp_path, monkeypatc
             raise KeyboardInterrupt
         save(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", torn)
+    monkeypatch.setattr(tensors, "save_file", torn)
     with pytest.raises(KeyboardInterrupt):
         fit(toy(), CPU, falling(), 0, tmp_path / "torn")
     assert load_tensors(tmp_path / "torn" / "last.safetensors")[1]["epoch"] == 2

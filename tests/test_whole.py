@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from relrank import whole as writing
 from relrank.errors import InputError
-from relrank.whole import discard, whole, whole_folder
+from relrank.io import atomic as writing
+from relrank.io.atomic import discard, whole, whole_folder
 
 
 def fail_half_way(path):
@@ -58,7 +58,7 @@ def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path, mo
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from relrank.whole import whole, whole_folder
+from relrank.io.atomic import whole, whole_folder
 with whole(Path(sys.argv[1])) as one, whole_folder(Path(sys.argv[2])) as other:
     one.write_text("half")
     (other / "one").write_text("half")

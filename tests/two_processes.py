@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 import relrank
-from relrank.checkpoint import save_tensors
 from relrank.errors import InputError
+from relrank.io.tensors import save_tensors
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.vectors import Choices
-from relrank.process_group import ALONE, CommonError, ProcessGroup, joined
+from relrank.parallel.process_group import ALONE, CommonError, ProcessGroup, joined
 from relrank.testing import planted_auc, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -26,11 +26,11 @@ from safetensors.torch import save as save_safetensors
 from attacks.lanes import Attack
 from attacks.ledger import Outcome, judged
 from attacks.study_files import within
-from relrank.checkpoint import load_tensors
 from relrank.errors import InputError
 from relrank.evaluation import evaluate
+from relrank.io.manifest import MANIFEST, consistent
+from relrank.io.tensors import load_tensors
 from relrank.report import write_report
-from relrank.sealed import MANIFEST, consistent
 from relrank.study.batch import batch
 from relrank.study.cells import kept_weights, load_cell
 from relrank.study.config import StudyConfig, read_study

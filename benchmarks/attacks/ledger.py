@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from relrank.errors import InputError, of_system
-from relrank.memory import out_of_memory
+from relrank.parallel.memory import out_of_memory
 
 Found = Literal["refused", "same", "wrong", "trace", "crash", "hang", "lost"]
 """Refused in one sentence; answered as before, or as the input means; another answer, in silence; another exception

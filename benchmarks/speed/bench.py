@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from relrank.whole import whole
+from relrank.io.atomic import whole
 from speed import page, roofline
 from speed.environments import Environments
 from speed.frame import TASKS, Context, Row, completed, say

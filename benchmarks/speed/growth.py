@@ -71,7 +71,7 @@ def generate(n: int, file: Path) -> None:
     """Write the interactions of one size."""
     import polars as pl
 
-    from relrank.whole import whole
+    from relrank.io.atomic import whole
 
     n_users, n_items = shape(n)
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ class Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage."""
-        from relrank.memory import reset_peak_memory
+        from relrank.parallel.memory import reset_peak_memory
         from relrank.study.cells import peak_memory_mb
 
         reset_peak_memory()
@@ -237,7 +237,7 @@ def main() -> None:
         return generate(int(arguments.generate), arguments.folder / "interactions.parquet")
     if arguments.chain:
         return print(json.dumps(chain(int(arguments.chain), arguments.folder, arguments.steps)))
-    from relrank.whole import whole
+    from relrank.io.atomic import whole
     from speed.record import record
 
     with tempfile.TemporaryDirectory() as temporary:

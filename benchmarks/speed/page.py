@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from relrank.whole import whole
+from relrank.io.atomic import whole
 from speed.frame import TASKS, Row, Target, shown
 from speed.plots import bars, curves
 

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 import typer
 
 from relrank.errors import InputError, LeakError, did_you_mean, of_system, one_of
-from relrank.libraries import cores, fitting
-from relrank.memory import out_of_memory
-from relrank.printable import printable
-from relrank.process_group import rank_here
-from relrank.whole import named
+from relrank.io.atomic import named
+from relrank.io.printable import printable
+from relrank.parallel.environment import cores, fitting
+from relrank.parallel.memory import out_of_memory
+from relrank.parallel.process_group import rank_here
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
     from rich.status import Status
 
-    from relrank.process_group import ProcessGroup
+    from relrank.parallel.process_group import ProcessGroup
     from relrank.serve.service import Service
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
@@ -712,9 +712,9 @@ def report(
     """
     from rich.console import Console
 
+    from relrank.io.manifest import consistent
     from relrank.report import write_report
     from relrank.report.answer import answer
-    from relrank.sealed import consistent
     from relrank.study.live import print_result
     from relrank.study.result import MEND, StudyResult
 
@@ -765,7 +765,7 @@ def _saying(console: Console, status: Status, of: str) -> Callable[[str], None]:
 @contextmanager
 def _process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun started; an error of all is said by the first, before any of them ends."""
-    from relrank.process_group import CommonError, joined
+    from relrank.parallel.process_group import CommonError, joined
 
     try:
         with joined() as group:

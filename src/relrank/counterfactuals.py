@@ -31,7 +31,6 @@ from relrank.errors import InputError
 from relrank.graph.cuts import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
-from relrank.memory import out_of_memory
 from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
 from relrank.models.chebycf import ChebyCF
 from relrank.models.ease import EASE
@@ -44,6 +43,7 @@ from relrank.models.rp3beta import RP3Beta
 from relrank.models.sparse_ease import SparseEASE
 from relrank.models.touched_items import TouchedItems
 from relrank.models.xsimgcl import XSimGCL
+from relrank.parallel.memory import out_of_memory
 
 NO_LINKS = Cut(None, ())
 

@@ -17,12 +17,12 @@ import polars as pl
 from relrank import metrics
 from relrank.errors import InputError, one_of
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
+from relrank.io.atomic import whole
+from relrank.io.manifest import PARQUET_ERRORS, first_line, json_of
 from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.base import user_rows
 from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
-from relrank.sealed import PARQUET_ERRORS, first_line, json_of
 from relrank.tables.split import Part, Split
-from relrank.whole import whole
 
 HISTORY_LENGTH = "history length"
 ITEM_POPULARITY = "item popularity"

@@ -30,16 +30,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
+from relrank.io.tensors import load_tensors, save_tensors
 from relrank.kernels.csr import Int64
-from relrank.libraries import cores
 from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows, restore
 from relrank.models.sequence import SequenceModel, Windows
 from relrank.models.vectors import ProductModel, VectorModel
+from relrank.parallel.environment import cores
 from relrank.tables.ids import IdMap
 from relrank.training import Fitted, TrainConfig, fit
 

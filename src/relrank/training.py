@@ -4,8 +4,9 @@ Order of edges and negatives of epoch e come from (seed, e), so a run that was k
 to the same final weights, bit for bit, on one machine. Which epoch is best is decided on validation; what is kept of
 it is a copy, not references.
 
-Several processes (``relrank.process_group``) pass over an epoch together: the order is that of one, every batch is
-cut into a share for each, gradients are averaged over the whole batch, and the first process validates and writes.
+Several processes (``relrank.parallel.process_group``) pass over an epoch together: the order is that of one, every
+batch is cut into a share for each, gradients are averaged over the whole batch, and the first process validates and
+writes.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ import torch
 from torch import Tensor
 
 import relrank
-from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
 from relrank.graph.neighbour_sampling import prefetch
+from relrank.io.tensors import load_tensors, save_tensors
 from relrank.models.base import Trained
 from relrank.models.settings import Count, NotNegative, Whole, check_settings
-from relrank.process_group import ALONE, ProcessGroup
+from relrank.parallel.process_group import ALONE, ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)

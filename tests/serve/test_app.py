@@ -22,15 +22,15 @@ import polars as pl
 import pytest
 from library import GENRES, ITEMS, N_ITEMS, USERS, constant, library
 
-from relrank.checkpoint import save_tensors, write_json
 from relrank.graph.bundle import save_graph
+from relrank.io.tensors import save_tensors, write_json
 from relrank.study.fitted import _split_frame, load_run
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 from starlette.testclient import TestClient
 
 from relrank.errors import InputError
-from relrank.sealed import seal
+from relrank.io.manifest import seal
 from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.asked import Limits

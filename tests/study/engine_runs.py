@@ -4,7 +4,7 @@ import json
 
 import polars as pl
 
-from relrank.checkpoint import load_tensors
+from relrank.io.tensors import load_tensors
 from relrank.study.engines import Silent
 from relrank.testing import planted_study
 

@@ -180,7 +180,10 @@ def test_one_process_at_a_time_writes_a_file_and_a_linked_folder_of_parts_is_ref
     with pytest.raises(InputError, match="link"):
         batch(run, out, 4, look_away)
     parts.unlink()
-    holding = "import sys, pathlib; from relrank.owner import owned\nwith owned(pathlib.Path(sys.argv[1])): input()"
+    holding = (
+        "import sys, pathlib; from relrank.io.folder_lock import owned\n"
+        "with owned(pathlib.Path(sys.argv[1])): input()"
+    )
     other = subprocess.Popen([sys.executable, "-c", holding, parts], stdin=subprocess.PIPE)
     while not (parts / ".owner.json").exists():
         time.sleep(0.01)

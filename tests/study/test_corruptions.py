@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attacks.corruptions import Attacked, damage, targets_in
-from relrank.sealed import Sealed
+from relrank.io.manifest import Sealed
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from command_line import relrank
 from rich.console import Console
 
 from relrank.errors import InputError
-from relrank.memory import GB, VARIABLE
 from relrank.models import MODELS, Knob
 from relrank.models.base import config_of
 from relrank.models.ease import EASE
 from relrank.models.estimates import Estimate
 from relrank.models.mf import MF
 from relrank.models.relational_ease import RelationalEASE
+from relrank.parallel.memory import GB, VARIABLE
 from relrank.report import write_report
 from relrank.study import fits
 from relrank.study.config import read_study

@@ -11,9 +11,9 @@ import pytest
 import torch
 from kept_runs import N_ITEMS, kept
 
-from relrank.checkpoint import load_tensors, save_tensors
 from relrank.errors import InputError
-from relrank.sealed import MANIFEST, seal
+from relrank.io.manifest import MANIFEST, seal
+from relrank.io.tensors import load_tensors, save_tensors
 from relrank.study.export import PROGRAM, export, load_program
 from relrank.study.fitted import load_run
 

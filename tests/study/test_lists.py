@@ -11,8 +11,8 @@ from rich.console import Console
 
 from relrank.errors import InputError
 from relrank.evaluation import OF_LISTS, Evaluation
+from relrank.io.manifest import seal
 from relrank.report.page import render
-from relrank.sealed import seal
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts, leaderboard, versus

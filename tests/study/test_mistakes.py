@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from command_line import relrank
 
+from relrank.io.printable import printable
 from relrank.models import MODELS
-from relrank.printable import printable
 from relrank.study.config import read_study
 from relrank.study.folder import study_folder
 

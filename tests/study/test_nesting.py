@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from relrank.graph.graph import Relation
+from relrank.io.manifest import seal
 from relrank.models import MODELS
-from relrank.sealed import seal
 from relrank.study import arms as arm_of
 from relrank.study.arms import arms
 from relrank.study.cells import Cell, _key_of, beginning, knobs_of, tune_and_fit

@@ -8,7 +8,8 @@ from importlib import import_module
 
 import pytest
 
-from relrank import cli, libraries, memory, study
+from relrank import cli, study
+from relrank.parallel import environment, memory
 from relrank.study import process_engine
 from relrank.study.cells import peak_memory_mb
 from relrank.study.config import read_study
@@ -53,10 +54,10 @@ def system(request, monkeypatch):
 
 def test_cores_and_memory_of_other_systems(system, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert libraries.cores() == 6
+    assert environment.cores() == 6
     assert machine()["cores"] == 6
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert libraries.cores() == 1
+    assert environment.cores() == 1
     if system == "darwin":
         pages = {"SC_PAGE_SIZE": 16384, "SC_PHYS_PAGES": 1 << 20}
         monkeypatch.setattr(os, "sysconf", pages.__getitem__)

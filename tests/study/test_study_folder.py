@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from command_line import relrank
 
-from relrank import sealed
 from relrank.errors import InputError
+from relrank.io import manifest
 from relrank.study import fitted
 from relrank.study import run as running
 from relrank.study.config import read_study
@@ -39,7 +39,7 @@ MF = '[[models]]\nname = "mf"\nconfig = { dim = 4 }\ntrain = { epochs = 2, batch
 HOLDING = """
 import sys
 from pathlib import Path
-from relrank.owner import owned
+from relrank.io.folder_lock import owned
 with owned(Path(sys.argv[1])):
     print("held", flush=True)
     input()
@@ -174,14 +174,14 @@ def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path,
         small.setattr(fitted, "available_memory", lambda: 10)
         with pytest.raises(InputError, match="model does not fit into memory"):
             keep_winner(config, material, out)
-    read = sealed.bytes_in
+    read = manifest.bytes_in
 
     def broken(folder, name):
         if name == "model.safetensors":
             raise OSError(errno.EIO, "Input/output error")
         return read(folder, name)
 
-    monkeypatch.setattr(sealed, "bytes_in", broken)
+    monkeypatch.setattr(manifest, "bytes_in", broken)
     with pytest.raises(InputError, match=r"file cannot be read[\s\S]*Input/output error"):
         keep_winner(config, material, out)
     assert inside(out / "winner") == before

@@ -19,12 +19,12 @@ import polars as pl
 
 from relrank.errors import InputError, NotNowError
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.io.atomic import whole_folder
+from relrank.io.manifest import NO_FILE, bytes_in
 from relrank.kernels.csr import Csr
-from relrank.sealed import NO_FILE, bytes_in
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
-from relrank.whole import whole_folder
 
 FORMAT, VERSION = "relrank graph", 3
 READABLE = (1, 2, VERSION)

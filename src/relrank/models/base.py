@@ -15,11 +15,11 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences, check_ordered, item_rows
 from relrank.kernels.csr import Csr, Int32, Int64
-from relrank.memory import out_of_memory
 from relrank.models import estimates
 from relrank.models.estimates import Estimate
 from relrank.models.settings import check_settings, check_weights
 from relrank.models.space import Choice, Range
+from relrank.parallel.memory import out_of_memory
 
 Progress = Callable[[str], None]
 Shapes = Mapping[str, tuple[str, ...]]

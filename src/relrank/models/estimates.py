@@ -16,7 +16,7 @@ import numpy as np
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Float64, Int32
 from relrank.kernels.largest_products import PIECE_BYTES
-from relrank.libraries import cores as cores
+from relrank.parallel.environment import cores as cores
 
 FLOAT = 4
 """Bytes of a float32, and of an int32."""

@@ -6,11 +6,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relrank.io.atomic import whole
 from relrank.report import figures
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
-from relrank.whole import whole
 
 if TYPE_CHECKING:
     from jinja2 import BytecodeCache

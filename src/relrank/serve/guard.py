@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
-from relrank.printable import printable
+from relrank.io.printable import printable
 from relrank.serve.asked import SHARED
 
 if TYPE_CHECKING:

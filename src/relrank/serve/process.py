@@ -30,7 +30,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from relrank.errors import InputError
-from relrank.printable import printable
+from relrank.io.printable import printable
 from relrank.serve.asked import SHARED, Limits
 from relrank.serve.index import FROM_ITEMS
 

@@ -19,15 +19,15 @@ import numpy as np
 import polars as pl
 
 import relrank
-from relrank.checkpoint import write_json
 from relrank.errors import InputError
+from relrank.io.atomic import discard, named, whole
+from relrank.io.folder_lock import owned
+from relrank.io.manifest import bytes_in, json_of, sha256_of
+from relrank.io.tensors import write_json
 from relrank.kernels.csr import Int64
-from relrank.owner import owned
 from relrank.ranking import VECTORS_AT_ONCE, TopK
-from relrank.sealed import bytes_in, json_of, sha256_of
 from relrank.study.fallback import Mask, top_of_histories, top_of_users
 from relrank.study.fitted import PARTS, FittedRun
-from relrank.whole import discard, named, whole
 
 ROWS = 1 << 17
 """Rows of a part, and of a row group of the result, at most (one user's list at least)."""

@@ -19,26 +19,26 @@ import torch
 from torch import Tensor
 
 import relrank
-from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.interactions import events_of, interactions_of, places_of
 from relrank.graph.recipes import InteractionWeights
+from relrank.io.atomic import discard, sync_names, sync_tree
+from relrank.io.manifest import Sealed, consistent, refuse_leading_out, seal
+from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32
-from relrank.memory import peak_memory, reset_peak_memory
 from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.base import Knob, config_of, restore
-from relrank.process_group import ALONE, ProcessGroup
-from relrank.sealed import Sealed, consistent, refuse_leading_out, seal
+from relrank.parallel.memory import peak_memory, reset_peak_memory
+from relrank.parallel.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
-from relrank.whole import discard, sync_names, sync_tree
 
 Say = Callable[[str], None]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relrank.errors import InputError
-from relrank.memory import out_of_memory
 from relrank.models import MODELS, ClosedForm
+from relrank.parallel.memory import out_of_memory
 from relrank.study.cells import Cell, CellResult, Known, Say, beginning, run_cell
 
 TRIES = 5

@@ -50,9 +50,11 @@ import torch
 from torch import Tensor, nn
 
 import relrank
-from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.errors import InputError
 from relrank.graph.chains import composed
+from relrank.io.atomic import whole_folder
+from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
+from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.models import MODELS
 from relrank.models.base import Recommender
@@ -69,10 +71,8 @@ from relrank.models.sparse_ease import SparseEASE
 from relrank.models.sparse_linear import SparseLinear
 from relrank.models.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES, visiting_order
-from relrank.sealed import Sealed, bytes_in, consistent, json_of, seal
 from relrank.study.fallback import popularity
 from relrank.study.fitted import FittedRun
-from relrank.whole import whole_folder
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from relrank.errors import InputError
-from relrank.memory import GB, VARIABLE, available_memory
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
 from relrank.models.estimates import Estimate
+from relrank.parallel.memory import GB, VARIABLE, available_memory
 from relrank.study.cells import Cell
 from relrank.study.config import StudySection
 from relrank.tables.notices import Notice

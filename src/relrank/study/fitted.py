@@ -17,21 +17,22 @@ import torch
 from pydantic import ConfigDict, Field
 
 import relrank
-from relrank.checkpoint import save_tensors, tensors_of, write_json
 from relrank.errors import InputError, NotNowError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
+from relrank.io.atomic import named, whole_folder
+from relrank.io.folder_lock import Hold, owned
+from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
+from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Int32, Int64
-from relrank.memory import available_memory
 from relrank.models import MODELS, ClosedForm, Recommender
 from relrank.models.base import config_of, restore
 from relrank.models.estimates import score_block
-from relrank.owner import Hold, owned
-from relrank.process_group import ALONE, ProcessGroup
-from relrank.sealed import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
+from relrank.parallel.memory import available_memory
+from relrank.parallel.process_group import ALONE, ProcessGroup
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
 from relrank.study.fallback import top_of_histories, top_of_users, unscored, untold
 from relrank.study.fits import gb, refuse_too_large
@@ -39,7 +40,6 @@ from relrank.tables.config import Section, check
 from relrank.tables.files import WHOLE
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
-from relrank.whole import named, whole_folder
 
 FORMAT = "relrank-run-3"
 MEND = "take a copy of it, or fit it again"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relrank.checkpoint import write_json
 from relrank.errors import InputError
-from relrank.owner import LOCK, OWNER, owned
-from relrank.sealed import MANIFEST, bytes_in, json_of
+from relrank.io.folder_lock import LOCK, OWNER, owned
+from relrank.io.manifest import MANIFEST, bytes_in, json_of
+from relrank.io.tensors import write_json
 from relrank.study.config import StudyConfig
 
 STUDY = "study.json"

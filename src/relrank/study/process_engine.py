@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from relrank.errors import InputError
-from relrank.libraries import cores, settle
-from relrank.memory import available_memory
+from relrank.parallel.environment import cores, settle
+from relrank.parallel.memory import available_memory
 from relrank.study import engines
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell

@@ -87,7 +87,7 @@ class _Worker:
     def run(self, order: dict[str, Any]) -> dict[str, Any]:
         """Run one cell; see ``serve``."""
         from relrank.errors import InputError
-        from relrank.memory import out_of_memory
+        from relrank.parallel.memory import out_of_memory
         from relrank.study.engines import release
 
         try:

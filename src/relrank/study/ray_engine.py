@@ -21,14 +21,14 @@ from typing import Any, Self
 
 import relrank
 from relrank.errors import InputError
-from relrank.libraries import cores, fitting
+from relrank.io.atomic import whole_folder
 from relrank.models import MODELS, Trained
+from relrank.parallel.environment import cores, fitting
 from relrank.study import engines, ray_worker
 from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
 from relrank.study.engines import Watcher, named, raise_failure, refuse_deadly
 from relrank.study.fits import needed
-from relrank.whole import whole_folder
 
 POLL = 0.3
 """Seconds between two looks at what workers say."""

@@ -97,12 +97,12 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         here = "none"
     if here != order["relrank"]:
         return {"other": here, "host": socket.gethostname()}
-    from relrank.libraries import settle
+    from relrank.parallel.environment import settle
 
     settle(order["cores"], order["environment"])
 
     from relrank.errors import InputError
-    from relrank.memory import out_of_memory
+    from relrank.parallel.memory import out_of_memory
     from relrank.study.bench_files import unpack, unpack_cell
     from relrank.study.cells import fill_cell
 

@@ -12,8 +12,8 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.graph import Titles
-from relrank.sealed import Sealed, seal
-from relrank.whole import whole
+from relrank.io.atomic import whole
+from relrank.io.manifest import Sealed, seal
 
 MEND = "run the study again, its finished cells are kept unless another version stored them"
 

@@ -23,11 +23,12 @@ from relrank.graph.features import columns_of
 from relrank.graph.graph import Graph, coverage
 from relrank.graph.joins import Progress, silent
 from relrank.graph.side_rows import side_rows
+from relrank.io.atomic import discard
 from relrank.kernels.csr import Csr
-from relrank.libraries import cores
-from relrank.memory import GB, physical_memory
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.base import config_of
+from relrank.parallel.environment import cores
+from relrank.parallel.memory import GB, physical_memory
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, Hops, arms
@@ -67,7 +68,6 @@ from relrank.tables.readers import read_tables
 from relrank.tables.split import Split
 from relrank.tables.synthetic import TRUTH
 from relrank.tables.tables import TEXTS, Tables
-from relrank.whole import discard
 
 
 @dataclass(frozen=True, slots=True, eq=False)

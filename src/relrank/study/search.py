@@ -26,11 +26,11 @@ from relrank.errors import InputError, did_you_mean
 from relrank.evaluation import mean_metric
 from relrank.graph.chains import hops
 from relrank.graph.graph import Graph
-from relrank.memory import out_of_memory
+from relrank.io.manifest import first_line
 from relrank.models import MODELS, Knob
 from relrank.models.base import config_of
 from relrank.models.space import Choice, Range, Value
-from relrank.sealed import first_line
+from relrank.parallel.memory import out_of_memory
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig
 from relrank.study.fits import refuse_too_large

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean
-from relrank.sealed import Sealed, table_of
+from relrank.io.manifest import Sealed, table_of
 from relrank.study.arms import INTERACTIONS
 from relrank.study.result import MEND
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from relrank.io.atomic import whole
 from relrank.models import MODELS
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.search import Search
-from relrank.whole import whole
 
 
 def write_tuned(config: StudyConfig, searches: Sequence[Search], base: Path, path: Path, how: str) -> Path:

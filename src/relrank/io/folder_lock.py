@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from relrank.errors import InputError
-from relrank.whole import named, whole
+from relrank.io.atomic import named, whole
 
 LOCK, OWNER = ".lock", ".owner.json"
 

@@ -18,8 +18,8 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.sealed import json_of
-from relrank.whole import whole
+from relrank.io.atomic import whole
+from relrank.io.manifest import json_of
 
 FORMAT = "relrank-tensors-2"
 

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError, NotNowError
-from relrank.whole import whole
+from relrank.io.atomic import whole
 
 FORMAT = "relrank-manifest-1"
 MANIFEST = "manifest.json"
