@@ -53,9 +53,9 @@ from scipy.special import betaincinv
 
 from relrank.comparison import Effect, Starts, effect_of
 from relrank.evaluation import user_metric
-from relrank.graph.builders import build_graph
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.recipes import Attribute
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.study.config import ModelSection, StudyConfig, read_study
 from relrank.study.run import Material, machine, prepare, run_study

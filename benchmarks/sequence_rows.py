@@ -54,8 +54,8 @@ def relrank(spec: dict[str, Any], histories: Histories, clock: Clock) -> int:
     """Steps as ``relrank.training`` makes them; returns the examples of an epoch: users."""
     import polars as pl
 
+    from relrank.graph.construction.interactions import interactions_of, places_of
     from relrank.graph.graph import Graph
-    from relrank.graph.interactions import interactions_of, places_of
     from relrank.models.sasrec import SASRec, SASRecConfig
     from relrank.tables.ids import IdMap
     from relrank.tables.split import Interactions

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relrank.graph.builders import Texts, build_graph
+from relrank.graph.construction.builders import Texts, build_graph
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

@@ -8,7 +8,7 @@ import torch
 
 from relrank.counterfactuals import Counterfactuals, Deletion
 from relrank.errors import InputError
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.sequences import Sequences
 from relrank.models import sparse_ease

@@ -15,7 +15,7 @@ import torch
 from relrank import metrics
 from relrank.errors import InputError
 from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
-from relrank.graph.builders import build_graph
+from relrank.graph.construction.builders import build_graph
 from relrank.graph.graph import Relation
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS

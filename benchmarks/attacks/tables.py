@@ -18,8 +18,8 @@ import polars as pl
 from attacks.lanes import Attack
 from attacks.ledger import Outcome, judged
 from relrank.errors import InputError
-from relrank.graph.builders import build_graph
-from relrank.graph.recipes import Attribute, InteractionWeights
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Attribute, InteractionWeights
 from relrank.study.gate import compare_models
 from relrank.study.sides import read_side
 from relrank.tables.config import check

@@ -19,7 +19,7 @@ _PUBLIC = {
     "Tables": "relrank.tables.tables",
     "apply": "relrank.tables.protocols",
     "audit": "relrank.tables.audit",
-    "build_graph": "relrank.graph.builders",
+    "build_graph": "relrank.graph.construction.builders",
     "compare": "relrank.comparison",
     "evaluate": "relrank.evaluation",
     "explain": "relrank.explanations",

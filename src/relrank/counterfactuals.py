@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.errors import InputError
-from relrank.graph.cuts import Cut, without_links, without_user_edges
+from relrank.graph.edge_removal import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows

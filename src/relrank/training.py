@@ -28,7 +28,7 @@ from torch import Tensor
 
 import relrank
 from relrank.errors import InputError
-from relrank.graph.neighbour_sampling import prefetch
+from relrank.graph.sampling.neighbour_sampling import prefetch
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.models.base import Trained
 from relrank.models.settings import Count, NotNegative, Whole, check_settings

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from relrank.graph.aggregation import neighbour_mean, sparse_product
-from relrank.graph.blocks import Edges
+from relrank.graph.sampling.blocks import Edges
 from relrank.kernels.csr import Csr
 
 N_SRC = 9

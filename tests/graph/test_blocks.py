@@ -11,11 +11,11 @@ import torch
 from scipy.stats import chisquare
 
 from relrank.errors import InputError
-from relrank.graph import neighbour_tensors
-from relrank.graph.blocks import Adjacency, whole_block
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
 from relrank.graph.propagation import Propagation
+from relrank.graph.sampling import neighbour_tensors
+from relrank.graph.sampling.blocks import Adjacency, whole_block
+from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
 from relrank.kernels import neighbour_sampling
 from relrank.tables.ids import IdMap
 

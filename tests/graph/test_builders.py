@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph import builders
-from relrank.graph.builders import RelationConfig, build_graph
+from relrank.graph.construction import builders
+from relrank.graph.construction.builders import RelationConfig, build_graph
 from relrank.graph.graph import Graph, coverage
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.builders import build_graph
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Attribute, CategoryFeature, MultiHotFeature
 from relrank.graph.graph import Graph
-from relrank.graph.recipes import Attribute, CategoryFeature, MultiHotFeature
 from relrank.tables.config import check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

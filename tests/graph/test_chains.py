@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.chains import (
+from relrank.graph.graph import Graph, Relation, coverage
+from relrank.graph.relation_chains import (
     chain_of,
     composed,
     composed_graph,
@@ -17,7 +18,6 @@ from relrank.graph.chains import (
     touches_items,
     within_layers,
 )
-from relrank.graph.graph import Graph, Relation, coverage
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 6, "item": 9, "author": 7, "country": 4, "continent": 3, "city": 5, "moon": 2, "crater": 2}

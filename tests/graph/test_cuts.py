@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.cuts import Cut, without_links, without_user_edges
+from relrank.graph.edge_removal import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph, Relation
 from relrank.tables.ids import IdMap
 

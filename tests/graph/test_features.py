@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from relrank.errors import InputError
-from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
-from relrank.graph.features import columns_of
+from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.features import columns_of
 from relrank.graph.graph import Feature, Graph
 from relrank.kernels.csr import Csr
 from relrank.tables.config import Section, check

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.graph import Graph, coverage
 from relrank.tables.config import Section, check
 from relrank.tables.datasets import goodbooks_10k

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from relrank.errors import InputError
-from relrank.graph.builders import InteractionWeights, build_graph
-from relrank.graph.interactions import DAY, LEAST, interactions_of, places_of
+from relrank.graph.construction.builders import InteractionWeights, build_graph
+from relrank.graph.construction.interactions import DAY, LEAST, interactions_of, places_of
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables

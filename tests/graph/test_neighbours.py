@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relrank.graph import neighbours
-from relrank.graph.neighbours import cooccurring, largest, places_near, similar_texts, similar_vectors
-from relrank.graph.recipes import Text
+from relrank.graph.construction import similarity
+from relrank.graph.construction.relation_config import Text
+from relrank.graph.construction.similarity import cooccurring, largest, places_near, similar_texts, similar_vectors
 
 TEXTS = ["red fox", "Red Fox runs", "blue whale", "the blue whale sings", "whale sings", "fox", "red fox"]
 
@@ -42,7 +42,7 @@ def naive_cosines(texts: list[str]) -> np.ndarray:
 def test_similar_texts_agree_with_cosines_by_hand_whatever_the_block(
     cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "_BLOCK_CELLS", cells)
+    monkeypatch.setattr(similarity, "_BLOCK_CELLS", cells)
     cosines = naive_cosines(TEXTS)
     (src, dst, value), bare = similar_texts(TEXTS, config(neighbours=6, min_similarity=0.3))
     expected = {(i, j) for i, j in np.argwhere(cosines >= 0.3).tolist() if i != j}
@@ -68,7 +68,7 @@ def test_similar_vectors_agree_with_cosines_by_hand_whatever_the_block(
     cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nine vectors in blocks of one, of two (the last of one), and in one; two of them are equal."""
-    monkeypatch.setattr(neighbours, "_BLOCK_CELLS", cells)
+    monkeypatch.setattr(similarity, "_BLOCK_CELLS", cells)
     x = np.random.default_rng(0).standard_normal((9, 3))
     x[7] = x[2]
     x /= np.linalg.norm(x, axis=1, keepdims=True)

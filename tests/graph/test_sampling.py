@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.sampling import NegativeSampler, check_negatives_exist
+from relrank.graph.sampling.negatives import NegativeSampler, check_negatives_exist
 from relrank.kernels.csr import Csr
 
 KINDS = [
@@ -226,7 +226,7 @@ def same(a, b):
 
 @pytest.mark.parametrize(("kind", "shared"), KINDS)
 def test_same_seed_same_draws_on_any_number_of_threads_and_from_many_at_once(kind, shared, monkeypatch):
-    monkeypatch.setattr("relrank.graph.sampling._PARALLEL", 0)
+    monkeypatch.setattr("relrank.graph.sampling.negatives._PARALLEL", 0)
     positives = skewed(300, 200)
     users, items = batch(positives, 400, 0)
     before = numba.get_num_threads()

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.builders import Attribute, Link, build_graph
-from relrank.graph.recipes import MultiHotFeature
-from relrank.graph.side_rows import Reached, disguised, reached, side_rows
+from relrank.graph.audit_side_data import Reached, disguised, reached, side_rows
+from relrank.graph.construction.builders import Attribute, Link, build_graph
+from relrank.graph.construction.relation_config import MultiHotFeature
 from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding
 from relrank.tables.protocols import ProtocolConfig, apply

@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph import text_encoders
-from relrank.graph.builders import Text, Texts, build_graph
-from relrank.graph.joins import Join
-from relrank.graph.recipes import Encoded, TextFeature
-from relrank.graph.text_cache import TextCache, cache_folder, identity, sha256
-from relrank.graph.text_encoders import load_library, model_folder, most_tokens, sentences
-from relrank.graph.texts import key_of
+from relrank.graph.construction import text_encoders
+from relrank.graph.construction.builders import Text, Texts, build_graph
+from relrank.graph.construction.relation_builder import Join
+from relrank.graph.construction.relation_config import Encoded, TextFeature
+from relrank.graph.construction.text_cache import TextCache, cache_folder, identity, sha256
+from relrank.graph.construction.text_encoders import load_library, model_folder, most_tokens, sentences
+from relrank.graph.construction.texts import key_of
 from relrank.kernels.csr import Float32
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

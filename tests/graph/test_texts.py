@@ -11,12 +11,12 @@ import pytest
 from pydantic import Field
 
 from relrank.errors import InputError
-from relrank.graph.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
+from relrank.graph.construction.relation_builder import Join
+from relrank.graph.construction.text_rows import joined_texts
+from relrank.graph.construction.texts import key_of, text_relations
 from relrank.graph.graph import Graph, coverage
-from relrank.graph.joins import Join
-from relrank.graph.text_rows import joined_texts
-from relrank.graph.texts import key_of, text_relations
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.blocks import Block, Edges, whole_block
-from relrank.graph.neighbour_sampling import NeighbourSampler
+from relrank.graph.sampling.blocks import Block, Edges, whole_block
+from relrank.graph.sampling.neighbour_sampling import NeighbourSampler
 from relrank.testing import planted_graph
 
 

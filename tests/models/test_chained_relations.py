@@ -10,9 +10,9 @@ from featured import dense as feature
 
 from relrank.counterfactuals import Counterfactuals, Deletion
 from relrank.explanations import Explainer
-from relrank.graph.chains import composed
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
+from relrank.graph.relation_chains import composed
 from relrank.models import MODELS, fewer_links, sparse_ease
 from relrank.models.base import ClosedForm, config_of
 from relrank.models.fewer_links import FewerLinks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.sampling import distinct
+from relrank.graph.sampling.negatives import distinct
 from relrank.kernels.edge_products import edge_products
 
 

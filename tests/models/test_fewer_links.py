@@ -5,7 +5,7 @@ import pytest
 import torch
 from dense_truth import SIZES, random_graph
 
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig

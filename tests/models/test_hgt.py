@@ -6,7 +6,7 @@ from layer_truth import LayerTruth, refuses
 from torch.nn import functional
 from torch_geometric.nn import HGTConv
 
-from relrank.graph.blocks import whole_block
+from relrank.graph.sampling.blocks import whole_block
 from relrank.models.hgt import HGT, HGTConfig
 from relrank.models.layers import rows_by_type, type_of
 from relrank.testing import TrainedContract, planted_graph

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.models.fewer_links import FewerLinks
 from relrank.models.flat_filter import FlatFilter, FlatFilterConfig

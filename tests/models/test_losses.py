@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from relrank.graph.sampling import NegativeSampler
+from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.kernels.csr import Csr
 from relrank.models import losses
 from relrank.models.losses import bce, bpr, full_softmax, gbce, info_nce, keep_hardest, sampled_softmax

@@ -2,7 +2,7 @@ import pytest
 import torch
 from layer_truth import LayerTruth, refuses
 
-from relrank.graph.blocks import Adjacency, whole_block
+from relrank.graph.sampling.blocks import Adjacency, whole_block
 from relrank.models.rgcn import RGCN, RGCNConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig

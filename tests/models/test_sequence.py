@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from relrank.errors import InputError
+from relrank.graph.construction.interactions import interactions_of, places_of
 from relrank.graph.graph import Graph
-from relrank.graph.interactions import interactions_of, places_of
-from relrank.graph.sampling import NegativeSampler
+from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.models import sequence
 from relrank.models.sasrec import SASRec, SASRecConfig
 from relrank.models.sequence import SequenceConfig, SequenceModel, Windows, places

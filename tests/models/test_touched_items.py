@@ -7,7 +7,7 @@ import pytest
 import torch
 from dense_truth import random_graph
 
-from relrank.graph.cuts import Cut, without_links
+from relrank.graph.edge_removal import Cut, without_links
 from relrank.graph.graph import Graph
 from relrank.models import sparse_ease
 from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig

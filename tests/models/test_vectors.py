@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
-from relrank.graph.sampling import NegativeSampler
+from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.mf import MF, MFConfig

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 from written import written
 
-from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.sampling.blocks import Adjacency
 from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
 from relrank.tables.ids import IdMap
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.builders import InteractionWeights
+from relrank.graph.construction.builders import InteractionWeights
+from relrank.graph.construction.interactions import DAY, interactions_of
 from relrank.graph.graph import Relation
-from relrank.graph.interactions import DAY, interactions_of
 from relrank.models import MODELS
 from relrank.models.base import history_rows
 from relrank.models.bspm import BSPM, BSPMConfig

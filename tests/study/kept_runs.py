@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from relrank.graph.builders import build_graph
+from relrank.graph.construction.builders import build_graph
 from relrank.models import MODELS
 from relrank.models.base import config_of
 from relrank.study.fitted import FittedRun, load_run, save_run

@@ -9,7 +9,7 @@ import pytest
 from shops import SHOP
 
 from relrank.errors import InputError
-from relrank.graph.interactions import DAY
+from relrank.graph.construction.interactions import DAY
 from relrank.study.cells import refit_cell, tune_and_fit
 from relrank.study.config import read_study
 from relrank.study.fitted import fit_run, load_run

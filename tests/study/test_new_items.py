@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from relrank.evaluation import evaluate
-from relrank.graph.builders import build_graph
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Relation
-from relrank.graph.recipes import Attribute
 from relrank.models import MODELS
 from relrank.serve.asked import RequestError
 from relrank.serve.filters import Has, Joined

@@ -10,7 +10,7 @@ import torch
 from shops import SHOP
 
 from relrank.errors import InputError
-from relrank.graph.builders import InteractionWeights, build_graph
+from relrank.graph.construction.builders import InteractionWeights, build_graph
 from relrank.graph.sequences import Sequences
 from relrank.models.item_knn import ItemKNN
 from relrank.models.sasrec import SASRec, SASRecConfig

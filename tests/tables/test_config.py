@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.text_cache import cache_folder
+from relrank.graph.construction.text_cache import cache_folder
 from relrank.tables.config import Section, load_toml, resolve
 from relrank.tables.fetch import fetch
 

@@ -8,8 +8,8 @@ import pytest
 
 from attacks.tables import KINDS, ODD, attacked
 from relrank.errors import InputError
-from relrank.graph.builders import build_graph
-from relrank.graph.recipes import Attribute
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Attribute
 from relrank.tables import readers
 from relrank.tables.config import check
 from relrank.tables.files import MOST_COLUMNS

@@ -7,8 +7,15 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.builders import build_graph
-from relrank.graph.recipes import Attribute, CategoryFeature, Link, MultiHotFeature, NumberFeature, Texts
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import (
+    Attribute,
+    CategoryFeature,
+    Link,
+    MultiHotFeature,
+    NumberFeature,
+    Texts,
+)
 from relrank.tables.config import check
 from relrank.tables.missing import is_missing
 from relrank.tables.protocols import ProtocolConfig, apply

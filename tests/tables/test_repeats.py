@@ -9,10 +9,10 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.graph.audit import own_steps
-from relrank.graph.builders import build_graph
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.cuts import without_user_edges
-from relrank.graph.recipes import Cooccurrence, InteractionWeights
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.relation_config import Cooccurrence, InteractionWeights
+from relrank.graph.edge_removal import without_user_edges
 from relrank.graph.sequences import Sequences
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.interactions import interactions_of
-from relrank.graph.recipes import InteractionWeights
+from relrank.graph.construction.interactions import interactions_of
+from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.tables.config import check
 from relrank.tables.notices import Notice
 from relrank.tables.protocols import ProtocolConfig, apply

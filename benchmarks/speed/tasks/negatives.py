@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from relrank.graph.sampling import KINDS, NegativeSampler
+from relrank.graph.sampling.negatives import KINDS, NegativeSampler
 from relrank.kernels.csr import Csr
 from speed.environments import Skipped
 from speed.frame import Context, Entry, Row

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphs import graph_of
-from relrank.graph.blocks import Adjacency
-from relrank.graph.neighbour_sampling import NeighbourSampler
+from relrank.graph.sampling.blocks import Adjacency
+from relrank.graph.sampling.neighbour_sampling import NeighbourSampler
 from speed.frame import Context, Entry, Row
 from speed.peer import Call
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.blocks import Edges
+from relrank.graph.sampling.blocks import Edges
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr
 from relrank.kernels.spmm import spmm

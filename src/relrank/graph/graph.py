@@ -368,7 +368,7 @@ class Graph:
     def described(self, titles: Titles) -> str:
         """Nodes, relations and features in figures, with titles of relations in place of their names."""
         nodes = "".join(f"\n  {name}: {len(ids):,} nodes" for name, ids in self.nodes.items())
-        from relrank.graph.chains import hops, stops
+        from relrank.graph.relation_chains import hops, stops
 
         passed = hops(self)
         edges = "".join(
@@ -389,7 +389,7 @@ def coverage(graph: Graph) -> dict[str, float]:
 
     A relation that links neither is judged along the chain that leads there, and without a chain by its source type.
     """
-    from relrank.graph.chains import composed, end_of
+    from relrank.graph.relation_chains import composed, end_of
 
     shares = {}
     for name, relation in graph.relations.items():

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.chains import chain_of
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
+from relrank.graph.relation_chains import chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
 from relrank.kernels.dense_solve import products_by_row, rows_times_dense
 from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.chains import composed, touches_items
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
+from relrank.graph.relation_chains import composed, touches_items
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.spmm import spmm
 from relrank.models import estimates

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.errors import InputError
-from relrank.graph.blocks import Adjacency, Block
+from relrank.graph.sampling.blocks import Adjacency, Block
 from relrank.models.layers import EdgeAttention, check_heads, near_identity, rows_by_type, type_of
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 from relrank.models.settings import Count

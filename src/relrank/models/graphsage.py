@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.graph.aggregation import neighbour_mean
-from relrank.graph.blocks import Block
+from relrank.graph.sampling.blocks import Block
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.graph.blocks import Adjacency, Block
 from relrank.graph.graph import Graph
+from relrank.graph.sampling.blocks import Adjacency, Block
 from relrank.kernels.dot_attention import Neighbours, dot_attention, joined
 from relrank.models.base import Knob
 from relrank.models.layers import check_heads, glorot, near_identity, rows_by_type, type_of

@@ -43,8 +43,8 @@ import torch
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.chains import composed, end_of, led_to
 from relrank.graph.graph import Graph, Relation
+from relrank.graph.relation_chains import composed, end_of, led_to
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.dense_solve import rows_times_dense, unit_rows
 from relrank.kernels.least_squares import moments, padded, solve_rows, spectrum_of, turned

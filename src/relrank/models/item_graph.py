@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.blocks import Adjacency, whole_block
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import Propagation
+from relrank.graph.sampling.blocks import Adjacency, whole_block
 from relrank.models.gatv2 import AttentionLayer
 from relrank.tables.ids import IdMap
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relrank.graph.chains import chain_of, composed, end_of, step
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
+from relrank.graph.relation_chains import chain_of, composed, end_of, step
 from relrank.kernels.csr import Csr, Float64, Int32, Int64
 from relrank.models.base import Recommender
 from relrank.models.fewer_links import FewerLinks

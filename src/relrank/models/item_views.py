@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.graph.blocks import Adjacency
 from relrank.graph.graph import Graph
+from relrank.graph.sampling.blocks import Adjacency
 from relrank.models.layers import FeatureEncoder
 from relrank.models.views import CrossAttention, Draws, Gate, Parts, Relations
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
+from relrank.graph.relation_chains import within_layers
 from relrank.kernels.csr import Csr
 from relrank.models.base import Knob
 from relrank.models.layers import inverse_softplus, starting_weights

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.blocks import Adjacency, Block, Edges, whole_block
-from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
-from relrank.graph.neighbour_sampling import NeighbourSampler, full_blocks
+from relrank.graph.relation_chains import within_layers
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges, whole_block
+from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.base import Knob
 from relrank.models.layers import FeatureEncoder, dropped

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from relrank.graph.aggregation import sparse_product
-from relrank.graph.chains import led_to
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
+from relrank.graph.relation_chains import led_to
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.base import Knob, history_rows, user_rows
 from relrank.models.layers import starting_weights

@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from relrank.graph.chains import Chain, chain_of, composed, end_of, product, step, with_own
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
+from relrank.graph.relation_chains import Chain, chain_of, composed, end_of, product, step, with_own
 from relrank.kernels.csr import Csr, Float64, Int64
 from relrank.kernels.dense_solve import unit_rows
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.chains import Chain, chain_of, end_of, led_to
 from relrank.graph.graph import Graph, Relation
+from relrank.graph.relation_chains import Chain, chain_of, end_of, led_to
 from relrank.kernels.csr import Csr, Float32, Int32
 from relrank.kernels.dense_solve import (
     LAPACK_LIMIT,

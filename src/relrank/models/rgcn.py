@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from relrank.graph.aggregation import neighbour_mean
-from relrank.graph.blocks import Adjacency, Block, Edges
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges
 from relrank.models.message_passing import MessagePassing, MessagePassingConfig
 from relrank.models.settings import Whole
 

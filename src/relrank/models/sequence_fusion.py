@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.chains import within_layers
 from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import within_layers
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.kernels.csr import Int64
 from relrank.models.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.chains import Chain, chain_of
-from relrank.graph.cuts import Cut
+from relrank.graph.edge_removal import Cut
+from relrank.graph.relation_chains import Chain, chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.kernels.dense_solve import full_gram, products_by_row
 from relrank.kernels.local_regression import (

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.aggregation import sparse_product
-from relrank.graph.chains import composed_graph, hops
+from relrank.graph.construction.texts import text_relations
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
+from relrank.graph.relation_chains import composed_graph, hops
 from relrank.graph.sequences import Sequences
-from relrank.graph.texts import text_relations
 from relrank.kernels.csr import Csr, Int64
 from relrank.models import losses
 from relrank.models.base import Knob, history_rows, user_rows

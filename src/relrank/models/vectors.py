@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.graph.sampling import NegativeSampler, distinct
+from relrank.graph.sampling.negatives import NegativeSampler, distinct
 from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.kernels.edge_products import edge_products
 from relrank.models import losses

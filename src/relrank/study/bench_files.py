@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.recipes import InteractionWeights
+from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.kernels.csr import Csr
 from relrank.study.arms import Arm
 from relrank.study.cells import Bench, Cell

@@ -21,10 +21,10 @@ from torch import Tensor
 import relrank
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
-from relrank.graph.chains import hops
+from relrank.graph.construction.interactions import events_of, interactions_of, places_of
+from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.graph.graph import Graph, Relation
-from relrank.graph.interactions import events_of, interactions_of, places_of
-from relrank.graph.recipes import InteractionWeights
+from relrank.graph.relation_chains import hops
 from relrank.io.atomic import discard, sync_names, sync_tree
 from relrank.io.manifest import Sealed, consistent, refuse_leading_out, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json

@@ -51,7 +51,7 @@ from torch import Tensor, nn
 
 import relrank
 from relrank.errors import InputError
-from relrank.graph.chains import composed
+from relrank.graph.relation_chains import composed
 from relrank.io.atomic import whole_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json

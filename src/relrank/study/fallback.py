@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import composed, end_of
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import Recommender
 from relrank.models.base import history_rows

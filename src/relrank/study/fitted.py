@@ -20,8 +20,8 @@ import relrank
 from relrank.errors import InputError, NotNowError
 from relrank.evaluation import hears
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.chains import composed, end_of
 from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import composed, end_of
 from relrank.graph.sequences import Sequences
 from relrank.io.atomic import named, whole_folder
 from relrank.io.folder_lock import Hold, owned

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from relrank.graph.chains import hops
+from relrank.graph.relation_chains import hops
 from relrank.models import MODELS
 from relrank.study.cells import Cell
 

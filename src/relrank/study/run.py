@@ -17,12 +17,12 @@ import polars as pl
 import relrank
 from relrank.errors import InputError, NotNowError, did_you_mean, one_of
 from relrank.graph.audit import growing, known_rows, own_steps
-from relrank.graph.builders import build_graph
-from relrank.graph.chains import hops, stops
-from relrank.graph.features import columns_of
+from relrank.graph.audit_side_data import side_rows
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.features import columns_of
+from relrank.graph.construction.relation_builder import Progress, silent
 from relrank.graph.graph import Graph, coverage
-from relrank.graph.joins import Progress, silent
-from relrank.graph.side_rows import side_rows
+from relrank.graph.relation_chains import hops, stops
 from relrank.io.atomic import discard
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained

@@ -24,8 +24,8 @@ import numpy as np
 
 from relrank.errors import InputError, did_you_mean
 from relrank.evaluation import mean_metric
-from relrank.graph.chains import hops
 from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import hops
 from relrank.io.manifest import first_line
 from relrank.models import MODELS, Knob
 from relrank.models.base import config_of

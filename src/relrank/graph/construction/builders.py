@@ -15,13 +15,11 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
-from relrank.graph.features import build_features
-from relrank.graph.graph import Graph, Relation
-from relrank.graph.interactions import events_of, interactions_of, places_of
-from relrank.graph.joins import Draft, Join, Progress, examples, occurring, silent
-from relrank.graph.neighbours import cooccurring, largest, places_near, similar_texts, similar_vectors
-from relrank.graph.recipes import (
+from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.construction.features import build_features
+from relrank.graph.construction.interactions import events_of, interactions_of, places_of
+from relrank.graph.construction.relation_builder import Draft, Join, Progress, examples, occurring, silent
+from relrank.graph.construction.relation_config import (
     Attribute,
     Bins,
     Cooccurrence,
@@ -33,9 +31,11 @@ from relrank.graph.recipes import (
     TextFeature,
     Texts,
 )
-from relrank.graph.text_encoders import sentences
-from relrank.graph.text_rows import joined_texts
-from relrank.graph.texts import text_feature, texts_draft
+from relrank.graph.construction.similarity import cooccurring, largest, places_near, similar_texts, similar_vectors
+from relrank.graph.construction.text_encoders import sentences
+from relrank.graph.construction.text_rows import joined_texts
+from relrank.graph.construction.texts import text_feature, texts_draft
+from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Float32
 from relrank.tables.cutoff import cut_tables
 from relrank.tables.ids import IdMap

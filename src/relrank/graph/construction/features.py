@@ -15,10 +15,9 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.graph.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
-from relrank.graph.graph import Feature
-from relrank.graph.joins import Progress, examples, silent
-from relrank.graph.recipes import (
+from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.construction.relation_builder import Progress, examples, silent
+from relrank.graph.construction.relation_config import (
     BinsFeature,
     CategoryFeature,
     FeatureConfig,
@@ -27,8 +26,9 @@ from relrank.graph.recipes import (
     TextFeature,
     VectorFeature,
 )
-from relrank.graph.text_encoders import vectors
-from relrank.graph.text_rows import joined_texts
+from relrank.graph.construction.text_encoders import vectors
+from relrank.graph.construction.text_rows import joined_texts
+from relrank.graph.graph import Feature
 from relrank.kernels.csr import Csr, Float32, Float64
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing, written

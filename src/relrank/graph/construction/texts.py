@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from relrank.graph.features import standard
+from relrank.graph.construction.features import standard
+from relrank.graph.construction.relation_builder import Draft, Join
+from relrank.graph.construction.relation_config import Texts
+from relrank.graph.construction.text_cache import sha256
+from relrank.graph.construction.text_encoders import vectors
+from relrank.graph.construction.text_rows import texts_of_kind
 from relrank.graph.graph import Feature, Graph, Relation
-from relrank.graph.joins import Draft, Join
-from relrank.graph.recipes import Texts
-from relrank.graph.text_cache import sha256
-from relrank.graph.text_encoders import vectors
-from relrank.graph.text_rows import texts_of_kind
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import TEXTS
 
@@ -43,7 +43,7 @@ def text_feature(draft: Draft, config: Texts, nodes: Mapping[str, IdMap]) -> Fea
     """The vectors of a relation's texts, under its name; other nodes of the type have none.
 
     Raises:
-        InputError: fewer than two texts differ; or as :func:`relrank.graph.text_encoders.vectors`.
+        InputError: fewer than two texts differ; or as :func:`relrank.graph.construction.text_encoders.vectors`.
     """
     assert draft.texts is not None
     relation, join = draft.relation, draft.join

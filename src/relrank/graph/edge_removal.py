@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.chains import chain_to
 from relrank.graph.graph import Graph, Relation
+from relrank.graph.relation_chains import chain_to
 
 
 class Cut(NamedTuple):

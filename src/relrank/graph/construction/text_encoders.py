@@ -1,7 +1,8 @@
 """Texts into vectors: words that are counted, or a language model that reads each text once and is remembered.
 
 ``latent`` is TF-IDF cut to singular vectors. ``sentences`` asks a sentence-transformers model for unit vectors and
-keeps them in a folder (:mod:`relrank.graph.text_cache`), so that a text is read once per model and machine.
+keeps them in a folder (:mod:`relrank.graph.construction.text_cache`), so that a text is read once per model and
+machine.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.graph.columns import Reader
-from relrank.graph.recipes import Encoded, Latent
-from relrank.graph.text_cache import FORMAT, TextCache, cache_folder, identity
+from relrank.graph.construction.columns import Reader
+from relrank.graph.construction.relation_config import Encoded, Latent
+from relrank.graph.construction.text_cache import FORMAT, TextCache, cache_folder, identity
 from relrank.kernels.csr import Float32, Float64
 from relrank.tables.config import resolve
 

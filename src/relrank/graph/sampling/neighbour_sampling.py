@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.blocks import Adjacency, Block, Edges, Pairs
-from relrank.graph.neighbour_tensors import DeviceSampler
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges, Pairs
+from relrank.graph.sampling.neighbour_tensors import DeviceSampler
 from relrank.kernels.csr import Int32, Int64
 from relrank.kernels.neighbour_sampling import counts, draw, first_repeated, relabel
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.graph.recipes import Text
+from relrank.graph.construction.relation_config import Text
 from relrank.kernels.csr import Float32, Int64
 
 Bool = npt.NDArray[np.bool_]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.graph.joins import Progress, examples
-from relrank.graph.recipes import Categories, Cuts, Listed
+from relrank.graph.construction.relation_builder import Progress, examples
+from relrank.graph.construction.relation_config import Categories, Cuts, Listed
 from relrank.kernels.csr import Float64
 from relrank.tables.files import has_text, read_numbers
 from relrank.tables.missing import without_missing

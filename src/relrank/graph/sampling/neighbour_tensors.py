@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relrank.graph.blocks import Adjacency, Block, Edges, EdgeType, shared
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges, EdgeType, shared
 from relrank.kernels.csr import Int64
 
 # Floyd's algorithm compares each draw with all before it.
@@ -20,7 +20,7 @@ CANDIDATES = 1 << 25
 
 
 class DeviceSampler:
-    """The graph on a device, and draws from it; see :class:`relrank.graph.neighbour_sampling.NeighbourSampler`."""
+    """The graph on a device, and draws from it; see ``neighbour_sampling.NeighbourSampler``."""
 
     def __init__(self, adjacency: Adjacency, replace: bool, weighted: bool, device: torch.device) -> None:
         self.adjacency = adjacency

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from relrank.errors import did_you_mean, one_of
-from relrank.graph.columns import Reader
-from relrank.graph.joins import examples
+from relrank.graph.construction.columns import Reader
+from relrank.graph.construction.relation_builder import examples
 from relrank.tables.missing import without_missing
 from relrank.tables.tables import TextTable
 

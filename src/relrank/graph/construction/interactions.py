@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from relrank.errors import InputError
+from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.graph.graph import Relation
-from relrank.graph.recipes import InteractionWeights
 from relrank.kernels.csr import Float64, Int32
 from relrank.tables.split import Interactions, Split
 
