@@ -56,7 +56,7 @@ from relrank.evaluation import user_metric
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Graph, Relation
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.study.config import ModelSection, StudyConfig, read_study
 from relrank.study.run import Material, machine, prepare, run_study
 from relrank.study.verdicts import Evidence, judge

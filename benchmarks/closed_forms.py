@@ -18,7 +18,7 @@ from pathlib import Path
 from relrank.evaluation import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS, ClosedForm
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.parallel.memory import reset_peak_memory
 from relrank.study.cells import peak_memory_mb
 from relrank.study.config import read_study

@@ -27,8 +27,8 @@ import torch
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels import dense_solve
 from relrank.models import MODELS, ClosedForm, Trained
-from relrank.models.base import config_of
-from relrank.models.estimates import SCORE_BLOCK, Estimate
+from relrank.models.core.base import config_of
+from relrank.models.core.estimates import SCORE_BLOCK, Estimate
 from relrank.parallel.environment import fitting
 from relrank.parallel.memory import GB, reset_peak_memory
 from relrank.study.cells import peak_memory_mb

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from relrank.explanations import faithfulness
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.study.cells import fit_cell
 from relrank.study.config import read_study
 from relrank.study.run import cells_of, machine, prepare

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 
 from relrank.graph.graph import Graph, Relation
-from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.parallel.memory import reset_peak_memory
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine

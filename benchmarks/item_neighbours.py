@@ -16,7 +16,7 @@ import polars as pl
 
 from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS
-from relrank.models.sparse_linear import SparseLinear
+from relrank.models.core.sparse_linear import SparseLinear
 from relrank.parallel.memory import reset_peak_memory
 from relrank.ranking import top_k
 from relrank.study.cells import peak_memory_mb

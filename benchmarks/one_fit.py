@@ -19,9 +19,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from relrank.graph.graph import Graph
-from relrank.models.ease import EASE, EASEConfig
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
+from relrank.models.closed_form.ease import EASE, EASEConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.study.config import read_study
 from relrank.study.run import machine, prepare
 

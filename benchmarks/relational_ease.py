@@ -36,8 +36,8 @@ from graphs import generated_pairs, graph_of
 from relrank.graph.graph import Graph, Relation
 from relrank.io.atomic import whole
 from relrank.kernels.dense_solve import spd_inverse
-from relrank.models import relational_ease
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form import relational_ease
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.study.arms import all_of, arms
 from relrank.study.cells import Bench, Cell, run_cell
 from relrank.study.config import ModelSection, StudySection

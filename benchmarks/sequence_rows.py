@@ -56,7 +56,7 @@ def relrank(spec: dict[str, Any], histories: Histories, clock: Clock) -> int:
 
     from relrank.graph.construction.interactions import interactions_of, places_of
     from relrank.graph.graph import Graph
-    from relrank.models.sasrec import SASRec, SASRecConfig
+    from relrank.models.sequence.sasrec import SASRec, SASRecConfig
     from relrank.tables.ids import IdMap
     from relrank.tables.split import Interactions
 

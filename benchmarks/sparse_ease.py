@@ -29,7 +29,7 @@ from item_neighbours import GROUP, generated
 from relrank import metrics
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.parallel.memory import reset_peak_memory
 from relrank.ranking import ranks
 from relrank.study.cells import peak_memory_mb
@@ -128,7 +128,7 @@ def main() -> None:
         return
     small = with_relations(generated(300, 200, 3_000))
     for n_columns in (0, 10_000):  # the compiler's time is not the model's
-        import relrank.models.sparse_ease as module
+        import relrank.models.closed_form.sparse_ease as module
 
         module.DENSE_COLUMNS = n_columns
         warm, truth = one_held_out(small, 100)

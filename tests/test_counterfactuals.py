@@ -11,21 +11,21 @@ from relrank.errors import InputError
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.sequences import Sequences
-from relrank.models import sparse_ease
-from relrank.models.chebycf import ChebyCF, ChebyCFConfig
-from relrank.models.ease import EASE, EASEConfig
-from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
-from relrank.models.gf_cf import GFCF, GFCFConfig
-from relrank.models.graphsage import GraphSAGE
-from relrank.models.item_knn import ItemKNN
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.markov import Markov, MarkovConfig
-from relrank.models.mf import MF
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.rp3beta import RP3Beta
-from relrank.models.simple import Popularity
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.closed_form import sparse_ease
+from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig
+from relrank.models.closed_form.ease import EASE, EASEConfig
+from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.closed_form.gf_cf import GFCF, GFCFConfig
+from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.models.closed_form.markov import Markov, MarkovConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.closed_form.rp3beta import RP3Beta
+from relrank.models.closed_form.simple import Popularity
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.graph.graphsage import GraphSAGE
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.mf import MF
 from relrank.testing import planted_graph, planted_sequences
 
 USER = 6

@@ -19,8 +19,8 @@ from relrank.graph.construction.builders import build_graph
 from relrank.graph.graph import Relation
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS
-from relrank.models.base import config_of
-from relrank.models.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.core.base import config_of
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables

@@ -8,12 +8,12 @@ import torch
 from relrank.errors import InputError
 from relrank.explanations import Explainer, Reason, explain, faithfulness
 from relrank.graph.graph import Graph, Relation
-from relrank.models.ease import EASE, EASEConfig
-from relrank.models.item_knn import ItemKNN, ItemKNNConfig
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.simple import Popularity, RandomOrder
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.closed_form.ease import EASE, EASEConfig
+from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.closed_form.simple import Popularity, RandomOrder
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, planted_graph
 

@@ -11,10 +11,10 @@ import torch
 
 from relrank import testing, training
 from relrank.graph.sequences import Sequences
-from relrank.models.base import ClosedForm
-from relrank.models.ease import EASE
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.markov import Markov, MarkovConfig
+from relrank.models.closed_form.ease import EASE
+from relrank.models.closed_form.markov import Markov, MarkovConfig
+from relrank.models.core.base import ClosedForm
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import (
     ModelContract,
     TrainedContract,

@@ -16,8 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from relrank.errors import InputError
 from relrank.io import tensors
 from relrank.io.tensors import load_tensors
-from relrank.models.base import Trained
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.core.base import Trained
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_auc, planted_graph, planted_sequences
 from relrank.training import TrainConfig, device_of, fit
 

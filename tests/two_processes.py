@@ -14,8 +14,8 @@ import torch
 import relrank
 from relrank.errors import InputError
 from relrank.io.tensors import save_tensors
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.vectors import Choices
+from relrank.models.core.vectors import Choices
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.parallel.process_group import ALONE, CommonError, ProcessGroup, joined
 from relrank.testing import planted_auc, planted_graph
 from relrank.training import TrainConfig, fit

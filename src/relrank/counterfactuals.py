@@ -31,18 +31,18 @@ from relrank.errors import InputError
 from relrank.graph.edge_removal import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
-from relrank.models.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
-from relrank.models.chebycf import ChebyCF
-from relrank.models.ease import EASE
+from relrank.models.closed_form.chebycf import ChebyCF
+from relrank.models.closed_form.ease import EASE
+from relrank.models.closed_form.flat_filter import FlatFilter
+from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.closed_form.rp3beta import RP3Beta
+from relrank.models.closed_form.sparse_ease import SparseEASE
+from relrank.models.core.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
 from relrank.models.fewer_links import FewerLinks
-from relrank.models.flat_filter import FlatFilter
-from relrank.models.item_knn import ItemKNN
-from relrank.models.lightgcn import RelationalLightGCN
-from relrank.models.relational_ease import RelationalEASE
-from relrank.models.rp3beta import RP3Beta
-from relrank.models.sparse_ease import SparseEASE
+from relrank.models.graph.lightgcn import RelationalLightGCN
+from relrank.models.graph.xsimgcl import XSimGCL
 from relrank.models.touched_items import TouchedItems
-from relrank.models.xsimgcl import XSimGCL
 from relrank.parallel.memory import out_of_memory
 
 NO_LINKS = Cut(None, ())

@@ -20,7 +20,7 @@ from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.io.atomic import whole
 from relrank.io.manifest import PARQUET_ERRORS, first_line, json_of
 from relrank.kernels.csr import Csr, Float64, Int32
-from relrank.models.base import user_rows
+from relrank.models.core.base import user_rows
 from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.tables.split import Part, Split
 

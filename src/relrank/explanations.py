@@ -38,7 +38,7 @@ from relrank.counterfactuals import Asked, Counterfactuals, Deletion, Listed
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Float64, Int64
-from relrank.models.base import Recommender
+from relrank.models.core.base import Recommender
 from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.ranking import SCORE_BYTES, top_k
 

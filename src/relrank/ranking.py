@@ -24,7 +24,7 @@ from relrank.errors import InputError
 from relrank.kernels import fused_ranking, sparse_ranking
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.shared_ranking import SharedOrder
-from relrank.models.base import history_rows
+from relrank.models.core.base import history_rows
 
 SCORE_BYTES = 128 * 2**20
 """Scores of one block of users take at most this much memory (unless a single row takes more)."""

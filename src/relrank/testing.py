@@ -36,9 +36,9 @@ from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.kernels.csr import Int64
-from relrank.models.base import ClosedForm, Recommender, Trained, interaction_rows, restore
-from relrank.models.sequence import SequenceModel, Windows
-from relrank.models.vectors import ProductModel, VectorModel
+from relrank.models.core.base import ClosedForm, Recommender, Trained, interaction_rows, restore
+from relrank.models.core.sequence import SequenceModel, Windows
+from relrank.models.core.vectors import ProductModel, VectorModel
 from relrank.parallel.environment import cores
 from relrank.tables.ids import IdMap
 from relrank.training import Fitted, TrainConfig, fit

@@ -30,8 +30,8 @@ import relrank
 from relrank.errors import InputError
 from relrank.graph.sampling.neighbour_sampling import prefetch
 from relrank.io.tensors import load_tensors, save_tensors
-from relrank.models.base import Trained
-from relrank.models.settings import Count, NotNegative, Whole, check_settings
+from relrank.models.core.base import Trained
+from relrank.models.core.settings import Count, NotNegative, Whole, check_settings
 from relrank.parallel.process_group import ALONE, ProcessGroup
 
 

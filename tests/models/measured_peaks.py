@@ -9,8 +9,8 @@ import torch
 
 from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS, ClosedForm
-from relrank.models.estimates import SCORE_BLOCK
-from relrank.models.sparse_linear import SparseLinear
+from relrank.models.core.estimates import SCORE_BLOCK
+from relrank.models.core.sparse_linear import SparseLinear
 from relrank.parallel.memory import peak_memory, reset_peak_memory
 from relrank.tables.ids import IdMap
 

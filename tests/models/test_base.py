@@ -5,8 +5,8 @@ import torch
 
 from relrank.errors import InputError
 from relrank.models import MODELS
-from relrank.models.base import config_of, history_rows, interaction_rows, user_rows
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.core.base import config_of, history_rows, interaction_rows, user_rows
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_graph
 
 

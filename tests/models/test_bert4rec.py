@@ -6,7 +6,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.sequences import Sequences
-from relrank.models.bert4rec import BERT4Rec, BERT4RecConfig
+from relrank.models.sequence.bert4rec import BERT4Rec, BERT4RecConfig
 from relrank.testing import SequenceContract, planted_sequences
 from relrank.training import TrainConfig
 

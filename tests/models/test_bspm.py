@@ -5,7 +5,7 @@ from dense_truth import OF_ITEMS, SIZES, interactions, item_filter, over_degrees
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.bspm import BSPM, BSPMConfig
+from relrank.models.closed_form.bspm import BSPM, BSPMConfig
 from relrank.testing import ModelContract, planted_graph
 
 USERS = torch.arange(SIZES["user"])

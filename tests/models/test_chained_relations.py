@@ -13,11 +13,12 @@ from relrank.explanations import Explainer
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.relation_chains import composed
-from relrank.models import MODELS, fewer_links, sparse_ease
-from relrank.models.base import ClosedForm, config_of
+from relrank.models import MODELS, fewer_links
+from relrank.models.closed_form import sparse_ease
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE
+from relrank.models.core.base import ClosedForm, config_of
 from relrank.models.fewer_links import FewerLinks
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.sparse_ease import SparseEASE
 from relrank.models.touched_items import TouchedItems
 
 USERS = torch.arange(SIZES["user"])

@@ -8,7 +8,7 @@ from numpy.polynomial import chebyshev
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients
+from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients
 from relrank.testing import ModelContract, planted_graph
 
 USERS = torch.arange(SIZES["user"])

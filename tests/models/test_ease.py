@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.models.ease import EASE, EASEConfig
+from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.testing import ModelContract, planted_graph
 
 

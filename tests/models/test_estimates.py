@@ -14,10 +14,12 @@ import pytest
 from relrank import ranking
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels import dense_solve as dense
-from relrank.models import MODELS, ClosedForm, Trained, estimates, sparse_ease
-from relrank.models import relational_ease as relational
-from relrank.models.base import config_of
-from relrank.models.estimates import Estimate
+from relrank.models import MODELS, ClosedForm, Trained
+from relrank.models.closed_form import relational_ease as relational
+from relrank.models.closed_form import sparse_ease
+from relrank.models.core import estimates
+from relrank.models.core.base import config_of
+from relrank.models.core.estimates import Estimate
 from relrank.tables.ids import IdMap
 
 BLOCK = 128 << 20

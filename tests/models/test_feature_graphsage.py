@@ -6,8 +6,8 @@ import torch
 from featured import featured
 
 from relrank.errors import InputError
-from relrank.models.feature_graphsage import FeatureGraphSAGE, FeatureGraphSAGEConfig
-from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.graph.feature_graphsage import FeatureGraphSAGE, FeatureGraphSAGEConfig
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -5,7 +5,7 @@ from dense_truth import OF_ITEMS, SIZES, interactions, item_filter, random_graph
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.testing import ModelContract, planted_graph
 
 USERS = torch.arange(SIZES["user"])

@@ -5,7 +5,7 @@ from layer_truth import LayerTruth, refuses
 from torch.nn import functional
 
 from relrank.graph.sampling.blocks import whole_block
-from relrank.models.gatv2 import GATv2, GATv2Config
+from relrank.models.graph.gatv2 import GATv2, GATv2Config
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
 

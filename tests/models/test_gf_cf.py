@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.models.gf_cf import GFCF, GFCFConfig
+from relrank.models.closed_form.gf_cf import GFCF, GFCFConfig
 from relrank.testing import ModelContract, planted_graph
 
 

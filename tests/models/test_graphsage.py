@@ -1,4 +1,4 @@
-from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.testing import TrainedContract
 
 N_USERS, N_ITEMS = 160, 120

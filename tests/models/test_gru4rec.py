@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.models.gru4rec import GRU4Rec, GRU4RecConfig
+from relrank.models.sequence.gru4rec import GRU4Rec, GRU4RecConfig
 from relrank.testing import SequenceContract, planted_sequences
 from relrank.training import TrainConfig
 

@@ -7,8 +7,8 @@ from torch.nn import functional
 from torch_geometric.nn import HGTConv
 
 from relrank.graph.sampling.blocks import whole_block
-from relrank.models.hgt import HGT, HGTConfig
-from relrank.models.layers import rows_by_type, type_of
+from relrank.models.core.layers import rows_by_type, type_of
+from relrank.models.graph.hgt import HGT, HGTConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
 

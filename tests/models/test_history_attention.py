@@ -7,8 +7,8 @@ import polars as pl
 import torch
 
 from relrank.graph.graph import Graph, Relation
-from relrank.models.history_attention import Histories, HistoryAttention, TrainingHistories, rating_levels
-from relrank.models.layers import Affine
+from relrank.models.core.layers import Affine
+from relrank.models.two_view.history_attention import Histories, HistoryAttention, TrainingHistories, rating_levels
 from relrank.tables.ids import IdMap
 
 DIM = 4

@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
-from relrank.models.hybrid import Hybrid, HybridConfig
-from relrank.models.layers import Affine
+from relrank.models.core.layers import Affine
+from relrank.models.graph.hybrid import Hybrid, HybridConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_auc, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -10,8 +10,8 @@ from dense_truth import SIZES, random_graph
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models import ials
-from relrank.models.ials import IALS, IALSConfig
+from relrank.models.closed_form import ials
+from relrank.models.closed_form.ials import IALS, IALSConfig
 from relrank.ranking import top_k
 from relrank.testing import BLOCKS, ModelContract, planted_graph, renumbered
 

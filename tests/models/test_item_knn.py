@@ -6,7 +6,7 @@ import torch
 
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels import largest_products
-from relrank.models.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.testing import ModelContract, planted_graph
 
 

@@ -7,13 +7,13 @@ import torch
 
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
+from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.fewer_links import FewerLinks
-from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.touched_items import TouchedItems
 from relrank.tables.ids import IdMap
 

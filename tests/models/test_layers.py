@@ -11,7 +11,7 @@ from torch import Tensor
 from relrank.errors import InputError
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.kernels.csr import Csr
-from relrank.models.layers import FeatureEncoder, dropped
+from relrank.models.core.layers import FeatureEncoder, dropped
 from relrank.tables.ids import IdMap
 
 

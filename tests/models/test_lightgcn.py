@@ -5,8 +5,8 @@ from torch.nn import functional
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models.base import history_rows
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.core.base import history_rows
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -8,8 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.kernels.csr import Csr
-from relrank.models import losses
-from relrank.models.losses import bce, bpr, full_softmax, gbce, info_nce, keep_hardest, sampled_softmax
+from relrank.models.core import losses
+from relrank.models.core.losses import bce, bpr, full_softmax, gbce, info_nce, keep_hardest, sampled_softmax
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -241,7 +241,7 @@ def reference(scores, users, items, known, temperature):
 def test_full_softmax_is_cross_entropy_without_the_users_other_items(form, block, monkeypatch):
     """Repeated users, a repeated edge, a row without edges, pairs out of order; in one block and in many."""
     if block:
-        monkeypatch.setattr("relrank.models.losses._BLOCK", block)
+        monkeypatch.setattr("relrank.models.core.losses._BLOCK", block)
     scores, known = randn(5, 8), mask(5, 8)
     known[2] = False
     users, items = torch.tensor([3, 0, 0, 1, 3, 0, 2]), torch.tensor([1, 7, 2, 2, 1, 4, 0])
@@ -288,7 +288,7 @@ class Largest(TorchDispatchMode):
 
 def test_full_softmax_holds_one_matrix_beside_the_scores(monkeypatch):
     """Many edges and known pairs: forward makes nothing of the scores' size, backward the gradient alone."""
-    monkeypatch.setattr("relrank.models.losses._BLOCK", 4000)
+    monkeypatch.setattr("relrank.models.core.losses._BLOCK", 4000)
     scores = randn(200, 400, dtype=torch.float32)
     users, items = torch.arange(200).repeat(5), torch.arange(1000) % 400
     known = mask(200, 400, share=0.05).nonzero().unbind(1)

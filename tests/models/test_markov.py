@@ -7,7 +7,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models.markov import Markov, MarkovConfig
+from relrank.models.closed_form.markov import Markov, MarkovConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, follower, planted_graph, planted_sequences
 

@@ -8,9 +8,9 @@ import torch
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.rewiring import rewire
 from relrank.kernels.csr import Csr
-from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
-from relrank.models.hgt import HGT, HGTConfig
-from relrank.models.rgcn import RGCN, RGCNConfig
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.graph.hgt import HGT, HGTConfig
+from relrank.models.graph.rgcn import RGCN, RGCNConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, planted_graph
 from relrank.training import TrainConfig, fit

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from relrank.models.mf import MF, MFConfig
+from relrank.models.graph.mf import MF, MFConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from relrank.errors import InputError
-from relrank.models.mixing import KNOTS, Discrete, mixing_of
+from relrank.models.sequence.fusion_weight import KNOTS, Discrete, mixing_of
 
 LENGTHS = torch.tensor([1, 2, 10, 11, 30, 50, 51, 200, 5000])
 STATES = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 4, 6)))

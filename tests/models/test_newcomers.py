@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from relrank.models.base import history_rows
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.newcomers import SHARPER, fitted
+from relrank.models.core.base import history_rows
+from relrank.models.core.fit_user_vectors import SHARPER, fitted
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.ranking import top_k_from_histories
 from relrank.testing import planted_graph
 from relrank.training import TrainConfig, fit

@@ -7,8 +7,8 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
-from relrank.models import path_terms
-from relrank.models.path_fusion import PathFusion, PathFusionConfig
+from relrank.models.graph import path_terms
+from relrank.models.graph.path_fusion import PathFusion, PathFusionConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -10,9 +10,9 @@ from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models import relational_ease
-from relrank.models.ease import EASE, EASEConfig
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form import relational_ease
+from relrank.models.closed_form.ease import EASE, EASEConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.testing import ModelContract, planted_graph
 
 USERS = torch.arange(SIZES["user"])

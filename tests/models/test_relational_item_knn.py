@@ -13,9 +13,9 @@ from relrank import metrics
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
-from relrank.models.item_knn import ItemKNN, ItemKNNConfig
-from relrank.models.relation_rows import reach, rows_of, stacked
-from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.core.relation_rows import reach, rows_of, stacked
 from relrank.ranking import ranks
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, ModelContract, planted_graph

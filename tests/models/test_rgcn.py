@@ -3,7 +3,7 @@ import torch
 from layer_truth import LayerTruth, refuses
 
 from relrank.graph.sampling.blocks import Adjacency, whole_block
-from relrank.models.rgcn import RGCN, RGCNConfig
+from relrank.models.graph.rgcn import RGCN, RGCNConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
 

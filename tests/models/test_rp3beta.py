@@ -6,7 +6,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
-from relrank.models.rp3beta import RP3Beta, RP3BetaConfig
+from relrank.models.closed_form.rp3beta import RP3Beta, RP3BetaConfig
 from relrank.testing import ModelContract, planted_graph
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from relrank.errors import InputError
-from relrank.models.sasrec import SASRec, SASRecConfig
+from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.testing import SequenceContract, planted_sequences
 from relrank.training import TrainConfig
 

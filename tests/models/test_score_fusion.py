@@ -5,7 +5,7 @@ import torch
 from relrank.errors import InputError
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.models.score_fusion import ScoreFusion, ScoreFusionConfig, z_scores
 from relrank.testing import TrainedContract, planted_graph, planted_sequences
 from relrank.training import TrainConfig, fit

@@ -17,9 +17,9 @@ from relrank.errors import InputError
 from relrank.graph.construction.interactions import interactions_of, places_of
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.negatives import NegativeSampler
-from relrank.models import sequence
-from relrank.models.sasrec import SASRec, SASRecConfig
-from relrank.models.sequence import SequenceConfig, SequenceModel, Windows, places
+from relrank.models.core import sequence
+from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, places
+from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions
 from relrank.testing import planted_graph

@@ -10,9 +10,9 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.sequences import Sequences
-from relrank.models.item_graph import GATVectors, LightGCNVectors, item_graph
-from relrank.models.sasrec import SASRec, SASRecConfig
-from relrank.models.sequence_fusion import SequenceFusion, SequenceFusionConfig
+from relrank.models.sequence.item_graph import GATVectors, LightGCNVectors, item_graph
+from relrank.models.sequence.sasrec import SASRec, SASRecConfig
+from relrank.models.sequence.sequence_fusion import SequenceFusion, SequenceFusionConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, SequenceContract, planted_sequences
 from relrank.training import TrainConfig

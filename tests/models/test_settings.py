@@ -10,10 +10,10 @@ from featured import featured
 
 from relrank.errors import InputError, did_you_mean
 from relrank.models import MODELS, ClosedForm
-from relrank.models.base import config_of
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.core.base import config_of
+from relrank.models.core.settings import Count, Inside, Positive, Power, Share, Weights, check_settings
 from relrank.models.score_fusion import ScoreFusion, ScoreFusionConfig
-from relrank.models.settings import Count, Inside, Positive, Power, Share, Weights, check_settings
 from relrank.testing import planted_graph, planted_sequences
 from relrank.training import TrainConfig
 

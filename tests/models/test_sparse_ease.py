@@ -16,10 +16,10 @@ from relrank.graph.graph import Graph, Relation
 from relrank.graph.relation_chains import chain_to, end_of
 from relrank.kernels.csr import Csr
 from relrank.kernels.local_regression import SameValue, symmetric_sum
-from relrank.models import sparse_ease
-from relrank.models.relation_rows import rows_of
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.closed_form import sparse_ease
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.core.relation_rows import rows_of
 from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, planted_graph
 

@@ -9,8 +9,8 @@ from dense_truth import random_graph
 
 from relrank.graph.edge_removal import Cut, without_links
 from relrank.graph.graph import Graph
-from relrank.models import sparse_ease
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.closed_form import sparse_ease
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.touched_items import TouchedItems
 from relrank.testing import planted_graph
 

@@ -12,11 +12,11 @@ from written import written
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.kernels.csr import Csr
-from relrank.models import losses
-from relrank.models.history_attention import Histories
-from relrank.models.path_fusion import PathFusion, PathFusionConfig
-from relrank.models.rerank import TargetAttention, hard_negatives, raised
-from relrank.models.two_view import TwoView, TwoViewConfig
+from relrank.models.core import losses
+from relrank.models.graph.path_fusion import PathFusion, PathFusionConfig
+from relrank.models.two_view.history_attention import Histories
+from relrank.models.two_view.rerank import TargetAttention, hard_negatives, raised
+from relrank.models.two_view.two_view import TwoView, TwoViewConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph, planted_sequences
 from relrank.training import TrainConfig, fit
 
@@ -356,7 +356,7 @@ def test_scores_in_parts_are_the_same(monkeypatch):
     model = new(scorer="rerank", top=30, candidates=4)
     model.head.out.reset(torch.Generator().manual_seed(1), 3.0)
     whole = model.score(torch.arange(40))
-    monkeypatch.setattr("relrank.models.rerank.EVENTS", 700)
+    monkeypatch.setattr("relrank.models.two_view.rerank.EVENTS", 700)
     torch.testing.assert_close(model.score(torch.arange(40)), whole)
 
 

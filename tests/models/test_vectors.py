@@ -8,10 +8,10 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.graph import Relation
 from relrank.graph.sampling.negatives import NegativeSampler
-from relrank.models.graphsage import GraphSAGE, GraphSAGEConfig
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.mf import MF, MFConfig
-from relrank.models.vectors import Batch, VectorConfig, VectorModel, noisy
+from relrank.models.core.vectors import Batch, VectorConfig, VectorModel, noisy
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.mf import MF, MFConfig
 from relrank.testing import planted_auc, planted_graph
 from relrank.training import TrainConfig, fit
 

@@ -11,7 +11,7 @@ from written import written
 
 from relrank.graph.graph import Feature, Graph, Relation
 from relrank.graph.sampling.blocks import Adjacency
-from relrank.models.views import CrossAttention, Gate, Parts, Relations, structure_relations
+from relrank.models.two_view.views import CrossAttention, Gate, Parts, Relations, structure_relations
 from relrank.tables.ids import IdMap
 
 DIM = 4

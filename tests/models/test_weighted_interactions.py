@@ -10,16 +10,16 @@ from relrank.graph.construction.builders import InteractionWeights
 from relrank.graph.construction.interactions import DAY, interactions_of
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
-from relrank.models.base import history_rows
-from relrank.models.bspm import BSPM, BSPMConfig
-from relrank.models.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients
-from relrank.models.ease import EASE, EASEConfig
-from relrank.models.flat_filter import FlatFilter, FlatFilterConfig
-from relrank.models.gf_cf import GFCF, GFCFConfig
-from relrank.models.item_knn import ItemKNN, ItemKNNConfig
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.mf import MF, MFConfig
-from relrank.models.relational_ease import RelationalEASE
+from relrank.models.closed_form.bspm import BSPM, BSPMConfig
+from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients
+from relrank.models.closed_form.ease import EASE, EASEConfig
+from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
+from relrank.models.closed_form.gf_cf import GFCF, GFCFConfig
+from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.core.base import history_rows
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.mf import MF, MFConfig
 from relrank.tables.split import Interactions
 from relrank.testing import BLOCKS, planted_graph
 from relrank.training import TrainConfig, fit

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.models.xsimgcl import XSimGCL, XSimGCLConfig
+from relrank.models.graph.xsimgcl import XSimGCL, XSimGCLConfig
 from relrank.testing import TrainedContract, planted_graph
 
 N_USERS, N_ITEMS = 160, 120
@@ -59,7 +59,7 @@ def test_without_noise_the_loss_is_ranking_plus_info_nce_of_two_layers():
 
 
 def test_noise_has_its_length_and_never_leaves_the_orthant():
-    from relrank.models.vectors import noisy
+    from relrank.models.core.vectors import noisy
 
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     moved = noisy(x, 0.1, torch.Generator().manual_seed(1)) - x

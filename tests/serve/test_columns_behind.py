@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from relrank.cli import app
 from relrank.graph.construction.builders import Attribute, Link, build_graph
-from relrank.models.item_knn import ItemKNN
+from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.serve.asked import RequestError
 from relrank.serve.filters import Between, Has, Joined
 from relrank.serve.service import Service

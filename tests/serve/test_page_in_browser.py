@@ -17,7 +17,7 @@ import torch
 from library import library
 from shelf import AUTHORS, HOSTILE, MOST, TITLES, WRITTEN, chosen, shelf, titles
 
-from relrank.models.item_knn import ItemKNN
+from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.study.fitted import FittedRun
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")

@@ -19,11 +19,11 @@ from relrank.errors import InputError
 from relrank.explanations import Explainer
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS as ALL_MODELS
-from relrank.models.mf import MF
-from relrank.models.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.sparse_ease import SparseEASE, SparseEASEConfig
-from relrank.models.sparse_linear import SparseLinear
+from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.models.core.sparse_linear import SparseLinear
+from relrank.models.graph.mf import MF
 from relrank.serve import served as serving
 from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError

@@ -6,7 +6,7 @@ import polars as pl
 
 from relrank.graph.construction.builders import build_graph
 from relrank.models import MODELS
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.study.fitted import FittedRun, load_run, save_run
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply

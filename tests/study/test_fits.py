@@ -13,11 +13,11 @@ from rich.console import Console
 
 from relrank.errors import InputError
 from relrank.models import MODELS, Knob
-from relrank.models.base import config_of
-from relrank.models.ease import EASE
-from relrank.models.estimates import Estimate
-from relrank.models.mf import MF
-from relrank.models.relational_ease import RelationalEASE
+from relrank.models.closed_form.ease import EASE
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.core.base import config_of
+from relrank.models.core.estimates import Estimate
+from relrank.models.graph.mf import MF
 from relrank.parallel.memory import GB, VARIABLE
 from relrank.report import write_report
 from relrank.study import fits

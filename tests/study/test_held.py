@@ -7,7 +7,7 @@ import pytest
 
 from relrank.evaluation import user_metric
 from relrank.models import MODELS
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.study.arms import drop
 from relrank.study.cells import fit_cell, load_cell, refit_cell
 from relrank.study.config import ModelSection, read_study

@@ -12,8 +12,8 @@ from shops import SHOP
 from relrank.errors import InputError
 from relrank.graph.construction.builders import InteractionWeights, build_graph
 from relrank.graph.sequences import Sequences
-from relrank.models.item_knn import ItemKNN
-from relrank.models.sasrec import SASRec, SASRecConfig
+from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.study.cells import refit_cell
 from relrank.study.config import read_study
 from relrank.study.fitted import FittedRun, load_run, save_run

@@ -15,7 +15,7 @@ from relrank.errors import InputError
 from relrank.evaluation import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.report import answer, write_report
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
 from relrank.study.config import ModelSection, read_study

@@ -14,7 +14,7 @@ from torch import nn
 
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
-from relrank.models.space import Choice, Range
+from relrank.models.core.space import Choice, Range
 from relrank.study import cells, search
 from relrank.study.cells import Cell
 from relrank.study.config import ModelSection, read_study

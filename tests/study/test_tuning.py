@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank.evaluation import Evaluation
-from relrank.models.base import Knob
+from relrank.models.core.base import Knob
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult
 from relrank.study.config import read_study

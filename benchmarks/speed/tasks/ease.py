@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphs import graph_of
-from relrank.models.ease import EASE, EASEConfig
+from relrank.models.closed_form.ease import EASE, EASEConfig
 from speed.frame import Context, Entry, Row, void_where_unlike
 from speed.peer import Call
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphs import graph_of
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.training import TrainConfig, fit
 from speed.environments import Skipped
 from speed.frame import Context, Entry, Row, Timed, shown, table

@@ -17,7 +17,7 @@ import torch
 
 from graphs import graph_of
 from relrank.graph.graph import Graph
-from relrank.models.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
+from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from speed.frame import Context, Entry, Row, Target
 from speed.loop import BATCH, DIM, L2, LAYERS, LR
 from speed.peer import Call, peak_mb

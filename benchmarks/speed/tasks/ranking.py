@@ -19,7 +19,7 @@ import torch
 
 from graphs import graph_of
 from relrank.evaluation import evaluate
-from relrank.models.mf import MF, MFConfig
+from relrank.models.graph.mf import MF, MFConfig
 from relrank.ranking import ranks
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from relrank.models.losses import full_softmax
+from relrank.models.core.losses import full_softmax
 from speed.frame import Context, Entry, Row, void_where_unlike
 from speed.peer import Call
 

@@ -1,7 +1,7 @@
 """Histories in time order, and windows of them: the last items of each, one after the other, padded behind.
 
 Every window is left-aligned in memory, so that a causal model needs no mask: padding comes after all that is real.
-Which place counts as the first is the model's matter (see ``relrank.models.sequence``).
+Which place counts as the first is the model's matter (see ``relrank.models.core.sequence``).
 """
 
 from __future__ import annotations

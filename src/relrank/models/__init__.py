@@ -1,35 +1,35 @@
 """Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
 
-from relrank.models.base import ClosedForm, Knob, Recommender, Trained
-from relrank.models.bert4rec import BERT4Rec
-from relrank.models.bspm import BSPM
-from relrank.models.chebycf import ChebyCF
-from relrank.models.ease import EASE
-from relrank.models.feature_graphsage import FeatureGraphSAGE
-from relrank.models.flat_filter import FlatFilter
-from relrank.models.gatv2 import GATv2
-from relrank.models.gf_cf import GFCF
-from relrank.models.graphsage import GraphSAGE
-from relrank.models.gru4rec import GRU4Rec
-from relrank.models.hgt import HGT
-from relrank.models.hybrid import Hybrid
-from relrank.models.ials import IALS
-from relrank.models.item_knn import ItemKNN
-from relrank.models.lightgcn import RelationalLightGCN
-from relrank.models.markov import Markov
-from relrank.models.mf import MF
-from relrank.models.path_fusion import PathFusion
-from relrank.models.relational_ease import RelationalEASE
-from relrank.models.relational_item_knn import RelationalItemKNN
-from relrank.models.rgcn import RGCN
-from relrank.models.rp3beta import RP3Beta
-from relrank.models.sasrec import SASRec
+from relrank.models.closed_form.bspm import BSPM
+from relrank.models.closed_form.chebycf import ChebyCF
+from relrank.models.closed_form.ease import EASE
+from relrank.models.closed_form.flat_filter import FlatFilter
+from relrank.models.closed_form.gf_cf import GFCF
+from relrank.models.closed_form.ials import IALS
+from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.models.closed_form.markov import Markov
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
+from relrank.models.closed_form.rp3beta import RP3Beta
+from relrank.models.closed_form.simple import Popularity, RandomOrder
+from relrank.models.closed_form.sparse_ease import SparseEASE
+from relrank.models.core.base import ClosedForm, Knob, Recommender, Trained
+from relrank.models.graph.feature_graphsage import FeatureGraphSAGE
+from relrank.models.graph.gatv2 import GATv2
+from relrank.models.graph.graphsage import GraphSAGE
+from relrank.models.graph.hgt import HGT
+from relrank.models.graph.hybrid import Hybrid
+from relrank.models.graph.lightgcn import RelationalLightGCN
+from relrank.models.graph.mf import MF
+from relrank.models.graph.path_fusion import PathFusion
+from relrank.models.graph.rgcn import RGCN
+from relrank.models.graph.xsimgcl import XSimGCL
 from relrank.models.score_fusion import ScoreFusion
-from relrank.models.sequence_fusion import SequenceFusion
-from relrank.models.simple import Popularity, RandomOrder
-from relrank.models.sparse_ease import SparseEASE
-from relrank.models.two_view import TwoView
-from relrank.models.xsimgcl import XSimGCL
+from relrank.models.sequence.bert4rec import BERT4Rec
+from relrank.models.sequence.gru4rec import GRU4Rec
+from relrank.models.sequence.sasrec import SASRec
+from relrank.models.sequence.sequence_fusion import SequenceFusion
+from relrank.models.two_view.two_view import TwoView
 
 MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "random": RandomOrder,

@@ -24,8 +24,8 @@ from relrank.graph.edge_removal import Cut
 from relrank.graph.relation_chains import chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
 from relrank.kernels.dense_solve import products_by_row, rows_times_dense
-from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
-from relrank.models.relational_ease import RelationalEASE
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.core.relation_rows import FEW_ITEMS, RowsWithout, rows_of
 
 
 class _Change(NamedTuple):

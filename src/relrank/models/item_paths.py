@@ -20,10 +20,10 @@ from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
 from relrank.graph.relation_chains import chain_of, composed, end_of, step
 from relrank.kernels.csr import Csr, Float64, Int32, Int64
-from relrank.models.base import Recommender
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
+from relrank.models.core.base import Recommender
+from relrank.models.core.relation_rows import rows_of
 from relrank.models.fewer_links import FewerLinks
-from relrank.models.relation_rows import rows_of
-from relrank.models.relational_item_knn import RelationalItemKNN
 from relrank.models.touched_items import TouchedItems
 
 WAYS = 4

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Int32, Int64
-from relrank.models import estimates
-from relrank.models.base import (
+from relrank.models.core import estimates
+from relrank.models.core.base import (
     BATCH,
     ClosedForm,
     Knob,
@@ -35,9 +35,9 @@ from relrank.models.base import (
     history_rows,
     user_rows,
 )
-from relrank.models.estimates import Estimate
-from relrank.models.settings import Positive, Seed
-from relrank.models.space import Choice, Range
+from relrank.models.core.estimates import Estimate
+from relrank.models.core.settings import Positive, Seed
+from relrank.models.core.space import Choice, Range
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,9 +37,9 @@ from relrank.kernels.local_regression import (
     weights_of_all,
     weights_sparse,
 )
-from relrank.models import sparse_ease
-from relrank.models.relation_rows import FEW_ITEMS, RowsWithout, rows_of
-from relrank.models.sparse_ease import SparseEASE
+from relrank.models.closed_form import sparse_ease
+from relrank.models.closed_form.sparse_ease import SparseEASE
+from relrank.models.core.relation_rows import FEW_ITEMS, RowsWithout, rows_of
 
 NEARER = np.float32(1 - 1e-6)
 """A cosine counts as nearer where it is not smaller by more than rounding."""

@@ -25,9 +25,9 @@ from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.sparse_ranking import SparsePages
 from relrank.models import Recommender
-from relrank.models.base import history_rows
-from relrank.models.sparse_linear import SparseLinear
-from relrank.models.vectors import ProductModel, VectorModel, keeps_vectors
+from relrank.models.core.base import history_rows
+from relrank.models.core.sparse_linear import SparseLinear
+from relrank.models.core.vectors import ProductModel, VectorModel, keeps_vectors
 from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Filters

@@ -12,7 +12,7 @@ from torch import Tensor
 from relrank.counterfactuals import ADDS_UP
 from relrank.kernels.csr import Csr, Int64
 from relrank.models import Recommender
-from relrank.models.base import FromHistory
+from relrank.models.core.base import FromHistory
 
 
 def visit_scores(model: Recommender, user: int, own: Int64, visit: Int64) -> tuple[Tensor, bool]:

@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from relrank.models import Recommender
-from relrank.models.layers import inverse_softplus
-from relrank.models.lightgcn import RelationalLightGCN
-from relrank.models.path_fusion import PathFusion
-from relrank.models.relational_ease import RelationalEASE
-from relrank.models.relational_item_knn import RelationalItemKNN
-from relrank.models.sparse_ease import DENSE_COLUMNS, SparseEASE
-from relrank.models.sparse_linear import SparseLinear
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
+from relrank.models.closed_form.sparse_ease import DENSE_COLUMNS, SparseEASE
+from relrank.models.core.layers import inverse_softplus
+from relrank.models.core.sparse_linear import SparseLinear
+from relrank.models.graph.lightgcn import RelationalLightGCN
+from relrank.models.graph.path_fusion import PathFusion
 from relrank.serve.asked import Limits, RequestError
 
 Key = tuple[tuple[str, float], ...]

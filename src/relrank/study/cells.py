@@ -31,7 +31,7 @@ from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32
 from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
-from relrank.models.base import Knob, config_of, restore
+from relrank.models.core.base import Knob, config_of, restore
 from relrank.parallel.memory import peak_memory, reset_peak_memory
 from relrank.parallel.process_group import ALONE, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some

@@ -57,19 +57,19 @@ from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.models import MODELS
-from relrank.models.base import Recommender
-from relrank.models.bspm import BSPM
-from relrank.models.chebycf import ChebyCF
-from relrank.models.ease import EASE
-from relrank.models.flat_filter import FlatFilter
-from relrank.models.gf_cf import GFCF
-from relrank.models.item_knn import ItemKNN
-from relrank.models.relation_rows import rows_of
-from relrank.models.relational_ease import RelationalEASE
-from relrank.models.rp3beta import RP3Beta
-from relrank.models.sparse_ease import SparseEASE
-from relrank.models.sparse_linear import SparseLinear
-from relrank.models.vectors import VectorModel, keeps_vectors
+from relrank.models.closed_form.bspm import BSPM
+from relrank.models.closed_form.chebycf import ChebyCF
+from relrank.models.closed_form.ease import EASE
+from relrank.models.closed_form.flat_filter import FlatFilter
+from relrank.models.closed_form.gf_cf import GFCF
+from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.models.closed_form.relational_ease import RelationalEASE
+from relrank.models.closed_form.rp3beta import RP3Beta
+from relrank.models.closed_form.sparse_ease import SparseEASE
+from relrank.models.core.base import Recommender
+from relrank.models.core.relation_rows import rows_of
+from relrank.models.core.sparse_linear import SparseLinear
+from relrank.models.core.vectors import VectorModel, keeps_vectors
 from relrank.ranking import SCORE_BYTES, visiting_order
 from relrank.study.fallback import popularity
 from relrank.study.fitted import FittedRun

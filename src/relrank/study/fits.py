@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm, Trained
-from relrank.models.base import config_of
-from relrank.models.estimates import Estimate
+from relrank.models.core.base import config_of
+from relrank.models.core.estimates import Estimate
 from relrank.parallel.memory import GB, VARIABLE, available_memory
 from relrank.study.cells import Cell
 from relrank.study.config import StudySection

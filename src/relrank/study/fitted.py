@@ -29,8 +29,8 @@ from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, refuse_le
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import MODELS, ClosedForm, Recommender
-from relrank.models.base import config_of, restore
-from relrank.models.estimates import score_block
+from relrank.models.core.base import config_of, restore
+from relrank.models.core.estimates import score_block
 from relrank.parallel.memory import available_memory
 from relrank.parallel.process_group import ALONE, ProcessGroup
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit

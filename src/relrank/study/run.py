@@ -26,7 +26,7 @@ from relrank.graph.relation_chains import hops, stops
 from relrank.io.atomic import discard
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained
-from relrank.models.base import config_of
+from relrank.models.core.base import config_of
 from relrank.parallel.environment import cores
 from relrank.parallel.memory import GB, physical_memory
 from relrank.study import arms as arm_of

@@ -28,8 +28,8 @@ from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import hops
 from relrank.io.manifest import first_line
 from relrank.models import MODELS, Knob
-from relrank.models.base import config_of
-from relrank.models.space import Choice, Range, Value
+from relrank.models.core.base import config_of
+from relrank.models.core.space import Choice, Range, Value
 from relrank.parallel.memory import out_of_memory
 from relrank.study.cells import Cell, fit_cell
 from relrank.study.config import ArmKind, StudyConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from relrank.models.base import Knob
+from relrank.models.core.base import Knob
 
 STRIDE = 3
 """Ladder steps of the first, coarse walk along a knob."""

@@ -1,0 +1,64 @@
+"""Item-kNN: shrunk cosine between items' users, k nearest kept (Sarwar et al. 2001; shrinkage: Bell & Koren 2007).
+
+``w_ij = n_ij / (√(n_i n_j) + s)`` with n_ij the users of both; scores are ``X W``. Where interactions do not all
+weigh 1, X has the weights as entries, ``n_ij = x_i · x_j`` and ``n_i = x_i · x_i``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr
+from relrank.kernels.largest_products import largest_products
+from relrank.models.core.base import Knob
+from relrank.models.core.estimates import Estimate, largest_products_estimate
+from relrank.models.core.settings import Count, NotNegative
+from relrank.models.core.sparse_linear import SparseLinear
+
+
+@dataclass(frozen=True, slots=True)
+class ItemKNNConfig:
+    """Hyper-parameters of item-kNN."""
+
+    neighbours: Count = 100
+    """Most similar items kept per item."""
+    shrinkage: NotNegative = 20.0
+    """Added to the denominator: how many users' worth of doubt a pair starts with."""
+
+
+class ItemKNN(SparseLinear):
+    """Scores are sums of similarities to the items of the history."""
+
+    name = "item-knn"
+    Config = ItemKNNConfig
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """Neighbours and shrinkage."""
+        del graph
+        return (
+            Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
+            Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
+        )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``largest_products_estimate``."""
+        return largest_products_estimate(graph, int(config.neighbours), copies=1)
+
+    def columns_and_rows(self) -> tuple[Csr, Csr]:
+        """The matrix whose columns, one an item, are compared: by columns and by rows."""
+        return self.history.transpose(), self.history
+
+    def solve(self) -> Self:
+        """Item by item: co-counts, cosines, the k largest."""
+        columns, rows = self.columns_and_rows()
+        squares = rows.data.astype(np.float64) ** 2
+        norms = np.bincount(rows.indices, weights=squares, minlength=rows.n_cols).astype(np.float64)
+        shrinkage = max(self.config.shrinkage, 1e-6)
+        self.keep_weights(largest_products(columns, rows, int(self.config.neighbours), norms, shrinkage))
+        return self

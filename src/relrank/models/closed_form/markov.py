@@ -1,0 +1,126 @@
+"""Markov: counts of what follows what, read over the latest items of a history.
+
+    score(i) = Σ_{k < window} decay^k · P(i | s_{n−k}) + ε · n_i / max n,      P(j | i) = n_ij / Σ_j n_ij
+
+with n_ij the times that j came at most ``reach`` places after i in a training history, s_n the latest item, and n_i
+the interactions of an item: what never followed any of the items is in order of popularity. ε is ``backoff`` times
+the least that one transition can add, so that no popularity outweighs a transition. Where interactions do not all
+weigh 1, a transition weighs what its later interaction does, and n_i is a sum of weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relrank.graph.graph import Graph
+from relrank.graph.sequences import Sequences
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import products_by_row
+from relrank.models.core import estimates
+from relrank.models.core.base import ClosedForm, FromSequence, Knob, Shapes
+from relrank.models.core.estimates import Estimate
+from relrank.models.core.settings import Bounds, Count, Dropped
+
+LIGHTEST = 1e-20
+"""An item whose place weighs less is not read: float32 would not tell it from nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkovConfig:
+    """Hyper-parameters of the table of transitions."""
+
+    window: Count = 10
+    """Latest items of a history that are read."""
+    decay: Annotated[float, Bounds(0, 1, above=True)] = 0.5
+    """Weight of an item over that of the one after it; above 0, at most 1."""
+    reach: Count = 1
+    """Places after an item within which what comes counts as following it."""
+    backoff: Dropped = 0.5
+    """What the most popular item gets of the least that a transition can add; below 1."""
+
+
+class Markov(FromSequence, ClosedForm):
+    """Scores are sums over the latest items of how often each item came next."""
+
+    name = "markov"
+    Config = MarkovConfig
+    solution: ClassVar[Shapes] = {
+        "indptr": ("starts",), "indices": ("entries",), "chances": ("entries",), "popularity": ("items",),
+    }  # fmt: skip
+
+    #: CSR of P, items by items, float32 chances
+    indptr: Tensor
+    indices: Tensor
+    chances: Tensor
+    #: n_i / max n, float32 [n_items]
+    popularity: Tensor
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        self.sequences = Sequences.of_graph(graph)
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """Window, decay and reach."""
+        del graph
+        return (
+            Knob("window", (1, 2, 3, 5, 10, 20), 10),
+            Knob("decay", (0.1, 0.3, 0.5, 0.7, 0.9), 0.5),
+            Knob("reach", (1, 2, 3, 5), 1),
+        )
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """A pair of places is held in 64 bytes while equal ones are added up, an event in 40; two score blocks.
+
+        There are ``reach`` pairs to an event, which an interaction is each time that it happened.
+        """
+        n, users = graph.n_events, graph.interactions.src
+        longest = int(np.bincount(users if graph.events is None else users[graph.events]).max(initial=1))
+        pairs = n * min(int(config.reach), longest)
+        return Estimate(
+            max(64 * pairs + 40 * n, 8 * pairs + 2 * estimates.score_block(graph.n_items)), 0.0, 50 * pairs
+        )
+
+    def solve(self) -> Self:
+        """Count pairs of places, distance by distance."""
+        n, s = self.graph.n_items, self.sequences
+        items, user = s.items.astype(np.int64), np.repeat(np.arange(s.n), s.lengths())
+        edges = self.history.rows().astype(np.int64) * n + self.history.indices
+        weights = self.history.data[np.searchsorted(edges, user * n + items)]
+        pairs, times = [], []
+        for distance in range(1, max(1, min(self.config.reach, int(s.lengths().max(initial=0)) - 1)) + 1):
+            same = user[distance:] == user[:-distance]
+            pairs.append((items[:-distance] * n + items[distance:])[same])
+            times.append(weights[distance:][same])
+        distinct, at = np.unique(np.concatenate(pairs), return_inverse=True)
+        counts = np.bincount(at, weights=np.concatenate(times), minlength=distinct.size).astype(np.float64)
+        source, target = np.divmod(distinct, n)
+        total = np.bincount(source, weights=counts, minlength=n)
+        p = Csr.from_pairs(source, target, (n, n), counts / total[source])
+        self.indptr, self.indices, self.chances = map(torch.from_numpy, (p.indptr, p.indices, p.data))
+        popularity = np.bincount(self.history.indices, weights=self.history.data, minlength=n)
+        self.popularity = torch.from_numpy((popularity / max(popularity.max(), 1e-30)).astype(np.float32))
+        return self
+
+    def score_sequences(self, histories: Sequences) -> Tensor:
+        """What followed their latest items; an empty history gets the order of popularity."""
+        c, n = self.config, self.graph.n_items
+        window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
+        items, real = histories.windows(window)
+        age = real[:, None] - 1 - np.arange(items.shape[1])
+        row, place = np.nonzero(age >= 0)
+        # an item may occur twice in a history that was not trained on
+        distinct, at = np.unique(row * n + items[row, place], return_inverse=True)
+        weight = np.bincount(at, weights=c.decay ** age[row, place].astype(np.float64), minlength=distinct.size)
+        latest = Csr.from_pairs(*np.divmod(distinct, n), (histories.n, n), weight.astype(np.float64))
+        p = Csr(self.indptr.numpy(), self.indices.numpy(), self.chances.numpy(), n)
+        least = float(self.chances.min()) * c.decay ** (window - 1) if p.nnz else 1.0
+        scores: Tensor = torch.from_numpy(products_by_row(latest, p)) + c.backoff * least * self.popularity
+        return scores

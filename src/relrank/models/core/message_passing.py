@@ -1,0 +1,226 @@
+"""Graph neural networks over relations: what they share beside the layer.
+
+    x⁰ = (own vector) + (projected features),      xˡ⁺¹ = [xˡ +] layer(xˡ, neighbours in every relation)
+
+Training runs on sampled blocks or on the whole graph; either way the batch's own edges carry no message in the batch
+that they supervise, and the seeds are its users *and* all its positive and negative items. Scores come from an exact
+sweep over all nodes, layer by layer, in bounded memory.
+
+Users need no vector of their own: their items say who they are, and then a new user's history is scored exactly as a
+training user's. An item without training edges has no trained vector either, and is what its features and relations
+say.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import within_layers
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges, whole_block
+from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks
+from relrank.kernels.csr import Csr, Int64
+from relrank.models.core.base import Knob
+from relrank.models.core.layers import FeatureEncoder, dropped
+from relrank.models.core.settings import Count, Dropped, Whole
+from relrank.models.core.space import Choice, Range
+from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePassingConfig(VectorConfig):
+    """Hyper-parameters that every graph neural network shares."""
+
+    layers: Count = 2
+    """Layers."""
+    fanout: Whole = 0
+    """Neighbours that a node draws per relation, direction and layer; 0 trains on the whole graph."""
+    weighted: bool = False
+    """Draw neighbours in proportion to their edges' weights, with replacement; the plain mean of those drawn then
+    stands for the weighted mean of all. Not for layers that read the weights themselves."""
+    user_vectors: bool = False
+    """Whether users have vectors of their own beside what their items say."""
+    features: bool = False
+    """Whether node features enter (feature-aware); the graph must have some."""
+    own_dropout: Dropped = 0.0
+    """Share of the nodes whose own vector is left out in a step, so that features learn to stand alone (DropoutNet,
+    Volkovs et al. 2017)."""
+    dropout: Dropped = 0.0
+    """Share of a layer's inputs set to 0 in training."""
+    residual: bool = True
+    """Whether a layer adds to its input instead of replacing it."""
+
+
+class MessagePassing(VectorModel):
+    """Everything of a graph neural network but its layer."""
+
+    Config = MessagePassingConfig
+    relational = True
+    most_edges: ClassVar[float] = 0.5
+    counts_silence: ClassVar[bool] = False
+    """Whether a neighbour that says nothing takes a share of what the others say."""
+    sweep_edges: ClassVar[int] = 1 << 21
+    """Edges that the exact sweep takes at a time."""
+    featured = True
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        self.adjacency = Adjacency(graph)
+        self._drawer = (
+            NeighbourSampler(self.adjacency, [c.fanout] * c.layers, replace=c.weighted, weighted=c.weighted)
+            if c.fanout
+            else None
+        )
+        self._whole = None if c.fanout else whole_block(self.adjacency)
+        self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
+        with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
+        if c.features and not graph.features:  # an arm may leave out the types that have some
+            raise InputError("graph has no node features", where=self.name, expected="[features.…]", found="none")
+        # a list: a type's own name may be one that torch does not take for a module
+        self.encoders = nn.ModuleList(FeatureEncoder(graph, t, c.dim) for t in with_features)
+        self._featured = with_features
+        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator when they are made
+            self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
+        self.register_buffer("_has_own", self._own(), persistent=False)
+        self._has_own: Tensor
+        self._states: list[Tensor] = []
+
+    @classmethod
+    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+        """Relations whose messages reach users or items within the layers: as many as the hops of a chain.
+
+        Users without vectors or features of their own have nothing to say to each other in the first layer.
+        """
+        c = config or cls.Config()
+        read = within_layers(graph, graph.relations, (graph.user, graph.item), int(c.layers))
+        if c.layers > 1 or c.user_vectors or (c.features and graph.features_of(graph.user)) or cls.counts_silence:
+            return read
+        return tuple(n for n in read if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Loss, layers, and what keeps them from learning the training edges by heart."""
+        return (
+            *super().space(graph), Range("layers", 1, 3), Choice("user_vectors", (False, True)),
+            Choice("residual", (True, False)), Knob("dropout", (0.0, 0.1, 0.2, 0.4), 0.0),
+        )  # fmt: skip
+
+    @abstractmethod
+    def layer(self, number: int) -> nn.Module:
+        """A layer: ``forward(x [n_src, dim], block) -> [n_dst, dim]``, with ``reset(generator)`` for its weights."""
+
+    def _own(self) -> Tensor:
+        """1 for nodes with a vector of their own, 0 for others, float32 [n_nodes, 1]."""
+        degrees = np.bincount(self.history.indices, minlength=self.graph.n_items) > 0
+        own = torch.ones(self.adjacency.n_nodes, 1)
+        if not self.config.user_vectors:
+            own[self.adjacency.types[self.graph.user]] = 0
+        items = self.adjacency.types[self.graph.item]
+        own[items] *= torch.from_numpy(degrees)[:, None]
+        return own
+
+    def init_weights(self, seed: int) -> None:
+        """Normal vectors; every layer's own start."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+            for encoder in self.encoders:
+                encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
+            for conv in self.convs:
+                conv.reset(generator)  # type: ignore[operator]
+        self.forget()
+
+    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+        """Blocks that end in the batch's users and items, without the batch's own edges."""
+        if self._drawer is None:
+            return (whole_block(self.adjacency, edges, self._whole),) * int(self.config.layers)
+        seeds = np.concatenate([users, items + self.graph.n_users])
+        blocks = self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel)
+        if self.config.weighted:  # drawn by weight, so each counts alike
+            blocks = [
+                replace(b, edges=tuple(e._replace(weight=torch.ones_like(e.weight)) for e in b.edges)) for b in blocks
+            ]
+        return tuple(blocks)
+
+    def input(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x⁰ of global node numbers, [n, dim]; with a generator, own vectors are dropped at random."""
+        own = self._has_own[nodes]
+        if generator is not None and self.config.own_dropout:
+            drawn = torch.rand(own.shape, generator=generator, device=own.device)
+            own = own * (drawn >= self.config.own_dropout)
+        x = self.table.index_select(0, nodes) * own
+        for node_type, encoder in zip(self._featured, self.encoders, strict=True):
+            rows = self.adjacency.types[node_type]
+            here = ((nodes >= rows.start) & (nodes < rows.stop)).nonzero()[:, 0]
+            x = x.index_add(0, here, encoder(nodes[here] - rows.start).to(x.dtype))  # autocast may have halved it
+        return x
+
+    def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:
+        out: Tensor = self.convs[number](x, block)
+        if number + 1 < self.config.layers:
+            out = functional.relu(out)
+        return x[: block.n_dst] + out if self.config.residual else out
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The layers over the batch's blocks."""
+        generator = torch.Generator(self.table.device).manual_seed(batch.seed)
+        blocks: tuple[Block, ...] = batch.messages
+        x = self.input(blocks[0].nodes, generator)
+        for number, block in enumerate(blocks):
+            x = dropped(x, self.config.dropout, generator)
+            x = self._apply_layer(number, x, block)
+        if self._drawer is None:
+            return x.index_select(0, batch.users), x.index_select(0, batch.items + self.graph.n_users)
+        return x[: len(batch.users)], x[len(batch.users) :]
+
+    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Own vectors of the batch's users and items."""
+        nodes = batch.users, batch.items + self.graph.n_users
+        users, items = (self.table.index_select(0, n) * self._has_own[n] for n in nodes)
+        return users, items
+
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """All layers of all nodes, exactly; the items' states are kept for ``encode_histories``."""
+        users, items = (self.adjacency.types[t] for t in (self.graph.user, self.graph.item))
+        nodes = torch.arange(self.adjacency.n_nodes, device=self.table.device)
+        x, self._states = self.input(nodes), []
+        for number in range(self.config.layers):
+            self._states.append(x[items].clone())
+            new = torch.empty_like(x)
+            for block in full_blocks(self.adjacency, self.sweep_edges):
+                block = block.to(x.device)
+                new[block.nodes[: block.n_dst]] = self._apply_layer(number, x[block.nodes], block)
+            x = new
+        return x[users].clone(), x[items].clone()
+
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """The layers for users whose only edges are their histories and who have no vector of their own."""
+        n, device = rows.n_rows, self.table.device
+        user = self.table.new_zeros(n, int(self.config.dim))
+        items = self.adjacency.types[self.graph.item]
+        # any user row tells a layer the type of the new nodes
+        nodes = torch.cat([torch.zeros(n, dtype=torch.int64), torch.arange(items.start, items.stop)])
+        none = torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0)
+        history = torch.from_numpy(rows.indptr), torch.from_numpy(rows.indices + np.int32(n)), torch.ones(rows.nnz)
+        edges = [Edges(*(history if k == 1 else none)) for k in range(len(self.adjacency.edge_types))]
+        block = Block(nodes, n, tuple(edges)).to(device)
+        if self.graph.user in self._featured:
+            unknown: Tensor = self.encoders[self._featured.index(self.graph.user)].missing  # type: ignore[assignment]
+            user = user + unknown.sum(0)
+        for number in range(self.config.layers):
+            user = self._apply_layer(number, torch.cat([user, self._states[number]]), block)
+        return user
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        super().forget()
+        self._states = []

@@ -1,0 +1,71 @@
+"""Linear models with sparse item weights: scores are ``inputs @ W`` with W in CSR, items below and pseudo-items too.
+
+Everything that such a model is asked for stays sparse: ranking lists and expected ranks come straight from the
+sparse product (``relrank.kernels.sparse_ranking``), exactly and in memory that does not grow with users × items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import products_by_row
+from relrank.models.core.base import FromHistory, Shapes, history_rows, user_rows
+
+
+class SparseLinear(FromHistory):
+    """A closed form whose solution is a sparse matrix of weights, inputs by items.
+
+    The inputs of a user are their training items; a model with further inputs overrides ``inputs``. A subclass sets
+    the weights with ``keep_weights``.
+    """
+
+    is_sparse_product: ClassVar[bool] = True
+    solution: ClassVar[Shapes] = {"indptr": ("starts",), "indices": ("entries",), "weights": ("entries",)}
+
+    #: CSR of W, [n_inputs, n_items]
+    indptr: Tensor
+    indices: Tensor
+    weights: Tensor
+
+    def keep_weights(self, weights: Csr) -> None:
+        """Take W, [n_inputs, n_items], as the solution."""
+        self.indptr, self.indices, self.weights = map(
+            torch.from_numpy, (weights.indptr, weights.indices, weights.data)
+        )
+
+    def item_weights(self) -> Csr:
+        """W, [n_inputs, n_items]."""
+        return Csr(self.indptr.numpy(), self.indices.numpy(), self.weights.numpy(), self.graph.n_items)
+
+    def inputs(self, users: Tensor) -> Csr:
+        """What the weights are multiplied with, for user rows int64 [B]: CSR [B, n_inputs].
+
+        Raises:
+            InputError: a user row outside the graph.
+        """
+        return self.history.take(user_rows(users, self.graph.n_users))
+
+    def history_inputs(self, histories: Sequence[Tensor]) -> Csr:
+        """The same for users never seen in training: item rows per user → CSR [len(histories), n_items].
+
+        Raises:
+            InputError: an item row outside the catalogue.
+        """
+        return history_rows(histories, self.graph.n_items)
+
+    def score_rows(self, rows: Csr) -> Tensor:
+        """``rows @ W``, dense: float32 [rows.n_rows, n_items]."""
+        return torch.from_numpy(products_by_row(rows, self.item_weights()))
+
+    def score(self, users: Tensor) -> Tensor:
+        """The users' inputs times W."""
+        return self.score_rows(self.inputs(users))
+
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """Histories times W."""
+        return self.score_rows(self.history_inputs(histories))

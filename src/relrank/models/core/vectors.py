@@ -1,0 +1,448 @@
+"""Models that score a user and an item by the product of their vectors, under any loss with any negatives.
+
+An encoder gives vectors; this file draws the negatives, scores and computes the loss, so that two encoders can differ
+in nothing but the encoder. The vector beside the item's is a user's (``VectorModel``), or that of a moment in a
+history (``relrank.models.core.sequence``). Scores are dot products, or cosines divided by a temperature in training.
+Where interactions do not all weigh the same, a batch keeps each edge with a chance in proportion to its weight.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relrank.errors import InputError
+from relrank.graph.graph import Graph
+from relrank.graph.sampling.negatives import NegativeSampler, distinct
+from relrank.kernels.csr import Csr, Float32, Int64
+from relrank.kernels.edge_products import edge_products
+from relrank.models.core import losses
+from relrank.models.core.base import Knob, Trained, history_rows, user_rows
+from relrank.models.core.settings import Count, NotNegative, Positive, Power, Share, Whole
+from relrank.models.core.space import Choice, Range
+
+Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
+Sampling = Literal["uniform", "popularity", "in-batch", "mixed"]
+Similarity = Literal["cosine", "dot"]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorConfig:
+    """Hyper-parameters that every encoder shares: size, loss and negatives."""
+
+    dim: Count = 64
+    """Length of a vector; a multiple of 16 takes the fast kernel."""
+    loss: Loss = "softmax"
+    """Sampled softmax, softmax over the whole catalogue, BPR, binary cross-entropy, or its generalised form."""
+    similarity: Similarity = "cosine"
+    """Cosines, or dot products."""
+    temperature: Positive = 0.1
+    """Scores are divided by it inside the loss; 1 with dot products is the plain form of BPR and BCE."""
+    sampling: Sampling = "uniform"
+    """How negatives are drawn: all items alike, by popularity^power, the batch's positives, or half and half."""
+    negatives: Count = 1024
+    """Items drawn per batch (``shared``) or per training edge."""
+    shared: bool = True
+    """Whether the edges of a batch share their negatives."""
+    hardest: Whole = 0
+    """Keep the highest-scored so many of the negatives drawn; 0 keeps all."""
+    power: Power = 0.75
+    """Exponent of popularity sampling (Mikolov et al. 2013)."""
+    log_q: bool = True
+    """Correct a softmax for how likely its negatives were drawn (Bengio & Senécal 2008)."""
+    calibration: Share = 0.75
+    """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
+    contrast: NotNegative = 0.0
+    """Weight of InfoNCE between two noisy views of the batch's users and positive items (Yu et al. 2022)."""
+    contrast_temperature: Positive = 0.2
+    """Temperature of InfoNCE."""
+    noise: NotNegative = 0.1
+    """Length of the noise that makes a view."""
+    l2: NotNegative = 0.0
+    """Penalty on the unpropagated vectors of a batch (He et al. 2020, eq. 15)."""
+    init_scale: Positive = 0.1
+    """Standard deviation of the starting vectors."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one step needs, drawn on the CPU, perhaps ahead of time; nodes are listed once.
+
+    Attributes:
+        users: distinct user rows, int64 [U].
+        items: distinct item rows, int64 [C]: positives and negatives.
+        user_at: place of each edge's user in ``users``, int64 [B].
+        item_at: place of each edge's positive in ``items``, int64 [B].
+        negative_at: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
+            softmax over the whole catalogue, where ``items`` is the catalogue, or all of it that may be a negative.
+        excluded: bool [B, n], True where a "negative" is one of the user's own items.
+        known: for the whole catalogue: the users' own items as places in ``users`` and in ``items``, which the
+            softmax leaves out; None leaves nothing out.
+        log_q: log-probability of drawing each of ``items``, float32 [C], or None.
+        seed: of the noise in this step.
+        messages: what the encoder prepared.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_at: Tensor
+    item_at: Tensor
+    negative_at: Tensor | None
+    excluded: Tensor | None
+    known: tuple[Tensor, Tensor] | None
+    log_q: Tensor | None
+    seed: int
+    messages: Any = None
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+        def move(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(move(v) for v in value)
+            return value.to(device) if hasattr(value, "to") else value
+
+        return type(self)(*(move(getattr(self, f.name)) for f in fields(self)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choices:
+    """The items of a batch, as arrays; see ``Batch``."""
+
+    items: Int64
+    item_at: Int64
+    negative_at: Int64 | None
+    excluded: npt.NDArray[np.bool_] | None
+    log_q: Float32 | None
+
+    def batch(
+        self, users: Int64, user_at: Int64, known: tuple[Tensor, Tensor] | None, noise: np.random.SeedSequence,
+        messages: Any,
+    ) -> Batch:  # fmt: skip
+        """The batch of these items."""
+        u, i, u_at, i_at = (torch.from_numpy(a) for a in (users, self.items, user_at, self.item_at))
+        at, excluded, log_q = (
+            None if a is None else torch.from_numpy(a) for a in (self.negative_at, self.excluded, self.log_q)
+        )
+        return Batch(u, i, u_at, i_at, at, excluded, known, log_q, int(noise.generate_state(1)[0]), messages)
+
+
+class ProductModel(Trained):
+    """Negatives, products and losses around an encoder.
+
+    A subclass gives ``prepare``, which makes a ``Batch`` of what ``draw`` found, and ``encode``.
+    """
+
+    config: Any
+    Config: ClassVar[type] = VectorConfig
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        # what score reads: derived from the parameters, so never saved
+        self.register_buffer("_items", torch.empty(0), persistent=False)
+        self._items: Tensor
+        self._sampler: NegativeSampler | None = None
+        if c.loss != "full-softmax":
+            self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
+        weights = self.history.data
+        self._chances: Float32 | None = None
+        if weights.size and weights.min() < weights.max():
+            self._chances = weights / weights.max()
+            self._edges: Int64 = self.history.rows().astype(np.int64) * graph.n_items + self.history.indices
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The temperature: what else is worth a ladder is learned."""
+        del graph
+        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """Loss and its temperature, learning rate and penalty; what the encoder adds comes on top."""
+        del graph
+        softmaxes = ("softmax", "full-softmax")
+        return (
+            Choice("loss", (*softmaxes, "bpr", "gbce")),
+            Choice("similarity", ("cosine", "dot")),
+            Range("temperature", 0.05, 0.5, log=True),
+            Choice("sampling", ("uniform", "mixed"), when=("loss", ("softmax", "bpr", "gbce"))),
+            Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
+            Range("train.lr", 3e-3, 5e-2, log=True),
+        )
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Vectors of ``batch.users`` [U, d] and ``batch.items`` [C, d], with gradients."""
+
+    def offsets(self, batch: Batch) -> Tensor | None:
+        """What is added to the scores of ``batch.users`` and the whole catalogue, [U, n_items], or nothing.
+
+        It is on the scale of scores divided by the temperature.
+        """
+        del batch
+        return None
+
+    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The unpropagated vectors of ``batch.users`` and ``batch.items``, for ``l2``."""
+        del batch
+        raise InputError(
+            "model has no vectors of its own to penalise", where=self.name, expected="l2 = 0", found="l2"
+        )
+
+    def views(
+        self, batch: Batch, users: Tensor, items: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Two views of the users and two of the items for InfoNCE: by default the vectors under two noises."""
+        generator = torch.Generator(users.device).manual_seed(batch.seed)
+        one, other = (tuple(noisy(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
+        return (one[0], other[0]), (one[1], other[1])
+
+    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
+        """Items of a batch: the positives and what is drawn beside them, or the whole catalogue.
+
+        Args:
+            users: user rows [B].
+            positives: item rows [B].
+            seed: of the negatives.
+        """
+        if self._sampler is None:
+            return Choices(np.arange(self.graph.n_items), positives, None, None, None)
+        self._sampler.parallel = self.parallel
+        drawn = self._sampler.draw(users, positives, seed)
+        items, at = distinct(np.concatenate([positives, drawn.items]), self.graph.n_items)
+        item_at, place = at[: positives.size], at[positives.size :]
+        log_q = None
+        if drawn.log_q is not None and self.config.log_q:
+            log_q = np.zeros(items.size, np.float32)
+            log_q[place] = drawn.log_q
+        return Choices(
+            items, item_at, place if drawn.columns is None else place[drawn.columns], drawn.excluded, log_q
+        )
+
+    def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
+        """Which edges of a batch are learned from: each with a chance of its weight over the largest, one at least.
+
+        Over an epoch an edge then counts about as often as its weight says, for any loss; a batch's mean is over the
+        edges that it keeps. No edge leaves the graph.
+        """
+        assert self._chances is not None
+        edges = users * self.graph.n_items + positives
+        at = np.minimum(np.searchsorted(self._edges, edges), self._edges.size - 1)
+        chance = np.where(self._edges[at] == edges, self._chances[at], 1)
+        kept: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(edges.size) < chance
+        if not kept.any():
+            kept[chance.argmax()] = True
+        return kept
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The configured loss of one batch, with the penalty and the contrast if there are any."""
+        c = self.config
+        users, items = self.encode(batch)
+        raw = users, items
+        if c.similarity == "cosine":
+            users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
+        value = self._ranking_loss(batch, users, items)
+        if c.l2:
+            value = value + c.l2 * self._penalty(batch)
+        if c.contrast:
+            positives = torch.unique(batch.item_at)
+            (a, b), (p, q) = self.views(batch, *raw)
+            for one, two in ((a, b), (p[positives], q[positives])):
+                value = value + c.contrast * losses.info_nce(one, two, c.contrast_temperature)
+        return value
+
+    def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
+        c = self.config
+        offsets = self.offsets(batch)
+        if batch.negative_at is None and batch.known is None and offsets is None:
+            left = users if len(users) == len(batch.user_at) else users.index_select(0, batch.user_at)
+            return losses.catalogue_softmax(left, items, batch.item_at, c.temperature)
+        if batch.negative_at is None:
+            scores = users @ items.T
+            if offsets is not None:
+                among = offsets if len(items) == offsets.shape[1] else offsets.index_select(1, batch.items)
+                scores = scores + among * c.temperature
+            return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
+        excluded, at = batch.excluded, batch.negative_at
+        if at.dim() == 2 and len(items) > at.shape[1] * users.shape[1]:  # fewer numbers than all products
+            scores = edge_products(users, items, batch.user_at, torch.cat([batch.item_at[:, None], at], 1))
+            positive, negative = scores[:, 0], scores[:, 1:]
+        else:
+            u = users.index_select(0, batch.user_at)
+            positive = (u * items.index_select(0, batch.item_at)).sum(1)
+            plain = c.loss == "softmax" and not c.hardest and offsets is None and u.dtype == torch.float32
+            if plain and at.dim() == 1 and not torch.is_autocast_enabled(u.device.type):
+                log_q = None if batch.log_q is None else batch.log_q[at]
+                others = items.index_select(0, at)
+                return losses.shared_softmax(u, positive, others, excluded, c.temperature, log_q)
+            negative = u @ items.index_select(0, at).T if at.dim() == 1 else (u @ items.T).gather(1, at)
+        if offsets is not None:
+            offsets = offsets * c.temperature
+            users_at = batch.user_at[:, None]
+            positive = positive + offsets[batch.user_at, batch.items[batch.item_at]]
+            negative = negative + offsets[users_at, batch.items[at.expand(len(batch.user_at), -1)]]
+        if c.hardest:
+            columns = losses.keep_hardest(negative, excluded, c.hardest)
+            negative = negative.gather(1, columns)
+            excluded = None if excluded is None else excluded.gather(1, columns)
+            at = at.expand(len(batch.user_at), -1).gather(1, columns)
+        if c.loss == "softmax":
+            q = None if batch.log_q is None else batch.log_q[at]
+            return losses.sampled_softmax(positive, negative, excluded, c.temperature, q)
+        positive, negative = positive / c.temperature, negative / c.temperature
+        if c.loss == "bpr":
+            return losses.bpr(positive, negative, excluded)
+        if c.loss == "bce":
+            return losses.bce(positive, negative, excluded)
+        return losses.gbce(positive, negative, excluded, self.graph.n_items, c.calibration)
+
+    def _penalty(self, batch: Batch) -> Tensor:
+        """½ ‖·‖² of every edge's user, positive and own negatives, mean over the edges."""
+        users, items = (x.square().sum(1) for x in self.penalised(batch))
+        total = users[batch.user_at].sum() + items[batch.item_at].sum()
+        if batch.negative_at is not None:
+            total = total + items[batch.negative_at].sum()
+        return 0.5 * total / len(batch.user_at)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Set the parameters; scores follow at the next question."""
+        self.load_state_dict(dict(state))
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        self._items = torch.empty(0, device=self._items.device)
+
+
+class VectorModel(ProductModel):
+    """An encoder of users and items with everything around it.
+
+    A subclass gives ``encode`` (vectors of a batch, with gradients), ``encode_all`` and ``encode_histories``.
+    """
+
+    def __init__(self, graph: Graph, config: Any = None) -> None:
+        super().__init__(graph, config)
+        self.register_buffer("_users", torch.empty(0), persistent=False)
+        self._users: Tensor
+
+    @abstractmethod
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users [n_users, d] and all items [n_items, d], exact, without gradients."""
+
+    @abstractmethod
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
+
+    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+        """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
+
+        Args:
+            users: distinct user rows of the batch.
+            items: distinct item rows of the batch.
+            edges: the batch's training edges, (user rows, item rows).
+            seed: of whatever is drawn.
+        """
+        del users, items, edges, seed
+
+    def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
+        """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
+        draw, walk, noise, thinning = seed.spawn(4)
+        if self._chances is not None:
+            kept = self._thinned(users, positives, thinning)
+            users, positives = users[kept], positives[kept]
+        present, user_at = distinct(users, self.graph.n_users)
+        chosen, known = self.draw(users, positives, draw), None
+        if chosen.negative_at is None:
+            mine = self.history.take(present)
+            columns = mine.indices.astype(np.int64)
+            if chosen.items.size < self.graph.n_items:
+                columns = np.searchsorted(chosen.items, columns)
+            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(columns)
+        messages = self.messages(present, chosen.items, (users, positives), walk)
+        return chosen.batch(present, user_at, known, noise, messages)
+
+    def refresh(self) -> None:
+        """Encode all users and items once."""
+        with torch.no_grad():
+            users, items = self.encode_all()
+            if self.config.similarity == "cosine":
+                users, items = functional.normalize(users, dim=1), functional.normalize(items, dim=1)
+        self._users, self._items = users, items
+
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """The vectors whose products are ``score``: all users [n_users, d] and all items [n_items, d].
+
+        Where scores are cosines they have length 1.
+        """
+        if not self._items.numel():
+            self.refresh()
+        return self._users, self._items
+
+    @property
+    def is_product(self) -> bool:
+        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        return keeps_vectors(self)
+
+    def item_vectors(self) -> Tensor:
+        """Vectors of all items, [n_items, d]."""
+        return self.encoded()[1]
+
+    def user_vectors(self, users: Tensor) -> Tensor:
+        """Vectors [B, d] of user rows int64 [B].
+
+        Raises:
+            InputError: a user row outside the graph.
+        """
+        vectors, rows = self.encoded()[0], user_rows(users, self.graph.n_users)
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
+
+    @torch.no_grad()
+    def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
+        """Vectors [B, d] of B histories.
+
+        Raises:
+            InputError: an item row outside the catalogue.
+        """
+        users = self.encode_histories(history_rows(histories, self.graph.n_items))
+        return functional.normalize(users, dim=1) if self.config.similarity == "cosine" else users
+
+    def score(self, users: Tensor) -> Tensor:
+        """Products of encoded vectors, never of raw tables."""
+        return self.user_vectors(users) @ self.item_vectors().T
+
+    @torch.no_grad()
+    def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
+        """Products of the vectors that the histories give."""
+        items = self.item_vectors()
+        return self.history_vectors(histories) @ items.T
+
+    def forget(self) -> None:
+        """Drop what was derived from earlier parameters."""
+        super().forget()
+        self._users = self._items
+
+
+def as_written(model: object, kind: type, *methods: str) -> bool:
+    """Whether a model's methods are those of this class: neither overridden nor replaced."""
+    return all(getattr(getattr(model, m), "__func__", None) is getattr(kind, m) for m in methods)
+
+
+def keeps_vectors(model: object) -> TypeGuard[VectorModel]:
+    """Whether every score, of users and of histories, is a product of the vectors that the model keeps."""
+    return isinstance(model, VectorModel) and as_written(model, VectorModel, "score", "fold_in")
+
+
+def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
+    """Noise of a given length in the orthant of the vector itself (Yu et al. 2022, eq. 8)."""
+    # drawn in one precision, so that it is the same noise in all
+    drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x.dtype)
+    return x + x.sign() * functional.normalize(drawn, dim=1) * length

@@ -1,0 +1,34 @@
+"""GraphSAGE that reads node features, and in training leaves out own vectors so that features learn to stand alone.
+
+A new item is what its features and relations say, a new user what the history, and perhaps features, say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relrank.graph.graph import Graph
+from relrank.models.core.base import Knob
+from relrank.models.core.settings import Dropped
+from relrank.models.core.space import Choice, Range
+from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGraphSAGEConfig(GraphSAGEConfig):
+    """Hyper-parameters of GraphSAGE with features."""
+
+    features: bool = True
+    own_dropout: Dropped = 0.1
+
+
+class FeatureGraphSAGE(GraphSAGE):
+    """Means of neighbours, over features."""
+
+    name = "graphsage-features"
+    Config = FeatureGraphSAGEConfig
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """As GraphSAGE's; the share of own vectors left out."""
+        return *super().space(graph), Knob("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.1)

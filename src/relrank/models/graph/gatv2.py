@@ -1,0 +1,92 @@
+"""GATv2 over relations (Brody, Alon & Yahav 2022, eq. 7).
+
+    h_i' = W h_i + b + mean over the edge types r that reach i of Σ_{j ∈ N_r(i)} a_ij · L_r h_j
+    a_ij = softmax over j ∈ N_r(i) of  v_r · leaky-relu(R_r h_i + L_r h_j + e_r log(1 + w_ij))      for each head
+
+W, L_r and R_r are [dim, dim]; every head has dim / heads of the rows and of v_r [dim]. An edge type is one direction
+of one relation, with parameters of its own; e_r [dim] is there if its edges have weights. Every edge type has its own
+softmax and they all count alike, so a relation of many edges does not drown the others.
+
+W and L_r start near the identity, e_r near zero, so that a fresh network averages instead of scrambling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from relrank.errors import InputError
+from relrank.graph.sampling.blocks import Adjacency, Block
+from relrank.models.core.layers import EdgeAttention, check_heads, near_identity, rows_by_type, type_of
+from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
+from relrank.models.core.settings import Count
+
+
+@dataclass(frozen=True, slots=True)
+class GATv2Config(MessagePassingConfig):
+    """Hyper-parameters of GATv2."""
+
+    heads: Count = 2
+    """Heads of attention; they divide ``dim``."""
+
+
+class AttentionLayer(nn.Module):
+    """Attention in every edge type, and the mean of what they say."""
+
+    def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
+        super().__init__()
+        self._types = adjacency.types
+        self._sources = [type_of(e.source, adjacency) for e in adjacency.edge_types]
+        self.own = nn.Linear(dim, dim)
+        self.edge_types = nn.ModuleList(EdgeAttention(dim, heads, not e.plain) for e in adjacency.edge_types)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """W near the identity, no bias, every edge type's own start."""
+        dim = self.own.in_features
+        self.own.weight.copy_(near_identity((dim, dim), generator))
+        self.own.bias.zero_()
+        for attention in self.edge_types:
+            attention.reset(generator)  # type: ignore[operator]
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[n_src, dim] → [n_dst, dim]."""
+        by_type, place = rows_by_type(block.nodes, self._types)
+        place = place.int()
+        total, reached = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
+        for (indptr, indices, weight), attention, source in zip(
+            block.edges, self.edge_types, self._sources, strict=True
+        ):
+            if indices.numel():
+                rows = indptr.diff().nonzero()[:, 0]
+                starts = torch.cat([indptr[rows], indptr[-1:]])
+                ends = x.index_select(0, by_type[source]), x.index_select(0, rows)
+                heard = attention(*ends, starts, place.index_select(0, indices), weight)
+                total = total.index_add(0, rows, heard.to(x.dtype))
+                reached[rows] += 1
+        out: Tensor = self.own(x[: block.n_dst]) + total / reached.clamp(min=1)
+        return out
+
+
+class GATv2(MessagePassing):
+    """Attention inside every relation, and a mean of the relations."""
+
+    name = "gatv2"
+    Config = GATv2Config
+    sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
+
+    @classmethod
+    def check_together(cls, config: Any, where: str) -> None:
+        """Heads divide the vector; attention reads the weights itself."""
+        check_heads(config, where)
+        if config.weighted:
+            raise InputError(
+                "attention reads the weights itself", where=f"{where}, weighted", expected="false", found="true"
+            )
+
+    def layer(self, number: int) -> nn.Module:
+        """The attention layer."""
+        del number
+        return AttentionLayer(self.config.dim, self.adjacency, self.config.heads)

@@ -1,0 +1,64 @@
+"""GraphSAGE with mean aggregation (Hamilton, Ying & Leskovec 2017, alg. 1), on sampled neighbours or the whole graph.
+
+    h_i' = W₁ h_i + W₂ · mean over the relations that reach i of (mean_{j ∈ N_r(i)} h_j)
+
+The two matrices know no relation: every relation that a node has counts alike, whatever its number of edges, which
+keeps a relation of millions of edges from drowning the others. With one relation and ``residual = false`` it is the
+published layer, but for the normalisation of every state to length 1. Both matrices start near the identity, so that
+a fresh network averages instead of scrambling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from relrank.graph.aggregation import neighbour_mean
+from relrank.graph.sampling.blocks import Block
+from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSAGEConfig(MessagePassingConfig):
+    """Hyper-parameters of GraphSAGE."""
+
+
+class MeanLayer(nn.Module):
+    """One layer for all relations together."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.own = nn.Linear(dim, dim)
+        self.neighbours = nn.Linear(dim, dim, bias=False)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Near the identity."""
+        dim = self.own.in_features
+        for linear in (self.own, self.neighbours):
+            noise = torch.randn(dim, dim, generator=generator) * 0.1 / dim**0.5
+            linear.weight.copy_(torch.eye(dim) + noise)
+        self.own.bias.zero_()
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[n_src, dim] → [n_dst, dim]."""
+        total, reached = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
+        for edges in block.edges:
+            if edges.indices.numel():
+                total = total + neighbour_mean(x, edges)
+                reached = reached + (edges.indptr.diff() > 0)[:, None]
+        out: Tensor = self.own(x[: block.n_dst]) + self.neighbours(total / reached.clamp(min=1))
+        return out
+
+
+class GraphSAGE(MessagePassing):
+    """Means of neighbours."""
+
+    name = "graphsage"
+    Config = GraphSAGEConfig
+
+    def layer(self, number: int) -> nn.Module:
+        """The mean layer."""
+        del number
+        return MeanLayer(self.config.dim)

@@ -1,0 +1,89 @@
+"""Matrix factorisation: one free vector per user and per item, ``s_ui = e_u · e_i`` (Rendle et al. 2009 with BPR).
+
+A user who was not there in training gets the vector that least squares gives with the items held (Hu, Koren &
+Volinsky 2008, eq. 4, with ones for the history; zeros weigh ``fold_in_weight`` over the whole catalogue together).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr
+from relrank.kernels.dense_solve import rows_times_dense
+from relrank.models.core.base import Knob
+from relrank.models.core.settings import Count, NotNegative, Positive
+from relrank.models.core.space import Choice, Range
+from relrank.models.core.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
+
+
+@dataclass(frozen=True, slots=True)
+class MFConfig(VectorConfig):
+    """Hyper-parameters of matrix factorisation; BPR with one uniform negative per edge by default."""
+
+    loss: Loss = "bpr"
+    similarity: Similarity = "dot"
+    temperature: Positive = 1.0
+    negatives: Count = 1
+    shared: bool = False
+    l2: NotNegative = 1e-3
+    fold_in_weight: Positive = 0.1
+    """Weight of the whole catalogue's zeros beside the history's ones, and of the ridge, when folding in."""
+
+
+class MF(VectorModel):
+    """Free vectors of users and items."""
+
+    name = "mf"
+    Config = MFConfig
+
+    def __init__(self, graph: Graph, config: MFConfig | None = None) -> None:
+        super().__init__(graph, config)
+        self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, self.config.dim))
+
+    @classmethod
+    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+        """The penalty."""
+        del graph
+        return (Knob("l2", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1e-3),)
+
+    @classmethod
+    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+        """As every encoder's, but an edge's own negatives cannot come from the batch."""
+        return tuple(d for d in super().space(graph) if d.name != "sampling")
+
+    def init_weights(self, seed: int) -> None:
+        """Normal vectors."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+        self.forget()
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the table."""
+        n = self.graph.n_users
+        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+
+    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the table."""
+        return self.encode(batch)
+
+    def encode_all(self) -> tuple[Tensor, Tensor]:
+        """The table."""
+        n = self.graph.n_users
+        return self.table.detach()[:n].clone(), self.table.detach()[n:].clone()
+
+    def encode_histories(self, rows: Csr) -> Tensor:
+        """Ridge regression of ones at the history and zeros elsewhere on the items' vectors."""
+        items = self._items
+        weight, eye = self.config.fold_in_weight, torch.eye(items.shape[1], device=items.device)
+        whole = weight * (items.T @ items / self.graph.n_items + eye)
+        sums = torch.from_numpy(rows_times_dense(rows, items.cpu().numpy())).to(items)
+        flat = items[torch.from_numpy(rows.indices).long().to(items.device)]
+        solved = torch.empty_like(sums)
+        for number, own in enumerate(torch.split(flat, rows.degrees().tolist())):
+            solved[number] = torch.linalg.solve(whole + own.T @ own, sums[number])
+        return solved

@@ -1,0 +1,63 @@
+"""GRU4Rec: a recurrent network over the history (Hidasi et al. 2016).
+
+    x_t = √d · q_{s_t},      g_t = GRU(g_{t−1}, x_t) for each layer,      h_t = norm(g_t),      score(i) = h_t · q_i
+
+The table is one for inputs and outputs, and every moment of a history is trained in one pass, where the paper had
+sessions in parallel and negatives from the batch; the loss is chosen as for every model of sequences. A state knows
+what came before alone and no place, so that a longer window adds older items and changes nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from relrank.graph.graph import Graph
+from relrank.models.core.layers import dropped, glorot
+from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows
+from relrank.models.core.settings import Count
+
+
+@dataclass(frozen=True, slots=True)
+class GRU4RecConfig(SequenceConfig):
+    """Hyper-parameters of GRU4Rec."""
+
+    layers: Count = 1
+    """GRU layers; their states are as long as the items' vectors."""
+
+
+class GRU4Rec(SequenceModel):
+    """GRU layers over the history."""
+
+    name = "gru4rec"
+    Config = GRU4RecConfig
+
+    def __init__(self, graph: Graph, config: GRU4RecConfig | None = None) -> None:
+        super().__init__(graph, config)
+        c = self.config
+        # one module a layer: between the layers of one, dropout would come from the global generator
+        self.layers = nn.ModuleList([nn.GRU(c.dim, c.dim, batch_first=True) for _ in range(c.layers)])
+        self.norm = nn.LayerNorm(c.dim)
+
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Glorot's weights for each gate, no bias; the norm at one."""
+        dim = self.config.dim
+        for name, parameter in self.layers.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+            else:
+                parameter.copy_(glorot((3, dim, dim), generator).view(3 * dim, dim))
+        self.norm.weight.fill_(1)
+        self.norm.bias.zero_()
+
+    def states(self, x: Tensor, windows: Windows, generator: torch.Generator | None) -> Tensor:
+        """The layers; they read from the left, so that nothing behind the real items reaches these."""
+        del windows
+        c = self.config
+        x = dropped(x * c.dim**0.5, c.dropout, generator)
+        for layer in self.layers:
+            x = dropped(layer(x)[0], c.dropout, generator)
+        result: Tensor = self.norm(x)
+        return result

@@ -1,0 +1,150 @@
+"""All items at once: the vector of their own, what is written of them, and what they share, by a gate.
+
+    v_i = Σ_p γ_ip part_p(i),      p ∈ {own, text, attributes}
+
+Text and attributes are gated means of what each relation says (``relrank.models.two_view.views``); each then asks all
+parts of both by cross-attention. All have length 1, so that γ says what each counts. What is missing has no share: an
+item that nobody chose in training has no vector of its own. An item without any part is the vector "nothing is
+known".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from relrank.graph.graph import Graph
+from relrank.graph.sampling.blocks import Adjacency
+from relrank.models.core.layers import FeatureEncoder
+from relrank.models.two_view.views import CrossAttention, Draws, Gate, Parts, Relations
+
+PARTS = ("own", "text", "attributes")
+"""What an item is made of, in the order of the gate."""
+
+
+class Encoded(NamedTuple):
+    """What one pass over the catalogue gives.
+
+    Attributes:
+        items: v, [n_items, dim].
+        views: the text view and the attribute view before they asked each other, [n_items, dim] each.
+        shares: γ of ``PARTS``, [n_items, 3].
+    """
+
+    items: Tensor
+    views: tuple[Tensor, Tensor]
+    shares: Tensor
+
+
+class ItemViews(nn.Module):
+    """The encoder of the catalogue.
+
+    Args:
+        graph: relations to read, and features of the items.
+        texts: names of relations to texts.
+        attributes: names of other relations of items.
+        features: whether features of the items are read, as one more part of the attribute view.
+        own: whether items have vectors of their own.
+        dim: length of a vector.
+        heads: of the cross-attention.
+
+    Attributes:
+        table: own vectors of all nodes, [n_nodes, dim]: users', which nobody reads here, items', then attributes'.
+    """
+
+    def __init__(
+        self, graph: Graph, texts: tuple[str, ...], attributes: tuple[str, ...], features: bool, own: bool, dim: int,
+        heads: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.adjacency = Adjacency(graph)
+        self._items = self.adjacency.types[graph.item]
+        self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, dim))
+        self.encoder = FeatureEncoder(graph, graph.item, dim) if features and graph.features_of(graph.item) else None
+        self.text, self.attributes = (
+            Relations(graph, self.adjacency, names, dim) if names else None for names in (texts, attributes)
+        )
+        sizes = len(texts), len(attributes) + int(self.encoder is not None)
+        self.gates = nn.ModuleList(Gate(n, dim) for n in (*sizes, len(PARTS)))
+        self.across = CrossAttention(sum(sizes), dim, heads)
+        self.nothing = nn.Parameter(torch.zeros(dim))
+        chosen = np.bincount(graph.interactions.dst, minlength=graph.n_items) > 0
+        described = np.any([np.zeros(graph.n_items, bool), *(f.known for f in graph.features_of(graph.item))], axis=0)
+        self.register_buffer("_described", torch.from_numpy(described), persistent=False)
+        self._described: Tensor
+        views = [torch.zeros(graph.n_items, dtype=torch.bool) if r is None else r.known().any(1)
+                 for r in (self.text, self.attributes)]  # fmt: skip
+        if self.encoder is not None:
+            views[1] = views[1] | self._described
+        #: which items have each of ``PARTS``, bool [n_items, 3]
+        self.register_buffer("known", torch.stack([torch.from_numpy(chosen & own), *views], dim=1), persistent=False)
+        self.known: Tensor
+
+    def reset(self, generator: torch.Generator, scale: float) -> None:
+        """Normal vectors; gates that count alike; cross-attention that adds little."""
+        with torch.no_grad():
+            for table in (self.table, self.nothing):
+                table.copy_(torch.randn(table.shape, generator=generator) * scale)
+            if self.encoder is not None:
+                self.encoder.init_weights(generator, scale)
+            for part in (self.text, self.attributes, self.across):
+                if part is not None:
+                    part.reset(generator)
+        for gate in self.gates:
+            gate.reset()  # type: ignore[operator]
+
+    def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> tuple[Draws | None, Draws | None]:
+        """At most ``fanout`` neighbours in every hop of the texts and of the attributes."""
+        one, other = (
+            None if relations is None else relations.draw(fanout, own, parallel)
+            for relations, own in zip((self.text, self.attributes), seed.spawn(2), strict=True)
+        )
+        return one, other
+
+    def forward(
+        self,
+        own_dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        drawn: tuple[Draws | None, Draws | None] = (None, None),
+    ) -> Encoded:
+        """All items, once.
+
+        Args:
+            own_dropout: in training, the share of items that do without their own vector, so that the views learn to
+                stand alone (DropoutNet, Volkovs et al. 2017). An item without a view keeps it.
+            generator: of those items.
+            drawn: edges to read; all if there are none.
+        """
+        known = self.known
+        if generator is not None and own_dropout:
+            chance = torch.rand(len(known), generator=generator, device=known.device)
+            stays = (chance >= own_dropout) | ~known[:, 1:].any(1)
+            known = torch.cat([known[:, :1] & stays[:, None], known[:, 1:]], dim=1)
+        own = functional.normalize(self.table[self._items], dim=1) * known[:, :1]
+        none = Parts(own.new_zeros(len(own), 0, own.shape[1]), known.new_zeros(len(own), 0))
+        base, shared = own, none
+        if self.encoder is not None:
+            features = self.encoder(torch.arange(len(own), device=own.device)).to(own.dtype)
+            base, described = own + features, self._described[:, None]
+            shared = Parts((functional.normalize(features, dim=1) * described)[:, None], described)
+        written = none if self.text is None else self.text(base, self.table, drawn[0])
+        if self.attributes is not None:
+            shared = _joined(self.attributes(base, self.table, drawn[1]), shared)
+        text, attributes, last = self.gates
+        views = text(written), attributes(shared)
+        asked = self.across(torch.stack(views, dim=1), _joined(written, shared))
+        parts = Parts(
+            torch.cat([own[:, None], functional.normalize(asked, dim=2)], dim=1) * known[:, :, None], known
+        )  # fmt: skip
+        assert isinstance(last, Gate)
+        shares = last.shares(parts)
+        items = (shares[:, :, None] * parts.vectors).sum(1) + ~known.any(1, keepdim=True) * self.nothing
+        return Encoded(items, views, shares)
+
+
+def _joined(one: Parts, other: Parts) -> Parts:
+    return Parts(torch.cat([one.vectors, other.vectors], dim=1), torch.cat([one.known, other.known], dim=1))
