@@ -51,8 +51,8 @@ import numpy as np
 import polars as pl
 from scipy.special import betaincinv
 
-from relrank.comparison import Effect, Starts, effect_of
-from relrank.evaluation import user_metric
+from relrank.evaluation.comparison import Effect, Starts, effect_of
+from relrank.evaluation.evaluate import user_metric
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Graph, Relation

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS, ClosedForm
 from relrank.models.core.base import config_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relrank.explanations import faithfulness
+from relrank.explain.explainer import faithfulness
 from relrank.models.core.base import config_of
 from relrank.study.cells import fit_cell
 from relrank.study.config import read_study

@@ -25,8 +25,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.comparison import compare, mean_interval
-from relrank.evaluation import evaluate
+from relrank.evaluation.comparison import compare, mean_interval
+from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Int64

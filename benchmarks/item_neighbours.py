@@ -14,11 +14,11 @@ import time
 import numpy as np
 import polars as pl
 
+from relrank.evaluation.ranking import top_k
 from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.parallel.memory import reset_peak_memory
-from relrank.ranking import top_k
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap

@@ -26,12 +26,12 @@ import numpy as np
 import polars as pl
 
 from item_neighbours import GROUP, generated
-from relrank import metrics
+from relrank.evaluation import metrics
+from relrank.evaluation.ranking import ranks
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.parallel.memory import reset_peak_memory
-from relrank.ranking import ranks
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from relrank import comparison
-from relrank.comparison import (
+from relrank.errors import InputError
+from relrank.evaluation import comparison
+from relrank.evaluation.comparison import (
     WIDENED_UP_TO,
     Effect,
     Starts,
@@ -23,7 +24,6 @@ from relrank.comparison import (
     holm,
     mean_interval,
 )
-from relrank.errors import InputError
 
 
 def table(values: list[float] | np.ndarray, users: list[int] | None = None, **columns: object) -> pl.DataFrame:

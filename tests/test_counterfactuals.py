@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.counterfactuals import Counterfactuals, Deletion
 from relrank.errors import InputError
+from relrank.explain.counterfactuals import Counterfactuals, Deletion
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.sequences import Sequences

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 import torch
 
-from relrank import metrics
 from relrank.errors import InputError
-from relrank.evaluation import Evaluation, evaluate, group_labels, hears, informed, mean_metric
+from relrank.evaluation import metrics
+from relrank.evaluation.evaluate import Evaluation, evaluate, group_labels, hears, informed, mean_metric
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.graph import Relation
 from relrank.kernels.csr import Csr
@@ -196,7 +196,7 @@ def test_round_trip(tmp_path):
 def test_load_refuses_what_was_measured_by_another_definition(tmp_path):
     found = evaluate(MODEL, SPLIT)
     summary = json.dumps(found.summary)
-    for name, metadata in (("first", {}), ("next", {"relrank.metrics": str(metrics.DEFINITION + 1)})):
+    for name, metadata in (("first", {}), ("next", {"relrank.evaluation.metrics": str(metrics.DEFINITION + 1)})):
         found.table.write_parquet(tmp_path / name, metadata={"relrank.summary": summary, **metadata})
         with pytest.raises(InputError, match="another definition of the metrics"):
             Evaluation.load(tmp_path / name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.explanations import Explainer, Reason, explain, faithfulness
+from relrank.explain.explainer import Explainer, Reason, explain, faithfulness
 from relrank.graph.graph import Graph, Relation
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig

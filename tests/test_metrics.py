@@ -16,8 +16,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relrank import metrics
 from relrank.errors import InputError
+from relrank.evaluation import metrics
 from relrank.kernels.csr import Csr
 
 NAMES = ["hit", "recall", "precision", "ndcg", "map"]

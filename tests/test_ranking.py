@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank.errors import InputError
+from relrank.evaluation.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories
 from relrank.kernels.csr import Csr
-from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories
 
 
 class Fixed:
@@ -102,7 +102,7 @@ def test_scores_are_computed_once_per_block_and_only_for_users_with_truth():
 
 
 def test_default_block_bounds_memory(monkeypatch):
-    monkeypatch.setattr("relrank.ranking.SCORE_BYTES", 4 * 57 * 5)
+    monkeypatch.setattr("relrank.evaluation.ranking.SCORE_BYTES", 4 * 57 * 5)
     model, seen, truth = random_case(3)
     ranks(model, seen, truth)
     assert max(model.calls) == 5

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from relrank import ranking
 from relrank.errors import InputError
+from relrank.evaluation import ranking
+from relrank.evaluation.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
 from relrank.kernels import fused_ranking
 from relrank.kernels.csr import Csr
 from relrank.models.graph.mf import MF
 from relrank.models.graph.path_fusion import PathFusion
-from relrank.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
 from relrank.testing import planted_graph
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank.errors import InputError
+from relrank.evaluation.ranking import ranks, top_k, top_k_from_histories
 from relrank.models.closed_form.simple import Popularity
-from relrank.ranking import ranks, top_k, top_k_from_histories
 from relrank.testing import planted_graph
 from test_sparse_ranking import csr, outcome
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank.errors import InputError
+from relrank.evaluation.ranking import ranks_and_top_k, top_k, top_k_from_histories, visiting_order
 from relrank.kernels.csr import Csr
 from relrank.kernels.sparse_ranking import SparsePages, _Scratch
 from relrank.models.core.base import history_rows
-from relrank.ranking import ranks_and_top_k, top_k, top_k_from_histories, visiting_order
 
 
 class Sparse:

@@ -27,7 +27,7 @@ from attacks.lanes import Attack
 from attacks.ledger import Outcome, judged
 from attacks.study_files import within
 from relrank.errors import InputError
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.io.manifest import MANIFEST, consistent
 from relrank.io.tensors import load_tensors
 from relrank.report import write_report

@@ -136,7 +136,7 @@ def chain(n: int, folder: Path, steps: int) -> dict[str, Any]:
     stages = Stages()
     with stages.stage("import"):
         import relrank as rr
-        from relrank.evaluation import mean_metric
+        from relrank.evaluation.evaluate import mean_metric
         from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
         from relrank.tables.readers import DataConfig, InteractionsConfig
         from relrank.training import TrainConfig, fit

@@ -371,7 +371,7 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    from relrank.evaluation import evaluate as measure
+    from relrank.evaluation.evaluate import evaluate as measure
     from relrank.study.fitted import load_run
     from relrank.study.leaks import stamp
     from relrank.study.run import attributes_of

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from relrank import metrics
+from relrank.evaluation import metrics
 from speed import bench, environments, frame, growth, loop, page, plots, processes, record
 from speed.environments import Environments, Skipped
 from speed.frame import Context, Entry, Row, Target, Timed, completed, shown, table, void_where_unlike

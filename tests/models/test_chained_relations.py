@@ -8,18 +8,19 @@ import torch
 from dense_truth import SIZES, random_graph
 from featured import dense as feature
 
-from relrank.counterfactuals import Counterfactuals, Deletion
-from relrank.explanations import Explainer
+from relrank.explain import low_rank_update
+from relrank.explain.counterfactuals import Counterfactuals, Deletion
+from relrank.explain.explainer import Explainer
+from relrank.explain.local_update import TouchedItems
+from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Relation
 from relrank.graph.relation_chains import composed
-from relrank.models import MODELS, fewer_links
+from relrank.models import MODELS
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import ClosedForm, config_of
-from relrank.models.fewer_links import FewerLinks
-from relrank.models.touched_items import TouchedItems
 
 USERS = torch.arange(SIZES["user"])
 OF_NETWORKS = {"dim": 8}
@@ -232,7 +233,7 @@ def test_links_that_lead_to_too_many_items_are_solved_anew(monkeypatch):
     model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0)).solve()
     cut = Cut("of_land", links(model.graph, "of_land", [1, 5]))
     assert FewerLinks(model).fits(cut)
-    monkeypatch.setattr(fewer_links, "FEW_ITEMS", 2)
+    monkeypatch.setattr(low_rank_update, "FEW_ITEMS", 2)
     assert not FewerLinks(model).fits(cut)
     asked = Counterfactuals(model, model.graph)
     scores, exact = asked.without(asked.asked(3, None), [Deletion(None, cut)])

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank import ranking
+from relrank.evaluation import ranking
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels import dense_solve as dense
 from relrank.models import MODELS, ClosedForm, Trained

@@ -5,16 +5,16 @@ import polars as pl
 import pytest
 import torch
 
+from relrank.explain.item_paths import INTERACTIONS, ItemPaths, Path
+from relrank.explain.local_update import TouchedItems
+from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
-from relrank.models.fewer_links import FewerLinks
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
-from relrank.models.touched_items import TouchedItems
 from relrank.tables.ids import IdMap
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from relrank.evaluation.ranking import top_k_from_histories
 from relrank.models.core.base import history_rows
 from relrank.models.core.fit_user_vectors import SHARPER, fitted
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.ranking import top_k_from_histories
 from relrank.testing import planted_graph
 from relrank.training import TrainConfig, fit
 

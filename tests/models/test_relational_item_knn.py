@@ -9,14 +9,14 @@ import pytest
 import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
-from relrank import metrics
 from relrank.errors import InputError
+from relrank.evaluation import metrics
+from relrank.evaluation.ranking import ranks
 from relrank.graph.graph import Graph, Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
 from relrank.models.core.relation_rows import reach, rows_of, stacked
-from relrank.ranking import ranks
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, ModelContract, planted_graph
 

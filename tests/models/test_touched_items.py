@@ -7,11 +7,11 @@ import pytest
 import torch
 from dense_truth import random_graph
 
+from relrank.explain.local_update import TouchedItems
 from relrank.graph.edge_removal import Cut, without_links
 from relrank.graph.graph import Graph
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
-from relrank.models.touched_items import TouchedItems
 from relrank.testing import planted_graph
 
 RELATIONS = (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
 
 from relrank.errors import InputError
-from relrank.explanations import Explainer
+from relrank.explain.explainer import Explainer
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS as ALL_MODELS
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -230,7 +230,7 @@ TIES = Served("ties", constant(library()))
 
 def oracle(served, scores, seen, among):
     """The whole order, by sorting."""
-    from relrank.ranking import visiting_order
+    from relrank.evaluation.ranking import visiting_order
 
     place = {item: at for at, item in enumerate(visiting_order(N_ITEMS).tolist())}
     rows = [row for row in range(N_ITEMS) if row not in seen and (among is None or among[row])]

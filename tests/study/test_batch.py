@@ -11,8 +11,8 @@ import pytest
 import torch
 from kept_runs import BOUGHT, N_ITEMS, N_USERS, kept
 
-from relrank import ranking
 from relrank.errors import InputError
+from relrank.evaluation import ranking
 from relrank.study import batch as batching
 from relrank.study.batch import batch
 from relrank.study.fitted import FittedRun

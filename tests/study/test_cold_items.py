@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relrank.evaluation import evaluate, mean_metric
-from relrank.ranking import ranks
+from relrank.evaluation.evaluate import evaluate, mean_metric
+from relrank.evaluation.ranking import ranks
 from relrank.study.config import read_study
 from relrank.study.fitted import load_run
 from relrank.study.run import keep_winner, prepare, run_study

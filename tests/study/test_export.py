@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from scipy.sparse import csr_array
 
 from relrank.errors import InputError
+from relrank.evaluation.ranking import top_k
 from relrank.graph.graph import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import history_rows
-from relrank.ranking import top_k
 from relrank.study import export as exporting
 from relrank.study.export import export, load_program
 from relrank.study.fitted import FittedRun

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from relrank.evaluation import user_metric
+from relrank.evaluation.evaluate import user_metric
 from relrank.models import MODELS
 from relrank.models.core.base import config_of
 from relrank.study.arms import drop

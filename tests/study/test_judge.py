@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 
-from relrank.evaluation import Evaluation
+from relrank.evaluation.evaluate import Evaluation
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.cells import CellResult
 from relrank.study.effects import Found

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from relrank.errors import InputError
-from relrank.evaluation import OF_LISTS, Evaluation
+from relrank.evaluation.evaluate import OF_LISTS, Evaluation
 from relrank.io.manifest import seal
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of

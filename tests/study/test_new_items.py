@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Relation

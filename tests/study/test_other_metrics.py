@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from relrank.comparison import compare
+from relrank.evaluation.comparison import compare
 from relrank.report.answer import answer
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired

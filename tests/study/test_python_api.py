@@ -10,7 +10,7 @@ from kept_runs import kept
 
 import relrank as rr
 from relrank.errors import InputError
-from relrank.evaluation import Evaluation
+from relrank.evaluation.evaluate import Evaluation
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.study.result import StudyResult
 

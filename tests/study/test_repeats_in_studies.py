@@ -8,7 +8,7 @@ import pytest
 import torch
 from shops import SHOP
 
-from relrank.evaluation import evaluate, informed
+from relrank.evaluation.evaluate import evaluate, informed
 from relrank.graph.sequences import Sequences
 from relrank.serve.served import Served
 from relrank.study.batch import Lists

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from relrank.errors import InputError
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
 from relrank.models.core.base import config_of

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from relrank.comparison import compare
+from relrank.evaluation.comparison import compare
 from relrank.study.arms import INTERACTIONS, all_of, drop
 from relrank.study.effects import Found
 

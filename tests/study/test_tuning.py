@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relrank.evaluation import Evaluation
+from relrank.evaluation.evaluate import Evaluation
 from relrank.models.core.base import Knob
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from relrank.comparison import Effect, effect_of, quantile
+from relrank.evaluation.comparison import Effect, effect_of, quantile
 from relrank.study.verdicts import ALPHA, Evidence, agrees, decimals_of, judge, sentence, signed
 
 MARGIN = 0.01

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.comparison import holm
+from relrank.evaluation.comparison import holm
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.config import read_study
 from relrank.study.effects import Found, against_strongest, versus

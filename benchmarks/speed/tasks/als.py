@@ -13,7 +13,7 @@ from dataclasses import replace
 from statistics import median
 
 from graphs import graph_of
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.models import MODELS, ClosedForm
 from relrank.tables.split import Interactions
 from speed.frame import Context, Entry, Row

@@ -18,9 +18,9 @@ import polars as pl
 import torch
 
 from graphs import graph_of
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
+from relrank.evaluation.ranking import ranks
 from relrank.models.graph.mf import MF, MFConfig
-from relrank.ranking import ranks
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from speed.frame import Context, Entry, Row, Target, void_where_unlike

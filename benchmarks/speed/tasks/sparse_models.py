@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from graphs import graph_of
-from relrank.evaluation import evaluate
+from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm
 from relrank.tables.split import Interactions, Split

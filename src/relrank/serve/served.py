@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.evaluation import hears
-from relrank.explanations import Explainer, Explanation, Reason
+from relrank.evaluation.evaluate import hears
+from relrank.evaluation.ranking import visiting_order
+from relrank.explain.explainer import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.sparse_ranking import SparsePages
@@ -28,7 +29,6 @@ from relrank.models import Recommender
 from relrank.models.core.base import history_rows
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.core.vectors import ProductModel, VectorModel, keeps_vectors
-from relrank.ranking import visiting_order
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Filters
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
@@ -554,7 +554,7 @@ class Served:
         model: Recommender | None = None,
         among: Mask | None = None,
     ) -> Answer:
-        """Rank, score and reasons of an item in the list of a user's row or a history; see ``relrank.explanations``.
+        """Rank, score and reasons of an item in the list of a user's row or a history; see ``explain.explainer``.
 
         Raises:
             RequestError: the item was chosen already, or the model cannot be explained.

@@ -1,7 +1,7 @@
 """Questions to one or more fitted runs, answered under outside ids as plain JSON. No web, no files; any thread.
 
 A list is a page of one total order of the catalogue per question: score descending, equal scores in the fixed random
-order of ``relrank.ranking``. The lists are those of ``FittedRun.recommend`` and ``recommend_for``.
+order of ``relrank.evaluation.ranking``. The lists are those of ``FittedRun.recommend`` and ``recommend_for``.
 """
 
 from __future__ import annotations

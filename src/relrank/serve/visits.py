@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.counterfactuals import ADDS_UP
+from relrank.explain.counterfactuals import ADDS_UP
 from relrank.kernels.csr import Csr, Int64
 from relrank.models import Recommender
 from relrank.models.core.base import FromHistory

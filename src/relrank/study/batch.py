@@ -20,12 +20,12 @@ import polars as pl
 
 import relrank
 from relrank.errors import InputError
+from relrank.evaluation.ranking import VECTORS_AT_ONCE, TopK
 from relrank.io.atomic import discard, named, whole
 from relrank.io.folder_lock import owned
 from relrank.io.manifest import bytes_in, json_of, sha256_of
 from relrank.io.tensors import write_json
 from relrank.kernels.csr import Int64
-from relrank.ranking import VECTORS_AT_ONCE, TopK
 from relrank.study.fallback import Mask, top_of_histories, top_of_users
 from relrank.study.fitted import PARTS, FittedRun
 

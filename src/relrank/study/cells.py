@@ -20,7 +20,8 @@ from torch import Tensor
 
 import relrank
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.evaluation import Evaluation, evaluate, mean_metric, user_metric
+from relrank.evaluation.evaluate import Evaluation, evaluate, mean_metric, user_metric
+from relrank.evaluation.metrics import DEFINITION
 from relrank.graph.construction.interactions import events_of, interactions_of, places_of
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.graph.graph import Graph, Relation
@@ -29,7 +30,6 @@ from relrank.io.atomic import discard, sync_names, sync_tree
 from relrank.io.manifest import Sealed, consistent, refuse_leading_out, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32
-from relrank.metrics import DEFINITION
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.core.base import Knob, config_of, restore
 from relrank.parallel.memory import peak_memory, reset_peak_memory

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
+from relrank.evaluation.metrics import AT_K
 from relrank.graph.construction.builders import FeatureConfig, InteractionWeights, RelationConfig
-from relrank.metrics import AT_K
 from relrank.tables.audit import SPLIT
 from relrank.tables.config import Name, Section, load_toml
 from relrank.tables.protocols import ProtocolConfig

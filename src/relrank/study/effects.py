@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relrank.comparison import Effect, Starts, compare, holm, mean_interval
+from relrank.evaluation.comparison import Effect, Starts, compare, holm, mean_interval
 from relrank.graph.graph import NO_TITLES, Titles
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of

@@ -51,6 +51,7 @@ from torch import Tensor, nn
 
 import relrank
 from relrank.errors import InputError
+from relrank.evaluation.ranking import SCORE_BYTES, visiting_order
 from relrank.graph.relation_chains import composed
 from relrank.io.atomic import whole_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
@@ -70,7 +71,6 @@ from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import rows_of
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.core.vectors import VectorModel, keeps_vectors
-from relrank.ranking import SCORE_BYTES, visiting_order
 from relrank.study.fallback import popularity
 from relrank.study.fitted import FittedRun
 

@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 import relrank
 from relrank.errors import InputError, NotNowError
-from relrank.evaluation import hears
+from relrank.evaluation.evaluate import hears
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import composed, end_of

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from relrank.comparison import Effect, compare
 from relrank.errors import InputError
+from relrank.evaluation.comparison import Effect, compare
 from relrank.study.sides import Side, paired
 from relrank.study.verdicts import decimals_of
 

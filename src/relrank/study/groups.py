@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 from scipy.special import stdtr
 
-from relrank.comparison import compare, holm
-from relrank.evaluation import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
+from relrank.evaluation.comparison import compare, holm
+from relrank.evaluation.evaluate import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
 from relrank.kernels.csr import Float64
 from relrank.study.effects import Found, Judge
 from relrank.study.verdicts import ALPHA, signed

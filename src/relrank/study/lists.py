@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from relrank.comparison import compare
-from relrank.evaluation import OF_LISTS
+from relrank.evaluation.comparison import compare
+from relrank.evaluation.evaluate import OF_LISTS
 from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.effects import Found
 from relrank.study.verdicts import interval, signed

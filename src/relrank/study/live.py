@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from relrank.evaluation import HISTORY_LENGTH
+from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp

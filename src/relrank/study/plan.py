@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from relrank.comparison import Effect, compare, mean_interval
+from relrank.evaluation.comparison import Effect, compare, mean_interval
 from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm
 from relrank.study import arms as arm_of

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from relrank.errors import InputError, did_you_mean
-from relrank.evaluation import mean_metric
+from relrank.evaluation.evaluate import mean_metric
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import hops
 from relrank.io.manifest import first_line

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relrank.comparison import Effect, holm
+from relrank.evaluation.comparison import Effect, holm
 from relrank.graph.graph import NO_TITLES, Titles
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]

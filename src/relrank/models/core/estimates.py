@@ -21,7 +21,7 @@ from relrank.parallel.environment import cores as cores
 FLOAT = 4
 """Bytes of a float32, and of an int32."""
 SCORE_BLOCK = 128 << 20
-"""Bytes of one block of users' scores, as ``relrank.ranking`` asks for them."""
+"""Bytes of one block of users' scores, as ``relrank.evaluation.ranking`` asks for them."""
 DENSE_RATE = 4e10
 """Multiply-adds a second and core in dense linear algebra: Cholesky, inverse, products of matrices. Rough."""
 SPARSE_RATE = 5e8

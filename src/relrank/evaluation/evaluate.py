@@ -14,14 +14,14 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 
-from relrank import metrics
 from relrank.errors import InputError, one_of
+from relrank.evaluation import metrics
+from relrank.evaluation.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.io.atomic import whole
 from relrank.io.manifest import PARQUET_ERRORS, first_line, json_of
 from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.core.base import user_rows
-from relrank.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.tables.split import Part, Split
 
 HISTORY_LENGTH = "history length"
@@ -60,7 +60,10 @@ class Evaluation:
             path: final name.
             synced: see ``whole``.
         """
-        metadata = {"relrank.summary": json.dumps(self.summary), "relrank.metrics": str(metrics.DEFINITION)}
+        metadata = {
+            "relrank.summary": json.dumps(self.summary),
+            "relrank.evaluation.metrics": str(metrics.DEFINITION),
+        }
         with whole(Path(path), synced) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
 
@@ -98,7 +101,7 @@ class Evaluation:
             raise InputError("not an evaluation", where=path, expected=expected, found=first_line(error)) from None
         if "relrank.summary" not in metadata:
             raise InputError("not an evaluation", where=path, expected=expected, found="another Parquet file")
-        definition = metadata.get("relrank.metrics", "1")  # the first definition was not written down
+        definition = metadata.get("relrank.evaluation.metrics", "1")  # the first definition was not written down
         if definition != str(metrics.DEFINITION):
             raise InputError(
                 "evaluation by another definition of the metrics", where=path,

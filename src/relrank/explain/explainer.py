@@ -11,11 +11,12 @@ on this path: j–t and t–i, or j–i; along a chain those of both authors to 
 chain itself stays. Links among authors, and relations of users, are behind scores but are never named. Of a path
 through the interactions only the user's own edge goes. Whatever else links j with i stays. What the target's score
 and rank are without the path, the model itself says; how, and when that is exact, is written in
-``relrank.counterfactuals``. The rank is that among the items which are neither in the history nor hidden; j is no
-candidate when its edge is gone, either. Equal scores count half, as in ``relrank.ranking``, so a rank may end in .5.
+``relrank.explain.counterfactuals``. The rank is that among the items which are neither in the history nor hidden; j
+is no candidate when its edge is gone, either. Equal scores count half, as in ``relrank.evaluation.ranking``, so a
+rank may end in .5.
 
 **Candidates.** What j contributes is what the target's score loses without j in the history. The paths from j to i
-share j's contribution by weight (``relrank.models.item_paths``); that share is a path's strength. The strongest are
+share j's contribution by weight (``relrank.explain.item_paths``); that share is a path's strength. The strongest are
 tried, and their counterfactuals decide the order: largest drop in rank first, then in score.
 
 **A reason must harm the item when it is deleted**, by rank or, at equal rank, by score. A relation is named only if
@@ -34,13 +35,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from relrank.counterfactuals import Asked, Counterfactuals, Deletion, Listed
 from relrank.errors import InputError
+from relrank.evaluation.ranking import SCORE_BYTES, top_k
+from relrank.explain.counterfactuals import Asked, Counterfactuals, Deletion, Listed
+from relrank.explain.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Float64, Int64
 from relrank.models.core.base import Recommender
-from relrank.models.item_paths import INTERACTIONS, ItemPaths, Path
-from relrank.ranking import SCORE_BYTES, top_k
 
 MOST_FOLDED = 256
 """Items of a history, the latest, that are taken out one by one of a model whose scores are not sums over items."""

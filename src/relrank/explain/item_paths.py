@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from relrank.explain.local_update import TouchedItems
+from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut
 from relrank.graph.graph import Graph, Relation
 from relrank.graph.propagation import normalise
@@ -23,8 +25,6 @@ from relrank.kernels.csr import Csr, Float64, Int32, Int64
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import rows_of
-from relrank.models.fewer_links import FewerLinks
-from relrank.models.touched_items import TouchedItems
 
 WAYS = 4
 """Of several ways along a chain from an item to a node, those that are followed."""

@@ -1,8 +1,8 @@
 """What a model says once a few edges are gone: items of a user's history, and links of items.
 
 - A closed form is solved again on the graph without the links: relational EASE by a low-rank change of its inverse
-  (``relrank.models.fewer_links``), sparse EASE for the items that the links touch (``relrank.models.touched_items``),
-  others from scratch. Interactions stay in what is solved: a user's training row
+  (``relrank.explain.low_rank_update``), sparse EASE for the items that the links touch
+  (``relrank.explain.local_update``), others from scratch. Interactions stay in what is solved: a user's training row
   counts on in ``XᵀX`` (other people's recommendations do not change), only the row that is scored loses an item.
 - A model with gradients is built on the graph without the links, with the parameters that it has; nothing is trained
   again. Where the user's own vector comes from the graph, their edge leaves that graph. Where it comes from training
@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from relrank.errors import InputError
+from relrank.explain.local_update import TouchedItems
+from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
@@ -39,10 +41,8 @@ from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.rp3beta import RP3Beta
 from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import ClosedForm, FromHistory, Recommender, history_rows, user_rows
-from relrank.models.fewer_links import FewerLinks
 from relrank.models.graph.lightgcn import RelationalLightGCN
 from relrank.models.graph.xsimgcl import XSimGCL
-from relrank.models.touched_items import TouchedItems
 from relrank.parallel.memory import out_of_memory
 
 NO_LINKS = Cut(None, ())
