@@ -85,7 +85,7 @@ def main() -> None:
 @contextmanager
 def served(run: Path, workers: int) -> Iterator[tuple[str, int]]:
     """A server as a child: its address and its process id."""
-    command = [sys.executable, "-m", "relrank.cli", "serve", str(run), "--port", "0", "--workers", str(workers)]
+    command = [sys.executable, "-m", "relrank.cli.app", "serve", str(run), "--port", "0", "--workers", str(workers)]
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
         try:

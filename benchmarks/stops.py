@@ -88,8 +88,8 @@ def fitted(home: Path, name: str, seed: int, l2: float) -> Path:
 
 def answers_of(runs: list[Path]) -> Answers:
     """By question what each of the models says."""
+    from relrank.runs.fitted_run import load_run
     from relrank.serve.service import Service
-    from relrank.study.fitted import load_run
 
     right: Answers = {}
     for run in runs:

@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from relrank.parallel.environment import cores
 
-# Read when torch and numba are loaded: on a busy machine spinning threads slow each other down (see relrank.cli).
+# Read when torch and numba are loaded: on a busy machine spinning threads slow each other down (see relrank.cli.app).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Processes that run tests side by side share the cores.
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:

@@ -18,8 +18,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from relrank.cli import _progress, app, main
-from relrank.study.fitted import load_run
+from relrank.cli.app import _progress, app, main
+from relrank.runs.fitted_run import load_run
 from relrank.study.result import StudyResult
 from relrank.testing import planted_study
 
@@ -399,7 +399,7 @@ def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message
 
 def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
-    with mock.patch("relrank.study.engines.run_cell", side_effect=KeyboardInterrupt):
+    with mock.patch("relrank.study.engines.engine.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
     assert ran.code == 130
     assert "the same command goes on" in ran.err

@@ -17,7 +17,7 @@ import pytest
 from safetensors import SafetensorError
 
 import relrank
-from relrank import cli
+from relrank.cli import app
 from relrank.errors import InputError, LeakError
 from relrank.parallel.process_group import CommonError
 
@@ -65,23 +65,23 @@ def test_what_the_system_said_through_a_library_is_one_sentence(error, monkeypat
     def fails():
         raise error
 
-    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.setattr(app, "app", fails)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        app.main()
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert [line.split(":")[0] for line in said.splitlines()[1:]] == ["  where", "  expected", "  found"]
-    monkeypatch.setattr(cli, "app", lambda: fails_otherwise())
+    monkeypatch.setattr(app, "app", lambda: fails_otherwise())
     with pytest.raises(pl.exceptions.ComputeError):
-        cli.main()
+        app.main()
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="bounds of open files are set as on Linux")
 def test_too_few_files_are_refused_before_anything_begins():
     """Polars panics in the middle of its work where it may open none, and says so in words of its own."""
     code = (
-        "import resource, sys; from relrank.cli import main; sys.argv = ['relrank', '--help'];"
+        "import resource, sys; from relrank.cli.app import main; sys.argv = ['relrank', '--help'];"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); main()"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

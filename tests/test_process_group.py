@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import two_processes as two
-from relrank import cli
+from relrank.cli import app
 from relrank.errors import InputError
 from relrank.io.tensors import load_tensors
 from relrank.parallel.process_group import ALONE, ProcessGroup, joined, rank_here
-from relrank.study.fitted import load_run
+from relrank.runs.fitted_run import load_run
 from relrank.testing import planted_auc, planted_graph, planted_study
 from relrank.training import fit
 
@@ -234,7 +234,7 @@ def test_other_commands_are_of_one_process(monkeypatch, capsys):
     assert rank_here() == 1
     monkeypatch.setattr(sys, "argv", ["relrank", "study", "small.toml"])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        app.main()
     assert end.value.code == 2
     assert "error in process 1: command of one process" in capsys.readouterr().err
 
@@ -252,7 +252,7 @@ def test_processes_share_the_cores(monkeypatch, set_before, omp, numba):
         monkeypatch.delenv(name)
     for name, value in set_before.items():
         monkeypatch.setenv(name, value)
-    cli._settle_libraries()
+    app._settle_libraries()
     assert (os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"]) == (omp, numba)
 
 

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 import relrank
-from relrank.cli import app
+from relrank.cli.app import app
 from relrank.study.config import read_study
 from relrank.testing import planted_study
 
@@ -47,9 +47,9 @@ def blocks(language: str) -> list[str]:
     "code",
     [
         "import relrank; dir(relrank)",
-        "import sys; from relrank.cli import main; sys.argv = ['relrank', '--help']\n"
+        "import sys; from relrank.cli.app import main; sys.argv = ['relrank', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
-        "import sys; from relrank.cli import main; sys.argv = ['relrank', 'study', '--help']\n"
+        "import sys; from relrank.cli.app import main; sys.argv = ['relrank', 'study', '--help']\n"
         "try: main()\nexcept SystemExit as end: assert not end.code",
     ],
     ids=["import relrank", "relrank --help", "relrank study --help"],

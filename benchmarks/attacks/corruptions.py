@@ -31,11 +31,11 @@ from relrank.evaluation.evaluate import evaluate
 from relrank.io.manifest import MANIFEST, consistent
 from relrank.io.tensors import load_tensors
 from relrank.report import write_report
-from relrank.study.batch import batch
+from relrank.runs.batch import batch
+from relrank.runs.export import Program, export, load_program
+from relrank.runs.fitted_run import PARTS, FittedRun, fit_run, load_run
 from relrank.study.cells import kept_weights, load_cell
 from relrank.study.config import StudyConfig, read_study
-from relrank.study.export import Program, export, load_program
-from relrank.study.fitted import PARTS, FittedRun, fit_run, load_run
 from relrank.study.gate import compare_models
 from relrank.study.result import StudyResult
 from relrank.study.run import Material, cells_of, keep_winner, prepare, run_study

@@ -167,7 +167,7 @@ class Child:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             sys.stdout, sys.stderr = (open(handle, "w", closefd=False) for handle in (1, 2))  # noqa: SIM115
             sys.argv = ["relrank", *arguments]
-            from relrank.cli import main
+            from relrank.cli.app import main
 
             before()
             main()

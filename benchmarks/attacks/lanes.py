@@ -44,7 +44,7 @@ LIBRARIES = (
     "uvloop",
     "prometheus_client",
     "pyarrow",
-    "relrank.cli",
+    "relrank.cli.app",
     "relrank.report",
     "relrank.serve.process",
     "relrank.serve.app",
@@ -52,12 +52,12 @@ LIBRARIES = (
     "relrank.study.run",
     "relrank.study.search",
     "relrank.study.tuned",
-    "relrank.study.live",
-    "relrank.study.live_search",
-    "relrank.study.fitted",
-    "relrank.study.batch",
-    "relrank.study.export",
-    "relrank.study.process_engine",
+    "relrank.cli.live",
+    "relrank.cli.live_search",
+    "relrank.runs.fitted_run",
+    "relrank.runs.batch",
+    "relrank.runs.export",
+    "relrank.study.engines.processes",
 )
 
 

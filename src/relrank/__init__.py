@@ -25,7 +25,7 @@ _PUBLIC = {
     "explain": "relrank.explain.explainer",
     "fit": "relrank.training",
     "keep_winner": "relrank.study.run",
-    "load_run": "relrank.study.fitted",
+    "load_run": "relrank.runs.fitted_run",
     "prepare": "relrank.study.run",
     "read_study": "relrank.study.config",
     "read_tables": "relrank.tables.readers",

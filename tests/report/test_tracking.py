@@ -20,7 +20,7 @@ from relrank.report.mlflow_store import flat, load_mlflow, public, safe
 from relrank.report.tracking import Tracking
 from relrank.study.cells import load_cell
 from relrank.study.config import read_study
-from relrank.study.engines import Silent
+from relrank.study.engines.engine import Silent
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
 

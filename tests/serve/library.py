@@ -10,7 +10,7 @@ import polars as pl
 
 from relrank.graph.graph import Graph, Relation
 from relrank.models import MODELS, Trained
-from relrank.study.fitted import FORMAT, FittedRun
+from relrank.runs.fitted_run import FORMAT, FittedRun
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 

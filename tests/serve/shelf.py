@@ -7,7 +7,7 @@ import polars as pl
 
 from relrank.graph.graph import Graph, Relation
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.study.fitted import FittedRun
+from relrank.runs.fitted_run import FittedRun
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 

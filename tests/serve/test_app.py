@@ -24,7 +24,7 @@ from library import GENRES, ITEMS, N_ITEMS, USERS, constant, library
 
 from relrank.graph.bundle import save_graph
 from relrank.io.tensors import save_tensors, write_json
-from relrank.study.fitted import _split_frame, load_run
+from relrank.runs.fitted_run import _split_frame, load_run
 
 pytest.importorskip("fastapi", reason="needs the extra serve")
 from starlette.testclient import TestClient
@@ -568,7 +568,7 @@ def client_of(run):
 @contextmanager
 def server(*arguments, env=None):
     """A real one, as a child; its address and its process."""
-    command = [sys.executable, "-m", "relrank.cli", "serve", *map(str, arguments), "--port", "0"]
+    command = [sys.executable, "-m", "relrank.cli.app", "serve", *map(str, arguments), "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | (env or {})
     ) as child:
@@ -658,7 +658,17 @@ def test_a_real_server_reloads_without_dropping_and_drains(tmp_path):
 def test_pitfall_sigterm_while_workers_start_ends_the_server(tmp_path):
     """They end before they say that they are ready, and nobody may wait for that word."""
     save(library("ease"), tmp_path / "books")
-    command = [sys.executable, "-m", "relrank.cli", "serve", str(tmp_path / "books"), "--port", "0", "--workers", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "relrank.cli.app",
+        "serve",
+        str(tmp_path / "books"),
+        "--port",
+        "0",
+        "--workers",
+        "2",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
         try:
             # from its first child on the parent hears signals in its own way
@@ -704,7 +714,7 @@ def test_two_workers_answer_at_one_address_and_count_together(tmp_path):
     ],
 )
 def test_slips_on_the_command_line_are_named(tmp_path, arguments, message, capsys, monkeypatch):
-    from relrank.cli import main
+    from relrank.cli.app import main
 
     save(RUN, tmp_path / "run")
     monkeypatch.setattr(sys, "argv", ["relrank", "serve", *(a.format(run=tmp_path / "run") for a in arguments)])
@@ -715,7 +725,7 @@ def test_slips_on_the_command_line_are_named(tmp_path, arguments, message, capsy
 
 
 def test_titles_do_not_command_the_terminal(tmp_path, capsys, monkeypatch):
-    from relrank.cli import main
+    from relrank.cli.app import main
 
     hostile = RUN.titles.with_columns(pl.format("{}\x1b]0;owned\x07\x9b2J\r\u202e", "title").alias("title"))
     save(replace(RUN, titles=hostile), tmp_path / "run")

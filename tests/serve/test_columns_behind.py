@@ -6,13 +6,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from relrank.cli import app
+from relrank.cli.app import app
 from relrank.graph.construction.builders import Attribute, Link, build_graph
 from relrank.models.closed_form.item_knn import ItemKNN
+from relrank.runs.fitted_run import FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError
 from relrank.serve.filters import Between, Has, Joined
 from relrank.serve.service import Service
-from relrank.study.fitted import FittedRun, load_run, save_run
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import LinkTable, NodeTable, Tables

@@ -18,7 +18,7 @@ from library import library
 from shelf import AUTHORS, HOSTILE, MOST, TITLES, WRITTEN, chosen, shelf, titles
 
 from relrank.models.closed_form.item_knn import ItemKNN
-from relrank.study.fitted import FittedRun
+from relrank.runs.fitted_run import FittedRun
 
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

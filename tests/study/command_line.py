@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from relrank.cli import main
+from relrank.cli.app import main
 
 
 def relrank(

@@ -5,7 +5,7 @@ import json
 import polars as pl
 
 from relrank.io.tensors import load_tensors
-from relrank.study.engines import Silent
+from relrank.study.engines.engine import Silent
 from relrank.testing import planted_study
 
 STUDY = planted_study(

@@ -7,7 +7,7 @@ import polars as pl
 from relrank.graph.construction.builders import build_graph
 from relrank.models import MODELS
 from relrank.models.core.base import config_of
-from relrank.study.fitted import FittedRun, load_run, save_run
+from relrank.runs.fitted_run import FittedRun, load_run, save_run
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import Tables

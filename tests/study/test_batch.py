@@ -13,9 +13,9 @@ from kept_runs import BOUGHT, N_ITEMS, N_USERS, kept
 
 from relrank.errors import InputError
 from relrank.evaluation import ranking
-from relrank.study import batch as batching
-from relrank.study.batch import batch
-from relrank.study.fitted import FittedRun
+from relrank.runs import batch as batching
+from relrank.runs.batch import batch
+from relrank.runs.fitted_run import FittedRun
 
 
 def look_away(what: str, done: int, total: int) -> None:

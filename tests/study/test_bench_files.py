@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from relrank.study.bench_files import pack, pack_cell, unpack, unpack_cell
 from relrank.study.config import read_study
+from relrank.study.engines.split_files import pack, pack_cell, unpack, unpack_cell
 from relrank.study.run import grid, prepare
 
 

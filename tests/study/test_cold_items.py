@@ -7,8 +7,8 @@ import pytest
 
 from relrank.evaluation.evaluate import evaluate, mean_metric
 from relrank.evaluation.ranking import ranks
+from relrank.runs.fitted_run import load_run
 from relrank.study.config import read_study
-from relrank.study.fitted import load_run
 from relrank.study.run import keep_winner, prepare, run_study
 
 STUDY = """

@@ -21,9 +21,9 @@ from relrank.kernels.csr import Csr
 from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import history_rows
-from relrank.study import export as exporting
-from relrank.study.export import export, load_program
-from relrank.study.fitted import FittedRun
+from relrank.runs import export as exporting
+from relrank.runs.export import export, load_program
+from relrank.runs.fitted_run import FittedRun
 from relrank.tables.ids import IdMap
 
 LINEAR = {

@@ -11,9 +11,9 @@ import torch
 from test_new_items import fitted
 
 from relrank.errors import InputError
-from relrank.study import fitted as fitted_runs
-from relrank.study.export import export, load_program
-from relrank.study.fitted import PARTS, FittedRun
+from relrank.runs import fitted_run as fitted_runs
+from relrank.runs.export import export, load_program
+from relrank.runs.fitted_run import PARTS, FittedRun
 
 LINEAR = {
     "ease": {"l2": 3.0}, "sparse-ease": {"neighbours": 4, "weight": 30.0}, "relational-ease": {"weight": 30.0},

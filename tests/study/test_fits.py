@@ -11,6 +11,7 @@ import torch
 from command_line import relrank
 from rich.console import Console
 
+from relrank.cli.live import LiveStudy, print_result
 from relrank.errors import InputError
 from relrank.models import MODELS, Knob
 from relrank.models.closed_form.ease import EASE
@@ -20,12 +21,11 @@ from relrank.models.core.estimates import Estimate
 from relrank.models.graph.mf import MF
 from relrank.parallel.memory import GB, VARIABLE
 from relrank.report import write_report
+from relrank.runs.fitted_run import fit_run, load_run
 from relrank.study import fits
 from relrank.study.config import read_study
-from relrank.study.engines import Silent
+from relrank.study.engines.engine import Silent
 from relrank.study.fits import estimate_of, memory_for
-from relrank.study.fitted import fit_run, load_run
-from relrank.study.live import LiveStudy, print_result
 from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study
 
 MB = 1 << 20

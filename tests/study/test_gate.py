@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from relrank.cli import app
+from relrank.cli.app import app
 from relrank.errors import InputError
 from relrank.study.config import read_study
 from relrank.study.gate import EXIT_CODES, compare_models, margin_of, said

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.cells import load_cell
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts, notes, versus
 from relrank.study.groups import group_effects, group_metrics
-from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study, smoke
 

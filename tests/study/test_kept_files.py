@@ -14,8 +14,8 @@ from kept_runs import N_ITEMS, kept
 from relrank.errors import InputError
 from relrank.io.manifest import MANIFEST, seal
 from relrank.io.tensors import load_tensors, save_tensors
-from relrank.study.export import PROGRAM, export, load_program
-from relrank.study.fitted import load_run
+from relrank.runs.export import PROGRAM, export, load_program
+from relrank.runs.fitted_run import load_run
 
 
 @pytest.mark.parametrize("name", ["ease", "sparse-ease", "popularity"])

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 from command_line import relrank
 
+from relrank.cli.live import print_result
 from relrank.errors import InputError, LeakError
 from relrank.report import answer, write_report
+from relrank.runs.fitted_run import load_run
 from relrank.study.arms import INTERACTIONS, Arm
 from relrank.study.config import StudyConfig, read_study
-from relrank.study.engines import Silent
-from relrank.study.fitted import load_run
+from relrank.study.engines.engine import Silent
 from relrank.study.leaks import leaks_of, needless, refuse_leaks, stamp
-from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
 from relrank.study.search import search_study

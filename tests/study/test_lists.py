@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.evaluation.evaluate import OF_LISTS, Evaluation
 from relrank.io.manifest import seal
@@ -16,10 +17,9 @@ from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts, leaderboard, versus
-from relrank.study.engines import Silent
+from relrank.study.engines.engine import Silent
 from relrank.study.groups import group_metrics
 from relrank.study.lists import list_effects
-from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
+from relrank.cli.live import LiveStudy
 from relrank.study.arms import Arm
-from relrank.study.live import LiveStudy
 
 
 def cell(arm: str, *relations: str):
@@ -45,7 +45,7 @@ def test_cells_that_run_at_once_each_have_a_line():
 
 def test_on_a_file_cells_that_overlap_have_a_line_each_with_their_own_time(monkeypatch):
     out, now = StringIO(), [100.0]
-    monkeypatch.setattr("relrank.study.live.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("relrank.cli.live.time.monotonic", lambda: now[0])
     one, other = cell("all"), cell("interactions")
     with LiveStudy(Console(file=out, width=100)) as live:
         live.plan([one, other], 0)

@@ -11,7 +11,7 @@ from relrank.study import arms as arm_of
 from relrank.study.arms import arms
 from relrank.study.cells import Cell, _key_of, beginning, knobs_of, tune_and_fit
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines import OneByOne, Silent
+from relrank.study.engines.engine import OneByOne, Silent
 from relrank.study.nesting import nested
 from relrank.study.run import grid, prepare, run_study
 from relrank.tables.synthetic import PlantedConfig

@@ -13,12 +13,12 @@ from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
+from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError
 from relrank.serve.filters import Has, Joined
 from relrank.serve.service import Service
-from relrank.study.bench_files import pack, unpack
 from relrank.study.cells import Bench
-from relrank.study.fitted import FORMAT, FittedRun, load_run, save_run
+from relrank.study.engines.split_files import pack, unpack
 from relrank.tables.ids import IdMap
 from relrank.tables.protocols import ProtocolConfig, apply
 from relrank.tables.tables import NodeTable, Tables

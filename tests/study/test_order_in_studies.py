@@ -14,9 +14,9 @@ from relrank.graph.construction.builders import InteractionWeights, build_graph
 from relrank.graph.sequences import Sequences
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
+from relrank.runs.fitted_run import FittedRun, load_run, save_run
 from relrank.study.cells import refit_cell
 from relrank.study.config import read_study
-from relrank.study.fitted import FittedRun, load_run, save_run
 from relrank.study.run import grid, prepare, run_study
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, apply

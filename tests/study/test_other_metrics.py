@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from relrank.cli.live import _print_contrary, print_result
 from relrank.evaluation.comparison import compare
 from relrank.report.answer import answer
 from relrank.report.page import render
@@ -15,7 +16,6 @@ from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired
 from relrank.study.config import read_study
 from relrank.study.effects import Found, Judge, effects_and_verdicts
 from relrank.study.lists import contrary, in_words, metric_effects
-from relrank.study.live import _print_contrary, print_result
 from relrank.study.run import prepare, run_study
 
 RELATIONS = ["a", "b", "c"]

@@ -14,12 +14,12 @@ import pytest
 from engine_runs import STUDY, Counting, cells, same
 from threadpoolctl import threadpool_limits
 
-from relrank import cli
+from relrank.cli import app
 from relrank.errors import InputError
-from relrank.study import process_engine
 from relrank.study.config import read_study
-from relrank.study.engines import Silent
-from relrank.study.process_engine import Processes
+from relrank.study.engines import processes
+from relrank.study.engines.engine import Silent
+from relrank.study.engines.processes import Processes
 from relrank.study.run import prepare, run_study
 
 FOUR = """
@@ -38,7 +38,7 @@ column = "echo"
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch):
     """Each of two processes has one thread on any machine."""
-    monkeypatch.setattr(process_engine, "cores", lambda: 2)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
 
 
 def workers():
@@ -129,7 +129,7 @@ def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, messa
                 os.kill(worker.pid, how)
 
     with (
-        mock.patch("relrank.study.engines.TRIES", 2),
+        mock.patch("relrank.study.engines.engine.TRIES", 2),
         pytest.raises(InputError, match=message),
         Processes(1) as engine,
     ):
@@ -142,7 +142,9 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
     """What fails before a cell runs is no death of the process."""
     config, material, _ = study
     with (
-        mock.patch("relrank.study.process_engine.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}),
+        mock.patch(
+            "relrank.study.engines.processes.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}
+        ),
         pytest.raises(InputError, match="not a whole graph bundle"),
         Processes(1) as engine,
     ):
@@ -153,7 +155,7 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
 def test_threads_are_set_before_a_process_loads_anything(tmp_path):
     """Its script is imported first, and may load every library."""
     before = dict(os.environ)
-    with process_engine._threads(3):
+    with processes._threads(3):
         assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
     assert dict(os.environ) == before
     script = tmp_path / "script.py"
@@ -163,8 +165,8 @@ def test_threads_are_set_before_a_process_loads_anything(tmp_path):
         "if __name__ != '__main__':\n"
         "    open(sys.argv[1], 'w').write(str(torch.get_num_threads()))\n"
         "else:\n"
-        "    process_engine.cores = lambda: 2\n"
-        "    with process_engine.Processes(2) as engine:\n"
+        "    processes.cores = lambda: 2\n"
+        "    with processes.Processes(2) as engine:\n"
         "        engine._idle()\n"
         "        while not os.path.exists(sys.argv[1]) or not os.path.getsize(sys.argv[1]):\n"
         "            time.sleep(0.1)\n"
@@ -178,7 +180,7 @@ def test_a_process_ends_with_whoever_started_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal\n"
-        "from relrank.study.process_engine import Processes\n"
+        "from relrank.study.engines.processes import Processes\n"
         "if __name__ == '__main__':\n"
         "    engine = Processes(1)\n"
         "    (worker,) = engine._idle()\n"
@@ -194,5 +196,5 @@ def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match="no process to run on"):
         Processes(0)
     with pytest.raises(InputError, match="--jobs"):
-        cli._engine("ray", 2, None, None)
-    assert isinstance(cli._engine("local", 2, None, None), Processes)
+        app._engine("ray", 2, None, None)
+    assert isinstance(app._engine("local", 2, None, None), Processes)

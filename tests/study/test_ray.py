@@ -14,13 +14,13 @@ import pytest
 from engine_runs import STUDY, Counting, same
 
 import relrank
-from relrank import cli
+from relrank.cli import app
 from relrank.errors import InputError
-from relrank.study import ray_worker
-from relrank.study.bench_files import pack, pack_cell
-from relrank.study.engines import Silent
+from relrank.study.engines import ray_worker
+from relrank.study.engines.engine import Silent
+from relrank.study.engines.ray_engine import RayEngine, load_ray
+from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.fits import needed
-from relrank.study.ray_engine import RayEngine, load_ray
 from relrank.study.run import grid, keep_winner, run_study
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: these machines are on the loopback alone
@@ -125,7 +125,7 @@ def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
                     os.kill(worker.pid, signal.SIGKILL)
 
     with (
-        mock.patch("relrank.study.engines.TRIES", 1),
+        mock.patch("relrank.study.engines.engine.TRIES", 1),
         pytest.raises(InputError, match="its worker died 1 times"),
         RayEngine(cluster.address) as engine,
     ):
@@ -204,7 +204,9 @@ def test_a_full_disk_on_a_worker_is_one_clear_error_and_leaves_nothing(study, tm
     with (
         mock.patch.dict(os.environ),
         mock.patch("relrank.study.cells.fill_cell", side_effect=full),
-        mock.patch("relrank.study.bench_files.unpack", side_effect=full) if fails == "unpack" else nullcontext(),
+        mock.patch("relrank.study.engines.split_files.unpack", side_effect=full)
+        if fails == "unpack"
+        else nullcontext(),
     ):
         answer = ray_worker.work(order_of(cell, tmp_path / "elsewhere"), files, mock.MagicMock())
     assert ("File exists" if fails == "mkdir" else "No space left") in answer["failed"]
@@ -278,24 +280,24 @@ def test_without_ray_the_extra_is_named():
         mock.patch.dict(sys.modules, ray=None),
         pytest.raises(InputError, match=r"ray is not installed(.|\n)*relrank\[ray\]"),
     ):
-        cli._engine("ray", 1, None, None)
+        app._engine("ray", 1, None, None)
 
 
 def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match=r"no Ray to run on(.|\n)*127\.0\.0\.1:1"):
-        cli._engine("ray", 1, "127.0.0.1:1", None)
+        app._engine("ray", 1, "127.0.0.1:1", None)
     with (
         mock.patch.dict(os.environ, RAY_ADDRESS="http://127.0.0.1:8265"),
         pytest.raises(InputError, match=r"not a cluster's address(.|\n)*RAY_ADDRESS(.|\n)*of jobs"),
     ):
-        cli._engine("ray", 1, None, None)
+        app._engine("ray", 1, None, None)
     with pytest.raises(InputError, match="--cores"):
-        cli._engine("local", 1, None, 2)
+        app._engine("local", 1, None, 2)
 
 
 def test_nothing_imports_ray_unasked():
     load_ray()
-    code = "import relrank.study.run, relrank.cli, sys; assert 'ray' not in sys.modules"
+    code = "import relrank.study.run, relrank.cli.app, sys; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

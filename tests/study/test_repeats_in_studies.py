@@ -10,11 +10,11 @@ from shops import SHOP
 
 from relrank.evaluation.evaluate import evaluate, informed
 from relrank.graph.sequences import Sequences
+from relrank.runs.batch import Lists
+from relrank.runs.fitted_run import FittedRun, fit_run, load_run
 from relrank.serve.served import Served
-from relrank.study.batch import Lists
-from relrank.study.bench_files import pack, unpack
 from relrank.study.config import read_study
-from relrank.study.fitted import FittedRun, fit_run, load_run
+from relrank.study.engines.split_files import pack, unpack
 from relrank.study.run import Material, grid, prepare
 
 STUDY = f"""{SHOP}time = "time"

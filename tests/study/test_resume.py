@@ -25,7 +25,7 @@ train = { epochs = 24, batch = 128, every = 2 }
 
 
 def study(file: Path, out: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "relrank.cli", "study", str(file), "--out", str(out)]
+    command = [sys.executable, "-m", "relrank.cli.app", "study", str(file), "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

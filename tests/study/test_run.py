@@ -11,17 +11,17 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.evaluation.evaluate import evaluate
 from relrank.graph.graph import Relation
 from relrank.models import MODELS
 from relrank.models.core.base import config_of
 from relrank.report import answer, write_report
+from relrank.runs.fitted_run import load_run
 from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines import Silent, make_room
-from relrank.study.fitted import load_run
-from relrank.study.live import print_result
+from relrank.study.engines.engine import Silent, make_room
 from relrank.study.result import StudyResult
 from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke, users_only
 
@@ -546,7 +546,7 @@ def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, mo
     config = read_study(study_file)
     cells = grid(config, prepare(config, study_file.parent))
     released = []
-    monkeypatch.setattr("relrank.study.engines.release", released.append)
+    monkeypatch.setattr("relrank.study.engines.engine.release", released.append)
     first, same, other_model = (
         next(c for c in cells if c.model.name == n) for n in ("ease", "ease", "relational-ease")
     )

@@ -15,10 +15,10 @@ from command_line import relrank
 
 from relrank.errors import InputError
 from relrank.io import manifest
-from relrank.study import fitted
+from relrank.runs import fitted_run
+from relrank.runs.fitted_run import load_run
 from relrank.study import run as running
 from relrank.study.config import read_study
-from relrank.study.fitted import load_run
 from relrank.study.folder import names_of_study
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
@@ -153,13 +153,13 @@ def test_the_winner_has_what_is_known_of_nodes_behind_items_now(tmp_path):
     config, material = named(tmp_path, "Old")
     run_study(config, material, tmp_path / "out")
     run = keep_winner(config, material, tmp_path / "out")
-    nodes = pl.DataFrame({fitted.NODE_KEY: ["0"], "finish": ["matt"]})
+    nodes = pl.DataFrame({fitted_run.NODE_KEY: ["0"], "finish": ["matt"]})
     known = {"colour": (("colour",), nodes)}
     for stale in (replace(run, nodes=known), run):
         now = {} if stale.nodes else known
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitted, "nodes_of", lambda *_, now=now: now)
-            again = fitted.again(stale, material.tables, material.benches[0].graph, tmp_path / "out" / "winner")
+            patch.setattr(fitted_run, "nodes_of", lambda *_, now=now: now)
+            again = fitted_run.again(stale, material.tables, material.benches[0].graph, tmp_path / "out" / "winner")
         assert again.nodes.keys() == load_run(tmp_path / "out").nodes.keys() == now.keys()
 
 
@@ -171,7 +171,7 @@ def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path,
     before = inside(out / "winner")
     monkeypatch.setattr(running, "_save_winner", lambda *_: pytest.fail("fitted again"))
     with monkeypatch.context() as small:
-        small.setattr(fitted, "available_memory", lambda: 10)
+        small.setattr(fitted_run, "available_memory", lambda: 10)
         with pytest.raises(InputError, match="model does not fit into memory"):
             keep_winner(config, material, out)
     read = manifest.bytes_in

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from shops import SHOP
 
+from relrank.cli.live import print_result
 from relrank.study.config import read_study
-from relrank.study.live import print_result
 from relrank.study.run import Material, grid, prepare, run_study
 
 STUDY = f"""{SHOP}time = "day"

@@ -9,16 +9,16 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from relrank.cli import app
+from relrank.cli.app import app
+from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.report.answer import answer
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of, alone, alone_rewired, drop, rewired, some
 from relrank.study.config import read_study
 from relrank.study.effects import _chained, _not_read
-from relrank.study.engines import Silent
+from relrank.study.engines.engine import Silent
 from relrank.study.leaks import finish
-from relrank.study.live import print_result
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study
 from relrank.tables.audit import Finding

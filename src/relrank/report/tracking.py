@@ -22,10 +22,10 @@ from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.report.answer import answer
 from relrank.report.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
+from relrank.runs.fitted_run import FittedRun
 from relrank.study.cells import Cell, CellResult, Say, finished, load_cell
 from relrank.study.config import StudyConfig
-from relrank.study.engines import Watcher
-from relrank.study.fitted import FittedRun
+from relrank.study.engines.engine import Watcher
 from relrank.study.result import StudyResult
 from relrank.study.run import Material, grid, machine
 

@@ -19,8 +19,8 @@ import polars as pl
 from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Int32
+from relrank.runs.fitted_run import NODE_KEY, item_relations
 from relrank.serve.asked import Id, RequestError, short
-from relrank.study.fitted import NODE_KEY, item_relations
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64

@@ -155,8 +155,8 @@ def load(options: Options, name: str) -> Served:
     Raises:
         InputError: it cannot be loaded.
     """
+    from relrank.runs.fitted_run import load_run
     from relrank.serve.served import Served
-    from relrank.study.fitted import load_run
 
     return Served(name, load_run(options.folders[name]), options.limits, options.index_from)
 

@@ -29,13 +29,13 @@ from relrank.models import Recommender
 from relrank.models.core.base import history_rows
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.core.vectors import ProductModel, VectorModel, keeps_vectors
+from relrank.runs.fallback import popularity, relations_of_users
+from relrank.runs.fitted_run import PARTS, FittedRun
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Filters
 from relrank.serve.index import FROM_ITEMS, SAMPLE, ItemIndex
 from relrank.serve.visits import joined, visit_scores
 from relrank.serve.weights import Variants, adjustable, weights_of
-from relrank.study.fallback import popularity, relations_of_users
-from relrank.study.fitted import PARTS, FittedRun
 
 Answer = dict[str, Any]
 Rows = npt.NDArray[np.integer]

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from relrank.errors import InputError
 from relrank.kernels.csr import Int64
+from relrank.runs.fitted_run import FittedRun
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Has
 from relrank.serve.served import Answer, Mask, Served
-from relrank.study.fitted import FittedRun
 
 POPULARITY = "popularity"
 """What a list is by where the model says nothing."""

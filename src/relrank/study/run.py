@@ -29,6 +29,7 @@ from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import config_of
 from relrank.parallel.environment import cores
 from relrank.parallel.memory import GB, physical_memory
+from relrank.runs.fitted_run import FittedRun, again, holds_run, load_run, note_of, save_run
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, Hops, arms
@@ -47,10 +48,10 @@ from relrank.study.cells import (
 )
 from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_accepted, trains_on_relations
 from relrank.study.effects import Found, Judge
-from relrank.study.engines import Engine, OneByOne, Silent, Watcher
+from relrank.study.engines.engine import Engine, OneByOne, Silent, Watcher
+from relrank.study.engines.processes import Processes
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
-from relrank.study.fitted import FittedRun, again, holds_run, load_run, note_of, save_run
 from relrank.study.folder import study_folder
 from relrank.study.groups import for_whom, group_effects, group_metrics
 from relrank.study.judge import judges, strongest, taken_away
@@ -58,7 +59,6 @@ from relrank.study.leaks import accepted_leaks, finish, is_accepted, leaks_of, r
 from relrank.study.lists import list_effects, metric_effects
 from relrank.study.nesting import nested
 from relrank.study.plan import candidates, path, plan_card, plan_of, searches_paths, to_confirm
-from relrank.study.process_engine import Processes
 from relrank.study.result import StudyResult, with_titles
 from relrank.tables.audit import Finding, audit
 from relrank.tables.files import holds_numbers, read_numbers

@@ -112,7 +112,7 @@ def _of_study(path: Path, metric: str, model: str | None, arm: str | None) -> Si
 
 def _of_run(path: Path, metric: str) -> Side:
     from relrank.evaluation.evaluate import evaluate
-    from relrank.study.fitted import load_run
+    from relrank.runs.fitted_run import load_run
 
     run = load_run(path)
     cut = metric.partition("@")[2]

@@ -88,7 +88,7 @@ class _Worker:
         """Run one cell; see ``serve``."""
         from relrank.errors import InputError
         from relrank.parallel.memory import out_of_memory
-        from relrank.study.engines import release
+        from relrank.study.engines.engine import release
 
         try:
             self._run(order)
@@ -107,9 +107,9 @@ class _Worker:
         return {}
 
     def _run(self, order: dict[str, Any]) -> None:
-        from relrank.study.bench_files import unpack, unpack_cell
         from relrank.study.cells import run_cell
-        from relrank.study.engines import make_room
+        from relrank.study.engines.engine import make_room
+        from relrank.study.engines.split_files import unpack, unpack_cell
 
         if "files" in order:
             self.benches[order["bench"]] = unpack(order["files"])

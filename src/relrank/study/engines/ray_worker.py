@@ -103,8 +103,8 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
 
     from relrank.errors import InputError
     from relrank.parallel.memory import out_of_memory
-    from relrank.study.bench_files import unpack, unpack_cell
     from relrank.study.cells import fill_cell
+    from relrank.study.engines.split_files import unpack, unpack_cell
 
     key, said = order["key"], 0.0
 

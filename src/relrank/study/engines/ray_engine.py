@@ -24,10 +24,10 @@ from relrank.errors import InputError
 from relrank.io.atomic import whole_folder
 from relrank.models import MODELS, Trained
 from relrank.parallel.environment import cores, fitting
-from relrank.study import engines, ray_worker
-from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
-from relrank.study.engines import Watcher, named, raise_failure, refuse_deadly
+from relrank.study.engines import engine, ray_worker
+from relrank.study.engines.engine import Watcher, named, raise_failure, refuse_deadly
+from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.fits import needed
 
 POLL = 0.3
@@ -219,7 +219,7 @@ class RayEngine:
                     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError,
                             ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:  # fmt: skip
                         deaths[key] += 1
-                        if deaths[key] == engines.TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
+                        if deaths[key] == engine.TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
                             del left[key]
                             yield key, None
                             continue

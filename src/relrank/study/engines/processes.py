@@ -20,11 +20,11 @@ from typing import Any, Self
 from relrank.errors import InputError
 from relrank.parallel.environment import cores, settle
 from relrank.parallel.memory import available_memory
-from relrank.study import engines
-from relrank.study.bench_files import pack, pack_cell
 from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
-from relrank.study.engines import Watcher, raise_failure, refuse_deadly
-from relrank.study.process_worker import Trial, serve
+from relrank.study.engines import engine
+from relrank.study.engines.engine import Watcher, raise_failure, refuse_deadly
+from relrank.study.engines.process_worker import Trial, serve
+from relrank.study.engines.split_files import pack, pack_cell
 
 KILLED = getattr(signal, "SIGKILL", 9)
 """The signal by which Linux ends a process when memory does; Windows has none."""
@@ -140,7 +140,7 @@ class Processes:
                         self._workers.remove(worker)
                         worker.end(GRACE)
                         deaths[key] += 1
-                        if deaths[key] >= engines.TRIES and worker.process.exitcode == -KILLED:
+                        if deaths[key] >= engine.TRIES and worker.process.exitcode == -KILLED:
                             del left[key]  # as a system does that is out of memory
                             yield key, None
                             continue

@@ -71,8 +71,8 @@ from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import rows_of
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.core.vectors import VectorModel, keeps_vectors
-from relrank.study.fallback import popularity
-from relrank.study.fitted import FittedRun
+from relrank.runs.fallback import popularity
+from relrank.runs.fitted_run import FittedRun
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
 Takes = Literal["history", "user"]

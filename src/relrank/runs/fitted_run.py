@@ -33,8 +33,8 @@ from relrank.models.core.base import config_of, restore
 from relrank.models.core.estimates import score_block
 from relrank.parallel.memory import available_memory
 from relrank.parallel.process_group import ALONE, ProcessGroup
+from relrank.runs.fallback import top_of_histories, top_of_users, unscored, untold
 from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
-from relrank.study.fallback import top_of_histories, top_of_users, unscored, untold
 from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.config import Section, check
 from relrank.tables.files import WHOLE

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.study.cells import Cell
-from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.search import STATES, Attempt, Search, Values
 
 

@@ -26,8 +26,8 @@ from relrank.io.folder_lock import owned
 from relrank.io.manifest import bytes_in, json_of, sha256_of
 from relrank.io.tensors import write_json
 from relrank.kernels.csr import Int64
-from relrank.study.fallback import Mask, top_of_histories, top_of_users
-from relrank.study.fitted import PARTS, FittedRun
+from relrank.runs.fallback import Mask, top_of_histories, top_of_users
+from relrank.runs.fitted_run import PARTS, FittedRun
 
 ROWS = 1 << 17
 """Rows of a part, and of a row group of the result, at most (one user's list at least)."""

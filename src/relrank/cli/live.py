@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.graph import NO_TITLES, Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp
 from relrank.study.lists import contrary, in_words
-from relrank.study.live_progress import LiveProgress, plain_table
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import NOT_READ, agrees, decimals_of, signed
 

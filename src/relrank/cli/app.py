@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rich.status import Status
 
     from relrank.parallel.process_group import ProcessGroup
+    from relrank.runs.fitted_run import FittedRun
     from relrank.serve.service import Service
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
-    from relrank.study.engines import Engine
-    from relrank.study.fitted import FittedRun
+    from relrank.study.engines.engine import Engine
     from relrank.study.run import Material
 
 LONGEST = 86_400
@@ -203,11 +203,11 @@ def study(
     """
     from rich.console import Console
 
+    from relrank.cli.live import LiveStudy, print_result
     from relrank.report import write_report
     from relrank.report.answer import answer
     from relrank.study.config import read_study
     from relrank.study.leaks import leaks_of, refuse_leaks
-    from relrank.study.live import LiveStudy, print_result
     from relrank.study.run import keep_winner, prepare, run_study
     from relrank.study.run import smoke as small
 
@@ -271,8 +271,8 @@ def tune(
     """
     from rich.console import Console
 
+    from relrank.cli.live_search import LiveSearch, print_searches
     from relrank.study.config import read_study
-    from relrank.study.live_search import LiveSearch, print_searches
     from relrank.study.run import prepare
     from relrank.study.search import load_optuna, search_study
     from relrank.study.tuned import write_tuned
@@ -318,8 +318,8 @@ def fit(
     """
     from rich.console import Console
 
+    from relrank.runs.fitted_run import fit_run
     from relrank.study.config import read_study
-    from relrank.study.fitted import fit_run
     from relrank.study.leaks import accepted_leaks, leaks_of, refuse_leaks, stamp
     from relrank.study.run import cells_of, prepare
 
@@ -372,7 +372,7 @@ def evaluate(
     from rich.table import Table
 
     from relrank.evaluation.evaluate import evaluate as measure
-    from relrank.study.fitted import load_run
+    from relrank.runs.fitted_run import load_run
     from relrank.study.leaks import stamp
     from relrank.study.run import attributes_of
 
@@ -464,8 +464,8 @@ def recommend(
     from rich.table import Table
     from rich.text import Text
 
-    from relrank.study.fallback import relations_of_users
-    from relrank.study.fitted import load_run
+    from relrank.runs.fallback import relations_of_users
+    from relrank.runs.fitted_run import load_run
 
     keys = _keys_of(user, history, visit, "relrank recommend")
     fitted = load_run(run)
@@ -516,7 +516,7 @@ def explain(
 
     Example: **relrank explain runs/ml-100k-loo 64 --user 196**
     """
-    from relrank.study.fitted import load_run
+    from relrank.runs.fitted_run import load_run
 
     keys = _keys_of(user, history, visit, "relrank explain")
     fitted = load_run(run)
@@ -667,8 +667,8 @@ def export(
 
     Example: **relrank export runs/ml-100k-loo --to onnx --out exports/ml-100k-loo**
     """
-    from relrank.study.export import export as write
-    from relrank.study.fitted import load_run
+    from relrank.runs.export import export as write
+    from relrank.runs.fitted_run import load_run
 
     fitted = load_run(run)
     files = write(fitted, to, out, neighbours)
@@ -692,8 +692,8 @@ def batch(
     """
     from rich.console import Console
 
-    from relrank.study.batch import batch as write
-    from relrank.study.fitted import load_run
+    from relrank.runs.batch import batch as write
+    from relrank.runs.fitted_run import load_run
 
     fitted = load_run(run)
     with _progress(Console()) as progress:
@@ -712,10 +712,10 @@ def report(
     """
     from rich.console import Console
 
+    from relrank.cli.live import print_result
     from relrank.io.manifest import consistent
     from relrank.report import write_report
     from relrank.report.answer import answer
-    from relrank.study.live import print_result
     from relrank.study.result import MEND, StudyResult
 
     result = StudyResult.load(folder)
@@ -787,10 +787,10 @@ def _engine(engine: str, jobs: int, address: str | None, cores: int | None) -> A
             option = "--cores" if address is None else "--address"
             raise InputError("option of Ray", where=f"relrank study {option}", expected="--engine ray", found="local")
         if jobs > 1:
-            from relrank.study.process_engine import Processes
+            from relrank.study.engines.processes import Processes
 
             return Processes(jobs)
-        from relrank.study.engines import OneByOne
+        from relrank.study.engines.engine import OneByOne
 
         return nullcontext(OneByOne())
     if jobs > 1:
@@ -798,7 +798,7 @@ def _engine(engine: str, jobs: int, address: str | None, cores: int | None) -> A
             "option of this machine alone", where="relrank study --jobs", found="--engine ray",
             expected="--engine local; Ray runs as many cells at once as there are cores",
         )  # fmt: skip
-    from relrank.study.ray_engine import RayEngine
+    from relrank.study.engines.ray_engine import RayEngine
 
     return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)
 
@@ -838,8 +838,8 @@ def _print_estimates(console: Console, config: StudyConfig, material: Material) 
     """Memory and time of every model's largest arm, and which do not fit."""
     from rich.text import Text
 
+    from relrank.cli.live_progress import plain_table
     from relrank.study.fits import estimate_of, gb, memory_for, notices, too_large
-    from relrank.study.live_progress import plain_table
     from relrank.study.run import grid
 
     cells = [c for c in grid(config, material) if c.bench is material.benches[0] and c.arm.rewired is None]
