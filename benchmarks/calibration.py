@@ -55,7 +55,8 @@ from relrank.evaluation.comparison import Effect, Starts, effect_of
 from relrank.evaluation.evaluate import user_metric
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.study.config import ModelSection, StudyConfig, read_study
 from relrank.study.run import Material, machine, prepare, run_study

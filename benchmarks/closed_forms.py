@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from relrank.evaluation.evaluate import evaluate
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models import MODELS, ClosedForm
 from relrank.models.core.base import config_of
 from relrank.parallel.memory import reset_peak_memory

@@ -24,7 +24,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels import dense_solve
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import config_of

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 
 Pairs = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]

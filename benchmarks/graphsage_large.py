@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.parallel.memory import reset_peak_memory
 from relrank.study.cells import peak_memory_mb

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from relrank.evaluation.ranking import top_k
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.parallel.memory import reset_peak_memory

@@ -33,7 +33,8 @@ import torch
 from scipy.linalg import lapack
 
 from graphs import generated_pairs, graph_of
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.io.atomic import whole
 from relrank.kernels.dense_solve import spd_inverse
 from relrank.models.closed_form import relational_ease

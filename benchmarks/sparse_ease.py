@@ -28,7 +28,8 @@ import polars as pl
 from item_neighbours import GROUP, generated
 from relrank.evaluation import metrics
 from relrank.evaluation.ranking import ranks
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
 from relrank.parallel.memory import reset_peak_memory

@@ -9,7 +9,7 @@ import torch
 from relrank.errors import InputError
 from relrank.explain.counterfactuals import Counterfactuals, Deletion
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.graph.sequences import Sequences
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.sparse import coo_array
 
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.kernels.spmm import spmm
 

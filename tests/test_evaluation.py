@@ -16,7 +16,7 @@ from relrank.errors import InputError
 from relrank.evaluation import metrics
 from relrank.evaluation.evaluate import Evaluation, evaluate, group_labels, hears, informed, mean_metric
 from relrank.graph.construction.builders import build_graph
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig

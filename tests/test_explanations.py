@@ -7,7 +7,8 @@ import torch
 
 from relrank.errors import InputError
 from relrank.explain.explainer import Explainer, Reason, explain, faithfulness
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig

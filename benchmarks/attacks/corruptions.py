@@ -33,9 +33,10 @@ from relrank.io.tensors import load_tensors
 from relrank.report import write_report
 from relrank.runs.batch import batch
 from relrank.runs.export import Program, export, load_program
-from relrank.runs.fitted_run import PARTS, FittedRun, fit_run, load_run
+from relrank.runs.fitted_run import PARTS, FittedRun, load_run
 from relrank.study.cells import kept_weights, load_cell
 from relrank.study.config import StudyConfig, read_study
+from relrank.study.fit_run import fit_run
 from relrank.study.gate import compare_models
 from relrank.study.result import StudyResult
 from relrank.study.run import Material, cells_of, keep_winner, prepare, run_study

@@ -25,8 +25,8 @@ import numpy as np
 
 from attacks.lanes import Attack, die_with_parent
 from attacks.ledger import Outcome, judged
-from relrank.runs.fitted_run import fit_run
 from relrank.study.config import read_study
+from relrank.study.fit_run import fit_run
 from relrank.study.run import cells_of, prepare
 from relrank.testing import planted_study
 

@@ -31,7 +31,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.rewiring import rewire
 from relrank.graph.sequences import Sequences
 from relrank.io.tensors import load_tensors, save_tensors

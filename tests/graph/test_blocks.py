@@ -11,8 +11,9 @@ import torch
 from scipy.stats import chisquare
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
+from relrank.graph.relation import Relation
 from relrank.graph.sampling import neighbour_tensors
 from relrank.graph.sampling.blocks import Adjacency, whole_block
 from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks, prefetch

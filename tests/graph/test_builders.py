@@ -12,7 +12,8 @@ import pytest
 from relrank.errors import InputError
 from relrank.graph.construction import builders
 from relrank.graph.construction.builders import RelationConfig, build_graph
-from relrank.graph.graph import Graph, coverage
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

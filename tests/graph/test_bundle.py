@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice

@@ -6,18 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.graph import Graph, Relation, coverage
-from relrank.graph.relation_chains import (
-    chain_of,
-    composed,
-    composed_graph,
-    end_of,
-    hops,
-    led_to,
-    stops,
-    touches_items,
-    within_layers,
-)
+from relrank.graph.composition import composed, composed_graph
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
+from relrank.graph.relation_chains import chain_of, end_of, hops, led_to, stops, touches_items, within_layers
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 6, "item": 9, "author": 7, "country": 4, "continent": 3, "city": 5, "moon": 2, "crater": 2}

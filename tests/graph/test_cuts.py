@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from relrank.graph.edge_removal import Cut, without_links, without_user_edges
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 
 

@@ -15,7 +15,8 @@ from pydantic import Field
 from relrank.errors import InputError
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.construction.features import columns_of
-from relrank.graph.graph import Feature, Graph
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap

@@ -13,7 +13,8 @@ import pytest
 
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
-from relrank.graph.graph import Graph, coverage
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
 from relrank.tables.config import Section, check
 from relrank.tables.datasets import goodbooks_10k
 from relrank.tables.protocols import ProtocolConfig, apply

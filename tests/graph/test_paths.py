@@ -2,8 +2,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds, path_scores, root_of_difference
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.tables.ids import IdMap
 

@@ -6,8 +6,9 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation, _Tables, normalise
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.kernels.spmm import spmm, spmm_columns, spmm_rows
 from relrank.tables.ids import IdMap

@@ -4,7 +4,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.pyg import to_pyg
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 
 
@@ -19,7 +21,7 @@ def test_to_pyg_has_every_edge_in_both_directions() -> None:
         {"has_tag": tags, "alike": alike},
         "f",
     )
-    data = graph.to_pyg()
+    data = to_pyg(graph)
     data.validate()
     assert {t: data[t].num_nodes for t in data.node_types} == {"user": 2, "book": 4, "tag": 2}
     assert set(data.edge_types) == {

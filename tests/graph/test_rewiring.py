@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.graph.rewiring import rewire
 
 

@@ -16,7 +16,8 @@ from relrank.graph.construction.builders import FeatureConfig, RelationConfig, b
 from relrank.graph.construction.relation_builder import Join
 from relrank.graph.construction.text_rows import joined_texts
 from relrank.graph.construction.texts import key_of, text_relations
-from relrank.graph.graph import Graph, coverage
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
 from relrank.tables.config import Section, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split

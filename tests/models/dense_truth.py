@@ -3,7 +3,8 @@
 import numpy as np
 import polars as pl
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 30, "item": 20, "tag": 7, "city": 5, "land": 3}

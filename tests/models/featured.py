@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from relrank import testing
-from relrank.graph.graph import Feature, Graph
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
 
 BLOCKS = testing.BLOCKS

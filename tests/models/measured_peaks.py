@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models import MODELS, ClosedForm
 from relrank.models.core.estimates import SCORE_BLOCK
 from relrank.models.core.sparse_linear import SparseLinear

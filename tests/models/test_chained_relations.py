@@ -13,9 +13,9 @@ from relrank.explain.counterfactuals import Counterfactuals, Deletion
 from relrank.explain.explainer import Explainer
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
+from relrank.graph.composition import composed
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Relation
-from relrank.graph.relation_chains import composed
+from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig

@@ -12,7 +12,8 @@ import polars as pl
 import pytest
 
 from relrank.evaluation import ranking
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels import dense_solve as dense
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.closed_form import relational_ease as relational

@@ -7,7 +7,7 @@ from dense_truth import SIZES, random_graph
 
 from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 
 WEIGHTS = {"has_tag": 5.0, "tagged": 2.0, "similar": 3.0, "lives_in": 2.0}

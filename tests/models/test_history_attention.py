@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.core.layers import Affine
 from relrank.models.two_view.history_attention import Histories, HistoryAttention, TrainingHistories, rating_levels
 from relrank.tables.ids import IdMap

@@ -7,7 +7,9 @@ from featured import featured
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.core.layers import Affine
 from relrank.models.graph.hybrid import Hybrid, HybridConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_auc, planted_graph

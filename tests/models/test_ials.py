@@ -10,7 +10,8 @@ from dense_truth import SIZES, random_graph
 
 from relrank.errors import InputError
 from relrank.evaluation.ranking import top_k
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form import ials
 from relrank.models.closed_form.ials import IALS, IALSConfig
 from relrank.testing import BLOCKS, ModelContract, planted_graph, renumbered

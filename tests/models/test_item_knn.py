@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels import largest_products
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.testing import ModelContract, planted_graph

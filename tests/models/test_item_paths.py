@@ -9,7 +9,8 @@ from relrank.explain.item_paths import INTERACTIONS, ItemPaths, Path
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig

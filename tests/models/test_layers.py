@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.core.layers import FeatureEncoder, dropped
 from relrank.tables.ids import IdMap

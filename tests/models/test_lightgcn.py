@@ -4,7 +4,8 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.core.base import history_rows
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import TrainedContract, planted_graph

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.markov import Markov, MarkovConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, follower, planted_graph, planted_sequences

@@ -5,7 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.rewiring import rewire
 from relrank.kernels.csr import Csr
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig

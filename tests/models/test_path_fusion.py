@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models.graph import path_terms
 from relrank.models.graph.path_fusion import PathFusion, PathFusionConfig
 from relrank.testing import TrainedContract, planted_graph

@@ -9,7 +9,8 @@ import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form import relational_ease
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig

@@ -12,7 +12,8 @@ from dense_truth import OF_ITEMS, SIZES, random_graph
 from relrank.errors import InputError
 from relrank.evaluation import metrics
 from relrank.evaluation.ranking import ranks
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.rp3beta import RP3Beta, RP3BetaConfig
 from relrank.testing import ModelContract, planted_graph
 

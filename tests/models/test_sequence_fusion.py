@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.sequences import Sequences
 from relrank.models.sequence.item_graph import GATVectors, LightGCNVectors, item_graph
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig

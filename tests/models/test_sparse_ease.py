@@ -12,7 +12,8 @@ import torch
 from dense_truth import OF_ITEMS, SIZES, random_graph
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import chain_to, end_of
 from relrank.kernels.csr import Csr
 from relrank.kernels.local_regression import SameValue, symmetric_sum

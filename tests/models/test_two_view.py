@@ -10,7 +10,7 @@ from torch.nn import functional
 from written import written
 
 from relrank.errors import InputError
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.core import losses
 from relrank.models.graph.path_fusion import PathFusion, PathFusionConfig

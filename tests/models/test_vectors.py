@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.models.core.vectors import Batch, VectorConfig, VectorModel, noisy
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig

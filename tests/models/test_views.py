@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional
 from written import written
 
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.sampling.blocks import Adjacency
 from relrank.models.two_view.views import CrossAttention, Gate, Parts, Relations, structure_relations
 from relrank.tables.ids import IdMap

@@ -8,7 +8,7 @@ import torch
 
 from relrank.graph.construction.builders import InteractionWeights
 from relrank.graph.construction.interactions import DAY, interactions_of
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.closed_form.bspm import BSPM, BSPMConfig
 from relrank.models.closed_form.chebycf import ChebyCF, ChebyCFConfig, plateau_coefficients

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 from featured import dense
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 from relrank.testing import planted_graph
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models import MODELS, Trained
 from relrank.runs.fitted_run import FORMAT, FittedRun
 from relrank.tables.ids import IdMap

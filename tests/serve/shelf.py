@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.runs.fitted_run import FittedRun
 from relrank.tables.ids import IdMap

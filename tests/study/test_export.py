@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from relrank.errors import InputError
 from relrank.evaluation.ranking import top_k
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.sparse_ease import SparseEASE

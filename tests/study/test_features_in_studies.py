@@ -12,9 +12,10 @@ from shops import SHOP
 
 from relrank.cli.live import print_result
 from relrank.errors import InputError
-from relrank.runs.fitted_run import fit_run, load_run
+from relrank.runs.fitted_run import load_run
 from relrank.study.cells import Cell, load_cell
 from relrank.study.config import read_study
+from relrank.study.fit_run import fit_run
 from relrank.study.run import Material, grid, prepare, run_study
 
 STUDY = f"""{SHOP}[data.nodes.product]

@@ -21,10 +21,11 @@ from relrank.models.core.estimates import Estimate
 from relrank.models.graph.mf import MF
 from relrank.parallel.memory import GB, VARIABLE
 from relrank.report import write_report
-from relrank.runs.fitted_run import fit_run, load_run
+from relrank.runs.fitted_run import load_run
 from relrank.study import fits
 from relrank.study.config import read_study
 from relrank.study.engines.engine import Silent
+from relrank.study.fit_run import fit_run
 from relrank.study.fits import estimate_of, memory_for
 from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study
 

@@ -8,10 +8,10 @@ import pytest
 from relrank.evaluation.evaluate import user_metric
 from relrank.models import MODELS
 from relrank.models.core.base import config_of
-from relrank.runs.fitted_run import fit_run
 from relrank.study.arms import drop
 from relrank.study.cells import fit_cell, load_cell, refit_cell
 from relrank.study.config import ModelSection, read_study
+from relrank.study.fit_run import fit_run
 from relrank.study.run import cells_of, prepare, run_study, through_batches
 
 

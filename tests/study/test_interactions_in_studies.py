@@ -10,9 +10,10 @@ from shops import SHOP
 
 from relrank.errors import InputError
 from relrank.graph.construction.interactions import DAY
-from relrank.runs.fitted_run import fit_run, load_run
+from relrank.runs.fitted_run import load_run
 from relrank.study.cells import refit_cell, tune_and_fit
 from relrank.study.config import read_study
+from relrank.study.fit_run import fit_run
 from relrank.study.run import Material, grid, prepare, run_study
 from relrank.study.search import search_study
 from relrank.study.tuned import write_tuned

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.io.manifest import seal
 from relrank.models import MODELS
 from relrank.study import arms as arm_of

@@ -11,7 +11,7 @@ import torch
 from relrank.evaluation.evaluate import evaluate
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError

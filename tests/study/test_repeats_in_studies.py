@@ -11,10 +11,11 @@ from shops import SHOP
 from relrank.evaluation.evaluate import evaluate, informed
 from relrank.graph.sequences import Sequences
 from relrank.runs.batch import Lists
-from relrank.runs.fitted_run import FittedRun, fit_run, load_run
+from relrank.runs.fitted_run import FittedRun, load_run
 from relrank.serve.served import Served
 from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, unpack
+from relrank.study.fit_run import fit_run
 from relrank.study.run import Material, grid, prepare
 
 STUDY = f"""{SHOP}time = "time"

@@ -14,7 +14,7 @@ from rich.console import Console
 from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.evaluation.evaluate import evaluate
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.core.base import config_of
 from relrank.report import answer, write_report

@@ -318,8 +318,8 @@ def fit(
     """
     from rich.console import Console
 
-    from relrank.runs.fitted_run import fit_run
     from relrank.study.config import read_study
+    from relrank.study.fit_run import fit_run
     from relrank.study.leaks import accepted_leaks, leaks_of, refuse_leaks, stamp
     from relrank.study.run import cells_of, prepare
 
@@ -839,7 +839,8 @@ def _print_estimates(console: Console, config: StudyConfig, material: Material) 
     from rich.text import Text
 
     from relrank.cli.live_progress import plain_table
-    from relrank.study.fits import estimate_of, gb, memory_for, notices, too_large
+    from relrank.parallel.memory import gb
+    from relrank.study.fits import estimate_of, memory_for, notices, too_large
     from relrank.study.run import grid
 
     cells = [c for c in grid(config, material) if c.bench is material.benches[0] and c.arm.rewired is None]

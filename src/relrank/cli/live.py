@@ -13,7 +13,7 @@ from rich.text import Text
 
 from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.evaluation.evaluate import HISTORY_LENGTH
-from relrank.graph.graph import NO_TITLES, Titles
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.cells import Cell, CellResult
 from relrank.study.leaks import stamp
 from relrank.study.lists import contrary, in_words

@@ -17,10 +17,12 @@ import numpy as np
 
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
+from relrank.graph.composition import composed, step
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.relation_chains import chain_of, composed, end_of, step
+from relrank.graph.relation import Relation
+from relrank.graph.relation_chains import chain_of, end_of
 from relrank.kernels.csr import Csr, Float64, Int32, Int64
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.core.base import Recommender

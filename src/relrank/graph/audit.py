@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from relrank.graph.graph import NO_TITLES, Graph, Titles
+from relrank.graph.graph import Graph
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Float64
 from relrank.tables.audit import Finding, pair_keys

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from relrank.graph.graph import NO_TITLES, Graph, Relation, Titles
+from relrank.graph.graph import Graph
+from relrank.graph.relation import NO_TITLES, Relation, Titles
 from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding, pair_keys
 from relrank.tables.ids import IdMap

@@ -18,7 +18,9 @@ import numpy as np
 import polars as pl
 
 from relrank.errors import InputError, NotNowError
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.io.atomic import whole_folder
 from relrank.io.manifest import NO_FILE, bytes_in
 from relrank.kernels.csr import Csr

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import chain_to
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.composition import composed_graph
+from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.relation_chains import composed_graph
+from relrank.graph.relation import Relation
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int64
 

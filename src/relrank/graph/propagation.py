@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows

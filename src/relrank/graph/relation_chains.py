@@ -1,28 +1,39 @@
-"""Relations that touch neither users nor items, composed along the chain of relations that leads there.
+"""Chains of relations: how users and items are led to relations that touch neither.
 
-An author → country relation says something of items through item → author. Walked along the shortest chain it becomes
-a relation item → country of the same name, each step in shares of a row: an item of two authors has half of the
-country of each. A model of direct relations that reads ``composed_graph`` instead of the graph reads such relations,
-too. Networks that pass messages need no composition: they walk the chain by themselves, a layer per step
-(``within_layers``).
+An author → country relation says something of items through item → author. The chain to it is the shortest one;
+``composition`` walks it. Networks that pass messages need no composition: they walk the chain by themselves, a layer
+per step (``within_layers``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from weakref import WeakKeyDictionary, ref
+from typing import Protocol
 
-import numpy as np
+from relrank.graph.relation import Relation
 
-from relrank.graph.graph import Graph, Relation
-from relrank.kernels.csr import Csr
+
+class Relations(Protocol):
+    """What is read of a graph: its relations, and the types of users and items."""
+
+    @property
+    def user(self) -> str:
+        """Node type of the users."""
+
+    @property
+    def item(self) -> str:
+        """Node type of the items."""
+
+    @property
+    def relations(self) -> Mapping[str, Relation]:
+        """All but the interactions, by name."""
+
 
 Chain = tuple[tuple[Relation, bool], ...]
 """Relations in order, each with whether it is walked from source to target."""
 
 
-def end_of(graph: Graph, relation: Relation) -> str | None:
+def end_of(graph: Relations, relation: Relation) -> str | None:
     """The node type that a relation says something of: items, users, or None.
 
     Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
@@ -34,24 +45,24 @@ def end_of(graph: Graph, relation: Relation) -> str | None:
     return next((end for end in (graph.item, graph.user) if chain_to(graph, relation, end) is not None), None)
 
 
-def led_to(graph: Graph) -> tuple[str, ...]:
+def led_to(graph: Relations) -> tuple[str, ...]:
     """Names of the relations that touch users or items, and of those that a chain of relations leads to."""
     return tuple(name for name, relation in graph.relations.items() if end_of(graph, relation) is not None)
 
 
-def touches_items(graph: Graph, relation: Relation) -> bool:
+def touches_items(graph: Relations, relation: Relation) -> bool:
     """Whether a relation links items with anything, or a chain of relations leads there from items."""
     return graph.item in (relation.source, relation.target) or end_of(graph, relation) == graph.item
 
 
-def _direct_end(graph: Graph, relation: Relation) -> str | None:
+def _direct_end(graph: Relations, relation: Relation) -> str | None:
     ends = (relation.source, relation.target)
     if graph.item in ends and ends != (graph.user, graph.item):
         return graph.item
     return graph.user if graph.user in ends else None
 
 
-def chain_to(graph: Graph, relation: Relation, end: str) -> Chain | None:
+def chain_to(graph: Relations, relation: Relation, end: str) -> Chain | None:
     """The shortest chain of relations from a node type to a relation that does not touch it.
 
     Args:
@@ -83,7 +94,7 @@ def chain_to(graph: Graph, relation: Relation, end: str) -> Chain | None:
     return None
 
 
-def chain_of(graph: Graph, relation: Relation) -> Chain:
+def chain_of(graph: Relations, relation: Relation) -> Chain:
     """The relations that ``composed`` walks, in order; the relation alone where it touches users or items.
 
     Raises:
@@ -96,7 +107,7 @@ def chain_of(graph: Graph, relation: Relation) -> Chain:
     return direct if _direct_end(graph, relation) is not None else chain_to(graph, relation, end) or direct
 
 
-def hops(graph: Graph) -> dict[str, tuple[str, ...]]:
+def hops(graph: Relations) -> dict[str, tuple[str, ...]]:
     """By relation the names of those that a chain passes before it: () where it is direct or nothing leads there."""
     return {
         name: tuple(link.name for link, _ in chain_of(graph, r)[:-1]) if end_of(graph, r) is not None else ()
@@ -104,7 +115,7 @@ def hops(graph: Graph) -> dict[str, tuple[str, ...]]:
     }
 
 
-def stops(graph: Graph, relation: Relation) -> tuple[str, ...]:
+def stops(graph: Relations, relation: Relation) -> tuple[str, ...]:
     """The node types on the chain to a relation, from users or items to its far end; its own two if it is direct."""
     if _direct_end(graph, relation) is not None or end_of(graph, relation) is None:
         return relation.source, relation.target
@@ -113,74 +124,8 @@ def stops(graph: Graph, relation: Relation) -> tuple[str, ...]:
     return first.source if ahead else first.target, *(r.target if on else r.source for r, on in chain)
 
 
-def first_step(graph: Graph, chain: Chain) -> Csr:
-    """Weights of the first relation of a chain, by the nodes where it starts."""
-    return step(graph, *chain[0])
-
-
-def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
-    """Rows of the first step, all or some, composed with the rest of the chain."""
-    if len(chain) > 1:
-        rows = rows.shares()
-    for link, ahead in chain[1:]:
-        rows = product(rows, step(graph, link, ahead).shares())
-    return rows
-
-
-def with_own(rows: Csr) -> Csr:
-    """A relation within one type, in weights up to 1, with each node as its own neighbour of weight 1."""
-    own = np.arange(rows.n_rows, dtype=np.int32)
-    row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
-    data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
-    return Csr.from_pairs(row, col, (own.size, own.size), data)
-
-
-def step(graph: Graph, relation: Relation, forward: bool) -> Csr:
-    """Weights of a relation by the nodes of the end where a step along it starts, each node its own in one type."""
-    rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
-    if relation.undirected:
-        return with_own(rows)
-    return rows if forward else rows.transpose()
-
-
-_COMPOSED: WeakKeyDictionary[Relation, tuple[tuple[ref[Relation], ...], int, Relation]] = WeakKeyDictionary()
-
-
-def composed(graph: Graph, relation: Relation) -> Relation:
-    """The relation itself where it touches users or items; else users or items → its far end, of the same name.
-
-    The same object comes back as long as the relations of the chain are the same.
-
-    Raises:
-        ValueError: the relation leads to neither users nor items.
-    """
-    chain = chain_of(graph, relation)
-    if len(chain) == 1:
-        return relation
-    first, ahead = chain[0]
-    end, links = first.source if ahead else first.target, tuple(ref(link) for link, _ in chain[:-1])
-    known = _COMPOSED.get(relation)
-    if known is not None and known[0] == links and known[1] == len(graph.nodes[end]):
-        return known[2]
-    rows = along(graph, chain, first_step(graph, chain))
-    there = rows.data > 0  # a tiny share may have become 0
-    far = relation.target if chain[-1][1] else relation.source
-    row, col, data = rows.rows()[there].astype(np.int32), rows.indices[there], rows.data[there]
-    made = Relation(relation.name, end, far, row, col, data)
-    _COMPOSED[relation] = links, len(graph.nodes[end]), made
-    return made
-
-
-def composed_graph(graph: Graph) -> Graph:
-    """The graph with every relation ``composed``, less those that lead to neither users nor items."""
-    relations = {name: composed(graph, graph.relations[name]) for name in led_to(graph)}
-    if relations.keys() == graph.relations.keys() and all(relations[n] is r for n, r in graph.relations.items()):
-        return graph
-    return replace(graph, relations=relations)
-
-
 def within_layers(
-    graph: Graph, relations: Mapping[str, Relation], ends: Collection[str], layers: int
+    graph: Relations, relations: Mapping[str, Relation], ends: Collection[str], layers: int
 ) -> tuple[str, ...]:
     """Relations whose messages reach a node type within some layers of message passing.
 
@@ -200,18 +145,3 @@ def within_layers(
         read |= crossed
         near |= {end for name in crossed for end in (relations[name].source, relations[name].target)}
     return tuple(name for name in graph.relations if name in read)
-
-
-def product(left: Csr, right: Csr) -> Csr:
-    """``left @ right``, sparse."""
-    from scipy.sparse import csr_array
-
-    shape = (left.n_rows, left.n_cols), (right.n_rows, right.n_cols)
-    one, other = (
-        csr_array((m.data, m.indices, m.indptr), shape=s) for m, s in zip((left, right), shape, strict=True)
-    )
-    result = one @ other
-    result.sort_indices()
-    return Csr(
-        result.indptr.astype(np.int64), result.indices.astype(np.int32), result.data.astype(np.float32), right.n_cols
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Int64
 

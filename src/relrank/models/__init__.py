@@ -64,4 +64,6 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
     "score-fusion": ScoreFusion,
 }
 
+ScoreFusion.kinds = MODELS
+
 __all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]

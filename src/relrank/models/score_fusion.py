@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class ScoreFusion(Trained):
     Config = ScoreFusionConfig
     relational = True
     featured = True
+    kinds: ClassVar[Mapping[str, type[ClosedForm] | type[Trained]]] = {}
+    """Models that there are, which the dict that holds this one, too, says."""
 
     def __init__(self, graph: Graph, config: ScoreFusionConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -258,10 +260,8 @@ def _parts(
     config: ScoreFusionConfig, where: str = "score-fusion"
 ) -> dict[str, tuple[type[ClosedForm] | type[Trained], Any]]:
     """Class and configuration of every part."""
-    from relrank.models import MODELS  # that dict holds this model, too
-
     found: dict[str, tuple[type[ClosedForm] | type[Trained], Any]] = {}
-    others = [name for name in MODELS if name != ScoreFusion.name]
+    others = [name for name in ScoreFusion.kinds if name != ScoreFusion.name]
     for name, said in config.parts.items():
         at = f"{where}, parts.{name}"
         if name not in others:
@@ -272,7 +272,7 @@ def _parts(
             raise InputError(
                 "part has no hyper-parameters", where=at, expected="a table, perhaps empty", found=repr(said)
             )
-        kind = MODELS[name]
+        kind = ScoreFusion.kinds[name]
         own = config_of(kind.Config(), said, at)
         drawn = "seed" in {f.name for f in fields(kind.Config)} and "seed" not in said
         found[name] = kind, replace(own, seed=config.seed) if drawn else own

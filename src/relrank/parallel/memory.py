@@ -131,3 +131,9 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def gb(amount: int) -> str:
+    """GB with one decimal, small amounts with two figures."""
+    value = amount / GB
+    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from relrank.graph.graph import Titles
+from relrank.graph.relation import Titles
 from relrank.report.figures import known, listed, metric_name, number
 from relrank.study.leaks import stamp
 from relrank.study.result import StudyResult, titles_of

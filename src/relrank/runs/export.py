@@ -52,7 +52,7 @@ from torch import Tensor, nn
 import relrank
 from relrank.errors import InputError
 from relrank.evaluation.ranking import SCORE_BYTES, visiting_order
-from relrank.graph.relation_chains import composed
+from relrank.graph.composition import composed
 from relrank.io.atomic import whole_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 
 from relrank.evaluation.ranking import TopK, top_k, top_k_from_histories
+from relrank.graph.composition import composed
 from relrank.graph.graph import Graph
-from relrank.graph.relation_chains import composed, end_of
+from relrank.graph.relation_chains import end_of
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import Recommender
 from relrank.models.closed_form.simple import Popularity

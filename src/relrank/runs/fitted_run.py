@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,22 @@ import polars as pl
 import torch
 from pydantic import ConfigDict, Field
 
-import relrank
 from relrank.errors import InputError, NotNowError
 from relrank.evaluation.evaluate import hears
 from relrank.graph.bundle import load_graph, save_graph
+from relrank.graph.composition import composed
 from relrank.graph.graph import Graph
-from relrank.graph.relation_chains import composed, end_of
+from relrank.graph.relation_chains import end_of
 from relrank.graph.sequences import Sequences
-from relrank.io.atomic import named, whole_folder
-from relrank.io.folder_lock import Hold, owned
+from relrank.io.atomic import whole_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Int32, Int64
-from relrank.models import MODELS, ClosedForm, Recommender
+from relrank.models import MODELS, Recommender
 from relrank.models.core.base import config_of, restore
 from relrank.models.core.estimates import score_block
-from relrank.parallel.memory import available_memory
-from relrank.parallel.process_group import ALONE, ProcessGroup
+from relrank.parallel.memory import available_memory, gb
 from relrank.runs.fallback import top_of_histories, top_of_users, unscored, untold
-from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
-from relrank.study.fits import gb, refuse_too_large
 from relrank.tables.config import Section, check
 from relrank.tables.files import WHOLE
 from relrank.tables.split import Interactions, Split
@@ -245,70 +240,14 @@ def as_keys(values: Sequence[Any], like: pl.Series) -> pl.Series:
     return numbers
 
 
-def fit_run(
-    cells: Sequence[Cell],
-    tables: Tables,
-    folder: Path,
-    say: Say,
-    group: ProcessGroup = ALONE,
-    leaks: Sequence[dict[str, Any]] = (),
-) -> FittedRun:
-    """Tune and fit the last of the cells and keep the model; of several processes, the first keeps it.
-
-    Args:
-        cells: those that the last one's search begins after, each behind its own (``run.cells_of``), and it.
-        tables: with the titles of items.
-        folder: where the model is kept.
-        say: told of every trial and epoch.
-        group: of processes that fit together.
-        leaks: those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
+def refuse_other_use(folder: Path) -> None:
+    """Refuse a folder for a run that is there and holds something else.
 
     Raises:
-        InputError: the folder is there and holds something else, another process fits a model there, several
-            processes are to solve a closed form, or the model needs more memory than there is.
+        InputError: it does.
     """
-    cell, memory, holds = cells[-1], dict[str, Known](), list[Hold]()
-    checkpoints = named(folder).with_name(folder.name + ".checkpoints")
-
-    def ready() -> None:
-        _refuse_other_use(folder)
-        if group.size > 1 and issubclass(MODELS[cell.model.kind], ClosedForm):
-            raise InputError(
-                "closed forms are solved by one process", where="torchrun", expected="a model that is trained",
-                found=cell.model.kind,
-            )  # fmt: skip
-        refuse_too_large(cell)
-        if group.first:
-            holds.append(holding.enter_context(owned(checkpoints, folder)))
-
-    with ExitStack() as holding:
-        group.together(ready)
-        begun = tune_after(cells, checkpoints, say, memory, group)
-        tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
-        split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
-        if not group.first:
-            return FittedRun(tuned.model, tuned.graph, split, _titles(tables, split), note)
-        run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.bench.graph)
-        holds[0].passing = True
-    return run
-
-
-def _refuse_other_use(folder: Path) -> None:
     if os.path.lexists(folder) and not (folder / "run.json").is_file():
         raise InputError("folder is in use", where=str(folder), expected="a new one, or an older run", found="files")
-
-
-def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    """What a run says of itself."""
-    split = cell.bench.final
-    return {
-        "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
-        "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
-        "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
-        "only_new": split.only_new, "unseen": split.unseen,
-        "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
-        **({"accepted_leaks": list(leaks)} if leaks else {}),
-    }  # fmt: skip
 
 
 def save_run(
@@ -327,8 +266,8 @@ def save_run(
     Raises:
         InputError: the folder is there and is not a run.
     """
-    _refuse_other_use(folder)
-    titles, facts = _titles(tables, split), facts_of(tables, split, graph if whole is None else whole)
+    refuse_other_use(folder)
+    titles, facts = item_titles(tables, split), facts_of(tables, split, graph if whole is None else whole)
     with whole_folder(folder) as part:
         save_graph(graph, part / "graph")
         save_tensors(part / MODEL, model.state(), {"model": model.name})
@@ -358,7 +297,7 @@ def again(
     note = {name: value for name, value in run.note.items() if name != "accepted_leaks"}
     note |= {"accepted_leaks": list(leaks)} if leaks else {}
     facts, nodes = facts_of(tables, run.split, whole), nodes_of(tables, whole)
-    said = run.facts is not None and run.facts.equals(facts) and run.titles.equals(_titles(tables, run.split))
+    said = run.facts is not None and run.facts.equals(facts) and run.titles.equals(item_titles(tables, run.split))
     said = said and (
         _folded(nodes).equals(_folded(run.nodes)) if nodes and run.nodes else not nodes and not run.nodes
     )
@@ -456,7 +395,8 @@ def _split_frame(split: Split) -> pl.DataFrame:
     )
 
 
-def _titles(tables: Tables, split: Split) -> pl.DataFrame:
+def item_titles(tables: Tables, split: Split) -> pl.DataFrame:
+    """``key`` and ``title`` of every item in row order; its key where a title is missing."""
     keys = split.items.keys.to_frame("key")
     table = tables.nodes.get(tables.item)
     if table is None or table.title is None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from relrank.graph.graph import Graph, Titles
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Titles
 from relrank.study.config import ARM_KINDS, ArmKind
 
 ALL_WITHOUT = "all without "

@@ -24,7 +24,8 @@ from relrank.evaluation.evaluate import Evaluation, evaluate, mean_metric, user_
 from relrank.evaluation.metrics import DEFINITION
 from relrank.graph.construction.interactions import events_of, interactions_of, places_of
 from relrank.graph.construction.relation_config import InteractionWeights
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import hops
 from relrank.io.atomic import discard, sync_names, sync_tree
 from relrank.io.manifest import Sealed, consistent, refuse_leading_out, seal

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from relrank.evaluation.comparison import Effect, Starts, compare, holm, mean_interval
-from relrank.graph.graph import NO_TITLES, Titles
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.graph.sequences import LENGTH_GROUPS
 from relrank.study import arms as arm_of
 from relrank.study import verdicts as rules

@@ -10,7 +10,7 @@ from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import config_of
 from relrank.models.core.estimates import Estimate
-from relrank.parallel.memory import GB, VARIABLE, available_memory
+from relrank.parallel.memory import GB, VARIABLE, available_memory, gb
 from relrank.study.cells import Cell
 from relrank.study.config import StudySection
 from relrank.tables.notices import Notice
@@ -145,9 +145,3 @@ def nothing_left(left_out: Sequence[LeftOut]) -> InputError:
         expected=f"one that needs at most {gb(left_out[0].available)} GB",
         found=". ".join(notice.message for notice in notices(left_out)),
     )  # fmt: skip
-
-
-def gb(amount: int) -> str:
-    """GB with one decimal, small amounts with two figures."""
-    value = amount / GB
-    return f"{value:.1f}" if value >= 1 else f"{value:.2g}"

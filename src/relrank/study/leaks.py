@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import LeakError
-from relrank.graph.graph import NO_TITLES, Titles
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.arms import Arm
 from relrank.study.config import ACCEPT
 from relrank.study.gains import strange_gains

@@ -9,7 +9,7 @@ import polars as pl
 
 from relrank.evaluation.comparison import compare
 from relrank.evaluation.evaluate import OF_LISTS
-from relrank.graph.graph import NO_TITLES, Titles
+from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.effects import Found
 from relrank.study.verdicts import interval, signed
 

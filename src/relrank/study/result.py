@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.graph.graph import Titles
+from relrank.graph.relation import Titles
 from relrank.io.atomic import whole
 from relrank.io.manifest import Sealed, seal
 

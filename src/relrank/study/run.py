@@ -21,7 +21,8 @@ from relrank.graph.audit_side_data import side_rows
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.features import columns_of
 from relrank.graph.construction.relation_builder import Progress, silent
-from relrank.graph.graph import Graph, coverage
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import hops, stops
 from relrank.io.atomic import discard
 from relrank.kernels.csr import Csr
@@ -29,7 +30,7 @@ from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import config_of
 from relrank.parallel.environment import cores
 from relrank.parallel.memory import GB, physical_memory
-from relrank.runs.fitted_run import FittedRun, again, holds_run, load_run, note_of, save_run
+from relrank.runs.fitted_run import FittedRun, again, holds_run, load_run, save_run
 from relrank.study import arms as arm_of
 from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, Hops, arms
@@ -50,6 +51,7 @@ from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_acc
 from relrank.study.effects import Found, Judge
 from relrank.study.engines.engine import Engine, OneByOne, Silent, Watcher
 from relrank.study.engines.processes import Processes
+from relrank.study.fit_run import note_of
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
 from relrank.study.fits import notices as notices_of
 from relrank.study.folder import study_folder

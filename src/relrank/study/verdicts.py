@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from relrank.evaluation.comparison import Effect, holm
-from relrank.graph.graph import NO_TITLES, Titles
+from relrank.graph.relation import NO_TITLES, Titles
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
 NOT_READ = "not read"

@@ -35,7 +35,8 @@ from relrank.graph.construction.similarity import cooccurring, largest, places_n
 from relrank.graph.construction.text_encoders import sentences
 from relrank.graph.construction.text_rows import joined_texts
 from relrank.graph.construction.texts import text_feature, texts_draft
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Float32
 from relrank.tables.cutoff import cut_tables
 from relrank.tables.ids import IdMap

@@ -28,7 +28,7 @@ from relrank.graph.construction.relation_config import (
 )
 from relrank.graph.construction.text_encoders import vectors
 from relrank.graph.construction.text_rows import joined_texts
-from relrank.graph.graph import Feature
+from relrank.graph.feature import Feature
 from relrank.kernels.csr import Csr, Float32, Float64
 from relrank.tables.ids import IdMap
 from relrank.tables.missing import without_missing, written

@@ -6,7 +6,7 @@ import numpy as np
 
 from relrank.errors import InputError
 from relrank.graph.construction.relation_config import InteractionWeights
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Float64, Int32
 from relrank.tables.split import Interactions, Split
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.graph.graph import Relation
+from relrank.graph.relation import Relation
 from relrank.kernels.csr import Int32
 from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap

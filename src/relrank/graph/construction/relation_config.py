@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from relrank.graph.graph import Duplicates
+from relrank.graph.relation import Duplicates
 from relrank.tables.config import Name, Section
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]

@@ -13,7 +13,9 @@ from relrank.graph.construction.relation_config import Texts
 from relrank.graph.construction.text_cache import sha256
 from relrank.graph.construction.text_encoders import vectors
 from relrank.graph.construction.text_rows import texts_of_kind
-from relrank.graph.graph import Feature, Graph, Relation
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
 from relrank.tables.tables import TEXTS
 

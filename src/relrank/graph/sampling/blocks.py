@@ -18,7 +18,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Int64
 

@@ -43,8 +43,10 @@ import torch
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
-from relrank.graph.relation_chains import composed, end_of, led_to
+from relrank.graph.composition import composed
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
+from relrank.graph.relation_chains import end_of, led_to
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.dense_solve import rows_times_dense, unit_rows
 from relrank.kernels.least_squares import moments, padded, solve_rows, spectrum_of, turned

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import Chain, chain_of, end_of, led_to
 from relrank.kernels.csr import Csr, Float32, Int32
 from relrank.kernels.dense_solve import (

@@ -19,7 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import end_of
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig

@@ -27,8 +27,10 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from torch import Tensor
 
-from relrank.graph.graph import Graph, Relation
-from relrank.graph.relation_chains import chain_of, end_of, led_to, product
+from relrank.graph.composition import product
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
+from relrank.graph.relation_chains import chain_of, end_of, led_to
 from relrank.kernels.csr import Csr, Float32, Float64, Int32
 from relrank.kernels.dense_solve import full_gram, products_of
 from relrank.kernels.local_regression import (

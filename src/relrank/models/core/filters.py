@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relrank.graph.composition import composed
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
-from relrank.graph.relation_chains import composed, touches_items
+from relrank.graph.relation_chains import touches_items
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.spmm import spmm
 from relrank.models.core import estimates

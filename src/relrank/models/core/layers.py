@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Feature, Graph
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
 from relrank.graph.sampling.blocks import Adjacency
 from relrank.kernels.additive_attention import additive_attention
 

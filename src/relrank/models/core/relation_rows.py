@@ -11,9 +11,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from relrank.graph.composition import composed, product, step, with_own
 from relrank.graph.edge_removal import Cut
-from relrank.graph.graph import Graph, Relation
-from relrank.graph.relation_chains import Chain, chain_of, composed, end_of, product, step, with_own
+from relrank.graph.graph import Graph
+from relrank.graph.relation import Relation
+from relrank.graph.relation_chains import Chain, chain_of, end_of
 from relrank.kernels.csr import Csr, Float64, Int64
 from relrank.kernels.dense_solve import unit_rows
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.graph.graph import Graph, Relation
+from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
+from relrank.graph.relation import Relation
 from relrank.graph.sampling.blocks import Adjacency, whole_block
 from relrank.models.graph.gatv2 import AttentionLayer
 from relrank.tables.ids import IdMap

@@ -33,10 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.aggregation import sparse_product
+from relrank.graph.composition import composed_graph
 from relrank.graph.construction.texts import text_relations
 from relrank.graph.graph import Graph
 from relrank.graph.paths import path_kinds
-from relrank.graph.relation_chains import composed_graph, hops
+from relrank.graph.relation_chains import hops
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.core import losses

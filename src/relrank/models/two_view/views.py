@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.construction.texts import text_relations
-from relrank.graph.graph import Feature, Graph
+from relrank.graph.feature import Feature
+from relrank.graph.graph import Graph
 from relrank.graph.sampling.blocks import Adjacency, EdgeType
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.neighbour_sampling import counts, draw
