@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from relrank.parallel.environment import fitting
+from relrank.parallel.environment import recommended_environment
 
 WANTED = {"tables": 4000, "studies": 3000, "corruptions": 3500, "kills": 310, "http": 11_000}
 """Attacks by part."""
@@ -44,7 +44,11 @@ def main() -> None:
         parser.error(f"unknown parts {', '.join(sorted(unknown))}: known are {', '.join(WANTED)}")
     folder.mkdir(parents=True, exist_ok=True)
     # numerical libraries read these once, when they are loaded; a lane is one core's worth of work
-    for name, value in {"OMP_NUM_THREADS": "1", "RELRANK_CACHE": str(folder / "cache"), **fitting()}.items():
+    for name, value in {
+        "OMP_NUM_THREADS": "1",
+        "RELRANK_CACHE": str(folder / "cache"),
+        **recommended_environment(),
+    }.items():
         os.environ.setdefault(name, value)
     os.environ.pop("RUST_BACKTRACE", None)  # who sets it asks for the traces that are looked for
     from attacks.corruptions import Corruptions

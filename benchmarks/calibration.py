@@ -59,7 +59,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.study.config import ModelSection, StudyConfig, read_study
-from relrank.study.run import Material, machine, prepare, run_study
+from relrank.study.run import StudyData, machine, prepare, run_study
 from relrank.study.verdicts import Evidence, judge
 from relrank.tables.ids import IdMap
 from relrank.tables.protocols import apply
@@ -124,7 +124,7 @@ def placebos(graph: Graph, real: list[str], seed: int) -> dict[str, tuple[str, A
     return made
 
 
-def with_relations(material: Material, config: StudyConfig, made: Any) -> tuple[Material, StudyConfig]:
+def with_relations(material: StudyData, config: StudyConfig, made: Any) -> tuple[StudyData, StudyConfig]:
     """The study with these relations alone; ``made`` gives those of a graph."""
     benches, names = [], {}
     for bench in material.benches:

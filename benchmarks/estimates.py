@@ -30,7 +30,7 @@ from relrank.kernels import dense_solve
 from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.core.base import config_of
 from relrank.models.core.estimates import SCORE_BLOCK, Estimate
-from relrank.parallel.environment import fitting
+from relrank.parallel.environment import recommended_environment
 from relrank.parallel.memory import GB, reset_peak_memory
 from relrank.study.cells import peak_memory_mb
 from relrank.study.run import machine
@@ -153,7 +153,9 @@ def main() -> None:
         if arguments.only and not any(part in name for part in arguments.only):
             continue
         command = [sys.executable, __file__, "--case", json.dumps(case)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env={**fitting(), **os.environ})
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**recommended_environment(), **os.environ}
+        )
         if ran.returncode:
             print(f"{name:34} failed: {ran.stderr.strip().splitlines()[-1]}")
             continue

@@ -35,12 +35,12 @@ from scipy.linalg import lapack
 from graphs import generated_pairs, graph_of
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from relrank.kernels.dense_solve import spd_inverse
 from relrank.models.closed_form import relational_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.study.arms import all_of, arms
-from relrank.study.cells import Bench, Cell, run_cell
+from relrank.study.cells import Cell, SplitContext, run_cell
 from relrank.study.config import ModelSection, StudySection
 from relrank.study.run import machine
 from relrank.tables.ids import IdMap
@@ -80,7 +80,7 @@ def relational_graph(n_users: int = 53_398, n_items: int = 9_999, n_edges: int =
     return replace(graph, nodes=nodes, relations=relations)
 
 
-def bench_of(graph: Graph, n_tested: int, seed: int = 0) -> Bench:
+def bench_of(graph: Graph, n_tested: int, seed: int = 0) -> SplitContext:
     """One interaction of so many users held out for validation and another one for the test."""
     user, item = graph.interactions.src, graph.interactions.dst
     order = np.lexsort((np.random.default_rng(seed).random(user.size), user))
@@ -93,7 +93,7 @@ def bench_of(graph: Graph, n_tested: int, seed: int = 0) -> Bench:
         graph.nodes["user"], graph.nodes["item"], train_rows, valid, test, "benchmark", f"benchmark {n_tested} {seed}"
     )
     train = Relation.of("interactions", "user", "item", train_rows.user, train_rows.item)
-    return Bench(seed, split, replace(graph, interactions=train))
+    return SplitContext(seed, split, replace(graph, interactions=train))
 
 
 def forget() -> None:
@@ -144,7 +144,7 @@ def versus_lapack(graph: Graph, repeats: int) -> dict[str, float]:
     return found
 
 
-def drop_one(bench: Bench, relations: tuple[str, ...]) -> dict[str, float]:
+def drop_one(bench: SplitContext, relations: tuple[str, ...]) -> dict[str, float]:
     """Seconds of one cell alone and of a whole study at fixed hyper-parameters, and their ratio."""
     bench = replace(bench, graph=bench.graph.only(*relations))
     study = StudySection(metric="ndcg@10")
@@ -160,8 +160,8 @@ def drop_one(bench: Bench, relations: tuple[str, ...]) -> dict[str, float]:
 
     one = seconds([all_of(relations)])
     planned = arms(relations, ("interactions", "all", "drop"))
-    whole = seconds(planned)
-    return {"arms": len(planned), "one_s": one, "study_s": whole, "ratio": whole / one}
+    atomic_write = seconds(planned)
+    return {"arms": len(planned), "one_s": one, "study_s": atomic_write, "ratio": atomic_write / one}
 
 
 def warm_up() -> None:
@@ -195,7 +195,7 @@ def main() -> None:
             print(f"{users:,} users ranked, {count} relations: {f['arms']:.0f} arms {f['study_s']:.1f} s, "
                   f"one cell {f['one_s']:.1f} s, {f['ratio']:.2f} x", flush=True)  # fmt: skip
     if arguments.json:
-        with whole(arguments.json) as part:
+        with atomic_write(arguments.json) as part:
             part.write_text(json.dumps({"machine": where, "figures": figures}, indent=1), encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.explain.counterfactuals import Counterfactuals, Deletion
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation import Relation
 from relrank.graph.sequences import Sequences
 from relrank.models.closed_form import sparse_ease
@@ -31,7 +31,7 @@ from relrank.testing import planted_graph, planted_sequences
 USER = 6
 EASE_CONFIG = RelationalEASEConfig(l2=20.0, weight=10.0)
 SPARSE_CONFIG = SparseEASEConfig(neighbours=15, weight=10.0)
-NOTHING = Cut(None, ())
+NOTHING = EdgeRemoval(None, ())
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_only_a_model_that_does_not_fit_is_approximated(graph, monkeypatch):
     model = RelationalItemKNN(graph).solve()
     say = Counterfactuals(model, graph)
     link = int(graph.relations["has_tag"].src[0]), int(graph.relations["has_tag"].dst[0])
-    asked, gone = say.asked(None, [3, 7]), [Deletion(None, Cut("has_tag", (link,)))]
+    asked, gone = say.asked(None, [3, 7]), [Deletion(None, EdgeRemoval("has_tag", (link,)))]
 
     def fails(error):
         def solve(self):
@@ -119,10 +119,10 @@ def test_closed_forms_are_solved_again_and_the_training_row_stays(graph, links, 
     assert not asked.folded
     j = mine[0]
     left = torch.tensor([i for i in mine if i != j])
-    deletions = [Deletion(j, NOTHING), Deletion(j, Cut("has_tag", (links["has_tag"],)))]
+    deletions = [Deletion(j, NOTHING), Deletion(j, EdgeRemoval("has_tag", (links["has_tag"],)))]
     deletions += [
-        Deletion(j, Cut("similar", (links["similar"],))),
-        Deletion(None, Cut("has_tag", (links["has_tag"],))),
+        Deletion(j, EdgeRemoval("similar", (links["similar"],))),
+        Deletion(None, EdgeRemoval("has_tag", (links["has_tag"],))),
     ]
     got, exact = say.without(asked, deletions)
     assert all(exact)
@@ -145,7 +145,7 @@ def test_where_the_largest_weight_goes_all_is_solved_from_scratch(graph, kind, c
     say = Counterfactuals(model, graph)
     link = (int(r.src[40]), int(r.dst[40]))
     j = history(graph)[0]
-    got, exact = say.without(say.asked(USER, None), [Deletion(j, Cut("similar", (link,)))])
+    got, exact = say.without(say.asked(USER, None), [Deletion(j, EdgeRemoval("similar", (link,)))])
     other = kind(anew(graph, "similar", (link,)), config).solve()
     want = other.fold_in([torch.tensor([i for i in history(graph) if i != j])])[0].numpy()
     np.testing.assert_allclose(got[0], want, atol=1e-5)
@@ -153,7 +153,7 @@ def test_where_the_largest_weight_goes_all_is_solved_from_scratch(graph, kind, c
     if kind is SparseEASE:  # a large catalogue is not: the history is cut, and it says so
         monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", 0)
         say = Counterfactuals(model, graph)
-        got, exact = say.without(say.asked(USER, None), [Deletion(j, Cut("similar", (link,)))])
+        got, exact = say.without(say.asked(USER, None), [Deletion(j, EdgeRemoval("similar", (link,)))])
         want = model.fold_in([torch.tensor([i for i in history(graph) if i != j])])[0].numpy()
         np.testing.assert_allclose(got[0], want, atol=1e-5)
         assert exact == [False]
@@ -229,7 +229,7 @@ def test_linear_propagation_runs_again_on_the_smaller_graph(graph, links):
     asked, j = say.asked(USER, None), history(graph)[0]
     assert asked.from_graph
     np.testing.assert_array_equal(asked.scores, model.score(torch.tensor([USER]))[0].numpy())
-    cut = Cut("has_tag", (links["has_tag"],))
+    cut = EdgeRemoval("has_tag", (links["has_tag"],))
     got, exact = say.without(asked, [Deletion(j, NOTHING), Deletion(j, cut), Deletion(None, cut)])
     assert all(exact)
     edges = [((), (USER, j)), (cut.links, (USER, j)), (cut.links, None)]
@@ -253,7 +253,7 @@ def test_linear_propagation_runs_again_on_the_smaller_graph(graph, links):
 def test_other_models_with_gradients_are_estimates(graph, links):
     model = light(graph, GraphSAGE)
     say = Counterfactuals(model, graph)
-    cut = Cut("has_tag", (links["has_tag"],))
+    cut = EdgeRemoval("has_tag", (links["has_tag"],))
     got, exact = say.without(say.asked(USER, None), [Deletion(None, cut)])
     other = GraphSAGE(anew(graph, "has_tag", cut.links), model.config)
     other.load_state(model.state())
@@ -292,7 +292,7 @@ def test_a_class_that_does_not_take_the_smaller_graph_loses_the_history_only(gra
     model.init_weights(0)
     say, mine = Counterfactuals(model, graph), history(graph)
     asked = say.asked(None, mine)
-    got, exact = say.without(asked, [Deletion(mine[0], Cut("has_tag", (links["has_tag"],)))])
+    got, exact = say.without(asked, [Deletion(mine[0], EdgeRemoval("has_tag", (links["has_tag"],)))])
     np.testing.assert_allclose(got[0], model.fold_in(rows(*mine[1:]))[0].numpy(), atol=1e-6)
     assert exact == [False]
 

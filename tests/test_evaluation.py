@@ -14,7 +14,14 @@ import torch
 
 from relrank.errors import InputError
 from relrank.evaluation import metrics
-from relrank.evaluation.evaluate import Evaluation, evaluate, group_labels, hears, informed, mean_metric
+from relrank.evaluation.evaluate import (
+    Evaluation,
+    accepts_longer_history,
+    evaluate,
+    group_labels,
+    mean_metric,
+    with_validation_history,
+)
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
@@ -302,18 +309,18 @@ def test_at_test_the_validation_rows_are_the_end_of_the_history():
         call(model, AFTER)
         assert model.told == [[3, 2, 0], [4, 0, 2, 1], [4]]  # of ann, bob and dee; never a test row
         model.told.clear()
-    assert informed(model, AFTER, "test").name == "Heard"
+    assert with_validation_history(model, AFTER, "test").name == "Heard"
 
 
 def test_every_block_gets_the_histories_of_its_own_users():
     model = Heard(AFTER)
     evaluate(model, AFTER, block=1)
     assert model.told == [[3, 2, 0], [4, 0, 2, 1], [4]]
-    informed(model, AFTER, "test").score(torch.tensor([3, 1, 3], dtype=torch.int32))
+    with_validation_history(model, AFTER, "test").score(torch.tensor([3, 1, 3], dtype=torch.int32))
     assert model.told[3:] == [[4], [4, 0, 2, 1], [4]]
     for row in (-1, 4):
         with pytest.raises(InputError, match="user row outside"):
-            informed(model, AFTER, "test").score(torch.tensor([row]))
+            with_validation_history(model, AFTER, "test").score(torch.tensor([row]))
 
 
 @pytest.mark.parametrize(
@@ -327,21 +334,21 @@ def test_every_block_gets_the_histories_of_its_own_users():
 def test_others_and_other_splits_score_as_trained(part, changes, attributes):
     split, model = replace(AFTER, **changes), Heard(AFTER)
     vars(model).update(attributes)
-    assert informed(model, split, part) is model
+    assert with_validation_history(model, split, part) is model
     for call in (evaluate, mean_metric):
         call(model, split, part=part)
     assert model.told == [["as trained"] * 3] * 2
-    assert informed(MODEL, AFTER, "test") is MODEL  # a scorer that says nothing of itself
+    assert with_validation_history(MODEL, AFTER, "test") is MODEL  # a scorer that says nothing of itself
 
 
 def test_pitfall_weights_lost_where_histories_are_folded_in():
     """What is folded in weighs 1: a sum over weighted rows would change its meaning between validation and test."""
     plain, weighted = Heard(AFTER), Heard(AFTER, weight=0.5)
     plain.ordered = weighted.ordered = False
-    assert (hears(plain), hears(weighted)) == (True, False)
+    assert (accepts_longer_history(plain), accepts_longer_history(weighted)) == (True, False)
     weighted.ordered = True  # weights thin its training; its scores know none
-    assert hears(weighted)
-    assert hears(MODEL) is False
+    assert accepts_longer_history(weighted)
+    assert accepts_longer_history(MODEL) is False
 
 
 def test_a_closed_form_at_test_is_the_one_with_whole_rows():
@@ -357,7 +364,7 @@ def test_a_closed_form_at_test_is_the_one_with_whole_rows():
     later = x.copy()
     later[AFTER.valid.user, AFTER.valid.item] = 1
     for part, rows_ in (("valid", x), ("test", later)):
-        found = informed(model, AFTER, part).score(torch.arange(4)).numpy()
+        found = with_validation_history(model, AFTER, part).score(torch.arange(4)).numpy()
         np.testing.assert_allclose(found, rows_ @ w, rtol=1e-5, atol=1e-6)
     assert not np.allclose(x @ w, later @ w)
 
@@ -376,7 +383,9 @@ def test_pitfall_a_relation_of_users_must_not_cost_them_their_validation_rows(mo
     )
     users = torch.arange(4)
     for part in ("valid", "test"):
-        one, other = (informed(m, AFTER, part).score(users).numpy() for m in (without, beside))
+        one, other = (with_validation_history(m, AFTER, part).score(users).numpy() for m in (without, beside))
         np.testing.assert_allclose(other, one, atol=2e-3)
-    assert not np.allclose(beside.score(users), informed(beside, AFTER, "test").score(users), atol=2e-3)
+    assert not np.allclose(
+        beside.score(users), with_validation_history(beside, AFTER, "test").score(users), atol=2e-3
+    )
     assert beside.history.nnz == len(AFTER.train), "the model itself stays as it is"

@@ -15,7 +15,7 @@ import two_processes as two
 from relrank.cli import app
 from relrank.errors import InputError
 from relrank.io.tensors import load_tensors
-from relrank.parallel.process_group import ALONE, ProcessGroup, joined, rank_here
+from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup, joined, rank_here
 from relrank.runs.fitted_run import load_run
 from relrank.testing import planted_auc, planted_graph, planted_study
 from relrank.training import fit
@@ -70,12 +70,14 @@ def test_alone_nothing_is_connected(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     with joined() as group:
-        assert group is ALONE
+        assert group is SINGLE_PROCESS
     seed = np.random.SeedSequence(1)
-    assert ALONE.seed(seed) is seed
-    assert ALONE.together(lambda: 3) == ALONE.decided(lambda: 3) == 3
+    assert SINGLE_PROCESS.seed(seed) is seed
+    assert SINGLE_PROCESS.on_all_ranks(lambda: 3) == SINGLE_PROCESS.broadcast_from_rank0(lambda: 3) == 3
     with pytest.raises(InputError, match="of one") as caught:
-        ALONE.together(lambda: (_ for _ in ()).throw(InputError("of one", where="", expected="", found="")))
+        SINGLE_PROCESS.on_all_ranks(
+            lambda: (_ for _ in ()).throw(InputError("of one", where="", expected="", found=""))
+        )
     assert type(caught.value) is InputError
     assert not torch.distributed.is_initialized()
 
@@ -85,7 +87,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
     second = ProcessGroup(5, 8, 1)
     assert second.device(torch.device("cpu")) == torch.device("cpu")
     assert second.device(torch.device("cuda")) == torch.device("cuda", 1)
-    assert ALONE.device(torch.device("cuda", 3)) == torch.device("cuda", 3)
+    assert SINGLE_PROCESS.device(torch.device("cuda", 3)) == torch.device("cuda", 3)
     with pytest.raises(InputError, match="one GPU for several processes"):
         second.device(torch.device("cuda", 0))
     with pytest.raises(InputError, match="more processes than GPUs"):
@@ -118,7 +120,7 @@ def test_an_error_of_one_is_raised_by_all(ran, what, message):
 
 @pytest.mark.slow
 def test_shares_of_every_batch_make_up_the_batch_of_one_process(ran):
-    alone, _, _ = two.one_epoch(ALONE)
+    alone, _, _ = two.one_epoch(SINGLE_PROCESS)
     parts = [said["edges"] for said in ran.said]
     assert [len(part) for part in parts] == [3, 4]  # of the last batch, a single edge, the first has nothing
     parts[0].append([])
@@ -136,7 +138,7 @@ def test_no_two_processes_draw_the_same_negatives(ran):
 @pytest.mark.slow
 def test_a_step_of_two_is_the_step_of_one(ran):
     """BPR with own negatives is a mean over edges, so the weighted mean of the shares' gradients is the gradient."""
-    _, expected, loss = two.one_epoch(ALONE)
+    _, expected, loss = two.one_epoch(SINGLE_PROCESS)
     found, same = (weights(ran.out / f"steps-{rank}") for rank in range(2))
     for n, step in enumerate(expected):
         for k, gradient in enumerate(step):
@@ -151,7 +153,7 @@ def test_a_step_of_two_is_the_step_of_one(ran):
 @pytest.mark.slow
 def test_two_learn_what_one_learns(ran):
     """Within four standard deviations of one process under other seeds, and far from where they began."""
-    ones = np.array([two.learned(ALONE, seed)[0] for seed in range(4)])
+    ones = np.array([two.learned(SINGLE_PROCESS, seed)[0] for seed in range(4)])
     untrained = two.RelationalLightGCN(planted_graph(), two.RelationalLightGCNConfig(dim=16, temperature=0.3))
     untrained.init_weights(0)
     assert planted_auc(untrained) < 0.7

@@ -7,18 +7,18 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.io import atomic as writing
-from relrank.io.atomic import discard, whole, whole_folder
+from relrank.io.atomic import atomic_folder, atomic_write, discard
 
 
 def fail_half_way(path):
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half of the sec")
         raise RuntimeError
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "new folder" / "file"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("first")
         assert not path.exists()
     assert path.read_text() == "first"
@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 def write_half(folder):
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "one").write_text("half")
         raise RuntimeError
 
@@ -42,14 +42,14 @@ def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path, mo
     with pytest.raises(RuntimeError):
         write_half(folder)
     assert list(folder.parent.iterdir()) == []
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "one").write_text("first")
         (part / "old only").touch()
         assert not folder.exists()
     with pytest.raises(RuntimeError):
         write_half(folder)
     assert (folder / "one").read_text() == "first"
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "one").write_text("second")
     assert {f.name: f.read_text() for f in folder.iterdir()} == {"one": "second"}
     assert [f.name for f in folder.parent.iterdir()] == ["run"]
@@ -70,13 +70,13 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
     file, folder = tmp_path / "file", tmp_path / "run"
     subprocess.run([sys.executable, "-c", KILLED, file, folder], check=False)
     assert len(list(tmp_path.iterdir())) == 2
-    with whole(file) as mine:
+    with atomic_write(file) as mine:
         left = {p.name for p in tmp_path.iterdir()}
-        with whole(file) as other:  # nobody removes what a living process writes
+        with atomic_write(file) as other:  # nobody removes what a living process writes
             other.write_text("another")
         mine.write_text("mine")
     assert len(left) == 2  # of the folder, and what is being written
-    with whole_folder(folder):
+    with atomic_folder(folder):
         pass
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "run"]
     assert file.read_text() == "mine"
@@ -87,7 +87,7 @@ def test_two_writers_never_share_a_name_and_a_planted_link_is_not_followed(tmp_p
     victim.write_text("precious")
     for name in ("report.html.part", ".report.html.part"):
         (tmp_path / name).symlink_to(victim)
-    with whole(path) as one, whole(path) as other:
+    with atomic_write(path) as one, atomic_write(path) as other:
         assert one != other
         one.write_text("one")
         other.write_text("other")
@@ -108,11 +108,11 @@ def test_an_older_folder_left_aside_by_a_kill_comes_back(tmp_path, monkeypatch):
 def test_contents_reach_the_disk_before_their_name_does(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(writing.os, "fsync", lambda handle: done.append(os.readlink(f"/proc/self/fd/{handle}")))
-    with whole(tmp_path / "file") as part:
+    with atomic_write(tmp_path / "file") as part:
         part.touch()
     assert done == [str(part), str(tmp_path)]
     done.clear()
-    with whole_folder(tmp_path / "run") as part:
+    with atomic_folder(tmp_path / "run") as part:
         (part / "in").mkdir()
         (part / "in" / "one").touch()
     assert done == [str(part), str(part / "in" / "one"), str(part / "in"), str(tmp_path)]
@@ -132,6 +132,6 @@ def test_discarding_a_link_leaves_what_it_leads_to(tmp_path):
 
 @pytest.mark.parametrize("path", ["", ".", "..", "/", "run/.."])
 def test_paths_without_a_name_are_refused(path):
-    for write in (whole, whole_folder):
+    for write in (atomic_write, atomic_folder):
         with pytest.raises(InputError, match="not a name"), write(Path(path)):
             pass

@@ -16,7 +16,7 @@ from relrank.errors import InputError
 from relrank.io.tensors import save_tensors
 from relrank.models.core.vectors import Choices
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.parallel.process_group import ALONE, CommonError, ProcessGroup, joined
+from relrank.parallel.process_group import SINGLE_PROCESS, CommonError, ProcessGroup, joined
 from relrank.testing import planted_auc, planted_graph
 from relrank.training import TrainConfig, fit
 
@@ -136,11 +136,11 @@ def refuse(rank, group):
 def everything(group, out):
     """All that two processes can say before one of them is killed."""
     said = {"threads": torch.get_num_threads()}
-    said["together"] = group.together(lambda: group.rank)
-    said["decided"] = group.decided(lambda: [group.rank, 0.1 + 0.2])
-    said["refused by 1"] = goes_wrong(lambda: group.together(lambda: refuse(1, group)))
-    said["refused by 0"] = goes_wrong(lambda: group.decided(lambda: refuse(0, group)))
-    said["no file"] = goes_wrong(lambda: group.decided(lambda: (out / "not" / "there").read_text()))
+    said["together"] = group.on_all_ranks(lambda: group.rank)
+    said["decided"] = group.broadcast_from_rank0(lambda: [group.rank, 0.1 + 0.2])
+    said["refused by 1"] = goes_wrong(lambda: group.on_all_ranks(lambda: refuse(1, group)))
+    said["refused by 0"] = goes_wrong(lambda: group.broadcast_from_rank0(lambda: refuse(0, group)))
+    said["no file"] = goes_wrong(lambda: group.broadcast_from_rank0(lambda: (out / "not" / "there").read_text()))
     own = {"a": torch.full((3,), 1.0 + group.rank), "none": torch.zeros(0, dtype=torch.int64)}
     said["tensors"] = {k: [t.tolist(), str(t.dtype)] for k, t in group.tensors(own).items()}
 
@@ -186,7 +186,7 @@ def main():
             metric = falling()
             metric(), metric()  # two validations were kept
         fit(dying("no way"), KILLED, metric, 3, out / "killed" if group.first else None, group=group)
-        assert group is not ALONE
+        assert group is not SINGLE_PROCESS
         group.wait()
         fit(dying("refuses"), KILLED, falling() if group.first else never, 3, out / "refused", group=group)
 

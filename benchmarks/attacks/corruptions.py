@@ -39,7 +39,7 @@ from relrank.study.config import StudyConfig, read_study
 from relrank.study.fit_run import fit_run
 from relrank.study.gate import compare_models
 from relrank.study.result import StudyResult
-from relrank.study.run import Material, cells_of, keep_winner, prepare, run_study
+from relrank.study.run import StudyData, cells_of, keep_winner, prepare, run_study
 from relrank.study.search import search_study
 from relrank.study.sides import read_side
 from relrank.study.tuned import write_tuned
@@ -129,7 +129,7 @@ def _settings(model: str) -> str:
     return held + ("train = { epochs = 2, batch = 64, every = 1 }\n" if model in SMALL else "")
 
 
-def _material(folder: Path) -> tuple[StudyConfig, Material]:
+def _material(folder: Path) -> tuple[StudyConfig, StudyData]:
     config = read_study(folder / "small.toml")
     return config, prepare(config, folder)
 
@@ -257,7 +257,7 @@ def lists_answer(run: FittedRun, folder: Path) -> str:
     return _digest(pl.read_parquet(folder / "lists.parquet"))
 
 
-def tuning_answer(config: StudyConfig, material: Material, folder: Path) -> str:
+def tuning_answer(config: StudyConfig, material: StudyData, folder: Path) -> str:
     """A search gone on with, and the file that comes of it."""
     found = search_study(config, material, folder, 2, ["mf", "relational-ease"])
     write_tuned(config, found, folder.parent, folder / "tuned.toml", "small")
@@ -265,7 +265,7 @@ def tuning_answer(config: StudyConfig, material: Material, folder: Path) -> str:
     return _digest(trials, (folder / "tuned.toml").read_text())
 
 
-def study_answer(config: StudyConfig, material: Material, folder: Path) -> str:
+def study_answer(config: StudyConfig, material: StudyData, folder: Path) -> str:
     """A study gone on with, to its winner."""
     result = run_study(config, material, folder)
     keep_winner(config, material, folder)

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from speed import page, roofline
 from speed.environments import Environments
 from speed.frame import TASKS, Context, Row, completed, say
@@ -51,7 +51,7 @@ def main() -> None:
         everything = {which: (known | mine)[which] for which in TASKS if which in known or which in mine}
         for path, tasks in ((kept, everything), (arguments.json, mine)):
             if path:
-                with whole(path) as part:
+                with atomic_write(path) as part:
                     part.write_text(json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False) + "\n", "utf-8")
     page.write(out)
     say(f"{out / 'performance.md'} after {time.perf_counter() - began:.0f} s")

@@ -71,7 +71,7 @@ def generate(n: int, file: Path) -> None:
     """Write the interactions of one size."""
     import polars as pl
 
-    from relrank.io.atomic import whole
+    from relrank.io.atomic import atomic_write
 
     n_users, n_items = shape(n)
     rng = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def generate(n: int, file: Path) -> None:
     user, item = np.empty(n, np.int32), np.empty(n, np.int32)
     _draw(degrees, cumulated, shares, item, user, rng)
     keys = {"user": user, "item": rng.permutation(n_items).astype(np.int32)[item]}
-    with whole(file) as part:
+    with atomic_write(file) as part:
         pl.DataFrame(keys).write_parquet(part, compression="lz4", statistics=False)
 
 
@@ -237,7 +237,7 @@ def main() -> None:
         return generate(int(arguments.generate), arguments.folder / "interactions.parquet")
     if arguments.chain:
         return print(json.dumps(chain(int(arguments.chain), arguments.folder, arguments.steps)))
-    from relrank.io.atomic import whole
+    from relrank.io.atomic import atomic_write
     from speed.record import record
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -254,7 +254,7 @@ def main() -> None:
                 flush=True,
             )
     if arguments.json:
-        with whole(arguments.json) as part:
+        with atomic_write(arguments.json) as part:
             part.write_text(json.dumps(merged(arguments.json, rows), indent=1) + "\n", encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from speed.frame import TASKS, Row, Target, shown
 from speed.plots import bars, curves
 
@@ -47,7 +47,7 @@ def write(folder: Path) -> None:
     if growth:
         files["performance-growth.svg"] = curves(growth["rows"])
     for name, text in files.items():
-        with whole(folder / name) as part:
+        with atomic_write(folder / name) as part:
             part.write_text(text, encoding="utf-8")
 
 

@@ -32,7 +32,7 @@ from relrank.graph.sampling.neighbour_sampling import prefetch
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.models.core.base import Trained
 from relrank.models.core.settings import Count, NotNegative, Whole, check_settings
-from relrank.parallel.process_group import ALONE, ProcessGroup
+from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def fit(
     seed: int,
     folder: Path | None = None,
     watch: Watch | None = None,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     watch_steps: StepWatch | None = None,
 ) -> Fitted:
     """Train a model; afterwards it holds the parameters of its best validated epoch.
@@ -142,7 +142,7 @@ def fit(
         InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
             has other data than the first, another kind of device, or another relrank.
     """
-    device = group.together(lambda: group.device(device_of(config.device)))
+    device = group.on_all_ranks(lambda: group.device(device_of(config.device)))
     last = folder / "last.safetensors" if folder and group.first else None
     identity = _identity(model, config, seed) if last or group.size > 1 else {}
     # "auto" may be a GPU here and none there, and gradients would wait for one another for ever
@@ -175,10 +175,10 @@ def fit(
         loss = _epoch(
             model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group, watch_steps
         )
-        group.together(partial(_finite, "loss", loss, epoch))
+        group.on_all_ranks(partial(_finite, "loss", loss, epoch))
         metric = None
         if epoch % config.every == 0 or epoch == config.epochs:
-            metric = group.decided(partial(validated, epoch))
+            metric = group.broadcast_from_rank0(partial(validated, epoch))
             if metric > best_metric:
                 best, best_epoch, best_metric, stale = model.state() if group.first else {}, epoch, metric, 0
             else:
@@ -297,7 +297,7 @@ def _kept(
         tensors.update(found)
         return note
 
-    note = group.decided(read)
+    note = group.broadcast_from_rank0(read)
     return tensors | group.tensors({k: t for k, t in tensors.items() if not k.startswith("best.")}), note
 
 
@@ -307,7 +307,7 @@ def _check_same(identity: dict[str, Any], group: ProcessGroup) -> None:
     Raises:
         InputError: a process's settings, edges, device or relrank are not those of the first.
     """
-    first = group.decided(lambda: identity)
+    first = group.broadcast_from_rank0(lambda: identity)
 
     def check() -> None:
         if other := sorted(name for name in identity if identity[name] != first[name]):
@@ -318,7 +318,7 @@ def _check_same(identity: dict[str, Any], group: ProcessGroup) -> None:
                 expected=", ".join(["that of the first process", *(str(first[name]) for name in plain)]),
             )  # fmt: skip
 
-    group.together(check)
+    group.on_all_ranks(check)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.edge_removal import Cut, without_links, without_user_edges
+from relrank.graph.edge_removal import EdgeRemoval, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
@@ -56,15 +56,15 @@ def test_a_users_edge_goes_and_later_places_move_up(graph):
     ],
 )
 def test_links_go_in_either_direction(graph, relation, links, left):
-    less = without_links(graph, Cut(relation, links))
+    less = without_links(graph, EdgeRemoval(relation, links))
     assert edges(less.relations[relation]) == left
     assert [n for n in graph.relations if less.relations[n] is not graph.relations[n]] == [relation]
     assert less.interactions is graph.interactions
 
 
 def test_nothing_to_cut_is_the_same_graph_and_what_is_not_there_is_refused(graph):
-    assert without_links(graph, Cut(None, ())) is graph
+    assert without_links(graph, EdgeRemoval(None, ())) is graph
     with pytest.raises(ValueError, match="lacks one of the links"):
-        without_links(graph, Cut("has_tag", ((0, 1), (3, 0))))
+        without_links(graph, EdgeRemoval("has_tag", ((0, 1), (3, 0))))
     with pytest.raises(ValueError, match="user row 1 has no edge to item row 3"):
         without_user_edges(graph, 1, 3)

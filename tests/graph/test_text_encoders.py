@@ -17,7 +17,7 @@ import pytest
 from relrank.errors import InputError
 from relrank.graph.construction import text_encoders
 from relrank.graph.construction.builders import Text, Texts, build_graph
-from relrank.graph.construction.relation_builder import Join
+from relrank.graph.construction.relation_builder import RelationBuilder
 from relrank.graph.construction.relation_config import Encoded, TextFeature
 from relrank.graph.construction.text_cache import TextCache, cache_folder, identity, sha256
 from relrank.graph.construction.text_encoders import load_library, model_folder, most_tokens, sentences
@@ -63,9 +63,11 @@ class Counting:
         return np.array([[len(text), len(self.read)] for text in texts], np.float32)
 
 
-def reader(said: list[tuple[Any, ...]] | None = None) -> Join:
+def reader(said: list[tuple[Any, ...]] | None = None) -> RelationBuilder:
     nothing: Any = None
-    return Join("r", nothing, nothing, progress=lambda *news: said.append(news) if said is not None else None)
+    return RelationBuilder(
+        "r", nothing, nothing, progress=lambda *news: said.append(news) if said is not None else None
+    )
 
 
 def config(model: Path, **more: Any) -> Encoded:

@@ -13,7 +13,7 @@ from pydantic import Field
 from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
-from relrank.graph.construction.relation_builder import Join
+from relrank.graph.construction.relation_builder import RelationBuilder
 from relrank.graph.construction.text_rows import joined_texts
 from relrank.graph.construction.texts import key_of, text_relations
 from relrank.graph.coverage import coverage
@@ -197,7 +197,11 @@ def test_similar_texts_and_features_of_a_kind() -> None:
 def test_texts_of_a_node_are_joined_in_the_order_of_the_table() -> None:
     rows = [(20, "k", "b"), (10, "k", "z"), (20, "other", "x"), (20, "k", " a "), (10, "k", "y"), (20, "k", "c")]
     keys = pl.Series([10, 20, 30])
-    assert joined_texts(Join("r", tables(rows), split()), "book", "k", keys).to_list() == ["z y", "b a c", None]
+    assert joined_texts(RelationBuilder("r", tables(rows), split()), "book", "k", keys).to_list() == [
+        "z y",
+        "b a c",
+        None,
+    ]
 
 
 SOME = {"kind": "texts", "of": "blurb"}

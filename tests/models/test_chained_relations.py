@@ -14,7 +14,7 @@ from relrank.explain.explainer import Explainer
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.composition import composed
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.closed_form import sparse_ease
@@ -169,8 +169,8 @@ def test_kept_gram_matrices_and_solutions_are_those_of_the_chain_at_hand():
     """The hop has no weight of its own, and yet it decides."""
     whole, config = graph().only("has_tag", "of_land", "in_city"), RelationalEASEConfig(weights={"has_tag": 0.0})
     shuffled = whole.rewired("has_tag", 1)
-    RelationalEASE(whole, config).solve_within(whole)
-    warm = RelationalEASE(shuffled, config).solve_within(whole).score(USERS)
+    RelationalEASE(whole, config).solve_from(whole)
+    warm = RelationalEASE(shuffled, config).solve_from(whole).score(USERS)
     RelationalEASE.release()
     assert torch.equal(RelationalEASE(shuffled, config).solve().score(USERS), warm)
     assert not torch.allclose(RelationalEASE(whole, config).solve().score(USERS), warm, atol=1e-3)
@@ -180,7 +180,7 @@ def test_an_arm_without_a_hop_comes_from_the_whole_solution_without_what_hangs_o
     whole = graph().only("has_tag", "in_city", "of_land", "similar")
     config = RelationalEASEConfig(l2=5.0, weights={"has_tag": 0.0, "in_city": 0.0, "of_land": 4.0, "similar": 2.0})
     for arm in (whole.without("has_tag"), whole.without("in_city"), whole.without("of_land")):
-        found = RelationalEASE(arm, config).solve_within(whole).score(USERS)
+        found = RelationalEASE(arm, config).solve_from(whole).score(USERS)
         torch.testing.assert_close(found, RelationalEASE(whole.only("similar"), config).solve().score(USERS))
 
 
@@ -216,7 +216,7 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
     fewer, n = without(model), model.graph.n_items
     for name in NEAR_SOURCE:
         for places in ([0], [1, 5], [2, 3, 6]):
-            cut = Cut(name, links(model.graph, name, places))
+            cut = EdgeRemoval(name, links(model.graph, name, places))
             assert fewer.fits(cut)
             want, users = solved_without(model, name, places), range(0, SIZES["user"], 7)
             rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
@@ -231,7 +231,7 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
 
 def test_links_that_lead_to_too_many_items_are_solved_anew(monkeypatch):
     model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0)).solve()
-    cut = Cut("of_land", links(model.graph, "of_land", [1, 5]))
+    cut = EdgeRemoval("of_land", links(model.graph, "of_land", [1, 5]))
     assert FewerLinks(model).fits(cut)
     monkeypatch.setattr(low_rank_update, "FEW_ITEMS", 2)
     assert not FewerLinks(model).fits(cut)

@@ -110,10 +110,10 @@ def test_relational_ease_that_shares_solutions_holds_one_more():
     assert issubclass(kind, ClosedForm)
     whole = graph_of(5_000, 5_000, relations={"brand": 50})
     part, config = whole.only(), kind.Config()
-    shared = kind.estimate_within(part, whole, config)
+    shared = kind.estimate_from(part, whole, config)
     assert shared.bytes == kind.estimate(whole, config).bytes + 4 * 5_000**2
     large = graph_of(1, 20_001, relations={"brand": 50})
-    assert kind.estimate_within(large.only(), large, config) == kind.estimate(large.only(), config)
+    assert kind.estimate_from(large.only(), large, config) == kind.estimate(large.only(), config)
 
 
 def test_sparse_ease_by_hand():

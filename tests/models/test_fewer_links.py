@@ -6,7 +6,7 @@ import torch
 from dense_truth import SIZES, random_graph
 
 from relrank.explain.low_rank_update import FewerLinks
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 
@@ -57,7 +57,7 @@ def test_equals_solving_from_scratch(graph):
         relation, rng = graph.relations[name], np.random.default_rng(1)
         for links in (1, 2, 3):
             places = rng.choice(len(relation), links, replace=False).tolist()
-            cuts.append(Cut(name, links_of(relation, places)))
+            cuts.append(EdgeRemoval(name, links_of(relation, places)))
             want.append(solved_without(graph, name, places).score(torch.tensor([len(cuts)]))[0].numpy())
     assert all(low_rank.fits(cut) for cut in cuts)
     users = range(1, len(cuts) + 1)
@@ -73,9 +73,9 @@ def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
     model = RelationalEASE(graph, config(graph)).solve()
     relation = graph.relations["has_tag"]
     places = np.flatnonzero(relation.src == relation.src[0]).tolist()
-    cut = Cut("has_tag", links_of(relation, places))
+    cut = EdgeRemoval("has_tag", links_of(relation, places))
     want = solved_without(graph, "has_tag", places).score(torch.tensor([4, 9])).numpy()
-    got = FewerLinks(model).scores([inputs(model, u) for u in (4, 2, 9)], [cut, Cut(None, ()), cut])
+    got = FewerLinks(model).scores([inputs(model, u) for u in (4, 2, 9)], [cut, EdgeRemoval(None, ()), cut])
     np.testing.assert_allclose(got[[0, 2]], want, atol=1e-5)
     np.testing.assert_allclose(got[1], model.score(torch.tensor([2]))[0].numpy(), atol=1e-6)
 
@@ -83,7 +83,7 @@ def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
 def test_links_of_next_to_no_weight_change_next_to_nothing(graph):
     """1 / w overflows here, so nothing may be divided by it."""
     model = RelationalEASE(graph, config(graph, has_tag=1e-310)).solve()
-    cut = Cut("has_tag", links_of(graph.relations["has_tag"], [0, 1]))
+    cut = EdgeRemoval("has_tag", links_of(graph.relations["has_tag"], [0, 1]))
     with np.errstate(all="raise", under="ignore"):
         got = FewerLinks(model).scores([inputs(model, 4)], [cut])
     np.testing.assert_allclose(got[0], model.score(torch.tensor([4]))[0].numpy(), atol=1e-6)
@@ -96,5 +96,5 @@ def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
     largest = int(relation.weight.argmax())
     assert relation.weight[largest] > 1
     src, dst = int(relation.src[largest]), int(relation.dst[largest])
-    assert not low_rank.fits(Cut("similar", ((src, dst),)))
-    assert not low_rank.fits(Cut("similar", ((dst, src),)))
+    assert not low_rank.fits(EdgeRemoval("similar", ((src, dst),)))
+    assert not low_rank.fits(EdgeRemoval("similar", ((dst, src),)))

@@ -5,10 +5,10 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.explain.item_paths import INTERACTIONS, ItemPaths, Path
+from relrank.explain.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.flat_filter import FlatFilter, FlatFilterConfig
@@ -41,12 +41,12 @@ def graph():
 
 
 TERMS = {
-    Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * np.sqrt(0.5),
-    Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * np.sqrt(0.5),
+    ItemPath(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * np.sqrt(0.5),
+    ItemPath(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * np.sqrt(0.5),
     # rows (1, ½, ½) and (½, 1, ½), each over √1.5
-    Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
-    Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
-    Path(0, INTERACTIONS, (), 1): 2.0,
+    ItemPath(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+    ItemPath(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+    ItemPath(0, INTERACTIONS, (), 1): 2.0,
 }
 """Between items 0 and 1, has_tag at 2 and similar at 3: the terms of a Gram matrix of unit rows."""
 
@@ -71,7 +71,7 @@ def with_lands(graph):
 
 
 OVER_LANDS = {
-    Path(0, "in_land", (("tag", one), ("land", 0), ("tag", other)), 1): 5 * there * 0.5
+    ItemPath(0, "in_land", (("tag", one), ("land", 0), ("tag", other)), 1): 5 * there * 0.5
     for one, there in ((0, 3 / 7), (1, 4 / 7))
     for other in (0, 1)
 }
@@ -87,12 +87,12 @@ def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
     half = np.sqrt(0.5)
     assert found == pytest.approx(
         {
-            Path(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
-            Path(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
-            Path(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
-            Path(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
+            ItemPath(0, "has_tag", (("tag", 0),), 1): 2 * 0.6 * half,
+            ItemPath(0, "has_tag", (("tag", 1),), 1): 2 * 0.8 * half,
+            ItemPath(0, "similar", (), 1): 3 * (0.5 + 0.5) / 1.5,
+            ItemPath(0, "similar", (("item", 2),), 1): 3 * 0.25 / 1.5,
             # users of 2, 2, 1 and 1 interactions weigh ½, ½, 1, 1 over their mean 4 / 6
-            Path(0, INTERACTIONS, (), 1): 2 * 0.5 / (4 / 6),
+            ItemPath(0, INTERACTIONS, (), 1): 2 * 0.5 / (4 / 6),
             **OVER_LANDS,
         }
     )
@@ -115,11 +115,11 @@ def test_weights_of_other_models_are_normalised_edges(graph):
     found = dict(ItemPaths(FlatFilter(graph, config).solve(), graph, None).between(0, 1))
     assert found == pytest.approx(
         {
-            Path(0, "has_tag", (("tag", 0),), 1): 2 * 3 / np.sqrt(7 * 4) * 1 / np.sqrt(2 * 4),
-            Path(0, "has_tag", (("tag", 1),), 1): 2 * 4 / np.sqrt(7 * 5) * 1 / np.sqrt(2 * 5),
-            Path(0, "similar", (), 1): 0.5,
-            Path(0, "similar", (("item", 2),), 1): 0.25,
-            Path(0, INTERACTIONS, (), 1): 2 / np.sqrt(3 * 2),
+            ItemPath(0, "has_tag", (("tag", 0),), 1): 2 * 3 / np.sqrt(7 * 4) * 1 / np.sqrt(2 * 4),
+            ItemPath(0, "has_tag", (("tag", 1),), 1): 2 * 4 / np.sqrt(7 * 5) * 1 / np.sqrt(2 * 5),
+            ItemPath(0, "similar", (), 1): 0.5,
+            ItemPath(0, "similar", (("item", 2),), 1): 0.25,
+            ItemPath(0, INTERACTIONS, (), 1): 2 / np.sqrt(3 * 2),
         }
     )
 
@@ -131,28 +131,34 @@ def test_relations_of_a_trained_model_count_by_their_learned_weights(graph):
         model.raw_weights[:] = torch.tensor([2.0, -200.0])  # has_tag; similar at 0
     found = dict(ItemPaths(model, graph, None).between(0, 1))
     weight = np.log1p(np.exp(2.0))
-    assert found[Path(0, "has_tag", (("tag", 0),), 1)] == pytest.approx(weight * 3 / np.sqrt(7 * 4) / np.sqrt(2 * 4))
+    assert found[ItemPath(0, "has_tag", (("tag", 0),), 1)] == pytest.approx(
+        weight * 3 / np.sqrt(7 * 4) / np.sqrt(2 * 4)
+    )
     assert {path.relation for path in found} == {"has_tag", INTERACTIONS}
 
 
 def test_items_without_a_link_have_the_interactions_alone_and_weight_0_leaves_a_relation_out(graph):
     model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 0.0})).solve()
     paths = ItemPaths(model, graph, FewerLinks(model))
-    assert paths.between(0, 3) == [(Path(0, INTERACTIONS, (), 3), 0.0)]
+    assert paths.between(0, 3) == [(ItemPath(0, INTERACTIONS, (), 3), 0.0)]
     assert {path.relation for path, _ in paths.between(0, 1)} == {"similar", INTERACTIONS}
 
 
 def test_the_cut_of_a_path_joins_its_two_items():
-    assert Path(4, INTERACTIONS, (), 7).cut == Cut(None, ())
-    assert Path(4, "similar", (), 7).cut == Cut("similar", ((4, 7),))
-    assert Path(4, "has_tag", (("tag", 2),), 7).cut == Cut("has_tag", ((4, 2), (7, 2)))
+    assert ItemPath(4, INTERACTIONS, (), 7).cut == EdgeRemoval(None, ())
+    assert ItemPath(4, "similar", (), 7).cut == EdgeRemoval("similar", ((4, 7),))
+    assert ItemPath(4, "has_tag", (("tag", 2),), 7).cut == EdgeRemoval("has_tag", ((4, 2), (7, 2)))
 
 
 def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one(graph):
     model = RelationalEASE(graph).solve()
     paths, rng = ItemPaths(model, graph, FewerLinks(model)), np.random.default_rng(0)
     tags = graph.relations["has_tag"].csr(4, 3)
-    for like in (Path(0, "has_tag", (("tag", 0),), 1), Path(0, "similar", (), 1), Path(0, INTERACTIONS, (), 1)):
+    for like in (
+        ItemPath(0, "has_tag", (("tag", 0),), 1),
+        ItemPath(0, "similar", (), 1),
+        ItemPath(0, INTERACTIONS, (), 1),
+    ):
         drawn = [paths.random(np.array([0, 1]), like, rng) for _ in range(60)]
         assert all((p.via, p.relation, p.through) != (like.via, like.relation, like.through) for p in drawn)
         assert {p.via for p in drawn} <= {0, 1}
@@ -164,5 +170,5 @@ def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one(g
                 assert kind == "tag"
                 assert {tag} <= set(tags.take(np.array([p.via])).indices) & set(tags.take(np.array([p.end])).indices)
             assert p.via != p.end or p.relation == INTERACTIONS
-    lonely = paths.random(np.array([3]), Path(0, "has_tag", (("tag", 0),), 1), rng)
-    assert lonely.cut == Cut(None, ())
+    lonely = paths.random(np.array([3]), ItemPath(0, "has_tag", (("tag", 0),), 1), rng)
+    assert lonely.cut == EdgeRemoval(None, ())

@@ -176,10 +176,10 @@ def test_scores_come_from_a_history_unless_users_have_relations_in_use():
 def cold_and_kept(whole, arm, config):
     """A model solved within the whole graph while nothing is kept, and while the whole solution is."""
     relational_ease._SOLUTIONS.clear()
-    cold = RelationalEASE(arm, config).solve_within(whole)
+    cold = RelationalEASE(arm, config).solve_from(whole)
     relational_ease._SOLUTIONS.clear()
-    RelationalEASE(whole, config).solve_within(whole)
-    return cold, RelationalEASE(arm, config).solve_within(whole)
+    RelationalEASE(whole, config).solve_from(whole)
+    return cold, RelationalEASE(arm, config).solve_from(whole)
 
 
 def test_arms_of_few_nodes_come_from_the_whole_solution(monkeypatch):
@@ -220,7 +220,7 @@ def test_a_kept_solution_is_of_the_same_hyper_parameters_and_relations_and_goes_
         assert torch.equal(kept.item_weights, RelationalEASE(whole, config).solve().item_weights)
         other = whole.rewired("has_tag", 0)
         assert torch.equal(
-            RelationalEASE(other, config).solve_within(other).item_weights,
+            RelationalEASE(other, config).solve_from(other).item_weights,
             RelationalEASE(other, config).solve().item_weights,
         )
     assert len(relational_ease._SOLUTIONS) == 1
@@ -232,7 +232,7 @@ def test_on_more_interactions_a_model_is_solved_alone(graph):
     edges = whole.interactions
     more = replace(whole.only("has_tag"), interactions=replace(edges, weight=edges.weight * 2))
     assert torch.equal(
-        RelationalEASE(more, config).solve_within(whole).item_weights,
+        RelationalEASE(more, config).solve_from(whole).item_weights,
         RelationalEASE(more, config).solve().item_weights,
     )
 
@@ -242,7 +242,7 @@ def test_users_with_relations_are_solved_alone(graph):
     graph = replace(graph, relations={**graph.relations, "few": few(graph.relations["has_tag"])})
     arm = graph.without("few")  # small enough to be taken out of a whole solution, were it one of items alone
     assert torch.equal(
-        RelationalEASE(arm, config).solve_within(graph).item_weights, RelationalEASE(arm, config).solve().item_weights
+        RelationalEASE(arm, config).solve_from(graph).item_weights, RelationalEASE(arm, config).solve().item_weights
     )
 
 

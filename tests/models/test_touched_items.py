@@ -8,7 +8,7 @@ import torch
 from dense_truth import random_graph
 
 from relrank.explain.local_update import TouchedItems
-from relrank.graph.edge_removal import Cut, without_links
+from relrank.graph.edge_removal import EdgeRemoval, without_links
 from relrank.graph.graph import Graph
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
@@ -44,11 +44,11 @@ def links_of(graph: Graph, name: str) -> np.ndarray:
     return np.stack((r.src, r.dst) if r.source == "item" else (r.dst, r.src), 1)
 
 
-def cut_of(name: str, links: np.ndarray) -> Cut:
-    return Cut(name, tuple((int(item), int(other)) for item, other in links))
+def cut_of(name: str, links: np.ndarray) -> EdgeRemoval:
+    return EdgeRemoval(name, tuple((int(item), int(other)) for item, other in links))
 
 
-def anew(model: SparseEASE, cut: Cut, row) -> np.ndarray:
+def anew(model: SparseEASE, cut: EdgeRemoval, row) -> np.ndarray:
     """Scores of an input row by the model on the graph without the links."""
     other = SparseEASE(without_links(model.graph, cut), model.config).solve()
     x = np.zeros(other.n_columns)
@@ -92,7 +92,7 @@ def test_equals_solving_from_scratch(kind, config, columns, monkeypatch):
     got = touched.scores(rows, cuts)
     want = np.array([anew(model, cut, row) for row, cut in zip(rows, cuts, strict=True)])
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
-    before = touched.scores(rows, [Cut(None, ())] * len(rows))
+    before = touched.scores(rows, [EdgeRemoval(None, ())] * len(rows))
     if config.get("weights"):
         assert (np.abs(before - want).max(1) > 1e-4).sum() > len(rows) / 4
     else:
@@ -128,6 +128,6 @@ def test_a_cut_that_changes_nothing_in_use_changes_no_score():
 def test_links_of_others_than_items_do_not_fit():
     graph = graph_of("with users' relations")
     touched = TouchedItems(SparseEASE(graph).solve())
-    assert not touched.fits(Cut("lives_in", ((0, 0),)))
-    assert touched.fits(Cut("in_land", ((0, 0),)))  # links behind those of items do
-    assert not touched.fits(Cut("near", ((0, 1),)))
+    assert not touched.fits(EdgeRemoval("lives_in", ((0, 0),)))
+    assert touched.fits(EdgeRemoval("in_land", ((0, 0),)))  # links behind those of items do
+    assert not touched.fits(EdgeRemoval("near", ((0, 1),)))

@@ -55,7 +55,7 @@ def shelf(weights: dict[str, float] | None = None) -> FittedRun:
     empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
     train = Interactions(src.astype(np.int32), dst.astype(np.int32))
     note = {
-        "format": "relrank-run-3",
+        "format": "relrank-run-4",
         "model": "relational-ease",
         "name": "relational-ease",
         "arm": "all",

@@ -35,8 +35,8 @@ from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.asked import Limits
 from relrank.serve.filters import Has, Joined
-from relrank.serve.process import Options, Watcher, names_of
-from relrank.serve.served import Served
+from relrank.serve.process import Options, RunReloader, names_of
+from relrank.serve.served import ServedModel
 from relrank.serve.service import Service
 
 RUN = library("relational-ease", {"l2": 5.0})
@@ -216,7 +216,7 @@ def test_a_bad_request_names_the_field_and_what_was_found(method, path, body, st
 
 
 def test_an_error_of_the_server_has_no_trace_but_a_number_in_the_log(monkeypatch, caplog):
-    monkeypatch.setattr(Served, "listed", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(ServedModel, "listed", lambda *_, **__: 1 / 0)
     said = error(CLIENT.get("/recommend/reader 1"), 500)
     number = re.search(r"log as (\w{12})", said["found"])[1]
     assert f"error {number} in GET /recommend/reader 1" in caplog.text
@@ -328,13 +328,13 @@ def test_searches_leave_the_loop_free(monkeypatch):
         monkeypatch.setattr(kind, name, call)
 
     for name in ("titled", "values_from", "similar", "among"):
-        noted(Served, name)
+        noted(ServedModel, name)
     monkeypatch.setattr(SERVICE.served(), "seconds", 0.0)
     CLIENT.get("/items?q=trial")
     CLIENT.get("/values/has_genre")
     CLIENT.get("/recommend/reader 1?with=has_genre:crime")
     CLIENT.post("/recommend", json={"user": "reader 1", "with": [{"relation": "has_genre", "value": "crime"}]})
-    noted(Served, "listed")
+    noted(ServedModel, "listed")
     CLIENT.post("/recommend", json={"history": [1001] * 201})
     assert {name: thread.startswith("relrank-slow") for name, thread in threads.items()} == dict.fromkeys(
         ("titled", "values_from", "among", "listed"), True
@@ -419,8 +419,8 @@ def test_slow_models_and_quick_ones_answer_alike(monkeypatch):
         threads.append(threading.current_thread().name)
         return listed(self, *args, **kwargs)
 
-    listed = Served.listed
-    monkeypatch.setattr(Served, "listed", noted)
+    listed = ServedModel.listed
+    monkeypatch.setattr(ServedModel, "listed", noted)
     answers = []
     for seconds in (0.0, 1.0):
         monkeypatch.setattr(SERVICE.served(), "seconds", seconds)
@@ -433,8 +433,8 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
     go = threading.Event()
     service = Service({"one": RUN}, Limits(threads=1, queue=2))
     monkeypatch.setattr(service.served(), "seconds", 1.0)
-    listed = Served.listed
-    monkeypatch.setattr(Served, "listed", lambda *a, **k: go.wait(10) and listed(*a, **k))
+    listed = ServedModel.listed
+    monkeypatch.setattr(ServedModel, "listed", lambda *a, **k: go.wait(10) and listed(*a, **k))
     statuses = []
     with TestClient(make_app(service)) as client:
 
@@ -519,7 +519,7 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     save(old, folder)
     service = Service({"run": load_run(folder)})
     app = make_app(service)
-    watcher, client = Watcher(service, Options({"run": folder}), app), TestClient(app)
+    watcher, client = RunReloader(service, Options({"run": folder}), app), TestClient(app)
     expected = [client_of(run).get("/recommend/reader 3").json()["items"] for run in (old, new)]
     assert expected[0] != expected[1]
 
@@ -529,7 +529,7 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     watcher.look()
     assert served() == (expected[0], [])
     before = service.served()
-    late = Watcher(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced while it was loaded
+    late = RunReloader(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced while it was loaded
     late.look()
     assert service.served() is not before
     shutil.move(folder, tmp_path / "away")
@@ -739,9 +739,9 @@ def test_titles_do_not_command_the_terminal(tmp_path, capsys, monkeypatch):
 
 
 def test_the_log_shows_the_path_of_a_request_and_does_not_obey_it(monkeypatch, caplog):
-    monkeypatch.setattr(Served, "listed", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(ServedModel, "listed", lambda *_, **__: 1 / 0)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 404)
-    monkeypatch.setattr(Served, "user_row", lambda *_, **__: 1)
+    monkeypatch.setattr(ServedModel, "user_row", lambda *_, **__: 1)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 500)
     assert "GET /recommend/reader 1\\x1b[2J" in caplog.text
     assert "\x1b" not in caplog.text

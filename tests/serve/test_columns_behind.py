@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = build_graph(tables, split, relations)
     graph = whole.only("sold_in")
     model = ItemKNN(graph).solve()
-    note = {"format": "relrank-run-3", "model": ItemKNN.name, "name": ItemKNN.name, "arm": "interactions",
+    note = {"format": "relrank-run-4", "model": ItemKNN.name, "name": ItemKNN.name, "arm": "interactions",
             "config": {}, "protocol": "m", "fingerprint": split.fingerprint, "ordered": False,
             "successive": False}  # fmt: skip
     out = tmp_path_factory.mktemp("runs") / "run"

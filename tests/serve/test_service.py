@@ -29,7 +29,7 @@ from relrank.serve import weights as weighing
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.filters import Between, Has, Joined
 from relrank.serve.index import ItemIndex, recall
-from relrank.serve.served import Served
+from relrank.serve.served import ServedModel
 from relrank.serve.service import Service
 
 MODELS = [
@@ -180,9 +180,11 @@ def test_a_known_user_brings_the_items_of_a_visit(model, successive):
     assert not {*visit, *(1000 + seen).tolist()} & {item for item, _ in pairs(both)}
     assert both["total"] == alone["total"] - 2
     assert pairs(service.recommend(user=USERS[user], history=[], k=20)) == pairs(alone)
-    if run.hears_all or (run.model.from_history and model != "random"):
+    if run.lists_from_full_history or (run.model.from_history and model != "random"):
         rows = (
-            service.served().history_of(user) if run.hears_all else run.split.train.item[run.split.train.user == user]
+            service.served().history_of(user)
+            if run.lists_from_full_history
+            else run.split.train.item[run.split.train.user == user]
         )
         expected = run.model.fold_in([torch.from_numpy(np.r_[rows, np.array(visit) - 1000].astype(np.int64))])[0]
         assert both["exact"]
@@ -223,9 +225,9 @@ def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
     assert any(pairs(apart.recommend(user=u)) != pairs(after.recommend(user=u)) for u in USERS)
 
 
-SERVED = Served("one", library("relational-ease", {"l2": 5.0}))
-SPARSE = Served("sparse", library("sparse-ease", {"neighbours": 4, "weights": {"lives_in": 0.0}}))
-TIES = Served("ties", constant(library()))
+SERVED = ServedModel("one", library("relational-ease", {"l2": 5.0}))
+SPARSE = ServedModel("sparse", library("sparse-ease", {"neighbours": 4, "weights": {"lives_in": 0.0}}))
+TIES = ServedModel("ties", constant(library()))
 
 
 def oracle(served, scores, seen, among):
@@ -320,7 +322,7 @@ def test_conditions_are_joined_as_logic_says(data):
         st.recursive(one, lambda x: st.tuples(some, st.lists(x, min_size=1, max_size=3)).map(joined), max_leaves=6)
     )
     condition, holds = tree
-    found = Served("one", replace(SERVED.run, facts=FACTS, nodes=NODES)) if not FILTERED else FILTERED[0]
+    found = ServedModel("one", replace(SERVED.run, facts=FACTS, nodes=NODES)) if not FILTERED else FILTERED[0]
     FILTERED[:] = [found]
     np.testing.assert_array_equal(found.among([condition]), [holds(i) for i in range(N_ITEMS)])
 
@@ -428,7 +430,7 @@ def test_values_of_a_filter_come_with_the_items_they_leave():
     ],
 )
 def test_what_cannot_be_answered_is_named(question, status, message):
-    service = Service({"one": Served("one", SERVED.run, Limits(history=20))}, Limits(history=20))
+    service = Service({"one": ServedModel("one", SERVED.run, Limits(history=20))}, Limits(history=20))
     with pytest.raises(RequestError, match=message) as refused:
         service.recommend(**question)
     assert refused.value.status == status
@@ -554,7 +556,7 @@ def test_a_variant_is_made_once_and_few_are_kept(monkeypatch):
 
     under = weighing.under
     monkeypatch.setattr(weighing, "under", slow)
-    service = Service({"one": Served("one", SERVED.run, Limits(variants=2, waiting=8))})
+    service = Service({"one": ServedModel("one", SERVED.run, Limits(variants=2, waiting=8))})
 
     def ask(weight):
         return service.recommend(user=USERS[1], weights={"has_genre": weight})
@@ -582,7 +584,7 @@ def test_too_many_variants_at_once_are_refused(monkeypatch):
         return model
 
     monkeypatch.setattr(weighing, "under", stuck)
-    service = Service({"one": Served("one", SERVED.run, Limits(waiting=1))})
+    service = Service({"one": ServedModel("one", SERVED.run, Limits(waiting=1))})
     first = threading.Thread(target=service.recommend, kwargs={"user": USERS[1], "weights": {"has_genre": 1.0}})
     first.start()
     assert at_work.wait(5)
@@ -759,16 +761,16 @@ def wide(monkeypatch):
 
 
 def test_below_the_threshold_lists_are_exact_and_only_vectors_have_an_index(wide):
-    assert Served("one", wide).index is None
-    assert Served("one", wide, index_from=N_ITEMS + 1).index is None
-    assert Served("one", wide, index_from=N_ITEMS).index is not None
+    assert ServedModel("one", wide).index is None
+    assert ServedModel("one", wide, index_from=N_ITEMS + 1).index is None
+    assert ServedModel("one", wide, index_from=N_ITEMS).index is not None
     for model in ("path-fusion", "sasrec", "relational-ease", "popularity"):
-        assert Served("one", library(model), index_from=1).index is None
+        assert ServedModel("one", library(model), index_from=1).index is None
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
-    served = Served("one", wide, index_from=1)
+    served = ServedModel("one", wide, index_from=1)
     if target == 0:  # an index that finds every second item only
         search = served.index.search
         monkeypatch.setattr(ItemIndex, "search", lambda self, q, k: search(q, N_ITEMS)[:k][::2])
@@ -792,7 +794,7 @@ def test_pages_through_an_index_are_one_order(wide, target, monkeypatch):
 
 
 def test_filters_and_other_weights_do_not_go_through_the_index(wide):
-    served = Served("one", wide, index_from=1)
+    served = ServedModel("one", wide, index_from=1)
     exact = Service({"one": wide}).recommend(user=USERS[2], filters=[("has_genre", "crime")])
     assert Service({"one": served}).recommend(user=USERS[2], filters=[("has_genre", "crime")]) == exact
 
@@ -800,7 +802,7 @@ def test_filters_and_other_weights_do_not_go_through_the_index(wide):
 def test_pitfall_a_missing_extra_names_the_command(monkeypatch, wide):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(InputError, match=r'pip install "relrank\[ann\]"'):
-        Served("one", wide, index_from=1)
+        ServedModel("one", wide, index_from=1)
 
 
 # replacing a run

@@ -28,7 +28,7 @@ def kept(folder: Path, name: str, split: str = "random-leave-one-out", **config:
     else:
         model.init_weights(0)
     note = {
-        "format": "relrank-run-3", "model": name, "name": name, "arm": "interactions", "config": config,
+        "format": "relrank-run-4", "model": name, "name": name, "arm": "interactions", "config": config,
         "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered, "successive": cut.successive,
     }  # fmt: skip
     save_run(model, graph, cut, shop, note, folder / "run")

@@ -89,7 +89,7 @@ def test_a_kept_run_ranks_the_same_candidates(study) -> None:
     config, material, result, out = study
     keep_winner(config, material, out)
     run = load_run(out)
-    assert run.split.only_new
+    assert run.split.new_items_only
     best = result.leaderboard.sort("valid", descending=True).row(0, named=True)
     again = evaluate(run.model, run.split)
     assert again.summary["ndcg@10"] == pytest.approx(best["mean"])

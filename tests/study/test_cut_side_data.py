@@ -8,7 +8,7 @@ from shops import SHOP
 
 from relrank.errors import InputError
 from relrank.study.config import read_study
-from relrank.study.run import Material, prepare
+from relrank.study.run import StudyData, prepare
 
 REST = """time = "time"
 [protocol]
@@ -72,7 +72,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(shop: Path, *replaced: tuple[str, str]) -> Material:
+def read(shop: Path, *replaced: tuple[str, str]) -> StudyData:
     text = (shop / "study.toml").read_text()
     for old, new in replaced:
         assert old in text

@@ -16,7 +16,7 @@ from relrank.runs.fitted_run import load_run
 from relrank.study.cells import Cell, load_cell
 from relrank.study.config import read_study
 from relrank.study.fit_run import fit_run
-from relrank.study.run import Material, grid, prepare, run_study
+from relrank.study.run import StudyData, grid, prepare, run_study
 
 STUDY = f"""{SHOP}[data.nodes.product]
 file = "products.csv"
@@ -69,7 +69,7 @@ def write_products(folder: Path, price: float = 9.5, fame: int = 3) -> None:
     ).write_csv(folder / "products.csv")
 
 
-def read(path: Path) -> Material:
+def read(path: Path) -> StudyData:
     return prepare(read_study(path), path.parent)
 
 

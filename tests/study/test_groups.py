@@ -14,7 +14,7 @@ from relrank.errors import InputError
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.cells import load_cell
 from relrank.study.config import read_study
-from relrank.study.effects import Found, Judge, effects_and_verdicts, notes, versus
+from relrank.study.effects import CellResults, Judge, effects_and_verdicts, notes, versus
 from relrank.study.groups import group_effects, group_metrics
 from relrank.study.result import StudyResult
 from relrank.study.run import prepare, run_study, smoke
@@ -47,7 +47,7 @@ def cell(model, seed, ndcg, hit, **more):
 
 
 def by_hand(*cells):
-    return Found(cells, "ndcg@5")
+    return CellResults(cells, "ndcg@5")
 
 
 def two_seeds(model, arm=INTERACTIONS, plus=0.0):
@@ -122,7 +122,7 @@ def test_notes_of_a_model_on_itself():
     first, second, silent = (SimpleNamespace(model="m", seed=seed, note={}) for seed in (0, 1, 2))
     first.note = {"own share by history length": lengths, "relation weights": {"b": 2.0, "a": 0.5}}
     second.note = {"relation weights": {"a": 0.75}}
-    table = notes(Found([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
+    table = notes(CellResults([(ALL, second), (ALL, silent), (ALL, first)], "ndcg@5"))
     own, weights = "own share by history length", "relation weights"
     assert table.rows() == [
         ("m", "all", 0, own, "≤ 10", 0.75, 0.1, 4),

@@ -14,7 +14,7 @@ from relrank.runs.fitted_run import load_run
 from relrank.study.cells import refit_cell, tune_and_fit
 from relrank.study.config import read_study
 from relrank.study.fit_run import fit_run
-from relrank.study.run import Material, grid, prepare, run_study
+from relrank.study.run import StudyData, grid, prepare, run_study
 from relrank.study.search import search_study
 from relrank.study.tuned import write_tuned
 
@@ -45,7 +45,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop.toml"
 
 
-def read(path: Path, section: str = "") -> Material:
+def read(path: Path, section: str = "") -> StudyData:
     head, _, rest = STUDY.partition("[data]")
     path.write_text(head + section + "[data]" + rest)
     return prepare(read_study(path), path.parent)

@@ -6,7 +6,7 @@ import pytest
 from relrank.evaluation.evaluate import Evaluation
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.cells import CellResult
-from relrank.study.effects import Found
+from relrank.study.effects import CellResults
 from relrank.study.judge import judges, strongest, taken_away
 from relrank.study.tuning import Trial
 
@@ -22,7 +22,7 @@ def cell(model, arm, valid, seed=0, trials=(), weights=None):
 
 
 def judged(*cells):
-    found = Found(cells, "ndcg@10")
+    found = CellResults(cells, "ndcg@10")
     names = list(dict.fromkeys(c.model for _, c in cells))
     return judges(found, ["judge"], names)
 
@@ -71,7 +71,7 @@ def test_a_model_without_an_interactions_arm_is_not_spoken_of():
 
 def test_the_strongest_of_all_models_on_the_interactions_alone():
     cells = [cell("judge", INTERACTIONS, 0.15), cell("judge", ALL, 0.3), cell("ease", INTERACTIONS, 0.2)]
-    found = Found(cells, "ndcg@10")
+    found = CellResults(cells, "ndcg@10")
     assert strongest(found, ["judge", "ease", "absent"]) == "ease"
     assert strongest(found, ["judge"]) == "judge"
     assert strongest(found, ["absent"]) is None

@@ -117,7 +117,7 @@ NO_CANDIDATES = "held-out rows of items that are no candidates"
     [
         *((said, "setting does not fit")
           for said in ({"config": None}, {"unseen": -1}, {"protocol": 5}, {"ordered": "yes"}, {"arm": []})),
-        ({"only_new": True}, NO_CANDIDATES), ({"unseen": 30}, NO_CANDIDATES),
+        ({"new_items_only": True}, NO_CANDIDATES), ({"unseen": 30}, NO_CANDIDATES),
     ],
 )  # fmt: skip
 def test_notes_of_a_run_that_were_written_wrong_are_one_error(

@@ -16,7 +16,7 @@ from relrank.io.manifest import seal
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
 from relrank.study.config import read_study
-from relrank.study.effects import Found, Judge, effects_and_verdicts, leaderboard, versus
+from relrank.study.effects import CellResults, Judge, effects_and_verdicts, leaderboard, versus
 from relrank.study.engines.engine import Silent
 from relrank.study.groups import group_metrics
 from relrank.study.lists import list_effects
@@ -40,7 +40,7 @@ def cell(model, seed, ndcg, **of_lists):
 
 
 def found_of(*cells):
-    found = Found(cells, "ndcg@5")
+    found = CellResults(cells, "ndcg@5")
     return found, effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)[0]
 
 
@@ -64,7 +64,7 @@ def test_versus_takes_the_lists_of_the_rival():
     seen = {("m", ALL): [4.0, 5.0, 6.0], ("m", INTERACTIONS): [3.0, 5.0, 5.0],
             ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
     cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
-    found = Found(cells, "ndcg@5")
+    found = CellResults(cells, "ndcg@5")
     judges = [Judge(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
     against = versus(found, ["m"], "rival", RELATIONS)
     effects, _ = effects_and_verdicts(judges, RELATIONS, None, against)

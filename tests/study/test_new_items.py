@@ -17,7 +17,7 @@ from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError
 from relrank.serve.filters import Has, Joined
 from relrank.serve.service import Service
-from relrank.study.cells import Bench
+from relrank.study.cells import SplitContext
 from relrank.study.engines.split_files import pack, unpack
 from relrank.tables.ids import IdMap
 from relrank.tables.protocols import ProtocolConfig, apply
@@ -192,6 +192,6 @@ def test_lists_are_filtered_along_a_chain_of_relations():
 
 def test_other_processes_are_told_of_them():
     split = apply(shop(), protocol(), 0)
-    bench = unpack(pack(Bench(0, split, build_graph(shop(), split, BRANDS))))
+    bench = unpack(pack(SplitContext(0, split, build_graph(shop(), split, BRANDS))))
     assert bench.split.unseen == 3
     assert json.dumps(bench.split.closed().tolist()) == "[12, 13, 14]"

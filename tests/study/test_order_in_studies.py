@@ -57,7 +57,7 @@ def kept(
         model.init_weights(0)
         config = {"dim": 8, "window": 3, "init_scale": 0.5}
     note = {
-        "format": "relrank-run-3", "model": kind.name, "name": kind.name, "arm": "interactions",
+        "format": "relrank-run-4", "model": kind.name, "name": kind.name, "arm": "interactions",
         "config": config, "protocol": "m", "fingerprint": cut.fingerprint, "ordered": cut.ordered,
         "successive": cut.successive,
     }  # fmt: skip

@@ -14,7 +14,7 @@ from relrank.report.answer import answer
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired
 from relrank.study.config import read_study
-from relrank.study.effects import Found, Judge, effects_and_verdicts
+from relrank.study.effects import CellResults, Judge, effects_and_verdicts
 from relrank.study.lists import contrary, in_words, metric_effects
 from relrank.study.run import prepare, run_study
 
@@ -31,7 +31,7 @@ def cell(arm, ndcg, ndcg_20, recall, mrr, seed=0):
 
 
 def test_differences_of_every_other_metric_by_hand():
-    found = Found(
+    found = CellResults(
         [
             cell(all_of(RELATIONS), [0.5, 0.5, 0.5], [0.6, 0.7, 0.8], [1.0, 1.0, 0.0], [0.5, 0.5, 0.25]),
             cell(drop(RELATIONS, "a"), [0.4, 0.4, 0.4], [0.5, 0.5, 0.8], [1.0, 1.0, 1.0], [0.5, 0.25, 0.25]),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from relrank.study.arms import INTERACTIONS, all_of, rewired, some
-from relrank.study.effects import Found
+from relrank.study.effects import CellResults
 from relrank.study.plan import candidates, path, plan_of, to_confirm
 
 RELATIONS = ["tags", "text", "era", "lang", "size"]
@@ -36,22 +36,22 @@ def worth(relations, of=WORTH_OF):
 
 def found(*sets, of=WORTH_OF):
     arms = [all_of(RELATIONS) if len(names) == len(RELATIONS) else some(names) for names in sets]
-    return Found([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
+    return CellResults([cell(arm, worth(arm.relations, of), seed) for arm in arms for seed in (0, 1)], "ndcg@10")
 
 
-ALONE = [(), *((r,) for r in RELATIONS)]
+SINGLE_PROCESS = [(), *((r,) for r in RELATIONS)]
 
 
 def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
-    steps, ends = path(found(*ALONE), "m", RELATIONS)
+    steps, ends = path(found(*SINGLE_PROCESS), "m", RELATIONS)
     assert [name for _, name in steps[0]][:2] == ["text", "tags"]
     assert ends == "further arms were not run"
-    arms = candidates(found(*ALONE), "m", RELATIONS, ["text"])
+    arms = candidates(found(*SINGLE_PROCESS), "m", RELATIONS, ["text"])
     assert [arm.relations for arm in arms] == [
         ("tags", "text"), ("era", "text"), ("lang", "text"), ("size", "text"),
     ]  # fmt: skip
     assert arms[0].name == "interactions + tags + text"
-    there = found(*ALONE, ("tags", "text"))
+    there = found(*SINGLE_PROCESS, ("tags", "text"))
     assert len(candidates(there, "m", RELATIONS, ["text"])) == 3  # what was run is not run again
     assert candidates(there, "m", RELATIONS, []) == []
     # four of five are the arms without one, which every study runs
@@ -61,14 +61,14 @@ def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
 def test_a_path_ends_where_validation_gains_nothing():
     pairs = [("text", r) for r in RELATIONS if r != "text"]
     three = [("text", "tags", r) for r in ("era", "lang", "size")]
-    steps, ends = path(found(*ALONE, *pairs, *three), "m", RELATIONS)
+    steps, ends = path(found(*SINGLE_PROCESS, *pairs, *three), "m", RELATIONS)
     assert [tried[0][1] for tried in steps] == ["text", "tags"]
     assert ends == "no further relation is better on validation"
 
 
 def test_figures_of_a_plan():
     pairs = [("text", r) for r in RELATIONS if r != "text"]
-    there = found(*ALONE, *pairs, ("text", "tags", "era"), tuple(RELATIONS))
+    there = found(*SINGLE_PROCESS, *pairs, ("text", "tags", "era"), tuple(RELATIONS))
     plan = plan_of(there, "m", RELATIONS, margin=0.002)
     assert [step.relation for step in plan.steps] == ["text", "tags"]
     first, second = plan.steps
@@ -86,10 +86,10 @@ def test_figures_of_a_plan():
 
 def test_a_close_second_is_an_alternative():
     of = {**WORTH_OF, "tags": 0.049}
-    steps = plan_of(found(*ALONE, tuple(RELATIONS), of=of), "m", RELATIONS, margin=0.002).steps
+    steps = plan_of(found(*SINGLE_PROCESS, tuple(RELATIONS), of=of), "m", RELATIONS, margin=0.002).steps
     assert steps[0].relation == "text"
     assert steps[0].alternatives == ("tags",)
-    assert plan_of(found(*ALONE, tuple(RELATIONS)), "m", RELATIONS, 0.002).steps[0].alternatives == ()
+    assert plan_of(found(*SINGLE_PROCESS, tuple(RELATIONS)), "m", RELATIONS, 0.002).steps[0].alternatives == ()
 
 
 def test_a_step_that_test_does_not_confirm_is_not_built():
@@ -98,7 +98,7 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
     cells[1][1].valid += 0.01  # validation's luck
     noisy = cells[1][1].evaluation.table.with_columns(pl.col("ndcg@10") + rng.normal(0, 0.05, USERS))
     cells[1][1].evaluation.table = noisy
-    plan = plan_of(Found(cells, "ndcg@10"), "m", ["era"], 0.002)
+    plan = plan_of(CellResults(cells, "ndcg@10"), "m", ["era"], 0.002)
     assert [step.relation for step in plan.steps] == ["era"]
     assert not plan.steps[0].confirmed
     assert plan.worth_building == 0
@@ -106,11 +106,13 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
 
 def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
     cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.02)]
-    assert plan_of(Found(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
-    (arm,) = to_confirm(Found(cells, "ndcg@10"), plan_of(Found(cells, "ndcg@10"), "m", ["era", "lang"], 0.002))
+    assert plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
+    (arm,) = to_confirm(
+        CellResults(cells, "ndcg@10"), plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002)
+    )
     assert (arm.name, arm.relations, arm.rewired) == ("interactions + era, era rewired", ("era",), "era")
     for worth_shuffled, built in ((0.02, 0), (0.0, 1)):
-        there = Found([*cells, cell(arm, worth_shuffled)], "ndcg@10")
+        there = CellResults([*cells, cell(arm, worth_shuffled)], "ndcg@10")
         plan = plan_of(there, "m", ["era", "lang"], 0.002)
         assert plan.steps[0].beyond.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
         assert plan.worth_building == built
@@ -134,7 +136,7 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
     cells += [weighed(some([name]), WORTH_OF[name], name) for name in names]
     cells += [weighed(some(["text", "tags"]), 0.06, "text", "tags"), weighed(some(["text", "era"]), 0.05, "text")]
     cells += [weighed(all_of(names), 0.075, "text", "tags")]
-    plan = plan_of(Found(cells, "ndcg@10"), "m", names, 0.002)
+    plan = plan_of(CellResults(cells, "ndcg@10"), "m", names, 0.002)
     assert [step.relation for step in plan.steps] == ["text", "tags"]
     assert plan.ends == "no further relation is better on validation"
     assert plan.steps[1].adds.mean == pytest.approx(0.025, abs=1e-4)
@@ -143,7 +145,7 @@ def test_pitfall_a_wider_search_credited_to_the_relation_that_it_gave_no_weight(
     assert (plan.worth_building, plan.base) == (2, pytest.approx(0.2, abs=0.002))
     # with a weight for the era the same figures are its own gain
     cells[-1] = weighed(all_of(names), 0.075, *names)
-    plan = plan_of(Found(cells, "ndcg@10"), "m", names, 0.002)
+    plan = plan_of(CellResults(cells, "ndcg@10"), "m", names, 0.002)
     assert [step.relation for step in plan.steps] == [*names[1::-1], "era"]
     assert plan.steps[2].adds.mean == pytest.approx(0.015, abs=1e-4)
 
@@ -154,7 +156,7 @@ def test_settled_looks_at_each_split_by_itself_and_at_what_leads_to_a_relation()
     cells = [weighed(arm, 0.02, "tags", seed=s) for s in (0, 1)]
     cells += [weighed(everything, 0.03, "tags", seed=0), weighed(everything, 0.04, "era", seed=1)]
     cells += [weighed(rewired(names, "tags"), 0.09, "tags", seed=s) for s in (0, 1)]
-    there = Found(cells, "ndcg@10", hops)
+    there = CellResults(cells, "ndcg@10", hops)
     assert [c.valid - 0.2 for c in there.settled("m", arm)] == pytest.approx([0.03, 0.02])
     assert [c.valid - 0.2 for c in there.settled("m", everything)] == pytest.approx([0.03, 0.04])
     assert there.settled("m", INTERACTIONS) is None

@@ -8,15 +8,15 @@ import pytest
 import torch
 from shops import SHOP
 
-from relrank.evaluation.evaluate import evaluate, informed
+from relrank.evaluation.evaluate import evaluate, with_validation_history
 from relrank.graph.sequences import Sequences
 from relrank.runs.batch import Lists
 from relrank.runs.fitted_run import FittedRun, load_run
-from relrank.serve.served import Served
+from relrank.serve.served import ServedModel
 from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, unpack
 from relrank.study.fit_run import fit_run
-from relrank.study.run import Material, grid, prepare
+from relrank.study.run import StudyData, grid, prepare
 
 STUDY = f"""{SHOP}time = "time"
 duplicates = "keep"
@@ -48,7 +48,7 @@ def before(items: list[str], *out: str) -> list[str]:
 
 
 @pytest.fixture
-def material(tmp_path: Path) -> Material:
+def material(tmp_path: Path) -> StudyData:
     rows = [(c, item, 100 + 20 * int(c[1:]) + k) for c, items in BOUGHT.items() for k, item in enumerate(items)]
     frame = pl.DataFrame(rows, schema=["customer", "product", "time"], orient="row")
     frame.sample(fraction=1.0, shuffle=True, seed=0).write_csv(tmp_path / "sales.csv")
@@ -56,14 +56,14 @@ def material(tmp_path: Path) -> Material:
     return prepare(read_study(tmp_path / "shop.toml"), tmp_path)
 
 
-def fitted(material: Material, folder: Path, number: int) -> FittedRun:
+def fitted(material: StudyData, folder: Path, number: int) -> FittedRun:
     cell = grid(read_study(folder / "shop.toml"), material)[number]
     run = fit_run([cell], material.tables, folder / "run", lambda _: None)
     assert load_run(folder / "run").split.events.item.tolist() == run.split.events.item.tolist()
     return load_run(folder / "run")
 
 
-def test_a_history_is_what_was_bought_before_the_held_out(material: Material) -> None:
+def test_a_history_is_what_was_bought_before_the_held_out(material: StudyData) -> None:
     bench = material.benches[0]
     split, again = bench.split, unpack(pack(bench))
     there = {c: before(items, *new(items)[-2:]) for c, items in BOUGHT.items()}
@@ -78,11 +78,11 @@ def test_a_history_is_what_was_bought_before_the_held_out(material: Material) ->
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["markov", "sasrec"])
-def test_lists_and_figures_are_those_of_the_whole_history(material: Material, tmp_path: Path, number: int) -> None:
+def test_lists_and_figures_are_those_of_the_whole_history(material: StudyData, tmp_path: Path, number: int) -> None:
     """For the test it goes on with the validation row, for a list with the test row, too."""
     run = fitted(material, tmp_path, number)
     split = run.split
-    served, lists = Served("run", run), Lists(run)
+    served, lists = ServedModel("run", run), Lists(run)
     differs = 0
     for row, customer in enumerate(split.users.keys):
         items = BOUGHT[customer]
@@ -94,18 +94,18 @@ def test_lists_and_figures_are_those_of_the_whole_history(material: Material, tm
         assert best.equals(run.recommend_for([*known, valid, test], 5))
         assert lists.top(np.array([row]), 5)[0].items[0].tolist() == [*split.items.find(best["item"]), -1, -1, -1][:5]
         differs += not best.equals(run.recommend_for([*new(known), valid, test], 5))
-        scores = informed(run.model, split, "test").score(torch.tensor([row]))
+        scores = with_validation_history(run.model, split, "test").score(torch.tensor([row]))
         folded = run.model.fold_in([torch.from_numpy(heard[:-1])])
         assert np.allclose(scores, folded, atol=1e-5)
     assert differs
     assert 0 < evaluate(run.model, split, (3,)).summary["mrr"] < 1
 
 
-def test_a_visit_goes_on_from_the_whole_history(material: Material, tmp_path: Path) -> None:
+def test_a_visit_goes_on_from_the_whole_history(material: StudyData, tmp_path: Path) -> None:
     """Where test rows are anywhere in a history, too; what explains such a list reads the same."""
     (tmp_path / "shop.toml").write_text(STUDY.replace("last-leave-one-out", "random-leave-one-out"))
     run = fitted(prepare(read_study(tmp_path / "shop.toml"), tmp_path), tmp_path, 0)
-    served, differs, reasons = Served("run", run), 0, 0
+    served, differs, reasons = ServedModel("run", run), 0, 0
     for row, history in enumerate(Sequences.of_graph(run.graph).tensors()):
         visit = history[:1]  # which was bought before
         both = torch.cat([history, visit])

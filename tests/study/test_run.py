@@ -535,11 +535,11 @@ def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
     material = prepare(config, study_file.parent)
     keep_winner(config, material, out)
     note = out / "winner" / "run.json"
-    note.write_text(note.read_text().replace("relrank-run-3", "relrank-run-1"))
+    note.write_text(note.read_text().replace("relrank-run-4", "relrank-run-1"))
     with pytest.raises(InputError, match=r"another version[\s\S]*fit it again[\s\S]*relrank-run-1 of popularity"):
         load_run(out)
     assert keep_winner(config, material, out).note["model"] == "popularity"
-    assert load_run(out).note["format"] == "relrank-run-3"
+    assert load_run(out).note["format"] == "relrank-run-4"
 
 
 def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, monkeypatch):

@@ -12,7 +12,7 @@ from shops import SHOP
 
 from relrank.cli.live import print_result
 from relrank.study.config import read_study
-from relrank.study.run import Material, grid, prepare, run_study
+from relrank.study.run import StudyData, grid, prepare, run_study
 
 STUDY = f"""{SHOP}time = "day"
 [data.texts]
@@ -58,7 +58,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop.toml"
 
 
-def read(path: Path) -> Material:
+def read(path: Path) -> StudyData:
     return prepare(read_study(path), path.parent)
 
 

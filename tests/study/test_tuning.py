@@ -11,7 +11,7 @@ from relrank.models.core.base import Knob
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult
 from relrank.study.config import read_study
-from relrank.study.effects import Found, tuning
+from relrank.study.effects import CellResults, tuning
 from relrank.study.tuned import write_tuned
 from relrank.study.tuning import STRIDE, Trial, climb, paired_error
 
@@ -292,7 +292,7 @@ def test_the_trial_that_was_chosen_is_marked_and_no_other():
     cell = CellResult(
         "ease", "interactions", 0, Evaluation(table, {}), trials, {"l2": 1.0}, 0.3, None, True, {}, {}, chosen_trial=2
     )
-    found = tuning(Found([(INTERACTIONS, cell)], "ndcg@10"))
+    found = tuning(CellResults([(INTERACTIONS, cell)], "ndcg@10"))
     assert found["chosen"].to_list() == [False, False, True]
 
 

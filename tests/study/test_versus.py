@@ -9,7 +9,7 @@ import pytest
 from relrank.evaluation.comparison import holm
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.config import read_study
-from relrank.study.effects import Found, against_strongest, versus
+from relrank.study.effects import CellResults, against_strongest, versus
 from relrank.study.run import prepare, run_study
 
 RELATIONS = ["a", "b"]
@@ -32,7 +32,7 @@ def found(values, seeds=1, order=None):
             evaluation = SimpleNamespace(table=rows)
             which = all_of(RELATIONS) if arm == "all" else INTERACTIONS
             cells.append((which, SimpleNamespace(model=model, seed=seed, evaluation=evaluation)))
-    return Found(cells, "ndcg@10")
+    return CellResults(cells, "ndcg@10")
 
 
 def values(seed=0):
@@ -109,7 +109,7 @@ def test_every_arm_against_the_strongest_model_without_relations():
     v = values()
     cells = found(v)
     shuffled = SimpleNamespace(model="linear", seed=0, evaluation=SimpleNamespace(table=table(v["linear", "all"])))
-    cells = Found(
+    cells = CellResults(
         [*((ALL if arm == "all" else INTERACTIONS, cells.cells(model, arm)[0]) for model, arm in v),
          (rewired(RELATIONS, "a"), shuffled)], "ndcg@10",
     )  # fmt: skip

@@ -166,7 +166,7 @@ def test_users_and_items_without_training_rows() -> None:
     assert finding(findings, "items without training rows").count == 2
     # a split of new items wants them so, and item 3, which is in test, nowhere else
     for item, level, count in ((2, "ok", 0), (3, "leak", 2)):
-        split = replace(split_of(rows((0, 0, 1), (1, item, 1)), CLEAN.valid, CLEAN.test), only_new=True)
+        split = replace(split_of(rows((0, 0, 1), (1, item, 1)), CLEAN.valid, CLEAN.test), new_items_only=True)
         found = finding(audit(TABLES, split), "items without training rows")
         assert (found.level, found.count) == (level, count)
 

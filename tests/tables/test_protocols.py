@@ -413,9 +413,9 @@ def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
     assert [len(s) for s in (known, *new)] == [6, 2, 2]
     assert known | new[0] | new[1] == set(range(10))
     assert made.items.at(made.closed()).to_list() == sorted(known)
-    assert replace(made, only_new=False).closed().size == 0
+    assert replace(made, new_items_only=False).closed().size == 0
     # who else may be ranked makes it another protocol
-    both = [fingerprint(made.users, made.items, (made.train, made.valid, made.test), ordered=False, only_new=o)
+    both = [fingerprint(made.users, made.items, (made.train, made.valid, made.test), ordered=False, new_items_only=o)
             for o in (True, False)]  # fmt: skip
     assert made.fingerprint == both[0] != both[1]
     with pytest.raises(InputError, match=r"(?s)no item to hold out.*at least one item: a share of 1/10 or.*0.09$"):

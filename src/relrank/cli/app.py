@@ -21,7 +21,7 @@ import typer
 from relrank.errors import InputError, LeakError, did_you_mean, of_system, one_of
 from relrank.io.atomic import named
 from relrank.io.printable import printable
-from relrank.parallel.environment import cores, fitting
+from relrank.parallel.environment import cores, recommended_environment
 from relrank.parallel.memory import out_of_memory
 from relrank.parallel.process_group import rank_here
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from relrank.study.cells import Cell
     from relrank.study.config import StudyConfig
     from relrank.study.engines.engine import Engine
-    from relrank.study.run import Material
+    from relrank.study.run import StudyData
 
 LONGEST = 86_400
 """Seconds that a time limit of the service may have."""
@@ -326,7 +326,7 @@ def fit(
     with _process_group() as group:
         console = Console(quiet=not group.first)
 
-        def ready() -> tuple[StudyConfig, Material, list[Cell]]:
+        def ready() -> tuple[StudyConfig, StudyData, list[Cell]]:
             config = read_study(study)
             seeds = config.study.seeds[:1] if seed is None else (seed,)
             config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
@@ -336,7 +336,7 @@ def fit(
             refuse_leaks(leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks)
             return config, material, cells
 
-        config, material, cells = group.together(ready)
+        config, material, cells = group.on_all_ranks(ready)
         named = f"{model} on {cells[-1].arm.name}"
         with console.status(named) as status:
             leaks = accepted_leaks(
@@ -571,11 +571,11 @@ def _conditions(
 def _one_served(fitted: FittedRun, k: int) -> Service:
     """A service of one run: whatever the catalogue, its lists are exact."""
     from relrank.serve.asked import Limits
-    from relrank.serve.served import Served
+    from relrank.serve.served import ServedModel
     from relrank.serve.service import Service
 
     limits, name = Limits(k=max(k, 1000), history=sys.maxsize), str(fitted.note["model"])
-    return Service({name: Served(name, fitted, limits, index_from=sys.maxsize)}, limits)
+    return Service({name: ServedModel(name, fitted, limits, index_from=sys.maxsize)}, limits)
 
 
 @app.command()
@@ -826,7 +826,7 @@ def _few(titles: list[str], n: int = 3) -> str:
     return " · ".join(printable(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
 
-def _print_card(console: Any, config: StudyConfig, material: Material) -> None:
+def _print_card(console: Any, config: StudyConfig, material: StudyData) -> None:
     bench = material.benches[0]
     console.print(bench.split.protocol, bench.split.fingerprint[:12], style="bold", highlight=False)
     console.print(bench.graph.described(config.titles), highlight=False, markup=False)
@@ -834,7 +834,7 @@ def _print_card(console: Any, config: StudyConfig, material: Material) -> None:
         console.print(f"  note: {notice}", style="dim", highlight=False, markup=False)
 
 
-def _print_estimates(console: Console, config: StudyConfig, material: Material) -> None:
+def _print_estimates(console: Console, config: StudyConfig, material: StudyData) -> None:
     """Memory and time of every model's largest arm, and which do not fit."""
     from rich.text import Text
 
@@ -921,7 +921,7 @@ def _settle_libraries() -> None:
             os.environ["OMP_NUM_THREADS"] = share
         # OpenMP takes a number for each level of nesting: "4,2"
         os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"].partition(",")[0].strip())
-    for name, value in fitting().items():
+    for name, value in recommended_environment().items():
         os.environ.setdefault(name, value)
 
 

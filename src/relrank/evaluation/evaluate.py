@@ -18,7 +18,7 @@ from relrank.errors import InputError, one_of
 from relrank.evaluation import metrics
 from relrank.evaluation.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from relrank.io.manifest import PARQUET_ERRORS, first_line, json_of
 from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.core.base import user_rows
@@ -58,13 +58,13 @@ class Evaluation:
 
         Args:
             path: final name.
-            synced: see ``whole``.
+            synced: see ``atomic_write``.
         """
         metadata = {
             "relrank.summary": json.dumps(self.summary),
             "relrank.evaluation.metrics": str(metrics.DEFINITION),
         }
-        with whole(Path(path), synced) as temporary:
+        with atomic_write(Path(path), synced) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
@@ -142,9 +142,14 @@ def evaluate(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found, lists = ranks_and_top_k(
-        informed(model, split, part), split.seen(part), truth, ks[0], closed=split.closed(), block=block,
-        refuse_constant=not split.only_new,
-    )  # fmt: skip
+        with_validation_history(model, split, part),
+        split.seen(part),
+        truth,
+        ks[0],
+        closed=split.closed(),
+        block=block,
+        refuse_constant=not split.new_items_only,
+    )
     table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
@@ -201,13 +206,13 @@ def user_metric(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found = ranks(
-        informed(model, split, part), split.seen(part), truth, closed=split.closed(), block=block,
-        refuse_constant=not split.only_new,
+        with_validation_history(model, split, part), split.seen(part), truth, closed=split.closed(), block=block,
+        refuse_constant=not split.new_items_only,
     )  # fmt: skip
     return metrics.by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
 
 
-def informed(model: Scorer, split: Split, part: Part) -> Scorer:
+def with_validation_history(model: Scorer, split: Split, part: Part) -> Scorer:
     """The model, told all that precedes a part in time.
 
     Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
@@ -216,7 +221,7 @@ def informed(model: Scorer, split: Split, part: Part) -> Scorer:
     """
     if part == "valid" or not split.successive:
         return model
-    if not hears(model):
+    if not accepts_longer_history(model):
         return _with_longer_rows(model, split) if getattr(model, "reads_rows", False) else model
     train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.events, split.valid))
     histories = train.then(valid)
@@ -232,7 +237,7 @@ def _with_longer_rows(model: Any, split: Split) -> Scorer:
     return cast("Scorer", other)
 
 
-def hears(model: Any) -> bool:
+def accepts_longer_history(model: Any) -> bool:
     """Whether the model takes a longer history than it was trained on for what it is.
 
     Its scores come from a history alone (``from_history``), and folding one in loses nothing of it, as it would where

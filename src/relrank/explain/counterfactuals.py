@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from relrank.errors import InputError
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
-from relrank.graph.edge_removal import Cut, without_links, without_user_edges
+from relrank.graph.edge_removal import EdgeRemoval, without_links, without_user_edges
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.models.closed_form.chebycf import ChebyCF
@@ -45,7 +45,7 @@ from relrank.models.graph.lightgcn import RelationalLightGCN
 from relrank.models.graph.xsimgcl import XSimGCL
 from relrank.parallel.memory import out_of_memory
 
-NO_LINKS = Cut(None, ())
+NO_LINKS = EdgeRemoval(None, ())
 
 ADDS_UP = (EASE, RelationalEASE, SparseEASE, ItemKNN, RP3Beta)
 """Models whose scores are sums over the items of a history."""
@@ -84,7 +84,7 @@ class Deletion(NamedTuple):
     """
 
     item: int | None
-    cut: Cut
+    cut: EdgeRemoval
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -273,7 +273,7 @@ class Counterfactuals:
             scores[at_once] = self.low_rank.scores(inputs, [deletions[at].cut for at in at_once])
         if folded:
             scores[folded] = self._histories(asked, [deletions[at].item for at in folded])
-        by_cut: dict[Cut, list[int]] = {}
+        by_cut: dict[EdgeRemoval, list[int]] = {}
         for at in rebuilt:
             by_cut.setdefault(deletions[at].cut, []).append(at)
         for cut, places in by_cut.items():
@@ -286,7 +286,7 @@ class Counterfactuals:
                     exact[at] = False
         return asked.moved(scores), exact
 
-    def _built_again(self, asked: Asked, cut: Cut, items: Sequence[int | None]) -> Float64:
+    def _built_again(self, asked: Asked, cut: EdgeRemoval, items: Sequence[int | None]) -> Float64:
         """Scores of the model on the graph without some links, and without one item of the history each."""
         graph, state = without_links(self.graph, cut), self._state(cut)
         if asked.from_graph:
@@ -299,7 +299,7 @@ class Counterfactuals:
             return low_rank.scores([self._input(asked, item) for item in items], [NO_LINKS] * len(items))
         return self._folded(model, asked, items)
 
-    def _state(self, cut: Cut) -> dict[str, Tensor]:
+    def _state(self, cut: EdgeRemoval) -> dict[str, Tensor]:
         """Solution or parameters of the model without some links."""
         kind: Any = type(self.model)
         if cut.relation is not None and issubclass(kind, ClosedForm) and not issubclass(kind, SOLVED_ON_INTERACTIONS):

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from relrank.errors import InputError
 from relrank.evaluation.ranking import SCORE_BYTES, top_k
 from relrank.explain.counterfactuals import Asked, Counterfactuals, Deletion, Listed
-from relrank.explain.item_paths import INTERACTIONS, ItemPaths, Path
+from relrank.explain.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Float64, Int64
 from relrank.models.core.base import Recommender
@@ -105,7 +105,7 @@ class Explanation:
 class _Candidate:
     """A path, its weight between two items, and its strength."""
 
-    path: Path
+    path: ItemPath
     weight: float
     strength: float
 
@@ -226,7 +226,7 @@ class Explainer:
 
         alone = dict(zip(linked, places[len(paths) :], strict=True))
 
-        def kept(path: Path) -> tuple[float | None, float | None]:
+        def kept(path: ItemPath) -> tuple[float | None, float | None]:
             return alone.get(path, (None, None))
 
         found = [
@@ -251,7 +251,7 @@ class Explainer:
         """
         asked = self._say.asked(user, None)
         found = self.explain(items, user=user, n=1, tried=tried)
-        named = {e.item: Path(r.via, r.relation, r.through, e.item) for e in found for r in e.reasons}
+        named = {e.item: ItemPath(r.via, r.relation, r.through, e.item) for e in found for r in e.reasons}
         drawn = [self._paths.random(asked.items, path, rng) for path in named.values()]
         scores = self._say.without(asked, [Deletion(path.via, path.cut) for path in drawn])[0]
         row_of = dict(zip(named, scores, strict=True))

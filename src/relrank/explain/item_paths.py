@@ -18,7 +18,7 @@ import numpy as np
 from relrank.explain.local_update import TouchedItems
 from relrank.explain.low_rank_update import FewerLinks
 from relrank.graph.composition import composed, step
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.relation import Relation
@@ -35,7 +35,7 @@ INTERACTIONS = "interactions"
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class ItemPath:
     """A path from an item of a history to another item.
 
     Attributes:
@@ -52,16 +52,16 @@ class Path:
     end: int
 
     @property
-    def cut(self) -> Cut:
+    def cut(self) -> EdgeRemoval:
         """The links of the relation on it."""
         if self.relation == INTERACTIONS:
-            return Cut(None, ())
+            return EdgeRemoval(None, ())
         if not self.through:
-            return Cut(self.relation, ((self.via, self.end),))
+            return EdgeRemoval(self.relation, ((self.via, self.end),))
         middle = len(self.through) // 2
         rows = [self.via, *(row for _, row in self.through), self.end]
         node = rows[middle + 1]
-        return Cut(self.relation, tuple(dict.fromkeys(((rows[middle], node), (rows[middle + 2], node)))))
+        return EdgeRemoval(self.relation, tuple(dict.fromkeys(((rows[middle], node), (rows[middle + 2], node)))))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,7 @@ class ItemPaths:
         self._links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
         self._back: dict[str, Csr] = {}
 
-    def between(self, via: int, end: int) -> list[tuple[Path, float]]:
+    def between(self, via: int, end: int) -> list[tuple[ItemPath, float]]:
         """All paths with their weights; the one through the interactions comes last, also where its weight is 0."""
         found = []
         for links in self._links:
@@ -127,17 +127,20 @@ class ItemPaths:
             for node, value in zip(common.tolist(), values.tolist(), strict=True):
                 if links.steps:
                     found += [
-                        (Path(via, links.relation, (*one, (links.node, node), *reversed(other)), end), value * s * t)
+                        (
+                            ItemPath(via, links.relation, (*one, (links.node, node), *reversed(other)), end),
+                            value * s * t,
+                        )
                         for one, s in links.ways(via, node)
                         for other, t in links.ways(end, node)
                     ]
                 elif links.within and node in (via, end):  # an item is its own neighbour, too
                     direct += value
                 else:
-                    found.append((Path(via, links.relation, ((links.node, node),), end), value))
+                    found.append((ItemPath(via, links.relation, ((links.node, node),), end), value))
             if direct:
-                found.append((Path(via, links.relation, (), end), direct))
-        return [*found, (Path(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
+                found.append((ItemPath(via, links.relation, (), end), direct))
+        return [*found, (ItemPath(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
 
     def _chosen_together(self, via: int, end: int) -> float:
         """Weight of two items' users: terms of the Gram matrix, or products of normalised edges."""
@@ -147,7 +150,7 @@ class ItemPaths:
         both = float(np.dot(x[left], y[right]))
         return both if self._by_terms or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
 
-    def random(self, items: Int64, like: Path, rng: np.random.Generator) -> Path:
+    def random(self, items: Int64, like: ItemPath, rng: np.random.Generator) -> ItemPath:
         """A random path of the same length from a random one of some items, another one if there is any.
 
         Where the path that it is to be like runs through a relation, so does this one: a random relation in which
@@ -160,8 +163,8 @@ class ItemPaths:
                 break
         return path
 
-    def _random_from(self, via: int, like: Path, rng: np.random.Generator) -> Path:
-        alone = Path(via, INTERACTIONS, (), like.end)
+    def _random_from(self, via: int, like: ItemPath, rng: np.random.Generator) -> ItemPath:
+        alone = ItemPath(via, INTERACTIONS, (), like.end)
         if like.relation == INTERACTIONS:
             return alone
         ways = []
@@ -177,7 +180,7 @@ class ItemPaths:
         links, nodes = ways[int(rng.integers(len(ways)))]
         node = int(rng.choice(nodes))
         if not like.through:
-            return Path(via, links.relation, (), node)
+            return ItemPath(via, links.relation, (), node)
         if links.relation not in self._back:
             self._back[links.relation] = links.rows.transpose()
         ends = self._back[links.relation].take(np.array([node])).indices
@@ -186,7 +189,7 @@ class ItemPaths:
             return alone
         end = int(rng.choice(ends))
         there, back = (links.ways(item, node)[0][0] if links.steps else () for item in (via, end))
-        return Path(via, links.relation, (*there, (links.node, node), *reversed(back)), end)
+        return ItemPath(via, links.relation, (*there, (links.node, node), *reversed(back)), end)
 
 
 def _stacked_rows(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation_chains import Chain, chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.kernels.dense_solve import full_gram, products_by_row
@@ -217,7 +217,7 @@ class TouchedItems:
     def _source(self) -> _DenseGram | _Stack:
         return _Stack(self.model) if self.is_large else _DenseGram(self.model)
 
-    def fits(self, cut: Cut) -> bool:
+    def fits(self, cut: EdgeRemoval) -> bool:
         """Whether only the rows of the cut's items, or of few that lead to its links, change.
 
         All rows of a relation within the items change where its only largest weight goes and that is above 1. In
@@ -237,7 +237,7 @@ class TouchedItems:
                 return False
         return not (self.is_large and self._crosses(cut))
 
-    def _crosses(self, cut: Cut) -> bool:
+    def _crosses(self, cut: EdgeRemoval) -> bool:
         """Whether a row of Z falls to ROW_ENTRIES or below."""
         source, most = self._source, sparse_ease.ROW_ENTRIES
         assert isinstance(source, _Stack)
@@ -254,7 +254,7 @@ class TouchedItems:
                 return True
         return False
 
-    def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[Cut]) -> Float64:
+    def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[EdgeRemoval]) -> Float64:
         """Scores of input rows under cuts, one for one.
 
         Args:
@@ -282,7 +282,7 @@ class TouchedItems:
                 x[rows[at][0]] = 0
         return scores
 
-    def _solved(self, cut: Cut, inputs: Int64) -> tuple[Int64, Int32, Float32]:
+    def _solved(self, cut: EdgeRemoval, inputs: Int64) -> tuple[Int64, Int32, Float32]:
         """Items whose scores of these inputs can change, their neighbours and weights then."""
         change = self._change(cut)
         if not change.rows:
@@ -321,7 +321,7 @@ class TouchedItems:
         found: Int64 = np.flatnonzero(touched)
         return found
 
-    def _change(self, cut: Cut) -> _Change:
+    def _change(self, cut: EdgeRemoval) -> _Change:
         """Rows with what goes taken out, each again of length 1."""
         items = self._without.items(cut)
         return _Change(items, self._without.rows(cut, items))

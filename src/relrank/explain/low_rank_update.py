@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation_chains import chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
 from relrank.kernels.dense_solve import products_by_row, rows_times_dense
@@ -55,7 +55,7 @@ class FewerLinks:
         self._without = RowsWithout(graph, self._chains)
         self._columns: dict[str, Csr] = {}
 
-    def fits(self, cut: Cut) -> bool:
+    def fits(self, cut: EdgeRemoval) -> bool:
         """Whether only a few rows change.
 
         Where a relation within the items has weights above 1, its rows are scaled by the largest, which may go. A
@@ -73,7 +73,7 @@ class FewerLinks:
         largest = np.flatnonzero(relation.weight == relation.weight.max())
         return any((int(relation.src[at]), int(relation.dst[at])) not in gone for at in largest)
 
-    def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[Cut]) -> Float64:
+    def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[EdgeRemoval]) -> Float64:
         """Scores of input rows under cuts, one for one.
 
         Args:
@@ -116,13 +116,13 @@ class FewerLinks:
                 scores[at] = own - zp / diagonal
         return scores
 
-    def _change(self, cut: Cut) -> _Change:
+    def _change(self, cut: EdgeRemoval) -> _Change:
         """Rows with what goes taken out, each again of length 1, less the rows as they were."""
         items = self._without.items(cut)
         fresh = self._without.rows(cut, items)
         return _Change(items, {name: _difference(rows, self.rows[name].take(items)) for name, rows in fresh.items()})
 
-    def _changed_columns(self, changes: dict[Cut, _Change]) -> Float64:
+    def _changed_columns(self, changes: dict[EdgeRemoval, _Change]) -> Float64:
         """C of every cut, transposed, one below the other: float64 [Σ|S|, n_items]."""
         parts = {cut: np.zeros((change.rows.size, self.model.graph.n_items)) for cut, change in changes.items()}
         for name in {name for change in changes.values() for name in change.differences}:

@@ -21,7 +21,7 @@ from relrank.errors import InputError, NotNowError
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.io.atomic import whole_folder
+from relrank.io.atomic import atomic_folder
 from relrank.io.manifest import NO_FILE, bytes_in
 from relrank.kernels.csr import Csr
 from relrank.tables.config import Section, check
@@ -137,7 +137,7 @@ def save_graph(graph: Graph, folder: Path | str) -> None:
     }
     files["manifest.json"] = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1, ensure_ascii=False).encode()
 
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         for name, content in files.items():
             (part / name).write_bytes(content)
 

@@ -12,7 +12,7 @@ from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import chain_to
 
 
-class Cut(NamedTuple):
+class EdgeRemoval(NamedTuple):
     """Links of items that go.
 
     Attributes:
@@ -46,7 +46,7 @@ def without_user_edges(graph: Graph, user: int, item: int | None = None) -> Grap
     return replace(graph, interactions=edges.where(~gone), places=places, events=events)
 
 
-def without_links(graph: Graph, cut: Cut) -> Graph:
+def without_links(graph: Graph, cut: EdgeRemoval) -> Graph:
     """The same graph less the links of a cut; the graph itself where none goes.
 
     Raises:

@@ -27,7 +27,7 @@ _AT_CWD, _EXCHANGE = -100, 2
 
 
 @contextmanager
-def whole(path: Path, synced: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` when the block ends without an error.
 
     Missing parent folders are made. A killed or failed write leaves what was at ``path`` before.
@@ -50,7 +50,7 @@ def whole(path: Path, synced: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which becomes ``folder`` when the block ends without an error.
 
     What was there changes places with it, so that a kill leaves the older one or the new one. Where the system cannot

@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from relrank.errors import InputError
-from relrank.io.atomic import named, whole
+from relrank.io.atomic import atomic_write, named
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -142,7 +142,7 @@ def _link(path: Path) -> InputError:
 
 def _sign(folder: Path) -> None:
     said = {"process": os.getpid(), "machine": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    with whole(folder / OWNER, synced=False) as temporary:
+    with atomic_write(folder / OWNER, synced=False) as temporary:
         temporary.write_text(json.dumps(said), encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError, NotNowError
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 
 FORMAT = "relrank-manifest-1"
 MANIFEST = "manifest.json"
@@ -34,11 +34,11 @@ def seal(folder: Path, names: Iterable[str] | None = None, synced: bool = True) 
     Args:
         folder: that is complete otherwise.
         names: of the files that it speaks for; by default all.
-        synced: see ``whole``.
+        synced: see ``atomic_write``.
     """
     files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder) if names is None else names)}
     manifest = {"format": FORMAT, "files": files}
-    with whole(folder / MANIFEST, synced) as temporary:
+    with atomic_write(folder / MANIFEST, synced) as temporary:
         temporary.write_text(json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1), encoding="utf-8")
 
 

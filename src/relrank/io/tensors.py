@@ -18,7 +18,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from relrank.io.manifest import json_of
 
 FORMAT = "relrank-tensors-2"
@@ -31,12 +31,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, A
         path: final name.
         tensors: by name, any device.
         note: plain JSON.
-        synced: see ``whole``.
+        synced: see ``atomic_write``.
     """
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(dict(note))
     metadata = {"format": FORMAT, "note": text, "sha256": _sha256(on_cpu, text)}
-    with whole(path, synced) as temporary:
+    with atomic_write(path, synced) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
 
 
@@ -94,5 +94,5 @@ def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
 
 def write_json(path: Path, value: Any, synced: bool = True) -> None:
     """Write JSON under a temporary name, then rename it."""
-    with whole(path, synced) as temporary:
+    with atomic_write(path, synced) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def fitting() -> dict[str, str]:
+def recommended_environment() -> dict[str, str]:
     """Environment variables that suit this machine.
 
     OpenMP threads wait by spinning, and on a busy machine two programs then take turns at doing nothing: ten times
@@ -36,10 +36,10 @@ def settle(threads: int, environment: Mapping[str, str]) -> None:
 
     Args:
         threads: of each library.
-        environment: what another process goes by; of it, what ``fitting`` names here.
+        environment: what another process goes by; of it, what ``recommended_environment`` names here.
     """
     for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS"):
         os.environ[f"{name}_MAX_THREADS" if name == "POLARS" else f"{name}_NUM_THREADS"] = str(threads)
-    for name in fitting():
+    for name in recommended_environment():
         if name in environment:
             os.environ.setdefault(name, environment[name])

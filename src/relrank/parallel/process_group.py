@@ -117,7 +117,7 @@ class ProcessGroup:
             work.wait()
         return float(total)
 
-    def together(self, make: Callable[[], T]) -> T:
+    def on_all_ranks(self, make: Callable[[], T]) -> T:
         """What ``make`` gives, once it gave something in every process; each has its own.
 
         Raises:
@@ -139,13 +139,13 @@ class ProcessGroup:
             raise _common(self._told(failed, lambda: _described(error)), failed) from error
         return result
 
-    def decided(self, make: Callable[[], T]) -> T:
+    def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
         """What ``make`` gives in the first process, where alone it is called; it must be plain JSON.
 
         Raises:
             CommonError: in all processes, where ``make`` raised an InputError or OSError.
         """
-        answer = self.together(lambda: make() if self.first else None)
+        answer = self.on_all_ranks(lambda: make() if self.first else None)
         if self.size == 1:
             return answer  # type: ignore[return-value]
         result: T = self._told(0, lambda: answer)
@@ -189,7 +189,7 @@ class ProcessGroup:
         return json.loads(text.numpy().tobytes())
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 """The one process of a program that was started as usual."""
 
 
@@ -204,11 +204,12 @@ def rank_here() -> int | None:
 def joined() -> Iterator[ProcessGroup]:
     """The group of processes that ``torchrun`` started this one in, connected for as long as the block lasts.
 
-    Tensors in memory travel by gloo, those on GPUs by NCCL. Without ``torchrun``, or with one process: ``ALONE``.
+    Tensors in memory travel by gloo, those on GPUs by NCCL. Without ``torchrun``, or with one process:
+    ``SINGLE_PROCESS``.
     """
     rank = rank_here()
     if rank is None:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch
     from torch import distributed

@@ -23,11 +23,11 @@ from relrank.models import MODELS, Trained
 from relrank.report.answer import answer
 from relrank.report.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
 from relrank.runs.fitted_run import FittedRun
-from relrank.study.cells import Cell, CellResult, Say, finished, load_cell
+from relrank.study.cells import Cell, CellResult, StatusCallback, finished, load_cell
 from relrank.study.config import StudyConfig
-from relrank.study.engines.engine import Watcher
+from relrank.study.engines.engine import StudyCallback
 from relrank.study.result import StudyResult
-from relrank.study.run import Material, grid, machine
+from relrank.study.run import StudyData, grid, machine
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """Where MLflow itself looks when it is told nothing."""
@@ -54,7 +54,7 @@ class Tracking:
     """
 
     def __init__(
-        self, uri: str | None, config: StudyConfig, material: Material, file: Path, out: Path, say: Say
+        self, uri: str | None, config: StudyConfig, material: StudyData, file: Path, out: Path, say: StatusCallback
     ) -> None:
         load_mlflow()
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
@@ -71,7 +71,7 @@ class Tracking:
         self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
 
     @contextmanager
-    def beside(self, watcher: Watcher) -> Iterator[Watcher]:
+    def beside(self, watcher: StudyCallback) -> Iterator[StudyCallback]:
         """A watcher that passes on to this one, and logs every cell that is done while the block runs.
 
         A study that ends early leaves its run as killed or failed; the same study goes on in it.
@@ -203,7 +203,7 @@ class Tracking:
 class _Beside:
     """Passes on to a watcher, and logs."""
 
-    def __init__(self, watcher: Watcher, tracking: Tracking) -> None:
+    def __init__(self, watcher: StudyCallback, tracking: Tracking) -> None:
         self._watcher, self._tracking = watcher, tracking
 
     def plan(self, cells: list[Cell], finished: int) -> None:

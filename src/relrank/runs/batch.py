@@ -21,7 +21,7 @@ import polars as pl
 import relrank
 from relrank.errors import InputError
 from relrank.evaluation.ranking import VECTORS_AT_ONCE, TopK
-from relrank.io.atomic import discard, named, whole
+from relrank.io.atomic import atomic_write, discard, named
 from relrank.io.folder_lock import owned
 from relrank.io.manifest import bytes_in, json_of, sha256_of
 from relrank.io.tensors import write_json
@@ -88,7 +88,7 @@ def _write(run: FittedRun, out: Path, parts: Path, k: int, progress: Progress, r
             there = _write_part(pl.concat(frames), parts, first)
         files.append(there)
         progress("users", last, n_users)
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         pl.scan_parquet(files, glob=False).sink_parquet(temporary, row_group_size=rows)
     return int(pl.scan_parquet(out, glob=False).select(pl.len()).collect().item())
 
@@ -108,7 +108,7 @@ def _write_part(lists: pl.DataFrame, parts: Path, first: int) -> Path:
     buffer = io.BytesIO()
     lists.write_parquet(buffer)
     file = parts / f"{first:012}-{hashlib.sha256(buffer.getbuffer()).hexdigest()}.parquet"
-    with whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return file
 
@@ -118,7 +118,7 @@ class Lists:
 
     def __init__(self, run: FittedRun) -> None:
         self.run = run
-        self._heard = run.heard() if run.hears_all else None
+        self._heard = run.heard() if run.lists_from_full_history else None
         self._chosen, self._unscored = run.chosen(), run.unscored
 
     def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:

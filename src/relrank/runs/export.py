@@ -53,7 +53,7 @@ import relrank
 from relrank.errors import InputError
 from relrank.evaluation.ranking import SCORE_BYTES, visiting_order
 from relrank.graph.composition import composed
-from relrank.io.atomic import whole_folder
+from relrank.io.atomic import atomic_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
@@ -134,7 +134,7 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
     sparse = _listed_weights(run) if isinstance(model, SparseLinear) else None
     if not with_vectors and sparse is None:
         _refuse_influence(run, _rows_alone(model, run.unscored))
-    with whole_folder(out) as part:
+    with atomic_folder(out) as part:
         _write_ids(run, part)
         said: dict[str, Any] = {}
         if with_vectors:
@@ -165,7 +165,7 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
         said = {
             "exact": True,
             "lists": LISTS,
-            "known users": "all their rows" if run.hears_all else "their training rows",
+            "known users": "all their rows" if run.lists_from_full_history else "their training rows",
             **said,
         }
         write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
@@ -336,7 +336,7 @@ def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
     model = run.model
     assert isinstance(model, VectorModel)
     users, items = model.encoded()
-    if run.hears_all:
+    if run.lists_from_full_history:
         users = model.history_vectors(run.heard().tensors())
     users_, items_ = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
     return users_, items_[_listable(run)]

@@ -16,13 +16,13 @@ import torch
 from pydantic import ConfigDict, Field
 
 from relrank.errors import InputError, NotNowError
-from relrank.evaluation.evaluate import hears
+from relrank.evaluation.evaluate import accepts_longer_history
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.composition import composed
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import end_of
 from relrank.graph.sequences import Sequences
-from relrank.io.atomic import whole_folder
+from relrank.io.atomic import atomic_folder
 from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
 from relrank.io.tensors import save_tensors, tensors_of, write_json
 from relrank.kernels.csr import Csr, Int32, Int64
@@ -36,7 +36,7 @@ from relrank.tables.files import WHOLE
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 
-FORMAT = "relrank-run-3"
+FORMAT = "relrank-run-4"
 MEND = "take a copy of it, or fit it again"
 MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
@@ -58,7 +58,7 @@ class _Note(Section):
     config: dict[str, Any]
     ordered: bool = False
     successive: bool = False
-    only_new: bool = False
+    new_items_only: bool = False
     unseen: int = Field(0, ge=0)
 
 
@@ -100,7 +100,7 @@ class FittedRun:
         """
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         check_k(k)
-        if self.hears_all:
+        if self.lists_from_full_history:
             heard = self.heard().take(row.astype(np.int64)).items
             return self._for_rows(heard, k, self.unscored)
         best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
@@ -144,9 +144,9 @@ class FittedRun:
         return Sequences.of_rows(user, item, self.split.shape[0])
 
     @property
-    def hears_all(self) -> bool:
+    def lists_from_full_history(self) -> bool:
         """Whether a known user's list is that of all they chose, folded in, in whatever part of the split."""
-        return self.split.successive and hears(self.model)
+        return self.split.successive and accepts_longer_history(self.model)
 
     @property
     def unscored(self) -> Int32:
@@ -268,7 +268,7 @@ def save_run(
     """
     refuse_other_use(folder)
     titles, facts = item_titles(tables, split), facts_of(tables, split, graph if whole is None else whole)
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         save_graph(graph, part / "graph")
         save_tensors(part / MODEL, model.state(), {"model": model.name})
         _split_frame(split).write_parquet(part / "split.parquet")
@@ -369,7 +369,7 @@ def _loaded(folder: Path) -> FittedRun:
     edges, events = graph.interactions, graph.events
     split = Split(
         users, items, train, valid, test, note["protocol"], note["fingerprint"],
-        **{name: note.get(name, False) for name in ("ordered", "successive", "only_new")},
+        **{name: note.get(name, False) for name in ("ordered", "successive", "new_items_only")},
         unseen=note.get("unseen", 0),
         repeats=None if events is None else Interactions(edges.src[events], edges.dst[events]),
     )  # fmt: skip

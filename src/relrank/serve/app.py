@@ -22,7 +22,7 @@ from relrank.serve import schemas
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
 from relrank.serve.filters import conditions_of
-from relrank.serve.guard import Guard, Measures, answered, failure
+from relrank.serve.guard import Guard, ServiceMetrics, answered, failure
 from relrank.serve.served import HEAD
 from relrank.serve.service import Service
 from relrank.serve.strict import StrictRoute
@@ -78,7 +78,7 @@ def make_app(
         "ambiguous where two ids follow each other: POST such questions.",
     )  # fmt: skip
     app.router.route_class = StrictRoute
-    measures = Measures()
+    measures = ServiceMetrics()
     app.state.service, app.state.measures = service, measures
     app.state.pools, app.state.draining, app.state.problems = pools, False, {}
     for name in service.names:
@@ -131,7 +131,7 @@ def make_app(
         )  # fmt: skip
 
     @app.post("/recommend", response_model=schemas.Recommended)
-    async def recommend_for(wanted: schemas.Wanted) -> Response:
+    async def recommend_for(wanted: schemas.RecommendRequest) -> Response:
         """A list for a history that was never seen, a known user, or both; under other relation weights, too."""
         visits = wanted.user is not None and wanted.history is not None
         plain = not wanted.with_ and not wanted.exclude and not visits and len(wanted.history or ()) <= SHORT
@@ -168,7 +168,7 @@ def make_app(
         return answered(content)
 
     @app.post("/explain", response_model=schemas.Explained)
-    async def explain_to(doubted: schemas.Doubted) -> Response:
+    async def explain_to(doubted: schemas.ExplainRequest) -> Response:
         """Why an item is recommended for a history, or to a known user."""
         d = doubted
         content = await pools.away(

@@ -30,7 +30,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 LENGTHS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class Measures:
+class ServiceMetrics:
     """What Prometheus asks for, of one application."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        measures: Measures,
+        measures: ServiceMetrics,
         most: int,
         token: str | None,
         guarded: Collection[str],

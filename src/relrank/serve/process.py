@@ -37,7 +37,7 @@ from relrank.serve.index import FROM_ITEMS
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from relrank.serve.served import Served
+    from relrank.serve.served import ServedModel
     from relrank.serve.service import Service
 
 log = logging.getLogger("relrank.serve")
@@ -68,7 +68,7 @@ class Options:
         workers: processes, each with runs of its own in memory.
         grace: seconds between SIGTERM and the end of new connections.
         poll: seconds between two looks at the folders.
-        index_from: see ``Served``.
+        index_from: see ``ServedModel``.
         limits: of a question.
     """
 
@@ -149,19 +149,19 @@ def _with_files_for_all(options: Options, say: Say) -> Options:
     return replace(options, limits=replace(options.limits, connections=fewer))
 
 
-def load(options: Options, name: str) -> Served:
+def load(options: Options, name: str) -> ServedModel:
     """One of the runs, ready to answer.
 
     Raises:
         InputError: it cannot be loaded.
     """
     from relrank.runs.fitted_run import load_run
-    from relrank.serve.served import Served
+    from relrank.serve.served import ServedModel
 
-    return Served(name, load_run(options.folders[name]), options.limits, options.index_from)
+    return ServedModel(name, load_run(options.folders[name]), options.limits, options.index_from)
 
 
-def describe(served: Served) -> str:
+def describe(served: ServedModel) -> str:
     """A run in two lines, as it is announced."""
     note = served.run.note
     lists = "exact lists" if served.index is None else f"index of item vectors: {served.index.quality}"
@@ -174,7 +174,7 @@ def describe(served: Served) -> str:
     )
 
 
-class Watcher(threading.Thread):
+class RunReloader(threading.Thread):
     """Looks after the folders of the runs, and replaces a run when another is there.
 
     Args:
@@ -255,7 +255,7 @@ def _work(
         say(describe(served))
     service = Service(runs, options.limits)
     app = make_app(service, token=options.token, hosts=options.hosts)
-    watcher = Watcher(service, options, app, loaded)
+    watcher = RunReloader(service, options, app, loaded)
 
     class Server(uvicorn.Server):
         """One that says that it drains before it does."""

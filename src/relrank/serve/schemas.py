@@ -40,13 +40,13 @@ class Listed(Named):
     place: int
 
 
-class Near(Named):
+class SimilarItem(Named):
     """An item and how near it is."""
 
     score: float
 
 
-class Chosen(Named):
+class HistoryItem(Named):
     """An item of a history."""
 
     part: Literal["train", "valid", "test"]
@@ -116,7 +116,7 @@ class Similar(_Answer):
     run: str
     item: int | str
     title: str | None
-    items: list[Near]
+    items: list[SimilarItem]
 
 
 class Items(_Answer):
@@ -149,7 +149,7 @@ class History(_Answer):
     """What a user chose."""
 
     user: int | str
-    items: list[Chosen]
+    items: list[HistoryItem]
 
 
 class Node(_Answer):
@@ -207,7 +207,7 @@ class Health(_Answer):
     uptime_seconds: float
 
 
-class Said(_Answer):
+class ErrorDetail(_Answer):
     """What was wrong."""
 
     what: str
@@ -219,7 +219,7 @@ class Said(_Answer):
 class Failure(_Answer):
     """An answer that is none."""
 
-    error: Said
+    error: ErrorDetail
 
 
 class Filter(_Question):
@@ -272,7 +272,7 @@ EXCLUDE = "Ids of items to leave out."
 SKIP = "Leave out items of the history that are unknown, and name them, instead of refusing it."
 
 
-class Wanted(_Question):
+class RecommendRequest(_Question):
     """For whom, and what list."""
 
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
@@ -287,7 +287,7 @@ class Wanted(_Question):
     run: StrictStr | None = None
 
 
-class Doubted(_Question):
+class ExplainRequest(_Question):
     """An item that is to be explained, and to whom."""
 
     item: Id

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional
 
 from relrank.errors import InputError
-from relrank.evaluation.evaluate import hears
+from relrank.evaluation.evaluate import accepts_longer_history
 from relrank.evaluation.ranking import visiting_order
 from relrank.explain.explainer import Explainer, Explanation, Reason
 from relrank.graph.sequences import Sequences
@@ -65,7 +65,7 @@ class Page(NamedTuple):
     exact: bool = True
 
 
-class Served:
+class ServedModel:
     """One fitted run, made ready to answer; nothing in it changes but what is remembered of earlier questions.
 
     Args:
@@ -98,7 +98,7 @@ class Served:
         self._chosen = run.chosen()
         self._place = np.empty(self.n_items, np.int32)
         self._place[visiting_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
-        self._whole_history = run.hears_all
+        self._whole_history = run.lists_from_full_history
         self._unscored: Int32 = run.unscored
         self._untold: Int32 = run.untold
         self.n_new = split.unseen - self._unscored.size  # items without interactions that are in lists all the same
@@ -613,7 +613,7 @@ class Served:
             return {"user": user}
         # more than these items may be behind the list: a vector of the user, relations, weights
         together = joined(self.model, self._own_of(user), visit)
-        return {"history": together.tolist(), "stands_for": not hears(self.model)}
+        return {"history": together.tolist(), "stands_for": not accepts_longer_history(self.model)}
 
     def _explains(self, model: Recommender | None) -> Explainer:
         """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
@@ -660,7 +660,7 @@ class Served:
 class _Search:
     """Items by title and users by id."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: ServedModel) -> None:
         self._item_rows = served.item_rows
         counts = np.bincount(served.graph.interactions.dst, minlength=served.n_items)
         self._by_count = np.argsort(-counts, kind="stable")
@@ -671,7 +671,7 @@ class _Search:
         self._user_rows = [row for _, row in pairs]
 
     def titled(self, text: str, limit: int) -> list[int]:
-        """See ``Served.titled``."""
+        """See ``ServedModel.titled``."""
         wanted = _folded(text)
         found = [self._item_rows[text.strip()]] if text.strip() in self._item_rows else []
         has = pl.Series(np.ones(len(self._titles), np.bool_))
@@ -684,7 +684,7 @@ class _Search:
         return found[:limit]
 
     def users_from(self, prefix: str, limit: int) -> list[int]:
-        """See ``Served.users_from``."""
+        """See ``ServedModel.users_from``."""
         start = bisect_left(self._users, prefix)
         found = []
         for at in range(start, min(start + limit, len(self._users))):

@@ -14,7 +14,7 @@ from relrank.kernels.csr import Int64
 from relrank.runs.fitted_run import FittedRun
 from relrank.serve.asked import Id, Limits, RequestError, short
 from relrank.serve.filters import Condition, Has
-from relrank.serve.served import Answer, Mask, Served
+from relrank.serve.served import Answer, Mask, ServedModel
 
 POPULARITY = "popularity"
 """What a list is by where the model says nothing."""
@@ -31,12 +31,13 @@ class Service:
         InputError: there is no run.
     """
 
-    def __init__(self, runs: Mapping[str, FittedRun | Served], limits: Limits | None = None) -> None:
+    def __init__(self, runs: Mapping[str, FittedRun | ServedModel], limits: Limits | None = None) -> None:
         if not runs:
             raise InputError("nothing to serve", where="service", expected="at least one run", found="none")
         self.limits = limits or Limits()
         self._runs = {
-            name: run if isinstance(run, Served) else Served(name, run, self.limits) for name, run in runs.items()
+            name: run if isinstance(run, ServedModel) else ServedModel(name, run, self.limits)
+            for name, run in runs.items()
         }
         self._swap = threading.Lock()
 
@@ -48,7 +49,7 @@ class Service:
         """The runs that are served."""
         return list(self._runs)
 
-    def served(self, run: str | None = None) -> Served:
+    def served(self, run: str | None = None) -> ServedModel:
         """One run. A question is answered by one of them from beginning to end, whatever is replaced meanwhile.
 
         Raises:
@@ -61,13 +62,13 @@ class Service:
             raise RequestError(404, "unknown run", where="run", expected=f"one of {list(runs)}", found=short(run))
         return runs[run]
 
-    def replace(self, name: str, run: FittedRun | Served) -> None:
+    def replace(self, name: str, run: FittedRun | ServedModel) -> None:
         """Put another run in the place of one; questions in progress end on the one that they began with.
 
         Raises:
             InputError: no run of that name is served.
         """
-        fresh = run if isinstance(run, Served) else Served(name, run, self.limits)
+        fresh = run if isinstance(run, ServedModel) else ServedModel(name, run, self.limits)
         with self._swap:
             if name not in self._runs:
                 raise InputError("no such run to replace", where="service", expected=str(self.names), found=name)
@@ -132,7 +133,7 @@ class Service:
         }  # fmt: skip
 
     def similar(self, item: Id, k: int = 10, run: str | None = None) -> Answer:
-        """The items nearest to one, itself left out; see ``Served.similar``.
+        """The items nearest to one, itself left out; see ``ServedModel.similar``.
 
         Raises:
             RequestError: the item or the run is unknown, or k out of bounds.
@@ -188,7 +189,7 @@ class Service:
         return {"run": served.name, "unknown": unknown, **found}
 
     def items(self, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
-        """Items by title; see ``Served.titled``.
+        """Items by title; see ``ServedModel.titled``.
 
         Raises:
             RequestError: the run is unknown, or the limit out of bounds.
@@ -233,7 +234,7 @@ class Service:
 
     def _among(
         self,
-        served: Served,
+        served: ServedModel,
         filters: Sequence[Condition | tuple[str, str]],
         exclude: Sequence[Id],
         unknown: list[Id] | None,
@@ -246,7 +247,7 @@ class Service:
         return served.among(conditions, rows)
 
     def _whom(
-        self, served: Served, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool
+        self, served: ServedModel, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool
     ) -> tuple[int | None, Int64 | None, list[Id]]:
         """The user's row, the rows of the history, and items of it that are unknown and left out."""
         if user is None and history is None:

@@ -34,14 +34,14 @@ from relrank.kernels.csr import Csr, Float32
 from relrank.models import MODELS, ClosedForm, Recommender, Trained
 from relrank.models.core.base import Knob, config_of, restore
 from relrank.parallel.memory import peak_memory, reset_peak_memory
-from relrank.parallel.process_group import ALONE, ProcessGroup
+from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.study.arms import Arm, alone_rewired, arms, drop, over, some
 from relrank.study.config import ARM_KINDS, ArmSection, ModelSection, StudySection
 from relrank.study.tuning import SEARCH, Climb, Trial, climb, value_of
 from relrank.tables.split import Split
 from relrank.training import TrainConfig, fit
 
-Say = Callable[[str], None]
+StatusCallback = Callable[[str], None]
 
 FORMAT = "relrank-cell-2"
 """Goes up where what is stored of a cell changes, so that it is made again."""
@@ -54,7 +54,7 @@ WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
+class SplitContext:
     """What all cells of one split seed share.
 
     Attributes:
@@ -104,7 +104,7 @@ class Cell:
 
     model: ModelSection
     arm: Arm
-    bench: Bench
+    bench: SplitContext
     study: StudySection
     after: tuple[str, ...] = ()
     begins: tuple[Mapping[str, float], ...] = ()
@@ -159,7 +159,7 @@ class Cell:
         Trials of a search are: they share metrics with arms that leave out what they weigh 0.
         """
         kind = MODELS[self.model.kind]
-        shares = issubclass(kind, ClosedForm) and kind.solve_within is not ClosedForm.solve_within
+        shares = issubclass(kind, ClosedForm) and kind.solve_from is not ClosedForm.solve_from
         return self.bench.graph if shares and self.trials == 1 else None
 
     @property
@@ -469,7 +469,7 @@ class Ended:
 
 
 def tune(
-    cell: Cell, graph: Graph, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE
+    cell: Cell, graph: Graph, folder: Path, say: StatusCallback, memory: Memory, group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[Any, Climb, float]:
     """Try the cell's budget of configurations on validation, on the cell's graph.
 
@@ -492,7 +492,9 @@ def tune(
         if known is None:
             began = time.perf_counter()
             model, _ = fit_cell(cell, graph, changed, folder / f"trial-{made}", say, group=group)
-            metrics = group.decided(lambda: user_metric(model, cell.bench.split, cell.study.metric).tolist())
+            metrics = group.broadcast_from_rank0(
+                lambda: user_metric(model, cell.bench.split, cell.study.metric).tolist()
+            )
             known = Known(np.asarray(metrics, np.float32), time.perf_counter() - began)
             if key is not None:
                 memory[key] = known
@@ -514,7 +516,9 @@ def tune(
     return config_of(begin, found.trials[found.chosen].values, cell.model.name), found, charged
 
 
-def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Cell:
+def tune_after(
+    cells: Sequence[Cell], folder: Path, say: StatusCallback, memory: Memory, group: ProcessGroup = SINGLE_PROCESS
+) -> Cell:
     """Search the cells in order; the last one with the settings that its search begins with, itself not searched.
 
     Args:
@@ -534,11 +538,13 @@ def tune_after(cells: Sequence[Cell], folder: Path, say: Say, memory: Memory, gr
     return begun(cells[-1], [ended[key] for key in cells[-1].after if key in ended])
 
 
-def _say_of(cell: Cell, say: Say, text: str) -> None:
+def _say_of(cell: Cell, say: StatusCallback, text: str) -> None:
     say(f"{cell.arm.name}: {text}")
 
 
-def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: ProcessGroup = ALONE) -> Tuned:
+def tune_and_fit(
+    cell: Cell, folder: Path, say: StatusCallback, memory: Memory, group: ProcessGroup = SINGLE_PROCESS
+) -> Tuned:
     """Try the cell's budget of configurations on validation, then fit the best one.
 
     ``memory`` holds what other arms tried with the same edges in effect (closed forms only). A trained model keeps
@@ -549,7 +555,7 @@ def tune_and_fit(cell: Cell, folder: Path, say: Say, memory: Memory, group: Proc
     config, found, charged = tune(cell, graph, folder, say, memory, group)
     began = time.perf_counter()
     model, history = fit_cell(cell, graph, config, folder / "final", say, group=group, whole=cell.whole)
-    valid = group.decided(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
+    valid = group.broadcast_from_rank0(lambda: mean_metric(model, cell.bench.split, cell.study.metric))
     if cell.bench.refit:
         del model  # memory for one is enough
         model, graph = refit_cell(cell, graph, config, history, folder / "refit", say, group)
@@ -625,10 +631,10 @@ def fit_cell(
     graph: Graph,
     config: Any,
     folder: Path,
-    say: Say,
+    say: StatusCallback,
     train: TrainConfig | None = None,
     judge: Callable[[int, float], None] | None = None,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
     whole: Graph | None = None,
 ) -> tuple[Recommender, pl.DataFrame | None]:
     """Fit the cell's model on one graph; returns it and, for a trained one, its learning curve.
@@ -640,7 +646,7 @@ def fit_cell(
     config = seeded(cell, config)
     if issubclass(kind, ClosedForm):
         solver = kind(graph, config)
-        return solver.solve() if whole is None else solver.solve_within(whole), None
+        return solver.solve() if whole is None else solver.solve_from(whole), None
     model = kind(graph, config)
 
     def watch(epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float) -> None:
@@ -675,8 +681,8 @@ def refit_graph(cell: Cell, graph: Graph) -> Graph:
 
 
 def refit_cell(
-    cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: Say,
-    group: ProcessGroup = ALONE,
+    cell: Cell, graph: Graph, config: Any, history: pl.DataFrame | None, folder: Path, say: StatusCallback,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> tuple[Recommender, Graph]:  # fmt: skip
     """Fit once more with the validation rows in training; a trained model for the epochs that validation picked."""
     graph, train = refit_graph(cell, graph), None
@@ -697,7 +703,7 @@ NOTES = {
 """What a model may say of itself once it is fitted, and the attribute that says it."""
 
 
-def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
+def run_cell(cell: Cell, folder: Path, say: StatusCallback, memory: Memory) -> CellResult:
     """Tune, fit, evaluate on test; write everything beside the final folder and rename it at the end."""
     part = folder.with_name(folder.name + ".part")
     fill_cell(cell, part, say, memory)
@@ -707,7 +713,7 @@ def run_cell(cell: Cell, folder: Path, say: Say, memory: Memory) -> CellResult:
     return load_cell(folder)
 
 
-def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
+def fill_cell(cell: Cell, part: Path, say: StatusCallback, memory: Memory) -> None:
     """Tune, fit, evaluate on test, in a folder that holds the cell's files, and no others, at the end.
 
     Checkpoints that an earlier call left there are gone on from.
@@ -751,7 +757,7 @@ def fill_cell(cell: Cell, part: Path, say: Say, memory: Memory) -> None:
     seal(part, synced=False)
 
 
-def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, folder: Path, say: Say) -> Held:
+def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, folder: Path, say: StatusCallback) -> Held:
     """What each relation brings in the setting of a tuned "all" arm.
 
     Args:
@@ -783,7 +789,7 @@ def held_effects(cell: Cell, held: Any, whole: Graph, users: pl.DataFrame, folde
     return Held(users.select("user").with_columns(**{n: pl.Series(v) for n, v in columns.items()}), frozenset(unused))
 
 
-def _for_test(cell: Cell, graph: Graph, config: Any, folder: Path, say: Say) -> Recommender:
+def _for_test(cell: Cell, graph: Graph, config: Any, folder: Path, say: StatusCallback) -> Recommender:
     """The cell's model on another graph, with validation rows where the bench gives them back."""
     if not cell.bench.refit:
         return fit_cell(cell, graph, config, folder, say)[0]

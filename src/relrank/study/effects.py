@@ -51,7 +51,7 @@ NOTE_SCHEMA = {
 }  # fmt: skip
 
 
-class Found:
+class CellResults:
     """The finished cells of a study by model, graph and seed.
 
     Args:
@@ -195,7 +195,7 @@ def _of_one_split(cells: Sequence[CellResult]) -> bool:
     )
 
 
-def leaderboard(found: Found) -> pl.DataFrame:
+def leaderboard(found: CellResults) -> pl.DataFrame:
     """One row per (model, arm), best first; means over seeds, the study's metric with its interval.
 
     A figure that one of the seeds has no value of is null: cells that were stored earlier may know fewer of them.
@@ -229,7 +229,7 @@ def leaderboard(found: Found) -> pl.DataFrame:
 
 
 def versus(
-    found: Found, models: Sequence[str], rival: str, relations: Sequence[str],
+    found: CellResults, models: Sequence[str], rival: str, relations: Sequence[str],
     reads: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Is a model better than the rival, and does it use relations better? With rows as in ``effects``.
@@ -264,7 +264,7 @@ def versus(
     return rows
 
 
-def against_strongest(found: Found, models: Sequence[str], strongest: str | None) -> list[dict[str, Any]]:
+def against_strongest(found: CellResults, models: Sequence[str], strongest: str | None) -> list[dict[str, Any]]:
     """Every arm of the models, without shuffled ones, minus the strongest model on the interactions alone.
 
     So a gain over the model's own interactions is not taken for one over the best that there is without relations.
@@ -288,7 +288,7 @@ def against_strongest(found: Found, models: Sequence[str], strongest: str | None
     return rows
 
 
-def _sides(found: Found, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
+def _sides(found: CellResults, model: str, relations: Sequence[str]) -> list[tuple[str, list[pl.DataFrame]]]:
     """Name and per-user tables of a model with all relations and with none, as far as it was run."""
     names = dict.fromkeys(found.arm_name(model, arm) for arm in (arm_of.all_of(relations), arm_of.INTERACTIONS))
     return [(name, found.tables(model, name)) for name in names if name is not None]
@@ -322,7 +322,7 @@ class Judge:
         margin: smallest difference that matters, as a share of the metric of the interactions alone.
     """
 
-    def __init__(self, found: Found, model: str, relations: Sequence[str], margin: float) -> None:
+    def __init__(self, found: CellResults, model: str, relations: Sequence[str], margin: float) -> None:
         self.found, self.model, self.relations = found, model, relations
         self.effects: dict[tuple[str, str], tuple[str, str, Effect]] = {}
         for kind in KINDS:
@@ -539,7 +539,7 @@ def effects_and_verdicts(
     return pl.DataFrame(effects, schema=EFFECT_SCHEMA), pl.DataFrame(said, schema=VERDICT_SCHEMA)
 
 
-def curves(found: Found) -> pl.DataFrame:
+def curves(found: CellResults) -> pl.DataFrame:
     """Learning curves of the trained models."""
     parts = [
         cell.history.select(
@@ -553,7 +553,7 @@ def curves(found: Found) -> pl.DataFrame:
     return pl.concat(parts) if parts else pl.DataFrame(schema=CURVE_SCHEMA)
 
 
-def tuning(found: Found) -> pl.DataFrame:
+def tuning(found: CellResults) -> pl.DataFrame:
     """Every trial of every cell."""
     rows = []
     for (model, arm), cells in found.items():
@@ -565,7 +565,7 @@ def tuning(found: Found) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TUNING_SCHEMA, orient="row")
 
 
-def notes(found: Found) -> pl.DataFrame:
+def notes(found: CellResults) -> pl.DataFrame:
     """What the fitted models say of themselves (``cells.NOTES``), one row per figure."""
     rows = []
     for (model, arm), cells in found.items():

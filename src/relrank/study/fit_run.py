@@ -13,9 +13,9 @@ from relrank.errors import InputError
 from relrank.io.atomic import named
 from relrank.io.folder_lock import Hold, owned
 from relrank.models import MODELS, ClosedForm
-from relrank.parallel.process_group import ALONE, ProcessGroup
+from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 from relrank.runs.fitted_run import FORMAT, FittedRun, item_titles, refuse_other_use, save_run
-from relrank.study.cells import Cell, Known, Say, tune_after, tune_and_fit
+from relrank.study.cells import Cell, Known, StatusCallback, tune_after, tune_and_fit
 from relrank.study.fits import refuse_too_large
 from relrank.tables.tables import Tables
 
@@ -24,8 +24,8 @@ def fit_run(
     cells: Sequence[Cell],
     tables: Tables,
     folder: Path,
-    say: Say,
-    group: ProcessGroup = ALONE,
+    say: StatusCallback,
+    group: ProcessGroup = SINGLE_PROCESS,
     leaks: Sequence[dict[str, Any]] = (),
 ) -> FittedRun:
     """Tune and fit the last of the cells and keep the model; of several processes, the first keeps it.
@@ -57,7 +57,7 @@ def fit_run(
             holds.append(holding.enter_context(owned(checkpoints, folder)))
 
     with ExitStack() as holding:
-        group.together(ready)
+        group.on_all_ranks(ready)
         begun = tune_after(cells, checkpoints, say, memory, group)
         tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
         split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
@@ -75,7 +75,7 @@ def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any
         "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
         "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
         "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
-        "only_new": split.only_new, "unseen": split.unseen,
+        "new_items_only": split.new_items_only, "unseen": split.unseen,
         "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
         **({"accepted_leaks": list(leaks)} if leaks else {}),
     }  # fmt: skip

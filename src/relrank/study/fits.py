@@ -71,7 +71,7 @@ def estimate_of(cell: Cell) -> Estimate:
         epoch = kind.estimate(graph, config, train.batch)
         return replace(epoch, dense=epoch.dense * train.epochs, sparse=epoch.sparse * train.epochs)
     assert issubclass(kind, ClosedForm)
-    return kind.estimate(graph, config) if cell.whole is None else kind.estimate_within(graph, cell.whole, config)
+    return kind.estimate(graph, config) if cell.whole is None else kind.estimate_from(graph, cell.whole, config)
 
 
 def needed(cell: Cell) -> int:

@@ -13,7 +13,7 @@ from scipy.special import stdtr
 from relrank.evaluation.comparison import compare, holm
 from relrank.evaluation.evaluate import HISTORY_LENGTH, ITEM_POPULARITY, group_labels
 from relrank.kernels.csr import Float64
-from relrank.study.effects import Found, Judge
+from relrank.study.effects import CellResults, Judge
 from relrank.study.verdicts import ALPHA, signed
 
 ALL_USERS = "all users"
@@ -34,7 +34,7 @@ METRIC_SCHEMA = {
 """Before the metrics, which depend on the study's cuts."""
 
 
-def group_effects(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+def group_effects(found: CellResults, effects: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     """The gain, the drop and alone effects and the differences to the rival, inside every group of users.
 
     ``columns`` are groups beside history length and item popularity; see ``StudyResult.groups`` for the rows.
@@ -66,7 +66,7 @@ def group_effects(found: Found, effects: pl.DataFrame, columns: Sequence[str]) -
     return pl.DataFrame(rows, schema=GROUP_SCHEMA)
 
 
-def group_metrics(found: Found, columns: Sequence[str]) -> pl.DataFrame:
+def group_metrics(found: CellResults, columns: Sequence[str]) -> pl.DataFrame:
     """Every metric of a user inside every group of users and over all of them; no arms with shuffled links.
 
     Means run over all users and seeds of a group at once, as those of effects do: the difference of two arms' means

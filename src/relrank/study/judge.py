@@ -9,7 +9,7 @@ import polars as pl
 
 from relrank.study.arms import INTERACTIONS
 from relrank.study.cells import CellResult
-from relrank.study.effects import Found
+from relrank.study.effects import CellResults
 from relrank.study.tuning import ERRORS, WORTH
 from relrank.study.verdicts import signed
 
@@ -17,7 +17,9 @@ SAME = 1e-6
 """Two means of the same metrics, rounded on the way, differ by less."""
 
 
-def judges(found: Found, judged: Sequence[str], models: Sequence[str], margin: float = WORTH) -> list[dict[str, Any]]:
+def judges(
+    found: CellResults, judged: Sequence[str], models: Sequence[str], margin: float = WORTH
+) -> list[dict[str, Any]]:
     """What validation says of the interactions-only arm of every model with verdicts.
 
     Args:
@@ -53,7 +55,7 @@ def judges(found: Found, judged: Sequence[str], models: Sequence[str], margin: f
     return rows
 
 
-def strongest(found: Found, models: Sequence[str]) -> str | None:
+def strongest(found: CellResults, models: Sequence[str]) -> str | None:
     """The model that validates best on the interactions alone; None where none was run so."""
     valid = {model: figure for model in models if (figure := _valid(found, model)) is not None}
     return max(valid, key=lambda m: valid[m]) if valid else None
@@ -102,18 +104,18 @@ def _better(one: float, other: float, margin: float) -> bool:
     return one > other + margin * abs(other)
 
 
-def _valid(found: Found, model: str) -> float | None:
+def _valid(found: CellResults, model: str) -> float | None:
     """Mean validation metric of a model on the interactions alone; None where it was not run so."""
     valid = _valid_by_seed(found, model)
     return sum(valid.values()) / len(valid) if valid else None
 
 
-def _valid_by_seed(found: Found, model: str) -> dict[int, float]:
+def _valid_by_seed(found: CellResults, model: str) -> dict[int, float]:
     name = found.arm_name(model, INTERACTIONS)
     return {} if name is None else {cell.seed: cell.valid for cell in found.cells(model, name)}
 
 
-def _best_setting(found: Found, model: str, own: Mapping[int, float]) -> float | None:
+def _best_setting(found: CellResults, model: str, own: Mapping[int, float]) -> float | None:
     """The best trial without any relation in effect per seed, over all arms of the model; the mean over seeds.
 
     A trial counts where it is better than the interactions arm by more than the standard error of their difference,

@@ -10,7 +10,7 @@ import polars as pl
 from relrank.evaluation.comparison import compare
 from relrank.evaluation.evaluate import OF_LISTS
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.study.effects import Found
+from relrank.study.effects import CellResults
 from relrank.study.verdicts import interval, signed
 
 LIST_SCHEMA = {
@@ -23,7 +23,7 @@ ACCURACY = ("hit", "recall", "precision", "ndcg", "map", "mrr")
 """Metrics of accuracy, by the name before the ``@``."""
 
 
-def list_effects(found: Found, effects: pl.DataFrame) -> pl.DataFrame:
+def list_effects(found: CellResults, effects: pl.DataFrame) -> pl.DataFrame:
     """The gain, the drop and alone effects and the differences to the rival, of every measure of lists.
 
     A user without a value in one of two lists is left out of that pair; a measure that one of the cells was stored
@@ -32,7 +32,7 @@ def list_effects(found: Found, effects: pl.DataFrame) -> pl.DataFrame:
     return _differences(found, effects, lambda name: name.partition("@")[0] in OF_LISTS)
 
 
-def metric_effects(found: Found, effects: pl.DataFrame) -> pl.DataFrame:
+def metric_effects(found: CellResults, effects: pl.DataFrame) -> pl.DataFrame:
     """Likewise of every metric of accuracy but the study's own. See ``StudyResult.metric_effects`` for the rows."""
     return _differences(
         found, effects, lambda name: name.partition("@")[0] in ACCURACY and name != found.metric
@@ -72,7 +72,7 @@ def in_words(row: Mapping[str, Any], metric: str, titles: Titles = NO_TITLES, de
     return f"{name} {said[row['verdict']]} with {row['model']}, but {but} {row['measure']}: {figures}"
 
 
-def _differences(found: Found, effects: pl.DataFrame, wanted: Callable[[str], bool]) -> pl.DataFrame:
+def _differences(found: CellResults, effects: pl.DataFrame, wanted: Callable[[str], bool]) -> pl.DataFrame:
     """Paired differences of the measures that are wanted, of the arms that were compared."""
     rows: list[dict[str, Any]] = []
     for effect in effects.filter(pl.col("kind").is_in(["gain", "drop", "alone", "versus"])).iter_rows(named=True):

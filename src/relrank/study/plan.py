@@ -2,7 +2,7 @@
 
 Validation chooses, test confirms: every step of the path is an arm of its own, so that what it adds has an interval.
 An arm stands for the best setting that validation knows of its relations, on whatever arm that was found
-(``Found.settled``): a wider search is no gain from the relations of its arm that it gives no weight.
+(``CellResults.settled``): a wider search is no gain from the relations of its arm that it gives no weight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relrank.models import MODELS, ClosedForm
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
 from relrank.study.cells import Cell
-from relrank.study.effects import Found
+from relrank.study.effects import CellResults
 from relrank.study.tuning import WORTH
 
 CLOSE = 0.1
@@ -90,7 +90,7 @@ def searches_paths(cell: Cell) -> bool:
     return issubclass(MODELS[cell.model.kind], ClosedForm) and cell.trials > 1
 
 
-def candidates(found: Found, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
+def candidates(found: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
     """The arms of the next step that were not run yet; with all relations, or all but one, none is needed."""
     if not so_far or len(so_far) + 1 >= len(relations) - 1:
         return []
@@ -98,7 +98,7 @@ def candidates(found: Found, model: str, relations: Sequence[str], so_far: Seque
     return [arm for arm in wanted if found.arm_name(model, arm) is None]
 
 
-def path(found: Found, model: str, relations: Sequence[str]) -> tuple[list[list[tuple[float, str]]], str]:
+def path(found: CellResults, model: str, relations: Sequence[str]) -> tuple[list[list[tuple[float, str]]], str]:
     """Per step the relations that could be added with their mean validation metric, the best first, and why it ends.
 
     The first of every step was added. The path ends where none is worth a step of tuning, or an arm was not run.
@@ -125,7 +125,7 @@ def path(found: Found, model: str, relations: Sequence[str]) -> tuple[list[list[
     return steps, "every relation is in it"
 
 
-def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -> Plan:
+def plan_of(found: CellResults, model: str, relations: Sequence[str], margin: float) -> Plan:
     """The path of a model with what test says of every step."""
     steps, ends = path(found, model, relations)
     everything = arm_of.all_of(relations)
@@ -162,7 +162,7 @@ def plan_of(found: Found, model: str, relations: Sequence[str], margin: float) -
     return Plan(model, tuple(made), enough, margin, ends, base)
 
 
-def to_confirm(found: Found, plan: Plan) -> list[Arm]:
+def to_confirm(found: CellResults, plan: Plan) -> list[Arm]:
     """Arms that were not run of the steps that would be built, with the links of the step's relation shuffled."""
     names = [step.relation for step in plan.steps]
     shuffled = [
@@ -171,7 +171,7 @@ def to_confirm(found: Found, plan: Plan) -> list[Arm]:
     return [arm for arm in shuffled if found.arm_name(plan.model, arm) is None]
 
 
-def plan_card(plan: Plan, found: Found, graph: Graph) -> dict[str, Any]:
+def plan_card(plan: Plan, found: CellResults, graph: Graph) -> dict[str, Any]:
     """The plan as plain JSON (see ``StudyResult.card``).
 
     Args:
@@ -206,18 +206,18 @@ def plan_card(plan: Plan, found: Found, graph: Graph) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _valid(found: Found, model: str, relations: Sequence[str]) -> float | None:
+def _valid(found: CellResults, model: str, relations: Sequence[str]) -> float | None:
     """Mean validation metric of relations over splits; None where their arm was not run."""
     cells = found.settled(model, arm_of.some(relations, found.hops))
     return None if cells is None else sum(cell.valid for cell in cells) / len(cells)
 
 
-def _tables(found: Found, model: str, arm: Arm) -> list[pl.DataFrame] | None:
+def _tables(found: CellResults, model: str, arm: Arm) -> list[pl.DataFrame] | None:
     cells = found.settled(model, arm)
     return None if cells is None else [cell.evaluation.table for cell in cells]
 
 
-def _effect(found: Found, model: str, a: Arm, b: Arm) -> Effect | None:
+def _effect(found: CellResults, model: str, a: Arm, b: Arm) -> Effect | None:
     """The paired effect a − b, each at the best setting that is known of it; None where one was not run."""
     tables_a, tables_b = _tables(found, model, a), _tables(found, model, b)
     if tables_a is None or tables_b is None:

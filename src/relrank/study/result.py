@@ -12,7 +12,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from relrank.io.manifest import Sealed, seal
 
 MEND = "run the study again, its finished cells are kept unless another version stored them"
@@ -130,7 +130,7 @@ class StudyResult:
             if part.name == "card":
                 _write_json(folder / "card.json", value)
             else:
-                with whole(folder / f"{part.name}.parquet") as temporary:
+                with atomic_write(folder / f"{part.name}.parquet") as temporary:
                     value.write_parquet(temporary)
         tables = {part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON}
         _write_json(folder / "results.json", {"card": self.card, **tables})
@@ -182,5 +182,5 @@ def arm_titles_of(card: Mapping[str, Any]) -> dict[str, str]:
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     """In the order the reader is meant to see, unlike the sorted JSON of a checkpoint."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

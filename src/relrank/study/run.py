@@ -36,10 +36,10 @@ from relrank.study import effects as tables_of
 from relrank.study.arms import Arm, Hops, arms
 from relrank.study.cells import (
     WEIGHTS,
-    Bench,
     Cell,
     CellResult,
-    Say,
+    SplitContext,
+    StatusCallback,
     edges_sha,
     finished,
     fit_cell,
@@ -48,8 +48,8 @@ from relrank.study.cells import (
     refit_cell,
 )
 from relrank.study.config import ARM_KINDS, ModelSection, StudyConfig, check_accepted, trains_on_relations
-from relrank.study.effects import Found, Judge
-from relrank.study.engines.engine import Engine, OneByOne, Silent, Watcher
+from relrank.study.effects import CellResults, Judge
+from relrank.study.engines.engine import Engine, OneByOne, Silent, StudyCallback
 from relrank.study.engines.processes import Processes
 from relrank.study.fit_run import note_of
 from relrank.study.fits import LeftOut, memory_for, needed, nothing_left, sentence, too_large
@@ -73,7 +73,7 @@ from relrank.tables.tables import TEXTS, Tables
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Material:
+class StudyData:
     """A study's data, read once.
 
     Attributes:
@@ -84,7 +84,7 @@ class Material:
     """
 
     tables: Tables
-    benches: tuple[Bench, ...]
+    benches: tuple[SplitContext, ...]
     findings: tuple[Finding, ...]
     smoke: bool = False
 
@@ -118,7 +118,7 @@ def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, Protoco
     return small, protocol.model_copy(update={"core": 0})
 
 
-def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> Material:
+def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> StudyData:
     """Read the tables, cut and build the graph once per seed, audit the first.
 
     Args:
@@ -154,14 +154,14 @@ def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progr
         seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
         beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
         benches.append(
-            Bench(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
+            SplitContext(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
         )
     found = findings(config, tables, benches[0].split, benches[0].graph)
     same = len({b.split.fingerprint for b in benches}) < len(benches)
     if same and not trains_on_relations(config.models):
         message = f"{len(benches)} seeds give one and the same split: they vary the models' start only"
         found.append(Finding("warning", "seeds of the split", message, len(benches)))
-    return Material(tables, tuple(benches), tuple(found), is_smoke)
+    return StudyData(tables, tuple(benches), tuple(found), is_smoke)
 
 
 def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) -> list[Finding]:
@@ -240,7 +240,7 @@ def attributes_of(graph: Graph, name: str | None, where: str) -> Csr | None:
     return relation.csr(graph.n_items, len(graph.nodes[relation.target]))
 
 
-def grid(config: StudyConfig, material: Material) -> list[Cell]:
+def grid(config: StudyConfig, material: StudyData) -> list[Cell]:
     """All cells that are planned before anything ran: baselines first, so that a leaderboard is there early.
 
     Raises:
@@ -275,7 +275,7 @@ Batch = list[Cell]
 Done = list[tuple[Arm, CellResult]]
 
 
-def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, None]:
+def batches(config: StudyConfig, material: StudyData) -> Generator[Batch, Done, None]:
     """The cells of a study in batches, each planned from the results of those before, which are sent in.
 
     First what needs no other arm: baselines, the interactions, one relation each. Then, of the model that validates
@@ -295,7 +295,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
     lead = lead if lead is not None and len(reads[lead]) > 3 else None
     benches, sections = material.benches, {m.name: m for m in config.models}
     while lead is not None:
-        found = Found(done, config.study.metric, over, draws_test=config.protocol.draws_test)
+        found = CellResults(done, config.study.metric, over, draws_test=config.protocol.draws_test)
         steps, _ = path(found, lead, reads[lead])
         more = candidates(found, lead, reads[lead], [tried[0][1] for tried in steps])
         if not more:
@@ -309,7 +309,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         batch = nested(late, planned)
         planned += batch
         done += yield batch
-    found = Found(done, config.study.metric, over, draws_test=config.protocol.draws_test)
+    found = CellResults(done, config.study.metric, over, draws_test=config.protocol.draws_test)
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in _judged(config)]
     asked = [(one.model, one.to_explain()) for one in judged]
     using = [one.model for one in judged if one.relations]
@@ -329,7 +329,7 @@ def batches(config: StudyConfig, material: Material) -> Generator[Batch, Done, N
         yield nested(extra, planned)
 
 
-def through_batches(config: StudyConfig, material: Material, run: Callable[[Batch], Done]) -> None:
+def through_batches(config: StudyConfig, material: StudyData, run: Callable[[Batch], Done]) -> None:
     """Hand every batch of a study to ``run``; what it returns is what further batches are planned from."""
     coming = batches(config, material)
     batch = next(coming, None)
@@ -353,7 +353,7 @@ def _waits(cell: Cell) -> bool:
 
 def _lead(config: StudyConfig, done: Done, waiting: Sequence[str]) -> str | None:
     """The model whose path is searched: of those whose arms wait, the best on the interactions, on validation."""
-    found = Found(done, config.study.metric, draws_test=config.protocol.draws_test)
+    found = CellResults(done, config.study.metric, draws_test=config.protocol.draws_test)
     named = {m.name: m for m in config.models}
     waiting = [
         n for n in waiting if not named[n].arms or {"all", "alone", "interactions"} <= set(named[n].arms or ())
@@ -382,7 +382,7 @@ def _check(cell: Cell) -> None:
         )  # fmt: skip
 
 
-def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]:
+def read_by(model: ModelSection, config: StudyConfig, bench: SplitContext) -> list[str]:
     """The study's relations that a model reads, in their order.
 
     Raises:
@@ -400,7 +400,7 @@ def read_by(model: ModelSection, config: StudyConfig, bench: Bench) -> list[str]
     return [name for name in config.relations if name in read]
 
 
-def weighed_in_vain(model: ModelSection, bench: Bench) -> list[str]:
+def weighed_in_vain(model: ModelSection, bench: SplitContext) -> list[str]:
     """Relations that the study file, for all arms or for one, gives a weight that the model never reads."""
     kind, names = MODELS[model.kind], set[str]()
     for settings in (model.config, *({**model.config, **arm.config} for arm in model.arm.values())):
@@ -408,7 +408,7 @@ def weighed_in_vain(model: ModelSection, bench: Bench) -> list[str]:
     return sorted(names)
 
 
-def _refuse_unread(config: StudyConfig, bench: Bench) -> None:
+def _refuse_unread(config: StudyConfig, bench: SplitContext) -> None:
     """A relation that is put to the test, and that no model of the study can read, would be tested in vain.
 
     Where no model reads any relation, none is put to the test.
@@ -442,9 +442,9 @@ def _beside_rival(config: StudyConfig) -> list[str]:
 
 def run_study(
     config: StudyConfig,
-    material: Material,
+    material: StudyData,
     out: Path | str,
-    watcher: Watcher | None = None,
+    watcher: StudyCallback | None = None,
     engine: Engine | None = None,
 ) -> StudyResult:
     """Run every cell that is not there yet, compare, judge, and store the result in ``out``.
@@ -474,7 +474,9 @@ def run_study(
         return _run_study(config, material, out, watcher or Silent(), engine or OneByOne())
 
 
-def _run_study(config: StudyConfig, material: Material, out: Path, watcher: Watcher, engine: Engine) -> StudyResult:
+def _run_study(
+    config: StudyConfig, material: StudyData, out: Path, watcher: StudyCallback, engine: Engine
+) -> StudyResult:
     memory = memory_for(config.study, engine.memory(), engine.jobs if isinstance(engine, Processes) else 1)
     done: Done = []
     left_out: list[LeftOut] = []
@@ -490,7 +492,7 @@ def _run_study(config: StudyConfig, material: Material, out: Path, watcher: Watc
         raise nothing_left(left_out)
     relations, relational, first = list(config.relations), _judged(config), material.benches[0]
     reads = {m.name: read_by(m, config, first) for m in config.models}
-    found = Found(done, config.study.metric, hops(first.graph), config.titles, config.protocol.draws_test)
+    found = CellResults(done, config.study.metric, hops(first.graph), config.titles, config.protocol.draws_test)
     planted = TRUTH if config.data.dataset == "planted" else None
     judged = [Judge(found, m.name, reads[m.name], config.study.margin) for m in relational]
     rival = config.study.versus
@@ -527,7 +529,7 @@ def _run_study(config: StudyConfig, material: Material, out: Path, watcher: Watc
     return result
 
 
-def cells_of(config: StudyConfig, material: Material, model: str, arm: str | None = None) -> list[Cell]:
+def cells_of(config: StudyConfig, material: StudyData, model: str, arm: str | None = None) -> list[Cell]:
     """The cells whose searches one cell begins after, as in a study, and that cell at the end.
 
     Args:
@@ -573,7 +575,9 @@ def cells_of(config: StudyConfig, material: Material, model: str, arm: str | Non
     return [*before.values(), cell]
 
 
-def keep_winner(config: StudyConfig, material: Material, out: Path | str, say: Say = lambda _: None) -> FittedRun:
+def keep_winner(
+    config: StudyConfig, material: StudyData, out: Path | str, say: StatusCallback = lambda _: None
+) -> FittedRun:
     """Keep the best model and arm on validation, as fitted on the first seed, under ``out/winner``.
 
     Shuffled arms cannot win. A closed form is solved once more; of a trained model the cell has the weights. Then all
@@ -588,7 +592,7 @@ def keep_winner(config: StudyConfig, material: Material, out: Path | str, say: S
         return _keep_winner(config, material, out, say)
 
 
-def _keep_winner(config: StudyConfig, material: Material, out: Path, say: Say) -> FittedRun:
+def _keep_winner(config: StudyConfig, material: StudyData, out: Path, say: StatusCallback) -> FittedRun:
     cells, found = _finished_cells(config, material, out / "cells")
     valid: dict[tuple[str, str], list[float]] = {}
     for cell, result in zip(cells, found, strict=True):
@@ -628,7 +632,7 @@ def _kept_winner(cell: Cell, folder: Path) -> FittedRun | None:
     return winner if same else None
 
 
-def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tuple[list[Cell], list[CellResult]]:
+def _finished_cells(config: StudyConfig, material: StudyData, folder: Path) -> tuple[list[Cell], list[CellResult]]:
     """The cells of a study that are there, without those with shuffled links."""
     cells: list[Cell] = []
     found: list[CellResult] = []
@@ -644,7 +648,7 @@ def _finished_cells(config: StudyConfig, material: Material, folder: Path) -> tu
 
 
 def _save_winner(
-    cell: Cell, result: CellResult, material: Material, out: Path, say: Say, leaks: list[dict[str, Any]]
+    cell: Cell, result: CellResult, material: StudyData, out: Path, say: StatusCallback, leaks: list[dict[str, Any]]
 ) -> None:
     chosen = config_of(MODELS[cell.model.kind].Config(), result.chosen, "winner")
     graph, checkpoints = cell.graph, out / "winner.checkpoints" / cell.key()
@@ -661,7 +665,7 @@ def _save_winner(
 
 
 def _run_cells(
-    cells: list[Cell], folder: Path, watcher: Watcher, engine: Engine, memory: int
+    cells: list[Cell], folder: Path, watcher: StudyCallback, engine: Engine, memory: int
 ) -> tuple[list[tuple[Arm, CellResult]], list[LeftOut]]:
     """Results in the order of the cells, and the cells that are left out for want of memory.
 
@@ -703,14 +707,14 @@ def _run_cells(
     return [(cell.arm, there[key]) for cell, key in done], left_out
 
 
-def _tell(watcher: Watcher, left_out: list[LeftOut]) -> None:
+def _tell(watcher: StudyCallback, left_out: list[LeftOut]) -> None:
     """One sentence for the cells of each model."""
     for name in dict.fromkeys(one.cell.model.name for one in left_out):
         group = [one for one in left_out if one.cell.model.name == name]
         watcher.left_out([one.cell for one in group], sentence(group))
 
 
-def _of_unread(config: StudyConfig, first: Bench) -> list[Notice]:
+def _of_unread(config: StudyConfig, first: SplitContext) -> list[Notice]:
     """What models do not read, and what the study file weighs in vain."""
     notices = []
     for model in (m for m in config.models if MODELS[m.kind].relational):
@@ -727,7 +731,7 @@ def _of_unread(config: StudyConfig, first: Bench) -> list[Notice]:
 
 
 def card(
-    config: StudyConfig, material: Material, found: Found, engine: Engine, left_out: list[LeftOut]
+    config: StudyConfig, material: StudyData, found: CellResults, engine: Engine, left_out: list[LeftOut]
 ) -> dict[str, Any]:
     """What was studied, as plain JSON (see ``StudyResult.card``)."""
     first = material.benches[0]

@@ -36,7 +36,7 @@ from relrank.study.config import ArmKind, StudyConfig
 from relrank.study.fits import refuse_too_large
 from relrank.study.folder import study_folder
 from relrank.study.leaks import leaks_of, refuse_leaks
-from relrank.study.run import Material, arms_of, read_by
+from relrank.study.run import StudyData, arms_of, read_by
 from relrank.training import TrainConfig
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Search:
         return sum(t.state == state for t in self.trials)
 
 
-class Watcher(Protocol):
+class SearchCallback(Protocol):
     """Sees a search go by."""
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
@@ -142,12 +142,12 @@ def load_optuna() -> Any:
 
 def search_study(
     config: StudyConfig,
-    material: Material,
+    material: StudyData,
     out: Path,
     trials: int = TRIALS,
     models: Sequence[str] = (),
     seed: int = 0,
-    watcher: Watcher | None = None,
+    watcher: SearchCallback | None = None,
 ) -> list[Search]:
     """Search every model and arm on the first split seed; every trial is kept in ``out/tuning.db``.
 
@@ -192,7 +192,7 @@ def search_study(
     return found
 
 
-def cells_to_search(config: StudyConfig, material: Material, models: Sequence[str] = ()) -> list[Cell]:
+def cells_to_search(config: StudyConfig, material: StudyData, models: Sequence[str] = ()) -> list[Cell]:
     """Models with something to search × arms, on the first split.
 
     Raises:
@@ -333,7 +333,7 @@ def _seal(trial: optuna.trial.FrozenTrial, state: State, metric: float | None) -
 
 
 def _search(
-    optuna: Any, cell: Cell, trials: int, seed: int, storage: Any, checkpoints: Path, watcher: Watcher | None
+    optuna: Any, cell: Cell, trials: int, seed: int, storage: Any, checkpoints: Path, watcher: SearchCallback | None
 ) -> Search:
     """One cell's search, up to so many finished trials."""
     graph, (config, train) = cell.graph, cell.start()
@@ -398,7 +398,7 @@ def _measure(
     trial: optuna.Trial,
     settings: tuple[Any, TrainConfig],
     folder: Path,
-    watcher: Watcher | None,
+    watcher: SearchCallback | None,
 ) -> float:
     """Validation metric of one configuration; epochs of a trained model are reported, and may end the trial."""
     config, train = settings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from relrank.io.atomic import whole
+from relrank.io.atomic import atomic_write
 from relrank.models import MODELS
 from relrank.study.config import ModelSection, StudyConfig
 from relrank.study.search import Search
@@ -33,7 +33,7 @@ def write_tuned(config: StudyConfig, searches: Sequence[Search], base: Path, pat
             raw["data"][key] = os.path.relpath(base / place, path.parent)
     raw["models"] = [_section(m, [s for s in searches if s.cell.model.name == m.name]) for m in config.models]
     note = f"# Written by relrank tune: {how},\n# best {config.study.metric} on validation of the first split.\n\n"
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(note + tomli_w.dumps(raw), encoding="utf-8")
     return path
 

@@ -92,7 +92,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Judgement:
     """The verdict on one relation.
 
     Attributes:
@@ -108,7 +108,7 @@ class Said:
     visible: float
 
 
-def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Said]:
+def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Judgement]:
     """The verdicts on the relations of a model.
 
     helps: beside the others it adds something in their setting, after retuning, and more than with its links shuffled
@@ -123,7 +123,7 @@ def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Said]:
     """
     direct = _corrected({name: _largest(_direct(one)) for name, one in evidence.items()})
     stands_in = _corrected({name: _largest(_in_place(one)) for name, one in evidence.items()})
-    said: dict[str, Said] = {}
+    said: dict[str, Judgement] = {}
     for name, one in evidence.items():
         verdict: Verdict = "undecided"
         p: float | None = None
@@ -135,7 +135,7 @@ def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Said]:
             instead = tuple(other for other, e in one.replaced_by.items() if e.mean > 0 and e.p < ALPHA)
         elif _within(one, margin):
             verdict = "negligible"
-        said[name] = Said(verdict, p, instead, _visible(one, len(evidence)))
+        said[name] = Judgement(verdict, p, instead, _visible(one, len(evidence)))
     return said
 
 
@@ -179,7 +179,7 @@ def _visible(one: Evidence, tests: int) -> float:
 def sentence(
     relation: str,
     metric: str,
-    said: Said,
+    said: Judgement,
     one: Evidence,
     margin: float,
     together: Effect | None = None,

@@ -209,7 +209,7 @@ def _unknown(split: Split) -> Iterator[Finding]:
         known = np.bincount(train, minlength=n) > 0
         count = int((~known[test]).sum())
         check = f"{side} without training rows"
-        if side == "items" and split.only_new:
+        if side == "items" and split.new_items_only:
             old = test.size - count
             bad = f"{old:,} of {test.size:,} test rows are of items with training rows, which are no candidates"
             good, mend = "all items of test rows are new, as the split says", "hold out all rows of an item, or none"

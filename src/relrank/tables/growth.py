@@ -81,7 +81,7 @@ def growth(figure: Float64, split: Split, rng: np.random.Generator) -> Growth:
     rest = _beyond_popularity(ranks, ~np.isnan(figure), split, held)
     pull, z = _drawn(rest, split, held) if split.random else _after(rest, split, held)
     # where all rows of an item are in one part, no item has both kinds of rows
-    counted = 1.0 if split.only_new else _counting(ranks, figure, split, held, rng)
+    counted = 1.0 if split.new_items_only else _counting(ranks, figure, split, held, rng)
     return Growth(pull, z, counted, split.random)
 
 
@@ -111,7 +111,7 @@ def _drawn(ranks: Float64, split: Split, held: Interactions) -> tuple[float, flo
     """Held-out rows against all rows of the same user; held-out items against all items where items were drawn."""
     user, item = np.concatenate([split.train.user, held.user]), np.concatenate([split.train.item, held.item])
     out = np.repeat([False, True], [len(split.train), len(held)])
-    if split.only_new:
+    if split.new_items_only:
         item, first = np.unique(item, return_index=True)  # all rows of an item are in the same part
         user, out = np.zeros(item.size, np.int64), out[first]
     value, n_users = ranks[item], int(user.max()) + 1

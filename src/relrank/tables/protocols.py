@@ -187,8 +187,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         raise InputError(
             "no test rows", where="[protocol]", expected=_mend(protocol), found=_rows_said(users, train, valid)
         )
-    only_new = protocol.split == "cold-items"
-    if (cold := int((~_occurring(train.item, len(items))).sum())) and not only_new:
+    new_items_only = protocol.split == "cold-items"
+    if (cold := int((~_occurring(train.item, len(items))).sum())) and not new_items_only:
         message = "items without training rows stay candidates, reachable only through relations"
         notices.append(Notice("split", message, cold))
     ordered = tables.ordered or rows.time is not None
@@ -200,11 +200,11 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         valid,
         test,
         protocol=f"{protocol.name}, seed {seed}",
-        fingerprint=fingerprint(users, items, all_rows, ordered=ordered, only_new=only_new),
+        fingerprint=fingerprint(users, items, all_rows, ordered=ordered, new_items_only=new_items_only),
         notices=tuple(notices),
         ordered=ordered,
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
-        only_new=only_new,
+        new_items_only=new_items_only,
         unseen=len(unseen),
         until=until,
         random=protocol.draws_test,
@@ -354,13 +354,13 @@ def span(rows: Interactions) -> str:
 
 
 def fingerprint(
-    users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool, only_new: bool = False
+    users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool, new_items_only: bool = False
 ) -> str:
     """sha256 of the catalogue, of the rows of each part, under outside keys, and of which items are candidates.
 
     The order of rows inside a part does not count; for ordered data the order inside a user does.
     """
-    digest = hashlib.sha256(b"relrank split 1" + b", only new items" * only_new)
+    digest = hashlib.sha256(b"relrank split 1" + b", only new items" * new_items_only)
     for ids in (users, items):
         _feed(digest, ids.keys)
     for rows in parts:

@@ -33,7 +33,7 @@ from relrank.tables.times import Unit, as_times
 Kind = Literal["key", "number", "time", "text"]
 """Keys, finite numbers and times have a value in every row; a text may be missing."""
 
-Wanted = Mapping[str, tuple[str, Kind]]
+RecommendRequest = Mapping[str, tuple[str, Kind]]
 """Name in the result → name in the file, and what the column holds."""
 
 ROW = "#row"
@@ -80,7 +80,7 @@ class Rules:
 
 
 def read_columns(
-    path: Path, separator: str | None, wanted: Wanted, rules: Rules | None = None, numbered: bool = False
+    path: Path, separator: str | None, wanted: RecommendRequest, rules: Rules | None = None, numbered: bool = False
 ) -> pl.DataFrame:
     """Some columns of a ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
@@ -177,7 +177,7 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     return frame
 
 
-def _rows(path: Path, mark: str | None, wanted: Wanted, header: tuple[str, ...] | None) -> pl.LazyFrame:
+def _rows(path: Path, mark: str | None, wanted: RecommendRequest, header: tuple[str, ...] | None) -> pl.LazyFrame:
     """The wanted columns, as text where the file is text, and the number of each row."""
     names = list(dict.fromkeys(name for name, _ in wanted.values()))
     if mark is None:

@@ -94,7 +94,7 @@ class Split:
         ordered: whether the rows of a user are in time order, and not merely in the order of a file.
         successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
             so that at test the validation rows are the end of the history.
-        only_new: whether items without training rows are the only candidates.
+        new_items_only: whether items without training rows are the only candidates.
         unseen: so many items, the last rows of the catalogue, are known from the node table alone. No interaction
             names them, so they are no candidates when models are judged; a fitted model may recommend them.
         until: the moment at which training ends for everybody, where one cut in time made the split.
@@ -113,7 +113,7 @@ class Split:
     notices: tuple[Notice, ...] = ()
     ordered: bool = False
     successive: bool = False
-    only_new: bool = False
+    new_items_only: bool = False
     unseen: int = 0
     until: int | None = None
     random: bool = False
@@ -141,8 +141,8 @@ class Split:
         return self.train.then(self.valid).csr(*self.shape)
 
     def closed(self) -> Int32:
-        """Items that are no candidates, ascending: those without any row; with ``only_new`` all trained ones, too."""
-        trained = np.unique(self.train.item) if self.only_new else np.zeros(0, np.int32)
+        """Items that are no candidates, ascending: without any row, or trained ones under ``new_items_only``."""
+        trained = np.unique(self.train.item) if self.new_items_only else np.zeros(0, np.int32)
         n_items = len(self.items)
         return np.concatenate([trained, np.arange(n_items - self.unseen, n_items, dtype=np.int32)])
 

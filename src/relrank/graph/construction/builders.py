@@ -1,7 +1,7 @@
 """From tables to a graph: the only place where rows become edges.
 
-Every builder returns a ``Draft``: a relation over its own row indices plus the keys of both ends. Only when all
-drafts are there are the keys of a node type known (relations may share it), and rows are settled.
+Every builder returns a ``UnresolvedRelation``: a relation over its own row indices plus the keys of both ends. Only
+when all drafts are there are the keys of a node type known (relations may share it), and rows are settled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
 from relrank.graph.construction.features import build_features
 from relrank.graph.construction.interactions import events_of, interactions_of, places_of
-from relrank.graph.construction.relation_builder import Draft, Join, Progress, examples, occurring, silent
+from relrank.graph.construction.relation_builder import (
+    Progress,
+    RelationBuilder,
+    UnresolvedRelation,
+    examples,
+    occurring,
+    silent,
+)
 from relrank.graph.construction.relation_config import (
     Attribute,
     Bins,
@@ -88,7 +95,7 @@ def build_graph(
     tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
     drafts = {}
     for name, config in relations.items():
-        join = Join(name, tables, split, progress=progress, title=config.title)
+        join = RelationBuilder(name, tables, split, progress=progress, title=config.title)
         if name == "interactions" or name in (features or {}):  # a feature of its name marks a text relation
             raise join.error("name is taken", expected="another name for the relation", found=name)
         drafts[name] = _draft(join, config)
@@ -121,7 +128,7 @@ def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str,
     return {c.table for c in relations.values() if isinstance(c, Link)} | ({TEXTS} if of_texts else set())
 
 
-def _draft(join: Join, config: RelationConfig) -> Draft:
+def _draft(join: RelationBuilder, config: RelationConfig) -> UnresolvedRelation:
     match config:
         case Link():
             return _link(join, config)
@@ -137,7 +144,7 @@ def _draft(join: Join, config: RelationConfig) -> Draft:
             return _cooccurrence(join, config)
 
 
-def _link(join: Join, config: Link) -> Draft:
+def _link(join: RelationBuilder, config: Link) -> UnresolvedRelation:
     links = join.tables.links
     if config.table not in links:
         found = repr(config.table) + did_you_mean(config.table, links)
@@ -193,13 +200,13 @@ def _link(join: Join, config: Link) -> Draft:
     return join.draft(relation, sources, targets, f"rows of {where} that pass every step")
 
 
-def _attribute(join: Join, config: Attribute) -> Draft:
+def _attribute(join: RelationBuilder, config: Attribute) -> UnresolvedRelation:
     ids, values = join.column(config.node, config.column)
     edges = as_parts(join, values, config.column, config)
     return _to_values(join, config, ids, edges)
 
 
-def _bins(join: Join, config: Bins) -> Draft:
+def _bins(join: RelationBuilder, config: Bins) -> UnresolvedRelation:
     ids, column = join.column(config.node, config.column)
     values = as_numbers(join, column, config.column)
     known = ~np.isnan(values)
@@ -212,7 +219,9 @@ def _bins(join: Join, config: Bins) -> Draft:
     return _to_values(join, config, ids, pl.DataFrame({"row": np.flatnonzero(known).astype(np.int32), "value": bins}))
 
 
-def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataFrame) -> Draft:
+def _to_values(
+    join: RelationBuilder, config: Attribute | Bins, ids: IdMap, edges: pl.DataFrame
+) -> UnresolvedRelation:
     """Link rows of a node type with values (columns ``row``, ``value``: text); the rest is missing."""
     target = config.target or config.column
     kind = join.admits(target)
@@ -239,7 +248,7 @@ def _to_values(join: Join, config: Attribute | Bins, ids: IdMap, edges: pl.DataF
     return join.draft(relation, ids, targets, f"values in {where}")
 
 
-def _text(join: Join, config: Text) -> Draft:
+def _text(join: RelationBuilder, config: Text) -> UnresolvedRelation:
     ids, text, there = _one_text(join, config)
     given = np.flatnonzero(there)
     join.count(f"{config.node} nodes without text: no edge", len(ids) - given.size)
@@ -257,7 +266,7 @@ def _text(join: Join, config: Text) -> Draft:
     return join.draft(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
 
 
-def _one_text(join: Join, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[np.bool_]]:
+def _one_text(join: RelationBuilder, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[np.bool_]]:
     """Nodes, their one text each, and who has any."""
     if config.texts is None:
         columns = [join.column(config.node, name)[1].alias(name) for name in config.columns]
@@ -268,7 +277,7 @@ def _one_text(join: Join, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[n
     return ids, *as_one_text(join, [joined_texts(join, config.node, config.texts, ids.keys)])
 
 
-def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:
+def _cooccurrence(join: RelationBuilder, config: Cooccurrence) -> UnresolvedRelation:
     train, item, ids = join.split.train, join.tables.item, join.split.items
     if train.time is None and not join.tables.ordered:
         join.count("training rows without a time: file order taken as time order", len(train))
@@ -283,7 +292,7 @@ def _cooccurrence(join: Join, config: Cooccurrence) -> Draft:
     return join.draft(relation, ids, ids, f"pairs of items that {config.min_count} training histories have in common")
 
 
-def _largest(join: Join, relation: Relation, k: int) -> Relation:
+def _largest(join: RelationBuilder, relation: Relation, k: int) -> Relation:
     """The ``k`` largest weights of each source; within one type an edge stays if it is of either end's."""
     src, dst, weight, n = relation.src, relation.dst, relation.weight, len(relation)
     if relation.undirected:
@@ -295,7 +304,7 @@ def _largest(join: Join, relation: Relation, k: int) -> Relation:
     return relation.where(keep)
 
 
-def _weights(join: Join, config: Link, frame: pl.DataFrame, column: str | None, where: str) -> Float32:
+def _weights(join: RelationBuilder, config: Link, frame: pl.DataFrame, column: str | None, where: str) -> Float32:
     """Raw weights of a link table, NaN where there is none; all ones without a weight column."""
     if column is None:
         if config.weight != "one":

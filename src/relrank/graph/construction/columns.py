@@ -11,7 +11,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.construction.relation_builder import Progress, examples
-from relrank.graph.construction.relation_config import Categories, Cuts, Listed
+from relrank.graph.construction.relation_config import Binning, Categories, Listed
 from relrank.kernels.csr import Float64
 from relrank.tables.files import has_text, read_numbers
 from relrank.tables.missing import without_missing
@@ -165,7 +165,7 @@ def as_one_text(reader: Reader, columns: list[pl.Series]) -> tuple[pl.Series, Bo
     return text, (text.str.strip_chars() != "").fill_null(False).to_numpy()
 
 
-def inner_edges(reader: Reader, values: Float64, trained: Bool, cuts: Cuts) -> Float64:
+def inner_edges(reader: Reader, values: Float64, trained: Bool, cuts: Binning) -> Float64:
     """The edges between intervals, ascending; quantiles are those of ``trained`` rows that have a value.
 
     Raises:

@@ -27,7 +27,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Join:
+class RelationBuilder:
     """The sources of one relation, how their keys meet, and a place to count what is dropped.
 
     Attributes:
@@ -132,7 +132,7 @@ class Join:
 
     def draft(
         self, relation: Relation, source: IdMap, target: IdMap, expected: str, texts: pl.Series | None = None
-    ) -> Draft:
+    ) -> UnresolvedRelation:
         """What the builder hands over.
 
         Raises:
@@ -141,7 +141,7 @@ class Join:
         if not len(relation):
             found = "; ".join(["none", *(f"{notice.message} ({notice.count:,})" for notice in self.notices)])
             raise self.error("relation ends without edges", expected=expected, found=found)
-        return Draft(self, relation, source, target, texts)
+        return UnresolvedRelation(self, relation, source, target, texts)
 
     def universe(self, node_type: str) -> IdMap | None:
         """The keys that a type may have: the split's, or its node table's; None where any value is a node."""
@@ -163,7 +163,7 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draft:
+class UnresolvedRelation:
     """A relation over its own row indices: rows of the graph are not known before every relation has its edges.
 
     Attributes:
@@ -174,7 +174,7 @@ class Draft:
         texts: of the target's nodes, one each, where they are texts.
     """
 
-    join: Join
+    join: RelationBuilder
     relation: Relation
     source: IdMap
     target: IdMap
@@ -187,7 +187,7 @@ class Draft:
         return Relation.of(r.name, r.source, r.target, src, dst, r.weight)
 
 
-def occurring(drafts: Iterable[Draft], known: tuple[str, str]) -> dict[str, IdMap]:
+def occurring(drafts: Iterable[UnresolvedRelation], known: tuple[str, str]) -> dict[str, IdMap]:
     """Keys of every type but the ``known``: the values that occur in an edge of some relation, ascending.
 
     Raises:

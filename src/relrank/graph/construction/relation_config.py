@@ -85,7 +85,7 @@ class Attribute(Titled, Listed):
     """Nodes without a value get no edge, or all link to one own node of the target type."""
 
 
-class Cuts(Section):
+class Binning(Section):
     """A numeric column cut into intervals; ``edges = [1950, 1970]`` makes (-∞, 1950], (1950, 1970] and (1970, ∞)."""
 
     node: str
@@ -105,7 +105,7 @@ class Cuts(Section):
         return self
 
 
-class Bins(Titled, Cuts):
+class Bins(Titled, Binning):
     """Edges from nodes to the interval a numeric column falls into; intervals are keys. All weights are one."""
 
     kind: Literal["bins"]
@@ -264,7 +264,7 @@ class NumberFeature(Section):
     """Take ln(1 + x) first; no value may be negative."""
 
 
-class BinsFeature(Cuts):
+class BinsFeature(Binning):
     """One of several intervals of a numeric column; a missing number is in none."""
 
     kind: Literal["bins"]

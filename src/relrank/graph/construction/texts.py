@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from relrank.graph.construction.features import standard
-from relrank.graph.construction.relation_builder import Draft, Join
+from relrank.graph.construction.relation_builder import RelationBuilder, UnresolvedRelation
 from relrank.graph.construction.relation_config import Texts
 from relrank.graph.construction.text_cache import sha256
 from relrank.graph.construction.text_encoders import vectors
@@ -20,7 +20,7 @@ from relrank.tables.ids import IdMap
 from relrank.tables.tables import TEXTS
 
 
-def texts_draft(join: Join, config: Texts) -> Draft:
+def texts_draft(join: RelationBuilder, config: Texts) -> UnresolvedRelation:
     """Edges from nodes to their texts; nodes without one have no edge.
 
     Raises:
@@ -41,7 +41,7 @@ def texts_draft(join: Join, config: Texts) -> Draft:
     return join.draft(relation, ids, keys, f"texts of kind {config.of!r}", once["text"])
 
 
-def text_feature(draft: Draft, config: Texts, nodes: Mapping[str, IdMap]) -> Feature:
+def text_feature(draft: UnresolvedRelation, config: Texts, nodes: Mapping[str, IdMap]) -> Feature:
     """The vectors of a relation's texts, under its name; other nodes of the type have none.
 
     Raises:

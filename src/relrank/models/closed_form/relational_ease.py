@@ -128,7 +128,7 @@ class RelationalEASE(ClosedForm):
         return Estimate(peak + 3 * estimates.sparse(edges), m**3 / 2, products)
 
     @classmethod
-    def estimate_within(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
+    def estimate_from(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
         """Of the larger graph, whose solution is kept, and the smaller one's beside it."""
         if graph.n_items > LAPACK_LIMIT:
             return cls.estimate(graph, config)
@@ -171,7 +171,7 @@ class RelationalEASE(ClosedForm):
         self.diagonal = torch.from_numpy(diagonal[:n])
         return self
 
-    def solve_within(self, whole: Graph) -> Self:
+    def solve_from(self, whole: Graph) -> Self:
         """From the solution with all relations of ``whole``, where those that are missing here have few nodes.
 
         That solution is made if it is not kept, so the same bits come out whatever was solved before.

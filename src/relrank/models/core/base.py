@@ -233,14 +233,14 @@ class ClosedForm(Recommender):
     def solve(self) -> Self:
         """Compute the solution from the graph; returns the model itself."""
 
-    def solve_within(self, whole: Graph) -> Self:
+    def solve_from(self, whole: Graph) -> Self:
         """``solve``, perhaps by way of the same model on a graph with more relations, which is kept for others."""
         del whole
         return self.solve()
 
     @classmethod
-    def estimate_within(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
-        """``estimate`` of ``solve_within``."""
+    def estimate_from(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
+        """``estimate`` of ``solve_from``."""
         del whole
         return cls.estimate(graph, config)
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from relrank.graph.composition import composed, product, step, with_own
-from relrank.graph.edge_removal import Cut
+from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import Chain, chain_of, end_of
@@ -83,7 +83,7 @@ class RowsWithout:
         """Relations whose rows are made of this one, with their chains."""
         return {n: chain for n, chain in self._chains.items() if any(r.name == relation for r, _ in chain)}
 
-    def items(self, cut: Cut) -> Int64:
+    def items(self, cut: EdgeRemoval) -> Int64:
         """Rows of the items that lead to the links of a cut, ascending."""
         assert cut.relation is not None
         found = [np.zeros(0, np.int64)]
@@ -95,12 +95,12 @@ class RowsWithout:
             found.append(nodes.astype(np.int64))
         return np.unique(np.concatenate(found))
 
-    def rows(self, cut: Cut, items: Int64) -> dict[str, Csr]:
+    def rows(self, cut: EdgeRemoval, items: Int64) -> dict[str, Csr]:
         """By relation the rows of some items without the links of a cut, CSR [items.size, n_others]."""
         assert cut.relation is not None
         return {name: self._along(chain, cut, items) for name, chain in self.affected(cut.relation).items()}
 
-    def _along(self, chain: Chain, cut: Cut, items: Int64) -> Csr:
+    def _along(self, chain: Chain, cut: EdgeRemoval, items: Int64) -> Csr:
         link, ahead = chain[0]
         rows = self._step(link, ahead).take(items)
         if link.name == cut.relation:
@@ -120,7 +120,7 @@ class RowsWithout:
             self._steps[key] = step(self._graph, relation, ahead)
         return self._steps[key]
 
-    def _gone(self, cut: Cut) -> dict[int, set[int]]:
+    def _gone(self, cut: EdgeRemoval) -> dict[int, set[int]]:
         """Links of a cut by the node where a step along them starts."""
         assert cut.relation is not None
         gone = dict[int, set[int]]()

@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm
 from relrank.parallel.memory import out_of_memory
-from relrank.study.cells import Cell, CellResult, Known, Say, beginning, run_cell
+from relrank.study.cells import Cell, CellResult, Known, StatusCallback, beginning, run_cell
 
 TRIES = 5
 """Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
 
 
-class Watcher(Protocol):
+class StudyCallback(Protocol):
     """Sees a study go by. Several cells may be running at once."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
@@ -64,7 +64,7 @@ class Engine(Protocol):
     """Runs cells that it is given; which cells those are is not its business."""
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """Run cells, each into its folder, which is there whole or not at all.
 
@@ -95,7 +95,7 @@ class OneByOne:
         self._memory: dict[str, Known] = {}
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``Engine``."""
         last: Cell | None = None
@@ -105,7 +105,7 @@ class OneByOne:
             watcher.start(cell)
             yield key, self._result(beginning(cell, folder), folder / key, partial(watcher.say, cell))
 
-    def _result(self, cell: Cell, folder: Path, say: Say) -> CellResult | None:
+    def _result(self, cell: Cell, folder: Path, say: StatusCallback) -> CellResult | None:
         try:
             return run_cell(cell, folder, say, self._memory)
         except (MemoryError, RuntimeError) as error:

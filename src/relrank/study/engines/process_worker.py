@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relrank.study.cells import Bench, Cell, Known
+    from relrank.study.cells import Cell, Known, SplitContext
 
 PAUSE = 0.25
 """Seconds between two messages of a cell."""
@@ -80,7 +80,7 @@ class _Worker:
 
     def __init__(self, orders: Connection) -> None:
         self.orders, self.trials = orders, Trials()
-        self.benches: dict[int, Bench] = {}
+        self.benches: dict[int, SplitContext] = {}
         self.last: Cell | None = None
         self.said = 0.0
 

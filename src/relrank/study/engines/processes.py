@@ -20,9 +20,9 @@ from typing import Any, Self
 from relrank.errors import InputError
 from relrank.parallel.environment import cores, settle
 from relrank.parallel.memory import available_memory
-from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
+from relrank.study.cells import Cell, CellResult, SplitContext, beginning, load_cell
 from relrank.study.engines import engine
-from relrank.study.engines.engine import Watcher, raise_failure, refuse_deadly
+from relrank.study.engines.engine import StudyCallback, raise_failure, refuse_deadly
 from relrank.study.engines.process_worker import Trial, serve
 from relrank.study.engines.split_files import pack, pack_cell
 
@@ -88,7 +88,7 @@ class Processes:
             raise InputError("no process to run on", where="--jobs", expected="1 or more", found=str(jobs))
         self.jobs, self._threads = jobs, max(1, cores() // jobs)
         self._workers: list[_Process] = []
-        self._benches: dict[int, tuple[int, Bench]] = {}
+        self._benches: dict[int, tuple[int, SplitContext]] = {}
         self._trials: dict[Group, list[tuple[_Process, Trial]]] = {}
 
     def __enter__(self) -> Self:
@@ -111,7 +111,7 @@ class Processes:
         return {"engine": f"{self.jobs} processes, {self._threads} thread{'s' if self._threads > 1 else ''} each"}
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose process dies begins again in a new one.
 

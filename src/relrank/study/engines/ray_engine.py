@@ -21,12 +21,12 @@ from typing import Any, Self
 
 import relrank
 from relrank.errors import InputError
-from relrank.io.atomic import whole_folder
+from relrank.io.atomic import atomic_folder
 from relrank.models import MODELS, Trained
-from relrank.parallel.environment import cores, fitting
-from relrank.study.cells import Bench, Cell, CellResult, beginning, load_cell
+from relrank.parallel.environment import cores, recommended_environment
+from relrank.study.cells import Cell, CellResult, SplitContext, beginning, load_cell
 from relrank.study.engines import engine, ray_worker
-from relrank.study.engines.engine import Watcher, named, raise_failure, refuse_deadly
+from relrank.study.engines.engine import StudyCallback, named, raise_failure, refuse_deadly
 from relrank.study.engines.split_files import pack, pack_cell
 from relrank.study.fits import needed
 
@@ -93,7 +93,7 @@ class RayEngine:
                 socket.create_connection((host, int(port)), REACHED).close()
             except (OSError, OverflowError) as error:
                 raise self._nowhere(error) from None
-        self._benches: dict[int, tuple[Bench, Any]] = {}
+        self._benches: dict[int, tuple[SplitContext, Any]] = {}
         self._board: Any = None
         self._mine = False
 
@@ -171,7 +171,7 @@ class RayEngine:
         return max((int(node.get("memory", 0)) for node in self._nodes()), default=0) or None
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: Watcher
+        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
 
@@ -234,7 +234,7 @@ class RayEngine:
                         del left[key]
                         yield key, None
                         continue
-                    with whole_folder(folder / key) as part:
+                    with atomic_folder(folder / key) as part:
                         for name, content in _files_of(answer).items():
                             (part / name).write_bytes(content)
                     shutil.rmtree(folder / f"{key}.part", ignore_errors=True)
@@ -249,7 +249,7 @@ class RayEngine:
         order = {
             "key": key, "cell": pack_cell(cell),
             "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
-            "environment": {name: os.environ[name] for name in fitting() if name in os.environ},
+            "environment": {name: os.environ[name] for name in recommended_environment() if name in os.environ},
         }  # fmt: skip
         if id(cell.bench) not in self._benches:
             self._benches[id(cell.bench)] = cell.bench, self._ray.put(pack(cell.bench))

@@ -21,7 +21,7 @@ from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.kernels.csr import Csr
 from relrank.study.arms import Arm
-from relrank.study.cells import Bench, Cell
+from relrank.study.cells import Cell, SplitContext
 from relrank.study.config import ModelSection, StudySection
 from relrank.tables.notices import Notice
 from relrank.tables.split import Interactions, Split
@@ -29,12 +29,12 @@ from relrank.tables.split import Interactions, Split
 _PARTS = ("train", "valid", "test", "repeats")
 _COLUMNS = ("user", "item", "rating", "time", "count")
 _ROWS = ("indptr", "indices", "data")
-_FLAGS = ("ordered", "successive", "only_new", "unseen")
+_FLAGS = ("ordered", "successive", "new_items_only", "unseen")
 _GROUPS = ("user_groups", "item_groups")
 _GRAPH = "graph/"
 
 
-def pack(bench: Bench) -> dict[str, bytes]:
+def pack(bench: SplitContext) -> dict[str, bytes]:
     """The files by name; ``unpack`` makes a bench of them whose cells have the same keys."""
     from safetensors.numpy import save
 
@@ -68,7 +68,7 @@ def pack(bench: Bench) -> dict[str, bytes]:
     return files
 
 
-def unpack(files: Mapping[str, bytes]) -> Bench:
+def unpack(files: Mapping[str, bytes]) -> SplitContext:
     """The bench that ``pack`` was given, to the bit."""
     from safetensors.numpy import load
 
@@ -95,7 +95,7 @@ def unpack(files: Mapping[str, bytes]) -> Bench:
     values = note["values"]
     attributes = None if values is None else Csr(**{r: arrays[f"attributes.{r}"] for r in _ROWS}, n_cols=values)
     interactions = InteractionWeights.model_validate(note["interactions"])
-    return Bench(
+    return SplitContext(
         note["seed"], split, graph, user_groups, item_groups, attributes, note["beside"], note["refit"], interactions
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def pack_cell(cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def unpack_cell(values: Mapping[str, Any], bench: Bench) -> Cell:
+def unpack_cell(values: Mapping[str, Any], bench: SplitContext) -> Cell:
     """The cell that ``pack_cell`` was given, on a bench."""
     return Cell(
         ModelSection.model_validate(values["model"]), Arm(**values["arm"]), bench,
