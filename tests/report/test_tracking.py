@@ -16,13 +16,13 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.report import answer, write_report
-from relrank.report.mlflow_store import flat, load_mlflow, public, safe
-from relrank.report.tracking import Tracking
 from relrank.study.cells import load_cell
 from relrank.study.config import read_study
 from relrank.study.engines.engine import Silent
 from relrank.study.result import StudyResult
 from relrank.study.run import keep_winner, prepare, run_study
+from relrank.tracking.mlflow_store import flat, load_mlflow, public, safe
+from relrank.tracking.tracker import Tracking
 
 for needed in ("mlflow", "sqlalchemy", "alembic"):
     if find_spec(needed) is None:  # importing it here would be before its settings
@@ -234,7 +234,9 @@ def test_logged_twice_nothing_is_there_twice(logged):
     home, uri, (where, _, _) = logged
     before, cells = runs(uri)
     all_points = {key: points(uri, run) for key, run in (*cells.items(), ("study", before))}
-    with mock.patch("relrank.report.tracking.load_cell", side_effect=AssertionError("a finished cell is left alone")):
+    with mock.patch(
+        "relrank.tracking.tracker.load_cell", side_effect=AssertionError("a finished cell is left alone")
+    ):
         assert track(home, uri)[0] == where
     after, again = runs(uri)
     assert after.info.run_id == before.info.run_id

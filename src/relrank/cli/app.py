@@ -227,7 +227,7 @@ def study(
     _hold(context, folder, config, smoke)
     tracking = None
     if track is not None:
-        from relrank.report.tracking import Tracking
+        from relrank.tracking.tracker import Tracking
 
         def warn(text: str) -> None:
             console.print(text, style="yellow", markup=False, highlight=False)
@@ -817,7 +817,7 @@ def _check_tracking(track: str | None, uri: str | None) -> None:
     if track != "mlflow":
         found = "--tracking-uri alone" if track is None else repr(track)
         raise InputError("unknown tracking", where="relrank study --track", expected="mlflow", found=found)
-    from relrank.report.mlflow_store import load_mlflow
+    from relrank.tracking.mlflow_store import load_mlflow
 
     load_mlflow()
 

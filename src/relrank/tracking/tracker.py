@@ -21,13 +21,13 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.report.answer import answer
-from relrank.report.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
 from relrank.runs.fitted_run import FittedRun
 from relrank.study.cells import Cell, CellResult, StatusCallback, finished, load_cell
 from relrank.study.config import StudyConfig
 from relrank.study.engines.engine import StudyCallback
 from relrank.study.result import StudyResult
 from relrank.study.run import StudyData, grid, machine
+from relrank.tracking.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """Where MLflow itself looks when it is told nothing."""
