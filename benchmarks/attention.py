@@ -23,7 +23,7 @@ from torch import Tensor
 
 from relrank.kernels.additive_attention import additive_attention
 from relrank.kernels.dot_attention import Neighbours, dot_attention
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
 
 Step = Callable[[], tuple[Tensor, ...]]
 """Forward and backward; the result and the gradients, in the same shapes for both of a pair."""

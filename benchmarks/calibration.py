@@ -51,18 +51,20 @@ import numpy as np
 import polars as pl
 from scipy.special import betaincinv
 
-from relrank.evaluation.comparison import Effect, Starts, effect_of
+from relrank.evaluation.comparison import Effect, RestartVariance, effect_from_differences
 from relrank.evaluation.evaluate import user_metric
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
+from relrank.parallel.machine import machine
 from relrank.study.config import ModelSection, StudyConfig, read_study
-from relrank.study.run import StudyData, machine, prepare, run_study
-from relrank.study.verdicts import Evidence, judge
+from relrank.study.prepare import StudyData, prepare
+from relrank.study.run import run_study
+from relrank.study.verdicts import Evidence, decide_verdicts
 from relrank.tables.ids import IdMap
-from relrank.tables.protocols import apply
+from relrank.tables.protocols import make_split
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import Tables
 
@@ -126,9 +128,9 @@ def placebos(graph: Graph, real: list[str], seed: int) -> dict[str, tuple[str, A
 
 def with_relations(material: StudyData, config: StudyConfig, made: Any) -> tuple[StudyData, StudyConfig]:
     """The study with these relations alone; ``made`` gives those of a graph."""
-    benches, names = [], {}
-    for bench in material.benches:
-        graph = bench.graph
+    split_contexts, names = [], {}
+    for split_context in material.split_contexts:
+        graph = split_context.graph
         nodes = {t: graph.nodes[t] for t in (graph.user, graph.item)}
         relations: dict[str, Relation] = {}
         for name, (node, column) in made(graph).items():
@@ -138,10 +140,14 @@ def with_relations(material: StudyData, config: StudyConfig, made: Any) -> tuple
             else:
                 relations[name], nodes[name] = relation(name, node, column)
             names[name] = Attribute(kind="attribute", node=node, column=name)
-        benches.append(
-            replace(bench, graph=replace(graph, nodes=nodes, relations=relations, features={}), attributes=None)
+        split_contexts.append(
+            replace(
+                split_context, graph=replace(graph, nodes=nodes, relations=relations, features={}), attributes=None
+            )
         )
-    return replace(material, benches=tuple(benches), findings=()), config.model_copy(update={"relations": names})
+    return replace(material, split_contexts=tuple(split_contexts), findings=()), config.model_copy(
+        update={"relations": names}
+    )
 
 
 def driver_of(graph: Graph) -> np.ndarray:
@@ -185,11 +191,13 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
     real = [name for name, r in config.relations.items() if getattr(r, "node", None) != "user"]
     material = prepare(config, path.parent)
     if given.starts > 1:  # a bench's seed is that of its models' start, too
-        again = tuple(replace(material.benches[0], seed=seed) for seed in seeds)
-        material = replace(material, benches=again)
+        again = tuple(replace(material.split_contexts[0], seed=seed) for seed in seeds)
+        material = replace(material, split_contexts=again)
         config = config.model_copy(update={"study": study.model_copy(update={"seeds": seeds})})
     real = [
-        name for name in real if material.benches[0].graph.relation(name).source == material.benches[0].graph.item
+        name
+        for name in real
+        if material.split_contexts[0].graph.relation(name).source == material.split_contexts[0].graph.item
     ]
     if given.data == "planted":
         real = ["driver"]
@@ -308,19 +316,24 @@ def _of_population(
         drawn: np.ndarray = values + apart * error * rng.normal(size=(1, splits)) * np.sqrt(splits)
         return drawn
 
-    found = [effect_of(draw(truth)) for _ in range(samples)]
+    found = [effect_from_differences(draw(truth)) for _ in range(samples)]
     covered = sum(bool(e.low <= truth <= e.high) for e in found)
 
     def evidence(mean: float) -> Evidence:
-        e = effect_of(draw(mean))
+        e = effect_from_differences(draw(mean))
         return Evidence(e, e, e)
 
-    others = {f"other {i}": Evidence(*(effect_of(draw(0.0)),) * 3) for i in range(4)}
-    visible = float(np.mean([judge({"it": evidence(0.0), **others}, 1e-9)["it"].visible for _ in range(20)]))
-    claimed = sum(judge({"it": evidence(visible), **others}, 1e-9)["it"].verdict == "helps" for _ in range(samples))
+    others = {f"other {i}": Evidence(*(effect_from_differences(draw(0.0)),) * 3) for i in range(4)}
+    detectable_effect = float(
+        np.mean([decide_verdicts({"it": evidence(0.0), **others}, 1e-9)["it"].detectable_effect for _ in range(20)])
+    )
+    claimed = sum(
+        decide_verdicts({"it": evidence(detectable_effect), **others}, 1e-9)["it"].verdict == "helps"
+        for _ in range(samples)
+    )
     return {
         "relation": name, "users": users, "splits": splits, "apart": apart, "samples": samples, "covered": covered,
-        "claimed": claimed, "visible": visible,
+        "claimed": claimed, "visible": detectable_effect,
     }  # fmt: skip
 
 
@@ -355,7 +368,7 @@ def fresh(given: argparse.Namespace) -> None:
 
 def _differences(config: StudyConfig, tables: Tables, seed: int) -> np.ndarray:
     """What each relation at each weight adds to the interactions for every user: [relations × weights, users]."""
-    split = apply(tables, config.protocol, seed)
+    split = make_split(tables, config.protocol, seed)
     graph = build_graph(tables, split, config.relations, config.features, config.interactions)
 
     def ndcg(*names: str, weight: float = 0.0) -> np.ndarray:
@@ -381,9 +394,9 @@ def starts(given: argparse.Namespace) -> None:
             rest = rng.normal(size=(USERS, STARTS)) * np.sqrt(shaken * USERS * STARTS)
             values = base[:, None] + rng.normal() + of_starts + rest
             freedom = (ARMS - 1.0) * (STARTS - 1)
-            known = Starts(float((apart + shaken) * rng.chisquare(freedom) / freedom), freedom)
-            found["own starts"].append(effect_of(values))
-            found["all arms"].append(effect_of(values, starts=known))
+            known = RestartVariance(float((apart + shaken) * rng.chisquare(freedom) / freedom), freedom)
+            found["own starts"].append(effect_from_differences(values))
+            found["all arms"].append(effect_from_differences(values, starts=known))
         for who, effects in found.items():
             p = np.array([e.p for e in effects])
             z = np.std([e.mean / e.error for e in effects])
@@ -399,7 +412,7 @@ def few(given: argparse.Namespace) -> None:
         for _ in range(given.effects):
             values = np.where(rng.random(USERS) < differ / USERS, (2 * rng.random(USERS) - 1 + shift) / 2, 0.0)
             if values.any():
-                effect = effect_of(values[:, None])
+                effect = effect_from_differences(values[:, None])
                 covered, n = covered + int(effect.low <= truth <= effect.high), n + 1
         print(f"{differ:g} of {USERS} users differ, shift {shift:g}: covered {binomial(covered, n)}", flush=True)
 
@@ -417,7 +430,7 @@ def fresh_coverage(folder: Path, users: int, splits: int) -> tuple[int, int]:
         truth = np.delete(means, number, 0).mean(0)
         for group in range(groups):
             some = sample[:, group * users : (group + 1) * users, :splits].astype(np.float64)
-            found = [effect_of(rows) for rows in some]
+            found = [effect_from_differences(rows) for rows in some]
             covered += sum(bool(e.low <= true <= e.high) for e, true in zip(found, truth, strict=True))
     return covered, means.size * groups
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from relrank.evaluation.evaluate import evaluate
 from relrank.graph.relation import Relation
 from relrank.models import MODELS, ClosedForm
-from relrank.models.core.base import config_of
-from relrank.parallel.memory import reset_peak_memory
-from relrank.study.cells import peak_memory_mb
+from relrank.models.core.base import override_config
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
 from relrank.study.config import read_study
-from relrank.study.run import machine, prepare
+from relrank.study.prepare import prepare
 
 STUDY = Path(__file__).parent.parent / "studies" / "gowalla.toml"
 CLOSED = [name for name, kind in MODELS.items() if issubclass(kind, ClosedForm)]
@@ -35,17 +35,19 @@ def main() -> None:
     parser.add_argument("--part", choices=["valid", "test"], default="test")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    bench = prepare(read_study(STUDY), STUDY.parent).benches[0]
-    split = bench.final if arguments.part == "test" else bench.split
-    edges = Relation.of("interactions", bench.graph.user, bench.graph.item, split.train.user, split.train.item)
-    graph = replace(bench.graph, interactions=edges)
+    split_context = prepare(read_study(STUDY), STUDY.parent).split_contexts[0]
+    split = split_context.final if arguments.part == "test" else split_context.split
+    edges = Relation.of(
+        "interactions", split_context.graph.user, split_context.graph.item, split.train.user, split.train.item
+    )
+    graph = replace(split_context.graph, interactions=edges)
     figures = []
     for name in arguments.models:
         kind = MODELS[name]
         assert issubclass(kind, ClosedForm)
         reset_peak_memory()
         began = time.perf_counter()
-        model = kind(graph, config_of(kind.Config(), arguments.config, name)).solve()
+        model = kind(graph, override_config(kind.Config(), arguments.config, name)).solve()
         solved = time.perf_counter()
         summary = evaluate(model, split, (20,), arguments.part).summary
         ranked = time.perf_counter()

@@ -28,12 +28,11 @@ from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.kernels import dense_solve
 from relrank.models import MODELS, ClosedForm, Trained
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.models.core.estimates import SCORE_BLOCK, Estimate
 from relrank.parallel.environment import recommended_environment
-from relrank.parallel.memory import GB, reset_peak_memory
-from relrank.study.cells import peak_memory_mb
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import GB, peak_memory_mb, reset_peak_memory
 from relrank.tables.ids import IdMap
 from relrank.training import TrainConfig, fit
 
@@ -100,7 +99,7 @@ def run(case: Case) -> tuple[Estimate, float, float]:
         dense_solve.LAPACK_LIMIT = case["limit"]
         MODELS["relational-ease"].estimate.__func__.__globals__["LAPACK_LIMIT"] = case["limit"]  # type: ignore[attr-defined]
     kind = MODELS[case["model"]]
-    config = config_of(kind.Config(), case.get("config", {}), case["model"])
+    config = override_config(kind.Config(), case.get("config", {}), case["model"])
     train = TrainConfig(epochs=1, device="cpu")
 
     def once(graph: Graph) -> float:
@@ -119,7 +118,7 @@ def run(case: Case) -> tuple[Estimate, float, float]:
     small = {**case, "users": 600, "items": 500}
     once(graph_of(small))
     if issubclass(kind, ClosedForm):
-        kind.release()
+        kind.clear_cache()
     graph = graph_of(case)
     estimate = (
         kind.estimate(graph, config, train.batch) if issubclass(kind, Trained) else kind.estimate(graph, config)

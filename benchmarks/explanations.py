@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from relrank.explain.explainer import faithfulness
-from relrank.models.core.base import config_of
-from relrank.study.cells import fit_cell
+from relrank.explanation.explainer import faithfulness
+from relrank.models.core.base import override_config
+from relrank.parallel.machine import machine
 from relrank.study.config import read_study
-from relrank.study.run import cells_of, machine, prepare
+from relrank.study.fit_cell import fit_cell
+from relrank.study.grid import cell_with_prerequisites
+from relrank.study.prepare import prepare
 
 STUDY = Path(__file__).parent.parent / "studies" / "goodbooks-loo.toml"
 CONFIG = {"l2": 300.0, "weight": 30.0}
@@ -37,8 +39,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     config = read_study(arguments.study)
-    cell = cells_of(config, prepare(config, arguments.study.parent), "relational-ease")[-1]
-    chosen = config_of(cell.start()[0], arguments.config, "--config")
+    cell = cell_with_prerequisites(config, prepare(config, arguments.study.parent), "relational-ease")[-1]
+    chosen = override_config(cell.start()[0], arguments.config, "--config")
     began = time.perf_counter()
     model, _ = fit_cell(cell, cell.graph, chosen, Path("unused"), print)
     fitted = time.perf_counter()

@@ -31,9 +31,11 @@ from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Int64
 from relrank.models import MODELS, ClosedForm, Recommender
-from relrank.study.cells import Cell
+from relrank.parallel.machine import machine
+from relrank.study.cell import Cell
 from relrank.study.config import read_study
-from relrank.study.run import cells_of, machine, prepare
+from relrank.study.grid import cell_with_prerequisites
+from relrank.study.prepare import prepare
 from relrank.tables.split import Interactions, Part, Split
 from relrank.training import fit
 
@@ -65,7 +67,7 @@ def fitted(cell: Cell, graph: Graph, folder: Path | None) -> Recommender:
     if issubclass(kind, ClosedForm):
         return kind(graph, config).solve()
     model = kind(graph, config)
-    fit(model, replace(train, every=train.epochs, device="cpu"), lambda: 0.0, cell.bench.seed, folder)
+    fit(model, replace(train, every=train.epochs, device="cpu"), lambda: 0.0, cell.split_context.seed, folder)
     return model
 
 
@@ -105,15 +107,15 @@ def main() -> None:
     study = read_study(STUDY)
     study = study.model_copy(update={"study": study.study.model_copy(update={"seeds": (0,)})})
     material = prepare(study, STUDY.parent)
-    split = material.benches[0].split
-    histories = Sequences.of_rows(split.train.user, split.train.item, split.shape[0])
+    split = material.split_contexts[0].split
+    histories = Sequences.from_rows(split.train.user, split.train.item, split.shape[0])
     tenths = np.array_split(np.random.default_rng(0).permutation(split.shape[0]), 10)[: arguments.tenths]
     print(
         f"{split.protocol} {split.fingerprint[:12]}: {split.shape[0]:,} users, {split.shape[1]:,} items", flush=True
     )
     figures: list[dict[str, Any]] = []
     for name in arguments.models:
-        cell = cells_of(study, material, name)[-1]
+        cell = cell_with_prerequisites(study, material, name)[-1]
         print(f"{name} on {cell.arm.name}", flush=True)
         folder = arguments.fits and arguments.fits / name
         began = time.perf_counter()

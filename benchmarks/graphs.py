@@ -30,7 +30,7 @@ def generated_pairs(n_users: int, n_items: int, n_edges: int, seed: int) -> Pair
 
 def gowalla_pairs(folder: Path) -> dict[str, Pairs]:
     """``train`` and ``test`` as published, by the files' own numbers, which are rows already."""
-    from relrank.tables.published import read_lists
+    from relrank.tables.dataset_formats import read_lists
 
     found: dict[str, Pairs] = {}
     for part in ("train", "test"):

@@ -18,9 +18,8 @@ import torch
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
-from relrank.parallel.memory import reset_peak_memory
-from relrank.study.cells import peak_memory_mb
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
 from relrank.tables.ids import IdMap
 
 GROUPS = 1_000

@@ -19,9 +19,8 @@ from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.core.sparse_linear import SparseLinear
-from relrank.parallel.memory import reset_peak_memory
-from relrank.study.cells import peak_memory_mb
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
 from relrank.tables.ids import IdMap
 
 GROUP = 500

@@ -52,13 +52,13 @@ def peak_mb() -> float:
 def read(path: Path, how: str) -> None:
     """In a process of its own: rows, peak MB beyond the start, seconds."""
     from relrank.tables.files import as_keys, as_numbers, read_table
-    from relrank.tables.scan import Kind, read_columns
+    from relrank.tables.scan import ColumnKind, read_columns
     from relrank.tables.times import as_times
 
     Path("/proc/self/clear_refs").write_text("5")
     before, began = peak_mb(), time.perf_counter()
     if how == "stream":
-        wanted: dict[str, tuple[str, Kind]] = {
+        wanted: dict[str, tuple[str, ColumnKind]] = {
             "user": ("user", "key"), "item": ("item", "key"),
             "rating": ("rating", "number"), "time": ("time", "time"),
         }  # fmt: skip

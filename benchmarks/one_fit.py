@@ -21,9 +21,10 @@ from scipy.sparse import csr_array
 from relrank.graph.graph import Graph
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_caches
+from relrank.parallel.machine import machine
 from relrank.study.config import read_study
-from relrank.study.run import machine, prepare
+from relrank.study.prepare import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (1.0, 0.3, 0.3, 3.0, 1.0)
@@ -37,8 +38,8 @@ def seconds(solve: Callable[[], Any]) -> float:
 
 def cold(solve: Callable[[], Any]) -> float:
     """With nothing kept from earlier fits."""
-    clear_kept()
-    RelationalEASE.release()
+    clear_caches()
+    RelationalEASE.clear_cache()
     return seconds(solve)
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     config = read_study(given.study)
     config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": config.study.seeds[:1]})})
-    graph = prepare(config, given.study.parent).benches[0].graph
+    graph = prepare(config, given.study.parent).split_contexts[0].graph
     plain, names = graph.only(), sorted(graph.relations)
     weights = {name: WEIGHTS[at % len(WEIGHTS)] for at, name in enumerate(names)}
     tenfold = RelationalEASEConfig(weights={name: 10 * weight for name, weight in weights.items()})

@@ -12,8 +12,10 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from relrank.parallel.machine import machine
 from relrank.study.config import read_study
-from relrank.study.run import machine, prepare, run_study
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
 from relrank.tables.synthetic import TRUTH, PlantedConfig
 
 STUDY = Path(__file__).parent.parent / "studies" / "planted.toml"

@@ -39,10 +39,11 @@ from relrank.io.atomic import atomic_write
 from relrank.kernels.dense_solve import spd_inverse
 from relrank.models.closed_form import relational_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
+from relrank.parallel.machine import machine
 from relrank.study.arms import all_of, arms
-from relrank.study.cells import Cell, SplitContext, run_cell
+from relrank.study.cell import Cell, SplitContext
 from relrank.study.config import ModelSection, StudySection
-from relrank.study.run import machine
+from relrank.study.run_cell import run_cell
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 
@@ -144,9 +145,9 @@ def versus_lapack(graph: Graph, repeats: int) -> dict[str, float]:
     return found
 
 
-def drop_one(bench: SplitContext, relations: tuple[str, ...]) -> dict[str, float]:
+def drop_one(split_context: SplitContext, relations: tuple[str, ...]) -> dict[str, float]:
     """Seconds of one cell alone and of a whole study at fixed hyper-parameters, and their ratio."""
-    bench = replace(bench, graph=bench.graph.only(*relations))
+    split_context = replace(split_context, graph=split_context.graph.only(*relations))
     study = StudySection(metric="ndcg@10")
 
     def seconds(chosen: list[Any]) -> float:
@@ -154,7 +155,7 @@ def drop_one(bench: SplitContext, relations: tuple[str, ...]) -> dict[str, float
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
             for arm in chosen:
-                cell = Cell(SECTION, arm, bench, study)
+                cell = Cell(SECTION, arm, split_context, study)
                 run_cell(cell, Path(folder) / cell.key(), lambda _: None, {})
             return time.perf_counter() - began
 
@@ -166,8 +167,8 @@ def drop_one(bench: SplitContext, relations: tuple[str, ...]) -> dict[str, float
 
 def warm_up() -> None:
     """Compile everything on a small graph that takes the same ways."""
-    bench = bench_of(relational_graph(12_000, 500, 300_000), 12_000)
-    drop_one(bench, RELATIONS)
+    split_context = bench_of(relational_graph(12_000, 500, 300_000), 12_000)
+    drop_one(split_context, RELATIONS)
     spd_inverse(np.eye(8, dtype=np.float32))
 
 
@@ -189,9 +190,9 @@ def main() -> None:
         print(f"relational EASE, first {f['first_s']:.2f} s ({f['first_ratio']:.2f} x LAPACK), "
               f"again {f['again_s']:.2f} s ({f['again_ratio']:.2f} x)", flush=True)  # fmt: skip
     for users in arguments.users:
-        bench = bench_of(graph, users)
+        split_context = bench_of(graph, users)
         for count in arguments.relations:
-            figures[f"{users} users, {count} relations"] = f = drop_one(bench, RELATIONS[:count])
+            figures[f"{users} users, {count} relations"] = f = drop_one(split_context, RELATIONS[:count])
             print(f"{users:,} users ranked, {count} relations: {f['arms']:.0f} arms {f['study_s']:.1f} s, "
                   f"one cell {f['one_s']:.1f} s, {f['ratio']:.2f} x", flush=True)  # fmt: skip
     if arguments.json:

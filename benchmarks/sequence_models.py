@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
 from sequence_rows import Histories
 
 PEERS = {
@@ -67,9 +67,9 @@ def generated(n_users: int, n_items: int, n_rows: int, seed: int = 0) -> Histori
 def ml_1m(folder: Path) -> tuple[Histories, int]:
     """Training histories of ml-1m-loo, oldest item first, and the size of the catalogue."""
     from relrank.tables.datasets import ml_1m as read
-    from relrank.tables.protocols import ProtocolConfig, apply
+    from relrank.tables.protocols import ProtocolConfig, make_split
 
-    split = apply(read(folder, "ml-1m_sasrec.txt"), ProtocolConfig.model_validate({"name": "ml-1m-loo"}), 0)
+    split = make_split(read(folder, "ml-1m_sasrec.txt"), ProtocolConfig.model_validate({"name": "ml-1m-loo"}), 0)
     order = np.argsort(split.train.user, kind="stable")
     lengths = np.bincount(split.train.user, minlength=split.shape[0])
     return (np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), split.train.item[order]), split.shape[1]

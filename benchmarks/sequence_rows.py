@@ -54,7 +54,7 @@ def relrank(spec: dict[str, Any], histories: Histories, clock: Clock) -> int:
     """Steps as ``relrank.training`` makes them; returns the examples of an epoch: users."""
     import polars as pl
 
-    from relrank.graph.construction.interactions import interactions_of, places_of
+    from relrank.graph.construction.interactions import build_interactions, history_positions
     from relrank.graph.graph import Graph
     from relrank.models.sequence.sasrec import SASRec, SASRecConfig
     from relrank.tables.ids import IdMap
@@ -64,9 +64,9 @@ def relrank(spec: dict[str, Any], histories: Histories, clock: Clock) -> int:
     n_users, n_items = indptr.size - 1, spec["items"]
     rows = Interactions(np.repeat(np.arange(n_users, dtype=np.int32), np.diff(indptr)), items)
     nodes = {"user": IdMap("user", pl.Series(range(n_users))), "item": IdMap("item", pl.Series(range(n_items)))}
-    edges = interactions_of("user", "item", rows)
+    edges = build_interactions("user", "item", rows)
     model = SASRec(
-        Graph("user", "item", nodes, edges, {}, "benchmark", places=places_of(rows)),
+        Graph("user", "item", nodes, edges, {}, "benchmark", places=history_positions(rows)),
         SASRecConfig(
             dim=spec["dim"], window=spec["window"], layers=spec["layers"], heads=spec["heads"],
             dropout=spec["dropout"], widening=spec["widening"], loss="full-softmax",

@@ -31,10 +31,9 @@ from relrank.evaluation.ranking import ranks
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
-from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_kept
-from relrank.parallel.memory import reset_peak_memory
-from relrank.study.cells import peak_memory_mb
-from relrank.study.run import machine
+from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig, clear_caches
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
 from relrank.tables.ids import IdMap
 
 
@@ -142,7 +141,7 @@ def main() -> None:
     names = sorted(graph.relations)
     arms = {"interactions": graph.only(), "all": graph, **{f"interactions + {n}": graph.only(n) for n in names}}
     for arm, part in ((name, arms[name]) for name in given.arms or arms):
-        clear_kept()
+        clear_caches()
         config = SparseEASEConfig(neighbours=given.neighbours)
         estimate = SparseEASE.estimate(part, config)
         reset_peak_memory()

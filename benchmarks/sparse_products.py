@@ -28,7 +28,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.kernels import spmm
 from relrank.kernels.csr import Int64
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
 
 BATCH = 8192
 

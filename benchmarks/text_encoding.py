@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from relrank.graph.construction.builders import Texts, build_graph
-from relrank.study.run import machine
+from relrank.graph.construction.builders import TextNodes, build_graph
+from relrank.parallel.machine import machine
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables, TextTable
@@ -63,7 +63,7 @@ def once(texts: list[str], batch: int, model: str | None) -> dict[str, float]:
     split = Split(IdMap("user", pl.Series([0])), IdMap("item", keys), rows, rows, rows, "benchmark", "benchmark")
     frame = pl.DataFrame({"key": keys, "kind": "overview", "text": texts})
     tables = Tables("benchmark", "user", "item", pl.DataFrame(), texts=TextTable("item", frame))
-    recipe = Texts(kind="texts", of="overview", encoder="sentence", batch=batch, model=model)
+    recipe = TextNodes(kind="texts", of="overview", encoder="sentence", batch=batch, model=model)
     began = time.perf_counter()
     graph = build_graph(tables, split, {"has_overview": recipe}, progress=_say)
     seconds = time.perf_counter() - began

@@ -135,7 +135,7 @@ def test_audit_ends_with_1_on_a_leak(study):
     from relrank.tables.audit import Finding
 
     leak = Finding("leak", "a [/b] check", "12 rows are [red] in two parts", 12)
-    with mock.patch("relrank.study.run.audit", return_value=[leak]):
+    with mock.patch("relrank.study.prepare.audit", return_value=[leak]):
         ran = relrank("audit", "small.toml", at=study.home)
     assert ran.code == 1
     assert not ran.err
@@ -278,11 +278,11 @@ def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
     place, item, score = rows[-1]
     run = load_run(study.folder)
     assert {"3", "4", gone}.isdisjoint({row[1] for row in rows})
-    facts = run.facts.with_columns(key=run.split.items.keys).filter(
+    item_attributes = run.item_attributes.with_columns(key=run.split.items.keys).filter(
         pl.col("key").is_in([int(row[1]) for row in rows])
     )
-    assert facts["relation:driver"].to_list() == [["driver 1"]] * len(rows)
-    assert ["noise 1"] not in facts["relation:noise"].to_list()
+    assert item_attributes["relation:driver"].to_list() == [["driver 1"]] * len(rows)
+    assert ["noise 1"] not in item_attributes["relation:noise"].to_list()
     said = good(relrank("explain", "runs/small", item, *narrowed, at=study.home))
     assert said.startswith(f"item {item}: place {place}, score {score}\n")
     refused = relrank("explain", "runs/small", gone, *narrowed, at=study.home)
@@ -438,7 +438,7 @@ def test_tune_without_optuna_says_what_to_install(tmp_path):
 
 def test_an_interrupted_search_says_how_to_go_on(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
-    with mock.patch("relrank.study.search.mean_metric", side_effect=KeyboardInterrupt):
+    with mock.patch("relrank.study.optuna_search.mean_metric", side_effect=KeyboardInterrupt):
         ran = relrank("tune", "small.toml", at=tmp_path)
     assert ran.code == 130
     assert "the same command goes on" in ran.err

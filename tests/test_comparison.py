@@ -16,11 +16,11 @@ from relrank.evaluation import comparison
 from relrank.evaluation.comparison import (
     WIDENED_UP_TO,
     Effect,
-    Starts,
+    RestartVariance,
     _mean_and_error,
     _sign_flip,
     compare,
-    effect_of,
+    effect_from_differences,
     holm,
     mean_interval,
 )
@@ -72,7 +72,7 @@ def test_mean_squares_by_hand():
 def test_identical_arms_show_nothing():
     effect = compare(table([0.1, 0.7]), table([0.1, 0.7]), "ndcg@10")
     assert effect == Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 2, 1)
-    assert effect.within(1e-9)
+    assert effect.is_equivalent(1e-9)
 
 
 def test_a_constant_difference_is_as_certain_as_its_users_are_many():
@@ -97,9 +97,11 @@ def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
     values = np.where(rng.random((n_users, n_seeds)) < 0.1, rng.normal(0.3, 1, (n_users, n_seeds)), 0.0)
     effect = difference(values)
     assert (effect.p < 0.05) == (effect.low > 0 or effect.high < 0) or abs(effect.p - 0.05) < 1e-9
-    assert effect.between(0.95) == pytest.approx((effect.low, effect.high))
+    assert effect.interval_at(0.95) == pytest.approx((effect.low, effect.high))
     if effect.error and effect.p < WIDENED_UP_TO:
-        assert effect.above(0) == pytest.approx(effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3)
+        assert effect.p_greater_than(0) == pytest.approx(
+            effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3
+        )
 
 
 def test_order_of_rows_changes_nothing():
@@ -137,7 +139,7 @@ def test_one_user_who_differs_bounds_an_effect():
     effect = difference(values)
     assert effect.p == 1
     assert effect.error == pytest.approx(effect.mean / stats.t(399).ppf(1 - WIDENED_UP_TO / 2))
-    assert effect.between(0.9)[1] < 30 * effect.mean
+    assert effect.interval_at(0.9)[1] < 30 * effect.mean
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
@@ -148,7 +150,7 @@ def test_intervals_of_few_who_differ_hold_the_truth(differ, shift):
     for _ in range(600):
         values = np.where(rng.random(400) < differ / 400, (2 * rng.random(400) - 1 + shift) / 2, 0.0)
         if values.any():
-            effect = effect_of(values[:, None])
+            effect = effect_from_differences(values[:, None])
             held += effect.low <= differ / 400 * shift / 2 <= effect.high
             n += 1
     assert held / n > 0.91  # 600 draws of .93 are above it in all but one case of thirty
@@ -160,11 +162,11 @@ def test_interval_of_one_split_is_that_of_the_t_test():
     test = stats.ttest_1samp(values, 0)
     assert effect.p == pytest.approx(test.pvalue)
     assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
-    assert effect.between(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
-    assert effect.visible() == pytest.approx((1.95996 + 0.84162) * effect.error, rel=3e-3)
-    assert effect.visible(5) == pytest.approx((2.57583 + 0.84162) * effect.error, rel=3e-3)
+    assert effect.interval_at(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
+    assert effect.detectable_effect() == pytest.approx((1.95996 + 0.84162) * effect.error, rel=3e-3)
+    assert effect.detectable_effect(5) == pytest.approx((2.57583 + 0.84162) * effect.error, rel=3e-3)
     # four times the users, half the effect
-    assert effect.users_for(effect.visible() / 2) == pytest.approx(20_000, abs=1)
+    assert effect.required_users(effect.detectable_effect() / 2) == pytest.approx(20_000, abs=1)
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -173,8 +175,8 @@ def test_equivalence_is_two_one_sided_tests():
     for margin in (0.02, 0.04, 0.05, 0.06, 0.1):
         lower = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
         upper = stats.ttest_1samp(values, margin, alternative="less").pvalue
-        assert effect.within(margin) == (max(lower, upper) < 0.05)
-    assert effect.above(0.05) == pytest.approx(stats.ttest_1samp(values, 0.05, alternative="greater").pvalue)
+        assert effect.is_equivalent(margin) == (max(lower, upper) < 0.05)
+    assert effect.p_greater_than(0.05) == pytest.approx(stats.ttest_1samp(values, 0.05, alternative="greater").pvalue)
 
 
 @pytest.mark.parametrize(("n_users", "n_seeds", "tests"), [(100, 1, 1), (1_000, 5, 1), (300, 5, 5)])
@@ -183,15 +185,17 @@ def test_visible_effects_are_shown_eight_times_in_ten(n_users, n_seeds, tests):
 
     def draw(mean: float) -> Effect:
         splits = 0.5 / np.sqrt(n_users) * rng.normal(size=(1, n_seeds))
-        return effect_of(mean + splits + rng.normal(size=(n_users, n_seeds)))
+        return effect_from_differences(mean + splits + rng.normal(size=(n_users, n_seeds)))
 
-    visible = np.mean([draw(0).visible(tests) for _ in range(60)])
-    found = [draw(visible) for _ in range(300)]
+    detectable_effect = np.mean([draw(0).detectable_effect(tests) for _ in range(60)])
+    found = [draw(detectable_effect) for _ in range(300)]
     assert 0.73 < np.mean([e.p < 0.05 / tests and e.mean > 0 for e in found]) < 0.87
 
 
 def covered(values: list[np.ndarray]) -> float:
-    effects = [effect_of(v.reshape(len(v), -1)) for v in values]  # tables would cost more than what is asked
+    effects = [
+        effect_from_differences(v.reshape(len(v), -1)) for v in values
+    ]  # tables would cost more than what is asked
     return float(np.mean([e.low <= 0 <= e.high for e in effects]))
 
 
@@ -224,17 +228,21 @@ def test_what_other_arms_say_of_starts_by_hand():
     values = np.array([0.0, 2.0, 4.0])[:, None] + np.array([1.0, -1.0])
     alone = _mean_and_error(values)
     assert alone[1] ** 2 == pytest.approx(4 / 3 + 1)
-    assert _mean_and_error(values, Starts(0.5, 6.0)) == alone  # these starts differ more than those of other arms
-    _, error, freedom = _mean_and_error(values, Starts(2.0, 6.0))
+    assert (
+        _mean_and_error(values, RestartVariance(0.5, 6.0)) == alone
+    )  # these starts differ more than those of other arms
+    _, error, freedom = _mean_and_error(values, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2)
     assert freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
     shaken = values + np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])  # users and starts mean the same, cells do not
-    _, error, _ = _mean_and_error(shaken, Starts(2.0, 6.0))
+    _, error, _ = _mean_and_error(shaken, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2 - 2 / 6)  # the rest has mean square 2, and is in both of the others
     torn = np.array([0.0, 2.0, 4.0])[:, None] + 3 * np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])
     assert _mean_and_error(torn)[1] ** 2 == pytest.approx(4 / 3 / 2)  # half of what users make it, as of splits
-    assert _mean_and_error(torn, Starts(0.5, 6.0))[1] ** 2 == pytest.approx(4 / 3)  # all of it: others are calmer
-    same = effect_of(np.zeros((3, 2)), starts=Starts(2.0, 6.0))
+    assert _mean_and_error(torn, RestartVariance(0.5, 6.0))[1] ** 2 == pytest.approx(
+        4 / 3
+    )  # all of it: others are calmer
+    same = effect_from_differences(np.zeros((3, 2)), starts=RestartVariance(2.0, 6.0))
     assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
 
 
@@ -250,9 +258,9 @@ def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
         shaken = rng.normal(size=(users, starts)) * np.sqrt(rest * users * starts)
         values = base[:, None] + rng.normal() + of_starts + shaken
         freedom = arms * (starts - 1.0)
-        pooled = Starts(float((1 + rest) * rng.chisquare(freedom) / freedom), freedom)
-        found["alone"].append(effect_of(values))
-        found["with others"].append(effect_of(values, starts=pooled))
+        pooled = RestartVariance(float((1 + rest) * rng.chisquare(freedom) / freedom), freedom)
+        found["alone"].append(effect_from_differences(values))
+        found["with others"].append(effect_from_differences(values, starts=pooled))
     claims = {name: sum(e.p < 0.01 for e in effects) for name, effects in found.items()}
     spread = np.std([e.mean / e.error for e in found["with others"]])
     assert claims["alone"] > 13
@@ -267,8 +275,8 @@ def test_seeds_that_disagree_widen_the_interval():
     shaken = difference(users + np.linspace(-1, 1, 6))
     assert shaken.mean == pytest.approx(calm.mean)
     assert shaken.high - shaken.low > 2 * (calm.high - calm.low)
-    assert shaken.visible() > 2 * calm.visible()
-    assert shaken.users_for(0.1) is None  # more users would not help
+    assert shaken.detectable_effect() > 2 * calm.detectable_effect()
+    assert shaken.required_users(0.1) is None  # more users would not help
 
 
 def test_error_is_that_of_crossed_random_effects():
@@ -384,10 +392,10 @@ def test_over_several_splits_signs_are_flipped_of_the_fewest_users_alone(monkeyp
     """20 of 100 users differ: with one split the wider of t and flipped signs counts, with three t alone."""
     differences = np.zeros((100, 3))
     differences[:20] = np.random.default_rng(0).normal(0.4, 1, (20, 3))
-    several = effect_of(differences)
+    several = effect_from_differences(differences)
     assert (several.mean, several.error, several.freedom) == _mean_and_error(differences)
-    one = effect_of(differences[:, :1])
+    one = effect_from_differences(differences[:, :1])
     monkeypatch.setattr(comparison, "FEW", 0)
     monkeypatch.setattr(comparison, "EXACT_UP_TO", 0)
-    assert effect_of(differences).error == several.error
-    assert effect_of(differences[:, :1]).error != one.error
+    assert effect_from_differences(differences).error == several.error
+    assert effect_from_differences(differences[:, :1]).error != one.error

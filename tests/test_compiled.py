@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 
 READ_ONLY = """
 import numba.core.caching as caching
@@ -17,10 +17,10 @@ import warnings
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("default")
     import numpy as np
-    from relrank.kernels.counting_sort import order_of
+    from relrank.kernels.counting_sort import stable_argsort
     import relrank.models
 assert [str(w.message) for w in said if "NUMBA_CACHE_DIR" in str(w.message)]
-print(order_of(np.array([2, 0, 1, 0], np.int32), 3).tolist())
+print(stable_argsort(np.array([2, 0, 1, 0], np.int32), 3).tolist())
 """
 
 
@@ -77,7 +77,7 @@ def test_kernels_that_one_process_compiled_are_found_by_the_next(code):
 
 PARTS = {
     "inner.py": """
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 @njit(inline='always')
 def step(x):
     return x + {step}
@@ -85,7 +85,7 @@ def step(x):
     "sizes.py": "ADDED = {added}\n",
     "outer.py": """
 import inner
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 from sizes import ADDED
 @njit()
 def twice(x):
@@ -120,7 +120,7 @@ def test_a_kept_kernel_knows_the_files_and_numbers_that_it_was_made_of(tmp_path)
 TWO_TYPES = """
 import sys, time
 import numpy as np
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 
 @njit()
 def twice(x):

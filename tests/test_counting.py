@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from relrank.kernels import counting_sort
-from relrank.kernels.counting_sort import ascending, order_of, order_of_pairs, repeated
+from relrank.kernels.counting_sort import ascending, repeated, stable_argsort, stable_argsort_pairs
 
 
 def pairs(seed, size=400, shape=(30, 20)):
@@ -16,19 +16,19 @@ def test_pairs_are_ordered_as_a_stable_sort_orders_them(monkeypatch, sparse):
     monkeypatch.setattr(counting_sort, "_SPARSE", sparse)
     for seed in range(5):
         rows, cols = pairs(seed)
-        assert (order_of_pairs(rows, cols, (30, 20)) == np.lexsort((cols, rows))).all()
-        assert (order_of_pairs(rows, cols, (10**6, 20)) == np.lexsort((cols, rows))).all()
-    assert order_of_pairs(rows[:0], cols[:0], (0, 0)).size == 0
-    assert order_of_pairs(rows[:1], cols[:1], (30, 20)).tolist() == [0]
+        assert (stable_argsort_pairs(rows, cols, (30, 20)) == np.lexsort((cols, rows))).all()
+        assert (stable_argsort_pairs(rows, cols, (10**6, 20)) == np.lexsort((cols, rows))).all()
+    assert stable_argsort_pairs(rows[:0], cols[:0], (0, 0)).size == 0
+    assert stable_argsort_pairs(rows[:1], cols[:1], (30, 20)).tolist() == [0]
 
 
 def test_equal_keys_stay_in_the_order_that_is_given():
     rows, _ = pairs(0)
     first = np.random.default_rng(1).permutation(rows.size)
-    ordered = order_of(rows, 30, first)
+    ordered = stable_argsort(rows, 30, first)
     assert ordered.dtype == np.int32
     assert (ordered == first[np.argsort(rows[first], kind="stable")]).all()
-    assert (order_of(rows, 30) == np.argsort(rows, kind="stable")).all()
+    assert (stable_argsort(rows, 30) == np.argsort(rows, kind="stable")).all()
 
 
 def test_ascending_pairs_and_those_that_are_there_twice():

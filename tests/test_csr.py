@@ -64,7 +64,7 @@ def test_which_pairs_are_stored():
     there = np.zeros(shape, bool)
     there[rows, cols] = True
     asked = np.indices(shape).reshape(2, -1).astype(np.int32)
-    assert (csr.holds(*asked).reshape(shape) == there).all()
+    assert (csr.contains_pairs(*asked).reshape(shape) == there).all()
     assert 0 < there.sum() < there.size
 
 

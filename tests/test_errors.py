@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 import relrank
 from relrank.cli import app
 from relrank.errors import InputError, LeakError
-from relrank.parallel.process_group import CommonError
+from relrank.parallel.process_group import AllRanksError
 
 HOLDS_ARRAYS = re.compile(
-    r"\b(Int32|Int64|Float32|Float64|NDArray|ndarray|Tensor|DataFrame|Series|Csr|Graph|Split|Bench|Tables|Parts)\b"
+    r"\b(Int32|Int64|Float32|Float64|NDArray|ndarray|Tensor|DataFrame|Series|Csr|Graph|Split|SplitContext|Tables|Parts)\b"
 )
 
 
@@ -30,7 +30,7 @@ def fails(kind):
     raise kind("column not found", where="x.csv", expected="a column 'user'", found="columns a, b")
 
 
-@pytest.mark.parametrize("kind", [InputError, LeakError, CommonError])
+@pytest.mark.parametrize("kind", [InputError, LeakError, AllRanksError])
 def test_an_error_is_the_same_after_pickling(kind):
     error = kind("column not found", where="x.csv", expected="a column 'user'", found="columns a, b")
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):

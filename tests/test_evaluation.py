@@ -27,7 +27,7 @@ from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -203,7 +203,7 @@ def test_round_trip(tmp_path):
 def test_load_refuses_what_was_measured_by_another_definition(tmp_path):
     found = evaluate(MODEL, SPLIT)
     summary = json.dumps(found.summary)
-    for name, metadata in (("first", {}), ("next", {"relrank.evaluation.metrics": str(metrics.DEFINITION + 1)})):
+    for name, metadata in (("first", {}), ("next", {"relrank.evaluation.metrics": str(metrics.METRICS_VERSION + 1)})):
         found.table.write_parquet(tmp_path / name, metadata={"relrank.summary": summary, **metadata})
         with pytest.raises(InputError, match="another definition of the metrics"):
             Evaluation.load(tmp_path / name)
@@ -378,7 +378,7 @@ def test_pitfall_a_relation_of_users_must_not_cost_them_their_validation_rows(mo
     graph = replace(graph, nodes=nodes, relations={"lives_in": lives})
     kind = MODELS[model]
     without, beside = (
-        kind(graph, config_of(kind.Config(), {"weights": {"lives_in": weight}}, model)).solve()
+        kind(graph, override_config(kind.Config(), {"weights": {"lives_in": weight}}, model)).solve()
         for weight in (0.0, 1e-6)
     )
     users = torch.arange(4)

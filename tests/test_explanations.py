@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.explain.explainer import Explainer, Reason, explain, faithfulness
+from relrank.explanation.explainer import Explainer, Reason, explain, faithfulness
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
+from relrank.models.closed_form.baselines import Popularity, RandomOrder
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.closed_form.simple import Popularity, RandomOrder
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, planted_graph
@@ -52,16 +52,16 @@ def test_worked_by_hand():
     graph = small([(0, 0), (1, 1), (2, 2), (2, 3), (3, 4)], has_tag=("tag", [(0, 0), (1, 0)]))
     model = RelationalEASE(graph, RelationalEASEConfig(l2=1.0, weight=1.0)).solve()
     tagged, chosen = Explainer(model, graph).explain([1, 3], history=[0, 2])
-    assert (tagged.item, tagged.rank, tagged.folded) == (1, 2, False)
+    assert (tagged.item, tagged.rank, tagged.by_fold_in) == (1, 2, False)
     assert tagged.score == pytest.approx(1 / 3)
     (reason,) = tagged.reasons  # nobody chose both: the interactions are no reason
     assert reason == Reason(
-        0, "has_tag", (("tag", 0),), reason.strength, 2.5, reason.score_without, reason.rank_unlinked,
-        reason.score_unlinked, True,
+        0, "has_tag", (("tag", 0),), reason.strength, 2.5, reason.score_without, reason.rank_without_link,
+        reason.score_without_link, True,
     )  # fmt: skip
     # the choice alone leaves nothing but rounding: beside item 4, behind item 3
-    assert reason.score_unlinked == pytest.approx(0, abs=1e-6)
-    assert 2 <= reason.rank_unlinked <= 3
+    assert reason.score_without_link == pytest.approx(0, abs=1e-6)
+    assert 2 <= reason.rank_without_link <= 3
     assert reason.strength == pytest.approx(1 / 3)
     assert reason.score_without == pytest.approx(0, abs=1e-6)
     assert (chosen.item, chosen.rank) == (3, 1)
@@ -122,11 +122,11 @@ def test_every_reason_is_what_the_model_says_without_its_path(graph, kind, confi
             above = (np.delete(scores, history) > scores[item]).sum()
             assert reason.rank_without == 1 + above
             if reason.relation == "interactions":
-                assert (reason.rank_unlinked, reason.score_unlinked) == (None, None)
+                assert (reason.rank_without_link, reason.score_without_link) == (None, None)
             else:  # the links alone: the choice of j stays
                 scores = other.fold_in([torch.tensor(history)])[0].numpy()
-                assert reason.score_unlinked == pytest.approx(float(scores[item]), abs=1e-5)
-                assert reason.rank_unlinked == 1 + (np.delete(scores, history) > scores[item]).sum()
+                assert reason.score_without_link == pytest.approx(float(scores[item]), abs=1e-5)
+                assert reason.rank_without_link == 1 + (np.delete(scores, history) > scores[item]).sum()
             checked.add((reason.relation, len(reason.through)))
     assert checked >= {("has_tag", 1), ("similar", 0), ("interactions", 0)}
 
@@ -199,7 +199,7 @@ def test_order_and_number_of_reasons(graph, model, explainer):
             assert r.rank_without > 3 or (r.rank_without == 3 and r.score_without < found.score)
         (short,) = explainer.explain([item], user=user, n=2)
         assert short.reasons == found.reasons[:2]
-        assert len(explainer.explain([item], user=user, n=50, tried=4)[0].reasons) <= 4
+        assert len(explainer.explain([item], user=user, n=50, max_paths=4)[0].reasons) <= 4
         assert explain(model, graph, item, user=user, n=50) == found
 
 
@@ -220,7 +220,7 @@ def test_links_that_do_nothing_by_themselves_are_not_named(graph):
     named = {
         r.relation
         for user in range(8)
-        for e in explainer.explain(best_items(explainer._say.model, graph, user), user=user, n=50)
+        for e in explainer.explain(best_items(explainer._counterfactuals.model, graph, user), user=user, n=50)
         for r in e.reasons
     }
     assert named == {"has_tag", "interactions"}
@@ -230,8 +230,8 @@ def test_a_user_and_their_history_get_the_same_answer(graph, model, explainer):
     history = graph.interactions.dst[graph.interactions.src == 3].tolist()
     items = best_items(model, graph, 3)
     assert explainer.explain(items, user=3) == explainer.explain(items, history=history)
-    hidden = best_items(model, graph, 3, 4)
-    (found,) = explainer.explain(items[4:], user=3, hidden=hidden)
+    exclude_items = best_items(model, graph, 3, 4)
+    (found,) = explainer.explain(items[4:], user=3, exclude_items=exclude_items)
     assert found.rank == 1
     assert explainer.explain(items[4:], user=3)[0].rank == 5
 

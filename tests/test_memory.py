@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.parallel.memory import VARIABLE, available_memory, out_of_memory
+from relrank.parallel.memory import VARIABLE, available_memory, is_out_of_memory
 
 GB = 1 << 30
 
@@ -89,7 +89,7 @@ def test_errors_of_libraries_are_known():
     for make in (lambda: np.empty(1 << 60, np.uint8), lambda: torch.empty(1 << 58)):
         with pytest.raises((MemoryError, RuntimeError)) as said:
             make()
-        assert out_of_memory(said.value)
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert not out_of_memory(RuntimeError("shapes do not match"))
-    assert not out_of_memory(ValueError("out of memory"))
+        assert is_out_of_memory(said.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(ValueError("out of memory"))

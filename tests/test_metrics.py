@@ -95,12 +95,12 @@ HAND = untied([11, 0, 2], [10], [1])
 )
 def test_hand_worked(name, k, values):
     np.testing.assert_allclose(metrics.AT_K[name](HAND, k), values)
-    np.testing.assert_allclose(metrics.by_name(f"{name}@{k}", HAND), values)
+    np.testing.assert_allclose(metrics.metric_by_name(f"{name}@{k}", HAND), values)
 
 
 def test_mrr_hand_worked():
     np.testing.assert_allclose(metrics.mrr(HAND), [1, 1 / 11, 1 / 2])
-    np.testing.assert_allclose(metrics.by_name("mrr", layout([[(3, 2)]])), [(1 / 4 + 1 / 5) / 2])
+    np.testing.assert_allclose(metrics.metric_by_name("mrr", layout([[(3, 2)]])), [(1 / 4 + 1 / 5) / 2])
 
 
 def test_pitfall_ap_divided_by_hits_found():
@@ -314,7 +314,7 @@ def test_a_cut_of_0_is_refused(name):
 @pytest.mark.parametrize("name", ["ndcg", "auc@10", "ndcg@0", "ndcg@x", "mrr@10", "ndcg@-1"])
 def test_unknown_metric_names_are_refused(name):
     with pytest.raises(InputError, match="unknown metric"):
-        metrics.by_name(name, HAND)
+        metrics.metric_by_name(name, HAND)
 
 
 LISTS = np.array([[0, 1], [0, 2], [0, -1]])

@@ -8,20 +8,20 @@ import threading
 import pytest
 
 from relrank.errors import InputError
-from relrank.io.folder_lock import owned, refuse_links
+from relrank.io.folder_lock import locked_folder, refuse_links
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from relrank.io.folder_lock import owned
-with owned(Path(sys.argv[1])):
+from relrank.io.folder_lock import locked_folder
+with locked_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 def hold(folder):
-    with owned(folder):
+    with locked_folder(folder):
         pass
 
 
@@ -46,7 +46,7 @@ def test_the_same_thread_may_hold_it_again_and_another_may_not(tmp_path):
         except InputError as error:
             said.append(error.what)
 
-    with owned(tmp_path):
+    with locked_folder(tmp_path):
         hold(tmp_path)
         thread = threading.Thread(target=second)
         thread.start()
@@ -76,7 +76,7 @@ def test_links_beside_what_is_relranks_are_nobodys_business(tmp_path):
     (tmp_path / "cells" / "one").mkdir(parents=True)
     for link in ("cells/one/in", "tuning.db-wal", ".lock"):
         (tmp_path / link).symlink_to(tmp_path / "venv")
-        with pytest.raises(InputError, match="link where relrank writes"), owned(tmp_path, names=names):
+        with pytest.raises(InputError, match="link where relrank writes"), locked_folder(tmp_path, names=names):
             pass
         (tmp_path / link).unlink()
     with pytest.raises(InputError, match="link where relrank writes"):
@@ -97,15 +97,15 @@ def test_a_folder_that_passes_leaves_nothing_where_open_files_cannot_be_deleted_
 
     monkeypatch.setattr(os, "unlink", as_there)
     folder = tmp_path / "run.checkpoints"
-    for passing in (False, True):
-        with owned(folder) as hold, owned(folder) as inner:
+    for delete_on_exit in (False, True):
+        with locked_folder(folder) as hold, locked_folder(folder) as inner:
             (folder / "in").mkdir(exist_ok=True)
             (folder / "in" / "part").touch()
             (folder / "out").unlink(missing_ok=True)
             (tmp_path / "kept").touch()
-            inner.passing = True  # of the outermost block alone
-            hold.passing = passing
-        assert folder.exists() is not passing
+            inner.delete_on_exit = True  # of the outermost block alone
+            hold.delete_on_exit = delete_on_exit
+        assert folder.exists() is not delete_on_exit
         assert [*map(str, refused)] == []
     assert (tmp_path / "kept").is_file()
 
@@ -113,9 +113,9 @@ def test_a_folder_that_passes_leaves_nothing_where_open_files_cannot_be_deleted_
 def test_a_link_in_a_folder_that_passes_is_not_followed(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one").touch()
-    with owned(tmp_path / "parts") as hold:
+    with locked_folder(tmp_path / "parts") as hold:
         (tmp_path / "parts" / "there").symlink_to(tmp_path / "photos")
-        hold.passing = True
+        hold.delete_on_exit = True
     assert not (tmp_path / "parts").exists()
     assert (tmp_path / "photos" / "one").is_file()
 

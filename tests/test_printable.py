@@ -2,7 +2,7 @@
 
 import pytest
 
-from relrank.io.printable import printable
+from relrank.io.terminal_safe import terminal_safe
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from relrank.io.printable import printable
     ],
 )
 def test_commands_are_shown(text, shown):
-    assert printable(text) == shown
+    assert terminal_safe(text) == shown
 
 
 def test_a_message_keeps_its_lines():
-    assert printable("a\nb\x1b[2J\r", lines=True) == "a\nb\\x1b[2J\\r"
+    assert terminal_safe("a\nb\x1b[2J\r", lines=True) == "a\nb\\x1b[2J\\r"

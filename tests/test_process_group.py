@@ -15,7 +15,7 @@ import two_processes as two
 from relrank.cli import app
 from relrank.errors import InputError
 from relrank.io.tensors import load_tensors
-from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup, joined, rank_here
+from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup, distributed_group, rank_here
 from relrank.runs.fitted_run import load_run
 from relrank.testing import planted_auc, planted_graph, planted_study
 from relrank.training import fit
@@ -69,7 +69,7 @@ def test_alone_nothing_is_connected(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined() as group:
+    with distributed_group() as group:
         assert group is SINGLE_PROCESS
     seed = np.random.SeedSequence(1)
     assert SINGLE_PROCESS.seed(seed) is seed
@@ -254,7 +254,7 @@ def test_processes_share_the_cores(monkeypatch, set_before, omp, numba):
         monkeypatch.delenv(name)
     for name, value in set_before.items():
         monkeypatch.setenv(name, value)
-    app._settle_libraries()
+    app._set_thread_environment()
     assert (os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"]) == (omp, numba)
 
 

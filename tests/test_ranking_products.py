@@ -15,7 +15,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.evaluation import ranking
-from relrank.evaluation.ranking import Ranks, ranks, ranks_and_top_k, top_k, top_k_from_histories, visiting_order
+from relrank.evaluation.ranking import Ranks, ranks, ranks_and_top_k, tie_break_order, top_k, top_k_from_histories
 from relrank.kernels import fused_ranking
 from relrank.kernels.csr import Csr
 from relrank.models.graph.mf import MF
@@ -26,7 +26,7 @@ from relrank.testing import planted_graph
 class Scored:
     """Scores that are products, looked at one by one."""
 
-    is_product = False
+    is_dot_product = False
 
     def __init__(self, users: np.ndarray, items: np.ndarray) -> None:
         self.users, self.items = (torch.as_tensor(v, dtype=torch.float32) for v in (users, items))
@@ -50,7 +50,7 @@ class Scored:
 class Products(Scored):
     """The same, and never asked for scores."""
 
-    is_product = True
+    is_dot_product = True
 
     def score(self, users: torch.Tensor) -> torch.Tensor:
         raise AssertionError("scores were asked for")
@@ -92,7 +92,7 @@ def pairs(found: Ranks) -> list[tuple[int, int]]:
 
 def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[list[tuple[int, int]], list[list[int]]]:
     """Counts and lists, one candidate after the other, in float64."""
-    place = {item: at for at, item in enumerate(visiting_order(seen.n_cols).tolist())}
+    place = {item: at for at, item in enumerate(tie_break_order(seen.n_cols).tolist())}
     found, lists = [], []
     for u in np.flatnonzero(truth.degrees()):
         masked = {*seen.take([u]).indices.tolist(), *closed}
@@ -156,7 +156,7 @@ def test_equal_vectors_have_equal_scores_wherever_they_stand():
         assert found.higher[inside].tolist() == np.where(own, 0, n_first).tolist()
         assert found.equal[inside].tolist() == np.where(own, n_first, 1111 - n_first).tolist()
         assert len(set(lists.scores[at].tolist())) == 1
-        assert lists.items[at].tolist() == [i for i in visiting_order(1111) if which[i] == first[u]][:30]
+        assert lists.items[at].tolist() == [i for i in tie_break_order(1111) if which[i] == first[u]][:30]
 
 
 def test_ranks_differ_from_the_truth_only_where_rounding_does():
@@ -200,7 +200,7 @@ def test_pitfall_constant_scores_are_no_result():
     found, lists = ranks_and_top_k(Products(users, items), nothing, truth, 40)
     assert found.constant_users == 1
     assert pairs(found)[2] == (0, 40)
-    assert lists.items[2].tolist() == visiting_order(40).tolist()
+    assert lists.items[2].tolist() == tie_break_order(40).tolist()
     # constant among the candidates is constant, whatever the others score; a single candidate is not
     items[1:4] = items[0]
     rest = sets([list(range(4, 40)), [0, *range(2, 40)], *[[]] * 3], 40)
@@ -251,7 +251,7 @@ def test_few_users_other_precisions_and_other_shapes_are_scored(monkeypatch):
     expected = pairs(ranks(Products(users, items), seen, truth))
 
     class Asked(Scored):
-        is_product = True
+        is_dot_product = True
         asked = 0
 
         def score(self, users: torch.Tensor) -> torch.Tensor:
@@ -282,7 +282,7 @@ def test_diverged_vectors_are_scored_in_blocks_that_fit_into_memory(monkeypatch)
     asked = []
 
     class Diverged(Scored):
-        is_product = True
+        is_dot_product = True
 
         def score(self, users: torch.Tensor) -> torch.Tensor:
             asked.append(len(users))
@@ -349,7 +349,7 @@ def test_a_model_that_scores_in_its_own_way_is_asked_for_scores():
         model.init_weights(0)
     plain, popular, replaced, _ = models
     replaced.score = popular.score
-    assert [m.is_product for m in models] == [True, False, False, False]
+    assert [m.is_dot_product for m in models] == [True, False, False, False]
     for model in (popular, replaced):
         assert (top_k(model, users, model.history, 50).items.max(1) == graph.n_items - 1).mean() > 0.5
     expected = top_k(Table(plain.score(torch.from_numpy(users)).detach()), users, plain.history, 5).scores

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from relrank.errors import InputError
 from relrank.evaluation.ranking import ranks, top_k, top_k_from_histories
-from relrank.models.closed_form.simple import Popularity
+from relrank.models.closed_form.baselines import Popularity
 from relrank.testing import planted_graph
 from test_sparse_ranking import csr, outcome
 
 
 class Shared:
-    is_shared = True
+    has_shared_scores = True
 
     def __init__(self, scores):
         self.scores = torch.from_numpy(scores.astype(np.float32))

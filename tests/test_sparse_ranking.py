@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relrank.errors import InputError
-from relrank.evaluation.ranking import ranks_and_top_k, top_k, top_k_from_histories, visiting_order
+from relrank.evaluation.ranking import ranks_and_top_k, tie_break_order, top_k, top_k_from_histories
 from relrank.kernels.csr import Csr
-from relrank.kernels.sparse_ranking import SparsePages, _Scratch
+from relrank.kernels.sparse_ranking import SparsePaginator, _Scratch
 from relrank.models.core.base import history_rows
 
 
@@ -115,8 +115,8 @@ def test_histories():
 def test_pages_are_the_whole_order_cut_anywhere(seed, n_items, share, exclude_seen, filtered, k):
     """Far beyond the items that are reached, into those below 0, against a sort of all scores."""
     model, seen, _, _ = case(seed, 3, n_items, share)
-    order = visiting_order(n_items)
-    place, pages = np.argsort(order), SparsePages(order)
+    order = tie_break_order(n_items)
+    place, pages = np.argsort(order), SparsePaginator(order)
     among = np.random.default_rng(seed).random(n_items) < 0.4 if filtered else None
     for user in range(3):  # one scratch memory for all
         scores, hidden = model.dense[user].numpy(), seen.take(np.array([user])).indices
@@ -144,7 +144,7 @@ def test_stamps_begin_anew_before_they_overflow():
 def test_pages_refuse_scores_that_are_not_finite():
     weights = csr(np.eye(3))
     weights.data[1] = np.nan
-    pages = SparsePages(visiting_order(3))
+    pages = SparsePaginator(tie_break_order(3))
     with pytest.raises(InputError, match="not finite"):
         pages.page(csr(np.array([[0.0, 1.0, 1.0]])), weights, None, None, 0, 2)
     items, values, _ = pages.page(csr(np.array([[0.0, 0.0, 1.0]])), weights, None, None, 0, 1)  # and go on

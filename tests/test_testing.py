@@ -182,9 +182,9 @@ class Faulty(RelationalLightGCN):
             seed = np.random.SeedSequence(next(self.calls))
         batch = super().prepare(users, positives, seed)
         if self.fault == "global users":
-            return replace(batch, user_at=batch.users[batch.user_at].clamp(max=len(batch.users) - 1))
+            return replace(batch, user_index=batch.users[batch.user_index].clamp(max=len(batch.users) - 1))
         if self.fault == "shifted items":
-            return replace(batch, item_at=batch.item_at.roll(1))
+            return replace(batch, positive_index=batch.positive_index.roll(1))
         if self.fault == "negatives that are positives":
             return replace(batch, excluded=torch.zeros_like(batch.excluded))
         if self.fault == "everything masked":
@@ -200,7 +200,7 @@ class Faulty(RelationalLightGCN):
         if self.fault == "noise from nowhere":
             return users + 1e-3 * torch.rand_like(users), items
         if self.fault == "users by edge":
-            return users[batch.user_at], items
+            return users[batch.user_index], items
         return (users, items.flip(0)) if self.fault == "items in another order" else (users, items)
 
     def encode_all(self):
@@ -260,7 +260,7 @@ class Forgetful(Markov):
 
     def __init__(self, graph, config=None):
         super().__init__(graph, config)
-        self.sequences = Sequences.of_graph(replace(graph, events=None))
+        self.sequences = Sequences.from_graph(replace(graph, events=None))
 
 
 def test_a_model_that_forgets_what_was_chosen_again_breaks_its_contract():
@@ -282,7 +282,7 @@ def test_a_model_that_forgets_what_was_chosen_again_breaks_its_contract():
 def test_renumbering_moves_what_was_chosen_again():
     graph = chosen_again(planted_sequences(users=12, items=24, per_user=4))
     again, moved = renumbered(graph, seed=3)
-    before, after = Sequences.of_graph(graph), Sequences.of_graph(again)
+    before, after = Sequences.from_graph(graph), Sequences.from_graph(again)
     for user in range(12):
         there = after.take(moved["user"][[user]]).items.tolist()
         assert there == moved["item"][before.take(np.array([user])).items].tolist()

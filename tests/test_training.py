@@ -19,7 +19,7 @@ from relrank.io.tensors import load_tensors
 from relrank.models.core.base import Trained
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_auc, planted_graph, planted_sequences
-from relrank.training import TrainConfig, device_of, fit
+from relrank.training import TrainConfig, fit, resolve_device
 
 CPU = TrainConfig(epochs=6, batch=512, every=2, device="cpu")
 
@@ -130,7 +130,7 @@ def test_a_long_epoch_is_watched_step_by_step(monkeypatch):
     steps = -(-len(model.graph.interactions) // 512)
     ticks = itertools.count(0, 0.6)
     monkeypatch.setattr("relrank.training.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
-    fit(model, replace(CPU, epochs=2), lambda: 1.0, seed=0, watch_steps=lambda *args: seen.append(args))
+    fit(model, replace(CPU, epochs=2), lambda: 1.0, seed=0, step_callback=lambda *args: seen.append(args))
     assert [args[:4] for args in seen] == [(e, 2, s, steps) for e in (1, 2) for s in range(2, steps + 1, 2)]
     assert seen[0][5] == pytest.approx(1.2 / 2 * (2 * steps - 2))
     assert seen[-1][5] == pytest.approx(0.6 * (steps - seen[-1][2]))
@@ -140,7 +140,7 @@ def test_a_long_epoch_is_watched_step_by_step(monkeypatch):
     assert [args[4] for args in seen if args[:3] == (1, 2, steps)] == [pytest.approx(whole)]
 
     ticks, quiet = itertools.count(0, 1e-6), []
-    fit(toy(), replace(CPU, epochs=2), lambda: 1.0, seed=0, watch_steps=lambda *args: quiet.append(args))
+    fit(toy(), replace(CPU, epochs=2), lambda: 1.0, seed=0, step_callback=lambda *args: quiet.append(args))
     assert quiet == []
 
 
@@ -182,7 +182,11 @@ def test_steps_equal_plain_adam():
 def test_history_holds_every_epoch_and_the_metrics_of_the_validated_ones():
     seen = []
     fitted = fit(
-        toy(), replace(CPU, epochs=5), iter([0.1, 0.4, 0.3]).__next__, seed=0, watch=lambda *args: seen.append(args)
+        toy(),
+        replace(CPU, epochs=5),
+        iter([0.1, 0.4, 0.3]).__next__,
+        seed=0,
+        callback=lambda *args: seen.append(args),
     )
     assert fitted.history["epoch"].to_list() == [1, 2, 3, 4, 5]
     assert fitted.history["metric"].to_list() == [None, 0.1, None, 0.4, 0.3]  # the last epoch is always validated
@@ -363,13 +367,13 @@ def test_settings_out_of_range_are_refused(setting):
 
 
 def test_devices():
-    assert device_of("cpu") == torch.device("cpu")
-    assert device_of("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match="device"):
-        device_of("gpu")
+        resolve_device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
-            device_of("cuda:0")
+            resolve_device("cuda:0")
 
 
 def test_another_order_of_the_same_edges_is_another_run(tmp_path):

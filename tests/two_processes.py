@@ -14,9 +14,9 @@ import torch
 import relrank
 from relrank.errors import InputError
 from relrank.io.tensors import save_tensors
-from relrank.models.core.vectors import Choices
+from relrank.models.core.vectors import BatchItems
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
-from relrank.parallel.process_group import SINGLE_PROCESS, CommonError, ProcessGroup, joined
+from relrank.parallel.process_group import SINGLE_PROCESS, AllRanksError, ProcessGroup, distributed_group
 from relrank.testing import planted_auc, planted_graph
 from relrank.training import TrainConfig, fit
 
@@ -44,14 +44,14 @@ class Seen(RelationalLightGCN):
     def draw(self, users, positives, seed):
         negatives = (7 * positives + 3 * users + 1) % self.graph.n_items
         items, at = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-        return Choices(items, at[: users.size], at[users.size :, None], None, None)
+        return BatchItems(items, at[: users.size], at[users.size :, None], None, None)
 
 
 class Steps(ProcessGroup):
     """Keeps the averaged gradients of every step."""
 
-    def average(self, parameters, loss, weight):
-        mean = super().average(parameters, loss, weight)
+    def reduce_gradients(self, parameters, loss, weight):
+        mean = super().reduce_gradients(parameters, loss, weight)
         self.gradients.append([p.grad.clone() for p in parameters])
         return mean
 
@@ -122,7 +122,7 @@ def goes_wrong(make):
     """The message of the error that all processes raise."""
     try:
         make()
-    except CommonError as error:
+    except AllRanksError as error:
         return str(error)
     return "nothing"
 
@@ -174,7 +174,7 @@ def everything(group, out):
 
 def main():
     out, part = Path(sys.argv[1]), sys.argv[2]
-    with joined() as group:
+    with distributed_group() as group:
         if part == "everything":
             said = everything(group, out)
             (out / f"said-{group.rank}.json").write_text(json.dumps(said))

@@ -34,15 +34,18 @@ from relrank.report import write_report
 from relrank.runs.batch import batch
 from relrank.runs.export import Program, export, load_program
 from relrank.runs.fitted_run import PARTS, FittedRun, load_run
-from relrank.study.cells import kept_weights, load_cell
+from relrank.study.cell_store import load_cell, load_cell_weights
 from relrank.study.config import StudyConfig, read_study
 from relrank.study.fit_run import fit_run
-from relrank.study.gate import compare_models
+from relrank.study.grid import cell_with_prerequisites
+from relrank.study.model_comparison import compare_models
+from relrank.study.optuna_search import search_study
+from relrank.study.per_user_tables import read_per_user_tables
+from relrank.study.prepare import StudyData, prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import StudyData, cells_of, keep_winner, prepare, run_study
-from relrank.study.search import search_study
-from relrank.study.sides import read_side
-from relrank.study.tuned import write_tuned
+from relrank.study.run import run_study
+from relrank.study.tuned_config import write_tuned
+from relrank.study.winner import save_winner
 from relrank.testing import planted_study
 
 MODELS = """
@@ -105,14 +108,16 @@ def _study(folder: Path, users: int, items: int, seed: int) -> None:
             shutil.copytree(cell, folder / "weights" / cell.name)
             (folder / "checkpoint").mkdir(exist_ok=True)
             shutil.copy(cell / "model.safetensors", folder / "checkpoint")
-    run = keep_winner(config, material, out)
+    run = save_winner(config, material, out)
     for model in FITTED:
         named = planted_study(
             "small", users, items, seed=seed, models=f'[[models]]\nname = "{model}"\n' + _settings(model)
         )
         (folder / "one.toml").write_text(named)
         one = read_study(folder / "one.toml")
-        fit_run(cells_of(one, material, model), material.tables, folder / "runs" / model, lambda _: None)
+        fit_run(
+            cell_with_prerequisites(one, material, model), material.tables, folder / "runs" / model, lambda _: None
+        )
     vectors = load_run(folder / "runs" / "mf")
     for name, to, what in (("closed", "torch", run), ("vectors", "torch", vectors), ("parquet", "parquet", vectors)):
         export(what, to, folder / "exports" / name)
@@ -213,12 +218,14 @@ def cell_answer(folder: Path) -> str:
     held = [] if found.held is None else [found.held.table, sorted(found.held.unused)]
     said = [found.model, found.arm, found.seed, found.chosen, found.valid, found.finished, found.cost, found.note]
     trials = [asdict(trial) for trial in found.trials]
-    return _digest(said, trials, found.began_after, found.evaluation.table, found.evaluation.summary, *history, *held)
+    return _digest(
+        said, trials, found.warm_started_from, found.evaluation.table, found.evaluation.summary, *history, *held
+    )
 
 
 def weights_answer(folder: Path) -> str:
     """The parameters in a cell's folder; without them the study fits the model once more."""
-    weights = kept_weights(folder)
+    weights = load_cell_weights(folder)
     if weights is None:
         raise InputError("no weights", where=str(folder), expected="weights", found="none")
     return _digest(*(weights[name].numpy() for name in sorted(weights)))
@@ -242,7 +249,7 @@ def program_answer(folder: Path) -> str:
     """Scores of a program."""
     program = load_program(folder)
     weights: torch.Tensor = program.weights if isinstance(program, Program) else program.matrix
-    return _digest(program.takes, program(torch.eye(weights.shape[0])).numpy())
+    return _digest(program.input_kind, program(torch.eye(weights.shape[0])).numpy())
 
 
 def export_answer(run: FittedRun, folder: Path) -> str:
@@ -268,14 +275,14 @@ def tuning_answer(config: StudyConfig, material: StudyData, folder: Path) -> str
 def study_answer(config: StudyConfig, material: StudyData, folder: Path) -> str:
     """A study gone on with, to its winner."""
     result = run_study(config, material, folder)
-    keep_winner(config, material, folder)
+    save_winner(config, material, folder)
     tables = [plain(getattr(result, p.name).to_dicts()) for p in fields(result) if p.name not in ("card", "curves")]
     return _digest(plain(result.card), plain(json.loads((folder / "results.json").read_text())["card"]), *tables)
 
 
 def comparison_answer(folder: Path) -> str:
     """What a gate says of two arms of a study."""
-    sides = [read_side(folder, "ndcg@10", model) for model in ("relational-ease", "ease")]
+    sides = [read_per_user_tables(folder, "ndcg@10", model) for model in ("relational-ease", "ease")]
     return _digest(asdict(compare_models(sides[0], sides[1], "ndcg@10", "1%")))
 
 

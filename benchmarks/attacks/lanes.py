@@ -46,18 +46,18 @@ LIBRARIES = (
     "pyarrow",
     "relrank.cli.app",
     "relrank.report",
-    "relrank.serve.process",
+    "relrank.serve.server",
     "relrank.serve.app",
     "relrank.serve.connections",
     "relrank.study.run",
-    "relrank.study.search",
-    "relrank.study.tuned",
+    "relrank.study.optuna_search",
+    "relrank.study.tuned_config",
     "relrank.cli.live",
     "relrank.cli.live_search",
     "relrank.runs.fitted_run",
     "relrank.runs.batch",
     "relrank.runs.export",
-    "relrank.study.engines.processes",
+    "relrank.study.engines.process_engine",
 )
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from relrank.errors import InputError, of_system
-from relrank.parallel.memory import out_of_memory
+from relrank.errors import InputError, from_os_error
+from relrank.parallel.memory import is_out_of_memory
 
 Found = Literal["refused", "same", "wrong", "trace", "crash", "hang", "lost"]
 """Refused in one sentence; answered as before, or as the input means; another answer, in silence; another exception
@@ -66,7 +66,7 @@ def judged(kind: str, done: str, answer: Callable[[], bool]) -> Outcome:
             raise
         if isinstance(error, OSError) and error.filename is not None:  # the program says these in a sentence, too
             return Outcome(kind, "refused", done)
-        if out_of_memory(error) or of_system(error):
+        if is_out_of_memory(error) or from_os_error(error):
             return Outcome(kind, "refused", done)
         if isinstance(error, AssertionError):
             return Outcome(kind, "wrong", f"{done} | {error}")

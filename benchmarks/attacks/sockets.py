@@ -27,7 +27,8 @@ from attacks.lanes import Attack, die_with_parent
 from attacks.ledger import Outcome, judged
 from relrank.study.config import read_study
 from relrank.study.fit_run import fit_run
-from relrank.study.run import cells_of, prepare
+from relrank.study.grid import cell_with_prerequisites
+from relrank.study.prepare import prepare
 from relrank.testing import planted_study
 
 TESTS = Path(__file__).parents[2] / "tests" / "serve"
@@ -536,7 +537,12 @@ class Sockets:
         (folder / "small.toml").write_text(planted_study(users=60, items=40))
         config = read_study(folder / "small.toml")
         material = prepare(config, folder)
-        fit_run(cells_of(config, material, "relational-ease"), material.tables, folder / "run", lambda _: None)
+        fit_run(
+            cell_with_prerequisites(config, material, "relational-ease"),
+            material.tables,
+            folder / "run",
+            lambda _: None,
+        )
 
     def open(self, folder: Path, seed: int) -> Attack:
         """A service of the lane's own."""

@@ -23,8 +23,11 @@ from attacks.tables import spoil
 from relrank.errors import InputError, LeakError
 from relrank.report import write_report
 from relrank.study.config import read_study
-from relrank.study.fits import estimate_of
-from relrank.study.run import grid, keep_winner, prepare, run_study
+from relrank.study.grid import grid
+from relrank.study.memory_limits import estimate_of
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 
 Generator = np.random.Generator
 Path_ = tuple[str | int, ...]
@@ -485,7 +488,7 @@ def answer(path: Path, seconds: float, refuse_leaks: bool = False) -> bool:
             result = run_study(config, material, out)
             write_report(result, out / "report.html")
             if not result.card["left_out"]:
-                keep_winner(config, material, out)
+                save_winner(config, material, out)
     except _Enough:
         return True
     except LeakError as error:

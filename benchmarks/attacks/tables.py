@@ -20,11 +20,11 @@ from attacks.ledger import Outcome, judged
 from relrank.errors import InputError
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Attribute, InteractionWeights
-from relrank.study.gate import compare_models
-from relrank.study.sides import read_side
+from relrank.study.model_comparison import compare_models
+from relrank.study.per_user_tables import read_per_user_tables
 from relrank.tables.config import check
 from relrank.tables.missing import NA_VALUES
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.tables import NodeTable, Tables
 
@@ -167,7 +167,7 @@ def means_what_it_says(tables: Tables, rows: list[dict[str, Any]]) -> bool:
 def splits_and_graph(tables: Tables, strict: bool = False, **relations: Any) -> None:
     """A split and its graph, or an error that users can mend; ``strict``: which is then the answer."""
     try:
-        split = apply(tables, ProtocolConfig(split="last-leave-one-out", without_train="drop"), 0)
+        split = make_split(tables, ProtocolConfig(split="last-leave-one-out", without_train="drop"), 0)
         rated = "rating" in tables.interactions.columns
         weights = InteractionWeights(weight="rating", floor=0.1) if rated else None
         build_graph(tables, split, relations, interactions=weights)
@@ -332,7 +332,7 @@ def own_parts(rng: Generator, folder: Path) -> tuple[str, Callable[[], bool]]:
             found = set(zip(frame["user"].cast(pl.String), frame["item"].cast(pl.String), strict=True))
             assert {(naive_key(u), naive_key(i)) for u, i in found} <= set(rows[part]), f"other rows in {part}"
         assert not any(naive_missing(key) for pairs in rows.values() for pair in pairs for key in pair), "missing"
-        split = apply(tables, ProtocolConfig(split="given", without_train="drop"), 0)
+        split = make_split(tables, ProtocolConfig(split="given", without_train="drop"), 0)
         build_graph(tables, split, {})
         users, items = (ids.keys.cast(pl.String).to_list() for ids in (split.users, split.items))
         test = {
@@ -359,7 +359,7 @@ def node_tables(rng: Generator, folder: Path) -> tuple[str, Callable[[], bool]]:
 
     def answer() -> bool:
         tables = read(section, folder, nodes={"item": {"file": path.name, "key": "k"}})
-        split = apply(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
+        split = make_split(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
         graph = build_graph(tables, split, {"v": Attribute(kind="attribute", node="item", column="v")})
         relation, items = graph.relation("v"), graph.nodes["item"].keys.cast(pl.String).to_list()
         targets = graph.nodes[relation.target].keys.cast(pl.String).to_list()
@@ -493,7 +493,10 @@ def compared(rng: Generator, folder: Path) -> tuple[str, Callable[[], bool]]:
             return "not written", lambda: True
 
     def answer() -> bool:
-        sides = read_side(folder / "a.parquet", "ndcg@10"), read_side(folder / "b.parquet", "ndcg@10")
+        sides = (
+            read_per_user_tables(folder / "a.parquet", "ndcg@10"),
+            read_per_user_tables(folder / "b.parquet", "ndcg@10"),
+        )
         found = compare_models(*sides, "ndcg@10", "1%")
         assert found.answer
         return True

@@ -115,8 +115,7 @@ class Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage."""
-        from relrank.parallel.memory import reset_peak_memory
-        from relrank.study.cells import peak_memory_mb
+        from relrank.parallel.memory import peak_memory_mb, reset_peak_memory
 
         reset_peak_memory()
         began = time.perf_counter()
@@ -161,7 +160,7 @@ def chain(n: int, folder: Path, steps: int) -> dict[str, Any]:
         described = InteractionsConfig(file="interactions.parquet", user="user", item="item")
         tables = rr.read_tables(DataConfig(user="user", item="item", interactions=described), folder)
     with stages.stage("split"):
-        split = rr.apply(tables, rr.ProtocolConfig(split="random-leave-one-out"), 0)
+        split = rr.make_split(tables, rr.ProtocolConfig(split="random-leave-one-out"), 0)
     with stages.stage("graph"):
         graph = rr.build_graph(tables, split, {})
     with stages.stage("audit"):

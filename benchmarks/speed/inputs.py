@@ -17,7 +17,7 @@ from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import singular_vectors
 from relrank.models.core.filters import item_degrees
 from relrank.tables.datasets import goodbooks_10k
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from speed.environments import Skipped
 
 Arrays = dict[str, Any]
@@ -69,7 +69,7 @@ def goodbooks(data: Path | None) -> Arrays | Skipped:
     if data is None or not (data / "goodbooks-10k" / "ratings_v1.csv").is_file():
         return Skipped("RELRANK_DATA does not name a folder with goodbooks-10k/ratings_v1.csv")
     tables = goodbooks_10k(data / "goodbooks-10k", "ratings_v1.csv")
-    split = apply(tables, ProtocolConfig.model_validate({"name": "goodbooks-v1-loo"}), 0).refit()
+    split = make_split(tables, ProtocolConfig.model_validate({"name": "goodbooks-v1-loo"}), 0).refit()
     return {
         "train_user": split.train.user, "train_item": split.train.item,
         "test_user": split.test.user, "test_item": split.test.item,

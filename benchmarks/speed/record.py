@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import relrank
-from relrank.study.run import machine
+from relrank.parallel.machine import machine
 
 ROOT = Path(__file__).parents[2]
 

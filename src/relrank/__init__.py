@@ -1,35 +1,63 @@
-"""relrank: which relations in your data make recommendations better? Answered with evidence.
+"""Which relations in your data make recommendations better? Answered with evidence.
 
-Names are looked up when they are used, so importing the package does not import torch.
+    import relrank as rr
+
+A study:  read_study, prepare, run_study, write_report, save_winner      StudyConfig, StudyData, StudyResult
+A run:    load_run, explain                                             FittedRun, Explanation
+Data:     read_tables, make_split, audit, build_graph                   Tables, ProtocolConfig, Split, Graph, Relation
+Models:   MODELS, fit, evaluate, compare                                Recommender, TrainConfig, Evaluation, Effect
+Errors:   InputError, what a user can mend; LeakError, a leak that the study file does not accept
+
+    config = rr.read_study("studies/ml-100k-loo.toml")
+    data = rr.prepare(config, "studies")
+    result = rr.run_study(config, data, "runs/ml-100k-loo")
+    print(result.verdicts)
+
+``help(relrank.Graph)`` and the like say more of each; ``relrank --help`` shows the command line.
 """
+
+# Names are looked up when they are used, so that importing the package imports neither torch nor polars. Their types
+# are in __init__.pyi.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.2.0"
 
 _PUBLIC = {
+    "Effect": "relrank.evaluation.comparison",
+    "Evaluation": "relrank.evaluation.evaluate",
+    "Explanation": "relrank.explanation.explainer",
+    "FittedRun": "relrank.runs.fitted_run",
     "Graph": "relrank.graph.graph",
     "InputError": "relrank.errors",
+    "LeakError": "relrank.errors",
     "MODELS": "relrank.models",
     "ProtocolConfig": "relrank.tables.protocols",
+    "Recommender": "relrank.models.core.base",
+    "Relation": "relrank.graph.relation",
     "Split": "relrank.tables.split",
+    "StudyConfig": "relrank.study.config",
+    "StudyData": "relrank.study.prepare",
+    "StudyResult": "relrank.study.result",
     "Tables": "relrank.tables.tables",
-    "apply": "relrank.tables.protocols",
+    "TrainConfig": "relrank.training",
     "audit": "relrank.tables.audit",
     "build_graph": "relrank.graph.construction.builders",
     "compare": "relrank.evaluation.comparison",
     "evaluate": "relrank.evaluation.evaluate",
-    "explain": "relrank.explain.explainer",
+    "explain": "relrank.explanation.explainer",
     "fit": "relrank.training",
-    "keep_winner": "relrank.study.run",
     "load_run": "relrank.runs.fitted_run",
-    "prepare": "relrank.study.run",
+    "make_split": "relrank.tables.protocols",
+    "prepare": "relrank.study.prepare",
     "read_study": "relrank.study.config",
     "read_tables": "relrank.tables.readers",
     "run_study": "relrank.study.run",
+    "save_winner": "relrank.study.winner",
     "write_report": "relrank.report",
 }
 
@@ -43,4 +71,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Public names; none of them to ``help``, which would print every class in full behind the overview above."""
+    frame = sys._getframe().f_back
+    for _ in range(4):
+        if frame is not None and frame.f_globals.get("__name__") == "pydoc":
+            return []
+        frame = frame and frame.f_back
     return __all__

@@ -51,11 +51,11 @@ class LeakError(InputError):
     """The data give held-out rows away: a result would be no evidence. The program's exit status is then 1."""
 
 
-class NotNowError(InputError):
+class UnavailableError(InputError):
     """Something that may be right cannot be had at the moment: for want of memory, or the disk does not give it."""
 
 
-def of_system(error: BaseException) -> InputError | None:
+def from_os_error(error: BaseException) -> InputError | None:
     """What the operating system refused, as four answers; None where it did not.
 
     A library may say so under a name of its own, with the number behind it: "… (os error 28)", or "Os { code: 28, …".
@@ -78,9 +78,10 @@ def of_system(error: BaseException) -> InputError | None:
     said = error.strerror if isinstance(error, OSError) else None
     return InputError(
         "file or folder cannot be used" if place else "the operating system refused",
-        where=str(place or "a file, a folder or a connection"), expected=expected,
+        where=str(place or "a file, a folder or a connection"),
+        expected=expected,
         found=said.lower() if said else " ".join(str(error).split()),
-    )  # fmt: skip
+    )
 
 
 def one_of(known: Collection[str]) -> str:

@@ -43,7 +43,7 @@ from relrank.models.core.sequence import SequenceModel, Windows
 from relrank.models.core.vectors import ProductModel, VectorModel
 from relrank.parallel.environment import cores
 from relrank.tables.ids import IdMap
-from relrank.training import Fitted, TrainConfig, fit
+from relrank.training import FitResult, TrainConfig, fit
 
 BLOCKS = 4
 
@@ -142,12 +142,12 @@ def planted_sequences(users: int = 160, items: int = 120, per_user: int = 9, see
 
 def chosen_again(graph: Graph) -> Graph:
     """The same graph, every user having chosen their first item once more at the end."""
-    in_time = graph.in_time()
-    if in_time is None:
+    chronological_order = graph.chronological_order()
+    if chronological_order is None:
         raise ValueError("a graph without an order in time")
-    users = graph.interactions.src[in_time]
+    users = graph.interactions.src[chronological_order]
     first = np.unique(users, return_index=True)[1]
-    events = np.concatenate([in_time, in_time[first]])
+    events = np.concatenate([chronological_order, chronological_order[first]])
     return replace(graph, events=events[np.argsort(graph.interactions.src[events], kind="stable")])
 
 
@@ -175,15 +175,18 @@ def renumbered(graph: Graph, seed: int = 0) -> tuple[Graph, dict[str, Int64]]:
         events = events[np.argsort(moved[edges.source][edges.src][by_edge][events], kind="stable")]
     other = Graph(
         graph.user, graph.item, nodes, again(edges), relations, graph.fingerprint, places=places, events=events
-    )  # fmt: skip
+    )
     order = {name: np.argsort(rows) for name, rows in moved.items()}
     features = {
         name: Feature(
-            name, f.node, f.known[order[f.node]], None if f.dense is None else f.dense[order[f.node]],
+            name,
+            f.node,
+            f.known[order[f.node]],
+            None if f.dense is None else f.dense[order[f.node]],
             None if f.sparse is None else f.sparse.take(order[f.node]),
         )
         for name, f in graph.features.items()
-    }  # fmt: skip
+    }
     return replace(other, features=features), moved
 
 
@@ -223,7 +226,7 @@ def _all_scores(model: Recommender) -> Tensor:
 def _histories(graph: Graph) -> list[Tensor]:
     """In time order, if there is one."""
     if graph.places is not None:
-        return Sequences.of_graph(graph).tensors()
+        return Sequences.from_graph(graph).tensors()
     rows = interaction_rows(graph)
     return [torch.from_numpy(part.astype(np.int64)) for part in np.split(rows.indices, rows.indptr[1:-1])]
 
@@ -247,7 +250,7 @@ class ModelContract:
         fold_in: how folding in a training user's own history agrees with ``score``: the same numbers, ranks much
             like them, or nothing to compare.
         equivariant: whether scores follow the nodes when these are numbered anew.
-        node_tables: of a trained model, the state's tensors with one row per node: users, items, and perhaps the
+        embedding_tables: of a trained model, the state's tensors with one row per node: users, items, and perhaps the
             other types in the graph's order.
         propagates: whether random vectors, propagated, know their neighbours before any training, as in an encoder
             that leaves a node's own vector out. What must not know the truth is then the fresh model on shuffled
@@ -260,7 +263,7 @@ class ModelContract:
     personal: ClassVar[bool] = True
     fold_in: ClassVar[Literal["equal", "similar", "free"]] = "equal"
     equivariant: ClassVar[bool] = True
-    node_tables: ClassVar[tuple[str, ...]] = ()
+    embedding_tables: ClassVar[tuple[str, ...]] = ()
     propagates: ClassVar[bool] = False
     _kept: ClassVar[Recommender]
     _given: ClassVar[tuple[Graph, list[bytes]]]
@@ -419,14 +422,17 @@ class ModelContract:
     def test_vectors_that_are_offered_give_the_scores(self) -> None:
         """What says that its scores are products is ranked by these products alone."""
         model = self.fitted()
-        if not getattr(model, "is_product", False):
+        if not getattr(model, "is_dot_product", False):
             raise unittest.SkipTest("scores are no products of vectors")
-        asked: Any = model
+        scoring_windows: Any = model
         everyone = torch.arange(model.graph.n_users)
         histories = [torch.from_numpy(model.history.take(np.array([u])).indices.astype(np.int64)) for u in (0, 1, 2)]
         with torch.no_grad():
-            items = asked.item_vectors().T
-            products, folded = asked.user_vectors(everyone) @ items, asked.history_vectors(histories) @ items
+            items = scoring_windows.item_vectors().T
+            products, folded = (
+                scoring_windows.user_vectors(everyone) @ items,
+                scoring_windows.history_vectors(histories) @ items,
+            )
         _close(products.cpu(), _all_scores(model), "products of users' vectors")
         _close(folded.cpu(), model.fold_in(histories).detach().cpu(), "products of histories' vectors")
 
@@ -454,9 +460,9 @@ class ModelContract:
     def _node_types(self, model: Trained) -> dict[str, list[str]]:
         """Of the state's tensors with one row per node: the types of the nodes, in the order of the rows."""
         graph = model.graph
-        types = [t for t in graph.nodes if t in (graph.user, graph.item) or graph.edges_of(t)]
+        types = [t for t in graph.nodes if t in (graph.user, graph.item) or graph.relations_of(t)]
         types.sort(key=lambda t: (t != graph.user, t != graph.item))
-        return dict.fromkeys(self.node_tables, types)
+        return dict.fromkeys(self.embedding_tables, types)
 
     def test_graph_is_only_read(self) -> None:
         """Arms share their edges, so a model that writes into them changes its rivals."""
@@ -539,7 +545,7 @@ class TrainedContract(ModelContract):
         batch = self._batch(model)
         for nodes in (batch.users, batch.items):
             assert len(nodes.unique()) == len(nodes), "a node is listed twice"
-        users, items = batch.users[batch.user_at].numpy(), batch.items[batch.item_at].numpy()
+        users, items = batch.users[batch.user_index].numpy(), batch.items[batch.positive_index].numpy()
         edges, found = (
             list(zip(*(x.tolist() for x in pair), strict=True)) for pair in (self._edges(model), (users, items))
         )
@@ -550,7 +556,7 @@ class TrainedContract(ModelContract):
             assert found == edges, "edges are others than those given"
         has = np.zeros((model.graph.n_users, model.graph.n_items), bool)
         has[model.graph.interactions.src, model.graph.interactions.dst] = True
-        if batch.negative_at is None:
+        if batch.negative_index is None:
             assert batch.items.tolist() == list(range(model.graph.n_items)), "items are not the catalogue"
             assert batch.known is not None, "the users' own items are not named"
             named = np.zeros_like(has)
@@ -558,7 +564,7 @@ class TrainedContract(ModelContract):
             distinct = batch.users.numpy()
             assert (named[distinct] == has[distinct]).all(), "the users' own items are others than known"
             return
-        negative = batch.items[batch.negative_at].expand(users.size, -1).numpy()
+        negative = batch.items[batch.negative_index].expand(users.size, -1).numpy()
         own = has[users[:, None], negative]
         excluded = np.zeros_like(own) if batch.excluded is None else batch.excluded.numpy()
         assert (own == excluded).all(), "negatives that are positives, or excluded ones that are not"
@@ -589,7 +595,7 @@ class TrainedContract(ModelContract):
         On blocks without an edge between them, so that it is known what reaches whom: a graph passed in one direction
         only would leave the user as it is, and a wrong row number would move another block.
         """
-        if not self.kind.relational or not self.node_tables:
+        if not self.kind.relational or not self.embedding_tables:
             raise unittest.SkipTest("model does not propagate, or the contract does not name node_tables")
         graph = self.graph()
         inside = graph.interactions.src % BLOCKS == graph.interactions.dst % BLOCKS
@@ -605,13 +611,13 @@ class TrainedContract(ModelContract):
         model.init_weights(0)
         before, state = _all_scores(model), model.state()
         n_users, n_items = graph.n_users, graph.n_items
-        table = state[self.node_tables[0]]
+        table = state[self.embedding_tables[0]]
         raw = table[:n_users] @ table[n_users : n_users + n_items].T
         alike = float(torch.corrcoef(torch.stack([raw.flatten(), before.flatten()]))[0, 1])
         assert alike < 0.95, f"scores are products of the raw table: correlation {alike:.3f}"
         user = 0
         item = int(_histories(graph)[user][0])
-        for name in self.node_tables:
+        for name in self.embedding_tables:
             state[name][n_users + item] *= -2
         model.load_state(state)
         change = (_all_scores(model) - before).abs()
@@ -675,7 +681,7 @@ class TrainedContract(ModelContract):
         states = [load_tensors(tmp_path / run / "last.safetensors")[0] for run in ("whole", "killed")]
         assert _same(*states), "last states differ"
 
-    def _run(self, model: Trained, folder: Path, metrics: Sequence[float]) -> Fitted:
+    def _run(self, model: Trained, folder: Path, metrics: Sequence[float]) -> FitResult:
         config = TrainConfig(epochs=6, batch=512, every=2, device="cpu")
         return fit(model, config, iter(metrics).__next__, seed=5, folder=folder)
 
@@ -693,7 +699,7 @@ class SequenceContract(TrainedContract):
     """
 
     causal: ClassVar[bool] = True
-    node_tables = ()
+    embedding_tables = ()
 
     def graph(self) -> Graph:
         """Planted rings."""
@@ -731,21 +737,27 @@ class SequenceContract(TrainedContract):
             padded = np.full((len(histories), width), pad)
             for row, h in zip(padded, histories, strict=True):
                 row[slice(width - len(h), width) if side == "before" else slice(0, len(h))] = h.numpy()
-            _close(model.score_sequences(Sequences.of_padded(padded, pad)), alone, f"padding {side} the history")
-        asked = model.asked(Sequences.of_histories(histories, pad))
-        behind = torch.arange(asked.items.shape[1]) >= asked.real[:, None]
-        wide = functional.pad(asked.items.masked_fill(behind, 7), (0, 5), value=3)
-        other = Windows(wide, asked.real, asked.lengths, functional.pad(asked.at, (0, 5)))
+            _close(model.score_sequences(Sequences.from_padded(padded, pad)), alone, f"padding {side} the history")
+        scoring_windows = model.scoring_windows(Sequences.from_histories(histories, pad))
+        behind = torch.arange(scoring_windows.items.shape[1]) >= scoring_windows.n_valid[:, None]
+        wide = functional.pad(scoring_windows.items.masked_fill(behind, 7), (0, 5), value=3)
+        other = Windows(
+            wide, scoring_windows.n_valid, scoring_windows.lengths, functional.pad(scoring_windows.at, (0, 5))
+        )
         with torch.no_grad():
             items = model.outputs()
-            _close(model.moments(other, items, None), model.moments(asked, items, None), "what stands in the padding")
+            _close(
+                model.target_states(other, items, None),
+                model.target_states(scoring_windows, items, None),
+                "what stands in the padding",
+            )
 
     def test_a_moment_knows_nothing_of_what_follows(self) -> None:
         """Else training tells the answer: moments before a changed item stay, and the ones after it move."""
         if not self.causal:
             raise unittest.SkipTest("the model reads both ways, and hides what is to be found")
         model = self._sequence_model(self.fitted())
-        histories = Sequences.of_graph(model.graph).take(np.arange(8))
+        histories = Sequences.from_graph(model.graph).take(np.arange(8))
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         changed = windows.items.clone()
         changed[:, 4] = (changed[:, 4] + 2) % model.graph.n_items
@@ -753,7 +765,7 @@ class SequenceContract(TrainedContract):
         with torch.no_grad():
             items = model.outputs()
             before, after = (
-                model.moments(w, items, None).view(*windows.at.shape, -1)
+                model.target_states(w, items, None).view(*windows.at.shape, -1)
                 for w in (windows, replace(windows, items=changed))
             )
         _close(after[:, :4], before[:, :4], "moments before the changed item")
@@ -763,9 +775,11 @@ class SequenceContract(TrainedContract):
         """Scores are those of the latest items; but the true length of the history is kept."""
         model = self._sequence_model(self.fitted())
         long = torch.arange(model.config.window + 6) * BLOCKS % model.graph.n_items
-        asked = model.asked(Sequences.of_histories([long], model.graph.n_items))
-        assert asked.lengths.tolist() == [len(long)], f"length {asked.lengths.tolist()} of {len(long)}"
-        assert asked.items.shape[1] <= model.config.window, "the window is longer than it should be"
+        scoring_windows = model.scoring_windows(Sequences.from_histories([long], model.graph.n_items))
+        assert scoring_windows.lengths.tolist() == [len(long)], (
+            f"length {scoring_windows.lengths.tolist()} of {len(long)}"
+        )
+        assert scoring_windows.items.shape[1] <= model.config.window, "the window is longer than it should be"
         both = torch.cat([torch.flip(long[:6], [0]), long[6:]])
         _close(model.fold_in([both]), model.fold_in([long]), "items before the window")
 
@@ -774,8 +788,8 @@ class SequenceContract(TrainedContract):
         model = self._sequence_model(self._new())
         batch = self._batch(model)
         assert len(batch.items.unique()) == len(batch.items), "an item is listed twice"
-        users, items = batch.users[batch.user_at].numpy(), batch.items[batch.item_at].numpy()
-        assert sum(int(w.at.sum()) for w in batch.messages) == users.size, "moments and items do not match"
+        users, items = batch.users[batch.user_index].numpy(), batch.items[batch.positive_index].numpy()
+        assert sum(int(w.at.sum()) for w in batch.encoder_inputs) == users.size, "moments and items do not match"
         has = np.zeros((model.graph.n_users, model.graph.n_items), bool)
         has[model.graph.interactions.src, model.graph.interactions.dst] = True
         assert has[users, items].all(), "an item is to be found that its user does not have"
@@ -783,8 +797,8 @@ class SequenceContract(TrainedContract):
             expected = {(u, i) for u in set(users.tolist()) for i in model.sequences.take(np.array([u])).items[1:]}
             assert set(zip(users.tolist(), items.tolist(), strict=True)) == expected, "moments are missing"
             assert users.size == len(expected), "a moment counts twice"
-        if batch.negative_at is not None:
-            negative = batch.items[batch.negative_at].expand(users.size, -1).numpy()
+        if batch.negative_index is not None:
+            negative = batch.items[batch.negative_index].expand(users.size, -1).numpy()
             own = has[users[:, None], negative]
             excluded = np.zeros_like(own) if batch.excluded is None else batch.excluded.numpy()
             assert (own == excluded).all(), "negatives that are positives, or excluded ones that are not"
@@ -792,16 +806,18 @@ class SequenceContract(TrainedContract):
     def test_encoded_rows_are_those_of_the_batch(self) -> None:
         """Without dropout the last moment of a training window is what scoring asks of the history up to there."""
         model = self._sequence_model(self.fitted())
-        histories = Sequences.of_graph(model.graph).take(np.arange(8))
+        histories = Sequences.from_graph(model.graph).take(np.arange(8))
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         if not self.causal:
             raise unittest.SkipTest("the model reads both ways, so a moment in training knows the rest")
         before = [h[:-1] for h in histories.tensors()]
         with torch.no_grad():
             items = model.outputs()
-            trained = model.moments(windows, items, None).view(*windows.at.shape, -1)[:, -1]
-            asked = model.moments(model.asked(Sequences.of_histories(before, model.graph.n_items)), items, None)
-        _close(trained, asked, "the last moment in training")
+            trained = model.target_states(windows, items, None).view(*windows.at.shape, -1)[:, -1]
+            scoring_windows = model.target_states(
+                model.scoring_windows(Sequences.from_histories(before, model.graph.n_items)), items, None
+            )
+        _close(trained, scoring_windows, "the last moment in training")
 
     def _found(self, model: Recommender) -> float:
         histories = _histories(model.graph)

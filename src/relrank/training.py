@@ -31,7 +31,7 @@ from relrank.errors import InputError
 from relrank.graph.sampling.neighbour_sampling import prefetch
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.models.core.base import Trained
-from relrank.models.core.settings import Count, NotNegative, Whole, check_settings
+from relrank.models.core.hyperparameters import NonNegative, NonNegativeInt, PositiveInt, check_settings
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 
 
@@ -39,30 +39,30 @@ from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 class TrainConfig:
     """How long and how fast; the same for every arm of a study."""
 
-    epochs: Count = 60
+    epochs: PositiveInt = 60
     """Passes over the training data at most."""
-    batch: Count = 4096
+    batch: PositiveInt = 4096
     """Training edges per step, of all processes together; of a sequence model, users."""
-    lr: NotNegative = 0.01
+    lr: NonNegative = 0.01
     """Adam's learning rate; where it decays, the one of the first step."""
     decay: Literal["none", "linear"] = "none"
     """Linear: the rate falls to 0 with the last step of the last epoch."""
-    every: Count = 5
+    every: PositiveInt = 5
     """Epochs between two validations."""
-    patience: Whole = 0
+    patience: NonNegativeInt = 0
     """Validations without a new best before stopping early; 0 trains all epochs."""
     device: str = "auto"
     """"cpu", "cuda", or "auto": CUDA where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
-    workers: Whole = 0
+    workers: NonNegativeInt = 0
     """Threads that draw negatives and neighbours ahead of the steps; 0 draws in the training thread."""
 
     def __post_init__(self) -> None:
         check_settings(self, TrainConfig, "training settings")
 
 
-class Watch(Protocol):
+class EpochCallback(Protocol):
     """Sees every epoch: number so far, of how many, loss, latest and best validation metric, seconds left."""
 
     def __call__(
@@ -71,7 +71,7 @@ class Watch(Protocol):
         """Called after each epoch."""
 
 
-class StepWatch(Protocol):
+class StepCallback(Protocol):
     """Sees a long epoch while it lasts: its number, of how many, steps done, of how many, mean loss, seconds left."""
 
     def __call__(self, epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
@@ -79,7 +79,7 @@ class StepWatch(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
+class FitResult:
     """What training leaves beside the model.
 
     Attributes:
@@ -98,7 +98,7 @@ class Fitted:
 _HISTORY = {"epoch": pl.Int64, "loss": pl.Float64, "metric": pl.Float64, "seconds": pl.Float64}
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device a setting names.
 
     Raises:
@@ -121,10 +121,10 @@ def fit(
     validate: Callable[[], float],
     seed: int,
     folder: Path | None = None,
-    watch: Watch | None = None,
+    callback: EpochCallback | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
-    watch_steps: StepWatch | None = None,
-) -> Fitted:
+    step_callback: StepCallback | None = None,
+) -> FitResult:
     """Train a model; afterwards it holds the parameters of its best validated epoch.
 
     Args:
@@ -133,16 +133,17 @@ def fit(
         validate: the metric on validation, by full ranking, higher is better; called after ``model.refresh()``.
         seed: of parameters, order and negatives.
         folder: where the last and the best state are kept; a run found there is continued, another one is refused.
-        watch: told of every epoch.
-        group: the processes that train this model together. ``validate``, ``folder``, ``watch`` and ``watch_steps``
-            are used by the first of them alone; how many there are may change when a run is continued.
-        watch_steps: told of steps, where epochs are long.
+        callback: told of every epoch.
+        group: the processes that train this model together. ``validate``, ``folder``, ``callback`` and
+            ``step_callback`` are used by the first of them alone; how many there are may change when a run is
+            continued.
+        step_callback: told of steps, where epochs are long.
 
     Raises:
         InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
             has other data than the first, another kind of device, or another relrank.
     """
-    device = group.on_all_ranks(lambda: group.device(device_of(config.device)))
+    device = group.on_all_ranks(lambda: group.device(resolve_device(config.device)))
     last = folder / "last.safetensors" if folder and group.first else None
     identity = _identity(model, config, seed) if last or group.size > 1 else {}
     # "auto" may be a GPU here and none there, and gradients would wait for one another for ever
@@ -173,7 +174,7 @@ def fit(
             break
         began = time.perf_counter()
         loss = _epoch(
-            model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group, watch_steps
+            model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group, step_callback
         )
         group.on_all_ranks(partial(_finite, "loss", loss, epoch))
         metric = None
@@ -186,16 +187,19 @@ def fit(
         rows.append((epoch, loss, metric, time.perf_counter() - began))
         if last is not None and (metric is not None):
             note = {
-                "identity": identity, "epoch": epoch, "best_epoch": best_epoch, "best_metric": best_metric,
+                "identity": identity,
+                "epoch": epoch,
+                "best_epoch": best_epoch,
+                "best_metric": best_metric,
                 "history": rows,
-            }  # fmt: skip
+            }
             state = {f"model.{k}": v for k, v in model.state().items()} | {f"best.{k}": v for k, v in best.items()}
             save_tensors(last, state | {f"adam.{k}": v for k, v in _adam(optimizer).items()}, note)
-        if watch is not None and group.first:
+        if callback is not None and group.first:
             pace = float(np.mean([row[3] for row in rows[-10:]]))
-            watch(epoch, config.epochs, loss, metric, best_metric, pace * (config.epochs - epoch))
+            callback(epoch, config.epochs, loss, metric, best_metric, pace * (config.epochs - epoch))
     model.load_state(group.tensors(best))
-    return Fitted(pl.DataFrame(rows, schema=_HISTORY, orient="row"), best_epoch, best_metric, len(rows))
+    return FitResult(pl.DataFrame(rows, schema=_HISTORY, orient="row"), best_epoch, best_metric, len(rows))
 
 
 def _epoch(
@@ -206,12 +210,12 @@ def _epoch(
     seed: np.random.SeedSequence,
     device: torch.device,
     group: ProcessGroup,
-    watch: StepWatch | None,
+    callback: StepCallback | None,
 ) -> float:
     """One pass over all examples in random order; the mean loss of all processes."""
     began = shown = time.perf_counter()
     src, dst = model.examples()
-    size = min(config.batch, max(1, int(src.size * model.most_edges)))
+    size = min(config.batch, max(1, int(src.size * model.max_batch_fraction)))
     order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
     order = np.arange(src.size, dtype=np.int32 if src.size < 2**31 else np.int64)
     np.random.default_rng(order_seed).shuffle(order)
@@ -239,13 +243,13 @@ def _epoch(
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = model.loss(batch.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
-        mean = group.average(movable, loss, own / count)
+        mean = group.reduce_gradients(movable, loss, own / count)
         optimizer.step()
         total += mean * count
-        if watch is not None and group.first and (now := time.perf_counter()) - shown >= 1:
+        if callback is not None and group.first and (now := time.perf_counter()) - shown >= 1:
             shown, done = now, number + 1
             left = (now - began) / done * (steps * (config.epochs - epoch + 1) - done)
-            watch(epoch, config.epochs, done, steps, total / min(done * size, src.size), left)
+            callback(epoch, config.epochs, done, steps, total / min(done * size, src.size), left)
     model.eval()
     model.parallel = True
     return total / src.size
@@ -265,10 +269,14 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     for name in sorted(graph.features):
         edges.update(f"{name} {graph.features[name].sha256()}".encode())
     identity = {
-        "model": model.name, "config": asdict(model.config), "train": asdict(config), "seed": seed,
-        "graph": graph.fingerprint, "edges": edges.hexdigest(),
+        "model": model.name,
+        "config": asdict(model.config),
+        "train": asdict(config),
+        "seed": seed,
+        "graph": graph.fingerprint,
+        "edges": edges.hexdigest(),
         "nodes": [[name, len(ids)] for name, ids in graph.nodes.items()],
-    }  # fmt: skip
+    }
     result: dict[str, Any] = json.loads(json.dumps(identity))
     return result
 
@@ -291,9 +299,11 @@ def _kept(
         found, note = load_tensors(last)
         if note["identity"] != identity:
             raise InputError(
-                "folder holds a run of another configuration", where=str(last.parent), expected=str(identity),
+                "folder holds a run of another configuration",
+                where=str(last.parent),
+                expected=str(identity),
                 found=str(note["identity"]),
-            )  # fmt: skip
+            )
         tensors.update(found)
         return note
 
@@ -313,10 +323,11 @@ def _check_same(identity: dict[str, Any], group: ProcessGroup) -> None:
         if other := sorted(name for name in identity if identity[name] != first[name]):
             plain = [name for name in other if name in ("device", "relrank")]
             raise InputError(
-                "processes differ in what they train on", where=", ".join(other),
+                "processes differ in what they train on",
+                where=", ".join(other),
                 found=", ".join(str(identity[name]) for name in plain) or "another",
                 expected=", ".join(["that of the first process", *(str(first[name]) for name in plain)]),
-            )  # fmt: skip
+            )
 
     group.on_all_ranks(check)
 

@@ -15,7 +15,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.relation import Relation
 from relrank.graph.sampling import neighbour_tensors
-from relrank.graph.sampling.blocks import Adjacency, whole_block
+from relrank.graph.sampling.blocks import Adjacency, full_block
 from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
 from relrank.kernels import neighbour_sampling
 from relrank.tables.ids import IdMap
@@ -133,7 +133,7 @@ def test_adjacency_numbers_nodes_as_propagation_does_and_holds_every_edge_in_bot
         assert found == edges[e.name]
         assert e.csr.indices.dtype == np.int32
         assert (np.diff(e.csr.indices)[np.diff(e.csr.rows()) == 0] > 0).all()
-        assert e.plain == (e.name.split()[0] in ("interacts", "by"))
+        assert e.unweighted == (e.name.split()[0] in ("interacts", "by"))
         for d, _ in found:
             degrees[d] += 1
     assert (adjacency.degrees() == degrees).all()
@@ -461,18 +461,18 @@ def test_full_blocks_compute_a_layer_of_all_nodes_in_bounded_chunks(graph, max_e
 def test_the_whole_block_is_the_whole_graph_less_what_is_left_out(graph):
     adjacency, (_, n) = Adjacency(graph), oracle(graph)
     table = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 3)))
-    block = whole_block(adjacency)
+    block = full_block(adjacency)
     well_formed(adjacency, block)
     assert block.n_dst == n
     assert block.nodes.tolist() == list(range(n))
     assert block.n_edges == adjacency.degrees().sum()
     torch.testing.assert_close(gathered(block, table), dense(graph) @ table)
     users, items = graph.interactions.src[::2], graph.interactions.dst[::2]
-    less = whole_block(adjacency, (np.r_[users, users], np.r_[items, items]))
+    less = full_block(adjacency, (np.r_[users, users], np.r_[items, items]))
     well_formed(adjacency, less)
     a = dense(graph, pair_sets(users.tolist(), items.tolist()))
     torch.testing.assert_close(gathered(less, table), a @ table)
-    from_whole = whole_block(adjacency, (np.r_[users, users], np.r_[items, items]), block)
+    from_whole = full_block(adjacency, (np.r_[users, users], np.r_[items, items]), block)
     assert from_whole.nodes.tolist() == less.nodes.tolist()
     for made, expected in zip(from_whole.edges, less.edges, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(made, expected, strict=True))
@@ -522,21 +522,21 @@ def test_prefetch_raises_in_place_of_the_thing_that_failed(workers):
 
 def test_prefetch_ends_when_its_consumer_does():
     """Closed with two things under way and one waiting: the two are waited for, the third is never begun."""
-    begun, gate = [], threading.Event()
+    with_warm_start, gate = [], threading.Event()
 
     def make(i):
-        begun.append(i)
+        with_warm_start.append(i)
         if i:
             assert gate.wait(10)
         return i
 
     things = prefetch(make, 1000, 2)
     assert next(things) == 0
-    while len(begun) < 3:
+    while len(with_warm_start) < 3:
         time.sleep(0.001)
     threading.Timer(0.2, gate.set).start()
     things.close()
-    assert sorted(begun) == [0, 1, 2]
+    assert sorted(with_warm_start) == [0, 1, 2]
     assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 

@@ -14,7 +14,7 @@ from relrank.graph.construction import builders
 from relrank.graph.construction.builders import RelationConfig, build_graph
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
-from relrank.tables.config import Section, check
+from relrank.tables.config import ConfigSection, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import LinkTable, NodeTable, Tables
@@ -41,7 +41,7 @@ TAGS = pl.DataFrame(
 )
 
 
-class Relations(Section):
+class Relations(ConfigSection):
     relations: dict[str, RelationConfig]
 
 

@@ -6,11 +6,19 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.composition import composed, composed_graph
+from relrank.graph.composition import compose_graph, compose_relation
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import chain_of, end_of, hops, led_to, stops, touches_items, within_layers
+from relrank.graph.relation_chains import (
+    chain_node_types,
+    chain_of,
+    described_type,
+    hops,
+    reachable_relations,
+    touches_items,
+    within_layers,
+)
 from relrank.tables.ids import IdMap
 
 SIZES = {"user": 6, "item": 9, "author": 7, "country": 4, "continent": 3, "city": 5, "moon": 2, "crater": 2}
@@ -66,24 +74,24 @@ def test_a_composed_relation_is_the_product_of_the_shares_along_its_chain(graph)
         "in_country": ("user", "moon", shares(graph, "lives_in") @ shares(graph, "in_country")),
     }  # fmt: skip
     for name, (source, target, expected) in products.items():
-        found = composed(graph, graph.relations[name])
+        found = compose_relation(graph, graph.relations[name])
         assert (found.name, found.source, found.target) == (name, source, target)
         dense = np.zeros(expected.shape)
         dense[found.src, found.dst] = found.weight
         np.testing.assert_allclose(dense, expected, atol=1e-6)
-        assert found is composed(graph, graph.relations[name])
+        assert found is compose_relation(graph, graph.relations[name])
     for name in ("by", "similar", "wished", "lives_in"):
-        assert composed(graph, graph.relations[name]) is graph.relations[name]
+        assert compose_relation(graph, graph.relations[name]) is graph.relations[name]
 
 
 def test_the_composition_is_that_of_the_graph_at_hand(graph):
     """A kept product must not outlive the hops that it was made of."""
-    before = composed(graph, graph.relations["part_of"])
+    before = compose_relation(graph, graph.relations["part_of"])
     for hop in ("by", "from"):
         other = graph.rewired(hop, 1)
-        moved = composed(other, other.relations["part_of"])
+        moved = compose_relation(other, other.relations["part_of"])
         assert not np.array_equal(moved.weight, before.weight)
-        again = composed(graph, graph.relations["part_of"])
+        again = compose_relation(graph, graph.relations["part_of"])
         np.testing.assert_array_equal(again.weight, before.weight)
 
 
@@ -92,33 +100,33 @@ def test_what_hangs_on_what(graph):
         "by": (), "from": ("by",), "part_of": ("by", "from"), "met": ("by",), "lives_in": (),
         "in_country": ("lives_in",), "similar": (), "wished": (), "far": (),
     }  # fmt: skip
-    assert [end_of(graph, graph.relations[n]) for n in ("part_of", "in_country", "wished", "far")] == [
+    assert [described_type(graph, graph.relations[n]) for n in ("part_of", "in_country", "wished", "far")] == [
         "item", "user", "user", None,
     ]  # fmt: skip
-    assert led_to(graph) == tuple(n for n in ENDS if n != "far")
+    assert reachable_relations(graph) == tuple(n for n in ENDS if n != "far")
     assert [n for n in ENDS if touches_items(graph, graph.relations[n])] == [
         "by", "from", "part_of", "met", "similar", "wished",
     ]  # fmt: skip
-    assert stops(graph, graph.relations["part_of"]) == ("item", "author", "country", "continent")
-    assert stops(graph, graph.relations["by"]) == ("item", "author")
-    assert stops(graph, graph.relations["far"]) == ("crater", "crater")
+    assert chain_node_types(graph, graph.relations["part_of"]) == ("item", "author", "country", "continent")
+    assert chain_node_types(graph, graph.relations["by"]) == ("item", "author")
+    assert chain_node_types(graph, graph.relations["far"]) == ("crater", "crater")
     less = graph.without("by")
     assert hops(less)["part_of"] == ()
-    assert led_to(less) == ("lives_in", "in_country", "similar", "wished")
+    assert reachable_relations(less) == ("lives_in", "in_country", "similar", "wished")
     with pytest.raises(ValueError, match="leads to neither"):
         chain_of(less, less.relations["from"])
 
 
 def test_the_composed_graph_holds_direct_relations_alone(graph):
-    found = composed_graph(graph)
-    assert list(found.relations) == list(led_to(graph))
+    found = compose_graph(graph)
+    assert list(found.relations) == list(reachable_relations(graph))
     assert {(r.source, r.target) for r in found.relations.values()} == {
         ("item", "author"), ("item", "country"), ("item", "continent"), ("user", "city"), ("user", "moon"),
         ("item", "item"), ("user", "item"),
     }  # fmt: skip
-    assert composed_graph(found) is found
+    assert compose_graph(found) is found
     direct = graph.only("by", "similar")
-    assert composed_graph(direct) is direct
+    assert compose_graph(direct) is direct
 
 
 def test_messages_need_a_layer_for_every_hop(graph):
@@ -136,11 +144,11 @@ def test_coverage_is_judged_along_the_chain(graph):
     shares = coverage(graph)
     assert shares["by"] <= 8 / 9
     assert shares["from"] <= shares["by"]
-    assert shares["from"] == np.unique(composed(graph, graph.relations["from"]).src).size / 9
+    assert shares["from"] == np.unique(compose_relation(graph, graph.relations["from"]).src).size / 9
 
 
 def test_a_share_that_vanishes_is_no_edge(graph):
     tiny = graph.relations["from"]
     weight = np.where(np.arange(len(tiny)) == 0, np.float32(1e-38), np.float32(3e38))
     other = replace(graph, relations={**graph.relations, "from": replace(tiny, weight=weight.astype(np.float32))})
-    assert (composed(other, other.relations["from"]).weight > 0).all()
+    assert (compose_relation(other, other.relations["from"]).weight > 0).all()

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from relrank.errors import InputError
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
-from relrank.graph.construction.features import columns_of
+from relrank.graph.construction.feature_builder import columns_of
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
-from relrank.tables.config import Section, check
+from relrank.tables.config import ConfigSection, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import NodeTable, Tables
@@ -51,7 +51,7 @@ BOOKS = pl.DataFrame(
 WRITERS = pl.DataFrame({"name": ["Zed", "Cy", "Ann", "Bob"], "born": [1, None, 30, 10]})
 
 
-class Sections(Section):
+class Sections(ConfigSection):
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
 

@@ -15,9 +15,9 @@ from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
-from relrank.tables.config import Section, check
+from relrank.tables.config import ConfigSection, check
 from relrank.tables.datasets import goodbooks_10k
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
@@ -35,11 +35,11 @@ RELATIONS = {
 }
 
 
-class Relations(Section):
+class Relations(ConfigSection):
     relations: dict[str, RelationConfig]
 
 
-class Features(Section):
+class Features(ConfigSection):
     features: dict[str, FeatureConfig]
 
 
@@ -55,7 +55,7 @@ def tables(data_dir: Path) -> Tables:
 
 @pytest.fixture(scope="module")
 def split(tables: Tables) -> Split:
-    return apply(tables, ProtocolConfig.model_validate({"name": "goodbooks-loo"}), seed=0)
+    return make_split(tables, ProtocolConfig.model_validate({"name": "goodbooks-loo"}), seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_similar_text_agrees_with_brute_force_neighbours(graph: Graph, books: pl
 
 
 def test_relations_do_not_depend_on_the_cut(graph: Graph, tables: Tables) -> None:
-    other = apply(tables, ProtocolConfig.model_validate({"name": "goodbooks-loo"}), seed=1)
+    other = make_split(tables, ProtocolConfig.model_validate({"name": "goodbooks-loo"}), seed=1)
     again = build(tables, other, "written_by")
     np.testing.assert_array_equal(again.relations["written_by"].dst, graph.relations["written_by"].dst)
     assert again.fingerprint != graph.fingerprint

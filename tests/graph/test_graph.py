@@ -150,8 +150,8 @@ def test_rewired_replaces_one_relation_under_its_name(graph: Graph) -> None:
 
 
 def test_edges_of_a_type(graph: Graph) -> None:
-    assert [r.name for r in graph.edges_of("item")] == ["interactions", "has_tag", "alike"]
-    assert [r.name for r in graph.edges_of("tag")] == ["has_tag", "tag_kind"]
+    assert [r.name for r in graph.relations_of("item")] == ["interactions", "has_tag", "alike"]
+    assert [r.name for r in graph.relations_of("tag")] == ["has_tag", "tag_kind"]
 
 
 def test_coverage_is_the_share_of_items_or_users_with_an_edge_or_a_way_to_one(graph: Graph) -> None:
@@ -194,18 +194,18 @@ def test_places_number_each_history_from_0(graph: Graph) -> None:
 def test_events_hold_every_interaction_first_as_placed(graph: Graph) -> None:
     """Users of one and of two interactions, the second of which came before the first."""
     ordered = replace(graph, places=array(0, 1, 0))
-    assert ordered.in_time().tolist() == [0, 2, 1]
+    assert ordered.chronological_order().tolist() == [0, 2, 1]
     assert [ordered.history(user).tolist() for user in (0, 1)] == [[0], [2, 1]]
     assert [graph.history(user).tolist() for user in (0, 1)] == [[0], [1, 2]]
     for good in (array(0, 2, 1), array(0, 0, 2, 1), array(0, 2, 2, 1, 2)):
         again = replace(ordered, events=good)
-        assert again.in_time() is good
+        assert again.chronological_order() is good
         assert again.only().events is good
         assert [again.history(user).tolist() for user in (0, 1)] == [
             [e for e in good.tolist() if again.interactions.src[e] == user] for user in (0, 1)
         ]
         n = good.tolist().count(0)
-        assert Sequences.of_graph(again).lengths().tolist()[:2] == [n, good.size - n]
+        assert Sequences.from_graph(again).lengths().tolist()[:2] == [n, good.size - n]
     bad = (
         array(0, 1, 2), array(0, 2), array(2, 1, 0), array(0, 2, 1, 0), array(0, 2, 1, 3), array(-1, 0, 2, 1),
         np.array([0, 2, 1], np.int64), array(),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from relrank.errors import InputError
 from relrank.graph.construction.builders import InteractionWeights, build_graph
-from relrank.graph.construction.interactions import DAY, LEAST, interactions_of, places_of
+from relrank.graph.construction.interactions import DAY, LEAST, build_interactions, history_positions
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -24,7 +24,7 @@ def rows(time=(0, 2 * DAY, 3 * DAY, 10 * DAY), rating=(5.0, 1, 2.5, 4)):
 
 
 def weights(config, given=None):
-    r = interactions_of("user", "item", given or rows(), config)
+    r = build_interactions("user", "item", given or rows(), config)
     return {(u, i): w for u, i, w in zip(r.src.tolist(), r.dst.tolist(), r.weight.tolist(), strict=True)}
 
 
@@ -89,7 +89,7 @@ def test_pitfall_held_out_rows_do_not_move_the_moment_that_decay_counts_from():
 )
 def test_weights_that_cannot_be_made_are_refused(config, given, message):
     with pytest.raises(InputError, match=message) as error:
-        interactions_of("user", "item", given, InteractionWeights(**config))
+        build_interactions("user", "item", given, InteractionWeights(**config))
     assert error.value.where.startswith("[interactions]")
 
 
@@ -111,11 +111,11 @@ def test_places_are_those_of_the_history_under_the_sorted_edges():
     """Rows of user 1 come first in the file and between those of user 0, whose items do not ascend in time."""
     user, item = [1, 0, 0, 1, 0], [2, 4, 1, 0, 3]
     given = Interactions(np.array(user, np.int32), np.array(item, np.int32))
-    edges, places = interactions_of("user", "item", given), places_of(given)
+    edges, places = build_interactions("user", "item", given), history_positions(given)
     assert places.dtype == np.int32
     by_edge = dict(zip(zip(edges.src.tolist(), edges.dst.tolist(), strict=True), places.tolist(), strict=True))
     assert by_edge == {(0, 1): 1, (0, 3): 2, (0, 4): 0, (1, 0): 1, (1, 2): 0}
-    assert places_of(given.take(np.zeros(0, np.int64))).shape == (0,)
+    assert history_positions(given.take(np.zeros(0, np.int64))).shape == (0,)
 
 
 def test_places_agree_with_a_count():
@@ -125,9 +125,9 @@ def test_places_agree_with_a_count():
     before, expected = {}, {}
     for u, i in pairs.tolist():
         expected[u, i] = before[u] = before.get(u, -1) + 1
-    edges = interactions_of("user", "item", given)
+    edges = build_interactions("user", "item", given)
     found = zip(edges.src.tolist(), edges.dst.tolist(), strict=True)
-    assert dict(zip(found, places_of(given).tolist(), strict=True)) == expected
+    assert dict(zip(found, history_positions(given).tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relrank.graph.construction import similarity
-from relrank.graph.construction.relation_config import Text
-from relrank.graph.construction.similarity import cooccurring, largest, places_near, similar_texts, similar_vectors
+from relrank.graph.construction.relation_config import TextSimilarity
+from relrank.graph.construction.similarity import cooccurring, places_near, similar_texts, similar_vectors, top_k_mask
 
 TEXTS = ["red fox", "Red Fox runs", "blue whale", "the blue whale sings", "whale sings", "fox", "red fox"]
 
 
-def config(**changes: object) -> Text:
-    return Text.model_validate({"kind": "text", "node": "item", "columns": ["t"], "min_df": 1, **changes})
+def config(**changes: object) -> TextSimilarity:
+    return TextSimilarity.model_validate({"kind": "text", "node": "item", "columns": ["t"], "min_df": 1, **changes})
 
 
 def naive_cosines(texts: list[str]) -> np.ndarray:
@@ -91,7 +91,7 @@ edges = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(1, 
 @given(edges, st.integers(1, 4))
 def test_largest_agrees_with_sorting_each_row(rows: list[tuple[int, int, int]], k: int) -> None:
     row, other, weight = (np.array([e[i] for e in rows], np.int32) for i in range(3))
-    mask = largest(row, other, weight.astype(np.float32), k)
+    mask = top_k_mask(row, other, weight.astype(np.float32), k)
     kept = {e for e, keep in zip(rows, mask.tolist(), strict=True) if keep}
     for r in range(4):
         mine = sorted((e for e in rows if e[0] == r), key=lambda e: (-e[2], e[1]))

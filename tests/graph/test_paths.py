@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from relrank.graph.graph import Graph
-from relrank.graph.paths import path_kinds, path_scores, root_of_difference
+from relrank.graph.meta_paths import meta_paths, path_scores, root_of_difference
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.tables.ids import IdMap
@@ -111,20 +111,20 @@ def histories(n, seed=1):
 
 def test_every_relation_that_leads_from_users_or_items_opens_one_kind_and_no_other_does():
     g = graph()
-    kinds = path_kinds(g)
+    kinds = meta_paths(g)
     assert [k.name for k in kinds] == ["chose", *sorted(ENDS)]
-    assert [k.name for k in path_kinds(g.only("about", "friend"))] == ["chose", "friend"]
+    assert [k.name for k in meta_paths(g.only("about", "friend"))] == ["chose", "friend"]
     through = {"chose", "lives_in", "sells_to", "wished", "viewed_by"}
     assert {k.name for k in kinds if k.through_users} == through
     assert {k.name for k in kinds if k.start is not None} == {"lives_in", "sells_to", "friend"}
-    assert [k.name for k in path_kinds(g.only())] == ["chose"]
+    assert [k.name for k in meta_paths(g.only())] == ["chose"]
 
 
 @pytest.mark.parametrize("name", ["chose", *ENDS])
 def test_sums_of_paths_are_those_counted_one_by_one(name):
     """For known users, for −1, which the graph does not know, and for a user asked for twice."""
     g = graph()
-    kind = next(k for k in path_kinds(g) if k.name == name)
+    kind = next(k for k in meta_paths(g) if k.name == name)
     users = np.array([3, -1, 0, 3, 6, 2, -1, 5])
     h, rows = histories(len(users))
     expected = oracle(g, name, h, users)
@@ -145,7 +145,7 @@ def test_a_path_by_hand():
     nodes = {name: IdMap(name, pl.Series(range(2))) for name in ("user", "item")}
     edges = Relation.of("chose", "user", "item", np.array([0, 1, 1]), np.array([0, 0, 1]))
     g = Graph("user", "item", nodes, edges, {}, "by hand")
-    (kind,) = path_kinds(g)
+    (kind,) = meta_paths(g)
     history = Csr.from_pairs(np.array([0]), np.array([0]), (1, 2))
     # item 0 → user 1: 1/√(2·2); user 1 → item 0: the same; → item 1: 1/√(2·1)
     found = path_scores(kind, history, np.array([0]))
@@ -160,7 +160,7 @@ def test_a_user_who_has_an_item_alone_reaches_it_by_no_path():
     g = graph()
     others = g.interactions.where(g.interactions.dst != 8)
     edges = Relation.of("chose", "user", "item", np.r_[others.src, 4], np.r_[others.dst, 8])
-    (kind,) = path_kinds(Graph("user", "item", g.nodes, edges, {}, "paths"))
+    (kind,) = meta_paths(Graph("user", "item", g.nodes, edges, {}, "paths"))
     mine = edges.csr(7, 9).take(np.array([4, 4]))
     known, unknown = path_scores(kind, mine, np.array([4, -1]))
     assert known[8] == 0
@@ -171,7 +171,7 @@ def test_serial_and_parallel_give_the_same_bits():
     g = graph(5)
     users = np.arange(300) % 8 - 1
     _, rows = histories(300)
-    for kind in path_kinds(g):
+    for kind in meta_paths(g):
         serial = path_scores(kind, rows, users, parallel=False)
         np.testing.assert_array_equal(serial, path_scores(kind, rows, users, parallel=True))
         assert serial.any()
@@ -180,7 +180,7 @@ def test_serial_and_parallel_give_the_same_bits():
 def test_asking_writes_into_nothing():
     g = graph()
     _, rows = histories(3)
-    kinds = path_kinds(g)
+    kinds = meta_paths(g)
     first = [path_scores(k, rows, np.array([1, -1, 2])) for k in kinds]
     again = [path_scores(k, rows, np.array([1, -1, 2])) for k in kinds]
     np.testing.assert_array_equal(first, again)

@@ -20,7 +20,7 @@ histories = st.lists(st.lists(st.integers(0, 9), max_size=6), max_size=5)
 
 
 def of(lists: Lists) -> Sequences:
-    return Sequences.of_histories([torch.tensor(h, dtype=torch.int64) for h in lists], 10)
+    return Sequences.from_histories([torch.tensor(h, dtype=torch.int64) for h in lists], 10)
 
 
 def lists_of(sequences: Sequences) -> Lists:
@@ -48,7 +48,7 @@ def test_histories_come_back_as_they_were_given(lists: Lists) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
 def test_item_rows_may_be_of_any_whole_type(dtype: torch.dtype) -> None:
-    assert lists_of(Sequences.of_histories([torch.tensor([3, 1], dtype=dtype)], 4)) == [[3, 1]]
+    assert lists_of(Sequences.from_histories([torch.tensor([3, 1], dtype=dtype)], 4)) == [[3, 1]]
 
 
 @pytest.mark.parametrize("row", [-1, 10, 2**32 + 3])
@@ -98,7 +98,7 @@ def test_windows_are_the_last_items_before_their_end(lists: Lists, width: int, d
 def test_padding_by_hand_on_either_side() -> None:
     """Item 0 is an item, and a history's true length is not the window's."""
     padded = np.array([[9, 9, 0, 3], [0, 3, 9, 9], [9, 9, 9, 9], [1, 0, 1, 2]])
-    found = Sequences.of_padded(padded, 9)
+    found = Sequences.from_padded(padded, 9)
     check_types(found)
     assert lists_of(found) == [[0, 3], [0, 3], [], [1, 0, 1, 2]]
     items, real = found.windows(3)
@@ -110,7 +110,7 @@ def test_padding_by_hand_on_either_side() -> None:
 def test_histories_of_a_graph_are_in_the_order_of_its_places() -> None:
     """Rings: from every item to the next of its block, and the user without edges has an empty one."""
     graph = planted_sequences(users=8, items=24, per_user=5)
-    lists = lists_of(Sequences.of_graph(graph))
+    lists = lists_of(Sequences.from_graph(graph))
     assert [len(h) for h in lists] == [5] * 8
     for user, history in enumerate(lists):
         assert history == [(history[0] + 4 * step) % 24 for step in range(5)]
@@ -120,13 +120,13 @@ def test_histories_of_a_graph_are_in_the_order_of_its_places() -> None:
     places = graph.places
     assert places is not None
     fewer = replace(graph, interactions=graph.interactions.where(kept), places=places[kept])
-    assert lists_of(Sequences.of_graph(fewer)) == [*lists[:3], [], *lists[4:]]
+    assert lists_of(Sequences.from_graph(fewer)) == [*lists[:3], [], *lists[4:]]
 
 
 def test_renumbered_nodes_keep_their_order_in_time() -> None:
     graph = planted_sequences(users=8, items=24, per_user=5)
     other, moved = renumbered(graph, seed=1)
-    before, after = (lists_of(Sequences.of_graph(g)) for g in (graph, other))
+    before, after = (lists_of(Sequences.from_graph(g)) for g in (graph, other))
     assert any(moved["user"] != np.arange(8))
     for user, history in enumerate(before):
         assert after[moved["user"][user]] == moved["item"][history].tolist()
@@ -134,4 +134,4 @@ def test_renumbered_nodes_keep_their_order_in_time() -> None:
 
 def test_a_graph_without_order_is_refused() -> None:
     with pytest.raises(InputError, match="no order in time"):
-        Sequences.of_graph(planted_graph())
+        Sequences.from_graph(planted_graph())

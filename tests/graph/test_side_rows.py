@@ -6,12 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.graph.audit_side_data import Reached, disguised, reached, side_rows
+from relrank.graph.audit_side_data import ReachablePairs, find_side_data_leaks, leaking_pairs, match_nodes_to_users
 from relrank.graph.construction.builders import Attribute, Link, build_graph
 from relrank.graph.construction.relation_config import MultiHotFeature
 from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.split import Split
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import LinkTable, NodeTable, Tables
@@ -20,7 +20,7 @@ MADE = planted(PlantedConfig(users=250, items=200, per_user=7, groups=20, seed=1
 ITEMS = NodeTable("item", MADE.nodes["item"].frame.rename({MADE.nodes["item"].key: "item"}), "item")
 SHOP = replace(MADE, nodes={"item": ITEMS})
 PAIRS = SHOP.interactions.select("user", "item")
-SPLIT = apply(SHOP, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), 0)
+SPLIT = make_split(SHOP, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), 0)
 TRAIN = SPLIT.train.csr(*SPLIT.shape)
 
 
@@ -49,12 +49,12 @@ def with_column(rows: pl.DataFrame, column: str, side: str = "item") -> Tables:
 
 def audited(tables: Tables, *relations: str, split: Split = SPLIT, timed: tuple[str, ...] = ()) -> list[Finding]:
     configs = {name: Link(kind="link", table=name) for name in relations}
-    return list(side_rows(build_graph(tables, split, configs), split, timed))
+    return list(find_side_data_leaks(build_graph(tables, split, configs), split, timed))
 
 
 def listed(tables: Tables, node: str = "item") -> list[Finding]:
     config = Attribute(kind="attribute", node=node, column="listed", separator="|", target="name")
-    return list(side_rows(build_graph(tables, SPLIT, {"lists": config}), SPLIT))
+    return list(find_side_data_leaks(build_graph(tables, SPLIT, {"lists": config}), SPLIT))
 
 
 def the_leak(found: list[Finding]) -> Finding:
@@ -125,7 +125,7 @@ def test_a_column_of_users_that_lists_what_they_chose() -> None:
 def test_a_feature_of_items_that_lists_who_chose_them() -> None:
     feature = MultiHotFeature(kind="multi-hot", node="item", column="listed", separator="|")
     tables = with_column(PAIRS.with_columns(user=pl.format("r{}", pl.col("user"))), "user")
-    found = the_leak(list(side_rows(build_graph(tables, SPLIT, {}, {"readers": feature}), SPLIT)))
+    found = the_leak(list(find_side_data_leaks(build_graph(tables, SPLIT, {}, {"readers": feature}), SPLIT)))
     assert found.names == ("readers",)
     assert found.count > 0.9 * held().height
 
@@ -144,7 +144,9 @@ def test_honest_side_rows_pass() -> None:
     items = set(PAIRS["item"].to_list())
     assert items <= set(driver["item"].to_list())
     for seed in range(10):
-        split = apply(SHOP, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), seed)
+        split = make_split(
+            SHOP, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), seed
+        )
         assert [f.level for f in audited(tables, *tables.links, split=split)] == ["ok"]
 
 
@@ -165,12 +167,12 @@ def test_short_series_that_many_read_to_the_end_are_no_reader() -> None:
         tables = Tables(
             "series", "user", "item", chosen, links={"written": links("written", written, "item", "author")}
         )
-        split = apply(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
+        split = make_split(tables, ProtocolConfig(split="random-leave-one-out", without_train="drop"), 0)
         assert [f.level for f in audited(tables, "written", split=split)] == ["ok"]
 
 
 def test_no_relation_of_items_is_no_finding() -> None:
-    assert list(side_rows(build_graph(SHOP, SPLIT, {}), SPLIT)) == []
+    assert list(find_side_data_leaks(build_graph(SHOP, SPLIT, {}), SPLIT)) == []
 
 
 def test_what_is_reached_is_counted_once() -> None:
@@ -184,10 +186,10 @@ def test_what_is_reached_is_counted_once() -> None:
     train = SPLIT.train.item[SPLIT.train.user == user]
     to_items = pairs((0, item), (1, item), (1, int(train[0])), shape=(2, n_items))
     to_nodes = pairs((user, 0), (user, 1), shape=(n_users, 2))
-    assert reached(to_nodes, to_items, SPLIT, TRAIN) is None  # one pair is no proof
+    assert leaking_pairs(to_nodes, to_items, SPLIT, TRAIN) is None  # one pair is no proof
     many = pairs(*[(n, int(i)) for n, i in enumerate(SPLIT.test.item)], shape=(len(SPLIT.test), n_items))
     own = pairs(*[(int(u), n) for n, u in enumerate(SPLIT.test.user)], shape=(n_users, len(SPLIT.test)))
-    assert reached(own, many, SPLIT, TRAIN) == Reached(len(SPLIT.test), len(SPLIT.test))
+    assert leaking_pairs(own, many, SPLIT, TRAIN) == ReachablePairs(len(SPLIT.test), len(SPLIT.test))
 
 
 def test_who_is_who_is_told_by_training_items() -> None:
@@ -197,9 +199,9 @@ def test_who_is_who_is_told_by_training_items() -> None:
 
     train = rows([0, 1, 2, 3], [4, 5, 6], [0, 4, 8])
     nodes = rows([4, 5, 6, 7], [0, 1, 2, 3, 8], list(range(9)), [8])
-    found = disguised(train, nodes)
+    found = match_nodes_to_users(train, nodes)
     assert [found.indices[found.indptr[u] : found.indptr[u + 1]].tolist() for u in range(3)] == [[1], [0], []]
-    found = disguised(rows([0, 1, 2, 3], [0, 1, 2, 4], [4, 5, 6], [4, 5, 6, 7]), nodes)
+    found = match_nodes_to_users(rows([0, 1, 2, 3], [0, 1, 2, 4], [4, 5, 6], [4, 5, 6, 7]), nodes)
     assert [found.indices[found.indptr[u] : found.indptr[u + 1]].tolist() for u in range(4)] == [[1], [], [], [0]]
 
 
@@ -208,7 +210,7 @@ def test_findings_are_read_with_titles_and_accepted_by_names() -> None:
     tables = with_links(links("keeps", lists, "user", "list"), links("on_list", lists, "item", "list"))
     configs = {name: Link(kind="link", table=name) for name in ("keeps", "on_list")}
     titles = {"keeps": "Keeper", "on_list": "Listing"}
-    found = list(side_rows(build_graph(tables, SPLIT, configs), SPLIT, (), titles))
+    found = list(find_side_data_leaks(build_graph(tables, SPLIT, configs), SPLIT, (), titles))
     assert {f.names: f.check.partition(": ")[2] for f in found} == {
         ("keeps", "on_list"): "Keeper and Listing", ("on_list",): "Listing",
     }  # fmt: skip

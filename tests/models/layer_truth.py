@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.sampling.blocks import Block, Edges, whole_block
+from relrank.graph.sampling.blocks import Block, Edges, full_block
 from relrank.graph.sampling.neighbour_sampling import NeighbourSampler
 from relrank.testing import planted_graph
 
@@ -43,12 +43,12 @@ class LayerTruth:
         (block,) = NeighbourSampler(adjacency, [-1]).sample(seeds, np.random.SeedSequence(0))
         assert block.n_src > block.n_dst
         with torch.no_grad():
-            found, expected = layer(x[block.nodes], block), layer(x, whole_block(adjacency))[torch.from_numpy(seeds)]
+            found, expected = layer(x[block.nodes], block), layer(x, full_block(adjacency))[torch.from_numpy(seeds)]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
     def test_relation_switched_off_changes_the_nodes_that_it_reaches_and_no_other(self):
         layer, x, adjacency = self.layer()
-        block = whole_block(adjacency)
+        block = full_block(adjacency)
         with torch.no_grad():
             full = layer(x, block)
             for k in range(len(adjacency.edge_types)):
@@ -58,7 +58,7 @@ class LayerTruth:
     def test_propagation_is_not_the_identity(self):
         """A neighbour's vector matters, also before any training; without edges nobody's but one's own does."""
         model = self.model()
-        layer, block = model.convs[0], whole_block(model.adjacency)
+        layer, block = model.convs[0], full_block(model.adjacency)
         x = torch.randn(block.n_src, model.config.dim, generator=torch.Generator().manual_seed(0))
         other = x.clone()
         item = model.graph.n_users
@@ -78,7 +78,7 @@ class LayerTruth:
 
     def test_gradient_is_the_finite_difference(self):
         layer, x, adjacency = self.layer()
-        layer, x, block = layer.double(), x.double().requires_grad_(), whole_block(adjacency)
+        layer, x, block = layer.double(), x.double().requires_grad_(), full_block(adjacency)
         toward = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
         parameter, place = layer.get_parameter(self.moved[0]), self.moved[1]
         (layer(x, block) * toward).sum().backward()
@@ -94,7 +94,7 @@ class LayerTruth:
 
     def test_sweep_in_small_chunks_is_one_pass_over_the_whole_graph(self, monkeypatch):
         model = self.model()
-        block = whole_block(model.adjacency)
+        block = full_block(model.adjacency)
         with torch.no_grad():
             x = model.input(block.nodes)
             for number in range(model.config.layers):
@@ -121,7 +121,7 @@ class LayerTruth:
 
     def test_threads_do_not_change_the_gradient(self):
         layer, x, adjacency = self.layer()
-        block, found, threads = whole_block(adjacency), [], torch.get_num_threads()
+        block, found, threads = full_block(adjacency), [], torch.get_num_threads()
         try:
             for n in (1, 2):
                 torch.set_num_threads(n)

@@ -65,7 +65,7 @@ def main() -> None:
         kind = MODELS[name]
         once(name, small)
         if issubclass(kind, ClosedForm):
-            kind.release()
+            kind.clear_cache()
             estimate = kind.estimate(large, kind.Config())
         else:
             estimate = kind.estimate(large, kind.Config(), BATCH)
@@ -73,7 +73,7 @@ def main() -> None:
         once(name, large)
         found[name] = estimate.bytes, peak_memory() - before
         if issubclass(kind, ClosedForm):
-            kind.release()
+            kind.clear_cache()
     print(json.dumps(found))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from relrank.errors import InputError
 from relrank.models import MODELS
-from relrank.models.core.base import config_of, history_rows, interaction_rows, user_rows
+from relrank.models.core.base import history_rows, interaction_rows, override_config, user_rows
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_graph
 
@@ -21,7 +21,9 @@ class Config:
 
 def test_config_of_replaces_fields_and_entries():
     start = Config(weights={"a": 1.0})
-    changed = config_of(start, {"rank": 16.0, "l2": 2, "loss": "softmax", "learn": False, "weights.b": 3.0}, "here")
+    changed = override_config(
+        start, {"rank": 16.0, "l2": 2, "loss": "softmax", "learn": False, "weights.b": 3.0}, "here"
+    )
     assert changed == Config(16, 2.0, "softmax", False, {"a": 1.0, "b": 3.0})
     assert isinstance(changed.rank, int)
     assert isinstance(changed.l2, float)
@@ -45,7 +47,7 @@ def test_config_of_replaces_fields_and_entries():
 )
 def test_config_of_refuses_unknown_names_and_other_types(values):
     with pytest.raises(InputError, match=next(iter(values)).split(".")[0]):
-        config_of(Config(), values, "here")
+        override_config(Config(), values, "here")
 
 
 def test_history_rows_are_sets_in_ascending_order():
@@ -77,13 +79,13 @@ def test_interactions_are_users_by_items():
 def test_every_model_is_registered_under_its_name_and_can_be_tuned_from_its_start(name):
     kind, graph = MODELS[name], planted_graph()
     assert kind.name == name
-    knobs = kind.knobs(graph)
-    assert len({k.name for k in knobs}) == len(knobs)
-    for knob in knobs:
-        assert knob.start in knob.ladder
-        assert list(knob.ladder) == sorted(set(knob.ladder))
-        for value in knob.ladder:
-            config_of(kind.Config(), {knob.name: value}, name)
+    grid_parameters = kind.grid_parameters(graph)
+    assert len({k.name for k in grid_parameters}) == len(grid_parameters)
+    for knob in grid_parameters:
+        assert knob.start in knob.grid_values
+        assert list(knob.grid_values) == sorted(set(knob.grid_values))
+        for value in knob.grid_values:
+            override_config(kind.Config(), {knob.name: value}, name)
     without = (
         "random",
         "popularity",

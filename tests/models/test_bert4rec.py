@@ -33,7 +33,7 @@ def made(model, histories, seed=0):
 
 def histories_of(*lengths):
     rng = np.random.default_rng(3)
-    return Sequences.of_histories([torch.from_numpy(rng.permutation(120)[:n]) for n in lengths], 120)
+    return Sequences.from_histories([torch.from_numpy(rng.permutation(120)[:n]) for n in lengths], 120)
 
 
 def test_hidden_items_are_in_no_input():
@@ -41,7 +41,7 @@ def test_hidden_items_are_in_no_input():
     model, histories = fresh(window=16), histories_of(*range(2, 30))
     windows, target = made(model, histories)
     ends = np.minimum(histories.lengths(), 16)
-    hidden, real = windows.at.numpy(), np.arange(windows.items.shape[1]) < ends[:, None]
+    hidden, n_valid = windows.at.numpy(), np.arange(windows.items.shape[1]) < ends[:, None]
     starts = histories.indptr[1:] - ends
     place = (starts[:, None] + np.arange(hidden.shape[1]))[hidden]
     assert (histories.items[place] == target).all()  # what is to be found stands there
@@ -51,7 +51,7 @@ def test_hidden_items_are_in_no_input():
         other, _ = made(model, Sequences(histories.indptr, items))
         assert torch.equal(other.at, windows.at)
         with torch.no_grad():
-            return model.moments(other, model.outputs(), None)
+            return model.target_states(other, model.outputs(), None)
 
     changed = histories.items.copy()
     changed[place] = (changed[place] + 7) % 120
@@ -61,7 +61,7 @@ def test_hidden_items_are_in_no_input():
     changed = histories.items.copy()
     changed[seen] = (changed[seen] + 7) % 120
     assert ((states(changed) - expected).abs().amax(1) > 1e-4).all()
-    assert not (hidden & ~real).any()
+    assert not (hidden & ~n_valid).any()
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
@@ -70,9 +70,9 @@ def test_a_share_of_every_window_is_hidden(share):
     model, n = fresh(window=10, masked=share, last=0.0), np.repeat([2, 5, 9, 40], 500)
     windows, target = made(model, histories_of(*n))
     count = windows.at.sum(1).numpy()
-    real = np.minimum(n, 10)
-    assert (windows.real.numpy() == real).all()
-    assert (count == np.clip(np.rint(share * real), 1, real - 1)).all()
+    n_valid = np.minimum(n, 10)
+    assert (windows.n_valid.numpy() == n_valid).all()
+    assert (count == np.clip(np.rint(share * n_valid), 1, n_valid - 1)).all()
     assert target.size == count.sum()
     often = windows.at.numpy()[n == 9].mean(0)[:9]
     assert np.abs(often - often.mean()).max() < 5 * 0.5 / np.sqrt(500)
@@ -91,11 +91,14 @@ def test_a_window_whose_last_item_is_hidden_is_the_question_about_the_rest():
     model, histories = fresh(window=8, last=1.0), histories_of(2, 3, 7, 8, 9, 20)
     windows, target = made(model, histories)
     assert (target == histories.items[histories.indptr[1:] - 1]).all()
-    asked = model.asked(Sequences.of_histories([h[:-1] for h in histories.tensors()], 120))
+    scoring_windows = model.scoring_windows(Sequences.from_histories([h[:-1] for h in histories.tensors()], 120))
     for name in ("items", "real", "lengths", "at"):
-        assert torch.equal(getattr(asked, name), getattr(windows, name)), name
+        assert torch.equal(getattr(scoring_windows, name), getattr(windows, name)), name
     with torch.no_grad():
-        assert torch.equal(model.moments(asked, model.outputs(), None), model.moments(windows, model.outputs(), None))
+        assert torch.equal(
+            model.target_states(scoring_windows, model.outputs(), None),
+            model.target_states(windows, model.outputs(), None),
+        )
 
 
 def test_every_moment_sees_both_sides():
@@ -103,11 +106,11 @@ def test_every_moment_sees_both_sides():
     windows, _ = made(model, histories_of(9, 9))
     windows = replace(windows, items=windows.items % 120, at=torch.ones_like(windows.at))
     with torch.no_grad():
-        before = model.moments(windows, model.outputs(), None).view(2, 9, -1)
+        before = model.target_states(windows, model.outputs(), None).view(2, 9, -1)
         for place in (0, 4, 8):
             items = windows.items.clone()
             items[:, place] = (items[:, place] + 5) % 120
-            after = model.moments(replace(windows, items=items), model.outputs(), None).view(2, 9, -1)
+            after = model.target_states(replace(windows, items=items), model.outputs(), None).view(2, 9, -1)
             assert ((after - before).abs().amax(2) > 1e-5).all()
 
 

@@ -102,13 +102,16 @@ def test_relations_have_no_weight_by_default(graph):
 
 
 def test_every_relation_of_items_can_be_tuned(graph):
-    knobs = {k.name: k for k in BSPM.knobs(graph)}
+    grid_parameters = {k.name: k for k in BSPM.grid_parameters(graph)}
     names = ["weights.has_tag", "weights.shelved", "weights.similar", "weights.tagged"]
-    assert list(knobs) == [*names, "time", "beta", "rank", "rounds"]
-    assert all(knobs[name].start == 0 for name in names)
-    assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
-    assert knobs["rank"].ladder == (1,)  # 16 are more than half of the 20 items
-    assert {k.name: k for k in BSPM.knobs(planted_graph())}["rank"].ladder == (16, 32)
+    assert list(grid_parameters) == [*names, "time", "beta", "rank", "rounds"]
+    assert all(grid_parameters[name].start == 0 for name in names)
+    assert all(
+        k.start in k.grid_values and list(k.grid_values) == sorted(set(k.grid_values))
+        for k in grid_parameters.values()
+    )
+    assert grid_parameters["rank"].grid_values == (1,)  # 16 are more than half of the 20 items
+    assert {k.name: k for k in BSPM.grid_parameters(planted_graph())}["rank"].grid_values == (16, 32)
 
 
 def test_items_and_users_without_interactions_score_zero():

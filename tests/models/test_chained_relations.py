@@ -8,19 +8,19 @@ import torch
 from dense_truth import SIZES, random_graph
 from featured import dense as feature
 
-from relrank.explain import low_rank_update
-from relrank.explain.counterfactuals import Counterfactuals, Deletion
-from relrank.explain.explainer import Explainer
-from relrank.explain.local_update import TouchedItems
-from relrank.explain.low_rank_update import FewerLinks
-from relrank.graph.composition import composed
+from relrank.explanation import low_rank_update
+from relrank.explanation.counterfactuals import Counterfactuals, Deletion
+from relrank.explanation.explainer import Explainer
+from relrank.explanation.local_update import LocalUpdate
+from relrank.explanation.low_rank_update import LowRankUpdate
+from relrank.graph.composition import compose_relation
 from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.sparse_ease import SparseEASE
-from relrank.models.core.base import ClosedForm, config_of
+from relrank.models.core.base import ClosedForm, override_config
 
 USERS = torch.arange(SIZES["user"])
 OF_NETWORKS = {"dim": 8}
@@ -58,7 +58,7 @@ def users_graph(seed=3):
 
 
 def scores(name, graph, **settings):
-    config = config_of(MODELS[name].Config(), {**SETTINGS.get(name, {}), **settings}, name)
+    config = override_config(MODELS[name].Config(), {**SETTINGS.get(name, {}), **settings}, name)
     model = MODELS[name](graph, config)
     if isinstance(model, ClosedForm):
         return model.solve().score(USERS)
@@ -107,16 +107,16 @@ def test_a_chain_says_what_the_same_facts_say_directly(name):
 def test_likewise_behind_relations_of_users(name):
     chain = users_graph()
     torch.testing.assert_close(scores(name, chain), scores(name, joined(chain, "in_land")), atol=2e-4, rtol=1e-3)
-    assert "in_land" in MODELS[name].reads(chain, MODELS[name].Config())
-    assert "in_land" not in MODELS[name].reads(chain.only("in_land"), MODELS[name].Config())
+    assert "in_land" in MODELS[name].used_relations(chain, MODELS[name].Config())
+    assert "in_land" not in MODELS[name].used_relations(chain.only("in_land"), MODELS[name].Config())
 
 
 @pytest.mark.parametrize("name", ["bspm", "chebycf", "flat-filter", "relational-item-knn"])
 def test_models_that_know_histories_alone_read_no_relation_of_users(name):
     chain = users_graph()
-    assert MODELS[name].reads(chain, None) == ()
+    assert MODELS[name].used_relations(chain, None) == ()
     assert torch.equal(scores(name, chain), scores(name, chain.only()))
-    assert not [k for k in MODELS[name].knobs(chain) if k.name.startswith("weights.")]
+    assert not [k for k in MODELS[name].grid_parameters(chain) if k.name.startswith("weights.")]
 
 
 def other_edges(graph, name):
@@ -146,17 +146,17 @@ def test_reads_names_the_relations_that_can_change_a_score_and_no_others(name, s
     if name == "hybrid":
         look = feature("look", "item", SIZES["item"])
         whole = replace(whole, features={"look": look})
-    config = config_of(MODELS[name].Config(), {**SETTINGS.get(name, {}), **settings}, name)
+    config = override_config(MODELS[name].Config(), {**SETTINGS.get(name, {}), **settings}, name)
     before = scores(name, whole, **settings)
     changed = {r for r in whole.relations if not torch.equal(before, scores(name, other_edges(whole, r), **settings))}
-    assert set(MODELS[name].reads(whole, config)) == changed
+    assert set(MODELS[name].used_relations(whole, config)) == changed
 
 
 def test_a_model_of_sequences_reads_what_lies_within_the_layers_of_its_graph():
     kind, whole = MODELS["sequence-fusion"], graph()
 
     def read(**settings):
-        return set(kind.reads(whole, config_of(kind.Config(), settings, "")))
+        return set(kind.used_relations(whole, override_config(kind.Config(), settings, "")))
 
     near = {"has_tag", "similar"}
     assert read(graph_layers=1) == near
@@ -171,7 +171,7 @@ def test_kept_gram_matrices_and_solutions_are_those_of_the_chain_at_hand():
     shuffled = whole.rewired("has_tag", 1)
     RelationalEASE(whole, config).solve_from(whole)
     warm = RelationalEASE(shuffled, config).solve_from(whole).score(USERS)
-    RelationalEASE.release()
+    RelationalEASE.clear_cache()
     assert torch.equal(RelationalEASE(shuffled, config).solve().score(USERS), warm)
     assert not torch.allclose(RelationalEASE(whole, config).solve().score(USERS), warm, atol=1e-3)
 
@@ -205,9 +205,9 @@ def solved_without(model, name, places):
 @pytest.mark.parametrize(
     ("kind", "without", "columns"),
     [
-        (RelationalEASE, FewerLinks, 0),
-        (SparseEASE, TouchedItems, 10_000),
-        (SparseEASE, TouchedItems, 0),
+        (RelationalEASE, LowRankUpdate, 0),
+        (SparseEASE, LocalUpdate, 10_000),
+        (SparseEASE, LocalUpdate, 0),
     ],
 )
 def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, without, columns, weights, monkeypatch):
@@ -217,7 +217,7 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
     for name in NEAR_SOURCE:
         for places in ([0], [1, 5], [2, 3, 6]):
             cut = EdgeRemoval(name, links(model.graph, name, places))
-            assert fewer.fits(cut)
+            assert fewer.supports(cut)
             want, users = solved_without(model, name, places), range(0, SIZES["user"], 7)
             rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
             inputs = [
@@ -232,11 +232,11 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
 def test_links_that_lead_to_too_many_items_are_solved_anew(monkeypatch):
     model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0)).solve()
     cut = EdgeRemoval("of_land", links(model.graph, "of_land", [1, 5]))
-    assert FewerLinks(model).fits(cut)
+    assert LowRankUpdate(model).supports(cut)
     monkeypatch.setattr(low_rank_update, "FEW_ITEMS", 2)
-    assert not FewerLinks(model).fits(cut)
-    asked = Counterfactuals(model, model.graph)
-    scores, exact = asked.without(asked.asked(3, None), [Deletion(None, cut)])
+    assert not LowRankUpdate(model).supports(cut)
+    query = Counterfactuals(model, model.graph)
+    scores, exact = query.without(query.query(3, None), [Deletion(None, cut)])
     assert exact == [True]
     np.testing.assert_allclose(scores[0], solved_without(model, "of_land", [1, 5])[3], atol=1e-4)
 
@@ -255,7 +255,7 @@ def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_witho
     chose = Relation.of("chose", "user", "item", np.repeat(np.arange(30), 3), items)
     chain = replace(base, relations=relations, interactions=chose)
     weights = {"has_tag": 0.0, "in_city": 20.0}
-    config = config_of(MODELS[name].Config(), {**SETTINGS[name], "weights": weights}, name)
+    config = override_config(MODELS[name].Config(), {**SETTINGS[name], "weights": weights}, name)
     model = MODELS[name](chain, config)
     if isinstance(model, ClosedForm):
         model.solve()
@@ -263,7 +263,7 @@ def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_witho
         model.init_weights(0)
         model.refresh()
     targets = [i for i in np.flatnonzero(tag // 2 == 0).tolist() if i not in items[:3]]
-    found = Explainer(model, chain).explain(targets, user=0, n=20, tried=40)
+    found = Explainer(model, chain).explain(targets, user=0, n=20, max_paths=40)
     mine = [(e.item, r) for e in found for r in e.reasons if r.relation == "in_city"]
     assert mine
     for target, reason in mine:
@@ -277,7 +277,7 @@ def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_witho
         less = replace(chain, relations={**relations, "in_city": relations["in_city"].where(kept)})
         if isinstance(model, ClosedForm):
             anew = type(model)(less, config).solve().score(torch.tensor([0]))[0, target].item()
-            assert reason.score_unlinked == pytest.approx(anew, abs=1e-4)
+            assert reason.score_without_link == pytest.approx(anew, abs=1e-4)
 
 
 def test_a_relation_behind_one_of_users_is_more_than_a_history_knows():
@@ -290,6 +290,6 @@ def test_a_relation_behind_one_of_users_is_more_than_a_history_knows():
 
 def test_composition_is_kept():
     whole = graph()
-    first = composed(whole, whole.relations["of_land"])
+    first = compose_relation(whole, whole.relations["of_land"])
     scores("bspm", whole)
-    assert composed(whole, whole.relations["of_land"]) is first
+    assert compose_relation(whole, whole.relations["of_land"]) is first

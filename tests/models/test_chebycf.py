@@ -116,13 +116,16 @@ def test_weight_0_is_leaving_the_relation_out(graph):
 
 
 def test_knobs_start_on_their_ladders(graph):
-    knobs = {k.name: k for k in ChebyCF.knobs(graph)}
+    grid_parameters = {k.name: k for k in ChebyCF.grid_parameters(graph)}
     names = ["weights.has_tag", "weights.similar", "weights.tagged"]
-    assert list(knobs) == [*names, "user_power", "flatness", "beta", "alpha", "rank", "order"]
-    assert all(knobs[name].start == 0 for name in names)
-    assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
+    assert list(grid_parameters) == [*names, "user_power", "flatness", "beta", "alpha", "rank", "order"]
+    assert all(grid_parameters[name].start == 0 for name in names)
+    assert all(
+        k.start in k.grid_values and list(k.grid_values) == sorted(set(k.grid_values))
+        for k in grid_parameters.values()
+    )
     for name in ("user_power", "flatness", "beta", "alpha", "order"):
-        assert knobs[name].start == getattr(ChebyCFConfig(), name)
+        assert grid_parameters[name].start == getattr(ChebyCFConfig(), name)
 
 
 def test_a_relation_reaches_items_that_nobody_chose():

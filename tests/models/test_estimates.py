@@ -19,7 +19,7 @@ from relrank.models import MODELS, ClosedForm, Trained
 from relrank.models.closed_form import relational_ease as relational
 from relrank.models.closed_form import sparse_ease
 from relrank.models.core import estimates
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.models.core.estimates import Estimate
 from relrank.tables.ids import IdMap
 
@@ -185,7 +185,7 @@ def test_every_model_has_an_estimate_that_grows(name, monkeypatch):
 )
 def test_what_makes_a_model_larger_makes_its_estimate_larger(name, field, small, large):
     kind, graph = MODELS[name], graph_of(50_000, 50_000, 2_000_000)
-    low, high = (kind.estimate(graph, config_of(kind.Config(), {field: v}, name)) for v in (small, large))
+    low, high = (kind.estimate(graph, override_config(kind.Config(), {field: v}, name)) for v in (small, large))
     assert low.bytes < high.bytes
     assert low.seconds <= high.seconds
 
@@ -194,8 +194,8 @@ def test_what_makes_a_model_larger_makes_its_estimate_larger(name, field, small,
 def test_what_was_chosen_again_counts_where_histories_hold_it(name, grows):
     """As more rows do, and one history's length bounds the pairs of places."""
     kind, graph = MODELS[name], graph_of(50_000, 20, 1_000_000)
-    config = config_of(kind.Config(), {"reach": 5} if name == "markov" else {}, name)
-    again = replace(graph, events=np.repeat(graph.in_time(), 4))
+    config = override_config(kind.Config(), {"reach": 5} if name == "markov" else {}, name)
+    again = replace(graph, events=np.repeat(graph.chronological_order(), 4))
     assert again.n_events == 4 * graph.n_events == 4_000_000
     once, more = kind.estimate(graph, config), kind.estimate(again, config)
     assert (more.bytes > 1.5 * once.bytes) == grows

@@ -19,7 +19,7 @@ TRAIN = TrainConfig(epochs=10, batch=512, lr=0.02, every=10, device="cpu")
 class TestWholeGraph(TrainedContract):
     kind = FeatureGraphSAGE
     config = FeatureGraphSAGEConfig(dim=16, temperature=0.3)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
     def graph(self):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from dense_truth import SIZES, random_graph
 
-from relrank.explain.low_rank_update import FewerLinks
+from relrank.explanation.low_rank_update import LowRankUpdate
 from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.relation import Relation
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -51,7 +51,7 @@ def solved_without(graph, name, places):
 
 def test_equals_solving_from_scratch(graph):
     model = RelationalEASE(graph, config(graph)).solve()
-    low_rank = FewerLinks(model)
+    link_update = LowRankUpdate(model)
     cuts, want = [], []
     for name in ("has_tag", "tagged", "similar"):
         relation, rng = graph.relations[name], np.random.default_rng(1)
@@ -59,9 +59,9 @@ def test_equals_solving_from_scratch(graph):
             places = rng.choice(len(relation), links, replace=False).tolist()
             cuts.append(EdgeRemoval(name, links_of(relation, places)))
             want.append(solved_without(graph, name, places).score(torch.tensor([len(cuts)]))[0].numpy())
-    assert all(low_rank.fits(cut) for cut in cuts)
+    assert all(link_update.supports(cut) for cut in cuts)
     users = range(1, len(cuts) + 1)
-    got = low_rank.scores([inputs(model, u) for u in users], cuts)
+    got = link_update.scores([inputs(model, u) for u in users], cuts)
     want = np.array(want)
     before = model.score(torch.tensor(list(users))).numpy()
     size = np.abs(want).max()
@@ -75,7 +75,7 @@ def test_an_item_may_lose_all_its_links_and_a_cut_may_serve_several_rows(graph):
     places = np.flatnonzero(relation.src == relation.src[0]).tolist()
     cut = EdgeRemoval("has_tag", links_of(relation, places))
     want = solved_without(graph, "has_tag", places).score(torch.tensor([4, 9])).numpy()
-    got = FewerLinks(model).scores([inputs(model, u) for u in (4, 2, 9)], [cut, EdgeRemoval(None, ()), cut])
+    got = LowRankUpdate(model).scores([inputs(model, u) for u in (4, 2, 9)], [cut, EdgeRemoval(None, ()), cut])
     np.testing.assert_allclose(got[[0, 2]], want, atol=1e-5)
     np.testing.assert_allclose(got[1], model.score(torch.tensor([2]))[0].numpy(), atol=1e-6)
 
@@ -85,16 +85,16 @@ def test_links_of_next_to_no_weight_change_next_to_nothing(graph):
     model = RelationalEASE(graph, config(graph, has_tag=1e-310)).solve()
     cut = EdgeRemoval("has_tag", links_of(graph.relations["has_tag"], [0, 1]))
     with np.errstate(all="raise", under="ignore"):
-        got = FewerLinks(model).scores([inputs(model, 4)], [cut])
+        got = LowRankUpdate(model).scores([inputs(model, 4)], [cut])
     np.testing.assert_allclose(got[0], model.score(torch.tensor([4]))[0].numpy(), atol=1e-6)
 
 
 def test_the_only_largest_weight_within_the_items_does_not_fit(graph):
     """Its relation is scaled by the largest weight, so every row would change."""
-    low_rank = FewerLinks(RelationalEASE(graph, config(graph)).solve())
+    link_update = LowRankUpdate(RelationalEASE(graph, config(graph)).solve())
     relation = graph.relations["similar"]
     largest = int(relation.weight.argmax())
     assert relation.weight[largest] > 1
     src, dst = int(relation.src[largest]), int(relation.dst[largest])
-    assert not low_rank.fits(EdgeRemoval("similar", ((src, dst),)))
-    assert not low_rank.fits(EdgeRemoval("similar", ((dst, src),)))
+    assert not link_update.supports(EdgeRemoval("similar", ((src, dst),)))
+    assert not link_update.supports(EdgeRemoval("similar", ((dst, src),)))

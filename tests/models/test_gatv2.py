@@ -4,7 +4,7 @@ import torch
 from layer_truth import LayerTruth, refuses
 from torch.nn import functional
 
-from relrank.graph.sampling.blocks import whole_block
+from relrank.graph.sampling.blocks import full_block
 from relrank.models.graph.gatv2 import GATv2, GATv2Config
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
@@ -16,7 +16,7 @@ class TestWholeGraph(TrainedContract):
     kind = GATv2
     config = GATv2Config(dim=16, heads=2, temperature=0.3)
     train = BUDGET
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
 
@@ -24,7 +24,7 @@ class TestSampled(TrainedContract):
     kind = GATv2
     config = GATv2Config(dim=16, heads=2, temperature=0.3, fanout=4)
     train = replace(BUDGET, epochs=8)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
     def graph(self):
@@ -39,8 +39,8 @@ class TestLayer(LayerTruth):
     def test_layer_is_the_formula(self):
         """Node by node: a softmax inside every relation, with its edges' weights; a mean of those that reach."""
         layer, x, adjacency = self.layer()
-        block = whole_block(adjacency)
-        assert [own.along is not None for own in layer.edge_types] == [not e.plain for e in adjacency.edge_types]
+        block = full_block(adjacency)
+        assert [own.along is not None for own in layer.edge_types] == [not e.unweighted for e in adjacency.edge_types]
         with torch.no_grad():
             expected = layer.own(x)
             for i in range(block.n_dst):
@@ -62,7 +62,7 @@ class TestLayer(LayerTruth):
     def test_autocast_leaves_the_attention_in_float32(self):
         """The linear maps run in bfloat16, so the result is near but not equal; its type is that of the input."""
         layer, x, adjacency = self.layer()
-        block = whole_block(adjacency)
+        block = full_block(adjacency)
         with torch.no_grad():
             full = layer(x, block)
             with torch.autocast("cpu", torch.bfloat16):

@@ -69,7 +69,10 @@ def test_nothing_is_drawn_from_the_global_generator():
             found.append(float(model.loss(batch)))
             assert torch.equal(torch.get_rng_state(), before)
     assert found[0] == found[1]
-    states = [model.moments(batch.messages[0], model.outputs(), torch.Generator().manual_seed(s)) for s in (0, 1)]
+    states = [
+        model.target_states(batch.encoder_inputs[0], model.outputs(), torch.Generator().manual_seed(s))
+        for s in (0, 1)
+    ]
     assert not torch.allclose(*states)  # dropout is at work
 
 

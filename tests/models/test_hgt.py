@@ -6,7 +6,7 @@ from layer_truth import LayerTruth, refuses
 from torch.nn import functional
 from torch_geometric.nn import HGTConv
 
-from relrank.graph.sampling.blocks import whole_block
+from relrank.graph.sampling.blocks import full_block
 from relrank.models.core.layers import rows_by_type, type_of
 from relrank.models.graph.hgt import HGT, HGTConfig
 from relrank.testing import TrainedContract, planted_graph
@@ -19,7 +19,7 @@ class TestWholeGraph(TrainedContract):
     kind = HGT
     config = HGTConfig(dim=16, heads=2, temperature=0.3)
     train = BUDGET
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
 
@@ -27,7 +27,7 @@ class TestSampled(TrainedContract):
     kind = HGT
     config = HGTConfig(dim=16, heads=2, temperature=0.3, fanout=4)
     train = replace(BUDGET, epochs=8)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
     def graph(self):
@@ -42,7 +42,7 @@ class TestLayer(LayerTruth):
     def test_layer_is_the_formula(self):
         """Node by node: one softmax over the neighbours of all relations."""
         layer, x, adjacency = self.layer()
-        block, heads = whole_block(adjacency), 2
+        block, heads = full_block(adjacency), 2
         types = [t for t, rows in enumerate(adjacency.types.values()) for _ in range(rows.start, rows.stop)]
         incoming = [[] for _ in types]
         for k in range(len(adjacency.edge_types)):
@@ -83,7 +83,7 @@ class TestLayer(LayerTruth):
             conv.v_rel.weight.copy_(layer.value_maps.flatten(0, 1))
             for k, edge_type in enumerate(keys):
                 conv.p_rel["__".join(edge_type)].copy_(layer.prior[k][None])
-        block = whole_block(adjacency)
+        block = full_block(adjacency)
         starts = {name: rows.start for name, rows in adjacency.types.items()}
         edges = {}
         for k, (source, name, target) in enumerate(keys):

@@ -23,7 +23,7 @@ TRAIN = TrainConfig(epochs=15, batch=512, lr=0.02, every=15, device="cpu")
 
 class Contract(TrainedContract):
     kind = Hybrid
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
 
     def graph(self):
@@ -106,7 +106,7 @@ def randomised(model, seed=0):
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=generator))
-    model.forget()
+    model.clear_derived()
     return model
 
 
@@ -264,7 +264,7 @@ def test_relations_give_a_cold_item_a_graph_part_and_its_untrained_vector_none()
     assert g.any(1).all()
     with torch.no_grad():
         model.table[N_USERS + COLD] += 1
-    model.forget()
+    model.clear_derived()
     assert torch.equal(model.propagate()[N_USERS + COLD], g)
 
 

@@ -209,13 +209,24 @@ def test_weight_0_is_leaving_the_relation_out(graph):
 
 
 def test_what_can_be_tuned_and_what_is_read(graph):
-    knobs = {k.name: k for k in IALS.knobs(graph)}
-    assert list(knobs) == [*(f"weights.{name}" for name in sorted(ALL)), "l2", "unobserved", "dim", "exponent"]
-    assert all(knobs[f"weights.{name}"].start == 0 for name in ALL)
-    assert all(k.start in k.ladder and list(k.ladder) == sorted(set(k.ladder)) for k in knobs.values())
+    grid_parameters = {k.name: k for k in IALS.grid_parameters(graph)}
+    assert list(grid_parameters) == [
+        *(f"weights.{name}" for name in sorted(ALL)),
+        "l2",
+        "unobserved",
+        "dim",
+        "exponent",
+    ]
+    assert all(grid_parameters[f"weights.{name}"].start == 0 for name in ALL)
+    assert all(
+        k.start in k.grid_values and list(k.grid_values) == sorted(set(k.grid_values))
+        for k in grid_parameters.values()
+    )
     config = IALSConfig()
-    assert all(k.start == getattr(config, k.name) for k in IALS.knobs(planted_graph(600, 600)) if "." not in k.name)
-    assert set(IALS.reads(graph, config)) == set(ALL)
+    assert all(
+        k.start == getattr(config, k.name) for k in IALS.grid_parameters(planted_graph(600, 600)) if "." not in k.name
+    )
+    assert set(IALS.used_relations(graph, config)) == set(ALL)
 
 
 def test_an_order_of_rows_that_starts_alike_ends_alike():
@@ -275,7 +286,7 @@ def test_relations_tell_of_users_who_chose_nothing():
 def test_lists_are_made_of_the_vectors(graph):
     """Ranked by products of vectors, users get the lists that their scores give."""
     model = IALS(planted_graph(), IALSConfig(dim=8)).solve()
-    assert model.is_product
+    assert model.is_dot_product
     everyone = np.arange(160)
     found = top_k(model, everyone, model.history, 5)
     scores = model.score(torch.from_numpy(everyone))

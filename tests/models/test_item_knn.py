@@ -6,7 +6,7 @@ import torch
 
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.kernels import largest_products
+from relrank.kernels import topk_products
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.testing import ModelContract, planted_graph
 
@@ -51,7 +51,7 @@ def test_only_the_nearest_are_kept():
 def test_pieces_of_items_change_nothing(monkeypatch):
     graph, users = planted_graph(), torch.arange(160)
     whole = ItemKNN(graph).solve().score(users)
-    monkeypatch.setattr(largest_products, "PIECE_BYTES", 8 * 100 * 13)  # thirteen items
+    monkeypatch.setattr(topk_products, "PIECE_BYTES", 8 * 100 * 13)  # thirteen items
     assert torch.equal(ItemKNN(graph).solve().score(users), whole)
 
 

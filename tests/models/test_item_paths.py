@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from relrank.explain.item_paths import INTERACTIONS, ItemPath, ItemPaths
-from relrank.explain.local_update import TouchedItems
-from relrank.explain.low_rank_update import FewerLinks
+from relrank.explanation.item_paths import INTERACTIONS, ItemPath, ItemPaths
+from relrank.explanation.local_update import LocalUpdate
+from relrank.explanation.low_rank_update import LowRankUpdate
 from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
@@ -53,7 +53,7 @@ TERMS = {
 
 def test_weights_of_relational_ease_are_the_terms_of_its_gram_matrix(graph):
     model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 2.0, "similar": 3.0})).solve()
-    found = dict(ItemPaths(model, graph, FewerLinks(model)).between(0, 1))
+    found = dict(ItemPaths(model, graph, LowRankUpdate(model)).between(0, 1))
     assert found == pytest.approx(TERMS)
     n = graph.n_items
     gram = model._penalised_gram() - model.config.l2 * np.eye(n)
@@ -83,7 +83,7 @@ def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):
     graph = with_lands(graph)
     weights = {"has_tag": 2.0, "similar": 3.0, "in_land": 5.0}
     model = SparseEASE(graph, SparseEASEConfig(weights=weights, user_power=1.0)).solve()
-    found = dict(ItemPaths(model, graph, TouchedItems(model)).between(0, 1))
+    found = dict(ItemPaths(model, graph, LocalUpdate(model)).between(0, 1))
     half = np.sqrt(0.5)
     assert found == pytest.approx(
         {
@@ -139,7 +139,7 @@ def test_relations_of_a_trained_model_count_by_their_learned_weights(graph):
 
 def test_items_without_a_link_have_the_interactions_alone_and_weight_0_leaves_a_relation_out(graph):
     model = RelationalEASE(graph, RelationalEASEConfig(weights={"has_tag": 0.0})).solve()
-    paths = ItemPaths(model, graph, FewerLinks(model))
+    paths = ItemPaths(model, graph, LowRankUpdate(model))
     assert paths.between(0, 3) == [(ItemPath(0, INTERACTIONS, (), 3), 0.0)]
     assert {path.relation for path, _ in paths.between(0, 1)} == {"similar", INTERACTIONS}
 
@@ -152,7 +152,7 @@ def test_the_cut_of_a_path_joins_its_two_items():
 
 def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one(graph):
     model = RelationalEASE(graph).solve()
-    paths, rng = ItemPaths(model, graph, FewerLinks(model)), np.random.default_rng(0)
+    paths, rng = ItemPaths(model, graph, LowRankUpdate(model)), np.random.default_rng(0)
     tags = graph.relations["has_tag"].csr(4, 3)
     for like in (
         ItemPath(0, "has_tag", (("tag", 0),), 1),

@@ -2,9 +2,9 @@ import numba
 import numpy as np
 import pytest
 
-from relrank.kernels import largest_products as module
+from relrank.kernels import topk_products as module
 from relrank.kernels.csr import Csr
-from relrank.kernels.largest_products import largest_products
+from relrank.kernels.topk_products import topk_products
 
 
 def sparse(shape, density, seed, levels=0):
@@ -35,11 +35,11 @@ def naive(left, right, k, norms=None, shrinkage=0.0):
 def test_by_hand():
     """Items 0 and 1 share users 0 and 1, items 0 and 2 user 0; item 3 has a user of its own."""
     x = Csr.from_pairs(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 0, 1, 3]), (3, 4))
-    found = largest_products(x.transpose(), x, 1)
+    found = topk_products(x.transpose(), x, 1)
     assert found.indptr.tolist() == [0, 1, 2, 3, 3]
     assert found.indices.tolist() == [1, 0, 0]
     assert found.data.tolist() == [2, 2, 1]
-    found = largest_products(x.transpose(), x, 3, np.array([2.0, 2.0, 1.0, 1.0]), 2.0)
+    found = topk_products(x.transpose(), x, 3, np.array([2.0, 2.0, 1.0, 1.0]), 2.0)
     assert found.indices.tolist() == [1, 2, 0, 2, 0, 1]
     np.testing.assert_allclose(found.data[:2], [2 / 4, 1 / (np.sqrt(2) + 2)])
 
@@ -48,7 +48,7 @@ def test_by_hand():
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 50, 200])
 def test_entries_equal_the_dense_product(k, levels):
     left, right = sparse((60, 25), 0.2, 1, levels), sparse((25, 60), 0.15, 2, levels)
-    found = largest_products(left, right, k)
+    found = topk_products(left, right, k)
     np.testing.assert_allclose(dense(found), naive(left, right, k), rtol=1e-5)
     assert (found.degrees() <= k).all()
     assert (np.diff(found.indices) > 0)[np.diff(found.rows()) == 0].all()
@@ -58,19 +58,19 @@ def test_norms_and_shrinkage_divide_before_the_choice():
     left, right = sparse((60, 25), 0.2, 3), sparse((25, 60), 0.15, 4)
     norms = np.random.default_rng(5).uniform(0.1, 9, 60)
     np.testing.assert_allclose(
-        dense(largest_products(left, right, 5, norms, 1.5)), naive(left, right, 5, norms, 1.5), rtol=1e-5
+        dense(topk_products(left, right, 5, norms, 1.5)), naive(left, right, 5, norms, 1.5), rtol=1e-5
     )
 
 
 def test_pieces_and_threads_change_nothing(monkeypatch):
     left, right = sparse((60, 25), 0.2, 6, 2), sparse((25, 60), 0.15, 7, 2)
-    whole = largest_products(left, right, 6)
+    whole = topk_products(left, right, 6)
     monkeypatch.setattr(module, "PIECE_BYTES", 8 * 6 * 13)  # thirteen rows
-    pieces = largest_products(left, right, 6)
+    pieces = topk_products(left, right, 6)
     threads = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
-        alone = largest_products(left, right, 6)
+        alone = topk_products(left, right, 6)
     finally:
         numba.set_num_threads(threads)
     for other in (pieces, alone):
@@ -81,5 +81,5 @@ def test_pieces_and_threads_change_nothing(monkeypatch):
 @pytest.mark.parametrize("n", [0, 1])
 def test_nothing_beside_the_diagonal_is_an_empty_matrix(n):
     x = Csr.from_pairs(np.arange(n), np.arange(n), (n, n))
-    found = largest_products(x, x, 5)
+    found = topk_products(x, x, 5)
     assert (found.n_rows, found.n_cols, found.nnz) == (n, n, 0)

@@ -13,7 +13,7 @@ from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
-from relrank.models.core.layers import FeatureEncoder, dropped
+from relrank.models.core.layers import FeatureEncoder, apply_dropout
 from relrank.tables.ids import IdMap
 
 
@@ -176,7 +176,7 @@ def test_type_without_features_is_refused(graph: Graph) -> None:
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     x = torch.full((400, 500), 3.0)
     for share in (0.1, 0.5, 0.8):
-        found = dropped(x, share, torch.Generator().manual_seed(1))
+        found = apply_dropout(x, share, torch.Generator().manual_seed(1))
         zero = found == 0
         n = x.numel()
         assert float(zero.float().mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / n) ** 0.5)
@@ -190,12 +190,12 @@ def test_dropout_is_its_generators_alone() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()
     generator = torch.Generator().manual_seed(1)
-    first, second = (dropped(x, 0.5, generator) for _ in range(2))
+    first, second = (apply_dropout(x, 0.5, generator) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(dropped(x, 0.5, torch.Generator().manual_seed(1)), first)
+    assert torch.equal(apply_dropout(x, 0.5, torch.Generator().manual_seed(1)), first)
     assert not torch.equal(second, first)
     # the same entries in every precision
-    halved = dropped(x.bfloat16(), 0.5, torch.Generator().manual_seed(1))
+    halved = apply_dropout(x.bfloat16(), 0.5, torch.Generator().manual_seed(1))
     assert halved.dtype == torch.bfloat16
     assert torch.equal(halved == 0, first == 0)
 
@@ -203,14 +203,14 @@ def test_dropout_is_its_generators_alone() -> None:
 def test_nothing_is_dropped_without_a_generator_or_a_share() -> None:
     x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
-    assert dropped(x, 0.5, None) is x
-    assert dropped(x, 0.0, generator) is x
+    assert apply_dropout(x, 0.5, None) is x
+    assert apply_dropout(x, 0.0, generator) is x
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(1).get_state())
 
 
 def test_what_was_dropped_gets_no_gradient() -> None:
     x = torch.ones(30, requires_grad=True)
-    found = dropped(x, 0.4, torch.Generator().manual_seed(1))
+    found = apply_dropout(x, 0.4, torch.Generator().manual_seed(1))
     found.sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, found.detach())

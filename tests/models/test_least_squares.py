@@ -6,7 +6,7 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.kernels.csr import Csr
-from relrank.kernels.least_squares import CHUNK, TILE, moments, padded, solve_rows, spectrum_of, turned
+from relrank.kernels.least_squares import CHUNK, TILE, gram_matrix, padded, solve_rows, spectrum_of, turned
 
 
 def rows_of(degrees, m, seed=0, weighted=True):
@@ -72,7 +72,7 @@ def test_moments_and_turns(n):
     rng = np.random.default_rng(n)
     table = rng.standard_normal((n, 2 * TILE)).astype(np.float32)
     gram = table.astype(np.float64).T @ table
-    np.testing.assert_allclose(moments(table), gram, rtol=1e-5, atol=1e-5 * max(n, 1) ** 0.5)
+    np.testing.assert_allclose(gram_matrix(table), gram, rtol=1e-5, atol=1e-5 * max(n, 1) ** 0.5)
     values, vectors = spectrum_of(gram)
     back = (vectors * values.astype(np.float64)) @ vectors.T
     np.testing.assert_allclose(back, gram, atol=1e-5 * max(n, 1))
@@ -89,7 +89,7 @@ def test_threads_do_not_change_a_bit():
             numba.set_num_threads(n)
             parts = (
                 solve_rows(rows, table, spectrum, ridge),
-                moments(table),
+                gram_matrix(table),
                 turned(table, np.eye(2 * TILE, dtype="f")),
             )
             found.append([part.tobytes() for part in parts])

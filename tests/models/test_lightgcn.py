@@ -21,21 +21,21 @@ LOSSES = pytest.mark.parametrize("loss", [BPR, SOFTMAX], ids=["bpr", "softmax"])
 class TestSoftmax(TrainedContract):
     kind = RelationalLightGCN
     config = RelationalLightGCNConfig(dim=16, layers=3, temperature=0.3)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
 
 
 class TestBPR(TrainedContract):
     kind = RelationalLightGCN
     config = RelationalLightGCNConfig(dim=16, **BPR)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
 
 
 class TestInteractionsAlone(TrainedContract):
     kind = RelationalLightGCN
     config = RelationalLightGCNConfig(dim=16, **BPR)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
 
     def graph(self):
@@ -135,7 +135,7 @@ def test_bpr_loss_by_hand():
     model = new(**BPR | {"l2": 0.1})
     batch = prepared(model, [0, 5, 9], [4, 1, 13], 8)
     users, items = torch.tensor([0, 5, 9]), torch.tensor([4, 1, 13])
-    drawn = batch.items[batch.negative_at[:, 0]]
+    drawn = batch.items[batch.negative_index[:, 0]]
     assert not torch.isin(drawn + users * N_ITEMS, edge_keys(model.graph)).any()
     z, table = model.propagate(), model.table
     u, p, n = z[users], z[items + N_USERS], z[drawn + N_USERS]

@@ -7,17 +7,17 @@ from relrank.errors import InputError
 from relrank.kernels import dense_solve
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import (
+    downdated_weights,
     full_gram,
     gram,
-    penalised,
     products_by_row,
     products_of,
     regression_weights,
+    ridge_gram,
     rows_times_dense,
     singular_vectors,
     spd_inverse,
     unit_rows,
-    weights_without,
 )
 
 
@@ -85,9 +85,9 @@ def test_penalised_adds_grams_into_the_upper_left_corner():
     expected[:7, :7] += 2.5 * (to_scipy(one) @ to_scipy(one).T).toarray()
     expected += 3.0 * (to_scipy(other) @ to_scipy(other).T).toarray()
     upper = np.triu_indices(9)
-    made = penalised(gram(first), [(gram(one), 2.5), (gram(other), 3.0)], 0.25)
+    made = ridge_gram(gram(first), [(gram(one), 2.5), (gram(other), 3.0)], 0.25)
     np.testing.assert_allclose(made[upper], expected[upper], rtol=1e-5)
-    from_rows = penalised(gram(first), [(one, 2.5), (other, 3.0)], 0.25)
+    from_rows = ridge_gram(gram(first), [(one, 2.5), (other, 3.0)], 0.25)
     assert (made[upper] == from_rows[upper]).all()  # what is kept must not change a bit of a result
 
 
@@ -112,7 +112,7 @@ def test_threads_change_no_bit_of_gram_matrices_and_products(monkeypatch):
     try:
         for threads in (1, min(2, before)):
             numba.set_num_threads(threads)
-            made = penalised(gram(rows), [(rows, 2.5)], 1.0)
+            made = ridge_gram(gram(rows), [(rows, 2.5)], 1.0)
             found.append((gram(rows), made[upper], rows_times_dense(rows, dense)))
     finally:
         numba.set_num_threads(before)
@@ -172,7 +172,7 @@ def test_weights_without_rows_are_those_of_the_matrix_without_them(n, k, scale):
     left = x.T @ x / n + np.eye(n)
     b, diagonal = regression_weights((left + dense.T @ dense).astype(np.float32))
     kept = b.copy()
-    changed = weights_without(b, diagonal, rows)
+    changed = downdated_weights(b, diagonal, rows)
     assert changed is not None
     assert (b == kept).all()
     p = np.linalg.inv(left)
@@ -188,7 +188,7 @@ def test_weights_without_nearly_everything_are_refused():
         rows = Csr.from_pairs(np.array([0]), np.array([2]), (1, 5), np.array([np.sqrt(whole - 1)]))
         g = np.eye(5, dtype=np.float32)
         g[2, 2] = whole
-        assert (weights_without(*regression_weights(g), rows) is None) is refused
+        assert (downdated_weights(*regression_weights(g), rows) is None) is refused
 
 
 def test_weights_without_many_dense_rows_are_refused_although_every_pivot_is_large():
@@ -199,7 +199,7 @@ def test_weights_without_many_dense_rows_are_refused_although_every_pivot_is_lar
     dense = np.full((k, n), np.sqrt(1000 / k))
     left = x.T @ x + 10 * np.eye(n)
     rows = Csr.from_pairs(*np.nonzero(dense), (k, n), dense[np.nonzero(dense)])
-    assert weights_without(*regression_weights((left + dense.T @ dense).astype(np.float32)), rows) is None
+    assert downdated_weights(*regression_weights((left + dense.T @ dense).astype(np.float32)), rows) is None
 
 
 @pytest.mark.parametrize("inverse", [spd_inverse, regression_weights])

@@ -10,12 +10,12 @@ from relrank.kernels.csr import Csr
 from relrank.kernels.local_regression import (
     LANES,
     SAMPLE,
-    SameValue,
+    EqualityMatrix,
     by_input,
-    nearest_dense,
-    nearest_sparse,
     solve_block,
     symmetric_sum,
+    topk_cosine_dense,
+    topk_cosine_sparse,
     weights_dense,
     weights_sparse,
 )
@@ -68,8 +68,8 @@ def test_neighbours_are_those_of_largest_shrunk_cosine(k, shrinkage):
     g = z.T @ z
     expected = [naive_nearest(z, k, shrinkage, j) for j in targets]
     for found in (
-        nearest_dense(g, k, shrinkage, targets),
-        nearest_sparse(csr(z.T), csr(z), k, shrinkage, targets, 10**6),
+        topk_cosine_dense(g, k, shrinkage, targets),
+        topk_cosine_sparse(csr(z.T), csr(z), k, shrinkage, targets, 10**6),
     ):
         assert [[i for i in row if i >= 0] for row in found.tolist()] == expected
 
@@ -85,7 +85,7 @@ def test_a_sample_of_columns_changes_no_neighbour(seed, near_the_sample):
         many = np.flatnonzero((np.arange(n) % SAMPLE == j % SAMPLE) == near_the_sample)[:40]
         z[:, many] += 0.5 * z[:, [j]]
     g = z.T @ z
-    found = nearest_dense(g, k, 0.5, targets)
+    found = topk_cosine_dense(g, k, 0.5, targets)
     norms = np.sqrt(g.diagonal())
     for row, j in zip(found, targets, strict=True):
         near = g[j] / (norms * norms[j] + np.float32(0.5))
@@ -98,17 +98,17 @@ def test_a_guess_changes_no_neighbour(columns):
     """Right, stale, of the wrong size or nonsense: it says where to look first, no more."""
     z, targets, rng = stack(5), np.arange(40), np.random.default_rng(1)
     g = z.T @ z
-    wanted = nearest_dense(g, 7, 1.5, targets)
+    wanted = topk_cosine_dense(g, 7, 1.5, targets)
     nonsense = np.stack([np.sort(rng.permutation(40)[:columns]) for _ in targets]).astype(np.int32)
     short = nonsense.copy()
     short[:, 3:] = -1
     other = stack(6)
-    guesses = [wanted, nonsense, short, nearest_dense(other.T @ other, columns - 1, 0.0, targets), nonsense + 40]
+    guesses = [wanted, nonsense, short, topk_cosine_dense(other.T @ other, columns - 1, 0.0, targets), nonsense + 40]
     for guess in guesses:
-        np.testing.assert_array_equal(nearest_dense(g, 7, 1.5, targets, guess), wanted)
+        np.testing.assert_array_equal(topk_cosine_dense(g, 7, 1.5, targets, guess), wanted)
     equal = np.ones((40, 40), np.float32)  # ties go to the lower column with a guess, too
-    first = nearest_dense(equal, 7, 0.0, targets)
-    np.testing.assert_array_equal(nearest_dense(equal, 7, 0.0, targets, nonsense), first)
+    first = topk_cosine_dense(equal, 7, 0.0, targets)
+    np.testing.assert_array_equal(topk_cosine_dense(equal, 7, 0.0, targets, nonsense), first)
 
 
 @pytest.mark.parametrize("size", [4, 4 * 40 * 7, 4 << 20])
@@ -133,15 +133,15 @@ def test_same_values_are_the_matrix_of_their_pairs(monkeypatch, size):
     first, values = rng.random((40, 40)).astype(np.float32), rng.integers(-1, 3, 30).astype(np.int32)
     pairs = ((values[:, None] == values) & (values >= 0)).astype(np.float32)
     monkeypatch.setattr(local_regression, "SUM_BYTES", size)
-    found = symmetric_sum(first, [(SameValue(values), 0.3), (pairs, 2.0)])
+    found = symmetric_sum(first, [(EqualityMatrix(values), 0.3), (pairs, 2.0)])
     np.testing.assert_array_equal(found, symmetric_sum(first, [(pairs, 0.3), (pairs, 2.0)]))
 
 
 def test_equal_cosines_go_to_the_lower_column():
     z = np.eye(4, dtype=np.float32)[:, [0, 0, 0, 0, 1]]
     for found in (
-        nearest_dense(z.T @ z, 2, 0, np.array([1])),
-        nearest_sparse(csr(z.T), csr(z), 2, 0, np.array([1]), 9),
+        topk_cosine_dense(z.T @ z, 2, 0, np.array([1])),
+        topk_cosine_sparse(csr(z.T), csr(z), 2, 0, np.array([1]), 9),
     ):
         assert found.tolist() == [[0, 2]]
 
@@ -149,7 +149,7 @@ def test_equal_cosines_go_to_the_lower_column():
 def test_full_rows_bring_nothing_near():
     z = np.zeros((3, 6), np.float32)
     z[0], z[1, :2], z[2, 2:4] = 1, 1, 1
-    found = nearest_sparse(csr(z.T), csr(z), 5, 0, np.arange(6), 5)
+    found = topk_cosine_sparse(csr(z.T), csr(z), 5, 0, np.arange(6), 5)
     assert [[i for i in row if i >= 0] for row in found.tolist()] == [[1], [0], [3], [2], [], []]
 
 
@@ -157,7 +157,7 @@ def test_full_rows_bring_nothing_near():
 def test_weights_are_ridge_regressions_on_the_neighbours(l2):
     z, targets = stack(5), np.array([1, 8, 30])
     g = z.T.astype(np.float64) @ z
-    near = nearest_dense((z.T @ z), 9, 0, targets)
+    near = topk_cosine_dense((z.T @ z), 9, 0, targets)
     near[1, 4:] = -1  # some have fewer
     for weights in (weights_dense(z.T @ z, l2, targets, near), weights_sparse(csr(z.T), l2, targets, near)):
         for j, own, w in zip(targets, near, weights, strict=True):

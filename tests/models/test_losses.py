@@ -211,9 +211,9 @@ def test_logq_makes_popularity_draws_stand_for_the_whole_catalogue(shared, n, dr
     own = positives.take(np.array([user]))
     counts = np.bincount(positives.indices)
     free_share = counts.sum() / (counts.sum() - counts[own.indices].sum())
-    known = (torch.zeros(own.nnz, dtype=torch.long), torch.from_numpy(own.indices).long())
+    seen = (torch.zeros(own.nnz, dtype=torch.long), torch.from_numpy(own.indices).long())
     zero = torch.zeros(1, dtype=torch.long)
-    exact = gradient(lambda s: full_softmax(s[None], zero, torch.tensor([item]), known, 1.0))
+    exact = gradient(lambda s: full_softmax(s[None], zero, torch.tensor([item]), seen, 1.0))
     error = {
         correct: (sum(gradient(lambda s: sampled(s, k, correct)) for k in range(draws)) / draws - exact).norm()  # noqa: B023
         for correct in (True, False)
@@ -222,13 +222,13 @@ def test_logq_makes_popularity_draws_stand_for_the_whole_catalogue(shared, n, dr
     assert error[False] > 5 * error[True]
 
 
-def reference(scores, users, items, known, temperature):
+def reference(scores, users, items, seen, temperature):
     """Edge by edge, with torch's cross-entropy."""
     losses = []
     for u, i in zip(users.tolist(), items.tolist(), strict=True):
         keep = torch.ones(scores.shape[1], dtype=torch.bool)
-        if known is not None:
-            keep[known[u]] = False
+        if seen is not None:
+            keep[seen[u]] = False
             keep[items[users == u]] = False
         keep[i] = True
         at = torch.tensor([keep[:i].sum()])
@@ -242,12 +242,12 @@ def test_full_softmax_is_cross_entropy_without_the_users_other_items(form, block
     """Repeated users, a repeated edge, a row without edges, pairs out of order; in one block and in many."""
     if block:
         monkeypatch.setattr("relrank.models.core.losses._BLOCK", block)
-    scores, known = randn(5, 8), mask(5, 8)
-    known[2] = False
+    scores, seen = randn(5, 8), mask(5, 8)
+    seen[2] = False
     users, items = torch.tensor([3, 0, 0, 1, 3, 0, 2]), torch.tensor([1, 7, 2, 2, 1, 4, 0])
-    given = {"pairs": known.nonzero().flip(0).unbind(1), "mask": known, "none": None}[form]
+    given = {"pairs": seen.nonzero().flip(0).unbind(1), "mask": seen, "none": None}[form]
     loss = full_softmax(scores, users, items, given, 0.4)
-    expected = reference(scores, users, items, None if form == "none" else known, 0.4)
+    expected = reference(scores, users, items, None if form == "none" else seen, 0.4)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
     (got,) = torch.autograd.grad(loss, scores)
     (wanted,) = torch.autograd.grad(expected, scores)
@@ -291,10 +291,10 @@ def test_full_softmax_holds_one_matrix_beside_the_scores(monkeypatch):
     monkeypatch.setattr("relrank.models.core.losses._BLOCK", 4000)
     scores = randn(200, 400, dtype=torch.float32)
     users, items = torch.arange(200).repeat(5), torch.arange(1000) % 400
-    known = mask(200, 400, share=0.05).nonzero().unbind(1)
+    seen = mask(200, 400, share=0.05).nonzero().unbind(1)
     memory = scores.untyped_storage().data_ptr()
     with Largest() as forward:
-        loss = full_softmax(scores, users, items, known, 0.1)
+        loss = full_softmax(scores, users, items, seen, 0.1)
     assert max(size for at, size in forward.made.items() if at != memory) < scores.numel() / 4
     with Largest() as backward:
         loss.backward()

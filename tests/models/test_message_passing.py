@@ -181,7 +181,7 @@ def test_neighbours_drawn_by_weight_count_once():
     model.init_weights(0)
     seen = np.zeros(2)
     for word in range(400):
-        (block,) = model.messages(
+        (block,) = model.encoder_inputs(
             np.array([0]), np.array([2]), (np.array([1]), np.array([2])), np.random.SeedSequence(word)
         )
         edges = block.edges[1]

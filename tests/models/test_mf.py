@@ -10,7 +10,7 @@ class TestMF(TrainedContract):
     kind = MF
     config = MFConfig(dim=16)
     train = TrainConfig(epochs=40, batch=512, lr=0.02, every=10, device="cpu")
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from relrank.errors import InputError
-from relrank.models.sequence.fusion_weight import KNOTS, Discrete, mixing_of
+from relrank.models.sequence.fusion_weight import KNOTS, Discrete, make_fusion_weight
 
 LENGTHS = torch.tensor([1, 2, 10, 11, 30, 50, 51, 200, 5000])
 STATES = torch.from_numpy(np.random.default_rng(0).normal(size=(9, 4, 6)))
@@ -12,7 +12,7 @@ LEARNED = ["per-bin", "continuous", "piecewise", "gated"]
 
 
 def made(kind, start=0.5):
-    mixing = mixing_of(kind, start, (0.3, 0.5, 0.7), 6).double()
+    mixing = make_fusion_weight(kind, start, (0.3, 0.5, 0.7), 6).double()
     with torch.no_grad():
         mixing.reset()
     return mixing
@@ -103,7 +103,7 @@ def test_gate_is_a_logistic_regression_on_each_moment():
 @pytest.mark.parametrize("kind", ["fixed", "discrete", *LEARNED])
 def test_alpha_outside_the_open_interval_is_refused(kind, alpha):
     with pytest.raises(InputError, match="alpha"):
-        mixing_of(kind, alpha, (alpha, 0.5, 0.5), 3)
+        make_fusion_weight(kind, alpha, (alpha, 0.5, 0.5), 3)
 
 
 @pytest.mark.parametrize("start", [0.001, 0.999])

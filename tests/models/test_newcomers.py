@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 
 from relrank.evaluation.ranking import top_k_from_histories
 from relrank.models.core.base import history_rows
-from relrank.models.core.fit_user_vectors import SHARPER, fitted
+from relrank.models.core.fit_user_vectors import SHARPER, fit_to_histories
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.testing import planted_graph
 from relrank.training import TrainConfig, fit
@@ -31,7 +31,7 @@ def test_it_is_the_least_of_the_loss(history, length, temperature):
     """Beside an independent minimiser, which begins at many places."""
     rows = history_rows([torch.tensor(history)], N_ITEMS)
     start = items()[history].sum(0, keepdim=True)
-    found = fitted(start, rows, items(), temperature, length)[0].double().numpy()
+    found = fit_to_histories(start, rows, items(), temperature, length)[0].double().numpy()
     assert np.linalg.norm(found) == pytest.approx(length, rel=1e-5)
     rng = np.random.default_rng(0)
     best = min(minimize(cost, rng.standard_normal(DIM), (history, length, temperature)).fun for _ in range(10))
@@ -42,13 +42,13 @@ def test_it_is_the_least_of_the_loss(history, length, temperature):
 def test_nobody_else_in_the_block_matters_and_nothing_stays_nothing():
     histories = [torch.tensor(h, dtype=torch.int64) for h in ([3, 9], [], range(N_ITEMS), [5, 6, 7])]
     start = torch.stack([items()[h].sum(0) + (1 if len(h) else 0) for h in histories])
-    together = fitted(start, history_rows(histories, N_ITEMS), items(), 0.2)
+    together = fit_to_histories(start, history_rows(histories, N_ITEMS), items(), 0.2)
     assert bool(together.isfinite().all())
     assert not together[1].any()
     for row, history in enumerate(histories):
-        alone = fitted(start[row : row + 1], history_rows([history], N_ITEMS), items(), 0.2)
+        alone = fit_to_histories(start[row : row + 1], history_rows([history], N_ITEMS), items(), 0.2)
         torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=1e-4)
-    still = fitted(torch.zeros(1, DIM), history_rows(histories[:1], N_ITEMS), items(), 0.2)
+    still = fit_to_histories(torch.zeros(1, DIM), history_rows(histories[:1], N_ITEMS), items(), 0.2)
     assert not still.any()
 
 

@@ -19,7 +19,7 @@ USERS = torch.arange(N_USERS)
 class TestKnownUsers(TrainedContract):
     kind = PathFusion
     config = PathFusionConfig(dim=16, temperature=0.3)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
     propagates = True
 
@@ -27,7 +27,7 @@ class TestKnownUsers(TrainedContract):
 class TestNoUserVectors(TrainedContract):
     kind = PathFusion
     config = PathFusionConfig(dim=16, temperature=0.3, user_vectors=False)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
     propagates = True
 
@@ -35,7 +35,7 @@ class TestNoUserVectors(TrainedContract):
 class TestSampledNegatives(TrainedContract):
     kind = PathFusion
     config = PathFusionConfig(dim=16, temperature=0.3, loss="softmax", negatives=40)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
     propagates = True
 
@@ -246,9 +246,9 @@ def test_subtracting_what_is_cut_out_is_walking_what_is_left(monkeypatch):
     graph = planted_graph()
     edges = graph.interactions
     batch = edges.src[::7].astype(np.int64), edges.dst[::7].astype(np.int64), np.random.SeedSequence(1)
-    kept = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
-    monkeypatch.setattr(path_terms, "KEPT_BYTES", 0)
-    walked = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).messages
+    kept = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).encoder_inputs
+    monkeypatch.setattr(path_terms, "MAX_CACHE_BYTES", 0)
+    walked = PathFusion(graph, PathFusionConfig(dim=16)).prepare(*batch).encoder_inputs
     assert len(kept) == len(walked) == 4
     for a, b in zip(kept[1:], walked[1:], strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-3, atol=1e-5)

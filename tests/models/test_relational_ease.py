@@ -111,7 +111,7 @@ def test_without_relations_it_is_ease(graph):
 
 
 def test_every_relation_of_users_or_items_can_be_tuned(graph):
-    names = [k.name for k in RelationalEASE.knobs(graph)]
+    names = [k.name for k in RelationalEASE.grid_parameters(graph)]
     usable = ("follows", "has_tag", "home_of", "lives_in", "shelved", "similar", "tagged")
     assert names == [f"weights.{name}" for name in usable] + ["l2"]
 
@@ -191,9 +191,9 @@ def test_arms_of_few_nodes_come_from_the_whole_solution(monkeypatch):
     )  # fmt: skip
     config = RelationalEASEConfig(l2=8.0, weight=3.0, weights={"has_tag": 2.0})
     asked = []
-    change = relational_ease.weights_without
+    change = relational_ease.downdated_weights
     monkeypatch.setattr(
-        relational_ease, "weights_without", lambda *args: asked.append(args[2].n_rows) or change(*args)
+        relational_ease, "downdated_weights", lambda *args: asked.append(args[2].n_rows) or change(*args)
     )
     for arm, ways in ((whole, 0), (whole.without("few"), 2), (whole.without("similar"), 0), (whole.only(), 0),
                       (whole.rewired("few", 0), 0)):  # fmt: skip
@@ -249,7 +249,7 @@ def test_users_with_relations_are_solved_alone(graph):
 def test_threads_that_keep_gram_matrices_do_not_disturb_each_other():
     """One counted the matrices while another added one: "dictionary changed size during iteration"."""
     relations = [Relation.of(f"r{n}", "item", "tag", np.array([0]), np.array([0])) for n in range(2000)]
-    RelationalEASE.release()
+    RelationalEASE.clear_cache()
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -258,4 +258,4 @@ def test_threads_that_keep_gram_matrices_do_not_disturb_each_other():
     finally:
         sys.setswitchinterval(before)
     assert len(kept) == len(relational_ease._GRAMS) == 2000
-    RelationalEASE.release()
+    RelationalEASE.clear_cache()

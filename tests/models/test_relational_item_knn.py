@@ -17,7 +17,7 @@ from relrank.graph.relation import Relation
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, RelationalItemKNNConfig
-from relrank.models.core.relation_rows import reach, rows_of, stacked
+from relrank.models.core.relation_rows import entry_counts, stacked, unit_relation_rows
 from relrank.tables.ids import IdMap
 from relrank.testing import BLOCKS, ModelContract, planted_graph
 
@@ -165,14 +165,14 @@ def test_a_relation_two_hops_away_is_what_it_says_when_composed_by_hand(graph):
 
 def test_relations_of_users_are_not_read(graph):
     """Nor what leads to them; a relation that leads to both is one of items."""
-    assert RelationalItemKNN.reads(graph, None) == READ
+    assert RelationalItemKNN.used_relations(graph, None) == READ
     graph = graph.without("used_in")  # then the lands are those of the users' cities alone
     kept = ("has_tag", "near", "similar", "tagged")
-    assert RelationalItemKNN.reads(graph, None) == kept
-    knobs = RelationalItemKNN.knobs(graph)
-    assert knobs[:2] == ItemKNN.knobs(graph)
-    assert [k.name for k in knobs[2:]] == [f"weights.{name}" for name in kept]
-    assert {(k.start, k.group) for k in knobs[2:]} == {(0.0, "weights")}
+    assert RelationalItemKNN.used_relations(graph, None) == kept
+    grid_parameters = RelationalItemKNN.grid_parameters(graph)
+    assert grid_parameters[:2] == ItemKNN.grid_parameters(graph)
+    assert [k.name for k in grid_parameters[2:]] == [f"weights.{name}" for name in kept]
+    assert {(k.start, k.group) for k in grid_parameters[2:]} == {(0.0, "weights")}
     config = RelationalItemKNNConfig(200, 2.0, weight=4.0)
     one, other = (RelationalItemKNN(g, config).solve() for g in (graph, graph.only(*kept)))
     assert torch.equal(one.score(USERS), other.score(USERS))
@@ -247,10 +247,10 @@ def test_a_stack_is_written_by_columns_and_by_rows(graph):
 def test_what_is_estimated_of_rows_is_what_they_have_or_more(graph, name):
     """Exact where no chain is walked; along one, no entry and no meeting is forgotten."""
     relation = graph.relations[name]
-    rows = rows_of(graph, relation)
+    rows = unit_relation_rows(graph, relation)
     degrees = np.bincount(rows.indices, minlength=rows.n_cols)
     met = np.bincount(rows.rows(), weights=degrees[rows.indices] - 1, minlength=rows.n_rows)
-    entries, meetings = reach(graph, relation)
+    entries, meetings = entry_counts(graph, relation)
     if "item" in (relation.source, relation.target):
         np.testing.assert_array_equal(entries, degrees)
         np.testing.assert_array_equal(meetings, met)

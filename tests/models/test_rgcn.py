@@ -2,7 +2,7 @@ import pytest
 import torch
 from layer_truth import LayerTruth, refuses
 
-from relrank.graph.sampling.blocks import Adjacency, whole_block
+from relrank.graph.sampling.blocks import Adjacency, full_block
 from relrank.models.graph.rgcn import RGCN, RGCNConfig
 from relrank.testing import TrainedContract, planted_graph
 from relrank.training import TrainConfig
@@ -14,7 +14,7 @@ class TestWholeGraph(TrainedContract):
     kind = RGCN
     config = RGCNConfig(dim=16, temperature=0.3)
     train = BUDGET
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
 
@@ -22,7 +22,7 @@ class TestSampledWithBases(TrainedContract):
     kind = RGCN
     config = RGCNConfig(dim=16, temperature=0.3, fanout=4, bases=3)
     train = BUDGET
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     propagates = True
 
 
@@ -43,7 +43,7 @@ def test_layer_is_the_formula(bases):
     """Edge by edge, with the weights of ``similar``."""
     model = RGCN(planted_graph(30, 24, 5), RGCNConfig(dim=8, bases=bases))
     model.init_weights(3)
-    layer, block = model.convs[0], whole_block(model.adjacency)
+    layer, block = model.convs[0], full_block(model.adjacency)
     x = torch.randn(block.n_src, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = x @ layer.own.weight.T + layer.own.bias
@@ -67,7 +67,7 @@ def test_layer_is_that_of_torch_geometric(bases):
 
     model = RGCN(planted_graph(30, 24, 5).without("similar"), RGCNConfig(dim=8, bases=bases))
     model.init_weights(3)
-    layer, block = model.convs[0], whole_block(model.adjacency)
+    layer, block = model.convs[0], full_block(model.adjacency)
     x = torch.randn(block.n_src, 8, generator=torch.Generator().manual_seed(0))
     edges = [block.edge_index(k) for k in range(len(block.edges))]
     kinds = torch.cat([torch.full((e.shape[1],), k) for k, e in enumerate(edges)])
@@ -88,7 +88,7 @@ def test_fresh_layer_averages_the_relations_that_may_arrive(bases):
     model.init_weights(0)
     adjacency: Adjacency = model.adjacency
     with torch.no_grad():
-        out = model.convs[0](torch.ones(adjacency.n_nodes, 64), whole_block(adjacency))
+        out = model.convs[0](torch.ones(adjacency.n_nodes, 64), full_block(adjacency))
     for rows in adjacency.types.values():
         assert float(out[rows].mean()) == pytest.approx(2, abs=0.15)
 

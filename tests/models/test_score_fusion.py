@@ -5,7 +5,7 @@ import torch
 from relrank.errors import InputError
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.models.score_fusion import ScoreFusion, ScoreFusionConfig, z_scores
 from relrank.testing import TrainedContract, planted_graph, planted_sequences
 from relrank.training import TrainConfig, fit
@@ -36,7 +36,7 @@ class TestTwoTrained(TrainedContract):
 
 def alone(name, graph, settings, train=TRAIN):
     kind = MODELS[name]
-    model = kind(graph, config_of(kind.Config(), settings, name))
+    model = kind(graph, override_config(kind.Config(), settings, name))
     if name == "ease":
         return model.solve()
     fit(model, train, lambda: 0.0, seed=3)
@@ -89,10 +89,10 @@ def test_new_users_are_summed_over_what_is_outside_their_history():
 def test_z_scores_by_hand():
     """Outside are 1, 3 and 5 of mean 3 and standard deviation √(8/3); the history's 100 counts for nothing."""
     scores = torch.tensor([[1.0, 3.0, 100.0, 5.0], [7.0, 7.0, 7.0, 7.0], [1e8, 1e8, 1e8, 1e8]])
-    known = Csr.from_pairs(np.array([0]), np.array([2]), (3, 4))
+    seen = Csr.from_pairs(np.array([0]), np.array([2]), (3, 4))
     step = 2 / (8 / 3) ** 0.5
     expected = torch.tensor([[-step, 0, 48.5 * step, step], [0.0] * 4, [0.0] * 4])
-    torch.testing.assert_close(z_scores(scores, known), expected)
+    torch.testing.assert_close(z_scores(scores, seen), expected)
 
 
 def test_equal_scores_add_nothing():
@@ -125,10 +125,10 @@ def test_seed_of_the_study_is_the_parts_unless_they_name_one():
 def test_it_reads_what_its_parts_read():
     graph = planted_graph()
     plain = ScoreFusionConfig(parts={"ease": {}, "mf": {}})
-    assert ScoreFusion.reads(graph, plain) == ()
-    assert ScoreFusion.reads(graph, ScoreFusionConfig()) == ("has_tag", "similar")
-    assert not ScoreFusion.reads_features(plain)
-    assert ScoreFusion.reads_features(ScoreFusionConfig(parts={"ease": {}, "two-view": {}}))
+    assert ScoreFusion.used_relations(graph, plain) == ()
+    assert ScoreFusion.used_relations(graph, ScoreFusionConfig()) == ("has_tag", "similar")
+    assert not ScoreFusion.uses_features(plain)
+    assert ScoreFusion.uses_features(ScoreFusionConfig(parts={"ease": {}, "two-view": {}}))
 
 
 def test_what_a_history_says_is_all_only_where_it_is_for_every_part():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.graph.construction.interactions import interactions_of, places_of
+from relrank.graph.construction.interactions import build_interactions, history_positions
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.models.core import sequence
@@ -57,7 +57,7 @@ def graph_of(histories=HISTORIES, weight=None):
     """``weight`` of (user, item)."""
     user = np.repeat(np.arange(len(histories)), [len(h) for h in histories]).astype(np.int32)
     item = np.array([i for h in histories for i in h], np.int32)
-    edges = interactions_of("user", "item", Interactions(user, item))
+    edges = build_interactions("user", "item", Interactions(user, item))
     if weight is not None:
         weights = [weight(u, i) for u, i in zip(edges.src.tolist(), edges.dst.tolist(), strict=True)]
         edges = replace(edges, weight=np.array(weights, np.float32))
@@ -65,7 +65,7 @@ def graph_of(histories=HISTORIES, weight=None):
         "user": IdMap("user", pl.Series(range(len(histories)))),
         "item": IdMap("item", pl.Series(range(N_ITEMS))),
     }
-    return Graph("user", "item", nodes, edges, {}, "by hand", places=places_of(Interactions(user, item)))
+    return Graph("user", "item", nodes, edges, {}, "by hand", places=history_positions(Interactions(user, item)))
 
 
 def new(graph=None, **settings):
@@ -80,16 +80,16 @@ def prepared(model, users=ALL, seed=0):
 
 
 def edges_of(batch):
-    return batch.users[batch.user_at].tolist(), batch.items[batch.item_at].tolist()
+    return batch.users[batch.user_index].tolist(), batch.items[batch.positive_index].tolist()
 
 
 def moments_of(batch):
     """(user, items up to the moment, item to be found, true length) of every moment, in the batch's order."""
     read = []
-    for w in batch.messages:
+    for w in batch.encoder_inputs:
         for row in range(len(w.items)):
             for t in w.at[row].nonzero()[:, 0].tolist():
-                assert t < w.real[row]
+                assert t < w.n_valid[row]
                 read.append((tuple(w.items[row, : t + 1].tolist()), int(w.lengths[row])))
     return [(u, items, i, n) for u, i, (items, n) in zip(*edges_of(batch), read, strict=True)]
 
@@ -143,21 +143,21 @@ def test_windows_of_a_batch_are_grouped_by_length():
     rng = np.random.default_rng(0)
     histories = [rng.permutation(N_ITEMS)[: rng.integers(2, 13)].tolist() for _ in range(80)]
     batch = prepared(new(graph_of(histories), window=20), np.arange(80))
-    groups = batch.messages
+    groups = batch.encoder_inputs
     assert len(groups) == sequence.GROUPS
     assert [len(w.items) for w in groups] == [20] * 4
     for w in groups:
-        assert w.items.shape[1] == int(w.real.max())
-    assert all(a.real.max() <= b.real.min() for a, b in pairwise(groups))
+        assert w.items.shape[1] == int(w.n_valid.max())
+    assert all(a.n_valid.max() <= b.n_valid.min() for a, b in pairwise(groups))
 
 
 def test_true_lengths_are_kept_where_windows_are_not():
     found = {m[0]: m[3] for m in moments_of(prepared(new()))}
     assert found == {u: len(h) - 1 for u, h in enumerate(HISTORIES) if len(h) > 1}
-    asked = new().asked(new().sequences.take(np.array([3, 2])))
-    assert (asked.lengths.tolist(), asked.real.tolist()) == ([8, 1], [4, 1])
-    assert asked.items[0].tolist() == [0, 8, 6, 13]
-    assert asked.at.tolist() == [[False, False, False, True], [True, False, False, False]]
+    scoring_windows = new().scoring_windows(new().sequences.take(np.array([3, 2])))
+    assert (scoring_windows.lengths.tolist(), scoring_windows.n_valid.tolist()) == ([8, 1], [4, 1])
+    assert scoring_windows.items[0].tolist() == [0, 8, 6, 13]
+    assert scoring_windows.at.tolist() == [[False, False, False, True], [True, False, False, False]]
 
 
 # Losses
@@ -220,7 +220,7 @@ def test_the_loss_is_its_definition_over_all_moments(loss, sampling, shared, sim
     )
     for seed in (0, 1):
         batch = prepared(model, seed=seed)
-        assert len(batch.user_at) == len(expected_moments())
+        assert len(batch.user_index) == len(expected_moments())
         assert model.loss(batch).item() == pytest.approx(by_definition(model, batch, seed), rel=2e-5)
 
 
@@ -251,7 +251,7 @@ def test_moments_are_kept_by_the_weight_of_what_is_to_be_found():
     for seed in range(n):
         batch = prepared(model, seed=seed)
         found = moments_of(batch)
-        assert len(found) == len(set(found)) == len(batch.user_at)
+        assert len(found) == len(set(found)) == len(batch.user_index)
         assert set(found) <= every
         counts.update(found)
     for moment in every:
@@ -264,7 +264,7 @@ def test_groups_that_lose_all_their_moments_cost_nothing(loss):
     """Only what user 3 chose weighs anything to speak of."""
     model = new(graph_of(weight=lambda u, i: 1.0 if u == 3 else 1e-30), loss=loss, negatives=6)
     batch = prepared(model)
-    assert sorted(int(w.at.sum()) for w in batch.messages) == [0, 0, 0, 4]
+    assert sorted(int(w.at.sum()) for w in batch.encoder_inputs) == [0, 0, 0, 4]
     assert moments_of(batch) == moments_until(3, 8, HISTORIES[3])
     loss = model.loss(batch)
     assert loss.item() == pytest.approx(by_definition(model, batch), rel=2e-5)
@@ -294,7 +294,7 @@ def test_scores_are_those_of_the_last_window(similarity, monkeypatch):
         expected.append(q @ (h / np.linalg.norm(h) if similarity == "cosine" and history else h))
     users = [6, 3, 1, 3, 0, 7, 2, 5, 4]
     for at_once in (512, 3):  # histories of all lengths, a few at a time
-        monkeypatch.setattr(sequence, "AT_ONCE", at_once)
+        monkeypatch.setattr(sequence, "SCORING_BATCH_SIZE", at_once)
         found = model.score(torch.tensor(users, dtype=torch.int32)).numpy()
         np.testing.assert_allclose(found, np.array(expected)[users], rtol=1e-4, atol=1e-5)
         folded = model.fold_in([torch.tensor(HISTORIES[u], dtype=torch.int16) for u in users]).numpy()
@@ -373,7 +373,7 @@ def test_dropout_is_the_batchs_and_none_in_scoring():
 
 def test_moving_a_batch_moves_its_windows():
     batch = prepared(new()).to(torch.device("meta"))
-    assert len(batch.messages) == sequence.GROUPS
-    for windows in batch.messages:
+    assert len(batch.encoder_inputs) == sequence.GROUPS
+    for windows in batch.encoder_inputs:
         for name in ("items", "real", "lengths", "at"):
             assert getattr(windows, name).is_meta

@@ -11,7 +11,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.graph.sequences import Sequences
-from relrank.models.sequence.item_graph import GATVectors, LightGCNVectors, item_graph
+from relrank.models.sequence.item_graph import GATItemEncoder, LightGCNItemEncoder, item_graph
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.models.sequence.sequence_fusion import SequenceFusion, SequenceFusionConfig
 from relrank.tables.ids import IdMap
@@ -86,11 +86,11 @@ def test_a_gate_knows_nothing_of_what_follows():
     model = fresh(mixing="gated")
     with torch.no_grad():
         model.mixing.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(3)
-        histories = Sequences.of_graph(model.graph).take(np.arange(6))
+        histories = Sequences.from_graph(model.graph).take(np.arange(6))
         windows, _ = model.windows(histories, histories.lengths(), np.random.default_rng(0))
         other = replace(windows, items=windows.items.clone())
         other.items[:, 5] = (other.items[:, 5] + 7) % model.graph.n_items
-        before, after = (model.moments(w, model.outputs(), None).view(6, 8, -1) for w in (windows, other))
+        before, after = (model.target_states(w, model.outputs(), None).view(6, 8, -1) for w in (windows, other))
         alphas = model.alpha(windows, model.inputs(windows))
     torch.testing.assert_close(after[:, :5], before[:, :5])
     assert bool(((after - before)[:, 5:].abs().amax(2) > 1e-5).all())
@@ -127,7 +127,7 @@ def test_pretraining_has_the_same_bits_on_many_edges():
     similar = Relation.of("similar", "item", "item", pairs[:, 0], pairs[:, 1])
     runs = []
     for _ in range(2):
-        vectors = LightGCNVectors(item_graph(replace(graph, relations={"similar": similar})), 64, 1)
+        vectors = LightGCNItemEncoder(item_graph(replace(graph, relations={"similar": similar})), 64, 1)
         with torch.no_grad():
             vectors.reset(torch.Generator().manual_seed(0), 0.1)
         vectors.pretrain(3, 0.02, np.random.SeedSequence(0))
@@ -174,11 +174,11 @@ def test_a_cosine_with_a_mixture_is_refused():
         fresh(similarity="cosine")
 
 
-@pytest.mark.parametrize("kind", [LightGCNVectors, GATVectors])
+@pytest.mark.parametrize("kind", [LightGCNItemEncoder, GATItemEncoder])
 def test_pretraining_finds_the_planted_blocks(kind):
     """Items of one block end up alike, and at the random start they are hardly."""
     graph = item_graph(planted_sequences())
-    vectors = kind(graph, 16, 1) if kind is LightGCNVectors else kind(graph, 16, 1, 2)
+    vectors = kind(graph, 16, 1) if kind is LightGCNItemEncoder else kind(graph, 16, 1, 2)
     with torch.no_grad():
         vectors.reset(torch.Generator().manual_seed(0), 0.1)
 
@@ -198,9 +198,9 @@ def test_pretraining_finds_the_planted_blocks(kind):
 
 def test_no_edge_is_among_the_messages_that_it_supervises(monkeypatch):
     graph = item_graph(planted_sequences())
-    vectors = LightGCNVectors(graph, 8, 1)
+    vectors = LightGCNItemEncoder(graph, 8, 1)
     messages, supervised = [], []
-    encode, edge_loss = LightGCNVectors.encode, LightGCNVectors._edge_loss
+    encode, edge_loss = LightGCNItemEncoder.encode, LightGCNItemEncoder._edge_loss
 
     def seen_encode(self, kept):
         messages.append(kept)
@@ -210,8 +210,8 @@ def test_no_edge_is_among_the_messages_that_it_supervises(monkeypatch):
         supervised.append((relation, which))
         return edge_loss(self, x, relation, which, rng)
 
-    monkeypatch.setattr(LightGCNVectors, "encode", seen_encode)
-    monkeypatch.setattr(LightGCNVectors, "_edge_loss", seen_loss)
+    monkeypatch.setattr(LightGCNItemEncoder, "encode", seen_encode)
+    monkeypatch.setattr(LightGCNItemEncoder, "_edge_loss", seen_loss)
     vectors.pretrain(1, 0.01, np.random.SeedSequence(0))
     assert len(supervised) == 2
     for relation, which in supervised:
@@ -225,7 +225,7 @@ def test_no_edge_is_among_the_messages_that_it_supervises(monkeypatch):
 def test_lightgcn_vectors_are_the_mean_of_the_layers():
     graph = item_graph(planted_sequences(12, 8, 2))
     n, tags = graph.n_items, len(graph.nodes["tag"])
-    vectors = LightGCNVectors(graph, 4, 3)
+    vectors = LightGCNItemEncoder(graph, 4, 3)
     with torch.no_grad():
         vectors.reset(torch.Generator().manual_seed(1), 1.0)
     a = np.zeros((n + tags, n + tags))

@@ -11,8 +11,16 @@ from featured import featured
 from relrank.errors import InputError, did_you_mean
 from relrank.models import MODELS, ClosedForm
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
-from relrank.models.core.base import config_of
-from relrank.models.core.settings import Count, Inside, Positive, Power, Share, Weights, check_settings
+from relrank.models.core.base import override_config
+from relrank.models.core.hyperparameters import (
+    OpenUnitInterval,
+    Positive,
+    PositiveInt,
+    Power,
+    UnitInterval,
+    Weights,
+    check_settings,
+)
 from relrank.models.score_fusion import ScoreFusion, ScoreFusionConfig
 from relrank.testing import planted_graph, planted_sequences
 from relrank.training import TrainConfig
@@ -28,11 +36,11 @@ NUMBERS = [
 class Made:
     """One field of each sort."""
 
-    neighbours: Count = 10
+    neighbours: PositiveInt = 10
     l2: Positive = 1.0
     power: Power = 0.0
-    share: Share = 0.5
-    inside: Inside = 0.5
+    share: UnitInterval = 0.5
+    inside: OpenUnitInterval = 0.5
     weights: Weights = field(default_factory=dict)
     learn: bool = True
 
@@ -90,9 +98,9 @@ def test_no_model_takes_a_number_that_is_none_or_without_bounds(name, field_name
 @pytest.mark.parametrize("name", MODELS)
 def test_every_value_that_a_search_tries_can_be(name):
     kind: Any = MODELS[name]
-    for knob in kind.knobs(GRAPH):
-        for value in knob.ladder:
-            kind.settled(GRAPH, config_of(kind.Config(), {knob.name: value}, name), name)
+    for knob in kind.grid_parameters(GRAPH):
+        for value in knob.grid_values:
+            kind.validated_config(GRAPH, override_config(kind.Config(), {knob.name: value}, name), name)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in MODELS.items() if hasattr(kind.Config(), "weights")])
@@ -115,7 +123,7 @@ def test_a_weight_inside_parts_is_refused():
 def test_a_weight_of_a_relation_that_an_arm_leaves_out_is_no_slip():
     config = RelationalEASEConfig(weights={"has_tag": 5.0})
     graph = planted_graph(40, 32, 5)
-    assert graph.without("has_tag").only().left_out == {"has_tag", "similar"}
+    assert graph.without("has_tag").only().excluded_relations == {"has_tag", "similar"}
     plain = RelationalEASE(graph.only(), config).solve()
     same = RelationalEASE(graph.only()).solve()
     assert (plain.item_weights == same.item_weights).all()

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from relrank.models.closed_form.simple import Popularity, RandomConfig, RandomOrder
+from relrank.models.closed_form.baselines import Popularity, RandomConfig, RandomOrder
 from relrank.testing import ModelContract, planted_graph
 
 

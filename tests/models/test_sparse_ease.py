@@ -14,13 +14,13 @@ from dense_truth import OF_ITEMS, SIZES, random_graph
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import chain_to, end_of
+from relrank.graph.relation_chains import chain_to, described_type
 from relrank.kernels.csr import Csr
-from relrank.kernels.local_regression import SameValue, symmetric_sum
+from relrank.kernels.local_regression import EqualityMatrix, symmetric_sum
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
-from relrank.models.core.relation_rows import rows_of
+from relrank.models.core.relation_rows import unit_relation_rows
 from relrank.tables.ids import IdMap
 from relrank.testing import ModelContract, planted_graph
 
@@ -83,10 +83,10 @@ def by_definition(graph: Graph, c: SparseEASEConfig) -> np.ndarray:
     wide, below = [x], []
     for name, relation in sorted(graph.relations.items()):
         weight = c.weights.get(name, c.weight)
-        if not weight or end_of(graph, relation) is None:
+        if not weight or described_type(graph, relation) is None:
             continue
-        rows = np.sqrt(weight) * dense(rows_of(graph, relation))
-        (wide if end_of(graph, relation) == "user" else below).append(rows)
+        rows = np.sqrt(weight) * dense(unit_relation_rows(graph, relation))
+        (wide if described_type(graph, relation) == "user" else below).append(rows)
     inputs = np.hstack(wide)
     n, n_items = inputs.shape[1], graph.n_items
     below = [np.hstack([rows.T, np.zeros((rows.shape[1], n - n_items))]) for rows in below[:]]
@@ -154,7 +154,7 @@ def test_one_inverse_is_the_regressions_one_by_one(graph, monkeypatch):
     assert SparseEASE(graph, config).of_all
     whole = SparseEASE(graph, config).solve().score(USERS)
     monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", 0)
-    sparse_ease.clear_kept()
+    sparse_ease.clear_caches()
     assert not SparseEASE(graph, config).of_all
     np.testing.assert_allclose(SparseEASE(graph, config).solve().score(USERS), whole, atol=2e-5)
 
@@ -162,25 +162,25 @@ def test_one_inverse_is_the_regressions_one_by_one(graph, monkeypatch):
 def test_all_columns_are_tried_where_one_inverse_has_them(graph, monkeypatch):
     """Pseudo-items count, too: else a search would factorise a matrix of them for every item."""
     whole = graph.n_items - 1
-    assert max(SparseEASE.knobs(graph)[1].ladder) == whole
+    assert max(SparseEASE.grid_parameters(graph)[1].grid_values) == whole
     big = replace(graph, nodes={**graph.nodes, "item": IdMap("item", pl.Series(range(900)))})
-    assert SparseEASE.knobs(big)[1].ladder[-1] == 899
+    assert SparseEASE.grid_parameters(big)[1].grid_values[-1] == 899
     ease = {"neighbours": 899, "l2": 200.0, "user_power": 0.0, "item_power": 0.0}
-    assert SparseEASE.published(big) == ease
+    assert SparseEASE.published_settings(big) == ease
     assert SparseEASE.starts(big) == ({"neighbours": 200, "l2": 100.0, "user_power": 0.0},)
     monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", 900 + len(graph.nodes["city"]))
-    assert SparseEASE.knobs(big)[1].ladder[-1] == 400
-    assert SparseEASE.published(big) is None
-    assert SparseEASE.knobs(big.only("has_tag", "lives_in"))[1].ladder[-1] == 899
+    assert SparseEASE.grid_parameters(big)[1].grid_values[-1] == 400
+    assert SparseEASE.published_settings(big) is None
+    assert SparseEASE.grid_parameters(big.only("has_tag", "lives_in"))[1].grid_values[-1] == 899
     monkeypatch.setattr(sparse_ease, "ALL_COLUMNS", graph.n_items)
-    assert SparseEASE.knobs(graph)[1].ladder[-1] == whole - 1
+    assert SparseEASE.grid_parameters(graph)[1].grid_values[-1] == whole - 1
 
 
 @pytest.mark.parametrize(("n_items", "most"), [(187_000, 400), (188_000, 200), (600_000, 100), (1_100_000, 50)])
 def test_no_trial_takes_longer_than_minutes(graph, n_items, most):
     """400³ / 3 multiplications for 187,500 items each are 4e12; more items end at a hundred million weights."""
     large = replace(graph, nodes={**graph.nodes, "item": IdMap("item", pl.Series(range(n_items)))})
-    assert SparseEASE.knobs(large)[1].ladder[-1] == most
+    assert SparseEASE.grid_parameters(large)[1].grid_values[-1] == most
 
 
 def test_one_value_an_item_is_what_its_matrix_is(monkeypatch):
@@ -193,16 +193,16 @@ def test_one_value_an_item_is_what_its_matrix_is(monkeypatch):
     monkeypatch.setattr(sparse_ease, "symmetric_sum", lambda *a: forms.append(a[1]) or symmetric_sum(*a))
     config = SparseEASEConfig(neighbours=6, weight=4.0)
     short = SparseEASE(graph, config).solve().score(USERS)
-    assert isinstance(forms[0][0][0], SameValue)
-    sparse_ease.clear_kept()
-    monkeypatch.setattr(sparse_ease, "SameValue", pairs_of)
+    assert isinstance(forms[0][0][0], EqualityMatrix)
+    sparse_ease.clear_caches()
+    monkeypatch.setattr(sparse_ease, "EqualityMatrix", pairs_of)
     monkeypatch.setattr(sparse_ease, "_bytes_of", lambda square: 0)
     assert torch.equal(SparseEASE(graph, config).solve().score(USERS), short)
 
 
 def test_the_matrix_of_a_relation_that_is_gone_is_written_over():
     """The next shuffled copy of a relation takes the memory of the one before, and none of its numbers."""
-    sparse_ease.clear_kept()
+    sparse_ease.clear_caches()
     graph = random_graph(4, ("has_tag", "item", "tag", 90))
     scores, held = {}, set()
     for seed in (0, 1, 0):
@@ -224,7 +224,7 @@ def test_trials_one_after_another_are_those_made_alone(graph):
     for changed in walk:
         config = replace(SparseEASEConfig(neighbours=6), **changed)
         warm = SparseEASE(graph, config).solve().score(USERS)
-        sparse_ease.clear_kept()
+        sparse_ease.clear_caches()
         assert torch.equal(SparseEASE(graph, config).solve().score(USERS), warm), changed
         SparseEASE(graph.only("similar"), config).solve()  # another arm in between
         assert torch.equal(SparseEASE(graph, config).solve().score(USERS), warm), changed
@@ -255,26 +255,26 @@ def chained(second: list[int]) -> Graph:
 def test_a_relation_two_hops_away_is_composed():
     graph = chained([0, 0, 1])
     country = graph.relations["from"]
-    assert end_of(graph, country) == "item"
+    assert described_type(graph, country) == "item"
     assert [(r.name, forward) for r, forward in chain_to(graph, country, "item")] == [("by", True), ("from", True)]
     both = np.sqrt(0.5)  # half of each author: one country each
     expected = [[1, 0], [1, 0], [both, both], [0, 0]]
-    np.testing.assert_allclose(dense(rows_of(graph, country)), expected, atol=1e-7)
-    assert SparseEASE.reads(graph, None) == ("by", "from")
+    np.testing.assert_allclose(dense(unit_relation_rows(graph, country)), expected, atol=1e-7)
+    assert SparseEASE.used_relations(graph, None) == ("by", "from")
 
 
 def test_the_chain_is_that_of_the_graph_at_hand():
     """A kept product must not outlive the relation that it was made of, and without the hop nothing is read."""
     graph = chained([0, 0, 1])
-    first = dense(rows_of(graph, graph.relations["from"]))
+    first = dense(unit_relation_rows(graph, graph.relations["from"]))
     by = Relation.of("by", "item", "author", np.array([0, 1, 2, 3]), np.array([2, 1, 0, 0]))
     other = replace(graph, relations={**graph.relations, "by": by})
-    moved = dense(rows_of(other, other.relations["from"]))
+    moved = dense(unit_relation_rows(other, other.relations["from"]))
     assert not np.array_equal(first, moved)
-    np.testing.assert_array_equal(dense(rows_of(graph, graph.relations["from"])), first)
+    np.testing.assert_array_equal(dense(unit_relation_rows(graph, graph.relations["from"])), first)
     alone = graph.only("from")
-    assert end_of(alone, alone.relations["from"]) is None
-    assert SparseEASE.reads(alone, None) == ()
+    assert described_type(alone, alone.relations["from"]) is None
+    assert SparseEASE.used_relations(alone, None) == ()
     assert np.isfinite(SparseEASE(alone).solve().score(torch.arange(3)).numpy()).all()
 
 
@@ -285,15 +285,15 @@ def test_a_solution_is_not_kept_beyond_the_chain_that_it_was_made_of():
     other, config = replace(graph, relations={**graph.relations, "by": by}), SparseEASEConfig(weights={"by": 0.0})
     SparseEASE(graph, config).solve()
     warm = SparseEASE(other, config).solve().score(torch.arange(3))
-    sparse_ease.clear_kept()
+    sparse_ease.clear_caches()
     assert torch.equal(SparseEASE(other, config).solve().score(torch.arange(3)), warm)
 
 
 def test_a_composed_relation_says_what_the_same_facts_say_directly():
     graph = chained([0, 0, 1])
-    rows = rows_of(graph, graph.relations["from"])
+    rows = unit_relation_rows(graph, graph.relations["from"])
     direct = Relation.of("made_in", "item", "country", rows.rows(), rows.indices, rows.data)
-    flat = replace(graph, relations={"made_in": direct}, left_out=frozenset({"by"}))
+    flat = replace(graph, relations={"made_in": direct}, excluded_relations=frozenset({"by"}))
     chain, whole = (
         SparseEASE(g, SparseEASEConfig(weights={"by": 0.0})).solve().score(torch.arange(3)) for g in (graph, flat)
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from dense_truth import random_graph
 
-from relrank.explain.local_update import TouchedItems
+from relrank.explanation.local_update import LocalUpdate
 from relrank.graph.edge_removal import EdgeRemoval, without_links
 from relrank.graph.graph import Graph
 from relrank.models.closed_form import sparse_ease
@@ -75,7 +75,7 @@ def test_equals_solving_from_scratch(kind, config, columns, monkeypatch):
     monkeypatch.setattr(sparse_ease, "DENSE_COLUMNS", columns)
     graph, rng = graph_of(kind), np.random.default_rng(1)
     model = SparseEASE(graph, SparseEASEConfig(**config)).solve()
-    touched = TouchedItems(model)
+    touched = LocalUpdate(model)
     rows, cuts = [], []
     for name in ("has_tag", "tagged", "similar"):
         if name not in graph.relations:
@@ -86,7 +86,7 @@ def test_equals_solving_from_scratch(kind, config, columns, monkeypatch):
             via = int(rng.choice(model.history.take(np.array([user])).indices))
             for some in (links[rng.choice(len(links), n, replace=False)], links[links[:, 0] == via][:n]):
                 cut = cut_of(name, some)
-                if len(some) and touched.fits(cut):
+                if len(some) and touched.supports(cut):
                     cuts += [cut, cut]
                     rows += [inputs(model, user), inputs(model, user, via)]
     got = touched.scores(rows, cuts)
@@ -107,12 +107,12 @@ def test_rows_that_bring_no_items_near_each_other_still_count_in_the_blocks(monk
     monkeypatch.setattr(sparse_ease, "ROW_ENTRIES", 6)
     graph = graph_of("items alone").only("has_tag", "similar")
     model = SparseEASE(graph, SparseEASEConfig(neighbours=4)).solve()
-    touched, links = TouchedItems(model), links_of(graph, "has_tag")
+    touched, links = LocalUpdate(model), links_of(graph, "has_tag")
     items, row = np.bincount(links[:, 1]), inputs(model, 5)
     assert {7, 10} <= set(items.tolist())
     for item, tag in links:
         cut = cut_of("has_tag", [(item, tag)])
-        assert touched.fits(cut) == (items[tag] != 7)
+        assert touched.supports(cut) == (items[tag] != 7)
         if items[tag] != 7:
             np.testing.assert_allclose(touched.scores([row], [cut])[0], anew(model, cut, row), atol=1e-5)
 
@@ -122,12 +122,12 @@ def test_a_cut_that_changes_nothing_in_use_changes_no_score():
     model = SparseEASE(graph, SparseEASEConfig(weights={"has_tag": 0.0})).solve()
     row, cut = inputs(model, 3), cut_of("has_tag", links_of(graph, "has_tag")[:2])
     scores = model.score(torch.tensor([3]))[0].numpy()
-    np.testing.assert_allclose(TouchedItems(model).scores([row], [cut])[0], scores, atol=1e-6)
+    np.testing.assert_allclose(LocalUpdate(model).scores([row], [cut])[0], scores, atol=1e-6)
 
 
 def test_links_of_others_than_items_do_not_fit():
     graph = graph_of("with users' relations")
-    touched = TouchedItems(SparseEASE(graph).solve())
-    assert not touched.fits(EdgeRemoval("lives_in", ((0, 0),)))
-    assert touched.fits(EdgeRemoval("in_land", ((0, 0),)))  # links behind those of items do
-    assert not touched.fits(EdgeRemoval("near", ((0, 1),)))
+    touched = LocalUpdate(SparseEASE(graph).solve())
+    assert not touched.supports(EdgeRemoval("lives_in", ((0, 0),)))
+    assert touched.supports(EdgeRemoval("in_land", ((0, 0),)))  # links behind those of items do
+    assert not touched.supports(EdgeRemoval("near", ((0, 1),)))

@@ -15,7 +15,7 @@ from relrank.kernels.csr import Csr
 from relrank.models.core import losses
 from relrank.models.graph.path_fusion import PathFusion, PathFusionConfig
 from relrank.models.two_view.history_attention import Histories
-from relrank.models.two_view.rerank import TargetAttention, hard_negatives, raised
+from relrank.models.two_view.rerank import TargetAttention, hard_negatives, merge_reranked
 from relrank.models.two_view.two_view import TwoView, TwoViewConfig
 from relrank.testing import BLOCKS, TrainedContract, planted_graph, planted_sequences
 from relrank.training import TrainConfig, fit
@@ -26,7 +26,7 @@ BUDGET = TrainConfig(epochs=12, batch=512, lr=0.02, every=3, device="cpu")
 class Contract(TrainedContract):
     kind = TwoView
     train = BUDGET
-    node_tables = ("items.table",)
+    embedding_tables = ("items.table",)
     propagates = True
 
     def graph(self):
@@ -181,11 +181,11 @@ def test_views_of_an_item_find_each_other_but_are_no_negatives_of_a_users_other_
     model = new(align=1.0)
     users, items = np.array([0, 0, 1, 2, 2]), np.array([0, 8, 16, 1, 6])  # item 6 has no text
     batch = model.prepare(users, items, np.random.SeedSequence(0))
-    assert batch.messages.aligned.tolist() == [0, 1, 8, 16]
+    assert batch.encoder_inputs.aligned.tolist() == [0, 1, 8, 16]
     with torch.no_grad():
         model.encode(batch)
         step = model._step
-        found = model._alignment(batch.messages, step)
+        found = model._alignment(batch.encoder_inputs, step)
     rows = [0, 1, 8, 16]
     one, other = (functional.normalize(v[rows], dim=1) for v in step.encoded.views)
     logits = one @ other.T / model.config.align_temperature
@@ -222,7 +222,7 @@ def test_pitfall_no_target_of_a_batch_is_in_the_history_that_is_to_find_it():
     model = new()
     users, items = batch_of(model)
     batch = model.prepare(users, items, np.random.SeedSequence(0))
-    read = batch.messages
+    read = batch.encoder_inputs
     owners = np.repeat(read.users, np.diff(read.histories.indptr))
     inside = set(zip(owners.tolist(), read.histories.items.tolist(), strict=True))
     assert not inside & set(zip(users.tolist(), items.tolist(), strict=True))
@@ -292,11 +292,11 @@ def test_an_ordered_history_beyond_the_window_is_forgotten_and_its_order_counts(
 def test_what_is_looked_at_again_stays_above_the_rest():
     scores = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
     columns = torch.tensor([[0, 1], [4, 3]])
-    found = raised(scores, columns, torch.tensor([[-7.0, -2.0], [9.0, 1.0]]))
+    found = merge_reranked(scores, columns, torch.tensor([[-7.0, -2.0], [9.0, 1.0]]))
     assert found.argsort(1, descending=True).tolist() == [[1, 0, 2, 3, 4], [4, 3, 2, 1, 0]]
     assert found[0, :2].tolist() == [-7, -2]
     everything = torch.arange(5).expand(2, 5)
-    assert torch.equal(raised(scores, everything, scores), scores)
+    assert torch.equal(merge_reranked(scores, everything, scores), scores)
 
 
 @torch.no_grad()
@@ -348,7 +348,7 @@ def test_scores_follow_the_parameters_after_a_refresh():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.refresh()
     found = model.score(torch.arange(3))
-    model.forget()
+    model.clear_derived()
     assert torch.equal(found, model.score(torch.arange(3)))
 
 
@@ -393,7 +393,7 @@ def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates(paths):
     model.head.out.reset(torch.Generator().manual_seed(1), 3.0)
     batch = model.prepare(*batch_of(model, 40), np.random.SeedSequence(0))
     model.encode(batch)
-    step, read = model._step, batch.messages
+    step, read = model._step, batch.encoder_inputs
     left, right = functional.normalize(step.users, dim=1), functional.normalize(step.encoded.items, dim=1)
     generator = torch.Generator().manual_seed(batch.seed + 1)
     mine = [model_items(model.graph, user) for user in read.users]
@@ -402,7 +402,7 @@ def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates(paths):
     offsets = torch.zeros(len(left), len(right)) if paths == "none" else model.offsets(batch)
     drawn, _ = hard_negatives(left @ right.T + 0.3 * offsets, known, 12, 3, generator)
     losses_ = []
-    for owner, item in zip(batch.user_at.tolist(), batch.items[batch.item_at].tolist(), strict=True):
+    for owner, item in zip(batch.user_index.tolist(), batch.items[batch.positive_index].tolist(), strict=True):
         candidates = torch.tensor([item, *drawn[owner].tolist()])
         added = model.head(
             step.encoded.items, candidates, torch.full((4,), owner), step.keys, step.users, read.histories
@@ -447,8 +447,8 @@ def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
     for place, user in enumerate(batch.users.tolist()):
         taken[place, model_items(graph, user)] = True
     wrong = scores.masked_fill(taken, -torch.inf).logsumexp(1)
-    right = scores[batch.user_at, batch.items[batch.item_at]]
-    expected = (torch.logaddexp(wrong[batch.user_at], right) - right).mean()
+    right = scores[batch.user_index, batch.items[batch.positive_index]]
+    expected = (torch.logaddexp(wrong[batch.user_index], right) - right).mean()
     torch.testing.assert_close(model.loss(batch), expected)
 
 
@@ -460,13 +460,13 @@ def test_vectors_of_users_are_theirs_alone():
     users, history = torch.arange(model.graph.n_users), [torch.tensor([3, 40])]
     before, folded = model.score(users), model.fold_in(history)
     model.users[5] += 3
-    model.forget()
+    model.clear_derived()
     changed = (model.score(users) - before).abs().amax(1)
     assert changed[5] > 0.1
     assert not changed[users != 5].any()
     assert torch.equal(model.fold_in(history), folded)
     model.users.zero_()
-    model.forget()
+    model.clear_derived()
     torch.testing.assert_close(
         model.score(users)[7], model.fold_in([torch.from_numpy(model_items(model.graph, 7))])[0]
     )
@@ -491,13 +491,13 @@ def test_a_step_hides_some_ratings_and_reads_the_edges_that_it_drew():
     changed, read = 0, []
     for seed in range(5):
         batch = model.prepare(users, items, np.random.SeedSequence(seed))
-        ((near,),), nothing = batch.messages.drawn
+        ((near,),), nothing = batch.encoder_inputs.drawn
         assert nothing is None
         assert np.diff(near.starts).max() == 1
         read.append(near.sources)
         with torch.no_grad():
             encoded, made = model.encode(batch)[1], model._step.encoded.items
-            keys = model.reader.keys(made, batch.messages.histories)
+            keys = model.reader.keys(made, batch.encoder_inputs.histories)
         assert torch.equal(encoded, made)
         assert not torch.allclose(made, exact)
         hidden = (model._step.keys != keys).any(1)

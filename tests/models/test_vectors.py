@@ -8,7 +8,7 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.relation import Relation
 from relrank.graph.sampling.negatives import NegativeSampler
-from relrank.models.core.vectors import Batch, VectorConfig, VectorModel, noisy
+from relrank.models.core.vectors import Batch, VectorConfig, VectorModel, add_noise
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 from relrank.models.graph.mf import MF, MFConfig
@@ -122,9 +122,9 @@ def hand_made(loss, hardest=0, own=False, **settings):
     batch = Batch(
         users=torch.tensor([10, 20]),
         items=torch.tensor([3, 5, 7, 11]),
-        user_at=torch.tensor([0, 1]),
-        item_at=torch.tensor([0, 2]),
-        negative_at=torch.tensor([[1, 3], [0, 0]]) if own else torch.tensor([1, 2, 3]),
+        user_index=torch.tensor([0, 1]),
+        positive_index=torch.tensor([0, 2]),
+        negative_index=torch.tensor([[1, 3], [0, 0]]) if own else torch.tensor([1, 2, 3]),
         excluded=None if own else torch.tensor([[False, False, False], [False, True, False]]),
         known=None,
         log_q=torch.tensor([0.0, math.log(0.5), math.log(0.25), math.log(0.1)]),
@@ -241,7 +241,7 @@ def test_softmax_over_the_catalogue_draws_nothing():
     for settings in ({}, {"sampling": "in-batch", "shared": False, "negatives": 1, "hardest": 3}):
         model = new(loss="full-softmax", **settings)
         batch = prepared(model)
-        assert batch.negative_at is None
+        assert batch.negative_index is None
         losses.append(model.loss(batch).item())
     assert losses[0] == losses[1]
 
@@ -260,21 +260,21 @@ def test_contrast_of_any_encoder(kind, config):
     batch = prepared(plain)
     expected = plain.loss(batch).item()
     users, items = plain.encode(batch)
-    for vectors in (users, items[batch.item_at.unique()]):  # negatives are no side of the contrast
+    for vectors in (users, items[batch.positive_index.unique()]):  # negatives are no side of the contrast
         unit = functional.normalize(vectors.detach().double(), dim=1).numpy()
         logits = unit @ unit.T / 0.4
         expected += 0.7 * np.mean(np.log(np.exp(logits).sum(1)) - np.diag(logits))
     assert still.loss(batch).item() == pytest.approx(expected, rel=1e-5)
     assert noise.loss(batch).item() != pytest.approx(expected, rel=1e-4)
     assert noise.loss(batch).item() == noise.loss(batch).item()
-    (a, b), _ = noise.views(batch, *noise.encode(batch))
+    (a, b), _ = noise.contrastive_views(batch, *noise.encode(batch))
     torch.testing.assert_close((a - noise.encode(batch)[0]).norm(dim=1), torch.full((len(a),), 0.5))
     assert not a.equal(b)
 
 
 def test_noise_is_the_same_in_every_precision():
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
-    wide, narrow = (noisy(x.to(t), 0.1, torch.Generator().manual_seed(1)) for t in (torch.float64, torch.float32))
+    wide, narrow = (add_noise(x.to(t), 0.1, torch.Generator().manual_seed(1)) for t in (torch.float64, torch.float32))
     torch.testing.assert_close(wide.float(), narrow)
 
 
@@ -290,7 +290,7 @@ def test_cosines_are_dot_products_of_unit_vectors(loss):
     before = cosine.loss(batch).item()
     with torch.no_grad():
         cosine.table.mul_(torch.linspace(0.5, 7, len(cosine.table))[:, None])
-    cosine.forget()
+    cosine.clear_derived()
     assert cosine.loss(batch).item() == pytest.approx(before, rel=1e-6)
     torch.testing.assert_close(cosine.score(users), unit.score(users))
 
@@ -321,9 +321,9 @@ class Bare(VectorModel):
 def test_an_encoder_without_own_vectors_cannot_be_penalised():
     model = new(Bare, VectorConfig)
     assert model.loss(prepared(model)).isfinite()
-    penalised = new(Bare, VectorConfig, l2=0.1)
+    ridge_gram = new(Bare, VectorConfig, l2=0.1)
     with pytest.raises(InputError, match=r"no vectors of its own[\s\S]*bare"):
-        penalised.loss(prepared(penalised))
+        ridge_gram.loss(prepared(ridge_gram))
 
 
 def test_a_batch_moves_with_everything_in_it():
@@ -332,8 +332,9 @@ def test_a_batch_moves_with_everything_in_it():
     for batch in (prepared(model), prepared(full)):
         moved = batch.to(torch.device("meta"))
         parts = [
-            getattr(moved, n) for n in ("users", "items", "user_at", "item_at", "negative_at", "excluded", "log_q")
+            getattr(moved, n)
+            for n in ("users", "items", "user_index", "item_index", "negative_index", "excluded", "log_q")
         ]
-        parts += [*(moved.known or ()), *(block.nodes for block in moved.messages or ())]
+        parts += [*(moved.known or ()), *(block.nodes for block in moved.encoder_inputs or ())]
         assert {p.device.type for p in parts if p is not None} == {"meta"}
         assert moved.seed == batch.seed

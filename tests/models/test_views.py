@@ -13,7 +13,7 @@ from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.graph.sampling.blocks import Adjacency
-from relrank.models.two_view.views import CrossAttention, Gate, Parts, Relations, structure_relations
+from relrank.models.two_view.views import CrossAttention, Gate, Parts, Relations, attribute_relations
 from relrank.tables.ids import IdMap
 
 DIM = 4
@@ -57,14 +57,14 @@ def heard(attention, sources, destination, weights=None):
 
 def test_what_is_content_and_what_is_structure():
     graph = small()
-    assert structure_relations(graph) == ("like", "tag")
+    assert attribute_relations(graph) == ("like", "tag")
     wish = Relation.of("wish", "user", "item", np.array([0]), np.array([2]))
     works = Relation.of("works", "user", "tag", np.array([0]), np.array([1]))
     more = replace(graph, relations=graph.relations | {"wish": wish, "works": works})
-    assert structure_relations(more) == ("like", "tag")
+    assert attribute_relations(more) == ("like", "tag")
     # the other end first
     back = Relation.of("tag", "tag", "item", np.array([0, 0, 1]), np.array([0, 1, 1]))
-    assert structure_relations(replace(graph, relations=graph.relations | {"tag": back})) == ("like", "tag")
+    assert attribute_relations(replace(graph, relations=graph.relations | {"tag": back})) == ("like", "tag")
 
 
 @torch.no_grad()

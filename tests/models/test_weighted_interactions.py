@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relrank.graph.construction.builders import InteractionWeights
-from relrank.graph.construction.interactions import DAY, interactions_of
+from relrank.graph.construction.interactions import DAY, build_interactions
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.models.closed_form.bspm import BSPM, BSPMConfig
@@ -158,7 +158,7 @@ def test_training_keeps_an_edge_as_often_as_it_weighs():
     times = np.zeros((N_USERS, N_ITEMS))
     for number in range(2000):
         batch = model.prepare(users, items, np.random.SeedSequence([1, number]))
-        times[batch.users[batch.user_at], batch.items[batch.item_at]] += 1
+        times[batch.users[batch.user_index], batch.items[batch.positive_index]] += 1
     chance = edges.weight / edges.weight.max()
     found = times[edges.src, edges.dst] / 2000
     assert np.abs(found - chance).max() < 5 * 0.5 / np.sqrt(2000)
@@ -166,7 +166,7 @@ def test_training_keeps_an_edge_as_often_as_it_weighs():
     # one edge is left, however light
     light = np.array([edges.weight.argmin()])
     for number in range(20):
-        assert len(model.prepare(users[light], items[light], np.random.SeedSequence(number)).user_at) == 1
+        assert len(model.prepare(users[light], items[light], np.random.SeedSequence(number)).user_index) == 1
 
 
 @pytest.mark.parametrize("size", [1.0, 2.5])
@@ -179,9 +179,9 @@ def test_equal_weights_leave_batches_as_they_are(size):
         for e in (edges, Relation.of("chose", "user", "item", users, items))
     ]
     one, other = (m.prepare(users, items, np.random.SeedSequence(3)) for m in models)
-    for name in ("users", "items", "user_at", "item_at", "negative_at"):
+    for name in ("users", "items", "user_index", "item_index", "negative_index"):
         assert torch.equal(getattr(one, name), getattr(other, name))
-    assert len(one.user_at) == len(users)
+    assert len(one.user_index) == len(users)
 
 
 def moved_on(config, users=160, items=120):
@@ -197,7 +197,7 @@ def moved_on(config, users=160, items=120):
     rows = Interactions(
         np.concatenate(user).astype(np.int32), np.concatenate(item).astype(np.int32), None, np.concatenate(time)
     )
-    return replace(planted_graph(users, items).only(), interactions=interactions_of("user", "item", rows, config))
+    return replace(planted_graph(users, items).only(), interactions=build_interactions("user", "item", rows, config))
 
 
 def now_above_then(model):

@@ -13,7 +13,7 @@ N_USERS, N_ITEMS = 160, 120
 class TestXSimGCL(TrainedContract):
     kind = XSimGCL
     config = XSimGCLConfig(dim=16, temperature=0.3)
-    node_tables = ("table",)
+    embedding_tables = ("table",)
     fold_in = "similar"
     propagates = True
 
@@ -50,7 +50,7 @@ def test_without_noise_the_loss_is_ranking_plus_info_nce_of_two_layers():
     a, e = dense(model), model.table.detach().double()
     layers = [a @ e, a @ a @ e, a @ a @ a @ e]
     final, expected = sum(layers) / 3, plain.loss(batch).item()
-    positives = batch.items[batch.item_at].unique()  # negatives are no side of the contrast
+    positives = batch.items[batch.positive_index].unique()  # negatives are no side of the contrast
     for rows in (batch.users, positives + N_USERS):
         one, two = (functional.normalize(x[rows], dim=1) for x in (final, layers[1]))
         logits = one @ two.T / 0.2
@@ -59,10 +59,10 @@ def test_without_noise_the_loss_is_ranking_plus_info_nce_of_two_layers():
 
 
 def test_noise_has_its_length_and_never_leaves_the_orthant():
-    from relrank.models.core.vectors import noisy
+    from relrank.models.core.vectors import add_noise
 
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
-    moved = noisy(x, 0.1, torch.Generator().manual_seed(1)) - x
+    moved = add_noise(x, 0.1, torch.Generator().manual_seed(1)) - x
     torch.testing.assert_close(moved.norm(dim=1), torch.full((50,), 0.1))
     assert (moved * x >= 0).all()
 
@@ -72,7 +72,8 @@ def test_the_step_decides_the_noise():
     batch = prepared(model)
     assert model.loss(batch).item() == model.loss(batch).item()
     other = model.prepare(
-        *(r.numpy() for r in (batch.users[batch.user_at], batch.items[batch.item_at])), np.random.SeedSequence(2)
+        *(r.numpy() for r in (batch.users[batch.user_index], batch.items[batch.positive_index])),
+        np.random.SeedSequence(2),
     )
     assert model.encode(batch)[0].equal(model.encode(batch)[0])
     assert not model.encode(batch)[0].equal(model.encode(other)[0])

@@ -6,8 +6,7 @@ import polars as pl
 import pytest
 from handmade import Study, crowded, empty, goodbooks, judged, planted
 
-from relrank.report import answer
-from relrank.report.answer import lead_model
+from relrank.report.verdict_summary import answer, primary_model
 
 HELPS, OPEN = "helps", "undecided"
 NOTHING = "No relation is shown to be worth building. "
@@ -86,11 +85,11 @@ def test_realistic_studies():
 
 def test_best_ranking_model_speaks_first():
     rows = [("weak", "tags", HELPS), ("strong", "tags", OPEN)]
-    assert lead_model(judged(*rows, best={"weak": 0.10, "strong": 0.15, "unjudged": 0.20})) == "strong"
-    assert lead_model(judged(*rows, best={"weak": 0.15, "strong": 0.10})) == "weak"
-    assert lead_model(judged(*rows, best={"weak": 0.10, "strong": float("nan")})) == "weak"
-    assert lead_model(judged(*rows)) == "weak", "without a leaderboard the first one listed"
-    assert lead_model(empty()) is None
+    assert primary_model(judged(*rows, best={"weak": 0.10, "strong": 0.15, "unjudged": 0.20})) == "strong"
+    assert primary_model(judged(*rows, best={"weak": 0.15, "strong": 0.10})) == "weak"
+    assert primary_model(judged(*rows, best={"weak": 0.10, "strong": float("nan")})) == "weak"
+    assert primary_model(judged(*rows)) == "weak", "without a leaderboard the first one listed"
+    assert primary_model(empty()) is None
 
 
 def test_largest_of_the_visible_effects_is_named():

@@ -9,8 +9,8 @@ import pytest
 from handmade import Study, baselines, empty, goodbooks
 from test_page import page_of
 
-from relrank.report.beyond import DESK, DOT, HEIGHT, LETTER, LINE, MEASURES, PHONE, labels
-from relrank.report.figures import interval, number, signed
+from relrank.report.beyond_accuracy import DESK, DOT, HEIGHT, LETTER, LINE, MEASURES, PHONE, labels
+from relrank.report.formatting import interval, number, signed
 from relrank.report.page import render
 
 NAMES = ["coverage@10", "gini@10", "novelty@10", "intra-list similarity@10", "miscalibration@10"]

@@ -11,9 +11,9 @@ from handmade import Study, baselines, crowded, empty, goodbooks, judged, plante
 
 from relrank.errors import InputError
 from relrank.report import write_report
-from relrank.report.figures import interval, number, signed, typeset
+from relrank.report.formatting import interval, number, signed, typeset
 from relrank.report.page import render
-from relrank.report.view import FIELDS
+from relrank.report.view import REQUIRED_COLUMNS
 
 VOID = {"meta", "link", "br", "col"}
 LOADING = {"script", "img", "iframe", "object", "embed", "audio", "video", "base"}
@@ -375,7 +375,7 @@ def test_every_relation_and_verdict_occurs(make):
         assert typeset(row["sentence"]) in page.text
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name != "card"])
+@pytest.mark.parametrize("name", [name for name in REQUIRED_COLUMNS if name != "card"])
 def test_each_table_may_be_empty(study, name):
     page_of(replace(study, **{name: getattr(study, name).clear()}))
     page_of(replace(study, **{name: pl.DataFrame()}))
@@ -423,7 +423,7 @@ def test_file_appears_whole_or_not_at_all(tmp_path, study):
 
 
 def test_contract_is_the_one_of_the_study(study):
-    assert set(FIELDS) == {field.name for field in fields(study)}
+    assert set(REQUIRED_COLUMNS) == {field.name for field in fields(study)}
 
 
 def luminance(colour):

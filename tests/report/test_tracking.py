@@ -15,13 +15,16 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.report import answer, write_report
-from relrank.study.cells import load_cell
+from relrank.report import write_report
+from relrank.report.verdict_summary import answer
+from relrank.study.callbacks import NullCallback
+from relrank.study.cell_store import load_cell
 from relrank.study.config import read_study
-from relrank.study.engines.engine import Silent
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import keep_winner, prepare, run_study
-from relrank.tracking.mlflow_store import flat, load_mlflow, public, safe
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
+from relrank.tracking.mlflow_store import flatten_params, load_mlflow, mlflow_name, redact_credentials
 from relrank.tracking.tracker import Tracking
 
 for needed in ("mlflow", "sqlalchemy", "alembic"):
@@ -64,17 +67,17 @@ N_CELLS = 2 * (1 + 2 + 1)
 Logged = tuple[str, StudyResult, list[str]]
 
 
-def track(home: Path, uri: str, watcher: Silent | None = None, told: list[str] | None = None) -> Logged:
+def track(home: Path, uri: str, watcher: NullCallback | None = None, told: list[str] | None = None) -> Logged:
     """The study in ``home``, run or gone on with, and logged; with what the person was told meanwhile."""
     told = [] if told is None else told
     file, out = home / "small.toml", home / "out"
     config = read_study(file)
     material = prepare(config, home)
     tracking = Tracking(uri, config, material, file, out, told.append)
-    with tracking.beside(watcher or Silent()) as beside:
+    with tracking.beside(watcher or NullCallback()) as beside:
         result = run_study(config, material, out, beside)
     page = write_report(result, out / "report.html")
-    return tracking.finish(result, page, keep_winner(config, material, out)), result, told
+    return tracking.finish(result, page, save_winner(config, material, out)), result, told
 
 
 def runs(uri: str) -> tuple[Run, dict[str, Run]]:
@@ -104,7 +107,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-class Stop(Silent):
+class Stop(NullCallback):
     """A watcher that is interrupted after so many cells."""
 
     def __init__(self, after: int) -> None:
@@ -194,7 +197,7 @@ def test_every_cell_is_a_run_with_exactly_what_it_stored(logged):
         assert child.info.run_name == f"{cell.model} · {cell.arm} · seed {cell.seed}"
         params, metrics = child.data.params, child.data.metrics
         assert (params["model"], params["arm"], params["seed"]) == (cell.model, cell.arm, str(cell.seed))
-        assert flat({"config": cell.chosen}).items() <= params.items()
+        assert flatten_params({"config": cell.chosen}).items() <= params.items()
         assert params["fingerprint"] == run.data.params[f"fingerprint.seed {cell.seed}"]
         summary = {f"test/{k.replace('@', '_at_')}": v for k, v in cell.evaluation.summary.items()}
         assert {k: v for k, v in metrics.items() if k.startswith("test/")} == summary
@@ -353,12 +356,12 @@ def test_telemetry_is_off_unless_somebody_asked_for_it():
 
 
 def test_names_that_mlflow_takes():
-    assert safe("popularity lift@10") == "popularity lift_at_10"
-    assert safe("a, b/c") == "a_ b_c"
-    assert len(safe("x" * 300)) == 250
+    assert mlflow_name("popularity lift@10") == "popularity lift_at_10"
+    assert mlflow_name("a, b/c") == "a_ b_c"
+    assert len(mlflow_name("x" * 300)) == 250
     said = {"models": [{"name": "a,", "k": 1}, {"name": "a_", "k": 2.5}], "parts": [{"k": "y"}], "list": [1, "b"]}
-    assert flat(said) == {"models.a_.k": "1", "models.a_.k_": "2.5", "parts.0.k": "y", "list": '[1, "b"]'}
-    assert flat({"none": None, "no": {}}) == {"none": "null"}
+    assert flatten_params(said) == {"models.a_.k": "1", "models.a_.k_": "2.5", "parts.0.k": "y", "list": '[1, "b"]'}
+    assert flatten_params({"none": None, "no": {}}) == {"none": "null"}
 
 
 @pytest.mark.parametrize(
@@ -369,7 +372,7 @@ def test_names_that_mlflow_takes():
      ("http://host:5000/me", "http://host:5000/me")],
 )  # fmt: skip
 def test_no_password_is_said(text, said):
-    assert public(text) == said
+    assert redact_credentials(text) == said
 
 
 def test_no_password_is_said_of_what_is_no_database(tmp_path):

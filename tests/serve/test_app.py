@@ -30,13 +30,13 @@ pytest.importorskip("fastapi", reason="needs the extra serve")
 from starlette.testclient import TestClient
 
 from relrank.errors import InputError
-from relrank.io.manifest import seal
+from relrank.io.manifest import write_manifest
 from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.asked import Limits
-from relrank.serve.filters import Has, Joined
-from relrank.serve.process import Options, RunReloader, names_of
-from relrank.serve.served import ServedModel
+from relrank.serve.filters import Has, LogicalCondition
+from relrank.serve.served_model import ServedModel
+from relrank.serve.server import Options, RunReloader, name_runs
 from relrank.serve.service import Service
 
 RUN = library("relational-ease", {"l2": 5.0})
@@ -54,7 +54,7 @@ def save(run, folder):
     _split_frame(run.split).write_parquet(part / "split.parquet")
     run.titles.write_parquet(part / "titles.parquet")
     write_json(part / "run.json", run.note)
-    seal(part)
+    write_manifest(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
 
@@ -73,12 +73,12 @@ def error(response, status):
 def test_explanations_over_get_are_of_the_filtered_list():
     narrowed = "any=has_genre:crime&any=wrote:3&without=wrote:1&exclude=1013&exclude=1014&with=has_genre:crime"
     there, item = quote(USERS[1], safe=""), None
-    listed = CLIENT.get(f"/recommend/{there}?{narrowed}&k=40").json()["items"]
-    for one in (listed[0], listed[-1]):
+    ranked_list = CLIENT.get(f"/recommend/{there}?{narrowed}&k=40").json()["items"]
+    for one in (ranked_list[0], ranked_list[-1]):
         item = one["item"]
         found = CLIENT.get(f"/explain/{there}/{item}?{narrowed}").json()
         assert (found["rank"], found["score"]) == (one["place"], pytest.approx(one["score"]))
-    assert CLIENT.get(f"/explain/{there}/{item}").json()["rank"] > listed[-1]["place"]
+    assert CLIENT.get(f"/explain/{there}/{item}").json()["rank"] > ranked_list[-1]["place"]
     assert error(CLIENT.get(f"/explain/{there}/1014?{narrowed}"), 422)["what"] == "item does not fit the filters"
     assert error(CLIENT.get(f"/explain/{there}/{item}?with=crime"), 422)["where"] == "query.with"
 
@@ -92,11 +92,13 @@ def test_routes_answer_as_the_service_does():
             f"/recommend/{there}?any=has_genre:crime&any=wrote:3&without=wrote:1&exclude=1013&exclude=1014"
         )
         assert answer.json() == SERVICE.recommend(
-            user=user, exclude=[1013, 1014],
+            user=user,
+            exclude=[1013, 1014],
             filters=[
-                Joined("any", (Has("has_genre", "crime"), Has("wrote", "3"))), Joined("not", (Has("wrote", "1"),)),
+                LogicalCondition("any", (Has("has_genre", "crime"), Has("wrote", "3"))),
+                LogicalCondition("not", (Has("wrote", "1"),)),
             ],
-        )  # fmt: skip
+        )
         assert CLIENT.get(f"/history/{there}").json() == SERVICE.history(user)
         assert CLIENT.get(f"/recommend/{there}?run=two&exclude_seen=false").json() == SERVICE.recommend(
             user=user, run="two", exclude_seen=False
@@ -132,7 +134,9 @@ def test_posts_answer_as_the_service_does():
             {"any": [{"relation": "wrote", "value": 3}, {"not": {"all": [{"relation": "wrote", "value": "1"}]}}]},
         ],
     }  # fmt: skip
-    condition = Joined("any", (Has("wrote", 3), Joined("not", (Joined("all", (Has("wrote", "1"),)),))))
+    condition = LogicalCondition(
+        "any", (Has("wrote", 3), LogicalCondition("not", (LogicalCondition("all", (Has("wrote", "1"),)),)))
+    )
     assert CLIENT.post("/recommend", json=body).json() == SERVICE.recommend(
         user=USERS[2], exclude=[1013, 1014], filters=[condition]
     )
@@ -216,7 +220,7 @@ def test_a_bad_request_names_the_field_and_what_was_found(method, path, body, st
 
 
 def test_an_error_of_the_server_has_no_trace_but_a_number_in_the_log(monkeypatch, caplog):
-    monkeypatch.setattr(ServedModel, "listed", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(ServedModel, "ranked_list", lambda *_, **__: 1 / 0)
     said = error(CLIENT.get("/recommend/reader 1"), 500)
     number = re.search(r"log as (\w{12})", said["found"])[1]
     assert f"error {number} in GET /recommend/reader 1" in caplog.text
@@ -327,17 +331,17 @@ def test_searches_leave_the_loop_free(monkeypatch):
 
         monkeypatch.setattr(kind, name, call)
 
-    for name in ("titled", "values_from", "similar", "among"):
+    for name in ("search_items", "search_values", "similar", "candidates"):
         noted(ServedModel, name)
     monkeypatch.setattr(SERVICE.served(), "seconds", 0.0)
     CLIENT.get("/items?q=trial")
     CLIENT.get("/values/has_genre")
     CLIENT.get("/recommend/reader 1?with=has_genre:crime")
     CLIENT.post("/recommend", json={"user": "reader 1", "with": [{"relation": "has_genre", "value": "crime"}]})
-    noted(ServedModel, "listed")
+    noted(ServedModel, "ranked_list")
     CLIENT.post("/recommend", json={"history": [1001] * 201})
     assert {name: thread.startswith("relrank-slow") for name, thread in threads.items()} == dict.fromkeys(
-        ("titled", "values_from", "among", "listed"), True
+        ("search_items", "search_values", "candidates", "ranked_list"), True
     )
 
 
@@ -417,10 +421,10 @@ def test_slow_models_and_quick_ones_answer_alike(monkeypatch):
 
     def noted(self, *args, **kwargs):
         threads.append(threading.current_thread().name)
-        return listed(self, *args, **kwargs)
+        return ranked_list(self, *args, **kwargs)
 
-    listed = ServedModel.listed
-    monkeypatch.setattr(ServedModel, "listed", noted)
+    ranked_list = ServedModel.ranked_list
+    monkeypatch.setattr(ServedModel, "ranked_list", noted)
     answers = []
     for seconds in (0.0, 1.0):
         monkeypatch.setattr(SERVICE.served(), "seconds", seconds)
@@ -433,8 +437,8 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
     go = threading.Event()
     service = Service({"one": RUN}, Limits(threads=1, queue=2))
     monkeypatch.setattr(service.served(), "seconds", 1.0)
-    listed = ServedModel.listed
-    monkeypatch.setattr(ServedModel, "listed", lambda *a, **k: go.wait(10) and listed(*a, **k))
+    ranked_list = ServedModel.ranked_list
+    monkeypatch.setattr(ServedModel, "ranked_list", lambda *a, **k: go.wait(10) and ranked_list(*a, **k))
     statuses = []
     with TestClient(make_app(service)) as client:
 
@@ -445,9 +449,9 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 10
-        while (inside := client.app.state.pools.inside) < 2 and time.monotonic() < deadline:
+        while (n_pending := client.app.state.pools.n_pending) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert inside == 2
+        assert n_pending == 2
         answer = client.get("/similar/1000")
         assert error(answer, 503)["what"] == "too many questions at once"
         assert answer.headers["retry-after"] == "1"
@@ -504,13 +508,13 @@ def test_runs_are_named_after_their_folders(tmp_path):
     for name in ("a/books", "b/books", "study/winner"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.json").write_text("{}")
-    named = names_of([tmp_path / "a/books", tmp_path / "b/books", tmp_path / "study", tmp_path / "study/winner"])
+    named = name_runs([tmp_path / "a/books", tmp_path / "b/books", tmp_path / "study", tmp_path / "study/winner"])
     assert named == {
         "books": tmp_path / "a/books", "books-2": tmp_path / "b/books", "study": tmp_path / "study/winner",
         "study-2": tmp_path / "study/winner",
     }  # fmt: skip
     with pytest.raises(InputError, match="no fitted model here"):
-        names_of([tmp_path / "a"])
+        name_runs([tmp_path / "a"])
 
 
 def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
@@ -526,23 +530,23 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     def served():
         return client.get("/recommend/reader 3").json()["items"], client.get("/health").json()["problems"]
 
-    watcher.look()
+    watcher.reload_changed()
     assert served() == (expected[0], [])
     before = service.served()
     late = RunReloader(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced while it was loaded
-    late.look()
+    late.reload_changed()
     assert service.served() is not before
     shutil.move(folder, tmp_path / "away")
-    watcher.look()
+    watcher.reload_changed()
     assert served() == (expected[0], [])  # gone for the moment is no problem
     shutil.move(tmp_path / "away", folder)
     save(new, folder)
-    watcher.look()
+    watcher.reload_changed()
     assert served() == (expected[1], [])
     save(old, folder)
     (folder / "run.json").write_text('{"format": "another"}')
     before = service.served()
-    watcher.look()
+    watcher.reload_changed()
     items, problems = served()
     assert items == expected[1]
     assert [p["run"] for p in problems] == ["run"]
@@ -550,14 +554,14 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     assert str(tmp_path) not in problems[0]["what"]  # health answers without a token
     assert service.served() is before
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
-    watcher.look()  # once is enough until it changes
+    watcher.reload_changed()  # once is enough until it changes
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
     (folder / "model.safetensors").write_bytes(b"no tensors")
     write_json(folder / "run.json", old.note)
-    watcher.look()
+    watcher.reload_changed()
     assert served()[0] == expected[1]
     save(old, folder)
-    watcher.look(every=True)
+    watcher.reload_changed(every=True)
     assert served() == (expected[0], [])
 
 
@@ -739,7 +743,7 @@ def test_titles_do_not_command_the_terminal(tmp_path, capsys, monkeypatch):
 
 
 def test_the_log_shows_the_path_of_a_request_and_does_not_obey_it(monkeypatch, caplog):
-    monkeypatch.setattr(ServedModel, "listed", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(ServedModel, "ranked_list", lambda *_, **__: 1 / 0)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 404)
     monkeypatch.setattr(ServedModel, "user_row", lambda *_, **__: 1)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 500)
@@ -751,6 +755,6 @@ def test_ids_in_addresses(tmp_path):
     """A slash in an id is part of it where one id stands alone."""
     assert CLIENT.get("/recommend/a%2Fb%20c%3F").json()["user"] == "a/b c?"
     assert CLIENT.get("/recommend/a/b c%3F").json()["user"] == "a/b c?"
-    body = {"user": "a/b c?", "item": next(i for i in ITEMS if i - 1000 not in SERVICE.served().seen_by(0))}
+    body = {"user": "a/b c?", "item": next(i for i in ITEMS if i - 1000 not in SERVICE.served().seen_items(0))}
     assert CLIENT.post("/explain", json=body).status_code == 200
     assert web.PAGE.name == "page"

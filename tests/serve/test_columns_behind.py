@@ -11,10 +11,10 @@ from relrank.graph.construction.builders import Attribute, Link, build_graph
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError
-from relrank.serve.filters import Between, Has, Joined
+from relrank.serve.filters import Between, Has, LogicalCondition
 from relrank.serve.service import Service
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 
 BRANDS = {"acme": ("IT", 1950), "b:v": (None, 1980), "core": ("FR", None), "idle": ("DE", 1999)}
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
              "shop": NodeTable("shop", shops, "shop")}  # fmt: skip
     frame = pl.DataFrame(rows, schema=["user", "item"], orient="row")
     tables = Tables("shop", "user", "item", frame, nodes, links)
-    split = apply(tables, check({"name": "m", "split": "random-leave-one-out"}, ProtocolConfig, "m"), 0)
+    split = make_split(tables, check({"name": "m", "split": "random-leave-one-out"}, ProtocolConfig, "m"), 0)
     relations = {"made_by": Link(kind="link", table="made"),
                  "sold_in": Attribute(kind="attribute", node="item", column="shop")}  # fmt: skip
     whole = build_graph(tables, split, relations)
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def items(run: FittedRun, *conditions: Has | Between | Joined) -> set[int]:
+def items(run: FittedRun, *conditions: Has | Between | LogicalCondition) -> set[int]:
     answer = Service({"run": run}).recommend(history=[], k=20, filters=conditions)
     return {one["item"] for one in answer["items"]}
 
@@ -62,8 +62,8 @@ def test_items_by_a_column_of_their_brands(folder: Path) -> None:
     run = load_run(folder)
     for name in ("brand.country", "made_by.country"):  # a relation that the model's own graph lacks
         assert items(run, Has(name, "IT")) == having("IT")
-        assert items(run, Joined("not", (Has(name, "IT"),))) == set(range(20)) - having("IT")
-        assert items(run, Joined("any", (Has(name, "IT"), Has(name, "FR")))) == having("IT") | having("FR")
+        assert items(run, LogicalCondition("not", (Has(name, "IT"),))) == set(range(20)) - having("IT")
+        assert items(run, LogicalCondition("any", (Has(name, "IT"), Has(name, "FR")))) == having("IT") | having("FR")
         assert items(run, Has(name, "IT"), Has(name, "FR")) == having("IT") & having("FR")
     assert items(run, Between("brand.since", 1960, None)) == {i for i, of in MADE.items() if "b:v" in of}
     assert items(run, Has("shop.town", "Ulm")) == items(run, Has("sold_in.town", "Ulm")) == set(range(1, 20, 2))
@@ -84,8 +84,8 @@ def test_the_same_over_http_and_by_command(folder: Path) -> None:
     run = load_run(folder)
     user, service = 3, Service({"run": run})
     expected = service.recommend(user=user, k=20, filters=[
-        Has("brand.country", "FR"), Joined("any", (Has("shop.town", "Ulm"), Has("brand.since", "1950"))),
-        Joined("not", (Has("made_by", "b:v"),)),
+        Has("brand.country", "FR"), LogicalCondition("any", (Has("shop.town", "Ulm"), Has("brand.since", "1950"))),
+        LogicalCondition("not", (Has("made_by", "b:v"),)),
     ])["items"]  # fmt: skip
     client = testclient.TestClient(make_app(service))
     asked = "with=brand.country:FR&any=shop.town:Ulm&any=brand.since:1950&without=made_by:b:v"

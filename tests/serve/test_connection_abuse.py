@@ -109,7 +109,7 @@ def test_what_waits_for_its_turn_is_not_parsed_before(caplog):
                     connection.sendall(500 * (ASKED + b"\r\n"))
     finally:
         connections.Connection.on_headers_complete = add
-    assert 0 < most[0] <= connections.PIECE // len(ASKED)
+    assert 0 < most[0] <= connections.PARSE_CHUNK_BYTES // len(ASKED)
 
 
 @pytest.mark.parametrize("sent", [ASKED + b"\r\n", WHOLE, 20 * (ASKED + b"\r\n"), 3 * WHOLE])
@@ -210,7 +210,10 @@ EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
 )
 def test_bytes_that_ask_nothing_buy_no_time(sent, then, expected):
     """They cancelled the timer, and the connection was open for good."""
-    with listening(patient, head_seconds=0.6, body_seconds=0.6, idle_seconds=0.6) as port, opened(port) as connection:
+    with (
+        listening(patient, header_seconds=0.6, body_seconds=0.6, idle_seconds=0.6) as port,
+        opened(port) as connection,
+    ):
         connection.settimeout(3)
         connection.sendall(sent)
         time.sleep(0.3)
@@ -301,7 +304,7 @@ def test_who_reads_steadily_is_not_cut_off(ends):
     ],
 )  # fmt: skip
 def test_odd_requests_get_one_clean_answer(sent, expected, caplog):
-    with clean(caplog, head_seconds=1, body_seconds=1, idle_seconds=0.3) as port, opened(port) as connection:
+    with clean(caplog, header_seconds=1, body_seconds=1, idle_seconds=0.3) as port, opened(port) as connection:
         connection.sendall(sent)
         assert statuses(read(connection)) == expected
 
@@ -343,7 +346,7 @@ def test_what_was_written_is_read_slowly_to_its_end(monkeypatch):
         resume_reading = write_eof
 
     async def end(patience):
-        connections._Ending(Slow(), patience).close()
+        connections._GracefulTransport(Slow(), patience).close()
         await asyncio.sleep(1)
 
     asyncio.run(end(30))

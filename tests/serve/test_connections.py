@@ -22,7 +22,7 @@ pytest.importorskip("httptools", reason="needs the extra serve")
 
 from relrank.serve.app import make_app  # noqa: E402
 from relrank.serve.asked import Limits  # noqa: E402
-from relrank.serve.connections import limited  # noqa: E402
+from relrank.serve.connections import connection_class  # noqa: E402
 from relrank.serve.service import Service  # noqa: E402
 
 
@@ -32,9 +32,14 @@ def listening(app=None, **bounds):
     limits = Limits(**bounds)
     app = app or make_app(Service({"one": RUN}, limits), page=Path("no page"))
     config = uvicorn.Config(
-        app, port=0, http=limited(limits), log_config=None, ws="none", timeout_keep_alive=limits.idle_seconds,
+        app,
+        port=0,
+        http=connection_class(limits),
+        log_config=None,
+        ws="none",
+        timeout_keep_alive=limits.idle_seconds,
         timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    )
     running = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=running.run, args=([listener],))
@@ -115,7 +120,7 @@ def test_pitfall_endless_headers_hold_nobody_up():
 
 def test_a_request_has_to_be_there_in_time():
     body = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n{"
-    with listening(head_seconds=0.3, body_seconds=0.3, idle_seconds=1) as port:
+    with listening(header_seconds=0.3, body_seconds=0.3, idle_seconds=1) as port:
         for sent in (START, body):
             with opened(port) as connection:
                 connection.sendall(sent)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from library import GENRES, ITEMS, N_ITEMS, TITLES, USERS, constant, genre_of, library
 
 from relrank.errors import InputError
-from relrank.explain.explainer import Explainer
+from relrank.explanation.explainer import Explainer
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS as ALL_MODELS
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -24,12 +24,12 @@ from relrank.models.closed_form.relational_item_knn import RelationalItemKNN, Re
 from relrank.models.closed_form.sparse_ease import SparseEASE, SparseEASEConfig
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.graph.mf import MF
-from relrank.serve import served as serving
-from relrank.serve import weights as weighing
+from relrank.serve import reweighting as weighing
+from relrank.serve import served_model as serving
+from relrank.serve.ann_index import ItemIndex, recall
 from relrank.serve.asked import Limits, RequestError
-from relrank.serve.filters import Between, Has, Joined
-from relrank.serve.index import ItemIndex, recall
-from relrank.serve.served import ServedModel
+from relrank.serve.filters import Between, Has, LogicalCondition
+from relrank.serve.served_model import ServedModel
 from relrank.serve.service import Service
 
 MODELS = [
@@ -45,7 +45,7 @@ def silenced(model, item):
     if isinstance(model, SparseLinear):
         w = model.item_weights()
         kept = w.rows() != item
-        other.keep_weights(Csr.from_pairs(w.rows()[kept], w.indices[kept], (w.n_rows, w.n_cols), w.data[kept]))
+        other.set_weights(Csr.from_pairs(w.rows()[kept], w.indices[kept], (w.n_rows, w.n_cols), w.data[kept]))
     elif isinstance(model, MF):
         other.table.data[model.graph.n_users + item] = 0
         other.refresh()
@@ -91,8 +91,8 @@ def test_nobody_known_gets_popularity_and_is_told(model):
     assert answer["fallback"] == "popularity"
     assert pairs(answer) == list(popular.recommend_for([], 9).select("item", "score").iter_rows())
     assert pairs(service.recommend(history=[], k=4, offset=5)) == pairs(answer)[5:]
-    among = service.recommend(history=[], k=3, filters=[("has_genre", "crime")])
-    assert {genre_of()[item - 1000] for item, _ in pairs(among)} == {0}
+    candidates = service.recommend(history=[], k=3, filters=[("has_genre", "crime")])
+    assert {genre_of()[item - 1000] for item, _ in pairs(candidates)} == {0}
     found = run.recommend_for([], 9)
     assert found["item"].to_list() == [item for item, _ in pairs(answer)]
     assert found["fallback"].all()
@@ -120,7 +120,7 @@ def test_a_history_that_leads_to_itself_alone_is_one_without():
     other, w = copy.deepcopy(run.model), run.model.item_weights()
     row, kept = w.rows(), ~np.isin(w.rows(), [46, 47])
     pairs_of = np.append(row[kept], [46, 47]), np.append(w.indices[kept], [47, 46])
-    other.keep_weights(Csr.from_pairs(*pairs_of, (w.n_rows, w.n_cols), np.append(w.data[kept], [1.0, 1.0])))
+    other.set_weights(Csr.from_pairs(*pairs_of, (w.n_rows, w.n_cols), np.append(w.data[kept], [1.0, 1.0])))
     silent = replace(run, model=other)
     answer = Service({"one": silent}).recommend(history=[1046, 1047], k=5)
     assert answer["fallback"] == "popularity"
@@ -172,7 +172,7 @@ def test_reasons_of_a_trained_vector_move_its_own_scores():
 def test_a_known_user_brings_the_items_of_a_visit(model, successive):
     run = library(model, successive=successive)
     service, user = Service({"one": run}), 5
-    seen = service.served().seen_by(user)
+    seen = service.served().seen_items(user)
     visit = [item for item in ITEMS if item - 1000 not in seen][:2]
     alone = service.recommend(user=USERS[user], k=20)
     both = service.recommend(user=USERS[user], history=visit, k=N_ITEMS)
@@ -182,7 +182,7 @@ def test_a_known_user_brings_the_items_of_a_visit(model, successive):
     assert pairs(service.recommend(user=USERS[user], history=[], k=20)) == pairs(alone)
     if run.lists_from_full_history or (run.model.from_history and model != "random"):
         rows = (
-            service.served().history_of(user)
+            service.served().user_history(user)
             if run.lists_from_full_history
             else run.split.train.item[run.split.train.user == user]
         )
@@ -230,12 +230,12 @@ SPARSE = ServedModel("sparse", library("sparse-ease", {"neighbours": 4, "weights
 TIES = ServedModel("ties", constant(library()))
 
 
-def oracle(served, scores, seen, among):
+def oracle(served, scores, seen, candidates):
     """The whole order, by sorting."""
-    from relrank.evaluation.ranking import visiting_order
+    from relrank.evaluation.ranking import tie_break_order
 
-    place = {item: at for at, item in enumerate(visiting_order(N_ITEMS).tolist())}
-    rows = [row for row in range(N_ITEMS) if row not in seen and (among is None or among[row])]
+    place = {item: at for at, item in enumerate(tie_break_order(N_ITEMS).tolist())}
+    rows = [row for row in range(N_ITEMS) if row not in seen and (candidates is None or candidates[row])]
     return sorted(rows, key=lambda row: (-scores[row], place[row]))
 
 
@@ -246,9 +246,9 @@ def oracle(served, scores, seen, among):
 )  # fmt: skip
 def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
     service = Service({"one": served})
-    scores, among = served.user_scores(user), served.among([Has(*pair) for pair in filters])
-    seen = set(served.seen_by(user).tolist()) if exclude_seen else set()
-    expected = oracle(served, scores, seen, among)
+    scores, candidates = served.user_scores(user), served.candidates([Has(*pair) for pair in filters])
+    seen = set(served.seen_items(user).tolist()) if exclude_seen else set()
+    expected = oracle(served, scores, seen, candidates)
     found, offset = [], 0
     while offset is not None:
         page = service.recommend(user=USERS[user], k=k, offset=offset, exclude_seen=exclude_seen, filters=filters)
@@ -322,9 +322,11 @@ def test_conditions_are_joined_as_logic_says(data):
         st.recursive(one, lambda x: st.tuples(some, st.lists(x, min_size=1, max_size=3)).map(joined), max_leaves=6)
     )
     condition, holds = tree
-    found = ServedModel("one", replace(SERVED.run, facts=FACTS, nodes=NODES)) if not FILTERED else FILTERED[0]
+    found = (
+        ServedModel("one", replace(SERVED.run, item_attributes=FACTS, nodes=NODES)) if not FILTERED else FILTERED[0]
+    )
     FILTERED[:] = [found]
-    np.testing.assert_array_equal(found.among([condition]), [holds(i) for i in range(N_ITEMS)])
+    np.testing.assert_array_equal(found.candidates([condition]), [holds(i) for i in range(N_ITEMS)])
 
 
 FILTERED = []
@@ -334,17 +336,21 @@ def joined(pair):
     how, parts = pair
     parts = parts[:1] if how == "not" else parts
     test = {"all": all, "any": any, "not": lambda values: not next(iter(values))}[how]
-    return Joined(how, tuple(c for c, _ in parts)), lambda i: test(holds(i) for _, holds in parts)
+    return LogicalCondition(how, tuple(c for c, _ in parts)), lambda i: test(holds(i) for _, holds in parts)
 
 
 @pytest.mark.parametrize("model", EVERY_MODEL)
 def test_every_model_filters_and_excludes(model):
-    service = Service({"one": replace(library(model), facts=FACTS, nodes=NODES)})
+    service = Service({"one": replace(library(model), item_attributes=FACTS, nodes=NODES)})
     everything = pairs(service.recommend(user=USERS[3], k=N_ITEMS))
-    filters = [Has("cover", "hard"), Joined("not", (Has("has_genre", "crime"),)), Between("pages", 101, None)]
+    filters = [
+        Has("cover", "hard"),
+        LogicalCondition("not", (Has("has_genre", "crime"),)),
+        Between("pages", 101, None),
+    ]
     excluded = everything[0][0]
     answer = service.recommend(user=USERS[3], k=N_ITEMS, filters=filters, exclude=[excluded])
-    filters.append(Joined("any", (Has("author.land", "IT"), Between("author.born", None, 1900))))
+    filters.append(LogicalCondition("any", (Has("author.land", "IT"), Between("author.born", None, 1900))))
     answer = service.recommend(user=USERS[3], k=N_ITEMS, filters=filters, exclude=[excluded])
     fits = {1000 + i for i in range(44) if i % 3 and i % 4 and i % 10 != 9 and (i // 4 % 3 or i < 4)} - {excluded}
     assert [item for item, _ in pairs(answer)] == [item for item, _ in everything if item in fits]
@@ -357,7 +363,7 @@ def test_every_model_filters_and_excludes(model):
 
 
 def test_filters_that_cannot_be_are_named():
-    service = Service({"one": replace(SERVED.run, facts=FACTS, nodes=NODES)})
+    service = Service({"one": replace(SERVED.run, item_attributes=FACTS, nodes=NODES)})
     for condition, message in (
         (Has("author.lnd", "IT"), "did you mean 'author.land'"), (Has("author.land", "DE"), "unknown author.land"),
         (Has("jury.land", "IT", "relation"), "no such filter"), (Between("author.land", 1, 2), "not of numbers"),
@@ -371,11 +377,11 @@ def test_filters_that_cannot_be_are_named():
         assert refused.value.status == 422
     deep = Has("cover", "soft")
     for _ in range(12):
-        deep = Joined("not", (deep,))
+        deep = LogicalCondition("not", (deep,))
     with pytest.raises(RequestError, match="too deep"):
         service.recommend(user=USERS[1], filters=[deep])
     with pytest.raises(RequestError, match="number of filters"):
-        service.recommend(user=USERS[1], filters=[Joined("any", (Has("cover", "soft"),) * 21)])
+        service.recommend(user=USERS[1], filters=[LogicalCondition("any", (Has("cover", "soft"),) * 21)])
     with pytest.raises(RequestError, match="unknown item"):
         service.recommend(user=USERS[1], exclude=["soap"])
     assert service.recommend(user=USERS[1], exclude=["soap"], skip_unknown=True)["unknown"] == ["soap"]
@@ -470,17 +476,17 @@ def test_weights_of_a_model_with_gradients_are_its_parameter(model, raw):
     run = library(model, {"dim": 16})
     service = Service({"one": run})
     before = service.recommend(user=USERS[3], k=30)
-    weights = weighing.weights_of(run.model)
+    weights = weighing.get_relation_weights(run.model)
     answer = service.recommend(user=USERS[3], k=30, weights={"has_genre": 5.0, "wrote": 0.0})
     new_person = service.recommend(history=[1001, 1005], k=30, weights={"has_genre": 5.0, "wrote": 0.0})
     assert pairs(service.recommend(user=USERS[3], k=30)) == pairs(before)
-    assert weighing.weights_of(run.model) == weights
+    assert weighing.get_relation_weights(run.model) == weights
 
     values = torch.tensor([{"has_genre": 5.0, "wrote": 0.0}.get(name, old) for name, old in weights.items()])
     by_hand = library(model, {"dim": 16})
     with torch.no_grad():
         by_hand.model.get_parameter(raw).copy_(torch.log(torch.expm1(values.double())).float())
-    by_hand.model.forget()
+    by_hand.model.clear_derived()
     by_hand.model.refresh()
     for found, expected in (
         (answer, by_hand.recommend(USERS[3], 30)),
@@ -552,10 +558,10 @@ def test_a_variant_is_made_once_and_few_are_kept(monkeypatch):
     def slow(model, weights):
         made.append(weights["has_genre"])
         time.sleep(0.05)
-        return under(model, weights)
+        return with_weights(model, weights)
 
-    under = weighing.under
-    monkeypatch.setattr(weighing, "under", slow)
+    with_weights = weighing.with_weights
+    monkeypatch.setattr(weighing, "with_weights", slow)
     service = Service({"one": ServedModel("one", SERVED.run, Limits(variants=2, waiting=8))})
 
     def ask(weight):
@@ -583,7 +589,7 @@ def test_too_many_variants_at_once_are_refused(monkeypatch):
         go.wait(5)
         return model
 
-    monkeypatch.setattr(weighing, "under", stuck)
+    monkeypatch.setattr(weighing, "with_weights", stuck)
     service = Service({"one": ServedModel("one", SERVED.run, Limits(waiting=1))})
     first = threading.Thread(target=service.recommend, kwargs={"user": USERS[1], "weights": {"has_genre": 1.0}})
     first.start()
@@ -669,16 +675,19 @@ def test_reasons_are_those_of_the_model_under_outside_ids(served):
     service, run = Service({"one": served}), served.run
     user = 5
     first = service.recommend(user=USERS[user], k=3)["items"]
-    for listed in first:
-        item = listed["item"] - 1000
-        seen = set(served.seen_by(user).tolist())
-        whole = served.listed(user, None, 0, N_ITEMS)[:2]
-        expected = Explainer(run.model, run.graph).explain([item], user=user, hidden=sorted(seen), n=4, listed=whole)[
-            0
-        ]
-        answer = service.explain(str(listed["item"]), user=USERS[user], n=4)
-        assert answer["item"] == {"item": listed["item"], "title": listed["title"]}
-        assert (answer["rank"], answer["score"]) == (listed["place"], pytest.approx(listed["score"], rel=1e-6))
+    for ranked_list in first:
+        item = ranked_list["item"] - 1000
+        seen = set(served.seen_items(user).tolist())
+        whole = served.ranked_list(user, None, 0, N_ITEMS)[:2]
+        expected = Explainer(run.model, run.graph).explain(
+            [item], user=user, exclude_items=sorted(seen), n=4, ranked_list=whole
+        )[0]
+        answer = service.explain(str(ranked_list["item"]), user=USERS[user], n=4)
+        assert answer["item"] == {"item": ranked_list["item"], "title": ranked_list["title"]}
+        assert (answer["rank"], answer["score"]) == (
+            ranked_list["place"],
+            pytest.approx(ranked_list["score"], rel=1e-6),
+        )
         assert len(answer["reasons"]) == len(expected.reasons) > 0
         for reason, told in zip(expected.reasons, answer["reasons"], strict=True):
             assert told["via"]["item"] == ITEMS[reason.via]
@@ -692,9 +701,9 @@ def test_reasons_are_those_of_the_model_under_outside_ids(served):
     again = Explainer(run.model, run.graph).explain([0], history=[4, 8], n=2)[0]
     assert (history["rank"], history["score"]) == (again.rank, again.score)
     weighed = service.explain(1000, history=[1004, 1008], weights={"has_genre": 500.0})
-    listed = service.recommend(history=[1004, 1008], weights={"has_genre": 500.0}, k=N_ITEMS)["items"]
-    assert weighed["rank"] == next(i["place"] for i in listed if i["item"] == 1000)
-    assert weighed["score"] == pytest.approx(next(i["score"] for i in listed if i["item"] == 1000), rel=1e-5)
+    ranked_list = service.recommend(history=[1004, 1008], weights={"has_genre": 500.0}, k=N_ITEMS)["items"]
+    assert weighed["rank"] == next(i["place"] for i in ranked_list if i["item"] == 1000)
+    assert weighed["score"] == pytest.approx(next(i["score"] for i in ranked_list if i["item"] == 1000), rel=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("relational-ease", {"l2": 5.0}), ("sparse-ease", {"neighbours": 9})])
@@ -744,19 +753,19 @@ def test_an_index_reads_cells_until_its_recall_is_reached():
     index = ItemIndex(items, queries, target=0.95)
     q = index.quality
     assert 0.95 <= q.recall_depth <= 1
-    assert q.read < q.cells
+    assert q.probed_cells < q.cells
     hits = [len(set(index.search(x, 10).tolist()) & set(np.argsort(-(items @ x))[:10].tolist())) for x in queries]
     assert q.recall_10 == pytest.approx(np.mean(hits) / 10)
     assert f"recall@10 {q.recall_10:.4f}" in str(q)
     worse = ItemIndex(items, queries, target=0.0)
-    assert worse.quality.read < q.read
+    assert worse.quality.probed_cells < q.probed_cells
     assert worse.quality.recall_depth < q.recall_depth
 
 
 @pytest.fixture
 def wide(monkeypatch):
     """Half of the list comes from the index."""
-    monkeypatch.setattr(serving, "HEAD", 12)
+    monkeypatch.setattr(serving, "INDEXED_ITEMS", 12)
     return library("mf", {"dim": 8})
 
 

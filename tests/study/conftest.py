@@ -5,8 +5,9 @@ from engine_runs import STUDY, cells
 from threadpoolctl import threadpool_limits
 
 from relrank.study.config import read_study
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import prepare, run_study
+from relrank.study.run import run_study
 from relrank.testing import planted_study
 
 SMALL = planted_study(

@@ -5,7 +5,7 @@ import json
 import polars as pl
 
 from relrank.io.tensors import load_tensors
-from relrank.study.engines.engine import Silent
+from relrank.study.callbacks import NullCallback
 from relrank.testing import planted_study
 
 STUDY = planted_study(
@@ -29,7 +29,7 @@ train = { epochs = 40, batch = 64, every = 5 }
 )
 
 
-class Counting(Silent):
+class Counting(NullCallback):
     """Counts what it is told of."""
 
     def __init__(self):
@@ -38,7 +38,7 @@ class Counting(Silent):
     def start(self, cell):
         self.started.append(cell.key())
 
-    def lost(self, cell, why):
+    def worker_lost(self, cell, why):
         self.gone.append(cell.key())
 
     def done(self, cell, result, fresh):

@@ -6,10 +6,10 @@ import polars as pl
 
 from relrank.graph.construction.builders import build_graph
 from relrank.models import MODELS
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import Tables
 
 N_USERS, N_ITEMS = 17, 23
@@ -20,9 +20,9 @@ ROWS = [(f"c{c:02}", 100 + i, 10 * k + c) for c, items in BOUGHT.items() for k, 
 def kept(folder: Path, name: str, split: str = "random-leave-one-out", **config: object) -> FittedRun:
     """A model on the shop above, saved and loaded again."""
     shop = Tables("shop", "user", "item", pl.DataFrame(ROWS, schema=["user", "item", "time"], orient="row"))
-    cut = apply(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
+    cut = make_split(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
     graph, kind = build_graph(shop, cut, {}), MODELS[name]
-    model = kind(graph, config_of(kind.Config(), config, name))
+    model = kind(graph, override_config(kind.Config(), config, name))
     if hasattr(model, "solve"):
         model.solve()
     else:

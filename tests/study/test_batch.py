@@ -181,8 +181,8 @@ def test_one_process_at_a_time_writes_a_file_and_a_linked_folder_of_parts_is_ref
         batch(run, out, 4, look_away)
     parts.unlink()
     holding = (
-        "import sys, pathlib; from relrank.io.folder_lock import owned\n"
-        "with owned(pathlib.Path(sys.argv[1])): input()"
+        "import sys, pathlib; from relrank.io.folder_lock import locked_folder\n"
+        "with locked_folder(pathlib.Path(sys.argv[1])): input()"
     )
     other = subprocess.Popen([sys.executable, "-c", holding, parts], stdin=subprocess.PIPE)
     while not (parts / ".owner.json").exists():

@@ -7,7 +7,8 @@ import numpy as np
 
 from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, pack_cell, unpack, unpack_cell
-from relrank.study.run import grid, prepare
+from relrank.study.grid import grid
+from relrank.study.prepare import prepare
 
 
 def test_a_bench_is_the_same_after_its_files(study_file):
@@ -17,24 +18,27 @@ def test_a_bench_is_the_same_after_its_files(study_file):
     study_file.write_text(text.replace('split = "random', 'core = 2\nsplit = "random'))
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    again = {bench.seed: unpack(pack(bench)) for bench in material.benches}
+    again = {split_context.seed: unpack(pack(split_context)) for split_context in material.split_contexts}
     cells = grid(config, material)
-    there = [replace(cell, bench=again[cell.bench.seed]) for cell in cells]
+    there = [replace(cell, split_context=again[cell.split_context.seed]) for cell in cells]
     assert [cell.key() for cell in there] == [cell.key() for cell in cells]
-    for bench in material.benches:
-        other = again[bench.seed]
-        assert (other.split.protocol, other.split.notices) == (bench.split.protocol, bench.split.notices)
+    for split_context in material.split_contexts:
+        other = again[split_context.seed]
+        assert (other.split.protocol, other.split.notices) == (
+            split_context.split.protocol,
+            split_context.split.notices,
+        )
         for part in ("train", "valid", "test"):
-            for column in fields(one := getattr(bench.split, part)):
+            for column in fields(one := getattr(split_context.split, part)):
                 values, found = getattr(one, column.name), getattr(getattr(other.split, part), column.name)
                 assert (values is None) == (found is None)
                 same = np.asarray(values).dtype == np.asarray(found).dtype and np.array_equal(values, found)
                 assert values is None or same
-        assert other.split.items.keys.equals(bench.split.items.keys)
-        assert other.item_groups.equals(bench.item_groups)
+        assert other.split.items.keys.equals(split_context.split.items.keys)
+        assert other.item_groups.equals(split_context.item_groups)
         assert other.user_groups is None
-        assert np.array_equal(other.attributes.indices, bench.attributes.indices)
-        assert other.attributes.n_cols == bench.attributes.n_cols
+        assert np.array_equal(other.attributes.indices, split_context.attributes.indices)
+        assert other.attributes.n_cols == split_context.attributes.n_cols
         assert other.split.train.user.flags.writeable  # as those that were prepared here
 
 
@@ -42,10 +46,12 @@ def test_a_cell_is_the_same_after_its_values(study_file):
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
     for cell in grid(config, material):
-        begun = replace(cell, after=("a", "b"), begins=({"l2": 10.0},), there=("a",), adds=True)
-        for one in (cell, begun):
-            there = unpack_cell(json.loads(json.dumps(pack_cell(one))), cell.bench)
+        with_warm_start = replace(
+            cell, prerequisites=("a", "b"), warm_starts=({"l2": 10.0},), there=("a",), tunes_new_weights_only=True
+        )
+        for one in (cell, with_warm_start):
+            there = unpack_cell(json.loads(json.dumps(pack_cell(one))), cell.split_context)
             assert there.key() == one.key()
-            assert there.begins == one.begins
+            assert there.warm_starts == one.warm_starts
             assert there.there == one.there
-            assert there.adds == one.adds
+            assert there.tunes_new_weights_only == one.tunes_new_weights_only

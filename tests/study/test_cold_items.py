@@ -9,7 +9,9 @@ from relrank.evaluation.evaluate import evaluate, mean_metric
 from relrank.evaluation.ranking import ranks
 from relrank.runs.fitted_run import load_run
 from relrank.study.config import read_study
-from relrank.study.run import keep_winner, prepare, run_study
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 
 STUDY = """
 name = "cold"
@@ -62,7 +64,7 @@ def test_relations_find_new_items_where_nothing_else_can(study) -> None:
 
 def test_only_new_items_are_ranked_at_validation_and_at_test(study) -> None:
     _, material, _, _ = study
-    split = material.benches[0].split
+    split = material.split_contexts[0].split
     n_new = len(split.items) - split.closed().size
     assert n_new == 2 * int(0.2 * len(split.items))
     rng = np.random.default_rng(0)
@@ -87,7 +89,7 @@ def test_only_new_items_are_ranked_at_validation_and_at_test(study) -> None:
 
 def test_a_kept_run_ranks_the_same_candidates(study) -> None:
     config, material, result, out = study
-    keep_winner(config, material, out)
+    save_winner(config, material, out)
     run = load_run(out)
     assert run.split.new_items_only
     best = result.leaderboard.sort("valid", descending=True).row(0, named=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attacks.corruptions import Attacked, damage, targets_in
-from relrank.io.manifest import Sealed
+from relrank.io.manifest import ManifestReader
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,12 @@ def test_what_was_damaged_is_refused_or_answers_as_before(targets, tmp_path):
 
 def test_the_attack_finds_what_is_not_verified(targets, tmp_path, monkeypatch):
     """Without the checksums some of the same damage goes unnoticed."""
-    read = Sealed.read
+    read = ManifestReader.read
 
     def careless(self, name):
         return self._bytes(name) if name == "model.safetensors" else read(self, name)
 
-    monkeypatch.setattr(Sealed, "read", careless)
+    monkeypatch.setattr(ManifestReader, "read", careless)
     attack = Attacked(targets[:1], 7, tmp_path)
     assert any(attack(number).found == "wrong" for number in range(120))
 

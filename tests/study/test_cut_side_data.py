@@ -8,7 +8,7 @@ from shops import SHOP
 
 from relrank.errors import InputError
 from relrank.study.config import read_study
-from relrank.study.run import StudyData, prepare
+from relrank.study.prepare import StudyData, prepare
 
 REST = """time = "time"
 [protocol]
@@ -88,7 +88,7 @@ WITH_WRITER = ('text = "text"\nby = "customer"\ntime = "time"', 'text = "text"')
 
 def test_late_rows_are_no_edges_and_are_counted(shop: Path) -> None:
     material = read(shop)
-    graph, split = material.benches[0].graph, material.benches[0].split
+    graph, split = material.split_contexts[0].graph, material.split_contexts[0].split
     held = {(u, i) for part in (split.valid, split.test) for u, i in zip(part.user, part.item, strict=True)}
     views = graph.relation("views")
     seen = set(zip(views.src.tolist(), views.dst.tolist(), strict=True))
@@ -111,15 +111,15 @@ def test_without_a_time_the_same_views_are_a_leak(shop: Path) -> None:
 
 
 def test_texts_and_features_of_texts_hold_no_review_of_a_held_out_row(shop: Path) -> None:
-    graph, whole = read(shop).benches[0].graph, read(shop, WITH_WRITER).benches[0].graph
+    graph, whole = read(shop).split_contexts[0].graph, read(shop, WITH_WRITER).split_contexts[0].graph
     assert (len(graph.relation("reviews")), len(whole.relation("reviews"))) == (30 * 4, 30 * 6)
     assert graph.features["said"].sha256() != whole.features["said"].sha256()
 
 
 def test_tags_without_their_givers_are_all_there(shop: Path) -> None:
     cut, whole = read(shop), read(shop, WITH_MAKER)
-    assert len(cut.benches[0].graph.relation("tags")) == 30 * 4
-    assert len(whole.benches[0].graph.relation("tags")) == 30 * 6
+    assert len(cut.split_contexts[0].graph.relation("tags")) == 30 * 4
+    assert len(whole.split_contexts[0].graph.relation("tags")) == 30 * 6
 
 
 def test_what_is_wrong_with_a_time_names_file_and_row(shop: Path) -> None:
@@ -140,7 +140,7 @@ def test_who_made_rows_is_asked_where_a_column_seems_to_say_it(shop: Path) -> No
         found = {f.check: f for f in read(shop, way).findings}[f"{name} made of held-out rows"]
         assert (found.level, found.count) == ("leak", 60)
         assert "of 60 of their 60 held-out items" in found.message
-        assert found.mend == f'say who made the rows of {name}: by = "customer"'
+        assert found.remedy == f'say who made the rows of {name}: by = "customer"'
     assert not [f for f in read(shop).findings if "made of" in f.check]  # it is said
     assert set(found.names) == {"reviews", "said"}
     few = pl.read_csv(shop / "tags.csv").with_columns(pl.col("customer") % 2 + 900)  # nobody of the shop

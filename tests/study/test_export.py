@@ -135,12 +135,12 @@ def test_the_onnx_graph_scores_as_the_model_does(name: str, tmp_path: Path) -> N
     run = kept(tmp_path, name, **(LINEAR | VECTORS)[name])
     export(run, "onnx", tmp_path / "out")
     session = runtime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-    (takes,) = session.get_inputs()
-    assert takes.name == ("history" if name in LINEAR else "user")
+    (input_kind,) = session.get_inputs()
+    assert input_kind.name == ("history" if name in LINEAR else "user")
     given, expected = inputs(run)
-    (scores,) = session.run(["scores"], {takes.name: given})
+    (scores,) = session.run(["scores"], {input_kind.name: given})
     np.testing.assert_allclose(scores, expected, atol=1e-4 * max(1, np.abs(expected).max()))
-    (one,) = session.run(["scores"], {takes.name: given[:1]})
+    (one,) = session.run(["scores"], {input_kind.name: given[:1]})
     np.testing.assert_allclose(one, scores[:1], rtol=1e-5, atol=1e-6)
     if name in VECTORS:
         (scores,) = session.run(None, {"user": vectors(tmp_path / "out", "users")[1]})
@@ -155,7 +155,7 @@ def test_the_torch_program_scores_as_the_model_does_and_is_no_pickle(name: str, 
     expected = {"ids.parquet", "manifest.json", "model.safetensors", "note.json"}
     assert set(files) - {"users.parquet", "items.parquet"} == expected
     program = load_program(tmp_path / "out")
-    assert program.takes == ("history" if name in LINEAR else "user")
+    assert program.input_kind == ("history" if name in LINEAR else "user")
     given, expected = inputs(run)
     for n in (len(HISTORIES), 1):
         np.testing.assert_allclose(program(torch.from_numpy(given[:n].copy())).numpy(), expected[:n], atol=1e-5)
@@ -200,7 +200,7 @@ def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Pa
     expected = run.model.fold_in(histories()).numpy()
     np.testing.assert_allclose(multi_hot() @ scipy_csr, expected, atol=1e-5)
     program = load_program(tmp_path / "out")
-    assert program.takes == "history"
+    assert program.input_kind == "history"
     for n in (len(HISTORIES), 1):
         given = torch.from_numpy(multi_hot()[:n].astype(np.int64))
         np.testing.assert_allclose(program(given).numpy(), expected[:n], atol=1e-5)

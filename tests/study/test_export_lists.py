@@ -57,8 +57,8 @@ def scores_of(run: FittedRun, out: Path, to: str, n_items: int) -> np.ndarray:
         session = pytest.importorskip("onnxruntime").InferenceSession(
             out / "model.onnx", providers=["CPUExecutionProvider"]
         )
-        (takes,) = session.get_inputs()
-        return session.run(None, {takes.name: inputs(run, out, to, takes.shape[1])})[0]
+        (input_kind,) = session.get_inputs()
+        return session.run(None, {input_kind.name: inputs(run, out, to, input_kind.shape[1])})[0]
     x = inputs(run, out, to, n_items)
     ids = pl.read_parquet(out / "ids.parquet")
     if to == "faiss":
@@ -146,10 +146,10 @@ def test_a_part_without_weight_makes_no_item_listable() -> None:
 
 def test_what_no_list_holds_is_found_once(monkeypatch) -> None:
     run, times = fitted("ease"), []
-    found = run.unscored
-    monkeypatch.setattr(fitted_runs, "unscored", lambda *_: times.append(1))
+    found = run.unscorable_items
+    monkeypatch.setattr(fitted_runs, "unscorable_items", lambda *_: times.append(1))
     for _ in range(3):
         run.recommend("c1", 3)
-        assert run.unscored is found
+        assert run.unscorable_items is found
     assert times == []
-    assert replace(run, split=run.split).unscored is None  # another run finds its own
+    assert replace(run, split=run.split).unscorable_items is None  # another run finds its own

@@ -13,10 +13,13 @@ from shops import SHOP
 from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.runs.fitted_run import load_run
-from relrank.study.cells import Cell, load_cell
+from relrank.study.cell import Cell
+from relrank.study.cell_store import load_cell
 from relrank.study.config import read_study
 from relrank.study.fit_run import fit_run
-from relrank.study.run import StudyData, grid, prepare, run_study
+from relrank.study.grid import grid
+from relrank.study.prepare import StudyData, prepare
+from relrank.study.run import run_study
 
 STUDY = f"""{SHOP}[data.nodes.product]
 file = "products.csv"
@@ -107,8 +110,8 @@ def test_pitfall_cell_is_keyed_by_what_its_features_say(shop: Path, model: str) 
     assert not changed()
     # a graph without features has the name it would have had before there were any
     cell = grid(read_study(shop), read(shop))[0]
-    bare = replace(cell.bench, graph=replace(cell.bench.graph, features={}))
-    assert "features" not in Cell(cell.model, cell.arm, bench=bare, study=cell.study).identity()
+    bare = replace(cell.split_context, graph=replace(cell.split_context.graph, features={}))
+    assert "features" not in Cell(cell.model, cell.arm, split_context=bare, study=cell.study).identity()
 
 
 def test_only_models_that_read_features_get_them(shop: Path, tmp_path: Path) -> None:

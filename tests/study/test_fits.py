@@ -13,26 +13,29 @@ from rich.console import Console
 
 from relrank.cli.live import LiveStudy, print_result
 from relrank.errors import InputError
-from relrank.models import MODELS, Knob
+from relrank.models import MODELS, GridParameter
 from relrank.models.closed_form.ease import EASE
 from relrank.models.closed_form.relational_ease import RelationalEASE
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.models.core.estimates import Estimate
 from relrank.models.graph.mf import MF
 from relrank.parallel.memory import GB, VARIABLE
 from relrank.report import write_report
 from relrank.runs.fitted_run import load_run
-from relrank.study import fits
+from relrank.study import memory_limits
+from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
-from relrank.study.engines.engine import Silent
 from relrank.study.fit_run import fit_run
-from relrank.study.fits import estimate_of, memory_for
-from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study
+from relrank.study.grid import cell_with_prerequisites, grid
+from relrank.study.memory_limits import estimate_of, memory_per_cell
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 
 MB = 1 << 20
 
 
-class Noting(Silent):
+class Noting(NullCallback):
     """Notes what was left out, and which cells ran."""
 
     def __init__(self):
@@ -46,11 +49,11 @@ class Noting(Silent):
 
     def done(self, cell, result, fresh):
         if fresh:
-            self.fresh.append((cell.model.name, cell.arm.name, cell.bench.seed))
+            self.fresh.append((cell.model.name, cell.arm.name, cell.split_context.seed))
 
-    def left_out(self, cells, why):
+    def skipped(self, cells, why):
         self.said.append(why)
-        self.gone += [(c.model.name, c.arm.name, c.bench.seed) for c in cells]
+        self.gone += [(c.model.name, c.arm.name, c.split_context.seed) for c in cells]
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +70,8 @@ def run(path: Path, out: Path, gb: float | None = 1.0):
         text = text.replace("trials = 8", f"trials = 2\nmemory_gb = {gb}")
     (path.parent / "limited.toml").write_text(text)
     config = read_study(path.parent / "limited.toml")
-    material, watcher = prepare(config, path.parent), Noting()
-    return run_study(config, material, out, watcher), watcher, config, material
+    material, callback = prepare(config, path.parent), Noting()
+    return run_study(config, material, out, callback), callback, config, material
 
 
 def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file, tmp_path):
@@ -88,7 +91,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     assert result.verdicts.is_empty()
     assert result.card["left_out"] == [said]
     assert {"where": "memory", "message": said, "count": 12} in result.card["notices"]
-    assert keep_winner(config, material, out).note["model"] == "ease"
+    assert save_winner(config, material, out).note["model"] == "ease"
 
     console = Console(file=(shown := StringIO()), width=400)
     print_result(console, result, "the answer")
@@ -132,7 +135,7 @@ def test_a_relational_model_keeps_the_arms_that_fit(study_file, tmp_path, monkey
     assert sorted(arms) == ["all without driver", "all without noise", "interactions", shuffled]
     assert set(result.effects["kind"]) == {"alone", "strongest"}
     assert result.verdicts.is_empty()
-    assert keep_winner(config, material, tmp_path / "out").note["arm"] == "all without noise"
+    assert save_winner(config, material, tmp_path / "out").note["arm"] == "all without noise"
 
 
 def test_a_rival_that_does_not_fit_is_compared_with_nobody(study_file, tmp_path):
@@ -162,7 +165,7 @@ def test_memory_that_ends_while_a_cell_runs_leaves_it_out(study_file, tmp_path, 
     assert "tried again when the study is run again" in seen.said[-1]
     # the other seed of the arm does not count
     assert result.leaderboard["model"].to_list() == ["popularity"]
-    assert keep_winner(config, material, out).note["model"] == "popularity"
+    assert save_winner(config, material, out).note["model"] == "popularity"
     monkeypatch.setattr(EASE, "solve", solve)
     result, seen, *_ = run(study_file, out)
     assert seen.fresh == [("ease", "interactions", 1)]
@@ -197,36 +200,36 @@ def test_a_tuned_cell_counts_with_the_largest_values_it_may_try(study_file):
     study_file.write_text(text)
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cells_of(config, material, "item-knn")[-1]
+    cell = cell_with_prerequisites(config, material, "item-knn")[-1]
     kind, graph = MODELS["item-knn"], cell.graph
-    (knob,) = (k for k in kind.knobs(graph) if k.name == "neighbours")
-    assert isinstance(knob, Knob)
-    largest = config_of(kind.Config(), {"neighbours": max(knob.ladder)}, "item-knn")
+    (knob,) = (k for k in kind.grid_parameters(graph) if k.name == "neighbours")
+    assert isinstance(knob, GridParameter)
+    largest = override_config(kind.Config(), {"neighbours": max(knob.grid_values)}, "item-knn")
     assert estimate_of(cell) == kind.estimate(graph, largest)
     for held in ({"trials": 1}, {"config": {"neighbours": 100}}):
-        other = type(cell)(cell.model.model_copy(update=held), cell.arm, cell.bench, cell.study)
+        other = type(cell)(cell.model.model_copy(update=held), cell.arm, cell.split_context, cell.study)
         assert estimate_of(other) == kind.estimate(graph, kind.Config())
 
 
 def test_the_environment_comes_before_the_study_file_and_that_before_the_engine(study_file, monkeypatch):
     study = read_study(study_file).study
-    assert memory_for(study, 7) == 7
+    assert memory_per_cell(study, 7) == 7
     study = study.model_copy(update={"memory_gb": 2.0})
-    assert memory_for(study, 7) == 2 * GB
+    assert memory_per_cell(study, 7) == 2 * GB
     monkeypatch.setenv(VARIABLE, "0.5")
-    assert memory_for(study, 7) == GB // 2
+    assert memory_per_cell(study, 7) == GB // 2
 
 
 def test_cells_at_once_share_what_there_is(study_file, monkeypatch):
     study = read_study(study_file).study
     limited = study.model_copy(update={"memory_gb": 2.0})
-    monkeypatch.setattr(fits, "available_memory", lambda: 3 * GB)
-    assert memory_for(study, jobs=2) == 3 * GB // 2
-    assert memory_for(limited, jobs=2) == 3 * GB // 2  # two of them do not fit side by side
-    assert memory_for(limited, jobs=1) == 2 * GB
-    assert memory_for(study.model_copy(update={"memory_gb": 0.5}), jobs=2) == GB // 2
+    monkeypatch.setattr(memory_limits, "available_memory", lambda: 3 * GB)
+    assert memory_per_cell(study, jobs=2) == 3 * GB // 2
+    assert memory_per_cell(limited, jobs=2) == 3 * GB // 2  # two of them do not fit side by side
+    assert memory_per_cell(limited, jobs=1) == 2 * GB
+    assert memory_per_cell(study.model_copy(update={"memory_gb": 0.5}), jobs=2) == GB // 2
     monkeypatch.setenv(VARIABLE, "3")
-    assert memory_for(limited, jobs=3) == GB
+    assert memory_per_cell(limited, jobs=3) == GB
 
 
 def test_a_limit_changes_no_cell(study_file):
@@ -239,13 +242,15 @@ def test_a_limit_changes_no_cell(study_file):
 def test_one_model_that_does_not_fit_is_refused_up_front(study_file, tmp_path, monkeypatch):
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cells_of(config, material, "relational-ease")[-1]
+    cell = cell_with_prerequisites(config, material, "relational-ease")[-1]
     monkeypatch.setenv(VARIABLE, "1")
     with pytest.raises(InputError, match="model does not fit into memory") as said:
         fit_run([cell], material.tables, tmp_path / "run", lambda _: None)
     assert said.value.found == "about 3.0 GB at 160 items"
     assert not (tmp_path / "run").exists()
-    fit_run(cells_of(config, material, "popularity"), material.tables, tmp_path / "run", lambda _: None)
+    fit_run(
+        cell_with_prerequisites(config, material, "popularity"), material.tables, tmp_path / "run", lambda _: None
+    )
     monkeypatch.setenv(VARIABLE, "0.01")
     with pytest.raises(InputError, match="model does not fit into memory"):
         load_run(tmp_path / "run")
@@ -253,7 +258,7 @@ def test_one_model_that_does_not_fit_is_refused_up_front(study_file, tmp_path, m
 
 def test_a_search_is_refused_up_front(study_file, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    from relrank.study.search import search_study
+    from relrank.study.optuna_search import search_study
 
     config = read_study(study_file)
     material = prepare(config, study_file.parent)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from relrank.study.groups import for_whom, welch
+from relrank.study.subgroup_effects import subgroup_differences, welch
 
 
 def judge(adds, seeds=1, **columns):
@@ -27,7 +27,7 @@ def test_planted_differences_are_named_with_both_figures():
     lengths = np.repeat([5, 100], 300)
     noise = rng.normal(0, 0.05, 600)
     adds = {"tags": noise + np.where(lengths == 5, 0.033, -0.007), "text": noise[::-1] + 0.01}
-    said = for_whom(judge(adds, seeds=2, **{"history length": lengths}), ())
+    said = subgroup_differences(judge(adds, seeds=2, **{"history length": lengths}), ())
     assert set(said) == {"tags"}
     here, there = adds["tags"][:300].mean(), adds["tags"][300:].mean()
     either = (
@@ -42,16 +42,16 @@ def test_groups_of_the_study_are_asked_too():
     gender = np.array(["f", "m"] * 200)
     adds = {"tags": rng.normal(0, 0.02, 400) + np.where(gender == "f", 0.02, 0.0)}
     assert (
-        "gender f" in for_whom(judge(adds, gender=gender), ("gender",))["tags"]
-        or "gender m" in for_whom(judge(adds, gender=gender), ("gender",))["tags"]
+        "gender f" in subgroup_differences(judge(adds, gender=gender), ("gender",))["tags"]
+        or "gender m" in subgroup_differences(judge(adds, gender=gender), ("gender",))["tags"]
     )
-    assert for_whom(judge(adds, gender=gender), ()) == {}
+    assert subgroup_differences(judge(adds, gender=gender), ()) == {}
 
 
 def test_few_users_and_one_group_say_nothing():
     adds = {"tags": np.r_[np.full(20, 5.0), np.zeros(400)] + np.random.default_rng(2).normal(0, 0.01, 420)}
-    assert for_whom(judge(adds, kind=np.r_[["a"] * 20, ["b"] * 400]), ("kind",)) == {}
-    assert for_whom(judge(adds), ()) == {}
+    assert subgroup_differences(judge(adds, kind=np.r_[["a"] * 20, ["b"] * 400]), ("kind",)) == {}
+    assert subgroup_differences(judge(adds), ()) == {}
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_chance_is_named_in_at_most_one_study_in_twenty():
         adds = {r: np.where(rng.random(600) < 0.15, rng.normal(0, 0.3, 600), 0.0) for r in "abcde"}
         columns = {"gender": rng.choice(["f", "m"], 600), "age": rng.choice(["1", "2", "3"], 600),
                    "history length": rng.choice([5, 20, 100], 600), "item popularity": rng.random(600)}  # fmt: skip
-        named += bool(for_whom(judge(adds, **columns), ("gender", "age")))
+        named += bool(subgroup_differences(judge(adds, **columns), ("gender", "age")))
     assert named <= 16
 
 

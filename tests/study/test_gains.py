@@ -2,7 +2,7 @@
 
 import pytest
 
-from relrank.study.gains import strange_gains
+from relrank.study.suspicious_gains import suspicious_gains
 
 
 @pytest.mark.parametrize(
@@ -21,10 +21,10 @@ from relrank.study.gains import strange_gains
     ],
 )
 def test_gains_that_no_honest_relation_brings(without: float, gains: dict[str, float], strange: list[str]) -> None:
-    assert strange_gains(without, gains) == strange
+    assert suspicious_gains(without, gains) == strange
 
 
 def test_what_is_left_to_gain_counts_and_not_the_gain_alone() -> None:
-    assert strange_gains(0.8, {"r": 0.06}) == ["r"]
-    assert strange_gains(0.2, {"r": 0.06}) == []
-    assert strange_gains(0.8, {"r": 0.06}, best=2.0) == []
+    assert suspicious_gains(0.8, {"r": 0.06}) == ["r"]
+    assert suspicious_gains(0.2, {"r": 0.06}) == []
+    assert suspicious_gains(0.8, {"r": 0.06}, best=2.0) == []

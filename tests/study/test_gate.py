@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from relrank.cli.app import app
 from relrank.errors import InputError
 from relrank.study.config import read_study
-from relrank.study.gate import EXIT_CODES, compare_models, margin_of, said
-from relrank.study.run import keep_winner, prepare, run_study
-from relrank.study.sides import read_side
+from relrank.study.model_comparison import EXIT_CODES, compare_models, parse_margin, said
+from relrank.study.per_user_tables import read_per_user_tables
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 
 
 def table(mean, spread=0.1, n_users=1_000, seed=0):
@@ -65,7 +67,7 @@ def test_wrong_alarms_are_as_rare_as_said():
 @pytest.mark.parametrize("text", ["", "0", "-1%", "one", "nan", "inf%"])
 def test_margins_that_are_none(text):
     with pytest.raises(InputError, match="not a margin"):
-        margin_of(text)
+        parse_margin(text)
 
 
 def test_a_share_of_a_baseline_of_0_is_no_margin():
@@ -98,15 +100,15 @@ def test_what_is_no_table_is_said(tmp_path):
     BASE.write_parquet(tmp_path / "base.parquet")
     (tmp_path / "text.parquet").write_text("no")
     with pytest.raises(InputError, match="column is missing"):
-        read_side(tmp_path / "base.parquet", "recall@20")
+        read_per_user_tables(tmp_path / "base.parquet", "recall@20")
     with pytest.raises(InputError, match="cannot be read"):
-        read_side(tmp_path / "text.parquet", "ndcg@10")
+        read_per_user_tables(tmp_path / "text.parquet", "ndcg@10")
     with pytest.raises(InputError, match="nothing to compare"):
-        read_side(tmp_path / "absent", "ndcg@10")
+        read_per_user_tables(tmp_path / "absent", "ndcg@10")
     with pytest.raises(InputError, match="only one of two"):
         compare_models({None: BASE}, {None: BASE.head(10)}, "ndcg@10", "1%")
     with pytest.raises(InputError, match="only studies have models"):
-        read_side(tmp_path / "base.parquet", "ndcg@10", arm="all")
+        read_per_user_tables(tmp_path / "base.parquet", "ndcg@10", arm="all")
 
 
 @pytest.mark.parametrize(
@@ -115,12 +117,12 @@ def test_what_is_no_table_is_said(tmp_path):
 def test_a_metric_that_is_no_number_is_said(tmp_path, odd):
     pl.DataFrame({"user": ["a"], "ndcg@10": odd}).write_parquet(tmp_path / "x.parquet")
     with pytest.raises(InputError, match="metric is not numeric"):
-        read_side(tmp_path / "x.parquet", "ndcg@10")
+        read_per_user_tables(tmp_path / "x.parquet", "ndcg@10")
 
 
 def test_a_metric_of_truth_values_is_one_of_0_and_1(tmp_path):
     pl.DataFrame({"user": ["a", "b"], "hit": [True, False]}).write_parquet(tmp_path / "x.parquet")
-    (table,) = read_side(tmp_path / "x.parquet", "hit").values()
+    (table,) = read_per_user_tables(tmp_path / "x.parquet", "hit").values()
     assert table["hit"].to_list() == [1.0, 0.0]
 
 
@@ -128,7 +130,7 @@ def test_whole_numbers_of_any_width_are_metrics(tmp_path):
     for name, dtype in (("a", pl.Int128), ("b", pl.UInt8)):
         frame = pl.DataFrame({"user": range(40), "hits": pl.Series([n % 3 for n in range(40)], dtype=dtype)})
         frame.write_parquet(tmp_path / f"{name}.parquet")
-    sides = [read_side(tmp_path / f"{name}.parquet", "hits") for name in "ab"]
+    sides = [read_per_user_tables(tmp_path / f"{name}.parquet", "hits") for name in "ab"]
     assert compare_models(sides[0], sides[1], "hits", "1%").baseline == pytest.approx(39 / 40)
 
 
@@ -152,7 +154,7 @@ def compared(tmp_path, new, baseline, margin="1%"):
         else:
             path = tmp_path / f"{side}.parquet"
             tables.write_parquet(path)
-        paths.append(read_side(path, "ndcg@10"))
+        paths.append(read_per_user_tables(path, "ndcg@10"))
     return compare_models(*paths, "ndcg@10", margin)
 
 
@@ -235,8 +237,8 @@ def test_the_studies_of_two_folders_and_two_models_of_one(study_file, tmp_path):
     material, out = prepare(config, tmp_path), tmp_path / "out"
     result = run_study(config, material, out)
     with pytest.raises(InputError, match="no winner yet"):
-        read_side(out, "ndcg@10")
-    keep_winner(config, material, out)
+        read_per_user_tables(out, "ndcg@10")
+    save_winner(config, material, out)
 
     def run(*words):
         return CliRunner().invoke(app, ["compare", str(out), *map(str, words)])

@@ -12,12 +12,16 @@ from rich.console import Console
 from relrank.cli.live import print_result
 from relrank.errors import InputError
 from relrank.study.arms import INTERACTIONS, all_of, rewired
-from relrank.study.cells import load_cell
+from relrank.study.cell_results import CellResults
+from relrank.study.cell_store import load_cell
 from relrank.study.config import read_study
-from relrank.study.effects import CellResults, Judge, effects_and_verdicts, notes, versus
-from relrank.study.groups import group_effects, group_metrics
+from relrank.study.model_effects import ModelEffects
+from relrank.study.prepare import prepare, smoke
 from relrank.study.result import StudyResult
-from relrank.study.run import prepare, run_study, smoke
+from relrank.study.result_tables import effects_and_verdicts, notes
+from relrank.study.rivals import versus
+from relrank.study.run import run_study
+from relrank.study.subgroup_effects import group_effects, group_metrics
 
 RELATIONS = ["a", "b"]
 ALL, SHUFFLED = all_of(RELATIONS), rewired(RELATIONS, "a")
@@ -109,7 +113,7 @@ def test_differences_to_the_rival_inside_groups_by_hand():
 
 def test_gains_name_no_rival():
     found = by_hand(*two_seeds("m"), *two_seeds("m", ALL, plus=0.05))
-    effects, _ = effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)
+    effects, _ = effects_and_verdicts([ModelEffects(found, "m", RELATIONS, 0.01)], RELATIONS, None)
     table = group_effects(found, effects, ["age"])
     assert table["kind"].unique().to_list() == ["gain"]
     assert table["other"].null_count() == len(table) == 9

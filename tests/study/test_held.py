@@ -7,12 +7,16 @@ import pytest
 
 from relrank.evaluation.evaluate import user_metric
 from relrank.models import MODELS
-from relrank.models.core.base import config_of
+from relrank.models.core.base import override_config
 from relrank.study.arms import drop
-from relrank.study.cells import fit_cell, load_cell, refit_cell
+from relrank.study.cell_store import load_cell
 from relrank.study.config import ModelSection, read_study
+from relrank.study.fit_cell import fit_cell, refit_cell
 from relrank.study.fit_run import fit_run
-from relrank.study.run import cells_of, prepare, run_study, through_batches
+from relrank.study.grid import cell_with_prerequisites
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.schedule import run_batches
 
 
 def all_cells(config, material, folder):
@@ -24,7 +28,7 @@ def all_cells(config, material, folder):
         found.extend((cell, result) for cell, result in there if cell.has_all)
         return [(cell.arm, result) for cell, result in there]
 
-    through_batches(config, material, read)
+    run_batches(config, material, read)
     return found
 
 
@@ -39,13 +43,13 @@ def test_held_effects_equal_models_fitted_without_the_relation(study_file, tmp_p
     by_hand = {"driver": [], "noise": []}
     for cell, found in cells:
         assert set(found.held.table.columns) == {"user", "driver", "noise"}
-        chosen = config_of(MODELS[model].Config(), found.chosen, model)
+        chosen = override_config(MODELS[model].Config(), found.chosen, model)
         own = found.evaluation.table["ndcg@10"].to_numpy()
         for name in by_hand:
-            graph = cell.bench.graph.without(name)
+            graph = cell.split_context.graph.without(name)
             weights = {k: v for k, v in chosen.weights.items() if k != name}
             less = MODELS[model](graph, replace(chosen, weights=weights)).solve()
-            metrics = user_metric(less, cell.bench.final, "ndcg@10", "test")
+            metrics = user_metric(less, cell.split_context.final, "ndcg@10", "test")
             if name in found.held.unused:
                 assert chosen.weights[name] == 0
                 np.testing.assert_allclose(metrics, own, atol=1e-6)  # it weighs nothing: nothing goes with it
@@ -65,13 +69,15 @@ def test_where_no_weight_was_given_the_smallest_one_is_measured(study_file, tmp_
     run_study(config, material, tmp_path / "out")
     unused = 0
     for cell, found in all_cells(config, material, tmp_path / "out" / "cells"):
-        knobs = {k.name: k for k in MODELS["relational-ease"].knobs(cell.graph)}
+        grid_parameters = {k.name: k for k in MODELS["relational-ease"].grid_parameters(cell.graph)}
         for name in found.held.unused:
             unused += 1
-            chosen = config_of(MODELS["relational-ease"].Config(), found.chosen, "")
-            more = replace(chosen, weights={**chosen.weights, name: knobs[f"weights.{name}"].ladder[1]})
+            chosen = override_config(MODELS["relational-ease"].Config(), found.chosen, "")
+            more = replace(
+                chosen, weights={**chosen.weights, name: grid_parameters[f"weights.{name}"].grid_values[1]}
+            )
             metrics = user_metric(
-                MODELS["relational-ease"](cell.graph, more).solve(), cell.bench.final, "ndcg@10", "test"
+                MODELS["relational-ease"](cell.graph, more).solve(), cell.split_context.final, "ndcg@10", "test"
             )
             np.testing.assert_allclose(found.held.table[name].to_numpy(), metrics, atol=1e-6)
     assert unused
@@ -99,19 +105,22 @@ def test_a_trained_model_is_searched_in_its_cells_folders(study_file, tmp_path, 
     study = config.study.model_copy(update={"seeds": (0,)})
     config = config.model_copy(update={"models": (section,), "study": study})
     material = prepare(config, study_file.parent)
-    material = replace(material, benches=tuple(replace(bench, refit=refit) for bench in material.benches))
+    material = replace(
+        material,
+        split_contexts=tuple(replace(split_context, refit=refit) for split_context in material.split_contexts),
+    )
     result = run_study(config, material, tmp_path / "out")
     kinds = set(result.effects.select("kind", "relation").iter_rows())
     assert {("held", "driver"), ("held", "noise"), ("drop", "driver")} <= kinds
     ((cell, found),) = all_cells(config, material, tmp_path / "out" / "cells")
     without = found.held.table["driver"].to_numpy()
-    chosen = config_of(MODELS[section.kind].Config(), found.chosen, section.name)
+    chosen = override_config(MODELS[section.kind].Config(), found.chosen, section.name)
     less = replace(cell, arm=drop(cell.arm.relations, "driver"))
     again, history = fit_cell(less, less.graph, chosen, tmp_path / "again", lambda _: None)
     if refit:
         again = refit_cell(less, less.graph, chosen, history, tmp_path / "refit", lambda _: None)[0]
-    np.testing.assert_allclose(without, user_metric(again, cell.bench.final, "ndcg@10", "test"), atol=1e-6)
-    cells = cells_of(config, material, section.name, "all")
+    np.testing.assert_allclose(without, user_metric(again, cell.split_context.final, "ndcg@10", "test"), atol=1e-6)
+    cells = cell_with_prerequisites(config, material, section.name, "all")
     run = fit_run(cells, material.tables, tmp_path / "run", lambda _: None)
     assert run.note["config"]["temperature"] == found.chosen["temperature"]
     assert not list(here.iterdir())

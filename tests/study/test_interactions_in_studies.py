@@ -11,12 +11,15 @@ from shops import SHOP
 from relrank.errors import InputError
 from relrank.graph.construction.interactions import DAY
 from relrank.runs.fitted_run import load_run
-from relrank.study.cells import refit_cell, tune_and_fit
 from relrank.study.config import read_study
+from relrank.study.fit_cell import refit_cell
 from relrank.study.fit_run import fit_run
-from relrank.study.run import StudyData, grid, prepare, run_study
-from relrank.study.search import search_study
-from relrank.study.tuned import write_tuned
+from relrank.study.grid import grid
+from relrank.study.optuna_search import search_study
+from relrank.study.prepare import StudyData, prepare
+from relrank.study.run import run_study
+from relrank.study.tune_cell import tune_and_fit
+from relrank.study.tuned_config import write_tuned
 
 STUDY = f"""{SHOP}time = "time"
 time_unit = "s"
@@ -57,14 +60,14 @@ def keys(path: Path, section: str = "") -> list[str]:
 
 
 def test_weights_come_from_training_rows(shop: Path) -> None:
-    bench = read(shop, DECAY).benches[0]
-    edges, rows = bench.graph.interactions, bench.split.train
+    split_context = read(shop, DECAY).split_contexts[0]
+    edges, rows = split_context.graph.interactions, split_context.split.train
     last = 11 + 3  # day of the last training row: the two after it are held out
     by_pair = {(u, i): t // DAY for u, i, t in zip(rows.user, rows.item, rows.time, strict=True)}
     expected = [2 ** ((by_pair[u, i] - last) / 2) for u, i in zip(edges.src, edges.dst, strict=True)]
     np.testing.assert_allclose(edges.weight, expected, rtol=1e-6)
     assert edges.weight.max() == 1
-    rated = read(shop, '[interactions]\nweight = "rating"\n').benches[0].graph.interactions.weight
+    rated = read(shop, '[interactions]\nweight = "rating"\n').split_contexts[0].graph.interactions.weight
     assert sorted(set(rated.tolist())) == pytest.approx([0.25, 0.5, 0.75, 1])
 
 
@@ -79,12 +82,12 @@ def test_pitfall_cells_are_keyed_by_the_weights_and_by_nothing_new_without(shop:
 
 def test_refit_keeps_weights_and_counts_from_the_last_row_it_has(shop: Path) -> None:
     material = read(shop, DECAY)
-    bench = replace(material.benches[0], refit=True)
-    cell = replace(grid(read_study(shop), material)[1], bench=bench)
+    split_context = replace(material.split_contexts[0], refit=True)
+    cell = replace(grid(read_study(shop), material)[1], split_context=split_context)
     model, graph = refit_cell(cell, cell.graph, cell.start()[0], None, shop.parent, lambda _: None)
     edges = graph.interactions
-    assert len(edges) == len(bench.split.train) + len(bench.split.valid)
-    rows = bench.split.valid
+    assert len(edges) == len(split_context.split.train) + len(split_context.split.valid)
+    rows = split_context.split.valid
     new = {(u, i): t // DAY for u, i, t in zip(rows.user, rows.item, rows.time, strict=True)}
     all_of = zip(edges.src, edges.dst, edges.weight, strict=True)
     found = {(u, i): w for u, i, w in all_of if (u, i) in new}

@@ -5,10 +5,10 @@ import pytest
 
 from relrank.evaluation.evaluate import Evaluation
 from relrank.study.arms import INTERACTIONS, all_of
-from relrank.study.cells import CellResult
-from relrank.study.effects import CellResults
-from relrank.study.judge import judges, strongest, taken_away
-from relrank.study.tuning import Trial
+from relrank.study.cell_results import CellResults
+from relrank.study.cell_store import CellResult
+from relrank.study.coordinate_search import Trial
+from relrank.study.model_strength import add_strength_caveats, model_strengths, strongest
 
 ALL = all_of(["tags"])
 
@@ -24,7 +24,7 @@ def cell(model, arm, valid, seed=0, trials=(), weights=None):
 def judged(*cells):
     found = CellResults(cells, "ndcg@10")
     names = list(dict.fromkeys(c.model for _, c in cells))
-    return judges(found, ["judge"], names)
+    return model_strengths(found, ["judge"], names)
 
 
 def test_the_strongest_model_judges():
@@ -89,7 +89,7 @@ def after(*rows):
         [{"model": m, "relation": r, "verdict": v, "held": 0.031, "sentence": f"{r}."} for m, r, v in rows]
     )
     return [text.removeprefix(f"{r}.") for (_, r, _), text in
-            zip(rows, taken_away(table, JUDGES, "ndcg@10", 0.01)["sentence"], strict=True)]  # fmt: skip
+            zip(rows, add_strength_caveats(table, JUDGES, "ndcg@10", 0.01)["sentence"], strict=True)]  # fmt: skip
 
 
 @pytest.mark.parametrize("verdict", ["undecided", "negligible"])
@@ -115,4 +115,4 @@ def test_else_nothing_is_said_of_a_stronger_model(rows):
 
 def test_without_judges_sentences_stay():
     table = pl.DataFrame({"model": ["m"], "relation": ["r"], "verdict": ["helps"], "held": [0.1], "sentence": ["x"]})
-    assert taken_away(table, [], "ndcg@10").equals(table)
+    assert add_strength_caveats(table, [], "ndcg@10").equals(table)

@@ -12,7 +12,7 @@ import torch
 from kept_runs import N_ITEMS, kept
 
 from relrank.errors import InputError
-from relrank.io.manifest import MANIFEST, seal
+from relrank.io.manifest import MANIFEST, write_manifest
 from relrank.io.tensors import load_tensors, save_tensors
 from relrank.runs.export import PROGRAM, export, load_program
 from relrank.runs.fitted_run import load_run
@@ -54,11 +54,11 @@ def test_shapes_and_numbers_are_checked_even_where_the_manifest_says_that_all_is
     }
     for tensors in wrong.values():
         save_tensors(folder / "model.safetensors", state | tensors, {})
-        seal(folder)
+        write_manifest(folder)
         with pytest.raises(InputError, match="parameters do not fit the model"):
             load_run(folder)
     save_tensors(folder / "model.safetensors", state, {})
-    seal(folder)
+    write_manifest(folder)
     assert load_run(folder).recommend("c03", 5).equals(run.recommend("c03", 5))
 
 
@@ -127,7 +127,7 @@ def test_notes_of_a_run_that_were_written_wrong_are_one_error(
     kept(tmp_path, "popularity")
     note = tmp_path / "run" / "run.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | said))
-    seal(tmp_path / "run")
+    write_manifest(tmp_path / "run")
     with pytest.raises(InputError, match=message):
         load_run(tmp_path / "run")
 
@@ -150,7 +150,7 @@ def test_tables_of_a_run_that_do_not_fit_together_are_one_error(
     kept(tmp_path, "popularity")
     path = tmp_path / "run" / f"{table}.parquet"
     change(pl.read_parquet(path)).write_parquet(path)
-    seal(tmp_path / "run")
+    write_manifest(tmp_path / "run")
     with pytest.raises(InputError):
         load_run(tmp_path / "run")
 
@@ -164,6 +164,6 @@ def test_programs_that_do_not_fit_together_are_one_error(tmp_path: Path) -> None
         {"weights": state["weights"], "indptr": torch.zeros(3)},
     ):
         save_tensors(tmp_path / "program" / PROGRAM, tensors, {"takes": "history"})
-        seal(tmp_path / "program")
+        write_manifest(tmp_path / "program")
         with pytest.raises(InputError, match="parts do not fit together"):
             load_program(tmp_path / "program")

@@ -10,15 +10,18 @@ from command_line import relrank
 
 from relrank.cli.live import print_result
 from relrank.errors import InputError, LeakError
-from relrank.report import answer, write_report
+from relrank.report import write_report
+from relrank.report.verdict_summary import answer
 from relrank.runs.fitted_run import load_run
 from relrank.study.arms import INTERACTIONS, Arm
+from relrank.study.callbacks import NullCallback
 from relrank.study.config import StudyConfig, read_study
-from relrank.study.engines.engine import Silent
-from relrank.study.leaks import leaks_of, needless, refuse_leaks, stamp
+from relrank.study.leaks import leak_suffix, leaks_of, needless, refuse_leaks
+from relrank.study.optuna_search import search_study
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import keep_winner, prepare, run_study
-from relrank.study.search import search_study
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 from relrank.tables.audit import Finding
 
 STUDY = """
@@ -68,7 +71,7 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Counting(Silent):
+class Counting(NullCallback):
     """Counts the cells that are planned."""
 
     planned = 0
@@ -89,10 +92,10 @@ def test_pitfall_a_leak_found_by_the_audit_and_a_verdict_printed_all_the_same(sh
 
 def test_no_cell_is_planned_beside_a_leak(shop, tmp_path):
     config = read_study(shop / "leaky.toml")
-    material, watcher = prepare(config, shop), Counting()
+    material, callback = prepare(config, shop), Counting()
     with pytest.raises(LeakError, match="test rows in clicks"):
-        run_study(config, material, tmp_path / "out", watcher)
-    assert watcher.planned == 0
+        run_study(config, material, tmp_path / "out", callback)
+    assert callback.planned == 0
     assert not (tmp_path / "out").exists()
     with pytest.raises(LeakError, match="clicks"):
         search_study(config, material, tmp_path / "out")
@@ -122,7 +125,7 @@ def test_an_accepted_leak_is_named_everywhere(shop, tmp_path):
     assert "Leak accepted: clicks." in page
     assert "accepted: <b>test rows in clicks</b>" in page
     assert "Until that is mended" not in page  # the banner of a leak that nobody accepted
-    winner = keep_winner(config, material, out)
+    winner = save_winner(config, material, out)
     read = "clicks" in winner.note["arm"] or winner.note["arm"].startswith("all")
     assert [leak["names"] for leak in load_run(out).note.get("accepted_leaks", [])][:1] == [["clicks"]] * read
 
@@ -169,7 +172,7 @@ def test_fit_refuses_what_its_arm_reads_and_marks_what_is_accepted(shop, monkeyp
     code, out, _ = relrank(monkeypatch, capsys, shop, "fit", "accepted.toml", *words[2:])
     assert code == 0
     assert "leak accepted: clicks" in out
-    assert stamp(load_run(shop / "kept").note["accepted_leaks"]) == "leak accepted: clicks"
+    assert leak_suffix(load_run(shop / "kept").note["accepted_leaks"]) == "leak accepted: clicks"
     _, out, _ = relrank(monkeypatch, capsys, shop, "evaluate", "kept")
     assert "leak accepted: clicks" in out
 

@@ -11,17 +11,21 @@ from rich.console import Console
 
 from relrank.cli.live import print_result
 from relrank.errors import InputError
-from relrank.evaluation.evaluate import OF_LISTS, Evaluation
-from relrank.io.manifest import seal
+from relrank.evaluation.evaluate import LIST_METRICS, Evaluation
+from relrank.io.manifest import write_manifest
 from relrank.report.page import render
 from relrank.study.arms import INTERACTIONS, all_of
+from relrank.study.callbacks import NullCallback
+from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
-from relrank.study.effects import CellResults, Judge, effects_and_verdicts, leaderboard, versus
-from relrank.study.engines.engine import Silent
-from relrank.study.groups import group_metrics
-from relrank.study.lists import list_effects
+from relrank.study.metric_effects import list_effects
+from relrank.study.model_effects import ModelEffects
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import prepare, run_study
+from relrank.study.result_tables import effects_and_verdicts, leaderboard
+from relrank.study.rivals import versus
+from relrank.study.run import run_study
+from relrank.study.subgroup_effects import group_metrics
 
 RELATIONS = ["a", "b"]
 ALL = all_of(RELATIONS)
@@ -41,7 +45,7 @@ def cell(model, seed, ndcg, **of_lists):
 
 def found_of(*cells):
     found = CellResults(cells, "ndcg@5")
-    return found, effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)[0]
+    return found, effects_and_verdicts([ModelEffects(found, "m", RELATIONS, 0.01)], RELATIONS, None)[0]
 
 
 def test_differences_of_lists_by_hand():
@@ -65,7 +69,7 @@ def test_versus_takes_the_lists_of_the_rival():
             ("rival", ALL): [1.0, 1.0, 4.0], ("rival", INTERACTIONS): [0.0, 0.5, 0.0]}  # fmt: skip
     cells = [(arm, cell(model, 0, [0.1, 0.2, 0.3], **{"novelty@5": v})) for (model, arm), v in seen.items()]
     found = CellResults(cells, "ndcg@5")
-    judges = [Judge(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
+    judges = [ModelEffects(found, model, RELATIONS, 0.01) for model in ("m", "rival")]
     against = versus(found, ["m"], "rival", RELATIONS)
     effects, _ = effects_and_verdicts(judges, RELATIONS, None, against)
     rows = {(row["model"], row["kind"], row["other"]): row for row in list_effects(found, effects).to_dicts()}
@@ -104,7 +108,7 @@ def test_cells_without_a_measure_give_no_difference_and_no_mean():
     assert rows["ndcg@5"].to_list() == pytest.approx([0.2, 0.2])
 
 
-class Counting(Silent):
+class Counting(NullCallback):
     fresh = 0
 
     def done(self, cell, result, fresh):
@@ -112,8 +116,8 @@ class Counting(Silent):
 
 
 def run(config, folder, out):
-    watcher = Counting()
-    return run_study(config, prepare(config, folder), out, watcher), watcher.fresh
+    callback = Counting()
+    return run_study(config, prepare(config, folder), out, callback), callback.fresh
 
 
 def test_an_attribute_end_to_end_and_cells_stored_before(study_file, tmp_path):
@@ -135,7 +139,7 @@ def test_an_attribute_end_to_end_and_cells_stored_before(study_file, tmp_path):
     gains = result.list_effects.filter(pl.col("kind") == "gain")
     for row in gains.to_dicts():
         assert row["mean"] == pytest.approx(told[row["measure"]] - bare[row["measure"]])
-    assert gains["measure"].to_list() == [f"{name}@10" for name in OF_LISTS]
+    assert gains["measure"].to_list() == [f"{name}@10" for name in LIST_METRICS]
     calibrated = gains.row(by_predicate=pl.col("measure") == "miscalibration@10", named=True)
     assert calibrated["high"] < 0
     kinds = result.list_effects.group_by("kind").len().sort("kind").rows()
@@ -147,10 +151,10 @@ def test_an_attribute_end_to_end_and_cells_stored_before(study_file, tmp_path):
     # the same cells as a version without these measures left them
     for file in (out / "cells").glob("*/users.parquet"):
         stored = Evaluation.load(file)
-        later = [name for name in stored.table.columns if name.partition("@")[0] in OF_LISTS]
+        later = [name for name in stored.table.columns if name.partition("@")[0] in LIST_METRICS]
         kept = {k: v for k, v in stored.summary.items() if k not in later or k.startswith(("nov", "intra"))}
         Evaluation(stored.table.drop(later), kept).save(file)
-        seal(file.parent)
+        write_manifest(file.parent)
     again, fresh = run(config, tmp_path, out)
     assert fresh == 0, "what was stored is kept"
     assert again.verdicts.equals(result.verdicts)
@@ -190,7 +194,7 @@ def test_the_console_says_what_lists_are_like(study_file, tmp_path):
     holes = result.leaderboard.with_columns(pl.lit(None, pl.Float64).alias("popularity lift@10"))
     assert any(line.startswith("ease interactions") and line.endswith("–") for line in shown(holes))
     bare = result.leaderboard.drop(
-        [n for n in result.leaderboard.columns if n.split("@")[0] in ("coverage", "gini", *OF_LISTS)]
+        [n for n in result.leaderboard.columns if n.split("@")[0] in ("coverage", "gini", *LIST_METRICS)]
     )
     assert not any("beyond accuracy" in line for line in shown(bare))
 

@@ -11,7 +11,7 @@ from relrank.study.arms import Arm
 
 def cell(arm: str, *relations: str):
     return SimpleNamespace(
-        model=SimpleNamespace(name="ease"), arm=Arm(arm, relations), bench=SimpleNamespace(seed=0),
+        model=SimpleNamespace(name="ease"), arm=Arm(arm, relations), split_context=SimpleNamespace(seed=0),
         study=SimpleNamespace(metric="mrr"),
     )  # fmt: skip
 
@@ -29,11 +29,11 @@ def test_cells_that_run_at_once_each_have_a_line():
         live.start(one)
         live.start(other)
         live._shown = 0.0
-        live.say(one, "epoch 3 of [9]")
+        live.on_status(one, "epoch 3 of [9]")
         shown = out.getvalue().split("ease · all [b] · seed 0  epoch 3 of [9]")[-1]
         assert "ease · interactions · seed 0" in shown
         assert "2 cells at once" in shown
-        live.lost(other, "node died [x]")
+        live.worker_lost(other, "node died [x]")
         assert "interactions · seed 0 begins again, its worker is gone: node died [x]" in out.getvalue()
         live.start(other)
         live.done(one, result(0.25), True)

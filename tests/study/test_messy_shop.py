@@ -9,7 +9,7 @@ import pytest
 from command_line import relrank
 from messy_shop import STUDY, TIMED, messy_shop
 
-from relrank.report import answer
+from relrank.report.verdict_summary import answer
 from relrank.study.config import read_study
 from relrank.study.result import StudyResult
 
@@ -66,9 +66,9 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
 
     # the same on terminal and page, and that one cut in time speaks of itself alone
     page = unescape((shop / "timed" / "report.html").read_text())
-    users_only = 'Intervals hold users only: with split = "temporal" every seed has the same test rows.'
+    interval_caveat = 'Intervals hold users only: with split = "temporal" every seed has the same test rows.'
     for shown in (" ".join(out.split()), " ".join(page.split())):
         assert sentence in shown
-        assert users_only in shown
+        assert interval_caveat in shown
     rows = re.findall(r'<th scope="row">(\w+)</th>', page[page.index('id="plan"') : page.index('id="verdicts"')])
     assert rows == built

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from command_line import relrank
 
-from relrank.io.printable import printable
+from relrank.io.terminal_safe import terminal_safe
 from relrank.models import MODELS
 from relrank.study.config import read_study
 from relrank.study.folder import study_folder
@@ -190,7 +190,7 @@ def test_a_mistake_in_a_study_file(mistake, answer):
 def test_a_wrong_separator(answer, shop, separator, written):
     sales = shop / "data" / "sales.csv"
     sales.write_text(sales.read_text().replace(",", separator))
-    line = printable(separator.join(["customer", "product", "day"]))
+    line = terminal_safe(separator.join(["customer", "product", "day"]))
     assert (
         answer()
         == f"""column not found
@@ -264,7 +264,7 @@ def test_a_disk_that_is_full(answer, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/shop/cells")
 
-    monkeypatch.setattr("relrank.study.run.apply", full)
+    monkeypatch.setattr("relrank.study.prepare.make_split", full)
     assert (
         answer()
         == """file or folder cannot be used
@@ -303,7 +303,7 @@ def test_memory_that_ends_on_the_way_is_one_sentence(answer, monkeypatch):
     def ends(*args):
         raise MemoryError("Unable to allocate 28.0 GiB for an array")
 
-    monkeypatch.setattr("relrank.study.run.apply", ends)
+    monkeypatch.setattr("relrank.study.prepare.make_split", ends)
     assert (
         answer()
         == """memory ended

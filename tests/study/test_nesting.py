@@ -5,15 +5,19 @@ import numpy as np
 import pytest
 
 from relrank.graph.relation import Relation
-from relrank.io.manifest import seal
+from relrank.io.manifest import write_manifest
 from relrank.models import MODELS
 from relrank.study import arms as arm_of
 from relrank.study.arms import arms
-from relrank.study.cells import Cell, _key_of, beginning, knobs_of, tune_and_fit
+from relrank.study.callbacks import NullCallback
+from relrank.study.cell import Cell, key_of_identity
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines.engine import OneByOne, Silent
-from relrank.study.nesting import nested
-from relrank.study.run import grid, prepare, run_study
+from relrank.study.engines.engine import SequentialEngine
+from relrank.study.grid import grid
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.tune_cell import grid_parameters_of, tune_and_fit
+from relrank.study.warm_starts import load_warm_start, with_prerequisites
 from relrank.tables.synthetic import PlantedConfig
 
 RELATIONS = ("a", "b", "c")
@@ -56,25 +60,27 @@ def study(tmp_path):
 def cells_of(study, section, wanted=None):
     config, material = study
     wanted = arms(RELATIONS) if wanted is None else wanted
-    return [Cell(section, arm, bench, config.study) for bench in material.benches for arm in wanted]
+    return [
+        Cell(section, arm, split_context, config.study) for split_context in material.split_contexts for arm in wanted
+    ]
 
 
 def by_name(cells):
-    names = {(cell.arm.name, cell.bench.seed): cell for cell in cells}
+    names = {(cell.arm.name, cell.split_context.seed): cell for cell in cells}
     keys = {cell.key(): place for place, cell in names.items()}
-    return {place: [keys[key] for key in cell.after] for place, cell in names.items()}
+    return {place: [keys[key] for key in cell.prerequisites] for place, cell in names.items()}
 
 
 def test_what_begins_after_what(study):
-    after = by_name(nested(cells_of(study, ModelSection(name="relational-ease"))))
+    prerequisites = by_name(with_prerequisites(cells_of(study, ModelSection(name="relational-ease"))))
     for seed in (0, 1):
         singles = [f"interactions + {r}" for r in RELATIONS]
-        assert after["interactions", seed] == []
-        assert after["all", seed] == [("interactions", seed), *((single, seed) for single in singles)]
+        assert prerequisites["interactions", seed] == []
+        assert prerequisites["all", seed] == [("interactions", seed), *((single, seed) for single in singles)]
         for relation in RELATIONS:
-            assert after[f"interactions + {relation}", seed] == [("interactions", seed)]
-            assert after[f"all without {relation}", seed] == [("all", seed)]
-            assert after[f"all, {relation} rewired", seed] == [("all", seed)]
+            assert prerequisites[f"interactions + {relation}", seed] == [("interactions", seed)]
+            assert prerequisites[f"all without {relation}", seed] == [("all", seed)]
+            assert prerequisites[f"all, {relation} rewired", seed] == [("all", seed)]
 
 
 def test_pairs_begin_after_their_halves(study):
@@ -84,105 +90,111 @@ def test_pairs_begin_after_their_halves(study):
     config = config.model_copy(update={"relations": dict(config.relations) | {"d": config.relations["a"]}})
     four = prepare(config, Path("."))
     names = ("a", "b", "c", "d")
-    planned = nested(cells_of((config, four), wide, arms(names)))
+    planned = with_prerequisites(cells_of((config, four), wide, arms(names)))
     keys = {cell.key(): cell.arm.name for cell in planned}
-    [pair, _] = nested(cells_of((config, four), wide, [arm_of.some(["c", "b"])]), planned)
-    assert [keys[key] for key in pair.after] == ["interactions + b", "interactions + c", "interactions"]
+    [pair, _] = with_prerequisites(cells_of((config, four), wide, [arm_of.some(["c", "b"])]), planned)
+    assert [keys[key] for key in pair.prerequisites] == ["interactions + b", "interactions + c", "interactions"]
 
 
 def test_each_stands_behind_those_it_begins_after_whatever_the_order(study):
     cells = cells_of(study, ModelSection(name="relational-ease"))
     for order in (cells, cells[::-1]):
         seen = set()
-        for cell in nested(order):
-            assert set(cell.after) <= seen
+        for cell in with_prerequisites(order):
+            assert set(cell.prerequisites) <= seen
             seen.add(cell.key())
 
 
 def test_further_cells_begin_after_earlier_ones(study):
     section = ModelSection(name="relational-ease")
-    planned = nested(cells_of(study, section))
+    planned = with_prerequisites(cells_of(study, section))
     extra = cells_of(study, section, [arm_of.alone_rewired("a")])
-    keys = {cell.key(): (cell.arm.name, cell.bench.seed) for cell in planned}
-    assert [[keys[key] for key in cell.after] for cell in nested(extra, planned)] == [
+    keys = {cell.key(): (cell.arm.name, cell.split_context.seed) for cell in planned}
+    assert [[keys[key] for key in cell.prerequisites] for cell in with_prerequisites(extra, planned)] == [
         [("interactions + a", seed)] for seed in (0, 1)
     ]
-    assert [cell.after for cell in nested(extra)] == [(), ()], "nothing there to begin after"
+    assert [cell.prerequisites for cell in with_prerequisites(extra)] == [(), ()], "nothing there to begin after"
 
 
 def test_what_is_not_searched_begins_after_nothing(study):
     for section in (ModelSection(name="relational-ease", trials=1), ModelSection(name="mf")):
         cells = cells_of(study, section)
-        linked = nested(cells)
-        assert all(cell.after == () for cell in linked)
+        linked = with_prerequisites(cells)
+        assert all(cell.prerequisites == () for cell in linked)
         assert {cell.key() for cell in linked} == {cell.key() for cell in cells}
 
 
 def test_the_key_holds_what_a_search_began_after(study):
     """Otherwise a study with other settings before it would take the result of another search for its own."""
     section = ModelSection(name="relational-ease")
-    [one, *_] = [c for c in nested(cells_of(study, section)) if c.arm.name == "all"]
+    [one, *_] = [c for c in with_prerequisites(cells_of(study, section)) if c.arm.name == "all"]
     wanted = [arm_of.INTERACTIONS, arm_of.all_of(RELATIONS)]
-    [other, *_] = [c for c in nested(cells_of(study, section, wanted)) if c.arm.name == "all"]
+    [other, *_] = [c for c in with_prerequisites(cells_of(study, section, wanted)) if c.arm.name == "all"]
     assert one.key() != other.key()
 
 
 def test_beginnings_are_the_first_cell_and_the_best(study, tmp_path):
     config, material = study
-    cell = Cell(ModelSection(name="relational-ease"), arm_of.all_of(RELATIONS), material.benches[0], config.study)
+    cell = Cell(
+        ModelSection(name="relational-ease"), arm_of.all_of(RELATIONS), material.split_contexts[0], config.study
+    )
 
-    keys = {name: _key_of({"name": name}) for name in ("first", "low", "best", "gone")}
+    keys = {name: key_of_identity({"name": name}) for name in ("first", "low", "best", "gone")}
 
     def write(name, valid, l2, weights):
         folder = tmp_path / keys[name]
         folder.mkdir()
         chosen = f'"chosen": {{"l2": {l2}, "weights": {weights}}}'
         (folder / "cell.json").write_text(f'{{"identity": {{"name": "{name}"}}, "valid": {valid}, {chosen}}}')
-        seal(folder)
+        write_manifest(folder)
 
     write("first", 0.2, 500.0, "{}")
     write("low", 0.1, 200.0, '{"b": 3.0}')
     write("best", 0.3, 200.0, '{"a": 30.0, "b": 0.123}')
 
-    def begins(*after):
-        known = tuple(keys[name] for name in after)
-        return beginning(Cell(cell.model, cell.arm, cell.bench, cell.study, known), tmp_path).begins
+    def warm_starts(*prerequisites):
+        known = tuple(keys[name] for name in prerequisites)
+        return load_warm_start(
+            Cell(cell.model, cell.arm, cell.split_context, cell.study, known), tmp_path
+        ).warm_starts
 
-    assert begins() == ()
-    assert begins("gone") == ()
-    assert begins("first") == begins("first", "low") == ({"l2": 500.0},)
+    assert warm_starts() == ()
+    assert warm_starts("gone") == ()
+    assert warm_starts("first") == warm_starts("first", "low") == ({"l2": 500.0},)
     # a weight off the ladder is none to begin with
-    assert begins("first", "gone", "best") == ({"l2": 500.0}, {"l2": 200.0, "weights.a": 30.0})
-    assert begins("best", "first") == ({"l2": 200.0, "weights.a": 30.0},)
+    assert warm_starts("first", "gone", "best") == ({"l2": 500.0}, {"l2": 200.0, "weights.a": 30.0})
+    assert warm_starts("best", "first") == ({"l2": 200.0, "weights.a": 30.0},)
 
 
 def test_a_first_search_has_to_beat_the_models_other_starts(study, tmp_path):
     """From few neighbours, steps of one knob do not lead to many with more penalty."""
     config, material = study
-    [bench, _] = material.benches
+    [split_context, _] = material.split_contexts
     section = ModelSection(name="sparse-ease", trials=60)
-    cell = Cell(section, arm_of.INTERACTIONS, bench, config.study)
-    assert MODELS["sparse-ease"].starts(bench.graph) == (), "60 items have no 200 neighbours"
+    cell = Cell(section, arm_of.INTERACTIONS, split_context, config.study)
+    assert MODELS["sparse-ease"].starts(split_context.graph) == (), "60 items have no 200 neighbours"
     larger = config.model_copy(update={"data": config.data.model_copy(update={"planted": LARGER})})
-    bench = prepare(larger, tmp_path).benches[0]
-    [start] = MODELS["sparse-ease"].starts(bench.graph)
-    found = tune_and_fit(replace(cell, bench=bench), tmp_path, lambda _: None, {})
+    split_context = prepare(larger, tmp_path).split_contexts[0]
+    [start] = MODELS["sparse-ease"].starts(split_context.graph)
+    found = tune_and_fit(replace(cell, split_context=split_context), tmp_path, lambda _: None, {})
     tried = [t for t in found.trials if start.items() <= t.values.items()]
     assert tried
     assert found.valid >= max(t.metric for t in tried) - 1e-6
     # a search that begins elsewhere is told where
-    begun = replace(cell, bench=bench, after=("x",), begins=({"l2": 50.0},))
+    with_warm_start = replace(cell, split_context=split_context, prerequisites=("x",), warm_starts=({"l2": 50.0},))
     assert not [
-        t for t in tune_and_fit(begun, tmp_path, lambda _: None, {}).trials if start.items() <= t.values.items()
+        t
+        for t in tune_and_fit(with_warm_start, tmp_path, lambda _: None, {}).trials
+        if start.items() <= t.values.items()
     ]
 
 
-def unread_bench(bench):
+def unread_bench(split_context):
     """The same with users in the place of items in relation b."""
-    graph = bench.graph
+    graph = split_context.graph
     users = np.arange(graph.n_users)
     b = Relation.of("b", "user", graph.relation("b").target, users, users % 3)
-    return replace(bench, graph=replace(graph, relations={**graph.relations, "b": b}))
+    return replace(split_context, graph=replace(graph, relations={**graph.relations, "b": b}))
 
 
 def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study, tmp_path):
@@ -190,23 +202,23 @@ def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study
     config, material = study
     first = dict(config.study.model_dump(), seeds=(0,))
     config = config.model_copy(update={"study": type(config.study)(**first)})
-    material = replace(material, benches=material.benches[:1])
-    planned = nested(grid(config, material))
+    material = replace(material, split_contexts=material.split_contexts[:1])
+    planned = with_prerequisites(grid(config, material))
     names = {cell.key(): cell.arm.name for cell in planned}
 
-    class Forgetful(OneByOne):
+    class Forgetful(SequentialEngine):
         """Memory ends in "all"."""
 
-        def run(self, cells, folder, watcher):
+        def run(self, cells, folder, callback):
             for key, result in super().run(
-                {k: c for k, c in cells.items() if names.get(k) != "all"}, folder, watcher
+                {k: c for k, c in cells.items() if names.get(k) != "all"}, folder, callback
             ):
                 yield key, result
             for key in cells:
                 if names.get(key) == "all":
                     yield key, None
 
-    class Told(Silent):
+    class Told(NullCallback):
         def __init__(self):
             self.fresh = set()
 
@@ -217,7 +229,7 @@ def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study
     run_study(config, material, tmp_path, Told(), Forgetful())
     again = Told()
     run_study(config, material, tmp_path, again)
-    dropped = {cell.arm.name for cell in planned if [names[key] for key in cell.after] == ["all"]}
+    dropped = {cell.arm.name for cell in planned if [names[key] for key in cell.prerequisites] == ["all"]}
     assert len(dropped) == 6
     assert again.fresh == dropped | {"all"}
     third = Told()
@@ -228,11 +240,11 @@ def test_a_cell_is_run_again_once_what_it_should_have_begun_after_is_there(study
 def test_what_is_searched_again_beside_a_relation(study):
     """All, in single steps; where links are shuffled, that relation's weight."""
     config, material = study
-    section, bench = ModelSection(name="sparse-ease"), material.benches[0]
+    section, split_context = ModelSection(name="sparse-ease"), material.split_contexts[0]
 
-    def moved(arm, *begins):
-        cell = Cell(section, arm, bench, config.study, begins=begins)
-        return {knob.name for knob in knobs_of(cell, cell.graph)}
+    def moved(arm, *warm_starts):
+        cell = Cell(section, arm, split_context, config.study, warm_starts=warm_starts)
+        return {knob.name for knob in grid_parameters_of(cell, cell.graph)}
 
     found = {"l2": 5.0, "neighbours": 20}
     own = {"l2", "neighbours", "item_power", "user_power", "shrinkage"}
@@ -247,9 +259,18 @@ def test_what_is_searched_again_beside_a_relation(study):
     assert moved(shuffled, found | {"weights.b": 0.0}) == set()
     # item-kNN does not read users' relations: shuffled, they leave the arm what it was
     unread = Cell(
-        ModelSection(name="relational-item-knn"), shuffled, unread_bench(bench), config.study, begins=(found,)
+        ModelSection(name="relational-item-knn"),
+        shuffled,
+        unread_bench(split_context),
+        config.study,
+        warm_starts=(found,),
     )
-    assert {k.name for k in knobs_of(unread, unread.graph)} == {"neighbours", "shrinkage", "weights.a", "weights.c"}
+    assert {k.name for k in grid_parameters_of(unread, unread.graph)} == {
+        "neighbours",
+        "shrinkage",
+        "weights.a",
+        "weights.c",
+    }
     held = ModelSection(name="sparse-ease", config={"weights": {"b": 3.0}})
-    cell = Cell(held, shuffled, bench, config.study, begins=(found,))
-    assert knobs_of(cell, cell.graph) == [], "a held weight is not searched"
+    cell = Cell(held, shuffled, split_context, config.study, warm_starts=(found,))
+    assert grid_parameters_of(cell, cell.graph) == [], "a held weight is not searched"

@@ -15,12 +15,12 @@ from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
 from relrank.serve.asked import RequestError
-from relrank.serve.filters import Has, Joined
+from relrank.serve.filters import Has, LogicalCondition
 from relrank.serve.service import Service
-from relrank.study.cells import SplitContext
+from relrank.study.cell import SplitContext
 from relrank.study.engines.split_files import pack, unpack
 from relrank.tables.ids import IdMap
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import NodeTable, Tables
 
 BRANDS = {"brand": Attribute(kind="attribute", node="item", column="brand")}
@@ -41,7 +41,7 @@ def protocol(**options):
 
 def fitted(model, config=None, folder=None, tables=None):
     tables = shop() if tables is None else tables
-    split = apply(tables, protocol(), 0)
+    split = make_split(tables, protocol(), 0)
     graph, kind = build_graph(tables, split, BRANDS), MODELS[model]
     run_model = kind(graph, kind.Config(**(config or {})))
     if hasattr(run_model, "solve"):
@@ -61,17 +61,17 @@ def fitted(model, config=None, folder=None, tables=None):
 
 
 def test_they_are_counted_and_change_no_protocol():
-    kept, dropped = (apply(shop(), protocol(new_items=policy), 0) for policy in (None, "drop"))
+    kept, dropped = (make_split(shop(), protocol(new_items=policy), 0) for policy in (None, "drop"))
     assert (kept.unseen, dropped.unseen) == (3, 0)
     assert kept.items.keys.to_list()[-3:] == ["new0", "new1", "plain"]
     assert kept.items.keys.to_list()[:-3] == dropped.items.keys.to_list()
     assert kept.fingerprint == dropped.fingerprint
     assert [n.count for n in kept.notices if "without interactions" in n.message] == [3]
     np.testing.assert_array_equal(kept.closed(), [12, 13, 14])
-    many = apply(shop(30), protocol(), 0)
+    many = make_split(shop(30), protocol(), 0)
     assert many.unseen == 0
     assert any('new_items = "keep"' in n.message and n.count == 31 for n in many.notices)
-    assert apply(shop(30), protocol(new_items="keep"), 0).unseen == 31
+    assert make_split(shop(30), protocol(new_items="keep"), 0).unseen == 31
 
 
 def test_metrics_are_those_without_them():
@@ -90,7 +90,7 @@ def test_metrics_are_those_without_them():
 
     found = []
     for policy in ("keep", "drop"):
-        split, model = apply(shop(), protocol(new_items=policy), 0), Eager()
+        split, model = make_split(shop(), protocol(new_items=policy), 0), Eager()
         model.n = len(split.items)
         evaluation = evaluate(model, split, (5,))
         found.append((evaluation.table.drop("fingerprint"), evaluation.summary))
@@ -150,12 +150,12 @@ def test_a_history_of_items_with_test_rows_alone_says_nothing(model):
         ]))},
     ))  # fmt: skip
     service = Service({"shop": run})
-    assert run.split.items.keys[run.untold].to_list() == ["late", "new0", "new1", "plain"]
+    assert run.split.items.keys[run.uninformative_items].to_list() == ["late", "new0", "new1", "plain"]
     assert run.recommend_for(["late"], 20)["fallback"].all()
     assert service.recommend(history=["late"], k=20)["fallback"] == "popularity"
     known = [run.split.items.keys.to_list().index(key) for key in ("i0", "late")]
-    assert run.told(np.array(known)).tolist() == known  # as at the test
-    assert run.told(np.array([*known, 0])[1:2]).size == 0
+    assert run.informative_history(np.array(known)).tolist() == known  # as at the test
+    assert run.informative_history(np.array([*known, 0])[1:2]).size == 0
     said = [i["item"] for i in service.recommend(history=["i0", "late"], k=20)["items"]]
     assert said == run.recommend_for(["i0", "late"], 20)["item"].to_list()
     assert not {"i0", "late"} & set(said)
@@ -164,7 +164,7 @@ def test_a_history_of_items_with_test_rows_alone_says_nothing(model):
 def test_a_run_keeps_what_lists_are_filtered_by(tmp_path):
     """Columns of the item table as they are, and relations of the study that this model's graph lacks."""
     tables = shop()
-    split = apply(tables, protocol(), 0)
+    split = make_split(tables, protocol(), 0)
     whole = build_graph(tables, split, BRANDS)
     graph, note = whole.only(), fitted("ease").note
     for kept in (whole, None):
@@ -173,7 +173,11 @@ def test_a_run_keeps_what_lists_are_filtered_by(tmp_path):
         described = service.runs()["runs"][0]
         assert (described["filters"], described["columns"]) == (["brand"] if kept else [], ["brand"])
         every = [i["item"] for i in service.recommend(history=["i0"], k=20)["items"]]
-        for filters in ([("brand", "b")], [Has("brand", "b", "column")], [Joined("not", (Has("brand", "a"),))]):
+        for filters in (
+            [("brand", "b")],
+            [Has("brand", "b", "column")],
+            [LogicalCondition("not", (Has("brand", "a"),))],
+        ):
             found = [i["item"] for i in service.recommend(history=["i0"], k=20, filters=filters)["items"]]
             assert found == [item for item in every if int(item[1:]) % 2]
 
@@ -191,7 +195,7 @@ def test_lists_are_filtered_along_a_chain_of_relations():
 
 
 def test_other_processes_are_told_of_them():
-    split = apply(shop(), protocol(), 0)
-    bench = unpack(pack(SplitContext(0, split, build_graph(shop(), split, BRANDS))))
-    assert bench.split.unseen == 3
-    assert json.dumps(bench.split.closed().tolist()) == "[12, 13, 14]"
+    split = make_split(shop(), protocol(), 0)
+    split_context = unpack(pack(SplitContext(0, split, build_graph(shop(), split, BRANDS))))
+    assert split_context.split.unseen == 3
+    assert json.dumps(split_context.split.closed().tolist()) == "[12, 13, 14]"

@@ -15,11 +15,13 @@ from relrank.graph.sequences import Sequences
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
-from relrank.study.cells import refit_cell
 from relrank.study.config import read_study
-from relrank.study.run import grid, prepare, run_study
+from relrank.study.fit_cell import refit_cell
+from relrank.study.grid import grid
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import Tables
 
 STUDY = f"""{SHOP}time = "time"
@@ -46,7 +48,7 @@ def kept(
 ) -> FittedRun:
     """A model with random weights, saved; its run."""
     shop = tables()
-    cut = apply(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
+    cut = make_split(shop, check({"name": "m", "split": split}, ProtocolConfig, "m"), 0)
     weights = InteractionWeights(weight="decay", half_life=half_life) if half_life else None
     graph = build_graph(shop, cut, {}, None, weights)
     if kind is ItemKNN:
@@ -133,15 +135,15 @@ def test_refit_puts_validation_rows_where_they_belong_in_time(tmp_path: Path) ->
     (tmp_path / "shop.toml").write_text(STUDY)
     config = read_study(tmp_path / "shop.toml")
     material = prepare(config, tmp_path)
-    bench = replace(material.benches[0], refit=True)
-    cell = replace(grid(config, material)[0], bench=bench)
+    split_context = replace(material.split_contexts[0], refit=True)
+    cell = replace(grid(config, material)[0], split_context=split_context)
     graph = refit_cell(cell, cell.graph, cell.start()[0], None, tmp_path / "refit", lambda _: None)[1]
-    split = bench.split
+    split = split_context.split
     test = set(zip(split.users.at(split.test.user), split.items.at(split.test.item), strict=True))
     between = 0
-    for g, held in ((bench.graph, split.valid), (graph, split.valid.take(np.zeros(0, np.int64)))):
+    for g, held in ((split_context.graph, split.valid), (graph, split.valid.take(np.zeros(0, np.int64)))):
         valid = set(zip(split.users.at(held.user), split.items.at(held.item), strict=True))
-        for user, history in zip(split.users.keys, Sequences.of_graph(g).tensors(), strict=True):
+        for user, history in zip(split.users.keys, Sequences.from_graph(g).tensors(), strict=True):
             expected = [i for i in bought(user) if (user, i) not in test | valid]
             assert split.items.at(history.numpy()).to_list() == expected
             between += any((user, i) in valid for i in bought(user)[:-1])

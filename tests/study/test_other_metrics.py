@@ -10,13 +10,16 @@ from rich.console import Console
 
 from relrank.cli.live import _print_contrary, print_result
 from relrank.evaluation.comparison import compare
-from relrank.report.answer import answer
 from relrank.report.page import render
+from relrank.report.verdict_summary import answer
 from relrank.study.arms import INTERACTIONS, all_of, alone, drop, rewired
+from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
-from relrank.study.effects import CellResults, Judge, effects_and_verdicts
-from relrank.study.lists import contrary, in_words, metric_effects
-from relrank.study.run import prepare, run_study
+from relrank.study.metric_effects import contradicting_effects, in_words, metric_effects
+from relrank.study.model_effects import ModelEffects
+from relrank.study.prepare import prepare
+from relrank.study.result_tables import effects_and_verdicts
+from relrank.study.run import run_study
 
 RELATIONS = ["a", "b", "c"]
 METRICS = {"ndcg@5": 0, "ndcg@20": 1, "recall@20": 2, "mrr": 3}
@@ -41,7 +44,7 @@ def test_differences_of_every_other_metric_by_hand():
         ],
         "ndcg@5",
     )
-    effects, _ = effects_and_verdicts([Judge(found, "m", RELATIONS, 0.01)], RELATIONS, None)
+    effects, _ = effects_and_verdicts([ModelEffects(found, "m", RELATIONS, 0.01)], RELATIONS, None)
     table = metric_effects(found, effects)
     rows = {(r["relation"], r["kind"], r["measure"]): r for r in table.to_dicts()}
     means = {key: row["mean"] for key, row in rows.items()}
@@ -91,14 +94,14 @@ def effect(relation, kind, measure, mean, half):
 )
 def test_only_a_claim_can_be_contradicted_and_only_by_an_interval_on_the_other_side(word, kind, mean, is_contrary):
     effects = pl.DataFrame([effect("tags", kind, "recall@50", mean, 0.003), effect("text", kind, "mrr", -1.0, 0.1)])
-    rows = contrary(pl.DataFrame([verdict("tags", word)]), effects)
+    rows = contradicting_effects(pl.DataFrame([verdict("tags", word)]), effects)
     assert [row["measure"] for row in rows] == ["recall@50"] * is_contrary
 
 
 def test_the_most_certain_metric_speaks():
     rows = [("recall@50", -0.02, 0.019), ("mrr", -0.004, 0.001), ("map@10", 0.5, 0.1)]
     effects = pl.DataFrame([effect("tags", "drop", *row) for row in rows])
-    (row,) = contrary(pl.DataFrame([verdict("tags", "helps")]), effects)
+    (row,) = contradicting_effects(pl.DataFrame([verdict("tags", "helps")]), effects)
     assert row["measure"] == "mrr"
     assert in_words(row, "ndcg@10", {"tags": "Tags"}) == (
         "Tags helps ndcg@10 with m, but costs mrr: -0.0040 (-0.0050 to -0.0030)"

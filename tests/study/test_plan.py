@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from relrank.study.arms import INTERACTIONS, all_of, rewired, some
-from relrank.study.effects import CellResults
-from relrank.study.plan import candidates, path, plan_of, to_confirm
+from relrank.study.cell_results import CellResults
+from relrank.study.plan import forward_selection, missing_placebo_arms, next_arms, plan_of
 
 RELATIONS = ["tags", "text", "era", "lang", "size"]
 WORTH_OF = {"tags": 0.02, "text": 0.05, "era": 0.0, "lang": 0.0, "size": 0.0}
@@ -43,25 +43,25 @@ SINGLE_PROCESS = [(), *((r,) for r in RELATIONS)]
 
 
 def test_the_best_single_relation_comes_first_and_its_candidates_are_run_next():
-    steps, ends = path(found(*SINGLE_PROCESS), "m", RELATIONS)
+    steps, ends = forward_selection(found(*SINGLE_PROCESS), "m", RELATIONS)
     assert [name for _, name in steps[0]][:2] == ["text", "tags"]
     assert ends == "further arms were not run"
-    arms = candidates(found(*SINGLE_PROCESS), "m", RELATIONS, ["text"])
+    arms = next_arms(found(*SINGLE_PROCESS), "m", RELATIONS, ["text"])
     assert [arm.relations for arm in arms] == [
         ("tags", "text"), ("era", "text"), ("lang", "text"), ("size", "text"),
     ]  # fmt: skip
     assert arms[0].name == "interactions + tags + text"
     there = found(*SINGLE_PROCESS, ("tags", "text"))
-    assert len(candidates(there, "m", RELATIONS, ["text"])) == 3  # what was run is not run again
-    assert candidates(there, "m", RELATIONS, []) == []
+    assert len(next_arms(there, "m", RELATIONS, ["text"])) == 3  # what was run is not run again
+    assert next_arms(there, "m", RELATIONS, []) == []
     # four of five are the arms without one, which every study runs
-    assert candidates(there, "m", RELATIONS, ["text", "tags", "era"]) == []
+    assert next_arms(there, "m", RELATIONS, ["text", "tags", "era"]) == []
 
 
 def test_a_path_ends_where_validation_gains_nothing():
     pairs = [("text", r) for r in RELATIONS if r != "text"]
     three = [("text", "tags", r) for r in ("era", "lang", "size")]
-    steps, ends = path(found(*SINGLE_PROCESS, *pairs, *three), "m", RELATIONS)
+    steps, ends = forward_selection(found(*SINGLE_PROCESS, *pairs, *three), "m", RELATIONS)
     assert [tried[0][1] for tried in steps] == ["text", "tags"]
     assert ends == "no further relation is better on validation"
 
@@ -107,21 +107,21 @@ def test_a_step_that_test_does_not_confirm_is_not_built():
 def test_a_step_whose_shuffled_links_bring_as_much_is_not_built():
     cells = [cell(INTERACTIONS, 0.0), cell(some(["era"]), 0.02)]
     assert plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002).worth_building == 1
-    (arm,) = to_confirm(
+    (arm,) = missing_placebo_arms(
         CellResults(cells, "ndcg@10"), plan_of(CellResults(cells, "ndcg@10"), "m", ["era", "lang"], 0.002)
     )
     assert (arm.name, arm.relations, arm.rewired) == ("interactions + era, era rewired", ("era",), "era")
     for worth_shuffled, built in ((0.02, 0), (0.0, 1)):
         there = CellResults([*cells, cell(arm, worth_shuffled)], "ndcg@10")
         plan = plan_of(there, "m", ["era", "lang"], 0.002)
-        assert plan.steps[0].beyond.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
+        assert plan.steps[0].over_placebo.mean == pytest.approx(0.02 - worth_shuffled, abs=1e-4)
         assert plan.worth_building == built
         assert ("not to be built, since shuffled links are not shown to bring less: era" in plan.ends) == (not built)
-        assert to_confirm(there, plan) == []
+        assert missing_placebo_arms(there, plan) == []
 
 
 def test_without_the_interactions_there_is_no_path():
-    assert path(found(("tags",)), "m", RELATIONS) == ([], "the interactions alone were not run")
+    assert forward_selection(found(("tags",)), "m", RELATIONS) == ([], "the interactions alone were not run")
 
 
 def weighed(arm, worth, *used, seed=0):
@@ -157,8 +157,8 @@ def test_settled_looks_at_each_split_by_itself_and_at_what_leads_to_a_relation()
     cells += [weighed(everything, 0.03, "tags", seed=0), weighed(everything, 0.04, "era", seed=1)]
     cells += [weighed(rewired(names, "tags"), 0.09, "tags", seed=s) for s in (0, 1)]
     there = CellResults(cells, "ndcg@10", hops)
-    assert [c.valid - 0.2 for c in there.settled("m", arm)] == pytest.approx([0.03, 0.02])
-    assert [c.valid - 0.2 for c in there.settled("m", everything)] == pytest.approx([0.03, 0.04])
-    assert there.settled("m", INTERACTIONS) is None
+    assert [c.valid - 0.2 for c in there.best_validated_cells("m", arm)] == pytest.approx([0.03, 0.02])
+    assert [c.valid - 0.2 for c in there.best_validated_cells("m", everything)] == pytest.approx([0.03, 0.04])
+    assert there.best_validated_cells("m", INTERACTIONS) is None
     # what is read through tags uses them
     assert there._in_use(cells[3][1], names) == {"tags", "era"}

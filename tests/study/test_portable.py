@@ -8,13 +8,15 @@ from importlib import import_module
 
 import pytest
 
-from relrank import study
 from relrank.cli import app
 from relrank.parallel import environment, memory
-from relrank.study.cells import peak_memory_mb
+from relrank.parallel.machine import machine
+from relrank.parallel.memory import peak_memory_mb
+from relrank.study import engines
 from relrank.study.config import read_study
-from relrank.study.engines import processes
-from relrank.study.run import machine, prepare, run_study
+from relrank.study.engines import process_engine
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
 
 
 def without(monkeypatch, *names):
@@ -79,7 +81,7 @@ def test_the_share_of_a_process_that_torchrun_started(system, monkeypatch):
         monkeypatch.setenv(name, "1")  # so that what is set below goes again, where there was none
         monkeypatch.delenv(name)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    app._settle_libraries()
+    app._set_thread_environment()
     assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
 
 
@@ -92,6 +94,6 @@ def test_a_study_runs(system, study_file, tmp_path):
 
 
 def test_the_processes_of_a_study_need_no_signal_that_windows_lacks(system, monkeypatch):
-    monkeypatch.setattr(study, "process_engine", processes)  # other tests know the module as it was
-    monkeypatch.delitem(sys.modules, processes.__name__)
-    assert import_module(processes.__name__).KILLED == 9
+    monkeypatch.setattr(engines, "process_engine", process_engine)  # other tests know the module as it was
+    monkeypatch.delitem(sys.modules, process_engine.__name__)
+    assert import_module(process_engine.__name__).KILLED == 9

@@ -16,11 +16,12 @@ from threadpoolctl import threadpool_limits
 
 from relrank.cli import app
 from relrank.errors import InputError
+from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
-from relrank.study.engines import processes
-from relrank.study.engines.engine import Silent
-from relrank.study.engines.processes import Processes
-from relrank.study.run import prepare, run_study
+from relrank.study.engines import process_engine
+from relrank.study.engines.process_engine import ProcessEngine
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
 
 FOUR = """
 [relations.third]
@@ -38,7 +39,7 @@ column = "echo"
 @pytest.fixture(autouse=True)
 def _two_cores(monkeypatch):
     """Each of two processes has one thread on any machine."""
-    monkeypatch.setattr(processes, "cores", lambda: 2)
+    monkeypatch.setattr(process_engine, "cores", lambda: 2)
 
 
 def workers():
@@ -51,20 +52,20 @@ def test_the_same_to_the_bit_though_a_process_is_killed(study, local):
     config, material, folder = study
 
     class Killing(Counting):
-        def say(self, cell, message):
+        def on_status(self, cell, message):
             if message.startswith("epoch") and not self.gone:
                 for worker in workers():
                     os.kill(worker.pid, signal.SIGKILL)
 
-    watcher, out = Killing(), folder / "both"
-    with Processes(2) as engine:
-        result = run_study(config, material, out, watcher, engine)
+    callback, out = Killing(), folder / "both"
+    with ProcessEngine(2) as engine:
+        result = run_study(config, material, out, callback, engine)
         assert len(workers()) == 2
     assert workers() == []
     same(result, out, local)
-    assert watcher.gone
-    assert sorted(watcher.finished) == sorted(local[1])  # each once
-    assert len(watcher.started) == len(watcher.finished) + len(watcher.gone)
+    assert callback.gone
+    assert sorted(callback.finished) == sorted(local[1])  # each once
+    assert len(callback.started) == len(callback.finished) + len(callback.gone)
     assert result.card["machine"]["engine"] == "2 processes, 1 thread each"
 
 
@@ -83,26 +84,26 @@ def test_two_splits_whose_cells_wait_for_each_other(tmp_path):
     class InOrder(Counting):
         def start(self, cell):
             super().start(cell)
-            assert finished >= set(cell.after)
+            assert finished >= set(cell.prerequisites)
 
         def done(self, cell, result, fresh):
             super().done(cell, result, fresh)
             finished.add(cell.key())
 
-    watcher = InOrder()
-    with Processes(2) as engine:
-        found = run_study(config, material, tmp_path / "both", watcher, engine)
+    callback = InOrder()
+    with ProcessEngine(2) as engine:
+        found = run_study(config, material, tmp_path / "both", callback, engine)
     same(found, tmp_path / "both", (expected, cells(tmp_path / "local")))
     notes = [json.loads(p.read_text()) for p in (tmp_path / "both").glob("cells/*/cell.json")]
     assert any(note["identity"].get("adds") for note in notes)
-    assert len(watcher.finished) == len(notes)
+    assert len(callback.finished) == len(notes)
 
 
 def test_what_is_wrong_in_a_cell_is_one_clear_error(study, tmp_path):
     config, material, _ = study
     wrong = config.models[2].model_copy(update={"train": {"device": "tpu"}})
     config = config.model_copy(update={"models": (wrong,)})
-    with Processes(2) as engine, pytest.raises(InputError) as said:
+    with ProcessEngine(2) as engine, pytest.raises(InputError) as said:
         run_study(config, material, tmp_path, engine=engine)
     assert (said.value.where, said.value.found) == ("training settings, device", "'tpu'")
     assert not list(tmp_path.glob("cells/*/cell.json"))
@@ -123,7 +124,7 @@ def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, messa
     long = config.models[2].model_copy(update={"train": {**config.models[2].train, "epochs": 4000}})
     config = config.model_copy(update={"models": (long,)})
 
-    class Killing(Silent):
+    class Killing(NullCallback):
         def start(self, cell):
             for worker in workers():
                 os.kill(worker.pid, how)
@@ -131,7 +132,7 @@ def test_a_cell_that_kills_its_processes_is_given_up(study, tmp_path, how, messa
     with (
         mock.patch("relrank.study.engines.engine.TRIES", 2),
         pytest.raises(InputError, match=message),
-        Processes(1) as engine,
+        ProcessEngine(1) as engine,
     ):
         run_study(config, material, tmp_path, Killing(), engine)
     assert workers() == []
@@ -143,10 +144,10 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
     config, material, _ = study
     with (
         mock.patch(
-            "relrank.study.engines.processes.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}
+            "relrank.study.engines.process_engine.pack", return_value={"rows.safetensors": b"", "bench.json": b"{}"}
         ),
         pytest.raises(InputError, match="not a whole graph bundle"),
-        Processes(1) as engine,
+        ProcessEngine(1) as engine,
     ):
         run_study(config, material, tmp_path, engine=engine)
 
@@ -155,18 +156,18 @@ def test_a_process_that_cannot_unpack_says_so(study, tmp_path):
 def test_threads_are_set_before_a_process_loads_anything(tmp_path):
     """Its script is imported first, and may load every library."""
     before = dict(os.environ)
-    with processes._threads(3):
+    with process_engine._threads(3):
         assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
     assert dict(os.environ) == before
     script = tmp_path / "script.py"
     script.write_text(
         "import torch, os, sys, time\n"
-        "from relrank.study import process_engine\n"
+        "from relrank.study.engines import process_engine\n"
         "if __name__ != '__main__':\n"
         "    open(sys.argv[1], 'w').write(str(torch.get_num_threads()))\n"
         "else:\n"
-        "    processes.cores = lambda: 2\n"
-        "    with processes.Processes(2) as engine:\n"
+        "    process_engine.cores = lambda: 2\n"
+        "    with process_engine.ProcessEngine(2) as engine:\n"
         "        engine._idle()\n"
         "        while not os.path.exists(sys.argv[1]) or not os.path.getsize(sys.argv[1]):\n"
         "            time.sleep(0.1)\n"
@@ -180,9 +181,9 @@ def test_a_process_ends_with_whoever_started_it(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal\n"
-        "from relrank.study.engines.processes import Processes\n"
+        "from relrank.study.engines.process_engine import ProcessEngine\n"
         "if __name__ == '__main__':\n"
-        "    engine = Processes(1)\n"
+        "    engine = ProcessEngine(1)\n"
         "    (worker,) = engine._idle()\n"
         "    print(worker.process.pid, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -194,7 +195,7 @@ def test_a_process_ends_with_whoever_started_it(tmp_path):
 
 def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match="no process to run on"):
-        Processes(0)
+        ProcessEngine(0)
     with pytest.raises(InputError, match="--jobs"):
         app._engine("ray", 2, None, None)
-    assert isinstance(app._engine("local", 2, None, None), Processes)
+    assert isinstance(app._engine("local", 2, None, None), ProcessEngine)

@@ -70,7 +70,7 @@ def test_a_path_may_be_a_text_wherever_one_goes(run, tmp_path, study_file):
     assert rr.read_tables(config.data, str(tmp_path)).name == material.tables.name
     out = str(tmp_path / "out")
     result = rr.run_study(config, material, out)
-    assert rr.keep_winner(config, material, out).note["model"] == "popularity"
+    assert rr.save_winner(config, material, out).note["model"] == "popularity"
     assert rr.load_run(out).note["model"] == "popularity"
     assert StudyResult.load(out).card["name"] == "small"
     assert rr.write_report(result, f"{out}/page.html") == Path(out) / "page.html"

@@ -16,12 +16,14 @@ from engine_runs import STUDY, Counting, same
 import relrank
 from relrank.cli import app
 from relrank.errors import InputError
+from relrank.study.callbacks import NullCallback
 from relrank.study.engines import ray_worker
-from relrank.study.engines.engine import Silent
 from relrank.study.engines.ray_engine import RayEngine, load_ray
 from relrank.study.engines.split_files import pack, pack_cell
-from relrank.study.fits import needed
-from relrank.study.run import grid, keep_winner, run_study
+from relrank.study.grid import grid
+from relrank.study.memory_limits import required_memory
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # read on import: these machines are on the loopback alone
 ray = pytest.importorskip("ray")
@@ -66,18 +68,18 @@ def titled(process):
 @pytest.mark.slow
 def test_the_same_to_the_bit_on_machines_that_do_not_see_the_folder(cluster, study, local):
     config, material, folder = study
-    watcher, out = Counting(), folder / "apart"
+    callback, out = Counting(), folder / "apart"
     with Apart(cluster.address) as engine:
-        result = run_study(config, material, out, watcher, engine)
+        result = run_study(config, material, out, callback, engine)
     same(result, out, local)
-    assert sorted(watcher.started) == sorted(watcher.finished) == sorted(local[1])
-    assert len(watcher.finished) == CELLS
+    assert sorted(callback.started) == sorted(callback.finished) == sorted(local[1])
+    assert len(callback.finished) == CELLS
     assert "2 machines, 2 cores, 1 per cell" in result.card["machine"]["engine"]
     # a study that one engine made is the other's
     again = Counting()
     run_study(config, material, out, again)
     assert again.finished == []
-    assert keep_winner(config, material, out).note["cell"] in local[1]
+    assert save_winner(config, material, out).note["cell"] in local[1]
 
 
 def busy(node):
@@ -92,7 +94,7 @@ def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study,
     second = next(node for node in cluster.list_all_nodes() if node != cluster.head_node)
 
     class Killing(Counting):
-        def say(self, cell, message):
+        def on_status(self, cell, message):
             if not message.startswith("epoch"):
                 return
             if not self.gone:
@@ -102,15 +104,15 @@ def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study,
             elif second in cluster.list_all_nodes() and busy(second):
                 cluster.remove_node(second, allow_graceful=False)
 
-    watcher, out = Killing(), folder / "killed"
+    callback, out = Killing(), folder / "killed"
     with RayEngine(cluster.address) as engine:
-        result = run_study(config, material, out, watcher, engine)
+        result = run_study(config, material, out, callback, engine)
     assert second not in cluster.list_all_nodes()
-    assert len(watcher.gone) >= 2
+    assert len(callback.gone) >= 2
     same(result, out, local)
-    assert sorted(watcher.finished) == sorted(local[1])  # each once
+    assert sorted(callback.finished) == sorted(local[1])  # each once
     # begun again only if its worker was lost
-    assert all(watcher.started.count(key) <= 1 + watcher.gone.count(key) for key in watcher.finished)
+    assert all(callback.started.count(key) <= 1 + callback.gone.count(key) for key in callback.finished)
     cluster.add_node(**MACHINE)  # as it was
 
 
@@ -118,8 +120,8 @@ def test_a_worker_and_then_a_machine_die_in_the_middle_of_a_cell(cluster, study,
 def test_a_cell_that_kills_its_workers_ends_the_study(cluster, study, tmp_path):
     config, material, _ = study
 
-    class Killing(Silent):
-        def say(self, cell, message):
+    class Killing(NullCallback):
+        def on_status(self, cell, message):
             for node in cluster.list_all_nodes():
                 for worker in busy(node):
                     os.kill(worker.pid, signal.SIGKILL)
@@ -170,7 +172,7 @@ def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_pat
     config, material, _ = study
     large = cluster.add_node(**MACHINE | {"num_cpus": 2})
 
-    class Removing(Silent):
+    class Removing(NullCallback):
         def start(self, cell):
             if large in cluster.list_all_nodes():
                 cluster.remove_node(large, allow_graceful=False)
@@ -196,14 +198,14 @@ def test_a_full_disk_on_a_worker_is_one_clear_error_and_leaves_nothing(study, tm
     config, material, _ = study
     cell = grid(config, material)[0]
     full = OSError(28, "No space left on device")
-    files = {} if fails == "unpack" else pack(cell.bench)
+    files = {} if fails == "unpack" else pack(cell.split_context)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if fails == "mkdir":
         (tmp_path / f"relrank.mark.{cell.key()}").touch()
     there = list(tmp_path.iterdir())
     with (
         mock.patch.dict(os.environ),
-        mock.patch("relrank.study.cells.fill_cell", side_effect=full),
+        mock.patch("relrank.study.run_cell.fill_cell", side_effect=full),
         mock.patch("relrank.study.engines.split_files.unpack", side_effect=full)
         if fails == "unpack"
         else nullcontext(),
@@ -305,8 +307,8 @@ def test_memory_that_ends_on_a_worker_is_no_error_there(study, tmp_path):
     config, material, _ = study
     cell = grid(config, material)[0]
     ends = MemoryError("1 TiB")
-    with mock.patch.dict(os.environ), mock.patch("relrank.study.cells.fill_cell", side_effect=ends):
-        answer = ray_worker.work(order_of(cell, tmp_path), pack(cell.bench), mock.MagicMock())
+    with mock.patch.dict(os.environ), mock.patch("relrank.study.run_cell.fill_cell", side_effect=ends):
+        answer = ray_worker.work(order_of(cell, tmp_path), pack(cell.split_context), mock.MagicMock())
     assert answer == {"memory": "1 TiB"}
 
 
@@ -314,7 +316,7 @@ def test_memory_that_ends_on_a_worker_is_no_error_there(study, tmp_path):
 def test_cells_whose_workers_have_no_memory_left_are_left_out(cluster, study, tmp_path):
     config, material, _ = study
 
-    def short(order, bench, board):
+    def short(order, split_context, board):
         return {"memory": "1 TiB"}
 
     with (
@@ -332,7 +334,7 @@ def test_a_cell_asks_ray_for_the_memory_of_its_estimate(cluster, study):
     cell = grid(config, material)[0]
     with RayEngine(cluster.address) as engine:
         assert engine.memory() > 1 << 20
-        assert engine._needs(cell)["memory"] == min(engine.memory(), needed(cell)) > 0
+        assert engine._needs(cell)["memory"] == min(engine.memory(), required_memory(cell)) > 0
 
 
 @pytest.mark.slow

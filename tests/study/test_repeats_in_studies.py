@@ -10,13 +10,14 @@ from shops import SHOP
 
 from relrank.evaluation.evaluate import evaluate, with_validation_history
 from relrank.graph.sequences import Sequences
-from relrank.runs.batch import Lists
+from relrank.runs.batch import BatchRecommender
 from relrank.runs.fitted_run import FittedRun, load_run
-from relrank.serve.served import ServedModel
+from relrank.serve.served_model import ServedModel
 from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, unpack
 from relrank.study.fit_run import fit_run
-from relrank.study.run import StudyData, grid, prepare
+from relrank.study.grid import grid
+from relrank.study.prepare import StudyData, prepare
 
 STUDY = f"""{SHOP}time = "time"
 duplicates = "keep"
@@ -64,12 +65,12 @@ def fitted(material: StudyData, folder: Path, number: int) -> FittedRun:
 
 
 def test_a_history_is_what_was_bought_before_the_held_out(material: StudyData) -> None:
-    bench = material.benches[0]
-    split, again = bench.split, unpack(pack(bench))
+    split_context = material.split_contexts[0]
+    split, again = split_context.split, unpack(pack(split_context))
     there = {c: before(items, *new(items)[-2:]) for c, items in BOUGHT.items()}
     assert any(len(items) > len(set(items)) for items in there.values())
-    for one in (bench, again):
-        histories = Sequences.of_graph(one.graph).tensors()
+    for one in (split_context, again):
+        histories = Sequences.from_graph(one.graph).tensors()
         assert {
             c: split.items.at(h.numpy()).to_list() for c, h in zip(split.users.keys, histories, strict=True)
         } == there
@@ -82,14 +83,14 @@ def test_lists_and_figures_are_those_of_the_whole_history(material: StudyData, t
     """For the test it goes on with the validation row, for a list with the test row, too."""
     run = fitted(material, tmp_path, number)
     split = run.split
-    served, lists = ServedModel("run", run), Lists(run)
+    served, lists = ServedModel("run", run), BatchRecommender(run)
     differs = 0
     for row, customer in enumerate(split.users.keys):
         items = BOUGHT[customer]
         valid, test = new(items)[-2:]
         known = before(items, valid, test)
         heard = split.items.find(pl.Series([*known, valid, test])).astype(np.int64)
-        assert served.history_of(row).tolist() == heard.tolist()
+        assert served.user_history(row).tolist() == heard.tolist()
         best = run.recommend(customer, 5)
         assert best.equals(run.recommend_for([*known, valid, test], 5))
         assert lists.top(np.array([row]), 5)[0].items[0].tolist() == [*split.items.find(best["item"]), -1, -1, -1][:5]
@@ -106,11 +107,11 @@ def test_a_visit_goes_on_from_the_whole_history(material: StudyData, tmp_path: P
     (tmp_path / "shop.toml").write_text(STUDY.replace("last-leave-one-out", "random-leave-one-out"))
     run = fitted(prepare(read_study(tmp_path / "shop.toml"), tmp_path), tmp_path, 0)
     served, differs, reasons = ServedModel("run", run), 0, 0
-    for row, history in enumerate(Sequences.of_graph(run.graph).tensors()):
+    for row, history in enumerate(Sequences.from_graph(run.graph).tensors()):
         visit = history[:1]  # which was bought before
         both = torch.cat([history, visit])
         scores = run.model.fold_in([both])[0].numpy()
-        page = served.listed(row, visit.numpy(), 0, 1)
+        page = served.ranked_list(row, visit.numpy(), 0, 1)
         assert np.allclose(page.scores, scores[page.items], atol=1e-6)
         once = torch.cat([torch.tensor(new(history.tolist())), visit])
         differs += not np.allclose(scores, run.model.fold_in([once])[0].numpy())

@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from relrank.study.config import read_study
-from relrank.study.run import prepare, run_study
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
 
 TRAINED = """
 [[models]]

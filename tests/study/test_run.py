@@ -16,30 +16,38 @@ from relrank.errors import InputError
 from relrank.evaluation.evaluate import evaluate
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
-from relrank.models.core.base import config_of
-from relrank.report import answer, write_report
+from relrank.models.core.base import override_config
+from relrank.report import write_report
+from relrank.report.verdict_summary import answer
 from relrank.runs.fitted_run import load_run
-from relrank.study.cells import in_effect, kept_model, load_cell, run_cell
+from relrank.study.callbacks import NullCallback
+from relrank.study.card import interval_caveat
+from relrank.study.cell_store import load_cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.engines.engine import Silent, make_room
+from relrank.study.engines.engine import make_room
+from relrank.study.grid import cell_with_prerequisites, grid
+from relrank.study.prepare import prepare, smoke
 from relrank.study.result import StudyResult
-from relrank.study.run import cells_of, grid, keep_winner, prepare, run_study, smoke, users_only
+from relrank.study.run import run_study
+from relrank.study.run_cell import run_cell
+from relrank.study.tune_cell import trial_cache_key
+from relrank.study.winner import load_cell_model, save_winner
 
 
-class Counting(Silent):
+class Counting(NullCallback):
     def __init__(self):
         self.fresh = []
 
     def done(self, cell, result, fresh):
         if fresh:
-            self.fresh.append((cell.model.name, cell.arm.name, cell.bench.seed))
+            self.fresh.append((cell.model.name, cell.arm.name, cell.split_context.seed))
 
 
 def run(path: Path, out: Path, text: str | None = None):
     if text is not None:
         path.write_text(text)
-    config, watcher = read_study(path), Counting()
-    return run_study(config, prepare(config, path.parent), out, watcher), watcher.fresh
+    config, callback = read_study(path), Counting()
+    return run_study(config, prepare(config, path.parent), out, callback), callback.fresh
 
 
 def test_study_finds_the_planted_truth_and_resumes(study_file, tmp_path):
@@ -88,7 +96,7 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypa
     material = prepare(config, study_file.parent)
     keys = [cell.key() for cell in grid(config, material)]
     assert len(set(keys)) == len(keys)
-    cell = cells_of(config, material, "relational-ease", "all")[-1]
+    cell = cell_with_prerequisites(config, material, "relational-ease", "all")[-1]
     section = cell.model
     for change in ({"trials": 3}, {"config": {"l2": 7.0}}, {"name": "ease"}):
         other = replace(cell, model=section.model_copy(update=change))
@@ -101,7 +109,7 @@ def test_pitfall_a_cell_is_keyed_by_its_whole_configuration(study_file, monkeypa
     assert same.key() == cell.key()
     # what was measured by another definition of the metrics is not taken for today's
     today = cell.key()
-    monkeypatch.setattr("relrank.study.cells.DEFINITION", 0)
+    monkeypatch.setattr("relrank.study.cell.METRICS_VERSION", 0)
     assert cell.key() != today
 
 
@@ -196,7 +204,7 @@ def test_one_start_of_a_trained_model_is_said(tmp_path, split):
     relation = '[relations.c]\nkind = "attribute"\nnode = "item"\ncolumn = "c"\n'
     models = '[[models]]\nname = "relational-lightgcn"\n[study]\nseeds = [0]\n'
     (tmp_path / "s.toml").write_text(f'{DEFAULTS}split = "{split}"\n{relation}{models}')
-    said = users_only(read_study(tmp_path / "s.toml"))
+    said = interval_caveat(read_study(tmp_path / "s.toml"))
     assert said.startswith("Intervals hold users only, not what another start of training would change: ")
 
 
@@ -246,11 +254,11 @@ def test_smoke_run_is_small_and_elsewhere(study_file, tmp_path):
     config = smoke(read_study(study_file))
     assert config.study.seeds == (0,)
     material = prepare(config, study_file.parent, is_smoke=True)
-    assert material.benches[0].split.shape[0] == 250
+    assert material.split_contexts[0].split.shape[0] == 250
     result = run_study(config, material, tmp_path / "out-smoke")
     assert result.card["smoke"]
     full = prepare(read_study(study_file), study_file.parent)
-    assert full.benches[0].split.fingerprint != material.benches[0].split.fingerprint
+    assert full.split_contexts[0].split.fingerprint != material.split_contexts[0].split.fingerprint
 
 
 def test_winner_is_the_best_on_validation_and_recommends_by_title(finished, tmp_path):
@@ -259,14 +267,14 @@ def test_winner_is_the_best_on_validation_and_recommends_by_title(finished, tmp_
     material = prepare(config, path.parent)
     out = tmp_path / "out"
     shutil.copytree(path.parent / "out", out)
-    winner = keep_winner(config, material, out)
+    winner = save_winner(config, material, out)
     assert winner.note["model"] == "relational-ease"
     assert "rewired" not in winner.note["arm"]
     loaded = load_run(out)  # a study's folder stands for its winner
     first = loaded.recommend(0, k=5)
     assert first["title"].str.starts_with("item ").all()
     assert set(first["item"]).isdisjoint(loaded.history(0)["item"])
-    assert first.equals(keep_winner(config, material, out).recommend(0, k=5))
+    assert first.equals(save_winner(config, material, out).recommend(0, k=5))
     row = result.leaderboard.filter((pl.col("model") == winner.note["model"]) & (pl.col("arm") == winner.note["arm"]))
     seeds = [evaluate(loaded.model, loaded.split).summary["ndcg@10"]]
     assert row["low"][0] <= seeds[0] <= row["high"][0]
@@ -324,8 +332,10 @@ def test_pitfall_a_setting_equal_to_the_default_is_still_held(study_file):
     """Saying l2 = 200 is not the same as saying nothing: what is said is not tuned."""
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cell = cells_of(config, material, "ease", "interactions")[-1]
-    said = type(cell)(cell.model.model_copy(update={"config": {"l2": 200.0}}), cell.arm, cell.bench, cell.study)
+    cell = cell_with_prerequisites(config, material, "ease", "interactions")[-1]
+    said = type(cell)(
+        cell.model.model_copy(update={"config": {"l2": 200.0}}), cell.arm, cell.split_context, cell.study
+    )
     assert said.start() == cell.start()
     assert said.key() != cell.key()
 
@@ -355,13 +365,19 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     """The memory of trials goes by edges: a shuffled relation is another one, unless its weight is 0."""
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    cells = {c.arm.name: c for c in grid(config, material) if c.model.name == "relational-ease" and not c.bench.seed}
+    cells = {
+        c.arm.name: c
+        for c in grid(config, material)
+        if c.model.name == "relational-ease" and not c.split_context.seed
+    }
 
     def key(arm, **weights):
         cell = cells[arm]
-        graph = cell.arm.graph(cell.bench.graph, cell.bench.seed)
+        graph = cell.arm.graph(cell.split_context.graph, cell.split_context.seed)
         start = cell.start()[0]
-        return in_effect(cell, graph, config_of(start, {f"weights.{r}": w for r, w in weights.items()}, "test"))
+        return trial_cache_key(
+            cell, graph, override_config(start, {f"weights.{r}": w for r, w in weights.items()}, "test")
+        )
 
     assert key("all", driver=10.0, noise=0.0) == key("all without noise", driver=10.0)
     assert key("all", driver=0.0, noise=0.0) == key("interactions")
@@ -369,10 +385,10 @@ def test_arms_share_a_trial_only_where_the_same_edges_are_in_effect(study_file):
     assert key("all", driver=10.0, noise=0.0) != key("all, driver rewired", driver=10.0, noise=0.0)
     assert key("all", driver=10.0, noise=0.0) == key("all, noise rewired", driver=10.0, noise=0.0)
     assert key("all", driver=10.0) != key("all", driver=10.0, noise=0.0)  # unnamed: the common weight, not 0
-    other_seed = next(c for c in grid(config, material) if c.arm.name == "all" and c.bench.seed == 1)
-    graph, start = other_seed.arm.graph(other_seed.bench.graph, 1), other_seed.start()[0]
-    changed = config_of(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
-    assert in_effect(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
+    other_seed = next(c for c in grid(config, material) if c.arm.name == "all" and c.split_context.seed == 1)
+    graph, start = other_seed.arm.graph(other_seed.split_context.graph, 1), other_seed.start()[0]
+    changed = override_config(start, {"weights.driver": 10.0, "weights.noise": 0.0}, "test")
+    assert trial_cache_key(other_seed, graph, changed) != key("all", driver=10.0, noise=0.0)
 
 
 def test_trials_of_chains_go_by_the_relations_that_they_are_composed_of(study_file):
@@ -386,18 +402,18 @@ def test_trials_of_chains_go_by_the_relations_that_they_are_composed_of(study_fi
     country = Relation.of("country", first.target, "noise", np.arange(n), np.arange(n) % 3)
     nodes = dict(graph.nodes)
     deep = replace(graph, nodes=nodes, relations={**graph.relations, "country": country})
-    config = config_of(start, {"weights.driver": 0.0, "weights.noise": 0.0, "weights.country": 3.0}, "test")
-    assert in_effect(cell, deep, config) != in_effect(cell, deep.rewired("driver", 0), config)
+    config = override_config(start, {"weights.driver": 0.0, "weights.noise": 0.0, "weights.country": 3.0}, "test")
+    assert trial_cache_key(cell, deep, config) != trial_cache_key(cell, deep.rewired("driver", 0), config)
 
 
 def test_a_model_without_relations_is_not_fitted_on_an_arm_with_some(study_file):
     """The label of a run must not claim relations that the model never saw."""
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    assert cells_of(config, material, "ease")[-1].arm.name == "interactions"
-    assert cells_of(config, material, "relational-ease")[-1].arm.name == "all"
+    assert cell_with_prerequisites(config, material, "ease")[-1].arm.name == "interactions"
+    assert cell_with_prerequisites(config, material, "relational-ease")[-1].arm.name == "all"
     with pytest.raises(InputError, match="model uses no relations"):
-        cells_of(config, material, "item-knn", "driver")
+        cell_with_prerequisites(config, material, "item-knn", "driver")
 
 
 def test_one_model_under_two_names_against_a_rival_without_relations(study_file, tmp_path):
@@ -428,7 +444,7 @@ arms = ["interactions", "all"]
         expected = means[row["model"], row["arm_a"]] - means["ease, firm", "interactions"]
         assert row["mean"] == pytest.approx(expected)
     config = read_study(study_file)
-    winner = keep_winner(config, prepare(config, study_file.parent), tmp_path / "out")
+    winner = save_winner(config, prepare(config, study_file.parent), tmp_path / "out")
     assert winner.note["model"] in ("ease", "relational-ease")
     assert load_run(tmp_path / "out").note["name"] == winner.note["name"]
     _, again = run(study_file, tmp_path / "out")
@@ -493,12 +509,14 @@ def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, m
     run(study_file, out, text)
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    (cell,) = (c for c in grid(config, material) if c.model.name == "mf" and c.bench.seed == config.study.seeds[0])
+    (cell,) = (
+        c for c in grid(config, material) if c.model.name == "mf" and c.split_context.seed == config.study.seeds[0]
+    )
     measured = load_cell(out / "cells" / cell.key())
     again = run_cell(cell, tmp_path / "again" / cell.key(), lambda _: None, {})
     assert len(list((out / "cells").glob("*/model.safetensors"))) == 1  # of the first seed, whose model is kept
-    monkeypatch.setattr("relrank.study.run.fit_cell", None)
-    winner = keep_winner(config, material, out)
+    monkeypatch.setattr("relrank.study.winner.fit_cell", None)
+    winner = save_winner(config, material, out)
     assert winner.note["model"] == "mf"
     assert (
         evaluate(winner.model, winner.split, config.study.ks)
@@ -507,7 +525,7 @@ def test_a_trained_winner_is_the_model_that_was_measured(study_file, tmp_path, m
     )
     assert again.evaluation.table.equals(measured.evaluation.table)
     assert not list((out / "cells").glob("*/model.safetensors"))
-    assert keep_winner(config, material, out).recommend(0).equals(winner.recommend(0))
+    assert save_winner(config, material, out).recommend(0).equals(winner.recommend(0))
 
 
 def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_path):
@@ -515,15 +533,19 @@ def test_weights_of_a_refitted_cell_are_those_after_the_refit(study_file, tmp_pa
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
     section = ModelSection(name="mf", config={"dim": 8}, train={"epochs": 2, "batch": 1024, "every": 1})
-    whole = cells_of(config.model_copy(update={"models": (section,)}), material, "mf")[-1]
-    cell = replace(whole, bench=replace(whole.bench, refit=True))
+    whole = cell_with_prerequisites(config.model_copy(update={"models": (section,)}), material, "mf")[-1]
+    cell = replace(whole, split_context=replace(whole.split_context, refit=True))
     folder = tmp_path / cell.key()
     found = run_cell(cell, folder, lambda _: None, {})
-    model, graph = kept_model(cell, folder, config_of(MODELS["mf"].Config(), found.chosen, "mf"))
-    assert len(graph.interactions) == len(whole.graph.interactions) + len(whole.bench.split.valid)
-    assert evaluate(model, cell.bench.final, config.study.ks).table["rank"].equals(found.evaluation.table["rank"])
+    model, graph = load_cell_model(cell, folder, override_config(MODELS["mf"].Config(), found.chosen, "mf"))
+    assert len(graph.interactions) == len(whole.graph.interactions) + len(whole.split_context.split.valid)
+    assert (
+        evaluate(model, cell.split_context.final, config.study.ks)
+        .table["rank"]
+        .equals(found.evaluation.table["rank"])
+    )
     (folder / "model.safetensors").unlink()
-    assert kept_model(cell, folder, MODELS["mf"].Config()) is None
+    assert load_cell_model(cell, folder, MODELS["mf"].Config()) is None
 
 
 def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
@@ -533,12 +555,12 @@ def test_a_winner_of_another_format_is_made_again(study_file, tmp_path):
     run(study_file, out, text)
     config = read_study(study_file)
     material = prepare(config, study_file.parent)
-    keep_winner(config, material, out)
+    save_winner(config, material, out)
     note = out / "winner" / "run.json"
     note.write_text(note.read_text().replace("relrank-run-4", "relrank-run-1"))
     with pytest.raises(InputError, match=r"another version[\s\S]*fit it again[\s\S]*relrank-run-1 of popularity"):
         load_run(out)
-    assert keep_winner(config, material, out).note["model"] == "popularity"
+    assert save_winner(config, material, out).note["model"] == "popularity"
     assert load_run(out).note["format"] == "relrank-run-4"
 
 
@@ -546,11 +568,11 @@ def test_an_engine_makes_room_where_split_or_kind_of_model_change(study_file, mo
     config = read_study(study_file)
     cells = grid(config, prepare(config, study_file.parent))
     released = []
-    monkeypatch.setattr("relrank.study.engines.engine.release", released.append)
+    monkeypatch.setattr("relrank.study.engines.engine.clear_cache", released.append)
     first, same, other_model = (
         next(c for c in cells if c.model.name == n) for n in ("ease", "ease", "relational-ease")
     )
-    other_split = next(c for c in cells if c.model.name == "ease" and c.bench is not first.bench)
+    other_split = next(c for c in cells if c.model.name == "ease" and c.split_context is not first.split_context)
     for cell, last in ((first, None), (same, first), (other_model, first), (other_split, first)):
         make_room(cell, last)
     assert released == [first, first]

@@ -15,13 +15,15 @@ from torch import nn
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
 from relrank.models.core.space import Choice, Range
-from relrank.study import cells, search
-from relrank.study.cells import Cell
+from relrank.study import cell_store, fit_cell, optuna_search, tune_cell
+from relrank.study.cell import Cell
 from relrank.study.config import ModelSection, read_study
-from relrank.study.nesting import nested
-from relrank.study.run import grid, prepare, run_study
-from relrank.study.search import cells_to_search, search_study
-from relrank.study.tuned import write_tuned
+from relrank.study.grid import grid
+from relrank.study.optuna_search import cells_to_search, search_study
+from relrank.study.prepare import prepare
+from relrank.study.run import run_study
+from relrank.study.tuned_config import write_tuned
+from relrank.study.warm_starts import with_prerequisites
 
 FAKE = """
 [[models]]
@@ -86,9 +88,9 @@ class Fake(Trained):
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Learning and pruning begin early; and whether a disk keeps its word is not what is tested here."""
-    monkeypatch.setattr(search, "RANDOM_TRIALS", 4)
-    monkeypatch.setattr(search, "UNPRUNED_TRIALS", 3)
-    opened = search._open
+    monkeypatch.setattr(optuna_search, "RANDOM_TRIALS", 4)
+    monkeypatch.setattr(optuna_search, "PRUNER_STARTUP_TRIALS", 3)
+    opened = optuna_search._open
 
     def unsafe(optuna, path):
         storage = opened(optuna, path)
@@ -96,7 +98,7 @@ def fast(monkeypatch):
         storage.engine.dispose()
         return storage
 
-    monkeypatch.setattr(search, "_open", unsafe)
+    monkeypatch.setattr(optuna_search, "_open", unsafe)
 
 
 @pytest.fixture
@@ -104,14 +106,15 @@ def fake(monkeypatch):
     """Fake among the models, with the metric that its configuration says."""
     monkeypatch.setitem(MODELS, "fake", Fake)
     Fake.epochs_trained = 0
-    real = cells.mean_metric
+    real = tune_cell.mean_metric
 
     def metric(model, split, name="ndcg@10", part="valid"):
         assert part == "valid"
         return model.config.height if isinstance(model, Fake) else real(model, split, name, part)
 
-    monkeypatch.setattr(cells, "mean_metric", metric)
-    monkeypatch.setattr(search, "mean_metric", metric)
+    monkeypatch.setattr(tune_cell, "mean_metric", metric)
+    monkeypatch.setattr(fit_cell, "mean_metric", metric)
+    monkeypatch.setattr(optuna_search, "mean_metric", metric)
 
 
 class Stop:
@@ -126,11 +129,11 @@ class Stop:
     def start(self, cell):
         pass
 
-    def say(self, message):
+    def on_status(self, message):
         if message.startswith(self.at):
             raise KeyboardInterrupt
 
-    def tried(self, attempt):
+    def trial_done(self, attempt):
         self.tried_now.append(attempt)
         if len(self.tried_now) == self.after:
             raise KeyboardInterrupt
@@ -171,8 +174,8 @@ def test_trial_0_is_the_defaults_and_every_arm_has_as_many_trials(study_file, tm
     assert first["fake", "all"].values == {"height": 0.5, "kind": "plain", "width": 24, "train.lr": 0.01}
     # the metric of trial 0 is that of the model as it comes
     cell = next(s.cell for s in found if s.cell.model.name == "ease")
-    model = MODELS["ease"](cell.arm.graph(cell.bench.graph, 0)).solve()
-    assert first["ease", "interactions"].metric == cells.mean_metric(model, cell.bench.split, "ndcg@10")
+    model = MODELS["ease"](cell.arm.graph(cell.split_context.graph, 0)).solve()
+    assert first["ease", "interactions"].metric == tune_cell.mean_metric(model, cell.split_context.split, "ndcg@10")
     # ladders that start elsewhere than at the default are tried from their start too: a weight has to be earned
     second = next(s for s in found if s.cell.model.name == "relational-ease" and s.cell.arm.relations).trials[1]
     assert second.values == {"weights.driver": 0.0, "weights.noise": 0.0, "l2": 200.0}
@@ -183,20 +186,20 @@ def test_every_models_space_holds_its_defaults(name, study_file):
     """A name that its configuration does not have, or a default that cannot be tried, would show here."""
     config, material = opened(study_file)
     arm = cells_to_search(config, material)[-1].arm
-    cell = Cell(ModelSection(name=name), arm, material.benches[0], config.study)
+    cell = Cell(ModelSection(name=name), arm, material.split_contexts[0], config.study)
     start, train = cell.start()
-    axes = search._axes(cell, arm.graph(cell.bench.graph, 0))
+    axes = optuna_search._axes(cell, arm.graph(cell.split_context.graph, 0))
     study = optuna.create_study(direction="maximize")
-    study.enqueue_trial(search._starts(axes)[0])
-    values = search._suggest(study.ask(), axes, start, train)
-    assert search.applied(start, train, values, name) == (
-        search.applied(start, train, {n: start.weight for n in values if n.startswith("weights.")}, name)
+    study.enqueue_trial(optuna_search._starts(axes)[0])
+    values = optuna_search._suggest(study.ask(), axes, start, train)
+    assert optuna_search.applied(start, train, values, name) == (
+        optuna_search.applied(start, train, {n: start.weight for n in values if n.startswith("weights.")}, name)
     )
-    free = [search._suggest(study.ask(), axes, start, train) for _ in range(10)]
+    free = [optuna_search._suggest(study.ask(), axes, start, train) for _ in range(10)]
     assert not axes or any(other != values for other in free)
     for other in free:
-        changed = search.applied(start, train, other, name)
-        assert all(search.default_of(*changed, n) == pytest.approx(v) for n, v in other.items())
+        changed = optuna_search.applied(start, train, other, name)
+        assert all(optuna_search.default_of(*changed, n) == pytest.approx(v) for n, v in other.items())
 
 
 def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, tmp_path):
@@ -212,17 +215,17 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
     assert tuned.name == "small-tuned"
     assert tuned.study == config.study
     everything = prepare(tuned, path.parent)
-    assert everything.benches[0].split.fingerprint == material.benches[0].split.fingerprint
+    assert everything.split_contexts[0].split.fingerprint == material.split_contexts[0].split.fingerprint
     result = run_study(tuned, everything, tmp_path / "tuned")
     assert result.tuning.is_empty()  # all is held
-    for cell in nested(grid(tuned, everything)):
+    for cell in with_prerequisites(grid(tuned, everything)):
         if cell.model.name != "popularity":
             values = best[cell.model.name, cell.arm.name].values
-            loaded = cells.load_cell(tmp_path / "tuned" / "cells" / cell.key())
+            loaded = cell_store.load_cell(tmp_path / "tuned" / "cells" / cell.key())
             for name, value in values.items():
                 field, _, entry = name.partition(".")
                 assert (loaded.chosen[field][entry] if entry else loaded.chosen[field]) == value
-            if cell.bench.seed == 0:  # what was searched is what is fitted
+            if cell.split_context.seed == 0:  # what was searched is what is fitted
                 assert loaded.valid == best[cell.model.name, cell.arm.name].metric
 
 
@@ -230,17 +233,17 @@ def test_search_finds_the_planted_relation_and_the_tuned_study_runs(study_file, 
 def test_selection_never_looks_at_the_test_rows(study_file, tmp_path):
     """Other test rows, the same choice; other validation rows, another metric."""
     config, material = opened(study_file)
-    bench, rng = material.benches[0], np.random.default_rng(4)
+    split_context, rng = material.split_contexts[0], np.random.default_rng(4)
 
-    seen = np.zeros(bench.split.shape, bool)
-    for rows in (bench.split.train, bench.split.valid, bench.split.test):
+    seen = np.zeros(split_context.split.shape, bool)
+    for rows in (split_context.split.train, split_context.split.valid, split_context.split.test):
         seen[rows.user, rows.item] = True
 
     def other(part):
-        rows = getattr(bench.split, part)
+        rows = getattr(split_context.split, part)
         items = np.array([rng.choice(np.flatnonzero(~seen[u])) for u in rows.user], rows.item.dtype)
-        changed = replace(bench.split, fingerprint=f"other {part}", **{part: replace(rows, item=items)})
-        return replace(material, benches=(replace(bench, split=changed),))
+        changed = replace(split_context.split, fingerprint=f"other {part}", **{part: replace(rows, item=items)})
+        return replace(material, split_contexts=(replace(split_context, split=changed),))
 
     plain = search_study(config, material, tmp_path / "a", trials=6)
     assert told(search_study(config, other("test"), tmp_path / "b", trials=6)) == told(plain)
@@ -256,7 +259,9 @@ def test_bad_curves_are_pruned_and_never_chosen(study_file, tmp_path, fake):
         assert len(s.trials) == 12
         assert s.count("pruned") >= 2
         assert s.best.metric == max(heights)
-        assert [t.state for t in s.trials if t.state != "failed"][: search.UNPRUNED_TRIALS].count("pruned") == 0
+        assert [t.state for t in s.trials if t.state != "failed"][: optuna_search.PRUNER_STARTUP_TRIALS].count(
+            "pruned"
+        ) == 0
         for t in s.trials:
             before = [u.metric for u in s.trials[: t.number] if u.state == "complete"]
             if t.state == "pruned":
@@ -289,13 +294,13 @@ def test_a_killed_search_ends_where_an_unbroken_one_does(study_file, tmp_path, f
     config, material = opened(study_file, FAKE)
 
     def run(out, trials=9, **stop):
-        watcher = Stop(**stop)
-        return told(search_study(config, material, tmp_path / out, trials, ["fake"], watcher=watcher)), watcher
+        callback = Stop(**stop)
+        return told(search_study(config, material, tmp_path / out, trials, ["fake"], callback=callback)), callback
 
     whole, _ = run("whole")
     trained, Fake.epochs_trained, killed = Fake.epochs_trained, 0, Stop(**stop)
     with pytest.raises(KeyboardInterrupt):
-        search_study(config, material, tmp_path / "killed", 9, ["fake"], watcher=killed)
+        search_study(config, material, tmp_path / "killed", 9, ["fake"], callback=killed)
     again, rest = run("killed")
     assert again == whole
     assert rest.finished == len(killed.tried_now)
@@ -304,18 +309,18 @@ def test_a_killed_search_ends_where_an_unbroken_one_does(study_file, tmp_path, f
     assert not (tmp_path / "killed" / "tuning.checkpoints").exists()
 
     # a third run has nothing to do, one with more trials adds to these
-    idle, watcher = run("killed")
+    idle, callback = run("killed")
     assert idle == whole
-    assert not watcher.tried_now
-    more, watcher = run("killed", trials=10)
-    assert len(watcher.tried_now) == 2
+    assert not callback.tried_now
+    more, callback = run("killed", trials=10)
+    assert len(callback.tried_now) == 2
     assert [trials[:9] for _, _, trials in more] == [trials for _, _, trials in whole]
 
 
 @pytest.mark.slow
 def test_changed_data_or_settings_begin_a_search_of_their_own(study_file, tmp_path):
     text = study_file.read_text()
-    for old, new, begun in (
+    for old, new, with_warm_start in (
         ("", "", 4),
         ("[study]\n", "[study]\nmargin = 0.02\n", 0),
         ("seed = 5", "seed = 4", 4),
@@ -325,9 +330,9 @@ def test_changed_data_or_settings_begin_a_search_of_their_own(study_file, tmp_pa
     ):
         study_file.write_text(text.replace(old, new))
         config, material = opened(study_file)
-        watcher = Stop()
-        search_study(config, material, tmp_path / "out", 2, ["relational-ease"], watcher=watcher)
-        assert len(watcher.tried_now) == begun, new
+        callback = Stop()
+        search_study(config, material, tmp_path / "out", 2, ["relational-ease"], callback=callback)
+        assert len(callback.tried_now) == with_warm_start, new
 
 
 def test_models_found_earlier_stay_in_the_result(study_file, tmp_path, fake):
@@ -400,9 +405,9 @@ def test_weights_of_an_arm_are_merged_with_the_models(study_file):
     config, material = opened(study_file, text)
     cell = next(c for c in grid(config, material) if (c.model.name, c.arm.name) == ("relational-ease", "all"))
     assert cell.start()[0].weights == {"driver": 3, "noise": 10}
-    assert cell.holds("weights.driver")
-    assert cell.holds("weights.noise")
-    assert not cell.holds("l2")
+    assert cell.is_fixed("weights.driver")
+    assert cell.is_fixed("weights.noise")
+    assert not cell.is_fixed("l2")
 
 
 def test_refusals(study_file, tmp_path):
@@ -444,5 +449,5 @@ def test_a_full_disk_is_not_called_a_damaged_database(tmp_path):
         (sqlite3.OperationalError("database or disk is full"), "trials cannot be kept"),
         (sqlite3.DatabaseError("file is not a database"), "not a database of trials"),
     ):
-        with pytest.raises(InputError, match=what), search._storage_errors(tmp_path / "tuning.db"):
+        with pytest.raises(InputError, match=what), optuna_search._storage_errors(tmp_path / "tuning.db"):
             raise error

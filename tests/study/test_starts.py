@@ -7,7 +7,7 @@ import pytest
 
 from relrank.evaluation.comparison import compare
 from relrank.study.arms import INTERACTIONS, all_of, drop
-from relrank.study.effects import CellResults
+from relrank.study.cell_results import CellResults
 
 RELATIONS = ["a", "b"]
 MEANS = {"interactions": [0.1, 0.2, 0.3], "all": [0.4, 0.4, 0.4], "all without a": [0.3, 0.6, 0.3]}

@@ -17,11 +17,13 @@ from relrank.errors import InputError
 from relrank.io import manifest
 from relrank.runs import fitted_run
 from relrank.runs.fitted_run import load_run
-from relrank.study import run as running
+from relrank.study import winner as running
 from relrank.study.config import read_study
 from relrank.study.folder import names_of_study
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import keep_winner, prepare, run_study
+from relrank.study.run import run_study
+from relrank.study.winner import save_winner
 from relrank.testing import planted_study
 
 TINY = planted_study(
@@ -39,8 +41,8 @@ MF = '[[models]]\nname = "mf"\nconfig = { dim = 4 }\ntrain = { epochs = 2, batch
 HOLDING = """
 import sys
 from pathlib import Path
-from relrank.io.folder_lock import owned
-with owned(Path(sys.argv[1])):
+from relrank.io.folder_lock import locked_folder
+with locked_folder(Path(sys.argv[1])):
     print("held", flush=True)
     input()
 """
@@ -87,9 +89,9 @@ def test_a_study_that_ended_before_its_data_leaves_the_folder_to_others(tmp_path
 def test_a_damaged_winner_is_kept_again(tmp_path):
     config, material = opened(tmp_path)
     run_study(config, material, tmp_path / "out")
-    before = keep_winner(config, material, tmp_path / "out").recommend(0, 3)
+    before = save_winner(config, material, tmp_path / "out").recommend(0, 3)
     (tmp_path / "out" / "winner" / "titles.parquet").write_bytes(b"gone")
-    assert keep_winner(config, material, tmp_path / "out").recommend(0, 3).equals(before)
+    assert save_winner(config, material, tmp_path / "out").recommend(0, 3).equals(before)
 
 
 NAMED = """
@@ -128,38 +130,40 @@ def test_the_winner_has_the_titles_and_columns_that_items_have_now(tmp_path, mon
     out = tmp_path / "out"
     config, material = named(tmp_path, "Old")
     run_study(config, material, out)
-    before = keep_winner(config, material, out).recommend("u3", 4)
+    before = save_winner(config, material, out).recommend("u3", 4)
     assert before["title"].str.starts_with("Old ").all()
     config, material = named(tmp_path, "New")
     run_study(config, material, out)
     fits = []
     monkeypatch.setattr(running, "_save_winner", lambda *_: fits.append(1))
-    winner = keep_winner(config, material, out)
+    winner = save_winner(config, material, out)
     assert fits == []  # the model is what it was
     after = load_run(out).recommend("u3", 4)
     assert after["title"].to_list() == [title.replace("Old", "New") for title in before["title"]]
     assert after.drop("title").equals(before.drop("title"))
     written = (out / "winner" / "manifest.json").stat().st_mtime_ns
-    assert keep_winner(config, material, out).facts.equals(winner.facts)
+    assert save_winner(config, material, out).item_attributes.equals(winner.item_attributes)
     assert (out / "winner" / "manifest.json").stat().st_mtime_ns == written
     monkeypatch.undo()
     config, material = named(tmp_path, "New", more=2)  # of which a model has to know how many there are
     run_study(config, material, out)
-    assert len(keep_winner(config, material, out).split.items) == len(material.benches[0].split.items) == 11
+    assert len(save_winner(config, material, out).split.items) == len(material.split_contexts[0].split.items) == 11
 
 
 def test_the_winner_has_what_is_known_of_nodes_behind_items_now(tmp_path):
     """Filters read it; a run that was kept before such filters were has none."""
     config, material = named(tmp_path, "Old")
     run_study(config, material, tmp_path / "out")
-    run = keep_winner(config, material, tmp_path / "out")
+    run = save_winner(config, material, tmp_path / "out")
     nodes = pl.DataFrame({fitted_run.NODE_KEY: ["0"], "finish": ["matt"]})
     known = {"colour": (("colour",), nodes)}
     for stale in (replace(run, nodes=known), run):
         now = {} if stale.nodes else known
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitted_run, "nodes_of", lambda *_, now=now: now)
-            again = fitted_run.again(stale, material.tables, material.benches[0].graph, tmp_path / "out" / "winner")
+            patch.setattr(fitted_run, "build_node_attributes", lambda *_, now=now: now)
+            again = fitted_run.again(
+                stale, material.tables, material.split_contexts[0].graph, tmp_path / "out" / "winner"
+            )
         assert again.nodes.keys() == load_run(tmp_path / "out").nodes.keys() == now.keys()
 
 
@@ -167,23 +171,23 @@ def test_a_winner_that_cannot_be_read_now_is_told_and_not_fitted_again(tmp_path,
     config, material = opened(tmp_path)
     out = tmp_path / "out"
     run_study(config, material, out)
-    keep_winner(config, material, out)
+    save_winner(config, material, out)
     before = inside(out / "winner")
     monkeypatch.setattr(running, "_save_winner", lambda *_: pytest.fail("fitted again"))
     with monkeypatch.context() as small:
         small.setattr(fitted_run, "available_memory", lambda: 10)
         with pytest.raises(InputError, match="model does not fit into memory"):
-            keep_winner(config, material, out)
-    read = manifest.bytes_in
+            save_winner(config, material, out)
+    read = manifest.read_bytes_within
 
     def broken(folder, name):
         if name == "model.safetensors":
             raise OSError(errno.EIO, "Input/output error")
         return read(folder, name)
 
-    monkeypatch.setattr(manifest, "bytes_in", broken)
+    monkeypatch.setattr(manifest, "read_bytes_within", broken)
     with pytest.raises(InputError, match=r"file cannot be read[\s\S]*Input/output error"):
-        keep_winner(config, material, out)
+        save_winner(config, material, out)
     assert inside(out / "winner") == before
 
 
@@ -191,10 +195,10 @@ def test_a_winner_whose_note_is_damaged_or_of_another_version_is_kept_again(tmp_
     config, material = opened(tmp_path)
     out = tmp_path / "out"
     run_study(config, material, out)
-    before = keep_winner(config, material, out).recommend(0, 3)
+    before = save_winner(config, material, out).recommend(0, 3)
     for text in ("{", "[]", '{"format": "relrank-run-1"}'):
         (out / "winner" / "run.json").write_text(text)
-        assert keep_winner(config, material, out).recommend(0, 3).equals(before)
+        assert save_winner(config, material, out).recommend(0, 3).equals(before)
 
 
 def test_a_study_may_lie_beside_what_holds_links(tmp_path, monkeypatch, capsys):
@@ -235,7 +239,7 @@ def test_a_second_process_is_told_of_the_first(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     other = subprocess.Popen([sys.executable, "-c", HOLDING, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     other.stdout.readline()
-    for call in (run_study, keep_winner):
+    for call in (run_study, save_winner):
         with pytest.raises(InputError, match=rf"folder is in use[\s\S]*process {other.pid} of"):
             call(config, material, out)
     code, _, said = relrank(monkeypatch, capsys, tmp_path, "tune", "tiny.toml", "--out", "out")
@@ -255,18 +259,18 @@ def test_links_in_a_study_s_folder_are_not_followed(tmp_path):
     cell = next((out / "cells").iterdir())
     for name in (f"cells/{cell.name}.part", "cells/linked", "winner", "winner.checkpoints", "tuning.checkpoints"):
         (out / name).symlink_to(photos)
-        for call in (run_study, keep_winner):
+        for call in (run_study, save_winner):
             with pytest.raises(InputError, match=r"link where relrank writes[\s\S]*remove the link"):
                 call(config, material, out)
         (out / name).unlink()
     (out / "winner").mkdir()
     (out / "winner" / "run.json").symlink_to(photos / "one")
     with pytest.raises(InputError, match="link where"):
-        keep_winner(config, material, out)
+        save_winner(config, material, out)
     assert inside(photos) == before
     shutil.rmtree(out / "winner")
     (tmp_path / "there").symlink_to(out)
-    assert keep_winner(config, material, tmp_path / "there").note["name"] in ("popularity", "mf")
+    assert save_winner(config, material, tmp_path / "there").note["name"] in ("popularity", "mf")
 
 
 def test_a_cell_is_its_own_folder_s_and_whole_or_refused(tmp_path):
@@ -305,7 +309,7 @@ def test_what_a_killed_cell_left_does_not_become_the_cell_s(tmp_path):
     (part / ".users.parquet.abcdef-1-0.part").touch()
     (out / "cells" / ".mark").touch()  # of an engine
     run_study(config, material, out)
-    assert keep_winner(config, material, out).note["name"] == "popularity"
+    assert save_winner(config, material, out).note["name"] == "popularity"
     assert sorted(file.name for file in cell.iterdir()) == names
     assert set(json.loads((cell / "manifest.json").read_text())["files"]) == set(names) - {"manifest.json"}
 

@@ -12,7 +12,9 @@ from shops import SHOP
 
 from relrank.cli.live import print_result
 from relrank.study.config import read_study
-from relrank.study.run import StudyData, grid, prepare, run_study
+from relrank.study.grid import grid
+from relrank.study.prepare import StudyData, prepare
+from relrank.study.run import run_study
 
 STUDY = f"""{SHOP}time = "day"
 [data.texts]

@@ -12,15 +12,17 @@ from typer.testing import CliRunner
 from relrank.cli.app import app
 from relrank.cli.live import print_result
 from relrank.errors import InputError
-from relrank.report.answer import answer
 from relrank.report.page import render
+from relrank.report.verdict_summary import answer
 from relrank.study.arms import INTERACTIONS, all_of, alone, alone_rewired, drop, rewired, some
+from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
-from relrank.study.effects import _chained, _not_read
-from relrank.study.engines.engine import Silent
 from relrank.study.leaks import finish
+from relrank.study.model_effects import _chained
+from relrank.study.prepare import prepare
 from relrank.study.result import StudyResult
-from relrank.study.run import prepare, run_study
+from relrank.study.result_tables import _not_read
+from relrank.study.run import run_study
 from relrank.tables.audit import Finding
 
 TITLE = "What [b]drives[/b] choices"
@@ -38,7 +40,7 @@ def titled(path, **titles):
     return other
 
 
-class Counting(Silent):
+class Counting(NullCallback):
     fresh = 0
 
     def done(self, cell, result, fresh):
@@ -46,8 +48,8 @@ class Counting(Silent):
 
 
 def run(path, out):
-    config, watcher = read_study(path), Counting()
-    return run_study(config, prepare(config, path.parent), out, watcher), watcher.fresh
+    config, callback = read_study(path), Counting()
+    return run_study(config, prepare(config, path.parent), out, callback), callback.fresh
 
 
 def printed(result):

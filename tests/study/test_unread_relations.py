@@ -7,13 +7,16 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.report.answer import answer, lead_model
 from relrank.report.page import write_report
+from relrank.report.verdict_summary import answer, primary_model
 from relrank.study import arms as arm_of
-from relrank.study.cells import Cell, in_effect, knobs_of
+from relrank.study.cell import Cell
 from relrank.study.config import read_study
-from relrank.study.nesting import nested
-from relrank.study.run import cells_of, grid, prepare, run_study, smoke, weighed_in_vain
+from relrank.study.grid import cell_with_prerequisites, grid, ineffective_weights
+from relrank.study.prepare import prepare, smoke
+from relrank.study.run import run_study
+from relrank.study.tune_cell import grid_parameters_of, trial_cache_key
+from relrank.study.warm_starts import with_prerequisites
 from relrank.testing import planted_study
 
 PLANTED = planted_study("unread", 200, 60, seed=3, relations=("driver", "noise"), study="seeds = [0]")
@@ -136,7 +139,7 @@ def test_a_model_runs_no_arms_of_what_it_does_not_read_and_says_nothing_of_it(tm
         assert rows["two-view", relation]["verdict"] != "not read"
     assert not result.effects.filter(pl.col("model") == "text view").height
     assert [judge["model"] for judge in result.card["judges"]] == ["two-view"]
-    assert lead_model(result) == "two-view"
+    assert primary_model(result) == "two-view"
     assert "not read" in write_report(result, tmp_path / "report.html").read_text()
 
 
@@ -181,7 +184,7 @@ def test_a_relation_behind_another_is_judged_like_one_of_items(chain: Path, tmp_
     assert cards["from"]["chain"] == ["item", "author", "country"]
     assert "chain" not in cards["by"]
     assert "read as item → author → country" in write_report(result, tmp_path / "report.html").read_text()
-    assert "read as item → author → country" in repr(material.benches[0].graph)
+    assert "read as item → author → country" in repr(material.split_contexts[0].graph)
     only_bspm = result.verdicts.filter(pl.col("model") == "bspm")
     assert "friend is not read by bspm" in answer(type(result)(**{
         **{name: getattr(result, name) for name in result.__dataclass_fields__},
@@ -195,27 +198,34 @@ def test_no_arm_has_what_hangs_on_a_hop_without_it(chain: Path) -> None:
     cells = {c.arm.name: c for c in grid(config, material)}
     assert set(cells["all without by"].graph.relations) == {"friend"}
     assert set(cells["all without from"].graph.relations) == {"by", "friend"}
-    alone = cells_of(config, material, "relational-ease", "from")[-1]  # asked for by name: there is no way there
+    alone = cell_with_prerequisites(config, material, "relational-ease", "from")[
+        -1
+    ]  # asked for by name: there is no way there
     assert alone.read.relations == ()
-    assert alone.key() == cells_of(config, material, "relational-ease", "interactions")[-1].key()
-    assert set(cells_of(config, material, "relational-ease", "from,by")[-1].graph.relations) == {"by", "from"}
+    assert alone.key() == cell_with_prerequisites(config, material, "relational-ease", "interactions")[-1].key()
+    assert set(cell_with_prerequisites(config, material, "relational-ease", "from,by")[-1].graph.relations) == {
+        "by",
+        "from",
+    }
 
 
 def test_searches_of_chained_arms_are_nested_and_shuffled_hops_move_what_hangs_on_them(chain: Path) -> None:
     config = study(chain, CHAIN + OPEN)
     material = prepare(config, chain)
-    planned = nested(grid(config, material))
+    planned = with_prerequisites(grid(config, material))
     key = {c.arm.name: c.key() for c in planned}
-    after = {c.arm.name: c.after for c in planned}
-    assert after["all without by"] == (key["interactions"],)  # friends alone are left
-    assert after["all without from"] == (key["all"],)
-    assert after["interactions + by"] == (key["interactions"],)
-    assert after["all, by rewired"] == (key["all"],)
+    prerequisites = {c.arm.name: c.prerequisites for c in planned}
+    assert prerequisites["all without by"] == (key["interactions"],)  # friends alone are left
+    assert prerequisites["all without from"] == (key["all"],)
+    assert prerequisites["interactions + by"] == (key["interactions"],)
+    assert prerequisites["all, by rewired"] == (key["all"],)
     cell = next(c for c in planned if c.arm.name == "all, by rewired")
     found = {"weights.by": 0.0, "weights.from": 30.0, "weights.friend": 3.0}
-    moved = knobs_of(Cell(cell.model, cell.arm, cell.bench, cell.study, begins=(found,)), cell.graph)
+    moved = grid_parameters_of(
+        Cell(cell.model, cell.arm, cell.split_context, cell.study, warm_starts=(found,)), cell.graph
+    )
     assert [k.name for k in moved] == ["weights.from"]
-    assert nested([c for c in planned if c.arm.name == "interactions"])
+    assert with_prerequisites([c for c in planned if c.arm.name == "interactions"])
 
 
 def test_trials_are_shared_only_where_the_hops_are_the_same(chain: Path) -> None:
@@ -228,7 +238,7 @@ def test_trials_are_shared_only_where_the_hops_are_the_same(chain: Path) -> None
         cell = cells[arm]
         start, _ = cell.start()
         values = {**dict.fromkeys(cell.graph.relations, 0.0), **weights}
-        return in_effect(cell, cell.graph, type(start)(weights=values))
+        return trial_cache_key(cell, cell.graph, type(start)(weights=values))
 
     through = {"from": 10.0}
     assert trial("all", **through) == trial("all without friend", **through)
@@ -263,11 +273,11 @@ config = { parts = { bspm = { weights = { friend = 2.0 } }, mf = {} } }
     bspm = ITEMS_ALONE.replace("time = 0.0", "time = 0.0, weights = { friend = 2.0, by = 0.5 }")
     bspm += '[models.arm.all]\nconfig = { "weights.friend" = 3.0 }\n'
     config = study(chain, CHAIN + OPEN + bspm + fusion)
-    first = prepare(config, chain).benches[0]
-    found = {model.name: weighed_in_vain(model, first) for model in config.models}
+    first = prepare(config, chain).split_contexts[0]
+    found = {model.name: ineffective_weights(model, first) for model in config.models}
     assert found == {"relational-ease": [], "bspm": ["friend"], "both": ["friend"]}
     zero = study(chain, CHAIN + OPEN + bspm.replace("friend = 2.0", "friend = 0").replace("3.0", "0"))
-    assert weighed_in_vain(zero.models[1], first) == []
+    assert ineffective_weights(zero.models[1], first) == []
     small = study(chain, CHAIN + OPEN + bspm.replace('[models.arm.all]\nconfig = { "weights.friend" = 3.0 }\n', ""))
     result = run_study(smoke(small), prepare(small, chain, is_smoke=True), chain / "out")
     said = [n["message"] for n in result.card["notices"] if "weights without effect" in n["message"]]

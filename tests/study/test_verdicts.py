@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from relrank.evaluation.comparison import Effect, effect_of, quantile
-from relrank.study.verdicts import ALPHA, Evidence, agrees, decimals_of, judge, sentence, signed
+from relrank.evaluation.comparison import Effect, effect_from_differences, t_quantile
+from relrank.study.figures import decimals_of, signed
+from relrank.study.verdicts import ALPHA, Evidence, agrees, decide_verdicts, sentence
 
 MARGIN = 0.01
 
@@ -14,8 +15,8 @@ MARGIN = 0.01
 def effect(mean: float, error: float = 0.005, n_users: int = 400, n_seeds: int = 1) -> Effect:
     """An effect with that standard error; interval and p are what it implies."""
     freedom = 10_000.0
-    half = quantile(0.975, freedom) * error
-    p = 1.0 if mean == 0 else Effect(mean, 0, 0, 0, 0, error, freedom, 1, 1).above(0)
+    half = t_quantile(0.975, freedom) * error
+    p = 1.0 if mean == 0 else Effect(mean, 0, 0, 0, 0, error, freedom, 1, 1).p_greater_than(0)
     return Effect(mean, mean - half, mean + half, min(2 * min(p, 1 - p), 1.0), 0.1, error, freedom, n_users, n_seeds)
 
 
@@ -24,7 +25,7 @@ NONE = Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 399.0, 400, 1)
 
 
 def said(one: Evidence) -> str:
-    return judge({"tags": one}, MARGIN)["tags"].verdict
+    return decide_verdicts({"tags": one}, MARGIN)["tags"].verdict
 
 
 @pytest.mark.parametrize(
@@ -40,20 +41,23 @@ def said(one: Evidence) -> str:
         (Evidence(DOWN, FLAT, DOWN), "hurts"),
         (Evidence(DOWN, UP, DOWN, DOWN), "hurts"),
         (Evidence(DOWN, FLAT, FLAT), "undecided"),
-        (Evidence(FLAT, UP, FLAT, replaced=UP), "interchangeable"),
-        (Evidence(FLAT, UP, FLAT, FLAT, UP, replaced=UP), "interchangeable"),
-        (Evidence(FLAT, UP, FLAT, FLAT, FLAT, replaced=UP), "undecided"),  # alone no more than its shuffled links
-        (Evidence(WIDE, UP, WIDE, replaced=WIDE), "undecided"),  # nothing was shown, neither that others bring it
+        (Evidence(FLAT, UP, FLAT, redundancy=UP), "interchangeable"),
+        (Evidence(FLAT, UP, FLAT, FLAT, UP, redundancy=UP), "interchangeable"),
+        (Evidence(FLAT, UP, FLAT, FLAT, FLAT, redundancy=UP), "undecided"),  # alone no more than its shuffled links
+        (Evidence(WIDE, UP, WIDE, redundancy=WIDE), "undecided"),  # nothing was shown, neither that others bring it
         (Evidence(FLAT, FLAT, FLAT, FLAT), "negligible"),
         (Evidence(FLAT, FLAT), "negligible"),
         (Evidence(FLAT, FLAT, WIDE), "undecided"),
         (Evidence(WIDE, FLAT, FLAT), "undecided"),
         (Evidence(FLAT, WIDE, FLAT), "undecided"),
         (Evidence(FLAT, FLAT, FLAT, WIDE), "undecided"),
-        (Evidence(NONE, NONE, NONE, NONE, room=FLAT, unused=1.0), "negligible"),
-        (Evidence(NONE, NONE, NONE, NONE, room=DOWN, unused=1.0), "negligible"),  # a weight would cost
-        (Evidence(NONE, NONE, NONE, NONE, room=WIDE, unused=1.0), "undecided"),
-        (Evidence(NONE, NONE, NONE, NONE, room=UP, unused=1.0), "undecided"),
+        (Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=FLAT, unused=1.0), "negligible"),
+        (
+            Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=DOWN, unused=1.0),
+            "negligible",
+        ),  # a weight would cost
+        (Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=WIDE, unused=1.0), "undecided"),
+        (Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=UP, unused=1.0), "undecided"),
     ],
 )
 def test_rule(evidence, verdict):
@@ -64,46 +68,51 @@ def test_pitfall_redundant_because_a_test_did_not_reject():
     """Alone it helps, beside the others nothing is shown: that the others replace it has to be shown, too."""
     silent = effect(0.03, 0.02)  # p > .05, and as large as alone
     assert silent.p > ALPHA
-    assert said(Evidence(silent, UP, silent, replaced=effect(-0.01, 0.04))) == "undecided"
+    assert said(Evidence(silent, UP, silent, redundancy=effect(-0.01, 0.04))) == "undecided"
 
 
 def test_pitfall_weight_0_said_to_help():
-    assert said(Evidence(UP, UP, NONE, UP, unused=1.0, room=FLAT)) == "undecided"
+    assert said(Evidence(UP, UP, NONE, UP, unused=1.0, smallest_weight_effect=FLAT)) == "undecided"
 
 
 def test_claims_are_corrected_over_relations_once():
     weak = effect(0.0125)  # p = .012
     one = Evidence(weak, weak, weak)
     assert 0.01 < weak.p < 0.0125
-    assert judge({"a": one}, MARGIN)["a"].verdict == "helps"
+    assert decide_verdicts({"a": one}, MARGIN)["a"].verdict == "helps"
     five = {name: Evidence(WIDE, WIDE, WIDE) for name in "bcde"}
-    assert judge({"a": one, **five}, MARGIN)["a"].verdict == "undecided"
+    assert decide_verdicts({"a": one, **five}, MARGIN)["a"].verdict == "undecided"
     strong = {name: Evidence(UP, UP, UP) for name in "bcde"}  # what is claimed for sure costs nothing
-    assert judge({"a": one, **strong}, MARGIN)["a"].verdict == "helps"
-    assert judge({"a": one, **strong}, MARGIN)["a"].p == pytest.approx(weak.p)
+    assert decide_verdicts({"a": one, **strong}, MARGIN)["a"].verdict == "helps"
+    assert decide_verdicts({"a": one, **strong}, MARGIN)["a"].p == pytest.approx(weak.p)
 
 
 def test_a_claim_is_as_certain_as_its_weakest_effect():
     weak = effect(0.0125)
-    assert judge({"a": Evidence(weak, UP, UP, UP)}, MARGIN)["a"].p == pytest.approx(weak.p)
-    assert judge({"a": Evidence(UP, UP, UP, weak)}, MARGIN)["a"].p == pytest.approx(weak.p)
+    assert decide_verdicts({"a": Evidence(weak, UP, UP, UP)}, MARGIN)["a"].p == pytest.approx(weak.p)
+    assert decide_verdicts({"a": Evidence(UP, UP, UP, weak)}, MARGIN)["a"].p == pytest.approx(weak.p)
 
 
 def test_interchangeable_names_those_that_bring_most_of_it():
-    one = Evidence(FLAT, UP, FLAT, replaced=UP, replaced_by={"a": UP, "b": WIDE, "c": DOWN})
-    assert judge({"tags": one}, MARGIN)["tags"].instead == ("a",)
+    one = Evidence(FLAT, UP, FLAT, redundancy=UP, replaced_by={"a": UP, "b": WIDE, "c": DOWN})
+    assert decide_verdicts({"tags": one}, MARGIN)["tags"].instead == ("a",)
 
 
 def test_visible_effect_is_that_of_the_least_certain_figure_and_all_relations():
     one = Evidence(FLAT, WIDE, FLAT)
-    assert judge({"a": one}, MARGIN)["a"].visible == pytest.approx((1.95996 + 0.84162) * 0.02, rel=1e-2)
-    five = judge(dict.fromkeys("abcde", one), MARGIN)["a"].visible
+    assert decide_verdicts({"a": one}, MARGIN)["a"].detectable_effect == pytest.approx(
+        (1.95996 + 0.84162) * 0.02, rel=1e-2
+    )
+    five = decide_verdicts(dict.fromkeys("abcde", one), MARGIN)["a"].detectable_effect
     assert five == pytest.approx((2.57583 + 0.84162) * 0.02, rel=1e-2)
-    assert judge({"a": replace(one, room=effect(0, 0.04))}, MARGIN)["a"].visible > five  # where no weight was given
+    assert (
+        decide_verdicts({"a": replace(one, smallest_weight_effect=effect(0, 0.04))}, MARGIN)["a"].detectable_effect
+        > five
+    )  # where no weight was given
 
 
 def worded(one: Evidence, **more: Effect) -> str:
-    return sentence("tags", "ndcg@10", judge({"tags": one}, MARGIN)["tags"], one, MARGIN, **more)
+    return sentence("tags", "ndcg@10", decide_verdicts({"tags": one}, MARGIN)["tags"], one, MARGIN, **more)
 
 
 def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
@@ -113,18 +122,18 @@ def test_sentences_carry_the_figures_and_a_plus_is_what_a_relation_adds():
         "+0.0400 once the model is tuned again without it; alone +0.0500."
     )
     assert worded(Evidence(DOWN, FLAT)).startswith("tags hurts: beside the others it adds -0.0500 (-0.0598")
-    text = worded(Evidence(FLAT, UP, FLAT, replaced=UP, replaced_by={"text": UP}), together=effect(0.06))
+    text = worded(Evidence(FLAT, UP, FLAT, redundancy=UP, replaced_by={"text": UP}), together=effect(0.06))
     assert text == (
         "tags is interchangeable with text: alone it adds +0.0500 (+0.0402 to +0.0598) ndcg@10, beside the others "
         "0.0000 (-0.0020 to +0.0020); together they add +0.0600. One of them is enough."
     )
-    text = worded(Evidence(NONE, NONE, NONE, NONE, room=FLAT, unused=1.0))
+    text = worded(Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=FLAT, unused=1.0))
     assert text == (
         "tags is negligible: validation gives it no weight; the smallest one would add 0.0000, at most +0.0016 "
         "ndcg@10, which is below the margin of 0.0100."
     )
     text = worded(
-        Evidence(NONE, NONE, NONE, NONE, room=DOWN, unused=1.0)
+        Evidence(NONE, NONE, NONE, NONE, smallest_weight_effect=DOWN, unused=1.0)
     )  # a cost beyond the margin is not "within" it
     assert text.endswith("would add -0.0500, at most -0.0418 ndcg@10, which is below the margin of 0.0100.")
     assert "with its links shuffled only +0.0020 is lost" in worded(Evidence(UP, UP, UP, WIDE))
@@ -139,7 +148,7 @@ def test_a_small_metric_is_told_to_more_decimals(metric, decimals):
 
 def test_a_sentence_of_a_small_metric_says_something():
     small = effect(0.000123, 0.00001)
-    said = judge({"tags": Evidence(small, small, small)}, 0.00002)["tags"]
+    said = decide_verdicts({"tags": Evidence(small, small, small)}, 0.00002)["tags"]
     assert sentence("tags", "ndcg@10", said, Evidence(small, small, small), 0.00002, decimals=6).startswith(
         "tags helps: beside the others it adds +0.000123 (+0.000103 to +0.000143) ndcg@10, +0.000123 once"
     )
@@ -157,7 +166,7 @@ def test_undecided_says_what_would_decide():
     many = effect(0.002, 0.02, n_seeds=5)
     assert worded(Evidence(many, many)).endswith("with more than 50 splits.")
     # where every seed has the same test rows, no number of splits would do
-    said_of = judge({"tags": Evidence(splits, splits)}, MARGIN)["tags"]
+    said_of = decide_verdicts({"tags": Evidence(splits, splits)}, MARGIN)["tags"]
     fixed = sentence("tags", "ndcg@10", said_of, Evidence(splits, splits), MARGIN, draws_test=False)
     assert fixed.endswith("with about 1,200 users.")
 
@@ -170,9 +179,9 @@ def test_worthless_relations_are_hardly_ever_given_a_verdict():
         evidence = {}
         for name in "abcde":
             noise = rng.normal(size=(3, 500, 1)) * (rng.random((1, 500, 1)) < 0.3)
-            held, drop, alone = (effect_of(values) for values in noise)
-            evidence[name] = Evidence(drop, alone, held, replaced=effect_of(noise[2] - 2 * noise[1]))
-        claimed += any(one.p is not None for one in judge(evidence, MARGIN).values())
+            held, drop, alone = (effect_from_differences(values) for values in noise)
+            evidence[name] = Evidence(drop, alone, held, redundancy=effect_from_differences(noise[2] - 2 * noise[1]))
+        claimed += any(one.p is not None for one in decide_verdicts(evidence, MARGIN).values())
     assert claimed <= 15
 
 
@@ -180,13 +189,13 @@ def test_an_effect_of_the_visible_size_is_claimed_eight_times_in_ten():
     rng = np.random.default_rng(1)
 
     def draw(mean: float) -> Evidence:
-        one = effect_of(mean + rng.normal(size=(400, 1)))
+        one = effect_from_differences(mean + rng.normal(size=(400, 1)))
         return Evidence(one, one, one)
 
     others = {name: Evidence(WIDE, WIDE) for name in "bcd"}
     # of the relation itself: the others are less certain
-    visible = float(np.mean([draw(0).drop.visible(4) for _ in range(20)]))
-    found = [judge({"a": draw(visible), **others}, MARGIN)["a"].verdict for _ in range(300)]
+    detectable_effect = float(np.mean([draw(0).drop.detectable_effect(4) for _ in range(20)]))
+    found = [decide_verdicts({"a": draw(detectable_effect), **others}, MARGIN)["a"].verdict for _ in range(300)]
     assert 0.73 < np.mean([verdict == "helps" for verdict in found]) < 0.89
 
 

@@ -8,9 +8,11 @@ import pytest
 
 from relrank.evaluation.comparison import holm
 from relrank.study.arms import INTERACTIONS, all_of, rewired
+from relrank.study.cell_results import CellResults
 from relrank.study.config import read_study
-from relrank.study.effects import CellResults, against_strongest, versus
-from relrank.study.run import prepare, run_study
+from relrank.study.prepare import prepare
+from relrank.study.rivals import against_strongest, versus
+from relrank.study.run import run_study
 
 RELATIONS = ["a", "b"]
 ALL = all_of(RELATIONS)

@@ -9,7 +9,7 @@ import pytest
 from relrank.kernels.csr import Csr
 from relrank.tables.audit import Finding, audit
 from relrank.tables.ids import IdMap
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 
@@ -173,9 +173,9 @@ def test_users_and_items_without_training_rows() -> None:
 
 def test_what_is_known_of_ml_100k(ml_100k: Tables, ml_100k_u1: Tables) -> None:
     recipe = ProtocolConfig(name="mine", split="given", truth_min_rating=4)
-    random = audit(ml_100k_u1, apply(ml_100k_u1, recipe, 0))
+    random = audit(ml_100k_u1, make_split(ml_100k_u1, recipe, 0))
     assert "(97%)" in finding(random, "training rows later than the test row").message
-    last = apply(ml_100k, ProtocolConfig(name="last", split="last-leave-one-out"), 0)
+    last = make_split(ml_100k, ProtocolConfig(name="last", split="last-leave-one-out"), 0)
     findings = audit(ml_100k, last)
     assert "415 of 943 users (44%)" in finding(findings, "tied last times").message
     assert finding(findings, "training rows later than the test row").level == "ok"

@@ -13,10 +13,10 @@ import pytest
 from relrank.errors import InputError
 from relrank.tables.audit import audit
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.tables import LinkTable, NodeTable, Tables
-from relrank.tables.times import BILLION, Clock
+from relrank.tables.times import NS_PER_SECOND, Clock
 
 DAY0 = 19_700
 """2023-12-09."""
@@ -26,7 +26,7 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "s": lambda day: day * 86_400,
     "ms": lambda day: day * 86_400 * 1000,
     "us": lambda day: day * 86_400 * 10**6,
-    "ns": lambda day: day * 86_400 * BILLION,
+    "ns": lambda day: day * 86_400 * NS_PER_SECOND,
     "date": lambda day: date(1970, 1, 1) + timedelta(days=day),
     "datetime": lambda day: datetime(1970, 1, 1) + timedelta(days=day),
     "with zone": lambda day: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day),
@@ -66,8 +66,8 @@ def test_a_moment_is_the_same_for_tables_of_every_kind(tmp_path: Path, kind: str
         tables = read(tmp_path, kind, value)
         assert tables.ticks == 1
         assert tables.nodes["item"].computed == tables.links["b"].computed == CUT * 86_400, value
-        split = apply(tables, ProtocolConfig(split="temporal", cut=value), 0)
-        assert split.until == CUT * 86_400, value
+        split = make_split(tables, ProtocolConfig(split="temporal", cut=value), 0)
+        assert split.train_until == CUT * 86_400, value
         assert split.train.time is not None
         assert split.train.time.max() == CUT * 86_400
         assert (split.test.time > CUT * 86_400).all()
@@ -103,7 +103,7 @@ def test_what_is_no_plausible_time_is_one_error(tmp_path: Path, key: str, value:
         if key == "computed":
             return read(tmp_path, "days", raw)
         protocol = check({"split": "temporal", "cut": raw}, ProtocolConfig, "[protocol]")
-        return apply(read(tmp_path, "days", "2024-01-01"), protocol, 0)
+        return make_split(read(tmp_path, "days", "2024-01-01"), protocol, 0)
 
     with pytest.raises(InputError) as error:
         made()
@@ -115,9 +115,12 @@ def test_a_stated_unit_is_that_of_the_study_files_numbers_too() -> None:
     assert Clock(1, "s").moment(7400, "cut") == 7400
     assert Clock(1, "days").moment("7.5", "cut") == 7 * 86_400 + 43_200
     assert Clock(1, "s").moment(CUT * 86_400_000, "cut") == CUT * 86_400  # no date before 2262 in seconds
-    assert Clock(BILLION).moment("2023-12-16T00:00:00.5", "cut") == CUT * 86_400 * BILLION + BILLION // 2
+    assert (
+        Clock(NS_PER_SECOND).moment("2023-12-16T00:00:00.5", "cut")
+        == CUT * 86_400 * NS_PER_SECOND + NS_PER_SECOND // 2
+    )
     assert Clock(1).moment("2023-12-16T00:00:00.5", "cut") == CUT * 86_400
-    assert Clock(BILLION).moment(f"{CUT * 86_400}.000000001", "cut") == CUT * 86_400 * BILLION + 1
+    assert Clock(NS_PER_SECOND).moment(f"{CUT * 86_400}.000000001", "cut") == CUT * 86_400 * NS_PER_SECOND + 1
     assert Clock(0).moment(7, "cut") == Clock(0).moment("7", "cut") == Clock(0).moment(7.0, "cut") == 7
     for value, what in (
         ("2023-12-16", "no unit"),
@@ -156,7 +159,7 @@ def test_replacing_a_field_looks_at_new_frames_only(monkeypatch: pytest.MonkeyPa
     nodes = {"item": NodeTable("item", pl.DataFrame({"item": [0, 1, 2, 3]}), "item", computed=CUT)}
     first = Tables("shop", "user", "item", rows("ms"), nodes, links)
     looked: list[str] = []
-    for name in ("as_rows", "as_keyed", "as_timed"):
+    for name in ("cast_interactions", "cast_keys", "cast_times"):
         original = getattr(__import__("relrank.tables.tables", fromlist=[name]), name)
         monkeypatch.setattr(
             f"relrank.tables.tables.{name}", lambda *a, f=original, n=name: (looked.append(n), f(*a))[1]
@@ -167,16 +170,16 @@ def test_replacing_a_field_looks_at_new_frames_only(monkeypatch: pytest.MonkeyPa
     assert (again.nodes["item"], again.links["b"]) == (first.nodes["item"], first.links["b"])
     assert again.notices == first.notices
     fewer = replace(first, interactions=first.interactions.head(5))  # ticks, as the tables have them
-    assert looked == ["as_rows"]
+    assert looked == ["cast_interactions"]
     assert fewer.interactions.equals(first.interactions.head(5))
     assert fewer.nodes["item"].computed == CUT * 86_400
     half = pl.DataFrame({"user": ["a"], "item": [1], "time": [datetime(2023, 12, 16, 0, 0, 0, 500_000)]})
     finer = replace(first, interactions=half)  # everything follows to the finer clock
-    assert finer.ticks == BILLION
-    assert finer.interactions["time"].to_list() == [CUT * 86_400 * BILLION + BILLION // 2]
-    assert finer.links["b"].frame["time"].to_list() == [t * BILLION for t in first.links["b"].frame["time"]]
-    assert finer.nodes["item"].computed == finer.links["b"].computed == CUT * 86_400 * BILLION
-    assert replace(finer, name="x").nodes["item"].computed == CUT * 86_400 * BILLION
+    assert finer.ticks == NS_PER_SECOND
+    assert finer.interactions["time"].to_list() == [CUT * 86_400 * NS_PER_SECOND + NS_PER_SECOND // 2]
+    assert finer.links["b"].frame["time"].to_list() == [t * NS_PER_SECOND for t in first.links["b"].frame["time"]]
+    assert finer.nodes["item"].computed == finer.links["b"].computed == CUT * 86_400 * NS_PER_SECOND
+    assert replace(finer, name="x").nodes["item"].computed == CUT * 86_400 * NS_PER_SECOND
 
 
 def times_after(first: Tables, frame: pl.DataFrame) -> tuple[int, list[int]]:
@@ -194,12 +197,12 @@ def test_a_frame_that_replaces_another_is_judged_as_the_first_one_is(kind: str) 
     expected = Tables("shop", "user", "item", rows(kind)).interactions["time"].to_list()
     assert times_after(seconds, rows(kind)) == (1, expected)
     fine = Tables("shop", "user", "item", HALF)
-    assert times_after(fine, rows(kind)) == (BILLION, [t * BILLION for t in expected])
+    assert times_after(fine, rows(kind)) == (NS_PER_SECOND, [t * NS_PER_SECOND for t in expected])
     said = [n.message for n in replace(seconds, interactions=rows(kind)).notices]
     assert len(said) == (kind in ("days", "ms", "us", "ns"))
     item = NodeTable("item", pl.DataFrame({"item": [0, 1, 2, 3]}), "item", computed=KINDS[kind](CUT))
     link = LinkTable("b", rows(kind), "user", "user", "user", "item", "item", time="time", computed=KINDS[kind](CUT))
-    for old, ticks in ((seconds, 1), (fine, BILLION)):
+    for old, ticks in ((seconds, 1), (fine, NS_PER_SECOND)):
         made = replace(old, nodes={"item": item}, links={"b": link})
         assert made.ticks == ticks
         assert made.nodes["item"].computed == made.links["b"].computed == CUT * 86_400 * ticks
@@ -212,9 +215,9 @@ def test_a_finer_frame_beside_known_ones_makes_the_clock_finer() -> None:
     first = Tables("shop", "user", "item", rows("ms"))
     frame = HALF.with_columns(time=pl.Series([CUT * 86_400_000 + 500]))  # milliseconds
     finer = replace(first, links={"b": LinkTable("b", frame, "user", "user", "user", "item", "item", time="time")})
-    assert finer.ticks == BILLION
-    assert finer.interactions["time"].to_list() == [t * BILLION for t in first.interactions["time"]]
-    assert finer.links["b"].frame["time"].to_list() == [CUT * 86_400 * BILLION + BILLION // 2]
+    assert finer.ticks == NS_PER_SECOND
+    assert finer.interactions["time"].to_list() == [t * NS_PER_SECOND for t in first.interactions["time"]]
+    assert finer.links["b"].frame["time"].to_list() == [CUT * 86_400 * NS_PER_SECOND + NS_PER_SECOND // 2]
 
 
 def test_rows_of_known_frames_are_ticks_whatever_the_unit_says() -> None:
@@ -228,7 +231,7 @@ def test_rows_of_known_frames_are_ticks_whatever_the_unit_says() -> None:
         for fewer in (frame.head(5), frame.head(5).with_columns(pl.col("time").cast(pl.Float64))):
             assert times_after(first, fewer) == (first.ticks, frame["time"].head(5).to_list())
         assert replace(first, interactions=frame.head(5)).notices == first.notices
-        narrow = first.narrowed(interactions=(few := frame.head(3)))
+        narrow = first.with_row_subset(interactions=(few := frame.head(3)))
         assert narrow.interactions is few
         again = replace(first, nodes={n: replace(t, title="item") for n, t in first.nodes.items()})
         assert [t.computed for t in again.nodes.values()] == [t.computed for t in first.nodes.values()]
@@ -240,8 +243,8 @@ def test_stated_ticks_are_those_of_later_frames_too() -> None:
     assert times_after(replace(first, name="x"), rows("days")) == (1, DAYS_OF_ROWS)
     judged = Tables("shop", "user", "item", rows("s"))
     link = LinkTable("b", rows("ns"), "user", "user", "user", "item", "item", time="time")
-    finer = replace(judged, links={"b": link}, ticks=BILLION)
-    assert finer.ticks == BILLION
+    finer = replace(judged, links={"b": link}, ticks=NS_PER_SECOND)
+    assert finer.ticks == NS_PER_SECOND
     assert (
         finer.interactions["time"].to_list()
         == finer.links["b"].frame["time"].to_list()
@@ -275,4 +278,4 @@ def test_frames_that_replace_those_of_files_are_looked_at(tmp_path: Path) -> Non
         replace(first, interactions=rows("ms").with_columns(user=pl.lit(None, pl.String)))
     twice = replace(first, interactions=pl.concat([rows("ms"), rows("ms").head(1)]))
     with pytest.raises(InputError, match="a user has an item twice"):
-        apply(twice, ProtocolConfig(split="temporal", cut=CUT), 0)
+        make_split(twice, ProtocolConfig(split="temporal", cut=CUT), 0)

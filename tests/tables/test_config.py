@@ -4,7 +4,7 @@ import pytest
 
 from relrank.errors import InputError
 from relrank.graph.construction.text_cache import cache_folder
-from relrank.tables.config import Section, load_toml, resolve
+from relrank.tables.config import ConfigSection, load_toml, resolve
 from relrank.tables.fetch import fetch
 
 
@@ -33,7 +33,7 @@ def test_paths_start_at_the_file_and_variables_where_the_program_runs(tmp_path, 
 def test_numbers_and_brackets_without_end_are_one_error(tmp_path, text, what):
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(InputError, match=what) as error:
-        load_toml(tmp_path / "x.toml", Section)
+        load_toml(tmp_path / "x.toml", ConfigSection)
     assert len(str(error.value)) < 2_000
 
 

@@ -8,7 +8,7 @@ import pytest
 from relrank.errors import InputError
 from relrank.tables.cutoff import LATE, OWN, cut_tables
 from relrank.tables.notices import Notice
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
 # by last-leave-one-out user 1 has 30 for validation and 40 for test, user 2 has 130 and 140, user 3 has 55 and 60
@@ -33,7 +33,7 @@ def links(rows: list[tuple[object, ...]], source: str, target: str, **more: str)
 
 
 def left(tables: Tables, protocol: ProtocolConfig = LAST) -> tuple[list[tuple[object, ...]], list[Notice]]:
-    cut, notices = cut_tables(tables, apply(tables, protocol, 0), {"t", TEXTS})
+    cut, notices = cut_tables(tables, make_split(tables, protocol, 0), {"t", TEXTS})
     frame = cut.links["t"].frame if cut.links else cut.texts.frame  # type: ignore[union-attr]
     return frame.rows(), notices
 
@@ -117,7 +117,7 @@ def test_texts_are_cut_by_their_writers_or_else_by_everybody() -> None:
 
 def test_tables_that_nothing_reads_are_left_alone() -> None:
     tables = links([(10, 13, 500)], "item", "item", time="time")
-    cut, notices = cut_tables(tables, apply(tables, LAST, 0), set())
+    cut, notices = cut_tables(tables, make_split(tables, LAST, 0), set())
     assert (cut.links["t"].frame.height, notices) == (1, [])
 
 

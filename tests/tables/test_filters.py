@@ -6,10 +6,10 @@ import pytest
 from relrank.tables.filters import core
 
 
-def naive(pairs: set[tuple[int, int]], user_least: int, item_least: int) -> set[tuple[int, int]]:
+def naive(pairs: set[tuple[int, int]], min_user_rows: int, min_item_rows: int) -> set[tuple[int, int]]:
     while True:
         for u, i in sorted(pairs):
-            if sum(a == u for a, _ in pairs) < user_least or sum(b == i for _, b in pairs) < item_least:
+            if sum(a == u for a, _ in pairs) < min_user_rows or sum(b == i for _, b in pairs) < min_item_rows:
                 pairs = pairs - {(u, i)}
                 break
         else:

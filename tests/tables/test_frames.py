@@ -12,7 +12,7 @@ import pytest
 from relrank.errors import InputError
 from relrank.graph.construction.builders import Attribute, Link, build_graph
 from relrank.tables.files import as_keys, as_numbers
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.tables import LinkTable, NodeTable, Tables, TextTable
 
 LAST = ProtocolConfig(split="last-leave-one-out")
@@ -24,7 +24,7 @@ FRAME = pl.DataFrame({"user": USERS, "item": ITEMS, "time": TIMES})
 
 
 def split_of(frame: Any, protocol: ProtocolConfig = LAST, **more: Any) -> Any:
-    return apply(Tables("shop", "user", "item", frame, **more), protocol, 0)
+    return make_split(Tables("shop", "user", "item", frame, **more), protocol, 0)
 
 
 def refused(frame: Any, **more: Any) -> InputError:
@@ -149,7 +149,7 @@ def test_node_and_link_tables_too():
     nodes = {"item": NodeTable("item", frame.with_columns(pl.col("brand").cast(pl.Categorical)), "id")}
     tables = Tables("shop", "user", "item", FRAME, nodes)
     graph = build_graph(
-        tables, apply(tables, LAST, 0), {"brand": Attribute(kind="attribute", node="item", column="brand")}
+        tables, make_split(tables, LAST, 0), {"brand": Attribute(kind="attribute", node="item", column="brand")}
     )
     assert len(graph.relations["brand"]) == 5
     links = {"near": LinkTable("near", frame.rename({"id": "a"}), "item", "a", "id", "brand", "brand")}
@@ -233,7 +233,7 @@ def edges_of(link: pl.DataFrame, items: pl.DataFrame = ITEMS_OF, match: str = "i
     """(item, brand) of every edge that a link table of frames gives."""
     links = {"made": LinkTable("made", link, "item", "item", match, "brand", "brand", **more)}
     tables = Tables("shop", "user", "item", FRAME, {"item": NodeTable("item", items, "id")}, links)
-    graph = build_graph(tables, apply(tables, LAST, 0), {"made": Link(kind="link", table="made")})
+    graph = build_graph(tables, make_split(tables, LAST, 0), {"made": Link(kind="link", table="made")})
     made = graph.relations["made"]
     ends = graph.nodes["item"].at(made.src), graph.nodes["brand"].at(made.dst)
     return sorted(zip(*ends, strict=True))

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from relrank.tables.growth import Growth, growth
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.feature_leakage import FeatureLeakage, feature_leakage
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
@@ -47,23 +47,23 @@ def world(
     chosen = np.concatenate([first[:k] for first, k in zip(order, n, strict=True)])
     rows = pl.DataFrame({"user": np.repeat(np.arange(users), n), "item": chosen})
     tables = Tables("world", "user", "item", rows, ordered=True)
-    made = apply(tables, ProtocolConfig(name="mine", split=split, without_train="drop"), seed)  # type: ignore[arg-type]
+    made = make_split(tables, ProtocolConfig(name="mine", split=split, without_train="drop"), seed)  # type: ignore[arg-type]
     return made, popular[made.items.keys.to_numpy()]
 
 
-def measured(figure: Figure, seed: int, split: str = "random-leave-one-out", **size: int) -> Growth:
+def measured(figure: Figure, seed: int, split: str = "random-leave-one-out", **size: int) -> FeatureLeakage:
     made, popular = world(seed, split, **size)
     n, rng = len(made.items), np.random.default_rng(seed)
     train = np.bincount(made.train.item, minlength=n)
     held = np.bincount(made.valid.then(made.test).item, minlength=n)
-    return growth(figure(rng, popular, train, held).astype(float), made, np.random.default_rng(0))
+    return feature_leakage(figure(rng, popular, train, held).astype(float), made, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("split", ["random-leave-one-out", "last-leave-one-out", "cold-items"])
 def test_honest_figures_pass(split: str) -> None:
     """Of 180 figures, however much they have to do with popularity, at most one is suspected: well below 1 %."""
     found = [(name, measured(figure, seed, split)) for name, figure in HONEST.items() for seed in range(30)]
-    suspected = [name for name, one in found if one.pulled or one.is_count]
+    suspected = [name for name, one in found if one.is_shifted or one.is_count]
     assert len(suspected) <= 1, suspected
 
 
@@ -77,16 +77,16 @@ def test_the_pull_of_honest_figures_is_a_standard_normal_variable() -> None:
 @pytest.mark.parametrize("name", LEAKY)
 def test_planted_figures_are_found(name: str) -> None:
     found = [measured(LEAKY[name], seed, users=1500) for seed in range(12)]
-    assert sum(one.pulled or one.is_count for one in found) >= 11
+    assert sum(one.is_shifted or one.is_count for one in found) >= 11
     assert all(one.exact for one in found)
 
 
 def test_planted_figures_are_found_where_items_or_times_make_the_split() -> None:
     cold = [measured(LEAKY["one link for each held-out row"], seed, "cold-items") for seed in range(12)]
-    assert all(one.pulled and one.exact for one in cold)
+    assert all(one.is_shifted and one.exact for one in cold)
     one_link, every = LEAKY["one link for each held-out row"], LEAKY["a count of all rows"]
     last = [measured(one_link, seed, "last-leave-one-out", users=1500) for seed in range(12)]
-    assert sum(one.pulled for one in last) >= 10
+    assert sum(one.is_shifted for one in last) >= 10
     assert not any(one.exact for one in last)  # newer items could do the same: no proof
     counts = [measured(every, seed, "last-leave-one-out", users=1500) for seed in range(12)]
     assert sum(one.is_count for one in counts) >= 11
@@ -96,11 +96,11 @@ def test_a_pull_by_hand() -> None:
     """Two users with three rows each, the last one held out; only the third item of each has the attribute."""
     rows = pl.DataFrame({"user": [0, 0, 0, 1, 1, 1], "item": [0, 1, 2, 3, 4, 5]})
     tables = Tables("two", "user", "item", rows, ordered=True)
-    made = apply(tables, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), 0)
+    made = make_split(tables, ProtocolConfig(name="mine", split="random-leave-one-out", without_train="drop"), 0)
     held = set(made.valid.then(made.test).item.tolist())
     figure = np.array([float(i in held) for i in range(6)])
-    found = growth(figure, made, np.random.default_rng(0))
+    found = feature_leakage(figure, made, np.random.default_rng(0))
     # drawing two of three without replacement: 2 / 3 of what single draws vary, from each user's own mean
     assert found.z == pytest.approx(2 * (2 - 2 * 2 / 3) / np.sqrt(2 * 2 * (1 / 3) * (2 / 3 / 2)))
-    assert growth(np.full(6, np.nan), made, np.random.default_rng(0)) == Growth(0.0, 0.0, 1.0, True)
-    assert growth(np.full(6, 7.0), made, np.random.default_rng(0)) == Growth(0.0, 0.0, 1.0, True)
+    assert feature_leakage(np.full(6, np.nan), made, np.random.default_rng(0)) == FeatureLeakage(0.0, 0.0, 1.0, True)
+    assert feature_leakage(np.full(6, 7.0), made, np.random.default_rng(0)) == FeatureLeakage(0.0, 0.0, 1.0, True)

@@ -13,7 +13,7 @@ from relrank.graph.construction.relation_config import Attribute
 from relrank.tables import readers
 from relrank.tables.config import check
 from relrank.tables.files import MOST_COLUMNS
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.scan import read_columns
 
@@ -59,7 +59,7 @@ def test_keys_above_63_bits_are_text_in_every_table(tmp_path: Path) -> None:
     described = {"user": "user", "item": "item", "interactions": interactions, "nodes": nodes}
     tables = read_tables(check(described, DataConfig, "x"), tmp_path)
     assert tables.interactions["item"].to_list() == [str(2**63 + n) for n in (0, 1, 2, 1, 2, 3)]
-    split = apply(tables, ProtocolConfig(split="random-leave-one-out"), 0)
+    split = make_split(tables, ProtocolConfig(split="random-leave-one-out"), 0)
     graph = build_graph(tables, split, {"g": Attribute(kind="attribute", node="item", column="g")})
     assert len(graph.relations["g"]) == 4
 

@@ -14,11 +14,11 @@ from relrank.graph.construction.relation_config import (
     Link,
     MultiHotFeature,
     NumberFeature,
-    Texts,
+    TextNodes,
 )
 from relrank.tables.config import check
 from relrank.tables.missing import is_missing
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, NodesConfig, read_tables
 from relrank.tables.tables import NodeTable, Tables, TextTable
 
@@ -99,7 +99,7 @@ def test_the_words_are_a_setting(tmp_path: Path) -> None:
     tables = read_tables(config("csv", {"missing": "drop"}, na_values=["?"]), tmp_path)
     assert tables.interactions["user"].unique().sort().to_list() == ["NA", "u0", "u3"]
     assert tables.nodes["item"].frame["c"].to_list() == ["NA", "y", "x", "y", "x"]
-    cut = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    cut = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     graph = build_graph(tables, cut, {"c": Attribute(kind="attribute", node="item", column="c")})
     assert graph.nodes["c"].keys.to_list() == ["NA", "x", "y"]
 
@@ -133,11 +133,11 @@ def test_attributes_features_links_and_texts_share_the_rule(tmp_path: Path, word
             "t", "user", "item", ROWS.rename({"u": "user", "i": "item", "r": "rating", "t": "time"}),
             {"item": NodeTable("item", items, "i")}, texts=TextTable("item", frame),
         )  # fmt: skip
-    cut = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    cut = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     graph = build_graph(
         tables, cut,
         {"c": Attribute(kind="attribute", node="item", column="c"),
-         "text": Texts(kind="texts", of="text", min_df=1, dims=1)},
+         "text": TextNodes(kind="texts", of="text", min_df=1, dims=1)},
         {"k": CategoryFeature(kind="category", node="item", column="c"),
          "l": MultiHotFeature(kind="multi-hot", node="item", column="l", separator="|"),
          "n": NumberFeature(kind="number", node="item", column="n")},
@@ -171,7 +171,7 @@ def test_links_of_missing_ends_are_an_error(tmp_path: Path) -> None:
         read_tables(config("csv", links={"l": link}), tmp_path)
     assert error.value.where.endswith("column 'tag', row 2")
     tables = read_tables(config("csv", links={"l": {**link, "missing": "drop"}}), tmp_path)
-    cut = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    cut = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     assert build_graph(tables, cut, {"l": Link(kind="link", table="l")}).nodes["tag"].keys.to_list() == ["red"]
 
 
@@ -193,7 +193,7 @@ def test_codes_keep_their_text_and_numbers_are_read_where_they_are_wanted(tmp_pa
     write(tmp_path, items, "items", "csv")
     tables = read_tables(config("csv"), tmp_path)
     assert tables.nodes["item"].frame["c"].to_list() == codes
-    cut = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    cut = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     relations = {"c": Attribute(kind="attribute", node="item", column="c")}
     graph = build_graph(tables, cut, relations, {"n": NumberFeature(kind="number", node="item", column="n")})
     assert graph.nodes["c"].keys.to_list() == sorted(codes)

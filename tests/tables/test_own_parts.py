@@ -9,7 +9,7 @@ import pytest
 from relrank.errors import InputError
 from relrank.tables import datasets
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -47,7 +47,7 @@ def keys(split: Split, rows: Interactions) -> list[tuple[object, object]]:
 def test_own_parts_are_taken_as_they_are(folder: Path, ending: str, nodes: bool) -> None:
     tables = read(folder, ending, nodes)
     assert tables.ticks == 10**9  # a fraction of a second in one part is one in all
-    split = apply(tables, GIVEN, 0)
+    split = make_split(tables, GIVEN, 0)
     assert keys(split, split.train) == [("a", 1), ("a", 2), ("b", 2), ("b", 3)]
     assert keys(split, split.valid) == [("a", 3)]
     assert keys(split, split.test) == [("a", 4), ("b", 1)]
@@ -58,13 +58,13 @@ def test_own_parts_are_taken_as_they_are(folder: Path, ending: str, nodes: bool)
 def test_without_a_validation_file_rows_of_training_are_held_out(folder: Path) -> None:
     rows = "".join(f"{u},{i},2024-01-01\n" for u in "ab" for i in range(10, 20))
     (folder / "train.csv").write_text("u,i,t\n" + rows)
-    split = apply(read(folder, valid=None), GIVEN, 0)
+    split = make_split(read(folder, valid=None), GIVEN, 0)
     assert (len(split.train), len(split.valid), len(split.test)) == (18, 2, 2)
 
 
 def test_keys_of_all_parts_are_of_one_type(folder: Path) -> None:
     (folder / "test.csv").write_text("u,i,t\na,x9,2024-01-04\nb,1,2024-01-04\n")
-    split = apply(read(folder), GIVEN, 0)
+    split = make_split(read(folder), GIVEN, 0)
     assert split.items.keys.to_list() == ["1", "2", "3", "x9"]
     assert keys(split, split.test) == [("a", "x9"), ("b", "1")]
 
@@ -79,11 +79,11 @@ def test_errors_of_parts_name_their_file(folder: Path) -> None:
         read(folder)
     (folder / "valid.csv").write_text("u,i,t\na,2,2024-01-03\n")
     with pytest.raises(InputError, match="row in two parts"):
-        apply(read(folder), GIVEN, 0)
+        make_split(read(folder), GIVEN, 0)
     with pytest.raises(InputError, match="goes with one of test rows"):
         read(folder, test=None)
     with pytest.raises(InputError, match="no published parts") as error:
-        apply(read(folder, valid=None, test=None), GIVEN, 0)
+        make_split(read(folder, valid=None, test=None), GIVEN, 0)
     assert "[data.interactions]" in error.value.expected
 
 
@@ -92,7 +92,7 @@ def test_rows_of_a_file_are_in_the_order_of_time_where_it_is_said(tmp_path: Path
     tables = read(tmp_path, file="x.csv", valid=None, test=None, time="row")
     assert tables.interactions.columns == ["user", "item"]
     assert tables.ordered
-    split = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    split = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     assert split.ordered
     assert split.successive
     assert keys(split, split.test) == [("a", 2), ("b", 2)]
@@ -142,11 +142,11 @@ def test_split_files_of_recbole(tmp_path: Path) -> None:
     later = replace(tables, interactions=pl.DataFrame({"user": ["a"], "item": ["1"], "time": [1_700_000_000]}))
     assert later.interactions["time"].to_list() == [1_700_000_000 * 10**9]  # seconds, on the clock of the files
     assert sorted(tables.nodes) == ["item"]
-    split = apply(tables, GIVEN.model_copy(update={"valid_share": 0.5}), 0)
+    split = make_split(tables, GIVEN.model_copy(update={"valid_share": 0.5}), 0)
     assert keys(split, split.test) == [("a", 3)]
     assert keys(split, split.train.then(split.valid)) == [("a", 1), ("a", 2)]
     atomic(tmp_path, x_valid="a 4 1700000001600\n")
-    split = apply(datasets.recbole(tmp_path), GIVEN, 0)
+    split = make_split(datasets.recbole(tmp_path), GIVEN, 0)
     assert keys(split, split.valid) == [("a", 4)]
     atomic(tmp_path, y="a 1 1700000000000\n")
     with pytest.raises(InputError, match="no single split"):

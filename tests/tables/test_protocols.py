@@ -14,7 +14,7 @@ from relrank.errors import InputError
 from relrank.tables import datasets
 from relrank.tables.config import check
 from relrank.tables.ids import IdMap
-from relrank.tables.protocols import PROTOCOLS, ProtocolConfig, apply, fingerprint
+from relrank.tables.protocols import PROTOCOLS, ProtocolConfig, fingerprint, make_split
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 
@@ -56,7 +56,7 @@ ORDER = {"ml-1m-loo": (True, True), "ml-1m-liked-loo": (True, True), "beauty-loo
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_named_protocols_give_the_published_counts(name: str, load: Load) -> None:
-    split = apply(load(name), protocol(name=name), seed=0)
+    split = make_split(load(name), protocol(name=name), seed=0)
     assert (*split.shape, len(split.train), len(split.valid), len(split.test)) == COUNTS[name]
     assert split.protocol == f"{name}, seed 0"
     assert (split.ordered, split.successive) == ORDER.get(name, (False, False))
@@ -75,7 +75,7 @@ def test_named_protocols_give_the_published_counts(name: str, load: Load) -> Non
 
 
 def test_last_items_of_ml_1m_are_the_last_lines(load: Load, data_dir: Path) -> None:
-    split = apply(load("ml-1m-loo"), protocol(name="ml-1m-loo"), seed=0)
+    split = make_split(load("ml-1m-loo"), protocol(name="ml-1m-loo"), seed=0)
     folder = data_dir / "ml-1m"
     users, items = (
         dict(line.split() for line in (folder / f"sas_to_original_{kind}s.txt").read_text().splitlines())
@@ -97,7 +97,7 @@ def test_last_items_of_ml_1m_are_the_last_lines(load: Load, data_dir: Path) -> N
 
 def test_fingerprint_is_the_same_for_both_layouts_of_ml_100k(ml_100k: Tables, atomic_ml_100k: Path) -> None:
     a, b, other = (
-        apply(t, protocol(name="ml-100k-loo"), seed)
+        make_split(t, protocol(name="ml-100k-loo"), seed)
         for t, seed in ((ml_100k, 3), (datasets.ml_100k(atomic_ml_100k), 3), (ml_100k, 4))
     )
     assert a.fingerprint == b.fingerprint != other.fingerprint
@@ -110,16 +110,16 @@ LOO = {"name": "mine", "split": "random-leave-one-out"}
 
 def test_fingerprint_ignores_row_order_and_notices_everything_else() -> None:
     tables = tables_of(ROWS)
-    base = apply(tables, protocol(**LOO), 0)
+    base = make_split(tables, protocol(**LOO), 0)
     shuffled = replace(tables, interactions=tables.interactions.sample(fraction=1.0, shuffle=True, seed=1))
-    assert apply(shuffled, protocol(**LOO), 0).fingerprint == base.fingerprint
+    assert make_split(shuffled, protocol(**LOO), 0).fingerprint == base.fingerprint
     as_text = replace(tables, interactions=tables.interactions.with_columns(pl.col("item").cast(pl.String)))
     later = replace(tables, interactions=tables.interactions.with_columns(pl.col("time") + 1))
     renamed = replace(tables, interactions=tables.interactions.with_columns(pl.col("item") + 100))
     fewer = replace(tables, interactions=tables.interactions[1:])
-    others = [apply(t, protocol(**LOO), 0).fingerprint for t in (as_text, later, renamed, fewer)]
-    others.append(apply(tables, protocol(**LOO), 1).fingerprint)
-    others.append(apply(tables, protocol(**LOO | {"split": "last-leave-one-out"}), 0).fingerprint)
+    others = [make_split(t, protocol(**LOO), 0).fingerprint for t in (as_text, later, renamed, fewer)]
+    others.append(make_split(tables, protocol(**LOO), 1).fingerprint)
+    others.append(make_split(tables, protocol(**LOO | {"split": "last-leave-one-out"}), 0).fingerprint)
     assert len({base.fingerprint, *others}) == 7
 
 
@@ -128,7 +128,7 @@ def test_fingerprint_without_times_ignores_row_order() -> None:
     for seed in range(3):
         frame = tables_of([row[:2] for row in ROWS], "user item").interactions
         shuffled = frame.sample(fraction=1.0, shuffle=True, seed=seed)
-        prints.add(apply(Tables("x", "user", "item", shuffled), protocol(**LOO), 0).fingerprint)
+        prints.add(make_split(Tables("x", "user", "item", shuffled), protocol(**LOO), 0).fingerprint)
     assert len(prints) == 1
 
 
@@ -161,7 +161,9 @@ def test_fingerprint_notices_one_row_that_moves_part() -> None:
         parts = {"train": ROWS[:3], "valid": ROWS[3:4], "test": ROWS[4:5]}
         parts[moved] = [*parts[moved], ROWS[5]]
         frames = {part: tables_of(rows).interactions for part, rows in parts.items()}
-        prints.add(apply(replace(tables_of(ROWS), given=frames), protocol(name="m", split="given"), 0).fingerprint)
+        prints.add(
+            make_split(replace(tables_of(ROWS), given=frames), protocol(name="m", split="given"), 0).fingerprint
+        )
     assert len(prints) == 3
 
 
@@ -169,7 +171,7 @@ def test_fingerprint_of_ordered_data_notices_the_order() -> None:
     rows = [(0, i) for i in (4, 2, 3, 1, 0)]
     last = protocol(name="mine", split="last-leave-one-out")
     prints = {
-        apply(tables_of(r, "user item", ordered=True), last, 0).fingerprint
+        make_split(tables_of(r, "user item", ordered=True), last, 0).fingerprint
         for r in (rows, [rows[1], rows[0], *rows[2:]])
     }
     assert len(prints) == 2
@@ -202,7 +204,9 @@ def test_fingerprint_is_the_hash_of_whole_columns_whatever_the_block(monkeypatch
 
 def test_filters_are_counted_and_applied_in_turn() -> None:
     rows = [(u, i, 5.0) for u in range(3) for i in range(3)] + [(0, 3, 5.0), (9, 0, 5.0), (1, 4, 2.0), (2, 4, 2.0)]
-    split = apply(tables_of(rows, "user item rating"), protocol(**LOO, min_rating=3, core={"user": 2, "item": 3}), 0)
+    split = make_split(
+        tables_of(rows, "user item rating"), protocol(**LOO, min_rating=3, core={"user": 2, "item": 3}), 0
+    )
     assert split.users.keys.to_list() == split.items.keys.to_list() == [0, 1, 2]
     assert [(n.message, n.count) for n in split.notices if n.where == "filter"] == [
         ("rows rated below 3 dropped", 2),
@@ -212,7 +216,7 @@ def test_filters_are_counted_and_applied_in_turn() -> None:
 
 def test_items_outside_training_stay_in_the_catalogue() -> None:
     rows = [(0, 0, 1), (0, 1, 2), (0, 2, 3), (1, 0, 1), (1, 1, 2), (1, 3, 3)]
-    split = apply(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
+    split = make_split(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
     assert split.items.keys.to_list() == [0, 1, 2, 3]
     assert counts(split) == {"items without training rows stay candidates, reachable only through relations": 3}
     assert keys(split, split.test) == [(0, 2), (1, 3)]
@@ -222,9 +226,9 @@ def test_users_left_without_training_rows() -> None:
     rows = [(0, 0, 1), (0, 1, 2), (0, 2, 3), (7, 0, 1), (7, 1, 2)]
     last = {"name": "mine", "split": "last-leave-one-out"}
     with pytest.raises(InputError, match="without training rows") as error:
-        apply(tables_of(rows), protocol(**last), 0)
+        make_split(tables_of(rows), protocol(**last), 0)
     assert error.value.found == "user 7; 1 such users"
-    split = apply(tables_of(rows), protocol(**last, without_train="drop"), 0)
+    split = make_split(tables_of(rows), protocol(**last, without_train="drop"), 0)
     assert split.users.keys.to_list() == [0]
     assert counts(split)["users without training rows dropped"] == 1
     assert counts(split)["validation and test rows of users without training rows dropped"] == 2
@@ -245,7 +249,7 @@ def test_split_says_what_its_order_in_time_is(
     rows: list[tuple[int, ...]], settings: dict[str, object], known: dict[str, object], expected: tuple[bool, bool]
 ) -> None:
     tables = tables_of(rows, "user item time" if len(rows[0]) == 3 else "user item", **known)
-    split = apply(tables, protocol(**settings), 0)
+    split = make_split(tables, protocol(**settings), 0)
     assert (split.ordered, split.successive) == expected
     # a row drawn at random, without a time, has no place among the training rows any more
     placed = expected[1] or len(rows[0]) == 3
@@ -266,14 +270,14 @@ def test_published_parts_are_ordered_by_their_times_alone() -> None:
     for rows, columns, ordered in ((parts, "user item time", True), (plain, "user item", False)):
         frames = {part: tables_of(r, columns).interactions for part, r in rows.items()}
         tables = Tables("x", "user", "item", pl.concat(frames.values()), given=frames)
-        split = apply(tables, protocol(name="m", split="given", valid_share=0.25), 0)
+        split = make_split(tables, protocol(name="m", split="given", valid_share=0.25), 0)
         assert len(split.valid) == 4
         assert (split.ordered, split.successive) == (ordered, False)
 
 
 def test_tied_last_times_are_counted() -> None:
     rows = [(0, 0, 1), (0, 1, 2), (0, 2, 2), (1, 0, 1), (1, 1, 2), (1, 2, 3)]
-    split = apply(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
+    split = make_split(tables_of(rows), protocol(name="mine", split="last-leave-one-out"), 0)
     assert counts(split)["users whose last two times are equal: which row is the last is file order"] == 1
     assert keys(split, split.test) == [(0, 2), (1, 2)]
 
@@ -284,7 +288,7 @@ def test_temporal_split_drops_what_was_unknown_at_the_cut() -> None:
         ("b", 1, 10), ("b", 0, 21),
         ("c", 0, 11), ("c", 1, 25),  # user c is new after the training cut
     ]  # fmt: skip
-    split = apply(tables_of(rows), protocol(name="mine", split="temporal", cut=20, valid_cut=10), 0)
+    split = make_split(tables_of(rows), protocol(name="mine", split="temporal", cut=20, valid_cut=10), 0)
     assert split.users.keys.to_list() == ["a", "b"]
     assert split.items.keys.to_list() == [0, 1]
     assert keys(split, split.train) == [("a", 0), ("a", 1), ("b", 1)]
@@ -300,7 +304,7 @@ def test_temporal_split_drops_what_was_unknown_at_the_cut() -> None:
 def test_temporal_cut_as_a_date() -> None:
     rows = [(0, 0, 0), (0, 1, 86_400), (1, 1, 86_400), (1, 0, 86_401)]
     for cut in ("1970-01-02", 86_400, "1970-01-02T01:00:00+01:00"):
-        split = apply(tables_of(rows, time_unit="s"), protocol(name="mine", split="temporal", cut=cut), 0)
+        split = make_split(tables_of(rows, time_unit="s"), protocol(name="mine", split="temporal", cut=cut), 0)
         assert (len(split.train), keys(split, split.test)) == (3, [(1, 0)])
 
 
@@ -313,10 +317,10 @@ def test_given_parts_and_held_out_rows() -> None:
     train = [(u, i, 5.0 if i < 10 else 2.0) for u in range(3) for i in range(20)]
     test = [(0, 30, 5.0), (1, 30, 2.0), (2, 31, 4.0)]
     recipe = {"name": "mine", "split": "given", "valid_share": 0.5}
-    split = apply(given(train=train, test=test), protocol(**recipe), 0)
+    split = make_split(given(train=train, test=test), protocol(**recipe), 0)
     assert len(split.train) == len(split.valid) == 30
     assert keys(split, split.test) == [(0, 30), (1, 30), (2, 31)]
-    liked = apply(given(train=train, test=test), protocol(**recipe, truth_min_rating=4), 0)
+    liked = make_split(given(train=train, test=test), protocol(**recipe, truth_min_rating=4), 0)
     assert keys(liked, liked.test) == [(0, 30), (2, 31)]
     assert counts(liked)["test rows rated below 4 are no truth and dropped"] == 1
     # of the same held-out rows those rated below 4 went back to training, where they stay masked
@@ -327,7 +331,7 @@ def test_given_parts_and_held_out_rows() -> None:
 
 
 def test_given_validation_part_is_used_as_it_is() -> None:
-    split = apply(
+    split = make_split(
         given(train=[(0, 0, 5.0)], valid=[(0, 1, 5.0)], test=[(0, 2, 5.0)]), protocol(name="m", split="given"), 0
     )
     assert keys(split, split.valid) == [(0, 1)]
@@ -336,12 +340,12 @@ def test_given_validation_part_is_used_as_it_is() -> None:
 def test_row_in_two_given_parts() -> None:
     tables = given(train=[(0, 0, 5.0), (0, 1, 5.0)], test=[(0, 1, 4.0)])
     with pytest.raises(InputError, match="row in two parts") as error:
-        apply(tables, protocol(name="mine", split="given"), 0)
+        make_split(tables, protocol(name="mine", split="given"), 0)
     assert error.value.found == "(0, 1); 2 such rows"
 
 
 def test_masks_truth_and_refit() -> None:
-    split = apply(tables_of(ROWS), protocol(name="mine", split="last-leave-one-out"), 0)
+    split = make_split(tables_of(ROWS), protocol(name="mine", split="last-leave-one-out"), 0)
     assert split.seen("valid").nnz == 16
     assert split.seen("test").nnz == 20
     assert split.truth("test").indices.tolist() == [5] * 4
@@ -374,7 +378,7 @@ def test_masks_truth_and_refit() -> None:
 )
 def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str, object], what: str) -> None:
     with pytest.raises(InputError, match=what):
-        apply(tables, protocol(**settings), 0)
+        make_split(tables, protocol(**settings), 0)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +411,7 @@ def test_a_named_recipe_can_be_written_out_and_read_again() -> None:
 
 def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
     rows = [(u, i) for u in range(6) for i in range(10) if (u + i) % 3]
-    made = apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.2), seed=0)
+    made = make_split(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.2), seed=0)
     known = set(made.items.at(made.train.item).to_list())
     new = [set(made.items.at(part.item).to_list()) for part in (made.valid, made.test)]
     assert [len(s) for s in (known, *new)] == [6, 2, 2]
@@ -419,7 +423,7 @@ def test_cold_items_leave_new_items_as_the_only_candidates() -> None:
             for o in (True, False)]  # fmt: skip
     assert made.fingerprint == both[0] != both[1]
     with pytest.raises(InputError, match=r"(?s)no item to hold out.*at least one item: a share of 1/10 or.*0.09$"):
-        apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.09), seed=0)
+        make_split(tables_of(rows, "user item"), protocol(split="cold-items", item_share=0.09), seed=0)
     with pytest.raises(InputError, match="item_share goes with"):
         protocol(split="last-leave-one-out", item_share=0.1)
 
@@ -428,7 +432,7 @@ def test_share_of_one_item_is_one_item_whatever_the_rounding() -> None:
     """1/49 · 49 is below one in binary."""
     assert 1 / 49 * 49 < 1
     rows = [(u, i) for u in range(3) for i in range(49)]
-    made = apply(tables_of(rows, "user item"), protocol(split="cold-items", item_share=1 / 49), seed=0)
+    made = make_split(tables_of(rows, "user item"), protocol(split="cold-items", item_share=1 / 49), seed=0)
     assert [len(set(part.item.tolist())) for part in (made.train, made.valid, made.test)] == [47, 1, 1]
 
 
@@ -448,7 +452,7 @@ def test_a_protocol_says_whether_another_seed_is_another_split(split: str) -> No
     parts = {"train": [r for r in ALL_DAYS if r[2] < 7], "test": [r for r in ALL_DAYS if r[2] == 7]}
     given = {part: tables_of(rows).interactions for part, rows in parts.items()} if split == "given" else {}
     recipe = protocol(name="mine", split=split, **WALKED[split])
-    one, other = (apply(tables_of(ALL_DAYS, given=given), recipe, seed) for seed in (0, 1))
+    one, other = (make_split(tables_of(ALL_DAYS, given=given), recipe, seed) for seed in (0, 1))
     assert recipe.draws_test == (set(keys(one, one.test)) != set(keys(other, other.test)))
     # a validation part that is not published is drawn, though the test rows stay
     assert (recipe.draws_test or split == "given") == (one.fingerprint != other.fingerprint)
@@ -458,7 +462,7 @@ def test_with_all_parts_published_no_seed_changes_anything() -> None:
     days = {"train": range(6), "valid": range(6, 7), "test": range(7, 8)}
     given = {part: tables_of([r for r in ALL_DAYS if r[2] in of]).interactions for part, of in days.items()}
     recipe = protocol(name="mine", split="given")
-    prints = {apply(tables_of(ALL_DAYS, given=given), recipe, seed).fingerprint for seed in (0, 1)}
+    prints = {make_split(tables_of(ALL_DAYS, given=given), recipe, seed).fingerprint for seed in (0, 1)}
     assert (len(prints), recipe.draws_test) == (1, False)
 
 
@@ -467,7 +471,7 @@ def test_ratings_that_would_become_infinite_are_refused() -> None:
     rows: list[tuple[object, ...]] = [(u, i, 1e39 if u == i == 2 else 3.0) for u in range(4) for i in range(4)]
     tables = tables_of(rows, "user item rating")
     with pytest.raises(InputError, match=r"rating is too large[\s\S]*1e\+39; 1 such"):
-        apply(tables, protocol(split="random-leave-one-out"), 0)
+        make_split(tables, protocol(split="random-leave-one-out"), 0)
 
 
 @pytest.mark.parametrize("name", [["gowalla"], {"a": 1}, 5, None, True])

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.audit import own_steps
+from relrank.graph.audit import find_transition_overlap
 from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.builders import build_graph
 from relrank.graph.construction.relation_config import Cooccurrence, InteractionWeights
 from relrank.graph.edge_removal import without_user_edges
 from relrank.graph.sequences import Sequences
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
@@ -41,7 +41,7 @@ def counts(split: Split, rows: Interactions) -> dict[tuple[str, str], int]:
 def test_counts_by_hand(tmp_path: Path) -> None:
     rows = [("a", "x", 1), ("a", "x", 2), ("a", "y", 3), ("a", "x", 4), ("a", "z", 5), ("a", "y", 6), ("a", "w", 7),
             ("a", "w", 8), ("b", "z", 1), ("b", "w", 2), ("b", "x", 3), ("b", "z", 4)]  # fmt: skip
-    split = apply(read(tmp_path, rows), LAST, 0)
+    split = make_split(read(tmp_path, rows), LAST, 0)
     assert counts(split, split.train) == {("a", "x"): 3, ("a", "y"): 1, ("b", "z"): 1}  # a had y again after z
     assert counts(split, split.valid) == {("a", "z"): 1, ("b", "w"): 1}
     assert counts(split, split.test) == {("a", "w"): 1, ("b", "x"): 1}
@@ -65,20 +65,20 @@ def test_histories_hold_what_is_counted(tmp_path: Path) -> None:
     rows = [("a", "y", 3), ("a", "x", 1), ("a", "x", 2), ("a", "x", 4), ("a", "z", 5), ("a", "y", 6), ("a", "w", 7),
             ("b", "z", 1), ("b", "v", 1), ("b", "z", 1), ("b", "w", 2), ("b", "x", 3), ("b", "z", 4)]  # fmt: skip
     tables = read(tmp_path, rows)
-    split = apply(tables, LAST, 0)
+    split = make_split(tables, LAST, 0)
     assert told(split, split.train) == {"a": "xy", "b": "zv"}
     assert told(split, split.events) == {"a": "xxyx", "b": "zvz"}
     assert told(split, split.refit().events) == {"a": "xxyxz", "b": "zvzw"}
     graph = build_graph(tables, split, {})
-    histories = [split.items.at(h.numpy()).to_list() for h in Sequences.of_graph(graph).tensors()]
+    histories = [split.items.at(h.numpy()).to_list() for h in Sequences.from_graph(graph).tensors()]
     assert histories == [list("xxyx"), list("zvz")]
     fewer = without_user_edges(graph, 0, int(split.items.find(pl.Series(["x"]))[0]))
-    assert [h.numel() for h in Sequences.of_graph(fewer).tensors()] == [1, 3]
-    once = apply(read(tmp_path, rows, duplicates="first"), LAST, 0)
+    assert [h.numel() for h in Sequences.from_graph(fewer).tensors()] == [1, 3]
+    once = make_split(read(tmp_path, rows, duplicates="first"), LAST, 0)
     assert once.repeats is None
     assert build_graph(tables, once, {}).events is None
     swapped = [("a", "x", 1), ("a", "y", 2), ("a", "x", 3), *rows[3:]]  # the second x after y
-    assert apply(read(tmp_path, swapped), LAST, 0).fingerprint != split.fingerprint
+    assert make_split(read(tmp_path, swapped), LAST, 0).fingerprint != split.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["last-leave-one-out", "random-leave-one-out", "temporal"])
@@ -86,7 +86,7 @@ def test_counts_agree_with_loops(tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(3)
     rows = [(f"u{rng.integers(6)}", f"i{rng.integers(8)}", int(t)) for t in rng.permutation(300)]
     cut = {"cut": NOW + 200 * DAY} if kind == "temporal" else {}
-    split = apply(read(tmp_path, rows), ProtocolConfig(split=kind, **cut), 0)
+    split = make_split(read(tmp_path, rows), ProtocolConfig(split=kind, **cut), 0)
     held = split.valid.then(split.test)
     out = set(counts(split, held))
     expected: Counter[tuple[str, str]] = Counter()
@@ -110,14 +110,14 @@ def test_counts_agree_with_loops(tmp_path: Path, kind: str) -> None:
     assert again.tolist() == graph.events.tolist()
     assert not out & set(expected)
     assert split.refit().train.count is not None
-    once = apply(read(tmp_path, rows, duplicates="first"), ProtocolConfig(split=kind, **cut), 0)
+    once = make_split(read(tmp_path, rows, duplicates="first"), ProtocolConfig(split=kind, **cut), 0)
     assert split.fingerprint != once.fingerprint
 
 
 def test_repeats_across_own_parts_are_no_truth(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text(f"u,i,t\na,x,{NOW}\na,z,{NOW}\n")
     rows = [("a", item, n) for n, item in enumerate("xyxwvxuyts")]
-    split = apply(read(tmp_path, rows, test="test.csv"), ProtocolConfig(split="given", valid_share=0.15), 0)
+    split = make_split(read(tmp_path, rows, test="test.csv"), ProtocolConfig(split="given", valid_share=0.15), 0)
     assert counts(split, split.test) == {("a", "z"): 1}
     found = counts(split, split.train) | counts(split, split.valid)
     assert found | {("a", "x"): 3, ("a", "y"): 2} == dict.fromkeys(found, 1) | {("a", "x"): 3, ("a", "y"): 2}
@@ -128,7 +128,7 @@ def test_repeats_across_own_parts_are_no_truth(tmp_path: Path) -> None:
 def test_counts_without_repeats_are_an_error(tmp_path: Path) -> None:
     tables = read(tmp_path, [("a", "x", 1), ("a", "y", 2), ("a", "z", 3)], duplicates="error")
     with pytest.raises(InputError, match="not counted"):
-        build_graph(tables, apply(tables, LAST, 0), {}, None, InteractionWeights(weight="count"))
+        build_graph(tables, make_split(tables, LAST, 0), {}, None, InteractionWeights(weight="count"))
 
 
 @pytest.mark.parametrize("split", ["last-leave-one-out", "random-leave-one-out"])
@@ -136,7 +136,7 @@ def test_frames_with_repeats_are_looked_at_as_others_are(split: str) -> None:
     rows = pl.DataFrame({"user": ["a"] * 5, "item": list("xyxzw"), "time": range(NOW, NOW + 5)})
 
     def made(frame: pl.DataFrame) -> Split:
-        return apply(Tables("shop", "user", "item", frame, repeats=True), ProtocolConfig(split=split), 0)
+        return make_split(Tables("shop", "user", "item", frame, repeats=True), ProtocolConfig(split=split), 0)
 
     assert len(made(rows).train) == 2
     with pytest.raises(InputError, match="column"):
@@ -152,11 +152,11 @@ def test_own_steps_are_those_that_a_cooccurrence_counts(tmp_path: Path) -> None:
         (pair[0], pair[2], n) for n, pair in enumerate([*text.split(","), *(f"{u} {i}" for u in "abc" for i in "st")])
     ]
     tables = read(tmp_path, rows)
-    split = apply(tables, LAST, 0)
+    split = make_split(tables, LAST, 0)
     near = check({"kind": "cooccurrence", "window": 1, "min_count": 1}, Cooccurrence, "near")
     graph = build_graph(tables, split, {"near": near})
     assert graph.events is not None
-    found = own_steps(graph, "near")
+    found = find_transition_overlap(graph, "near")
     assert "7 of 7 steps" in found.message
 
 
@@ -171,7 +171,7 @@ def test_a_core_counts_different_partners(tmp_path: Path, core: int | dict[str, 
     while len(pairs) != before:
         before, users, items = len(pairs), Counter(u for u, _ in pairs), Counter(i for _, i in pairs)
         pairs = {(u, i) for u, i in pairs if users[u] >= least["user"] and items[i] >= least["item"]}
-    split = apply(
+    split = make_split(
         read(tmp_path, rows), ProtocolConfig(split="random-leave-one-out", core=core, without_train="drop"), 0
     )
     kept = [row for row in rows if row[:2] in pairs]

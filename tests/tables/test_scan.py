@@ -14,7 +14,7 @@ from relrank.errors import InputError
 from relrank.tables import files
 from relrank.tables.files import as_keys, as_numbers, check_text, column, read_table
 from relrank.tables.missing import refuse_missing
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, InteractionsConfig, read_tables
 from relrank.tables.scan import read_columns
 from relrank.tables.times import as_times
@@ -135,7 +135,7 @@ def test_a_split_of_streamed_tables_has_the_fingerprint_of_those_in_memory(tmp_p
         raw = read_table(tmp_path / name)
         assert tables.interactions["user"].equals(as_keys(raw["u"]).alias("user"))
         kinds = [ProtocolConfig(min_rating=3, core=3, split=f"{k}-leave-one-out") for k in ("random", "last")]
-        splits += [apply(tables, kind, 0).fingerprint for kind in kinds]
+        splits += [make_split(tables, kind, 0).fingerprint for kind in kinds]
     assert splits[:2] == splits[2:]
     assert splits[0] != splits[1]
 

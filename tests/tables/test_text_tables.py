@@ -13,7 +13,7 @@ from relrank.errors import InputError
 from relrank.tables import datasets
 from relrank.tables.audit import audit
 from relrank.tables.config import check
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.tables import TEXTS, Tables, TextTable
 from relrank.tables.tmdb import with_tmdb
@@ -112,7 +112,7 @@ def test_audit_asks_when_texts_were_written(computed: int | None, level: str) ->
     said = pl.DataFrame({"key": [1], "kind": ["review"], "text": ["nice"]})
     tables = Tables("x", "user", "item", frame, texts=TextTable("item", said, computed))
     protocol = check({"name": "own", "split": "last-leave-one-out"}, ProtocolConfig, "study.toml")
-    found = [f for f in audit(tables, apply(tables, protocol, 0), None, [(TEXTS, "text")]) if TEXTS in f.check]
+    found = [f for f in audit(tables, make_split(tables, protocol, 0), None, [(TEXTS, "text")]) if TEXTS in f.check]
     assert [f.level for f in found] == [level]
 
 
@@ -196,7 +196,7 @@ def test_tmdb_of_ml_100k(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert dict(movies.select("movie_id", "budget").drop_nulls().rows()) == budgets
     shared = next(n for n in tables.notices if "share a row" in n.message)
     assert shared.count == 14
-    split = apply(tables, check({"name": "ml-100k-u1"}, ProtocolConfig, "study.toml"), 0)
+    split = make_split(tables, check({"name": "ml-100k-u1"}, ProtocolConfig, "study.toml"), 0)
     said = [
         f for f in audit(tables, split, None, [("movie", "vote_count"), ("movie", "genre")]) if "looks" in f.check
     ]

@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 from relrank.errors import InputError
-from relrank.graph.construction.interactions import interactions_of
+from relrank.graph.construction.interactions import build_interactions
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.tables.config import check
 from relrank.tables.notices import Notice
-from relrank.tables.protocols import ProtocolConfig, apply
+from relrank.tables.protocols import ProtocolConfig, make_split
 from relrank.tables.readers import DataConfig, read_tables
 from relrank.tables.tables import Tables
-from relrank.tables.times import BILLION, as_times
+from relrank.tables.times import NS_PER_SECOND, as_times
 
 NOW = 1_726_825_285
 """2024-09-20."""
@@ -44,7 +44,7 @@ def test_iso_times_agree_with_the_standard_library(text: str) -> None:
     if expected.tzinfo is None:
         expected = expected.replace(tzinfo=UTC)
     whole = expected.replace(microsecond=0).timestamp()
-    assert nanoseconds(text) == [int(whole) * BILLION + expected.microsecond * 1000]
+    assert nanoseconds(text) == [int(whole) * NS_PER_SECOND + expected.microsecond * 1000]
 
 
 def test_iso_times_have_nanoseconds() -> None:
@@ -54,10 +54,10 @@ def test_iso_times_have_nanoseconds() -> None:
 
 
 def test_times_of_parquet_files_and_frames() -> None:
-    assert nanoseconds(date(1970, 1, 2)) == [86_400 * BILLION]
-    assert nanoseconds(datetime(1970, 1, 1, 1, 0, 0, 5, tzinfo=UTC)) == [3600 * BILLION + 5000]
+    assert nanoseconds(date(1970, 1, 2)) == [86_400 * NS_PER_SECOND]
+    assert nanoseconds(datetime(1970, 1, 1, 1, 0, 0, 5, tzinfo=UTC)) == [3600 * NS_PER_SECOND + 5000]
     berlin = pl.Series("t", [datetime(2024, 7, 1, 12)]).dt.replace_time_zone("Europe/Berlin")
-    assert as_times(berlin, "x").cast(pl.Int64).to_list() == [1_719_828_000 * BILLION]  # 10:00 UTC
+    assert as_times(berlin, "x").cast(pl.Int64).to_list() == [1_719_828_000 * NS_PER_SECOND]  # 10:00 UTC
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_times_of_parquet_files_and_frames() -> None:
 def test_the_unit_of_numbers_is_seen_and_said(factor: int, name: str | None, kind: type) -> None:
     said: list[Notice] = []
     times = as_times(pl.Series("t", [kind(NOW * factor), kind((NOW + 64) * factor)]), "x.csv", notices=said)
-    assert times.cast(pl.Int64).to_list() == [NOW * BILLION, (NOW + 64) * BILLION]
+    assert times.cast(pl.Int64).to_list() == [NOW * NS_PER_SECOND, (NOW + 64) * NS_PER_SECOND]
     expected = [] if name is None else [f"read as {name} since 1970: 2024-09-20 to 2024-09-20"]
     assert [(n.where, n.message, n.count) for n in said] == [("x.csv, column t", text, 2) for text in expected]
 
@@ -75,7 +75,7 @@ def test_the_unit_of_numbers_is_seen_and_said(factor: int, name: str | None, kin
 def test_days_and_an_order_are_seen_and_said() -> None:
     said: list[Notice] = []
     days = as_times(pl.Series("t", [19_000, 19_001]), "x.csv", notices=said)
-    assert days.cast(pl.Int64).to_list() == [19_000 * 86_400 * BILLION, 19_001 * 86_400 * BILLION]
+    assert days.cast(pl.Int64).to_list() == [19_000 * 86_400 * NS_PER_SECOND, 19_001 * 86_400 * NS_PER_SECOND]
     order = as_times(pl.Series("t", ["3", "1", "70000"]), "x.csv", notices=said)
     assert order.to_list() == [3, 1, 70_000]
     assert order.dtype == pl.Int64
@@ -85,11 +85,14 @@ def test_days_and_an_order_are_seen_and_said() -> None:
 
 
 def test_fractions_of_numbers_are_kept() -> None:
-    assert nanoseconds(f"{NOW}.000000001", f"{NOW}") == [NOW * BILLION + 1, NOW * BILLION]
-    assert nanoseconds(f"{NOW}001.5") == [NOW * BILLION + 1_500_000]  # milliseconds
-    assert nanoseconds(NOW + 0.25, NOW + 0.5) == [NOW * BILLION + BILLION // 4, NOW * BILLION + BILLION // 2]
+    assert nanoseconds(f"{NOW}.000000001", f"{NOW}") == [NOW * NS_PER_SECOND + 1, NOW * NS_PER_SECOND]
+    assert nanoseconds(f"{NOW}001.5") == [NOW * NS_PER_SECOND + 1_500_000]  # milliseconds
+    assert nanoseconds(NOW + 0.25, NOW + 0.5) == [
+        NOW * NS_PER_SECOND + NS_PER_SECOND // 4,
+        NOW * NS_PER_SECOND + NS_PER_SECOND // 2,
+    ]
     near = np.nextafter(float(NOW), np.inf)
-    assert nanoseconds(near)[0] > NOW * BILLION  # two different floats stay in order
+    assert nanoseconds(near)[0] > NOW * NS_PER_SECOND  # two different floats stay in order
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_numbers_that_are_not_plausible_say_what_they_look_like(
 
 
 def test_a_stated_unit_is_respected() -> None:
-    assert as_times(pl.Series("t", [0, 5]), "x", "s").cast(pl.Int64).to_list() == [0, 5 * BILLION]
+    assert as_times(pl.Series("t", [0, 5]), "x", "s").cast(pl.Int64).to_list() == [0, 5 * NS_PER_SECOND]
     assert as_times(pl.Series("t", [NOW, -5]), "x", "order").to_list() == [NOW, -5]
     with pytest.raises(InputError, match="not plausible"):
         as_times(pl.Series("t", [NOW * 10**6]), "x", "s")
@@ -158,8 +161,8 @@ def test_the_last_of_rows_in_one_second_is_the_last(tmp_path: Path, zone: str) -
     """Newest first in the file, all in the same second."""
     times = [f"2024-03-03T03:00:00.{n:09d}{zone}" for n in (700_000_000, 580_000_001, 580_000_000)]
     tables = read(tmp_path, "".join(f"{u},{i},{t}\n" for u in "ab" for i, t in enumerate(times)))
-    assert tables.ticks == BILLION
-    split = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    assert tables.ticks == NS_PER_SECOND
+    split = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     assert (split.test.item.tolist(), split.valid.item.tolist()) == ([0, 0], [1, 1])
     assert not any("equal" in n.message for n in split.notices)
 
@@ -169,8 +172,8 @@ def test_fractions_of_one_table_are_those_of_all(tmp_path: Path) -> None:
     links = {"tags": {"file": "tags.csv", "source": "item", "source_column": "i", "target": "tag",
                       "target_column": "tag", "time": "at"}}  # fmt: skip
     tables = read(tmp_path, "a,0,1709434800\na,1,1709434801\n", links=links)
-    assert tables.interactions["time"].to_list() == [1_709_434_800 * BILLION, 1_709_434_801 * BILLION]
-    assert tables.links["tags"].frame["at"].to_list() == [1_709_434_800_500_000_000, 1_709_251_200 * BILLION]
+    assert tables.interactions["time"].to_list() == [1_709_434_800 * NS_PER_SECOND, 1_709_434_801 * NS_PER_SECOND]
+    assert tables.links["tags"].frame["at"].to_list() == [1_709_434_800_500_000_000, 1_709_251_200 * NS_PER_SECOND]
     with pytest.raises(InputError, match="times of two kinds"):
         read(tmp_path, "a,0,1\na,1,2\n", links=links)
 
@@ -180,9 +183,9 @@ def test_milliseconds_cut_and_decay_as_seconds_do(tmp_path: Path) -> None:
     found = []
     for factor in (1, 1000, 10**6, 10**9):
         tables = read(tmp_path, "".join(f"{u},{i},{t * factor}\n" for u, i, t in rows))
-        split = apply(tables, ProtocolConfig(split="temporal", cut="2025-01-15"), 0)
+        split = make_split(tables, ProtocolConfig(split="temporal", cut="2025-01-15"), 0)
         decay = InteractionWeights(weight="decay", half_life=10)
-        weights = interactions_of("user", "item", split.train, decay).weight
+        weights = build_interactions("user", "item", split.train, decay).weight
         found.append((split.fingerprint, weights.tolist()))
     assert found[0][1][-1] != found[0][1][0] > 1e-3
     assert all(other == found[0] for other in found)
@@ -190,12 +193,12 @@ def test_milliseconds_cut_and_decay_as_seconds_do(tmp_path: Path) -> None:
 
 def test_an_order_has_no_age(tmp_path: Path) -> None:
     tables = read(tmp_path, "a,0,1\na,1,2\na,2,3\nb,2,1\nb,0,2\nb,1,3\n")
-    split = apply(tables, ProtocolConfig(split="last-leave-one-out"), 0)
+    split = make_split(tables, ProtocolConfig(split="last-leave-one-out"), 0)
     with pytest.raises(InputError, match="no unit"):
-        interactions_of("user", "item", split.train, InteractionWeights(weight="decay", half_life=1))
+        build_interactions("user", "item", split.train, InteractionWeights(weight="decay", half_life=1))
     with pytest.raises(InputError, match="no unit"):
-        apply(tables, ProtocolConfig(split="temporal", cut="2024-01-01"), 0)
-    assert apply(tables, ProtocolConfig(split="temporal", cut=2), 0).until == 2
+        make_split(tables, ProtocolConfig(split="temporal", cut="2024-01-01"), 0)
+    assert make_split(tables, ProtocolConfig(split="temporal", cut=2), 0).train_until == 2
 
 
 def test_dates_beyond_what_python_knows_are_refused_like_others() -> None:

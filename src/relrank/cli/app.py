@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
-from relrank.errors import InputError, LeakError, did_you_mean, of_system, one_of
+from relrank.errors import InputError, LeakError, did_you_mean, from_os_error, one_of
 from relrank.io.atomic import named
-from relrank.io.printable import printable
+from relrank.io.terminal_safe import terminal_safe
 from relrank.parallel.environment import cores, recommended_environment
-from relrank.parallel.memory import out_of_memory
+from relrank.parallel.memory import is_out_of_memory
 from relrank.parallel.process_group import rank_here
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from relrank.parallel.process_group import ProcessGroup
     from relrank.runs.fitted_run import FittedRun
     from relrank.serve.service import Service
-    from relrank.study.cells import Cell
+    from relrank.study.cell import Cell
     from relrank.study.config import StudyConfig
     from relrank.study.engines.engine import Engine
-    from relrank.study.run import StudyData
+    from relrank.study.prepare import StudyData
 
 LONGEST = 86_400
 """Seconds that a time limit of the service may have."""
@@ -125,7 +125,7 @@ def audit(study: StudyFile) -> None:
 
     from relrank.study.config import read_study
     from relrank.study.leaks import is_accepted, leaks_of
-    from relrank.study.run import prepare
+    from relrank.study.prepare import prepare
 
     config = read_study(study)
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
@@ -133,7 +133,7 @@ def audit(study: StudyFile) -> None:
     with _progress(console) as progress:
         material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
     _print_card(console, config, material)
-    table = Table(title=f"audit of {config.name}, split seed {material.benches[0].seed}", title_justify="left")
+    table = Table(title=f"audit of {config.name}, split seed {material.split_contexts[0].seed}", title_justify="left")
     for heading in ("", "check", "finding"):
         table.add_column(heading)
     colours = {"leak": "bold red", "warning": "yellow", "ok": "green"}
@@ -205,11 +205,13 @@ def study(
 
     from relrank.cli.live import LiveStudy, print_result
     from relrank.report import write_report
-    from relrank.report.answer import answer
+    from relrank.report.verdict_summary import answer
     from relrank.study.config import read_study
     from relrank.study.leaks import leaks_of, refuse_leaks
-    from relrank.study.run import keep_winner, prepare, run_study
-    from relrank.study.run import smoke as small
+    from relrank.study.prepare import prepare
+    from relrank.study.prepare import smoke as small
+    from relrank.study.run import run_study
+    from relrank.study.winner import save_winner
 
     _check_tracking(track, tracking_uri)
     engines = _engine(engine, jobs, address, cores)
@@ -219,12 +221,12 @@ def study(
     if smoke:
         config, folder = small(config), named(folder).with_name(folder.name + "-smoke")
     if folder.is_dir():
-        _hold(context, folder, config, smoke)  # said before data is read
+        _lock_study_folder(context, folder, config, smoke)  # said before data is read
     with _progress(console) as progress:
         material = prepare(config, study.parent, smoke, progress)
     _print_card(console, config, material)
     refuse_leaks(leaks_of(material.findings), config.study.accept_leaks)  # before a run is opened for tracking
-    _hold(context, folder, config, smoke)
+    _lock_study_folder(context, folder, config, smoke)
     tracking = None
     if track is not None:
         from relrank.tracking.tracker import Tracking
@@ -234,8 +236,8 @@ def study(
 
         tracking = Tracking(tracking_uri, config, material, study, folder, warn)
     with engines as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
-        watcher = live if tracking is None else stack.enter_context(tracking.beside(live))
-        result = run_study(config, material, folder, watcher, running)
+        callback = live if tracking is None else stack.enter_context(tracking.beside(live))
+        result = run_study(config, material, folder, callback, running)
     print_result(console, result, answer(result))
     page = write_report(result, folder / "report.html")
     console.print(f"\nreport   {page}", highlight=False, markup=False, soft_wrap=True)
@@ -243,7 +245,7 @@ def study(
         f"tables   {folder}/*.parquet, {folder}/results.json", highlight=False, markup=False, soft_wrap=True
     )
     with console.status("keeping the winner") as status:
-        winner = keep_winner(config, material, folder, lambda text: status.update(f"fitting the winner: {text}"))
+        winner = save_winner(config, material, folder, lambda text: status.update(f"fitting the winner: {text}"))
     console.print(f"winner   {winner.note['model']} on {winner.note['arm']}; try", markup=False, soft_wrap=True)
     user = winner.split.users.keys[0]
     command = shlex.join(["relrank", "recommend", str(folder), "--user", str(user), "-k", "10"])
@@ -273,9 +275,9 @@ def tune(
 
     from relrank.cli.live_search import LiveSearch, print_searches
     from relrank.study.config import read_study
-    from relrank.study.run import prepare
-    from relrank.study.search import load_optuna, search_study
-    from relrank.study.tuned import write_tuned
+    from relrank.study.optuna_search import load_optuna, search_study
+    from relrank.study.prepare import prepare
+    from relrank.study.tuned_config import write_tuned
 
     load_optuna()
     config = read_study(study)
@@ -283,7 +285,7 @@ def tune(
     folder = out or Path("runs") / config.name
     one = config.study.model_copy(update={"seeds": config.study.seeds[:1]})
     if folder.is_dir():
-        _hold(context, folder, config)
+        _lock_study_folder(context, folder, config)
     with _progress(console) as progress:
         material = prepare(config.model_copy(update={"study": one}), study.parent, progress=progress)
     _print_card(console, config, material)
@@ -320,8 +322,9 @@ def fit(
 
     from relrank.study.config import read_study
     from relrank.study.fit_run import fit_run
-    from relrank.study.leaks import accepted_leaks, leaks_of, refuse_leaks, stamp
-    from relrank.study.run import cells_of, prepare
+    from relrank.study.grid import cell_with_prerequisites
+    from relrank.study.leaks import accepted_leaks, leak_suffix, leaks_of, refuse_leaks
+    from relrank.study.prepare import prepare
 
     with _process_group() as group:
         console = Console(quiet=not group.first)
@@ -332,7 +335,7 @@ def fit(
             config = config.model_copy(update={"study": config.study.model_copy(update={"seeds": seeds})})
             with _progress(console) as progress:
                 material = prepare(config, study.parent, progress=progress)
-            cells = cells_of(config, material, model, arm)
+            cells = cell_with_prerequisites(config, material, model, arm)
             refuse_leaks(leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks)
             return config, material, cells
 
@@ -342,11 +345,11 @@ def fit(
             leaks = accepted_leaks(
                 leaks_of(material.findings, cells[-1].arm, config.features), config.study.accept_leaks
             )
-            say = _saying(console, status, named)
-            run = fit_run(cells, material.tables, out, say, group, leaks)
+            on_status = _saying(console, status, named)
+            run = fit_run(cells, material.tables, out, on_status, group, leaks)
     console.print(repr(run), markup=False, highlight=False)
     if leaks:
-        console.print(stamp(leaks), style="bold red", markup=False, highlight=False)
+        console.print(leak_suffix(leaks), style="bold red", markup=False, highlight=False)
     console.print(
         f"validation {config.study.metric} {run.note['valid']:.4f}\nkept in {out}", markup=False, soft_wrap=True
     )
@@ -373,8 +376,8 @@ def evaluate(
 
     from relrank.evaluation.evaluate import evaluate as measure
     from relrank.runs.fitted_run import load_run
-    from relrank.study.leaks import stamp
-    from relrank.study.run import attributes_of
+    from relrank.study.leaks import leak_suffix
+    from relrank.study.prepare import attributes_of
 
     fitted = load_run(run)
     features = attributes_of(fitted.graph, attribute, "relrank evaluate --attribute")
@@ -387,7 +390,7 @@ def evaluate(
         table.add_row(name, f"{value:,.0f}" if "users" in name else f"{value:.4f}")
     Console().print(table)
     if accepted := note.get("accepted_leaks"):
-        print(stamp(accepted))
+        print(leak_suffix(accepted))
     if out is not None:
         result.save(out)
         print(f"per-user table in {out}")
@@ -430,10 +433,13 @@ def compare(
     **relrank compare runs/shop runs/shop --model sparse-ease --baseline-model item-knn** ·
     **relrank compare new.parquet live.parquet**
     """
-    from relrank.study.gate import EXIT_CODES, compare_models, said
-    from relrank.study.sides import read_side
+    from relrank.study.model_comparison import EXIT_CODES, compare_models, said
+    from relrank.study.per_user_tables import read_per_user_tables
 
-    sides = read_side(new, metric, model, arm), read_side(baseline, metric, baseline_model, baseline_arm)
+    sides = (
+        read_per_user_tables(new, metric, model, arm),
+        read_per_user_tables(baseline, metric, baseline_model, baseline_arm),
+    )
     found = compare_models(*sides, metric, margin)
     print(said(found, metric))
     if EXIT_CODES[found.answer]:
@@ -464,7 +470,7 @@ def recommend(
     from rich.table import Table
     from rich.text import Text
 
-    from relrank.runs.fallback import relations_of_users
+    from relrank.runs.fallback import user_relations_read
     from relrank.runs.fitted_run import load_run
 
     keys = _keys_of(user, history, visit, "relrank recommend")
@@ -474,9 +480,11 @@ def recommend(
         chosen = fitted.history(user)
         among = _few(chosen["title"].to_list())
         console.print(
-            f"user {printable(user)} chose {len(chosen)} items, among them: {among}", markup=False, highlight=False
+            f"user {terminal_safe(user)} chose {len(chosen)} items, among them: {among}",
+            markup=False,
+            highlight=False,
         )
-    elif lacks := relations_of_users(fitted.model):
+    elif lacks := user_relations_read(fitted.model):
         print(f"without what {', '.join(lacks)} would say of them: a history alone has none")
     if with_ or any_ or without or exclude or visit is not None:
         answer = _one_served(fitted, k).recommend(
@@ -495,7 +503,7 @@ def recommend(
     if fallback:
         print("nothing is known of them: the most popular items")
     for place, item, title, score in rows:
-        table.add_row(str(place), Text(printable(item)), Text(printable(title)), f"{score:.3f}")
+        table.add_row(str(place), Text(terminal_safe(item)), Text(terminal_safe(title)), f"{score:.3f}")
     console.print(table)
 
 
@@ -524,13 +532,13 @@ def explain(
         item, user=user, history=keys, n=n, **_conditions(with_, any_, without, exclude)
     )
     title = found["item"]["title"]
-    print(f"{printable(item if title is None else title)}: place {found['rank']:,}, score {found['score']:.3f}")
+    print(f"{terminal_safe(item if title is None else title)}: place {found['rank']:,}, score {found['score']:.3f}")
     if found["fallback"]:
         print("nothing is known of them: the list is that of the most popular items")
     elif not found["reasons"]:
         print("no single path carries it")
     for reason in found["reasons"]:
-        print(f"- {printable(reason['sentence'])}")
+        print(f"- {terminal_safe(reason['sentence'])}")
 
 
 def _keys_of(user: str | None, history: str | None, visit: str | None, command: str) -> list[str] | None:
@@ -541,9 +549,11 @@ def _keys_of(user: str | None, history: str | None, visit: str | None, command: 
     """
     if (user is None) == (history is None):
         raise InputError(
-            "whom to recommend to", where=command, expected="either --user or --history",
+            "whom to recommend to",
+            where=command,
+            expected="either --user or --history",
             found="both" if user else "neither",
-        )  # fmt: skip
+        )
     if visit is not None and user is None:
         raise InputError("visit without a user", where=f"{command} --visit", expected="--user", found="--history")
     text = visit if history is None else history
@@ -562,16 +572,16 @@ def _conditions(
     with_: list[str] | None, any_: list[str] | None, without: list[str] | None, exclude: list[str] | None
 ) -> dict[str, Any]:
     """What lists are narrowed by, as the service takes it."""
-    from relrank.serve.filters import conditions_of
+    from relrank.serve.filters import parse_conditions
 
-    filters = conditions_of(with_ or (), any_ or (), without or (), "--")
+    filters = parse_conditions(with_ or (), any_ or (), without or (), "--")
     return {"filters": filters, "exclude": exclude or ()}
 
 
 def _one_served(fitted: FittedRun, k: int) -> Service:
     """A service of one run: whatever the catalogue, its lists are exact."""
     from relrank.serve.asked import Limits
-    from relrank.serve.served import ServedModel
+    from relrank.serve.served_model import ServedModel
     from relrank.serve.service import Service
 
     limits, name = Limits(k=max(k, 1000), history=sys.maxsize), str(fitted.note["model"])
@@ -616,29 +626,37 @@ def serve(
     import logging
 
     from relrank.serve.asked import Limits
-    from relrank.serve.process import Options, names_of
-    from relrank.serve.process import serve as answer
+    from relrank.serve.server import Options, name_runs
+    from relrank.serve.server import serve as answer
 
     token = None
     if token_env is not None and not (token := os.environ.get(token_env)):
         raise InputError(
-            "no token", where="relrank serve --token-env", found="nothing there",
+            "no token",
+            where="relrank serve --token-env",
+            found="nothing there",
             expected=f"the token in the environment variable {token_env}",
-        )  # fmt: skip
+        )
     times = {"header": header_timeout, "body": body_timeout, "idle": idle_timeout, "send": send_timeout}
     for name, seconds in (*((f"{name}-timeout", seconds) for name, seconds in times.items()), ("grace", grace)):
         if not (0 if name == "grace" else 1e-3) <= seconds <= LONGEST:  # "nan" is no number either
             raise InputError(
-                "not a time", where=f"relrank serve --{name}", found=str(seconds),
+                "not a time",
+                where=f"relrank serve --{name}",
+                found=str(seconds),
                 expected=f"seconds, above 0 and at most {LONGEST:,}" + (", or 0" if name == "grace" else ""),
-            )  # fmt: skip
+            )
     limits = Limits(
-        history=max_history, connections=connections, head_seconds=header_timeout, body_seconds=body_timeout,
-        idle_seconds=idle_timeout, send_seconds=send_timeout,
-    )  # fmt: skip
+        history=max_history,
+        connections=connections,
+        header_seconds=header_timeout,
+        body_seconds=body_timeout,
+        idle_seconds=idle_timeout,
+        send_seconds=send_timeout,
+    )
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
     options = Options(
-        names_of(runs),
+        name_runs(runs),
         host,
         port,
         token,
@@ -648,7 +666,7 @@ def serve(
         index_from=index_from,
         limits=limits,
     )
-    answer(options, lambda text: print(printable(text, lines=True), flush=True))
+    answer(options, lambda text: print(terminal_safe(text, lines=True), flush=True))
 
 
 @app.command()
@@ -715,12 +733,12 @@ def report(
     from relrank.cli.live import print_result
     from relrank.io.manifest import consistent
     from relrank.report import write_report
-    from relrank.report.answer import answer
-    from relrank.study.result import MEND, StudyResult
+    from relrank.report.verdict_summary import answer
+    from relrank.study.result import REPAIR_HINT, StudyResult
 
     result = StudyResult.load(folder)
     console = Console()
-    with consistent(folder, MEND):
+    with consistent(folder, REPAIR_HINT):
         print_result(console, result, answer(result))
         page = write_report(result, out or folder / "report.html")
     console.print(f"\nreport   {page}", markup=False, soft_wrap=True)
@@ -751,7 +769,7 @@ def _saying(console: Console, status: Status, of: str) -> Callable[[str], None]:
     """Shows how far a fit is: a line that changes on a terminal, lines some seconds apart in a file or a pipe."""
     last = -PAUSE
 
-    def say(text: str) -> None:
+    def on_status(text: str) -> None:
         nonlocal last
         if console.is_terminal:
             status.update(f"{of}: {text}")
@@ -759,24 +777,24 @@ def _saying(console: Console, status: Status, of: str) -> Callable[[str], None]:
             last = time.monotonic()
             console.print(f"{of}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    return say
+    return on_status
 
 
 @contextmanager
 def _process_group() -> Iterator[ProcessGroup]:
     """The processes that torchrun started; an error of all is said by the first, before any of them ends."""
-    from relrank.parallel.process_group import CommonError, joined
+    from relrank.parallel.process_group import AllRanksError, distributed_group
 
     try:
-        with joined() as group:
+        with distributed_group() as group:
             try:
                 yield group
-            except CommonError as error:
+            except AllRanksError as error:
                 if group.first:
-                    print(f"error: {printable(error, lines=True)}", file=sys.stderr, flush=True)
+                    print(f"error: {terminal_safe(error, lines=True)}", file=sys.stderr, flush=True)
                 group.wait()
                 raise
-    except CommonError:
+    except AllRanksError:
         raise SystemExit(2) from None
 
 
@@ -787,23 +805,25 @@ def _engine(engine: str, jobs: int, address: str | None, cores: int | None) -> A
             option = "--cores" if address is None else "--address"
             raise InputError("option of Ray", where=f"relrank study {option}", expected="--engine ray", found="local")
         if jobs > 1:
-            from relrank.study.engines.processes import Processes
+            from relrank.study.engines.process_engine import ProcessEngine
 
-            return Processes(jobs)
-        from relrank.study.engines.engine import OneByOne
+            return ProcessEngine(jobs)
+        from relrank.study.engines.engine import SequentialEngine
 
-        return nullcontext(OneByOne())
+        return nullcontext(SequentialEngine())
     if jobs > 1:
         raise InputError(
-            "option of this machine alone", where="relrank study --jobs", found="--engine ray",
+            "option of this machine alone",
+            where="relrank study --jobs",
+            found="--engine ray",
             expected="--engine local; Ray runs as many cells at once as there are cores",
-        )  # fmt: skip
+        )
     from relrank.study.engines.ray_engine import RayEngine
 
     return RayEngine(address or os.environ.get("RAY_ADDRESS"), cores or 1)
 
 
-def _hold(context: typer.Context, folder: Path, config: StudyConfig, is_smoke: bool = False) -> None:
+def _lock_study_folder(context: typer.Context, folder: Path, config: StudyConfig, is_smoke: bool = False) -> None:
     """Hold a study's folder until the command ends."""
     from relrank.study.folder import study_folder
 
@@ -823,14 +843,14 @@ def _check_tracking(track: str | None, uri: str | None) -> None:
 
 
 def _few(titles: list[str], n: int = 3) -> str:
-    return " · ".join(printable(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
+    return " · ".join(terminal_safe(t) for t in titles[:n]) + (" · …" if len(titles) > n else "")
 
 
 def _print_card(console: Any, config: StudyConfig, material: StudyData) -> None:
-    bench = material.benches[0]
-    console.print(bench.split.protocol, bench.split.fingerprint[:12], style="bold", highlight=False)
-    console.print(bench.graph.described(config.titles), highlight=False, markup=False)
-    for notice in (*material.tables.notices, *bench.split.notices, *bench.graph.notices):
+    split_context = material.split_contexts[0]
+    console.print(split_context.split.protocol, split_context.split.fingerprint[:12], style="bold", highlight=False)
+    console.print(split_context.graph.described(config.titles), highlight=False, markup=False)
+    for notice in (*material.tables.notices, *split_context.split.notices, *split_context.graph.notices):
         console.print(f"  note: {notice}", style="dim", highlight=False, markup=False)
 
 
@@ -840,11 +860,13 @@ def _print_estimates(console: Console, config: StudyConfig, material: StudyData)
 
     from relrank.cli.live_progress import plain_table
     from relrank.parallel.memory import gb
-    from relrank.study.fits import estimate_of, memory_for, notices, too_large
-    from relrank.study.run import grid
+    from relrank.study.grid import grid
+    from relrank.study.memory_limits import estimate_of, exceeding_memory, memory_per_cell, notices
 
-    cells = [c for c in grid(config, material) if c.bench is material.benches[0] and c.arm.rewired is None]
-    available = memory_for(config.study)
+    cells = [
+        c for c in grid(config, material) if c.split_context is material.split_contexts[0] and c.arm.rewired is None
+    ]
+    available = memory_per_cell(config.study)
     table = plain_table(f"estimates, {gb(available)} GB are available")
     for heading in ("model", "GB", "minutes a fit, at least"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
@@ -854,13 +876,13 @@ def _print_estimates(console: Console, config: StudyConfig, material: StudyData)
         large = Text(gb(most), "bold red" if most > available else "")
         table.add_row(Text(name), large, "< 1" if minutes < 1 else f"{minutes:,.0f}")
     console.print(table)
-    for notice in notices(too_large(cells, available)):
+    for notice in notices(exceeding_memory(cells, available)):
         console.print(f"· {notice.message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
     """The console script: one clear message instead of a stack trace for whatever the user can mend."""
-    _settle_libraries()
+    _set_thread_environment()
     rank = rank_here()
     try:
         if rank is not None and sys.argv[1:2] != ["fit"]:
@@ -874,15 +896,17 @@ def main() -> None:
             print("stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
         raise
     except BaseException as error:  # what libraries in Rust raise where they panic is no Exception
-        told = error if isinstance(error, InputError) else of_system(error)
-        if told is None and out_of_memory(error):
+        told = error if isinstance(error, InputError) else from_os_error(error)
+        if told is None and is_out_of_memory(error):
             told = InputError(
-                "memory ended", where=shlex.join(["relrank", *sys.argv[1:]]), found=" ".join(str(error).split()),
+                "memory ended",
+                where=shlex.join(["relrank", *sys.argv[1:]]),
+                found=" ".join(str(error).split()),
                 expected="more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model",
-            )  # fmt: skip
+            )
         if told is None:
             raise
-        said = printable(told, lines=True)
+        said = terminal_safe(told, lines=True)
         print(f"error: {said}" if rank is None else f"error in process {rank}: {said}", file=sys.stderr)
         raise SystemExit(1 if isinstance(told, LeakError) else 2) from None
 
@@ -901,15 +925,17 @@ def _refuse_few_files() -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             raise
         raise InputError(
-            "too few files may be open at once", where="this process", found=f"{len(opened)}",
+            "too few files may be open at once",
+            where="this process",
+            found=f"{len(opened)}",
             expected=f"at least {FILES} more than there are: ulimit -n {4 * FILES}",
-        ) from None  # fmt: skip
+        ) from None
     finally:
         for one in opened:
             os.close(one)
 
 
-def _settle_libraries() -> None:
+def _set_thread_environment() -> None:
     """Settings that numerical libraries read once, when they are loaded; whoever set them already is heard.
 
     The processes that torchrun starts on one machine share its cores: its own default of one thread each leaves most

@@ -14,16 +14,22 @@ from rich.text import Text
 from relrank.cli.live_progress import LiveProgress, plain_table
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
-from relrank.study.cells import Cell, CellResult
-from relrank.study.leaks import stamp
-from relrank.study.lists import contrary, in_words
+from relrank.study.cell import Cell
+from relrank.study.cell_store import CellResult
+from relrank.study.figures import decimals_of, signed
+from relrank.study.leaks import leak_suffix
+from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
-from relrank.study.verdicts import NOT_READ, agrees, decimals_of, signed
+from relrank.study.verdicts import NOT_READ, agrees
 
 COLOURS = {
-    "helps": "bold green", "interchangeable": "cyan", "hurts": "bold red", "negligible": "dim", "undecided": "yellow",
+    "helps": "bold green",
+    "interchangeable": "cyan",
+    "hurts": "bold red",
+    "negligible": "dim",
+    "undecided": "yellow",
     NOT_READ: "dim",
-}  # fmt: skip
+}
 SHOWN = {"held": "beside others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""
 ROWS = 12
@@ -75,7 +81,7 @@ class LiveStudy(LiveProgress):
         self._running[self._named(cell)] = time.monotonic(), ""
         self._show()
 
-    def say(self, cell: Cell, message: str) -> None:
+    def on_status(self, cell: Cell, message: str) -> None:
         """What a running cell is doing; shown at most ten times a second."""
         name = self._named(cell)
         began, _ = self._running.get(name, (time.monotonic(), ""))  # another arm may read alike
@@ -83,7 +89,7 @@ class LiveStudy(LiveProgress):
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
-    def lost(self, cell: Cell, why: str) -> None:
+    def worker_lost(self, cell: Cell, why: str) -> None:
         """The worker of a running cell is gone."""
         name = self._named(cell)
         self._running.pop(name, None)
@@ -106,13 +112,15 @@ class LiveStudy(LiveProgress):
                 figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
                 self._console.print(
                     f"[{self._finished}/{self._planned}] {name}: {figures}",
-                    highlight=False, markup=False, soft_wrap=True,
-                )  # fmt: skip
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
         self._bar.update(self._task, completed=self._finished)
         if fresh:
             self._show()
 
-    def left_out(self, cells: list[Cell], why: str) -> None:
+    def skipped(self, cells: list[Cell], why: str) -> None:
         """Cells are left out; those that were planned are not waited for any more."""
         for cell in cells:
             name = self._named(cell)
@@ -125,7 +133,7 @@ class LiveStudy(LiveProgress):
         self._console.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def _named(self, cell: Cell) -> str:
-        return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.bench.seed}"
+        return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.split_context.seed}"
 
     def _show(self) -> None:
         self._shown = time.monotonic()
@@ -165,16 +173,18 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     if result.card["smoke"]:
         console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
     for leak in result.card.get("accepted_leaks", []):
-        line = f"{stamp([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
+        line = f"{leak_suffix([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
         console.print(line, style="bold red", highlight=False, markup=False)
     for look in result.card.get("look_at", []):
         console.print(look, style="bold yellow", highlight=False, markup=False)
-    for left_out in result.card.get("left_out", []):
-        console.print(left_out, style="yellow", highlight=False, markup=False)
+    for skipped in result.card.get("left_out", []):
+        console.print(skipped, style="yellow", highlight=False, markup=False)
     if result.card.get("features"):
         console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
-    users_only = result.card.get("users_only")
-    board = plain_table(f"leaderboard, test {metric}, 95 % intervals over users{'' if users_only else ' and splits'}")
+    interval_caveat = result.card.get("users_only")
+    board = plain_table(
+        f"leaderboard, test {metric}, 95 % intervals over users{'' if interval_caveat else ' and splits'}"
+    )
     for heading in ("model", "arm", metric, "interval", ""):
         board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
     rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
@@ -224,14 +234,14 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             style="dim",
             highlight=False,
         )
-    if users_only:
-        console.print(users_only, highlight=False, markup=False)
+    if interval_caveat:
+        console.print(interval_caveat, highlight=False, markup=False)
 
 
 def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
     """One line on metrics that say the opposite of a verdict, where there are any; the page has them all."""
     metric, digits = result.card["metric"], result.decimals
-    rows = contrary(result.verdicts, result.metric_effects)
+    rows = contradicting_effects(result.verdicts, result.metric_effects)
     told = [in_words(row, metric, titles, digits) for row in rows]
     if told:
         more = f"; {len(told) - MOST_CONTRARY} more on the page" if len(told) > MOST_CONTRARY else ""
@@ -256,9 +266,14 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
         name = titles.get(step["relation"], step["relation"]) + (f" (or {others})" if others else "")
         share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
-            str(at), Text(name, "" if at <= plan["build"] else "dim"), _effect(step, "adds", digits),
-            signed(step["total"], digits), share, _effect(step, "left", digits), f"{step['rows']:,}",
-        )  # fmt: skip
+            str(at),
+            Text(name, "" if at <= plan["build"] else "dim"),
+            _effect(step, "adds", digits),
+            signed(step["total"], digits),
+            share,
+            _effect(step, "left", digits),
+            f"{step['rows']:,}",
+        )
     console.print(table)
     said = f"The order is chosen on validation, figures are of test. The path ends there: {plan['ends']}."
     if plan["enough"] is not None:
@@ -303,10 +318,14 @@ def _print_versus(console: Console, result: StudyResult) -> None:
         for kind in ("versus", "versus gain")[: 1 + gains]:
             of_kind = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
             row = of_kind.row(0, named=True) if len(of_kind) else None
-            cells += ["not run", ""] if row is None else [
-                f"{signed(row['mean'], digits)}\n{_interval(row['low'], row['high'], digits, '+')}",
-                f"{row['p_holm']:.3f}",
-            ]  # fmt: skip
+            cells += (
+                ["not run", ""]
+                if row is None
+                else [
+                    f"{signed(row['mean'], digits)}\n{_interval(row['low'], row['high'], digits, '+')}",
+                    f"{row['p_holm']:.3f}",
+                ]
+            )
         table.add_row(*cells)
     console.print(table)
     said = f"difference: with all relations, or none where it has no such arm, minus {rival} likewise"

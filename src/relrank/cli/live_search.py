@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.cli.live_progress import LiveProgress, plain_table
-from relrank.study.cells import Cell
-from relrank.study.search import STATES, Attempt, Search, Values
+from relrank.study.cell import Cell
+from relrank.study.optuna_search import STATES, ArmSearch, OptunaTrial, Values
 
 
 class LiveSearch(LiveProgress):
@@ -20,7 +20,7 @@ class LiveSearch(LiveProgress):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._searches: list[Search] = []
+        self._searches: list[ArmSearch] = []
         self._trials = 0
         self._cell: Cell | None = None
         self._best = float("-inf")
@@ -38,9 +38,9 @@ class LiveSearch(LiveProgress):
     def start(self, cell: Cell) -> None:
         """A cell's search begins, or goes on."""
         self._cell, self._best = cell, float("-inf")
-        self.say("")
+        self.on_status("")
 
-    def say(self, message: str) -> None:
+    def on_status(self, message: str) -> None:
         """What the running trial is doing; shown at most ten times a second."""
         assert self._cell is not None
         if message and time.monotonic() - self._shown < 0.1:
@@ -53,7 +53,7 @@ class LiveSearch(LiveProgress):
             shown = [_table(self._searches)] if self._searches else []
             self._live.update(Group(*shown, self._bar), refresh=True)
 
-    def tried(self, attempt: Attempt) -> None:
+    def trial_done(self, attempt: OptunaTrial) -> None:
         """A trial is over."""
         assert self._cell is not None
         cell, self._finished = self._cell, self._finished + 1
@@ -65,22 +65,25 @@ class LiveSearch(LiveProgress):
             where = f"{cell.model.name} · {cell.arm.name}"
             self._console.print(
                 f"[{self._finished}/{self._planned}] {where} trial {attempt.number}: {end}, {attempt.seconds:.1f} s",
-                highlight=False, markup=False, soft_wrap=True,
-            )  # fmt: skip
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         self._bar.update(self._task, completed=self._finished)
 
-    def done(self, search: Search) -> None:
+    def done(self, search: ArmSearch) -> None:
         """A cell's search is over."""
         self._searches.append(search)
 
 
-def print_searches(console: Console, searches: Sequence[Search]) -> None:
+def print_searches(console: Console, searches: Sequence[ArmSearch]) -> None:
     """The searches in a table, what they chose, and why trials failed."""
     console.print(_table(searches))
     console.print(
         "trials: complete / pruned / failed · default: the first trial, nothing but defaults · all on validation",
-        style="dim", highlight=False,
-    )  # fmt: skip
+        style="dim",
+        highlight=False,
+    )
     for s in searches:
         default, best = s.trials[0], s.best
         chosen = "nothing" if best is None else "the defaults" if best is default else written(best.values)
@@ -91,7 +94,7 @@ def print_searches(console: Console, searches: Sequence[Search]) -> None:
         console.print("· " + "; ".join(lines), highlight=False, markup=False)
 
 
-def _table(searches: Sequence[Search]) -> Table:
+def _table(searches: Sequence[ArmSearch]) -> Table:
     title = f"best on validation, {searches[0].cell.study.metric}"
     table = plain_table(title)
     for heading in ("model", "arm", "trials", "default", "best", "seconds"):
@@ -101,10 +104,13 @@ def _table(searches: Sequence[Search]) -> Table:
         counts = " / ".join(str(s.count(state)) for state in STATES.values())
         default, best = s.trials[0], s.best
         table.add_row(
-            s.cell.model.name, Text(s.cell.arm.name), counts,
+            s.cell.model.name,
+            Text(s.cell.arm.name),
+            counts,
             default.state if default.metric is None else f"{default.metric:.4f}",
-            "none" if best is None else f"{best.metric:.4f}", f"{sum(t.seconds for t in s.trials):.0f}",
-        )  # fmt: skip
+            "none" if best is None else f"{best.metric:.4f}",
+            f"{sum(t.seconds for t in s.trials):.0f}",
+        )
     return table
 
 

@@ -97,41 +97,41 @@ class Effect:
     n_users: int
     n_seeds: int
 
-    def between(self, level: float) -> tuple[float, float]:
+    def interval_at(self, level: float) -> tuple[float, float]:
         """Interval at another level, such as .9 for two one-sided tests at .05."""
-        half = quantile(0.5 + level / 2, self.freedom) * self.error
+        half = t_quantile(0.5 + level / 2, self.freedom) * self.error
         return self.mean - half, self.mean + half
 
-    def within(self, margin: float) -> bool:
+    def is_equivalent(self, margin: float) -> bool:
         """Whether the effect is smaller than a margin either way (two one-sided tests at .05)."""
-        low, high = self.between(0.9)
+        low, high = self.interval_at(0.9)
         return -margin < low and high < margin
 
-    def above(self, value: float) -> float:
+    def p_greater_than(self, value: float) -> float:
         """One-sided p of the hypothesis that the effect is no larger than a value."""
         if self.error == 0:
             return 0.0 if self.mean > value else 1.0
         return float(stdtr(self.freedom, (value - self.mean) / self.error))
 
-    def visible(self, tests: int = 1) -> float:
+    def detectable_effect(self, tests: int = 1) -> float:
         """The smallest true effect that such data show with power .8 at α = .05 over so many tests (Bonferroni)."""
         freedom = min(self.freedom, NORMAL)
-        least = quantile(1 - 0.025 / tests, freedom)
+        least = t_quantile(1 - 0.025 / tests, freedom)
         error = self.error / (1 - 1 / (4 * freedom + 1))  # one that is known from little is too small on average
         return float(nctdtrinc(freedom, 1 - POWER, least)) * error
 
-    def users_for(self, effect: float, tests: int = 1) -> int | None:
+    def required_users(self, effect: float, tests: int = 1) -> int | None:
         """Users with which an effect of that size would be visible, all else as here; None where splits decide.
 
         What users add to the variance falls with their number, what splits add does not.
         """
         if self.n_seeds > 1 or effect <= 0:
             return None
-        return math.ceil(self.n_users * (self.visible(tests) / effect) ** 2)
+        return math.ceil(self.n_users * (self.detectable_effect(tests) / effect) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Starts:
+class RestartVariance:
     """What the starts of training add to the variance of a mean, as all arms of a model tell it.
 
     Three starts of one pair of arms say next to nothing of how much starts differ: too small a value is found too
@@ -146,13 +146,19 @@ class Starts:
     freedom: float
 
 
-def quantile(probability: float, freedom: float) -> float:
+def t_quantile(probability: float, freedom: float) -> float:
     """Of Student's t."""
     return float(stdtrit(freedom, probability))
 
 
 def compare(
-    a: Table, b: Table, metric: str, *, seed: int = 0, names: Sequence[str] = (), starts: Starts | None = None
+    a: Table,
+    b: Table,
+    metric: str,
+    *,
+    seed: int = 0,
+    names: Sequence[str] = (),
+    starts: RestartVariance | None = None,
 ) -> Effect:
     """The paired effect a − b of one metric.
 
@@ -195,10 +201,10 @@ def compare(
             expected="the same users on both sides",
             found=f"{len(unpaired):,} users on one side only",
         )
-    return effect_of(values_a - values_b, seed, starts)
+    return effect_from_differences(values_a - values_b, seed, starts)
 
 
-def effect_of(differences: Float64, seed: int = 0, starts: Starts | None = None) -> Effect:
+def effect_from_differences(differences: Float64, seed: int = 0, starts: RestartVariance | None = None) -> Effect:
     """The effect of differences [users, seeds]; NaN where a user is not in a seed's table."""
     mean, error, freedom = _mean_and_error(differences, starts)
     per_user = np.nanmean(differences, axis=1)
@@ -209,8 +215,8 @@ def effect_of(differences: Float64, seed: int = 0, starts: Starts | None = None)
         flipped = _sign_flip(differing, FLIPS, np.random.default_rng(seed))
         if flipped > p:
             p = flipped
-            error = max(error, abs(mean) / quantile(1 - min(p, WIDENED_UP_TO) / 2, freedom))
-    half = quantile(0.975, freedom) * error
+            error = max(error, abs(mean) / t_quantile(1 - min(p, WIDENED_UP_TO) / 2, freedom))
+    half = t_quantile(0.975, freedom) * error
     return Effect(
         mean=mean,
         low=mean - half,
@@ -235,7 +241,7 @@ def mean_interval(tables: Table, metric: str) -> Interval:
     listed = _tables(tables)
     values = _matrix(listed, metric, _users(listed), _numbered(listed))
     mean, error, freedom = _mean_and_error(values)
-    half = quantile(0.975, freedom) * error
+    half = t_quantile(0.975, freedom) * error
     return Interval(mean, mean - half, mean + half, *values.shape)
 
 
@@ -305,7 +311,7 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
     return values
 
 
-def _mean_and_error(values: Float64, starts: Starts | None = None) -> tuple[float, float, float]:
+def _mean_and_error(values: Float64, starts: RestartVariance | None = None) -> tuple[float, float, float]:
     """Mean over the cells of ``values`` [users, seeds], its standard error, and degrees of freedom.
 
     Variances are those of two-way clustering: without missing cells, mean squares over their number of cells.

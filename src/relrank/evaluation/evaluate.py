@@ -16,17 +16,17 @@ import polars as pl
 
 from relrank.errors import InputError, one_of
 from relrank.evaluation import metrics
-from relrank.evaluation.ranking import FoldedIn, Ranks, Scorer, ranks, ranks_and_top_k
+from relrank.evaluation.ranking import FoldInScorer, Ranks, Scorer, ranks, ranks_and_top_k
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS, Sequences
 from relrank.io.atomic import atomic_write
-from relrank.io.manifest import PARQUET_ERRORS, first_line, json_of
+from relrank.io.manifest import PARQUET_ERRORS, first_line, parse_json_object
 from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.core.base import user_rows
 from relrank.tables.split import Part, Split
 
 HISTORY_LENGTH = "history length"
 ITEM_POPULARITY = "item popularity"
-OF_LISTS = ("novelty", "popularity lift", "intra-list similarity", "miscalibration")
+LIST_METRICS = ("novelty", "popularity lift", "intra-list similarity", "miscalibration")
 """What is measured of a user's list beyond accuracy, before the ``@``; the last two need an attribute of items."""
 OTHERS = "all others"
 MISSING = "missing"
@@ -53,18 +53,18 @@ class Evaluation:
     table: pl.DataFrame
     summary: dict[str, float]
 
-    def save(self, path: Path | str, synced: bool = True) -> None:
+    def save(self, path: Path | str, durable: bool = True) -> None:
         """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole.
 
         Args:
             path: final name.
-            synced: see ``atomic_write``.
+            durable: see ``atomic_write``.
         """
         metadata = {
             "relrank.summary": json.dumps(self.summary),
-            "relrank.evaluation.metrics": str(metrics.DEFINITION),
+            "relrank.evaluation.metrics": str(metrics.METRICS_VERSION),
         }
-        with atomic_write(Path(path), synced) as temporary:
+        with atomic_write(Path(path), durable) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
 
     @classmethod
@@ -76,14 +76,14 @@ class Evaluation:
                 metrics.
         """
         try:
-            return cls.parsed(Path(path).read_bytes(), str(path))
+            return cls.from_bytes(Path(path).read_bytes(), str(path))
         except OSError as error:
             raise InputError(
                 "not an evaluation", where=str(path), expected="a file written by Evaluation.save", found=str(error)
             ) from None
 
     @classmethod
-    def parsed(cls, content: bytes, path: str) -> Evaluation:
+    def from_bytes(cls, content: bytes, path: str) -> Evaluation:
         """The same of a file's content.
 
         Args:
@@ -102,12 +102,14 @@ class Evaluation:
         if "relrank.summary" not in metadata:
             raise InputError("not an evaluation", where=path, expected=expected, found="another Parquet file")
         definition = metadata.get("relrank.evaluation.metrics", "1")  # the first definition was not written down
-        if definition != str(metrics.DEFINITION):
+        if definition != str(metrics.METRICS_VERSION):
             raise InputError(
-                "evaluation by another definition of the metrics", where=path,
-                expected=f"definition {metrics.DEFINITION}, so evaluate again", found=f"definition {definition}",
-            )  # fmt: skip
-        return cls(table, json_of(metadata["relrank.summary"].encode(), path))
+                "evaluation by another definition of the metrics",
+                where=path,
+                expected=f"definition {metrics.METRICS_VERSION}, so evaluate again",
+                found=f"definition {definition}",
+            )
+        return cls(table, parse_json_object(metadata["relrank.summary"].encode(), path))
 
 
 def evaluate(
@@ -148,7 +150,7 @@ def evaluate(
         ks[0],
         closed=split.closed(),
         block=block,
-        refuse_constant=not split.new_items_only,
+        reject_constant_scores=not split.new_items_only,
     )
     table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
@@ -160,7 +162,7 @@ def evaluate(
     accuracy = table.select(pl.col("mrr"), pl.col(r"^(hit|recall|precision|ndcg|map)@\d+$")).mean()
     n_users, n_items = split.shape
     k = ks[0]
-    means = {name: table[name].mean() for name in (f"{stem}@{k}" for stem in OF_LISTS) if name in table.columns}
+    means = {name: table[name].mean() for name in (f"{stem}@{k}" for stem in LIST_METRICS) if name in table.columns}
     summary = {
         **accuracy.row(0, named=True),
         f"coverage@{k}": metrics.coverage(lists.items, n_items - split.unseen),
@@ -206,10 +208,14 @@ def user_metric(
     truth = split.truth(part)
     _refuse_empty(truth, split, part)
     found = ranks(
-        with_validation_history(model, split, part), split.seen(part), truth, closed=split.closed(), block=block,
-        refuse_constant=not split.new_items_only,
-    )  # fmt: skip
-    return metrics.by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
+        with_validation_history(model, split, part),
+        split.seen(part),
+        truth,
+        closed=split.closed(),
+        block=block,
+        reject_constant_scores=not split.new_items_only,
+    )
+    return metrics.metric_by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
 
 
 def with_validation_history(model: Scorer, split: Split, part: Part) -> Scorer:
@@ -222,15 +228,15 @@ def with_validation_history(model: Scorer, split: Split, part: Part) -> Scorer:
     if part == "valid" or not split.successive:
         return model
     if not accepts_longer_history(model):
-        return _with_longer_rows(model, split) if getattr(model, "reads_rows", False) else model
-    train, valid = (Sequences.of_rows(rows.user, rows.item, split.shape[0]) for rows in (split.events, split.valid))
+        return _with_longer_rows(model, split) if getattr(model, "scores_from_current_row", False) else model
+    train, valid = (Sequences.from_rows(rows.user, rows.item, split.shape[0]) for rows in (split.events, split.valid))
     histories = train.then(valid)
-    return FoldedIn(cast("Any", model), lambda users: histories.take(user_rows(users, histories.n)).tensors())
+    return FoldInScorer(cast("Any", model), lambda users: histories.take(user_rows(users, histories.n)).tensors())
 
 
 def _with_longer_rows(model: Any, split: Split) -> Scorer:
     """The model with the validation rows among what users chose, as trained in all else; itself where rows weigh."""
-    if not _weighs_nothing(model.history):
+    if not _is_unweighted(model.history):
         return cast("Scorer", model)
     other = copy(model)
     other.history = split.seen("test")
@@ -246,10 +252,10 @@ def accepts_longer_history(model: Any) -> bool:
     if not getattr(model, "from_history", False):
         return False
     history = getattr(model, "history", None)
-    return bool(getattr(model, "ordered", False) or history is None or _weighs_nothing(history))
+    return bool(getattr(model, "ordered", False) or history is None or _is_unweighted(history))
 
 
-def _weighs_nothing(history: Csr) -> bool:
+def _is_unweighted(history: Csr) -> bool:
     """Whether all rows count the same, so that one more of weight 1 is another of them."""
     return bool((history.data == 1).all())
 
@@ -289,8 +295,10 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
     return labels, [name for name in dict.fromkeys(names) if name in present]
 
 
-def _of_lists(items: metrics.Lists, split: Split, users: Int32, k: int, features: Csr | None) -> dict[str, Float64]:
-    """What ``OF_LISTS`` names, of every list, by column; NaN where a user has no value."""
+def _of_lists(
+    items: metrics.TopKItems, split: Split, users: Int32, k: int, features: Csr | None
+) -> dict[str, Float64]:
+    """What ``LIST_METRICS`` names, of every list, by column; NaN where a user has no value."""
     n_users, n_items = split.shape
     counts = np.bincount(split.train.item, minlength=n_items)
     history = split.train.csr(n_users, n_items).take(users)

@@ -34,13 +34,13 @@ import numpy.typing as npt
 import scipy.sparse
 
 from relrank.errors import InputError, did_you_mean
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float64, Int64
+from relrank.kernels.jit import njit
 
 Counts = npt.NDArray[np.integer]
-Lists = npt.NDArray[np.integer]
+TopKItems = npt.NDArray[np.integer]
 
-DEFINITION = 2
+METRICS_VERSION = 2
 """Goes up where the same scores get other values, so that results measured before are not taken for today's."""
 ERRORS_GROW, ERRORS_SHRINK = 8.0, 1e-20
 """How much rounding errors may grow in a recursion, and how little has to be left of a guess that one starts from."""
@@ -116,7 +116,7 @@ def _inside(groups: TieGroups, k: int) -> Int64:
     return np.clip(k - groups.higher, 0, groups.size)
 
 
-def _over_places(of_place: Callable[[Float64], Float64], groups: TieGroups, inside: Int64) -> Float64:
+def _sum_over_positions(of_place: Callable[[Float64], Float64], groups: TieGroups, inside: Int64) -> Float64:
     """Sum of what a place 0, 1, … counts, over the first ``inside`` places of each group. float64 [n_groups]."""
     values = of_place(np.arange((groups.higher + inside).max(where=inside > 0, initial=0), dtype=np.float64))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -207,7 +207,7 @@ def ndcg(groups: TieGroups, k: int) -> Float64:
     r = 0 … min(k, relevant) − 1 (Järvelin & Kekäläinen 2002, the log2 form). A tied item gains the mean over the
     places of its group, nothing on those behind k.
     """
-    gains = _over_places(_discount, groups, _inside(groups, k)) * (groups.relevant / groups.size)
+    gains = _sum_over_positions(_discount, groups, _inside(groups, k)) * (groups.relevant / groups.size)
     n_best = np.minimum(groups.n_relevant, k)
     ideal = np.cumsum(_discount(np.arange(n_best.max(initial=0), dtype=np.float64)))
     best: Float64 = ideal[n_best - 1]
@@ -223,7 +223,7 @@ def mrr(groups: TieGroups) -> Float64:
     """Reciprocal rank, uncut: the mean of 1 / (place of the first relevant item). float64 [n_users]."""
     best = groups.best
     higher, size, relevant = groups.higher[best], groups.size[best], groups.relevant[best]
-    of_one = _over_places(_reciprocal, groups, groups.size)[best] / size
+    of_one = _sum_over_positions(_reciprocal, groups, groups.size)[best] / size
     mean: Float64 = _reciprocal_of_first(higher, size, relevant, of_one)
     return mean
 
@@ -242,7 +242,7 @@ def average_precision(groups: TieGroups, k: int) -> Float64:
     inside, place = _inside(groups, k), groups.higher + 1
     share = (groups.relevant - 1) / np.maximum(groups.size - 1, 1)
     found = groups.relevant_higher + 1
-    tied = (found - share * place) * _over_places(_reciprocal, groups, inside) + share * inside
+    tied = (found - share * place) * _sum_over_positions(_reciprocal, groups, inside) + share * inside
     alone = np.where(inside > 0, found / place, 0.0)
     precisions = np.where(groups.size == 1, alone, tied * (groups.relevant / groups.size))
     return _sum(precisions, groups) / np.minimum(groups.n_relevant, k)
@@ -264,7 +264,7 @@ AT_K: dict[str, Callable[[TieGroups, int], Float64]] = {
 """Metrics that need a cut, by the name before the ``@``."""
 
 
-def by_name(name: str, groups: TieGroups) -> Float64:
+def metric_by_name(name: str, groups: TieGroups) -> Float64:
     """The metric of a name such as ``"ndcg@10"`` or ``"mrr"``. float64 [n_users].
 
     Raises:
@@ -283,17 +283,17 @@ def by_name(name: str, groups: TieGroups) -> Float64:
     return AT_K[metric](groups, int(cut))
 
 
-def _shown(items: Lists, n_items: int) -> Int64:
+def _shown(items: TopKItems, n_items: int) -> Int64:
     """How often each item of the catalogue is in a list, int64 [n_items]."""
     return np.bincount(items[items >= 0], minlength=n_items)
 
 
-def coverage(items: Lists, n_items: int) -> float:
+def coverage(items: TopKItems, n_items: int) -> float:
     """Catalogue coverage: distinct items in any list / items in the catalogue."""
     return float((_shown(items, n_items) > 0).sum() / n_items)
 
 
-def gini(items: Lists, n_items: int) -> float:
+def gini(items: TopKItems, n_items: int) -> float:
     """Gini index of how often each item is shown, over the full catalogue: items never shown count as 0.
 
     0 = all items equally often, 1 − 1/n_items = always the same one; NaN where nothing is shown at all.
@@ -303,7 +303,7 @@ def gini(items: Lists, n_items: int) -> float:
     return float(weights @ counts / (n_items * counts.sum())) if counts.sum() else float("nan")
 
 
-def novelty(items: Lists, counts: Int64, n_users: int) -> Float64:
+def novelty(items: TopKItems, counts: Int64, n_users: int) -> Float64:
     """Mean self-information of a user's list in bits: −log2 of an item's popularity share. float64 [users in items].
 
     The share is the fraction of the ``n_users`` training users who have the item (Zhou et al., PNAS 2010); an item
@@ -321,7 +321,7 @@ def novelty(items: Lists, counts: Int64, n_users: int) -> Float64:
     return result
 
 
-def intra_list_similarity(items: Lists, features: Csr, *, chunk: int = 4096) -> Float64:
+def intra_list_similarity(items: TopKItems, features: Csr, *, chunk: int = 4096) -> Float64:
     """Mean cosine over the unordered pairs of a user's list (Ziegler et al., WWW 2005). float64 [users in items].
 
     An item without features is unlike nothing in particular: pairs with it are left out. Fewer than two items with
@@ -349,7 +349,7 @@ def intra_list_similarity(items: Lists, features: Csr, *, chunk: int = 4096) -> 
     return result
 
 
-def miscalibration(items: Lists, history: Csr, features: Csr, *, alpha: float = 0.01) -> Float64:
+def miscalibration(items: TopKItems, history: Csr, features: Csr, *, alpha: float = 0.01) -> Float64:
     """How far a list's mix of attribute values is from the user's own: KL(p ‖ q̃) in nats. float64 [users in items].
 
     p(g) is the mean over the user's training items of each item's distribution over the values g of an attribute,
@@ -406,7 +406,7 @@ def _divergences(items, indptr, indices, s_indptr, s_indices, s_data, n_values, 
         result[user] = max(divergence, 0.0) if own > 0 and shown > 0 else np.nan
 
 
-def popularity_lift(items: Lists, history: Csr, counts: Int64) -> Float64:
+def popularity_lift(items: TopKItems, history: Csr, counts: Int64) -> Float64:
     """How much more popular a list is than the user's own history: (list − history) / history. float64 [users].
 
     Both are mean training rows per item: over the items shown, and over the user's training items, which is also the

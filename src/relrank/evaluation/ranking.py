@@ -23,7 +23,7 @@ import torch
 from relrank.errors import InputError
 from relrank.kernels import fused_ranking, sparse_ranking
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
-from relrank.kernels.shared_ranking import SharedOrder
+from relrank.kernels.shared_ranking import SharedRanking
 from relrank.models.core.base import history_rows
 
 SCORE_BYTES = 128 * 2**20
@@ -55,11 +55,11 @@ class FoldIn(Protocol):
         ...
 
 
-class Product(Protocol):
+class DotProductScores(Protocol):
     """What a ``Scorer`` or ``FoldIn`` may offer beside: the vectors whose products its scores are."""
 
     @property
-    def is_product(self) -> bool:
+    def is_dot_product(self) -> bool:
         """Whether scores are these products and nothing else."""
         ...
 
@@ -76,7 +76,7 @@ class Product(Protocol):
         ...
 
 
-class SparseProduct(Protocol):
+class SparseProductScores(Protocol):
     """What a ``Scorer`` or ``FoldIn`` may offer beside: sparse inputs and weights whose product its scores are."""
 
     @property
@@ -101,7 +101,7 @@ class SharedScores(Protocol):
     """What a ``Scorer`` or ``FoldIn`` may offer beside: that its scores are the same for every user."""
 
     @property
-    def is_shared(self) -> bool:
+    def has_shared_scores(self) -> bool:
         """Whether they are."""
         ...
 
@@ -148,13 +148,18 @@ class TopK:
 
 
 def ranks(
-    model: Scorer, seen: Csr, truth: Csr, *, closed: Int32 | None = None, block: int | None = None,
-    refuse_constant: bool | None = None,
-) -> Ranks:  # fmt: skip
+    model: Scorer,
+    seen: Csr,
+    truth: Csr,
+    *,
+    closed: Int32 | None = None,
+    block: int | None = None,
+    reject_constant_scores: bool | None = None,
+) -> Ranks:
     """Rank every relevant item among all items the user has not seen.
 
-    Scores are ``model.score``, or for a ``Product`` on the CPU the same products, rounded in the order of the
-    dimensions; then equal vectors of items have equal scores.
+    Scores are ``model.score``, or for a ``DotProductScores`` on the CPU the same products, rounded in the order of
+    the dimensions; then equal vectors of items have equal scores.
 
     Args:
         model: scores the users.
@@ -164,19 +169,27 @@ def ranks(
             say; then its scores are constant, which is counted and no error.
         block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
             are asked for.
-        refuse_constant: whether constant scores of all users are an error; by default where nothing is closed.
+        reject_constant_scores: whether constant scores of all users are an error; by default where nothing is closed.
 
     Raises:
         InputError: a score is not finite, or no user's scores tell any two candidates apart.
         ValueError: a relevant item is masked, or the model returns another shape than [B, n_items].
     """
-    return ranks_and_top_k(model, seen, truth, 0, closed=closed, block=block, refuse_constant=refuse_constant)[0]
+    return ranks_and_top_k(
+        model, seen, truth, 0, closed=closed, block=block, reject_constant_scores=reject_constant_scores
+    )[0]
 
 
 def ranks_and_top_k(
-    model: Scorer, seen: Csr, truth: Csr, k: int, *, closed: Int32 | None = None, block: int | None = None,
-    refuse_constant: bool | None = None,
-) -> tuple[Ranks, TopK]:  # fmt: skip
+    model: Scorer,
+    seen: Csr,
+    truth: Csr,
+    k: int,
+    *,
+    closed: Int32 | None = None,
+    block: int | None = None,
+    reject_constant_scores: bool | None = None,
+) -> tuple[Ranks, TopK]:
     """``ranks`` and the top-k lists of the same users (``Ranks.users``), from one pass over the scores.
 
     Arguments and errors are those of ``ranks``.
@@ -187,9 +200,9 @@ def ranks_and_top_k(
     if (bad := np.flatnonzero(pass_.higher < 0)).size:
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
-    constant = int(pass_.constant.sum())
-    refuse_constant = not pass_.closed.size if refuse_constant is None else refuse_constant
-    if users.size and constant == users.size and refuse_constant:
+    all_tied = int(pass_.all_tied.sum())
+    reject_constant_scores = not pass_.closed.size if reject_constant_scores is None else reject_constant_scores
+    if users.size and all_tied == users.size and reject_constant_scores:
         raise InputError(
             "scores are constant",
             where=f"model {_name(model)}",
@@ -197,14 +210,19 @@ def ranks_and_top_k(
             found=f"one and the same score for all candidates of each of {users.size:,} users",
         )
     indptr = np.concatenate([[0], np.cumsum(truth.degrees()[users])])
-    found = Ranks(users, indptr, truth.indices, pass_.higher, pass_.equal, constant)
+    found = Ranks(users, indptr, truth.indices, pass_.higher, pass_.equal, all_tied)
     return found, TopK(pass_.top_items, pass_.top_scores)
 
 
 def top_k(
-    model: Scorer, users: npt.NDArray[np.integer], seen: Csr, k: int, *, closed: Int32 | None = None,
+    model: Scorer,
+    users: npt.NDArray[np.integer],
+    seen: Csr,
+    k: int,
+    *,
+    closed: Int32 | None = None,
     block: int | None = None,
-) -> TopK:  # fmt: skip
+) -> TopK:
     """The k best items that each user has not seen, best first.
 
     Equal scores are ordered by a fixed random order of the catalogue, never by item row: rows are often sorted by
@@ -229,9 +247,14 @@ def top_k(
 
 
 def top_k_from_histories(
-    model: FoldIn, histories: Sequence[torch.Tensor], n_items: int, k: int, *, closed: Int32 | None = None,
+    model: FoldIn,
+    histories: Sequence[torch.Tensor],
+    n_items: int,
+    k: int,
+    *,
+    closed: Int32 | None = None,
     block: int | None = None,
-) -> TopK:  # fmt: skip
+) -> TopK:
     """The k best items for histories never seen in training, without the items of the history itself.
 
     Args:
@@ -249,7 +272,7 @@ def top_k_from_histories(
     """
     seen = history_rows(histories, n_items)
     pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k, closed)
-    pass_.run(FoldedIn(model, lambda rows: [histories[row] for row in rows.tolist()]), block)
+    pass_.run(FoldInScorer(model, lambda rows: [histories[row] for row in rows.tolist()]), block)
     return TopK(pass_.top_items, pass_.top_scores)
 
 
@@ -257,8 +280,8 @@ def _name(model: object) -> str:
     return str(getattr(model, "name", type(model).__name__))
 
 
-class FoldedIn:
-    """A model's answers to histories as a ``Scorer`` of users by number, and its vectors as a ``Product``.
+class FoldInScorer:
+    """A model's answers to histories as a ``Scorer`` of users by number, and its vectors as a ``DotProductScores``.
 
     Args:
         model: a ``FoldIn``.
@@ -267,9 +290,9 @@ class FoldedIn:
 
     def __init__(self, model: FoldIn, histories: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
         self._model, self._histories = cast("Any", model), histories
-        self.name, self.is_product = _name(model), bool(getattr(model, "is_product", False))
+        self.name, self.is_dot_product = _name(model), bool(getattr(model, "is_dot_product", False))
         self.is_sparse_product = bool(getattr(model, "is_sparse_product", False))
-        self.is_shared = bool(getattr(model, "is_shared", False))
+        self.has_shared_scores = bool(getattr(model, "has_shared_scores", False))
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """The histories, folded in."""
@@ -318,9 +341,9 @@ class _Pass:
         self.seen = seen
         self.truth = nothing if truth is None else truth
         self.closed = np.zeros(0, np.int32) if closed is None else closed.astype(np.int32)
-        self.order = visiting_order(seen.n_cols)
+        self.order = tie_break_order(seen.n_cols)
         self.higher, self.equal = np.empty(self.truth.nnz, np.int32), np.empty(self.truth.nnz, np.int32)
-        self.constant = np.zeros(users.size, np.bool_)
+        self.all_tied = np.zeros(users.size, np.bool_)
         self.not_finite = np.zeros(users.size, np.int64)
         self.top_items = np.full((users.size, k), -1, np.int32)
         self.top_scores = np.full((users.size, k), -np.inf, np.float32)
@@ -328,9 +351,9 @@ class _Pass:
     def run(self, model: Scorer, block: int | None) -> None:
         """Rank all users, by products where that is possible."""
         if getattr(model, "is_sparse_product", False):
-            self._run_sparse(cast("SparseProduct", model), block)
+            self._run_sparse(cast("SparseProductScores", model), block)
             return
-        if getattr(model, "is_shared", False):
+        if getattr(model, "has_shared_scores", False):
             self._run_shared(cast("SharedScores", model))
             return
         items = self._item_vectors(model)
@@ -342,14 +365,16 @@ class _Pass:
             for start in range(0, self.users.size, size):
                 stop = min(start + size, self.users.size)
                 rows = torch.from_numpy(self.users[start:stop].astype(np.int64))
-                if panels is not None and self._run_products(cast("Product", model), rows, start, panels, pool):
+                if panels is not None and self._run_products(
+                    cast("DotProductScores", model), rows, start, panels, pool
+                ):
                     continue
                 for at in range(0, len(rows), by_scores):
                     self._run_scores(model, rows[at : at + by_scores], start + at, pool)
 
     def _item_vectors(self, model: Any) -> Float32 | None:
         """Vectors of the items if the products with them are all there is to the scores, on this machine's CPU."""
-        if self.users.size < FUSED_FROM or not fused_ranking.HAS_FMA or not getattr(model, "is_product", False):
+        if self.users.size < FUSED_FROM or not fused_ranking.HAS_FMA or not getattr(model, "is_dot_product", False):
             return None
         with torch.no_grad():
             items: torch.Tensor = model.item_vectors()
@@ -358,7 +383,7 @@ class _Pass:
         return np.ascontiguousarray(items.detach().numpy())
 
     def _run_products(
-        self, model: Product, rows: torch.Tensor, start: int, panels: _Panels, pool: ThreadPoolExecutor
+        self, model: DotProductScores, rows: torch.Tensor, start: int, panels: _Panels, pool: ThreadPoolExecutor
     ) -> bool:
         """Rank a block of users by products, unless one could overflow: then scores are looked at one by one."""
         with torch.no_grad():
@@ -373,7 +398,7 @@ class _Pass:
         self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))
         return True
 
-    def _run_sparse(self, model: SparseProduct, block: int | None) -> None:
+    def _run_sparse(self, model: SparseProductScores, block: int | None) -> None:
         """Rank all users by sparse products."""
         weights, places = model.item_weights(), _places(self.order, self.seen.n_cols)
         if weights.n_cols != self.seen.n_cols:
@@ -393,20 +418,47 @@ class _Pass:
                     inside = slice(start + a, start + b)
                     if not self.top_items.shape[1] and self.seen.n_cols <= sparse_ranking.FEW_ITEMS:
                         sparse_ranking.rank_few_items(
-                            inputs.indptr[a : b + 1], inputs.indices, inputs.data,
-                            weights.indptr, weights.indices, weights.data, self.users[inside],
-                            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-                            self.higher, self.equal, self.constant[inside], self.not_finite[inside],
+                            inputs.indptr[a : b + 1],
+                            inputs.indices,
+                            inputs.data,
+                            weights.indptr,
+                            weights.indices,
+                            weights.data,
+                            self.users[inside],
+                            self.seen.indptr,
+                            self.seen.indices,
+                            self.truth.indptr,
+                            self.truth.indices,
+                            self.closed,
+                            self.higher,
+                            self.equal,
+                            self.all_tied[inside],
+                            self.not_finite[inside],
                             self.seen.n_cols,
-                        )  # fmt: skip
+                        )
                         return
                     sparse_ranking.rank_sparse(
-                        inputs.indptr[a : b + 1], inputs.indices, inputs.data,
-                        weights.indptr, weights.indices, weights.data, self.users[inside], self.order, places,
-                        self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-                        self.higher, self.equal, self.constant[inside], self.not_finite[inside],
-                        self.top_items[inside], self.top_scores[inside],
-                    )  # fmt: skip
+                        inputs.indptr[a : b + 1],
+                        inputs.indices,
+                        inputs.data,
+                        weights.indptr,
+                        weights.indices,
+                        weights.data,
+                        self.users[inside],
+                        self.order,
+                        places,
+                        self.seen.indptr,
+                        self.seen.indices,
+                        self.truth.indptr,
+                        self.truth.indices,
+                        self.closed,
+                        self.higher,
+                        self.equal,
+                        self.all_tied[inside],
+                        self.not_finite[inside],
+                        self.top_items[inside],
+                        self.top_scores[inside],
+                    )
 
                 self._in_strips(pool, stop - start, stop - start, strip)
                 self._check_finite(start, stop)
@@ -420,13 +472,21 @@ class _Pass:
         self._check_finite(0, self.users.size)
         if not self.users.size:
             return
-        order = SharedOrder(scores, _places(self.order, self.seen.n_cols), self.closed)
+        order = SharedRanking(scores, _places(self.order, self.seen.n_cols), self.closed)
 
         def strip(a: int, b: int) -> None:
             order.rank(
-                self.users[a:b], self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices,
-                self.higher, self.equal, self.constant[a:b], self.top_items[a:b], self.top_scores[a:b],
-            )  # fmt: skip
+                self.users[a:b],
+                self.seen.indptr,
+                self.seen.indices,
+                self.truth.indptr,
+                self.truth.indices,
+                self.higher,
+                self.equal,
+                self.all_tied[a:b],
+                self.top_items[a:b],
+                self.top_scores[a:b],
+            )
 
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             self._in_strips(pool, self.users.size, self.users.size, strip)
@@ -457,19 +517,43 @@ class _Pass:
     def _products(self, vectors: Float32, first: int, panels: _Panels) -> None:
         inside = slice(first, first + len(vectors))
         fused_ranking.rank_products(
-            vectors, self.users[inside], panels.items, panels.panels, panels.order, panels.places,
-            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-            self.higher, self.equal, self.constant[inside], self.top_items[inside], self.top_scores[inside],
-        )  # fmt: skip
+            vectors,
+            self.users[inside],
+            panels.items,
+            panels.panels,
+            panels.order,
+            panels.places,
+            self.seen.indptr,
+            self.seen.indices,
+            self.truth.indptr,
+            self.truth.indices,
+            self.closed,
+            self.higher,
+            self.equal,
+            self.all_tied[inside],
+            self.top_items[inside],
+            self.top_scores[inside],
+        )
 
     def _scores(self, scores: Float32, first: int) -> None:
         inside = slice(first, first + len(scores))
         fused_ranking.rank_rows(
-            scores, self.users[inside], self.order, _places(self.order, self.seen.n_cols),
-            self.seen.indptr, self.seen.indices, self.truth.indptr, self.truth.indices, self.closed,
-            self.higher, self.equal, self.constant[inside], self.not_finite[inside],
-            self.top_items[inside], self.top_scores[inside],
-        )  # fmt: skip
+            scores,
+            self.users[inside],
+            self.order,
+            _places(self.order, self.seen.n_cols),
+            self.seen.indptr,
+            self.seen.indices,
+            self.truth.indptr,
+            self.truth.indices,
+            self.closed,
+            self.higher,
+            self.equal,
+            self.all_tied[inside],
+            self.not_finite[inside],
+            self.top_items[inside],
+            self.top_scores[inside],
+        )
 
     def _check_finite(self, start: int, stop: int) -> None:
         if (bad := np.flatnonzero(self.not_finite[start:stop])).size:
@@ -510,6 +594,6 @@ def _places(order: Int32, n_items: int) -> Int32:
 
 
 @lru_cache(maxsize=8)
-def visiting_order(n_items: int) -> Int32:
+def tie_break_order(n_items: int) -> Int32:
     """The fixed random order of a catalogue that decides between equal scores."""
     return np.random.default_rng(20_110).permutation(n_items).astype(np.int32)

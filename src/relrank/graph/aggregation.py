@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from relrank.graph.sampling.blocks import Edges
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr
+from relrank.kernels.jit import njit
 from relrank.kernels.spmm import spmm
 
 

@@ -14,20 +14,20 @@ from relrank.graph.relation import NO_TITLES, Titles
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Float64
 from relrank.tables.audit import Finding, pair_keys
+from relrank.tables.feature_leakage import feature_leakage
 from relrank.tables.files import holds_numbers, read_numbers
-from relrank.tables.growth import growth
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 from relrank.tables.tables import Tables
 
 GROWS = "figures that grow with held-out rows"
-MEND = "give the table's rows a time or a user (time, by), so that they are cut at the split, or leave it out"
+REPAIR_HINT = "give the table's rows a time or a user (time, by), so that they are cut at the split, or leave it out"
 """What to do about a relation that knows held-out rows."""
 
 
-def known_rows(
+def find_split_row_leaks(
     graph: Graph, split: Split, timed: Collection[str] = (), titles: Titles = NO_TITLES
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     """Rows of the split that are edges of a relation between users and items; hidden ones are a leak.
 
     Edges of ``timed`` relations are earlier than the user's held-out rows: one that is the same pair was known then,
@@ -49,14 +49,18 @@ def known_rows(
             message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {title}"
             message += ", each of an earlier time" * (name in timed)
             level: Literal["leak", "warning", "ok"] = "warning" if name in timed else "leak"
-            yield Finding(level if held else "ok", f"{part} rows in {title}", message, held, (name,), MEND)
+            yield Finding(level if held else "ok", f"{part} rows in {title}", message, held, (name,), REPAIR_HINT)
 
 
-def growing(
-    graph: Graph, split: Split, tables: Tables, columns: Mapping[str, Collection[tuple[str, str]]],
-    timed: Collection[str] = (), titles: Titles = NO_TITLES,
-) -> Iterator[Finding]:  # fmt: skip
-    """Figures of items that know how many of their interactions are held out (``tables.growth``).
+def find_popularity_leaks(
+    graph: Graph,
+    split: Split,
+    tables: Tables,
+    columns: Mapping[str, Collection[tuple[str, str]]],
+    timed: Collection[str] = (),
+    titles: Titles = NO_TITLES,
+) -> Iterator[Finding]:
+    """Figures of items that know how many of their interactions are held out (``tables.feature_leakage``).
 
     Args:
         graph: its relations of items are counted: links, and their weights.
@@ -69,13 +73,13 @@ def growing(
     bad, looked_at = [], 0
     for name, what, figure in _figures(graph, tables, columns, titles):
         looked_at += 1
-        found = growth(figure, split, np.random.default_rng(0))
+        found = feature_leakage(figure, split, np.random.default_rng(0))
         if found.is_count:
             message = (
                 f"{what} follows from the number of an item's training and held-out rows together, and not from that "
                 f"of its training rows: equal numbers leave {found.counted:.0%} of the variance that these leave"
             )
-        elif found.pulled:
+        elif found.is_shifted:
             against = "all rows of their users" if found.exact else "their users' last training rows"
             message = (
                 f"{what} is larger over held-out rows than over {against}, by {found.pull:.2f} standard deviations "
@@ -85,8 +89,8 @@ def growing(
             continue
         sure = (found.is_count or found.exact) and name not in timed
         n = len(split.valid) + len(split.test)
-        mend = f"count and collect {titles.get(name, name)} without held-out rows, or leave it out"
-        bad.append(Finding("leak" if sure else "warning", f"{GROWS}: {what}", message, n, (name,), mend))
+        remedy = f"count and collect {titles.get(name, name)} without held-out rows, or leave it out"
+        bad.append(Finding("leak" if sure else "warning", f"{GROWS}: {what}", message, n, (name,), remedy))
     if looked_at and not bad:
         message = f"none of {looked_at:,} figures of items knows which rows are held out"
         yield Finding("ok", GROWS, message, 0)
@@ -128,14 +132,14 @@ def _figures(
                 yield name, f"{column} of {titles.get(name, name)}", values
 
 
-def own_steps(graph: Graph, name: str, title: str | None = None) -> Finding:
+def find_transition_overlap(graph: Graph, name: str, title: str | None = None) -> Finding:
     """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
 
     A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning. A step is
     one of what the relation counts: of histories in which an item is once, where it was first chosen. ``title`` is
     read instead of the name.
     """
-    histories, relation = Sequences.of_graph(replace(graph, events=None)), graph.relations[name]
+    histories, relation = Sequences.from_graph(replace(graph, events=None)), graph.relations[name]
     inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
     a, b = histories.items[:-1][inside], histories.items[1:][inside]
     once = relation.where(relation.weight == 1)

@@ -45,11 +45,11 @@ _ALIKE, _COMMON = 0.4, 3
 """What a user's training items and those of a node have in common, over all of both, at least; and in number."""
 
 CHECK = "held-out rows in side rows"
-MEND = "give its table a time or a user (time, by), so that its rows are cut at the split, or leave it out"
+REPAIR_HINT = "give its table a time or a user (time, by), so that its rows are cut at the split, or leave it out"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class ReachablePairs:
     """Pairs of users and items that side rows lead to, beyond training rows.
 
     Attributes:
@@ -66,9 +66,9 @@ class Reached:
         return self.held / self.pairs if self.pairs else 0.0
 
 
-def side_rows(
+def find_side_data_leaks(
     graph: Graph, split: Split, timed: Collection[str] = (), titles: Titles = NO_TITLES
-) -> Iterator[Finding]:  # fmt: skip
+) -> Iterator[Finding]:
     """A finding for each way from users to their own held-out items, or one that says that there is none.
 
     Args:
@@ -81,7 +81,7 @@ def side_rows(
     train = split.train.csr(*split.shape)
     for names, how, to_nodes, to_items in _ways(graph, split, train, titles):
         looked_at += 1
-        found = reached(to_nodes, to_items, split, train)
+        found = leaking_pairs(to_nodes, to_items, split, train)
         if found is None:
             continue
         known = set(names) <= set(timed)
@@ -90,7 +90,7 @@ def side_rows(
             f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
         )
         check = f"{CHECK}: {' and '.join(titles.get(name, name) for name in names)}"
-        bad.append(Finding("warning" if known else "leak", check, message, found.held, names, MEND))
+        bad.append(Finding("warning" if known else "leak", check, message, found.held, names, REPAIR_HINT))
     worst: dict[tuple[str, ...], Finding] = {}
     for finding in bad:  # the same relation may be caught by its keys and by its items
         if finding.names not in worst or finding.count > worst[finding.names].count:
@@ -102,7 +102,7 @@ def side_rows(
         yield Finding("ok", CHECK, message, 0)
 
 
-def reached(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Reached | None:
+def leaking_pairs(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> ReachablePairs | None:
     """What users reach over nodes, if so much of it is held out that it is no accident; the narrowest such nodes.
 
     Args:
@@ -117,7 +117,7 @@ def reached(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Reached |
     order = order[: int(np.searchsorted(np.cumsum(cost[order]), _PAIRS, side="right"))]
     user, lists = user[order], to_items.take(node[order])
     way, item = lists.rows(), lists.indices
-    beyond = ~train.holds(user[way], item)
+    beyond = ~train.contains_pairs(user[way], item)
     way, item = way[beyond], item[beyond]
     width = np.bincount(way, minlength=user.size)[way]
     n_items = split.shape[1]
@@ -127,16 +127,14 @@ def reached(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Reached |
     keys = pair_keys(user[way], item, n_items)
     for most in NEAR:
         pairs = np.unique(keys[width <= most])
-        found = Reached(pairs.size, int(np.isin(pairs, held).sum()))
+        found = ReachablePairs(pairs.size, int(np.isin(pairs, held).sum()))
         enough = found.held >= max(FEWEST, SHARE * held.size)
         if enough and found.share > max(MOST, TIMES_CHANCE * chance):
             return found
     return None
 
 
-def _ways(
-    graph: Graph, split: Split, train: Csr, titles: Titles
-) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:  # fmt: skip
+def _ways(graph: Graph, split: Split, train: Csr, titles: Titles) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:
     """Names, a description, users by nodes and nodes by items."""
     ends = {graph.user, graph.item}
     of_users = [r for r in graph.relations.values() if graph.user in (r.source, r.target) and not _among(r, ends)]
@@ -151,7 +149,7 @@ def _ways(
         same = _same_keys(split.users, graph.nodes[node])
         if same.nnz:
             yield (items.name,), f"{title}, whose keys are those of users,", same, to_items
-        yield (items.name,), title, disguised(train, to_items), to_items
+        yield (items.name,), title, match_nodes_to_users(train, to_items), to_items
     for users in of_users:
         node = _other(users, graph.user)
         same = _same_keys(graph.nodes[node], split.items)
@@ -161,10 +159,10 @@ def _ways(
     for feature in graph.features.values():
         if feature.node == graph.item and feature.sparse is not None:
             to_items = feature.sparse.transpose()
-            yield (feature.name,), f"feature {feature.name}", disguised(train, to_items), to_items
+            yield (feature.name,), f"feature {feature.name}", match_nodes_to_users(train, to_items), to_items
 
 
-def disguised(train: Csr, to_items: Csr) -> Csr:
+def match_nodes_to_users(train: Csr, to_items: Csr) -> Csr:
     """Users by nodes: the one node whose items are the user's own, and nobody else's as much, where there is one.
 
     Args:

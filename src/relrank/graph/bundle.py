@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from relrank.errors import InputError, NotNowError
+from relrank.errors import InputError, UnavailableError
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.io.atomic import atomic_folder
-from relrank.io.manifest import NO_FILE, bytes_in
+from relrank.io.manifest import NO_FILE, read_bytes_within
 from relrank.kernels.csr import Csr
-from relrank.tables.config import Section, check
+from relrank.tables.config import ConfigSection, check
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 
@@ -35,32 +35,32 @@ _ENDS = ("src", "dst", "weight")
 _ROWS = ("indptr", "indices", "data")
 
 
-class _Type(Section):
+class _Type(ConfigSection):
     name: str
     keys: int
 
 
-class _Edges(Section):
+class _Edges(ConfigSection):
     name: str
     source: str
     target: str
     edges: int
 
 
-class _Known(Section):
+class _Known(ConfigSection):
     name: str
     node: str
     sparse: bool
     dims: int
 
 
-class _Notice(Section):
+class _Notice(ConfigSection):
     where: str
     message: str
     count: int
 
 
-class _Manifest(Section):
+class _Manifest(ConfigSection):
     format: str
     version: int
     user: str
@@ -185,10 +185,17 @@ def load_graph(folder: Path | str) -> Graph:
         if (interactions.source, interactions.target) != (manifest.user, manifest.item):
             raise ValueError("interactions do not link users with items")
         return Graph(
-            manifest.user, manifest.item, nodes, interactions, named, manifest.fingerprint, notices,
-            {f.name: f for f in features}, arrays["places"] if manifest.ordered else None,
+            manifest.user,
+            manifest.item,
+            nodes,
+            interactions,
+            named,
+            manifest.fingerprint,
+            notices,
+            {f.name: f for f in features},
+            arrays["places"] if manifest.ordered else None,
             events=arrays["events"] if manifest.repeated else None,
-        )  # fmt: skip
+        )
     except (ValueError, LookupError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise _error(folder, "parts do not fit together", "keys and edges as the manifest says", error) from None
 
@@ -227,20 +234,22 @@ def _manifest(folder: Path) -> _Manifest:
     if raw.get("version") not in READABLE:
         expected = f"version {' or '.join(map(str, READABLE))}; a newer relrank may read it"
         raise _error(path, "bundle of another version", expected, raw.get("version"))
-    if raw.pop("sha256", None) != (seal := _seal(raw)):
+    if raw.pop("sha256", None) != (write_manifest := _seal(raw)):
         raise _error(path, "manifest was changed", "the content that was written", "another")
-    return check(raw | {"sha256": seal}, _Manifest, str(path))
+    return check(raw | {"sha256": write_manifest}, _Manifest, str(path))
 
 
 def _read(folder: Path, name: str) -> bytes:
     try:
-        return bytes_in(folder, name)
+        return read_bytes_within(folder, name)
     except OSError as error:
         if error.errno not in NO_FILE:
-            raise NotNowError(
-                "file cannot be read", where=str(folder / name), expected="a file that can be read",
+            raise UnavailableError(
+                "file cannot be read",
+                where=str(folder / name),
+                expected="a file that can be read",
                 found=error.strerror or str(error),
-            ) from None  # fmt: skip
+            ) from None
         raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None
 
 

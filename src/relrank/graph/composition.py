@@ -1,7 +1,7 @@
 """Relations that touch neither users nor items, composed along the chain of relations that leads there.
 
 Walked along its chain, author → country becomes a relation item → country of the same name, each step in shares of a
-row: an item of two authors has half of the country of each. A model of direct relations that reads ``composed_graph``
+row: an item of two authors has half of the country of each. A model of direct relations that reads ``compose_graph``
 instead of the graph reads such relations, too.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import Chain, chain_of, led_to
+from relrank.graph.relation_chains import Chain, chain_of, reachable_relations
 from relrank.kernels.csr import Csr
 
 
@@ -32,7 +32,7 @@ def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
     return rows
 
 
-def with_own(rows: Csr) -> Csr:
+def with_self_loops(rows: Csr) -> Csr:
     """A relation within one type, in weights up to 1, with each node as its own neighbour of weight 1."""
     own = np.arange(rows.n_rows, dtype=np.int32)
     row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
@@ -44,14 +44,14 @@ def step(graph: Graph, relation: Relation, forward: bool) -> Csr:
     """Weights of a relation by the nodes of the end where a step along it starts, each node its own in one type."""
     rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
     if relation.undirected:
-        return with_own(rows)
+        return with_self_loops(rows)
     return rows if forward else rows.transpose()
 
 
 _COMPOSED: WeakKeyDictionary[Relation, tuple[tuple[ref[Relation], ...], int, Relation]] = WeakKeyDictionary()
 
 
-def composed(graph: Graph, relation: Relation) -> Relation:
+def compose_relation(graph: Graph, relation: Relation) -> Relation:
     """The relation itself where it touches users or items; else users or items → its far end, of the same name.
 
     The same object comes back as long as the relations of the chain are the same.
@@ -76,9 +76,9 @@ def composed(graph: Graph, relation: Relation) -> Relation:
     return made
 
 
-def composed_graph(graph: Graph) -> Graph:
-    """The graph with every relation ``composed``, less those that lead to neither users nor items."""
-    relations = {name: composed(graph, graph.relations[name]) for name in led_to(graph)}
+def compose_graph(graph: Graph) -> Graph:
+    """The graph with every relation ``compose_relation``, less those that lead to neither users nor items."""
+    relations = {name: compose_relation(graph, graph.relations[name]) for name in reachable_relations(graph)}
     if relations.keys() == graph.relations.keys() and all(relations[n] is r for n, r in graph.relations.items()):
         return graph
     return replace(graph, relations=relations)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from relrank.graph.composition import composed
+from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
-from relrank.graph.relation_chains import end_of
+from relrank.graph.relation_chains import described_type
 
 
 def coverage(graph: Graph) -> dict[str, float]:
@@ -14,8 +14,8 @@ def coverage(graph: Graph) -> dict[str, float]:
     """
     shares = {}
     for name, relation in graph.relations.items():
-        if end_of(graph, relation) is not None:
-            relation = composed(graph, relation)
+        if described_type(graph, relation) is not None:
+            relation = compose_relation(graph, relation)
         ends = (relation.source, relation.target)
         judged = next((end for end in (graph.item, graph.user) if end in ends), relation.source)
         shares[name] = float((relation.degrees(judged, len(graph.nodes[judged])) > 0).mean())

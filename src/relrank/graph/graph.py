@@ -9,7 +9,7 @@ import numpy as np
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.feature import Feature
 from relrank.graph.relation import Relation, Titles
-from relrank.graph.relation_chains import hops, stops
+from relrank.graph.relation_chains import chain_node_types, hops
 from relrank.graph.rewiring import rewire
 from relrank.kernels.csr import Int32, Int64
 from relrank.tables.ids import IdMap
@@ -33,7 +33,8 @@ class Graph:
             has no order in time.
         events: numbers of interactions as they happened, user by user, each user's oldest first, int32 [n_events];
             None where each happened once, as ``places`` says.
-        left_out: names of relations that this graph was made without, which a configuration may still weigh.
+        excluded_relations: names of relations that this graph was made without, which a configuration may still
+            weigh.
 
     Raises:
         ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
@@ -49,7 +50,7 @@ class Graph:
     notices: tuple[Notice, ...] = ()
     features: dict[str, Feature] = field(default_factory=dict)
     places: Int32 | None = None
-    left_out: frozenset[str] = frozenset()
+    excluded_relations: frozenset[str] = frozenset()
     events: Int32 | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ class Graph:
         in_turn = np.array_equal(events[first], np.lexsort((self.places, users)))
         return bool(in_turn and (np.diff(users[events]) >= 0).all())
 
-    def in_time(self) -> Int32 | None:
+    def chronological_order(self) -> Int32 | None:
         """Numbers of interactions as they happened, user by user, oldest first; None without an order in time."""
         if self.places is None or self.events is not None:
             return self.events
@@ -120,9 +121,11 @@ class Graph:
         """
         if name not in self.relations:
             raise InputError(
-                "unknown relation", where="graph", expected=one_of(self.relations),
+                "unknown relation",
+                where="graph",
+                expected=one_of(self.relations),
                 found=repr(name) + did_you_mean(name, self.relations),
-            )  # fmt: skip
+            )
         return self.relations[name]
 
     def without(self, *names: str) -> Graph:
@@ -134,7 +137,9 @@ class Graph:
     def only(self, *names: str) -> Graph:
         """The interactions and these relations alone; ``only()`` is interactions alone."""
         kept = {n: self.relation(n) for n in names}
-        return replace(self, relations=kept, left_out=self.left_out | (self.relations.keys() - kept.keys()))
+        return replace(
+            self, relations=kept, excluded_relations=self.excluded_relations | (self.relations.keys() - kept.keys())
+        )
 
     def rewired(self, name: str, seed: int) -> Graph:
         """The same graph with one relation's edges shuffled, every node keeping its degree."""
@@ -144,7 +149,7 @@ class Graph:
         """The features of a type."""
         return tuple(f for f in self.features.values() if f.node == node_type)
 
-    def edges_of(self, node_type: str) -> tuple[Relation, ...]:
+    def relations_of(self, node_type: str) -> tuple[Relation, ...]:
         """The relations that link a type, interactions included."""
         return tuple(r for r in (self.interactions, *self.relations.values()) if node_type in (r.source, r.target))
 
@@ -158,7 +163,7 @@ class Graph:
         edges = "".join(
             f"\n  {titles.get(r.name, r.name)}: {r.source} {'—' if r.undirected else '→'} {r.target}, "
             + f"{len(r):,} edges"
-            + (f", read as {' → '.join(stops(self, r))}" if passed.get(r.name) else "")
+            + (f", read as {' → '.join(chain_node_types(self, r))}" if passed.get(r.name) else "")
             for r in (self.interactions, *self.relations.values())
         )
         features = "".join(

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.jit import njit
 from relrank.kernels.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
 
 _MOST_LISTED = 0.5
@@ -117,7 +117,7 @@ class Propagation:
 
     def __init__(self, graph: Graph) -> None:
         # A type that no relation of this arm touches needs no vectors.
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.edges_of(t)]
+        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
         types = [graph.user, graph.item, *others]
         sizes = {t: len(graph.nodes[t]) for t in types}
         self.offsets: dict[str, int] = {}
@@ -162,9 +162,15 @@ class Propagation:
                 under = into if not first else None if base_ is None else base_[p.into]
                 aside = None if dot_ is None else dot_[p.into]
                 return spmm(
-                    p.matrix, x_[p.out_of], into, alpha[p.relation], under, beta if first else 1.0, dot=aside,
+                    p.matrix,
+                    x_[p.out_of],
+                    into,
+                    alpha[p.relation],
+                    under,
+                    beta if first else 1.0,
+                    dot=aside,
                     borders=p.borders,
-                )  # fmt: skip
+                )
 
             dots, left = self._add_up(alpha, product, out.numpy(), dot is not None)
             for part in left:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.counting_sort import ascending, order_of_pairs, repeated
+from relrank.kernels.counting_sort import ascending, repeated, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 
 Duplicates = Literal["error", "sum", "max", "first"]
@@ -99,7 +99,7 @@ class Relation:
         one, other = (np.ascontiguousarray(rows, np.int32) for rows in (src, dst))
         values = None if weight is None else weight.astype(np.float64)
         if not ascending(one, other):
-            order = order_of_pairs(one, other, (int(one.max()) + 1, int(other.max()) + 1))
+            order = stable_argsort_pairs(one, other, (int(one.max()) + 1, int(other.max()) + 1))
             one, other = one[order], other[order]
             values = None if values is None else values[order]
         again = repeated(one, other)

@@ -33,7 +33,7 @@ Chain = tuple[tuple[Relation, bool], ...]
 """Relations in order, each with whether it is walked from source to target."""
 
 
-def end_of(graph: Relations, relation: Relation) -> str | None:
+def described_type(graph: Relations, relation: Relation) -> str | None:
     """The node type that a relation says something of: items, users, or None.
 
     Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
@@ -45,14 +45,14 @@ def end_of(graph: Relations, relation: Relation) -> str | None:
     return next((end for end in (graph.item, graph.user) if chain_to(graph, relation, end) is not None), None)
 
 
-def led_to(graph: Relations) -> tuple[str, ...]:
+def reachable_relations(graph: Relations) -> tuple[str, ...]:
     """Names of the relations that touch users or items, and of those that a chain of relations leads to."""
-    return tuple(name for name, relation in graph.relations.items() if end_of(graph, relation) is not None)
+    return tuple(name for name, relation in graph.relations.items() if described_type(graph, relation) is not None)
 
 
 def touches_items(graph: Relations, relation: Relation) -> bool:
     """Whether a relation links items with anything, or a chain of relations leads there from items."""
-    return graph.item in (relation.source, relation.target) or end_of(graph, relation) == graph.item
+    return graph.item in (relation.source, relation.target) or described_type(graph, relation) == graph.item
 
 
 def _direct_end(graph: Relations, relation: Relation) -> str | None:
@@ -95,12 +95,12 @@ def chain_to(graph: Relations, relation: Relation, end: str) -> Chain | None:
 
 
 def chain_of(graph: Relations, relation: Relation) -> Chain:
-    """The relations that ``composed`` walks, in order; the relation alone where it touches users or items.
+    """The relations that ``compose_relation`` walks, in order; the relation alone where it touches users or items.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
     """
-    end = end_of(graph, relation)
+    end = described_type(graph, relation)
     if end is None:
         raise ValueError(f"relation {relation.name!r} leads to neither users nor items")
     direct: Chain = ((relation, relation.source == end),)
@@ -110,14 +110,14 @@ def chain_of(graph: Relations, relation: Relation) -> Chain:
 def hops(graph: Relations) -> dict[str, tuple[str, ...]]:
     """By relation the names of those that a chain passes before it: () where it is direct or nothing leads there."""
     return {
-        name: tuple(link.name for link, _ in chain_of(graph, r)[:-1]) if end_of(graph, r) is not None else ()
+        name: tuple(link.name for link, _ in chain_of(graph, r)[:-1]) if described_type(graph, r) is not None else ()
         for name, r in graph.relations.items()
     }
 
 
-def stops(graph: Relations, relation: Relation) -> tuple[str, ...]:
+def chain_node_types(graph: Relations, relation: Relation) -> tuple[str, ...]:
     """The node types on the chain to a relation, from users or items to its far end; its own two if it is direct."""
-    if _direct_end(graph, relation) is not None or end_of(graph, relation) is None:
+    if _direct_end(graph, relation) is not None or described_type(graph, relation) is None:
         return relation.source, relation.target
     chain = chain_of(graph, relation)
     first, ahead = chain[0]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from relrank.graph.relation import Relation
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Int64
+from relrank.kernels.jit import njit
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.kernels.csr import Int32, Int64, end_to_end
+from relrank.kernels.csr import Int32, Int64, concat_ranges
 
 LENGTH_BOUNDS = (10, 50)
 """Longest short and longest medium history, in items."""
@@ -32,9 +32,11 @@ def check_ordered(graph: Graph, where: str) -> None:
     """
     if graph.places is None:
         raise InputError(
-            "interactions have no order in time", where=where,
-            expected="a time column, or a data set whose rows are in time order", found="neither",
-        )  # fmt: skip
+            "interactions have no order in time",
+            where=where,
+            expected="a time column, or a data set whose rows are in time order",
+            found="neither",
+        )
 
 
 def item_rows(histories: Sequence[Tensor], n_items: int) -> list[Int64]:
@@ -48,9 +50,11 @@ def item_rows(histories: Sequence[Tensor], n_items: int) -> list[Int64]:
         outside = (row < 0) | (row >= n_items)
         if outside.any():
             raise InputError(
-                "item row outside the catalogue", where=f"history {number}",
-                expected=f"0 … {n_items - 1}", found=str(row[outside][0]),
-            )  # fmt: skip
+                "item row outside the catalogue",
+                where=f"history {number}",
+                expected=f"0 … {n_items - 1}",
+                found=str(row[outside][0]),
+            )
     return rows
 
 
@@ -67,25 +71,27 @@ class Sequences:
     items: Int32
 
     @classmethod
-    def of_rows(cls, user: Int32, item: Int32, n: int) -> Sequences:
+    def from_rows(cls, user: Int32, item: Int32, n: int) -> Sequences:
         """The histories of n users from rows (user, item), each in the order in which its rows stand."""
         indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n))]).astype(np.int64)
         return cls(indptr, item[np.argsort(user, kind="stable")])
 
     @classmethod
-    def of_graph(cls, graph: Graph) -> Sequences:
+    def from_graph(cls, graph: Graph) -> Sequences:
         """The training histories of all users; an item is there as often as it was chosen.
 
         Raises:
             InputError: the graph knows no order in time.
         """
         check_ordered(graph, "a model of sequences")
-        in_time = graph.in_time()
-        assert in_time is not None
-        return cls.of_rows(graph.interactions.src[in_time], graph.interactions.dst[in_time], graph.n_users)
+        chronological_order = graph.chronological_order()
+        assert chronological_order is not None
+        return cls.from_rows(
+            graph.interactions.src[chronological_order], graph.interactions.dst[chronological_order], graph.n_users
+        )
 
     @classmethod
-    def of_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:
+    def from_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:
         """Histories as they are given, oldest item first.
 
         Raises:
@@ -96,7 +102,7 @@ class Sequences:
         return cls(indptr, np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int32))
 
     @classmethod
-    def of_padded(cls, items: npt.NDArray[np.integer], pad: int) -> Sequences:
+    def from_padded(cls, items: npt.NDArray[np.integer], pad: int) -> Sequences:
         """Rows of a padded array [n, L], oldest item first; padding may stand on either side."""
         real = items != pad
         indptr = np.concatenate([[0], np.cumsum(real.sum(1))]).astype(np.int64)
@@ -113,7 +119,7 @@ class Sequences:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Sequences:
         """Some histories, in the given order."""
-        indptr, at = end_to_end(self.indptr[rows], self.lengths()[rows])
+        indptr, at = concat_ranges(self.indptr[rows], self.lengths()[rows])
         return Sequences(indptr, self.items[at])
 
     def then(self, more: Sequences) -> Sequences:
@@ -121,7 +127,7 @@ class Sequences:
         lengths = np.stack([self.lengths(), more.lengths()], axis=1).ravel()
         both = np.concatenate([self.items, more.items])
         starts = np.stack([self.indptr[:-1], more.indptr[:-1] + self.items.size], axis=1).ravel()
-        indptr, at = end_to_end(starts, lengths)
+        indptr, at = concat_ranges(starts, lengths)
         return Sequences(indptr[::2].copy(), both[at])
 
     def windows(self, width: int, ends: Int64 | None = None) -> tuple[Int64, Int64]:
@@ -138,7 +144,7 @@ class Sequences:
         kept = np.minimum(ends, width)
         out = np.zeros((self.n, int(kept.max(initial=0))), np.int64)
         real = np.arange(out.shape[1]) < kept[:, None]
-        out[real] = self.items[end_to_end(self.indptr[:-1] + ends - kept, kept)[1]]
+        out[real] = self.items[concat_ranges(self.indptr[:-1] + ends - kept, kept)[1]]
         return out, kept
 
     def tensors(self) -> list[Tensor]:

@@ -27,14 +27,14 @@ _AT_CWD, _EXCHANGE = -100, 2
 
 
 @contextmanager
-def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name to write to, which becomes ``path`` when the block ends without an error.
 
     Missing parent folders are made. A killed or failed write leaves what was at ``path`` before.
 
     Args:
         path: final name.
-        synced: False where the folder around it is not whole yet, and is synced when it is (``sync_tree``).
+        durable: False where the folder around it is not whole yet, and is synced when it is (``sync_tree``).
 
     Raises:
         InputError: the path has no name of its own, such as "..".
@@ -42,10 +42,10 @@ def atomic_write(path: Path, synced: bool = True) -> Iterator[Path]:
     with _temporary(path) as part:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield part
-        if synced:
+        if durable:
             sync(part)
         part.replace(path)
-        if synced:
+        if durable:
             sync_names(path)
 
 

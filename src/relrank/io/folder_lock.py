@@ -25,18 +25,20 @@ from relrank.io.atomic import atomic_write, named
 LOCK, OWNER = ".lock", ".owner.json"
 
 
-class Hold:
+class FolderLock:
     """A folder that is held.
 
     Attributes:
-        passing: whether the folder goes, with all that it holds, when the outermost block ends.
+        delete_on_exit: whether the folder goes, with all that it holds, when the outermost block ends.
     """
 
-    passing = False
+    delete_on_exit = False
 
 
 @contextmanager
-def owned(folder: Path, what: Path | None = None, names: Collection[str] | None = None) -> Iterator[Hold]:
+def locked_folder(
+    folder: Path, what: Path | None = None, names: Collection[str] | None = None
+) -> Iterator[FolderLock]:
     """Hold a folder, which is made if it is not there, until the block ends; the same thread may do so again inside.
 
     Args:
@@ -52,15 +54,17 @@ def owned(folder: Path, what: Path | None = None, names: Collection[str] | None 
     what = what or folder
     named(folder.absolute()).mkdir(parents=True, exist_ok=True)
     refuse_links(folder, names)
-    lock, hold = FileLock(folder.resolve() / LOCK, is_singleton=True), Hold()
+    lock, hold = FileLock(folder.resolve() / LOCK, is_singleton=True), FolderLock()
     again = lock.is_locked
     try:
         lock.acquire(blocking=False)
     except Timeout:
         raise InputError(
-            "folder is in use", where=str(what), found=_owner(folder),
+            "folder is in use",
+            where=str(what),
+            found=_owner(folder),
             expected="no other process that writes there: wait for it, or name another folder with --out",
-        ) from None  # fmt: skip
+        ) from None
     try:
         if not again:
             _sign(folder)
@@ -68,12 +72,12 @@ def owned(folder: Path, what: Path | None = None, names: Collection[str] | None 
     finally:
         if not again:
             (folder / OWNER).unlink(missing_ok=True)
-        if hold.passing and not again:
+        if hold.delete_on_exit and not again:
             _empty(folder)
             if sys.platform != "win32":  # whoever waits for the lock of a folder that is gone makes it anew
                 _remove(folder)
         lock.release()
-        if hold.passing and not again and sys.platform == "win32":  # where an open file cannot be deleted
+        if hold.delete_on_exit and not again and sys.platform == "win32":  # where an open file cannot be deleted
             _remove(folder)
 
 
@@ -135,14 +139,16 @@ def _entries(folder: Path, is_first: bool) -> Iterator[Iterable[os.DirEntry[str]
 
 def _link(path: Path) -> InputError:
     return InputError(
-        "link where relrank writes and deletes", where=str(path), found=f"a link to {os.readlink(path)}",
+        "link where relrank writes and deletes",
+        where=str(path),
+        found=f"a link to {os.readlink(path)}",
         expected="a file or a folder: remove the link",
-    )  # fmt: skip
+    )
 
 
 def _sign(folder: Path) -> None:
     said = {"process": os.getpid(), "machine": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    with atomic_write(folder / OWNER, synced=False) as temporary:
+    with atomic_write(folder / OWNER, durable=False) as temporary:
         temporary.write_text(json.dumps(said), encoding="utf-8")
 
 

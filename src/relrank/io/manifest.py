@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from relrank.errors import InputError, NotNowError
+from relrank.errors import InputError, UnavailableError
 from relrank.io.atomic import atomic_write
 
 FORMAT = "relrank-manifest-1"
@@ -28,41 +28,41 @@ NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
 """Errors that say that there is no such file, where others say that it cannot be read."""
 
 
-def seal(folder: Path, names: Iterable[str] | None = None, synced: bool = True) -> None:
+def write_manifest(folder: Path, names: Iterable[str] | None = None, durable: bool = True) -> None:
     """Write a folder's manifest.
 
     Args:
         folder: that is complete otherwise.
         names: of the files that it speaks for; by default all.
-        synced: see ``atomic_write``.
+        durable: see ``atomic_write``.
     """
     files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder) if names is None else names)}
     manifest = {"format": FORMAT, "files": files}
-    with atomic_write(folder / MANIFEST, synced) as temporary:
+    with atomic_write(folder / MANIFEST, durable) as temporary:
         temporary.write_text(json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1), encoding="utf-8")
 
 
-class Sealed:
-    """A folder that ``seal`` closed, opened to read.
+class ManifestReader:
+    """A folder that ``write_manifest`` closed, opened to read.
 
     Args:
         folder: with a manifest.
-        mend: what to do if it is not what was written, for messages.
+        remedy: what to do if it is not what was written, for messages.
 
     Raises:
         InputError: it has no manifest, or one that was changed.
     """
 
-    def __init__(self, folder: Path, mend: str) -> None:
-        self._folder, self._mend = folder, mend
+    def __init__(self, folder: Path, remedy: str) -> None:
+        self._folder, self._mend = folder, remedy
         if not os.path.lexists(folder / MANIFEST):
             raise self._error(
                 folder, "folder has no manifest", f"a file {MANIFEST}", "none: an older one, or damaged"
             )
-        manifest = json_of(self._bytes(MANIFEST), str(folder / MANIFEST))
-        seal = manifest.pop("sha256", None)
+        manifest = parse_json_object(self._bytes(MANIFEST), str(folder / MANIFEST))
+        write_manifest = manifest.pop("sha256", None)
         files = manifest.get("files")
-        if manifest.get("format") != FORMAT or seal != _seal_of(manifest) or not isinstance(files, dict):
+        if manifest.get("format") != FORMAT or write_manifest != _seal_of(manifest) or not isinstance(files, dict):
             raise self._error(folder / MANIFEST, "manifest was changed", f"{FORMAT} as it was written", "another")
         self._files: dict[str, str] = files
 
@@ -97,22 +97,22 @@ class Sealed:
 
     def json(self, name: str) -> dict[str, Any]:
         """The same of a JSON object."""
-        return json_of(self.read(name), str(self._folder / name))
+        return parse_json_object(self.read(name), str(self._folder / name))
 
     def table(self, name: str) -> pl.DataFrame:
         """The same of a Parquet table."""
-        return table_of(self.read(name), str(self._folder / name))
+        return parse_parquet(self.read(name), str(self._folder / name))
 
     def _bytes(self, name: str) -> bytes:
         try:
-            return bytes_in(self._folder, name)
+            return read_bytes_within(self._folder, name)
         except OSError as error:
             raise self._gone(name, error) from None
 
     def _gone(self, name: str, error: OSError) -> InputError:
         found = error.strerror or str(error)
         if error.errno not in NO_FILE:
-            return NotNowError(
+            return UnavailableError(
                 "file cannot be read", where=str(self._folder / name), expected="a file that can be read", found=found
             )
         return self._error(self._folder / name, "file cannot be read", "the one that was written", found)
@@ -121,7 +121,7 @@ class Sealed:
         return InputError(what, where=str(where), expected=f"{expected}; {self._mend}", found=found)
 
 
-def bytes_in(folder: Path, name: str) -> bytes:
+def read_bytes_within(folder: Path, name: str) -> bytes:
     """The content of a file in a folder; the folder may be reached through a link, the file not beyond it.
 
     Raises:
@@ -149,7 +149,7 @@ def refuse_leading_out(folder: Path, path: Path) -> None:
 
 
 @contextmanager
-def consistent(where: Path, mend: str) -> Iterator[None]:
+def consistent(where: Path, remedy: str) -> Iterator[None]:
     """What is put together from a folder's files fits, or one error says that it does not.
 
     Seals find what was changed since it was written, not what was written so.
@@ -164,12 +164,14 @@ def consistent(where: Path, mend: str) -> Iterator[None]:
     except UNFIT as error:
         found = first_line(error)
         raise InputError(
-            "parts do not fit together", where=str(where), expected=f"what was written together; {mend}",
+            "parts do not fit together",
+            where=str(where),
+            expected=f"what was written together; {remedy}",
             found=f"{type(error).__name__}: {found}" if isinstance(error, LookupError) else found,
-        ) from error  # fmt: skip
+        ) from error
 
 
-def json_of(content: bytes, where: str) -> dict[str, Any]:
+def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
@@ -184,7 +186,7 @@ def json_of(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def table_of(content: bytes, where: str) -> pl.DataFrame:
+def parse_parquet(content: bytes, where: str) -> pl.DataFrame:
     """A Parquet table.
 
     Raises:

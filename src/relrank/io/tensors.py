@@ -19,24 +19,24 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.io.atomic import atomic_write
-from relrank.io.manifest import json_of
+from relrank.io.manifest import parse_json_object
 
 FORMAT = "relrank-tensors-2"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any], synced: bool = True) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any], durable: bool = True) -> None:
     """Write tensors and a JSON note as one file under a temporary name, then rename it.
 
     Args:
         path: final name.
         tensors: by name, any device.
         note: plain JSON.
-        synced: see ``atomic_write``.
+        durable: see ``atomic_write``.
     """
     on_cpu = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(dict(note))
     metadata = {"format": FORMAT, "note": text, "sha256": _sha256(on_cpu, text)}
-    with atomic_write(path, synced) as temporary:
+    with atomic_write(path, durable) as temporary:
         save_file(on_cpu, temporary, metadata=metadata)
 
 
@@ -55,14 +55,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, metadata = _parsed(content, str(path))
     if _sha256(tensors, metadata["note"]) != metadata["sha256"]:
         raise InputError(
-            "file is damaged", where=str(path), expected="the content that was written, or no such file",
+            "file is damaged",
+            where=str(path),
+            expected="the content that was written, or no such file",
             found="another sha256",
-        )  # fmt: skip
-    return tensors, json_of(metadata["note"].encode(), str(path))
+        )
+    return tensors, parse_json_object(metadata["note"].encode(), str(path))
 
 
-def tensors_of(content: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a file whose content is known to be what was written, such as one of ``sealed.Sealed``.
+def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
+    """The tensors of a file whose content is known to be what was written, such as one of ``sealed.ManifestReader``.
 
     Raises:
         InputError: it is a file of another program.
@@ -92,7 +94,7 @@ def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, value: Any, synced: bool = True) -> None:
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Write JSON under a temporary name, then rename it."""
-    with atomic_write(path, synced) as temporary:
+    with atomic_write(path, durable) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")

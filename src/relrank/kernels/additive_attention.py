@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from relrank.kernels.compiled import njit
-from relrank.kernels.counting_sort import by_source
+from relrank.kernels.counting_sort import transpose_edges
 from relrank.kernels.csr import Int64
-from relrank.kernels.llvm_loops import Lanes, row_code, width_in_types
-from relrank.kernels.row_partition import attend, equal_pieces
+from relrank.kernels.jit import njit
+from relrank.kernels.llvm_loops import LoopBuilder, row_code, width_in_types
+from relrank.kernels.row_partition import attention_pool, balanced_partition
 
 _WORTH_THREADS = 1 << 14
 """Edges below which one thread is done before the others have woken up."""
@@ -76,8 +76,9 @@ def additive_attention(
     """
     heads_and_width = tuple(vector.shape)
     expected: list[tuple[Tensor, tuple[int, ...]]] = [
-        (left, (len(left), *heads_and_width)), (right, (indptr.numel() - 1, *heads_and_width)),
-    ]  # fmt: skip
+        (left, (len(left), *heads_and_width)),
+        (right, (indptr.numel() - 1, *heads_and_width)),
+    ]
     if edge is not None:
         expected += [(edge[0], tuple(indices.shape)), (edge[1], heads_and_width)]
     if len(heads_and_width) != 2 or any(tuple(tensor.shape) != shape for tensor, shape in expected):
@@ -117,7 +118,7 @@ def _plain(
     if edge is not None:
         inner = inner + edge[0][:, None, None] * edge[1]
     scores = (functional.leaky_relu(inner, slope) * vector).sum(2)
-    return attend(scores, values, rows, len(right))
+    return attention_pool(scores, values, rows, len(right))
 
 
 class _Attention(torch.autograd.Function):
@@ -140,9 +141,7 @@ class _Attention(torch.autograd.Function):
         dtype = arrays[2].dtype
         shares, out = np.empty((indices.numel(), len(vector)), dtype), np.empty(right.shape, dtype)
         blocks, many = _blocks(arrays[0]), _many(indices, parallel)
-        _run(
-            _forward, _forward_on_all, vector.shape[1], blocks, many, *arrays, step, dtype.type(slope), shares, out
-        )  # fmt: skip
+        _run(_forward, _forward_on_all, vector.shape[1], blocks, many, *arrays, step, dtype.type(slope), shares, out)
         found = torch.from_numpy(out)
         ctx.save_for_backward(*given, torch.from_numpy(shares), found)
         ctx.rest = step, dtype.type(slope), parallel
@@ -159,13 +158,22 @@ class _Attention(torch.autograd.Function):
         blocks = _blocks(indptr)
         d_vector, d_along = np.zeros((2, blocks.size - 1, *vector.shape))  # one for each block
         _run(
-            _destinations, _destinations_on_all, width, blocks, many, indptr, indices, *shared, out, moved, d_right,
-            d_vector, d_along,
-        )  # fmt: skip
-        starts, rows, places = by_source(indptr, indices, np.arange(indices.size), len(left))
-        _run(
-            _sources, _sources_on_all, width, _blocks(starts), many, starts, rows, *shared, places, moved, d_left
-        )  # fmt: skip
+            _destinations,
+            _destinations_on_all,
+            width,
+            blocks,
+            many,
+            indptr,
+            indices,
+            *shared,
+            out,
+            moved,
+            d_right,
+            d_vector,
+            d_along,
+        )
+        starts, rows, places = transpose_edges(indptr, indices, np.arange(indices.size), len(left))
+        _run(_sources, _sources_on_all, width, _blocks(starts), many, starts, rows, *shared, places, moved, d_left)
         sums = (d.sum(0).astype(left.dtype) for d in (d_vector, d_along))
         return *(torch.from_numpy(d) for d in (d_left, d_right, *sums)), *[None] * 6
 
@@ -179,20 +187,20 @@ def _many(indices: Tensor, parallel: bool | None) -> bool:
 def _blocks(indptr: Int64) -> Int64:
     """Row borders of blocks with equal work, int64 [n_blocks + 1]; they do not depend on the number of threads."""
     work = int(indptr[-1]) + _ROW_WORK * (indptr.size - 1)
-    return equal_pieces(indptr, min(_MOST_BLOCKS, 1 + work // _BLOCK), _ROW_WORK)
+    return balanced_partition(indptr, min(_MOST_BLOCKS, 1 + work // _BLOCK), _ROW_WORK)
 
 
-def _inner(f: Lanes, near: Any, far: Any, along: Any, weight: Any) -> Any:
+def _inner(f: LoopBuilder, near: Any, far: Any, along: Any, weight: Any) -> Any:
     """An edge's z."""
     return f.fma(f.splat(weight), along, f.builder.fadd(near, far))
 
 
-def _weight(f: Lanes, edge: Any) -> Any:
+def _weight(f: LoopBuilder, edge: Any) -> Any:
     """An edge's w; without weights there is one number for all."""
     return f.scalar("weights", f.builder.mul(edge, f.value["step"]))
 
 
-def _slopes(f: Lanes, z: Any) -> Any:
+def _slopes(f: LoopBuilder, z: Any) -> Any:
     """k: 1 where z > 0, the slope elsewhere, and so where z is no number."""
     ones = ir.Constant(f.vector, [1.0] * f.width)
     return f.builder.select(f.builder.fcmp_ordered(">", z, f.zero), ones, f.splat(f.value["slope"]))
@@ -201,7 +209,7 @@ def _slopes(f: Lanes, z: Any) -> Any:
 _INPUTS = ("left", "right", "vector", "weights", "along", "step", "slope", "shares")
 
 
-def _scores(f: Lanes) -> None:
+def _scores(f: LoopBuilder) -> None:
     """A destination's s, into ``shares``."""
     right, h = f.load("right", f.of_head(f.value["row"])), f.value["h"]
     vector, along = f.load("vector", h), f.load("along", h)
@@ -211,7 +219,7 @@ def _scores(f: Lanes) -> None:
         f.set_scalar(f.dot(vector, f.builder.fmul(z, _slopes(f, z))), "shares", f.of_head(edge))
 
 
-def _mean(f: Lanes) -> None:
+def _mean(f: LoopBuilder) -> None:
     """A destination's o."""
     total = f.sum()
     with f.edges() as (edge, _):
@@ -219,12 +227,15 @@ def _mean(f: Lanes) -> None:
     f.store(f.builder.load(total), "out", f.of_head(f.value["row"]))
 
 
-def _destination(f: Lanes) -> None:
+def _destination(f: LoopBuilder) -> None:
     """A destination's t and dr, and its part of dv and de."""
     row, h, block = f.of_head(f.value["row"]), f.value["h"], f.value["block"]
     right, gradient, vector, along = (
-        f.load("right", row), f.load("gradient", row), f.load("vector", h), f.load("along", h)
-    )  # fmt: skip
+        f.load("right", row),
+        f.load("gradient", row),
+        f.load("vector", h),
+        f.load("along", h),
+    )
     mean = f.dot(gradient, f.load("out", row))
     d_right, d_vector, d_along = f.sum(), f.sum(), f.sum()
     with f.edges() as (edge, _):
@@ -242,7 +253,7 @@ def _destination(f: Lanes) -> None:
     f.add_wide(f.builder.fmul(vector, f.builder.load(d_along)), "d_along", f.of_head(block))
 
 
-def _source(f: Lanes) -> None:
+def _source(f: LoopBuilder) -> None:
     """A source's dl."""
     row, h = f.of_head(f.value["row"]), f.value["h"]
     left, vector, along = f.load("left", row), f.load("vector", h), f.load("along", h)
@@ -275,9 +286,23 @@ def _forward(  # type: ignore[no-untyped-def]
         first, last = indptr[i], indptr[i + 1]
         for h in range(heads):
             _SCORES(
-                sixteens, ones, i, h, heads, first, last, indices, left, right, vector, weights, along, step, slope,
+                sixteens,
+                ones,
+                i,
+                h,
+                heads,
+                first,
+                last,
+                indices,
+                left,
+                right,
+                vector,
+                weights,
+                along,
+                step,
+                slope,
                 shares,
-            )  # fmt: skip
+            )
             if first < last:
                 top = shares[first, h]
                 for e in range(first + 1, last):
@@ -293,30 +318,103 @@ def _forward(  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _destinations(  # type: ignore[no-untyped-def]
-    sixteens, ones, borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, gradient,
-    out, moved, d_right, d_vector, d_along,
-):  # fmt: skip
+    sixteens,
+    ones,
+    borders,
+    b,
+    indptr,
+    indices,
+    left,
+    right,
+    vector,
+    weights,
+    along,
+    step,
+    slope,
+    shares,
+    gradient,
+    out,
+    moved,
+    d_right,
+    d_vector,
+    d_along,
+):
     heads = vector.shape[0]
     for i in range(borders[b], borders[b + 1]):
         for h in range(heads):
             _DESTINATION(
-                sixteens, ones, i, h, heads, indptr[i], indptr[i + 1], indices, left, right, vector, weights, along,
-                step, slope, shares, gradient, out, moved, d_right, d_vector, d_along, b,
-            )  # fmt: skip
+                sixteens,
+                ones,
+                i,
+                h,
+                heads,
+                indptr[i],
+                indptr[i + 1],
+                indices,
+                left,
+                right,
+                vector,
+                weights,
+                along,
+                step,
+                slope,
+                shares,
+                gradient,
+                out,
+                moved,
+                d_right,
+                d_vector,
+                d_along,
+                b,
+            )
 
 
 @njit(nogil=True)
 def _sources(  # type: ignore[no-untyped-def]
-    sixteens, ones, borders, b, starts, rows, left, right, vector, weights, along, step, slope, shares, gradient,
-    places, moved, d_left,
-):  # fmt: skip
+    sixteens,
+    ones,
+    borders,
+    b,
+    starts,
+    rows,
+    left,
+    right,
+    vector,
+    weights,
+    along,
+    step,
+    slope,
+    shares,
+    gradient,
+    places,
+    moved,
+    d_left,
+):
     heads = vector.shape[0]
     for j in range(borders[b], borders[b + 1]):
         for h in range(heads):
             _SOURCE(
-                sixteens, ones, j, h, heads, starts[j], starts[j + 1], rows, left, right, vector, weights, along,
-                step, slope, shares, gradient, places, moved, d_left,
-            )  # fmt: skip
+                sixteens,
+                ones,
+                j,
+                h,
+                heads,
+                starts[j],
+                starts[j + 1],
+                rows,
+                left,
+                right,
+                vector,
+                weights,
+                along,
+                step,
+                slope,
+                shares,
+                gradient,
+                places,
+                moved,
+                d_left,
+            )
 
 
 @njit(parallel=True, nogil=True)

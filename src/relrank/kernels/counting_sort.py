@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 
 Int32 = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int32 | np.int64]
@@ -55,7 +55,7 @@ def repeats(indptr, indices):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def holds(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
+def contains_pairs(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
     """Which pairs are entries of a matrix whose columns ascend inside a row, bool [size]."""
     result = np.zeros(rows.size, np.bool_)
     for e in range(rows.size):
@@ -66,7 +66,7 @@ def holds(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def by_source(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
+def transpose_edges(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
     """Edges that are listed by destination, by source, in one counting pass: the transposed matrix.
 
     Returns:
@@ -100,7 +100,7 @@ def _next_order(keys, n, order, out):  # type: ignore[no-untyped-def]
         at[keys[i]] += 1
 
 
-def order_of(keys: Int32, n: int, order: Order | None = None) -> Order:
+def stable_argsort(keys: Int32, n: int, order: Order | None = None) -> Order:
     """The stable order of keys.
 
     Args:
@@ -120,7 +120,7 @@ def order_of(keys: Int32, n: int, order: Order | None = None) -> Order:
     return out
 
 
-def order_of_pairs(rows: Int32, cols: Int32, shape: tuple[int, int]) -> Order:
+def stable_argsort_pairs(rows: Int32, cols: Int32, shape: tuple[int, int]) -> Order:
     """The stable order of pairs by (row, column): ``np.lexsort((cols, rows))``.
 
     Args:
@@ -130,4 +130,4 @@ def order_of_pairs(rows: Int32, cols: Int32, shape: tuple[int, int]) -> Order:
     """
     if sum(shape) > _SPARSE * rows.size:
         return np.lexsort((cols, rows))
-    return order_of(rows, shape[0], order_of(cols, shape[1]))
+    return stable_argsort(rows, shape[0], stable_argsort(cols, shape[1]))

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.counting_sort import ascending, by_source, holds, order_of_pairs, repeats, starts
+from relrank.kernels.counting_sort import (
+    ascending,
+    contains_pairs,
+    repeats,
+    stable_argsort_pairs,
+    starts,
+    transpose_edges,
+)
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -15,7 +22,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 
-def end_to_end(starts: Int64, lengths: Int64) -> tuple[Int64, Int64]:
+def concat_ranges(starts: Int64, lengths: Int64) -> tuple[Int64, Int64]:
     """Pieces of an array laid one after the other.
 
     Args:
@@ -65,7 +72,7 @@ class Csr:
         at, indices = (np.ascontiguousarray(side, np.int32) for side in (rows, cols))
         values = None if data is None else np.ascontiguousarray(data, np.float32)
         if not ascending(at, indices):
-            order = order_of_pairs(at, indices, shape)
+            order = stable_argsort_pairs(at, indices, shape)
             indices, values = indices[order], None if values is None else values[order]
         indptr = starts(at, shape[0])
         if twice := repeats(indptr, indices):
@@ -90,15 +97,15 @@ class Csr:
         """The row of every stored value, int32 [nnz]."""
         return np.repeat(np.arange(self.n_rows, dtype=np.int32), self.degrees())
 
-    def holds(self, rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
+    def contains_pairs(self, rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
         """Which of these pairs are stored, bool [n]; rows and columns must be those of the matrix."""
-        found: npt.NDArray[np.bool_] = holds(self.indptr, self.indices, rows, cols)
+        found: npt.NDArray[np.bool_] = contains_pairs(self.indptr, self.indices, rows, cols)
         return found
 
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
         starts = self.indptr[rows]
-        indptr, at = end_to_end(starts, self.indptr[np.add(rows, 1)] - starts)  # not degrees(): few of many rows
+        indptr, at = concat_ranges(starts, self.indptr[np.add(rows, 1)] - starts)  # not degrees(): few of many rows
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
     def shares(self) -> Csr:
@@ -109,5 +116,5 @@ class Csr:
 
     def transpose(self) -> Csr:
         """Rows become columns; entries that occur more than once stay apart."""
-        indptr, rows, data = by_source(self.indptr, self.indices, self.data, self.n_cols)
+        indptr, rows, data = transpose_edges(self.indptr, self.indices, self.data, self.n_cols)
         return Csr(indptr, rows, data, self.n_rows)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 
 from relrank.errors import InputError
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.jit import njit
 from relrank.kernels.spmm import edges_ahead, row_of_product, sixteens_of, spmm
 
 # Above this size scipy's float32 Cholesky has crashed processes; torch's has not.
@@ -72,9 +72,22 @@ def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: 
                     into = out[u, left : left + width].reshape(1, width)
                     first_edge, last_edge = indptr[u], indptr[u + 1]
                     row_of_product(  # type: ignore[call-arg]
-                        _SIXTEENS, _AHEAD, indices, data, first_edge, last_edge, last_edge - 1, mine[t], into, 0,
-                        np.float32(0), into, 0, np.float32(1), none,
-                    )  # fmt: skip
+                        _SIXTEENS,
+                        _AHEAD,
+                        indices,
+                        data,
+                        first_edge,
+                        last_edge,
+                        last_edge - 1,
+                        mine[t],
+                        into,
+                        0,
+                        np.float32(0),
+                        into,
+                        0,
+                        np.float32(1),
+                        none,
+                    )
 
 
 @njit(parallel=True, nogil=True)
@@ -211,7 +224,7 @@ def products_of(rows: Csr) -> int:
     return int((degrees * (degrees + 1)).sum()) // 2
 
 
-def penalised(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2: float) -> Float32:
+def ridge_gram(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2: float) -> Float32:
     """``F + Σ factor · O + l2 · I`` of Gram matrices, float32 [n, n]; only its upper triangle is set.
 
     Args:
@@ -353,7 +366,7 @@ def regression_weights(a: Float32) -> tuple[Float32, Float32]:
     return _weights_of(_inverse_triangle(a))
 
 
-def weights_without(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32, Float32] | None:
+def downdated_weights(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32, Float32] | None:
     """``regression_weights`` of ``G − rowsᵀ rows`` from those of G, by Woodbury's identity.
 
     With ``P = G⁻¹`` and ``M = I − rows P rowsᵀ`` the inverse is ``P + (rows P)ᵀ M⁻¹ (rows P)``: k² n + k n²
@@ -422,6 +435,8 @@ def _inverse_triangle(a: Float32) -> Float32:
             return torch.cholesky_inverse(factor_).T.contiguous().numpy()
         failed = f"pivot {int(info_)} of {n}"
     raise InputError(
-        "matrix is not positive definite", where="closed-form solution",
-        expected="a ridge penalty l2 large enough for float32", found=f"Cholesky failed at {failed}",
-    )  # fmt: skip
+        "matrix is not positive definite",
+        where="closed-form solution",
+        expected="a ridge penalty l2 large enough for float32",
+        found=f"Cholesky failed at {failed}",
+    )

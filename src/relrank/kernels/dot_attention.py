@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from relrank.kernels.compiled import njit
-from relrank.kernels.counting_sort import by_source
-from relrank.kernels.csr import Int32, Int64, end_to_end
-from relrank.kernels.row_partition import attend, equal_pieces
+from relrank.kernels.counting_sort import transpose_edges
+from relrank.kernels.csr import Int32, Int64, concat_ranges
+from relrank.kernels.jit import njit
+from relrank.kernels.row_partition import attention_pool, balanced_partition
 
 CHUNKS = 64
 """Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""
@@ -74,7 +74,7 @@ def _by_torch(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, n: Neigh
     ends = torch.from_numpy(np.repeat(np.arange(n_dst), np.diff(n.indptr))).to(device)
     starts, kinds = (torch.from_numpy(x).long().to(device) for x in (n.indices, n.kinds))
     scores = (query[ends] * key[starts]).sum(2) * prior[kinds] * scale
-    return attend(scores, value[starts], ends, n_dst)
+    return attention_pool(scores, value[starts], ends, n_dst)
 
 
 class _DotAttention(torch.autograd.Function):
@@ -98,10 +98,22 @@ class _DotAttention(torch.autograd.Function):
         pieces, d_score = _pieces(n.indptr), np.empty_like(ctx.share)
         d_prior = np.zeros((pieces.size - 1, *prior.shape), prior.dtype)
         _to_queries(
-            n.indptr, n.indices, n.kinds, pieces, query, key, value, prior, ctx.scale, ctx.share, g, d_score, d_query,
+            n.indptr,
+            n.indices,
+            n.kinds,
+            pieces,
+            query,
+            key,
+            value,
+            prior,
+            ctx.scale,
+            ctx.share,
+            g,
+            d_score,
+            d_query,
             d_prior,
-        )  # fmt: skip
-        starts, ends, edges = by_source(n.indptr, n.indices, np.arange(n.indices.size), len(key))
+        )
+        starts, ends, edges = transpose_edges(n.indptr, n.indices, np.arange(n.indices.size), len(key))
         _to_sources(starts, edges, ends, _pieces(starts), query, ctx.share, d_score, g, d_key, d_value)
         tensors = (torch.from_numpy(x) for x in (d_query, d_key, d_value, d_prior.sum(0)))
         return *tensors, None, None
@@ -109,7 +121,7 @@ class _DotAttention(torch.autograd.Function):
 
 def _pieces(indptr: Int64) -> Int64:
     """Borders of ``CHUNKS`` pieces of rows with about equal work."""
-    return equal_pieces(indptr, CHUNKS, row_work=4)
+    return balanced_partition(indptr, CHUNKS, row_work=4)
 
 
 @njit(parallel=True, nogil=True, fastmath=_LOOSE)
@@ -197,6 +209,6 @@ def joined(edges: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], n_dst: int) -
     indptr = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
     sources, kinds = (np.empty(int(indptr[-1]), np.int32) for _ in range(2))
     for kind, (_, rows) in enumerate(edges):
-        at = end_to_end(indptr[:-1] + before[kind], counts[kind])[1]
+        at = concat_ranges(indptr[:-1] + before[kind], counts[kind])[1]
         sources[at], kinds[at] = rows, kind
     return indptr, sources, kinds

@@ -16,25 +16,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from relrank.kernels.compiled import njit
-from relrank.kernels.counting_sort import by_source
+from relrank.kernels.counting_sort import transpose_edges
 from relrank.kernels.csr import Csr
+from relrank.kernels.jit import njit
 from relrank.kernels.spmm import spmm
 
 
-def edge_products(users: Tensor, items: Tensor, user_at: Tensor, columns: Tensor) -> Tensor:
+def edge_products(users: Tensor, items: Tensor, user_index: Tensor, columns: Tensor) -> Tensor:
     """Products of edges' ends, [B, n].
 
     Args:
         users: vectors [U, d].
         items: vectors [C, d].
-        user_at: row of ``users`` of every edge, int64 [B].
+        user_index: row of ``users`` of every edge, int64 [B].
         columns: rows of ``items`` that it is multiplied with, int64 [B, n].
     """
     if users.device.type != "cpu" or users.dtype != torch.float32 or items.dtype != torch.float32:
         own = items.index_select(0, columns.reshape(-1)).view(*columns.shape, -1)
-        return torch.einsum("bd,bnd->bn", users.index_select(0, user_at), own)
-    result: Tensor = _EdgeProducts.apply(users, items, user_at, columns)  # type: ignore[no-untyped-call]
+        return torch.einsum("bd,bnd->bn", users.index_select(0, user_index), own)
+    result: Tensor = _EdgeProducts.apply(users, items, user_index, columns)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -42,30 +42,30 @@ class _EdgeProducts(torch.autograd.Function):
     """The products; its gradient is two sparse products. It cannot be differentiated twice."""
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, user_at: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, users: Tensor, items: Tensor, user_index: Tensor, columns: Tensor) -> Tensor:
         users, items = users.contiguous(), items.contiguous()
-        ctx.save_for_backward(users, items, user_at, columns)
+        ctx.save_for_backward(users, items, user_index, columns)
         out = users.new_empty(columns.shape)
-        _products(users.numpy(), items.numpy(), user_at.numpy(), columns.contiguous().numpy(), out.numpy())
+        _products(users.numpy(), items.numpy(), user_index.numpy(), columns.contiguous().numpy(), out.numpy())
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        users, items, user_at, columns = ctx.saved_tensors
+        users, items, user_index, columns = ctx.saved_tensors
         weights = gradient.contiguous().numpy()
-        indptr, indices, data = _by_user(user_at.numpy(), columns.numpy(), weights, len(users))
+        indptr, indices, data = _by_user(user_index.numpy(), columns.numpy(), weights, len(users))
         d_users, d_items = torch.empty_like(users), torch.empty_like(items)
         spmm(Csr(indptr, indices, data, len(items)), items.numpy(), d_users.numpy())
-        indptr, indices, data = by_source(indptr, indices, data, len(items))
+        indptr, indices, data = transpose_edges(indptr, indices, data, len(items))
         spmm(Csr(indptr, indices, data, len(users)), users.numpy(), d_items.numpy())
         return d_users, d_items, None, None
 
 
 @njit(parallel=True, nogil=True, fastmath={"reassoc", "contract"})
-def _products(users, items, user_at, columns, out):  # type: ignore[no-untyped-def]
+def _products(users, items, user_index, columns, out):  # type: ignore[no-untyped-def]
     for b in numba.prange(out.shape[0]):
-        user = users[user_at[b]]
+        user = users[user_index[b]]
         for k in range(out.shape[1]):
             item, total = items[columns[b, k]], np.float32(0)
             for j in range(user.size):
@@ -74,19 +74,19 @@ def _products(users, items, user_at, columns, out):  # type: ignore[no-untyped-d
 
 
 @njit(nogil=True)
-def _by_user(user_at, columns, values, n_users):  # type: ignore[no-untyped-def]
+def _by_user(user_index, columns, values, n_users):  # type: ignore[no-untyped-def]
     """The edges as compressed rows of users, in their order; an item may occur more than once."""
     n = columns.shape[1]
     indptr = np.zeros(n_users + 1, np.int64)
-    for b in range(user_at.size):
-        indptr[user_at[b] + 1] += n
+    for b in range(user_index.size):
+        indptr[user_index[b] + 1] += n
     for i in range(n_users):
         indptr[i + 1] += indptr[i]
     at = indptr[:-1].copy()
     indices, data = np.empty(columns.size, np.int32), np.empty(columns.size, np.float32)
-    for b in range(user_at.size):
-        place = at[user_at[b]]
+    for b in range(user_index.size):
+        place = at[user_index[b]]
         for k in range(n):
             indices[place + k], data[place + k] = columns[b, k], values[b, k]
-        at[user_at[b]] = place + n
+        at[user_index[b]] = place + n
     return indptr, indices, data

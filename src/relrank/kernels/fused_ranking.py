@@ -20,8 +20,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Float32, Int32, Int64
+from relrank.kernels.jit import njit
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
 WIDE = "+avx512f" in _FEATURES
@@ -288,15 +288,15 @@ def _conclude(  # type: ignore[no-untyped-def]
         for t in range(last - 2, first - 1, -1):
             above[t] += above[t + 1]
             at_least[t] += at_least[t + 1]
-    constant = False
+    all_tied = False
     for t in range(first, last):
         own = order[t]
         if _holds(seen, truth[own]) or _holds(closed, truth[own]):
             higher[own], equal[own] = -1, -1
             continue
         higher[own], equal[own] = above[t], at_least[t] - above[t]
-        constant = n_candidates > 1 and above[t] == 0 and at_least[t] == n_candidates
-    return constant
+        all_tied = n_candidates > 1 and above[t] == 0 and at_least[t] == n_candidates
+    return all_tied
 
 
 @njit(nogil=True)
@@ -329,7 +329,7 @@ def rank_products(
     closed: Int32,
     higher: Int32,
     equal: Int32,
-    constant: npt.NDArray[np.bool_],
+    all_tied: npt.NDArray[np.bool_],
     top_items: Int32,
     top_scores: Float32,
 ) -> None:
@@ -349,7 +349,7 @@ def rank_products(
         closed: item rows that are candidates for nobody, ascending.
         higher: of all relevant items of all users, how many candidates score higher; −1 for those that are masked.
         equal: likewise how many score the same, the item itself among them.
-        constant: bool [B], whether all candidates have one score; only of users with relevant items.
+        all_tied: bool [B], whether all candidates have one score; only of users with relevant items.
         top_items: lists, int32 [B, k]; −1 behind the end.
         top_scores: float32 [B, k], −∞ as they come.
     """
@@ -408,11 +408,19 @@ def rank_products(
     for b in range(n_users):
         u = users[b]
         seen = seen_items[seen_indptr[u] : seen_indptr[u + 1]]
-        constant[b] = _conclude(
-            of, above, at_least, starts[b], starts[b + 1], seen, closed,
-            truth_items[truth_indptr[u] : truth_indptr[u + 1]], order.size - (cuts[b, n_tiles] - cuts[b, 0]),
-            higher[truth_indptr[u] : truth_indptr[u + 1]], equal[truth_indptr[u] : truth_indptr[u + 1]],
-        )  # fmt: skip
+        all_tied[b] = _conclude(
+            of,
+            above,
+            at_least,
+            starts[b],
+            starts[b + 1],
+            seen,
+            closed,
+            truth_items[truth_indptr[u] : truth_indptr[u + 1]],
+            order.size - (cuts[b, n_tiles] - cuts[b, 0]),
+            higher[truth_indptr[u] : truth_indptr[u + 1]],
+            equal[truth_indptr[u] : truth_indptr[u + 1]],
+        )
         _named(order, top_scores[b], top_items[b])
 
 
@@ -429,7 +437,7 @@ def rank_rows(
     closed: Int32,
     higher: Int32,
     equal: Int32,
-    constant: npt.NDArray[np.bool_],
+    all_tied: npt.NDArray[np.bool_],
     not_finite: Int64,
     top_items: Int32,
     top_scores: Float32,
@@ -476,8 +484,17 @@ def rank_rows(
             _tally(row, base, n_vectors, targets, above, at_least, 0, truth.size, words)
             if k:
                 _keep_reaching(row, base, n_vectors, top_scores[b], top_items[b], places, base, words)
-        constant[b] = _conclude(
-            of, above, at_least, 0, truth.size, seen, closed, truth, n_candidates,
-            higher[truth_indptr[u] : truth_indptr[u + 1]], equal[truth_indptr[u] : truth_indptr[u + 1]],
-        )  # fmt: skip
+        all_tied[b] = _conclude(
+            of,
+            above,
+            at_least,
+            0,
+            truth.size,
+            seen,
+            closed,
+            truth,
+            n_candidates,
+            higher[truth_indptr[u] : truth_indptr[u + 1]],
+            equal[truth_indptr[u] : truth_indptr[u + 1]],
+        )
         _named(order, top_scores[b], top_items[b])

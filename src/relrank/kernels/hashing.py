@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from relrank.kernels.compiled import njit
+from relrank.kernels.jit import njit
 
 
 @njit(inline="always")

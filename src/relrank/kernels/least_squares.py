@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 
 from relrank.errors import InputError
 from relrank.kernels import fused_ranking
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
+from relrank.kernels.jit import njit
 
 TILE_ROWS = 4
 """A register tile is so many rows by ``TILE`` columns."""
@@ -264,7 +264,7 @@ def padded(table: Float32) -> Float32:
     return np.ascontiguousarray(np.pad(table, ((0, 0), (0, missing))) if missing else table)
 
 
-def moments(table: Float32) -> Float64:
+def gram_matrix(table: Float32) -> Float64:
     """``YᵀY`` of a table float32 [m, d] of whole tiles, float64 [d, d]."""
     n, d = table.shape
     parts = np.zeros((PARTS, d, d))
@@ -321,8 +321,9 @@ def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32, pri
     _solve(order, rows.indptr, rows.indices, rows.data, table, spectrum, ridge, side, strands, out, failed)
     if failed.any():
         raise InputError(
-            "matrix is not positive definite", where="alternating least squares",
+            "matrix is not positive definite",
+            where="alternating least squares",
             expected="a penalty l2 large enough for float32",
             found=f"Cholesky failed at row {int(failed.max()) - 1} of {rows.n_rows}",
-        )  # fmt: skip
+        )
     return out

@@ -21,7 +21,7 @@ SPOT = ("row", "h", "heads", "first", "last", "columns")
 int32 [n_edges]."""
 
 
-def row_code(write: Callable[[Lanes], None], names: tuple[str, ...]) -> Any:
+def row_code(write: Callable[[LoopBuilder], None], names: tuple[str, ...]) -> Any:
     """A function for compiled loops, whose first two arguments are of ``width_in_types``.
 
     Args:
@@ -36,7 +36,7 @@ def row_code(write: Callable[[Lanes], None], names: tuple[str, ...]) -> Any:
 
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             given = list(zip(signature.args[0], cgutils.unpack_tuple(builder, arguments[0]), strict=True))[2:]
-            write(Lanes(context, builder, dict(zip((*SPOT, *names), given, strict=True)), names[0], width))
+            write(LoopBuilder(context, builder, dict(zip((*SPOT, *names), given, strict=True)), names[0], width))
             return context.get_dummy_value()
 
         return types.void(types.BaseTuple.from_types(kinds)), emit
@@ -53,7 +53,7 @@ def width_in_types(width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (0,) * (width // 16 + 1), (0,) * (width % 16 + 1)
 
 
-class Lanes:
+class LoopBuilder:
     """LLVM code for vectors of one head.
 
     Args:

@@ -13,9 +13,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.dense_solve import regression_weights
+from relrank.kernels.jit import njit
 
 LANES = 8
 """Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
@@ -34,7 +34,7 @@ LEAST_PIVOT = np.float32(1e-6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SameValue:
+class EqualityMatrix:
     """A matrix that is 1 where two items have the same value and 0 elsewhere, without its n² numbers.
 
     Attributes:
@@ -44,7 +44,7 @@ class SameValue:
     values: Int32
 
 
-Square = Float32 | Csr | SameValue
+Square = Float32 | Csr | EqualityMatrix
 """A symmetric matrix, [n, n]."""
 
 
@@ -385,7 +385,7 @@ def symmetric_sum(first: Float32, others: Sequence[tuple[Square, float]], memory
         part = out[start:stop]  # stays in the cache while everything is added to it
         _add_dense(part, first[start:stop], np.float32(1), True, _strands())
         for other, factor in others:
-            if isinstance(other, SameValue):
+            if isinstance(other, EqualityMatrix):
                 _add_same(part, other.values[start:stop], other.values, np.float32(factor), _strands())
             elif not isinstance(other, Csr):
                 _add_dense(part, other[start:stop], np.float32(factor), False, _strands())
@@ -400,7 +400,7 @@ def add_rows(out: Float32, rows: Float32, factor: float) -> None:
     _add_dense(out, rows, np.float32(factor), False, _strands())
 
 
-def nearest_dense(g: Float32, k: int, shrinkage: float, targets: Int64, guess: Int32 | None = None) -> Int32:
+def topk_cosine_dense(g: Float32, k: int, shrinkage: float, targets: Int64, guess: Int32 | None = None) -> Int32:
     """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, where that is above 0.
 
     Args:
@@ -429,7 +429,7 @@ def lengths(columns: Csr) -> Float32:
     return result
 
 
-def nearest_sparse(
+def topk_cosine_sparse(
     columns: Csr, rows: Csr, k: int, shrinkage: float, targets: Int64, most: int, norms: Float32 | None = None
 ) -> Int32:
     """The same from Z itself.
@@ -445,7 +445,7 @@ def nearest_sparse(
         norms: ``lengths(columns)``, where they are known.
 
     Returns:
-        As ``nearest_dense``.
+        As ``topk_cosine_dense``.
     """
     norms = lengths(columns) if norms is None else norms
     found: Int32 = np.empty((targets.size, k), np.int32)
@@ -458,10 +458,10 @@ def weights_dense(g: Float32, l2: float, targets: Int64, neighbours: Int32) -> F
     """Ridge weights of the neighbours of each target.
 
     Args:
-        g: as for ``nearest_dense``.
+        g: as for ``topk_cosine_dense``.
         l2: ridge penalty λ, above 0.
         targets: columns, int64 [n_targets].
-        neighbours: as ``nearest_dense`` returns them.
+        neighbours: as ``topk_cosine_dense`` returns them.
 
     Returns:
         float32 [n_targets, k]; 0 beside −1.
@@ -476,9 +476,16 @@ def weights_sparse(columns: Csr, l2: float, targets: Int64, neighbours: Int32) -
     """The same from Z by columns, [n, n_rows]."""
     weights: Float32 = np.zeros(neighbours.shape, np.float32)
     _solve_sparse(
-        columns.indptr, columns.indices, columns.data, columns.n_cols, np.float32(l2), targets, neighbours, weights,
+        columns.indptr,
+        columns.indices,
+        columns.data,
+        columns.n_cols,
+        np.float32(l2),
+        targets,
+        neighbours,
+        weights,
         _strands(),
-    )  # fmt: skip
+    )
     return weights
 
 
@@ -486,7 +493,7 @@ def weights_of_all(g: Float32, l2: float, targets: Int64) -> tuple[Int32, Float3
     """Each target regressed on all other columns: one inverse in place of a factorisation for each.
 
     Args:
-        g: as for ``nearest_dense``.
+        g: as for ``topk_cosine_dense``.
         l2: ridge penalty λ, above 0.
         targets: columns, int64 [n_targets].
 

@@ -7,9 +7,9 @@ from typing import Protocol
 import numba
 import numpy as np
 
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.hashing import hash64
+from relrank.kernels.jit import njit
 
 # A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
 _COMPARISONS_PER_HASH = 8
@@ -203,9 +203,19 @@ def _draw_parallel(  # type: ignore[no-untyped-def]
         low, high = offsets[i], offsets[i + 1]
         if low < high:
             _draw_one(
-                nodes[i], indptr, indices, data, start, base, skip, replace, weighted, word,
-                columns[low:high], weight[low:high],
-            )  # fmt: skip
+                nodes[i],
+                indptr,
+                indices,
+                data,
+                start,
+                base,
+                skip,
+                replace,
+                weighted,
+                word,
+                columns[low:high],
+                weight[low:high],
+            )
 
 
 @njit(nogil=True)
@@ -216,9 +226,19 @@ def _draw_serial(  # type: ignore[no-untyped-def]
         low, high = offsets[i], offsets[i + 1]
         if low < high:
             _draw_one(
-                nodes[i], indptr, indices, data, start, base, skip, replace, weighted, word,
-                columns[low:high], weight[low:high],
-            )  # fmt: skip
+                nodes[i],
+                indptr,
+                indices,
+                data,
+                start,
+                base,
+                skip,
+                replace,
+                weighted,
+                word,
+                columns[low:high],
+                weight[low:high],
+            )
 
 
 @njit(nogil=True)
@@ -285,7 +305,7 @@ class EdgeType(Protocol):
         """Destination rows by source rows, both counted inside their type; data are the weights."""
 
     @property
-    def plain(self) -> bool:
+    def unweighted(self) -> bool:
         """Whether all weights are equal to one."""
 
 
@@ -322,10 +342,21 @@ def draw(
         weight: written.
         parallel: on all threads, where there is enough to draw.
     """
-    data = e.csr.data[:0] if e.plain else e.csr.data
-    much = columns.size >= _WORTH_THREADS or (weighted and not e.plain)  # which reads whole rows
+    data = e.csr.data[:0] if e.unweighted else e.csr.data
+    much = columns.size >= _WORTH_THREADS or (weighted and not e.unweighted)  # which reads whole rows
     kernel = _draw_parallel if parallel and much else _draw_serial
     kernel(
-        nodes, e.destination.start, e.csr.indptr, e.csr.indices, data, e.source.start, skip,
-        replace and fanout >= 0, weighted, word, offsets, columns, weight,
-    )  # fmt: skip
+        nodes,
+        e.destination.start,
+        e.csr.indptr,
+        e.csr.indices,
+        data,
+        e.source.start,
+        skip,
+        replace and fanout >= 0,
+        weighted,
+        word,
+        offsets,
+        columns,
+        weight,
+    )

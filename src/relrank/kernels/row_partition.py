@@ -14,7 +14,7 @@ from torch import Tensor
 from relrank.kernels.csr import Int64
 
 
-def equal_pieces(indptr: Int64, pieces: int, row_work: int) -> Int64:
+def balanced_partition(indptr: Int64, pieces: int, row_work: int) -> Int64:
     """Row borders of pieces with about equal work, int64 [pieces + 1].
 
     Args:
@@ -28,7 +28,7 @@ def equal_pieces(indptr: Int64, pieces: int, row_work: int) -> Int64:
     return found.astype(np.int64)
 
 
-def attend(scores: Tensor, values: Tensor, rows: Tensor, n_dst: int) -> Tensor:
+def attention_pool(scores: Tensor, values: Tensor, rows: Tensor, n_dst: int) -> Tensor:
     """Each destination's mean of values by the softmax of its edges' scores, by operations that every device has.
 
     Args:

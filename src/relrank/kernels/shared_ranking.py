@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Float32, Int32, Int64
+from relrank.kernels.jit import njit
 
 
-class SharedOrder:
+class SharedRanking:
     """Items by score, higher ones first, equal ones by place.
 
     Args:
@@ -19,10 +19,10 @@ class SharedOrder:
     """
 
     def __init__(self, scores: Float32, places: Int32, closed: Int32) -> None:
-        self.scores, self.is_closed = scores, np.zeros(scores.size, np.bool_)
-        self.is_closed[closed] = True
+        self.scores, self.is_excluded = scores, np.zeros(scores.size, np.bool_)
+        self.is_excluded[closed] = True
         order = np.lexsort((places, -scores))
-        self.items: Int32 = order[~self.is_closed[order]].astype(np.int32)
+        self.items: Int32 = order[~self.is_excluded[order]].astype(np.int32)
         self.ascending: Float32 = np.ascontiguousarray(scores[self.items][::-1])
 
     def rank(
@@ -34,22 +34,46 @@ class SharedOrder:
         truth_items: Int32,
         higher: Int32,
         equal: Int32,
-        constant: npt.NDArray[np.bool_],
+        all_tied: npt.NDArray[np.bool_],
         top_items: Int32,
         top_scores: Float32,
     ) -> None:
         """Rank users; arguments and what is written are those of ``sparse_ranking.rank_sparse``."""
         _rank(
-            self.scores, self.is_closed, self.items, self.ascending, users, seen_indptr, seen_items, truth_indptr,
-            truth_items, higher, equal, constant, top_items, top_scores,
-        )  # fmt: skip
+            self.scores,
+            self.is_excluded,
+            self.items,
+            self.ascending,
+            users,
+            seen_indptr,
+            seen_items,
+            truth_indptr,
+            truth_items,
+            higher,
+            equal,
+            all_tied,
+            top_items,
+            top_scores,
+        )
 
 
 @njit(nogil=True)
 def _rank(  # type: ignore[no-untyped-def]
-    scores, is_closed, items, ascending, users, seen_indptr, seen_items, truth_indptr, truth_items, higher, equal,
-    constant, top_items, top_scores,
-):  # fmt: skip
+    scores,
+    is_excluded,
+    items,
+    ascending,
+    users,
+    seen_indptr,
+    seen_items,
+    truth_indptr,
+    truth_items,
+    higher,
+    equal,
+    all_tied,
+    top_items,
+    top_scores,
+):
     masked_for, k = np.full(scores.size, -1, np.int32), top_items.shape[1]
     for b in range(users.size):
         u = users[b]
@@ -57,21 +81,21 @@ def _rank(  # type: ignore[no-untyped-def]
         candidates = items.size
         for item in seen:
             masked_for[item] = b
-            candidates -= not is_closed[item]
+            candidates -= not is_excluded[item]
         for e in range(truth_indptr[u], truth_indptr[u + 1]):
             item = truth_items[e]
-            if is_closed[item] or masked_for[item] == b:
+            if is_excluded[item] or masked_for[item] == b:
                 higher[e], equal[e] = -1, -1
                 continue
             target = scores[item]
             n_higher = items.size - np.searchsorted(ascending, target, side="right")
             n_equal = items.size - n_higher - np.searchsorted(ascending, target)
             for other in seen:
-                if not is_closed[other]:
+                if not is_excluded[other]:
                     n_higher -= scores[other] > target
                     n_equal -= scores[other] == target
             higher[e], equal[e] = n_higher, n_equal
-            constant[b] = n_higher == 0 and n_equal == candidates and candidates > 1
+            all_tied[b] = n_higher == 0 and n_equal == candidates and candidates > 1
         length = 0
         for item in items:
             if length == k:

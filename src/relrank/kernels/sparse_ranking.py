@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.jit import njit
 
 Mask = npt.NDArray[np.bool_]
 
@@ -95,7 +95,7 @@ def rank_sparse(
     closed: Int32,
     higher: Int32,
     equal: Int32,
-    constant: npt.NDArray[np.bool_],
+    all_tied: npt.NDArray[np.bool_],
     not_finite: Int64,
     top_items: Int32,
     top_scores: Float32,
@@ -119,7 +119,7 @@ def rank_sparse(
         closed: item rows that are candidates for nobody.
         higher: of all relevant items of all users, how many candidates score higher; −1 for those that are masked.
         equal: likewise how many score the same, the item itself among them.
-        constant: bool [B], whether all candidates, at least two, have one score; only of users with relevant items.
+        all_tied: bool [B], whether all candidates, at least two, have one score; only of users with relevant items.
         not_finite: int64 [B], how many scores are NaN or infinite; nothing else is written for such a user.
         top_items: lists, int32 [B, k]; −1 behind the end.
         top_scores: float32 [B, k]; −∞ behind the end.
@@ -177,7 +177,7 @@ def rank_sparse(
             elif target == 0:
                 n_equal += rest
             higher[e], equal[e] = n_higher, n_equal
-            constant[b] = n_higher == 0 and n_equal == kept + rest and n_equal > 1
+            all_tied[b] = n_higher == 0 and n_equal == kept + rest and n_equal > 1
         if k:
             _list(scores, mark, b, reached, count, order, places, top_items[b], top_scores[b])
 
@@ -194,9 +194,24 @@ def _sum_all(i_indptr, i_indices, i_data, row, w_indptr, w_indices, w_data, scor
 
 @njit(nogil=True)
 def rank_few_items(  # type: ignore[no-untyped-def]
-    i_indptr, i_indices, i_data, w_indptr, w_indices, w_data, users, seen_indptr, seen_items, truth_indptr,
-    truth_items, closed, higher, equal, constant, not_finite, n_items,
-):  # fmt: skip
+    i_indptr,
+    i_indices,
+    i_data,
+    w_indptr,
+    w_indices,
+    w_data,
+    users,
+    seen_indptr,
+    seen_items,
+    truth_indptr,
+    truth_items,
+    closed,
+    higher,
+    equal,
+    all_tied,
+    not_finite,
+    n_items,
+):
     """``rank_sparse`` without lists, for catalogues whose scores stay in the cache: all of them are made and counted.
 
     Arguments as there, and the number of items.
@@ -224,7 +239,7 @@ def rank_few_items(  # type: ignore[no-untyped-def]
                 higher[e], equal[e] = -1, -1
                 continue
             higher[e], equal[e] = _count(scores, n_items, target)
-            constant[b] = higher[e] == 0 and equal[e] == candidates and candidates > 1
+            all_tied[b] = higher[e] == 0 and equal[e] == candidates and candidates > 1
 
 
 @njit(nogil=True)
@@ -324,7 +339,7 @@ class _Scratch:
         return self.stamp
 
 
-class SparsePages:
+class SparsePaginator:
     """Pages of lists from sparse products, from any thread; no array of the catalogue's size is made per page.
 
     Args:
@@ -381,14 +396,26 @@ class SparsePages:
         with self._scratch() as scratch:
             scores, mark, stamp = scratch.scores, scratch.mark, scratch.next()
             bad, masked, above, below = _split(
-                inputs.indptr, inputs.indices, inputs.data, weights.indptr, weights.indices, weights.data,
-                masked_items, allowed, scores, mark, stamp, scratch.reached,
-            )  # fmt: skip
+                inputs.indptr,
+                inputs.indices,
+                inputs.data,
+                weights.indptr,
+                weights.indices,
+                weights.data,
+                masked_items,
+                allowed,
+                scores,
+                mark,
+                stamp,
+                scratch.reached,
+            )
             if bad:
                 raise InputError(
-                    "scores are not finite", where=where, expected="finite numbers",
+                    "scores are not finite",
+                    where=where,
+                    expected="finite numbers",
                     found=f"{bad:,} that are not",
-                )  # fmt: skip
+                )
             total = (n_items if among is None else int(np.count_nonzero(among))) - masked
             end, at_zero = min(offset + k, total), total - above.size - below.size
             first = self._ordered(above, scores, min(offset, above.size), min(end, above.size))

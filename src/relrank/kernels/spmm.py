@@ -20,9 +20,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
-from relrank.kernels.row_partition import equal_pieces
+from relrank.kernels.jit import njit
+from relrank.kernels.row_partition import balanced_partition
 
 PREFETCH = 16
 """Edges between the prefetch of a vector and its use, in loops that read more than one table."""
@@ -53,9 +53,7 @@ def row_of_product(  # type: ignore[no-untyped-def]
     row ``b`` of ``base``, where beta is not 0, is where the sum goes on from. ``sixteens`` is of ``sixteens_of``.
     """
     width = 16 * len(sixteens)
-    signature = types.float32(
-        sixteens, ahead, indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z
-    )  # fmt: skip
+    signature = types.float32(sixteens, ahead, indices, data, start, stop, limit, x, base, b, beta, out, r, alpha, z)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def array(position: int) -> Any:
@@ -264,7 +262,7 @@ def _compiled_for(width: int) -> bool:
 
 def chunks(indptr: Int64) -> Int64:
     """Row borders of chunks with equal work (edges + a little per row), int64 [CHUNKS + 1]."""
-    return equal_pieces(indptr, CHUNKS, row_work=2)
+    return balanced_partition(indptr, CHUNKS, row_work=2)
 
 
 def spmm(
@@ -301,11 +299,21 @@ def spmm(
         return _spmm_any_width(csr, x, out, alpha, _placed(base, place), beta, dot)
     partial: Float64 = np.zeros(borders.size - 1)
     _product(
-        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, borders, x,
+        sixteens_of(x.shape[1]),
+        edges_ahead(x.shape[1]),
+        csr.indptr,
+        csr.indices,
+        csr.data,
+        borders,
+        x,
         out if base is None else base,
-        _NO_PLACE if place is None else place, np.float32(0 if base is None else beta), out, np.float32(alpha),
-        _NO_TABLE if dot is None else dot, partial,
-    )  # fmt: skip
+        _NO_PLACE if place is None else place,
+        np.float32(0 if base is None else beta),
+        out,
+        np.float32(alpha),
+        _NO_TABLE if dot is None else dot,
+        partial,
+    )
     return float(partial.sum())
 
 
@@ -335,15 +343,33 @@ def spmm_rows(
     starts = csr.indptr[rows]
     borders = chunks(np.concatenate([[0], np.cumsum(csr.indptr[rows + 1] - starts)]))
     _product_of_rows(
-        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, rows, borders, x, base,
-        base is out, out, np.float32(alpha), _NO_TABLE,
-    )  # fmt: skip
+        sixteens_of(x.shape[1]),
+        edges_ahead(x.shape[1]),
+        csr.indptr,
+        csr.indices,
+        csr.data,
+        rows,
+        borders,
+        x,
+        base,
+        base is out,
+        out,
+        np.float32(alpha),
+        _NO_TABLE,
+    )
 
 
 def spmm_columns(
-    csr: Csr, columns: Int32, x: Float32, out: Float32, alpha: float = 1.0, base: Float32 | None = None,
-    place: Int32 | None = None, dot: Float32 | None = None, borders: Int64 | None = None,
-) -> float:  # fmt: skip
+    csr: Csr,
+    columns: Int32,
+    x: Float32,
+    out: Float32,
+    alpha: float = 1.0,
+    base: Float32 | None = None,
+    place: Int32 | None = None,
+    dot: Float32 | None = None,
+    borders: Int64 | None = None,
+) -> float:
     """``spmm`` with a table that holds the vectors of some columns; the others count as zeros.
 
     Args:
@@ -372,11 +398,22 @@ def spmm_columns(
     borders = chunks(csr.indptr) if borders is None else borders
     partial: Float64 = np.zeros(borders.size - 1)
     _product_of_columns(
-        sixteens_of(x.shape[1]), edges_ahead(x.shape[1]), csr.indptr, csr.indices, csr.data, columns, borders, x,
+        sixteens_of(x.shape[1]),
+        edges_ahead(x.shape[1]),
+        csr.indptr,
+        csr.indices,
+        csr.data,
+        columns,
+        borders,
+        x,
         out if base is None else base,
-        _NO_PLACE if place is None else place, np.float32(base is not None), out, np.float32(alpha),
-        _NO_TABLE if dot is None else dot, partial,
-    )  # fmt: skip
+        _NO_PLACE if place is None else place,
+        np.float32(base is not None),
+        out,
+        np.float32(alpha),
+        _NO_TABLE if dot is None else dot,
+        partial,
+    )
     return float(partial.sum())
 
 
@@ -407,9 +444,15 @@ def add_taken(out: Float32, table: Float32, rows: Int64) -> None:
 
 
 def _check(
-    csr: Csr, n_rows: int, n_cols: int, x: Float32, out: Float32, base: Float32 | None, base_rows: int | None,
+    csr: Csr,
+    n_rows: int,
+    n_cols: int,
+    x: Float32,
+    out: Float32,
+    base: Float32 | None,
+    base_rows: int | None,
     dot: Float32 | None,
-) -> None:  # fmt: skip
+) -> None:
     """Compiled code asks no more: shapes, with any number of rows of ``base`` where ``base_rows`` is None; memory."""
     expected = (n_rows, x.shape[1])
     base_rows = base_rows if base is None or base_rows is not None else base.shape[0]

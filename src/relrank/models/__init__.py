@@ -1,5 +1,6 @@
 """Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
 
+from relrank.models.closed_form.baselines import Popularity, RandomOrder
 from relrank.models.closed_form.bspm import BSPM
 from relrank.models.closed_form.chebycf import ChebyCF
 from relrank.models.closed_form.ease import EASE
@@ -11,9 +12,8 @@ from relrank.models.closed_form.markov import Markov
 from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.closed_form.rp3beta import RP3Beta
-from relrank.models.closed_form.simple import Popularity, RandomOrder
 from relrank.models.closed_form.sparse_ease import SparseEASE
-from relrank.models.core.base import ClosedForm, Knob, Recommender, Trained
+from relrank.models.core.base import ClosedForm, GridParameter, Recommender, Trained
 from relrank.models.graph.feature_graphsage import FeatureGraphSAGE
 from relrank.models.graph.gatv2 import GATv2
 from relrank.models.graph.graphsage import GraphSAGE
@@ -66,4 +66,4 @@ MODELS: dict[str, type[ClosedForm] | type[Trained]] = {
 
 ScoreFusion.kinds = MODELS
 
-__all__ = ["MODELS", "ClosedForm", "Knob", "Recommender", "Trained"]
+__all__ = ["MODELS", "ClosedForm", "GridParameter", "Recommender", "Trained"]

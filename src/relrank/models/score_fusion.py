@@ -28,15 +28,15 @@ from relrank.models.core import estimates
 from relrank.models.core.base import (
     BATCH,
     ClosedForm,
-    Knob,
+    GridParameter,
     Recommender,
     Trained,
-    config_of,
     history_rows,
+    override_config,
     user_rows,
 )
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.settings import Positive, Seed
+from relrank.models.core.hyperparameters import Positive, Seed
 from relrank.models.core.space import Choice, Range
 
 
@@ -79,7 +79,7 @@ class ScoreFusion(Trained):
         plain = replace(graph, features={})
         self.parts: dict[str, Recommender] = {}
         for name, (kind, own) in _parts(self.config).items():
-            self.parts[name] = kind(graph if kind.reads_features(own) else plain, own)
+            self.parts[name] = kind(graph if kind.uses_features(own) else plain, own)
         self._learning = {name: part for name, part in self.parts.items() if isinstance(part, Trained)}
         self.trained = nn.ModuleDict(self._learning)
         self._solved = False
@@ -88,54 +88,60 @@ class ScoreFusion(Trained):
         passes = [p.examples() for p in self._learning.values()]
         if any(not np.array_equal(a, b) for one in passes[1:] for a, b in zip(passes[0], one, strict=True)):
             raise InputError(
-                "parts pass over different things in an epoch", where=self.name,
-                expected="models of edges, or models of sequences", found=", ".join(self._learning),
-            )  # fmt: skip
+                "parts pass over different things in an epoch",
+                where=self.name,
+                expected="models of edges, or models of sequences",
+                found=", ".join(self._learning),
+            )
 
-    def readers(self) -> tuple[Recommender, ...]:
+    def submodels(self) -> tuple[Recommender, ...]:
         """The parts: what one of them reads, with its weights."""
         return tuple(self.parts.values())
 
     @property
-    def most_edges(self) -> float:  # type: ignore[override]
+    def max_batch_fraction(self) -> float:  # type: ignore[override]
         """Of the part that bears the smallest share of the edges."""
-        return min(p.most_edges for p in self._learning.values())
+        return min(p.max_batch_fraction for p in self._learning.values())
 
     @classmethod
-    def settled(cls, graph: Graph, config: Any, where: str) -> Any:
+    def validated_config(cls, graph: Graph, config: Any, where: str) -> Any:
         """Parts that do not exist, that cannot be, or of which nothing is learned are refused, too."""
-        config = super().settled(graph, config, where)
+        config = super().validated_config(graph, config, where)
         for name, (kind, own) in _parts(config, where).items():
-            kind.settled(graph, own, f"{where}, parts.{name}")
+            kind.validated_config(graph, own, f"{where}, parts.{name}")
         return config
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Shares are of parts; these are two or more, of which one learns."""
         parts = _parts(config, where)
         for name in config.shares:
             if name not in parts:
                 raise InputError(
-                    "share of something that is no part", where=f"{where}, shares", expected=one_of(parts),
+                    "share of something that is no part",
+                    where=f"{where}, shares",
+                    expected=one_of(parts),
                     found=repr(name) + did_you_mean(name, parts),
-                )  # fmt: skip
+                )
         learned = [name for name, (kind, _) in parts.items() if issubclass(kind, Trained)]
         for fits, expected in ((len(parts) > 1, "two models"), (learned, "one model with gradients")):
             if not fits:
                 raise InputError(
-                    "hyper-parameter is out of range", where=f"{where}, parts", expected=f"{expected} or more",
+                    "hyper-parameter is out of range",
+                    where=f"{where}, parts",
+                    expected=f"{expected} or more",
                     found=", ".join(parts) or "none",
-                )  # fmt: skip
+                )
 
     @classmethod
-    def weighed(cls, config: Any) -> frozenset[str]:
+    def named_weights(cls, config: Any) -> frozenset[str]:
         """What any part weighs."""
-        return frozenset().union(*(kind.weighed(own) for kind, own in _parts(config).values()))
+        return frozenset().union(*(kind.named_weights(own) for kind, own in _parts(config).values()))
 
     @classmethod
-    def in_vain(cls, graph: Graph, config: Any) -> frozenset[str]:
+    def unused_weights(cls, graph: Graph, config: Any) -> frozenset[str]:
         """What any part weighs in vain."""
-        return frozenset().union(*(kind.in_vain(graph, own) for kind, own in _parts(config).values()))
+        return frozenset().union(*(kind.unused_weights(graph, own) for kind, own in _parts(config).values()))
 
     @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
@@ -144,15 +150,15 @@ class ScoreFusion(Trained):
             kind.check(graph, own)
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """What any part reads."""
-        read = {name for kind, own in _parts(config).values() for name in kind.reads(graph, own)}
+        read = {name for kind, own in _parts(config).values() for name in kind.used_relations(graph, own)}
         return tuple(name for name in graph.relations if name in read)
 
     @classmethod
-    def reads_features(cls, config: Any) -> bool:
+    def uses_features(cls, config: Any) -> bool:
         """Whether any part does."""
-        return any(kind.reads_features(own) for kind, own in _parts(config).values())
+        return any(kind.uses_features(own) for kind, own in _parts(config).values())
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any, batch: int = BATCH) -> Estimate:
@@ -160,13 +166,13 @@ class ScoreFusion(Trained):
         plain = replace(graph, features={})
         bytes_, dense, sparse = 4 * estimates.score_block(graph.n_items), 0.0, 0.0
         for kind, own in _parts(config).values():
-            of = graph if kind.reads_features(own) else plain
+            of = graph if kind.uses_features(own) else plain
             part = kind.estimate(of, own, batch) if issubclass(kind, Trained) else kind.estimate(of, own)
             bytes_, dense, sparse = bytes_ + part.bytes, dense + part.dense, sparse + part.sparse
         return Estimate(bytes_, dense, sparse)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """The learning rate: what the parts take is for their own search."""
         del graph
         return (Range("train.lr", 1e-3, 5e-2, log=True),)
@@ -222,32 +228,32 @@ class ScoreFusion(Trained):
 
     def score(self, users: Tensor) -> Tensor:
         """The sum for known users."""
-        known = self.history.take(user_rows(users, self.graph.n_users))
+        seen = self.history.take(user_rows(users, self.graph.n_users))
         self._solve()
-        return self._sum({name: part.score(users) for name, part in self.parts.items()}, known)
+        return self._sum({name: part.score(users) for name, part in self.parts.items()}, seen)
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """The sum for new users."""
-        known = history_rows(histories, self.graph.n_items)
+        seen = history_rows(histories, self.graph.n_items)
         self._solve()
-        return self._sum({name: part.fold_in(histories) for name, part in self.parts.items()}, known)
+        return self._sum({name: part.fold_in(histories) for name, part in self.parts.items()}, seen)
 
-    def _sum(self, scores: dict[str, Tensor], known: Csr) -> Tensor:
-        total = torch.zeros(known.n_rows, known.n_cols)
+    def _sum(self, scores: dict[str, Tensor], seen: Csr) -> Tensor:
+        total = torch.zeros(seen.n_rows, seen.n_cols)
         for name, of in scores.items():
-            total += self.config.shares.get(name, 1.0) * z_scores(of.cpu(), known)
+            total += self.config.shares.get(name, 1.0) * z_scores(of.cpu(), seen)
         return total
 
 
-def z_scores(scores: Tensor, known: Csr) -> Tensor:
+def z_scores(scores: Tensor, seen: Csr) -> Tensor:
     """Scores with mean 0 and standard deviation 1 over the items outside each history; 0 where all are equal.
 
     Args:
         scores: float32 [n, n_items].
-        known: histories [n, n_items].
+        seen: histories [n, n_items].
     """
-    own = torch.from_numpy(known.rows().astype(np.int64)), torch.from_numpy(known.indices.astype(np.int64))
-    outside = torch.from_numpy(known.n_cols - known.degrees()).clamp(min=1)[:, None]
+    own = torch.from_numpy(seen.rows().astype(np.int64)), torch.from_numpy(seen.indices.astype(np.int64))
+    outside = torch.from_numpy(seen.n_cols - seen.degrees()).clamp(min=1)[:, None]
     # from the first item outside on, so that equal scores are equal to their mean, whatever their size
     free = scores.new_ones(scores.shape).index_put(own, scores.new_tensor(0.0))
     apart = scores - scores.gather(1, free.argmax(1, keepdim=True))
@@ -262,18 +268,18 @@ def _parts(
     """Class and configuration of every part."""
     found: dict[str, tuple[type[ClosedForm] | type[Trained], Any]] = {}
     others = [name for name in ScoreFusion.kinds if name != ScoreFusion.name]
-    for name, said in config.parts.items():
+    for name, overrides in config.parts.items():
         at = f"{where}, parts.{name}"
         if name not in others:
             raise InputError(
                 "unknown model", where=at, expected=one_of(others), found=repr(name) + did_you_mean(name, others)
             )
-        if not isinstance(said, dict):
+        if not isinstance(overrides, dict):
             raise InputError(
-                "part has no hyper-parameters", where=at, expected="a table, perhaps empty", found=repr(said)
+                "part has no hyper-parameters", where=at, expected="a table, perhaps empty", found=repr(overrides)
             )
         kind = ScoreFusion.kinds[name]
-        own = config_of(kind.Config(), said, at)
-        drawn = "seed" in {f.name for f in fields(kind.Config)} and "seed" not in said
+        own = override_config(kind.Config(), overrides, at)
+        drawn = "seed" in {f.name for f in fields(kind.Config)} and "seed" not in overrides
         found[name] = kind, replace(own, seed=config.seed) if drawn else own
     return found

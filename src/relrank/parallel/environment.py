@@ -31,7 +31,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def settle(threads: int, environment: Mapping[str, str]) -> None:
+def set_library_threads(threads: int, environment: Mapping[str, str]) -> None:
     """Set what libraries read once, in a process that has not loaded them yet.
 
     Args:

@@ -83,13 +83,15 @@ def gigabytes(text: str) -> int:
         value = 0.0
     if not 0 < value < float("inf"):
         raise InputError(
-            "not an amount of memory", where=f"environment variable {VARIABLE}", expected="GB, a number above 0",
+            "not an amount of memory",
+            where=f"environment variable {VARIABLE}",
+            expected="GB, a number above 0",
             found=repr(text),
-        )  # fmt: skip
+        )
     return int(value * GB)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had: Python's, NumPy's, numba's and torch's, CPU or GPU."""
     if isinstance(error, MemoryError):
         return True
@@ -137,3 +139,13 @@ def gb(amount: int) -> str:
     """GB with one decimal, small amounts with two figures."""
     value = amount / GB
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory since ``reset_peak_memory``, in MB; on a GPU its largest allocation is added."""
+    import torch
+
+    peak = peak_memory() / 2**20
+    if torch.cuda.is_available():
+        peak += torch.cuda.max_memory_allocated() / 2**20
+    return round(peak, 1)

@@ -1,8 +1,8 @@
 """The processes that train one model together, each on its share of every batch; most often there is one.
 
-``torchrun`` starts them and says in the environment who each of them is. ``joined`` connects them; what it gives is
-handed down to ``relrank.training.fit``. Alone, every method gives back what it was given, and torch's package for
-distributed training is never asked for anything.
+``torchrun`` starts them and says in the environment who each of them is. ``distributed_group`` connects them; what it
+gives is handed down to ``relrank.training.fit``. Alone, every method gives back what it was given, and torch's
+package for distributed training is never asked for anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from relrank.errors import InputError, of_system
+from relrank.errors import InputError, from_os_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=3)
+GROUP_TIMEOUT = timedelta(hours=3)
 """How long one process waits for another, which may be validating. One that ends is noticed by torchrun at once."""
 
 
-class CommonError(InputError):
+class AllRanksError(InputError):
     """An error that every process of the group raises at the same place, so that one need say it."""
 
 
@@ -71,17 +71,21 @@ class ProcessGroup:
             return device
         if device.index is not None:
             raise InputError(
-                "one GPU for several processes", where="device", found=str(device),
+                "one GPU for several processes",
+                where="device",
+                found=str(device),
                 expected='"auto" or "cuda", and each process takes its own',
-            )  # fmt: skip
+            )
         if self.local_rank >= torch.cuda.device_count():
             raise InputError(
-                "more processes than GPUs", where="device", expected=f"{torch.cuda.device_count()} processes at most",
+                "more processes than GPUs",
+                where="device",
+                expected=f"{torch.cuda.device_count()} processes at most",
                 found=f"local rank {self.local_rank}",
-            )  # fmt: skip
+            )
         return torch.device(device.type, self.local_rank)
 
-    def average(self, parameters: Sequence[nn.Parameter], loss: Tensor | None, weight: float) -> float:
+    def reduce_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor | None, weight: float) -> float:
         """The loss of all processes; every gradient becomes the weighted sum of theirs, the same bits for all.
 
         Gradients are changed in place, so that a large table needs no second copy. A parameter without a gradient
@@ -121,7 +125,7 @@ class ProcessGroup:
         """What ``make`` gives, once it gave something in every process; each has its own.
 
         Raises:
-            CommonError: in all processes, where ``make`` raised an InputError or OSError in one: the first one's.
+            AllRanksError: in all processes, where ``make`` raised an InputError or OSError in one: the first one's.
         """
         if self.size == 1:
             return make()
@@ -143,7 +147,7 @@ class ProcessGroup:
         """What ``make`` gives in the first process, where alone it is called; it must be plain JSON.
 
         Raises:
-            CommonError: in all processes, where ``make`` raised an InputError or OSError.
+            AllRanksError: in all processes, where ``make`` raised an InputError or OSError.
         """
         answer = self.on_all_ranks(lambda: make() if self.first else None)
         if self.size == 1:
@@ -201,7 +205,7 @@ def rank_here() -> int | None:
 
 
 @contextmanager
-def joined() -> Iterator[ProcessGroup]:
+def distributed_group() -> Iterator[ProcessGroup]:
     """The group of processes that ``torchrun`` started this one in, connected for as long as the block lasts.
 
     Tensors in memory travel by gloo, those on GPUs by NCCL. Without ``torchrun``, or with one process:
@@ -219,10 +223,10 @@ def joined() -> Iterator[ProcessGroup]:
     if group.local_rank < torch.cuda.device_count():
         torch.cuda.set_device(group.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=GROUP_TIMEOUT)
     try:
         yield group
-    except CommonError:
+    except AllRanksError:
         distributed.destroy_process_group()
         raise
     # not where an error ends this process alone: the others are in the middle of something, and torchrun ends them
@@ -230,11 +234,13 @@ def joined() -> Iterator[ProcessGroup]:
 
 
 def _described(error: InputError | OSError | None) -> list[str]:
-    said = error if isinstance(error, InputError) or error is None else of_system(error)
+    said = error if isinstance(error, InputError) or error is None else from_os_error(error)
     assert said is not None
     return [said.what, said.where, said.expected, said.found]
 
 
-def _common(said: list[str], rank: int) -> CommonError:
+def _common(said: list[str], rank: int) -> AllRanksError:
     what, where, expected, found = said
-    return CommonError(what, where=where if rank == 0 else f"process {rank}: {where}", expected=expected, found=found)
+    return AllRanksError(
+        what, where=where if rank == 0 else f"process {rank}: {where}", expected=expected, found=found
+    )

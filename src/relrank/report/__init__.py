@@ -1,6 +1,6 @@
 """Shows what a study stored: one self-contained page."""
 
-from relrank.report.answer import answer
 from relrank.report.page import write_report
+from relrank.report.verdict_summary import answer
 
 __all__ = ["answer", "write_report"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relrank.io.atomic import atomic_write
-from relrank.report import figures
+from relrank.report import formatting
 from relrank.report.view import build_view
 from relrank.study.result import StudyResult, arm_titles_of, titles_of
 from relrank.study.verdicts import agrees
@@ -70,23 +70,23 @@ def render(result: StudyResult) -> str:
         bytecode_cache=_compiled(),
     )
     # figures of the study's metric, where a template names no decimals
-    environment.filters["number"] = lambda value, decimals=result.decimals: figures.number(value, decimals)
-    environment.filters["signed"] = lambda value, decimals=result.decimals: figures.signed(value, decimals)
-    environment.globals["interval"] = partial(figures.interval, decimals=result.decimals)
+    environment.filters["number"] = lambda value, decimals=result.decimals: formatting.number(value, decimals)
+    environment.filters["signed"] = lambda value, decimals=result.decimals: formatting.signed(value, decimals)
+    environment.globals["interval"] = partial(formatting.interval, decimals=result.decimals)
     for write in (
-        figures.count,
-        figures.amount,
-        figures.extra,
-        figures.percent,
-        figures.p_value,
-        figures.typeset,
-        figures.metric_name,
-        figures.listed,
+        formatting.count,
+        formatting.amount,
+        formatting.extra,
+        formatting.percent,
+        formatting.p_value,
+        formatting.typeset,
+        formatting.metric_name,
+        formatting.listed,
     ):
         environment.filters[write.__name__] = write
     titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     environment.filters["titled"] = lambda name: titles.get(name, name)
     environment.filters["arm_titled"] = lambda name: arm_titles.get(name, name)
     environment.globals["agrees"] = agrees
-    environment.tests["known"] = figures.known
+    environment.tests["known"] = formatting.is_finite
     return environment.get_template("page.html.j2").render(build_view(result))

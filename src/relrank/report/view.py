@@ -9,13 +9,13 @@ from collections import Counter
 from typing import Any
 
 from relrank.errors import InputError
-from relrank.report.answer import Row, answer, lead_model
-from relrank.report.beyond import beyond, decimals, lines_of
-from relrank.report.figures import Scale, known, metric_name
-from relrank.study.groups import ALL_USERS
-from relrank.study.leaks import stamp
-from relrank.study.lists import contrary, in_words
+from relrank.report.beyond_accuracy import beyond_accuracy, decimals, lines_of
+from relrank.report.formatting import Axis, is_finite, metric_name
+from relrank.report.verdict_summary import Row, answer, primary_model
+from relrank.study.leaks import leak_suffix
+from relrank.study.metric_effects import contradicting_effects, in_words
 from relrank.study.result import StudyResult, titles_of
+from relrank.study.subgroup_effects import ALL_USERS
 from relrank.study.verdicts import ALPHA, ORDER, agrees
 
 KINDS = ("gain", "held", "drop", "alone", "placebo")
@@ -24,7 +24,7 @@ POINTS = 60  # of a learning curve that are drawn
 
 REQUIRED_MODELS = ("random", "popularity", "item-kNN", "EASE")
 SHOWN_METRICS = ["hit", "recall", "precision", "ndcg", "map", "mrr"]
-FIELDS = {
+REQUIRED_COLUMNS = {
     "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
     "nodes relations notices audit machine planted smoke",
     "leaderboard": "model arm n_seeds n_users mean low high below_ease seconds peak_mb",
@@ -49,14 +49,16 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         InputError: the card lacks a key, or a table that has rows lacks a column.
     """
     _check(result)
-    tables: dict[str, list[Row]] = {name: getattr(result, name).to_dicts() for name in FIELDS if name != "card"}
-    lead, titles = lead_model(result), titles_of(result.card)
+    tables: dict[str, list[Row]] = {
+        name: getattr(result, name).to_dicts() for name in REQUIRED_COLUMNS if name != "card"
+    }
+    lead, titles = primary_model(result), titles_of(result.card)
     named, digits = result.card["metric"], result.decimals
     judged = list(dict.fromkeys([lead] * (lead is not None) + [row["model"] for row in tables["verdicts"]]))
     for row in tables["effects"]:
         row["significant"] = is_significant(row)
     for row in tables["groups"]:
-        row["significant"] = clear_of_zero(row)  # groups are not tested, only estimated
+        row["significant"] = excludes_zero(row)  # groups are not tested, only estimated
     verdict = {(row["model"], row["relation"]): row for row in tables["verdicts"]}
     relations = _ordered_relations(tables["verdicts"], lead)
     # a relation that was compared but not judged still shows its effects
@@ -84,10 +86,10 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "other_metrics": _other_metrics(tables["metric_effects"], tables["leaderboard"], judged, compared),
         "contrary": [
             in_words({**row, "measure": metric_name(row["measure"])}, metric_name(named), titles, digits)
-            for row in contrary(result.verdicts, result.metric_effects)
+            for row in contradicting_effects(result.verdicts, result.metric_effects)
         ],
         "leaderboard": board,
-        "beyond": beyond(
+        "beyond": beyond_accuracy(
             tables["leaderboard"],
             board["rows"],
             result.leaderboard.columns,
@@ -105,23 +107,23 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "audit": sorted(result.card["audit"], key=lambda row: AUDIT.index(row["level"])),
         "leaks": [row for row in result.card["audit"] if row["level"] == "leak" and not row.get("accepted")],
         "accepted": result.card.get("accepted_leaks", []),
-        "stamp": stamp(result.card.get("accepted_leaks", []), titles),
+        "stamp": leak_suffix(result.card.get("accepted_leaks", []), titles),
         "look_at": result.card.get("look_at", []),
     }
 
 
-def clear_of_zero(row: Row) -> bool:
+def excludes_zero(row: Row) -> bool:
     """Does the interval leave zero out?"""
-    return known(row["low"]) and known(row["high"]) and (row["low"] > 0 or row["high"] < 0)
+    return is_finite(row["low"]) and is_finite(row["high"]) and (row["low"] > 0 or row["high"] < 0)
 
 
 def is_significant(row: Row) -> bool:
     """By the Holm-adjusted p where there is one, else by the interval."""
-    return clear_of_zero(row) and not (known(row["p_holm"]) and row["p_holm"] >= ALPHA)
+    return excludes_zero(row) and not (is_finite(row["p_holm"]) and row["p_holm"] >= ALPHA)
 
 
 def _check(result: StudyResult) -> None:
-    for name, text in FIELDS.items():
+    for name, text in REQUIRED_COLUMNS.items():
         part = getattr(result, name)
         found = set(part if name == "card" else part.columns)
         if (name == "card" or not part.is_empty()) and (lacking := sorted(set(text.split()) - found)):
@@ -136,7 +138,7 @@ def _check(result: StudyResult) -> None:
 def _ordered_relations(verdicts: list[Row], lead: str | None) -> list[str]:
     """What helps first, then the larger drop first; relations that only other models judged come last."""
     own = [row for row in verdicts if row["model"] == lead]
-    own.sort(key=lambda row: (ORDER.index(row["verdict"]), -row["drop"] if known(row["drop"]) else 0.0))
+    own.sort(key=lambda row: (ORDER.index(row["verdict"]), -row["drop"] if is_finite(row["drop"]) else 0.0))
     return list(dict.fromkeys(row["relation"] for row in own + verdicts))
 
 
@@ -176,8 +178,8 @@ def _plan(plan: Row | None, lead: str | None) -> Row | None:
         step | {"mean": step["total"], "low": step["total_low"], "high": step["total_high"]} for step in plan["steps"]
     ]
     for step in steps:
-        step["significant"] = clear_of_zero(step)
-    return plan | {"steps": steps, "scale": Scale.over([0.0, *ends], most=6)}
+        step["significant"] = excludes_zero(step)
+    return plan | {"steps": steps, "scale": Axis.over([0.0, *ends], most=6)}
 
 
 def _planted(verdicts: list[Row]) -> Row | None:
@@ -199,8 +201,8 @@ def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
         if blocks:
             models.append({"model": model, "blocks": blocks})
     ends = [row[end] for row in shown for end in ("mean", "low", "high", "visible")]
-    ends += [-row["visible"] for row in shown if known(row["visible"])]
-    return {"models": models, "scale": Scale.over([0.0, *ends], most=8)}
+    ends += [-row["visible"] for row in shown if is_finite(row["visible"])]
+    return {"models": models, "scale": Axis.over([0.0, *ends], most=8)}
 
 
 def _beside(effects: list[Row], judged: list[str], relations: list[str]) -> list[Row]:
@@ -226,7 +228,7 @@ def _versus(effects: list[Row]) -> Row | None:
         "rival": rows[0]["other"],
         "gains": any(row["kind"] == "versus gain" for row in rows),
         "models": [{"model": m, "rows": [row for row in rows if row["model"] == m]} for m in models],
-        "scale": Scale.over([0.0, *ends], most=8),
+        "scale": Axis.over([0.0, *ends], most=8),
     }
 
 
@@ -259,12 +261,12 @@ def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric
         if row["arm"] in headline or row["model"] not in with_headline | bare:
             shown.append(row)
             bare.add(row["model"])
-    ease = [row for row in rows if _plain(row["model"]) == "ease" and known(row["mean"])]
+    ease = [row for row in rows if _plain(row["model"]) == "ease" and is_finite(row["mean"])]
     present = {_plain(row["model"]) for row in rows}
-    others = [name for name in columns if name not in FIELDS["leaderboard"].split()]
+    others = [name for name in columns if name not in REQUIRED_COLUMNS["leaderboard"].split()]
     return {
         "rows": shown,
-        "scale": Scale.over([0.0, *(row[end] for row in shown for end in ("mean", "low", "high"))], most=4),
+        "scale": Axis.over([0.0, *(row[end] for row in shown for end in ("mean", "low", "high"))], most=4),
         "ease": max((row["mean"] for row in ease), default=None),
         "metrics": _shown_metrics(rows, others, metric.partition("@")[2]),
         "all_metrics": others,
@@ -298,7 +300,7 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
 
     "all users" is the first label of every column; it is no column of its own.
     """
-    metrics = [name for name in columns if name not in FIELDS["group_metrics"].split()]
+    metrics = [name for name in columns if name not in REQUIRED_COLUMNS["group_metrics"].split()]
     figures = [name for name in dict.fromkeys([metric, f"hit@{metric.partition('@')[2]}"]) if name in metrics]
     shown = list(dict.fromkeys((row["model"], row["arm"]) for row in board))
     cell = {(row["model"], row["arm"], row["group"], row["label"]): row for row in rows}
@@ -324,7 +326,10 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
                     "arm": arm,
                     "cells": [
                         [
-                            {"value": value, "best": known(value) and _rounded(value, digits) == best[label, name]}
+                            {
+                                "value": value,
+                                "best": is_finite(value) and _rounded(value, digits) == best[label, name],
+                            }
                             for name in figures
                             for value in [cell.get((model, arm, of, label), {}).get(name)]
                         ]
@@ -346,7 +351,7 @@ def _by_group(rows: list[Row], columns: list[str], board: list[Row], metric: str
 
 def _rounded(value: float | None, digits: int) -> float:
     """As it is shown, so that figures that read the same are equally good; nothing is below everything."""
-    return round(value, digits) if value is not None and known(value) else -math.inf
+    return round(value, digits) if value is not None and is_finite(value) else -math.inf
 
 
 def _rivalry(rows: list[Row]) -> Row:
@@ -362,7 +367,7 @@ def _rivalry(rows: list[Row]) -> Row:
             for group, of in panels.items()
             if len({row["label"] for part in of.values() for row in part}) > 1
         },
-        "scale": Scale.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=4),
+        "scale": Axis.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=4),
     }
 
 
@@ -378,7 +383,7 @@ def _notes(rows: list[Row], headline: set[str]) -> list[Row]:
         for of_key in cells.values():
             for one in of_key.values():
                 for name in ("value", "sd", "count"):
-                    values = [row[name] for row in one["of"] if known(row[name])]
+                    values = [row[name] for row in one["of"] if is_finite(row[name])]
                     one[name] = sum(values) / len(values) if values else None
         bare = {model for model, _ in cells} - {model for model, arm in cells if arm in headline}
         lines = [{"model": model, "arm": arm, "cells": of} for (model, arm), of in cells.items()]
@@ -415,9 +420,9 @@ def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
                 "labels": list(dict.fromkeys(row["label"] for panel in mine for row in panel["rows"])),
             }
 
-    def scale(shown: bool) -> Scale:
+    def scale(shown: bool) -> Axis:
         some = [row for row in rows if (row["kind"] in first) == shown]
-        return Scale.over([0.0, *(row[end] for row in some for end in ("mean", "low", "high"))], most=4)
+        return Axis.over([0.0, *(row[end] for row in some for end in ("mean", "low", "high"))], most=4)
 
     return {"models": models, "scale": scale(True), "rest_scale": scale(False)}
 
@@ -431,7 +436,7 @@ def _curves(rows: list[Row], headline: dict[str, set[str]]) -> list[Row]:
         for row in sorted(mine, key=lambda row: row["epoch"]):
             runs.setdefault((row["arm"], row["seed"]), []).append(row)
         panels = [_panel(name, runs, headline) for name in ("metric", "loss")]
-        checked = [[row for row in run if known(row["metric"])] for run in runs.values()]
+        checked = [[row for row in run if is_finite(row["metric"])] for run in runs.values()]
         best = [(max(run, key=lambda row: row["metric"]), run[-1]) for run in checked if run]
         found.append(
             {
@@ -449,10 +454,10 @@ def _curves(rows: list[Row], headline: dict[str, set[str]]) -> list[Row]:
 
 
 def _panel(name: str, runs: dict[tuple[str, int], list[Row]], headline: dict[str, set[str]]) -> Row:
-    points = {key: [(row["epoch"], row[name]) for row in run if known(row[name])] for key, run in runs.items()}
+    points = {key: [(row["epoch"], row[name]) for row in run if is_finite(row[name])] for key, run in runs.items()}
     points = {key: _thin(line) for key, line in points.items() if line}
-    x = Scale.over([epoch for line in points.values() for epoch, _ in line], margin=0.0)
-    y = Scale.over([value for line in points.values() for _, value in line], most=6)
+    x = Axis.over([epoch for line in points.values() for epoch, _ in line], margin=0.0)
+    y = Axis.over([value for line in points.values() for _, value in line], most=6)
     lines = []
     for (arm, seed), line in points.items():
         style = next((style for style, arms in headline.items() if arm in arms), "other")
@@ -487,7 +492,7 @@ def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str]
                 row[kind] = pair = effect.get((model, relation, kind), {})
                 one, two = (arms.get((model, pair.get(end)), {}) for end in ("arm_a", "arm_b"))
                 for unit in ("seconds", "peak_mb"):
-                    both = known(one.get(unit)) and known(two.get(unit))
+                    both = is_finite(one.get(unit)) and is_finite(two.get(unit))
                     row[f"{kind}_{unit}"] = one[unit] - two[unit] if both else None
             table.append(row)
         mine = [row for row in tables["leaderboard"] if row["model"] == model]

@@ -22,11 +22,11 @@ import relrank
 from relrank.errors import InputError
 from relrank.evaluation.ranking import VECTORS_AT_ONCE, TopK
 from relrank.io.atomic import atomic_write, discard, named
-from relrank.io.folder_lock import owned
-from relrank.io.manifest import bytes_in, json_of, sha256_of
+from relrank.io.folder_lock import locked_folder
+from relrank.io.manifest import parse_json_object, read_bytes_within, sha256_of
 from relrank.io.tensors import write_json
 from relrank.kernels.csr import Int64
-from relrank.runs.fallback import Mask, top_of_histories, top_of_users
+from relrank.runs.fallback import Mask, history_top_k_with_fallback, top_k_with_fallback
 from relrank.runs.fitted_run import PARTS, FittedRun
 
 ROWS = 1 << 17
@@ -60,12 +60,12 @@ def batch(run: FittedRun, out: Path | str, k: int, progress: Progress, rows: int
     if out.is_dir():
         raise InputError("a folder has this name", where=str(out), expected="the name of a file", found="a folder")
     parts = named(out).with_name(out.name + ".parts")
-    with owned(parts, out) as hold:
+    with locked_folder(parts, out) as hold:
         _adopt(run, parts, k, rows)
         n = _write(run, out, parts, k, progress, rows)
         for file in parts.glob("*.parquet"):
             discard(file)  # before the note, which says whose those are that a kill leaves
-        hold.passing = True
+        hold.delete_on_exit = True
     return n
 
 
@@ -74,7 +74,7 @@ def _write(run: FittedRun, out: Path, parts: Path, k: int, progress: Progress, r
     n_users = run.split.shape[0]
     per_part = max(1, rows // k)
     at_once = VECTORS_AT_ONCE  # ranking takes scores in smaller blocks by itself
-    lists = Lists(run)
+    lists = BatchRecommender(run)
     files = []
     for first in range(0, n_users, per_part):
         last = min(first + per_part, n_users)
@@ -113,19 +113,21 @@ def _write_part(lists: pl.DataFrame, parts: Path, first: int) -> Path:
     return file
 
 
-class Lists:
+class BatchRecommender:
     """The lists of ``FittedRun.recommend``, many users at a time."""
 
     def __init__(self, run: FittedRun) -> None:
         self.run = run
-        self._heard = run.heard() if run.lists_from_full_history else None
-        self._chosen, self._unscored = run.chosen(), run.unscored
+        self._full_histories = run.full_histories() if run.lists_from_full_history else None
+        self._interacted_items, self._unscorable_items = run.interacted_items(), run.unscorable_items
 
     def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:
         """The k best items that each of these users has not chosen yet, and whose list is popularity's."""
-        if self._heard is None:
-            return top_of_users(self.run.model, users, self._chosen, k, self._unscored)
-        return top_of_histories(self.run.model, self._heard.take(users).tensors(), k, self._unscored)
+        if self._full_histories is None:
+            return top_k_with_fallback(self.run.model, users, self._interacted_items, k, self._unscorable_items)
+        return history_top_k_with_fallback(
+            self.run.model, self._full_histories.take(users).tensors(), k, self._unscorable_items
+        )
 
 
 def _frame(run: FittedRun, users: Int64, best: TopK, silent: Mask) -> pl.DataFrame:
@@ -148,12 +150,14 @@ def _adopt(run: FittedRun, folder: Path, k: int, rows: int) -> None:
     """Note whose parts a folder will hold; without any it is anybody's."""
     mine = {"relrank": relrank.__version__, "run": _identity(run), "k": k, "rows": rows}
     note = folder / "batch.json"
-    theirs = json_of(bytes_in(folder, note.name), str(note)) if note.is_file() else {}
+    theirs = parse_json_object(read_bytes_within(folder, note.name), str(note)) if note.is_file() else {}
     if theirs != mine and any(folder.glob("*.parquet")):
         raise InputError(
-            "parts of another run are here", where=str(folder),
-            expected="those of this run, k and version, or none: delete the folder to begin anew", found="others",
-        )  # fmt: skip
+            "parts of another run are here",
+            where=str(folder),
+            expected="those of this run, k and version, or none: delete the folder to begin anew",
+            found="others",
+        )
     write_json(note, mine)
 
 

@@ -28,10 +28,10 @@ in CSR. Torch's own program files hold pickles, and nothing here is ever unpickl
 Row i of the items, column i of scores and history, and entry i of an index are line i of ``ids.parquet`` (``row``,
 ``item``, ``title``, ``tie_order``, ``popularity``).
 
-**Lists.** Items that lists never hold, since the model cannot score them (``FittedRun.unscored``), are not exported:
-they change no score of another item, in whatever history they stand. The lists of ``recommend`` are the exported
-items that the user has not chosen, highest score first and of equal scores the smallest ``tie_order`` first; where
-all of them have one score, highest ``popularity`` first. No program masks what a user has chosen.
+**Lists.** Items that lists never hold, since the model cannot score them (``FittedRun.unscorable_items``), are not
+exported: they change no score of another item, in whatever history they stand. The lists of ``recommend`` are the
+exported items that the user has not chosen, highest score first and of equal scores the smallest ``tie_order`` first;
+where all of them have one score, highest ``popularity`` first. No program masks what a user has chosen.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from torch import Tensor, nn
 
 import relrank
 from relrank.errors import InputError
-from relrank.evaluation.ranking import SCORE_BYTES, visiting_order
-from relrank.graph.composition import composed
+from relrank.evaluation.ranking import SCORE_BYTES, tie_break_order
+from relrank.graph.composition import compose_relation
 from relrank.io.atomic import atomic_folder
-from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, seal
-from relrank.io.tensors import save_tensors, tensors_of, write_json
+from relrank.io.manifest import ManifestReader, consistent, parse_json_object, read_bytes_within, write_manifest
+from relrank.io.tensors import parse_safetensors, save_tensors, write_json
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.models import MODELS
 from relrank.models.closed_form.bspm import BSPM
@@ -68,17 +68,17 @@ from relrank.models.closed_form.relational_ease import RelationalEASE
 from relrank.models.closed_form.rp3beta import RP3Beta
 from relrank.models.closed_form.sparse_ease import SparseEASE
 from relrank.models.core.base import Recommender
-from relrank.models.core.relation_rows import rows_of
+from relrank.models.core.relation_rows import unit_relation_rows
 from relrank.models.core.sparse_linear import SparseLinear
-from relrank.models.core.vectors import VectorModel, keeps_vectors
+from relrank.models.core.vectors import VectorModel, is_dot_product_model
 from relrank.runs.fallback import popularity
 from relrank.runs.fitted_run import FittedRun
 
 Format = Literal["parquet", "faiss", "onnx", "torch"]
-Takes = Literal["history", "user"]
+InputKind = Literal["history", "user"]
 FORMATS = "relrank-export-"
 FORMAT = f"{FORMATS}2"
-MEND = "export the model again"
+REPAIR_HINT = "export the model again"
 PROGRAM = "model.safetensors"
 SPARSE = ("indptr", "indices", "weights")
 """Tensors of a program with sparse weights."""
@@ -122,18 +122,19 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
             "folder is in use", where=str(out), expected="a new one, or an older export", found="something else"
         )
     model, library = run.model, _extra(to)
-    with_vectors = keeps_vectors(model)
+    with_vectors = is_dot_product_model(model)
     if not with_vectors and (to == "faiss" or not isinstance(model, LINEAR)):
         vectors = "a model whose scores are products of vectors, such as relational-lightgcn or mf"
         linear = ", ".join(kind.name for kind in MODELS.values() if issubclass(kind, LINEAR))
         raise InputError(
-            f"model cannot be exported to {to}", where=f"relrank export --to {to}",
+            f"model cannot be exported to {to}",
+            where=f"relrank export --to {to}",
             expected=vectors if to == "faiss" else f"{vectors}, or one of {linear}",
             found=f"{model.name}; relrank batch writes the lists of all users of any model",
-        )  # fmt: skip
+        )
     sparse = _listed_weights(run) if isinstance(model, SparseLinear) else None
     if not with_vectors and sparse is None:
-        _refuse_influence(run, _rows_alone(model, run.unscored))
+        _refuse_influence(run, _rows_alone(model, run.unscorable_items))
     with atomic_folder(out) as part:
         _write_ids(run, part)
         said: dict[str, Any] = {}
@@ -156,11 +157,11 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
             said = {"input": "history", "shape": shape, "output": "scores", "layout": "csr"}
         else:
             program = _program(run, sparse, ONNX_BYTES if to == "onnx" else None)
-            said = {"input": program.takes, "shape": list(program.weights.shape), "output": "scores"}
+            said = {"input": program.input_kind, "shape": list(program.weights.shape), "output": "scores"}
             if to == "onnx":
                 _write_onnx(program, run, part / "model.onnx", library)
             else:
-                save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.takes})
+                save_tensors(part / PROGRAM, {"weights": program.weights}, {"takes": program.input_kind})
         names = {name: run.note.get(name) for name in ("model", "name", "arm", "protocol", "fingerprint", "config")}
         said = {
             "exact": True,
@@ -169,14 +170,14 @@ def export(run: FittedRun, to: str, out: Path | str, neighbours: int = 100) -> l
             **said,
         }
         write_json(part / "note.json", {"format": FORMAT, "relrank": relrank.__version__, "to": to, **names, **said})
-        seal(part)
+        write_manifest(part)
     return sorted(f.name for f in out.iterdir())
 
 
 def _is_export(folder: Path) -> bool:
     """Whether a folder is an older export, which a new one may replace."""
     try:
-        note = json_of(bytes_in(folder, "note.json"), str(folder))
+        note = parse_json_object(read_bytes_within(folder, "note.json"), str(folder))
     except (OSError, InputError):
         return False
     return str(note.get("format")).startswith(FORMATS)
@@ -186,16 +187,16 @@ class Program(nn.Module):
     """``input @ weights``: int or float [B, n] → scores float32 [B, n_items].
 
     Args:
-        takes: ``"history"``, a row of ones and zeros per user, [B, n_items], with columns beside the items where
+        input_kind: ``"history"``, a row of ones and zeros per user, [B, n_items], with columns beside the items where
             relations of users are read; or ``"user"``, vectors [B, d].
         weights: float32 [n_columns or d, n_items].
     """
 
     weights: Tensor
 
-    def __init__(self, takes: Takes, weights: Tensor) -> None:
+    def __init__(self, input_kind: InputKind, weights: Tensor) -> None:
         super().__init__()
-        self.takes = takes
+        self.input_kind = input_kind
         self.register_buffer("weights", weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class SparseProgram(nn.Module):
         n_items: items; as many as columns when None.
     """
 
-    takes: Takes = "history"
+    input_kind: InputKind = "history"
     matrix: Tensor
 
     def __init__(self, indptr: Tensor, indices: Tensor, weights: Tensor, n_items: int | None = None) -> None:
@@ -242,19 +243,21 @@ def load_program(folder: Path | str) -> Program | SparseProgram:
         InputError: there is no such program, or it is not what was written.
     """
     folder = Path(folder)
-    with consistent(folder, MEND):
+    with consistent(folder, REPAIR_HINT):
         return _loaded(folder)
 
 
 def _loaded(folder: Path) -> Program | SparseProgram:
-    sealed = Sealed(folder, MEND)
+    sealed = ManifestReader(folder, REPAIR_HINT)
     note = sealed.json("note.json")
     if note.get("format") != FORMAT or note.get("to") != "torch":
         raise InputError(
-            "not a program for torch", where=str(folder), expected=f"{FORMAT} to torch",
+            "not a program for torch",
+            where=str(folder),
+            expected=f"{FORMAT} to torch",
             found=f"{note.get('format')} to {note.get('to')}",
-        )  # fmt: skip
-    tensors = tensors_of(sealed.read(PROGRAM), str(folder / PROGRAM))
+        )
+    tensors = parse_safetensors(sealed.read(PROGRAM), str(folder / PROGRAM))
     if not tensors["weights"].isfinite().all():
         raise ValueError("weights are not finite")
     if "indptr" in tensors:
@@ -264,20 +267,21 @@ def _loaded(folder: Path) -> Program | SparseProgram:
 
 def _listable(run: FittedRun) -> Int64:
     """Rows of the items that are exported, those that lists may hold, ascending."""
-    return np.delete(np.arange(run.split.shape[1], dtype=np.int64), run.unscored)
+    return np.delete(np.arange(run.split.shape[1], dtype=np.int64), run.unscorable_items)
 
 
 def _write_ids(run: FittedRun, folder: Path) -> None:
     """Keys and titles of the items that are exported, and what decides where scores do not."""
-    order, rows = visiting_order(run.split.shape[1]), _listable(run)
+    order, rows = tie_break_order(run.split.shape[1]), _listable(run)
     place = np.empty(order.size, np.int64)
     place[order] = np.arange(order.size)
     frame = pl.DataFrame(
         {
-            "key": run.split.items.at(rows), "tie_order": place[rows],
+            "key": run.split.items.at(rows),
+            "tie_order": place[rows],
             "popularity": popularity(run.graph).counts.numpy()[rows],
         }
-    )  # fmt: skip
+    )
     named = frame.join(run.titles, on="key", how="left", maintain_order="left").rename({"key": "item"})
     ids = named.select("item", "title", "tie_order", "popularity").with_row_index("row")
     ids.write_parquet(folder / "ids.parquet")
@@ -294,7 +298,7 @@ def _listed_weights(run: FittedRun) -> Csr:
     n_items = weights.n_cols
     if rows.size == n_items:
         return weights
-    alone = weights.take(run.unscored)
+    alone = weights.take(run.unscorable_items)
     _refuse_influence(run, [(alone.indices, alone.data)])
     kept = np.concatenate([rows, np.arange(n_items, weights.n_rows)])
     part, at = weights.take(kept), np.full(n_items, -1, np.int32)
@@ -324,11 +328,13 @@ def _refuse_influence(run: FittedRun, of_unscored: Iterable[tuple[npt.NDArray[np
         InputError: they do.
     """
     for columns, values in of_unscored:
-        if (values[~np.isin(columns, run.unscored)] != 0).any():
+        if (values[~np.isin(columns, run.unscorable_items)] != 0).any():
             raise InputError(
-                "model cannot be exported", where="relrank export", found=f"{run.model.name}, where they do",
+                "model cannot be exported",
+                where="relrank export",
+                found=f"{run.model.name}, where they do",
                 expected="items that are in no list and change no score of another",
-            )  # fmt: skip
+            )
 
 
 def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
@@ -337,7 +343,7 @@ def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
     assert isinstance(model, VectorModel)
     users, items = model.encoded()
     if run.lists_from_full_history:
-        users = model.history_vectors(run.heard().tensors())
+        users = model.history_vectors(run.full_histories().tensors())
     users_, items_ = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
     return users_, items_[_listable(run)]
 
@@ -346,10 +352,10 @@ def _user_columns(run: FittedRun) -> pl.DataFrame:
     """Inputs beside the items, in their order: ``column``, ``relation``, ``type``, ``id``."""
     model, graph = run.model, run.model.graph
     parts: list[pl.DataFrame] = []
-    pairs = model.in_use(graph.user) if isinstance(model, RelationalEASE | SparseEASE) else ()
+    pairs = model.active_relations(graph.user) if isinstance(model, RelationalEASE | SparseEASE) else ()
     first = _listable(run).size
     for relation, _ in pairs:
-        direct, n = composed(graph, relation), rows_of(graph, relation).n_cols
+        direct, n = compose_relation(graph, relation), unit_relation_rows(graph, relation).n_cols
         node = direct.target if direct.source == graph.user else direct.source
         parts.append(
             pl.DataFrame(
@@ -397,7 +403,7 @@ def _item_weights(run: FittedRun) -> Iterator[tuple[int, Float32]]:
 
 def _program(run: FittedRun, sparse: Csr | None, most: int | None) -> Program:
     """The product, refused before it is made where its weights take more bytes than ``most``."""
-    if keeps_vectors(run.model):
+    if is_dot_product_model(run.model):
         return Program("user", torch.from_numpy(_vectors(run)[1].T.copy()))
     n = _listable(run).size
     shape = n + _user_columns(run).height, n
@@ -455,8 +461,9 @@ def _write_sparse_weights(run: FittedRun, weights: Csr, folder: Path) -> dict[st
     if weights.n_rows > listed.size:
         of_columns = {
             "column": weights.rows()[of_items:].astype(np.int64),
-            "neighbour": keys.at(listed[weights.indices[of_items:]]), "weight": weights.data[of_items:],
-        }  # fmt: skip
+            "neighbour": keys.at(listed[weights.indices[of_items:]]),
+            "weight": weights.data[of_items:],
+        }
         pl.DataFrame(of_columns).filter(pl.col("weight") != 0).write_parquet(folder / "column_weights.parquet")
     for start in range(0, max(of_items, 1), ROWS):
         part = slice(start, min(start + ROWS, of_items))
@@ -481,9 +488,11 @@ def _write_index(run: FittedRun, folder: Path, faiss: Any) -> dict[str, Any]:
 
 def _too_large(n_bytes: int) -> InputError:
     return InputError(
-        "model is too large for one file", where="relrank export --to onnx",
-        expected=f"at most {ONNX_BYTES:,} bytes of weights, or --to torch", found=f"{n_bytes:,}",
-    )  # fmt: skip
+        "model is too large for one file",
+        where="relrank export --to onnx",
+        expected=f"at most {ONNX_BYTES:,} bytes of weights, or --to torch",
+        found=f"{n_bytes:,}",
+    )
 
 
 def _write_onnx(program: Program, run: FittedRun, path: Path, onnx: Any) -> None:
@@ -493,16 +502,19 @@ def _write_onnx(program: Program, run: FittedRun, path: Path, onnx: Any) -> None
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     width, n_items = program.weights.shape
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [program.takes, "weights"], ["scores"])],
+        [helper.make_node("MatMul", [program.input_kind, "weights"], ["scores"])],
         f"relrank {run.note['model']}",
-        [helper.make_tensor_value_info(program.takes, kind, ["batch", width])],
+        [helper.make_tensor_value_info(program.input_kind, kind, ["batch", width])],
         [helper.make_tensor_value_info("scores", kind, ["batch", n_items])],
         [onnx.numpy_helper.from_array(program.weights.numpy(), "weights")],
     )
     model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="relrank",
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR,
+        producer_name="relrank",
         producer_version=relrank.__version__,
-    )  # fmt: skip
+    )
     onnx.checker.check_model(model)
     onnx.save_model(model, str(path))
 
@@ -519,6 +531,8 @@ def _extra(to: str) -> Any:
         return importlib.import_module(to)
     except ImportError:
         raise InputError(
-            "an extra is not installed", where=f"relrank export --to {to}",
-            expected=f'pip install "relrank[{EXTRAS[to]}]"', found=f"no module {to}",
-        ) from None  # fmt: skip
+            "an extra is not installed",
+            where=f"relrank export --to {to}",
+            expected=f'pip install "relrank[{EXTRAS[to]}]"',
+            found=f"no module {to}",
+        ) from None

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 
 from relrank.evaluation.ranking import TopK, top_k, top_k_from_histories
-from relrank.graph.composition import composed
+from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
-from relrank.graph.relation_chains import end_of
+from relrank.graph.relation_chains import described_type
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import Recommender
-from relrank.models.closed_form.simple import Popularity
+from relrank.models.closed_form.baselines import Popularity
 from relrank.models.core.base import history_rows
 
 Mask = npt.NDArray[np.bool_]
@@ -32,14 +32,14 @@ def popularity(graph: Graph) -> Popularity:
     return Popularity(graph).solve()
 
 
-def relations_of_users(model: Recommender) -> list[str]:
+def user_relations_read(model: Recommender) -> list[str]:
     """Relations of users that the model reads, which somebody with a history alone has not."""
     graph = model.graph
-    read = {name for one in model.readers() for name in _read(one)}
-    return [name for name, r in graph.relations.items() if name in read and end_of(graph, r) == graph.user]
+    read = {name for one in model.submodels() for name in _read(one)}
+    return [name for name, r in graph.relations.items() if name in read and described_type(graph, r) == graph.user]
 
 
-def unscored(model: Recommender, unseen: int) -> Int32:
+def unscorable_items(model: Recommender, unseen: int) -> Int32:
     """Of the last ``unseen`` items, which have no interactions, those of which the model knows nothing, ascending.
 
     It knows an item by a relation that it reads, with a weight above 0, or by a feature; a model of several parts by
@@ -50,7 +50,7 @@ def unscored(model: Recommender, unseen: int) -> Int32:
     return _others(model, known)
 
 
-def untold(model: Recommender) -> Int32:
+def uninformative_items(model: Recommender) -> Int32:
     """Items of which the model knows nothing, ascending: likewise, but of all without training interactions.
 
     In a history they say nothing; vectors that no training has moved would say something at random.
@@ -62,13 +62,13 @@ def untold(model: Recommender) -> Int32:
 def _others(model: Recommender, known: Mask) -> Int32:
     """Items that are neither known already nor by what the model reads of them."""
     known = known.copy()
-    for one in model.readers() if not known.all() else ():
+    for one in model.submodels() if not known.all() else ():
         graph = one.graph
         for name in _read(one):
             relation = graph.relations[name]
-            if graph.item in (relation.source, relation.target) or end_of(graph, relation) == graph.item:
-                known |= composed(graph, relation).degrees(graph.item, graph.n_items) > 0
-        if one.reads_features(one.config):
+            if graph.item in (relation.source, relation.target) or described_type(graph, relation) == graph.item:
+                known |= compose_relation(graph, relation).degrees(graph.item, graph.n_items) > 0
+        if one.uses_features(one.config):
             for feature in graph.features_of(graph.item):
                 known |= feature.known
     return np.flatnonzero(~known).astype(np.int32)
@@ -77,29 +77,33 @@ def _others(model: Recommender, known: Mask) -> Int32:
 def _read(model: Recommender) -> list[str]:
     """Relations that the model reads, with weights above 0 where the configuration has some."""
     weights, default = getattr(model.config, "weights", {}), getattr(model.config, "weight", 1.0)
-    return [name for name in type(model).reads(model.graph, model.config) if weights.get(name, default) != 0]
+    return [name for name in type(model).used_relations(model.graph, model.config) if weights.get(name, default) != 0]
 
 
-def top_of_users(
+def top_k_with_fallback(
     model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int, closed: Int32
 ) -> tuple[TopK, Mask]:
     """``top_k``, and popularity's lists for users of whom the model says nothing: which, bool [n_users]."""
     best = top_k(model, users, seen, k, closed=closed)
     chosen = seen.take(users)
-    silent = _silent(best, chosen, closed, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64))))
+    silent = _has_constant_scores(
+        best, chosen, closed, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64)))
+    )
     if silent.any():
         best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k, closed=closed))
     return best, silent
 
 
-def top_of_histories(
+def history_top_k_with_fallback(
     model: Recommender, histories: Sequence[torch.Tensor], k: int, closed: Int32
 ) -> tuple[TopK, Mask]:
     """``top_k_from_histories`` likewise; nobody says anything of an empty history."""
     n_items = model.graph.n_items
     best = top_k_from_histories(model, histories, n_items, k, closed=closed)
     seen = history_rows(histories, n_items)
-    silent = _silent(best, seen, closed, lambda rows: model.fold_in([histories[row] for row in rows.tolist()]))
+    silent = _has_constant_scores(
+        best, seen, closed, lambda rows: model.fold_in([histories[row] for row in rows.tolist()])
+    )
     silent |= np.array([not history.numel() for history in histories], np.bool_)
     if silent.any():
         left = [histories[row] for row in np.flatnonzero(silent).tolist()]
@@ -107,7 +111,7 @@ def top_of_histories(
     return best, silent
 
 
-def _silent(best: TopK, seen: Csr, closed: Int32, scores: Callable[[Int64], torch.Tensor]) -> Mask:
+def _has_constant_scores(best: TopK, seen: Csr, closed: Int32, scores: Callable[[Int64], torch.Tensor]) -> Mask:
     """Whose candidates all have one score; asked of those alone whose list begins and ends at one."""
     n_listed = (best.items >= 0).sum(axis=1)
     rows = np.flatnonzero(n_listed > 0)

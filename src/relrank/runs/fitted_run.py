@@ -15,29 +15,41 @@ import polars as pl
 import torch
 from pydantic import ConfigDict, Field
 
-from relrank.errors import InputError, NotNowError
+from relrank.errors import InputError, UnavailableError
 from relrank.evaluation.evaluate import accepts_longer_history
 from relrank.graph.bundle import load_graph, save_graph
-from relrank.graph.composition import composed
+from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
-from relrank.graph.relation_chains import end_of
+from relrank.graph.relation_chains import described_type
 from relrank.graph.sequences import Sequences
 from relrank.io.atomic import atomic_folder
-from relrank.io.manifest import Sealed, bytes_in, consistent, json_of, refuse_leading_out, seal
-from relrank.io.tensors import save_tensors, tensors_of, write_json
+from relrank.io.manifest import (
+    ManifestReader,
+    consistent,
+    parse_json_object,
+    read_bytes_within,
+    refuse_leading_out,
+    write_manifest,
+)
+from relrank.io.tensors import parse_safetensors, save_tensors, write_json
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models import MODELS, Recommender
-from relrank.models.core.base import config_of, restore
+from relrank.models.core.base import override_config, restore
 from relrank.models.core.estimates import score_block
 from relrank.parallel.memory import available_memory, gb
-from relrank.runs.fallback import top_of_histories, top_of_users, unscored, untold
-from relrank.tables.config import Section, check
-from relrank.tables.files import WHOLE
+from relrank.runs.fallback import (
+    history_top_k_with_fallback,
+    top_k_with_fallback,
+    uninformative_items,
+    unscorable_items,
+)
+from relrank.tables.config import ConfigSection, check
+from relrank.tables.files import INTEGER_PATTERN
 from relrank.tables.split import Interactions, Split
 from relrank.tables.tables import Tables
 
 FORMAT = "relrank-run-4"
-MEND = "take a copy of it, or fit it again"
+REPAIR_HINT = "take a copy of it, or fit it again"
 MODEL = "model.safetensors"
 PARTS = ("train", "valid", "test")
 FACTS = "facts.parquet"
@@ -45,7 +57,7 @@ NODES = "nodes.parquet"
 NODE_KEY = "#key"
 
 
-class _Note(Section):
+class _RunMetadata(ConfigSection):
     """What ``run.json`` has to say."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -72,8 +84,8 @@ class FittedRun:
         split: training, validation and test rows.
         titles: ``key`` and ``title`` of every item.
         note: model, arm, hyper-parameters, protocol; plain JSON.
-        facts: what lists may be filtered by beside the graph, a row per item: ``column:NAME`` of the item table, and
-            ``relation:NAME`` with the keys that a relation of the study leads to; None of an older run.
+        item_attributes: what lists may be filtered by beside the graph, a row per item: ``column:NAME`` of the item
+            table, and ``relation:NAME`` with the keys that a relation of the study leads to; None of an older run.
         nodes: by node type that relations lead to and that has a table: these relations, and its plain columns, with
             keys as text in ``NODE_KEY``; filters read them. Nothing of an older run.
     """
@@ -83,7 +95,7 @@ class FittedRun:
     split: Split
     titles: pl.DataFrame
     note: dict[str, Any]
-    facts: pl.DataFrame | None = None
+    item_attributes: pl.DataFrame | None = None
     nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]] = field(default_factory=dict)
     _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -101,25 +113,27 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         check_k(k)
         if self.lists_from_full_history:
-            heard = self.heard().take(row.astype(np.int64)).items
-            return self._for_rows(heard, k, self.unscored)
-        best, silent = top_of_users(self.model, row, self.chosen(), k, self.unscored)
+            full_histories = self.full_histories().take(row.astype(np.int64)).items
+            return self._for_rows(full_histories, k, self.unscorable_items)
+        best, silent = top_k_with_fallback(self.model, row, self.interacted_items(), k, self.unscorable_items)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
         """The same for somebody never seen in training, from the keys of the items they chose, oldest first.
 
-        An empty history gets popularity's list, too; what a history says is ``told``.
+        An empty history gets popularity's list, too; what a history says is ``informative_history``.
 
         Raises:
             InputError: an item is unknown, or the history is one key instead of a list of them.
         """
-        rows = self.split.items.rows(as_keys(listed(history, "history"), self.split.items.keys), "history")
+        rows = self.split.items.rows(as_keys(as_list(history, "history"), self.split.items.keys), "history")
         check_k(k)
-        return self._for_rows(self.told(rows), k, np.union1d(self.unscored, rows).astype(np.int32))
+        return self._for_rows(
+            self.informative_history(rows), k, np.union1d(self.unscorable_items, rows).astype(np.int32)
+        )
 
     def _for_rows(self, rows: npt.NDArray[np.integer], k: int, closed: Int32) -> pl.DataFrame:
-        best, silent = top_of_histories(self.model, [torch.from_numpy(rows.astype(np.int64))], k, closed)
+        best, silent = history_top_k_with_fallback(self.model, [torch.from_numpy(rows.astype(np.int64))], k, closed)
         return self._named(best.items[0], best.scores[0], bool(silent[0]))
 
     def history(self, user: str | int) -> pl.DataFrame:
@@ -133,15 +147,15 @@ class FittedRun:
             pl.col("key").alias("item"), "title", "part"
         )
 
-    def heard(self) -> Sequences:
+    def full_histories(self) -> Sequences:
         """What each user chose, oldest first, as often as they did: training, then validation and test rows."""
-        found: Sequences = self._once("heard", self._heard)
+        found: Sequences = self._once("heard", self._full_histories)
         return found
 
-    def _heard(self) -> Sequences:
+    def _full_histories(self) -> Sequences:
         parts = [self.split.events, *(getattr(self.split, part) for part in PARTS[1:])]
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
-        return Sequences.of_rows(user, item, self.split.shape[0])
+        return Sequences.from_rows(user, item, self.split.shape[0])
 
     @property
     def lists_from_full_history(self) -> bool:
@@ -149,33 +163,33 @@ class FittedRun:
         return self.split.successive and accepts_longer_history(self.model)
 
     @property
-    def unscored(self) -> Int32:
+    def unscorable_items(self) -> Int32:
         """Items that no interaction names and the model knows nothing else of: they are in no list."""
-        found: Int32 = self._once("unscored", lambda: unscored(self.model, self.split.unseen))
+        found: Int32 = self._once("unscored", lambda: unscorable_items(self.model, self.split.unseen))
         return found
 
     @property
-    def untold(self) -> Int32:
+    def uninformative_items(self) -> Int32:
         """Items without training rows that the model knows nothing else of, ascending."""
-        found: Int32 = self._once("untold", lambda: untold(self.model))
+        found: Int32 = self._once("untold", lambda: uninformative_items(self.model))
         return found
 
-    def told(self, history: npt.NDArray[np.integer]) -> Int64:
+    def informative_history(self, history: npt.NDArray[np.integer]) -> Int64:
         """What item rows of a history say to the model: nothing where it knows nothing of any of them.
 
         Else all of them, as at the test, but those that no interaction names.
         """
         rows = np.asarray(history, np.int64)
-        if self.untold.size and np.isin(rows, self.untold).all():
+        if self.uninformative_items.size and np.isin(rows, self.uninformative_items).all():
             return rows[:0]
-        return rows[~np.isin(rows, self.unscored)]
+        return rows[~np.isin(rows, self.unscorable_items)]
 
-    def chosen(self) -> Csr:
+    def interacted_items(self) -> Csr:
         """Users by items: what each chose, in whatever part."""
-        found: Csr = self._once("chosen", self._chosen)
+        found: Csr = self._once("chosen", self._interacted_items)
         return found
 
-    def _chosen(self) -> Csr:
+    def _interacted_items(self) -> Csr:
         parts = [getattr(self.split, part) for part in PARTS]
         user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
         return Csr.from_pairs(user, item, self.split.shape)
@@ -193,7 +207,7 @@ class FittedRun:
         return named.select("place", pl.col("key").alias("item"), "title", "score", fallback=pl.lit(fallback))
 
 
-def listed(values: Iterable[Any], where: str) -> list[Any]:
+def as_list(values: Iterable[Any], where: str) -> list[Any]:
     """What is asked about, as a list in its order.
 
     Raises:
@@ -231,16 +245,18 @@ def as_keys(values: Sequence[Any], like: pl.Series) -> pl.Series:
     text = pl.Series([str(v) for v in plain], dtype=pl.String)
     if not like.dtype.is_integer():
         return text
-    numbers = text.str.extract(WHOLE, 1).cast(like.dtype, strict=False)
+    numbers = text.str.extract(INTEGER_PATTERN, 1).cast(like.dtype, strict=False)
     if numbers.null_count():
         raise InputError(
-            "unknown key", where="keys asked for", expected=f"whole numbers, such as {like[0]}",
+            "unknown key",
+            where="keys asked for",
+            expected=f"whole numbers, such as {like[0]}",
             found=repr(text.filter(numbers.is_null())[0]),
-        )  # fmt: skip
+        )
     return numbers
 
 
-def refuse_other_use(folder: Path) -> None:
+def check_run_folder(folder: Path) -> None:
     """Refuse a folder for a run that is there and holds something else.
 
     Raises:
@@ -266,23 +282,26 @@ def save_run(
     Raises:
         InputError: the folder is there and is not a run.
     """
-    refuse_other_use(folder)
-    titles, facts = item_titles(tables, split), facts_of(tables, split, graph if whole is None else whole)
+    check_run_folder(folder)
+    titles, item_attributes = (
+        item_titles(tables, split),
+        build_item_attributes(tables, split, graph if whole is None else whole),
+    )
     with atomic_folder(folder) as part:
         save_graph(graph, part / "graph")
         save_tensors(part / MODEL, model.state(), {"model": model.name})
         _split_frame(split).write_parquet(part / "split.parquet")
         titles.write_parquet(part / "titles.parquet")
-        facts.write_parquet(part / FACTS)
-        nodes = nodes_of(tables, graph if whole is None else whole)
+        item_attributes.write_parquet(part / FACTS)
+        nodes = build_node_attributes(tables, graph if whole is None else whole)
         if nodes:
-            _folded(nodes).write_parquet(part / NODES)
+            _nested(nodes).write_parquet(part / NODES)
         write_json(part / "run.json", note)
-        seal(part)
-    return FittedRun(model, graph, split, titles, note, facts, nodes)
+        write_manifest(part)
+    return FittedRun(model, graph, split, titles, note, item_attributes, nodes)
 
 
-def again(
+def refresh_run(
     run: FittedRun, tables: Tables, whole: Graph, folder: Path, leaks: Sequence[dict[str, Any]] = ()
 ) -> FittedRun:
     """A kept run with what the tables say of its items now: titles and columns change no model.
@@ -296,10 +315,14 @@ def again(
     """
     note = {name: value for name, value in run.note.items() if name != "accepted_leaks"}
     note |= {"accepted_leaks": list(leaks)} if leaks else {}
-    facts, nodes = facts_of(tables, run.split, whole), nodes_of(tables, whole)
-    said = run.facts is not None and run.facts.equals(facts) and run.titles.equals(item_titles(tables, run.split))
+    item_attributes, nodes = build_item_attributes(tables, run.split, whole), build_node_attributes(tables, whole)
+    said = (
+        run.item_attributes is not None
+        and run.item_attributes.equals(item_attributes)
+        and run.titles.equals(item_titles(tables, run.split))
+    )
     said = said and (
-        _folded(nodes).equals(_folded(run.nodes)) if nodes and run.nodes else not nodes and not run.nodes
+        _nested(nodes).equals(_nested(run.nodes)) if nodes and run.nodes else not nodes and not run.nodes
     )
     if said and note == run.note:
         return run
@@ -310,7 +333,7 @@ def holds_run(folder: Path, cell: str) -> bool:
     """Whether the folder holds the fitted model of this cell, in a format that is read."""
     if not (folder / "run.json").is_file():
         return False
-    note = json_of(bytes_in(folder, "run.json"), str(folder / "run.json"))
+    note = parse_json_object(read_bytes_within(folder, "run.json"), str(folder / "run.json"))
     return note.get("format") == FORMAT and note.get("cell") == cell
 
 
@@ -329,34 +352,38 @@ def load_run(folder: Path | str) -> FittedRun:
         raise InputError(
             "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study", found="none"
         )
-    note = json_of(bytes_in(folder, "run.json"), str(folder / "run.json"))
+    note = parse_json_object(read_bytes_within(folder, "run.json"), str(folder / "run.json"))
     if note.get("format") != FORMAT or note.get("model") not in MODELS:
         raise InputError(
-            "run of another version", where=str(folder), expected=f"{FORMAT} of a known model, so fit it again",
+            "run of another version",
+            where=str(folder),
+            expected=f"{FORMAT} of a known model, so fit it again",
             found=f"{note.get('format')} of {note.get('model')}",
-        )  # fmt: skip
-    with consistent(folder, MEND):
+        )
+    with consistent(folder, REPAIR_HINT):
         return _loaded(folder)
 
 
 def _loaded(folder: Path) -> FittedRun:
-    sealed = Sealed(folder, MEND)
+    sealed = ManifestReader(folder, REPAIR_HINT)
     note = sealed.json("run.json")
-    check(note, _Note, str(folder / "run.json"))
+    check(note, _RunMetadata, str(folder / "run.json"))
     sealed.read("graph/manifest.json")  # which speaks for the files beside it
     graph = load_graph(folder / "graph")
     weights, available = sealed.size(MODEL), available_memory()
     # while it is read, the file is there twice
     if weights + max(weights, score_block(graph.n_items)) > available:
-        raise NotNowError(
-            "model does not fit into memory", where=str(folder), found=f"weights of {gb(weights)} GB",
+        raise UnavailableError(
+            "model does not fit into memory",
+            where=str(folder),
+            found=f"weights of {gb(weights)} GB",
             expected=f"at most {gb(available)} GB with a block of scores, or twice the weights, which are available",
-        )  # fmt: skip
+        )
     kind = MODELS[note["model"]]
-    config = config_of(kind.Config(), note["config"], str(folder))
+    config = override_config(kind.Config(), note["config"], str(folder))
     # an arm keeps the weights of relations that it leaves out
-    graph = replace(graph, left_out=kind.weighed(config))
-    state = tensors_of(sealed.read(MODEL), str(folder / MODEL))  # before a model makes parameters of its own
+    graph = replace(graph, excluded_relations=kind.named_weights(config))
+    state = parse_safetensors(sealed.read(MODEL), str(folder / MODEL))  # before a model makes parameters of its own
     model = kind(graph, config)
     restore(model, state, str(folder / MODEL))
     del state
@@ -368,19 +395,25 @@ def _loaded(folder: Path) -> FittedRun:
     )
     edges, events = graph.interactions, graph.events
     split = Split(
-        users, items, train, valid, test, note["protocol"], note["fingerprint"],
+        users,
+        items,
+        train,
+        valid,
+        test,
+        note["protocol"],
+        note["fingerprint"],
         **{name: note.get(name, False) for name in ("ordered", "successive", "new_items_only")},
         unseen=note.get("unseen", 0),
         repeats=None if events is None else Interactions(edges.src[events], edges.dst[events]),
-    )  # fmt: skip
+    )
     if np.isin(np.concatenate([valid.item, test.item]), split.closed()).any():
         raise ValueError("held-out rows of items that are no candidates")
-    facts = sealed.table(FACTS) if FACTS in sealed else None
-    nodes = _unfolded(sealed.table(NODES)) if NODES in sealed else {}
-    run = FittedRun(model, graph, split, sealed.table("titles.parquet"), note, facts, nodes)
-    run.chosen()  # each (user, item) once
+    item_attributes = sealed.table(FACTS) if FACTS in sealed else None
+    nodes = _unnested(sealed.table(NODES)) if NODES in sealed else {}
+    run = FittedRun(model, graph, split, sealed.table("titles.parquet"), note, item_attributes, nodes)
+    run.interacted_items()  # each (user, item) once
     named = run.titles["key"], run.titles["title"].cast(pl.String)
-    if not named[0].equals(items.keys) or (facts is not None and facts.height != len(items)):
+    if not named[0].equals(items.keys) or (item_attributes is not None and item_attributes.height != len(items)):
         raise ValueError("titles or facts are not those of the items")
     return run
 
@@ -406,25 +439,25 @@ def item_titles(tables: Tables, split: Split) -> pl.DataFrame:
     return found.with_columns(pl.col("title").fill_null(pl.col("key").cast(pl.String)))
 
 
-def facts_of(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
+def build_item_attributes(tables: Tables, split: Split, graph: Graph) -> pl.DataFrame:
     """What lists may be filtered by, a row per item in row order; see ``FittedRun``."""
     keys = split.items.keys.to_frame("key")
     table = tables.nodes.get(tables.item)
-    facts = keys
+    item_attributes = keys
     if table is not None:
         columns = [pl.col(name).alias(f"column:{name}") for name in _plain(table.frame) if name != table.key]
         plain = table.frame.select(pl.col(table.key).alias("key"), *columns)
-        facts = keys.join(plain, on="key", how="left", maintain_order="left")
+        item_attributes = keys.join(plain, on="key", how="left", maintain_order="left")
     found = []
     for name, (of_item, other, node) in item_relations(graph).items():
         frame = pl.DataFrame({"row": of_item, "value": graph.nodes[node].at(other).cast(pl.String)})
         lists = frame.group_by("row").agg(pl.col("value").alias(f"relation:{name}"))
         rows = pl.DataFrame({"row": np.arange(len(split.items), dtype=np.int32)})
         found.append(rows.join(lists, on="row", how="left", maintain_order="left").drop("row"))
-    return pl.concat([facts.drop("key"), *found], how="horizontal")
+    return pl.concat([item_attributes.drop("key"), *found], how="horizontal")
 
 
-def nodes_of(tables: Tables, graph: Graph) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
+def build_node_attributes(tables: Tables, graph: Graph) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
     """What is known of the nodes behind items; see ``FittedRun``."""
     relations: dict[str, tuple[str, ...]] = {}
     for name, (_, _, node) in item_relations(graph).items():
@@ -446,16 +479,21 @@ def _plain(frame: pl.DataFrame) -> list[str]:
     return [name for name, dtype in frame.schema.items() if not dtype.is_nested() and dtype != pl.Binary]
 
 
-def _folded(nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]]) -> pl.DataFrame:
+def _nested(nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]]) -> pl.DataFrame:
     """One table of all types: a row each, in one column per type, is a list of its relations or of its nodes."""
-    return pl.DataFrame([
-        pl.Series(node, [{"relations": list(names), "rows": frame.to_struct("rows")}],
-                  dtype=pl.Struct({"relations": pl.List(pl.String), "rows": pl.List(pl.Struct(frame.schema))}))
-        for node, (names, frame) in nodes.items()
-    ])  # fmt: skip
+    return pl.DataFrame(
+        [
+            pl.Series(
+                node,
+                [{"relations": list(names), "rows": frame.to_struct("rows")}],
+                dtype=pl.Struct({"relations": pl.List(pl.String), "rows": pl.List(pl.Struct(frame.schema))}),
+            )
+            for node, (names, frame) in nodes.items()
+        ]
+    )
 
 
-def _unfolded(table: pl.DataFrame) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
+def _unnested(table: pl.DataFrame) -> dict[str, tuple[tuple[str, ...], pl.DataFrame]]:
     found = {}
     for one in table:
         rows = one.struct.field("rows").explode().struct.unnest()
@@ -470,9 +508,9 @@ def item_relations(graph: Graph) -> dict[str, tuple[Int32, Int32, str]]:
     """
     found = {}
     for name, relation in graph.relations.items():
-        if end_of(graph, relation) != graph.item:
+        if described_type(graph, relation) != graph.item:
             continue
-        direct = composed(graph, relation)
+        direct = compose_relation(graph, relation)
         ends = {direct.source, direct.target}
         if len(ends) == 2 and graph.user not in ends:
             forward = direct.source == graph.item

@@ -21,9 +21,9 @@ import relrank
 from relrank.serve import schemas
 from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
-from relrank.serve.filters import conditions_of
-from relrank.serve.guard import Guard, ServiceMetrics, answered, failure
-from relrank.serve.served import HEAD
+from relrank.serve.filters import parse_conditions
+from relrank.serve.guard import ServiceMetrics, ServiceMiddleware, error_response, json_response
+from relrank.serve.served_model import INDEXED_ITEMS
 from relrank.serve.service import Service
 from relrank.serve.strict import StrictRoute
 
@@ -68,15 +68,25 @@ def make_app(
         pools.end()
 
     errors = {
-        400: "not JSON", 401: "no token, or another", 404: "not there", 413: "too large", 422: "makes no sense",
-        500: "an error of the server", 503: "not now",
-    }  # fmt: skip
+        400: "not JSON",
+        401: "no token, or another",
+        404: "not there",
+        413: "too large",
+        422: "makes no sense",
+        500: "an error of the server",
+        503: "not now",
+    }
     app = FastAPI(
-        title="relrank", version=relrank.__version__, lifespan=lifespan, redirect_slashes=False, docs_url=None,
-        redoc_url=None, responses={s: {"model": schemas.Failure, "description": text} for s, text in errors.items()},
+        title="relrank",
+        version=relrank.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        responses={s: {"model": schemas.Failure, "description": text} for s, text in errors.items()},
         description="Recommendations of fitted runs. Ids are those of your tables. In a path a slash inside an id is "
         "ambiguous where two ids follow each other: POST such questions.",
-    )  # fmt: skip
+    )
     app.router.route_class = StrictRoute
     measures = ServiceMetrics()
     app.state.service, app.state.measures = service, measures
@@ -84,7 +94,7 @@ def make_app(
     for name in service.names:
         measures.loaded.labels(name).set(time.time())
 
-    async def listed(
+    async def list_response(
         route: str, run: str | None, weights: dict[str, float] | None, plain: bool, task: Callable[[], dict[str, Any]]
     ) -> Response:
         """A ``plain`` list is made at once where that takes no longer than a thread would to start; all else in one.
@@ -96,17 +106,17 @@ def make_app(
         if plain and not weights and served.quick:
             content = task()
         else:
-            content = await pools.away(task, bool(weights))
+            content = await pools.run_in_thread(task, bool(weights))
         measures.items.labels(route).observe(len(content["items"]))
-        return answered(content)
+        return json_response(content)
 
     def near(run: str | None, end: int) -> bool:
-        return service.served(run).index is None or end <= HEAD
+        return service.served(run).index is None or end <= INDEXED_ITEMS
 
     @app.get("/runs", response_model=schemas.Runs)
     async def runs() -> Response:
         """What is served."""
-        return answered(service.runs())
+        return json_response(service.runs())
 
     @app.get("/recommend/{user:path}", response_model=schemas.Recommended)
     async def recommend(
@@ -121,33 +131,51 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """A list for a known user."""
-        filters = conditions_of(with_, any_, without, "query.")
-        return await listed(
-            "/recommend/{user}", run, None, not filters and not exclude and near(run, offset + k),
+        filters = parse_conditions(with_, any_, without, "query.")
+        return await list_response(
+            "/recommend/{user}",
+            run,
+            None,
+            not filters and not exclude and near(run, offset + k),
             lambda: service.recommend(
-                user=user, k=k, offset=offset, exclude_seen=exclude_seen, filters=filters,
-                exclude=exclude, run=run,
+                user=user,
+                k=k,
+                offset=offset,
+                exclude_seen=exclude_seen,
+                filters=filters,
+                exclude=exclude,
+                run=run,
             ),
-        )  # fmt: skip
+        )
 
     @app.post("/recommend", response_model=schemas.Recommended)
     async def recommend_for(wanted: schemas.RecommendRequest) -> Response:
         """A list for a history that was never seen, a known user, or both; under other relation weights, too."""
         visits = wanted.user is not None and wanted.history is not None
         plain = not wanted.with_ and not wanted.exclude and not visits and len(wanted.history or ()) <= SHORT
-        return await listed(
-            "/recommend", wanted.run, wanted.weights, plain and near(wanted.run, wanted.offset + wanted.k),
+        return await list_response(
+            "/recommend",
+            wanted.run,
+            wanted.weights,
+            plain and near(wanted.run, wanted.offset + wanted.k),
             lambda: service.recommend(
-                user=wanted.user, history=wanted.history, k=wanted.k, offset=wanted.offset,
-                exclude_seen=wanted.exclude_seen, filters=[f.condition() for f in wanted.with_],
-                exclude=wanted.exclude, weights=wanted.weights, skip_unknown=wanted.skip_unknown, run=wanted.run,
+                user=wanted.user,
+                history=wanted.history,
+                k=wanted.k,
+                offset=wanted.offset,
+                exclude_seen=wanted.exclude_seen,
+                filters=[f.condition() for f in wanted.with_],
+                exclude=wanted.exclude,
+                weights=wanted.weights,
+                skip_unknown=wanted.skip_unknown,
+                run=wanted.run,
             ),
-        )  # fmt: skip
+        )
 
     @app.get("/similar/{item:path}", response_model=schemas.Similar)
     async def similar(item: InUrl, k: Annotated[int, Query(ge=1, le=limits.k)] = 10, run: Run = None) -> Response:
         """The items nearest to one: by cosine where the model has vectors, else what somebody gets who chose it."""
-        return await listed("/similar/{item}", run, None, False, lambda: service.similar(item, k, run))
+        return await list_response("/similar/{item}", run, None, False, lambda: service.similar(item, k, run))
 
     @app.get("/explain/{user}/{item}", response_model=schemas.Explained)
     async def explain(
@@ -161,17 +189,17 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """Why an item is recommended to a known user, in the list that the same filters give."""
-        filters = conditions_of(with_, any_, without, "query.")
-        content = await pools.away(
+        filters = parse_conditions(with_, any_, without, "query.")
+        content = await pools.run_in_thread(
             lambda: service.explain(item, user=user, n=n, filters=filters, exclude=exclude, run=run, status=404)
         )
-        return answered(content)
+        return json_response(content)
 
     @app.post("/explain", response_model=schemas.Explained)
     async def explain_to(doubted: schemas.ExplainRequest) -> Response:
         """Why an item is recommended for a history, or to a known user."""
         d = doubted
-        content = await pools.away(
+        content = await pools.run_in_thread(
             lambda: service.explain(
                 d.item,
                 user=d.user,
@@ -185,7 +213,7 @@ def make_app(
             ),
             bool(d.weights),
         )
-        return answered(content)
+        return json_response(content)
 
     @app.get("/items", response_model=schemas.Items)
     async def items(
@@ -194,7 +222,7 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """Items by title."""
-        return answered(await pools.away(lambda: service.items(q, limit, run)))
+        return json_response(await pools.run_in_thread(lambda: service.items(q, limit, run)))
 
     @app.get("/users", response_model=schemas.Users)
     async def users(
@@ -203,7 +231,7 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """Users by id."""
-        return answered(service.users(q, limit, run))
+        return json_response(service.users(q, limit, run))
 
     @app.get("/values/{relation:path}", response_model=schemas.Values)
     async def values(
@@ -213,25 +241,27 @@ def make_app(
         run: Run = None,
     ) -> Response:
         """What a filter may name, those with most items first."""
-        return answered(await pools.away(lambda: service.values(relation, q, limit, run)))
+        return json_response(await pools.run_in_thread(lambda: service.values(relation, q, limit, run)))
 
     @app.get("/history/{user:path}", response_model=schemas.History)
     async def history(user: InUrl, run: Run = None) -> Response:
         """What a user chose."""
-        return answered(service.history(user, run))
+        return json_response(service.history(user, run))
 
     @app.get("/health", response_model=schemas.Health, responses={503: {"model": schemas.Health}})
     async def health() -> Response:
         """How the server is: 200, or 503 while it drains."""
         draining = app.state.draining
         problems = [{"run": run, "what": what} for run, what in app.state.problems.items()]
-        return answered(
+        return json_response(
             {
-                "status": "draining" if draining else "ok", "runs": service.names, "problems": problems,
+                "status": "draining" if draining else "ok",
+                "runs": service.names,
+                "problems": problems,
                 "uptime_seconds": time.monotonic() - began,
             },
             503 if draining else 200,
-        )  # fmt: skip
+        )
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -246,34 +276,41 @@ def make_app(
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
         later = {"Retry-After": "1"} if error.status == 503 else None
-        return failure(error.status, error.what, error.where, error.expected, error.found, later)
+        return error_response(error.status, error.what, error.where, error.expected, error.found, later)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = list(first["loc"])
         if first["type"] == "json_invalid":
-            return failure(400, "body is not JSON", "body", "JSON", str(first.get("ctx", {}).get("error", ""))[:200])
+            return error_response(
+                400, "body is not JSON", "body", "JSON", str(first.get("ctx", {}).get("error", ""))[:200]
+            )
         expected = first["msg"]
         if place[-1] in ("constrained-int", "constrained-str"):  # one kind of id of the two, which is no field
             place.pop()
             expected = "an id: a whole number, or text" if first["type"].endswith("_type") else expected
         where = ".".join(str(part) for part in place)
-        return failure(422, "invalid request", where, expected, repr(first.get("input"))[:200])
+        return error_response(422, "invalid request", where, expected, repr(first.get("input"))[:200])
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         expected = {404: "a path of this service", 405: "another method"}.get(error.status_code, "another request")
         found = f"{request.method} {request.url.path}"[:200]
-        return failure(error.status_code, str(error.detail).lower(), "request", expected, found, error.headers)
+        return error_response(error.status_code, str(error.detail).lower(), "request", expected, found, error.headers)
 
     routes = {route.path.split("/", 2)[1] for route in app.routes if hasattr(route, "path")}
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page, html=True), name="page")
     app.add_middleware(
-        Guard, measures=measures, most=limits.body, token=token, guarded=routes - {"health", ""}, headers=HEADERS,
+        ServiceMiddleware,
+        measures=measures,
+        max_body_bytes=limits.body,
+        token=token,
+        protected_paths=routes - {"health", ""},
+        headers=HEADERS,
         hosts=hosts,
-    )  # fmt: skip
+    )
     return app
 
 
@@ -281,30 +318,33 @@ class _Pools:
     """Threads for questions that would hold up the others; those with other relation weights have their own."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self.inside = limits, 0  # in progress or waiting
+        self._limits, self.n_pending = limits, 0  # in progress or waiting
         self._begin()
 
     def _begin(self) -> None:
         self._slow = ThreadPoolExecutor(self._limits.threads, "relrank-slow")
         self._weights = ThreadPoolExecutor(self._limits.waiting + 1, "relrank-weights")
 
-    async def away(self, task: Callable[[], dict[str, Any]], weighed: bool = False) -> dict[str, Any]:
+    async def run_in_thread(self, task: Callable[[], dict[str, Any]], weighed: bool = False) -> dict[str, Any]:
         """What a task gives, when it is done.
 
         Raises:
             RequestError: too many are waiting.
         """
-        if self.inside >= self._limits.queue:
+        if self.n_pending >= self._limits.queue:
             raise RequestError(
-                503, "too many questions at once", where="server", expected=f"at most {self._limits.queue} that wait",
-                found=str(self.inside),
-            )  # fmt: skip
+                503,
+                "too many questions at once",
+                where="server",
+                expected=f"at most {self._limits.queue} that wait",
+                found=str(self.n_pending),
+            )
         pool = self._weights if weighed else self._slow
-        self.inside += 1
+        self.n_pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, task)
         finally:
-            self.inside -= 1
+            self.n_pending -= 1
 
     def end(self) -> None:
         """Give the threads back; the application may be started again."""

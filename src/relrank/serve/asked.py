@@ -8,7 +8,7 @@ from relrank.errors import InputError
 
 Id = int | str
 """An outside id: a whole number or text, as in the tables."""
-SHARED = "PROMETHEUS_MULTIPROC_DIR"
+MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable: the folder where several processes write their measures, which each of them then sums up."""
 
 
@@ -58,7 +58,7 @@ class Limits:
     """Bytes of a request's address and headers together."""
     header_lines: int = 100
     """Headers of a request."""
-    head_seconds: float = 10.0
+    header_seconds: float = 10.0
     """From the beginning of a connection, or of its next request, to the end of the headers."""
     body_seconds: float = 30.0
     """From there to the end of the body."""
@@ -79,7 +79,7 @@ class Limits:
             )
 
 
-def short(value: object, most: int = 100) -> str:
+def shortened_repr(value: object, most: int = 100) -> str:
     """What was found, as it may be said again."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"

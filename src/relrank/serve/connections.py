@@ -9,7 +9,8 @@ Requests that were sent without waiting for answers are answered one after anoth
 behind them is parsed when they are answered, so that a connection holds few of them, whatever is sent. A client that
 ended its side of the stream still gets its answers; one that does not read them is cut off.
 
-When a server ends, ``no_more`` lets the kernel drop new connections while those that wait in its queue are still
+When a server ends, ``stop_accepting`` lets the kernel drop new connections while those that wait in its queue are
+still
 accepted: whatever is in that queue when a listening socket is closed would be reset.
 """
 
@@ -38,7 +39,7 @@ QUIET_SECONDS = 1.0
 """When a server ends, a connection without a request is kept for so long: one may be on its way."""
 QUEUE_SECONDS = 5.0
 """Connections that wait in the queue have so long to be accepted."""
-PIECE = 4096
+PARSE_CHUNK_BYTES = 4096
 """Bytes that are parsed at once; what a request has of a piece is known to that, so that bounds have this slack."""
 LINES = 64
 """Bytes of a request that are in no header: method, version, ends of lines."""
@@ -48,7 +49,7 @@ _IDLE, _HEAD, _BODY = range(3)
 """Where in a request a connection is."""
 
 
-class _Ending:
+class _GracefulTransport:
     """A transport whose ``close`` loses nothing, and which takes no offence at calls after it is gone.
 
     Args:
@@ -119,12 +120,12 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """Go on reading, if there is need of it."""
-        if not self._connection.behind and not self._connection.refused:
+        if not self._connection.has_backlog and not self._connection.refused:
             super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
-    """One connection; ``limited`` gives the class its bounds."""
+    """One connection; ``connection_class`` gives the class its bounds."""
 
     limits: Limits
 
@@ -142,14 +143,14 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Take a connection, or refuse it where there are too many."""
-        super().connection_made(_Ending(transport, self.limits.send_seconds))  # type: ignore[arg-type]
+        super().connection_made(_GracefulTransport(transport, self.limits.send_seconds))  # type: ignore[arg-type]
         self.flow = _Flow(self)
         if len(self.connections) > 2 * self.limits.connections:
             self.transport.abort()  # not even time for an answer
         elif len(self.connections) > self.limits.connections:
             self._refuse(503, f"at most {self.limits.connections:,} connections", "more")
         else:
-            self._expect(self.limits.head_seconds)
+            self._expect(self.limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """No more of it."""
@@ -202,7 +203,7 @@ class Connection(HttpToolsProtocol):
     # parsing
 
     @property
-    def behind(self) -> bool:
+    def has_backlog(self) -> bool:
         """Whether something that was read waits until earlier requests are answered."""
         return bool(self.pipeline or self._unparsed)
 
@@ -214,9 +215,9 @@ class Connection(HttpToolsProtocol):
     def _parse(self) -> None:
         """Parse what is there, until a request has to wait for the answer to the one before it."""
         while self._unparsed and not self.pipeline and not self.refused and not self.transport.is_closing():
-            piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
+            piece, self._unparsed = self._unparsed[:PARSE_CHUNK_BYTES], self._unparsed[PARSE_CHUNK_BYTES:]
             self._feed(piece)
-        if self.behind:
+        if self.has_backlog:
             self.flow.pause_reading()
         elif self.transport.client_ended and not self._owes_answers():  # type: ignore[attr-defined]
             self.transport.close()
@@ -225,10 +226,10 @@ class Connection(HttpToolsProtocol):
         """Whether a client that ended its stream has requests that are whole, or refused, and not answered."""
         if self.refused:  # it was the last one, and is answered behind those that are
             return True
-        if not self.behind and self._at == _BODY and self._answering:  # the rest of the body will never come
+        if not self.has_backlog and self._at == _BODY and self._answering:  # the rest of the body will never come
             self._disconnect()
             return False
-        return self.behind or self._answering
+        return self.has_backlog or self._answering
 
     def _disconnect(self) -> None:
         """Let the application hear that nobody waits for its answer."""
@@ -252,10 +253,10 @@ class Connection(HttpToolsProtocol):
                 self._expect(self.limits.idle_seconds)
             return
         if self._entered:
-            self._expect(self.limits.head_seconds if self._at == _HEAD else self.limits.body_seconds)
+            self._expect(self.limits.header_seconds if self._at == _HEAD else self.limits.body_seconds)
         self._size += len(piece)
         self._silent += len(piece)
-        slack = PIECE + LINES
+        slack = PARSE_CHUNK_BYTES + LINES
         if self._at == _HEAD and self._size > self.limits.head + slack:
             self._refuse(431, f"headers of at most {self.limits.head:,} bytes", "more")
         elif self._at == _BODY and self._silent > self.limits.head + slack:
@@ -356,7 +357,9 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         if self.transport.is_closing():
             return
-        if self.behind or (self._at == _HEAD and self._answering):  # it waits for the answer to the one before it
+        if self.has_backlog or (
+            self._at == _HEAD and self._answering
+        ):  # it waits for the answer to the one before it
             self._expect(seconds)
         elif self._at == _IDLE:  # nobody has asked anything
             self.transport.close()
@@ -365,9 +368,9 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, expected: str, found: str) -> None:
         """Answer what cannot be a request, behind what was asked before it, and end the connection."""
-        from relrank.serve.guard import failure
+        from relrank.serve.guard import error_response
 
-        response = failure(status, REASONS[status], "request", expected, found, {"Connection": "close"})
+        response = error_response(status, REASONS[status], "request", expected, found, {"Connection": "close"})
         head = [f"HTTP/1.1 {status} {REASONS[status].title()}".encode()]
         head += [name + b": " + value for name, value in (*self.server_state.default_headers, *response.raw_headers)]
         self._last = b"\r\n".join([*head, b"", bytes(response.body)])
@@ -398,12 +401,15 @@ class Connection(HttpToolsProtocol):
 
 
 REASONS = {
-    400: "bad request", 408: "request timeout", 413: "content too large", 431: "request header fields too large",
+    400: "bad request",
+    408: "request timeout",
+    413: "content too large",
+    431: "request header fields too large",
     503: "service unavailable",
-}  # fmt: skip
+}
 
 
-def limited(limits: Limits) -> type[Connection]:
+def connection_class(limits: Limits) -> type[Connection]:
     """Connections with these bounds."""
     return type("Connection", (Connection,), {"limits": limits})
 
@@ -413,7 +419,7 @@ _NO_SYN = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (0x06, 0, 0
 _ATTACH_FILTER = 26
 
 
-def no_more(listener: socket.socket) -> None:
+def stop_accepting(listener: socket.socket) -> None:
     """New connections are not taken any more, while those that were taken can still be accepted. On Linux alone."""
     if sys.platform != "linux":
         return
@@ -424,7 +430,7 @@ def no_more(listener: socket.socket) -> None:
         )
 
 
-async def accept_rest(listener: socket.socket) -> None:
+async def drain_accept_queue(listener: socket.socket) -> None:
     """Wait until all connections in the queue are accepted, by whoever accepts here."""
     loop = asyncio.get_running_loop()
     until = loop.time() + QUEUE_SECONDS

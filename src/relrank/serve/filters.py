@@ -20,7 +20,7 @@ from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Int32
 from relrank.runs.fitted_run import NODE_KEY, item_relations
-from relrank.serve.asked import Id, RequestError, short
+from relrank.serve.asked import Id, RequestError, shortened_repr
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64
@@ -56,17 +56,19 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class LogicalCondition:
     """Items that fit all of the conditions, any of them, or not the one."""
 
     how: Literal["all", "any", "not"]
     parts: tuple[Condition, ...]
 
 
-Condition = Has | Between | Joined
+Condition = Has | Between | LogicalCondition
 
 
-def conditions_of(every: Sequence[str], any_: Sequence[str], without: Sequence[str], prefix: str) -> list[Condition]:
+def parse_conditions(
+    every: Sequence[str], any_: Sequence[str], without: Sequence[str], prefix: str
+) -> list[Condition]:
     """Conditions from texts NAME:VALUE.
 
     Args:
@@ -80,8 +82,8 @@ def conditions_of(every: Sequence[str], any_: Sequence[str], without: Sequence[s
     """
     found: list[Condition] = [_has(text, f"{prefix}with") for text in every]
     if any_:
-        found.append(Joined("any", tuple(_has(text, f"{prefix}any") for text in any_)))
-    return [*found, *(Joined("not", (_has(text, f"{prefix}without"),)) for text in without)]
+        found.append(LogicalCondition("any", tuple(_has(text, f"{prefix}any") for text in any_)))
+    return [*found, *(LogicalCondition("not", (_has(text, f"{prefix}without"),)) for text in without)]
 
 
 def _has(text: str, where: str) -> Has:
@@ -96,21 +98,28 @@ class Filters:
 
     Args:
         graph: the model's.
-        facts: of every item in row order, beside it: ``column:NAME`` as in its table, ``relation:NAME`` lists of
-            keys, for relations that the model's graph lacks; None where nothing is known.
+        item_attributes: of every item in row order, beside it: ``column:NAME`` as in its table, ``relation:NAME``
+            lists of keys, for relations that the model's graph lacks; None where nothing is known.
         nodes: of other node types, as ``FittedRun.nodes`` has them.
     """
 
     def __init__(
-        self, graph: Graph, facts: pl.DataFrame | None, nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]]
+        self,
+        graph: Graph,
+        item_attributes: pl.DataFrame | None,
+        nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]],
     ) -> None:
-        self._graph, self._facts, self._nodes = graph, pl.DataFrame() if facts is None else facts, nodes
+        self._graph, self._item_metadata, self._nodes = (
+            graph,
+            pl.DataFrame() if item_attributes is None else item_attributes,
+            nodes,
+        )
         self._linked = item_relations(graph)
-        self._behind = self._columns_behind()
+        self._behind = self._find_linked_columns()
         self._ends: dict[tuple[str, str], tuple[Int32, Int32]] = {}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
-        self._books = threading.Lock()
+        self._cache_lock = threading.Lock()
 
     @property
     def relations(self) -> list[str]:
@@ -135,7 +144,7 @@ class Filters:
             raise RequestError(
                 422, "number of filters is out of bounds", where="with", expected=f"0 to {most:,}", found=f"{n:,}"
             )
-        return self._of(Joined("all", tuple(conditions)))
+        return self._of(LogicalCondition("all", tuple(conditions)))
 
     def values(self, name: str) -> list[tuple[Id, int]]:
         """Values that a condition may name and their items, most items first.
@@ -152,7 +161,7 @@ class Filters:
             ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
             return [(ids[row], int(counts[row])) for row in order.tolist() if counts[row]]
         if kind == "relation":
-            found = self._facts[f"relation:{name}"].drop_nulls().explode().drop_nulls()
+            found = self._item_metadata[f"relation:{name}"].drop_nulls().explode().drop_nulls()
         else:
             values, ends = self._column(name)
             if ends is not None:  # an item counts once for each of its values
@@ -163,29 +172,29 @@ class Filters:
         return [*counted.sort(["items", "value"], descending=[True, False]).iter_rows()]
 
     def _of(self, condition: Condition) -> Mask:
-        if not isinstance(condition, Joined):
-            return self._remembered(condition)
+        if not isinstance(condition, LogicalCondition):
+            return self._cached_mask(condition)
         masks = [self._of(part) for part in condition.parts]
         if condition.how == "not":
             return ~masks[0]
         joined: Mask = (np.logical_and if condition.how == "all" else np.logical_or).reduce(masks)
         return joined
 
-    def _remembered(self, condition: Has | Between) -> Mask:
+    def _cached_mask(self, condition: Has | Between) -> Mask:
         key = repr(condition)  # where True is not 1
-        with self._books:
+        with self._cache_lock:
             if key in self._masks:
                 self._masks.move_to_end(key)
                 return self._masks[key]
         mask = self._has(condition) if isinstance(condition, Has) else self._between(condition)
-        with self._books:
+        with self._cache_lock:
             self._masks[key] = mask
             while len(self._masks) > MASKS:
                 self._masks.popitem(last=False)
         return mask
 
     def _named(self, kind: str) -> list[str]:
-        return [c.removeprefix(f"{kind}:") for c in self._facts.columns if c.startswith(f"{kind}:")]
+        return [c.removeprefix(f"{kind}:") for c in self._item_metadata.columns if c.startswith(f"{kind}:")]
 
     def _kind(self, name: str, where: str, kind: str | None = None) -> str:
         known = {"relation": self.relations, "column": self.columns}
@@ -194,11 +203,14 @@ class Filters:
                 return one
         names = sorted({*known["relation"], *known["column"]}) if kind is None else known[kind]
         raise RequestError(
-            422, "no such filter", where=where, expected=f"one of {names}",
-            found=short(name) + did_you_mean(name, names),
-        )  # fmt: skip
+            422,
+            "no such filter",
+            where=where,
+            expected=f"one of {names}",
+            found=shortened_repr(name) + did_you_mean(name, names),
+        )
 
-    def _columns_behind(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
+    def _find_linked_columns(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
         """Names of columns of other types: the relations of items that lead there, the type, and the column."""
         found: dict[str, tuple[tuple[str, ...], str, str]] = {}
         for node, (relations, frame) in self._nodes.items():
@@ -214,30 +226,35 @@ class Filters:
     def _column(self, name: str) -> tuple[pl.Series, tuple[Int32, Int32] | None]:
         """The values of a column; and, where they are of nodes behind items, items and places of their values."""
         if name not in self._behind:
-            return self._facts[f"column:{name}"], None
+            return self._item_metadata[f"column:{name}"], None
         relations, node, column = self._behind[name]
         ends = [self._ends_of(relation, node) for relation in relations]
         return self._nodes[node][1][column], (
-            np.concatenate([items for items, _ in ends]), np.concatenate([places for _, places in ends]),
-        )  # fmt: skip
+            np.concatenate([items for items, _ in ends]),
+            np.concatenate([places for _, places in ends]),
+        )
 
     def _ends_of(self, relation: str, node: str) -> tuple[Int32, Int32]:
         """Items, and the places of the nodes that a relation links them with in the type's table."""
-        with self._books:
+        with self._cache_lock:
             if (relation, node) in self._ends:
                 return self._ends[relation, node]
         if relation in self._linked:
             of_item, other, _ = self._linked[relation]
             linked = pl.DataFrame({"item": of_item, "key": self._graph.nodes[node].at(other).cast(pl.String)})
         else:
-            lists = pl.DataFrame({"item": np.arange(len(self._facts), dtype=np.int32),
-                                  "key": self._facts[f"relation:{relation}"]})  # fmt: skip
+            lists = pl.DataFrame(
+                {
+                    "item": np.arange(len(self._item_metadata), dtype=np.int32),
+                    "key": self._item_metadata[f"relation:{relation}"],
+                }
+            )
             linked = lists.explode("key").drop_nulls()
         frame = self._nodes[node][1]
         places = pl.DataFrame({"key": frame[NODE_KEY], "place": np.arange(frame.height, dtype=np.int32)})
         found = linked.join(places, on="key", how="inner", maintain_order="left")  # the nodes that the table has
         ends = found["item"].to_numpy(), found["place"].to_numpy()
-        with self._books:
+        with self._cache_lock:
             self._ends[relation, node] = ends
         return ends
 
@@ -254,7 +271,7 @@ class Filters:
         kind = self._kind(name, "with", condition.kind)
         if kind == "relation" and name in self._linked:
             return self._linked_with(name, _text(value))
-        values, ends = (self._facts[f"relation:{name}"], None) if kind == "relation" else self._column(name)
+        values, ends = (self._item_metadata[f"relation:{name}"], None) if kind == "relation" else self._column(name)
         if kind == "relation":
             mask = values.list.contains(_text(value))
         elif values.dtype.is_numeric():
@@ -266,9 +283,12 @@ class Filters:
             known = self.values(name)
             such = f", such as {known[0][0]!r}" if known else ""
             raise RequestError(
-                422, f"unknown {name}", where=f"with, {name}", expected=f"one of {len(known):,}{such}",
-                found=short(value),
-            )  # fmt: skip
+                422,
+                f"unknown {name}",
+                where=f"with, {name}",
+                expected=f"one of {len(known):,}{such}",
+                found=shortened_repr(value),
+            )
         return found
 
     def _linked_with(self, name: str, value: str) -> Mask:
@@ -280,9 +300,12 @@ class Filters:
         if row is None:
             such = f", such as {keys[0]!r}" if len(keys) else ""
             raise RequestError(
-                422, f"unknown {node}", where=f"with, {name}", expected=f"one of {len(keys):,}{such}",
-                found=short(value),
-            )  # fmt: skip
+                422,
+                f"unknown {node}",
+                where=f"with, {name}",
+                expected=f"one of {len(keys):,}{such}",
+                found=shortened_repr(value),
+            )
         mask = np.zeros(self._graph.n_items, np.bool_)
         mask[of_item[other == row]] = True
         return mask
@@ -294,9 +317,12 @@ class Filters:
         numbers = values.cast(pl.Float64, strict=False) if dtype.is_numeric() or dtype == pl.String else None
         if numbers is None or numbers.null_count() > values.null_count():
             raise RequestError(
-                422, "column is not of numbers", where=f"with, {condition.column}", expected="a value, no bounds",
+                422,
+                "column is not of numbers",
+                where=f"with, {condition.column}",
+                expected="a value, no bounds",
                 found=str(dtype),
-            )  # fmt: skip
+            )
         found = numbers.to_numpy()  # a missing one is NaN, which no comparison holds for
         mask: Mask = ~np.isnan(found)
         for bound, holds in ((condition.low, np.greater_equal), (condition.high, np.less_equal)):
@@ -313,7 +339,7 @@ def _size(condition: Condition, depth: int = 0) -> int:
     """
     if depth > DEPTH:
         raise RequestError(422, "filters stand too deep", where="with", expected=f"depth of {DEPTH}", found="more")
-    return sum(_size(p, depth + 1) for p in condition.parts) if isinstance(condition, Joined) else 1
+    return sum(_size(p, depth + 1) for p in condition.parts) if isinstance(condition, LogicalCondition) else 1
 
 
 def _text(value: Id | float | bool) -> str:
@@ -331,4 +357,6 @@ def _number(value: Id | float | bool, where: str) -> float:
     try:
         return float(value)
     except (ValueError, OverflowError):
-        raise RequestError(422, "not a number", where=where, expected="a number", found=short(value)) from None
+        raise RequestError(
+            422, "not a number", where=where, expected="a number", found=shortened_repr(value)
+        ) from None

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
-from relrank.io.printable import printable
-from relrank.serve.asked import SHARED
+from relrank.io.terminal_safe import terminal_safe
+from relrank.serve.asked import MULTIPROC_DIR_VARIABLE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,7 +26,7 @@ log = logging.getLogger("relrank.serve")
 _JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 GONE = 499
 """Status in the measures of a request that ended before its answer."""
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LENGTHS = (0, 1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -39,39 +39,47 @@ class ServiceMetrics:
             "relrank_requests", "Requests answered.", ("route", "method", "status"), registry=self._registry
         )
         self.seconds = Histogram(
-            "relrank_request_seconds", "Time from a request's headers to the end of its answer.", ("route", "status"),
-            buckets=SECONDS, registry=self._registry,
-        )  # fmt: skip
+            "relrank_request_seconds",
+            "Time from a request's headers to the end of its answer.",
+            ("route", "status"),
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
         self.items = Histogram(
             "relrank_list_items", "Items of an answered list.", ("route",), buckets=LENGTHS, registry=self._registry
         )
         self.loaded = Gauge(
-            "relrank_run_loaded_timestamp_seconds", "When a run was loaded.", ("run",), registry=self._registry,
-            multiprocess_mode="max",
-        )  # fmt: skip
-        self.failed = Counter(
-            "relrank_run_load_failures", "Runs that could not take the place of another.", ("run",),
+            "relrank_run_loaded_timestamp_seconds",
+            "When a run was loaded.",
+            ("run",),
             registry=self._registry,
-        )  # fmt: skip
+            multiprocess_mode="max",
+        )
+        self.failed = Counter(
+            "relrank_run_load_failures",
+            "Runs that could not take the place of another.",
+            ("run",),
+            registry=self._registry,
+        )
 
     def text(self) -> bytes:
         """All of them in Prometheus' text format; where several processes serve, the sums over all."""
-        if SHARED not in os.environ:
+        if MULTIPROC_DIR_VARIABLE not in os.environ:
             return generate_latest(self._registry)
         everyone = CollectorRegistry()
         MultiProcessCollector(everyone)  # type: ignore[no-untyped-call]
         return generate_latest(everyone)
 
 
-class Guard:
+class ServiceMiddleware:
     """An ASGI middleware around the whole application.
 
     Args:
         app: what it stands before.
         measures: counts and times go there.
-        most: largest body, in bytes.
+        max_body_bytes: largest body, in bytes.
         token: what requests must bear; None for none.
-        guarded: first segments of the paths that need the token; pages and /health do not.
+        protected_paths: first segments of the paths that need the token; pages and /health do not.
         headers: sent with every answer.
         hosts: names in ``Host`` that are answered, ``*.`` before a name for those below it; () for any.
     """
@@ -80,16 +88,16 @@ class Guard:
         self,
         app: ASGIApp,
         measures: ServiceMetrics,
-        most: int,
+        max_body_bytes: int,
         token: str | None,
-        guarded: Collection[str],
+        protected_paths: Collection[str],
         headers: Mapping[str, str],
         hosts: Collection[str] = (),
     ) -> None:
-        self._app, self._measures, self._most = app, measures, most
+        self._app, self._measures, self._most = app, measures, max_body_bytes
         self._token = None if token is None else token.encode()
         self._hosts = frozenset(_bare(host) for host in hosts)
-        self._guarded = frozenset(guarded)
+        self._guarded = frozenset(protected_paths)
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,14 +123,14 @@ class Guard:
         try:
             refusal: ASGIApp | None = self._refusal(scope)
             if refusal is None and inner["method"] != "GET":
-                receive, refusal = await self._whole(receive)
+                receive, refusal = await self._read_body(receive)
             await (refusal or self._app)(inner, receive, sent)
         except Exception as error:
             number = uuid.uuid4().hex[:12]
-            log.error("error %s in %s %s", number, scope["method"], printable(scope["path"]), exc_info=error)
+            log.error("error %s in %s %s", number, scope["method"], terminal_safe(scope["path"]), exc_info=error)
             if status:  # half an answer is out: the connection ends here
                 raise
-            answer = failure(500, "internal error", "server", "an answer", f"an error, in the log as {number}")
+            answer = error_response(500, "internal error", "server", "an answer", f"an error, in the log as {number}")
             await answer(inner, receive, sent)
         finally:
             route, status = getattr(inner.get("route"), "path", "other"), status or GONE
@@ -139,16 +147,22 @@ class Guard:
             and first != "health"
             and not self._serves(host := headers.get(b"host", b"").decode("latin-1"))
         ):
-            return failure(400, "host is not served", "header Host", "a name that this server has", repr(host)[:200])
+            return error_response(
+                400, "host is not served", "header Host", "a name that this server has", repr(host)[:200]
+            )
         if self._token is not None and first in self._guarded:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             right = hmac.compare_digest(given.strip(b" "), self._token)
             if scheme.lower() != b"bearer" or not right:
                 found = "another token" if given else "none"
-                return failure(
-                    401, "not allowed", "header Authorization", "Bearer and the server's token", found,
+                return error_response(
+                    401,
+                    "not allowed",
+                    "header Authorization",
+                    "Bearer and the server's token",
+                    found,
                     {"WWW-Authenticate": "Bearer"},
-                )  # fmt: skip
+                )
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most:
             return self._too_large(length.decode("latin-1")[:20])
@@ -160,7 +174,7 @@ class Guard:
         parents = (f"*{name[at:]}" for at, letter in enumerate(name) if letter == ".")
         return name in self._hosts or not self._hosts.isdisjoint(parents)
 
-    async def _whole(self, receive: Receive) -> tuple[Receive, ASGIApp | None]:
+    async def _read_body(self, receive: Receive) -> tuple[Receive, ASGIApp | None]:
         """A body is read before it is looked at, and no more of it than may come."""
         parts, size, more = [], 0, True
         while more:
@@ -174,23 +188,27 @@ class Guard:
         return _again({"type": "http.request", "body": b"".join(parts), "more_body": False}, receive), None
 
     def _too_large(self, found: str) -> Response:
-        return failure(
+        return error_response(
             413, "body is too large", "body", f"at most {self._most:,} bytes", found, {"Connection": "close"}
         )
 
 
-def answered(content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """JSON as it stands; its shape is what the routes promise, which the tests hold them to."""
     # half a character, as JSON may escape it in a question that is quoted here, is no UTF-8
     text = _JSON.encode(content).encode("utf-8", "replace")
     return Response(text, status, headers, "application/json")
 
 
-def failure(
+def error_response(
     status: int, what: str, where: str, expected: str, found: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """An error in the shape that all of them have."""
-    return answered({"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers)
+    return json_response(
+        {"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers
+    )
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Optional, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
-from relrank.serve.filters import Between, Condition, Has, Joined
+from relrank.serve.filters import Between, Condition, Has, LogicalCondition
 
 Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictStr, Field(max_length=1000)]
 """An outside id in a question."""
@@ -169,8 +169,8 @@ class ReasonOf(_Answer):
     strength: float
     rank_without: float
     score_without: float
-    rank_unlinked: float | None
-    score_unlinked: float | None
+    rank_without_link: float | None
+    score_without_link: float | None
     exact: bool
     sentence: str
 
@@ -261,9 +261,9 @@ class Filter(_Question):
         if self.column is not None:
             return Between(self.column, self.min, self.max)
         if self.not_ is not None:
-            return Joined("not", (self.not_.condition(),))
+            return LogicalCondition("not", (self.not_.condition(),))
         parts = tuple(part.condition() for part in self.all or self.any or ())
-        return Joined("all" if self.all is not None else "any", parts)
+        return LogicalCondition("all" if self.all is not None else "any", parts)
 
 
 HISTORY = "Ids of items, oldest first. With a user those of the current visit, beside the user's own."

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from relrank.errors import InputError
 from relrank.kernels.csr import Int64
 from relrank.runs.fitted_run import FittedRun
-from relrank.serve.asked import Id, Limits, RequestError, short
+from relrank.serve.asked import Id, Limits, RequestError, shortened_repr
 from relrank.serve.filters import Condition, Has
-from relrank.serve.served import Answer, Mask, ServedModel
+from relrank.serve.served_model import JsonObject, Mask, ServedModel
 
 POPULARITY = "popularity"
 """What a list is by where the model says nothing."""
@@ -59,7 +59,9 @@ class Service:
         if run is None:
             return next(iter(runs.values()))
         if run not in runs:
-            raise RequestError(404, "unknown run", where="run", expected=f"one of {list(runs)}", found=short(run))
+            raise RequestError(
+                404, "unknown run", where="run", expected=f"one of {list(runs)}", found=shortened_repr(run)
+            )
         return runs[run]
 
     def replace(self, name: str, run: FittedRun | ServedModel) -> None:
@@ -74,7 +76,7 @@ class Service:
                 raise InputError("no such run to replace", where="service", expected=str(self.names), found=name)
             self._runs = {**self._runs, name: fresh}
 
-    def runs(self) -> Answer:
+    def runs(self) -> JsonObject:
         """What is served."""
         return {"runs": [run.describe() for run in self._runs.values()]}
 
@@ -91,7 +93,7 @@ class Service:
         weights: Mapping[str, float] | None = None,
         skip_unknown: bool = False,
         run: str | None = None,
-    ) -> Answer:
+    ) -> JsonObject:
         """A page of the list for a known user, for a history, or for a user with the items of a visit.
 
         Where the model says nothing of them (no history, or one that leaves all scores equal), the list is that of
@@ -115,24 +117,29 @@ class Service:
         served = self.served(run)
         self.limits.check("k", k, 1, self.limits.k)
         self.limits.check("offset", offset, 0, self.limits.offset)
-        row, rows, unknown = self._whom(served, user, history, skip_unknown)
-        among = self._among(served, filters, exclude, unknown if skip_unknown else None)
-        page = served.listed(row, rows, offset, k, exclude_seen, among, served.under(weights))
+        row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
+        candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
+        page = served.ranked_list(row, rows, offset, k, exclude_seen, candidates, served.with_weights(weights))
         end, ids, titles = offset + page.items.size, served.item_ids, served.titles
         pairs = zip(page.items.tolist(), page.scores.tolist(), strict=True)
         return {
-            "run": served.name, "user": None if row is None else served.user_ids[row], "k": k, "offset": offset,
+            "run": served.name,
+            "user": None if row is None else served.user_ids[row],
+            "k": k,
+            "offset": offset,
             "total": page.total,
             "next_offset": end if page.items.size and end < page.total and end <= self.limits.offset else None,
-            "fallback": POPULARITY if page.fallback else None, "exact": page.exact,
-            "lacks": served.relations_of_users if row is None else [], "unknown": unknown,
+            "fallback": POPULARITY if page.fallback else None,
+            "exact": page.exact,
+            "lacks": served.user_relations_read if row is None else [],
+            "unknown": unknown,
             "items": [
                 {"item": ids[item], "title": titles[item], "score": score, "place": place}
                 for place, (item, score) in enumerate(pairs, offset + 1)
             ],
-        }  # fmt: skip
+        }
 
-    def similar(self, item: Id, k: int = 10, run: str | None = None) -> Answer:
+    def similar(self, item: Id, k: int = 10, run: str | None = None) -> JsonObject:
         """The items nearest to one, itself left out; see ``ServedModel.similar``.
 
         Raises:
@@ -144,9 +151,10 @@ class Service:
         best, values = served.similar(row, k)
         pairs = zip(best.tolist(), values.tolist(), strict=True)
         return {
-            "run": served.name, **served.named(row),
+            "run": served.name,
+            **served.named(row),
             "items": [{**served.named(near), "score": score} for near, score in pairs],
-        }  # fmt: skip
+        }
 
     def explain(
         self,
@@ -161,7 +169,7 @@ class Service:
         skip_unknown: bool = False,
         run: str | None = None,
         status: int = 422,
-    ) -> Answer:
+    ) -> JsonObject:
         """Why an item is recommended to a known user, or to a history; of the list that ``recommend`` gives them.
 
         Args:
@@ -181,24 +189,24 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("n", n, 1, self.limits.reasons)
-        row, rows, unknown = self._whom(served, user, history, skip_unknown)
+        row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
         target = served.item_row(item, status=status)
-        among = self._among(served, filters, exclude, unknown if skip_unknown else None)
-        found = served.explained(target, row, rows, n, served.under(weights), among)
+        candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
+        found = served.explained(target, row, rows, n, served.with_weights(weights), candidates)
         found["fallback"] = POPULARITY if found["fallback"] else None
         return {"run": served.name, "unknown": unknown, **found}
 
-    def items(self, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
-        """Items by title; see ``ServedModel.titled``.
+    def items(self, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
+        """Items by title; see ``ServedModel.search_items``.
 
         Raises:
             RequestError: the run is unknown, or the limit out of bounds.
         """
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
-        return {"items": [served.named(row) for row in served.titled(text, limit)]}
+        return {"items": [served.named(row) for row in served.search_items(text, limit)]}
 
-    def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> Answer:
+    def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """Users by the beginning of their id.
 
         Raises:
@@ -206,9 +214,9 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
-        return {"users": [served.user_ids[row] for row in served.users_from(prefix, limit)]}
+        return {"users": [served.user_ids[row] for row in served.search_users(prefix, limit)]}
 
-    def values(self, relation: str, text: str = "", limit: int = 10, run: str | None = None) -> Answer:
+    def values(self, relation: str, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """What a filter of a relation may name, and how many items it leaves, most first.
 
         Raises:
@@ -216,10 +224,10 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
-        found = served.values_from(relation, text, limit)
+        found = served.search_values(relation, text, limit)
         return {"relation": relation, "values": [{"value": value, "items": items} for value, items in found]}
 
-    def history(self, user: Id, run: str | None = None) -> Answer:
+    def history(self, user: Id, run: str | None = None) -> JsonObject:
         """What a user chose, and the part of the split that each item lies in.
 
         Raises:
@@ -229,10 +237,10 @@ class Service:
         row = served.user_row(user)
         return {
             "user": served.user_ids[row],
-            "items": [{**served.named(item), "part": part} for item, part in served.parts_of(row)],
+            "items": [{**served.named(item), "part": part} for item, part in served.history_with_split(row)],
         }
 
-    def _among(
+    def _candidate_mask(
         self,
         served: ServedModel,
         filters: Sequence[Condition | tuple[str, str]],
@@ -244,17 +252,20 @@ class Service:
         rows, missing = served.rows_of(exclude, "exclude", skip_unknown=unknown is not None)
         if unknown is not None:
             unknown += missing
-        return served.among(conditions, rows)
+        return served.candidates(conditions, rows)
 
-    def _whom(
+    def _resolve_subject(
         self, served: ServedModel, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool
     ) -> tuple[int | None, Int64 | None, list[Id]]:
         """The user's row, the rows of the history, and items of it that are unknown and left out."""
         if user is None and history is None:
             raise RequestError(
-                422, "whom to recommend to", where="body", expected="a history, a user, or a user with the items of "
-                "a visit as history", found="neither",
-            )  # fmt: skip
+                422,
+                "whom to recommend to",
+                where="body",
+                expected="a history, a user, or a user with the items of a visit as history",
+                found="neither",
+            )
         row = None if user is None else served.user_row(user)
         if history is None:
             return row, None, []

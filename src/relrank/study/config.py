@@ -13,7 +13,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import AT_K
 from relrank.graph.construction.builders import FeatureConfig, InteractionWeights, RelationConfig
 from relrank.tables.audit import SPLIT
-from relrank.tables.config import Name, Section, load_toml
+from relrank.tables.config import ConfigSection, Name, load_toml
 from relrank.tables.protocols import ProtocolConfig
 from relrank.tables.readers import DataConfig
 
@@ -26,12 +26,12 @@ ARM_KINDS: tuple[ArmKind, ...] = ("interactions", "all", "drop", "alone", "rewir
 
 SPLITS = 5
 """Split seeds, from 0, of a study that names none and whose protocol draws its test rows."""
-STARTS = 3
+DEFAULT_INIT_SEEDS = 3
 """Seeds of a study that names none, has the same test rows for each, and judges relations by a trained model: without
 a second start its intervals hold nothing of what another one would change."""
 
 
-class ArmSection(Section):
+class ArmSection(ConfigSection):
     """``[models.arm.NAME]``: what one arm of a model sets for itself, on top of what the model sets.
 
     Attributes:
@@ -43,7 +43,7 @@ class ArmSection(Section):
     train: dict[str, Any] = Field(default_factory=dict)
 
 
-class ModelSection(Section):
+class ModelSection(ConfigSection):
     """``[[models]]``: one model of the study.
 
     Attributes:
@@ -72,7 +72,7 @@ class ModelSection(Section):
         return self.model or self.name
 
 
-class StudySection(Section):
+class StudySection(ConfigSection):
     """``[study]``: how the arms are compared.
 
     Attributes:
@@ -120,17 +120,18 @@ class StudySection(Section):
         if match is None or (match.group(2) and int(match.group(2)) not in self.ks):
             known = ["mrr", *(f"{name}@{k}" for k in self.ks for name in AT_K)]
             raise InputError(
-                "unknown metric", where="[study] metric",
+                "unknown metric",
+                where="[study] metric",
                 expected=f"mrr, or {', '.join(AT_K)} @ one of ks = {', '.join(map(str, self.ks))}",
                 found=repr(self.metric) + did_you_mean(self.metric, known),
-            )  # fmt: skip
+            )
         return self
 
 
-LINEUP = ("random", "popularity", "item-knn", "ease", "sparse-ease")
+DEFAULT_MODELS = ("random", "popularity", "item-knn", "ease", "sparse-ease")
 
 
-class StudyConfig(Section):
+class StudyConfig(ConfigSection):
     """A whole study file.
 
     Attributes:
@@ -154,7 +155,7 @@ class StudyConfig(Section):
     interactions: InteractionWeights = InteractionWeights()
     relations: dict[Name, RelationConfig] = Field(default_factory=dict)
     features: dict[Name, FeatureConfig] = Field(default_factory=dict)
-    models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in LINEUP)
+    models: tuple[ModelSection, ...] = tuple(ModelSection(name=name) for name in DEFAULT_MODELS)
     study: StudySection = Field(StudySection(), validate_default=True)
 
     @field_validator("study")
@@ -166,7 +167,7 @@ class StudyConfig(Section):
         seeds = SPLITS if protocol.draws_test else 1
         relations, models = info.data.get("relations", {}), info.data.get("models", ())
         if not protocol.draws_test and relations and trains_on_relations(models):
-            seeds = STARTS
+            seeds = DEFAULT_INIT_SEEDS
         return study.model_copy(update={"seeds": tuple(range(seeds))})
 
     @property
@@ -184,9 +185,11 @@ class StudyConfig(Section):
         if self.study.versus is not None and self.rival is None:
             names = [m.name for m in self.models]
             raise InputError(
-                "unknown model", where="[study] versus", expected=one_of(names),
+                "unknown model",
+                where="[study] versus",
+                expected=one_of(names),
                 found=repr(self.study.versus) + did_you_mean(self.study.versus, names),
-            )  # fmt: skip
+            )
         return self
 
     @model_validator(mode="after")
@@ -241,6 +244,8 @@ def check_accepted(config: StudyConfig, where: str) -> None:
     for name in config.study.accept_leaks:
         if name not in known:
             raise InputError(
-                "unknown name of an accepted leak", where=f"{where}, {ACCEPT}",
-                expected=f"one of {', '.join(known)}", found=repr(name) + did_you_mean(name, known),
-            )  # fmt: skip
+                "unknown name of an accepted leak",
+                where=f"{where}, {ACCEPT}",
+                expected=f"one of {', '.join(known)}",
+                found=repr(name) + did_you_mean(name, known),
+            )

@@ -11,12 +11,14 @@ from typing import Any
 import relrank
 from relrank.errors import InputError
 from relrank.io.atomic import named
-from relrank.io.folder_lock import Hold, owned
+from relrank.io.folder_lock import FolderLock, locked_folder
 from relrank.models import MODELS, ClosedForm
 from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
-from relrank.runs.fitted_run import FORMAT, FittedRun, item_titles, refuse_other_use, save_run
-from relrank.study.cells import Cell, Known, StatusCallback, tune_after, tune_and_fit
-from relrank.study.fits import refuse_too_large
+from relrank.runs.fitted_run import FORMAT, FittedRun, check_run_folder, item_titles, save_run
+from relrank.study.cell import Cell, StatusCallback
+from relrank.study.memory_limits import refuse_too_large
+from relrank.study.tune_cell import CachedTrial, tune_and_fit
+from relrank.study.warm_starts import tune_with_prerequisites
 from relrank.tables.tables import Tables
 
 
@@ -24,7 +26,7 @@ def fit_run(
     cells: Sequence[Cell],
     tables: Tables,
     folder: Path,
-    say: StatusCallback,
+    on_status: StatusCallback,
     group: ProcessGroup = SINGLE_PROCESS,
     leaks: Sequence[dict[str, Any]] = (),
 ) -> FittedRun:
@@ -34,7 +36,7 @@ def fit_run(
         cells: those that the last one's search begins after, each behind its own (``run.cells_of``), and it.
         tables: with the titles of items.
         folder: where the model is kept.
-        say: told of every trial and epoch.
+        on_status: told of every trial and epoch.
         group: of processes that fit together.
         leaks: those that the study file accepts (``leaks.accepted_leaks``); the run keeps their names.
 
@@ -42,40 +44,53 @@ def fit_run(
         InputError: the folder is there and holds something else, another process fits a model there, several
             processes are to solve a closed form, or the model needs more memory than there is.
     """
-    cell, memory, holds = cells[-1], dict[str, Known](), list[Hold]()
+    cell, memory, holds = cells[-1], dict[str, CachedTrial](), list[FolderLock]()
     checkpoints = named(folder).with_name(folder.name + ".checkpoints")
 
     def ready() -> None:
-        refuse_other_use(folder)
+        check_run_folder(folder)
         if group.size > 1 and issubclass(MODELS[cell.model.kind], ClosedForm):
             raise InputError(
-                "closed forms are solved by one process", where="torchrun", expected="a model that is trained",
+                "closed forms are solved by one process",
+                where="torchrun",
+                expected="a model that is trained",
                 found=cell.model.kind,
-            )  # fmt: skip
+            )
         refuse_too_large(cell)
         if group.first:
-            holds.append(holding.enter_context(owned(checkpoints, folder)))
+            holds.append(holding.enter_context(locked_folder(checkpoints, folder)))
 
     with ExitStack() as holding:
         group.on_all_ranks(ready)
-        begun = tune_after(cells, checkpoints, say, memory, group)
-        tuned = tune_and_fit(begun, checkpoints / cell.key(), say, memory, group)
-        split, note = cell.bench.final, note_of(cell, tuned.config, tuned.valid, leaks)
+        with_warm_start = tune_with_prerequisites(cells, checkpoints, on_status, memory, group)
+        tuned = tune_and_fit(with_warm_start, checkpoints / cell.key(), on_status, memory, group)
+        split, note = cell.split_context.final, note_of(cell, tuned.config, tuned.valid, leaks)
         if not group.first:
             return FittedRun(tuned.model, tuned.graph, split, item_titles(tables, split), note)
-        run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.bench.graph)
-        holds[0].passing = True
+        run = save_run(tuned.model, tuned.graph, split, tables, note, folder, cell.split_context.graph)
+        holds[0].delete_on_exit = True
     return run
 
 
 def note_of(cell: Cell, config: Any, valid: float, leaks: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """What a run says of itself."""
-    split = cell.bench.final
+    split = cell.split_context.final
     return {
-        "format": FORMAT, "relrank": relrank.__version__, "model": cell.model.kind, "name": cell.model.name,
-        "arm": cell.arm.name, "config": asdict(config), "seed": cell.bench.seed, "protocol": split.protocol,
-        "fingerprint": split.fingerprint, "ordered": split.ordered, "successive": split.successive,
-        "new_items_only": split.new_items_only, "unseen": split.unseen,
-        "metric": cell.study.metric, "valid": valid, "cell": cell.key(),
+        "format": FORMAT,
+        "relrank": relrank.__version__,
+        "model": cell.model.kind,
+        "name": cell.model.name,
+        "arm": cell.arm.name,
+        "config": asdict(config),
+        "seed": cell.split_context.seed,
+        "protocol": split.protocol,
+        "fingerprint": split.fingerprint,
+        "ordered": split.ordered,
+        "successive": split.successive,
+        "new_items_only": split.new_items_only,
+        "unseen": split.unseen,
+        "metric": cell.study.metric,
+        "valid": valid,
+        "cell": cell.key(),
         **({"accepted_leaks": list(leaks)} if leaks else {}),
-    }  # fmt: skip
+    }

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relrank.errors import InputError
-from relrank.io.folder_lock import LOCK, OWNER, owned
-from relrank.io.manifest import MANIFEST, bytes_in, json_of
+from relrank.io.folder_lock import LOCK, OWNER, locked_folder
+from relrank.io.manifest import MANIFEST, parse_json_object, read_bytes_within
 from relrank.io.tensors import write_json
 from relrank.study.config import StudyConfig
 
@@ -35,7 +35,7 @@ def names_of_study() -> tuple[str, ...]:
 
 @contextmanager
 def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iterator[None]:
-    """Hold a study's folder until the block ends; see ``owner.owned``.
+    """Hold a study's folder until the block ends; see ``owner.locked_folder``.
 
     Args:
         out: the folder, which is made if it is not there.
@@ -46,7 +46,7 @@ def study_folder(out: Path, config: StudyConfig, is_smoke: bool = False) -> Iter
         InputError: another process holds it, it holds a link, or it is that of another study.
     """
     refuse_other_study(out, config, is_smoke)
-    with owned(out, names=names_of_study()):
+    with locked_folder(out, names=names_of_study()):
         refuse_other_study(out, config, is_smoke)
         if not (out / STUDY).is_file() or not any(os.path.lexists(out / name) for name in KEPT):
             write_json(out / STUDY, {"name": config.name, "smoke": is_smoke})
@@ -61,14 +61,16 @@ def refuse_other_study(out: Path, config: StudyConfig, is_smoke: bool = False) -
     """
     said = {"name": config.name, "smoke": is_smoke}
     if os.path.lexists(out / STUDY) and any(os.path.lexists(out / name) for name in KEPT):
-        said = json_of(bytes_in(out, STUDY), str(out / STUDY))
+        said = parse_json_object(read_bytes_within(out, STUDY), str(out / STUDY))
     elif os.path.lexists(out / "run.json"):
         said = {"name": "a fitted model"}
     if (said.get("name"), bool(said.get("smoke"))) != (config.name, is_smoke):
         raise InputError(
-            "folder of another study", where=str(out), found=_named(said.get("name"), bool(said.get("smoke"))),
+            "folder of another study",
+            where=str(out),
+            found=_named(said.get("name"), bool(said.get("smoke"))),
             expected=f"that of {_named(config.name, is_smoke)}, or a new one: name it with --out",
-        )  # fmt: skip
+        )
 
 
 def _named(name: object, is_smoke: bool) -> str:

@@ -12,8 +12,8 @@ from relrank.errors import LeakError
 from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.arms import Arm
 from relrank.study.config import ACCEPT
-from relrank.study.gains import strange_gains
 from relrank.study.result import titles_of
+from relrank.study.suspicious_gains import suspicious_gain_messages
 from relrank.tables.audit import SPLIT, Finding
 from relrank.tables.notices import Notice
 
@@ -48,12 +48,12 @@ def refuse_leaks(leaks: Sequence[Finding], accepted: Collection[str]) -> None:
     if not open_:
         return
     names = list(dict.fromkeys(name for f in open_ for name in f.names))
-    mend = list(dict.fromkeys(f.mend for f in open_ if f.mend))
+    remedy = list(dict.fromkeys(f.remedy for f in open_ if f.remedy))
     accept = f"accept by name: {ACCEPT} = {json.dumps([*accepted, *names])}" if names else ""
     raise LeakError(
         f"the audit found {len(open_)} leak{'s' if len(open_) > 1 else ''}, so nothing was fitted",
         where="; ".join(f.check for f in open_),
-        expected="no way from the graph to a held-out row: " + "; or ".join(filter(None, [*mend, accept])),
+        expected="no way from the graph to a held-out row: " + "; or ".join(filter(None, [*remedy, accept])),
         found="; ".join(f.message for f in open_),
     )
 
@@ -67,7 +67,7 @@ def accepted_leaks(leaks: Iterable[Finding], accepted: Collection[str]) -> list[
     ]
 
 
-def stamp(accepted: Sequence[dict[str, Any]], titles: Titles = NO_TITLES) -> str:
+def leak_suffix(accepted: Sequence[dict[str, Any]], titles: Titles = NO_TITLES) -> str:
     """What every sentence about results with accepted leaks ends with, "" where there are none.
 
     Args:
@@ -89,9 +89,13 @@ def needless(findings: Iterable[Finding], accepted: Collection[str]) -> list[Not
 
 
 def finish(
-    card: dict[str, Any], board: pl.DataFrame, effects: pl.DataFrame, verdicts: pl.DataFrame,
-    findings: Sequence[Finding], accepted: Collection[str],
-) -> tuple[dict[str, Any], pl.DataFrame]:  # fmt: skip
+    card: dict[str, Any],
+    board: pl.DataFrame,
+    effects: pl.DataFrame,
+    verdicts: pl.DataFrame,
+    findings: Sequence[Finding],
+    accepted: Collection[str],
+) -> tuple[dict[str, Any], pl.DataFrame]:
     """Card and verdicts of a finished study, with the leaks it accepted and the gains to look at.
 
     Args:
@@ -105,34 +109,13 @@ def finish(
     leaks = accepted_leaks(leaks_of(findings), accepted)
     notices = needless(findings, accepted)
     titles = titles_of(card)
-    looks = look_at(board, effects, titles, card.get("decimals", 4))
+    looks = suspicious_gain_messages(board, effects, titles, card.get("decimals", 4))
     notices += [Notice("gains", text, 1) for text in looks]
     card = card | {
-        "accepted_leaks": leaks, "look_at": looks,
+        "accepted_leaks": leaks,
+        "look_at": looks,
         "notices": card["notices"] + [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
-    }  # fmt: skip
+    }
     if leaks and not verdicts.is_empty():
-        verdicts = verdicts.with_columns(pl.col("sentence") + pl.lit(f" ({stamp(leaks, titles)})"))
+        verdicts = verdicts.with_columns(pl.col("sentence") + pl.lit(f" ({leak_suffix(leaks, titles)})"))
     return card, verdicts
-
-
-def look_at(board: pl.DataFrame, effects: pl.DataFrame, titles: Titles = NO_TITLES, decimals: int = 4) -> list[str]:
-    """Sentences on gains that no honest relation brings, for every model (``gains.strange_gains``).
-
-    What counts is each relation alone beside the interactions; where none was run so, all relations together.
-    """
-    sentences = []
-    base = {r["model"]: r["mean"] for r in board.iter_rows(named=True) if r["arm"] == "interactions"}
-    for model, metric_without in base.items():
-        own = effects.filter(pl.col("model") == model)
-        alone = {r["relation"]: r["mean"] for r in own.filter(pl.col("kind") == "alone").iter_rows(named=True)}
-        if not alone:
-            together = own.filter(pl.col("kind") == "gain")["mean"].to_list()
-            alone = dict.fromkeys(["all relations together"] * bool(together), sum(together))
-        sentences += [
-            f"look at {titles.get(name, name)}: with {model} it adds {alone[name]:+.{decimals}f} to "
-            f"{metric_without:.{decimals}f}, "
-            "which honest side data hardly do; does it know held-out rows?"
-            for name in strange_gains(metric_without, alone)
-        ]
-    return sentences

@@ -2,7 +2,8 @@
 
 Validation chooses, test confirms: every step of the path is an arm of its own, so that what it adds has an interval.
 An arm stands for the best setting that validation knows of its relations, on whatever arm that was found
-(``CellResults.settled``): a wider search is no gain from the relations of its arm that it gives no weight.
+(``CellResults.best_validated_cells``): a wider search is no gain from the relations of its arm that it gives no
+weight.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from relrank.graph.graph import Graph
 from relrank.models import MODELS, ClosedForm
 from relrank.study import arms as arm_of
 from relrank.study.arms import Arm
-from relrank.study.cells import Cell
-from relrank.study.effects import CellResults
-from relrank.study.tuning import WORTH
+from relrank.study.cell import Cell
+from relrank.study.cell_results import CellResults
+from relrank.study.coordinate_search import MIN_RELATIVE_GAIN
 
 CLOSE = 0.1
 """A relation is an alternative to the one that was chosen where it brings at least this much less than all of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlanStep:
     """One relation more.
 
     Attributes:
         relation: which.
         arm: name of the arm with the relations so far and this one.
         adds: on test, to the arm before.
-        beyond: on test, what is lost when its links are shuffled; None where that was not run. More of anything in a
-            trained model can help, or be lucky: links that say nothing bring as much then.
+        over_placebo: on test, what is lost when its links are shuffled; None where that was not run. More of anything
+            in a trained model can help, or be lucky: links that say nothing bring as much then.
         total: on test, of all relations so far, to the interactions alone.
         left: on test, what all relations bring beyond these; None where "all" was not run.
         share: of what all relations bring, that these bring; None where that is not above 0.
@@ -45,7 +46,7 @@ class Step:
     relation: str
     arm: str
     adds: Effect
-    beyond: Effect | None
+    over_placebo: Effect | None
     total: Effect
     left: Effect | None
     share: float | None
@@ -54,7 +55,7 @@ class Step:
     @property
     def confirmed(self) -> bool:
         """Whether test says that it adds something, and that its links do."""
-        return self.adds.low > 0 and (self.beyond is None or self.beyond.low > 0)
+        return self.adds.low > 0 and (self.over_placebo is None or self.over_placebo.low > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Plan:
     """
 
     model: str
-    steps: tuple[Step, ...]
+    steps: tuple[PlanStep, ...]
     enough: int | None
     margin: float
     ends: str
@@ -90,7 +91,7 @@ def searches_paths(cell: Cell) -> bool:
     return issubclass(MODELS[cell.model.kind], ClosedForm) and cell.trials > 1
 
 
-def candidates(found: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
+def next_arms(found: CellResults, model: str, relations: Sequence[str], so_far: Sequence[str]) -> list[Arm]:
     """The arms of the next step that were not run yet; with all relations, or all but one, none is needed."""
     if not so_far or len(so_far) + 1 >= len(relations) - 1:
         return []
@@ -98,7 +99,9 @@ def candidates(found: CellResults, model: str, relations: Sequence[str], so_far:
     return [arm for arm in wanted if found.arm_name(model, arm) is None]
 
 
-def path(found: CellResults, model: str, relations: Sequence[str]) -> tuple[list[list[tuple[float, str]]], str]:
+def forward_selection(
+    found: CellResults, model: str, relations: Sequence[str]
+) -> tuple[list[list[tuple[float, str]]], str]:
     """Per step the relations that could be added with their mean validation metric, the best first, and why it ends.
 
     The first of every step was added. The path ends where none is worth a step of tuning, or an arm was not run.
@@ -117,7 +120,7 @@ def path(found: CellResults, model: str, relations: Sequence[str]) -> tuple[list
         if not tried:
             return steps, "further arms were not run"
         tried.sort(key=lambda one: (-one[0], relations.index(one[1])))
-        if tried[0][0] <= valid * (1 + WORTH):
+        if tried[0][0] <= valid * (1 + MIN_RELATIVE_GAIN):
             return steps, "no further relation is better on validation"
         steps.append(tried)
         valid = tried[0][0]
@@ -127,10 +130,10 @@ def path(found: CellResults, model: str, relations: Sequence[str]) -> tuple[list
 
 def plan_of(found: CellResults, model: str, relations: Sequence[str], margin: float) -> Plan:
     """The path of a model with what test says of every step."""
-    steps, ends = path(found, model, relations)
+    steps, ends = forward_selection(found, model, relations)
     everything = arm_of.all_of(relations)
     whole = _effect(found, model, everything, arm_of.INTERACTIONS)
-    made: list[Step] = []
+    made: list[PlanStep] = []
     so_far: list[str] = []
     before_valid = _valid(found, model, []) or 0.0
     enough = None
@@ -145,13 +148,13 @@ def plan_of(found: CellResults, model: str, relations: Sequence[str], margin: fl
             break
         left = _effect(found, model, everything, here)
         shuffled = found.effect(model, here, arm_of.some_rewired(so_far, name, found.hops))
-        beyond = None if shuffled is None else shuffled[2]
+        over_placebo = None if shuffled is None else shuffled[2]
         gain = whole.mean if whole is not None else 0.0
         close = [r for valid, r in others if best - valid <= CLOSE * (best - before_valid)]
         share = total.mean / gain if gain > 0 else None
-        made.append(Step(name, name_here, adds, beyond, total, left, share, tuple(close)))
+        made.append(PlanStep(name, name_here, adds, over_placebo, total, left, share, tuple(close)))
         before_valid = best
-        if enough is None and left is not None and left.between(0.9)[1] < margin:
+        if enough is None and left is not None and left.interval_at(0.9)[1] < margin:
             enough = len(made)
     tables = _tables(found, model, arm_of.INTERACTIONS)
     base = mean_interval(tables, found.metric).mean if tables is not None else 0.0
@@ -162,7 +165,7 @@ def plan_of(found: CellResults, model: str, relations: Sequence[str], margin: fl
     return Plan(model, tuple(made), enough, margin, ends, base)
 
 
-def to_confirm(found: CellResults, plan: Plan) -> list[Arm]:
+def missing_placebo_arms(found: CellResults, plan: Plan) -> list[Arm]:
     """Arms that were not run of the steps that would be built, with the links of the step's relation shuffled."""
     names = [step.relation for step in plan.steps]
     shuffled = [
@@ -187,33 +190,40 @@ def plan_card(plan: Plan, found: CellResults, graph: Graph) -> dict[str, Any]:
         row["through"] = list(found.hops.get(step.relation, ()))
         for name, effect in (
             ("adds", step.adds),
-            ("beyond", step.beyond),
+            ("beyond", step.over_placebo),
             ("total", step.total),
             ("left", step.left),
         ):
             ends = (None,) * 3 if effect is None else (effect.mean, effect.low, effect.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
         row |= {
-            "share": step.share, "confirmed": step.confirmed, "rows": len(relation),
+            "share": step.share,
+            "confirmed": step.confirmed,
+            "rows": len(relation),
             "nodes": len(graph.nodes[relation.target]),
             "seconds": sum(cell.cost["fit"] for cell in cells) / len(cells),
             "peak_mb": max(cell.cost["peak_mb"] for cell in cells),
-        }  # fmt: skip
+        }
         steps.append(row)
     return {
-        "model": plan.model, "steps": steps, "build": plan.worth_building, "enough": plan.enough,
-        "margin": plan.margin, "base": plan.base, "ends": plan.ends,
-    }  # fmt: skip
+        "model": plan.model,
+        "steps": steps,
+        "build": plan.worth_building,
+        "enough": plan.enough,
+        "margin": plan.margin,
+        "base": plan.base,
+        "ends": plan.ends,
+    }
 
 
 def _valid(found: CellResults, model: str, relations: Sequence[str]) -> float | None:
     """Mean validation metric of relations over splits; None where their arm was not run."""
-    cells = found.settled(model, arm_of.some(relations, found.hops))
+    cells = found.best_validated_cells(model, arm_of.some(relations, found.hops))
     return None if cells is None else sum(cell.valid for cell in cells) / len(cells)
 
 
 def _tables(found: CellResults, model: str, arm: Arm) -> list[pl.DataFrame] | None:
-    cells = found.settled(model, arm)
+    cells = found.best_validated_cells(model, arm)
     return None if cells is None else [cell.evaluation.table for cell in cells]
 
 

@@ -13,9 +13,9 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.graph.relation import Titles
 from relrank.io.atomic import atomic_write
-from relrank.io.manifest import Sealed, seal
+from relrank.io.manifest import ManifestReader, write_manifest
 
-MEND = "run the study again, its finished cells are kept unless another version stored them"
+REPAIR_HINT = "run the study again, its finished cells are kept unless another version stored them"
 
 IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "metric_effects", "notes")
 
@@ -31,7 +31,7 @@ class StudyResult:
     Attributes:
         card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
             ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
-            ``attribute`` (the relation behind similarity and calibration, else null); ``users_only`` (a sentence
+            ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
             where the intervals hold no splits, else null; studies stored earlier lack it); ``decimals``
             (of figures of the metric; studies stored earlier lack it);
             ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
@@ -42,17 +42,14 @@ class StudyResult:
             ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
             accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
-            count}); ``look_at`` (sentences on gains that no honest relation brings); ``machine`` ({cpu,
-            cores, memory_gb,
-            python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or {model, base: metric of the
-            interactions alone, margin, build: steps worth taking, enough: steps after which the rest is shown to be
-            within the margin, or null, ends: why it ends, steps: list of {relation, arm, through: relations it is
-            read through, alternatives, adds, beyond: its links shuffled, total, left, each with _low and _high and
-            null where it was not run, share: of what all bring, confirmed,
-            rows, nodes, seconds, peak_mb}});
-            ``cells`` (list of {model, arm, seed, key: folder under cells/}; studies stored earlier lack it);
-            ``planted`` (true verdict per relation where known, else null); ``smoke``
-            (bool).
+            count}); ``suspicious_gain_messages`` (sentences on gains that no honest relation brings); ``machine``
+            ({cpu, cores, memory_gb, python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or
+            {model, base: metric of the interactions alone, margin, build: steps worth taking, enough: steps after
+            which the rest is shown to be within the margin, or null, ends: why it ends, steps: list of {relation,
+            arm, through: relations it is read through, alternatives, adds, beyond: its links shuffled, total, left,
+            each with _low and _high and null where it was not run, share: of what all bring, confirmed, rows, nodes,
+            seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/}; studies stored
+            earlier lack it); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
@@ -75,7 +72,7 @@ class StudyResult:
             ``sentence`` (what may be said, with figures), ``instead`` (comma-separated names that it is
             interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
-            each, ``for_whom`` (a sentence where the
+            each, ``subgroup_differences`` (a sentence where the
             effect differs between groups of users, else null), ``unused`` (share of splits where validation gave it
             no weight), ``visible``, ``margin``, ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
@@ -134,7 +131,7 @@ class StudyResult:
                     value.write_parquet(temporary)
         tables = {part.name: getattr(self, part.name).to_dicts() for part in fields(self) if part.name in IN_JSON}
         _write_json(folder / "results.json", {"card": self.card, **tables})
-        seal(folder, [*self.files(), "results.json"])
+        write_manifest(folder, [*self.files(), "results.json"])
 
     @classmethod
     def files(cls) -> list[str]:
@@ -156,10 +153,12 @@ class StudyResult:
             if len(lacking) == len(names):
                 raise InputError("no finished study here", where=str(folder), expected="a card.json", found="none")
             raise InputError(
-                "stored study is not complete", where=str(folder), expected=", ".join(lacking),
-                found=f"a study without: {MEND}",
-            )  # fmt: skip
-        sealed = Sealed(folder, MEND)
+                "stored study is not complete",
+                where=str(folder),
+                expected=", ".join(lacking),
+                found=f"a study without: {REPAIR_HINT}",
+            )
+        sealed = ManifestReader(folder, REPAIR_HINT)
         tables = {part.name: sealed.table(f"{part.name}.parquet") for part in fields(cls) if part.name != "card"}
         return cls(card=sealed.json("card.json"), **tables)
 

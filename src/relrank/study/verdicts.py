@@ -21,6 +21,7 @@ from typing import Literal
 
 from relrank.evaluation.comparison import Effect, holm
 from relrank.graph.relation import NO_TITLES, Titles
+from relrank.study.figures import interval, signed
 
 Verdict = Literal["helps", "interchangeable", "hurts", "negligible", "undecided"]
 NOT_READ = "not read"
@@ -38,22 +39,6 @@ def agrees(verdict: str, truth: str) -> bool:
     return verdict == truth or (truth == "negligible" and verdict == "undecided")
 
 
-def decimals_of(metric: float) -> int:
-    """Decimals of a study's figures: four, and one more for each power of ten that its metric lies below .01."""
-    return min(max(4, 2 - math.floor(math.log10(metric))), 8) if metric > 0 else 4
-
-
-def signed(value: float, decimals: int = 4) -> str:
-    """A difference with its sign; zero has none."""
-    text = f"{value:+.{decimals}f}"
-    return text[1:] if float(text) == 0 else text
-
-
-def interval(low: float, high: float, decimals: int = 4) -> str:
-    """An interval of a signed quantity."""
-    return f"{signed(low, decimals)} to {signed(high, decimals)}"
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What was measured of one relation with one model; every effect is above 0 where the relation adds something.
@@ -64,9 +49,10 @@ class Evidence:
         alone: interactions + it − interactions.
         placebo: all − all with its links shuffled; None where that was not run.
         alone_placebo: interactions + it − interactions + it with shuffled links; None where that was not run.
-        room: where validation gave it no weight, what the smallest weight that was tried would add; else None.
+        smallest_weight_effect: where validation gave it no weight, what the smallest weight that was tried would add;
+            else None.
         unused: share of splits in which validation gave it no weight.
-        replaced: alone − 2 · drop: above 0 where the others bring more than half of what it brings alone.
+        redundancy: alone − 2 · drop: above 0 where the others bring more than half of what it brings alone.
         replaced_by: likewise beside single other relations: alone − 2 · (what it adds beside that one).
     """
 
@@ -75,9 +61,9 @@ class Evidence:
     held: Effect | None = None
     placebo: Effect | None = None
     alone_placebo: Effect | None = None
-    room: Effect | None = None
+    smallest_weight_effect: Effect | None = None
     unused: float = 0.0
-    replaced: Effect | None = None
+    redundancy: Effect | None = None
     replaced_by: Mapping[str, Effect] = field(default_factory=dict)
 
     @property
@@ -99,16 +85,16 @@ class Judgement:
         verdict: in a word.
         p: of the claim behind it, corrected over the relations; None where nothing is claimed.
         instead: the relations that it is interchangeable with.
-        visible: smallest true effect that would have been claimed with power .8.
+        detectable_effect: smallest true effect that would have been claimed with power .8.
     """
 
     verdict: Verdict
     p: float | None
     instead: tuple[str, ...]
-    visible: float
+    detectable_effect: float
 
 
-def judge(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Judgement]:
+def decide_verdicts(evidence: Mapping[str, Evidence], margin: float) -> dict[str, Judgement]:
     """The verdicts on the relations of a model.
 
     helps: beside the others it adds something in their setting, after retuning, and more than with its links shuffled
@@ -149,7 +135,7 @@ def _in_place(one: Evidence) -> list[Effect | None]:
     """What has to be above 0 for "interchangeable"."""
     if one.alone.mean <= 0:
         return [None]
-    return [one.alone, one.replaced, *([] if one.alone_placebo is None else [one.alone_placebo])]
+    return [one.alone, one.redundancy, *([] if one.alone_placebo is None else [one.alone_placebo])]
 
 
 def _largest(effects: Sequence[Effect | None]) -> float:
@@ -167,13 +153,13 @@ def _corrected(p: Mapping[str, float]) -> dict[str, float]:
 
 def _within(one: Evidence, margin: float) -> bool:
     """Where validation gives no weight nothing differs; then what a weight would add has to stay below the margin."""
-    no_room = one.room is None or one.room.between(0.9)[1] < margin
-    return no_room and all(effect.within(margin) for effect in one.all)
+    no_room = one.smallest_weight_effect is None or one.smallest_weight_effect.interval_at(0.9)[1] < margin
+    return no_room and all(effect.is_equivalent(margin) for effect in one.all)
 
 
 def _visible(one: Evidence, tests: int) -> float:
-    effects = [*one.all, *([] if one.room is None else [one.room])]
-    return max(effect.visible(tests) for effect in effects)
+    effects = [*one.all, *([] if one.smallest_weight_effect is None else [one.smallest_weight_effect])]
+    return max(effect.detectable_effect(tests) for effect in effects)
 
 
 def sentence(
@@ -214,31 +200,33 @@ def sentence(
         group = "" if together is None else f"; together they add {adds(together)}"
         return f"{relation} {with_them}: alone it adds {alone} {metric}, {beside}{group}. One of them is enough."
     beside = f"beside the others it adds {held}{again}, alone {alone}"
-    if one.unused == 1 and one.room is not None:
-        most = one.room.between(0.9)[1]
-        room = f"{adds(one.room)}, at most {signed(most, decimals)}"
-        beside = f"validation gives it no weight; the smallest one would add {room}"
+    if one.unused == 1 and one.smallest_weight_effect is not None:
+        most = one.smallest_weight_effect.interval_at(0.9)[1]
+        smallest_weight_effect = f"{adds(one.smallest_weight_effect)}, at most {signed(most, decimals)}"
+        beside = f"validation gives it no weight; the smallest one would add {smallest_weight_effect}"
     if said.verdict == "negligible":
         small = f"; all of it within {least} either way"
-        if one.unused == 1 and one.room is not None:  # what a weight would cost may be more than the margin
+        if (
+            one.unused == 1 and one.smallest_weight_effect is not None
+        ):  # what a weight would cost may be more than the margin
             small = f", which is below the margin of {least}"
         return f"{relation} is negligible: {beside} {metric}{small}."
     shuffled = ""
     if one.placebo is not None and one.beside.p < ALPHA < one.placebo.p and one.beside.mean > 0:
         shuffled = f", but with its links shuffled only {adds(one.placebo)} is lost"
-    needed = _needed(one, said.visible, margin, draws_test)
+    needed = _needed(one, said.detectable_effect, margin, draws_test)
     needed = f"; one as small as the margin of {least} with {needed}" if needed else ""
     return (
-        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of {said.visible:.{decimals}f} would have "
-        f"been seen{needed}."
+        f"{relation}, undecided: {beside} {metric}{shuffled}. An effect of "
+        f"{said.detectable_effect:.{decimals}f} would have been seen{needed}."
     )
 
 
-def _needed(one: Evidence, visible: float, margin: float, draws_test: bool) -> str:
+def _needed(one: Evidence, detectable_effect: float, margin: float, draws_test: bool) -> str:
     """What would show effects as small as the margin."""
-    if visible <= margin:
+    if detectable_effect <= margin:
         return ""
-    times = (visible / margin) ** 2
+    times = (detectable_effect / margin) ** 2
     of_users = one.drop.n_seeds == 1 or not draws_test
     if of_users and times > MANY_TIMES:
         return f"more than {MANY_TIMES} times as many users"

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.counting_sort import order_of_pairs, repeated
+from relrank.kernels.counting_sort import repeated, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.tables.cutoff import made_of_held_out
 from relrank.tables.files import holds_numbers
@@ -36,7 +36,7 @@ class Finding:
         message: one sentence, with figures.
         count: rows (or users, as the message says) concerned; 0 where the level is "ok".
         names: the relations and features concerned, or ``SPLIT``; a study accepts a leak by all of its names.
-        mend: what would mend a leak, one clause.
+        remedy: what would mend a leak, one clause.
     """
 
     level: Literal["leak", "warning", "ok"]
@@ -44,7 +44,7 @@ class Finding:
     message: str
     count: int
     names: tuple[str, ...] = ()
-    mend: str = ""
+    remedy: str = ""
 
 
 def audit(
@@ -79,9 +79,9 @@ def audit(
 
 
 def _finding(
-    level: Literal["leak", "warning"], check: str, count: int, bad: str, good: str, mend: str = ""
+    level: Literal["leak", "warning"], check: str, count: int, bad: str, good: str, remedy: str = ""
 ) -> Finding:
-    return Finding(level, check, bad, count, (SPLIT,), mend) if count else Finding("ok", check, good, 0, (SPLIT,))
+    return Finding(level, check, bad, count, (SPLIT,), remedy) if count else Finding("ok", check, good, 0, (SPLIT,))
 
 
 def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
@@ -91,7 +91,7 @@ def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_it
 
 def _distinct(rows: Interactions, shape: tuple[int, int]) -> int:
     """How many different pairs there are."""
-    order = order_of_pairs(rows.user, rows.item, shape)
+    order = stable_argsort_pairs(rows.user, rows.item, shape)
     return int((~repeated(rows.user[order], rows.item[order])).sum())
 
 
@@ -101,10 +101,10 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
     if (edges.n_rows, edges.n_cols) != split.shape:
         raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} beside a split of {split.shape}")
     for part, rows in (("validation", split.valid), ("test", split.test)):
-        hits = int(edges.holds(rows.user, rows.item).sum())
+        hits = int(edges.contains_pairs(rows.user, rows.item).sum())
         bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
-        good, mend = f"no {part} row is an edge of the graph", "build the graph from training rows alone"
-        yield _finding("leak", f"{part} rows in the graph", hits, bad, good, mend)
+        good, remedy = f"no {part} row is an edge of the graph", "build the graph from training rows alone"
+        yield _finding("leak", f"{part} rows in the graph", hits, bad, good, remedy)
 
 
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
@@ -115,8 +115,8 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
     whole = train.then(valid).then(test)
     across = len(whole) - inside - _distinct(whole, split.shape)
     bad = f"{across:,} rows are in more than one part"
-    mend = "keep each (user, item) in one part"
-    yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts", mend)
+    remedy = "keep each (user, item) in one part"
+    yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts", remedy)
     if tables.user == tables.item:
         known = split.users.find(split.items.keys)  # the same node seen from both sides
         ends = split.items.find(split.users.keys)
@@ -128,8 +128,8 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
             earlier = pair_keys(others.user, others.item, len(split.items))
             reverse += int(np.isin(mirrored, earlier).sum())
         bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
-        good, mend = "no row is there the other way round in another part", "keep one row of each pair of nodes"
-        yield _finding("leak", "reversed rows", reverse, bad, good, mend)
+        good, remedy = "no row is there the other way round in another part", "keep one row of each pair of nodes"
+        yield _finding("leak", "reversed rows", reverse, bad, good, remedy)
 
 
 def _times(split: Split) -> Iterator[Finding]:
@@ -172,11 +172,11 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
         assert isinstance(table.computed, int)
         count = int((split.test.time <= table.computed).sum())
         bad = f"{name} was computed when {count:,} of {len(split.test):,} test rows had happened already"
-        good, mend = (
+        good, remedy = (
             f"{name} was computed before the first test row",
             f"use {name} as it was before the split",
         )
-        yield _finding("leak", check, count, bad, good, mend)
+        yield _finding("leak", check, count, bad, good, remedy)
         return
     check = f"{name} looks computed from interactions"
     suspects = [c for c in columns if c in table.frame.columns and _AGGREGATE.search(c.lower())]
@@ -195,9 +195,9 @@ def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
     held = len(split.valid) + len(split.test)
     bad = f"{rows:,} rows of {name} are what users, by its column {column!r}, made of {pairs:,} of their {held:,} "
     bad += "held-out items"
-    good, mend = f"no row of {name} is of a held-out pair", f'say who made the rows of {name}: by = "{column}"'
+    good, remedy = f"no row of {name} is of a held-out pair", f'say who made the rows of {name}: by = "{column}"'
     level: Literal["leak", "warning"] = "leak" if pairs >= max(10, held / 100) else "warning"
-    yield _finding(level, f"{name} made of held-out rows", rows, bad, good, mend)
+    yield _finding(level, f"{name} made of held-out rows", rows, bad, good, remedy)
 
 
 def _unknown(split: Split) -> Iterator[Finding]:
@@ -212,8 +212,11 @@ def _unknown(split: Split) -> Iterator[Finding]:
         if side == "items" and split.new_items_only:
             old = test.size - count
             bad = f"{old:,} of {test.size:,} test rows are of items with training rows, which are no candidates"
-            good, mend = "all items of test rows are new, as the split says", "hold out all rows of an item, or none"
-            yield _finding("leak", check, old, bad, good, mend)
+            good, remedy = (
+                "all items of test rows are new, as the split says",
+                "hold out all rows of an item, or none",
+            )
+            yield _finding("leak", check, old, bad, good, remedy)
             continue
         bad = f"{count:,} of {test.size:,} test rows are of {side} without training rows"
         yield _finding("warning", check, count, bad, f"all {side} of test rows have training rows")

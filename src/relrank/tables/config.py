@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from relrank.errors import InputError, did_you_mean, one_of
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A section of a configuration file: unknown keys are refused, nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
@@ -27,7 +27,7 @@ def _name(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 """What a node type, a table, a relation or a feature is called."""
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=ConfigSection)
 DEEPEST = 50
 """Levels of sections and lists of a file."""
 
@@ -57,9 +57,11 @@ def _refuse_extremes(value: Any, where: str, depth: int = 0) -> None:
         _refuse_extremes(one, f"{where}, {key}", depth + 1)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(
-            "number is too large", where=where, expected="whole numbers of 64 bits, one of them the sign",
+            "number is too large",
+            where=where,
+            expected="whole numbers of 64 bits, one of them the sign",
             found=f"{value.bit_length():,} bits beside the sign",
-        )  # fmt: skip
+        )
 
 
 def check(raw: dict[str, Any], section: type[S], where: str) -> S:
@@ -74,7 +76,7 @@ def check(raw: dict[str, Any], section: type[S], where: str) -> S:
         raise _slip(error, section, where) from None
 
 
-def _slip(error: ValidationError, section: type[Section], where: str) -> InputError:
+def _slip(error: ValidationError, section: type[ConfigSection], where: str) -> InputError:
     """The first of what pydantic found."""
     slips = error.errors()
     first = slips[0]

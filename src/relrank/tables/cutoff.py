@@ -82,7 +82,7 @@ def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tab
     if texts is not None and TEXTS in used and {"time", "by"} & set(texts.frame.columns):
         kept = _kept(_of_texts(tables, split), split, notices)
         texts = replace(texts, frame=texts.frame.filter(pl.Series(kept)))
-    return tables.narrowed(links=links, texts=texts), notices
+    return tables.with_row_subset(links=links, texts=texts), notices
 
 
 def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int, int] | None:
@@ -152,9 +152,11 @@ def _times(values: pl.Series, where: str) -> Int64:
     """Times of rows; a missing one is neither early nor late."""
     if not refuse_missing(values, where, ()).dtype.is_integer():
         raise InputError(
-            "column is of another type", where=f"{where}, column {values.name!r}", expected="whole numbers",
+            "column is of another type",
+            where=f"{where}, column {values.name!r}",
+            expected="whole numbers",
             found=str(values.dtype),
-        )  # fmt: skip
+        )
     return values.cast(pl.Int64).to_numpy()
 
 
@@ -174,9 +176,11 @@ def _maker(values: pl.Series, users: IdMap, where: str) -> Int32:
     if rows.size and (rows < 0).all():
         shown = ", ".join(map(repr, values.head(3)))
         raise InputError(
-            "empty join: no user in common", where=f"{where}, by", found=f"{shown} ({values.dtype})",
+            "empty join: no user in common",
+            where=f"{where}, by",
+            found=f"{shown} ({values.dtype})",
             expected=f"{users.name} keys such as {', '.join(map(repr, users.keys.head(3)))} ({users.keys.dtype})",
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -190,11 +194,13 @@ def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
         pairs = rows.maker[known].astype(np.int64) * len(split.items) + rows.item[known]
         own[known] = np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)
     if rows.time is not None:
-        if split.until is None and held.time is None:
+        if split.train_until is None and held.time is None:
             raise InputError(
-                f"{rows.where} has times, and the interactions have none", where="[data.interactions]",
-                expected="a time column, to cut both at the same moment; or no time for the table", found="no times",
-            )  # fmt: skip
+                f"{rows.where} has times, and the interactions have none",
+                where="[data.interactions]",
+                expected="a time column, to cut both at the same moment; or no time for the table",
+                found="no times",
+            )
         early = rows.time < _bounds(rows.users, split)
     kept: Bool = early & ~own
     notices += [
@@ -202,18 +208,19 @@ def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
     ]
     if not kept.any():
         raise InputError(
-            f"{rows.where} has no row that was known before what is held out", where=rows.where,
+            f"{rows.where} has no row that was known before what is held out",
+            where=rows.where,
             expected="rows earlier than the split's cut; rows that are of no user must be earlier than every "
             "held-out row, for which a temporal split leaves the most room (docs/leaks.md)",
             found=f"{int(own.sum()):,} of {n:,} rows made of a held-out item by its user, the others too late",
-        )  # fmt: skip
+        )
     return kept
 
 
 def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:
     """The moment that each row must be earlier than."""
-    if split.until is not None:
-        return np.int64(split.until)
+    if split.train_until is not None:
+        return np.int64(split.train_until)
     held = split.valid.then(split.test)
     assert held.time is not None
     if not users:

@@ -13,13 +13,13 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError
+from relrank.tables.dataset_formats import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.files import column, parse, read_table, read_text
 from relrank.tables.missing import refuse_missing
 from relrank.tables.movielens import ml_1m, ml_100k
 from relrank.tables.notices import Notice
-from relrank.tables.published import read_atomic, read_lists, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Tables
-from relrank.tables.times import MOMENTS, UNSETTLED, Clock
+from relrank.tables.times import DATETIME_NS, UNKNOWN_TICKS, Clock
 
 __all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "recbole", "s3rec", "sasrec"]
 
@@ -159,7 +159,7 @@ def recbole(folder: Path) -> Tables:
     stem, files = _inter_files(folder)
     parts = {part: to_interactions(read_atomic(p, typed=True), p.name, notices) for part, p in files.items()}
     clock = Clock.of([(files[part].name, f["time"]) for part, f in parts.items() if "time" in f.columns])
-    dtype = MOMENTS if clock.ticks else pl.Int64  # of parts without rows, too
+    dtype = DATETIME_NS if clock.ticks else pl.Int64  # of parts without rows, too
     parts = {p: f.with_columns(f["time"].cast(dtype)) if "time" in f.columns else f for p, f in parts.items()}
     if len({tuple(frame.schema.items()) for frame in parts.values()}) > 1:
         shown = "; ".join(f"{files[part].name}: {dict(frame.schema)}" for part, frame in parts.items())
@@ -183,9 +183,16 @@ def recbole(folder: Path) -> Tables:
             table = frame.select("item_id", entity="tail_id")
             links[str(relation)] = LinkTable(str(relation), table, "item", "item_id", "item_id", "entity", "entity")
     return Tables(
-        stem.name, "user", "item", interactions, nodes, links, given=parts if len(parts) > 1 else {},
-        notices=tuple(notices), ticks=UNSETTLED if clock.ticks else 0,
-    )  # fmt: skip
+        stem.name,
+        "user",
+        "item",
+        interactions,
+        nodes,
+        links,
+        given=parts if len(parts) > 1 else {},
+        notices=tuple(notices),
+        ticks=UNKNOWN_TICKS if clock.ticks else 0,
+    )
 
 
 def _inter_files(folder: Path) -> tuple[Path, dict[str, Path]]:

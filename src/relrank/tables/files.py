@@ -23,7 +23,7 @@ MOST_COLUMNS = 20_000
 """Columns of a file, at most."""
 _PIECE = 1 << 24
 """Bytes of a file that are looked at together."""
-WHOLE = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
+INTEGER_PATTERN = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
 
 
 def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> None:
@@ -253,9 +253,11 @@ def check_width(names: Collection[str], where: str) -> None:
     """
     if len(names) > MOST_COLUMNS:
         raise InputError(
-            "table has too many columns", where=where, found=f"{len(names):,}",
+            "table has too many columns",
+            where=where,
+            found=f"{len(names):,}",
             expected=f"at most {MOST_COLUMNS:,}: leave out what is not used",
-        )  # fmt: skip
+        )
 
 
 def has_text(dtype: pl.DataType) -> bool:
@@ -273,9 +275,11 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
     """
     if not has_text(values.dtype):
         raise InputError(
-            "column holds no keys", where=f"{where}, column {values.name!r}",
-            expected="text or whole numbers", found=str(values.dtype),
-        )  # fmt: skip
+            "column holds no keys",
+            where=f"{where}, column {values.name!r}",
+            expected="text or whole numbers",
+            found=str(values.dtype),
+        )
     if values.dtype.is_float():
         values = values.fill_nan(None)
         vague = (~(values.abs() < exact_below(values))).fill_null(False)
@@ -283,15 +287,16 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
             raise InputError(
                 "keys are floats too large for their last digits, or infinite",
                 where=f"{where}, column {values.name!r}, row {row_of(vague)}",
-                expected="whole numbers or text", found=f"{shown(values.filter(vague))}; {vague.sum():,} rows in all",
-            )  # fmt: skip
+                expected="whole numbers or text",
+                found=f"{shown(values.filter(vague))}; {vague.sum():,} rows in all",
+            )
         whole = (values == values.round()).all()
         return values.cast(pl.Int64 if whole else pl.String)
     if values.dtype.is_integer():
         numbers = values.cast(pl.Int64, strict=False)
         return numbers if numbers.null_count() == values.null_count() else values.cast(pl.String)
     text = values.cast(pl.String)
-    if text.str.contains(WHOLE).all():
+    if text.str.contains(INTEGER_PATTERN).all():
         return text.str.replace(r"\.0+$", "").cast(pl.Int64)
     return text
 

@@ -13,27 +13,27 @@ import numpy as np
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.files import WHOLE, as_keys, check_column, exact_below, has_text
+from relrank.tables.files import INTEGER_PATTERN, as_keys, check_column, exact_below, has_text
 from relrank.tables.missing import refuse_missing, row_of, shown, without_missing
 from relrank.tables.notices import Notice
-from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Unit, as_times
+from relrank.tables.times import DATETIME_NS, NS_PER_SECOND, UNKNOWN_TICKS, Unit, as_times
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Numbers:
+class NumericTimes:
     """What whole numbers that are times mean.
 
     Attributes:
-        ticks: in a second, where a program states it; ``UNSETTLED`` where they are judged as those of files.
+        ticks: in a second, where a program states it; ``UNKNOWN_TICKS`` where they are judged as those of files.
         unit: of numbers that are judged, where it is stated.
         clock: ticks in a second of ``before``.
         before: columns of times that are ticks already. Numbers that all occur there are rows of those tables, thus
             such ticks, whatever their range or the unit says.
     """
 
-    ticks: int = UNSETTLED
+    ticks: int = UNKNOWN_TICKS
     unit: Unit | None = None
-    clock: int = UNSETTLED
+    clock: int = UNKNOWN_TICKS
     before: tuple[pl.Series, ...] = ()
 
     def known(self, times: pl.Series) -> bool:
@@ -47,14 +47,14 @@ class Numbers:
 
     def read(self, times: pl.Series, where: str, said: list[Notice]) -> pl.Series:
         """Times as ``times.as_times`` has them, or whole numbers of stated ticks as they are."""
-        given = self.ticks != UNSETTLED
+        given = self.ticks != UNKNOWN_TICKS
         if times.dtype.is_float() and (given or self.before) and (times == times.round()).all():
             whole = times.cast(pl.Int64) if (times.abs() < exact_below(times)).all() else times
             times = whole if given or (whole.dtype == pl.Int64 and self.known(whole)) else times
         if times.dtype.is_integer() and given:
             return times
         if times.dtype == pl.Int64 and self.known(times):
-            return (times * (BILLION // self.clock)).cast(MOMENTS) if self.clock else times
+            return (times * (NS_PER_SECOND // self.clock)).cast(DATETIME_NS) if self.clock else times
         return as_times(times, where, self.unit, notices=said)
 
 
@@ -78,34 +78,38 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
     return frame
 
 
-def as_rows(value: Any, where: str, words: Collection[str], said: list[Notice], numbers: Numbers) -> pl.DataFrame:
-    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``as_timed`` has it.
+def cast_interactions(
+    value: Any, where: str, words: Collection[str], said: list[Notice], numbers: NumericTimes
+) -> pl.DataFrame:
+    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``cast_times`` has it.
 
     Args:
         value: as for ``as_frame``.
         where: what it is, for messages.
         words: that are missing values where they stand for a key.
-        said: as for ``as_timed``.
+        said: as for ``cast_times``.
         numbers: likewise.
 
     Raises:
         InputError: a value is missing or of a type that cannot be; the message names column and row.
     """
     frame = as_frame(value, where)
-    frame = as_keyed(frame, [name for name in ("user", "item") if name in frame.columns], where, words)
+    frame = cast_keys(frame, [name for name in ("user", "item") if name in frame.columns], where, words)
     if "rating" in frame.columns:
         rating = refuse_missing(frame["rating"], where, ())
         finite = rating.cast(pl.Float64).is_finite() if rating.dtype.is_numeric() else rating.is_null()
         if not finite.all():
             raise InputError(
-                "not a finite number", where=f"{where}, column 'rating', row {row_of(~finite)}",
-                expected="a finite number in every row", found=shown(rating, row_of(~finite) - 1),
-            )  # fmt: skip
+                "not a finite number",
+                where=f"{where}, column 'rating', row {row_of(~finite)}",
+                expected="a finite number in every row",
+                found=shown(rating, row_of(~finite) - 1),
+            )
         frame = frame.with_columns(rating.cast(pl.Float64))
-    return as_timed(frame, "time" if "time" in frame.columns else None, where, said, numbers)
+    return cast_times(frame, "time" if "time" in frame.columns else None, where, said, numbers)
 
 
-def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
+def cast_keys(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
     """A frame some of whose columns hold keys: Int64, or text as it is.
 
     Raises:
@@ -117,7 +121,7 @@ def as_keyed(value: Any, columns: Collection[str], where: str, words: Collection
     return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
 
 
-def as_timed(value: Any, column: str | None, where: str, said: list[Notice], numbers: Numbers) -> pl.DataFrame:
+def cast_times(value: Any, column: str | None, where: str, said: list[Notice], numbers: NumericTimes) -> pl.DataFrame:
     """A frame with a column of times, as ``times.as_times`` has them; or of ticks, whole numbers as they are.
 
     Args:
@@ -141,7 +145,7 @@ def as_timed(value: Any, column: str | None, where: str, said: list[Notice], num
     return frame.with_columns(numbers.read(times, where, said))
 
 
-def as_linked(
+def cast_link_keys(
     frame: pl.DataFrame, ends: Mapping[str, pl.Series | None], where: str, words: Collection[str]
 ) -> pl.DataFrame:
     """A frame whose columns hold keys of other tables, each in the type of what it is matched with.
@@ -170,18 +174,19 @@ def _met(keys: pl.Series, values: pl.Series | None, where: str, words: Collectio
         return keys
     if values.dtype == pl.String:
         return keys.cast(pl.String)
-    numbers = keys.str.extract(WHOLE, 1).cast(pl.Int64, strict=False)
+    numbers = keys.str.extract(INTEGER_PATTERN, 1).cast(pl.Int64, strict=False)
     bad = numbers.is_null() & keys.is_not_null()
     if bad.any() and numbers.null_count() < len(numbers):
         raise InputError(
-            "keys of different types", where=f"{where}, column {keys.name!r}, row {row_of(bad)}",
+            "keys of different types",
+            where=f"{where}, column {keys.name!r}, row {row_of(bad)}",
             expected=f"whole numbers, as in {values.name!r}, such as {values.drop_nulls().head(3).to_list()}",
             found=f"{shown(keys.filter(bad))}; {bad.sum():,} rows in all",
-        )  # fmt: skip
+        )
     return keys if bad.any() else numbers  # none in common, which is said where they are joined
 
 
-def as_matched(frame: pl.DataFrame, columns: Collection[str], where: str) -> pl.DataFrame:
+def cast_match_columns(frame: pl.DataFrame, columns: Collection[str], where: str) -> pl.DataFrame:
     """A frame of nodes whose columns are matched by links: whole numbers as Int64, else as text; some may be missing.
 
     Raises:
@@ -223,10 +228,11 @@ def check_rows(frame: pl.DataFrame, where: str, repeats: bool = False) -> None:
     if twice.any():
         user, item = frame.select("user", "item").row(row_of(twice) - 1)
         raise InputError(
-            "a user has an item twice", where=f"{where}, row {row_of(twice)}",
+            "a user has an item twice",
+            where=f"{where}, row {row_of(twice)}",
             expected='every (user, item) once, such as frame.unique(["user", "item"], keep="last")',
             found=f"({user!r}, {item!r}); {twice.sum():,} such rows",
-        )  # fmt: skip
+        )
 
 
 def _is_large(values: pl.Series) -> bool:
@@ -239,9 +245,11 @@ def _is_large(values: pl.Series) -> bool:
 def _refuse_large(values: pl.Series, where: str) -> None:
     if _is_large(values):
         raise InputError(
-            "number is too large", where=f"{where}, column {values.name!r}",
-            expected="whole numbers below 2^63, or text", found=str(values.max()),
-        )  # fmt: skip
+            "number is too large",
+            where=f"{where}, column {values.name!r}",
+            expected="whole numbers below 2^63, or text",
+            found=str(values.max()),
+        )
 
 
 def _is_pandas(value: Any) -> bool:
@@ -278,9 +286,11 @@ def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
     except (TypeError, pl.exceptions.PolarsError, OverflowError, UnicodeEncodeError) as error:
         types = sorted({type(one).__name__ for one in values if one is not None})
         raise InputError(
-            "column holds values of several types, or no text", where=f"{where}, column {name!r}",
-            expected="numbers, or text", found=", ".join(types) if len(types) > 1 else str(error).splitlines()[0],
-        ) from None  # fmt: skip
+            "column holds values of several types, or no text",
+            where=f"{where}, column {name!r}",
+            expected="numbers, or text",
+            found=", ".join(types) if len(types) > 1 else str(error).splitlines()[0],
+        ) from None
 
 
 def _of_other(value: Any, where: str) -> pl.DataFrame:
@@ -289,13 +299,17 @@ def _of_other(value: Any, where: str) -> pl.DataFrame:
             return pl.DataFrame(value)
     except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
         raise InputError(
-            "not readable as a frame", where=where, expected="columns of one length and one type each",
+            "not readable as a frame",
+            where=where,
+            expected="columns of one length and one type each",
             found=str(error).splitlines()[0],
-        ) from None  # fmt: skip
+        ) from None
     raise InputError(
-        "not a frame", where=where, expected="a frame of polars or pandas, an Arrow table, or columns by name",
+        "not a frame",
+        where=where,
+        expected="a frame of polars or pandas, an Arrow table, or columns by name",
         found=type(value).__name__,
-    )  # fmt: skip
+    )
 
 
 def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
@@ -308,7 +322,9 @@ def _keys(values: pl.Series, where: str, words: Collection[str]) -> pl.Series:
         return values.cast(pl.Int64)
     if dtype != pl.Int64:
         raise InputError(
-            "type cannot be a key", where=f"{where}, column {values.name!r}", expected="whole numbers, or text",
+            "type cannot be a key",
+            where=f"{where}, column {values.name!r}",
+            expected="whole numbers, or text",
             found=f"{dtype}, such as {shown(values)}" if len(values) else str(dtype),
-        )  # fmt: skip
+        )
     return values

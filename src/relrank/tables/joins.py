@@ -11,7 +11,7 @@ from relrank.errors import InputError
 from relrank.tables.files import column
 from relrank.tables.missing import shown
 from relrank.tables.notices import Notice
-from relrank.tables.scan import ROW
+from relrank.tables.scan import ROW_NUMBER
 from relrank.tables.tables import NodeTable
 
 
@@ -28,7 +28,7 @@ def join(
     """Rows whose ``side`` is a value of the node table's column ``match``, brought to that column's type.
 
     Args:
-        frame: the rows, with their numbers in the file in a column ``ROW``.
+        frame: the rows, with their numbers in the file in a column ``ROW_NUMBER``.
         side: column of ``frame``.
         name: what that column is called in the file.
         table: the node table.
@@ -54,7 +54,7 @@ def join(
         )
     if not missing.any():
         return frame.with_columns(keys.cast(values.dtype))
-    row = frame[ROW].filter(missing)[0]
+    row = frame[ROW_NUMBER].filter(missing)[0]
     better = _better(keys, table, int(known.sum()))
     if not known.any():
         raise InputError(
@@ -98,7 +98,7 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
     """Each (user, item) once, by the stated policy.
 
     Args:
-        frame: ``user``, ``item``, their number in the file ``ROW``, and perhaps ``rating`` and ``time``.
+        frame: ``user``, ``item``, their number in the file ``ROW_NUMBER``, and perhaps ``rating`` and ``time``.
         policy: "error"; "first" or "last" by time, else by row; or "max": the largest rating, then the first.
         where: the file.
         notices: dropped rows are added here.
@@ -116,9 +116,9 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
         return frame
     if policy == "error":
         pair = pairs.filter(again)[0]
-        first, second = frame.filter(pairs.is_in([pair]))[:2].drop(ROW).rows()
-        rows = frame[ROW].filter(pairs.is_in([pair]))
-        conflicting = frame.drop(ROW).unique().height - pairs.n_unique()
+        first, second = frame.filter(pairs.is_in([pair]))[:2].drop(ROW_NUMBER).rows()
+        rows = frame[ROW_NUMBER].filter(pairs.is_in([pair]))
+        conflicting = frame.drop(ROW_NUMBER).unique().height - pairs.n_unique()
         raise InputError(
             "interaction occurs twice",
             where=f"{where}, rows {rows[0]} and {rows[1]}",
@@ -131,7 +131,7 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
             'duplicates = "max" without ratings', where=where, expected="a rating column", found="none is named"
         )
     ranked = frame.sort(by, descending=policy == "max", maintain_order=True) if by in frame.columns else frame
-    kept = ranked.unique(["user", "item"], keep="last" if policy == "last" else "first").sort(ROW)
+    kept = ranked.unique(["user", "item"], keep="last" if policy == "last" else "first").sort(ROW_NUMBER)
     notices.append(
         Notice(Path(where).name, f"repeated (user, item) rows dropped, the {policy} kept", int(again.sum()))
     )

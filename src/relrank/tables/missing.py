@@ -15,9 +15,28 @@ from relrank.errors import InputError
 from relrank.tables.notices import Notice
 
 NA_VALUES = (
-    "nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "None", "null", "NULL", "NA", "N/A", "n/a", "<NA>", "#NA", "#N/A",
-    "#N/A N/A", "\\N", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN",
-)  # fmt: skip
+    "nan",
+    "NaN",
+    "NAN",
+    "-nan",
+    "-NaN",
+    "NaT",
+    "None",
+    "null",
+    "NULL",
+    "NA",
+    "N/A",
+    "n/a",
+    "<NA>",
+    "#NA",
+    "#N/A",
+    "#N/A N/A",
+    "\\N",
+    "1.#IND",
+    "-1.#IND",
+    "1.#QNAN",
+    "-1.#QNAN",
+)
 """The words that pandas reads as missing, NaT, and \\N of database dumps."""
 
 
@@ -92,11 +111,11 @@ def refuse_missing(values: pl.Series, where: str, words: Collection[str] = NA_VA
         row = int(missing.arg_max() or 0)
         word = values.dtype in (pl.String, pl.Categorical, pl.Enum) and bool((values[row] or "").strip())
         nothing = values.slice(row, 1).null_count() > 0 or (values.dtype == pl.String and not word)
-        mend = "; or, where the word is a value, [data] na_values without it" if word else ""
+        remedy = "; or, where the word is a value, [data] na_values without it" if word else ""
         raise InputError(
             "value is missing",
             where=f"{where}, column {values.name!r}, row {row + 1}",
-            expected=f'a value in every row, or missing = "drop"{mend}',
+            expected=f'a value in every row, or missing = "drop"{remedy}',
             found=f"{'nothing' if nothing else shown(values, row)}; {missing.sum():,} rows in all",
         )
     return values

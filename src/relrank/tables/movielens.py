@@ -7,10 +7,10 @@ from pathlib import Path
 import polars as pl
 
 from relrank.errors import InputError, one_of
+from relrank.tables.dataset_formats import read_atomic, read_triples, to_interactions
 from relrank.tables.files import parse, read_table, read_text
 from relrank.tables.missing import refuse_missing
 from relrank.tables.notices import Notice
-from relrank.tables.published import read_atomic, read_triples, to_interactions
 from relrank.tables.tables import LinkTable, NodeTable, Tables
 from relrank.tables.tmdb import with_tmdb
 

@@ -14,10 +14,10 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
-from relrank.kernels.counting_sort import order_of, order_of_pairs
+from relrank.kernels.counting_sort import stable_argsort, stable_argsort_pairs
 from relrank.kernels.csr import Int32, Int64
 from relrank.tables import split as cuts
-from relrank.tables.config import Section
+from relrank.tables.config import ConfigSection
 from relrank.tables.files import check_column
 from relrank.tables.filters import core
 from relrank.tables.frames import check_rows
@@ -25,7 +25,7 @@ from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 from relrank.tables.split import DROPPED, TEST, TRAIN, VALID, Interactions, Parts, Split
 from relrank.tables.tables import Tables
-from relrank.tables.times import Clock, Moment
+from relrank.tables.times import Clock, TimeValue
 
 Bool = npt.NDArray[np.bool_]
 
@@ -59,14 +59,14 @@ _BLOCK = 1 << 22
 """Keys that are hashed at a time."""
 
 
-class Core(Section):
+class Core(ConfigSection):
     """Rows that a user and an item need, at least; different partners where repeats are kept."""
 
     user: int = Field(0, ge=0)
     item: int = Field(0, ge=0)
 
 
-class ProtocolConfig(Section):
+class ProtocolConfig(ConfigSection):
     """``[protocol]``: a recipe by name, or one of your own.
 
     Attributes:
@@ -95,8 +95,8 @@ class ProtocolConfig(Section):
     min_rating: float | None = None
     core: int | Core = 0
     split: Literal["random-leave-one-out", "last-leave-one-out", "given", "temporal", "cold-items"]
-    cut: Moment | None = None
-    valid_cut: Moment | None = None
+    cut: TimeValue | None = None
+    valid_cut: TimeValue | None = None
     item_share: float | None = Field(None, gt=0, lt=0.5)
     valid_share: float = Field(0.1, gt=0, lt=1)
     truth_min_rating: float | None = None
@@ -116,10 +116,11 @@ class ProtocolConfig(Section):
             return {"name": name, **PROTOCOLS[name]}
         if not rest:
             raise InputError(
-                "unknown protocol", where="[protocol] name",
+                "unknown protocol",
+                where="[protocol] name",
                 expected=f"{one_of(PROTOCOLS)}, or one of your own, which needs at least split",
                 found="nothing" if name is None else repr(name) + did_you_mean(name, PROTOCOLS),
-            )  # fmt: skip
+            )
         return raw
 
     @model_validator(mode="after")
@@ -150,13 +151,13 @@ class ProtocolConfig(Section):
         Raises:
             InputError: it is not a time, or times of the tables have no unit and it is a date.
         """
-        value: Moment | None = getattr(self, name)
+        value: TimeValue | None = getattr(self, name)
         if value is None or "time" not in tables.interactions.columns:
             return None
         return Clock(tables.ticks, tables.time_unit).moment(value, f"[protocol] {name}")
 
 
-def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
+def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     """Filter, cut and fingerprint.
 
     Rows of a part are sorted by user, inside a user by time (ties and tables without times: file order). The
@@ -173,8 +174,8 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     """
     notices: list[Notice] = []
     users, items, rows, published = _kept(tables, protocol, notices)
-    until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
-    rows, parts, repeats = _cut_once(rows, published, tables, protocol, seed, notices, len(items), until)
+    train_until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
+    rows, parts, repeats = _cut_once(rows, published, tables, protocol, seed, notices, len(items), train_until)
     of_all = users, items
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
@@ -206,7 +207,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
         successive=ordered and protocol.split in ("last-leave-one-out", "temporal"),
         new_items_only=new_items_only,
         unseen=len(unseen),
-        until=until,
+        train_until=train_until,
         random=protocol.draws_test,
         repeats=repeats,
     )
@@ -215,7 +216,7 @@ def apply(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
 def _kept(
     tables: Tables, protocol: ProtocolConfig, notices: list[Notice]
 ) -> tuple[IdMap, IdMap, Interactions, Parts | None]:
-    """Users, items, the rows that the filters leave, and their published parts; sorted as ``apply`` says."""
+    """Users, items, the rows that the filters leave, and their published parts; sorted as ``make_split`` says."""
     if protocol.data is not None and protocol.data != tables.name:
         raise InputError(
             "protocol is defined on other data",
@@ -254,30 +255,44 @@ def _ratings(values: pl.Series) -> npt.NDArray[np.float32]:
     large = np.abs(numbers) > np.finfo(np.float32).max
     if large.any():
         raise InputError(
-            "rating is too large", where="interactions, column 'rating'", expected="numbers below 3.4e38",
+            "rating is too large",
+            where="interactions, column 'rating'",
+            expected="numbers below 3.4e38",
             found=f"{numbers[large][0]:g}; {int(large.sum()):,} such rows",
-        )  # fmt: skip
+        )
     return numbers.astype(np.float32)
 
 
 def _cut_once(
-    rows: Interactions, published: Parts | None, tables: Tables, protocol: ProtocolConfig, seed: int,
-    notices: list[Notice], n_items: int, until: int | None,
-) -> tuple[Interactions, Parts, Interactions | None]:  # fmt: skip
+    rows: Interactions,
+    published: Parts | None,
+    tables: Tables,
+    protocol: ProtocolConfig,
+    seed: int,
+    notices: list[Notice],
+    n_items: int,
+    train_until: int | None,
+) -> tuple[Interactions, Parts, Interactions | None]:
     """Each (user, item) once, with its count where repeats are kept; the part of every row; ``Split.repeats``."""
     if not tables.repeats:
         return rows, _cut(rows, published, tables, protocol, seed, notices, n_items), None
     first, of = cuts.first_of_pairs(rows)
     once, published = rows.take(first), None if published is None else published[first]
     parts = _cut(once, published, tables, protocol, seed, notices, n_items)
-    counted, events = _counted(once, rows, first, of, parts, protocol, until, notices)
+    counted, events = _counted(once, rows, first, of, parts, protocol, train_until, notices)
     return counted, parts, events if len(events) > (parts == TRAIN).sum() else None
 
 
 def _counted(
-    rows: Interactions, whole: Interactions, first: Bool, of: Int64, parts: Parts, protocol: ProtocolConfig,
-    until: int | None, notices: list[Notice],
-) -> tuple[Interactions, Interactions]:  # fmt: skip
+    rows: Interactions,
+    whole: Interactions,
+    first: Bool,
+    of: Int64,
+    parts: Parts,
+    protocol: ProtocolConfig,
+    train_until: int | None,
+    notices: list[Notice],
+) -> tuple[Interactions, Interactions]:
     """The rows with how often each occurred before anything of its user, or of everybody, is held out.
 
     Beside them all that was counted of training rows, in the order of ``whole``.
@@ -289,7 +304,7 @@ def _counted(
         of: the number among ``rows`` of the row that each repeats, int64 [n].
         parts: of ``rows``.
         protocol: of the split.
-        until: the moment at which training ends for everybody, if there is one.
+        train_until: the moment at which training ends for everybody, if there is one.
         notices: what is counted, and what is not, is added here.
     """
     place = np.flatnonzero(first)
@@ -299,8 +314,8 @@ def _counted(
         bound = np.full(int(whole.user.max(initial=-1)) + 1, len(whole))
         np.minimum.at(bound, rows.user[held], place[held])
         early = np.arange(len(whole)) < bound[whole.user]
-    elif until is not None and whole.time is not None:
-        early = whole.time <= until
+    elif train_until is not None and whole.time is not None:
+        early = whole.time <= train_until
     kept = ~first & early & (parts == TRAIN)[of]
     count = np.ones(len(rows), np.int32)
     np.add.at(count, of[kept], 1)
@@ -364,9 +379,11 @@ def fingerprint(
     for ids in (users, items):
         _feed(digest, ids.keys)
     for rows in parts:
-        order = order_of(rows.user, len(users)) if ordered else order_of_pairs(
-            rows.user, rows.item, (len(users), len(items))
-        )  # fmt: skip
+        order = (
+            stable_argsort(rows.user, len(users))
+            if ordered
+            else stable_argsort_pairs(rows.user, rows.item, (len(users), len(items)))
+        )
         _feed(digest, users.keys, rows.user[order])
         _feed(digest, items.keys, rows.item[order])
         for values in (rows.rating, rows.time, *(() if rows.count is None else (rows.count,))):
@@ -418,16 +435,20 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
     if len(types) > 1:
         found = "; ".join(f"{p} {f.schema['user']}, {f.schema['item']}" for p, f in tables.given.items())
         raise InputError(
-            "parts have keys of different types", where=f"{tables.name}, published parts",
-            expected="the same types of user and item keys in every part", found=found,
-        )  # fmt: skip
+            "parts have keys of different types",
+            where=f"{tables.name}, published parts",
+            expected="the same types of user and item keys in every part",
+            found=found,
+        )
     columns = {p: set(f.columns) & {"user", "item", "rating", "time"} for p, f in tables.given.items()}
     if len(set(map(frozenset, columns.values()))) > 1:
         found = "; ".join(f"{p} {', '.join(sorted(names))}" for p, names in columns.items())
         raise InputError(
-            "parts have different columns", where=f"{tables.name}, published parts", found=found,
+            "parts have different columns",
+            where=f"{tables.name}, published parts",
+            found=found,
             expected="rating and time in every part, or in none",
-        )  # fmt: skip
+        )
     frames = [f.with_columns(part=pl.lit(label[p], pl.Int8)) for p, f in tables.given.items()]
     kept_columns = [c for c in frames[0].columns if all(c in f.columns for f in frames)]
     frame = pl.concat([f.select(kept_columns) for f in frames])
@@ -482,10 +503,11 @@ def _filtered(
     notices[:] = [n for n in notices if n.count]
     if frame.is_empty():
         raise InputError(
-            "the filters leave no rows", where="[protocol]",
+            "the filters leave no rows",
+            where="[protocol]",
             expected="rows that are left: a lower min_rating or core",
             found="; ".join(str(n) for n in notices) or "a table without rows",
-        )  # fmt: skip
+        )
     return frame
 
 
@@ -518,9 +540,11 @@ def _cut(
         share = 0.1 if protocol.item_share is None else protocol.item_share
         if share * n_items + 1e-9 < 1:  # as the cut counts them
             raise InputError(
-                "no item to hold out", where="[protocol] item_share",
-                expected=f"at least one item: a share of 1/{n_items} or more", found=f"{share:g}",
-            )  # fmt: skip
+                "no item to hold out",
+                where="[protocol] item_share",
+                expected=f"at least one item: a share of 1/{n_items} or more",
+                found=f"{share:g}",
+            )
         return cuts.cold_items(rows, n_items, share, rng)
     if rows.time is None and not (protocol.split == "last-leave-one-out" and tables.ordered):
         raise InputError(
@@ -541,9 +565,11 @@ def _cut(
     for name, value in (("cut", cut), ("valid_cut", valid_cut)):
         if value is not None and not times.min() <= value < times.max():
             raise InputError(
-                f"{name} is outside the data", where=f"[protocol] {name}", found=str(getattr(protocol, name)),
+                f"{name} is outside the data",
+                where=f"[protocol] {name}",
+                found=str(getattr(protocol, name)),
                 expected=f"a moment between the first and the last of {len(rows):,} rows: {span(rows)}",
-            )  # fmt: skip
+            )
     if valid_cut is not None and valid_cut >= cut:
         raise InputError(
             "valid_cut is not before cut", where="[protocol]", expected=f"before {protocol.cut}", found=f"{valid_cut}"

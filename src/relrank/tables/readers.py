@@ -11,15 +11,15 @@ from pydantic import Field, field_validator, model_validator
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.tables import datasets
-from relrank.tables.config import Name, Section, resolve
+from relrank.tables.config import ConfigSection, Name, resolve
 from relrank.tables.files import as_keys, column, read_table
 from relrank.tables.joins import join, once
 from relrank.tables.missing import NA_VALUES, is_missing, refuse_missing, spaced, without_missing, written
 from relrank.tables.notices import Notice
-from relrank.tables.scan import ROW, Kind, Rules, column_names, count_dropped, read_columns
+from relrank.tables.scan import ROW_NUMBER, ColumnKind, ReadOptions, column_names, count_dropped, read_columns
 from relrank.tables.synthetic import PlantedConfig, planted
 from relrank.tables.tables import MAYBE_BY, LinkTable, NodeTable, Tables, TextTable
-from relrank.tables.times import Moment, Unit
+from relrank.tables.times import TimeValue, Unit
 
 Unknown = Literal["error", "drop"]
 DatasetName = Literal[
@@ -36,7 +36,7 @@ DatasetName = Literal[
 ]
 
 
-class FileConfig(Section):
+class FileConfig(ConfigSection):
     """What every table says of its file.
 
     Attributes:
@@ -134,7 +134,7 @@ class NodesConfig(FileConfig):
 
     key: str
     title: str | None = None
-    computed: Moment | None = None
+    computed: TimeValue | None = None
 
 
 class LinkConfig(TimedConfig):
@@ -164,7 +164,7 @@ class LinkConfig(TimedConfig):
     weight: str | None = None
     time: str | None = None
     by: str | None = None
-    computed: Moment | None = None
+    computed: TimeValue | None = None
     unknown: Unknown = "error"
 
 
@@ -189,11 +189,11 @@ class TextsConfig(TimedConfig):
     text: str
     time: str | None = None
     by: str | None = None
-    computed: Moment | None = None
+    computed: TimeValue | None = None
     unknown: Unknown = "error"
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     """``[data]``: either a data set by name, or own tables.
 
     Attributes:
@@ -293,7 +293,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
         return LOADERS[dataset](folder, config)
     assert config.interactions is not None and config.user is not None and config.item is not None  # noqa: PT018
     notices: list[Notice] = []
-    rules = Rules(config.na_values, notices=notices)
+    rules = ReadOptions(config.na_values, notices=notices)
     nodes = {kind: _nodes(kind, c, folder, _matched(kind, config), rules) for kind, c in config.nodes.items()}
     ends = {"user": config.user, "item": config.item}
     given = _parts(config.interactions, ends, folder, nodes, rules)
@@ -312,7 +312,13 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     if config.texts is not None:
         texts = _texts(config.texts, config.item, folder, nodes, rules, of_users[""])
     return Tables(
-        base.resolve().name, config.user, config.item, interactions, nodes, links, texts,
+        base.resolve().name,
+        config.user,
+        config.item,
+        interactions,
+        nodes,
+        links,
+        texts,
         given if config.interactions.test is not None else {},
         ordered=config.interactions.time is not None and "time" not in interactions.columns,
         repeats=config.interactions.duplicates == "keep",
@@ -320,7 +326,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
         na_values=config.na_values,
         checked=True,
         time_unit=config.interactions.time_unit,
-    )  # fmt: skip
+    )
 
 
 def _given(folder: str | None) -> Path | None:
@@ -334,7 +340,7 @@ def _matched(kind: str, config: DataConfig) -> list[str]:
     return [name for name in sources + targets if name is not None]
 
 
-def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rules: Rules) -> NodeTable:
+def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rules: ReadOptions) -> NodeTable:
     where, words = str(folder / config.file), rules.na_values
     frame = read_table(folder / config.file, config.separator, header=config.columns)
     for name in {config.key, *matched}:
@@ -349,12 +355,12 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
     if config.missing == "drop":
         poor = is_missing(frame[config.key], words)
         count_dropped(int(poor.sum()), frame.height, where, rules)
-        frame = frame.with_row_index(ROW, 1).filter(~poor)
+        frame = frame.with_row_index(ROW_NUMBER, 1).filter(~poor)
     else:
-        frame = frame.with_row_index(ROW, 1)
+        frame = frame.with_row_index(ROW_NUMBER, 1)
         refuse_missing(frame[config.key], where, words)
-    rows = frame[ROW]
-    frame = frame.drop(ROW)
+    rows = frame[ROW_NUMBER]
+    frame = frame.drop(ROW_NUMBER)
     frame = frame.with_columns(without_missing(values, words) for values in frame)
     frame = frame.with_columns(as_keys(frame[name], where) for name in {config.key, *matched})
     key = frame[config.key]
@@ -372,7 +378,7 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
 
 
 def _parts(
-    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: Rules
+    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: ReadOptions
 ) -> dict[str, pl.DataFrame]:
     """The interactions by part: "train" alone, or with "valid" and "test"; keys of all parts are of one type."""
     files = {"train": config.file, "valid": config.valid, "test": config.test}
@@ -386,17 +392,19 @@ def _parts(
             parts = {part: frame.with_columns(pl.col(side).cast(pl.String)) for part, frame in parts.items()}
     if config.time is not None and len({frame.schema.get("time") for frame in parts.values()}) > 1:
         raise InputError(
-            "times of two kinds", where=f"{folder}, column {config.time!r}", expected="dates in every part, or none",
+            "times of two kinds",
+            where=f"{folder}, column {config.time!r}",
+            expected="dates in every part, or none",
             found=", ".join(f"{files[p]}: {f.schema.get('time', 'no such column')}" for p, f in parts.items()),
-        )  # fmt: skip
+        )
     return parts
 
 
 def _interactions(
-    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: Rules
+    config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: ReadOptions
 ) -> pl.DataFrame:
     where = str(folder / config.file)
-    wanted: dict[str, tuple[str, Kind]] = {"user": (config.user, "key"), "item": (config.item, "key")}
+    wanted: dict[str, tuple[str, ColumnKind]] = {"user": (config.user, "key"), "item": (config.item, "key")}
     if config.rating is not None:
         wanted["rating"] = config.rating, "number"
     by_row = config.time == "row" and "row" not in column_names(
@@ -410,7 +418,7 @@ def _interactions(
             name = config.user if side == "user" else config.item
             frame = join(frame, side, name, nodes[kind], nodes[kind].key, config.unknown, where, rules.notices)
     frame = frame if config.duplicates == "keep" else once(frame, config.duplicates, where, rules.notices)
-    return frame.drop(ROW)
+    return frame.drop(ROW_NUMBER)
 
 
 def _link(
@@ -418,7 +426,7 @@ def _link(
     config: LinkConfig,
     folder: Path,
     nodes: dict[str, NodeTable],
-    rules: Rules,
+    rules: ReadOptions,
     ends: dict[str, str],
     of_users: set[str],
 ) -> LinkTable:
@@ -449,7 +457,7 @@ def _link(
         frame = join(frame, name_here, name_here, nodes[kind], match, config.unknown, where, rules.notices)
     return LinkTable(
         name,
-        frame.drop(ROW),
+        frame.drop(ROW_NUMBER),
         config.source,
         names[0],
         source_match,
@@ -465,7 +473,7 @@ def _link(
 
 def _wanted_of_link(
     name: str, config: LinkConfig, folder: Path, ends: dict[str, str], of_users: set[str]
-) -> dict[str, tuple[str, Kind]]:
+) -> dict[str, tuple[str, ColumnKind]]:
     """The columns that are read of a link table, and what each holds."""
     names = [config.source_column, config.target_column]
     used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
@@ -475,7 +483,7 @@ def _wanted_of_link(
         raise InputError(
             "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
         )
-    wanted: dict[str, tuple[str, Kind]] = {c: (c, "key") for c in names}
+    wanted: dict[str, tuple[str, ColumnKind]] = {c: (c, "key") for c in names}
     if config.weight is not None:
         wanted[config.weight] = config.weight, "number"
     if config.time is not None:
@@ -497,7 +505,9 @@ def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
     return found
 
 
-def _unsaid_maker(path: Path, config: FileConfig, of_users: set[str], used: list[str]) -> dict[str, tuple[str, Kind]]:
+def _unsaid_maker(
+    path: Path, config: FileConfig, of_users: set[str], used: list[str]
+) -> dict[str, tuple[str, ColumnKind]]:
     """A column that seems to say who made the rows of a table of items, for the audit; {} where there is none."""
     if not path.is_file():
         return {}  # said elsewhere
@@ -510,21 +520,23 @@ def _texts(
     item: str,
     folder: Path,
     nodes: dict[str, NodeTable],
-    rules: Rules,
+    rules: ReadOptions,
     of_users: set[str],
 ) -> TextTable:
     where = str(folder / config.file)
     node = config.node or item
     if node not in nodes:
         raise InputError(
-            "texts of a type without a node table", where="[data.texts] node", expected=f"[data.nodes.{node}]",
+            "texts of a type without a node table",
+            where="[data.texts] node",
+            expected=f"[data.nodes.{node}]",
             found=f"node tables {sorted(nodes)}{did_you_mean(node, nodes)}",
-        )  # fmt: skip
+        )
     names = [c for c in (config.key, config.kind, config.text, config.time, config.by) if c is not None]
     if len(set(names)) < len(names):
         found = str(names)
         raise InputError("a column is used twice", where="[data.texts]", expected="different columns", found=found)
-    wanted: dict[str, tuple[str, Kind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
+    wanted: dict[str, tuple[str, ColumnKind]] = {"key": (config.key, "key"), "text": (config.text, "text")}
     if config.kind is not None:
         wanted["kind"] = config.kind, "key"
     if config.time is not None:
@@ -538,7 +550,7 @@ def _texts(
         found = f"{config.text}: {dtype}"
         raise InputError("column is not text", where=where, expected="a text column", found=found)
     kind = pl.lit("text") if config.kind is None else pl.col("kind").cast(pl.String)
-    more = [c for c in frame.columns if c in ("time", "by", ROW) or c.startswith(MAYBE_BY)]
+    more = [c for c in frame.columns if c in ("time", "by", ROW_NUMBER) or c.startswith(MAYBE_BY)]
     frame = frame.select("key", kind.alias("kind"), "text", *more)
     frame = join(frame, "key", config.key, nodes[node], nodes[node].key, config.unknown, where, rules.notices)
-    return TextTable(node, frame.drop(ROW), config.computed)
+    return TextTable(node, frame.drop(ROW_NUMBER), config.computed)

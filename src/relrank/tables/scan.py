@@ -16,8 +16,8 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.tables.files import (
+    INTEGER_PATTERN,
     UNREADABLE,
-    WHOLE,
     as_keys,
     as_numbers,
     check_column,
@@ -30,34 +30,34 @@ from relrank.tables.missing import NA_VALUES, absent, refuse_missing, spaced, wi
 from relrank.tables.notices import Notice
 from relrank.tables.times import Unit, as_times
 
-Kind = Literal["key", "number", "time", "text"]
+ColumnKind = Literal["key", "number", "time", "text"]
 """Keys, finite numbers and times have a value in every row; a text may be missing."""
 
-RecommendRequest = Mapping[str, tuple[str, Kind]]
+ColumnSpecs = Mapping[str, tuple[str, ColumnKind]]
 """Name in the result → name in the file, and what the column holds."""
 
-ROW = "#row"
+ROW_NUMBER = "#row"
 """Column that carries the number of each row in its file."""
 
 
-class FileRules(Protocol):
+class TableReadOptions(Protocol):
     """What the configuration of one table says of its values."""
 
     @property
     def missing(self) -> Literal["error", "drop"]:
-        """As in ``Rules``."""
+        """As in ``ReadOptions``."""
 
     @property
     def time_unit(self) -> Unit | None:
-        """As in ``Rules``."""
+        """As in ``ReadOptions``."""
 
     @property
     def columns(self) -> tuple[str, ...] | None:
-        """As in ``Rules``."""
+        """As in ``ReadOptions``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class ReadOptions:
     """How values are read.
 
     Attributes:
@@ -74,13 +74,13 @@ class Rules:
     columns: tuple[str, ...] | None = None
     notices: list[Notice] = field(default_factory=list)
 
-    def of(self, table: FileRules) -> Rules:
+    def of(self, table: TableReadOptions) -> ReadOptions:
         """The rules for one table."""
         return replace(self, missing=table.missing, time_unit=table.time_unit, columns=table.columns)
 
 
 def read_columns(
-    path: Path, separator: str | None, wanted: RecommendRequest, rules: Rules | None = None, numbered: bool = False
+    path: Path, separator: str | None, wanted: ColumnSpecs, rules: ReadOptions | None = None, numbered: bool = False
 ) -> pl.DataFrame:
     """Some columns of a ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
@@ -90,13 +90,13 @@ def read_columns(
         wanted: the columns: ``files.as_keys``, ``files.as_numbers`` and ``times.as_times`` say what becomes of each
             kind. Text of a Parquet file keeps its type.
         rules: how values are read.
-        numbered: add the number of each row in the file as a last column ``ROW``.
+        numbered: add the number of each row in the file as a last column ``ROW_NUMBER``.
 
     Raises:
         InputError: missing, empty, not UTF-8, not a table, without one of the columns, or with a value that is not of
             its kind; the message names file, column, row and value.
     """
-    where, rules = str(path), rules or Rules()
+    where, rules = str(path), rules or ReadOptions()
     mark = _mark(path, separator)
     check_text(path, decoded=False)
     try:
@@ -119,14 +119,18 @@ def read_columns(
             pl.col(name).alias(out) if wrong or mark is None else _typed(out, name, kind, bool(found[f"{out} whole"]))
             for out, (name, kind) in wanted.items()
         )
-        frame = _collected(rows.select(*typed, ROW))
+        frame = _collected(rows.select(*typed, ROW_NUMBER))
     except UNREADABLE as error:
         if mark is not None:
             check_text(path)
         raise unreadable(path, mark, error) from None
-    done = {out: _settled(frame[out].alias(n), kind, where, rules, frame[ROW]) for out, (n, kind) in wanted.items()}
+    done = {
+        out: _settled(frame[out].alias(n), kind, where, rules, frame[ROW_NUMBER]) for out, (n, kind) in wanted.items()
+    }
     return pl.DataFrame(
-        {out: values.alias(out) for out, values in done.items()} | {ROW: frame[ROW]} if numbered else done
+        {out: values.alias(out) for out, values in done.items()} | {ROW_NUMBER: frame[ROW_NUMBER]}
+        if numbered
+        else done
     )
 
 
@@ -151,7 +155,7 @@ def _mark(path: Path, separator: str | None) -> str | None:
 
 def _schema(path: Path, mark: str | None, header: tuple[str, ...] | None) -> dict[str, pl.DataType]:
     rows = pl.scan_parquet(path, glob=False) if mark is None else _texts(path, mark, header)
-    schema = {name: dtype for name, dtype in rows.collect_schema().items() if name != ROW}
+    schema = {name: dtype for name, dtype in rows.collect_schema().items() if name != ROW_NUMBER}
     check_width(schema, str(path))
     return schema
 
@@ -166,7 +170,7 @@ def _texts(path: Path, separator: str, header: tuple[str, ...] | None) -> pl.Laz
         quote_char='"',
         infer_schema=False,
         glob=False,
-        row_index_name=ROW,
+        row_index_name=ROW_NUMBER,
         row_index_offset=1,
     )
 
@@ -177,23 +181,25 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
     return frame
 
 
-def _rows(path: Path, mark: str | None, wanted: RecommendRequest, header: tuple[str, ...] | None) -> pl.LazyFrame:
+def _rows(path: Path, mark: str | None, wanted: ColumnSpecs, header: tuple[str, ...] | None) -> pl.LazyFrame:
     """The wanted columns, as text where the file is text, and the number of each row."""
     names = list(dict.fromkeys(name for name, _ in wanted.values()))
     if mark is None:
-        return pl.scan_parquet(path, glob=False, row_index_name=ROW, row_index_offset=1).select(ROW, *names)
+        return pl.scan_parquet(path, glob=False, row_index_name=ROW_NUMBER, row_index_offset=1).select(
+            ROW_NUMBER, *names
+        )
     # every row is looked at whole: fields that nobody asks for would not even be counted
     return _texts(path, mark, header).map_batches(
-        lambda frame: frame.select(ROW, *names),
+        lambda frame: frame.select(ROW_NUMBER, *names),
         projection_pushdown=False,
         predicate_pushdown=False,
         slice_pushdown=False,
         streamable=True,
-        schema={ROW: pl.get_index_type(), **dict.fromkeys(names, pl.String)},
+        schema={ROW_NUMBER: pl.get_index_type(), **dict.fromkeys(names, pl.String)},
     )
 
 
-def count_dropped(poor: int, of: int, where: str, rules: Rules) -> None:
+def count_dropped(poor: int, of: int, where: str, rules: ReadOptions) -> None:
     """Count rows that are dropped because something is missing.
 
     Raises:
@@ -211,23 +217,23 @@ def _number(name: str) -> pl.Expr:
     return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _facts(out: str, name: str, kind: Kind, poor: pl.Expr) -> list[pl.Expr]:
+def _facts(out: str, name: str, kind: ColumnKind, poor: pl.Expr) -> list[pl.Expr]:
     """Whether a column has values that are not of its kind, and whether all are whole numbers; poor rows aside."""
     bad, whole = pl.lit(False), pl.lit(False)
     if kind == "number":
         bad = ~(poor | _number(name).is_finite().fill_null(False)).all()
     if kind in ("key", "time"):
-        whole = (poor | pl.col(name).str.contains(WHOLE).fill_null(False)).all()
+        whole = (poor | pl.col(name).str.contains(INTEGER_PATTERN).fill_null(False)).all()
     return [bad.alias(f"{out} bad"), whole.alias(f"{out} whole")]
 
 
-def _typed(out: str, name: str, kind: Kind, whole: bool) -> pl.Expr:
+def _typed(out: str, name: str, kind: ColumnKind, whole: bool) -> pl.Expr:
     if kind == "number":
         return _number(name).alias(out)
     return (pl.col(name).str.replace(r"\.0+$", "").cast(pl.Int64) if whole else pl.col(name)).alias(out)
 
 
-def _settled(values: pl.Series, kind: Kind, where: str, rules: Rules, rows: pl.Series) -> pl.Series:
+def _settled(values: pl.Series, kind: ColumnKind, where: str, rules: ReadOptions, rows: pl.Series) -> pl.Series:
     """A whole column as its kind, or the error that names its first bad row."""
     if kind == "text":
         return without_missing(values, rules.na_values)

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.compiled import njit
-from relrank.kernels.counting_sort import Order, order_of, order_of_pairs
+from relrank.kernels.counting_sort import Order, stable_argsort, stable_argsort_pairs
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
+from relrank.kernels.jit import njit
 from relrank.tables.ids import IdMap
 from relrank.tables.notices import Notice
 
@@ -71,7 +71,7 @@ class Interactions:
     def by_user(self) -> Order:
         """The order by user, inside a user by time; rows of the same time, or all without times, as they come."""
         earlier = None if self.time is None else np.argsort(self.time, kind="stable")
-        return order_of(self.user, int(self.user.max(initial=-1)) + 1, earlier)
+        return stable_argsort(self.user, int(self.user.max(initial=-1)) + 1, earlier)
 
     def csr(self, n_users: int, n_items: int) -> Csr:
         """Users by items, all values 1."""
@@ -97,7 +97,7 @@ class Split:
         new_items_only: whether items without training rows are the only candidates.
         unseen: so many items, the last rows of the catalogue, are known from the node table alone. No interaction
             names them, so they are no candidates when models are judged; a fitted model may recommend them.
-        until: the moment at which training ends for everybody, where one cut in time made the split.
+        train_until: the moment at which training ends for everybody, where one cut in time made the split.
         repeats: training rows and the later rows of the same (user, item) that are counted with them, each user's in
             time order; None where every (user, item) occurs once.
         random: whether each user's held-out rows, or the held-out items, were drawn at random.
@@ -115,7 +115,7 @@ class Split:
     successive: bool = False
     new_items_only: bool = False
     unseen: int = 0
-    until: int | None = None
+    train_until: int | None = None
     random: bool = False
     repeats: Interactions | None = None
 
@@ -157,9 +157,12 @@ class Split:
             return both.take(both.by_user())  # validation rows follow training rows where times tie
 
         return replace(
-            self, train=with_valid(self.train), valid=self.valid.take(np.zeros(0, np.int64)),
-            ordered=self.ordered_with_valid, repeats=None if self.repeats is None else with_valid(self.repeats),
-        )  # fmt: skip
+            self,
+            train=with_valid(self.train),
+            valid=self.valid.take(np.zeros(0, np.int64)),
+            ordered=self.ordered_with_valid,
+            repeats=None if self.repeats is None else with_valid(self.repeats),
+        )
 
     @property
     def ordered_with_valid(self) -> bool:
@@ -191,7 +194,7 @@ def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
         rng: source of the random order.
     """
     n_users = int(rows.user.max(initial=-1)) + 1
-    order = order_of_pairs(rows.user, rows.item, (n_users, int(rows.item.max(initial=-1)) + 1))
+    order = stable_argsort_pairs(rows.user, rows.item, (n_users, int(rows.item.max(initial=-1)) + 1))
     least, found = np.full((n_users, 2), np.inf), np.full((n_users, 2), -1, np.int64)
     for start in range(0, order.size, _BLOCK):
         block = order[start : start + _BLOCK]

@@ -55,9 +55,12 @@ def planted(config: PlantedConfig | None = None) -> Tables:
     sizes = 0 < c.favourites <= c.groups <= c.items and 0 < c.per_user <= min(c.items // 2, reach) and c.users > 0
     if not (sizes and 0 <= c.loyalty <= 1 and 0 <= c.echo_noise <= 1):
         raise InputError(
-            "planted database cannot be drawn", where="planted", expected="favourites ≤ groups ≤ items, "
-            "per_user ≤ items / 2 (≤ the favourites' items if loyalty is 1), shares in 0 … 1", found=str(c),
-        )  # fmt: skip
+            "planted database cannot be drawn",
+            where="planted",
+            expected="favourites ≤ groups ≤ items, "
+            "per_user ≤ items / 2 (≤ the favourites' items if loyalty is 1), shares in 0 … 1",
+            found=str(c),
+        )
     rng = np.random.default_rng(c.seed)
     driver = rng.permutation(np.arange(c.items) % c.groups)
     copied = rng.random(c.items) >= c.echo_noise

@@ -9,10 +9,19 @@ from typing import Any
 import polars as pl
 
 from relrank.errors import InputError
-from relrank.tables.frames import Numbers, as_frame, as_keyed, as_linked, as_matched, as_rows, as_texts, as_timed
+from relrank.tables.frames import (
+    NumericTimes,
+    as_frame,
+    as_texts,
+    cast_interactions,
+    cast_keys,
+    cast_link_keys,
+    cast_match_columns,
+    cast_times,
+)
 from relrank.tables.missing import NA_VALUES, spaced
 from relrank.tables.notices import Notice
-from relrank.tables.times import BILLION, MOMENTS, UNSETTLED, Clock, Moment, Unit
+from relrank.tables.times import DATETIME_NS, NS_PER_SECOND, UNKNOWN_TICKS, Clock, TimeValue, Unit
 
 TEXTS = "[data.texts]"
 """What messages call the text table, which has no name of its own."""
@@ -39,7 +48,7 @@ class NodeTable:
     frame: pl.DataFrame
     key: str
     title: str | None = None
-    computed: Moment | None = None
+    computed: TimeValue | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +80,7 @@ class LinkTable:
     target_column: str
     target_match: str | None = None
     weight: str | None = None
-    computed: Moment | None = None
+    computed: TimeValue | None = None
     time: str | None = None
     by: str | None = None
 
@@ -91,7 +100,7 @@ class TextTable:
 
     node: str
     frame: pl.DataFrame
-    computed: Moment | None = None
+    computed: TimeValue | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -142,24 +151,24 @@ class Tables:
     given: dict[str, pl.DataFrame] = field(default_factory=dict)
     ordered: bool = False
     notices: tuple[Notice, ...] = ()
-    ticks: int = UNSETTLED
+    ticks: int = UNKNOWN_TICKS
     repeats: bool = False
     na_values: tuple[str, ...] = NA_VALUES
     checked: bool = False
     time_unit: Unit | None = None
     _settled: tuple[object, ...] = field(default=(), repr=False)
     """Frames and tables that are as they shall be, so that ``replace`` looks at new ones only."""
-    _clock: int = field(default=UNSETTLED, repr=False)
+    _clock: int = field(default=UNKNOWN_TICKS, repr=False)
     """Ticks in a second of all times in ``_settled``."""
     _stated: bool = field(default=False, repr=False)
     """Whether ``ticks`` are stated, and not what the times of the first frames were found to need."""
 
     def __post_init__(self) -> None:
         known = {id(one) for one in self._settled}
-        stated = self.ticks != UNSETTLED and (self._stated or self.ticks != self._clock)
+        stated = self.ticks != UNKNOWN_TICKS and (self._stated or self.ticks != self._clock)
         said: list[Notice] = []
         clean = {name: getattr(self, name) for name in ("interactions", "given", "nodes", "links", "texts")}
-        looked = self.checked and self._clock == UNSETTLED
+        looked = self.checked and self._clock == UNKNOWN_TICKS
         if not looked:
             clean = _checked(self, known, said, stated)
         clean["checked"] = looked or (self.checked and id(self.interactions) in known)
@@ -170,7 +179,7 @@ class Tables:
         for field_name, value in clean.items():
             object.__setattr__(self, field_name, value)
 
-    def narrowed(self, **parts: Any) -> Tables:
+    def with_row_subset(self, **parts: Any) -> Tables:
         """The same with frames and tables that hold rows of these ones, which nobody need look at again.
 
         Args:
@@ -199,20 +208,20 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice], stated:
     """Fields of ``Tables`` as polars frames with keys and times of their types; what is known stays as it is."""
     words = tables.na_values
     before = tuple(times for times in map(_times_of, tables._settled) if times is not None)
-    numbers = Numbers(tables.ticks if stated else UNSETTLED, tables.time_unit, tables._clock, before)
+    numbers = NumericTimes(tables.ticks if stated else UNKNOWN_TICKS, tables.time_unit, tables._clock, before)
 
     def each(side: Mapping[str, Any], check: Callable[[Any, str], Any], what: str) -> dict[str, Any]:
         where = f"{tables.name}, {what} "
         return {n: one if id(one) in known else check(one, f"{where}{n!r}") for n, one in side.items()}
 
     def rows(frame: Any, where: str) -> pl.DataFrame:
-        made = as_rows(frame, where, words, said, numbers)
+        made = cast_interactions(frame, where, words, said, numbers)
         said.extend(one for name in ("user", "item") if name in made.columns for one in spaced(made[name], where))
         return made
 
     def nodes(table: NodeTable, where: str) -> NodeTable:
-        frame = as_keyed(table.frame, [table.key], where, words)
-        return replace(table, frame=as_matched(frame, _matched(tables, table), where))
+        frame = cast_keys(table.frame, [table.key], where, words)
+        return replace(table, frame=cast_match_columns(frame, _matched(tables, table), where))
 
     def keys(kind: str, match: str | None = None) -> pl.Series | None:
         """What keys of a type are matched with; None where any will do."""
@@ -222,19 +231,21 @@ def _checked(tables: Tables, known: Collection[int], said: list[Notice], stated:
         return clean["interactions"][side] if side in clean["interactions"].columns else None
 
     def links(table: LinkTable, where: str) -> LinkTable:
-        frame = as_timed(table.frame, table.time, where, said, numbers)
-        ends = {table.source_column: keys(table.source, table.source_match),
-                table.target_column: keys(table.target, table.target_match)}  # fmt: skip
+        frame = cast_times(table.frame, table.time, where, said, numbers)
+        ends = {
+            table.source_column: keys(table.source, table.source_match),
+            table.target_column: keys(table.target, table.target_match),
+        }
         ends |= {table.by: ends.get(table.by, keys(tables.user))} if table.by is not None else {}
-        return replace(table, frame=as_linked(frame, ends, where, words))
+        return replace(table, frame=cast_link_keys(frame, ends, where, words))
 
     def texts(table: TextTable, where: str) -> TextTable:
         frame = as_frame(table.frame, where)
         ends = {"key": keys(table.node)} | ({"by": keys(tables.user)} if "by" in frame.columns else {})
-        frame = as_linked(as_keyed(frame, ["key"], where, words), ends, where, words)
+        frame = cast_link_keys(cast_keys(frame, ["key"], where, words), ends, where, words)
         frame = as_texts(frame, where)
         timed = "time" if "time" in frame.columns else None
-        return replace(table, frame=as_timed(frame, timed, where, said, numbers))
+        return replace(table, frame=cast_times(frame, timed, where, said, numbers))
 
     def one(value: Any, check: Callable[[Any, str], Any], what: str) -> Any:
         return value if value is None or id(value) in known else check(value, f"{tables.name}, {what}")
@@ -259,24 +270,25 @@ def _clock_of(tables: Tables, timed: Collection[tuple[str, pl.Series, int]], sta
 
     Args:
         tables: with the clock from before.
-        timed: where each column is, its times, and the ticks that its whole numbers are, ``UNSETTLED`` of an order.
+        timed: where each column is, its times, and the ticks that its whole numbers are, ``UNKNOWN_TICKS`` of an
+            order.
         stated: whether numbers are the ticks that ``tables`` have.
 
     Raises:
         InputError: some are moments, and others an order alone; or a clock has no such ticks.
     """
-    if stated and tables.ticks not in (0, 1, BILLION):
+    if stated and tables.ticks not in (0, 1, NS_PER_SECOND):
         raise InputError(
-            "ticks of no clock", where="ticks", expected=f"0, 1 or {BILLION}", found=repr(tables.ticks)
-        )  # fmt: skip
-    moment, place = pl.Series([0]).cast(MOMENTS), pl.Series([0])
+            "ticks of no clock", where="ticks", expected=f"0, 1 or {NS_PER_SECOND}", found=repr(tables.ticks)
+        )
+    moment, place = pl.Series([0]).cast(DATETIME_NS), pl.Series([0])
     columns, finest = [("ticks", moment if tables.ticks else place)] if stated else [], 0
     for where, times, base in timed:
-        ticks = UNSETTLED if times.dtype == MOMENTS or not len(times) else base
-        columns.append((where, times if ticks == UNSETTLED else moment if ticks else place))
+        ticks = UNKNOWN_TICKS if times.dtype == DATETIME_NS or not len(times) else base
+        columns.append((where, times if ticks == UNKNOWN_TICKS else moment if ticks else place))
         finest = max(finest, ticks)
     old = tables.ticks if stated else tables._clock
-    if old != UNSETTLED and not any(len(times) for _, times in columns):
+    if old != UNKNOWN_TICKS and not any(len(times) for _, times in columns):
         return Clock(old, tables.time_unit)
     ticks = Clock.of(columns).ticks
     return Clock(max(ticks, finest, old) if ticks else 0, tables.time_unit)
@@ -291,8 +303,8 @@ def _on_one_clock(tables: Tables, clean: dict[str, Any], known: Collection[int],
     before = {one.computed for one in tables._settled if isinstance(getattr(one, "computed", None), int)}  # type: ignore[attr-defined]
 
     def base(part: Any) -> int:
-        """Ticks in a second of a part's whole numbers; ``UNSETTLED`` where they are an order, or not yet judged."""
-        return tables._clock if id(part) in known else tables.ticks if stated else UNSETTLED
+        """Ticks in a second of a part's whole numbers; ``UNKNOWN_TICKS`` where they are an order, or unknown yet."""
+        return tables._clock if id(part) in known else tables.ticks if stated else UNKNOWN_TICKS
 
     parts = [(f"{name}interactions", clean["interactions"], clean["interactions"], "time")]
     parts += [(f"{name}part {part!r}", frame, frame, "time") for part, frame in clean["given"].items()]
@@ -309,22 +321,24 @@ def _on_one_clock(tables: Tables, clean: dict[str, Any], known: Collection[int],
         if column is None or column not in frame.columns:
             return frame
         times, ticks = frame[column], base(part)
-        if times.dtype == MOMENTS or ticks == UNSETTLED:
+        if times.dtype == DATETIME_NS or ticks == UNKNOWN_TICKS:
             return frame.with_columns(clock.read(times).alias(column))
         new = scaled(times, ticks)
         return frame if new is times else frame.with_columns(new.alias(column))
 
-    def when(one: Any, where: str) -> Moment | None:
+    def when(one: Any, where: str) -> TimeValue | None:
         value, ticks = one.computed, base(one)
-        if isinstance(value, int) and ticks == UNSETTLED and value in before:
+        if isinstance(value, int) and ticks == UNKNOWN_TICKS and value in before:
             ticks = tables._clock
-        if value is None or not isinstance(value, int) or ticks == UNSETTLED or (ticks == 0 and not stated):
+        if value is None or not isinstance(value, int) or ticks == UNKNOWN_TICKS or (ticks == 0 and not stated):
             return None if value is None else clock.moment(value, f"{name}{where}, computed")
         if not clock.ticks and ticks:
             raise InputError(
-                "times of two kinds", where=f"{name}{where}, computed", found="a date, and an order in the tables",
+                "times of two kinds",
+                where=f"{name}{where}, computed",
+                found="a date, and an order in the tables",
                 expected="dates in every table that has times, or an order in every one",
-            )  # fmt: skip
+            )
         return scaled(value, ticks)  # type: ignore[no-any-return]
 
     def table(one: Any, time: str | None, where: str) -> Any:

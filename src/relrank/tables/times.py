@@ -30,16 +30,16 @@ def _one_of_its_kinds(value: Any) -> Any:
     return value
 
 
-Moment = Annotated[int | float | str | date | datetime, BeforeValidator(_one_of_its_kinds)]
+TimeValue = Annotated[int | float | str | date | datetime, BeforeValidator(_one_of_its_kinds)]
 """A time in a configuration file: a number as in the tables, ISO text, or TOML's own dates."""
 
 Unit = Literal["days", "s", "ms", "us", "ns", "order"]
-MOMENTS = pl.Datetime("ns")
+DATETIME_NS = pl.Datetime("ns")
 
-BILLION = 10**9
-UNSETTLED = -1
+NS_PER_SECOND = 10**9
+UNKNOWN_TICKS = -1
 """Ticks of a second where nobody has looked at the times yet."""
-NANOSECONDS = {"days": 86_400 * BILLION, "s": BILLION, "ms": 10**6, "us": 1000, "ns": 1}
+NANOSECONDS = {"days": 86_400 * NS_PER_SECOND, "s": NS_PER_SECOND, "ms": 10**6, "us": 1000, "ns": 1}
 """How long one of each unit lasts."""
 NAMES = {"days": "days", "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _DECIMAL = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
@@ -63,7 +63,9 @@ def unit_of(value: float | Fraction) -> Unit | None:
     """The unit in which a number is a moment of the years 1990 to 2099; "order" for small numbers; else None."""
     low, high = (_epoch(year) for year in _YEARS)
     for unit, length in NANOSECONDS.items():
-        if low * BILLION <= value * length < high * BILLION and not (unit == "s" and _digits_of_date(value)):
+        if low * NS_PER_SECOND <= value * length < high * NS_PER_SECOND and not (
+            unit == "s" and _digits_of_date(value)
+        ):
             return unit  # type: ignore[return-value]
     return "order" if 0 <= value < _ORDER_BELOW else None
 
@@ -150,7 +152,7 @@ def _implausible(whole: pl.Series, expected: str, where: str, rows: pl.Series | 
 def of_whole(numbers: pl.Series, unit: Unit) -> pl.Series:
     """Whole numbers of a unit as moments, or as they are where they are an order."""
     numbers = numbers.cast(pl.Int64)
-    return numbers if unit == "order" else (numbers * NANOSECONDS[unit]).cast(MOMENTS)
+    return numbers if unit == "order" else (numbers * NANOSECONDS[unit]).cast(DATETIME_NS)
 
 
 def as_times(
@@ -192,9 +194,11 @@ def as_times(
         whole, share = _of_numbers(values, where, rows)
     else:
         raise InputError(
-            "column holds no times", where=f"{where}, column {values.name!r}",
-            expected="dates, ISO text, or numbers since 1970", found=str(values.dtype),
-        )  # fmt: skip
+            "column holds no times",
+            where=f"{where}, column {values.name!r}",
+            expected="dates, ISO text, or numbers since 1970",
+            found=str(values.dtype),
+        )
     settled = settle_unit(whole, unit, where, rows)
     broken = share is not None and bool((share != 0).any())
     if settled == "order" and broken:
@@ -202,7 +206,7 @@ def as_times(
     times = of_whole(whole, settled)
     if broken:
         assert share is not None and settled != "order"  # noqa: PT018
-        times = (times.cast(pl.Int64) + (share * NANOSECONDS[settled]).round().cast(pl.Int64)).cast(MOMENTS)
+        times = (times.cast(pl.Int64) + (share * NANOSECONDS[settled]).round().cast(pl.Int64)).cast(DATETIME_NS)
     said += tell(times, settled, unit, where, values.name) if len(times) else []
     return times.alias(values.name)
 
@@ -254,18 +258,19 @@ def _of_dates(values: pl.Series, where: str, rows: pl.Series | None) -> pl.Serie
     if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone is not None:
         values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     _refuse_years(values, values.dt.year(), where, rows)
-    return values.cast(MOMENTS)
+    return values.cast(DATETIME_NS)
 
 
 def _refuse_years(values: pl.Series, years: pl.Series, where: str, rows: pl.Series | None) -> None:
     odd = ((years < _ISO_YEARS[0]) | (years >= _ISO_YEARS[1])).fill_null(True)
     if odd.any():
         raise InputError(
-            "times are not plausible", where=f"{where}, column {values.name!r}, row {row_of(odd, rows)}",
+            "times are not plausible",
+            where=f"{where}, column {values.name!r}, row {row_of(odd, rows)}",
             expected=f'dates from {_ISO_YEARS[0]} to {_ISO_YEARS[1] - 1}; "never" is a missing time, which '
             'missing = "drop" leaves out',
             found=f"{values.filter(odd).head(1).cast(pl.String)[0][:100]}; {odd.sum():,} rows in all",
-        )  # fmt: skip
+        )
 
 
 def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], rows: pl.Series | None) -> pl.Series:
@@ -275,9 +280,12 @@ def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], 
         digits=pl.col("t").str.extract(_ISO, 3).fill_null("").str.pad_end(9, "0").cast(pl.Int64, strict=False),
         zone=pl.col("t").str.extract(_ISO, 4),
     )
-    clock = parts["clock"].fill_null("00:00").to_frame("c").select(
-        pl.when(pl.col("c").str.len_chars() == 5).then(pl.col("c") + ":00").otherwise(pl.col("c"))
-    )["c"]  # fmt: skip
+    clock = (
+        parts["clock"]
+        .fill_null("00:00")
+        .to_frame("c")
+        .select(pl.when(pl.col("c").str.len_chars() == 5).then(pl.col("c") + ":00").otherwise(pl.col("c")))["c"]
+    )
     zone = parts["zone"].fill_null("Z").str.replace("(?i)^(Z|UTC)$", "+00").str.replace(":", "")
     minutes = zone.str.slice(1, 2).cast(pl.Int64) * 60 + zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(
         0
@@ -288,13 +296,13 @@ def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], 
     if bad.any():
         raise _not_a_time(values, bad, where, rows)
     _refuse_years(values, parts["day"].dt.year(), where, rows)
-    whole = parts["day"].cast(MOMENTS).cast(pl.Int64) + times.cast(pl.Int64) + parts["digits"]
+    whole = parts["day"].cast(DATETIME_NS).cast(pl.Int64) + times.cast(pl.Int64) + parts["digits"]
     bare = parts["zone"].is_null()
     if (n := int(bare.sum())) and n < len(bare):
         said.append(
             Notice(f"{Path(where).name}, column {values.name}", "times without a zone beside others with one: UTC", n)
         )
-    return (whole - sign * minutes * 60 * BILLION).cast(MOMENTS).alias(values.name)
+    return (whole - sign * minutes * 60 * NS_PER_SECOND).cast(DATETIME_NS).alias(values.name)
 
 
 def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series | None) -> InputError:
@@ -333,20 +341,22 @@ class Clock:
         moments = [(where, times) for where, times in columns if times.dtype != pl.Int64 and len(times)]
         if orders and moments:
             raise InputError(
-                "times of two kinds", where=orders[0], found=f"numbers without a unit, and dates in {moments[0][0]}",
+                "times of two kinds",
+                where=orders[0],
+                found=f"numbers without a unit, and dates in {moments[0][0]}",
                 expected="dates in every table that has times, or an order in every one",
-            )  # fmt: skip
+            )
         if orders:
             return cls(0, unit)
-        fine = any((times.cast(pl.Int64) % BILLION != 0).any() for _, times in moments)
-        return cls(BILLION if fine else 1, unit)
+        fine = any((times.cast(pl.Int64) % NS_PER_SECOND != 0).any() for _, times in moments)
+        return cls(NS_PER_SECOND if fine else 1, unit)
 
     def read(self, times: pl.Series) -> pl.Series:
         """Times as ticks since 1970, Int64."""
         numbers = times.cast(pl.Int64)
-        return numbers // BILLION if self.ticks == 1 else numbers
+        return numbers // NS_PER_SECOND if self.ticks == 1 else numbers
 
-    def moment(self, value: Moment, where: str) -> int:
+    def moment(self, value: TimeValue, where: str) -> int:
         """A time from a configuration file in ticks since 1970; what is between two ticks is the earlier one.
 
         Numbers are judged as those of a table are: they count the stated unit, else the one that their range tells.
@@ -364,35 +374,39 @@ class Clock:
                 return int(number)
             raise InputError(
                 "a date where times have no unit" if number is None else "not a place in the order",
-                where=where, found=_short(value),
+                where=where,
+                found=_short(value),
                 expected="a whole number as the tables have them; or dates in the tables, or time_unit where their "
                 "numbers are dates",
-            )  # fmt: skip
+            )
         if number is None:
             return self._of_date(value, where)
         stated = self.unit if self.unit != "order" else None
         unit = stated if stated and abs(number) * NANOSECONDS[stated] <= _MOST else unit_of(number)
         if unit is None or unit == "order":
             raise InputError(
-                "not a plausible time", where=where,
+                "not a plausible time",
+                where=where,
                 expected="an ISO date, or a number since 1970 that gives a date from 1990 to 2099",
                 found=f"{_short(value)}" + (f" ({looks_like(float(number))})" if abs(number) <= _MOST else ""),
-            )  # fmt: skip
-        return floor(number * NANOSECONDS[unit] * self.ticks / BILLION)
+            )
+        return floor(number * NANOSECONDS[unit] * self.ticks / NS_PER_SECOND)
 
-    def _of_date(self, value: Moment, where: str) -> int:
+    def _of_date(self, value: TimeValue, where: str) -> int:
         try:
             times = as_times(pl.Series("time", [value]), where)
         except (InputError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:
             why = f": {error.found}" if isinstance(error, InputError) and "plausible" in error.what else ""
             raise InputError(
-                "not a time", where=where, found=f"{_short(value)}{why}"[:300],
+                "not a time",
+                where=where,
+                found=f"{_short(value)}{why}"[:300],
                 expected="an ISO date or date-time such as 2024-09-01T12:30:00, or a number as the tables have them",
-            ) from None  # fmt: skip
-        return int(times.cast(pl.Int64)[0]) * self.ticks // BILLION
+            ) from None
+        return int(times.cast(pl.Int64)[0]) * self.ticks // NS_PER_SECOND
 
 
-def _exact(value: Moment) -> Fraction | None:
+def _exact(value: TimeValue) -> Fraction | None:
     """A number, or text that holds one; None of dates and other text."""
     if isinstance(value, date):
         return None
@@ -400,5 +414,5 @@ def _exact(value: Moment) -> Fraction | None:
     return Fraction(text.rstrip(".")) if len(text) <= 60 and re.fullmatch(_DECIMAL, text) else None
 
 
-def _short(value: Moment) -> str:
+def _short(value: TimeValue) -> str:
     return (repr(value) if isinstance(value, str) else str(value))[:60]

@@ -49,10 +49,11 @@ def with_tmdb(tables: Tables, folder: Path, join: str) -> Tables:
     found = known.join(rows.select("id", "keywords", *NUMBERS, *KINDS), left_on="tmdb_id", right_on="id")
     if found.is_empty() or not found["movie_id"].is_unique().all():
         raise InputError(
-            "TMDB does not fit the films", where=f"{folder / join} with {path.name}",
+            "TMDB does not fit the films",
+            where=f"{folder / join} with {path.name}",
             expected="every movie_id once, some with a tmdb_id that is an id there",
             found=f"{len(found):,} films found, {found['movie_id'].n_unique():,} different",
-        )  # fmt: skip
+        )
     counted = {
         "films that are no row of the data set dropped": len(pairs) - len(known),
         "films whose tmdb_id is no id there: without values": len(known) - len(found),
@@ -77,9 +78,7 @@ def with_tmdb(tables: Tables, folder: Path, join: str) -> Tables:
     ]
     said = pl.concat(texts).drop_nulls().sort("key", "kind", maintain_order=True)
     nodes = {**tables.nodes, tables.item: replace(films, frame=frame)}
-    return replace(
-        tables, nodes=nodes, texts=TextTable(tables.item, said), notices=(*tables.notices, *notices)
-    )  # fmt: skip
+    return replace(tables, nodes=nodes, texts=TextTable(tables.item, said), notices=(*tables.notices, *notices))
 
 
 def _names(cells: pl.Series, path: Path) -> pl.Series:

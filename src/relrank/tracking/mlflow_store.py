@@ -48,13 +48,15 @@ def load_mlflow() -> Any:
         import sqlalchemy  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "mlflow is not installed", where="relrank study --track mlflow", expected='pip install "relrank[mlflow]"',
+            "mlflow is not installed",
+            where="relrank study --track mlflow",
+            expected='pip install "relrank[mlflow]"',
             found=str(error),
-        ) from None  # fmt: skip
+        ) from None
     return mlflow
 
 
-def public(text: object) -> str:
+def redact_credentials(text: object) -> str:
     """The first line of a text or an error, without the password of any address in it.
 
     Passwords need not be escaped as they ought to be: all up to the last @ of an address goes.
@@ -82,9 +84,11 @@ class StudyRuns:
             self._join(uri, experiment, study)
         except ImportError as error:  # such as of a database's driver, or of the store of artifacts
             raise InputError(
-                "a library that the tracking store needs is missing", where="relrank study --tracking-uri",
-                expected=f"pip install {error.name or 'it'}", found=public(error),
-            ) from None  # fmt: skip
+                "a library that the tracking store needs is missing",
+                where="relrank study --tracking-uri",
+                expected=f"pip install {error.name or 'it'}",
+                found=redact_credentials(error),
+            ) from None
 
     def _join(self, uri: str, experiment: str, study: str) -> None:
         home = _sqlite_folder(uri)
@@ -136,21 +140,21 @@ class StudyRuns:
         return list(self.client.search_runs([self._experiment], f"tags.`{tag}` = '{value}'", max_results=MOST_RUNS))
 
 
-def flat(said: Any, name: str = "") -> dict[str, str]:
+def flatten_params(said: Any, name: str = "") -> dict[str, str]:
     """Nested settings as MLflow's parameters, such as ``models.ease.trials``; lists of tables by name, else place.
 
     Text stays text, every other value is JSON. No two settings get one name.
     """
     params: dict[str, str] = {}
     for path, value in _leaves(said, name):
-        key = safe(path)
+        key = mlflow_name(path)
         while key in params:
             key += "_"
         params[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return params
 
 
-def safe(name: str) -> str:
+def mlflow_name(name: str) -> str:
     """A name that MLflow takes: ``@`` becomes ``_at_``, whatever else it refuses ``_``."""
     return re.sub(r"[^\w.\- :]", "_", name.replace("@", "_at_"))[:LONGEST_NAME]
 
@@ -181,9 +185,11 @@ def _client(uri: str) -> MlflowClient:
         return MlflowClient(uri)
     except UnsupportedModelRegistryStoreURIException:
         raise InputError(
-            "not a tracking store", where="relrank study --tracking-uri", found=public(uri),
+            "not a tracking store",
+            where="relrank study --tracking-uri",
+            found=redact_credentials(uri),
             expected="such as sqlite:///mlflow.db, or http://… of an MLflow server",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def _sqlite_folder(uri: str) -> Path | None:
@@ -199,7 +205,9 @@ def _sqlite_folder(uri: str) -> Path | None:
             database.execute("PRAGMA schema_version")
     except (OSError, sqlite3.Error) as error:
         raise InputError(
-            "not an SQLite database", where="relrank study --tracking-uri", expected="sqlite:///FILE",
-            found=public(f"{uri}: {error}"),
-        ) from None  # fmt: skip
+            "not an SQLite database",
+            where="relrank study --tracking-uri",
+            expected="sqlite:///FILE",
+            found=redact_credentials(f"{uri}: {error}"),
+        ) from None
     return path.parent

@@ -20,14 +20,24 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.models import MODELS, Trained
-from relrank.report.answer import answer
+from relrank.parallel.machine import machine
+from relrank.report.verdict_summary import answer
 from relrank.runs.fitted_run import FittedRun
-from relrank.study.cells import Cell, CellResult, StatusCallback, finished, load_cell
+from relrank.study.callbacks import StudyCallback
+from relrank.study.cell import Cell, StatusCallback
+from relrank.study.cell_store import CellResult, finished, load_cell
 from relrank.study.config import StudyConfig
-from relrank.study.engines.engine import StudyCallback
+from relrank.study.grid import grid
+from relrank.study.prepare import StudyData
 from relrank.study.result import StudyResult
-from relrank.study.run import StudyData, grid, machine
-from relrank.tracking.mlflow_store import Point, StudyRuns, flat, load_mlflow, public, safe
+from relrank.tracking.mlflow_store import (
+    Point,
+    StudyRuns,
+    flatten_params,
+    load_mlflow,
+    mlflow_name,
+    redact_credentials,
+)
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 """Where MLflow itself looks when it is told nothing."""
@@ -39,7 +49,8 @@ ACCURACY, VALID, COST, CURVE = "test", "validation", "cost", "curve"
 class Tracking:
     """Logs one study: each cell when it is done, the rest at the end.
 
-    A store that does not answer never stops a study: ``say`` is told once, and ``finish`` tries all of it again.
+    A store that does not answer never stops a study: ``on_status`` is told once, and ``finish`` tries all of it
+    again.
 
     Args:
         uri: MLflow's tracking URI; by default the environment's ``MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db``.
@@ -47,18 +58,24 @@ class Tracking:
         material: its data.
         file: the study file.
         out: the study's folder.
-        say: told of a store that does not answer.
+        on_status: told of a store that does not answer.
 
     Raises:
         InputError: mlflow is not installed.
     """
 
     def __init__(
-        self, uri: str | None, config: StudyConfig, material: StudyData, file: Path, out: Path, say: StatusCallback
+        self,
+        uri: str | None,
+        config: StudyConfig,
+        material: StudyData,
+        file: Path,
+        out: Path,
+        on_status: StatusCallback,
     ) -> None:
         load_mlflow()
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        self._config, self._material, self._file, self._out, self._say = config, material, file, out, say
+        self._config, self._material, self._file, self._out, self._say = config, material, file, out, on_status
         self._runs: StudyRuns | None = None
         self._cells: dict[str, Cell] = {}
         self._keys: dict[tuple[str, str, int], str] = {}
@@ -71,7 +88,7 @@ class Tracking:
         self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
 
     @contextmanager
-    def beside(self, watcher: StudyCallback) -> Iterator[StudyCallback]:
+    def beside(self, callback: StudyCallback) -> Iterator[StudyCallback]:
         """A watcher that passes on to this one, and logs every cell that is done while the block runs.
 
         A study that ends early leaves its run as killed or failed; the same study goes on in it.
@@ -79,12 +96,12 @@ class Tracking:
         Raises:
             InputError: there can be no tracking store under this URI.
         """
-        with self._forgiving():
+        with self._tolerate_store_errors():
             self._runs = self._open()
         try:
-            yield _Beside(watcher, self)
+            yield _LoggingCallback(callback, self)
         except BaseException as error:
-            with self._forgiving():
+            with self._tolerate_store_errors():
                 if self._runs is not None:
                     self._runs.end(self._runs.run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -99,7 +116,7 @@ class Tracking:
     def done(self, cell: Cell) -> None:
         """A cell is in the study's folder."""
         if self._runs is not None:
-            with self._forgiving():
+            with self._tolerate_store_errors():
                 self._log_cell(self._runs, self._keys[_name(cell)])
 
     def finish(self, result: StudyResult, page: Path, winner: FittedRun) -> str:
@@ -125,14 +142,15 @@ class Tracking:
             raise
         except Exception as error:  # a store has many libraries below it, each with errors of its own
             raise InputError(
-                "the study is done and stored, but MLflow did not take it", where=public(self._uri),
+                "the study is done and stored, but MLflow did not take it",
+                where=redact_credentials(self._uri),
                 expected="a tracking store that answers: the same command logs again and fits nothing twice",
-                found=public(error),
-            ) from None  # fmt: skip
-        return f"run {runs.run} of experiment {self._config.name} in {public(self._uri)}"
+                found=redact_credentials(error),
+            ) from None
+        return f"run {runs.run} of experiment {self._config.name} in {redact_credentials(self._uri)}"
 
     @contextmanager
-    def _forgiving(self) -> Iterator[None]:
+    def _tolerate_store_errors(self) -> Iterator[None]:
         """A store that failed once is left alone until the study is done."""
         try:
             yield
@@ -140,7 +158,7 @@ class Tracking:
             raise
         except Exception as error:
             self._runs = None
-            self._say(f"MLflow: {public(error)}. The study goes on, and is logged when it is done.")
+            self._say(f"MLflow: {redact_credentials(error)}. The study goes on, and is logged when it is done.")
 
     def _open(self) -> StudyRuns:
         runs = StudyRuns(self._uri, self._config.name, self._study)
@@ -149,18 +167,28 @@ class Tracking:
 
     def _params(self) -> dict[str, str]:
         """The study file as it is in force, its splits, and where it runs."""
-        config, benches = self._config, self._material.benches
-        told: dict[str, Any] = {"name": True, "title": True, "description": True, "study": True,
-                "relations": {"__all__": {"title"}}}  # fmt: skip
+        config, split_contexts = self._config, self._material.split_contexts
+        told: dict[str, Any] = {
+            "name": True,
+            "title": True,
+            "description": True,
+            "study": True,
+            "relations": {"__all__": {"title"}},
+        }
         said = config.model_dump(mode="json", exclude_unset=True, exclude=told)
-        n_users, n_items = benches[0].split.shape
-        return flat(
+        n_users, n_items = split_contexts[0].split.shape
+        return flatten_params(
             {
-                **said, "study": config.study.model_dump(mode="json"), "line-up": [m.name for m in config.models],
-                "smoke": self._material.smoke, "n_users": n_users, "n_items": n_items,
-                "fingerprint": {f"seed {b.seed}": b.split.fingerprint for b in benches}, "machine": machine(),
+                **said,
+                "study": config.study.model_dump(mode="json"),
+                "line-up": [m.name for m in config.models],
+                "smoke": self._material.smoke,
+                "n_users": n_users,
+                "n_items": n_items,
+                "fingerprint": {f"seed {b.seed}": b.split.fingerprint for b in split_contexts},
+                "machine": machine(),
             }
-        )  # fmt: skip
+        )
 
     def _log_cell(self, runs: StudyRuns, key: str) -> None:
         if runs.finished(key):
@@ -200,54 +228,60 @@ class Tracking:
         return int((self._out / "cells" / key / "cell.json").stat().st_mtime * 1000)
 
 
-class _Beside:
+class _LoggingCallback:
     """Passes on to a watcher, and logs."""
 
-    def __init__(self, watcher: StudyCallback, tracking: Tracking) -> None:
-        self._watcher, self._tracking = watcher, tracking
+    def __init__(self, callback: StudyCallback, tracking: Tracking) -> None:
+        self._callback, self._tracking = callback, tracking
 
     def plan(self, cells: list[Cell], finished: int) -> None:
-        self._watcher.plan(cells, finished)
+        self._callback.plan(cells, finished)
         self._tracking.plan(cells)
 
     def start(self, cell: Cell) -> None:
-        self._watcher.start(cell)
+        self._callback.start(cell)
 
-    def say(self, cell: Cell, message: str) -> None:
-        self._watcher.say(cell, message)
+    def on_status(self, cell: Cell, message: str) -> None:
+        self._callback.on_status(cell, message)
 
-    def lost(self, cell: Cell, why: str) -> None:
-        self._watcher.lost(cell, why)
+    def worker_lost(self, cell: Cell, why: str) -> None:
+        self._callback.worker_lost(cell, why)
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        self._watcher.done(cell, result, fresh)
+        self._callback.done(cell, result, fresh)
         self._tracking.done(cell)
 
-    def left_out(self, cells: list[Cell], why: str) -> None:
-        self._watcher.left_out(cells, why)
+    def skipped(self, cells: list[Cell], why: str) -> None:
+        self._callback.skipped(cells, why)
 
 
 def _name(cell: Cell) -> tuple[str, str, int]:
-    return cell.model.name, cell.arm.name, cell.bench.seed
+    return cell.model.name, cell.arm.name, cell.split_context.seed
 
 
 def _params(cell: Cell, result: CellResult) -> dict[str, str]:
     """What the cell is, and the hyper-parameters that validation picked."""
     trained = issubclass(MODELS[cell.model.kind], Trained)
-    return flat(
+    return flatten_params(
         {
-            "model": result.model, "arm": result.arm, "seed": result.seed, "relations": list(cell.arm.relations),
-            "trials": len(result.trials), "tuning finished": result.finished, "metric": cell.study.metric,
-            "fingerprint": cell.bench.split.fingerprint, "config": result.chosen,
+            "model": result.model,
+            "arm": result.arm,
+            "seed": result.seed,
+            "relations": list(cell.arm.relations),
+            "trials": len(result.trials),
+            "tuning finished": result.finished,
+            "metric": cell.study.metric,
+            "fingerprint": cell.split_context.split.fingerprint,
+            "config": result.chosen,
             **({"train": asdict(cell.start()[1])} if trained else {}),
         }
-    )  # fmt: skip
+    )
 
 
 def _metrics(cell: Cell, result: CellResult) -> list[Point]:
     """Test metrics, the metric on validation, and costs in seconds and MB; what has no value is left out."""
-    test = {f"{ACCURACY}/{safe(name)}": value for name, value in result.evaluation.summary.items()}
-    valid = {f"{VALID}/{safe(cell.study.metric)}": result.valid}
+    test = {f"{ACCURACY}/{mlflow_name(name)}": value for name, value in result.evaluation.summary.items()}
+    valid = {f"{VALID}/{mlflow_name(cell.study.metric)}": result.valid}
     cost = {f"{COST}/{part if part == 'peak_mb' else f'{part}_seconds'}": v for part, v in result.cost.items()}
     return [(name, float(value), 0) for name, value in (test | valid | cost).items() if not math.isnan(value)]
 
@@ -256,7 +290,7 @@ def _curve(cell: Cell, result: CellResult) -> list[Point]:
     """The learning curve by epoch: loss, and the metric on validation where it was measured."""
     if result.history is None:
         return []
-    names = {"loss": f"{CURVE}/loss", "metric": f"{CURVE}/{safe(cell.study.metric)}"}
+    names = {"loss": f"{CURVE}/loss", "metric": f"{CURVE}/{mlflow_name(cell.study.metric)}"}
     return [
         (name, float(row[column]), row["epoch"])
         for row in result.history.iter_rows(named=True)
@@ -270,11 +304,15 @@ def _metrics_of_winner(result: StudyResult, model: str, arm: str) -> list[Point]
     row: dict[str, Any] = result.leaderboard.row(
         by_predicate=(pl.col("model") == model) & (pl.col("arm") == arm), named=True
     )
-    metric = safe(result.card["metric"])
+    metric = mlflow_name(result.card["metric"])
     names = {
-        "mean": f"{ACCURACY}/{metric}", "low": f"{ACCURACY}/{metric}_low", "high": f"{ACCURACY}/{metric}_high",
-        "valid": f"{VALID}/{metric}", "seconds": f"{COST}/seconds", "peak_mb": f"{COST}/peak_mb",
-    }  # fmt: skip
+        "mean": f"{ACCURACY}/{metric}",
+        "low": f"{ACCURACY}/{metric}_low",
+        "high": f"{ACCURACY}/{metric}_high",
+        "valid": f"{VALID}/{metric}",
+        "seconds": f"{COST}/seconds",
+        "peak_mb": f"{COST}/peak_mb",
+    }
     told = ("model", "arm", "n_seeds", "below_ease")
-    values = {names.get(k, f"{ACCURACY}/{safe(k)}"): value for k, value in row.items() if k not in told}
+    values = {names.get(k, f"{ACCURACY}/{mlflow_name(k)}"): value for k, value in row.items() if k not in told}
     return [(name, float(value), 0) for name, value in values.items() if value is not None]

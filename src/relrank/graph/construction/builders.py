@@ -16,8 +16,8 @@ import polars as pl
 
 from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
-from relrank.graph.construction.features import build_features
-from relrank.graph.construction.interactions import events_of, interactions_of, places_of
+from relrank.graph.construction.feature_builder import build_features
+from relrank.graph.construction.interactions import build_interactions, events_of, history_positions
 from relrank.graph.construction.relation_builder import (
     Progress,
     RelationBuilder,
@@ -34,14 +34,14 @@ from relrank.graph.construction.relation_config import (
     InteractionWeights,
     Link,
     RelationConfig,
-    Text,
     TextFeature,
-    Texts,
+    TextNodes,
+    TextSimilarity,
 )
-from relrank.graph.construction.similarity import cooccurring, largest, places_near, similar_texts, similar_vectors
+from relrank.graph.construction.similarity import cooccurring, places_near, similar_texts, similar_vectors, top_k_mask
 from relrank.graph.construction.text_encoders import sentences
+from relrank.graph.construction.text_nodes import text_feature, texts_draft
 from relrank.graph.construction.text_rows import joined_texts
-from relrank.graph.construction.texts import text_feature, texts_draft
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Float32
@@ -51,9 +51,17 @@ from relrank.tables.split import Split
 from relrank.tables.tables import TEXTS, Tables
 
 __all__ = [
-    "Attribute", "Bins", "Cooccurrence", "FeatureConfig", "InteractionWeights", "Link", "RelationConfig", "Text",
-    "Texts", "build_graph",
-]  # fmt: skip
+    "Attribute",
+    "Bins",
+    "Cooccurrence",
+    "FeatureConfig",
+    "InteractionWeights",
+    "Link",
+    "RelationConfig",
+    "TextNodes",
+    "TextSimilarity",
+    "build_graph",
+]
 
 MOST_PAIRS = 300_000_000
 """Pairs of places in histories that a co-occurrence looks at, at most: 8 bytes each, several times."""
@@ -89,9 +97,11 @@ def build_graph(
     """
     if tables.user == tables.item:
         raise InputError(
-            "user and item are one node type", where=f"interactions of {tables.name}", found=repr(tables.user),
+            "user and item are one node type",
+            where=f"interactions of {tables.name}",
+            found=repr(tables.user),
             expected="two names, also where both are people",
-        )  # fmt: skip
+        )
     tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
     drafts = {}
     for name, config in relations.items():
@@ -101,28 +111,36 @@ def build_graph(
         drafts[name] = _draft(join, config)
     known = (tables.user, tables.item)
     nodes = {tables.user: split.users, tables.item: split.items, **occurring(drafts.values(), known)}
-    built = {name: draft.settle(nodes) for name, draft in drafts.items()}
+    built = {name: unresolved.resolve(nodes) for name, unresolved in drafts.items()}
     for name, relation in built.items():
         for end in sorted({relation.source, relation.target}.intersection(known)):
             bare = (relation.degrees(end, len(nodes[end])) == 0).sum()
             drafts[name].join.count(f"{end} nodes without an edge, of {len(nodes[end]):,}", bare)
     known_of_nodes, more = build_features(tables, split, nodes, features or {}, progress)
     for name, config in relations.items():
-        if isinstance(config, Texts):
+        if isinstance(config, TextNodes):
             known_of_nodes[name] = text_feature(drafts[name], config, nodes)
-    notices = [notice for draft in drafts.values() for notice in draft.join.notices] + cut + more
-    train = interactions_of(tables.user, tables.item, split.train, interactions)
-    places = places_of(split.train) if split.ordered else None
+    notices = [notice for unresolved in drafts.values() for notice in unresolved.join.notices] + cut + more
+    train = build_interactions(tables.user, tables.item, split.train, interactions)
+    places = history_positions(split.train) if split.ordered else None
     return Graph(
-        tables.user, tables.item, nodes, train, built, split.fingerprint, tuple(notices), known_of_nodes, places,
+        tables.user,
+        tables.item,
+        nodes,
+        train,
+        built,
+        split.fingerprint,
+        tuple(notices),
+        known_of_nodes,
+        places,
         events=events_of(split),
-    )  # fmt: skip
+    )
 
 
 def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str, FeatureConfig]) -> set[str]:
     """The link tables that are read, and ``TEXTS`` where texts are."""
     of_texts = any(
-        isinstance(c, Texts) or (isinstance(c, Text | TextFeature) and c.texts is not None)
+        isinstance(c, TextNodes) or (isinstance(c, TextSimilarity | TextFeature) and c.texts is not None)
         for c in (*relations.values(), *features.values())
     )
     return {c.table for c in relations.values() if isinstance(c, Link)} | ({TEXTS} if of_texts else set())
@@ -136,9 +154,9 @@ def _draft(join: RelationBuilder, config: RelationConfig) -> UnresolvedRelation:
             return _attribute(join, config)
         case Bins():
             return _bins(join, config)
-        case Text():
+        case TextSimilarity():
             return _text(join, config)
-        case Texts():
+        case TextNodes():
             return texts_draft(join, config)
         case Cooccurrence():
             return _cooccurrence(join, config)
@@ -197,7 +215,7 @@ def _link(join: RelationBuilder, config: Link) -> UnresolvedRelation:
         relation = replace(relation, weight=np.ones_like(relation.weight))
     elif config.weight == "log1p":
         relation = replace(relation, weight=np.log1p(relation.weight))
-    return join.draft(relation, sources, targets, f"rows of {where} that pass every step")
+    return join.unresolved(relation, sources, targets, f"rows of {where} that pass every step")
 
 
 def _attribute(join: RelationBuilder, config: Attribute) -> UnresolvedRelation:
@@ -245,10 +263,10 @@ def _to_values(
         join.count("node linked with itself: dropped", (keep & (src == dst)).sum())
         keep &= src != dst
     relation = Relation.of(join.relation, config.node, target, src[keep], dst[keep], duplicates="first")
-    return join.draft(relation, ids, targets, f"values in {where}")
+    return join.unresolved(relation, ids, targets, f"values in {where}")
 
 
-def _text(join: RelationBuilder, config: Text) -> UnresolvedRelation:
+def _text(join: RelationBuilder, config: TextSimilarity) -> UnresolvedRelation:
     ids, text, there = _one_text(join, config)
     given = np.flatnonzero(there)
     join.count(f"{config.node} nodes without text: no edge", len(ids) - given.size)
@@ -263,10 +281,10 @@ def _text(join: RelationBuilder, config: Text) -> UnresolvedRelation:
             raise join.error("texts have no common words", expected=expected, found=str(error)) from None
     join.count(f"{config.node} nodes whose words occur nowhere else: no edge", bare)
     relation = Relation.of(join.relation, config.node, config.node, given[src], given[dst], cosine, "max")
-    return join.draft(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
+    return join.unresolved(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
 
 
-def _one_text(join: RelationBuilder, config: Text) -> tuple[IdMap, pl.Series, npt.NDArray[np.bool_]]:
+def _one_text(join: RelationBuilder, config: TextSimilarity) -> tuple[IdMap, pl.Series, npt.NDArray[np.bool_]]:
     """Nodes, their one text each, and who has any."""
     if config.texts is None:
         columns = [join.column(config.node, name)[1].alias(name) for name in config.columns]
@@ -283,23 +301,28 @@ def _cooccurrence(join: RelationBuilder, config: Cooccurrence) -> UnresolvedRela
         join.count("training rows without a time: file order taken as time order", len(train))
     if (pairs := places_near(train.user, config.window)) > MOST_PAIRS:
         raise join.error(
-            "window takes in too many pairs of items", expected=f"at most {MOST_PAIRS:,} pairs: a smaller window",
+            "window takes in too many pairs of items",
+            expected=f"at most {MOST_PAIRS:,} pairs: a smaller window",
             found=f"{pairs:,} with window = {config.window:,}",
-        )  # fmt: skip
+        )
     src, dst, count = cooccurring(train.user, train.item, config.window, config.min_count)
     relation = Relation.of(join.relation, item, item, src, dst, count)
     relation = _largest(join, relation, config.neighbours)
-    return join.draft(relation, ids, ids, f"pairs of items that {config.min_count} training histories have in common")
+    return join.unresolved(
+        relation, ids, ids, f"pairs of items that {config.min_count} training histories have in common"
+    )
 
 
 def _largest(join: RelationBuilder, relation: Relation, k: int) -> Relation:
     """The ``k`` largest weights of each source; within one type an edge stays if it is of either end's."""
     src, dst, weight, n = relation.src, relation.dst, relation.weight, len(relation)
     if relation.undirected:
-        twice = largest(np.concatenate([src, dst]), np.concatenate([dst, src]), np.concatenate([weight, weight]), k)
+        twice = top_k_mask(
+            np.concatenate([src, dst]), np.concatenate([dst, src]), np.concatenate([weight, weight]), k
+        )
         keep = twice[:n] | twice[n:]
     else:
-        keep = largest(src, dst, weight, k)
+        keep = top_k_mask(src, dst, weight, k)
     join.count(f"edges beyond the {k} largest: dropped", (~keep).sum())
     return relation.where(keep)
 

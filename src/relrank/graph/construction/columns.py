@@ -11,7 +11,7 @@ import polars as pl
 
 from relrank.errors import InputError
 from relrank.graph.construction.relation_builder import Progress, examples
-from relrank.graph.construction.relation_config import Binning, Categories, Listed
+from relrank.graph.construction.relation_config import Binning, Categories, MultiValued
 from relrank.kernels.csr import Float64
 from relrank.tables.files import has_text, read_numbers
 from relrank.tables.missing import without_missing
@@ -27,7 +27,7 @@ LISTS, LISTS_SHARE = ("|", ";", ","), 0.2
 """What stands between the values of lists, and the share of cells that hold it."""
 
 
-class Reader(Protocol):
+class BuildContext(Protocol):
     """Who reads a column: has the tables, a place to count what a policy touched, and a name for errors."""
 
     @property
@@ -45,7 +45,7 @@ class Reader(Protocol):
         """The error to raise."""
 
 
-def as_text(reader: Reader, values: pl.Series, column: str) -> pl.Series:
+def as_text(reader: BuildContext, values: pl.Series, column: str) -> pl.Series:
     """Values as keys: stripped text; 1995.0 is "1995"; missing values are null."""
     if values.dtype.is_float():
         values = values.fill_nan(None)
@@ -57,12 +57,12 @@ def as_text(reader: Reader, values: pl.Series, column: str) -> pl.Series:
     return without_missing(values.cast(pl.String), reader.tables.na_values).str.strip_chars()
 
 
-def as_parts(reader: Reader, values: pl.Series, column: str, config: Categories) -> pl.DataFrame:
+def as_parts(reader: BuildContext, values: pl.Series, column: str, config: Categories) -> pl.DataFrame:
     """``row`` (int32) and ``value`` (text) for every part of every cell, each once; a list has its elements.
 
     What looks as if another setting were meant is counted: several spellings, lists and paths that are not split.
     """
-    separator, levels = (config.separator, config.levels) if isinstance(config, Listed) else (None, None)
+    separator, levels = (config.separator, config.levels) if isinstance(config, MultiValued) else (None, None)
     if values.dtype == pl.String:
         _hint(reader, values.drop_nulls(), column, separator, levels)
     if separator is not None:
@@ -82,7 +82,7 @@ def as_parts(reader: Reader, values: pl.Series, column: str, config: Categories)
     return once
 
 
-def _hint(reader: Reader, cells: pl.Series, column: str, separator: str | None, levels: str | None) -> None:
+def _hint(reader: BuildContext, cells: pl.Series, column: str, separator: str | None, levels: str | None) -> None:
     """Count cells that look like lists or paths and are not split, and a separator that no cell holds."""
     if not len(cells):
         return
@@ -116,7 +116,7 @@ def _with_parents(parts: pl.DataFrame, levels: str) -> pl.DataFrame:
     )
 
 
-def _one_spelling(reader: Reader, parts: pl.DataFrame, merged: bool) -> pl.DataFrame:
+def _one_spelling(reader: BuildContext, parts: pl.DataFrame, merged: bool) -> pl.DataFrame:
     """Values that differ only in case or spaces: the most frequent spelling where they are merged, else counted."""
     counts = parts["value"].value_counts(name="count").sort("count", "value", descending=[True, False])
     plain = [" ".join(unicodedata.normalize("NFKC", value).casefold().split()) for value in counts["value"]]
@@ -136,7 +136,7 @@ def _one_spelling(reader: Reader, parts: pl.DataFrame, merged: bool) -> pl.DataF
     return parts
 
 
-def as_numbers(reader: Reader, values: pl.Series, column: str) -> Float64:
+def as_numbers(reader: BuildContext, values: pl.Series, column: str) -> Float64:
     """Float64 [n], NaN where there is no number.
 
     Raises:
@@ -151,7 +151,7 @@ def as_numbers(reader: Reader, values: pl.Series, column: str) -> Float64:
     return numbers.fill_null(np.nan).to_numpy()
 
 
-def as_one_text(reader: Reader, columns: list[pl.Series]) -> tuple[pl.Series, Bool]:
+def as_one_text(reader: BuildContext, columns: list[pl.Series]) -> tuple[pl.Series, Bool]:
     """Text columns joined by a space, missing ones left out; and where there is any text at all, bool [n].
 
     Raises:
@@ -165,7 +165,7 @@ def as_one_text(reader: Reader, columns: list[pl.Series]) -> tuple[pl.Series, Bo
     return text, (text.str.strip_chars() != "").fill_null(False).to_numpy()
 
 
-def inner_edges(reader: Reader, values: Float64, trained: Bool, cuts: Binning) -> Float64:
+def inner_edges(reader: BuildContext, values: Float64, trained: Bool, cuts: Binning) -> Float64:
     """The edges between intervals, ascending; quantiles are those of ``trained`` rows that have a value.
 
     Raises:

@@ -16,7 +16,9 @@ LEAST = 1e-6
 """A weight is at least this, unless a floor is stated: an edge of weight 0 is none."""
 
 
-def interactions_of(user: str, item: str, rows: Interactions, config: InteractionWeights | None = None) -> Relation:
+def build_interactions(
+    user: str, item: str, rows: Interactions, config: InteractionWeights | None = None
+) -> Relation:
     """The relation ``interactions``, user → item.
 
     Args:
@@ -33,8 +35,8 @@ def interactions_of(user: str, item: str, rows: Interactions, config: Interactio
     )
 
 
-def places_of(rows: Interactions) -> Int32:
-    """Place of each row in its user's history, 0 first, in the order of the edges that ``interactions_of`` makes.
+def history_positions(rows: Interactions) -> Int32:
+    """Place of each row in its user's history, 0 first, in the order of the edges that ``build_interactions`` makes.
 
     Args:
         rows: training rows, those of one user in time order.
@@ -74,18 +76,21 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
             poor = ~(given > 0) if config.floor is None or not largest else np.isnan(given)
             if poor.any():
                 raise InputError(
-                    "rating cannot be a weight", where="[interactions] weight",
+                    "rating cannot be a weight",
+                    where="[interactions] weight",
                     expected="ratings above 0, or a floor",
                     found=f"{given[poor][0]:g}; {int(poor.sum()):,} such rows",
-                )  # fmt: skip
+                )
             share: Float64 = (np.maximum(given, 0) / (largest or 1)) ** (config.power or 1)
             return np.maximum(share, config.floor or LEAST)
         case "count":
             if rows.count is None:
                 raise InputError(
-                    "interactions are not counted", where="[interactions] weight", found="each (user, item) once",
+                    "interactions are not counted",
+                    where="[interactions] weight",
+                    found="each (user, item) once",
                     expected='duplicates = "keep" in [data.interactions], or another weight',
-                )  # fmt: skip
+                )
             often: Float64 = (rows.count / max(rows.count.max(initial=1), 1)) ** (config.power or 1)
             return np.maximum(often, config.floor or LEAST)
         case "decay":
@@ -94,10 +99,11 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
             assert config.half_life is not None
             if not rows.ticks:
                 raise InputError(
-                    "times have no unit, so that nothing has an age", where="[interactions] weight",
+                    "times have no unit, so that nothing has an age",
+                    where="[interactions] weight",
                     expected='dates, or numbers since 1970 with time_unit in [data.interactions]; or weight = "one"',
                     found=f"numbers from {rows.time.min(initial=0)} to {rows.time.max(initial=0)}",
-                )  # fmt: skip
+                )
             latest = rows.time.max() if rows.time.size else 0
             age = (latest - rows.time) / (config.half_life * DAY * rows.ticks)
             decayed: Float64 = np.maximum(np.exp2(-age), config.floor or LEAST)
@@ -106,6 +112,8 @@ def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
 
 def _absent(column: str, rows: Interactions) -> InputError:
     return InputError(
-        f"interactions have no {column}", where="[interactions] weight",
-        expected=f'a {column} column, or weight = "one"', found=f"{len(rows):,} training rows without",
-    )  # fmt: skip
+        f"interactions have no {column}",
+        where="[interactions] weight",
+        expected=f'a {column} column, or weight = "one"',
+        found=f"{len(rows):,} training rows without",
+    )

@@ -130,7 +130,7 @@ class RelationBuilder:
         ids = self.universe(node_type)
         return None if ids is None else ids.keys.dtype
 
-    def draft(
+    def unresolved(
         self, relation: Relation, source: IdMap, target: IdMap, expected: str, texts: pl.Series | None = None
     ) -> UnresolvedRelation:
         """What the builder hands over.
@@ -180,7 +180,7 @@ class UnresolvedRelation:
     target: IdMap
     texts: pl.Series | None = None
 
-    def settle(self, nodes: dict[str, IdMap]) -> Relation:
+    def resolve(self, nodes: dict[str, IdMap]) -> Relation:
         """The relation over the rows of the graph's node types."""
         r = self.relation
         src, dst = nodes[r.source].find(self.source.keys)[r.src], nodes[r.target].find(self.target.keys)[r.dst]
@@ -194,15 +194,15 @@ def occurring(drafts: Iterable[UnresolvedRelation], known: tuple[str, str]) -> d
         InputError: two relations disagree about the kind of a type's keys.
     """
     seen: dict[str, list[pl.Series]] = {}
-    for draft in drafts:
-        r = draft.relation
-        for end, ids, rows in ((r.source, draft.source, r.src), (r.target, draft.target, r.dst)):
+    for unresolved in drafts:
+        r = unresolved.relation
+        for end, ids, rows in ((r.source, unresolved.source, r.src), (r.target, unresolved.target, r.dst)):
             if end in known:
                 continue
             parts, keys = seen.setdefault(end, []), ids.at(np.unique(rows))
             if parts and parts[0].dtype != keys.dtype:
                 expected = f"{examples(parts[0])}, as in a relation before, or another target type"
-                raise draft.join.error(f"{end!r} has keys of two kinds", expected=expected, found=examples(keys))
+                raise unresolved.join.error(f"{end!r} has keys of two kinds", expected=expected, found=examples(keys))
             parts.append(keys)
     return {end: IdMap.of(end, pl.concat(parts)) for end, parts in seen.items()}
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from relrank.graph.relation import Duplicates
-from relrank.tables.config import Name, Section
+from relrank.tables.config import ConfigSection, Name
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class Titled(Section):
+class Titled(ConfigSection):
     """What every relation may say of itself."""
 
     title: str | None = None
@@ -49,14 +49,14 @@ class Link(Titled):
     Within one node type (a, b) and (b, a) are the same edge."""
 
 
-class Categories(Section):
+class Categories(ConfigSection):
     """How the cells of a column are read as values."""
 
     ignore_case: bool = False
     """Values that differ only in upper and lower case, or in spaces, are one: the most frequent spelling."""
 
 
-class Listed(Categories):
+class MultiValued(Categories):
     """How the cells of a column are read as values, any number of them."""
 
     separator: Annotated[str, Field(min_length=1)] | None = None
@@ -72,7 +72,7 @@ class Listed(Categories):
         return self
 
 
-class Attribute(Titled, Listed):
+class Attribute(Titled, MultiValued):
     """Edges from nodes to the values of a column: text, number, or list. All weights are one."""
 
     kind: Literal["attribute"]
@@ -85,7 +85,7 @@ class Attribute(Titled, Listed):
     """Nodes without a value get no edge, or all link to one own node of the target type."""
 
 
-class Binning(Section):
+class Binning(ConfigSection):
     """A numeric column cut into intervals; ``edges = [1950, 1970]`` makes (-∞, 1950], (1950, 1970] and (1970, ∞)."""
 
     node: str
@@ -115,7 +115,7 @@ class Bins(Titled, Binning):
     """As for attributes; a missing number is never in the lowest bin."""
 
 
-class Encoded(Section):
+class TextEncoderConfig(ConfigSection):
     """Who turns texts into vectors: words that are counted, or a language model (the extra "text")."""
 
     encoder: Literal["tf-idf", "sentence"] = "tf-idf"
@@ -147,7 +147,7 @@ _OF_SENTENCES = {"model", "revision", "max_length", "batch"}
 _OF_WORDS = {"dims", "ngrams", "min_df", "max_features"}
 
 
-class Latent(Encoded):
+class TextVectorConfig(TextEncoderConfig):
     """Texts as vectors of few dimensions; TF-IDF is cut to its largest singular vectors."""
 
     dims: Count = 64
@@ -160,7 +160,7 @@ class Latent(Encoded):
     """The most frequent runs are kept."""
 
 
-class Texts(Titled, Latent):
+class TextNodes(Titled, TextVectorConfig):
     """Edges from nodes to their texts, which are nodes with a vector each. All weights are one.
 
     Texts that are the same, spaces at the ends aside, are one node; its key is a hash of it. The vectors are a
@@ -174,7 +174,7 @@ class Texts(Titled, Latent):
     """Node type of the texts; their kind by default. Relations that name the same type share its nodes."""
 
 
-class OneText(Section):
+class OneText(ConfigSection):
     """Where the one text of a node comes from; columns or texts, in the table's order, are joined by a space."""
 
     node: str
@@ -191,7 +191,7 @@ class OneText(Section):
         return self
 
 
-class Text(Titled, Encoded, OneText):
+class TextSimilarity(Titled, TextEncoderConfig, OneText):
     """Edges between nodes with similar text: the cosine of its vectors.
 
     Each node names its nearest other nodes; a pair that either end names is one edge, weighted with the cosine.
@@ -226,7 +226,7 @@ class Cooccurrence(Titled):
     """Items of largest weight that an item names; ties go to the lower row. An edge stays if either end names it."""
 
 
-class InteractionWeights(Section):
+class InteractionWeights(ConfigSection):
     """``[interactions]``: what a training row weighs. Histories that are folded in always weigh 1 an item."""
 
     weight: Literal["one", "rating", "count", "decay"] = "one"
@@ -250,10 +250,12 @@ class InteractionWeights(Section):
         return self
 
 
-RelationConfig = Annotated[Link | Attribute | Bins | Text | Texts | Cooccurrence, Field(discriminator="kind")]
+RelationConfig = Annotated[
+    Link | Attribute | Bins | TextSimilarity | TextNodes | Cooccurrence, Field(discriminator="kind")
+]
 
 
-class NumberFeature(Section):
+class NumberFeature(ConfigSection):
     """A numeric column, one dimension: mean 0 and standard deviation 1 over the nodes that have a value."""
 
     kind: Literal["number"]
@@ -281,7 +283,7 @@ class CategoryFeature(Categories):
     """Nodes that must have a value; a node whose value is rarer has none."""
 
 
-class MultiHotFeature(Listed):
+class MultiHotFeature(MultiValued):
     """The values of a column, any number of them: text that is split, or a list."""
 
     kind: Literal["multi-hot"]
@@ -292,13 +294,13 @@ class MultiHotFeature(Listed):
     """Nodes that must have a value; rarer ones are dropped, and nodes left with none count as missing."""
 
 
-class TextFeature(Latent, OneText):
+class TextFeature(TextVectorConfig, OneText):
     """Latent semantic analysis, or the vector of a language model: centred, one scale for all."""
 
     kind: Literal["text"]
 
 
-class VectorFeature(Section):
+class VectorFeature(ConfigSection):
     """A vector per node, such as an embedding: many numeric columns, or one column of lists of equal length."""
 
     kind: Literal["vector"]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.graph.construction.relation_config import Text
+from relrank.graph.construction.relation_config import TextSimilarity
 from relrank.kernels.csr import Float32, Int64
 
 Bool = npt.NDArray[np.bool_]
@@ -16,7 +16,7 @@ _BLOCK_CELLS = 1 << 23
 """Similarities of one block, at most: 200 MB if every two texts shared a word."""
 
 
-def largest(rows: npt.NDArray[np.integer], others: npt.NDArray[np.integer], weight: Float32, k: int) -> Bool:
+def top_k_mask(rows: npt.NDArray[np.integer], others: npt.NDArray[np.integer], weight: Float32, k: int) -> Bool:
     """Which edges are among the ``k`` of largest weight of their row; ties go to the lower ``others``."""
     order = np.lexsort((others, -weight, rows))
     ordered = rows[order]
@@ -27,7 +27,7 @@ def largest(rows: npt.NDArray[np.integer], others: npt.NDArray[np.integer], weig
     return mask
 
 
-def similar_texts(texts: list[str], config: Text) -> tuple[Pairs, int]:
+def similar_texts(texts: list[str], config: TextSimilarity) -> tuple[Pairs, int]:
     """For each text, its nearest other texts by cosine of TF-IDF vectors, exact.
 
     Returns:
@@ -56,14 +56,14 @@ def similar_texts(texts: list[str], config: Text) -> tuple[Pairs, int]:
         )
         near = (cosine >= np.float32(config.min_similarity)) & (row != other)
         row, other, cosine = row[near], other[near], np.minimum(cosine[near], np.float32(1))
-        best = largest(row, other, cosine, config.neighbours)
+        best = top_k_mask(row, other, cosine, config.neighbours)
         rows.append(row[best])
         found.append(other[best])
         cosines.append(cosine[best])
     return (np.concatenate(rows), np.concatenate(found), np.concatenate(cosines)), int((np.diff(x.indptr) == 0).sum())
 
 
-def similar_vectors(x: Float32, config: Text) -> Pairs:
+def similar_vectors(x: Float32, config: TextSimilarity) -> Pairs:
     """For each unit vector, its nearest others by cosine, exact; pairs as in ``similar_texts``.
 
     Args:
@@ -81,7 +81,7 @@ def similar_vectors(x: Float32, config: Text) -> Pairs:
         near[np.arange(len(block)), np.arange(start, start + len(block))] = False
         row, other = np.nonzero(near)
         cosine, row = np.minimum(block[row, other], np.float32(1)), row + start
-        best = largest(row, other, cosine, config.neighbours)
+        best = top_k_mask(row, other, cosine, config.neighbours)
         rows.append(row[best])
         found.append(other[best])
         cosines.append(cosine[best])

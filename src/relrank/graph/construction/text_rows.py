@@ -5,13 +5,13 @@ from __future__ import annotations
 import polars as pl
 
 from relrank.errors import did_you_mean, one_of
-from relrank.graph.construction.columns import Reader
+from relrank.graph.construction.columns import BuildContext
 from relrank.graph.construction.relation_builder import examples
 from relrank.tables.missing import without_missing
 from relrank.tables.tables import TextTable
 
 
-def texts_of_kind(reader: Reader, kind: str) -> tuple[TextTable, pl.DataFrame]:
+def texts_of_kind(reader: BuildContext, kind: str) -> tuple[TextTable, pl.DataFrame]:
     """The text table, and ``key`` and ``text`` (stripped) of the rows of a kind that say anything, in their order.
 
     Raises:
@@ -36,7 +36,7 @@ def texts_of_kind(reader: Reader, kind: str) -> tuple[TextTable, pl.DataFrame]:
     return table, said
 
 
-def joined_texts(reader: Reader, node_type: str, kind: str, keys: pl.Series) -> pl.Series:
+def joined_texts(reader: BuildContext, node_type: str, kind: str, keys: pl.Series) -> pl.Series:
     """All texts of a kind of each node as one, joined by a space in the table's order; null where there are none.
 
     Args:

@@ -20,8 +20,8 @@ from torch import Tensor
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Int64
+from relrank.kernels.jit import njit
 
 Pairs = tuple[Int64 | Tensor, Int64 | Tensor]
 
@@ -36,7 +36,7 @@ class EdgeType:
         destination: global numbers of the nodes that receive.
         source: global numbers of the nodes that send.
         csr: destination rows by source rows, both counted inside their type; data are the weights.
-        plain: whether all weights are equal to one.
+        unweighted: whether all weights are equal to one.
     """
 
     name: str
@@ -44,7 +44,7 @@ class EdgeType:
     destination: slice
     source: slice
     csr: Csr
-    plain: bool
+    unweighted: bool
 
 
 class Adjacency:
@@ -67,7 +67,7 @@ class Adjacency:
     """
 
     def __init__(self, graph: Graph) -> None:
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.edges_of(t)]
+        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
         self.types: dict[str, slice] = {}
         self.n_nodes = 0
         for name in (graph.user, graph.item, *others):
@@ -82,22 +82,24 @@ class Adjacency:
     def _both_ways(self, index: int, relation: Relation) -> list[EdgeType]:
         source, target = self.types[relation.source], self.types[relation.target]
         n_source, n_target = source.stop - source.start, target.stop - target.start
-        plain = bool((relation.weight == 1).all())
+        unweighted = bool((relation.weight == 1).all())
         if relation.undirected:
             both = relation.csr(n_source, n_source)
-            return [EdgeType(relation.name, index, source, source, both, plain)]
+            return [EdgeType(relation.name, index, source, source, both, unweighted)]
         # A relation ascends by (src, dst), so its own arrays are the rows of the sources already.
         indptr = np.zeros(n_source + 1, np.int64)
         np.cumsum(np.bincount(relation.src, minlength=n_source), out=indptr[1:])
         sources = Csr(indptr, relation.dst, relation.weight, n_target)
         turned = csr_array((relation.weight, relation.dst, indptr), shape=(n_source, n_target)).tocsc()
         targets = Csr(
-            turned.indptr.astype(np.int64), turned.indices.astype(np.int32, copy=False),
-            relation.weight if plain else turned.data, n_source,
-        )  # fmt: skip
+            turned.indptr.astype(np.int64),
+            turned.indices.astype(np.int32, copy=False),
+            relation.weight if unweighted else turned.data,
+            n_source,
+        )
         return [
-            EdgeType(relation.name, index, target, source, targets, plain),
-            EdgeType(relation.name + " reversed", index, source, target, sources, plain),
+            EdgeType(relation.name, index, target, source, targets, unweighted),
+            EdgeType(relation.name + " reversed", index, source, target, sources, unweighted),
         ]
 
     def degrees(self) -> Int64:
@@ -126,15 +128,19 @@ class Adjacency:
         there, back = self.edge_types[:2]
         if users.shape != items.shape or users.ndim != 1:
             raise InputError(
-                "pairs do not fit", where="edges to leave out", expected="as many users as items, one-dimensional",
+                "pairs do not fit",
+                where="edges to leave out",
+                expected="as many users as items, one-dimensional",
                 found=f"{users.shape} users, {items.shape} items",
-            )  # fmt: skip
+            )
         for kind, rows, n in (("user", users, back.csr.n_rows), ("item", items, there.csr.n_rows)):
             if rows.size and (rows.min() < 0 or rows.max() >= n):
                 raise InputError(
-                    f"{kind} row out of range", where="edges to leave out", expected=f"0 to {n - 1}",
+                    f"{kind} row out of range",
+                    where="edges to leave out",
+                    expected=f"0 to {n - 1}",
                     found=str(rows.min() if rows.min() < 0 else rows.max()),
-                )  # fmt: skip
+                )
         for k, (rows, columns) in enumerate(((items, users), (users, items))):
             csr = self.edge_types[k].csr
             at = _positions(csr.indptr, csr.indices, rows, columns)
@@ -212,7 +218,7 @@ class Block:
         return Block(move([self.nodes])[0], self.n_dst, tuple(Edges(*move(e)) for e in self.edges))
 
 
-def whole_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block | None = None) -> Block:
+def full_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block | None = None) -> Block:
     """All nodes as sources and destinations, local numbers being the global ones: the block of full-graph training.
 
     Args:

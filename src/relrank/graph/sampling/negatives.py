@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.errors import InputError, one_of
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.kernels.hashing import hash64
+from relrank.kernels.jit import njit
 
 Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")
@@ -173,13 +173,15 @@ def check_negatives_exist(positives: Csr) -> None:
     full = positives.degrees() == positives.n_cols
     if full.any():
         raise InputError(
-            "user has every item, so there is no negative", where=f"user row {full.argmax()}",
-            expected=f"fewer than {positives.n_cols} training items", found=f"{positives.n_cols}",
-        )  # fmt: skip
+            "user has every item, so there is no negative",
+            where=f"user row {full.argmax()}",
+            expected=f"fewer than {positives.n_cols} training items",
+            found=f"{positives.n_cols}",
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawn:
+class NegativeBatch:
     """The negatives of one batch of B edges.
 
     Attributes:
@@ -246,9 +248,11 @@ class NegativeSampler:
             raise InputError("too few negatives", where=f"{kind} negatives", expected="1 or more", found=str(n))
         if not shared and kind in ("in-batch", "mixed"):
             raise InputError(
-                "items of other edges of the batch can only be shared", where=f"{kind} negatives",
-                expected="shared negatives, or uniform or popularity", found="own negatives per edge",
-            )  # fmt: skip
+                "items of other edges of the batch can only be shared",
+                where=f"{kind} negatives",
+                expected="shared negatives, or uniform or popularity",
+                found="own negatives per edge",
+            )
         if not 0 <= power < np.inf:
             raise InputError(
                 "power of the training count",
@@ -273,7 +277,7 @@ class NegativeSampler:
         how = "shared by a batch" if self.shared else "per edge"
         return f"NegativeSampler({self.kind}, {self.n} {how}, {self.positives.n_cols} items)"
 
-    def draw(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> Drawn:
+    def draw(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> NegativeBatch:
         """Negatives of the edges (users[b], items[b]).
 
         Args:
@@ -283,7 +287,7 @@ class NegativeSampler:
         """
         return self._draw_shared(users, items, seed) if self.shared else self._draw_own(users, seed)
 
-    def _draw_own(self, users: Int64, seed: np.random.SeedSequence) -> Drawn:
+    def _draw_own(self, users: Int64, seed: np.random.SeedSequence) -> NegativeBatch:
         p, word = self.positives, seed.generate_state(1, np.uint64)[0]
         out = np.empty((users.size, self.n), np.int32)
         parallel = self.parallel and out.size >= _PARALLEL
@@ -301,9 +305,9 @@ class NegativeSampler:
         if self.kind == "popularity":
             weights = self._cumulated[drawn + 1] - self._cumulated[drawn]
             log_q = np.log(weights * (self.n / self._cumulated[-1])).astype(np.float32)
-        return Drawn(drawn, place[out], None, log_q)
+        return NegativeBatch(drawn, place[out], None, log_q)
 
-    def _draw_shared(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> Drawn:
+    def _draw_shared(self, users: Int64, items: Int64, seed: np.random.SeedSequence) -> NegativeBatch:
         p, rng = self.positives, np.random.default_rng(seed)
         n = min(self.n, p.n_cols)
         log_q = None
@@ -335,4 +339,4 @@ class NegativeSampler:
         looked_up = int((p.indptr[users + 1] - p.indptr[users]).sum())
         mark = _shared_positives if self.parallel and looked_up >= _PARALLEL else _shared_positives_serial
         mark(p.indptr, p.indices, users, place, excluded)
-        return Drawn(drawn, None, excluded, log_q)
+        return NegativeBatch(drawn, None, excluded, log_q)

@@ -118,15 +118,19 @@ class NeighbourSampler:
     def _check(self, seeds: Int64) -> None:
         if seeds.ndim != 1 or (seeds.size and (seeds.min() < 0 or seeds.max() >= self.adjacency.n_nodes)):
             raise InputError(
-                "seed is no node", where="seeds", expected=f"[n], 0 to {self.adjacency.n_nodes - 1}",
+                "seed is no node",
+                where="seeds",
+                expected=f"[n], 0 to {self.adjacency.n_nodes - 1}",
                 found=f"{list(seeds.shape)}, {seeds.min()} to {seeds.max()}",
-            )  # fmt: skip
+            )
         again = first_repeated(seeds, self._scratch.place)
         if again >= 0:
             raise InputError(
-                "seed occurs more than once", where=f"seeds, position {again}", expected="each node once",
+                "seed occurs more than once",
+                where=f"seeds, position {again}",
+                expected="each node once",
                 found=f"node {seeds[again]} again",
-            )  # fmt: skip
+            )
 
     def _layer(
         self, nodes: Int64, fanouts: list[int], left_out: list[Int64], words: np.ndarray, parallel: bool
@@ -157,15 +161,19 @@ def _by_edge_type(adjacency: Adjacency, layer: int, fanout: Fanout) -> list[int]
     by_name = dict.fromkeys(adjacency.names, fanout) if isinstance(fanout, int) else dict(fanout)
     if set(by_name) != set(adjacency.names):
         raise InputError(
-            "fan-outs do not name the relations", where=where, expected=f"each of {sorted(adjacency.names)}",
+            "fan-outs do not name the relations",
+            where=where,
+            expected=f"each of {sorted(adjacency.names)}",
             found=f"{sorted(by_name)}",
-        )  # fmt: skip
+        )
     for name, number in by_name.items():
         if number < -1:
             raise InputError(
-                "fan-out is negative", where=f"{where}, relation {name!r}", expected="a number of neighbours, or -1",
+                "fan-out is negative",
+                where=f"{where}, relation {name!r}",
+                expected="a number of neighbours, or -1",
                 found=str(number),
-            )  # fmt: skip
+            )
     return [by_name[adjacency.names[e.relation]] for e in adjacency.edge_types]
 
 

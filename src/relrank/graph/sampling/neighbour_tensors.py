@@ -57,7 +57,7 @@ class _Rows:
         self.destination, self.base = e.destination, e.source.start
         self.indptr = torch.from_numpy(e.csr.indptr).to(device)
         self.indices = shared(e.csr.indices).to(device)
-        self.weight = None if e.plain else shared(e.csr.data).to(device)
+        self.weight = None if e.unweighted else shared(e.csr.data).to(device)
 
     def draw(
         self, nodes: Tensor, fanout: int, skip: Tensor, replace: bool, weighted: bool, generator: torch.Generator

@@ -27,7 +27,7 @@ from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.kernels.spmm import spmm
-from relrank.models.core.base import Knob, Shapes
+from relrank.models.core.base import GridParameter, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import (
     ItemFilters,
@@ -39,7 +39,7 @@ from relrank.models.core.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.core.settings import Bounds, Count, NotNegative, Rounds, Seed, Weights
+from relrank.models.core.hyperparameters import Bounds, NonNegative, PositiveInt, Rounds, Seed, Weights
 
 ORDER = {"euler": 1, "rk4": 4}
 
@@ -48,9 +48,9 @@ ORDER = {"euler": 1, "rk4": 4}
 class BSPMConfig:
     """Hyper-parameters of BSPM; the defaults are the authors' for Gowalla, but for ``rounds``."""
 
-    rank: Count = 448
+    rank: PositiveInt = 448
     """Singular vectors of the ideal low-pass filter."""
-    beta: NotNegative = 0.2
+    beta: NonNegative = 0.2
     """β, weight of the ideal low-pass filter beside the linear one."""
     time: Annotated[float, Bounds(0, 1000)] = 2.5
     """T, where sharpening ends; 0 for none."""
@@ -58,7 +58,7 @@ class BSPMConfig:
     """Steps of the solver until then."""
     solver: Literal["rk4", "euler"] = "rk4"
     """Runge–Kutta of order 4, or Euler's."""
-    weight: NotNegative = 0.0
+    weight: NonNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name; the linear filter has 1."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
@@ -82,14 +82,14 @@ class BSPM(ItemFilters):
     out_of: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The weight of every relation of items, the end of sharpening, the ideal filter."""
         return (
             *weight_knobs(graph),
-            Knob("time", (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), 2.5),
-            Knob("beta", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
+            GridParameter("time", (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), 2.5),
+            GridParameter("beta", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
             rank_knob(graph, 448),
-            Knob("rounds", (2, 4, 8, 16), 4),
+            GridParameter("rounds", (2, 4, 8, 16), 4),
         )
 
     @classmethod

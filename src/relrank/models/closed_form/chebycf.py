@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from relrank.graph.graph import Graph
-from relrank.kernels.compiled import njit
 from relrank.kernels.csr import Csr, Float32, Float64
 from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
+from relrank.kernels.jit import njit
 from relrank.kernels.spmm import spmm
-from relrank.models.core.base import Knob, Shapes
+from relrank.models.core.base import GridParameter, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import (
     ROUNDS,
@@ -41,7 +41,16 @@ from relrank.models.core.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.core.settings import Bounds, Count, NotNegative, Positive, Power, Rounds, Seed, Weights
+from relrank.models.core.hyperparameters import (
+    Bounds,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Power,
+    Rounds,
+    Seed,
+    Weights,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +62,15 @@ class ChebyCFConfig:
     degree takes two sparse products per block of histories."""
     flatness: Positive = 1.5
     """φ, how flat the response is in the middle of the spectrum; 1 for a straight line."""
-    rank: Count = 512
+    rank: PositiveInt = 512
     """η, singular vectors of the ideal low-pass filter."""
-    alpha: NotNegative = 0.2
+    alpha: NonNegative = 0.2
     """α, weight of the ideal low-pass filter beside the interpolated one."""
     beta: Power = 0.4
     """β, how much popular items count less in a history and more in the ranking."""
     user_power: Power = 0.5
     """a, how much a user with many interactions counts less in P; .5 in the paper."""
-    weight: NotNegative = 0.0
+    weight: NonNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name; the interpolated filter has 1."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
@@ -86,16 +95,16 @@ class ChebyCF(ItemFilters):
     largest: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The weight of every relation of items, the power of users' degrees, the polynomial, the ideal filter, β."""
         return (
             *weight_knobs(graph),
-            Knob("user_power", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.5),
-            Knob("flatness", (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0), 1.5),
-            Knob("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.4),
-            Knob("alpha", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
+            GridParameter("user_power", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.5),
+            GridParameter("flatness", (1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0), 1.5),
+            GridParameter("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.4),
+            GridParameter("alpha", (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8), 0.2),
             rank_knob(graph, 512),
-            Knob("order", (2, 4, 6, 8, 10, 12), 8),
+            GridParameter("order", (2, 4, 6, 8, 10, 12), 8),
         )
 
     @classmethod

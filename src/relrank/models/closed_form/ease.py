@@ -17,11 +17,18 @@ from torch import Tensor
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64
-from relrank.kernels.dense_solve import gram, inverse_bytes, penalised, products_by_row, rows_times_dense, spd_inverse
+from relrank.kernels.dense_solve import (
+    gram,
+    inverse_bytes,
+    products_by_row,
+    ridge_gram,
+    rows_times_dense,
+    spd_inverse,
+)
 from relrank.models.core import estimates
-from relrank.models.core.base import ClosedForm, Knob, Shapes, history_rows, user_rows
+from relrank.models.core.base import ClosedForm, GridParameter, Shapes, history_rows, user_rows
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.settings import Positive
+from relrank.models.core.hyperparameters import Positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,10 @@ class EASE(ClosedForm):
     diagonal: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The ridge penalty."""
         del graph
-        return (Knob("l2", L2_LADDER, 200.0),)
+        return (GridParameter("l2", L2_LADDER, 200.0),)
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
@@ -84,7 +91,7 @@ class EASE(ClosedForm):
     def solve(self) -> Self:
         """One Cholesky inverse of the smaller side."""
         x, l2 = self.history, float(self.config.l2)
-        inverse = spd_inverse(penalised(gram(x if self.dual else x.transpose()), (), l2))
+        inverse = spd_inverse(ridge_gram(gram(x if self.dual else x.transpose()), (), l2))
         if self.dual:
             kx = np.ascontiguousarray(rows_times_dense(x.transpose(), inverse).T)
             diagonal = (1.0 - _column_dots(x, kx)) / l2

@@ -30,7 +30,7 @@ from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.kernels.spmm import spmm
-from relrank.models.core.base import Knob, Shapes
+from relrank.models.core.base import GridParameter, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import (
     ItemFilters,
@@ -41,7 +41,7 @@ from relrank.models.core.filters import (
     spectral_estimate,
     weight_knobs,
 )
-from relrank.models.core.settings import Count, NotNegative, Power, Seed, Weights
+from relrank.models.core.hyperparameters import NonNegative, PositiveInt, Power, Seed, Weights
 
 POWERS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -54,9 +54,9 @@ class FlatFilterConfig:
     test rows, which lie on more popular items than training rows do, they are not.
     """
 
-    rank: Count = 448
+    rank: PositiveInt = 448
     """k, eigenvectors in the flat part of the response."""
-    level: NotNegative = 2.0
+    level: NonNegative = 2.0
     """α, the response there, in last known eigenvalues."""
     user_power: Power = 0.3
     """a, how much a user with many interactions counts less in P; .5 in GF-CF."""
@@ -64,7 +64,7 @@ class FlatFilterConfig:
     """b, how much an item with many interactions counts less in P; .5 in GF-CF."""
     outer_power: Power = 0.3
     """c, how much popular items count less in a history and more in the ranking; 0 and .5 in GF-CF's two parts."""
-    weight: NotNegative = 0.0
+    weight: NonNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name, in largest eigenvalues."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation; 0 leaves the relation out."""
@@ -87,14 +87,14 @@ class FlatFilter(ItemFilters):
     largest: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The weight of every relation of items, the three powers, level and rank of the flat part."""
         return (
             *weight_knobs(graph),
-            Knob("user_power", POWERS, 0.3),
-            Knob("item_power", POWERS, 0.4),
-            Knob("outer_power", POWERS, 0.3),
-            Knob("level", (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), 2.0),
+            GridParameter("user_power", POWERS, 0.3),
+            GridParameter("item_power", POWERS, 0.4),
+            GridParameter("outer_power", POWERS, 0.3),
+            GridParameter("level", (0.5, 1.0, 1.5, 2.0, 3.0, 5.0), 2.0),
             rank_knob(graph, 448),
         )
 

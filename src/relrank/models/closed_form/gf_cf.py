@@ -20,25 +20,25 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
-from relrank.models.core.base import FromHistory, Knob, Shapes
+from relrank.models.core.base import GridParameter, HistoryScorer, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import ROUNDS, filter_columns, item_degrees, product, rank_knob, spectral_estimate
-from relrank.models.core.settings import Count, NotNegative, Seed
+from relrank.models.core.hyperparameters import NonNegative, PositiveInt, Seed
 
 
 @dataclass(frozen=True, slots=True)
 class GFCFConfig:
     """Hyper-parameters of GF-CF."""
 
-    rank: Count = 256
+    rank: PositiveInt = 256
     """Singular vectors of the ideal low-pass filter."""
-    alpha: NotNegative = 0.3
+    alpha: NonNegative = 0.3
     """Weight of the ideal low-pass filter beside the linear one."""
     seed: Seed = 0
     """Seed of the randomised decomposition's start."""
 
 
-class GFCF(FromHistory):
+class GFCF(HistoryScorer):
     """Linear and ideal low-pass filter of the user's interactions."""
 
     name = "gf-cf"
@@ -51,9 +51,9 @@ class GFCF(FromHistory):
     out_of: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Rank and weight of the ideal filter."""
-        return rank_knob(graph, 256), Knob("alpha", (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), 0.3)
+        return rank_knob(graph, 256), GridParameter("alpha", (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2), 0.3)
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:

@@ -43,20 +43,20 @@ import torch
 from torch import Tensor
 
 from relrank.errors import InputError
-from relrank.graph.composition import composed
+from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import end_of, led_to
+from relrank.graph.relation_chains import described_type, reachable_relations
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.dense_solve import rows_times_dense, unit_rows
-from relrank.kernels.least_squares import moments, padded, solve_rows, spectrum_of, turned
+from relrank.kernels.least_squares import gram_matrix, padded, solve_rows, spectrum_of, turned
 from relrank.models.core import estimates
-from relrank.models.core.base import FromHistory, Knob, Shapes, history_rows, user_rows
+from relrank.models.core.base import GridParameter, HistoryScorer, Shapes, history_rows, user_rows
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import product
-from relrank.models.core.relation_rows import reach
-from relrank.models.core.settings import Bounds, Count, NotNegative, Positive, Seed, Weights
-from relrank.models.core.vectors import as_written
+from relrank.models.core.hyperparameters import Bounds, NonNegative, Positive, PositiveInt, Seed, Weights
+from relrank.models.core.relation_rows import entry_counts
+from relrank.models.core.vectors import methods_not_overridden
 
 STEPS = 3
 """Steps of conjugate gradients for z in a sweep; they go on from those of the last."""
@@ -66,7 +66,7 @@ STEPS = 3
 class IALSConfig:
     """Hyper-parameters of iALS."""
 
-    dim: Count = 256
+    dim: PositiveInt = 256
     """Length of a vector."""
     unobserved: Positive = 30.0
     """ρ, what all pairs weigh together over what the observed ones do: α₀ = ρ · Σ c / (|U| |I|)."""
@@ -78,7 +78,7 @@ class IALSConfig:
     """Sweeps over all vectors."""
     init_scale: Positive = 0.1
     """Standard deviation of the length of the items' starting vectors: each entry's is this over √dim."""
-    weight: NotNegative = 0.0
+    weight: NonNegative = 0.0
     """Weight of every relation that ``weights`` does not name."""
     weights: Weights = field(default_factory=dict)
     """Weight w per relation, a ratio of variances; 0 leaves the relation out."""
@@ -86,13 +86,13 @@ class IALSConfig:
     """Seed of the items' starting vectors."""
 
 
-class IALS(FromHistory):
+class IALS(HistoryScorer):
     """Implicit ALS on interactions and relations; on a graph without relations it is plain iALS."""
 
     name = "ials"
     Config = IALSConfig
     relational = True
-    reads_rows: ClassVar[bool] = True
+    scores_from_current_row: ClassVar[bool] = True
     solution: ClassVar[Shapes] = {"items": ("items", "dim"), "spectrum": ("dim",), "user_targets": ("targets", "dim")}
 
     #: items' vectors, turned so that their Gram matrix is diagonal, float32 [n_items, dim]
@@ -103,18 +103,18 @@ class IALS(FromHistory):
     user_targets: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The weight of every usable relation, then penalty, unobserved weight, size and exponent."""
-        ladder = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+        grid_values = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
         dims = tuple(
             d for d in (16, 32, 64, 128, 256, 512, 1024) if d <= max(16, min(graph.n_users, graph.n_items) // 2)
         )
         return (
-            *(Knob(f"weights.{name}", ladder, 0.0) for name in sorted(led_to(graph))),
-            Knob("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
-            Knob("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
-            Knob("dim", dims, min(256, dims[-1])),
-            Knob("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
+            *(GridParameter(f"weights.{name}", grid_values, 0.0) for name in sorted(reachable_relations(graph))),
+            GridParameter("l2", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0), 0.1),
+            GridParameter("unobserved", (3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0), 30.0),
+            GridParameter("dim", dims, min(256, dims[-1])),
+            GridParameter("exponent", (0.0, 0.25, 0.5, 0.75, 1.0), 1.0),
         )
 
     @classmethod
@@ -122,9 +122,9 @@ class IALS(FromHistory):
         """Vectors of users, items and targets, each a few times over, and the interactions by user and by item."""
         c, nodes, edges = config, graph.n_users + graph.n_items, len(graph.interactions)
         for relation in graph.relations.values():
-            end = end_of(graph, relation)
+            end = described_type(graph, relation)
             if end is not None and c.weights.get(relation.name, c.weight):
-                entries = reach(graph, relation)[0]
+                entries = entry_counts(graph, relation)[0]
                 nodes += 4 * entries.size
                 edges += int(entries.sum())
         solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # at most: rows shorter than a vector take less
@@ -132,10 +132,10 @@ class IALS(FromHistory):
         return Estimate(4 * estimates.table(nodes, c.dim) + 4 * estimates.sparse(edges), operations)
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """The relations that touch users or items, and those that a chain of relations leads to."""
         del config
-        return led_to(graph)
+        return reachable_relations(graph)
 
     def __init__(self, graph: Graph, config: IALSConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -152,11 +152,13 @@ class IALS(FromHistory):
             weight = float(self.config.weights.get(name, self.config.weight))
             if not 0 <= weight < np.inf:
                 raise InputError(
-                    "relation weight is negative or not finite", where=f"{self.name}, {name}",
-                    expected="0 or more", found=str(weight),
-                )  # fmt: skip
-            if weight and len(relation) and end_of(graph, relation) == end:
-                rows = unit_rows(_rows(graph, composed(graph, relation), end))
+                    "relation weight is negative or not finite",
+                    where=f"{self.name}, {name}",
+                    expected="0 or more",
+                    found=str(weight),
+                )
+            if weight and len(relation) and described_type(graph, relation) == end:
+                rows = unit_rows(_rows(graph, compose_relation(graph, relation), end))
                 parts.append(Csr(rows.indptr, rows.indices, rows.data * np.float32(np.sqrt(weight)), rows.n_cols))
         return _side_by_side(parts, len(graph.nodes[end]))
 
@@ -182,7 +184,7 @@ class IALS(FromHistory):
             items = self._regress(by_item, users, of_item, item_prior.mean())
             user_prior.move(users)
             item_prior.move(items)
-        values, rotation = spectrum_of(self.alpha0 * moments(items))
+        values, rotation = spectrum_of(self.alpha0 * gram_matrix(items))
         d = int(self.config.dim)  # the smallest eigenvalues are those of the columns that were padded
         self.spectrum = torch.from_numpy(values[-d:].copy())
         self.items, self.user_targets = (
@@ -198,15 +200,15 @@ class IALS(FromHistory):
 
     def _regress(self, rows: Csr, table: Float32, penalty: Float32, prior: Float32 | None) -> Float32:
         """Vectors of all users given the items', or the other way round."""
-        spectrum, rotation = spectrum_of(self.alpha0 * moments(table))
+        spectrum, rotation = spectrum_of(self.alpha0 * gram_matrix(table))
         prior = None if prior is None else turned(prior, rotation)
         found = solve_rows(rows, turned(table, rotation), spectrum, penalty, prior)
         return turned(found, np.ascontiguousarray(rotation.T))
 
     @property
-    def is_product(self) -> bool:
+    def is_dot_product(self) -> bool:
         """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
-        return as_written(self, IALS, "score", "fold_in", "score_rows")
+        return methods_not_overridden(self, IALS, "score", "fold_in", "score_rows")
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, dim]."""

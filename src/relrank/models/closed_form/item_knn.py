@@ -13,10 +13,10 @@ import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
-from relrank.kernels.largest_products import largest_products
-from relrank.models.core.base import Knob
+from relrank.kernels.topk_products import topk_products
+from relrank.models.core.base import GridParameter
 from relrank.models.core.estimates import Estimate, largest_products_estimate
-from relrank.models.core.settings import Count, NotNegative
+from relrank.models.core.hyperparameters import NonNegative, PositiveInt
 from relrank.models.core.sparse_linear import SparseLinear
 
 
@@ -24,9 +24,9 @@ from relrank.models.core.sparse_linear import SparseLinear
 class ItemKNNConfig:
     """Hyper-parameters of item-kNN."""
 
-    neighbours: Count = 100
+    neighbours: PositiveInt = 100
     """Most similar items kept per item."""
-    shrinkage: NotNegative = 20.0
+    shrinkage: NonNegative = 20.0
     """Added to the denominator: how many users' worth of doubt a pair starts with."""
 
 
@@ -37,12 +37,12 @@ class ItemKNN(SparseLinear):
     Config = ItemKNNConfig
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Neighbours and shrinkage."""
         del graph
         return (
-            Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
-            Knob("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
+            GridParameter("neighbours", (10, 20, 50, 100, 200, 400), 100),
+            GridParameter("shrinkage", (0.0, 5.0, 20.0, 50.0, 100.0, 200.0), 20.0),
         )
 
     @classmethod
@@ -60,5 +60,5 @@ class ItemKNN(SparseLinear):
         squares = rows.data.astype(np.float64) ** 2
         norms = np.bincount(rows.indices, weights=squares, minlength=rows.n_cols).astype(np.float64)
         shrinkage = max(self.config.shrinkage, 1e-6)
-        self.keep_weights(largest_products(columns, rows, int(self.config.neighbours), norms, shrinkage))
+        self.set_weights(topk_products(columns, rows, int(self.config.neighbours), norms, shrinkage))
         return self

@@ -23,9 +23,9 @@ from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import products_by_row
 from relrank.models.core import estimates
-from relrank.models.core.base import ClosedForm, FromSequence, Knob, Shapes
+from relrank.models.core.base import ClosedForm, GridParameter, SequenceScorer, Shapes
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.settings import Bounds, Count, Dropped
+from relrank.models.core.hyperparameters import Bounds, DropFraction, PositiveInt
 
 LIGHTEST = 1e-20
 """An item whose place weighs less is not read: float32 would not tell it from nothing."""
@@ -35,24 +35,27 @@ LIGHTEST = 1e-20
 class MarkovConfig:
     """Hyper-parameters of the table of transitions."""
 
-    window: Count = 10
+    window: PositiveInt = 10
     """Latest items of a history that are read."""
     decay: Annotated[float, Bounds(0, 1, above=True)] = 0.5
     """Weight of an item over that of the one after it; above 0, at most 1."""
-    reach: Count = 1
+    reach: PositiveInt = 1
     """Places after an item within which what comes counts as following it."""
-    backoff: Dropped = 0.5
+    backoff: DropFraction = 0.5
     """What the most popular item gets of the least that a transition can add; below 1."""
 
 
-class Markov(FromSequence, ClosedForm):
+class Markov(SequenceScorer, ClosedForm):
     """Scores are sums over the latest items of how often each item came next."""
 
     name = "markov"
     Config = MarkovConfig
     solution: ClassVar[Shapes] = {
-        "indptr": ("starts",), "indices": ("entries",), "chances": ("entries",), "popularity": ("items",),
-    }  # fmt: skip
+        "indptr": ("starts",),
+        "indices": ("entries",),
+        "chances": ("entries",),
+        "popularity": ("items",),
+    }
 
     #: CSR of P, items by items, float32 chances
     indptr: Tensor
@@ -63,16 +66,16 @@ class Markov(FromSequence, ClosedForm):
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
-        self.sequences = Sequences.of_graph(graph)
+        self.sequences = Sequences.from_graph(graph)
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Window, decay and reach."""
         del graph
         return (
-            Knob("window", (1, 2, 3, 5, 10, 20), 10),
-            Knob("decay", (0.1, 0.3, 0.5, 0.7, 0.9), 0.5),
-            Knob("reach", (1, 2, 3, 5), 1),
+            GridParameter("window", (1, 2, 3, 5, 10, 20), 10),
+            GridParameter("decay", (0.1, 0.3, 0.5, 0.7, 0.9), 0.5),
+            GridParameter("reach", (1, 2, 3, 5), 1),
         )
 
     @classmethod
@@ -113,8 +116,8 @@ class Markov(FromSequence, ClosedForm):
         """What followed their latest items; an empty history gets the order of popularity."""
         c, n = self.config, self.graph.n_items
         window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
-        items, real = histories.windows(window)
-        age = real[:, None] - 1 - np.arange(items.shape[1])
+        items, n_valid = histories.windows(window)
+        age = n_valid[:, None] - 1 - np.arange(items.shape[1])
         row, place = np.nonzero(age >= 0)
         # an item may occur twice in a history that was not trained on
         distinct, at = np.unique(row * n + items[row, place], return_inverse=True)

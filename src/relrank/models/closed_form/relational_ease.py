@@ -25,24 +25,24 @@ from torch import Tensor
 
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import Chain, chain_of, end_of, led_to
+from relrank.graph.relation_chains import Chain, chain_of, described_type, reachable_relations
 from relrank.kernels.csr import Csr, Float32, Int32
 from relrank.kernels.dense_solve import (
     LAPACK_LIMIT,
+    downdated_weights,
     gram,
     inverse_bytes,
-    penalised,
     products_of,
     regression_weights,
+    ridge_gram,
     rows_times_dense,
-    weights_without,
 )
 from relrank.models.closed_form.ease import L2_LADDER
 from relrank.models.core import estimates
-from relrank.models.core.base import ClosedForm, Knob, Shapes, history_rows, interaction_rows, user_rows
+from relrank.models.core.base import ClosedForm, GridParameter, Shapes, history_rows, interaction_rows, user_rows
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.relation_rows import in_use, reach, rows_of, side_by_side
-from relrank.models.core.settings import NotNegative, Positive, Weights
+from relrank.models.core.hyperparameters import NonNegative, Positive, Weights
+from relrank.models.core.relation_rows import active_relations, entry_counts, side_by_side, unit_relation_rows
 
 # Gram matrices of relations are shared between arms and trials while they fit into this many bytes.
 CACHE_BYTES = 4 << 30
@@ -54,7 +54,7 @@ class RelationalEASEConfig:
 
     l2: Positive = 300.0
     """Ridge penalty λ, in interactions."""
-    weight: NotNegative = 30.0
+    weight: NonNegative = 30.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
@@ -66,7 +66,7 @@ class RelationalEASE(ClosedForm):
     name = "relational-ease"
     Config = RelationalEASEConfig
     relational = True
-    reads_rows: ClassVar[bool] = True
+    scores_from_current_row: ClassVar[bool] = True
     solution: ClassVar[Shapes] = {"item_weights": ("inputs", "items"), "diagonal": ("items",)}
 
     #: B[:, items], [n_items + pseudo-items, n_items]
@@ -75,17 +75,17 @@ class RelationalEASE(ClosedForm):
     diagonal: Tensor
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The weight of every usable relation, then the ridge penalty."""
-        ladder = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-        weights = (Knob(f"weights.{name}", ladder, 0.0) for name in sorted(led_to(graph)))
-        return (*weights, Knob("l2", L2_LADDER, 200.0))
+        grid_values = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+        weights = (GridParameter(f"weights.{name}", grid_values, 0.0) for name in sorted(reachable_relations(graph)))
+        return (*weights, GridParameter("l2", L2_LADDER, 200.0))
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that touch users or items, and those that a chain of relations leads to."""
         del config
-        return led_to(graph)
+        return reachable_relations(graph)
 
     def __init__(self, graph: Graph, config: RelationalEASEConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -104,10 +104,10 @@ class RelationalEASE(ClosedForm):
         n, x, weigh = graph.n_items, graph.interactions, config.weights
         pseudo, edges, triangles, products = 0, len(x), 0, estimates.gram_products(x.src)
         for relation in graph.relations.values():
-            end = end_of(graph, relation)
+            end = described_type(graph, relation)
             if end is None or not weigh.get(relation.name, config.weight):
                 continue
-            entries = reach(graph, relation)[0]
+            entries = entry_counts(graph, relation)[0]
             edges += int(entries.sum())
             if end != graph.item:
                 pseudo += entries.size
@@ -136,19 +136,19 @@ class RelationalEASE(ClosedForm):
         return replace(both, bytes=both.bytes + estimates.square(graph.n_items))
 
     @classmethod
-    def release(cls) -> None:
+    def clear_cache(cls) -> None:
         """Gram matrices and the last solution."""
         with _KEEPING:
             _GRAMS.clear()
             _SOLUTIONS.clear()
 
-    def in_use(self, end: str) -> list[tuple[Relation, float]]:
+    def active_relations(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0."""
-        return in_use(self.graph, end, self.config)
+        return active_relations(self.graph, end, self.config)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
-        parts = [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.user)]
+        parts = [(unit_relation_rows(self.graph, r), w) for r, w in self.active_relations(self.graph.user)]
         return side_by_side(parts, self.graph.n_users) if parts else None
 
     def beside(self, user: int) -> tuple[Int32, Float32]:
@@ -185,20 +185,20 @@ class RelationalEASE(ClosedForm):
         mine, all_of_them = (m._chains_in_use() for m in (self, everything))
         if any(all_of_them.get(name) != chain for name, chain in mine.items()):
             return self.solve()  # one of them is shuffled, or composed along another chain
-        gone = [(r, w) for r, w in everything.in_use(graph.item) if r.name not in mine]
+        gone = [(r, w) for r, w in everything.active_relations(graph.item) if r.name not in mine]
         rows = _side_by_side(everything.graph, gone)
         if 4 * rows.n_rows > graph.n_items:
             return self.solve()
-        found = weights_without(*everything._kept_solution(), rows) if gone else everything._kept_solution()
+        found = downdated_weights(*everything._cached_solution(), rows) if gone else everything._cached_solution()
         if found is None:
             return self.solve()
         self.item_weights, self.diagonal = (torch.from_numpy(part) for part in found)
         return self
 
-    def _kept_solution(self) -> tuple[Float32, Float32]:
+    def _cached_solution(self) -> tuple[Float32, Float32]:
         """B and diag(P), kept for the last such model while its interactions live."""
         chains = tuple(tuple((ref(r), ahead) for r, ahead in chain) for chain in self._chains_in_use().values())
-        key = self.config.l2, chains, tuple(weight for _, weight in self.in_use(self.graph.item))
+        key = self.config.l2, chains, tuple(weight for _, weight in self.active_relations(self.graph.item))
         known = _SOLUTIONS.get(self.graph.interactions)
         if known is None or known[0] != key:
             _SOLUTIONS.clear()
@@ -209,7 +209,7 @@ class RelationalEASE(ClosedForm):
 
     def _chains_in_use(self) -> dict[str, Chain]:
         """By name what the rows of the items' relations are made of."""
-        return {r.name: chain_of(self.graph, r) for r, _ in self.in_use(self.graph.item)}
+        return {r.name: chain_of(self.graph, r) for r, _ in self.active_relations(self.graph.item)}
 
     def _penalised_gram(self) -> Float32:
         """G, [n_items + pseudo-items]²: its upper triangle."""
@@ -221,8 +221,8 @@ class RelationalEASE(ClosedForm):
             col = np.concatenate([x.indices, beside.indices + x.n_cols])
             data = np.concatenate([x.data, beside.data])
             first = gram(Csr.from_pairs(row, col, (x.n_rows, x.n_cols + beside.n_cols), data).transpose())
-        of_items = [(_gram_of(graph, relation), weight) for relation, weight in self.in_use(graph.item)]
-        return penalised(first, of_items, l2)
+        of_items = [(_gram_of(graph, relation), weight) for relation, weight in self.active_relations(graph.item)]
+        return ridge_gram(first, of_items, l2)
 
     def score(self, users: Tensor) -> Tensor:
         """``[X, √w U] B`` for these users."""
@@ -247,7 +247,7 @@ def _side_by_side(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> 
     """``√w Rᵀ`` of all of them, nodes that occur by items."""
     row, col, data, height = [], [], [], 0
     for relation, weight in relations:
-        rows = rows_of(graph, relation).transpose()
+        rows = unit_relation_rows(graph, relation).transpose()
         rows = rows.take(np.flatnonzero(rows.degrees()))
         row.append(rows.rows() + height)
         col.append(rows.indices)
@@ -260,7 +260,7 @@ def _side_by_side(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> 
 
 def _gram_of(graph: Graph, relation: Relation) -> Float32 | Csr:
     """``gram`` of a relation's item rows, kept while the relation lives; the rows where that is as good to add."""
-    known, n, rows = _GRAMS.get(relation), graph.n_items, rows_of(graph, relation)
+    known, n, rows = _GRAMS.get(relation), graph.n_items, unit_relation_rows(graph, relation)
     size = n * (n + 1) // 2
     if known is not None and known[0] is rows.indices and known[1].size == size:
         return known[1]

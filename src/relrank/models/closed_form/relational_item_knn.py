@@ -21,21 +21,21 @@ from typing import Any
 
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import end_of
+from relrank.graph.relation_chains import described_type
 from relrank.kernels.csr import Csr
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.core import estimates
-from relrank.models.core.base import Knob
+from relrank.models.core.base import GridParameter
 from relrank.models.core.estimates import Estimate, largest_products_estimate
-from relrank.models.core.relation_rows import WEIGHTS, in_use, reach, rows_of, stacked
-from relrank.models.core.settings import NotNegative, Weights
+from relrank.models.core.hyperparameters import NonNegative, Weights
+from relrank.models.core.relation_rows import WEIGHTS, active_relations, entry_counts, stacked, unit_relation_rows
 
 
 @dataclass(frozen=True, slots=True)
 class RelationalItemKNNConfig(ItemKNNConfig):
     """Hyper-parameters of relational item-kNN."""
 
-    weight: NotNegative = 1.0
+    weight: NonNegative = 1.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
@@ -49,10 +49,12 @@ class RelationalItemKNN(ItemKNN):
     relational = True
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Those of item-kNN, then the weight of every relation that is read."""
-        weights = (Knob(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.reads(graph, None))
-        return *super().knobs(graph), *weights
+        weights = (
+            GridParameter(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.used_relations(graph, None)
+        )
+        return *super().grid_parameters(graph), *weights
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
@@ -61,8 +63,8 @@ class RelationalItemKNN(ItemKNN):
         The stack is there by columns and by rows beside the squares of its entries; while it is sorted, an entry's
         row, column and value are there twice over, and its place, before it is written. Rows of relations are kept.
         """
-        read = (graph.relations[name] for name in cls.reads(graph, config))
-        below = [reach(graph, r) for r in read if config.weights.get(r.name, config.weight)]
+        read = (graph.relations[name] for name in cls.used_relations(graph, config))
+        below = [entry_counts(graph, r) for r in read if config.weights.get(r.name, config.weight)]
         if not below:
             return super().estimate(graph, config)
         found = largest_products_estimate(graph, int(config.neighbours), copies=2, below=below)
@@ -71,16 +73,16 @@ class RelationalItemKNN(ItemKNN):
         return replace(found, bytes=max(found.bytes, sorting) + estimates.sparse(of_relations))
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that touch items, and those that a chain of relations leads to from there."""
         del config
-        return tuple(sorted(r.name for r in graph.relations.values() if end_of(graph, r) == graph.item))
+        return tuple(sorted(r.name for r in graph.relations.values() if described_type(graph, r) == graph.item))
 
-    def in_use(self) -> list[tuple[Relation, float]]:
+    def active_relations(self) -> list[tuple[Relation, float]]:
         """Relations of items and their weights above 0."""
-        return in_use(self.graph, self.graph.item, self.config)
+        return active_relations(self.graph, self.graph.item, self.config)
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns, CSR [n_items, n_users and others], and by rows."""
-        parts = [(rows_of(self.graph, relation), weight) for relation, weight in self.in_use()]
+        parts = [(unit_relation_rows(self.graph, relation), weight) for relation, weight in self.active_relations()]
         return stacked(self.history, parts) if parts else super().columns_and_rows()

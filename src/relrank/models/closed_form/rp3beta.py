@@ -19,10 +19,10 @@ import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
-from relrank.kernels.largest_products import largest_products
-from relrank.models.core.base import Knob
+from relrank.kernels.topk_products import topk_products
+from relrank.models.core.base import GridParameter
 from relrank.models.core.estimates import Estimate, largest_products_estimate
-from relrank.models.core.settings import Count, NotNegative
+from relrank.models.core.hyperparameters import NonNegative, PositiveInt
 from relrank.models.core.sparse_linear import SparseLinear
 
 
@@ -30,11 +30,11 @@ from relrank.models.core.sparse_linear import SparseLinear
 class RP3BetaConfig:
     """Hyper-parameters of RP3β."""
 
-    alpha: NotNegative = 1.0
+    alpha: NonNegative = 1.0
     """α, power of a step's probability; 1 for a plain random walk."""
-    beta: NotNegative = 0.4
+    beta: NonNegative = 0.4
     """β, how much popular items count less; 0 for P3α."""
-    neighbours: Count = 100
+    neighbours: PositiveInt = 100
     """Largest weights kept per item."""
 
 
@@ -45,13 +45,13 @@ class RP3Beta(SparseLinear):
     Config = RP3BetaConfig
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Both powers and the neighbours."""
         del graph
         return (
-            Knob("alpha", (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0), 1.0),
-            Knob("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), 0.4),
-            Knob("neighbours", (10, 20, 50, 100, 200, 400), 100),
+            GridParameter("alpha", (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0), 1.0),
+            GridParameter("beta", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0), 0.4),
+            GridParameter("neighbours", (10, 20, 50, 100, 200, 400), 100),
         )
 
     @classmethod
@@ -68,5 +68,5 @@ class RP3Beta(SparseLinear):
         to_user = (x.data / of_item[x.indices]) ** alpha
         to_item = (x.data / of_user[x.rows()]) ** alpha / of_item[x.indices] ** beta
         left, right = (Csr(x.indptr, x.indices, part.astype(np.float32), x.n_cols) for part in (to_user, to_item))
-        self.keep_weights(largest_products(left.transpose(), right, int(self.config.neighbours)))
+        self.set_weights(topk_products(left.transpose(), right, int(self.config.neighbours)))
         return self

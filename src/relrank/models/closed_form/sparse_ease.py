@@ -30,25 +30,25 @@ from torch import Tensor
 from relrank.graph.composition import product
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import chain_of, end_of, led_to
+from relrank.graph.relation_chains import chain_of, described_type, reachable_relations
 from relrank.kernels.csr import Csr, Float32, Float64, Int32
 from relrank.kernels.dense_solve import full_gram, products_of
 from relrank.kernels.local_regression import (
-    SameValue,
+    EqualityMatrix,
     Square,
     by_input,
-    nearest_dense,
-    nearest_sparse,
     symmetric_sum,
+    topk_cosine_dense,
+    topk_cosine_sparse,
     weights_dense,
     weights_of_all,
     weights_sparse,
 )
 from relrank.models.core import estimates
-from relrank.models.core.base import Knob, user_rows
+from relrank.models.core.base import GridParameter, user_rows
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.relation_rows import WEIGHTS, in_use, rows_of, side_by_side, stacked
-from relrank.models.core.settings import Bounds, Count, NotNegative, Positive, Power, Weights
+from relrank.models.core.hyperparameters import Bounds, NonNegative, Positive, PositiveInt, Power, Weights
+from relrank.models.core.relation_rows import WEIGHTS, active_relations, side_by_side, stacked, unit_relation_rows
 from relrank.models.core.sparse_linear import SparseLinear
 
 MOST_WEIGHTS = 100_000_000
@@ -73,7 +73,7 @@ CACHE_BYTES = 4 << 30
 class SparseEASEConfig:
     """Hyper-parameters of sparse EASE."""
 
-    neighbours: Count = 50
+    neighbours: PositiveInt = 50
     """K, items that each item is regressed on; up to ALL_COLUMNS columns, as many as there are others means all."""
     l2: Positive = 20.0
     """Ridge penalty λ, in interactions."""
@@ -81,9 +81,9 @@ class SparseEASEConfig:
     """a, how much less a user with many interactions counts; 0 in EASE."""
     item_power: Power = 0.0
     """c, how much more popular items are recommended than the regression says, less where negative; 0 in EASE."""
-    shrinkage: NotNegative = 3.0
+    shrinkage: NonNegative = 3.0
     """s, what the cosine's denominator grows by when neighbours are chosen, in interactions."""
-    weight: NotNegative = 3.0
+    weight: NonNegative = 3.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
     weights: Weights = field(default_factory=dict)
     """Weight per relation, in pseudo-users; 0 leaves the relation out."""
@@ -102,10 +102,10 @@ class SparseEASE(SparseLinear):
     name = "sparse-ease"
     Config = SparseEASEConfig
     relational = True
-    reads_rows: ClassVar[bool] = True
+    scores_from_current_row: ClassVar[bool] = True
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """What the regression is, then the weight of every usable relation.
 
         In this order arms share the trials that do not concern their relations.
@@ -119,12 +119,12 @@ class SparseEASE(SparseLinear):
             most = max(most - 1, 1)  # so that arms with and without relations of users make the same regressions
         sizes = tuple(sorted({min(k, most) for k in (10, *fit)}))
         return (
-            Knob("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
-            Knob("neighbours", sizes, sizes[min(2, len(sizes) - 1)], strides=False),
-            Knob("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
-            Knob("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
-            Knob("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
-            *(Knob(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.reads(graph, None)),
+            GridParameter("l2", (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0), 20.0),
+            GridParameter("neighbours", sizes, sizes[min(2, len(sizes) - 1)], coarse_steps=False),
+            GridParameter("item_power", (-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3), 0.0),
+            GridParameter("user_power", (0.0, 0.25, 0.5, 0.75, 1.0), 0.5),
+            GridParameter("shrinkage", (0.0, 1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
+            *(GridParameter(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.used_relations(graph, None)),
         )
 
     @classmethod
@@ -134,14 +134,14 @@ class SparseEASE(SparseLinear):
         return (near_ease,) if cls._tried(graph, near_ease) else ()
 
     @classmethod
-    def published(cls, graph: Graph) -> dict[str, float] | None:
+    def published_settings(cls, graph: Graph) -> dict[str, float] | None:
         """EASE, where all columns are tried: users alike, scores as they are, its usual penalty."""
         ease = {"neighbours": max(graph.n_items - 1, 1), "l2": 200.0, "user_power": 0.0, "item_power": 0.0}
         return ease if graph.n_items > 1 and cls._tried(graph, ease) else None
 
     @classmethod
     def _tried(cls, graph: Graph, values: dict[str, float]) -> bool:
-        ladders = {knob.name: knob.ladder for knob in cls.knobs(graph)}
+        ladders = {knob.name: knob.grid_values for knob in cls.grid_parameters(graph)}
         return all(value in ladders[name] for name, value in values.items())
 
     @classmethod
@@ -154,7 +154,7 @@ class SparseEASE(SparseLinear):
         n, m, entries = graph.n_items, graph.n_items, 2 * len(graph.interactions)
         squares, products = 0, estimates.gram_products(graph.interactions.src)
         for relation in graph.relations.values():
-            end = end_of(graph, relation)
+            end = described_type(graph, relation)
             if end is None or not config.weights.get(relation.name, config.weight):
                 continue
             other = relation.target if relation.source == end else relation.source
@@ -179,15 +179,15 @@ class SparseEASE(SparseLinear):
         return Estimate(peak + estimates.sparse(entries), solving, 2 * products + blocks)
 
     @classmethod
-    def release(cls) -> None:
+    def clear_cache(cls) -> None:
         """Gram matrices, neighbours and weights of the last trial."""
-        clear_kept()
+        clear_caches()
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that touch users or items, and those that a chain of relations leads to."""
         del config
-        return tuple(sorted(led_to(graph)))
+        return tuple(sorted(reachable_relations(graph)))
 
     def __init__(self, graph: Graph, config: SparseEASEConfig | None = None) -> None:
         super().__init__(graph, config)
@@ -196,17 +196,17 @@ class SparseEASE(SparseLinear):
 
     # relations
 
-    def in_use(self, end: str) -> list[tuple[Relation, float]]:
+    def active_relations(self, end: str) -> list[tuple[Relation, float]]:
         """Relations that say something of nodes of type ``end``, and their weights above 0.
 
         Raises:
             InputError: a weight is negative or not finite.
         """
-        return in_use(self.graph, end, self.config)
+        return active_relations(self.graph, end, self.config)
 
     def _user_columns(self) -> Csr | None:
         """``√w U`` of every relation of users side by side: users by pseudo-items; None without any."""
-        parts = [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.user)]
+        parts = [(unit_relation_rows(self.graph, r), w) for r, w in self.active_relations(self.graph.user)]
         return side_by_side(parts, self.graph.n_users) if parts else None
 
     # solving
@@ -235,7 +235,7 @@ class SparseEASE(SparseLinear):
         found = self._solution()
         n, shape = self.graph.n_items, (self.n_columns, self.graph.n_items)
         scaled = found.weights * self.item_scale()[:, None] if self.config.item_power else found.weights
-        self.keep_weights(by_input(found.neighbours, scaled, np.arange(n), shape))
+        self.set_weights(by_input(found.neighbours, scaled, np.arange(n), shape))
         return self
 
     def item_scale(self) -> Float32:
@@ -289,9 +289,9 @@ class SparseEASE(SparseLinear):
             # as many neighbours in the last matrix are mostly the same ones
             guesses = kept.setdefault("guesses", {}) if self.n_columns <= DENSE_COLUMNS else {}
             found = (
-                nearest_dense(matrix, k, c.shrinkage, targets, guesses.get(k))
+                topk_cosine_dense(matrix, k, c.shrinkage, targets, guesses.get(k))
                 if self.n_columns <= DENSE_COLUMNS
-                else nearest_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
+                else topk_cosine_sparse(matrix[0], matrix[1], k, c.shrinkage, targets, ROW_ENTRIES)
             )
             kept["neighbours"] = selection, found
             guesses[k] = found
@@ -304,12 +304,14 @@ class SparseEASE(SparseLinear):
 
     def _edges(self, end: str) -> tuple[Any, ...]:
         """What the rows of relations are made of: each one's chain and weight."""
-        pairs = self.in_use(end)
+        pairs = self.active_relations(end)
         return tuple((tuple(ref(link) for link, _ in chain_of(self.graph, r)), w) for r, w in pairs)
 
     def _gram(self, kept: _Kept) -> Float32:
         """G without its penalty, [n_columns, n_columns], in the memory of the last sum if it fits."""
-        of_items = [(_gram_of(self.graph, relation), weight) for relation, weight in self.in_use(self.graph.item)]
+        of_items = [
+            (_gram_of(self.graph, relation), weight) for relation, weight in self.active_relations(self.graph.item)
+        ]
         first = self._gram_of_histories()
         if not of_items:
             return first
@@ -334,7 +336,10 @@ class SparseEASE(SparseLinear):
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
         """Z by columns and by rows."""
-        return stacked(self.scaled_rows(), [(rows_of(self.graph, r), w) for r, w in self.in_use(self.graph.item)])
+        return stacked(
+            self.scaled_rows(),
+            [(unit_relation_rows(self.graph, r), w) for r, w in self.active_relations(self.graph.item)],
+        )
 
     # scoring
 
@@ -363,7 +368,7 @@ def _of_all(config: SparseEASEConfig, n_items: int, n_columns: int) -> bool:
 
 def _columns_at_most(graph: Graph) -> int:
     """Items, and pseudo-items if every relation of users were in use."""
-    of_users = (r for r in graph.relations.values() if end_of(graph, r) == graph.user)
+    of_users = (r for r in graph.relations.values() if described_type(graph, r) == graph.user)
     return graph.n_items + sum(_n_others(graph, relation) for relation in of_users)
 
 
@@ -390,11 +395,11 @@ def _kept(interactions: Relation) -> _Kept:
 
 def _gram_of(graph: Graph, relation: Relation) -> Square:
     """``R Rᵀ`` of a relation's item rows, in the form that takes least; kept while the relation lives."""
-    rows = rows_of(graph, relation)
+    rows = unit_relation_rows(graph, relation)
     known = _GRAMS.get(ref(relation))
     if known is not None and known[0] is rows.indices:
         return known[1]
-    memory = _memory_of_the_dead(rows.n_rows)
+    memory = _reclaim_buffer(rows.n_rows)
     degrees = rows.degrees()
     square: Square
     # products bound the pairs from above: each brings at most one
@@ -403,7 +408,7 @@ def _gram_of(graph: Graph, relation: Relation) -> Square:
     elif degrees.max(initial=0) <= 1:
         values = np.full(rows.n_rows, -1, np.int32)
         values[degrees == 1] = rows.indices
-        square = SameValue(values)
+        square = EqualityMatrix(values)
     else:
         square = full_gram(rows, memory)
     if sum(_bytes_of(g) for _, g in _GRAMS.values()) + _bytes_of(square) <= CACHE_BYTES:
@@ -411,7 +416,7 @@ def _gram_of(graph: Graph, relation: Relation) -> Square:
     return square
 
 
-def _memory_of_the_dead(n: int) -> Float32 | None:
+def _reclaim_buffer(n: int) -> Float32 | None:
     """Forget the squares of relations that are gone; one of n rows among them, to write another one into."""
     found = None
     for relation in [relation for relation in _GRAMS if relation() is None]:
@@ -422,12 +427,12 @@ def _memory_of_the_dead(n: int) -> Float32 | None:
 
 
 def _bytes_of(square: Square) -> int:
-    if isinstance(square, SameValue):
+    if isinstance(square, EqualityMatrix):
         return square.values.nbytes
     return square.indices.nbytes + square.data.nbytes if isinstance(square, Csr) else square.nbytes
 
 
-def clear_kept() -> None:
+def clear_caches() -> None:
     """Free what trials share."""
     with _SOLVING:
         _KEPT.clear()

@@ -17,9 +17,9 @@ from relrank.graph.sequences import Sequences, check_ordered, item_rows
 from relrank.kernels.csr import Csr, Int32, Int64
 from relrank.models.core import estimates
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.settings import check_settings, check_weights
+from relrank.models.core.hyperparameters import check_settings, check_weights
 from relrank.models.core.space import Choice, Range
-from relrank.parallel.memory import out_of_memory
+from relrank.parallel.memory import is_out_of_memory
 
 Progress = Callable[[str], None]
 Shapes = Mapping[str, tuple[str, ...]]
@@ -28,23 +28,24 @@ BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class GridParameter:
     """One hyper-parameter that tuning may move.
 
     Attributes:
         name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
-        ladder: the values that may be tried, ascending.
+        grid_values: the values that may be tried, ascending.
         start: the one that is tried first.
         group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
             may look worthless as long as the others are left out.
-        strides: whether tuning begins with strides over several values; without, for values of very unequal cost.
+        coarse_steps: whether tuning begins with strides over several values; without, for values of very unequal
+            cost.
     """
 
     name: str
-    ladder: tuple[float, ...]
+    grid_values: tuple[float, ...]
     start: float
     group: str | None = None
-    strides: bool = True
+    coarse_steps: bool = True
 
 
 class Recommender(ABC):
@@ -59,8 +60,8 @@ class Recommender(ABC):
             true. A study keeps features from all other models.
         from_history: whether a user's scores are those of their history folded in. Then what came after training,
             such as the validation rows that precede the test rows in time, can be added to the history.
-        reads_rows: whether a known user's scores are made of their row of ``history``, whatever that is by then, and
-            of what relations say of them.
+        scores_from_current_row: whether a known user's scores are made of their row of ``history``, whatever that is
+            by then, and of what relations say of them.
         ordered: whether the order of a history counts.
     """
 
@@ -69,7 +70,7 @@ class Recommender(ABC):
     relational: ClassVar[bool] = False
     featured: ClassVar[bool] = False
     from_history: bool = False
-    reads_rows: ClassVar[bool] = False
+    scores_from_current_row: ClassVar[bool] = False
     ordered: bool = False
     weighs_interactions: ClassVar[bool] = False
 
@@ -96,12 +97,12 @@ class Recommender(ABC):
             InputError: an item row outside the catalogue.
         """
 
-    def readers(self) -> tuple[Recommender, ...]:
+    def submodels(self) -> tuple[Recommender, ...]:
         """The models that its scores come from, each with a configuration of its own: by default itself alone."""
         return (self,)
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The hyper-parameters worth tuning on this graph; () for a model without any."""
         del graph
         return ()
@@ -113,23 +114,23 @@ class Recommender(ABC):
         return ()
 
     @classmethod
-    def published(cls, graph: Graph) -> dict[str, float] | None:
+    def published_settings(cls, graph: Graph) -> dict[str, float] | None:
         """Values of knobs that make it a published model, which a search from the defaults has to beat clearly."""
         del graph
         return None
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """What ``relrank tune`` may try on this graph: by default the knobs."""
-        return cls.knobs(graph)
+        return cls.grid_parameters(graph)
 
     @classmethod
-    def reads_features(cls, config: Any) -> bool:
+    def uses_features(cls, config: Any) -> bool:
         """Whether a model with this configuration reads features of nodes."""
         return cls.featured and bool(getattr(config, "features", True))
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Names of the relations that can change a score: arms of a study that differ in others are the same.
 
         By default all of a relational model. One that reads some alone says which; of the others a study says "not
@@ -143,7 +144,7 @@ class Recommender(ABC):
         return tuple(graph.relations) if cls.relational else ()
 
     @classmethod
-    def settled(cls, graph: Graph, config: Any, where: str) -> Any:
+    def validated_config(cls, graph: Graph, config: Any, where: str) -> Any:
         """A configuration that can be, of this model and on this graph, in plain numbers.
 
         Args:
@@ -155,24 +156,28 @@ class Recommender(ABC):
             InputError: it is of another model, a field is out of its bounds, or a weight is of no relation.
         """
         config = check_settings(config, cls.Config, where)
-        known = {*graph.relations, *graph.left_out, *([graph.interactions.name] if cls.weighs_interactions else [])}
+        known = {
+            *graph.relations,
+            *graph.excluded_relations,
+            *([graph.interactions.name] if cls.weighs_interactions else []),
+        }
         check_weights(getattr(config, "weights", {}), known, f"{where}, weights")
-        cls.check_together(config, where)
+        cls.check_config(config, where)
         return config
 
     @classmethod
-    def weighed(cls, config: Any) -> frozenset[str]:
+    def named_weights(cls, config: Any) -> frozenset[str]:
         """Names of the relations that a configuration weighs by name."""
         return frozenset(getattr(config, "weights", ()))
 
     @classmethod
-    def in_vain(cls, graph: Graph, config: Any) -> frozenset[str]:
+    def unused_weights(cls, graph: Graph, config: Any) -> frozenset[str]:
         """Names of the graph's relations that a configuration weighs, and the model never reads."""
-        weighed = {name for name, weight in getattr(config, "weights", {}).items() if weight}
-        return frozenset(weighed.intersection(graph.relations).difference(cls.reads(graph, config)))
+        named_weights = {name for name, weight in getattr(config, "weights", {}).items() if weight}
+        return frozenset(named_weights.intersection(graph.relations).difference(cls.used_relations(graph, config)))
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Refuse fields each of which could be, and that do not go together: by default none.
 
         Raises:
@@ -189,7 +194,7 @@ class Recommender(ABC):
         """
         if cls.ordered:
             check_ordered(graph, cls.name)
-        if cls.reads_features(config) and not graph.features:
+        if cls.uses_features(config) and not graph.features:
             raise InputError(
                 "model reads features, and there are none", where=cls.name, expected="a [features.NAME]", found="none"
             )
@@ -227,7 +232,7 @@ class ClosedForm(Recommender):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         self.graph = graph
         self.history = interaction_rows(graph)
-        self.config = self.settled(graph, self.Config() if config is None else config, self.name)
+        self.config = self.validated_config(graph, self.Config() if config is None else config, self.name)
 
     @abstractmethod
     def solve(self) -> Self:
@@ -245,7 +250,7 @@ class ClosedForm(Recommender):
         return cls.estimate(graph, config)
 
     @classmethod
-    def release(cls) -> None:
+    def clear_cache(cls) -> None:
         """Let go of what the class keeps for further models on the same edges, if it keeps anything."""
 
     def sizes(self) -> dict[str, int]:
@@ -267,7 +272,7 @@ class ClosedForm(Recommender):
             setattr(self, name, state[name])
 
 
-class FromHistory(ClosedForm):
+class HistoryScorer(ClosedForm):
     """A closed form whose scores depend on a user's items alone, so known users and new ones are the same thing."""
 
     from_history = True
@@ -285,7 +290,7 @@ class FromHistory(ClosedForm):
         return self.score_rows(history_rows(histories, self.graph.n_items))
 
 
-class FromSequence(Recommender):
+class SequenceScorer(Recommender):
     """A model whose scores depend on a user's items and their order in time alone; mixed into either kind."""
 
     from_history = True
@@ -304,25 +309,25 @@ class FromSequence(Recommender):
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """New histories, scored."""
-        return self.score_sequences(Sequences.of_histories(histories, self.graph.n_items))
+        return self.score_sequences(Sequences.from_histories(histories, self.graph.n_items))
 
 
 class Trained(nn.Module, Recommender):
     """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them.
 
     Attributes:
-        most_edges: largest share of the training edges that one batch may hold. A model that cuts a batch's edges out
-            of what it reads needs some that are left.
+        max_batch_fraction: largest share of the training edges that one batch may hold. A model that cuts a batch's
+            edges out of what it reads needs some that are left.
         parallel: whether kernels may start threads of their own.
     """
 
-    most_edges: ClassVar[float] = 1.0
+    max_batch_fraction: ClassVar[float] = 1.0
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__()
         self.graph = graph
         self.history = interaction_rows(graph)
-        self.config = self.settled(graph, self.Config() if config is None else config, self.name)
+        self.config = self.validated_config(graph, self.Config() if config is None else config, self.name)
         self.parallel = True
 
     def examples(self) -> tuple[Int32, Int32]:
@@ -387,9 +392,9 @@ class Trained(nn.Module, Recommender):
         return Estimate(bytes_ + estimates.score_block(graph.n_items), products, sweeps / 4 + moved)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """What ``relrank tune`` may try on this graph: by default the knobs and the learning rate."""
-        return *cls.knobs(graph), Range("train.lr", 1e-3, 1e-1, log=True)
+        return *cls.grid_parameters(graph), Range("train.lr", 1e-3, 1e-1, log=True)
 
     @abstractmethod
     def init_weights(self, seed: int) -> None:
@@ -408,7 +413,7 @@ class Trained(nn.Module, Recommender):
         self.refresh()
 
 
-def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
+def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """A configuration with some fields replaced; ``"weights.has_tag"`` names one entry of a mapping.
 
     Raises:
@@ -422,9 +427,11 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
         field, _, entry = name.partition(".")
         if field not in known or (entry and not isinstance(known[field], dict)):
             raise InputError(
-                "unknown hyper-parameter", where=where, expected=one_of(known),
+                "unknown hyper-parameter",
+                where=where,
+                expected=one_of(known),
                 found=repr(name) + did_you_mean(name, known),
-            )  # fmt: skip
+            )
         if entry and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise InputError(
                 "hyper-parameter has another type", where=f"{where}, {name}", expected="a number", found=repr(value)
@@ -435,9 +442,11 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
         present = known[field]
         if isinstance(value, int) and abs(value) > 2**63:
             raise InputError(
-                "hyper-parameter is out of range", where=f"{where}, {name}", expected="a number of 64 bits",
+                "hyper-parameter is out of range",
+                where=f"{where}, {name}",
+                expected="a number of 64 bits",
                 found=f"{str(value)[:30]}…" if len(str(value)) > 30 else str(value),
-            )  # fmt: skip
+            )
         if isinstance(present, bool) or not isinstance(present, int | float):
             fits = type(value) is type(present)
         else:
@@ -446,9 +455,11 @@ def config_of(config: Any, values: Mapping[str, Any], where: str) -> Any:
             value = type(present)(value) if fits else value
         if not fits:
             raise InputError(
-                "hyper-parameter has another type", where=f"{where}, {name}",
-                expected=f"{type(present).__name__}, such as {present!r}", found=repr(value),
-            )  # fmt: skip
+                "hyper-parameter has another type",
+                where=f"{where}, {name}",
+                expected=f"{type(present).__name__}, such as {present!r}",
+                found=repr(value),
+            )
         changed[field] = dict(value) if isinstance(value, dict) else value
     result: Any = replace(config, **changed)
     return result
@@ -473,12 +484,14 @@ def restore(model: Recommender, state: Mapping[str, Tensor], where: str) -> None
     except InputError:
         raise
     except (ValueError, LookupError, TypeError, RuntimeError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise InputError(
-            "parameters do not fit the model", where=where, found=" ".join(str(error).split()),
+            "parameters do not fit the model",
+            where=where,
+            found=" ".join(str(error).split()),
             expected=f"those of {model.name} on {model.graph.n_users:,} users and {model.graph.n_items:,} items",
-        ) from None  # fmt: skip
+        ) from None
 
 
 _KINDS = {"indptr": torch.int64, "indices": torch.int32}
@@ -527,9 +540,11 @@ def user_rows(users: Tensor, n_users: int) -> Int64:
     outside = (rows < 0) | (rows >= n_users)
     if outside.any():
         raise InputError(
-            "user row outside the graph", where=f"place {int(outside.argmax())} of {rows.size}",
-            expected=f"0 … {n_users - 1}", found=str(rows[outside][0]),
-        )  # fmt: skip
+            "user row outside the graph",
+            where=f"place {int(outside.argmax())} of {rows.size}",
+            expected=f"0 … {n_users - 1}",
+            found=str(rows[outside][0]),
+        )
     return rows
 
 

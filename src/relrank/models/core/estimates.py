@@ -15,7 +15,7 @@ import numpy as np
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Float64, Int32
-from relrank.kernels.largest_products import PIECE_BYTES
+from relrank.kernels.topk_products import PIECE_BYTES
 from relrank.parallel.environment import cores as cores
 
 FLOAT = 4
@@ -102,7 +102,7 @@ def singular_vectors_operations(
 def largest_products_estimate(
     graph: Graph, k: int, copies: int, below: Sequence[tuple[Float64, Float64]] = ()
 ) -> Estimate:
-    """Memory and operations of ``largest_products`` of a matrix of the interactions' shape, transposed, with another.
+    """Memory and operations of ``topk_products`` of a matrix of the interactions' shape, transposed, with another.
 
     Args:
         graph: has the interactions.

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.graph.composition import composed
+from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.relation_chains import touches_items
 from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.spmm import spmm
 from relrank.models.core import estimates
-from relrank.models.core.base import FromHistory, Knob
+from relrank.models.core.base import GridParameter, HistoryScorer
 from relrank.models.core.estimates import Estimate
-from relrank.models.core.relation_rows import reach
+from relrank.models.core.relation_rows import entry_counts
 
 # Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
@@ -37,7 +37,7 @@ def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = Fa
     n_users, n_items, edges = graph.n_users, graph.n_items, len(graph.interactions)
     rank = min(rank, n_users, n_items)
     if relations:
-        edges += sum(int(reach(graph, graph.relations[name])[0].sum()) for name in relations_of_items(graph))
+        edges += sum(int(entry_counts(graph, graph.relations[name])[0].sum()) for name in relations_of_items(graph))
     items, users = estimates.table(n_items, rank), estimates.table(n_users, rank)
     histories = 3 * estimates.table(n_users + n_items, USERS_AT_ONCE)
     peak = max(
@@ -84,13 +84,13 @@ def relations_of_items(graph: Graph) -> tuple[str, ...]:
     return tuple(name for name, relation in graph.relations.items() if touches_items(graph, relation))
 
 
-class ItemFilters(FromHistory):
+class ItemFilters(HistoryScorer):
     """A model that filters histories, by relations of items among others."""
 
     relational = True
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations of items, direct or at the end of a chain; of users it knows the history alone."""
         del config
         return relations_of_items(graph)
@@ -100,7 +100,8 @@ def item_filters(graph: Graph, default: float, weights: Mapping[str, float]) -> 
     """A normalised filter of items for every one of ``relations_of_items``, with its weight above 0.
 
     For a relation item → t that is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``: from item to t and back. Within the
-    items it is ``Â`` itself. Both have spectral radius 1. A relation that a chain leads to is ``composed`` before.
+    items it is ``Â`` itself. Both have spectral radius 1. A relation that a chain leads to is ``compose_relation``
+    before.
 
     Args:
         graph: its relations; those that say nothing of items are left out.
@@ -115,7 +116,7 @@ def item_filters(graph: Graph, default: float, weights: Mapping[str, float]) -> 
         weight = float(weights.get(name, default))
         if not weight or not touches_items(graph, graph.relations[name]):
             continue
-        relation = composed(graph, graph.relations[name])
+        relation = compose_relation(graph, graph.relations[name])
         edges = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
         if relation.undirected:
             found.append((edges, None, weight))
@@ -125,14 +126,14 @@ def item_filters(graph: Graph, default: float, weights: Mapping[str, float]) -> 
     return found
 
 
-def weight_knobs(graph: Graph) -> tuple[Knob, ...]:
+def weight_knobs(graph: Graph) -> tuple[GridParameter, ...]:
     """The weight of every one of ``relations_of_items``, starting at 0."""
-    ladder = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
-    return tuple(Knob(f"weights.{n}", ladder, 0.0) for n in sorted(relations_of_items(graph)))
+    grid_values = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    return tuple(GridParameter(f"weights.{n}", grid_values, 0.0) for n in sorted(relations_of_items(graph)))
 
 
-def rank_knob(graph: Graph, start: int) -> Knob:
+def rank_knob(graph: Graph, start: int) -> GridParameter:
     """The number of singular vectors, at most half of the smaller side."""
     most = min(graph.n_users, graph.n_items) // 2
     ranks = tuple(sorted({r for r in (16, 32, 64, 128, 256, 512, start) if r <= most})) or (1,)
-    return Knob("rank", ranks, min(start, ranks[-1]))
+    return GridParameter("rank", ranks, min(start, ranks[-1]))

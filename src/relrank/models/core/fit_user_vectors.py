@@ -26,7 +26,7 @@ BLOCK_BYTES = 16 << 20
 """Scores of the users that are fitted side by side."""
 
 
-def fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float = 1.0) -> Tensor:
+def fit_to_histories(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float = 1.0) -> Tensor:
     """Vectors of new users, float32 [rows.n_rows, d]; whoever starts at 0, or has nothing, stays there.
 
     Args:

@@ -193,7 +193,7 @@ class _Sparse(nn.Module):
         return bags
 
 
-def dropped(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+def apply_dropout(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
     """Dropout from a generator of its own: a share of the entries becomes 0, the others grow by 1 / (1 − share).
 
     Without a generator, as in scoring, nothing is dropped.
@@ -223,9 +223,11 @@ def check_heads(config: Any, where: str) -> None:
     """
     if config.dim % config.heads:
         raise InputError(
-            "heads do not divide the vector", where=f"{where}, heads", found=str(config.heads),
+            "heads do not divide the vector",
+            where=f"{where}, heads",
+            found=str(config.heads),
             expected=f"a divisor of dim = {config.dim}",
-        )  # fmt: skip
+        )
 
 
 def type_of(nodes: slice, adjacency: Adjacency) -> str:

@@ -130,7 +130,7 @@ def shared_softmax(
 
 
 def full_softmax(
-    scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
+    scores: Tensor, users: Tensor, items: Tensor, seen: Pairs | Tensor | None, temperature: float
 ) -> Tensor:
     """Cross-entropy of the observed item against all items but the user's others, mean over edges.
 
@@ -142,11 +142,11 @@ def full_softmax(
         scores: [U, I], one row per distinct user of the batch.
         users: row of ``scores`` of every edge [B].
         items: item of every edge [B].
-        known: what each user has, as (rows [nnz], columns [nnz]) — quickest with rows ascending — or bool [U, I]; the
+        seen: what each user has, as (rows [nnz], columns [nnz]) — quickest with rows ascending — or bool [U, I]; the
             batch's own edges count as known, named or not. None: nothing is left out, the plain cross-entropy.
         temperature: scores are divided by it.
     """
-    loss: Tensor = _FullSoftmax.apply(scores, users, items, known, temperature)  # type: ignore[no-untyped-call]
+    loss: Tensor = _FullSoftmax.apply(scores, users, items, seen, temperature)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -237,9 +237,14 @@ class _SharedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, users: Tensor, positive: Tensor, negatives: Tensor, excluded: Tensor | None, temperature: float,
+        ctx: Any,
+        users: Tensor,
+        positive: Tensor,
+        negatives: Tensor,
+        excluded: Tensor | None,
+        temperature: float,
         log_q: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         shares = users.new_empty(len(users), len(negatives))
         own, total = positive / temperature, torch.empty_like(positive)
         step = _rows_at_once(users.device, len(negatives))
@@ -313,9 +318,9 @@ class _FullSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
+        ctx: Any, scores: Tensor, users: Tensor, items: Tensor, seen: Pairs | Tensor | None, temperature: float
     ) -> Tensor:
-        rows = _Rows(scores, users, items, known, temperature)
+        rows = _Rows(scores, users, items, seen, temperature)
         free = _wide(scores.new_empty(len(scores)))
         for first, last, block in rows.logits(scores, torch.zeros_like(free)):
             highest = block.amax(1, keepdim=True)
@@ -325,7 +330,7 @@ class _FullSoftmax(torch.autograd.Function):
         ctx.save_for_backward(scores, users, items, free, gap)
         ctx.rows = rows
         # with nothing left out the positive is in the sum already
-        return (gap if known is None else functional.softplus(gap)).mean()
+        return (gap if seen is None else functional.softplus(gap)).mean()
 
     @staticmethod
     @once_differentiable
@@ -346,14 +351,14 @@ class _Rows:
     """Logits by blocks of rows, −∞ at what is left out."""
 
     def __init__(
-        self, scores: Tensor, users: Tensor, items: Tensor, known: Pairs | Tensor | None, temperature: float
+        self, scores: Tensor, users: Tensor, items: Tensor, seen: Pairs | Tensor | None, temperature: float
     ) -> None:
         self.step = _rows_at_once(scores.device, scores.shape[1])
         self.temperature = temperature
-        self.mask = known if isinstance(known, Tensor) else None
-        pairs = [] if known is None else [(users, items)]
-        if isinstance(known, tuple):
-            pairs.append(known)
+        self.mask = seen if isinstance(seen, Tensor) else None
+        pairs = [] if seen is None else [(users, items)]
+        if isinstance(seen, tuple):
+            pairs.append(seen)
         bounds = torch.arange(0, len(scores) + self.step, self.step, device=scores.device)
         self.left_out = []
         for rows, columns in pairs:

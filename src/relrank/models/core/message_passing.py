@@ -25,12 +25,12 @@ from torch.nn import functional
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import within_layers
-from relrank.graph.sampling.blocks import Adjacency, Block, Edges, whole_block
+from relrank.graph.sampling.blocks import Adjacency, Block, Edges, full_block
 from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks
 from relrank.kernels.csr import Csr, Int64
-from relrank.models.core.base import Knob
-from relrank.models.core.layers import FeatureEncoder, dropped
-from relrank.models.core.settings import Count, Dropped, Whole
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import DropFraction, NonNegativeInt, PositiveInt
+from relrank.models.core.layers import FeatureEncoder, apply_dropout
 from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
 
@@ -39,9 +39,9 @@ from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
 class MessagePassingConfig(VectorConfig):
     """Hyper-parameters that every graph neural network shares."""
 
-    layers: Count = 2
+    layers: PositiveInt = 2
     """Layers."""
-    fanout: Whole = 0
+    fanout: NonNegativeInt = 0
     """Neighbours that a node draws per relation, direction and layer; 0 trains on the whole graph."""
     weighted: bool = False
     """Draw neighbours in proportion to their edges' weights, with replacement; the plain mean of those drawn then
@@ -50,10 +50,10 @@ class MessagePassingConfig(VectorConfig):
     """Whether users have vectors of their own beside what their items say."""
     features: bool = False
     """Whether node features enter (feature-aware); the graph must have some."""
-    own_dropout: Dropped = 0.0
+    own_dropout: DropFraction = 0.0
     """Share of the nodes whose own vector is left out in a step, so that features learn to stand alone (DropoutNet,
     Volkovs et al. 2017)."""
-    dropout: Dropped = 0.0
+    dropout: DropFraction = 0.0
     """Share of a layer's inputs set to 0 in training."""
     residual: bool = True
     """Whether a layer adds to its input instead of replacing it."""
@@ -64,7 +64,7 @@ class MessagePassing(VectorModel):
 
     Config = MessagePassingConfig
     relational = True
-    most_edges: ClassVar[float] = 0.5
+    max_batch_fraction: ClassVar[float] = 0.5
     counts_silence: ClassVar[bool] = False
     """Whether a neighbour that says nothing takes a share of what the others say."""
     sweep_edges: ClassVar[int] = 1 << 21
@@ -80,7 +80,7 @@ class MessagePassing(VectorModel):
             if c.fanout
             else None
         )
-        self._whole = None if c.fanout else whole_block(self.adjacency)
+        self._whole = None if c.fanout else full_block(self.adjacency)
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
         if c.features and not graph.features:  # an arm may leave out the types that have some
@@ -95,7 +95,7 @@ class MessagePassing(VectorModel):
         self._states: list[Tensor] = []
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations whose messages reach users or items within the layers: as many as the hops of a chain.
 
         Users without vectors or features of their own have nothing to say to each other in the first layer.
@@ -107,12 +107,15 @@ class MessagePassing(VectorModel):
         return tuple(n for n in read if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Loss, layers, and what keeps them from learning the training edges by heart."""
         return (
-            *super().space(graph), Range("layers", 1, 3), Choice("user_vectors", (False, True)),
-            Choice("residual", (True, False)), Knob("dropout", (0.0, 0.1, 0.2, 0.4), 0.0),
-        )  # fmt: skip
+            *super().space(graph),
+            Range("layers", 1, 3),
+            Choice("user_vectors", (False, True)),
+            Choice("residual", (True, False)),
+            GridParameter("dropout", (0.0, 0.1, 0.2, 0.4), 0.0),
+        )
 
     @abstractmethod
     def layer(self, number: int) -> nn.Module:
@@ -137,12 +140,14 @@ class MessagePassing(VectorModel):
                 encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
             for conv in self.convs:
                 conv.reset(generator)  # type: ignore[operator]
-        self.forget()
+        self.clear_derived()
 
-    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+    def encoder_inputs(
+        self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
+    ) -> Any:
         """Blocks that end in the batch's users and items, without the batch's own edges."""
         if self._drawer is None:
-            return (whole_block(self.adjacency, edges, self._whole),) * int(self.config.layers)
+            return (full_block(self.adjacency, edges, self._whole),) * int(self.config.layers)
         seeds = np.concatenate([users, items + self.graph.n_users])
         blocks = self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel)
         if self.config.weighted:  # drawn by weight, so each counts alike
@@ -173,16 +178,16 @@ class MessagePassing(VectorModel):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The layers over the batch's blocks."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
-        blocks: tuple[Block, ...] = batch.messages
+        blocks: tuple[Block, ...] = batch.encoder_inputs
         x = self.input(blocks[0].nodes, generator)
         for number, block in enumerate(blocks):
-            x = dropped(x, self.config.dropout, generator)
+            x = apply_dropout(x, self.config.dropout, generator)
             x = self._apply_layer(number, x, block)
         if self._drawer is None:
             return x.index_select(0, batch.users), x.index_select(0, batch.items + self.graph.n_users)
         return x[: len(batch.users)], x[len(batch.users) :]
 
-    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Own vectors of the batch's users and items."""
         nodes = batch.users, batch.items + self.graph.n_users
         users, items = (self.table.index_select(0, n) * self._has_own[n] for n in nodes)
@@ -220,7 +225,7 @@ class MessagePassing(VectorModel):
             user = self._apply_layer(number, torch.cat([user, self._states[number]]), block)
         return user
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
-        super().forget()
+        super().clear_derived()
         self._states = []

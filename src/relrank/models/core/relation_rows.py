@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from relrank.graph.composition import composed, product, step, with_own
+from relrank.graph.composition import compose_relation, product, step, with_self_loops
 from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.graph.relation_chains import Chain, chain_of, end_of
+from relrank.graph.relation_chains import Chain, chain_of, described_type
 from relrank.kernels.csr import Csr, Float64, Int64
 from relrank.kernels.dense_solve import unit_rows
 
@@ -25,7 +25,7 @@ FEW_ITEMS = 256
 """Links that lead to more items than this are not taken out of a solution: what is left is solved anew."""
 
 
-def in_use(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
+def active_relations(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
     """Relations that say something of nodes of type ``end``, and their weights above 0.
 
     Args:
@@ -36,7 +36,7 @@ def in_use(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
     pairs = []
     for name, relation in sorted(graph.relations.items()):  # sums in one order whatever the arm
         weight = float(config.weights.get(name, config.weight))
-        if weight and end_of(graph, relation) == end:
+        if weight and described_type(graph, relation) == end:
             pairs.append((relation, weight))
     return pairs
 
@@ -44,16 +44,16 @@ def in_use(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
 _ROWS: WeakKeyDictionary[Relation, Csr] = WeakKeyDictionary()
 
 
-def rows_of(graph: Graph, relation: Relation) -> Csr:
-    """What a relation says of each node of its ``end_of``: rows of length 1, CSR [n_nodes, n_others].
+def unit_relation_rows(graph: Graph, relation: Relation) -> Csr:
+    """What a relation says of each node of its ``described_type``: rows of length 1, CSR [n_nodes, n_others].
 
     Within one type each node is its own neighbour too, of weight 1. A relation that touches neither users nor items
-    is ``composed``. The same object comes back as long as the chain's relations are the same.
+    is ``compose_relation``. The same object comes back as long as the chain's relations are the same.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
     """
-    direct, end = composed(graph, relation), end_of(graph, relation)
+    direct, end = compose_relation(graph, relation), described_type(graph, relation)
     shape = len(graph.nodes[direct.source]), len(graph.nodes[direct.target])
     n_rows, n_cols = shape if direct.source == end else shape[::-1]
     known = _ROWS.get(direct)
@@ -61,13 +61,13 @@ def rows_of(graph: Graph, relation: Relation) -> Csr:
         return known
     rows = direct.csr(*shape)
     if direct.undirected:
-        rows = with_own(rows)
+        rows = with_self_loops(rows)
     rows = unit_rows(rows if direct.source == end else rows.transpose())
     _ROWS[direct] = rows
     return rows
 
 
-class RowsWithout:
+class RowsAfterRemoval:
     """Unit rows of items once some links are gone, for every relation whose chain passes them.
 
     Args:
@@ -171,15 +171,15 @@ def stacked(rows: Csr, parts: Sequence[tuple[Csr, float]]) -> tuple[Csr, Csr]:
     return by_column, by_column.transpose()
 
 
-def reach(graph: Graph, relation: Relation) -> tuple[Float64, Float64]:
-    """How many entries ``rows_of`` has, and what they bring together, from the edges alone.
+def entry_counts(graph: Graph, relation: Relation) -> tuple[Float64, Float64]:
+    """How many entries ``unit_relation_rows`` has, and what they bring together, from the edges alone.
 
     Ways along a chain are counted one by one; where several lead to the same node, numbers are larger than what
-    ``rows_of`` makes of them.
+    ``unit_relation_rows`` makes of them.
 
     Returns:
-        Entries by column, float64 [n_others], and how often a node of the relation's ``end_of`` meets another one in
-        its columns, float64 [n_nodes].
+        Entries by column, float64 [n_others], and how often a node of the relation's ``described_type`` meets another
+        one in its columns, float64 [n_nodes].
 
     Raises:
         ValueError: the relation leads to neither users nor items.

@@ -26,14 +26,14 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Int32, Int64
-from relrank.models.core.base import FromSequence, Knob, user_rows
-from relrank.models.core.settings import Bounds, Dropped, Nothing, Positive
+from relrank.models.core.base import GridParameter, SequenceScorer, user_rows
+from relrank.models.core.hyperparameters import AlwaysZero, Bounds, DropFraction, Positive
 from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, as_written
+from relrank.models.core.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, methods_not_overridden
 
 GROUPS = 4
 """Windows of a batch are put together by length into so many groups, each as wide as its longest."""
-AT_ONCE = 512
+SCORING_BATCH_SIZE = 512
 """Histories encoded at a time in scoring."""
 Crop = Literal["last", "random"]
 
@@ -48,13 +48,13 @@ class SequenceConfig(VectorConfig):
     init_scale: Positive = 0.02
     window: Annotated[int, Bounds(2, 100_000)] = 200
     """Items of a history that are read, the latest ones."""
-    l2: Nothing = 0.0
+    l2: AlwaysZero = 0.0
     """Made for a user's one vector, of which a history has many."""
-    contrast: Nothing = 0.0
+    contrast: AlwaysZero = 0.0
     """Likewise: the moments of one user are no strangers."""
     crop: Crop = "last"
     """What is trained of a longer history: its last window, or one that ends anywhere, drawn anew every epoch."""
-    dropout: Dropped = 0.2
+    dropout: DropFraction = 0.2
     """Share of entries dropped from the input and from what each layer adds."""
 
 
@@ -64,26 +64,26 @@ class Windows:
 
     Attributes:
         items: int64 [b, L], item rows, left-aligned; what stands behind the real ones is never read.
-        real: int64 [b], items of each window; at least one.
-        lengths: int64 [b], true length of each history, the last ``real`` items of which are in the window.
+        n_valid: int64 [b], items of each window; at least one.
+        lengths: int64 [b], true length of each history, the last ``n_valid`` items of which are in the window.
         at: bool [b, L], the moments whose next item (or hidden item) is to be found.
     """
 
     items: Tensor
-    real: Tensor
+    n_valid: Tensor
     lengths: Tensor
     at: Tensor
 
     def to(self, device: torch.device) -> Windows:
         """The same on a device."""
-        return Windows(*(x.to(device) for x in (self.items, self.real, self.lengths, self.at)))
+        return Windows(*(x.to(device) for x in (self.items, self.n_valid, self.lengths, self.at)))
 
 
-class SequenceModel(FromSequence, ProductModel):
+class SequenceModel(SequenceScorer, ProductModel):
     """An encoder of histories with everything around it.
 
-    A subclass gives ``states``; ``windows`` and ``asked`` if it does not learn from the next item; ``moments`` and
-    ``outputs`` if items are more than rows of one table.
+    A subclass gives ``states``; ``windows`` and ``scoring_windows`` if it does not learn from the next item;
+    ``target_states`` and ``outputs`` if items are more than rows of one table.
     """
 
     Config: ClassVar[type] = SequenceConfig
@@ -91,23 +91,25 @@ class SequenceModel(FromSequence, ProductModel):
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        self.sequences = Sequences.of_graph(graph)
+        self.sequences = Sequences.from_graph(graph)
         self.table = nn.Parameter(torch.zeros(graph.n_items, c.dim))
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """Dropout: what else is worth a ladder is learned."""
         del graph
-        return (Knob("dropout", (0.0, 0.1, 0.2, 0.3, 0.5), 0.2),)
+        return (GridParameter("dropout", (0.0, 0.1, 0.2, 0.3, 0.5), 0.2),)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Loss, dropout, windows and learning rate."""
         del graph
         return (
-            Choice("loss", ("full-softmax", "softmax", "gbce")), Range("dropout", 0.0, 0.5),
-            Choice("crop", ("last", "random")), Range("train.lr", 3e-4, 1e-2, log=True),
-        )  # fmt: skip
+            Choice("loss", ("full-softmax", "softmax", "gbce")),
+            Range("dropout", 0.0, 0.5),
+            Choice("crop", ("last", "random")),
+            Range("train.lr", 3e-4, 1e-2, log=True),
+        )
 
     @abstractmethod
     def states(self, x: Tensor, windows: Windows, generator: torch.Generator | None) -> Tensor:
@@ -128,9 +130,11 @@ class SequenceModel(FromSequence, ProductModel):
         users = np.flatnonzero(self.sequences.lengths() >= 2).astype(np.int32)
         if not users.size:
             raise InputError(
-                "no history has a next item", where=self.name, expected="users with two training items or more",
+                "no history has a next item",
+                where=self.name,
+                expected="users with two training items or more",
                 found="none",
-            )  # fmt: skip
+            )
         return users, self.sequences.items[self.sequences.indptr[users + 1] - 1]
 
     def init_weights(self, seed: int) -> None:
@@ -139,7 +143,7 @@ class SequenceModel(FromSequence, ProductModel):
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
             self.init_encoder(generator)
-        self.forget()
+        self.clear_derived()
 
     @abstractmethod
     def init_encoder(self, generator: torch.Generator) -> None:
@@ -148,8 +152,8 @@ class SequenceModel(FromSequence, ProductModel):
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
         """Windows of the users' histories; each moment that is trained is one edge of the batch.
 
-        ``users`` of the batch are the moments' users, one for each moment and so not distinct; ``messages`` are the
-        windows. Users with fewer than two items have nothing to predict.
+        ``users`` of the batch are the moments' users, one for each moment and so not distinct; ``encoder_inputs`` are
+        the windows. Users with fewer than two items have nothing to predict.
 
         Raises:
             ValueError: that is all of them.
@@ -193,17 +197,17 @@ class SequenceModel(FromSequence, ProductModel):
         By default the moments are all but the last, and what is to be found is the next item.
         """
         del rng
-        items, real = histories.windows(self.config.window + 1, ends)
-        at = np.arange(items.shape[1] - 1) < (real - 1)[:, None]
+        items, n_valid = histories.windows(self.config.window + 1, ends)
+        at = np.arange(items.shape[1] - 1) < (n_valid - 1)[:, None]
         target = items[:, 1:][at]
-        parts = (np.ascontiguousarray(items[:, :-1]), real - 1, ends - 1, at)
+        parts = (np.ascontiguousarray(items[:, :-1]), n_valid - 1, ends - 1, at)
         return Windows(*(torch.from_numpy(p) for p in parts)), target
 
-    def asked(self, histories: Sequences) -> Windows:
+    def scoring_windows(self, histories: Sequences) -> Windows:
         """Windows for scoring, in whose last real moment the next item is asked for; no history may be empty."""
-        items, real = histories.windows(self.config.window)
-        at = np.arange(items.shape[1]) == (real - 1)[:, None]
-        return Windows(*(torch.from_numpy(p) for p in (items, real, histories.lengths(), at)))
+        items, n_valid = histories.windows(self.config.window)
+        at = np.arange(items.shape[1]) == (n_valid - 1)[:, None]
+        return Windows(*(torch.from_numpy(p) for p in (items, n_valid, histories.lengths(), at)))
 
     def inputs(self, windows: Windows) -> Tensor:
         """Vectors that the encoder reads, [b, L, dim]."""
@@ -213,7 +217,7 @@ class SequenceModel(FromSequence, ProductModel):
         """Vectors of all items as the right side of the product, [n_items, d]."""
         return self.table
 
-    def moments(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
+    def target_states(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
         """The moments ``windows.at``, in row order, as the left side of the product, [n, d].
 
         Args:
@@ -228,8 +232,8 @@ class SequenceModel(FromSequence, ProductModel):
         """The batch's moments and items."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
         items = self.outputs()
-        moments = torch.cat([self.moments(windows, items, generator) for windows in batch.messages])
-        return moments, items if batch.negative_at is None else items.index_select(0, batch.items)
+        target_states = torch.cat([self.target_states(windows, items, generator) for windows in batch.encoder_inputs])
+        return target_states, items if batch.negative_index is None else items.index_select(0, batch.items)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -237,9 +241,9 @@ class SequenceModel(FromSequence, ProductModel):
         self._items = self.outputs().detach()
 
     @property
-    def is_product(self) -> bool:
+    def is_dot_product(self) -> bool:
         """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
-        return as_written(self, SequenceModel, "score", "fold_in", "score_sequences")
+        return methods_not_overridden(self, SequenceModel, "score", "fold_in", "score_sequences")
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]."""
@@ -261,7 +265,7 @@ class SequenceModel(FromSequence, ProductModel):
         Raises:
             InputError: an item row outside the catalogue.
         """
-        return self._latest(Sequences.of_histories(histories, self.graph.n_items))
+        return self._latest(Sequences.from_histories(histories, self.graph.n_items))
 
     def score_sequences(self, histories: Sequences) -> Tensor:
         """Encoded histories times the items; an empty one gets equal scores."""
@@ -277,12 +281,14 @@ class SequenceModel(FromSequence, ProductModel):
         lengths = histories.lengths()
         order = np.argsort(lengths, kind="stable")
         order = order[lengths[order] > 0]
-        for first in range(0, order.size, AT_ONCE):
-            rows = order[first : first + AT_ONCE]
-            moments = self.moments(self.asked(histories.take(rows)).to(self.table.device), self._items, None)
+        for first in range(0, order.size, SCORING_BATCH_SIZE):
+            rows = order[first : first + SCORING_BATCH_SIZE]
+            target_states = self.target_states(
+                self.scoring_windows(histories.take(rows)).to(self.table.device), self._items, None
+            )
             if self.config.similarity == "cosine":
-                moments = functional.normalize(moments, dim=1)
-            vectors[torch.from_numpy(rows)] = moments
+                target_states = functional.normalize(target_states, dim=1)
+            vectors[torch.from_numpy(rows)] = target_states
         return vectors
 
 
@@ -310,4 +316,4 @@ def places(windows: Windows, window: int) -> Tensor:
     Behind the real items it is ``window − 1``, too; nothing reads it there.
     """
     at = torch.arange(windows.items.shape[1], device=windows.items.device)
-    return (window - windows.real[:, None] + at).clamp(max=window - 1)
+    return (window - windows.n_valid[:, None] + at).clamp(max=window - 1)

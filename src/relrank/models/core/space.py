@@ -1,4 +1,4 @@
-"""What a search may try: a range, or a choice. A ``Knob`` — a ladder of values — is the third kind."""
+"""What a search may try: a range, or a choice. A ``GridParameter`` — a ladder of values — is the third kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Range:
         low: smallest value; a default below it is tried all the same.
         high: largest value; likewise.
         log: equal ratios are equally likely rather than equal differences; ``low`` and the default are then above 0
-            (where 0 is worth a try, a ``Knob`` can have it on its ladder).
+            (where 0 is worth a try, a ``GridParameter`` can have it on its ladder).
         step: distance of two neighbours, counted from ``low``; None for 1 (whole numbers) or any (others).
         when: an earlier name of the space and its values at which this one matters; None for always.
     """

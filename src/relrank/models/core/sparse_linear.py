@@ -14,14 +14,14 @@ from torch import Tensor
 
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import products_by_row
-from relrank.models.core.base import FromHistory, Shapes, history_rows, user_rows
+from relrank.models.core.base import HistoryScorer, Shapes, history_rows, user_rows
 
 
-class SparseLinear(FromHistory):
+class SparseLinear(HistoryScorer):
     """A closed form whose solution is a sparse matrix of weights, inputs by items.
 
     The inputs of a user are their training items; a model with further inputs overrides ``inputs``. A subclass sets
-    the weights with ``keep_weights``.
+    the weights with ``set_weights``.
     """
 
     is_sparse_product: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class SparseLinear(FromHistory):
     indices: Tensor
     weights: Tensor
 
-    def keep_weights(self, weights: Csr) -> None:
+    def set_weights(self, weights: Csr) -> None:
         """Take W, [n_inputs, n_items], as the solution."""
         self.indptr, self.indices, self.weights = map(
             torch.from_numpy, (weights.indptr, weights.indices, weights.data)

@@ -25,8 +25,15 @@ from relrank.graph.sampling.negatives import NegativeSampler, distinct
 from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.kernels.edge_products import edge_products
 from relrank.models.core import losses
-from relrank.models.core.base import Knob, Trained, history_rows, user_rows
-from relrank.models.core.settings import Count, NotNegative, Positive, Power, Share, Whole
+from relrank.models.core.base import GridParameter, Trained, history_rows, user_rows
+from relrank.models.core.hyperparameters import (
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Power,
+    UnitInterval,
+)
 from relrank.models.core.space import Choice, Range
 
 Loss = Literal["softmax", "full-softmax", "bpr", "bce", "gbce"]
@@ -38,7 +45,7 @@ Similarity = Literal["cosine", "dot"]
 class VectorConfig:
     """Hyper-parameters that every encoder shares: size, loss and negatives."""
 
-    dim: Count = 64
+    dim: PositiveInt = 64
     """Length of a vector; a multiple of 16 takes the fast kernel."""
     loss: Loss = "softmax"
     """Sampled softmax, softmax over the whole catalogue, BPR, binary cross-entropy, or its generalised form."""
@@ -48,25 +55,25 @@ class VectorConfig:
     """Scores are divided by it inside the loss; 1 with dot products is the plain form of BPR and BCE."""
     sampling: Sampling = "uniform"
     """How negatives are drawn: all items alike, by popularity^power, the batch's positives, or half and half."""
-    negatives: Count = 1024
+    negatives: PositiveInt = 1024
     """Items drawn per batch (``shared``) or per training edge."""
     shared: bool = True
     """Whether the edges of a batch share their negatives."""
-    hardest: Whole = 0
+    hardest: NonNegativeInt = 0
     """Keep the highest-scored so many of the negatives drawn; 0 keeps all."""
     power: Power = 0.75
     """Exponent of popularity sampling (Mikolov et al. 2013)."""
     log_q: bool = True
     """Correct a softmax for how likely its negatives were drawn (Bengio & Senécal 2008)."""
-    calibration: Share = 0.75
+    calibration: UnitInterval = 0.75
     """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
-    contrast: NotNegative = 0.0
+    contrast: NonNegative = 0.0
     """Weight of InfoNCE between two noisy views of the batch's users and positive items (Yu et al. 2022)."""
     contrast_temperature: Positive = 0.2
     """Temperature of InfoNCE."""
-    noise: NotNegative = 0.1
+    noise: NonNegative = 0.1
     """Length of the noise that makes a view."""
-    l2: NotNegative = 0.0
+    l2: NonNegative = 0.0
     """Penalty on the unpropagated vectors of a batch (He et al. 2020, eq. 15)."""
     init_scale: Positive = 0.1
     """Standard deviation of the starting vectors."""
@@ -79,28 +86,28 @@ class Batch:
     Attributes:
         users: distinct user rows, int64 [U].
         items: distinct item rows, int64 [C]: positives and negatives.
-        user_at: place of each edge's user in ``users``, int64 [B].
-        item_at: place of each edge's positive in ``items``, int64 [B].
-        negative_at: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
+        user_index: place of each edge's user in ``users``, int64 [B].
+        positive_index: place of each edge's positive in ``items``, int64 [B].
+        negative_index: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
             softmax over the whole catalogue, where ``items`` is the catalogue, or all of it that may be a negative.
         excluded: bool [B, n], True where a "negative" is one of the user's own items.
         known: for the whole catalogue: the users' own items as places in ``users`` and in ``items``, which the
             softmax leaves out; None leaves nothing out.
         log_q: log-probability of drawing each of ``items``, float32 [C], or None.
         seed: of the noise in this step.
-        messages: what the encoder prepared.
+        encoder_inputs: what the encoder prepared.
     """
 
     users: Tensor
     items: Tensor
-    user_at: Tensor
-    item_at: Tensor
-    negative_at: Tensor | None
+    user_index: Tensor
+    positive_index: Tensor
+    negative_index: Tensor | None
     excluded: Tensor | None
     known: tuple[Tensor, Tensor] | None
     log_q: Tensor | None
     seed: int
-    messages: Any = None
+    encoder_inputs: Any = None
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -114,25 +121,29 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choices:
+class BatchItems:
     """The items of a batch, as arrays; see ``Batch``."""
 
     items: Int64
-    item_at: Int64
-    negative_at: Int64 | None
+    positive_index: Int64
+    negative_index: Int64 | None
     excluded: npt.NDArray[np.bool_] | None
     log_q: Float32 | None
 
     def batch(
-        self, users: Int64, user_at: Int64, known: tuple[Tensor, Tensor] | None, noise: np.random.SeedSequence,
-        messages: Any,
-    ) -> Batch:  # fmt: skip
+        self,
+        users: Int64,
+        user_index: Int64,
+        known: tuple[Tensor, Tensor] | None,
+        noise: np.random.SeedSequence,
+        encoder_inputs: Any,
+    ) -> Batch:
         """The batch of these items."""
-        u, i, u_at, i_at = (torch.from_numpy(a) for a in (users, self.items, user_at, self.item_at))
+        u, i, u_at, i_at = (torch.from_numpy(a) for a in (users, self.items, user_index, self.positive_index))
         at, excluded, log_q = (
-            None if a is None else torch.from_numpy(a) for a in (self.negative_at, self.excluded, self.log_q)
+            None if a is None else torch.from_numpy(a) for a in (self.negative_index, self.excluded, self.log_q)
         )
-        return Batch(u, i, u_at, i_at, at, excluded, known, log_q, int(noise.generate_state(1)[0]), messages)
+        return Batch(u, i, u_at, i_at, at, excluded, known, log_q, int(noise.generate_state(1)[0]), encoder_inputs)
 
 
 class ProductModel(Trained):
@@ -160,13 +171,13 @@ class ProductModel(Trained):
             self._edges: Int64 = self.history.rows().astype(np.int64) * graph.n_items + self.history.indices
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The temperature: what else is worth a ladder is learned."""
         del graph
-        return (Knob("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
+        return (GridParameter("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Loss and its temperature, learning rate and penalty; what the encoder adds comes on top."""
         del graph
         softmaxes = ("softmax", "full-softmax")
@@ -175,7 +186,7 @@ class ProductModel(Trained):
             Choice("similarity", ("cosine", "dot")),
             Range("temperature", 0.05, 0.5, log=True),
             Choice("sampling", ("uniform", "mixed"), when=("loss", ("softmax", "bpr", "gbce"))),
-            Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
+            GridParameter("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
             Range("train.lr", 3e-3, 5e-2, log=True),
         )
 
@@ -191,22 +202,22 @@ class ProductModel(Trained):
         del batch
         return None
 
-    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The unpropagated vectors of ``batch.users`` and ``batch.items``, for ``l2``."""
         del batch
         raise InputError(
             "model has no vectors of its own to penalise", where=self.name, expected="l2 = 0", found="l2"
         )
 
-    def views(
+    def contrastive_views(
         self, batch: Batch, users: Tensor, items: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Two views of the users and two of the items for InfoNCE: by default the vectors under two noises."""
         generator = torch.Generator(users.device).manual_seed(batch.seed)
-        one, other = (tuple(noisy(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
+        one, other = (tuple(add_noise(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
         return (one[0], other[0]), (one[1], other[1])
 
-    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
+    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> BatchItems:
         """Items of a batch: the positives and what is drawn beside them, or the whole catalogue.
 
         Args:
@@ -215,17 +226,17 @@ class ProductModel(Trained):
             seed: of the negatives.
         """
         if self._sampler is None:
-            return Choices(np.arange(self.graph.n_items), positives, None, None, None)
+            return BatchItems(np.arange(self.graph.n_items), positives, None, None, None)
         self._sampler.parallel = self.parallel
         drawn = self._sampler.draw(users, positives, seed)
         items, at = distinct(np.concatenate([positives, drawn.items]), self.graph.n_items)
-        item_at, place = at[: positives.size], at[positives.size :]
+        positive_index, place = at[: positives.size], at[positives.size :]
         log_q = None
         if drawn.log_q is not None and self.config.log_q:
             log_q = np.zeros(items.size, np.float32)
             log_q[place] = drawn.log_q
-        return Choices(
-            items, item_at, place if drawn.columns is None else place[drawn.columns], drawn.excluded, log_q
+        return BatchItems(
+            items, positive_index, place if drawn.columns is None else place[drawn.columns], drawn.excluded, log_q
         )
 
     def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
@@ -254,8 +265,8 @@ class ProductModel(Trained):
         if c.l2:
             value = value + c.l2 * self._penalty(batch)
         if c.contrast:
-            positives = torch.unique(batch.item_at)
-            (a, b), (p, q) = self.views(batch, *raw)
+            positives = torch.unique(batch.positive_index)
+            (a, b), (p, q) = self.contrastive_views(batch, *raw)
             for one, two in ((a, b), (p[positives], q[positives])):
                 value = value + c.contrast * losses.info_nce(one, two, c.contrast_temperature)
         return value
@@ -263,22 +274,22 @@ class ProductModel(Trained):
     def _ranking_loss(self, batch: Batch, users: Tensor, items: Tensor) -> Tensor:
         c = self.config
         offsets = self.offsets(batch)
-        if batch.negative_at is None and batch.known is None and offsets is None:
-            left = users if len(users) == len(batch.user_at) else users.index_select(0, batch.user_at)
-            return losses.catalogue_softmax(left, items, batch.item_at, c.temperature)
-        if batch.negative_at is None:
+        if batch.negative_index is None and batch.known is None and offsets is None:
+            left = users if len(users) == len(batch.user_index) else users.index_select(0, batch.user_index)
+            return losses.catalogue_softmax(left, items, batch.positive_index, c.temperature)
+        if batch.negative_index is None:
             scores = users @ items.T
             if offsets is not None:
                 among = offsets if len(items) == offsets.shape[1] else offsets.index_select(1, batch.items)
                 scores = scores + among * c.temperature
-            return losses.full_softmax(scores, batch.user_at, batch.item_at, batch.known, c.temperature)
-        excluded, at = batch.excluded, batch.negative_at
+            return losses.full_softmax(scores, batch.user_index, batch.positive_index, batch.known, c.temperature)
+        excluded, at = batch.excluded, batch.negative_index
         if at.dim() == 2 and len(items) > at.shape[1] * users.shape[1]:  # fewer numbers than all products
-            scores = edge_products(users, items, batch.user_at, torch.cat([batch.item_at[:, None], at], 1))
+            scores = edge_products(users, items, batch.user_index, torch.cat([batch.positive_index[:, None], at], 1))
             positive, negative = scores[:, 0], scores[:, 1:]
         else:
-            u = users.index_select(0, batch.user_at)
-            positive = (u * items.index_select(0, batch.item_at)).sum(1)
+            u = users.index_select(0, batch.user_index)
+            positive = (u * items.index_select(0, batch.positive_index)).sum(1)
             plain = c.loss == "softmax" and not c.hardest and offsets is None and u.dtype == torch.float32
             if plain and at.dim() == 1 and not torch.is_autocast_enabled(u.device.type):
                 log_q = None if batch.log_q is None else batch.log_q[at]
@@ -287,14 +298,14 @@ class ProductModel(Trained):
             negative = u @ items.index_select(0, at).T if at.dim() == 1 else (u @ items.T).gather(1, at)
         if offsets is not None:
             offsets = offsets * c.temperature
-            users_at = batch.user_at[:, None]
-            positive = positive + offsets[batch.user_at, batch.items[batch.item_at]]
-            negative = negative + offsets[users_at, batch.items[at.expand(len(batch.user_at), -1)]]
+            users_at = batch.user_index[:, None]
+            positive = positive + offsets[batch.user_index, batch.items[batch.positive_index]]
+            negative = negative + offsets[users_at, batch.items[at.expand(len(batch.user_index), -1)]]
         if c.hardest:
             columns = losses.keep_hardest(negative, excluded, c.hardest)
             negative = negative.gather(1, columns)
             excluded = None if excluded is None else excluded.gather(1, columns)
-            at = at.expand(len(batch.user_at), -1).gather(1, columns)
+            at = at.expand(len(batch.user_index), -1).gather(1, columns)
         if c.loss == "softmax":
             q = None if batch.log_q is None else batch.log_q[at]
             return losses.sampled_softmax(positive, negative, excluded, c.temperature, q)
@@ -307,18 +318,18 @@ class ProductModel(Trained):
 
     def _penalty(self, batch: Batch) -> Tensor:
         """½ ‖·‖² of every edge's user, positive and own negatives, mean over the edges."""
-        users, items = (x.square().sum(1) for x in self.penalised(batch))
-        total = users[batch.user_at].sum() + items[batch.item_at].sum()
-        if batch.negative_at is not None:
-            total = total + items[batch.negative_at].sum()
-        return 0.5 * total / len(batch.user_at)
+        users, items = (x.square().sum(1) for x in self.ridge_gram(batch))
+        total = users[batch.user_index].sum() + items[batch.positive_index].sum()
+        if batch.negative_index is not None:
+            total = total + items[batch.negative_index].sum()
+        return 0.5 * total / len(batch.user_index)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Set the parameters; scores follow at the next question."""
         self.load_state_dict(dict(state))
-        self.forget()
+        self.clear_derived()
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
         self._items = torch.empty(0, device=self._items.device)
 
@@ -342,7 +353,9 @@ class VectorModel(ProductModel):
     def encode_histories(self, rows: Csr) -> Tensor:
         """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
 
-    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+    def encoder_inputs(
+        self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
+    ) -> Any:
         """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
 
         Args:
@@ -359,16 +372,16 @@ class VectorModel(ProductModel):
         if self._chances is not None:
             kept = self._thinned(users, positives, thinning)
             users, positives = users[kept], positives[kept]
-        present, user_at = distinct(users, self.graph.n_users)
+        present, user_index = distinct(users, self.graph.n_users)
         chosen, known = self.draw(users, positives, draw), None
-        if chosen.negative_at is None:
+        if chosen.negative_index is None:
             mine = self.history.take(present)
             columns = mine.indices.astype(np.int64)
             if chosen.items.size < self.graph.n_items:
                 columns = np.searchsorted(chosen.items, columns)
             known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(columns)
-        messages = self.messages(present, chosen.items, (users, positives), walk)
-        return chosen.batch(present, user_at, known, noise, messages)
+        encoder_inputs = self.encoder_inputs(present, chosen.items, (users, positives), walk)
+        return chosen.batch(present, user_index, known, noise, encoder_inputs)
 
     def refresh(self) -> None:
         """Encode all users and items once."""
@@ -388,9 +401,9 @@ class VectorModel(ProductModel):
         return self._users, self._items
 
     @property
-    def is_product(self) -> bool:
+    def is_dot_product(self) -> bool:
         """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
-        return keeps_vectors(self)
+        return is_dot_product_model(self)
 
     def item_vectors(self) -> Tensor:
         """Vectors of all items, [n_items, d]."""
@@ -425,23 +438,23 @@ class VectorModel(ProductModel):
         items = self.item_vectors()
         return self.history_vectors(histories) @ items.T
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
-        super().forget()
+        super().clear_derived()
         self._users = self._items
 
 
-def as_written(model: object, kind: type, *methods: str) -> bool:
+def methods_not_overridden(model: object, kind: type, *methods: str) -> bool:
     """Whether a model's methods are those of this class: neither overridden nor replaced."""
     return all(getattr(getattr(model, m), "__func__", None) is getattr(kind, m) for m in methods)
 
 
-def keeps_vectors(model: object) -> TypeGuard[VectorModel]:
+def is_dot_product_model(model: object) -> TypeGuard[VectorModel]:
     """Whether every score, of users and of histories, is a product of the vectors that the model keeps."""
-    return isinstance(model, VectorModel) and as_written(model, VectorModel, "score", "fold_in")
+    return isinstance(model, VectorModel) and methods_not_overridden(model, VectorModel, "score", "fold_in")
 
 
-def noisy(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
+def add_noise(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
     """Noise of a given length in the orthant of the vector itself (Yu et al. 2022, eq. 8)."""
     # drawn in one precision, so that it is the same noise in all
     drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x.dtype)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from relrank.graph.graph import Graph
-from relrank.models.core.base import Knob
-from relrank.models.core.settings import Dropped
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import DropFraction
 from relrank.models.core.space import Choice, Range
 from relrank.models.graph.graphsage import GraphSAGE, GraphSAGEConfig
 
@@ -19,7 +19,7 @@ class FeatureGraphSAGEConfig(GraphSAGEConfig):
     """Hyper-parameters of GraphSAGE with features."""
 
     features: bool = True
-    own_dropout: Dropped = 0.1
+    own_dropout: DropFraction = 0.1
 
 
 class FeatureGraphSAGE(GraphSAGE):
@@ -29,6 +29,6 @@ class FeatureGraphSAGE(GraphSAGE):
     Config = FeatureGraphSAGEConfig
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """As GraphSAGE's; the share of own vectors left out."""
-        return *super().space(graph), Knob("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.1)
+        return *super().space(graph), GridParameter("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.1)

@@ -20,16 +20,16 @@ from torch import Tensor, nn
 
 from relrank.errors import InputError
 from relrank.graph.sampling.blocks import Adjacency, Block
+from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import EdgeAttention, check_heads, near_identity, rows_by_type, type_of
 from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
-from relrank.models.core.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class GATv2Config(MessagePassingConfig):
     """Hyper-parameters of GATv2."""
 
-    heads: Count = 2
+    heads: PositiveInt = 2
     """Heads of attention; they divide ``dim``."""
 
 
@@ -41,7 +41,7 @@ class AttentionLayer(nn.Module):
         self._types = adjacency.types
         self._sources = [type_of(e.source, adjacency) for e in adjacency.edge_types]
         self.own = nn.Linear(dim, dim)
-        self.edge_types = nn.ModuleList(EdgeAttention(dim, heads, not e.plain) for e in adjacency.edge_types)
+        self.edge_types = nn.ModuleList(EdgeAttention(dim, heads, not e.unweighted) for e in adjacency.edge_types)
 
     def reset(self, generator: torch.Generator) -> None:
         """W near the identity, no bias, every edge type's own start."""
@@ -78,7 +78,7 @@ class GATv2(MessagePassing):
     sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Heads divide the vector; attention reads the weights itself."""
         check_heads(config, where)
         if config.weighted:

@@ -25,10 +25,10 @@ from torch.nn import functional
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.blocks import Adjacency, Block
 from relrank.kernels.dot_attention import Neighbours, dot_attention, joined
-from relrank.models.core.base import Knob
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import check_heads, glorot, near_identity, rows_by_type, type_of
 from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
-from relrank.models.core.settings import Count
 from relrank.models.core.space import Choice, Range
 
 
@@ -36,7 +36,7 @@ from relrank.models.core.space import Choice, Range
 class HGTConfig(MessagePassingConfig):
     """Hyper-parameters of the heterogeneous graph transformer."""
 
-    heads: Count = 2
+    heads: PositiveInt = 2
     """Heads of attention; they divide ``dim``."""
 
 
@@ -114,13 +114,13 @@ class HGT(MessagePassing):
     sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """As for every graph network, but its attention diverges at the rates that others like best."""
         rest = (d for d in super().space(graph) if d.name != "train.lr")
         return *rest, Range("train.lr", 1e-3, 1e-2, log=True)
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Heads divide the vector."""
         check_heads(config, where)
 

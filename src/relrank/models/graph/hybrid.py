@@ -33,9 +33,9 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
-from relrank.models.core.base import Knob
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import DropFraction, OpenUnitInterval
 from relrank.models.core.layers import Affine, FeatureEncoder
-from relrank.models.core.settings import Dropped, Inside
 from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
@@ -55,9 +55,9 @@ class HybridConfig(RelationalLightGCNConfig):
     """How graph and features meet: an MLP of both on top of the graph's vector, or a gate between the two."""
     embeddings: Embeddings = "live"
     """Whether the graph's table is learned, or solved once and held; ``l2`` does nothing to a held one."""
-    gate_start: Inside = 0.5
+    gate_start: OpenUnitInterval = 0.5
     """γ before training, in every entry of every node: the graph's share."""
-    graph_dropout: Dropped = 0.2
+    graph_dropout: DropFraction = 0.2
     """Share of a batch's nodes with features whose graph part is left out in a step. At 0 new items, which are
     negatives and nothing else, would be ranked below all others of their kind."""
 
@@ -135,19 +135,22 @@ class Hybrid(RelationalLightGCN):
         del config
         if not graph.features_of(graph.user) and not graph.features_of(graph.item):
             raise InputError(
-                "graph has no features of users or items", where=cls.name,
+                "graph has no features of users or items",
+                where=cls.name,
                 expected=f'a [features.…] with node = "{graph.item}" or "{graph.user}"',
                 found=", ".join(f"{f.name} of {f.node}" for f in graph.features.values()) or "no features",
-            )  # fmt: skip
+            )
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """As LightGCN's; how graph and features meet."""
         return (
-            *super().space(graph), Choice("fusion", ("gate", "concat")), Choice("embeddings", ("live", "frozen")),
+            *super().space(graph),
+            Choice("fusion", ("gate", "concat")),
+            Choice("embeddings", ("live", "frozen")),
             Range("gate_start", 0.1, 0.9, when=("fusion", ("gate",))),
-            Knob("graph_dropout", (0.0, 0.1, 0.2, 0.4), 0.2),
-        )  # fmt: skip
+            GridParameter("graph_dropout", (0.0, 0.1, 0.2, 0.4), 0.2),
+        )
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors, or the interactions' singular vectors; gates at their stated start."""
@@ -187,9 +190,9 @@ class Hybrid(RelationalLightGCN):
             self._held = super().propagate()
         return self._held
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
-        super().forget()
+        super().clear_derived()
         self._held = torch.empty(0, device=self.table.device)
 
     def fused(self, side: str, g: Tensor, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:

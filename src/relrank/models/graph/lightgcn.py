@@ -23,10 +23,10 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.relation_chains import within_layers
 from relrank.kernels.csr import Csr
-from relrank.models.core.base import Knob
-from relrank.models.core.fit_user_vectors import fitted
+from relrank.models.core.base import GridParameter
+from relrank.models.core.fit_user_vectors import fit_to_histories
+from relrank.models.core.hyperparameters import NonNegative, NonNegativeInt, PositiveInt, Weights
 from relrank.models.core.layers import inverse_softplus, starting_weights
-from relrank.models.core.settings import Count, NotNegative, Weights, Whole
 from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
 
@@ -35,10 +35,10 @@ from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
 class RelationalLightGCNConfig(VectorConfig):
     """Hyper-parameters of (relational) LightGCN."""
 
-    dim: Count = 128
-    layers: Whole = 2
+    dim: PositiveInt = 128
+    layers: NonNegativeInt = 2
     """Propagation steps L."""
-    weight: NotNegative = 0.3
+    weight: NonNegative = 0.3
     """Starting weight α of every relation that ``weights`` does not name."""
     weights: Weights = field(default_factory=dict)
     """Starting weight per relation; 0 leaves the relation out for good."""
@@ -67,12 +67,12 @@ class RelationalLightGCN(VectorModel):
         self._gathered: Tensor
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that propagation crosses on the way to users or items within its layers."""
         return within_layers(graph, graph.relations, (graph.user, graph.item), int((config or cls.Config()).layers))
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Loss, layers, and where the relations' weights start."""
         weights = (Range(f"weights.{name}", 0.01, 3.0, log=True) for name in sorted(graph.relations))
         return *super().space(graph), Range("layers", 1, 4), *weights
@@ -83,7 +83,7 @@ class RelationalLightGCN(VectorModel):
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
             self.raw_weights.copy_(self._start)
-        self.forget()
+        self.clear_derived()
 
     @property
     def relation_weights(self) -> dict[str, float]:
@@ -113,7 +113,7 @@ class RelationalLightGCN(VectorModel):
         self._penalised = (own[0], own[1]) if own else None
         return users, items
 
-    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of E: those that ``encode`` has found, or the table's."""
         found, self._penalised = self._penalised, None
         n = self.graph.n_users
@@ -139,7 +139,7 @@ class RelationalLightGCN(VectorModel):
         if not self._items.numel():
             self.refresh()
         length = 1.0 if self.config.similarity == "cosine" else float(self._users.norm(dim=1).mean())
-        return fitted(self.gather(rows), rows, self._items, self.config.temperature, length)
+        return fit_to_histories(self.gather(rows), rows, self._items, self.config.temperature, length)
 
     def gather(self, rows: Csr) -> Tensor:
         """What the layers would gather for a user with these items and no vector so far.
@@ -163,7 +163,7 @@ class RelationalLightGCN(VectorModel):
         self.blocks.release()
         self._gathered = torch.empty(0, device=self._items.device)
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
-        super().forget()
+        super().clear_derived()
         self._gathered = torch.empty(0, device=self._items.device)

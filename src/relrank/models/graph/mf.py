@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
 from relrank.kernels.dense_solve import rows_times_dense
-from relrank.models.core.base import Knob
-from relrank.models.core.settings import Count, NotNegative, Positive
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import NonNegative, Positive, PositiveInt
 from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch, Loss, Similarity, VectorConfig, VectorModel
 
@@ -27,9 +27,9 @@ class MFConfig(VectorConfig):
     loss: Loss = "bpr"
     similarity: Similarity = "dot"
     temperature: Positive = 1.0
-    negatives: Count = 1
+    negatives: PositiveInt = 1
     shared: bool = False
-    l2: NotNegative = 1e-3
+    l2: NonNegative = 1e-3
     fold_in_weight: Positive = 0.1
     """Weight of the whole catalogue's zeros beside the history's ones, and of the ridge, when folding in."""
 
@@ -45,13 +45,13 @@ class MF(VectorModel):
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, self.config.dim))
 
     @classmethod
-    def knobs(cls, graph: Graph) -> tuple[Knob, ...]:
+    def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
         """The penalty."""
         del graph
-        return (Knob("l2", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1e-3),)
+        return (GridParameter("l2", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1e-3),)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """As every encoder's, but an edge's own negatives cannot come from the batch."""
         return tuple(d for d in super().space(graph) if d.name != "sampling")
 
@@ -60,14 +60,14 @@ class MF(VectorModel):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-        self.forget()
+        self.clear_derived()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
         n = self.graph.n_users
         return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
 
-    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
         return self.encode(batch)
 

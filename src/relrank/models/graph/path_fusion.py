@@ -19,27 +19,27 @@ from torch import Tensor, nn
 
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
-from relrank.graph.paths import path_kinds
-from relrank.graph.relation_chains import led_to
+from relrank.graph.meta_paths import meta_paths
+from relrank.graph.relation_chains import reachable_relations
 from relrank.kernels.csr import Csr, Int64
-from relrank.models.core.base import Knob, history_rows, user_rows
+from relrank.models.core.base import GridParameter, history_rows, user_rows
+from relrank.models.core.hyperparameters import NonNegative, Positive, PositiveInt, Weights
 from relrank.models.core.layers import starting_weights
-from relrank.models.core.settings import Count, NotNegative, Positive, Weights
 from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch, Loss, VectorConfig, VectorModel
-from relrank.models.graph.path_terms import PathTerms, root_shares, without_edges
+from relrank.models.graph.path_terms import PathTerms, inverse_sqrt_weights, without_edges
 
 
 @dataclass(frozen=True, slots=True)
 class PathFusionConfig(VectorConfig):
     """Hyper-parameters of path fusion."""
 
-    dim: Count = 256
+    dim: PositiveInt = 256
     temperature: Positive = 0.2
     loss: Loss = "full-softmax"
     user_vectors: bool = True
     """Whether users have vectors e_u of their own."""
-    weight: NotNegative = 0.5
+    weight: NonNegative = 0.5
     """Starting weight a of every relation that ``weights`` does not name, the interactions included. A few hundred
     steps do not move it far: with a few thousand rows, 5 to 10 may be worth trying."""
     weights: Weights = field(default_factory=dict)
@@ -53,33 +53,35 @@ class PathFusion(VectorModel):
 
     name = "path-fusion"
     weighs_interactions = True
-    most_edges: ClassVar[float] = 0.5
+    max_batch_fraction: ClassVar[float] = 0.5
     Config = PathFusionConfig
     relational = True
 
     def __init__(self, graph: Graph, config: PathFusionConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        kinds = path_kinds(graph)
+        kinds = meta_paths(graph)
         start = starting_weights([k.name for k in kinds], c.weights, c.weight)
         self.paths = PathTerms(kinds, start, self.history, bool(c.learn_weights))
         self.table = nn.Parameter(torch.zeros(graph.n_users + graph.n_items, c.dim))
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Relations that open paths: of items or of users, direct or at the end of a chain."""
         del config
-        return led_to(graph)
+        return reachable_relations(graph)
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Temperature, vectors and learning rate; the loss is the softmax over the whole catalogue."""
         del graph
         return (
-            Range("temperature", 0.05, 0.5, log=True), Choice("dim", (128, 256, 512)),
-            Choice("user_vectors", (True, False)), Knob("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
+            Range("temperature", 0.05, 0.5, log=True),
+            Choice("dim", (128, 256, 512)),
+            Choice("user_vectors", (True, False)),
+            GridParameter("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
             Range("train.lr", 3e-3, 5e-2, log=True),
-        )  # fmt: skip
+        )
 
     def init_weights(self, seed: int) -> None:
         """Normal vectors; relation weights at their stated start."""
@@ -87,30 +89,32 @@ class PathFusion(VectorModel):
         with torch.no_grad():
             self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
         self.paths.reset()
-        self.forget()
+        self.clear_derived()
 
     @property
     def relation_weights(self) -> dict[str, float]:
         """Weight a per kind of path as it stands."""
         return self.paths.weights
 
-    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+    def encoder_inputs(
+        self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
+    ) -> Any:
         """The users' histories without the batch's own edges, and the paths from there."""
         del items, seed
         left, cut = without_edges(self.history.take(users), users, edges)
-        return (root_shares(left), *self.paths.messages(users, edges, self.parallel, (left, cut)))
+        return (inverse_sqrt_weights(left), *self.paths.encoder_inputs(users, edges, self.parallel, (left, cut)))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories; items as they are."""
-        users: Tensor = sparse_product(batch.messages[0], self.table[self.graph.n_users :])
-        own, items = self.penalised(batch)
+        users: Tensor = sparse_product(batch.encoder_inputs[0], self.table[self.graph.n_users :])
+        own, items = self.ridge_gram(batch)
         return users + own if self.config.user_vectors else users, items
 
     def offsets(self, batch: Batch) -> Tensor | None:
         """What the paths add to the scores, [U, n_items]; None where every kind of path is left out."""
-        return self.paths(batch.messages[1:]) if self.paths.kinds else None
+        return self.paths(batch.encoder_inputs[1:]) if self.paths.kinds else None
 
-    def penalised(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the tables."""
         n = self.graph.n_users
         return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
@@ -123,7 +127,7 @@ class PathFusion(VectorModel):
 
     def encode_histories(self, rows: Csr) -> Tensor:
         """|H|^-½ Σ q_j; zeros for an empty history."""
-        return sparse_product(root_shares(rows), self.table.detach()[self.graph.n_users :])
+        return sparse_product(inverse_sqrt_weights(rows), self.table.detach()[self.graph.n_users :])
 
     def score(self, users: Tensor) -> Tensor:
         """Vectors and paths of known users."""
@@ -134,10 +138,10 @@ class PathFusion(VectorModel):
         """Vectors and paths of new users, who have no relations of their own yet."""
         return self._with_paths(super().fold_in(histories), history_rows(histories, self.graph.n_items), None)
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters, and the kept paths."""
-        super().forget()
-        self.paths.forget()
+        super().clear_derived()
+        self.paths.clear_derived()
 
     def _with_paths(self, scores: Tensor, rows: Csr, users: Int64 | None) -> Tensor:
         return self.paths.add(scores / self.config.temperature, rows, users, self.parallel)

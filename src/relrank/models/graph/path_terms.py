@@ -1,8 +1,8 @@
 """What paths add to a user's scores: ``Σ_r a_r √(p_r(u, i) / m_r)``, a_r ≥ 0.
 
-p_r(u, i) is the summed weight of the paths of kind r from the user to the item (see ``relrank.graph.paths``), where
-each item of a history H counts |H|^-½; m_r is its mean where there is a path. The square root keeps a user with many
-paths from outweighing everything else in a softmax; a plain sum trained worse.
+p_r(u, i) is the summed weight of the paths of kind r from the user to the item (see ``relrank.graph.meta_paths``),
+where each item of a history H counts |H|^-½; m_r is its mean where there is a path. The square root keeps a user with
+many paths from outweighing everything else in a softmax; a plain sum trained worse.
 
 In training a batch's own edges are cut out of the histories that lead to them, and no path runs through the user
 itself; else a relation's weight measures how much of the answer it leaks.
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.graph.paths import PathKind, path_scores, root_of_difference
+from relrank.graph.meta_paths import MetaPath, path_scores, root_of_difference
 from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.models.core.layers import inverse_softplus
 
-KEPT_BYTES = 2 << 30
+MAX_CACHE_BYTES = 2 << 30
 """Room for the path scores of all users: if they are kept, a step pays only for the edges that it cuts out."""
 SAMPLE = 256
 """Users whose paths decide the scale m_r."""
@@ -46,7 +46,7 @@ class _Weighted(torch.autograd.Function):
         return dots, *(None for _ in ctx.paths)
 
 
-def root_shares(rows: Csr) -> Csr:
+def inverse_sqrt_weights(rows: Csr) -> Csr:
     """|H|^-½ at every item of a history H."""
     share = 1 / np.sqrt(np.maximum(rows.degrees(), 1))
     return Csr(rows.indptr, rows.indices, share[rows.rows()].astype(np.float32), rows.n_cols)
@@ -77,7 +77,7 @@ class PathTerms(nn.Module):
         learn: whether the weights move.
     """
 
-    def __init__(self, kinds: list[PathKind], start: Tensor, history: Csr, learn: bool = True) -> None:
+    def __init__(self, kinds: list[MetaPath], start: Tensor, history: Csr, learn: bool = True) -> None:
         super().__init__()
         self.kinds = [k for k, a in zip(kinds, start.tolist(), strict=True) if a > 0]
         self._start = inverse_softplus(start[start > 0])
@@ -101,7 +101,7 @@ class PathTerms(nn.Module):
         values = functional.softplus(self.raw).tolist()
         return {k.name: a for k, a in zip(self.kinds, values, strict=True)}
 
-    def messages(
+    def encoder_inputs(
         self, users: Int64, edges: tuple[Int64, Int64], parallel: bool, left_and_cut: tuple[Csr, Csr] | None = None
     ) -> tuple[Tensor, ...]:
         """What ``forward`` needs: √(p_r / m_r) per kind for users whose histories lack a batch's edges.
@@ -115,9 +115,9 @@ class PathTerms(nn.Module):
         left, cut = left_and_cut or without_edges(self._history.take(users), users, edges)
         return tuple(torch.from_numpy(p) for p in self._rooted_without(users, cut, left, parallel))
 
-    def forward(self, messages: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, encoder_inputs: tuple[Tensor, ...]) -> Tensor:
         """What the paths add to the scores of the users, float32 [n, n_items]."""
-        added: Tensor = _Weighted.apply(functional.softplus(self.raw), *messages)  # type: ignore[no-untyped-call]
+        added: Tensor = _Weighted.apply(functional.softplus(self.raw), *encoder_inputs)  # type: ignore[no-untyped-call]
         return added
 
     def add(self, scores: Tensor, rows: Csr, users: Int64 | None, parallel: bool = True) -> Tensor:
@@ -127,19 +127,19 @@ class PathTerms(nn.Module):
             scores: [rows.n_rows, n_items].
             rows: histories.
             users: the user row of each history; None for people the graph does not know.
-            parallel: as for ``messages``.
+            parallel: as for ``encoder_inputs``.
         """
         for weight, paths in zip(self.weights.values(), self._rooted(rows, users, parallel), strict=True):
             scores += weight * torch.from_numpy(paths).to(scores.device)
         return scores
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop the kept paths."""
         self._whole = None
 
     def _rooted(self, rows: Csr, users: Int64 | None, parallel: bool = True) -> list[Float32]:
         """√(p_r / m_r) per kind, float32 [n_rows, n_items] each."""
-        even, found = root_shares(rows), []
+        even, found = inverse_sqrt_weights(rows), []
         for kind, scale in zip(self.kinds, self._scales, strict=True):
             paths = path_scores(kind, even, users, parallel)
             paths *= np.float32(1 / scale)
@@ -150,7 +150,7 @@ class PathTerms(nn.Module):
         """Path scores of all users' whole histories, each item counted 1; None if they would take too much room."""
         rows = self._history
         with self._making:
-            if self._whole is None and 4 * rows.n_rows * rows.n_cols * len(self.kinds) <= KEPT_BYTES:
+            if self._whole is None and 4 * rows.n_rows * rows.n_cols * len(self.kinds) <= MAX_CACHE_BYTES:
                 ones = Csr(rows.indptr, rows.indices, np.ones(rows.nnz, np.float32), rows.n_cols)
                 everyone = np.arange(rows.n_rows)
                 self._whole = [path_scores(kind, ones, everyone, parallel) for kind in self.kinds]

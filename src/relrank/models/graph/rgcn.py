@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from relrank.graph.aggregation import neighbour_mean
 from relrank.graph.sampling.blocks import Adjacency, Block, Edges
+from relrank.models.core.hyperparameters import NonNegativeInt
 from relrank.models.core.message_passing import MessagePassing, MessagePassingConfig
-from relrank.models.core.settings import Whole
 
 
 @dataclass(frozen=True, slots=True)
 class RGCNConfig(MessagePassingConfig):
     """Hyper-parameters of R-GCN."""
 
-    bases: Whole = 0
+    bases: NonNegativeInt = 0
     """Matrices V_b that the edge types share; 0 gives each edge type a matrix of its own."""
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
-from relrank.models.core.settings import Count, NotNegative
-from relrank.models.core.vectors import Batch, noisy
+from relrank.models.core.hyperparameters import NonNegative, PositiveInt
+from relrank.models.core.vectors import Batch, add_noise
 from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCNConfig
 
 
@@ -26,8 +26,8 @@ from relrank.models.graph.lightgcn import RelationalLightGCN, RelationalLightGCN
 class XSimGCLConfig(RelationalLightGCNConfig):
     """Hyper-parameters of XSimGCL."""
 
-    contrast: NotNegative = 0.1
-    contrast_layer: Count = 1
+    contrast: NonNegative = 0.1
+    contrast_layer: PositiveInt = 1
     """The layer that the final vectors are contrasted with, 1 … L."""
 
 
@@ -42,27 +42,29 @@ class XSimGCL(RelationalLightGCN):
         self._contrasted: Any = None
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """The layer that is contrasted with is there."""
         if config.contrast_layer > config.layers:
             raise InputError(
-                "no such layer to contrast with", where=f"{where}, contrast_layer",
-                expected=f"at most layers = {config.layers}", found=str(config.contrast_layer),
-            )  # fmt: skip
+                "no such layer to contrast with",
+                where=f"{where}, contrast_layer",
+                expected=f"at most layers = {config.layers}",
+                found=str(config.contrast_layer),
+            )
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of the noisy Z; the noisy layers are kept for ``views``."""
+        """Rows of the noisy Z; the noisy layers are kept for ``contrastive_views``."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
         x: Tensor = self.table
         total = torch.zeros_like(x)
         for layer in range(1, self.config.layers + 1):
-            x = noisy(self.blocks.product(x, self.alpha), self.config.noise, generator)
+            x = add_noise(self.blocks.product(x, self.alpha), self.config.noise, generator)
             total = total + x
             if layer == self.config.contrast_layer:
                 self._contrasted = self._rows(x, batch)
         return self._rows(total / self.config.layers, batch)
 
-    def views(
+    def contrastive_views(
         self, batch: Batch, users: Tensor, items: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The final vectors against those of one layer."""

@@ -19,9 +19,9 @@ from torch.nn import functional
 from relrank.graph.graph import Graph
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Int64
-from relrank.models.core.base import Knob
+from relrank.models.core.base import GridParameter
+from relrank.models.core.hyperparameters import OpenUnitInterval, UnitInterval
 from relrank.models.core.sequence import Windows
-from relrank.models.core.settings import Inside, Share
 from relrank.models.core.space import Choice, Range
 from relrank.models.sequence.sasrec import SASRecConfig, Transformer
 
@@ -30,9 +30,9 @@ from relrank.models.sequence.sasrec import SASRecConfig, Transformer
 class BERT4RecConfig(SASRecConfig):
     """Hyper-parameters of BERT4Rec."""
 
-    masked: Inside = 0.2
+    masked: OpenUnitInterval = 0.2
     """Share of a window's items that are hidden; at least one is, and one is not."""
-    last: Share = 0.2
+    last: UnitInterval = 0.2
     """Share of windows in which the last item alone is hidden."""
 
 
@@ -48,7 +48,7 @@ class BERT4Rec(Transformer):
         self.mask = nn.Parameter(torch.zeros(self.config.dim))
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """As for every model of sequences, and the share that is hidden."""
         return *super().space(graph), Range("masked", 0.1, 0.6)
 
@@ -65,24 +65,24 @@ class BERT4Rec(Transformer):
         ``lengths`` counts as in scoring: what there is before the last item.
         """
         c = self.config
-        items, real = histories.windows(c.window, ends)
+        items, n_valid = histories.windows(c.window, ends)
         place = np.arange(items.shape[1])
-        drawn = np.where(place < real[:, None], rng.random(items.shape), 2)
-        hidden = np.clip(np.rint(c.masked * real), 1, np.maximum(real - 1, 1))
+        drawn = np.where(place < n_valid[:, None], rng.random(items.shape), 2)
+        hidden = np.clip(np.rint(c.masked * n_valid), 1, np.maximum(n_valid - 1, 1))
         at = drawn.argsort(axis=1).argsort(axis=1) < hidden[:, None]
-        at = np.where(rng.random(len(items))[:, None] < c.last, place == real[:, None] - 1, at)
+        at = np.where(rng.random(len(items))[:, None] < c.last, place == n_valid[:, None] - 1, at)
         target = items[at]
         items[at] = self.graph.n_items
-        return Windows(*(torch.from_numpy(p) for p in (items, real, ends - 1, at))), target
+        return Windows(*(torch.from_numpy(p) for p in (items, n_valid, ends - 1, at))), target
 
-    def asked(self, histories: Sequences) -> Windows:
+    def scoring_windows(self, histories: Sequences) -> Windows:
         """The latest items and a hidden one after them."""
         lengths = histories.lengths()
-        items, real = histories.windows(self.config.window - 1)
+        items, n_valid = histories.windows(self.config.window - 1)
         items = np.pad(items, ((0, 0), (0, 1)))
-        at = np.arange(items.shape[1]) == real[:, None]
+        at = np.arange(items.shape[1]) == n_valid[:, None]
         items[at] = self.graph.n_items
-        return Windows(*(torch.from_numpy(p) for p in (items, real + 1, lengths, at)))
+        return Windows(*(torch.from_numpy(p) for p in (items, n_valid + 1, lengths, at)))
 
     def inputs(self, windows: Windows) -> Tensor:
         """The items' vectors; hidden ones have the mask's."""

@@ -24,7 +24,7 @@ CENTRE = 30.0
 """Length at which ``Continuous`` has its stated value, whatever its slope."""
 
 
-class Mixing(nn.Module, ABC):
+class FusionWeight(nn.Module, ABC):
     """α of histories."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Mixing(nn.Module, ABC):
         """Parameters at their stated start; called without gradients."""
 
 
-class Fixed(Mixing):
+class Fixed(FusionWeight):
     """One α for all."""
 
     def __init__(self, start: float) -> None:
@@ -57,7 +57,7 @@ class Fixed(Mixing):
         """Nothing to do."""
 
 
-class Grouped(Mixing):
+class Grouped(FusionWeight):
     """One α for short histories (up to 10), one for medium (11 to 50), one for long ones."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class PerBin(Grouped):
         self.logits.fill_(logit(self.start))
 
 
-class Continuous(Mixing):
+class Continuous(FusionWeight):
     """``σ(a + b · log(n / 30))``: a learned level and a learned slope, which starts at 0."""
 
     def __init__(self, start: float) -> None:
@@ -135,7 +135,7 @@ class Continuous(Mixing):
         self.slope.zero_()
 
 
-class Piecewise(Mixing):
+class Piecewise(FusionWeight):
     """A learned α at each of some lengths, linear in log n between them and constant beyond."""
 
     def __init__(self, start: float) -> None:
@@ -161,7 +161,7 @@ class Piecewise(Mixing):
         self.logits.fill_(logit(self.start))
 
 
-class Gated(Mixing):
+class Gated(FusionWeight):
     """``σ(w · s_t + b)`` of what the history says up to each moment; w starts at 0."""
 
     def __init__(self, start: float, dim: int) -> None:
@@ -183,7 +183,7 @@ class Gated(Mixing):
         self.bias.fill_(logit(self.start))
 
 
-def mixing_of(kind: str, start: float, values: Sequence[float], dim: int) -> Mixing:
+def make_fusion_weight(kind: str, start: float, values: Sequence[float], dim: int) -> FusionWeight:
     """The mixing of that name: ``fixed``, ``discrete``, ``per-bin``, ``continuous``, ``piecewise``, ``gated``."""
     match kind:
         case "fixed":

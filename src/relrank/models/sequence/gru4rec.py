@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from relrank.graph.graph import Graph
-from relrank.models.core.layers import dropped, glorot
+from relrank.models.core.hyperparameters import PositiveInt
+from relrank.models.core.layers import apply_dropout, glorot
 from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows
-from relrank.models.core.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class GRU4RecConfig(SequenceConfig):
     """Hyper-parameters of GRU4Rec."""
 
-    layers: Count = 1
+    layers: PositiveInt = 1
     """GRU layers; their states are as long as the items' vectors."""
 
 
@@ -56,8 +56,8 @@ class GRU4Rec(SequenceModel):
         """The layers; they read from the left, so that nothing behind the real items reaches these."""
         del windows
         c = self.config
-        x = dropped(x * c.dim**0.5, c.dropout, generator)
+        x = apply_dropout(x * c.dim**0.5, c.dropout, generator)
         for layer in self.layers:
-            x = dropped(layer(x)[0], c.dropout, generator)
+            x = apply_dropout(layer(x)[0], c.dropout, generator)
         result: Tensor = self.norm(x)
         return result

@@ -28,7 +28,7 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.relation import Relation
-from relrank.graph.sampling.blocks import Adjacency, whole_block
+from relrank.graph.sampling.blocks import Adjacency, full_block
 from relrank.models.graph.gatv2 import AttentionLayer
 from relrank.tables.ids import IdMap
 
@@ -37,7 +37,7 @@ PAIRS = 4096
 """Edges predicted in one step."""
 
 
-def relations_near(graph: Graph) -> dict[str, Relation]:
+def userless_relations(graph: Graph) -> dict[str, Relation]:
     """The relations that no user takes part in and that lead to an item, perhaps through others."""
     relations = {n: r for n, r in graph.relations.items() if graph.user not in (r.source, r.target)}
     near = {graph.item}
@@ -47,18 +47,19 @@ def relations_near(graph: Graph) -> dict[str, Relation]:
 
 
 def item_graph(graph: Graph) -> Graph:
-    """The graph of ``relations_near``; users and interactions are gone.
+    """The graph of ``userless_relations``; users and interactions are gone.
 
     Raises:
         InputError: there are none.
     """
-    relations = relations_near(graph)
+    relations = userless_relations(graph)
     if not relations:
         raise InputError(
-            "no relation among items", where="graph vectors of items",
+            "no relation among items",
+            where="graph vectors of items",
             expected="a relation that leads from items to items, such as one of kind cooccurrence",
             found=", ".join(graph.relations) or "none",
-        )  # fmt: skip
+        )
     nobody = IdMap(graph.user, graph.nodes[graph.user].keys.head(0))
     none = np.zeros(0, np.int32)
     interactions = Relation.of(graph.interactions.name, graph.user, graph.item, none, none)
@@ -68,7 +69,7 @@ def item_graph(graph: Graph) -> Graph:
     )
 
 
-class GraphVectors(nn.Module, ABC):
+class ItemGraphEncoder(nn.Module, ABC):
     """Vectors of all nodes of an item graph, users being none of them.
 
     Args:
@@ -159,7 +160,7 @@ class GraphVectors(nn.Module, ABC):
         return slice(first, first + len(self.graph.nodes[node_type]))
 
 
-class LightGCNVectors(GraphVectors):
+class LightGCNItemEncoder(ItemGraphEncoder):
     """``1/(L+1) Σ_l (Σ_r Â_r / R)^l T``: the layers' mean over all relations alike (He et al. 2020)."""
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
@@ -173,13 +174,13 @@ class LightGCNVectors(GraphVectors):
         return blocks.layer_mean(self.table, alpha, self.layers)
 
 
-class GATVectors(GraphVectors):
+class GATItemEncoder(ItemGraphEncoder):
     """Layers of GATv2 attention over the edges of every relation, each beside a way past it."""
 
     def __init__(self, graph: Graph, dim: int, layers: int, heads: int) -> None:
         super().__init__(graph, dim, layers)
         adjacency = Adjacency(graph)
-        self._block = whole_block(adjacency)
+        self._block = full_block(adjacency)
         self.attention = nn.ModuleList([AttentionLayer(dim, adjacency, heads) for _ in range(layers)])
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
@@ -191,13 +192,17 @@ class GATVectors(GraphVectors):
 
     def encode(self, graph: Graph) -> Tensor:
         """The last layer."""
-        block = (self._block if graph is self.graph else whole_block(Adjacency(graph))).to(self.table.device)
+        block = (self._block if graph is self.graph else full_block(Adjacency(graph))).to(self.table.device)
         x: Tensor = self.table
         for layer in self.attention:
             x = x + layer(x, block)
         return x
 
 
-def vectors_of(encoder: EncoderName, graph: Graph, dim: int, layers: int, heads: int) -> GraphVectors:
+def make_item_encoder(encoder: EncoderName, graph: Graph, dim: int, layers: int, heads: int) -> ItemGraphEncoder:
     """The encoder of that name; ``heads`` are those of attention."""
-    return LightGCNVectors(graph, dim, layers) if encoder == "lightgcn" else GATVectors(graph, dim, layers, heads)
+    return (
+        LightGCNItemEncoder(graph, dim, layers)
+        if encoder == "lightgcn"
+        else GATItemEncoder(graph, dim, layers, heads)
+    )

@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.graph import Graph
-from relrank.models.core.layers import check_heads, dropped
+from relrank.models.core.hyperparameters import PositiveInt
+from relrank.models.core.layers import apply_dropout, check_heads
 from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, places
-from relrank.models.core.settings import Count
 
 
 @dataclass(frozen=True, slots=True)
 class SASRecConfig(SequenceConfig):
     """Hyper-parameters of SASRec."""
 
-    layers: Count = 2
+    layers: PositiveInt = 2
     """Transformer layers."""
-    heads: Count = 2
+    heads: PositiveInt = 2
     """Heads of attention; they divide ``dim``."""
-    widening: Count = 4
+    widening: PositiveInt = 4
     """Width of the feed-forward part, in multiples of ``dim``."""
 
 
@@ -73,9 +73,9 @@ class TransformerLayer(nn.Module):
             x.device.type, enabled=x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
         ):
             attended = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
-        x = x + dropped(self.merge(attended.transpose(1, 2).reshape(b, length, dim)), dropout, generator)
+        x = x + apply_dropout(self.merge(attended.transpose(1, 2).reshape(b, length, dim)), dropout, generator)
         wide = functional.gelu(self.widen(self.norm_forward(x)))
-        return x + dropped(self.narrow(wide), dropout, generator)
+        return x + apply_dropout(self.narrow(wide), dropout, generator)
 
 
 class Transformer(SequenceModel):
@@ -92,7 +92,7 @@ class Transformer(SequenceModel):
         self.norm = nn.LayerNorm(c.dim)
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Heads divide the vector."""
         check_heads(config, where)
 
@@ -109,10 +109,10 @@ class Transformer(SequenceModel):
         """The layers."""
         c = self.config
         x = x * c.dim**0.5 + functional.embedding(places(windows, c.window), self.places)
-        x = dropped(x, c.dropout, generator)
+        x = apply_dropout(x, c.dropout, generator)
         mask = None
         if not self.causal:
-            mask = (torch.arange(x.shape[1], device=x.device) < windows.real[:, None])[:, None, None]
+            mask = (torch.arange(x.shape[1], device=x.device) < windows.n_valid[:, None])[:, None, None]
         for block in self.blocks:
             x = block(x, mask, c.dropout, generator)
         result: Tensor = self.norm(x)

@@ -28,11 +28,17 @@ from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import within_layers
 from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 from relrank.kernels.csr import Int64
-from relrank.models.core.sequence import AT_ONCE, Windows
-from relrank.models.core.settings import Count, Inside, Positive, Whole
+from relrank.models.core.hyperparameters import NonNegativeInt, OpenUnitInterval, Positive, PositiveInt
+from relrank.models.core.sequence import SCORING_BATCH_SIZE, Windows
 from relrank.models.core.space import Choice, Range
-from relrank.models.sequence.fusion_weight import mixing_of
-from relrank.models.sequence.item_graph import EncoderName, GraphVectors, item_graph, relations_near, vectors_of
+from relrank.models.sequence.fusion_weight import make_fusion_weight
+from relrank.models.sequence.item_graph import (
+    EncoderName,
+    ItemGraphEncoder,
+    item_graph,
+    make_item_encoder,
+    userless_relations,
+)
 from relrank.models.sequence.sasrec import SASRecConfig, Transformer
 
 MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", "gated"]
@@ -46,19 +52,19 @@ class SequenceFusionConfig(SASRecConfig):
     """A cosine would be that of the two parts side by side, and not of their mixture."""
     mixing: MixingName = "continuous"
     """How α depends on a history."""
-    alpha: Inside = 0.5
+    alpha: OpenUnitInterval = 0.5
     """Where α starts, and stays if it is fixed: the share of an item's own vector."""
-    short_alpha: Inside = 0.3
+    short_alpha: OpenUnitInterval = 0.3
     """α of histories up to 10 items, if it is discrete."""
-    medium_alpha: Inside = 0.5
+    medium_alpha: OpenUnitInterval = 0.5
     """α of 11 to 50 items, if it is discrete."""
-    long_alpha: Inside = 0.7
+    long_alpha: OpenUnitInterval = 0.7
     """α of longer histories, if it is discrete."""
     encoder: EncoderName = "lightgcn"
     """What makes vectors of the graph: LightGCN, or attention."""
-    graph_layers: Count = 2
+    graph_layers: PositiveInt = 2
     """Its steps along edges."""
-    pretrain: Whole = 0
+    pretrain: NonNegativeInt = 0
     """Steps in which the graph's vectors are first trained to predict the graph's own edges."""
     pretrain_lr: Positive = 0.02
     """Adam's learning rate there."""
@@ -76,42 +82,47 @@ class SequenceFusion(Transformer):
     def __init__(self, graph: Graph, config: SequenceFusionConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        self.vectors: GraphVectors | None = None
-        self.mixing = mixing_of(c.mixing, c.alpha, (c.short_alpha, c.medium_alpha, c.long_alpha), c.dim)
-        if relations_near(graph):
-            self.vectors = vectors_of(c.encoder, item_graph(graph), c.dim, c.graph_layers, c.heads)
+        self.vectors: ItemGraphEncoder | None = None
+        self.mixing = make_fusion_weight(c.mixing, c.alpha, (c.short_alpha, c.medium_alpha, c.long_alpha), c.dim)
+        if userless_relations(graph):
+            self.vectors = make_item_encoder(c.encoder, item_graph(graph), c.dim, c.graph_layers, c.heads)
             self.vectors.requires_grad_(not c.freeze)
         else:
             self.mixing.requires_grad_(False)
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """As for every transformer; vectors that stay as they are have been trained before."""
-        super().check_together(config, where)
+        super().check_config(config, where)
         if config.freeze and not config.pretrain:
             raise InputError(
-                "vectors would stay at their random start", where=f"{where}, freeze",
-                expected="pretrain above 0, or freeze = false", found="pretrain = 0",
-            )  # fmt: skip
+                "vectors would stay at their random start",
+                where=f"{where}, freeze",
+                expected="pretrain above 0, or freeze = false",
+                found="pretrain = 0",
+            )
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Those that lead to an item without passing a user, within the layers of the graph's encoder.
 
         Vectors that are first trained on the graph's own edges have learned from all of them.
         """
-        config, near = config or cls.Config(), relations_near(graph)
+        config, near = config or cls.Config(), userless_relations(graph)
         return tuple(near) if config.pretrain else within_layers(graph, near, (graph.item,), int(config.graph_layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Any, ...]:
         """As for every model of sequences; how α starts, and the graph's encoder, where there is a graph of items."""
-        if not relations_near(graph):
+        if not userless_relations(graph):
             return super().space(graph)
         return (
-            *super().space(graph), Choice("mixing", get_args(MixingName)), Range("alpha", 0.1, 0.9),
-            Choice("encoder", get_args(EncoderName)), Range("graph_layers", 1, 4),
-        )  # fmt: skip
+            *super().space(graph),
+            Choice("mixing", get_args(MixingName)),
+            Range("alpha", 0.1, 0.9),
+            Choice("encoder", get_args(EncoderName)),
+            Range("graph_layers", 1, 4),
+        )
 
     def init_encoder(self, generator: torch.Generator) -> None:
         """SASRec's; α at its start; the graph's vectors normal, or trained on the graph."""
@@ -141,10 +152,10 @@ class SequenceFusion(Transformer):
         alpha: Tensor = self.mixing(windows.lengths, states)
         return (alpha if alpha.dim() == 3 else alpha[:, None]).to(own.dtype)
 
-    def moments(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
+    def target_states(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
         """``[α h, (1 − α) h]`` of the moments that are asked for."""
         if self.vectors is None:
-            return super().moments(windows, items, generator)
+            return super().target_states(windows, items, generator)
         own = self.inputs(windows)
         alpha = self.alpha(windows, own)
         mixed = alpha * own + (1 - alpha) * functional.embedding(windows.items, items[:, self.config.dim :])
@@ -174,8 +185,10 @@ class SequenceFusion(Transformer):
     def _alphas(self, users: Int64) -> np.ndarray[Any, Any]:
         """α in the last moment of each user's history."""
         found = []
-        for first in range(0, users.size, AT_ONCE):
-            windows = self.asked(self.sequences.take(users[first : first + AT_ONCE])).to(self.table.device)
+        for first in range(0, users.size, SCORING_BATCH_SIZE):
+            windows = self.scoring_windows(self.sequences.take(users[first : first + SCORING_BATCH_SIZE])).to(
+                self.table.device
+            )
             alpha = self.alpha(windows, self.inputs(windows)).expand(*windows.items.shape, 1)
             found.append(alpha[windows.at][:, 0].double().cpu().numpy())
         return np.concatenate(found)

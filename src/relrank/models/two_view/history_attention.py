@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from relrank.graph.aggregation import sparse_product
 from relrank.graph.graph import Graph
-from relrank.kernels.csr import Csr, Float32, Int64, end_to_end
+from relrank.kernels.csr import Csr, Float32, Int64, concat_ranges
 from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.models.core.layers import Affine, near_identity
 
@@ -82,8 +82,8 @@ class TrainingHistories:
         edges = graph.interactions
         self.ordered = graph.places is not None
         self.window = window if self.ordered else 0
-        in_time = graph.in_time()
-        order = np.arange(len(edges)) if in_time is None else in_time
+        chronological_order = graph.chronological_order()
+        order = np.arange(len(edges)) if chronological_order is None else chronological_order
         users = edges.src[order]  # ascending in either order
         self.indptr = np.searchsorted(users, np.arange(graph.n_users + 1)).astype(np.int64)
         levels = rating_levels(edges.weight)
@@ -99,7 +99,7 @@ class TrainingHistories:
             users: user rows [n].
             cut: (user rows, item rows) that are left out: a target is never in the history that is to find it.
         """
-        indptr, at = end_to_end(self.indptr[users], self.indptr[users + 1] - self.indptr[users])
+        indptr, at = concat_ranges(self.indptr[users], self.indptr[users + 1] - self.indptr[users])
         if cut is not None:
             left = ~np.isin(self.keys[at], cut[0] * self.n_items + cut[1])
             owner = np.repeat(np.arange(users.size), np.diff(indptr))[left]

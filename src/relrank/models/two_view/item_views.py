@@ -57,9 +57,15 @@ class ItemViews(nn.Module):
     """
 
     def __init__(
-        self, graph: Graph, texts: tuple[str, ...], attributes: tuple[str, ...], features: bool, own: bool, dim: int,
+        self,
+        graph: Graph,
+        texts: tuple[str, ...],
+        attributes: tuple[str, ...],
+        features: bool,
+        own: bool,
+        dim: int,
         heads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.adjacency = Adjacency(graph)
         self._items = self.adjacency.types[graph.item]
@@ -76,8 +82,10 @@ class ItemViews(nn.Module):
         described = np.any([np.zeros(graph.n_items, bool), *(f.known for f in graph.features_of(graph.item))], axis=0)
         self.register_buffer("_described", torch.from_numpy(described), persistent=False)
         self._described: Tensor
-        views = [torch.zeros(graph.n_items, dtype=torch.bool) if r is None else r.known().any(1)
-                 for r in (self.text, self.attributes)]  # fmt: skip
+        views = [
+            torch.zeros(graph.n_items, dtype=torch.bool) if r is None else r.known().any(1)
+            for r in (self.text, self.attributes)
+        ]
         if self.encoder is not None:
             views[1] = views[1] | self._described
         #: which items have each of ``PARTS``, bool [n_items, 3]
@@ -137,9 +145,7 @@ class ItemViews(nn.Module):
         text, attributes, last = self.gates
         views = text(written), attributes(shared)
         asked = self.across(torch.stack(views, dim=1), _joined(written, shared))
-        parts = Parts(
-            torch.cat([own[:, None], functional.normalize(asked, dim=2)], dim=1) * known[:, :, None], known
-        )  # fmt: skip
+        parts = Parts(torch.cat([own[:, None], functional.normalize(asked, dim=2)], dim=1) * known[:, :, None], known)
         assert isinstance(last, Gate)
         shares = last.shares(parts)
         items = (shares[:, :, None] * parts.vectors).sum(1) + ~known.any(1, keepdim=True) * self.nothing

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.kernels.csr import Int64, end_to_end
+from relrank.kernels.csr import Int64, concat_ranges
 from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.models.core.layers import Affine
 from relrank.models.two_view.history_attention import Histories
@@ -56,7 +56,7 @@ class TargetAttention(nn.Module):
             histories: of the users.
         """
         whose, v = owners.cpu().numpy(), items.index_select(0, candidates)
-        indptr, events = end_to_end(histories.indptr[whose], np.diff(histories.indptr)[whose])
+        indptr, events = concat_ranges(histories.indptr[whose], np.diff(histories.indptr)[whose])
         neighbours = Neighbours(indptr, events.astype(np.int32), np.zeros(events.size, np.int32))
         query, read = self.query(v)[:, None], keys[:, None]
         z = dot_attention(query, read, read, keys.new_ones(1, 1), neighbours, v.shape[1] ** -0.5)[:, 0]
@@ -74,13 +74,13 @@ def users_at_once(histories: Histories, candidates: int) -> Iterator[Int64]:
 
 @torch.no_grad()
 def hard_negatives(
-    scores: Tensor, known: tuple[Tensor, Tensor], top: int, n: int, generator: torch.Generator
+    scores: Tensor, seen: tuple[Tensor, Tensor], top: int, n: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Some of the items at the top of each user's list, drawn at random.
 
     Args:
         scores: [n_users, n_items]; is written into.
-        known: (places of users, item rows) that are no negatives.
+        seen: (places of users, item rows) that are no negatives.
         top: length of the list.
         n: how many are drawn from it.
         generator: of the draw.
@@ -89,7 +89,7 @@ def hard_negatives(
         Item rows, int64 [n_users, n], and which of them are the user's own after all, bool [n_users, n]: those of a
         user whose list is shorter.
     """
-    scores[known] = -torch.inf
+    scores[seen] = -torch.inf
     best = scores.topk(min(top, scores.shape[1]), 1).indices
     # by item and not by place in the list, so that two near scores that swap places change nothing
     chance = torch.rand(scores.shape, generator=generator, device=scores.device).gather(1, best)
@@ -97,7 +97,7 @@ def hard_negatives(
     return drawn, scores.gather(1, drawn).isinf()
 
 
-def raised(scores: Tensor, columns: Tensor, looked_at: Tensor) -> Tensor:
+def merge_reranked(scores: Tensor, columns: Tensor, looked_at: Tensor) -> Tensor:
     """Scores in which some columns have new values, and all others keep their order below those.
 
     Args:

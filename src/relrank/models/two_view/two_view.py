@@ -33,24 +33,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from relrank.graph.aggregation import sparse_product
-from relrank.graph.composition import composed_graph
-from relrank.graph.construction.texts import text_relations
+from relrank.graph.composition import compose_graph
+from relrank.graph.construction.text_nodes import text_relations
 from relrank.graph.graph import Graph
-from relrank.graph.paths import path_kinds
+from relrank.graph.meta_paths import meta_paths
 from relrank.graph.relation_chains import hops
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.core import losses
-from relrank.models.core.base import Knob, history_rows, user_rows
+from relrank.models.core.base import GridParameter, history_rows, user_rows
+from relrank.models.core.hyperparameters import (
+    AlwaysZero,
+    DropFraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+)
 from relrank.models.core.layers import check_heads
-from relrank.models.core.settings import Count, Dropped, Nothing, NotNegative, Positive, Whole
 from relrank.models.core.space import Choice, Range
-from relrank.models.core.vectors import Batch, Choices, Loss, VectorConfig, VectorModel, as_written
+from relrank.models.core.vectors import Batch, BatchItems, Loss, VectorConfig, VectorModel, methods_not_overridden
 from relrank.models.graph.path_terms import PathTerms
 from relrank.models.two_view.history_attention import Histories, HistoryAttention, TrainingHistories
 from relrank.models.two_view.item_views import PARTS, Encoded, ItemViews
-from relrank.models.two_view.rerank import TargetAttention, hard_negatives, raised, users_at_once
-from relrank.models.two_view.views import Draws, structure_relations
+from relrank.models.two_view.rerank import TargetAttention, hard_negatives, merge_reranked, users_at_once
+from relrank.models.two_view.views import Draws, attribute_relations
 
 Scorer = Literal["dot", "rerank"]
 Views = Literal["both", "text", "attributes"]
@@ -66,9 +73,9 @@ class TwoViewConfig(VectorConfig):
     """Hyper-parameters of the two-view recommender."""
 
     loss: Loss = "full-softmax"
-    l2: Nothing = 0.0
+    l2: AlwaysZero = 0.0
     """Vectors have length 1 wherever they are read."""
-    heads: Count = 2
+    heads: PositiveInt = 2
     """Heads of the attention over histories and across views; they divide ``dim``."""
     views: Views = "both"
     """Which views are read."""
@@ -76,16 +83,16 @@ class TwoViewConfig(VectorConfig):
     """Whether items have vectors of their own beside the views."""
     user_vectors: bool = False
     """Whether users of the graph have vectors of their own beside their histories."""
-    own_dropout: Dropped = 0.2
+    own_dropout: DropFraction = 0.2
     """Share of the items that do without their own vector in a step, where a view can stand for it."""
-    fanout: Whole = 0
+    fanout: NonNegativeInt = 0
     """Neighbours that a node draws in every hop of a relation in each step; 0 trains on all. Scores read all."""
-    window: Whole = 200
+    window: NonNegativeInt = 200
     """Latest items of a history that are read, where histories have an order; 0 for all."""
     new_as_negatives: bool = True
     """Whether items that nobody chose in training are negatives like any others. They are never a positive, so that
     their texts and attributes are then learned as reasons against them: for ranking new items set it to false."""
-    align: NotNegative = 0.1
+    align: NonNegative = 0.1
     """Weight of the contrast between an item's two views."""
     align_temperature: Positive = 0.2
     """Its temperature."""
@@ -95,16 +102,16 @@ class TwoViewConfig(VectorConfig):
     """Starting weight of every kind of path; it is learned."""
     scorer: Scorer = "dot"
     """Products alone, or a heavier head that looks at the top of the list again as well."""
-    top: Count = 200
+    top: PositiveInt = 200
     """Items that are looked at again."""
-    candidates: Count = 32
+    candidates: PositiveInt = 32
     """Of these, how many an edge is trained against."""
-    rerank: NotNegative = 1.0
+    rerank: NonNegative = 1.0
     """Weight of the heavier head's loss."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Read:
+class TwoViewInputs:
     """What a step reads beside its edges.
 
     Attributes:
@@ -112,7 +119,7 @@ class Read:
         users: their rows, int64 [n].
         drawn: edges of texts and attributes; None twice for all.
         aligned: item rows whose views are to find each other, int64 [m].
-        together: pairs of places in ``aligned`` that one user has in the batch, int64 [2, n_pairs].
+        same_user_pairs: pairs of places in ``aligned`` that one user has in the batch, int64 [2, n_pairs].
         paths: scores of paths from what is left of the histories, per kind float32 [n, n_items].
     """
 
@@ -120,10 +127,10 @@ class Read:
     users: Int64
     drawn: tuple[Draws | None, Draws | None]
     aligned: Int64
-    together: Int64
+    same_user_pairs: Int64
     paths: tuple[Tensor, ...]
 
-    def to(self, device: torch.device) -> Read:
+    def to(self, device: torch.device) -> TwoViewInputs:
         """The same with scores of paths on a device; histories go there when they are read."""
         return replace(self, paths=tuple(p.to(device) for p in self.paths))
 
@@ -143,10 +150,10 @@ class TwoView(VectorModel):
     Config = TwoViewConfig
     relational = True
     featured = True
-    most_edges: ClassVar[float] = 0.5
+    max_batch_fraction: ClassVar[float] = 0.5
 
     def __init__(self, graph: Graph, config: TwoViewConfig | None = None) -> None:
-        graph = composed_graph(graph)
+        graph = compose_graph(graph)
         super().__init__(graph, config)
         c = self.config
         texts, attributes = self._views(graph, c)
@@ -170,7 +177,7 @@ class TwoView(VectorModel):
         self._step: Step | None = None
 
     @classmethod
-    def check_together(cls, config: Any, where: str) -> None:
+    def check_config(cls, config: Any, where: str) -> None:
         """Heads divide the vector."""
         check_heads(config, where)
 
@@ -180,9 +187,9 @@ class TwoView(VectorModel):
         del graph, config
 
     @classmethod
-    def reads(cls, graph: Graph, config: Any) -> tuple[str, ...]:
+    def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
         """Those of the views that are asked for, of paths, and of users with nodes that are no items."""
-        config, direct = config or cls.Config(), composed_graph(graph)
+        config, direct = config or cls.Config(), compose_graph(graph)
         read = {name for names in cls._views(direct, config) for name in names}
         for name, r in direct.relations.items():
             if r.source != r.target and graph.user in (r.source, r.target) and graph.item not in (r.source, r.target):
@@ -197,17 +204,19 @@ class TwoView(VectorModel):
     def _views(graph: Graph, config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Relations of the text view and of the attribute view, as far as they are asked for."""
         texts = tuple(sorted(r.name for r in text_relations(graph) if r.source == graph.item and len(r)))
-        attributes = structure_relations(graph)
+        attributes = attribute_relations(graph)
         return () if config.views == "attributes" else texts, () if config.views == "text" else attributes
 
     @classmethod
-    def space(cls, graph: Graph) -> tuple[Knob | Range | Choice, ...]:
+    def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
         """Temperature, contrast, what keeps own vectors from drowning the views, and the learning rate."""
         del graph
         return (
-            Range("temperature", 0.07, 0.3, log=True), Knob("align", (0.0, 0.03, 0.1, 0.3), 0.1),
-            Knob("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.2), Range("train.lr", 1e-3, 2e-2, log=True),
-        )  # fmt: skip
+            Range("temperature", 0.07, 0.3, log=True),
+            GridParameter("align", (0.0, 0.03, 0.1, 0.3), 0.1),
+            GridParameter("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.2),
+            Range("train.lr", 1e-3, 2e-2, log=True),
+        )
 
     def _user_relations(self) -> list[tuple[Csr, slice]]:
         """Users by nodes that are no items, rows adding up to 1, and the nodes' global numbers."""
@@ -223,7 +232,7 @@ class TwoView(VectorModel):
         c = self.config
         if c.paths == "none":
             return None
-        kinds = path_kinds(self.graph)[: None if c.paths == "all" else 1]
+        kinds = meta_paths(self.graph)[: None if c.paths == "all" else 1]
         return PathTerms(kinds, torch.full((len(kinds),), c.path_weight), self.history)
 
     @property
@@ -242,27 +251,29 @@ class TwoView(VectorModel):
             self.head.reset(generator)
         if self.paths is not None:
             self.paths.reset()
-        self.forget()
+        self.clear_derived()
 
-    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Choices:
+    def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> BatchItems:
         """As for every model with vectors, but without new items among the negatives if they are spared."""
         chosen = super().draw(users, positives, seed)
         if not self._spared.any():
             return chosen
-        if chosen.negative_at is None:
+        if chosen.negative_index is None:
             items = np.flatnonzero(~self._spared)
-            return replace(chosen, items=items, item_at=np.searchsorted(items, positives))
+            return replace(chosen, items=items, positive_index=np.searchsorted(items, positives))
         new = np.broadcast_to(
-            self._spared[chosen.items[chosen.negative_at]], (users.size, chosen.negative_at.shape[-1])
+            self._spared[chosen.items[chosen.negative_index]], (users.size, chosen.negative_index.shape[-1])
         )
         return replace(chosen, excluded=new | (False if chosen.excluded is None else chosen.excluded))
 
-    def messages(self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence) -> Any:
+    def encoder_inputs(
+        self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
+    ) -> Any:
         """The users' histories without the batch's own edges, edges of the views, and which items are aligned."""
         del items
         chance, walk = seed.spawn(2)
         drawn = self.items.draw(self.config.fanout, walk, self.parallel) if self.config.fanout else (None, None)
-        aligned = together = np.zeros(0, np.int64)
+        aligned = same_user_pairs = np.zeros(0, np.int64)
         if self.config.align and self._both.any():
             aligned = np.unique(edges[1][self._both[edges[1]]])
             if aligned.size > ALIGNED:
@@ -270,14 +281,14 @@ class TwoView(VectorModel):
             at = np.isin(edges[1], aligned)
             places = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
             has = csr_array((np.ones(at.sum(), np.int32), places), shape=(users.size, aligned.size))
-            together = np.stack((has.T @ has).nonzero()).astype(np.int64)
-        walked = () if self.paths is None else self.paths.messages(users, edges, self.parallel)
-        return Read(self.training_histories.of(users, edges), users, drawn, aligned, together, walked)
+            same_user_pairs = np.stack((has.T @ has).nonzero()).astype(np.int64)
+        walked = () if self.paths is None else self.paths.encoder_inputs(users, edges, self.parallel)
+        return TwoViewInputs(self.training_histories.of(users, edges), users, drawn, aligned, same_user_pairs, walked)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Users from what is left of their histories, items from one pass over the catalogue."""
         generator = torch.Generator(self.items.table.device).manual_seed(batch.seed)
-        read = batch.messages
+        read = batch.encoder_inputs
         encoded = self.items(self.config.own_dropout, generator, read.drawn)
         keys = self.reader.keys(encoded.items, read.histories, generator)
         users: Tensor = self.reader(encoded.items, keys, read.histories, self._side(read.users))
@@ -287,7 +298,7 @@ class TwoView(VectorModel):
 
     def offsets(self, batch: Batch) -> Tensor | None:
         """What paths add to the scores, [U, n_items]."""
-        return None if self.paths is None else self.paths(batch.messages.paths)
+        return None if self.paths is None else self.paths(batch.encoder_inputs.paths)
 
     def _side(self, users: Int64) -> Tensor | None:
         """Users' own vectors and what their relations with other nodes than items say, [n, dim]; None without any."""
@@ -301,23 +312,23 @@ class TwoView(VectorModel):
         value, step, c = super().loss(batch), self._step, self.config
         self._step = None
         assert step is not None
-        if batch.messages.aligned.size > 1:
-            value = value + c.align * self._alignment(batch.messages, step)
+        if batch.encoder_inputs.aligned.size > 1:
+            value = value + c.align * self._alignment(batch.encoder_inputs, step)
         if self.head is not None and c.rerank:
             value = value + c.rerank * self._heavy_loss(batch, step)
         return value
 
-    def _alignment(self, read: Read, step: Step) -> Tensor:
+    def _alignment(self, read: TwoViewInputs, step: Step) -> Tensor:
         """InfoNCE between the two views of the items that are aligned."""
         rows = torch.from_numpy(read.aligned).to(step.users.device)
-        together = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=rows.device)
-        together[torch.from_numpy(read.together[0]), torch.from_numpy(read.together[1])] = True
+        same_user_pairs = torch.zeros(len(rows), len(rows), dtype=torch.bool, device=rows.device)
+        same_user_pairs[torch.from_numpy(read.same_user_pairs[0]), torch.from_numpy(read.same_user_pairs[1])] = True
         one, other = (view.index_select(0, rows) for view in step.encoded.views)
-        return losses.info_nce(one, other, self.config.align_temperature, symmetric=True, excluded=together)
+        return losses.info_nce(one, other, self.config.align_temperature, symmetric=True, excluded=same_user_pairs)
 
     def _heavy_loss(self, batch: Batch, step: Step) -> Tensor:
         """Softmax of each edge's positive among items from the top of its user's list, with what the head adds."""
-        read, c, items = batch.messages, self.config, step.encoded.items
+        read, c, items = batch.encoder_inputs, self.config, step.encoded.items
         generator = torch.Generator(items.device).manual_seed(batch.seed + 1)
         left, right = self._normal(step.users), self._normal(items)
         offsets = self.offsets(batch)
@@ -328,7 +339,7 @@ class TwoView(VectorModel):
             scores[:, torch.from_numpy(self._spared)] = -torch.inf
         known = _pairs(self.history.take(read.users), scores.device)
         negatives, excluded = hard_negatives(scores, known, c.top, c.candidates, generator)
-        positives, at = batch.items.index_select(0, batch.item_at), batch.user_at
+        positives, at = batch.items.index_select(0, batch.positive_index), batch.user_index
 
         def whole(candidates: Tensor, owners: Tensor) -> Tensor:
             assert self.head is not None
@@ -365,9 +376,9 @@ class TwoView(VectorModel):
         return self._read(self._catalogue(), Histories.of_sets(rows), None)
 
     @property
-    def is_product(self) -> bool:
+    def is_dot_product(self) -> bool:
         """Scores are products where neither paths nor a head change them."""
-        return self.head is None and self.paths is None and as_written(self, TwoView, "score", "fold_in")
+        return self.head is None and self.paths is None and methods_not_overridden(self, TwoView, "score", "fold_in")
 
     def score(self, users: Tensor) -> Tensor:
         """Products, and the top of each list looked at again if there is a head for it."""
@@ -377,14 +388,14 @@ class TwoView(VectorModel):
         rows = user_rows(users, self.graph.n_users)
         known = self.history.take(rows)
         scores = self._with_paths(products, known, rows)
-        return scores if self.head is None else self._again(scores, self.training_histories.of(rows), rows, known)
+        return scores if self.head is None else self._rerank(scores, self.training_histories.of(rows), rows, known)
 
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """New histories, read in their order where training histories have one."""
         rows, given = self._given(histories)
         products = self._normal(self._read(self._catalogue(), given, None)) @ self.item_vectors().T
-        return self._again(self._with_paths(products, rows, None), given, None, rows)
+        return self._rerank(self._with_paths(products, rows, None), given, None, rows)
 
     @torch.no_grad()
     def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
@@ -396,7 +407,7 @@ class TwoView(VectorModel):
         rows = history_rows(histories, self.graph.n_items)
         if not self.ordered:
             return rows, Histories.of_sets(rows)
-        sequences = Sequences.of_histories(histories, self.graph.n_items)
+        sequences = Sequences.from_histories(histories, self.graph.n_items)
         return rows, self.training_histories.given(sequences.indptr, sequences.items)
 
     @torch.no_grad()
@@ -414,7 +425,7 @@ class TwoView(VectorModel):
         return self._raw
 
     @torch.no_grad()
-    def _again(self, scores: Tensor, histories: Histories, users: Int64 | None, known: Csr) -> Tensor:
+    def _rerank(self, scores: Tensor, histories: Histories, users: Int64 | None, known: Csr) -> Tensor:
         """Scores in which the best items outside the history were looked at again; without a head, as they are."""
         if self.head is None or not histories.n:
             return scores
@@ -429,14 +440,14 @@ class TwoView(VectorModel):
             owners = at.repeat_interleave(best.shape[1])
             of = self.head(items, best[at].flatten(), owners, keys, vectors, histories)
             added[at] = of.view(len(at), -1).to(scores.dtype)
-        return raised(scores, best, scores.gather(1, best) + added)
+        return merge_reranked(scores, best, scores.gather(1, best) + added)
 
-    def forget(self) -> None:
+    def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
-        super().forget()
+        super().clear_derived()
         self._raw = torch.empty(0, device=self.items.table.device)
         if self.paths is not None:
-            self.paths.forget()
+            self.paths.clear_derived()
 
     @property
     def view_shares(self) -> dict[str, dict[str, float]]:

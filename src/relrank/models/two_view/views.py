@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from relrank.graph.construction.texts import text_relations
+from relrank.graph.construction.text_nodes import text_relations
 from relrank.graph.feature import Feature
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.blocks import Adjacency, EdgeType
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     known: Tensor
 
 
-def structure_relations(graph: Graph) -> tuple[str, ...]:
+def attribute_relations(graph: Graph) -> tuple[str, ...]:
     """All relations of items but those to texts, in name order; one that links items and users is no attribute."""
     texts = {r.name for r in text_relations(graph)}
     ends = {name: (r.source, r.target) for name, r in sorted(graph.relations.items()) if len(r) and name not in texts}
@@ -72,8 +72,8 @@ class _Rows(nn.Module):
     def __init__(self, csr: Csr) -> None:
         super().__init__()
         self._nodes = np.flatnonzero(csr.degrees()).astype(np.int64)
-        plain = bool((csr.data == 1).all())
-        self._edges = EdgeType("", 0, slice(0, csr.n_rows), slice(0, csr.n_cols), csr, plain)
+        unweighted = bool((csr.data == 1).all())
+        self._edges = EdgeType("", 0, slice(0, csr.n_rows), slice(0, csr.n_cols), csr, unweighted)
         starts = np.concatenate([csr.indptr[self._nodes], csr.indptr[-1:]])
         arrays = {"rows": self._nodes, "starts": starts, "sources": csr.indices, "weight": csr.data}
         for name, array in arrays.items():
@@ -94,7 +94,7 @@ class _Rows(nn.Module):
         word = seed.generate_state(1, np.uint64)[0]
         draw(
             self._nodes, self._edges, none, fanout, False, False, word, starts, found.sources, found.weight, parallel
-        )  # fmt: skip
+        )
         return found
 
     def forward(self, attention: EdgeAttention, sources: Tensor, destinations: Tensor, drawn: Drawn | None) -> Tensor:
@@ -138,12 +138,12 @@ class _Structure(nn.Module):
 
     def __init__(self, back: EdgeType, there: EdgeType | None, dim: int) -> None:
         super().__init__()
-        self.rows, self.attention = _Rows(back.csr), EdgeAttention(dim, 1, not back.plain)
+        self.rows, self.attention = _Rows(back.csr), EdgeAttention(dim, 1, not back.unweighted)
         self.nodes = back.source
         self.far_rows = self.far_attention = None
         self.hops: tuple[_Rows, ...] = (self.rows,)
         if there is not None:
-            self.far_rows, self.far_attention = _Rows(there.csr), EdgeAttention(dim, 1, not there.plain)
+            self.far_rows, self.far_attention = _Rows(there.csr), EdgeAttention(dim, 1, not there.unweighted)
             self.hops = self.rows, self.far_rows
 
     def reset(self, generator: torch.Generator) -> None:
@@ -282,8 +282,10 @@ class CrossAttention(nn.Module):
             return projected.view(n, x.shape[1], self.heads, -1).transpose(1, 2)
 
         query, key, value = (
-            by_head(self.query, views), by_head(self.key, parts.vectors), by_head(self.value, parts.vectors)
-        )  # fmt: skip
+            by_head(self.query, views),
+            by_head(self.key, parts.vectors),
+            by_head(self.value, parts.vectors),
+        )
         some = parts.known.sum(1) > 1
         hidden = (~parts.known & some[:, None])[:, None, None]
         shares = ((query @ key.mT) * (dim / self.heads) ** -0.5).masked_fill(hidden, -torch.inf).softmax(3)

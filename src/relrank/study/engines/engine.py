@@ -9,69 +9,30 @@ from typing import Any, Protocol
 
 from relrank.errors import InputError
 from relrank.models import MODELS, ClosedForm
-from relrank.parallel.memory import out_of_memory
-from relrank.study.cells import Cell, CellResult, Known, StatusCallback, beginning, run_cell
+from relrank.parallel.memory import is_out_of_memory
+from relrank.study.callbacks import StudyCallback
+from relrank.study.cell import Cell, StatusCallback
+from relrank.study.cell_store import CellResult
+from relrank.study.run_cell import run_cell
+from relrank.study.tune_cell import CachedTrial
+from relrank.study.warm_starts import load_warm_start
 
 TRIES = 5
 """Times that a cell is begun; a cell that kills its workers, by want of memory say, must not do so for ever."""
-
-
-class StudyCallback(Protocol):
-    """Sees a study go by. Several cells may be running at once."""
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        """Cells to come, so many of them finished earlier."""
-
-    def start(self, cell: Cell) -> None:
-        """A cell begins."""
-
-    def say(self, cell: Cell, message: str) -> None:
-        """What a running cell is doing."""
-
-    def lost(self, cell: Cell, why: str) -> None:
-        """The worker of a running cell is gone; the cell will begin again."""
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """A cell is there; ``fresh`` if it was run just now."""
-
-    def left_out(self, cells: list[Cell], why: str) -> None:
-        """Cells of one model are left out for want of memory, before ``plan`` or after ``start``; in one sentence."""
-
-
-class Silent:
-    """A watcher that looks away."""
-
-    def plan(self, cells: list[Cell], finished: int) -> None:
-        """Nothing."""
-
-    def start(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def say(self, cell: Cell, message: str) -> None:
-        """Nothing."""
-
-    def lost(self, cell: Cell, why: str) -> None:
-        """Nothing."""
-
-    def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """Nothing."""
-
-    def left_out(self, cells: list[Cell], why: str) -> None:
-        """Nothing."""
 
 
 class Engine(Protocol):
     """Runs cells that it is given; which cells those are is not its business."""
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
+        self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """Run cells, each into its folder, which is there whole or not at all.
 
         Args:
             cells: by key, none of them finished; each behind those that it begins after (``Cell.after``).
             folder: where the cells' folders, named by key, belong.
-            watcher: told of ``start``, ``say`` and ``lost``.
+            callback: told of ``start``, ``on_status`` and ``worker_lost``.
 
         Yields:
             Key and result of every cell once, in the order in which they are finished; None as the result of a cell
@@ -88,30 +49,30 @@ class Engine(Protocol):
         """What a study's card says of where its cells ran, beside the machine that it was asked for on."""
 
 
-class OneByOne:
+class SequentialEngine:
     """Runs cells in this process, in the order given; closed forms hear of trials that earlier cells made."""
 
     def __init__(self) -> None:
-        self._memory: dict[str, Known] = {}
+        self._memory: dict[str, CachedTrial] = {}
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
+        self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``Engine``."""
         last: Cell | None = None
         for key, cell in cells.items():
             make_room(cell, last)
             last = cell
-            watcher.start(cell)
-            yield key, self._result(beginning(cell, folder), folder / key, partial(watcher.say, cell))
+            callback.start(cell)
+            yield key, self._result(load_warm_start(cell, folder), folder / key, partial(callback.on_status, cell))
 
-    def _result(self, cell: Cell, folder: Path, say: StatusCallback) -> CellResult | None:
+    def _result(self, cell: Cell, folder: Path, on_status: StatusCallback) -> CellResult | None:
         try:
-            return run_cell(cell, folder, say, self._memory)
+            return run_cell(cell, folder, on_status, self._memory)
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
-        release(cell)
+        clear_cache(cell)
         return None
 
     def memory(self) -> int | None:
@@ -131,14 +92,16 @@ def refuse_deadly(cell: Cell, deaths: int, why: str) -> None:
     """
     if deaths >= TRIES:
         raise InputError(
-            f"its worker died {TRIES} times", where=named(cell), found=why,
+            f"its worker died {TRIES} times",
+            where=cell_label(cell),
+            found=why,
             expected="workers that live: is there memory for so many cells at once? Fewer at once have more each",
-        ) from None  # fmt: skip
+        ) from None
 
 
-def named(cell: Cell) -> str:
+def cell_label(cell: Cell) -> str:
     """A cell as errors name it."""
-    return f"{cell.model.name} · {cell.arm.name} · seed {cell.bench.seed}"
+    return f"{cell.model.name} · {cell.arm.name} · seed {cell.split_context.seed}"
 
 
 def raise_failure(answer: Mapping[str, Any]) -> None:
@@ -152,12 +115,12 @@ def raise_failure(answer: Mapping[str, Any]) -> None:
 
 def make_room(cell: Cell, last: Cell | None) -> None:
     """Release what is kept of the cell before, unless this one shares it."""
-    if last is not None and (cell.bench is not last.bench or cell.model.kind != last.model.kind):
-        release(last)
+    if last is not None and (cell.split_context is not last.split_context or cell.model.kind != last.model.kind):
+        clear_cache(last)
 
 
-def release(cell: Cell) -> None:
+def clear_cache(cell: Cell) -> None:
     """Matrices that a closed form keeps for other arms of the same split: another cell needs the memory."""
     kind = MODELS[cell.model.kind]
     if issubclass(kind, ClosedForm):
-        kind.release()
+        kind.clear_cache()

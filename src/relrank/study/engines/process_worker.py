@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relrank.study.cells import Cell, Known, SplitContext
+    from relrank.study.cell import Cell, SplitContext
+    from relrank.study.tune_cell import CachedTrial
 
 PAUSE = 0.25
 """Seconds between two messages of a cell."""
@@ -24,13 +25,13 @@ Trial = tuple[str, bytes, float]
 """A trial, the metrics of its users as float32, and its seconds."""
 
 
-class Trials(dict[str, "Known"]):
-    """Trials that are known here, as the memory of cells (``cells.Memory``), and those made since the last order."""
+class RecordedTrials(dict[str, "CachedTrial"]):
+    """Trials known here (``cells.TrialCache``), and those made since the last order."""
 
     def __init__(self) -> None:
         self.made: list[Trial] = []
 
-    def __setitem__(self, trial: str, known: Known, /) -> None:
+    def __setitem__(self, trial: str, known: CachedTrial, /) -> None:
         super().__setitem__(trial, known)
         self.made.append((trial, known.metrics.tobytes(), known.seconds))
 
@@ -38,10 +39,10 @@ class Trials(dict[str, "Known"]):
         """What other processes made."""
         import numpy as np
 
-        from relrank.study.cells import Known
+        from relrank.study.tune_cell import CachedTrial
 
         for trial, metrics, seconds in trials:
-            super().__setitem__(trial, Known(np.frombuffer(metrics, np.float32), seconds))
+            super().__setitem__(trial, CachedTrial(np.frombuffer(metrics, np.float32), seconds))
 
 
 def serve(orders: Connection) -> None:
@@ -79,16 +80,16 @@ class _Worker:
     """What is kept from cell to cell."""
 
     def __init__(self, orders: Connection) -> None:
-        self.orders, self.trials = orders, Trials()
-        self.benches: dict[int, SplitContext] = {}
+        self.orders, self.trials = orders, RecordedTrials()
+        self.split_contexts: dict[int, SplitContext] = {}
         self.last: Cell | None = None
         self.said = 0.0
 
     def run(self, order: dict[str, Any]) -> dict[str, Any]:
         """Run one cell; see ``serve``."""
         from relrank.errors import InputError
-        from relrank.parallel.memory import out_of_memory
-        from relrank.study.engines.engine import release
+        from relrank.parallel.memory import is_out_of_memory
+        from relrank.study.engines.engine import clear_cache
 
         try:
             self._run(order)
@@ -99,22 +100,22 @@ class _Worker:
         except OSError as error:
             return {"failed": str(error)}
         except Exception as error:
-            if isinstance(error, MemoryError | RuntimeError) and out_of_memory(error):
+            if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
                 if self.last is not None:
-                    release(self.last)
+                    clear_cache(self.last)
                 return {"memory": str(error)}
             return {"error": traceback.format_exc()}
         return {}
 
     def _run(self, order: dict[str, Any]) -> None:
-        from relrank.study.cells import run_cell
         from relrank.study.engines.engine import make_room
         from relrank.study.engines.split_files import unpack, unpack_cell
+        from relrank.study.run_cell import run_cell
 
         if "files" in order:
-            self.benches[order["bench"]] = unpack(order["files"])
+            self.split_contexts[order["bench"]] = unpack(order["files"])
         self.trials.learn(order["trials"])
-        cell = unpack_cell(order["cell"], self.benches[order["bench"]])
+        cell = unpack_cell(order["cell"], self.split_contexts[order["bench"]])
         make_room(cell, self.last)
         self.last = cell
         if (seen := cell.key()) != order["key"]:

@@ -24,11 +24,14 @@ from relrank.errors import InputError
 from relrank.io.atomic import atomic_folder
 from relrank.models import MODELS, Trained
 from relrank.parallel.environment import cores, recommended_environment
-from relrank.study.cells import Cell, CellResult, SplitContext, beginning, load_cell
+from relrank.study.callbacks import StudyCallback
+from relrank.study.cell import Cell, SplitContext
+from relrank.study.cell_store import CellResult, load_cell
 from relrank.study.engines import engine, ray_worker
-from relrank.study.engines.engine import StudyCallback, named, raise_failure, refuse_deadly
+from relrank.study.engines.engine import cell_label, raise_failure, refuse_deadly
 from relrank.study.engines.split_files import pack, pack_cell
-from relrank.study.fits import needed
+from relrank.study.memory_limits import required_memory
+from relrank.study.warm_starts import load_warm_start
 
 POLL = 0.3
 """Seconds between two looks at what workers say."""
@@ -83,9 +86,11 @@ class RayEngine:
         scheme, apart, _ = (address or "").partition("://")
         if apart:
             raise InputError(
-                "not a cluster's address", where="relrank study --address, or RAY_ADDRESS", found=f"{scheme}://…",
+                "not a cluster's address",
+                where="relrank study --address, or RAY_ADDRESS",
+                found=f"{scheme}://…",
                 expected='IP:PORT of the head, or "auto"; http:// is the address of jobs, ray:// that of clients',
-            )  # fmt: skip
+            )
         self._ray, self._address, self._cores = load_ray(own=address is None), address, cores
         host, _, port = (address or "").rpartition(":")
         if host and port.isdigit() and "/" not in host:
@@ -138,9 +143,13 @@ class RayEngine:
             if self._address is None:
                 # on the loopback alone: whoever reaches a Ray may run anything; see LOOPBACK
                 self._ray.init(
-                    address="local", num_cpus=cores(), object_store_memory=STORE,
-                    include_dashboard=False, _node_ip_address="127.0.0.1", **quiet,
-                )  # fmt: skip
+                    address="local",
+                    num_cpus=cores(),
+                    object_store_memory=STORE,
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    **quiet,
+                )
             else:
                 self._ray.init(address=self._address, **quiet)
         except (OSError, ValueError, RuntimeError, self._ray.exceptions.RayError) as error:
@@ -148,9 +157,11 @@ class RayEngine:
         if self._address is None and (open_to := {node["NodeManagerAddress"] for node in self._ray.nodes()} - LOCAL):
             self._ray.shutdown()
             raise InputError(
-                "Ray would listen on more than the loopback", where="--engine ray", found=", ".join(sorted(open_to)),
+                "Ray would listen on more than the loopback",
+                where="--engine ray",
+                found=", ".join(sorted(open_to)),
                 expected=f"a process that has not imported ray yet, or {LOOPBACK}=0 before it does",
-            )  # fmt: skip
+            )
 
     def _nowhere(self, error: Exception) -> InputError:
         if self._address is None:
@@ -171,7 +182,7 @@ class RayEngine:
         return max((int(node.get("memory", 0)) for node in self._nodes()), default=0) or None
 
     def run(
-        self, cells: Mapping[str, Cell], folder: Path, watcher: StudyCallback
+        self, cells: Mapping[str, Cell], folder: Path, callback: StudyCallback
     ) -> Iterator[tuple[str, CellResult | None]]:
         """See ``engines.Engine``. A cell whose worker dies begins again, on another machine if need be.
 
@@ -188,7 +199,7 @@ class RayEngine:
         left, machines = dict(cells), self._machines()
         self._refuse_too_large(left, needs)
         mark = f".{uuid.uuid4().hex}"
-        begun: set[str] = set()
+        with_warm_start: set[str] = set()
         deaths = dict.fromkeys(cells, 0)
         queue, running = list(cells), dict[Any, str]()
         (folder / mark).touch()
@@ -199,37 +210,41 @@ class RayEngine:
                     self._refuse_too_large(left, needs)
                 # In turn, so that baselines are there early; some wait in Ray, where an autoscaler sees them.
                 while len(running) < 2 * max(1, self._n_cores() // self._cores):
-                    key = next((k for k in queue if not left.keys() & set(cells[k].after)), None)
+                    key = next((k for k in queue if not left.keys() & set(cells[k].prerequisites)), None)
                     if key is None:
                         break
                     queue.remove(key)
-                    running[self._submit(key, beginning(cells[key], folder), folder, mark, needs[key])] = key
+                    running[self._submit(key, load_warm_start(cells[key], folder), folder, mark, needs[key])] = key
                 ready, _ = ray.wait(list(running), timeout=POLL)
                 for key, message in self._messages().items():
                     if key in running.values():
-                        if key not in begun:
-                            begun.add(key)
-                            watcher.start(cells[key])
-                        watcher.say(cells[key], message)
+                        if key not in with_warm_start:
+                            with_warm_start.add(key)
+                            callback.start(cells[key])
+                        callback.on_status(cells[key], message)
                 for task in ready:
                     key = running.pop(task)
                     cell = cells[key]
                     try:
                         answer = ray.get(task)
-                    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError,
-                            ray.exceptions.OutOfMemoryError, ray.exceptions.ObjectLostError) as error:  # fmt: skip
+                    except (
+                        ray.exceptions.WorkerCrashedError,
+                        ray.exceptions.NodeDiedError,
+                        ray.exceptions.OutOfMemoryError,
+                        ray.exceptions.ObjectLostError,
+                    ) as error:
                         deaths[key] += 1
                         if deaths[key] == engine.TRIES and isinstance(error, ray.exceptions.OutOfMemoryError):
                             del left[key]
                             yield key, None
                             continue
                         refuse_deadly(cell, deaths[key], _first_sentence(error))
-                        watcher.lost(cell, _first_sentence(error))
-                        begun.discard(key)
+                        callback.worker_lost(cell, _first_sentence(error))
+                        with_warm_start.discard(key)
                         queue.insert(0, key)
                         continue
-                    if key not in begun:
-                        watcher.start(cell)
+                    if key not in with_warm_start:
+                        callback.start(cell)
                     if "memory" in answer:
                         del left[key]
                         yield key, None
@@ -247,17 +262,24 @@ class RayEngine:
 
     def _submit(self, key: str, cell: Cell, folder: Path, mark: str, needs: Mapping[str, int]) -> Any:
         order = {
-            "key": key, "cell": pack_cell(cell),
-            "relrank": relrank.__version__, "cores": self._cores, "folder": str(folder), "mark": mark,
+            "key": key,
+            "cell": pack_cell(cell),
+            "relrank": relrank.__version__,
+            "cores": self._cores,
+            "folder": str(folder),
+            "mark": mark,
             "environment": {name: os.environ[name] for name in recommended_environment() if name in os.environ},
-        }  # fmt: skip
-        if id(cell.bench) not in self._benches:
-            self._benches[id(cell.bench)] = cell.bench, self._ray.put(pack(cell.bench))
+        }
+        if id(cell.split_context) not in self._benches:
+            self._benches[id(cell.split_context)] = cell.split_context, self._ray.put(pack(cell.split_context))
         task = self._ray.remote(
-            num_cpus=needs["CPU"], num_gpus=needs["GPU"], memory=needs["memory"], max_retries=0,
+            num_cpus=needs["CPU"],
+            num_gpus=needs["GPU"],
+            memory=needs["memory"],
+            max_retries=0,
             scheduling_strategy="SPREAD",
-        )  # fmt: skip
-        return task(ray_worker.work).remote(order, self._benches[id(cell.bench)][1], self._board)
+        )
+        return task(ray_worker.work).remote(order, self._benches[id(cell.split_context)][1], self._board)
 
     def _machines(self) -> set[str]:
         """Names, by Ray, of the machines that are there now."""
@@ -277,7 +299,7 @@ class RayEngine:
             gpu = device.startswith("cuda") or (device == "auto" and self._ray.cluster_resources().get("GPU", 0) > 0)
         # what the user says there is may be more than Ray counts
         most = self.memory() or 0
-        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(most, 0 if gpu else needed(cell))}
+        return {"CPU": self._cores, "GPU": int(gpu), "memory": min(most, 0 if gpu else required_memory(cell))}
 
     def _refuse_too_large(self, cells: Mapping[str, Cell], wanted: Mapping[str, Mapping[str, int]]) -> None:
         nodes = self._nodes()
@@ -286,9 +308,11 @@ class RayEngine:
             if not any(all(node.get(name, 0) >= n for name, n in needs.items()) for node in nodes):
                 largest = (f"{int(node.get('CPU', 0))} cores, {int(node.get('GPU', 0))} GPUs" for node in nodes)
                 raise InputError(
-                    "no machine can run this cell", where=named(cell), found="; ".join(sorted(set(largest))),
+                    "no machine can run this cell",
+                    where=cell_label(cell),
+                    found="; ".join(sorted(set(largest))),
                     expected=f"a machine with {needs['CPU']} cores and {needs['GPU']} GPUs",
-                )  # fmt: skip
+                )
 
     def _messages(self) -> dict[str, str]:
         try:
@@ -302,9 +326,11 @@ def _files_of(answer: dict[str, Any]) -> dict[str, bytes]:
     """What a worker answered, if it is a finished cell."""
     if "other" in answer:
         raise InputError(
-            "another relrank on a worker", where=f"machine {answer['host']}", found=answer["other"],
+            "another relrank on a worker",
+            where=f"machine {answer['host']}",
+            found=answer["other"],
             expected=f"{relrank.__version__}, as here: results of two versions are never mixed",
-        )  # fmt: skip
+        )
     raise_failure(answer)
     files: dict[str, bytes] = answer["files"]
     return files

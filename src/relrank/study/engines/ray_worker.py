@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from relrank.study.cells import Known
+    from relrank.study.tune_cell import CachedTrial
 
 Trial = tuple[bytes, float]
 """Metrics of a trial's users, as float32, and its seconds."""
@@ -33,7 +33,7 @@ class Board:
         self._said: dict[str, str] = {}
         self._trials: dict[str, Trial] = {}
 
-    def say(self, key: str, message: str) -> None:
+    def on_status(self, key: str, message: str) -> None:
         """A cell is there, or doing something."""
         self._said[key] = message
 
@@ -51,37 +51,37 @@ class Board:
         self._trials[trial] = made
 
 
-class Trials:
-    """The board's trials, as the memory of cells (``cells.Memory``)."""
+class SharedTrials:
+    """The board's trials, as the memory of cells (``cells.TrialCache``)."""
 
     def __init__(self, board: Any) -> None:
         self._board = board
 
-    def get(self, trial: str, /) -> Known | None:
+    def get(self, trial: str, /) -> CachedTrial | None:
         """What a trial gave; None if nobody has made it, or the board does not answer."""
         import numpy as np
 
-        from relrank.study.cells import Known
+        from relrank.study.tune_cell import CachedTrial
 
         try:
             # A future, because ray.get would give this worker's core to another cell while it waits.
             made = self._board.known.remote(trial).future().result(WAIT)
         except Exception:  # whatever is wrong with the board: the trial is made here
             return None
-        return None if made is None else Known(np.frombuffer(made[0], np.float32), made[1])
+        return None if made is None else CachedTrial(np.frombuffer(made[0], np.float32), made[1])
 
-    def __setitem__(self, trial: str, known: Known, /) -> None:
+    def __setitem__(self, trial: str, known: CachedTrial, /) -> None:
         self._board.learn.remote(trial, (known.metrics.tobytes(), known.seconds))
 
 
-def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str, Any]:
+def work(order: dict[str, Any], split_context: dict[str, bytes], board: Any) -> dict[str, Any]:
     """Run one cell.
 
     Args:
         order: ``key`` of the cell, the ``cell`` (``bench_files.pack_cell``), the ``relrank`` wanted, number of
             ``cores``, ``environment`` of numerical libraries, ``folder`` of the study's cells, ``mark`` that lies
             in it.
-        bench: see ``bench_files``.
+        split_context: see ``bench_files``.
         board: the study's.
 
     Returns:
@@ -97,27 +97,27 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         here = "none"
     if here != order["relrank"]:
         return {"other": here, "host": socket.gethostname()}
-    from relrank.parallel.environment import settle
+    from relrank.parallel.environment import set_library_threads
 
-    settle(order["cores"], order["environment"])
+    set_library_threads(order["cores"], order["environment"])
 
     from relrank.errors import InputError
-    from relrank.parallel.memory import out_of_memory
-    from relrank.study.cells import fill_cell
+    from relrank.parallel.memory import is_out_of_memory
     from relrank.study.engines.split_files import unpack, unpack_cell
+    from relrank.study.run_cell import fill_cell
 
     key, said = order["key"], 0.0
 
-    def say(message: str) -> None:
+    def on_status(message: str) -> None:
         nonlocal said
         if time.monotonic() - said >= PAUSE:
             said = time.monotonic()
-            board.say.remote(key, message)
+            board.on_status.remote(key, message)
 
-    say("")
+    on_status("")
     own: Path | None = None  # a folder of this machine's, kept only where the worker is killed, for the next one
     try:
-        cell = unpack_cell(order["cell"], unpack(bench))
+        cell = unpack_cell(order["cell"], unpack(split_context))
         if (seen := cell.key()) != key:
             raise RuntimeError(f"cell {key} arrived as {seen}")
         folder, mark = Path(order["folder"]), order["mark"]
@@ -127,12 +127,12 @@ def work(order: dict[str, Any], bench: dict[str, bytes], board: Any) -> dict[str
         else:
             part = own = Path(tempfile.gettempdir()) / f"relrank{mark}.{key}"
             part.mkdir(mode=0o700, exist_ok=True)
-        fill_cell(cell, part, say, Trials(board))
+        fill_cell(cell, part, on_status, SharedTrials(board))
         files = {file.name: file.read_bytes() for file in part.iterdir()}
     except InputError as error:
         return {"refused": (error.what, error.where, error.expected, error.found)}
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return {"memory": str(error)}
     except OSError as error:

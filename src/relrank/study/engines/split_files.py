@@ -21,7 +21,7 @@ from relrank.graph.bundle import load_graph, save_graph
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.kernels.csr import Csr
 from relrank.study.arms import Arm
-from relrank.study.cells import Cell, SplitContext
+from relrank.study.cell import Cell, SplitContext
 from relrank.study.config import ModelSection, StudySection
 from relrank.tables.notices import Notice
 from relrank.tables.split import Interactions, Split
@@ -34,36 +34,40 @@ _GROUPS = ("user_groups", "item_groups")
 _GRAPH = "graph/"
 
 
-def pack(bench: SplitContext) -> dict[str, bytes]:
+def pack(split_context: SplitContext) -> dict[str, bytes]:
     """The files by name; ``unpack`` makes a bench of them whose cells have the same keys."""
     from safetensors.numpy import save
 
-    split = bench.split
+    split = split_context.split
     arrays = {
         f"{part}.{column}": np.ascontiguousarray(values)
         for part in _PARTS
         for column in _COLUMNS
         if (rows := getattr(split, part)) is not None and (values := getattr(rows, column)) is not None
     }
-    attributes = bench.attributes
+    attributes = split_context.attributes
     if attributes is not None:
         arrays |= {f"attributes.{rows}": np.ascontiguousarray(getattr(attributes, rows)) for rows in _ROWS}
     note = {
-        "seed": bench.seed, "beside": bench.beside, "refit": bench.refit,
-        "interactions": bench.interactions.model_dump(),
+        "seed": split_context.seed,
+        "beside": split_context.beside,
+        "refit": split_context.refit,
+        "interactions": split_context.interactions.model_dump(),
         "values": None if attributes is None else attributes.n_cols,
         "ticks": split.train.ticks,
-        "protocol": split.protocol, "fingerprint": split.fingerprint, "notices": [astuple(n) for n in split.notices],
+        "protocol": split.protocol,
+        "fingerprint": split.fingerprint,
+        "notices": [astuple(n) for n in split.notices],
         **{flag: getattr(split, flag) for flag in _FLAGS},
-    }  # fmt: skip
+    }
     files = {"rows.safetensors": save(arrays), "bench.json": json.dumps(note).encode()}
     for name in _GROUPS:
-        if (groups := getattr(bench, name)) is not None:
+        if (groups := getattr(split_context, name)) is not None:
             buffer = io.BytesIO()
             groups.write_parquet(buffer)
             files[f"{name}.parquet"] = buffer.getvalue()
     with tempfile.TemporaryDirectory() as folder:
-        save_graph(bench.graph, Path(folder) / "graph")
+        save_graph(split_context.graph, Path(folder) / "graph")
         files |= {_GRAPH + file.name: file.read_bytes() for file in (Path(folder) / "graph").iterdir()}
     return files
 
@@ -84,10 +88,17 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
         if f"{part}.user" in arrays
     )
     split = Split(
-        graph.nodes[graph.user], graph.nodes[graph.item], train, valid, test, note["protocol"], note["fingerprint"],
-        tuple(Notice(*notice) for notice in note["notices"]), **{flag: note[flag] for flag in _FLAGS},
+        graph.nodes[graph.user],
+        graph.nodes[graph.item],
+        train,
+        valid,
+        test,
+        note["protocol"],
+        note["fingerprint"],
+        tuple(Notice(*notice) for notice in note["notices"]),
+        **{flag: note[flag] for flag in _FLAGS},
         repeats=repeats[0] if repeats else None,
-    )  # fmt: skip
+    )
     user_groups, item_groups = (
         pl.read_parquet(io.BytesIO(files[f"{name}.parquet"])) if f"{name}.parquet" in files else None
         for name in _GROUPS
@@ -97,22 +108,31 @@ def unpack(files: Mapping[str, bytes]) -> SplitContext:
     interactions = InteractionWeights.model_validate(note["interactions"])
     return SplitContext(
         note["seed"], split, graph, user_groups, item_groups, attributes, note["beside"], note["refit"], interactions
-    )  # fmt: skip
+    )
 
 
 def pack_cell(cell: Cell) -> dict[str, Any]:
     """All of a cell but its bench, as plain JSON."""
     return {
-        "model": cell.model.model_dump(), "arm": asdict(cell.arm), "study": cell.study.model_dump(),
-        "after": list(cell.after), "begins": [dict(values) for values in cell.begins], "there": list(cell.there),
-        "adds": cell.adds,
-    }  # fmt: skip
+        "model": cell.model.model_dump(),
+        "arm": asdict(cell.arm),
+        "study": cell.study.model_dump(),
+        "after": list(cell.prerequisites),
+        "begins": [dict(values) for values in cell.warm_starts],
+        "there": list(cell.there),
+        "adds": cell.tunes_new_weights_only,
+    }
 
 
-def unpack_cell(values: Mapping[str, Any], bench: SplitContext) -> Cell:
+def unpack_cell(values: Mapping[str, Any], split_context: SplitContext) -> Cell:
     """The cell that ``pack_cell`` was given, on a bench."""
     return Cell(
-        ModelSection.model_validate(values["model"]), Arm(**values["arm"]), bench,
-        StudySection.model_validate(values["study"]), tuple(values["after"]), tuple(values["begins"]),
-        tuple(values["there"]), values["adds"],
-    )  # fmt: skip
+        ModelSection.model_validate(values["model"]),
+        Arm(**values["arm"]),
+        split_context,
+        StudySection.model_validate(values["study"]),
+        tuple(values["after"]),
+        tuple(values["begins"]),
+        tuple(values["there"]),
+        values["adds"],
+    )

@@ -1,0 +1,124 @@
+"""How numbers are written on the page, and where they lie on an axis."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NOTHING = "–"
+MINUS = "−"
+
+
+def is_finite(value: float | None) -> bool:
+    """Is there a finite number?"""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, decimals: int = 4) -> str:
+    """A metric: fixed decimals, no leading zero (``.1615``), a dash for null, NaN and infinity."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) < 1 and decimals:
+        text = text[1:]
+    return MINUS + text if value < 0 and float(text) else text
+
+
+def signed(value: float | None, decimals: int = 4) -> str:
+    """A difference: as ``number``, with its sign written out unless it rounds to zero."""
+    text = number(value, decimals)
+    return "+" + text if is_finite(value) and not text.startswith(MINUS) and float(text) else text
+
+
+def interval(low: float | None, high: float | None, *, sign: bool = True, decimals: int = 4) -> str:
+    """An interval in brackets, ``[+.0125, +.0225]``; a dash when either end is unknown."""
+    if not (is_finite(low) and is_finite(high)):
+        return NOTHING
+    write = signed if sign else number
+    return f"[{write(low, decimals)}, {write(high, decimals)}]"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated."""
+    return f"{round(value):,}" if value is not None and math.isfinite(value) else NOTHING
+
+
+def amount(value: float | None, decimals: int = 1) -> str:
+    """Seconds or MB: fixed decimals, thousands separated."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{abs(value):,.{decimals}f}"
+    return MINUS + text if value < 0 and float(text.replace(",", "")) else text
+
+
+def extra(value: float | None, decimals: int = 1) -> str:
+    """A difference of two amounts, with its sign."""
+    text = amount(value, decimals)
+    return "+" + text if value is not None and value > 0 and float(text.replace(",", "")) else text
+
+
+def percent(value: float | None) -> str:
+    """A share between 0 and 1 as ``97.3 %``, rounded down: only what is complete reads 100.0 %."""
+    return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %" if value is not None and math.isfinite(value) else NOTHING
+
+
+def p_value(value: float | None) -> str:
+    """Three decimals; what would round to zero is ``<.001``."""
+    return "<.001" if value is not None and value < 0.0005 else number(value, 3)
+
+
+def typeset(sentence: str) -> str:
+    """A sentence with its figures, of four decimals or more, as elsewhere on the page: ``-0.0012`` as ``−.0012``."""
+    return re.sub(
+        r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)", lambda found: found[1].replace("-", MINUS) + found[2], sentence
+    )
+
+
+def metric_name(name: str) -> str:
+    """``ndcg@10`` as the field writes it: ``NDCG@10``."""
+    stem, at, k = name.partition("@")
+    stem = stem.upper() if stem in {"ndcg", "mrr", "map"} else stem.replace("_", " ").capitalize()
+    return f"{stem}{at}{k}"
+
+
+def listed(names: list[str], most: int = 6) -> str:
+    """``a, b and c``; of more than ``most`` names the first ones and how many remain."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A linear axis with round ticks; positions are percentages of its width."""
+
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    decimals: int
+
+    @classmethod
+    def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04) -> Axis:
+        """The axis on which every known value fits, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ)."""
+        finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
+        low, high = min(finite), max(finite)
+        if low == high:
+            low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
+        pad = margin * (high - low)
+        low, high = low - pad, high + pad
+        rough = (high - low) / most
+        power = math.floor(math.log10(rough))
+        step = next(s * 10.0**power for s in (1, 2, 5, 10) if s * 10.0**power >= rough)
+        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        return cls(low, high, tuple(i * step for i in range(first, last + 1)), decimals)
+
+    def at(self, value: float) -> float:
+        """Position of a value in per cent, kept inside the axis."""
+        return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
+
+    def label(self, value: float, *, sign: bool = False) -> str:
+        """A tick's text."""
+        return "0" if abs(value) < 1e-12 else (signed if sign else number)(value, self.decimals)

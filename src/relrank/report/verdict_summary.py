@@ -1,0 +1,181 @@
+"""The one sentence on top of the page: what the verdicts amount to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from relrank.graph.relation import Titles
+from relrank.report.formatting import is_finite, listed, metric_name, number
+from relrank.study.leaks import leak_suffix
+from relrank.study.result import StudyResult, titles_of
+from relrank.study.verdicts import ALPHA, NOT_READ, ORDER
+
+Row = dict[str, Any]
+
+
+def primary_model(result: StudyResult) -> str | None:
+    """Of the models with verdicts the one whose verdicts count first; None without verdicts.
+
+    It is the one that is best on the interactions alone, on validation: what a relation adds is asked of the
+    strongest model. Where none was run so, the best on any arm; arms with shuffled links do not count. Where a stored
+    study has no validation column, test decides.
+    """
+    read = [row["model"] for row in result.verdicts.iter_rows(named=True) if row["verdict"] != NOT_READ]
+    judged = list(dict.fromkeys(read))
+    for judge in result.card.get("judges", []):
+        if judge["model"] in judged:
+            return str(judge["model"])
+    best = dict.fromkeys(judged, -math.inf)
+    for row in result.leaderboard.iter_rows(named=True):
+        metric = row.get("valid", row["mean"])
+        if row["model"] in best and is_finite(metric) and not row["arm"].endswith("rewired"):
+            best[row["model"]] = max(best[row["model"]], metric)
+    return max(best, key=lambda model: best[model]) if best else None  # the first listed wins a tie
+
+
+def answer(result: StudyResult) -> str:
+    """What to build and in which order, and what is known of the other relations, to be read aloud.
+
+    The plan and the verdicts are those of ``primary_model``; accepted leaks are named.
+
+    Args:
+        result: a finished study.
+
+    Returns:
+        Plain text, e.g. ``"Build text, then tags: +25 % NDCG@10, 97 % of what all five bring. Language hurts."``
+    """
+    accepted = leak_suffix(result.card.get("accepted_leaks", []), titles_of(result.card))
+    return _answer(result) + (f" ({accepted})" if accepted else "")
+
+
+def _answer(result: StudyResult) -> str:
+    lead, digits = primary_model(result), result.decimals
+    if lead is None:
+        rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
+        of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
+        if not rows and result.card.get("left_out"):
+            return "No relation was judged, since models of this study did not fit into memory."
+        if of_kind["versus"] and not of_kind["gain"]:
+            return _against(of_kind["versus"], digits)
+        return _of_gains(of_kind["gain"], digits)
+    titles, verdicts = titles_of(result.card), list(result.verdicts.iter_rows(named=True))
+    rows = [row for row in verdicts if row["model"] == lead]
+    by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
+    plan = result.card.get("plan")
+    built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
+    names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
+    read = [row for row in rows if row["verdict"] != NOT_READ]
+    said = []
+    if plan is not None and built:
+        said.append(_to_build(plan, built, read, metric_name(result.card["metric"]), titles))
+    by["undecided"] = [row for row in by["undecided"] if row["relation"] not in names]  # the plan has said more
+    helping = [row for row in by["helps"] if row["relation"] not in names]
+    if helping:
+        said.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
+    for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
+        group = [row for row in by["interchangeable"] if row["instead"] == others]
+        be = "is" if len(group) == 1 else "are"
+        instead = (
+            "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
+        )
+        said.append(f"{_names(group, rows, titles)} {be} {instead}.")
+    if by["hurts"]:
+        said.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
+    if by["negligible"]:
+        be = "is" if len(by["negligible"]) == 1 else "are"
+        within = number(rows[0]["margin"], digits)
+        said.append(f"{_names(by['negligible'], rows, titles)} {be} negligible (within ±{within}).")
+    if by["undecided"]:
+        visible = [row["visible"] for row in by["undecided"] if is_finite(row["visible"])]
+        seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
+        be = "is" if len(by["undecided"]) == 1 else "are"
+        said.append(f"{_names(by['undecided'], rows, titles)} {be} undecided{seen}.")
+    if by[NOT_READ]:
+        be = "is" if len(by[NOT_READ]) == 1 else "are"
+        said.append(f"{_names(by[NOT_READ], rows, titles)} {be} not read by {lead}.")
+    if not built and not by["helps"]:
+        said.insert(0, "No relation is shown to be worth building.")
+    if differing := _differing(verdicts, lead):
+        said.append(f"The models disagree on {listed([titles.get(name, name) for name in differing], most=3)}.")
+    return " ".join(said)
+
+
+def _differing(verdicts: list[Row], lead: str) -> list[str]:
+    """The relations on which another model has another verdict than the lead; one that does not read it has none."""
+    of_lead = {row["relation"]: row["verdict"] for row in verdicts if row["model"] == lead}
+    others = [row for row in verdicts if row["model"] != lead and row["verdict"] != NOT_READ]
+    differing = {row["relation"] for row in others if row["verdict"] != of_lead.get(row["relation"], row["verdict"])}
+    return [name for name, verdict in of_lead.items() if name in differing and verdict != NOT_READ]
+
+
+def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str, titles: Titles) -> str:
+    """The first sentence: what to build, what it brings, and how much of everything that is."""
+    names = []
+    for step in built:
+        through = ", ".join(titles.get(name, name) for name in step.get("through", ()))
+        beside = [f"through {through}"] if through else []
+        beside += [f"or {_or(step['alternatives'], titles)}"] if step["alternatives"] else []
+        names.append(titles.get(step["relation"], step["relation"]) + (f" ({'; '.join(beside)})" if beside else ""))
+    last = built[-1]
+    text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
+    if last["share"] is not None and len(rows) > len(built):
+        everything = {2: "both", 3: "all three", 4: "all four", 5: "all five"}.get(len(rows), f"all {len(rows)}")
+        text += f", {last['share']:.0%} of what {everything} bring".replace("%", " %")
+    return text + "."
+
+
+def _or(names: Sequence[str], titles: Titles) -> str:
+    *others, last = (titles.get(name, name) for name in names)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _of_gains(gains: list[Row], decimals: int) -> str:
+    """What is left to say where no relation was tried by itself: whether all of them together help."""
+    if not gains:
+        return "This study compared no relations."
+    helped = sorted((row for row in gains if row["low"] > 0), key=lambda row: -row["mean"])
+    hurt = [row["model"] for row in gains if row["high"] < 0]
+    open_ = [row["model"] for row in gains if row["low"] <= 0 <= row["high"]]
+    clauses = []
+    if helped:
+        most = helped[0]
+        clauses.append(
+            f"All relations together help {len(helped)} of {len(gains)} models, most of all {most['model']} "
+            f"(+{number(most['mean'], decimals)})"
+        )
+    if hurt:
+        clauses.append(f"{'they' if helped else 'all relations together'} hurt {listed(hurt, most=3)}")
+    if open_:
+        clauses.append(f"no evidence for {listed(open_, most=3)}")
+    text = "; ".join(clauses)
+    return text[0].upper() + text[1:] + "."
+
+
+def _against(rows: list[Row], decimals: int) -> str:
+    """Where no model was run with and without relations: which models beat the study's rival."""
+    rival = rows[0]["other"]
+    better = sorted((row for row in rows if row["low"] > 0 and row["p_holm"] < ALPHA), key=lambda row: -row["mean"])
+    worse = [row["model"] for row in rows if row["high"] < 0 and row["p_holm"] < ALPHA]
+    open_ = [row["model"] for row in rows if row not in better and row["model"] not in worse]
+    clauses = []
+    if better:
+        named = [f"{row['model']} (+{number(row['mean'], decimals)})" for row in better]
+        clauses.append(f"{listed(named, most=3)} {'is' if len(better) == 1 else 'are'} better than {rival}")
+    if worse:
+        than = "" if better else f" than {rival}"
+        clauses.append(f"{listed(worse, most=3)} {'is' if len(worse) == 1 else 'are'} worse{than}")
+    if open_:
+        none = "no evidence for" if clauses else "No evidence for"
+        clauses.append(f"{none} {listed(open_, most=3)}{'' if clauses else f' against {rival}'}")
+    return "; ".join(clauses) + "."
+
+
+def _names(rows: list[Row], of: list[Row], titles: Titles) -> str:
+    """All names of a small study; three a clause of a large one, so that the sentence stays one."""
+    return listed([titles.get(row["relation"], row["relation"]) for row in rows], most=8 if len(of) <= 8 else 3)
+
+
+def _verb(rows: list[Row], verb: str) -> str:
+    return verb + "s" if len(rows) == 1 else verb

@@ -1,0 +1,147 @@
+"""What a study's card says: data, machine, relations, notices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relrank.graph.coverage import coverage
+from relrank.graph.graph import Graph
+from relrank.graph.relation_chains import chain_node_types, hops
+from relrank.models import MODELS
+from relrank.parallel.machine import machine
+from relrank.study import arms as arm_of
+from relrank.study.cell import Cell, SplitContext
+from relrank.study.cell_results import CellResults
+from relrank.study.config import StudyConfig, trains_on_relations
+from relrank.study.engines.engine import Engine
+from relrank.study.grid import ineffective_weights, relations_read_by
+from relrank.study.leaks import is_accepted
+from relrank.study.memory_limits import (
+    SkippedCell,
+)
+from relrank.study.memory_limits import notices as notices_of
+from relrank.study.prepare import StudyData
+from relrank.tables.notices import Notice
+from relrank.tables.synthetic import TRUTH
+
+
+def _unread_notices(config: StudyConfig, first: SplitContext) -> list[Notice]:
+    """What models do not read, and what the study file weighs in vain."""
+    notices = []
+    for model in (m for m in config.models if MODELS[m.kind].relational):
+        unread = [name for name in config.relations if name not in relations_read_by(model, config, first)]
+        if unread:
+            message = f"relations that {model.name} does not read, so that it says nothing of them"
+            listed = ", ".join(config.titles.get(name, name) for name in unread)
+            notices.append(Notice("[relations]", f"{message}: {listed}", len(unread)))
+    for model in config.models:
+        if vain := ineffective_weights(model, first):
+            message = f"weights without effect, for {model.name} never reads these relations: {', '.join(vain)}"
+            notices.append(Notice(f"[[models]] {model.name}", message, len(vain)))
+    return notices
+
+
+def card(
+    config: StudyConfig, material: StudyData, found: CellResults, engine: Engine, skipped: list[SkippedCell]
+) -> dict[str, Any]:
+    """What was studied, as plain JSON (see ``StudyResult.card``)."""
+    first = material.split_contexts[0]
+    notices = [*material.tables.notices, *first.split.notices, *first.graph.notices]
+    if first.refit:
+        message = "validation rows given back to training before the final fit and the test"
+        notices.append(Notice("protocol", message, len(first.split.valid)))
+    if first.graph.features and not any(
+        Cell(model, arm_of.INTERACTIONS, first, config.study).uses_features for model in config.models
+    ):
+        message = "features of nodes that no model of this study reads"
+        notices.append(Notice("[features]", message, len(first.graph.features)))
+    notices += _unread_notices(config, first)
+    cut_off = [r for _, cells in found.items() for r in cells if not r.finished]
+    arm_titles = found.arm_titles()
+    if cut_off:
+        arms_named = ", ".join(sorted({f"{r.model} on {arm_titles.get(r.arm, r.arm)}" for r in cut_off})[:3])
+        message = f"cells whose tuning was cut off by its budget, such as {arms_named}: raise [study] trials"
+        notices.append(Notice("tuning", message, len(cut_off)))
+    for_want_of_memory = notices_of(skipped)
+    notices += for_want_of_memory
+    return {
+        "name": config.name,
+        "title": config.title or config.name,
+        "description": config.description,
+        "protocol": config.protocol.name,
+        "fingerprints": [b.split.fingerprint for b in material.split_contexts],
+        "seeds": list(config.study.seeds),
+        "metric": config.study.metric,
+        "trials": config.study.trials,
+        "attribute": config.study.attribute,
+        "users_only": interval_caveat(config),
+        "decimals": found.decimals,
+        "n_users": first.split.shape[0],
+        "n_items": first.split.shape[1],
+        "n_train": len(first.split.train),
+        "n_valid": len(first.split.valid),
+        "n_test": len(first.split.test),
+        "nodes": [{"type": name, "count": len(ids)} for name, ids in first.graph.nodes.items()],
+        "interactions": config.interactions.model_dump(exclude_none=True),
+        "relations": [relation_card(first.graph, name, config) for name in first.graph.relations],
+        "arms": [{"name": name, "title": title} for name, title in arm_titles.items()],
+        "features": [
+            {
+                "name": f.name,
+                "node": f.node,
+                "columns": f.dims,
+                "kind": (config.features if name in config.features else config.relations)[name].kind,
+                "known": round(float(f.known.mean()), 4),
+            }
+            for name, f in first.graph.features.items()
+        ],
+        "notices": [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
+        "audit": [
+            {
+                "level": f.level,
+                "check": f.check,
+                "message": f.message,
+                "count": f.count,
+                "names": list(f.names),
+                "accepted": f.level == "leak" and is_accepted(f, config.study.accept_leaks),
+            }
+            for f in material.findings
+        ],
+        "left_out": [n.message for n in for_want_of_memory],
+        "cells": [
+            {"model": model, "arm": arm, "seed": cell.seed, "key": cell.key}
+            for (model, arm), cells in found.items()
+            for cell in cells
+        ],
+        "machine": machine() | engine.machine(),
+        "planted": TRUTH if config.data.dataset == "planted" else None,
+        "smoke": material.smoke,
+    }
+
+
+def interval_caveat(config: StudyConfig) -> str | None:
+    """That the intervals hold no splits, and why; None where they do."""
+    seeds, protocol = config.study.seeds, config.protocol
+    trains = trains_on_relations(config.models)
+    hold = "users only, not what another start of training would change" if trains else "users only"
+    if protocol.draws_test:
+        alone = f"Intervals hold {hold}: one split says nothing of others, which more [study] seeds would draw."
+        return alone if len(seeds) == 1 else None
+    hold = hold if len(seeds) == 1 else "users and the models' start, no splits"
+    return f'Intervals hold {hold}: with split = "{protocol.split}" every seed has the same test rows.'
+
+
+def relation_card(graph: Graph, name: str, config: StudyConfig) -> dict[str, Any]:
+    """One relation in figures, and for one that is read through others the node types on the way."""
+    r = graph.relation(name)
+    chain = {"chain": list(chain_node_types(graph, r))} if hops(graph)[name] else {}
+    return {
+        "name": name,
+        "title": config.titles.get(name),
+        "source": r.source,
+        "target": r.target,
+        "edges": len(r),
+        "covered": round(coverage(graph)[name], 4),
+        "kind": config.relations[name].kind,
+        **chain,
+    }

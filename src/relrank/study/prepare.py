@@ -1,0 +1,200 @@
+"""From a study file to its data: tables, splits, graphs, the audit's findings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from relrank.errors import InputError, did_you_mean, one_of
+from relrank.graph.audit import find_popularity_leaks, find_split_row_leaks, find_transition_overlap
+from relrank.graph.audit_side_data import find_side_data_leaks
+from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.feature_builder import columns_of
+from relrank.graph.construction.relation_builder import Progress, silent
+from relrank.graph.graph import Graph
+from relrank.kernels.csr import Csr
+from relrank.models import MODELS, ClosedForm, Trained
+from relrank.study.cell import SplitContext, edges_sha
+from relrank.study.config import StudyConfig, trains_on_relations
+from relrank.tables.audit import Finding, audit
+from relrank.tables.files import holds_numbers, read_numbers
+from relrank.tables.protocols import ProtocolConfig, make_split, span
+from relrank.tables.readers import read_tables
+from relrank.tables.split import Split
+from relrank.tables.tables import TEXTS, Tables
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudyData:
+    """A study's data, read once.
+
+    Attributes:
+        tables: as read.
+        split_contexts: split and graph per seed.
+        findings: of the audit, on the first seed.
+        smoke: whether only a few users were kept.
+    """
+
+    tables: Tables
+    split_contexts: tuple[SplitContext, ...]
+    findings: tuple[Finding, ...]
+    smoke: bool = False
+
+
+SMOKE_USERS = 250
+
+
+MOST_VALUES = 8
+"""A numeric column with more values than this is grouped by quarters."""
+
+
+def smoke(config: StudyConfig) -> StudyConfig:
+    """The same study in a minute: one seed, two trials, two epochs; its results mean nothing."""
+    study = config.study.model_copy(update={"seeds": config.study.seeds[:1], "trials": 2})
+    models = []
+    for m in config.models:
+        trained = issubclass(MODELS.get(m.kind, ClosedForm), Trained)
+        train = {**m.train, "epochs": 2, "every": 1} if trained else m.train
+        models.append(m.model_copy(update={"trials": m.trials and min(m.trials, 2), "train": train}))
+    return config.model_copy(update={"study": study, "models": tuple(models)})
+
+
+def few_users(tables: Tables, protocol: ProtocolConfig) -> tuple[Tables, ProtocolConfig]:
+    """Users drawn among those who pass the protocol's filters; these are not asked a second time."""
+    whole = make_split(tables, protocol, 0)
+    users = whole.users.keys.sample(min(SMOKE_USERS, len(whole.users)), seed=0)
+
+    def kept(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.filter(pl.col("user").is_in(users.implode()) & pl.col("item").is_in(whole.items.keys.implode()))
+
+    given = {name: kept(part) for name, part in tables.given.items()}
+    small = tables.with_row_subset(interactions=kept(tables.interactions), given=given)
+    return small, protocol.model_copy(update={"core": 0})
+
+
+def prepare(config: StudyConfig, base: Path | str, is_smoke: bool = False, progress: Progress = silent) -> StudyData:
+    """Read the tables, cut and build the graph once per seed, audit the first.
+
+    Args:
+        config: the study.
+        base: folder that relative paths in it start from.
+        is_smoke: keep a few users only.
+        progress: told of long work on the way to the graph.
+
+    Raises:
+        InputError: whatever is wrong with the data or the study file.
+    """
+    base = Path(base)
+    tables, protocol = read_tables(config.data, base), config.protocol
+    if is_smoke:
+        tables, protocol = few_users(tables, protocol)
+    user_groups = _user_groups(tables, tables.user, config.study.user_groups)
+    item_groups = _user_groups(tables, tables.item, config.study.item_groups)
+    split_contexts = []
+    for seed in config.study.seeds:
+        split = make_split(tables, protocol, seed)
+        if not len(split.valid):
+            advice = "set valid_cut, or an earlier one" if protocol.split == "temporal" else "users with more rows"
+            known = split.train.then(split.test)
+            dates = "" if known.time is None else f", {span(known)}"
+            raise InputError(
+                "no validation rows",
+                where="[protocol]",
+                expected=f"some to tune on: {advice}",
+                found=f"{len(split.users):,} users, {len(split.train):,} training rows, {len(split.test):,} test rows"
+                f"{dates}",
+            )
+        graph = build_graph(tables, split, config.relations, config.features, config.interactions, progress)
+        attributes = attributes_of(graph, config.study.attribute, "[study] attribute")
+        seen = [b"" if f is None else f.write_csv().encode() for f in (user_groups, item_groups)]
+        seen += [edges_sha(graph, config.study.attribute).encode()] if config.study.attribute else []
+        beside, refit = hashlib.sha256(b"|".join(seen)).hexdigest()[:16], protocol.split == "given"
+        split_contexts.append(
+            SplitContext(seed, split, graph, user_groups, item_groups, attributes, beside, refit, config.interactions)
+        )
+    found = findings(config, tables, split_contexts[0].split, split_contexts[0].graph)
+    same = len({b.split.fingerprint for b in split_contexts}) < len(split_contexts)
+    if same and not trains_on_relations(config.models):
+        message = f"{len(split_contexts)} seeds give one and the same split: they vary the models' start only"
+        found.append(Finding("warning", "seeds of the split", message, len(split_contexts)))
+    return StudyData(tables, tuple(split_contexts), tuple(found), is_smoke)
+
+
+def findings(config: StudyConfig, tables: Tables, split: Split, graph: Graph) -> list[Finding]:
+    """What the audit says of a split and of the graph built from it."""
+    edges = graph.interactions.csr(graph.n_users, graph.n_items)
+    used = columns_used(config, tables)
+    columns = dict.fromkeys(column for read in used.values() for column in read)
+    of_table = {t: tuple(n for n, read in used.items() if t in dict(read)) for t, _ in columns}
+    found = audit(tables, split, edges, columns, of_table)
+    timed = [n for n, r in config.relations.items() if r.kind == "link" and tables.links[r.table].time is not None]
+    titles = config.titles
+    found += find_split_row_leaks(graph, split, timed, titles)
+    found += find_side_data_leaks(graph, split, timed, titles)
+    found += find_popularity_leaks(graph, split, tables, used, timed, titles)
+    if graph.places is not None:
+        near = [name for name, r in config.relations.items() if r.kind == "cooccurrence"]
+        found += [find_transition_overlap(graph, name, titles.get(name)) for name in near]
+    return found
+
+
+def columns_used(config: StudyConfig, tables: Tables) -> dict[str, list[tuple[str, str]]]:
+    """(table, column) of every node, link or text table that a relation or a feature reads, by its name."""
+    used: dict[str, list[tuple[str, str]]] = {}
+    for name, relation in config.relations.items():
+        if relation.kind == "link":
+            link = tables.links[relation.table]
+            used[name] = [(link.name, link.weight or link.target_column)]
+        elif relation.kind == "texts" or (relation.kind == "text" and relation.texts is not None):
+            used[name] = [(TEXTS, "text")]
+        elif relation.kind == "text":
+            used[name] = [(relation.node, column) for column in relation.columns]
+        elif relation.kind != "cooccurrence":
+            used[name] = [(relation.node, relation.column)]
+    for name, feature in config.features.items():
+        if feature.kind == "text" and feature.texts is not None:
+            used[name] = [(TEXTS, "text")]
+        else:
+            used[name] = [(feature.node, column) for column in columns_of(feature, tables.nodes[feature.node])]
+    return used
+
+
+def _user_groups(tables: Tables, node_type: str, columns: tuple[str, ...]) -> pl.DataFrame | None:
+    """The columns to look at effects by; a number with many values becomes quarters of the nodes."""
+    if not columns:
+        return None
+    table = tables.nodes.get(node_type)
+    known = {} if table is None else {n: t for n, t in table.frame.schema.items() if not t.is_nested()}
+    missing = [c for c in columns if c not in known]
+    if table is None or missing:
+        raise InputError(
+            "no such column to group by",
+            where=f"[study], node type {node_type!r}",
+            expected=one_of(known) if known else "a node table",
+            found=", ".join(map(repr, missing or columns)) + did_you_mean((missing or columns)[0], known),
+        )
+    many = [c for c in columns if table.frame[c].n_unique() > MOST_VALUES and holds_numbers(table.frame[c])]
+    quarters = (read_numbers(table.frame[c]).qcut(4, allow_duplicates=True).cast(pl.String).alias(c) for c in many)
+    return table.frame.select(pl.col(table.key).alias("key"), *columns).with_columns(*quarters)
+
+
+def attributes_of(graph: Graph, name: str | None, where: str) -> Csr | None:
+    """Items by values of a relation, for what is measured of lists; None without a name.
+
+    Raises:
+        InputError: there is no such relation, or it is not one of items.
+    """
+    if name is None:
+        return None
+    relation = graph.relation(name)
+    if relation.source != graph.item:
+        raise InputError(
+            "not a relation of items",
+            where=where,
+            expected=f"a relation from {graph.item}",
+            found=name,
+        )
+    return relation.csr(graph.n_items, len(graph.nodes[relation.target]))
