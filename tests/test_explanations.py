@@ -258,7 +258,7 @@ def test_an_empty_history_has_no_reasons(explainer):
         (7, {}, "nobody, or two"),
         (7, {"user": 1, "history": [3]}, "nobody, or two"),
         (7, {"history": [3], "n": 0}, "nothing is asked for"),
-        (7, {"history": [3], "tried": 0}, "nothing is asked for"),
+        (7, {"history": [3], "max_paths": 0}, "nothing is asked for"),
     ],
 )
 def test_bad_questions_are_refused(graph, model, item, asked, message):

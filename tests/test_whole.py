@@ -58,8 +58,8 @@ def test_a_folder_is_replaced_whole_and_a_failed_one_leaves_nothing(tmp_path, mo
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from relrank.io.atomic import whole, whole_folder
-with whole(Path(sys.argv[1])) as one, whole_folder(Path(sys.argv[2])) as other:
+from relrank.io.atomic import atomic_write, atomic_folder
+with atomic_write(Path(sys.argv[1])) as one, atomic_folder(Path(sys.argv[2])) as other:
     one.write_text("half")
     (other / "one").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

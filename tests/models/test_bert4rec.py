@@ -92,7 +92,7 @@ def test_a_window_whose_last_item_is_hidden_is_the_question_about_the_rest():
     windows, target = made(model, histories)
     assert (target == histories.items[histories.indptr[1:] - 1]).all()
     scoring_windows = model.scoring_windows(Sequences.from_histories([h[:-1] for h in histories.tensors()], 120))
-    for name in ("items", "real", "lengths", "at"):
+    for name in ("items", "n_valid", "lengths", "at"):
         assert torch.equal(getattr(scoring_windows, name), getattr(windows, name)), name
     with torch.no_grad():
         assert torch.equal(

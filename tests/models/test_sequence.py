@@ -375,5 +375,5 @@ def test_moving_a_batch_moves_its_windows():
     batch = prepared(new()).to(torch.device("meta"))
     assert len(batch.encoder_inputs) == sequence.GROUPS
     for windows in batch.encoder_inputs:
-        for name in ("items", "real", "lengths", "at"):
+        for name in ("items", "n_valid", "lengths", "at"):
             assert getattr(windows, name).is_meta

@@ -333,7 +333,7 @@ def test_a_batch_moves_with_everything_in_it():
         moved = batch.to(torch.device("meta"))
         parts = [
             getattr(moved, n)
-            for n in ("users", "items", "user_index", "item_index", "negative_index", "excluded", "log_q")
+            for n in ("users", "items", "user_index", "positive_index", "negative_index", "excluded", "log_q")
         ]
         parts += [*(moved.known or ()), *(block.nodes for block in moved.encoder_inputs or ())]
         assert {p.device.type for p in parts if p is not None} == {"meta"}

@@ -179,7 +179,7 @@ def test_equal_weights_leave_batches_as_they_are(size):
         for e in (edges, Relation.of("chose", "user", "item", users, items))
     ]
     one, other = (m.prepare(users, items, np.random.SeedSequence(3)) for m in models)
-    for name in ("users", "items", "user_index", "item_index", "negative_index"):
+    for name in ("users", "items", "user_index", "positive_index", "negative_index"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     assert len(one.user_index) == len(users)
 

@@ -161,7 +161,7 @@ def test_the_winner_has_what_is_known_of_nodes_behind_items_now(tmp_path):
         now = {} if stale.nodes else known
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fitted_run, "build_node_attributes", lambda *_, now=now: now)
-            again = fitted_run.again(
+            again = fitted_run.refresh_run(
                 stale, material.tables, material.split_contexts[0].graph, tmp_path / "out" / "winner"
             )
         assert again.nodes.keys() == load_run(tmp_path / "out").nodes.keys() == now.keys()

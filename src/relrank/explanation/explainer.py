@@ -156,7 +156,7 @@ class Explainer:
             InputError: a row outside the graph, an item that is in the history, both or neither of user and history,
                 ``n`` or ``max_paths`` below 1, scores that are not finite.
         """
-        for name, value in (("n", n), ("tried", max_paths)):
+        for name, value in (("n", n), ("max_paths", max_paths)):
             if value < 1:
                 raise InputError("nothing is asked for", where=name, expected="1 or more", found=str(value))
         query = self._counterfactuals.query(user, history, exclude_items, ranked_list, history_is_proxy)

@@ -664,7 +664,7 @@ class ServedModel:
             return {"user": user}
         # more than these items may be behind the list: a vector of the user, relations, weights
         together = append_session(self.model, self._train_history(user), session)
-        return {"history": together.tolist(), "stands_for": not accepts_longer_history(self.model)}
+        return {"history": together.tolist(), "history_is_proxy": not accepts_longer_history(self.model)}
 
     def _explainer_for(self, model: Recommender | None) -> Explainer:
         """What explains the fitted model, made when it is first asked; of a variant, made for the question."""
