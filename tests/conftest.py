@@ -49,5 +49,5 @@ def data_dir() -> Path:
     """Where the real data sets lie, from the environment variable RELRANK_DATA."""
     value = os.environ.get("RELRANK_DATA")
     if not value:
-        pytest.skip("RELRANK_DATA is not set: it names a folder with the real data sets (see README, Tests)")
+        pytest.skip("RELRANK_DATA is not set: it names a folder with the real data sets (see CONTRIBUTING.md)")
     return Path(value)

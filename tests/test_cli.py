@@ -446,7 +446,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path):
 
 
 def shop(folder: Path) -> None:
-    """The files of README's own-tables example: people with two favourite brands each, titles in square brackets."""
+    """The files of docs/own-tables.md: people with two favourite brands each, titles in square brackets."""
     rng = np.random.default_rng(0)
     n, brands = 36, ["Ash", "Birch", "Cedar", "Doum", "Elm", "Fir"]
     brand = [brands[i % 6] for i in range(n)]
@@ -475,10 +475,10 @@ def shop(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_tables_as_in_the_readme_with_square_brackets_in_titles(tmp_path):
+def test_own_tables_as_in_the_docs_with_square_brackets_in_titles(tmp_path):
     shop(tmp_path)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    text = re.search(r"^```toml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE).group(1)
+    docs = (Path(__file__).parents[1] / "docs" / "own-tables.md").read_text(encoding="utf-8")
+    text = re.search(r"^```toml\n(.*?)^```", docs, re.DOTALL | re.MULTILINE).group(1)
     data, section, _ = text.partition("[study]\n")
     assert section
     text = data + section + "trials = 2\n"

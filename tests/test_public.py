@@ -1,4 +1,4 @@
-"""What `import relrank` promises, and what README shows: its examples are run, not trusted."""
+"""What `import relrank` promises, and what README and the docs show: their examples are run, not trusted."""
 
 import ast
 import json
@@ -17,7 +17,9 @@ from relrank.cli.app import app
 from relrank.study.config import read_study
 from relrank.testing import planted_study
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, *DOCS.glob("*.md"), *(DOCS / "results").glob("*.md")]
 HEAVY = {"torch", "numpy", "polars", "numba", "sklearn", "scipy", "pandas", "mlflow", "sqlalchemy", "ray"}
 
 PLANTED = planted_study(
@@ -40,9 +42,9 @@ def fresh(code: str) -> str:
     return done.stdout
 
 
-def blocks(language: str) -> list[str]:
-    """README's code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def blocks(page: Path, language: str) -> list[str]:
+    """A page's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_help_fits_on_one_screen_and_dir_has_all_names():
 
 
 def test_readme_python_example_runs_in_a_fresh_process(tmp_path):
-    (example,) = blocks("python")
+    (example,) = blocks(README, "python")
     assert len(example.strip().splitlines()) <= 15
     (tmp_path / "example.toml").write_text(PLANTED)
     for old, new in (
@@ -127,8 +129,8 @@ def test_readme_python_example_runs_in_a_fresh_process(tmp_path):
     assert relrank.load_run(tmp_path / "out").note["protocol"].startswith("custom")
 
 
-def test_readme_study_file_fits(tmp_path):
-    (block,) = blocks("toml")
+def test_study_file_of_own_tables_fits(tmp_path):
+    (block,) = blocks(DOCS / "own-tables.md", "toml")
     (tmp_path / "study.toml").write_text(block)
     config = read_study(tmp_path / "study.toml")
     assert config.name == "our-shop"
@@ -138,14 +140,21 @@ def test_readme_study_file_fits(tmp_path):
     assert {r.kind for r in config.relations.values()} == kinds
 
 
-def test_readme_commands_are_commands():
+def test_commands_of_the_docs_are_commands():
     """Every `$ relrank …` line parses, and the table of commands is the list of commands."""
     known = typer.main.get_command(app).commands
-    lines = [
-        line for block in blocks("console") for line in re.findall(r"^\$ relrank (.+?)\s*(?:#.*)?$", block, re.M)
-    ]
-    assert len(lines) >= 5
+    consoles = [block for page in PAGES for block in blocks(page, "console")]
+    lines = [line for block in consoles for line in re.findall(r"^\$ relrank (.+?)\s*(?:#.*)?$", block, re.M)]
+    assert len(lines) >= 15
     for line in lines:
         name, *words = line.split()
         known[name].make_context(name, words)
-    assert set(re.findall(r"^\| `relrank (\w+)", README, re.MULTILINE)) == set(known)
+    table = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `relrank (\w+)", table, re.MULTILINE)) == set(known)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_the_docs_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
