@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -147,7 +148,7 @@ def test_commands_of_the_docs_are_commands():
     lines = [line for block in consoles for line in re.findall(r"^\$ relrank (.+?)\s*(?:#.*)?$", block, re.M)]
     assert len(lines) >= 15
     for line in lines:
-        name, *words = line.split()
+        name, *words = shlex.split(line)
         known[name].make_context(name, words)
     table = (DOCS / "commands.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `relrank (\w+)", table, re.MULTILINE)) == set(known)
