@@ -15,14 +15,20 @@ from library import GENRES, ITEMS, USERS, constant, library
 
 from relrank.serve import schemas
 from relrank.serve.app import make_app
-from relrank.serve.asked import Limits
+from relrank.serve.limits import Limits
 from relrank.serve.service import Service
 
 ANSWERS = {
-    "runs": schemas.Runs, "recommend": schemas.Recommended, "similar": schemas.Similar, "explain": schemas.Explained,
-    "items": schemas.Items, "users": schemas.Users, "values": schemas.Values, "history": schemas.History,
-    "health": schemas.Health,
-}  # fmt: skip
+    "runs": schemas.RunsResponse,
+    "recommend": schemas.RecommendResponse,
+    "similar": schemas.SimilarResponse,
+    "explain": schemas.ExplainResponse,
+    "items": schemas.ItemsResponse,
+    "users": schemas.UsersResponse,
+    "values": schemas.FilterValuesResponse,
+    "history": schemas.HistoryResponse,
+    "health": schemas.HealthResponse,
+}
 LIMITS = Limits(history=30, body=4000)
 
 
@@ -70,7 +76,7 @@ def check(app: FastAPI, question: Question) -> int:
     if question.method == "HEAD":
         assert body == b""
     elif status >= 400:
-        schemas.Failure.model_validate_json(body)
+        schemas.ErrorResponse.model_validate_json(body)
     else:
         ANSWERS[question.path.split("/")[1]].model_validate_json(body)
     return status

@@ -33,8 +33,8 @@ from relrank.errors import InputError
 from relrank.io.manifest import write_manifest
 from relrank.serve import app as web
 from relrank.serve.app import make_app
-from relrank.serve.asked import Limits
 from relrank.serve.filters import Has, LogicalCondition
+from relrank.serve.limits import Limits
 from relrank.serve.served_model import ServedModel
 from relrank.serve.server import Options, RunReloader, name_runs
 from relrank.serve.service import Service
@@ -64,7 +64,7 @@ def error(response, status):
     assert response.headers["content-type"] == "application/json"
     said = response.json()
     assert list(said) == ["error"]
-    assert list(said["error"]) == ["what", "where", "expected", "found"]
+    assert list(said["error"]) == ["message", "where", "expected", "found"]
     assert all(isinstance(text, str) for text in said["error"].values())
     assert "Traceback" not in response.text
     return said["error"]
@@ -79,7 +79,7 @@ def test_explanations_over_get_are_of_the_filtered_list():
         found = CLIENT.get(f"/explain/{there}/{item}?{narrowed}").json()
         assert (found["rank"], found["score"]) == (one["place"], pytest.approx(one["score"]))
     assert CLIENT.get(f"/explain/{there}/{item}").json()["rank"] > ranked_list[-1]["place"]
-    assert error(CLIENT.get(f"/explain/{there}/1014?{narrowed}"), 422)["what"] == "item does not fit the filters"
+    assert error(CLIENT.get(f"/explain/{there}/1014?{narrowed}"), 422)["message"] == "item does not fit the filters"
     assert error(CLIENT.get(f"/explain/{there}/{item}?with=crime"), 422)["where"] == "query.with"
 
 
@@ -112,8 +112,8 @@ def test_routes_answer_as_the_service_does():
     assert runs == SERVICE.runs()
     assert runs["runs"][0] | {"relations": 0} == {
         "name": "one", "model": "relational-ease", "arm": "all", "protocol": "library, seed 0", "n_users": 60,
-        "n_items": 48, "n_new_items": 0, "user": "reader", "item": "book", "relations": 0, "weights_adjustable": True,
-        "filters": ["has_genre", "wrote"], "columns": [],
+        "n_items": 48, "n_cold_items": 0, "user": "reader", "item": "book", "relations": 0,
+        "weights_adjustable": True, "filters": ["has_genre", "wrote"], "columns": [],
     }  # fmt: skip
     assert runs["runs"][0]["relations"][1] == {
         "name": "wrote", "source": "author", "target": "book", "edges": 48, "weight": 30.0,
@@ -453,7 +453,7 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
             time.sleep(0.01)
         assert n_pending == 2
         answer = client.get("/similar/1000")
-        assert error(answer, 503)["what"] == "too many questions at once"
+        assert error(answer, 503)["message"] == "too many questions at once"
         assert answer.headers["retry-after"] == "1"
         assert client.get("/health").status_code == 200  # the loop is free
         go.set()
@@ -528,7 +528,7 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     assert expected[0] != expected[1]
 
     def served():
-        return client.get("/recommend/reader 3").json()["items"], client.get("/health").json()["problems"]
+        return client.get("/recommend/reader 3").json()["items"], client.get("/health").json()["reload_errors"]
 
     watcher.reload_changed()
     assert served() == (expected[0], [])
@@ -550,8 +550,8 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     items, problems = served()
     assert items == expected[1]
     assert [p["run"] for p in problems] == ["run"]
-    assert "cannot be loaded" in problems[0]["what"]
-    assert str(tmp_path) not in problems[0]["what"]  # health answers without a token
+    assert "cannot be loaded" in problems[0]["message"]
+    assert str(tmp_path) not in problems[0]["message"]  # health answers without a token
     assert service.served() is before
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
     watcher.reload_changed()  # once is enough until it changes

@@ -10,8 +10,8 @@ from relrank.cli.app import app
 from relrank.graph.construction.builders import Attribute, Link, build_graph
 from relrank.models.closed_form.item_knn import ItemKNN
 from relrank.runs.fitted_run import FittedRun, load_run, save_run
-from relrank.serve.asked import RequestError
 from relrank.serve.filters import Between, Has, LogicalCondition
+from relrank.serve.limits import RequestError
 from relrank.serve.service import Service
 from relrank.tables.config import check
 from relrank.tables.protocols import ProtocolConfig, make_split

@@ -21,8 +21,8 @@ uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 pytest.importorskip("httptools", reason="needs the extra serve")
 
 from relrank.serve.app import make_app  # noqa: E402
-from relrank.serve.asked import Limits  # noqa: E402
 from relrank.serve.connections import connection_class  # noqa: E402
+from relrank.serve.limits import Limits  # noqa: E402
 from relrank.serve.service import Service  # noqa: E402
 
 
@@ -67,7 +67,7 @@ def refusal(text, status):
     head, _, body = text.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode()), text[:200]
     assert b"connection: close" in head.lower()
-    assert list(json.loads(body)["error"]) == ["what", "where", "expected", "found"]
+    assert list(json.loads(body)["error"]) == ["message", "where", "expected", "found"]
 
 
 START = b"GET /health HTTP/1.1\r\nHost: x\r\n"

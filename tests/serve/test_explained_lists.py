@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from library import ITEMS, USERS, library
 
-from relrank.serve.asked import RequestError
+from relrank.serve.limits import RequestError
 from relrank.serve.service import Service
 
 MODELS = {
@@ -38,7 +38,7 @@ def test_rank_and_score_are_those_of_the_list(name, successive):
             assert found["score"] == pytest.approx(one["score"], abs=1e-6)
             for reason in found["reasons"]:
                 assert reason["via"]["item"] in seen | set(visit)
-                assert reason["rank_without"] >= one["place"]
+                assert reason["rank_after_removal"] >= one["place"]
         with pytest.raises(RequestError, match=r"does not fit the filters|chosen already"):
             service.explain(ITEMS[4], **narrowed, history=visit)
 
@@ -51,6 +51,6 @@ def test_a_visit_that_carries_an_item_is_a_reason_for_a_user_whose_vector_is_fix
     after = service.recommend(user=USER, history=visit, k=50)["items"]
     raised = max(after, key=lambda one: before[one["item"]] - one["place"])
     found = service.explain(raised["item"], user=USER, history=visit, n=20)
-    assert found["folded"]
+    assert found["used_fold_in"]
     assert visit[0] in [reason["via"]["item"] for reason in found["reasons"]]
     assert not any(reason["exact"] for reason in found["reasons"])

@@ -257,9 +257,9 @@ def test_reasons_open_by_keyboard_and_say_what_the_model_says(visit: Visit) -> N
             assert one.locator(".sentence").text_content() == reason["sentence"]
             assert one.locator(".via").text_content() == reason["via"]["title"]
             assert one.locator(".step").first.text_content() == f"→ {reason['relation']}"
-            assert one.locator(".ranks b").nth(1).text_content() == f"{reason['rank_without']:g}"
+            assert one.locator(".ranks b").nth(1).text_content() == f"{reason['rank_after_removal']:g}"
             assert one.locator(".chip").text_content() == ("exact" if reason["exact"] else "by deletion")
-        return [reason["rank_without"] for reason in answer["reasons"]]
+        return [reason["rank_after_removal"] for reason in answer["reasons"]]
 
     expect(why).to_have_attribute("aria-expanded", "false")
     why.focus()
@@ -337,7 +337,7 @@ def test_two_runs_stand_side_by_side_and_mark_what_they_share(
     visit: Visit, fitted: FittedRun, service: Service
 ) -> None:
     page = visit("#item=1&item=5")
-    page.locator("#beside").select_option("neighbours")
+    page.locator("#compare-with").select_option("neighbours")
     lists = [titles(fitted, [1, 5]), titles(service.served("neighbours").run, [1, 5])]
     for column, wanted in enumerate(lists):
         expect(names(page, column)).to_have_text(wanted)
@@ -422,14 +422,14 @@ def test_a_server_that_does_not_answer_is_said_and_asked_again(visit: Visit) -> 
 
 
 def test_an_address_brings_back_everything(visit: Visit) -> None:
-    state = "#run=shelf&item=1&item=5&with=stands_on%3Aa&weight=written_by%3A16&beside=neighbours&seen=shown"
+    state = "#run=shelf&item=1&item=5&with=stands_on%3Aa&weight=written_by%3A16&compare_with=neighbours&seen=shown"
     page = visit(state)
     wanted = [t for t in titles_with_seen(shelf({"written_by": MOST}), [1, 5]) if TITLES.index(t) % 2 == 0]
     expect(names(page)).to_have_text(wanted)
     expect(page.locator("#history li > span")).to_have_text(["North Star", "The Long Road"])
     assert page.locator("#with li > span").all_text_contents() == ["stands_on: a"]
     assert page.get_by_role("slider", name="written_by").get_attribute("aria-valuetext") == "16"
-    assert page.locator("#beside").input_value() == "neighbours"
+    assert page.locator("#compare-with").input_value() == "neighbours"
     assert not page.locator("#exclude").is_checked()
     assert page.evaluate("location.hash") == state
 
@@ -513,7 +513,7 @@ def open_everything(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_nothing_sticks_out_sideways(visit: Visit, width: int) -> None:
-    page = visit("#item=1&item=4&weight=written_by%3A16&beside=neighbours&with=stands_on%3Aa", width=width)
+    page = visit("#item=1&item=4&weight=written_by%3A16&compare_with=neighbours&with=stands_on%3Aa", width=width)
     expect(names(page).first).to_be_visible()
     open_everything(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -524,7 +524,7 @@ def test_nothing_sticks_out_sideways(visit: Visit, width: int) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_is_at_least_wcag_aa(visit: Visit, scheme: str) -> None:
     page = visit(
-        "#item=1&item=4&weight=written_by%3A16&beside=neighbours", color_scheme=scheme, reduced_motion="reduce"
+        "#item=1&item=4&weight=written_by%3A16&compare_with=neighbours", color_scheme=scheme, reduced_motion="reduce"
     )
     expect(names(page).first).to_be_visible()
     expect(page.locator(".chip.up").first).to_be_visible()
@@ -550,7 +550,7 @@ def test_motion_is_left_out_where_it_is_not_wanted(visit: Visit) -> None:
 
 
 def test_every_control_has_a_name_and_shows_its_focus(visit: Visit) -> None:
-    page = visit("#item=1&beside=neighbours")
+    page = visit("#item=1&compare_with=neighbours")
     expect(names(page).first).to_be_visible()
     assert page.evaluate(NAMELESS) == []
     rings = set()

@@ -27,8 +27,8 @@ from relrank.models.graph.mf import MF
 from relrank.serve import reweighting as weighing
 from relrank.serve import served_model as serving
 from relrank.serve.ann_index import ItemIndex, recall
-from relrank.serve.asked import Limits, RequestError
 from relrank.serve.filters import Between, Has, LogicalCondition
+from relrank.serve.limits import Limits, RequestError
 from relrank.serve.served_model import ServedModel
 from relrank.serve.service import Service
 
@@ -133,12 +133,12 @@ def test_a_history_that_leads_to_itself_alone_is_one_without():
 def test_unknown_items_of_a_history_are_named_and_skipped_if_asked():
     service = Service({"one": SERVED})
     answer = service.recommend(history=[1001, "soap", 1002, 7], k=5, skip_unknown=True)
-    assert answer["unknown"] == ["soap", 7]
+    assert answer["unknown_items"] == ["soap", 7]
     assert pairs(answer) == pairs(service.recommend(history=[1001, 1002], k=5))
     assert service.recommend(history=["soap"], skip_unknown=True)["fallback"] == "popularity"
     target = answer["items"][0]["item"]
     why = service.explain(target, history=[1001, "soap", 1002], skip_unknown=True)
-    assert why["unknown"] == ["soap"]
+    assert why["unknown_items"] == ["soap"]
     assert why["reasons"] == service.explain(target, history=[1001, 1002])["reasons"]
     with pytest.raises(RequestError, match="skip_unknown"):
         service.recommend(history=[1001, "soap"])
@@ -155,16 +155,16 @@ def test_what_is_explained_is_what_was_served(model, successive):
             assert why["rank"] == item["place"]
             assert why["score"] == pytest.approx(item["score"], rel=1e-5)
             for reason in why["reasons"]:
-                assert reason["rank_without"] >= why["rank"]
+                assert reason["rank_after_removal"] >= why["rank"]
 
 
 def test_reasons_of_a_trained_vector_move_its_own_scores():
     service = Service({"one": library("mf", {"dim": 8})})
     best = service.recommend(user=USERS[5], k=1)["items"][0]
     why = service.explain(best["item"], user=USERS[5])
-    assert (why["folded"], why["rank"]) == (True, 1)
+    assert (why["used_fold_in"], why["rank"]) == (True, 1)
     assert all(not reason["exact"] for reason in why["reasons"])
-    assert not service.explain(best["item"], history=[1001])["folded"]
+    assert not service.explain(best["item"], history=[1001])["used_fold_in"]
 
 
 @pytest.mark.parametrize("successive", [False, True])
@@ -215,8 +215,8 @@ def test_a_history_says_which_relations_of_users_it_lacks():
         ("relational-lightgcn", {"dim": 8}, ["lives_in"]), ("ease", {}, []), ("mf", {}, []), ("item-knn", {}, []),
     ):  # fmt: skip
         service = Service({"one": library(model, config)})
-        assert service.recommend(history=[1001])["lacks"] == lacks, model
-        assert service.recommend(user=USERS[1])["lacks"] == []
+        assert service.recommend(history=[1001])["missing_relations"] == lacks, model
+        assert service.recommend(user=USERS[1])["missing_relations"] == []
 
 
 def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
@@ -384,7 +384,7 @@ def test_filters_that_cannot_be_are_named():
         service.recommend(user=USERS[1], filters=[LogicalCondition("any", (Has("cover", "soft"),) * 21)])
     with pytest.raises(RequestError, match="unknown item"):
         service.recommend(user=USERS[1], exclude=["soap"])
-    assert service.recommend(user=USERS[1], exclude=["soap"], skip_unknown=True)["unknown"] == ["soap"]
+    assert service.recommend(user=USERS[1], exclude=["soap"], skip_unknown=True)["unknown_items"] == ["soap"]
     assert service.values("author.land")["values"] == [{"value": "IT", "items": 28}]
     assert service.values("jury.land")["values"] == [{"value": "IT", "items": 14}, {"value": "FR", "items": 7}]
     assert service.values("cover")["values"] == [{"value": "hard", "items": 32}, {"value": "soft", "items": 16}]
@@ -693,8 +693,8 @@ def test_reasons_are_those_of_the_model_under_outside_ids(served):
             assert told["via"]["item"] == ITEMS[reason.via]
             keys = {"genre": GENRES, "author": range(12), "book": ITEMS}
             assert [(n["type"], n["id"]) for n in told["through"]] == [(t, keys[t][r]) for t, r in reason.through]
-            assert (told["rank_without"], told["exact"]) == (reason.rank_without, reason.exact)
-            assert told["score_without"] == pytest.approx(reason.score_without)
+            assert (told["rank_after_removal"], told["exact"]) == (reason.rank_without, reason.exact)
+            assert told["score_after_removal"] == pytest.approx(reason.score_without)
             assert str(told["via"]["title"]) in told["sentence"]
             assert f"place {answer['rank']}" in told["sentence"]
     history = service.explain(1000, history=[1004, 1008], n=2)

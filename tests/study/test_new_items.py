@@ -14,8 +14,8 @@ from relrank.graph.construction.relation_config import Attribute
 from relrank.graph.relation import Relation
 from relrank.models import MODELS
 from relrank.runs.fitted_run import FORMAT, FittedRun, load_run, save_run
-from relrank.serve.asked import RequestError
 from relrank.serve.filters import Has, LogicalCondition
+from relrank.serve.limits import RequestError
 from relrank.serve.service import Service
 from relrank.study.cell import SplitContext
 from relrank.study.engines.split_files import pack, unpack
@@ -114,7 +114,7 @@ def test_a_model_that_reads_the_relation_recommends_them(model, tmp_path):
         after = service.recommend(history=["new0"], k=3)
         assert after["fallback"] is None
         assert service.explain("new0", history=["i0"])["rank"] > 0
-    assert service.runs()["runs"][0]["n_new_items"] == 2
+    assert service.runs()["runs"][0]["n_cold_items"] == 2
     assert "plain" not in [i["item"] for i in service.similar("i0", 20)["items"]]
     with pytest.raises(RequestError, match="in no list"):
         service.explain("plain", history=["i0"])
@@ -135,7 +135,7 @@ def test_a_model_that_knows_nothing_of_them_does_not(model):
     assert run.recommend_for(["i0", "new0"], 20)["score"].to_list() == [i["score"] for i in unsaid["items"]]
     assert service.explain("i4", history=["new0"])["fallback"] == "popularity"
     assert service.similar("new0", 5)["items"] == []
-    assert service.runs()["runs"][0]["n_new_items"] == 0
+    assert service.runs()["runs"][0]["n_cold_items"] == 0
 
 
 @pytest.mark.parametrize("model", ["mf", "sasrec", "markov", "ease"])

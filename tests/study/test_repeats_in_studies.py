@@ -118,7 +118,7 @@ def test_a_visit_goes_on_from_the_whole_history(material: StudyData, tmp_path: P
         item = int(page.items[0])
         for reason in served.explained(item, row, visit.numpy(), 5)["reasons"]:
             left = both[both != served.item_rows[str(reason["via"]["item"])]]
-            assert reason["score_without"] == pytest.approx(float(run.model.fold_in([left])[0, item]), abs=1e-6)
+            assert reason["score_after_removal"] == pytest.approx(float(run.model.fold_in([left])[0, item]), abs=1e-6)
             reasons += 1
     assert differs
     assert reasons

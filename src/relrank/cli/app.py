@@ -580,7 +580,7 @@ def _conditions(
 
 def _one_served(fitted: FittedRun, k: int) -> Service:
     """A service of one run: whatever the catalogue, its lists are exact."""
-    from relrank.serve.asked import Limits
+    from relrank.serve.limits import Limits
     from relrank.serve.served_model import ServedModel
     from relrank.serve.service import Service
 
@@ -625,7 +625,7 @@ def serve(
     """
     import logging
 
-    from relrank.serve.asked import Limits
+    from relrank.serve.limits import Limits
     from relrank.serve.server import Options, name_runs
     from relrank.serve.server import serve as answer
 

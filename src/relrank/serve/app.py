@@ -19,10 +19,10 @@ from starlette.exceptions import HTTPException
 
 import relrank
 from relrank.serve import schemas
-from relrank.serve.asked import Limits, RequestError
 from relrank.serve.docs import docs_page
 from relrank.serve.filters import parse_conditions
-from relrank.serve.guard import ServiceMetrics, ServiceMiddleware, error_response, json_response
+from relrank.serve.limits import Limits, RequestError
+from relrank.serve.middleware import ServiceMetrics, ServiceMiddleware, error_response, json_response
 from relrank.serve.served_model import INDEXED_ITEMS
 from relrank.serve.service import Service
 from relrank.serve.strict import StrictRoute
@@ -51,7 +51,7 @@ Exclude = Annotated[list[str], Query(description="Id of an item to leave out.")]
 def make_app(
     service: Service, *, token: str | None = None, hosts: Collection[str] = (), page: Path = PAGE
 ) -> FastAPI:
-    """The application. ``app.state`` has ``service``, ``measures``, ``draining`` and ``problems`` (run → what).
+    """The application. ``app.state`` has ``service``, ``measures``, ``draining``, ``reload_errors`` (by run).
 
     Args:
         service: what answers.
@@ -83,14 +83,14 @@ def make_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
-        responses={s: {"model": schemas.Failure, "description": text} for s, text in errors.items()},
+        responses={s: {"model": schemas.ErrorResponse, "description": text} for s, text in errors.items()},
         description="Recommendations of fitted runs. Ids are those of your tables. In a path a slash inside an id is "
         "ambiguous where two ids follow each other: POST such questions.",
     )
     app.router.route_class = StrictRoute
     measures = ServiceMetrics()
     app.state.service, app.state.measures = service, measures
-    app.state.pools, app.state.draining, app.state.problems = pools, False, {}
+    app.state.pools, app.state.draining, app.state.reload_errors = pools, False, {}
     for name in service.names:
         measures.loaded.labels(name).set(time.time())
 
@@ -113,12 +113,12 @@ def make_app(
     def near(run: str | None, end: int) -> bool:
         return service.served(run).index is None or end <= INDEXED_ITEMS
 
-    @app.get("/runs", response_model=schemas.Runs)
+    @app.get("/runs", response_model=schemas.RunsResponse)
     async def runs() -> Response:
         """What is served."""
         return json_response(service.runs())
 
-    @app.get("/recommend/{user:path}", response_model=schemas.Recommended)
+    @app.get("/recommend/{user:path}", response_model=schemas.RecommendResponse)
     async def recommend(
         user: InUrl,
         k: Annotated[int, Query(ge=1, le=limits.k)] = 10,
@@ -148,7 +148,7 @@ def make_app(
             ),
         )
 
-    @app.post("/recommend", response_model=schemas.Recommended)
+    @app.post("/recommend", response_model=schemas.RecommendResponse)
     async def recommend_for(wanted: schemas.RecommendRequest) -> Response:
         """A list for a history that was never seen, a known user, or both; under other relation weights, too."""
         visits = wanted.user is not None and wanted.history is not None
@@ -172,12 +172,12 @@ def make_app(
             ),
         )
 
-    @app.get("/similar/{item:path}", response_model=schemas.Similar)
+    @app.get("/similar/{item:path}", response_model=schemas.SimilarResponse)
     async def similar(item: InUrl, k: Annotated[int, Query(ge=1, le=limits.k)] = 10, run: Run = None) -> Response:
         """The items nearest to one: by cosine where the model has vectors, else what somebody gets who chose it."""
         return await list_response("/similar/{item}", run, None, False, lambda: service.similar(item, k, run))
 
-    @app.get("/explain/{user}/{item}", response_model=schemas.Explained)
+    @app.get("/explain/{user}/{item}", response_model=schemas.ExplainResponse)
     async def explain(
         user: InUrl,
         item: InUrl,
@@ -195,7 +195,7 @@ def make_app(
         )
         return json_response(content)
 
-    @app.post("/explain", response_model=schemas.Explained)
+    @app.post("/explain", response_model=schemas.ExplainResponse)
     async def explain_to(doubted: schemas.ExplainRequest) -> Response:
         """Why an item is recommended for a history, or to a known user."""
         d = doubted
@@ -215,7 +215,7 @@ def make_app(
         )
         return json_response(content)
 
-    @app.get("/items", response_model=schemas.Items)
+    @app.get("/items", response_model=schemas.ItemsResponse)
     async def items(
         q: Annotated[str, Query(max_length=200, description="Words of a title, in any order; or an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=limits.k)] = 10,
@@ -224,7 +224,7 @@ def make_app(
         """Items by title."""
         return json_response(await pools.run_in_thread(lambda: service.items(q, limit, run)))
 
-    @app.get("/users", response_model=schemas.Users)
+    @app.get("/users", response_model=schemas.UsersResponse)
     async def users(
         q: Annotated[str, Query(max_length=200, description="Beginning of an id.")] = "",
         limit: Annotated[int, Query(ge=1, le=limits.k)] = 10,
@@ -233,7 +233,7 @@ def make_app(
         """Users by id."""
         return json_response(service.users(q, limit, run))
 
-    @app.get("/values/{relation:path}", response_model=schemas.Values)
+    @app.get("/values/{relation:path}", response_model=schemas.FilterValuesResponse)
     async def values(
         relation: InUrl,
         q: Annotated[str, Query(max_length=200, description="Part of an id.")] = "",
@@ -243,21 +243,21 @@ def make_app(
         """What a filter may name, those with most items first."""
         return json_response(await pools.run_in_thread(lambda: service.values(relation, q, limit, run)))
 
-    @app.get("/history/{user:path}", response_model=schemas.History)
+    @app.get("/history/{user:path}", response_model=schemas.HistoryResponse)
     async def history(user: InUrl, run: Run = None) -> Response:
         """What a user chose."""
         return json_response(service.history(user, run))
 
-    @app.get("/health", response_model=schemas.Health, responses={503: {"model": schemas.Health}})
+    @app.get("/health", response_model=schemas.HealthResponse, responses={503: {"model": schemas.HealthResponse}})
     async def health() -> Response:
         """How the server is: 200, or 503 while it drains."""
         draining = app.state.draining
-        problems = [{"run": run, "what": what} for run, what in app.state.problems.items()]
+        errors = [{"run": run, "message": message} for run, message in app.state.reload_errors.items()]
         return json_response(
             {
                 "status": "draining" if draining else "ok",
                 "runs": service.names,
-                "problems": problems,
+                "reload_errors": errors,
                 "uptime_seconds": time.monotonic() - began,
             },
             503 if draining else 200,

@@ -29,7 +29,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from relrank.serve.asked import Limits
+from relrank.serve.limits import Limits
 
 LINGER_SECONDS = 2.0
 """A connection that was ended here is read for so long, unless the client ends it before."""
@@ -368,7 +368,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, expected: str, found: str) -> None:
         """Answer what cannot be a request, behind what was asked before it, and end the connection."""
-        from relrank.serve.guard import error_response
+        from relrank.serve.middleware import error_response
 
         response = error_response(status, REASONS[status], "request", expected, found, {"Connection": "close"})
         head = [f"HTTP/1.1 {status} {REASONS[status].title()}".encode()]

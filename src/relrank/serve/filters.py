@@ -20,7 +20,7 @@ from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Int32
 from relrank.runs.fitted_run import NODE_KEY, item_relations
-from relrank.serve.asked import Id, RequestError, shortened_repr
+from relrank.serve.limits import Id, RequestError, shortened_repr
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64

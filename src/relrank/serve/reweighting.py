@@ -27,7 +27,7 @@ from relrank.models.core.layers import inverse_softplus
 from relrank.models.core.sparse_linear import SparseLinear
 from relrank.models.graph.lightgcn import RelationalLightGCN
 from relrank.models.graph.path_fusion import PathFusion
-from relrank.serve.asked import Limits, RequestError
+from relrank.serve.limits import Limits, RequestError
 
 Key = tuple[tuple[str, float], ...]
 Module = TypeVar("Module", bound=nn.Module)

@@ -12,11 +12,11 @@ Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictSt
 """An outside id in a question."""
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Question(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -26,33 +26,33 @@ Weights = Annotated[
 ]
 
 
-class Named(_Answer):
+class Item(_Response):
     """An item."""
 
     item: int | str
     title: str | None
 
 
-class Listed(Named):
+class RankedItem(Item):
     """An item of a list."""
 
     score: float
     place: int
 
 
-class SimilarItem(Named):
+class SimilarItem(Item):
     """An item and how near it is."""
 
     score: float
 
 
-class HistoryItem(Named):
+class HistoryItem(Item):
     """An item of a history."""
 
     part: Literal["train", "valid", "test"]
 
 
-class RelationOf(_Answer):
+class RelationInfo(_Response):
     """A relation of a run."""
 
     name: str
@@ -62,7 +62,7 @@ class RelationOf(_Answer):
     weight: float | None
 
 
-class RunOf(_Answer):
+class RunInfo(_Response):
     """A run that is served."""
 
     name: str
@@ -71,10 +71,10 @@ class RunOf(_Answer):
     protocol: str
     n_users: int
     n_items: int
-    n_new_items: int = Field(description="Items that no interaction names, which are recommended all the same.")
+    n_cold_items: int = Field(description="Items that no interaction names, which are recommended all the same.")
     user: str
     item: str
-    relations: list[RelationOf]
+    relations: list[RelationInfo]
     weights_adjustable: bool
     filters: list[str] = Field(description="Relations that filters may name.")
     columns: list[str] = Field(
@@ -82,13 +82,13 @@ class RunOf(_Answer):
     )
 
 
-class Runs(_Answer):
+class RunsResponse(_Response):
     """The runs that are served; the first is the default."""
 
-    runs: list[RunOf]
+    runs: list[RunInfo]
 
 
-class Recommended(_Answer):
+class RecommendResponse(_Response):
     """A page of a list."""
 
     run: str
@@ -103,14 +103,14 @@ class Recommended(_Answer):
     exact: bool = Field(
         description="Whether scores are the model's own: not where a visit moves a user whose vector is fixed."
     )
-    lacks: list[str] = Field(
+    missing_relations: list[str] = Field(
         description="Relations of users that the model reads, and somebody with a history has not."
     )
-    unknown: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
-    items: list[Listed]
+    unknown_items: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
+    items: list[RankedItem]
 
 
-class Similar(_Answer):
+class SimilarResponse(_Response):
     """The items nearest to one."""
 
     run: str
@@ -119,40 +119,40 @@ class Similar(_Answer):
     items: list[SimilarItem]
 
 
-class Items(_Answer):
+class ItemsResponse(_Response):
     """Items by title."""
 
-    items: list[Named]
+    items: list[Item]
 
 
-class Users(_Answer):
+class UsersResponse(_Response):
     """Users by id."""
 
     users: list[int | str]
 
 
-class Value(_Answer):
+class FilterValue(_Response):
     """A value that a filter may name, and how many items it leaves."""
 
     value: int | str
     items: int
 
 
-class Values(_Answer):
+class FilterValuesResponse(_Response):
     """What a filter of a relation may name."""
 
     relation: str
-    values: list[Value]
+    values: list[FilterValue]
 
 
-class History(_Answer):
+class HistoryResponse(_Response):
     """What a user chose."""
 
     user: int | str
     items: list[HistoryItem]
 
 
-class Node(_Answer):
+class PathNode(_Response):
     """A node between two items."""
 
     type: str
@@ -160,69 +160,69 @@ class Node(_Answer):
     name: str | None
 
 
-class ReasonOf(_Answer):
+class ReasonPath(_Response):
     """A path from the history to the item, and what becomes of the item without it."""
 
-    via: Named
+    via: Item
     relation: str
-    through: list[Node]
+    through: list[PathNode]
     strength: float
-    rank_without: float
-    score_without: float
+    rank_after_removal: float
+    score_after_removal: float
     rank_without_link: float | None
     score_without_link: float | None
     exact: bool
     sentence: str
 
 
-class Explained(_Answer):
+class ExplainResponse(_Response):
     """Why an item is recommended."""
 
     run: str
-    item: Named
+    item: Item
     rank: float = Field(description="Place in the list that is served.")
     score: float
     fallback: Literal["popularity"] | None = Field(description="As of the list; then there are no reasons.")
-    folded: bool = Field(
+    used_fold_in: bool = Field(
         description="Whether what reasons take away was found by folding the history in, for a user whose vector is "
         "fixed. Rank and score are those of the list all the same."
     )
-    unknown: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
-    reasons: list[ReasonOf]
+    unknown_items: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
+    reasons: list[ReasonPath]
 
 
-class Problem(_Answer):
+class ReloadError(_Response):
     """A run that could not be replaced: the one before it is still served."""
 
     run: str
-    what: str
+    message: str
 
 
-class Health(_Answer):
+class HealthResponse(_Response):
     """How the server is."""
 
     status: Literal["ok", "draining"]
     runs: list[str]
-    problems: list[Problem]
+    reload_errors: list[ReloadError]
     uptime_seconds: float
 
 
-class ErrorDetail(_Answer):
+class ErrorDetail(_Response):
     """What was wrong."""
 
-    what: str
+    message: str
     where: str
     expected: str
     found: str
 
 
-class Failure(_Answer):
+class ErrorResponse(_Response):
     """An answer that is none."""
 
     error: ErrorDetail
 
 
-class Filter(_Question):
+class Filter(_Request):
     """Relation and value, column and value, or column with bounds; or conditions joined by all, any and not."""
 
     relation: StrictStr | None = None
@@ -272,7 +272,7 @@ EXCLUDE = "Ids of items to leave out."
 SKIP = "Leave out items of the history that are unknown, and name them, instead of refusing it."
 
 
-class RecommendRequest(_Question):
+class RecommendRequest(_Request):
     """For whom, and what list."""
 
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
@@ -287,7 +287,7 @@ class RecommendRequest(_Question):
     run: StrictStr | None = None
 
 
-class ExplainRequest(_Question):
+class ExplainRequest(_Request):
     """An item that is to be explained, and to whom."""
 
     item: Id

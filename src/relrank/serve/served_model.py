@@ -32,8 +32,8 @@ from relrank.models.core.vectors import ProductModel, VectorModel, is_dot_produc
 from relrank.runs.fallback import popularity, user_relations_read
 from relrank.runs.fitted_run import PARTS, FittedRun
 from relrank.serve.ann_index import FROM_ITEMS, SAMPLE, ItemIndex
-from relrank.serve.asked import Id, Limits, RequestError, shortened_repr
 from relrank.serve.filters import Condition, Filters
+from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.reweighting import ReweightedModels, adjustable, get_relation_weights
 from relrank.serve.sessions import append_session, session_scores
 
@@ -560,7 +560,7 @@ class ServedModel:
             "protocol": note["protocol"],
             "n_users": self.n_users,
             "n_items": self.n_items,
-            "n_new_items": self.n_cold_items,
+            "n_cold_items": self.n_cold_items,
             "user": graph.user,
             "item": graph.item,
             "relations": [
@@ -625,7 +625,7 @@ class ServedModel:
                 "rank": at + 1,
                 "score": float(whole.scores[at]),
                 "fallback": True,
-                "folded": False,
+                "used_fold_in": False,
                 "reasons": [],
             }
         # an index may overlook items; what it puts behind this one is not above it
@@ -649,7 +649,7 @@ class ServedModel:
             "rank": _as_integer(found.rank),
             "score": found.score,
             "fallback": False,
-            "folded": found.by_fold_in,
+            "used_fold_in": found.by_fold_in,
             "reasons": [self._reason(item, found, reason) for reason in found.reasons],
         }
 
@@ -686,10 +686,10 @@ class ServedModel:
             "relation": reason.relation,
             "through": through,
             "strength": reason.strength,
-            "rank_without": _as_integer(reason.rank_without),
-            "score_without": reason.score_without,
-            "rank_unlinked": None if reason.rank_without_link is None else _as_integer(reason.rank_without_link),
-            "score_unlinked": reason.score_without_link,
+            "rank_after_removal": _as_integer(reason.rank_without),
+            "score_after_removal": reason.score_without,
+            "rank_without_link": None if reason.rank_without_link is None else _as_integer(reason.rank_without_link),
+            "score_without_link": reason.score_without_link,
             "exact": reason.exact,
             "sentence": self._sentence(item, found, reason, through),
         }

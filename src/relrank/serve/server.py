@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from relrank.errors import InputError
 from relrank.io.terminal_safe import terminal_safe
 from relrank.serve.ann_index import FROM_ITEMS
-from relrank.serve.asked import MULTIPROC_DIR_VARIABLE, Limits
+from relrank.serve.limits import MULTIPROC_DIR_VARIABLE, Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -182,7 +182,7 @@ class RunReloader(threading.Thread):
     Args:
         service: what serves them.
         options: the folders, and how often to look.
-        app: its ``state.problems`` says what could not be loaded, its ``state.measures`` counts.
+        app: its ``state.reload_errors`` says what could not be loaded, its ``state.measures`` counts.
         loaded: stamps of the runs that are served, taken before they were loaded; those of now when None.
     """
 
@@ -238,11 +238,13 @@ class RunReloader(threading.Thread):
                 message = "run %s cannot be loaded; the one before it is still served: %s"
                 log.error(message, name, error, exc_info=unforeseen)
                 said = "cannot be loaded, the one before it is still served; the reason is in the server's log"
-                self._app.state.problems = {**self._app.state.problems, name: said}
+                self._app.state.reload_errors = {**self._app.state.reload_errors, name: said}
                 self._app.state.measures.failed.labels(name).inc()
                 continue
             log.warning("run %s was loaded again", name)
-            self._app.state.problems = {n: what for n, what in self._app.state.problems.items() if n != name}
+            self._app.state.reload_errors = {
+                n: message for n, message in self._app.state.reload_errors.items() if n != name
+            }
             self._app.state.measures.loaded.labels(name).set(time.time())
             _freeze_gc()
 

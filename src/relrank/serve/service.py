@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from relrank.errors import InputError
 from relrank.kernels.csr import Int64
 from relrank.runs.fitted_run import FittedRun
-from relrank.serve.asked import Id, Limits, RequestError, shortened_repr
 from relrank.serve.filters import Condition, Has
+from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
 from relrank.serve.served_model import JsonObject, Mask, ServedModel
 
 POPULARITY = "popularity"
@@ -131,8 +131,8 @@ class Service:
             "next_offset": end if page.items.size and end < page.total and end <= self.limits.offset else None,
             "fallback": POPULARITY if page.fallback else None,
             "exact": page.exact,
-            "lacks": served.user_relations_read if row is None else [],
-            "unknown": unknown,
+            "missing_relations": served.user_relations_read if row is None else [],
+            "unknown_items": unknown,
             "items": [
                 {"item": ids[item], "title": titles[item], "score": score, "place": place}
                 for place, (item, score) in enumerate(pairs, offset + 1)
@@ -194,7 +194,7 @@ class Service:
         candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
         found = served.explained(target, row, rows, n, served.with_weights(weights), candidates)
         found["fallback"] = POPULARITY if found["fallback"] else None
-        return {"run": served.name, "unknown": unknown, **found}
+        return {"run": served.name, "unknown_items": unknown, **found}
 
     def items(self, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """Items by title; see ``ServedModel.search_items``.

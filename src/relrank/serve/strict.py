@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from relrank.serve.asked import RequestError
+from relrank.serve.limits import RequestError
 
 
 class StrictRoute(APIRoute):

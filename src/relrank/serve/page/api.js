@@ -4,11 +4,11 @@ import { byId } from "./dom.js";
 
 const KEY = "relrank token";
 
-/** What the server (or the way there) objects to: `what`, `where`, `expected`, `found`, `status`. */
+/** What the server (or the way there) objects to: `message`, `where`, `expected`, `found`, `status`. */
 export class Refused extends Error {
-  constructor(status, { what, where, expected, found }) {
-    super(what);
-    Object.assign(this, { status, what, where, expected, found });
+  constructor(status, { message, where, expected, found }) {
+    super(message);
+    Object.assign(this, { status, where, expected, found });
   }
 }
 
@@ -34,7 +34,7 @@ async function send(address, body, token, signal) {
     return await fetch(address, { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, { what: "no answer from the server", where: address.origin, expected: "one that runs" });
+    throw new Refused(0, { message: "no answer from the server", where: address.origin, expected: "one that runs" });
   }
 }
 
@@ -46,7 +46,7 @@ async function read(answer) {
     if (error.name === "AbortError") throw error;
   }
   if (answer.ok && content !== null) return content;
-  throw new Refused(answer.status, content?.error ?? { what: `the server answered ${answer.status}`, where: answer.url });
+  throw new Refused(answer.status, content?.error ?? { message: `the server answered ${answer.status}`, where: answer.url });
 }
 
 let asking = null;

@@ -57,7 +57,7 @@ export function combobox(field, { find, show, pick, plain = null, back = null, t
         ...marked(show(entry), text),
       ),
     );
-    const said = problem ? `No search: ${problem.what}` : entries.length ? null : "Nothing found";
+    const said = problem ? `No search: ${problem.message}` : entries.length ? null : "Nothing found";
     list.replaceChildren(...(said ? [el("li", { class: "none", role: "presentation" }, said)] : options));
     list.hidden = false;
     active = -1;

@@ -192,7 +192,7 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
     const traits = { type: "button", class: "tag", title: `Only items with ${reason.relation} ${name}`, onclick: () => only(reason.relation, String(node.id)) };
     return el("button", traits, el("span", { class: "hidden" }, "Only items with "), name);
   });
-  const there = Number.isFinite(reason.rank_without);
+  const there = Number.isFinite(reason.rank_after_removal);
   return el(
     "li",
     { class: "reason" },
@@ -209,10 +209,10 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
       "dl",
       { class: "figures" },
       el("div", {}, el("dt", {}, "Strength"), el("dd", {}, el("span", { class: "bar", "aria-hidden": "true" }, fill), number(reason.strength))),
-      el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, there ? count(reason.rank_without) : "gone"))),
-      el("div", {}, el("dt", {}, "Score"), el("dd", {}, `${number(score)} → ${number(reason.score_without)}`)),
+      el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, there ? count(reason.rank_after_removal) : "gone"))),
+      el("div", {}, el("dt", {}, "Score"), el("dd", {}, `${number(score)} → ${number(reason.score_after_removal)}`)),
       el("div", {}, el("dt", {}, "How"), el("dd", {}, el("span", { class: reason.exact ? "chip ok" : "chip" }, reason.exact ? "exact" : "by deletion"))),
-      reason.rank_unlinked !== null && el("div", {}, el("dt", {}, "Without the link alone"), el("dd", {}, `${count(rank)} → ${count(reason.rank_unlinked)}`)),
+      reason.rank_without_link !== null && el("div", {}, el("dt", {}, "Without the link alone"), el("dd", {}, `${count(rank)} → ${count(reason.rank_without_link)}`)),
     ),
   );
 }
@@ -227,7 +227,7 @@ export function problem(error, again = null) {
   return el(
     "div",
     { class: "problem", role: "alert" },
-    el("p", {}, el("b", {}, error.what ?? String(error))),
+    el("p", {}, el("b", {}, error.message ?? String(error))),
     el("dl", {}, facts.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(said))))),
     again && !(error.status >= 400 && error.status < 500) && el("button", { type: "button", class: "quiet", onclick: again }, "Try again"),
   );

@@ -122,8 +122,8 @@ async function more(one) {
 /** One column or two. Rows keep their identity; their reasons only while the question is about the same person. */
 function arrange() {
   const wanted = [{ name: state.run, weights: state.weights }];
-  if (state.beside === FITTED) wanted.push({ name: state.run, weights: null });
-  else if (state.beside) wanted.push({ name: state.beside, weights: null });
+  if (state.compareWith === FITTED) wanted.push({ name: state.run, weights: null });
+  else if (state.compareWith) wanted.push({ name: state.compareWith, weights: null });
   const person = JSON.stringify(state.mode === "user" ? state.user : state.history);
   if (person !== who) {
     before = null;
@@ -140,7 +140,7 @@ function arrange() {
   });
   byId("lists").replaceChildren(...lists.map((one) => one.list.root));
   byId("lists").className = lists.length > 1 ? "two" : "one";
-  byId("scales").hidden = lists.length < 2 || state.beside === FITTED;
+  byId("scales").hidden = lists.length < 2 || state.compareWith === FITTED;
 }
 
 function draw() {
@@ -154,7 +154,7 @@ function draw() {
       total: one.total,
       noun: nounOf(one.name),
       before: at === 0 ? before : null,
-      there: lists.length > 1 && !lists[1 - at].error && !(at === 0 && before && state.beside === FITTED) ? places[1 - at] : null,
+      there: lists.length > 1 && !lists[1 - at].error && !(at === 0 && before && state.compareWith === FITTED) ? places[1 - at] : null,
       more: one.next === null ? null : () => more(one),
       own: state.mode === "history",
     });
@@ -170,7 +170,7 @@ function head({ list, name }, at) {
   const whom = state.mode === "user" ? `user ${state.user}` : "this history";
   const noun = nounOf(name);
   list.title.data = lists.length > 1 ? name : named(state) ? `${noun[0].toUpperCase()}${noun.slice(1)}s for ${whom}` : "Nobody yet";
-  list.kind.textContent = at === 0 && moved() ? "weights moved" : at === 1 && state.beside === FITTED ? "as fitted" : "";
+  list.kind.textContent = at === 0 && moved() ? "weights moved" : at === 1 && state.compareWith === FITTED ? "as fitted" : "";
 }
 
 function movesOf(items) {
@@ -214,8 +214,8 @@ function controls() {
   filterChips();
   const others = [["", "none"], ...(adjustable ? [[FITTED, `${state.run}, as fitted`]] : []), ...runs.filter((one) => one.name !== state.run).map((one) => [one.name, one.name])];
   byId("compare").hidden = others.length < 2;
-  byId("beside").replaceChildren(...others.map(([value, text]) => el("option", { value }, text)));
-  byId("beside").value = state.beside;
+  byId("compare-with").replaceChildren(...others.map(([value, text]) => el("option", { value }, text)));
+  byId("compare-with").value = state.compareWith;
   byId("weights").hidden = !adjustable;
   if (adjustable) drawSliders(byId("sliders"), relations, state.weights, weigh);
   byId("reset").disabled = !moved();
@@ -311,7 +311,7 @@ async function showChosen() {
     };
     box.hidden = !items.length;
   } catch {
-    /* the list beside says what is wrong with this user */
+    /* the list shows what is wrong with this user */
   }
 }
 
@@ -327,7 +327,7 @@ function go({ push = true } = {}) {
 function follow() {
   const asked = read(location.hash);
   state = { ...asked, run: runOf(asked.run) ? asked.run : runs[0].name };
-  if (state.beside !== FITTED && !runOf(state.beside)) state.beside = "";
+  if (state.compareWith !== FITTED && !runOf(state.compareWith)) state.compareWith = "";
   if (!run().weights_adjustable) state.weights = {};
   go({ push: false });
 }
@@ -356,8 +356,8 @@ function wire() {
     tell,
   });
   byId("run").addEventListener("change", (event) => {
-    Object.assign(state, { run: event.target.value, weights: {}, beside: state.beside === event.target.value ? "" : state.beside });
-    if (state.beside === FITTED && !run().weights_adjustable) state.beside = "";
+    Object.assign(state, { run: event.target.value, weights: {}, compareWith: state.compareWith === event.target.value ? "" : state.compareWith });
+    if (state.compareWith === FITTED && !run().weights_adjustable) state.compareWith = "";
     go();
   });
   for (const radio of document.getElementsByName("mode")) {
@@ -384,8 +384,8 @@ function wire() {
     if (!value) return byId("value").focus();
     filter(value);
   });
-  byId("beside").addEventListener("change", (event) => {
-    state.beside = event.target.value;
+  byId("compare-with").addEventListener("change", (event) => {
+    state.compareWith = event.target.value;
     keep();
     refresh();
   });

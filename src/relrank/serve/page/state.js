@@ -1,7 +1,7 @@
-// What is asked, as the address bar keeps it: #run=…&item=…&item=…&with=REL:VALUE&weight=REL:NUMBER&beside=…
+// What is asked, as the address bar keeps it: #run=…&item=…&item=…&with=REL:VALUE&weight=REL:NUMBER&compare_with=…
 
 /** Nobody yet, nothing asked. */
-export const blank = () => ({ run: null, mode: "history", user: null, history: [], with: [], weights: {}, beside: "", exclude: true });
+export const blank = () => ({ run: null, mode: "history", user: null, history: [], with: [], weights: {}, compareWith: "", exclude: true });
 
 /** The state of a hash; what is not understood is left out. Ids stay text. */
 export function read(hash) {
@@ -15,7 +15,7 @@ export function read(hash) {
   for (const [relation, value] of parts.getAll("weight").map(split)) {
     if (value !== "" && Number(value) >= 0 && Number.isFinite(Number(value))) state.weights[relation] = Number(value);
   }
-  state.beside = parts.get("beside") ?? "";
+  state.compareWith = parts.get("compare_with") ?? "";
   state.exclude = parts.get("seen") !== "shown";
   return state;
 }
@@ -28,7 +28,7 @@ export function write(state) {
   if (state.mode === "history") for (const item of state.history) parts.append("item", item);
   for (const { relation, value } of state.with) parts.append("with", `${relation}:${value}`);
   for (const [relation, value] of Object.entries(state.weights)) parts.append("weight", `${relation}:${value}`);
-  if (state.beside) parts.append("beside", state.beside);
+  if (state.compareWith) parts.append("compare_with", state.compareWith);
   if (!state.exclude) parts.append("seen", "shown");
   return `#${parts}`;
 }

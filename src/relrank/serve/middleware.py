@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 
 from relrank.io.terminal_safe import terminal_safe
-from relrank.serve.asked import MULTIPROC_DIR_VARIABLE
+from relrank.serve.limits import MULTIPROC_DIR_VARIABLE
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -207,7 +207,7 @@ def error_response(
 ) -> Response:
     """An error in the shape that all of them have."""
     return json_response(
-        {"error": {"what": what, "where": where, "expected": expected, "found": found}}, status, headers
+        {"error": {"message": what, "where": where, "expected": expected, "found": found}}, status, headers
     )
 
 
