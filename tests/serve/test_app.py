@@ -449,7 +449,7 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + 10
-        while (n_pending := client.app.state.pools.n_pending) < 2 and time.monotonic() < deadline:
+        while (n_pending := client.app.state.responder.n_pending) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert n_pending == 2
         answer = client.get("/similar/1000")

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from relrank.serve.limits import Limits
+from relrank.serve.responses import error_response
 
 LINGER_SECONDS = 2.0
 """A connection that was ended here is read for so long, unless the client ends it before."""
@@ -368,8 +369,6 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, expected: str, found: str) -> None:
         """Answer what cannot be a request, behind what was asked before it, and end the connection."""
-        from relrank.serve.middleware import error_response
-
         response = error_response(status, REASONS[status], "request", expected, found, {"Connection": "close"})
         head = [f"HTTP/1.1 {status} {REASONS[status].title()}".encode()]
         head += [name + b": " + value for name, value in (*self.server_state.default_headers, *response.raw_headers)]

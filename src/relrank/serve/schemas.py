@@ -2,7 +2,7 @@
 
 # Annotations are read when the classes are made, so they stand here as they are, not as text.
 
-from typing import Annotated, Literal, Optional, Self, cast
+from typing import Annotated, Any, Literal, Optional, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
@@ -299,3 +299,9 @@ class ExplainRequest(_Request):
     exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None
     run: StrictStr | None = None
+
+
+def shared_arguments(request: RecommendRequest | ExplainRequest) -> dict[str, Any]:
+    """Arguments that ``Service.recommend`` and ``Service.explain`` share, from a request's body."""
+    names = ("user", "history", "exclude", "weights", "skip_unknown", "run")
+    return {"filters": [f.condition() for f in request.with_], **{name: getattr(request, name) for name in names}}

@@ -131,7 +131,7 @@ class ServedModel:
         return f"Served({self.name!r}, {self.run.note['model']}, {self.n_users:,} users, {self.n_items:,} items)"
 
     @property
-    def quick(self) -> bool:
+    def is_fast(self) -> bool:
         """Whether a list is made faster than a thread is worth."""
         # where kernels wait for each other, a list may wait for a whole solve; sparse products use no such kernel
         alone = self._sparse is not None or isinstance(kernels(), nullcontext)

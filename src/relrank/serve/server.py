@@ -168,7 +168,7 @@ def describe(served: ServedModel) -> str:
     note = served.run.note
     lists = "exact lists" if served.index is None else f"index of item vectors: {served.index.quality}"
     new = f", {served.n_cold_items:,} of them without interactions" if served.n_cold_items else ""
-    where = "" if served.quick else ", in threads"
+    where = "" if served.is_fast else ", in threads"
     return (
         f"{served.name}: {note['model']} on {note['arm']}, {note['protocol']}; "
         f"{served.n_users:,} users, {served.n_items:,} items{new}\n"
@@ -182,7 +182,7 @@ class RunReloader(threading.Thread):
     Args:
         service: what serves them.
         options: the folders, and how often to look.
-        app: its ``state.reload_errors`` says what could not be loaded, its ``state.measures`` counts.
+        app: its ``state.reload_errors`` says what could not be loaded, its ``state.metrics`` counts.
         loaded: stamps of the runs that are served, taken before they were loaded; those of now when None.
     """
 
@@ -239,13 +239,13 @@ class RunReloader(threading.Thread):
                 log.error(message, name, error, exc_info=unforeseen)
                 said = "cannot be loaded, the one before it is still served; the reason is in the server's log"
                 self._app.state.reload_errors = {**self._app.state.reload_errors, name: said}
-                self._app.state.measures.failed.labels(name).inc()
+                self._app.state.metrics.failed.labels(name).inc()
                 continue
             log.warning("run %s was loaded again", name)
             self._app.state.reload_errors = {
                 n: message for n, message in self._app.state.reload_errors.items() if n != name
             }
-            self._app.state.measures.loaded.labels(name).set(time.time())
+            self._app.state.metrics.loaded.labels(name).set(time.time())
             _freeze_gc()
 
 
