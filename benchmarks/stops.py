@@ -94,7 +94,7 @@ def answers_of(runs: list[Path]) -> Answers:
     right: Answers = {}
     for run in runs:
         service = Service({"served": load_run(run)})
-        for user in service.served().user_ids[:50]:
+        for user in service.served().catalogue.user_ids[:50]:
             right.setdefault(str(user), set()).add(listed(service.recommend(user=user, k=K)))
     assert any(len(said) > 1 for said in right.values())  # else nobody could tell which model it was
     return right

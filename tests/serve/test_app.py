@@ -755,6 +755,9 @@ def test_ids_in_addresses(tmp_path):
     """A slash in an id is part of it where one id stands alone."""
     assert CLIENT.get("/recommend/a%2Fb%20c%3F").json()["user"] == "a/b c?"
     assert CLIENT.get("/recommend/a/b c%3F").json()["user"] == "a/b c?"
-    body = {"user": "a/b c?", "item": next(i for i in ITEMS if i - 1000 not in SERVICE.served().seen_items(0))}
+    body = {
+        "user": "a/b c?",
+        "item": next(i for i in ITEMS if i - 1000 not in SERVICE.served().interacted_items(0, None)),
+    }
     assert CLIENT.post("/explain", json=body).status_code == 200
     assert web.PAGE.name == "page"

@@ -172,7 +172,7 @@ def test_reasons_of_a_trained_vector_move_its_own_scores():
 def test_a_known_user_brings_the_items_of_a_visit(model, successive):
     run = library(model, successive=successive)
     service, user = Service({"one": run}), 5
-    seen = service.served().seen_items(user)
+    seen = service.served().interacted_items(user, None)
     visit = [item for item in ITEMS if item - 1000 not in seen][:2]
     alone = service.recommend(user=USERS[user], k=20)
     both = service.recommend(user=USERS[user], history=visit, k=N_ITEMS)
@@ -182,7 +182,7 @@ def test_a_known_user_brings_the_items_of_a_visit(model, successive):
     assert pairs(service.recommend(user=USERS[user], history=[], k=20)) == pairs(alone)
     if run.lists_from_full_history or (run.model.from_history and model != "random"):
         rows = (
-            service.served().user_history(user)
+            run.full_history(user)
             if run.lists_from_full_history
             else run.split.train.item[run.split.train.user == user]
         )
@@ -247,7 +247,7 @@ def oracle(served, scores, seen, candidates):
 def test_pages_are_one_order_without_overlap_or_gap(served, user, k, exclude_seen, filters):
     service = Service({"one": served})
     scores, candidates = served.user_scores(user), served.candidates([Has(*pair) for pair in filters])
-    seen = set(served.seen_items(user).tolist()) if exclude_seen else set()
+    seen = set(served.interacted_items(user, None).tolist()) if exclude_seen else set()
     expected = oracle(served, scores, seen, candidates)
     found, offset = [], 0
     while offset is not None:
@@ -576,7 +576,7 @@ def test_a_variant_is_made_once_and_few_are_kept(monkeypatch):
     for weight in (8.0, 7.0, 9.0, 7.0, 8.0):
         ask(weight)
     assert made == [7.0, 8.0, 9.0, 8.0]  # 8 left when 9 came, since 7 was asked for later
-    assert len(service.served()._variants) == 2
+    assert len(service.served().reweighted) == 2
     ask(SERVED.weights["has_genre"])  # the fitted weight needs nothing
     assert len(made) == 4
 
@@ -677,7 +677,7 @@ def test_reasons_are_those_of_the_model_under_outside_ids(served):
     first = service.recommend(user=USERS[user], k=3)["items"]
     for ranked_list in first:
         item = ranked_list["item"] - 1000
-        seen = set(served.seen_items(user).tolist())
+        seen = set(served.interacted_items(user, None).tolist())
         whole = served.ranked_list(user, None, 0, N_ITEMS)[:2]
         expected = Explainer(run.model, run.graph).explain(
             [item], user=user, exclude_items=sorted(seen), n=4, ranked_list=whole

@@ -12,6 +12,7 @@ from relrank.evaluation.evaluate import evaluate, with_validation_history
 from relrank.graph.sequences import Sequences
 from relrank.runs.batch import BatchRecommender
 from relrank.runs.fitted_run import FittedRun, load_run
+from relrank.serve.explanations import explain_item
 from relrank.serve.served_model import ServedModel
 from relrank.study.config import read_study
 from relrank.study.engines.split_files import pack, unpack
@@ -83,14 +84,14 @@ def test_lists_and_figures_are_those_of_the_whole_history(material: StudyData, t
     """For the test it goes on with the validation row, for a list with the test row, too."""
     run = fitted(material, tmp_path, number)
     split = run.split
-    served, lists = ServedModel("run", run), BatchRecommender(run)
+    lists = BatchRecommender(run)
     differs = 0
     for row, customer in enumerate(split.users.keys):
         items = BOUGHT[customer]
         valid, test = new(items)[-2:]
         known = before(items, valid, test)
         heard = split.items.find(pl.Series([*known, valid, test])).astype(np.int64)
-        assert served.user_history(row).tolist() == heard.tolist()
+        assert run.full_history(row).tolist() == heard.tolist()
         best = run.recommend(customer, 5)
         assert best.equals(run.recommend_for([*known, valid, test], 5))
         assert lists.top(np.array([row]), 5)[0].items[0].tolist() == [*split.items.find(best["item"]), -1, -1, -1][:5]
@@ -116,8 +117,8 @@ def test_a_visit_goes_on_from_the_whole_history(material: StudyData, tmp_path: P
         once = torch.cat([torch.tensor(new(history.tolist())), visit])
         differs += not np.allclose(scores, run.model.fold_in([once])[0].numpy())
         item = int(page.items[0])
-        for reason in served.explained(item, row, visit.numpy(), 5)["reasons"]:
-            left = both[both != served.item_rows[str(reason["via"]["item"])]]
+        for reason in explain_item(served, item, row, visit.numpy(), 5)["reasons"]:
+            left = both[both != served.catalogue.item_rows[str(reason["via"]["item"])]]
             assert reason["score_after_removal"] == pytest.approx(float(run.model.fold_in([left])[0, item]), abs=1e-6)
             reasons += 1
     assert differs

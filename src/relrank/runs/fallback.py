@@ -17,7 +17,7 @@ from relrank.evaluation.ranking import TopK, top_k, top_k_from_histories
 from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
 from relrank.graph.relation_chains import described_type
-from relrank.kernels.csr import Csr, Int32, Int64
+from relrank.kernels.csr import Csr, Float32, Int32, Int64
 from relrank.models import Recommender
 from relrank.models.closed_form.baselines import Popularity
 from relrank.models.core.base import history_rows
@@ -123,9 +123,14 @@ def _has_constant_scores(best: TopK, seen: Csr, closed: Int32, scores: Callable[
                 found = scores(part).float().numpy(force=True)
             for row, values in zip(part.tolist(), found, strict=True):
                 own = seen.indices[seen.indptr[row] : seen.indptr[row + 1]]
-                others = np.delete(values, np.concatenate([own, closed]))
-                silent[row] = others.min() == others.max()
+                silent[row] = is_constant(values, np.concatenate([own, closed]))
     return silent
+
+
+def is_constant(scores: Float32, excluded: npt.NDArray[np.integer]) -> bool:
+    """Whether all items but the excluded rows have the same score; False if there are none."""
+    others = np.delete(scores, excluded)
+    return bool(others.size and others.min() == others.max())
 
 
 def _with(best: TopK, rows: Mask, others: TopK) -> TopK:

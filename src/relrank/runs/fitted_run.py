@@ -139,23 +139,49 @@ class FittedRun:
     def history(self, user: str | int) -> pl.DataFrame:
         """What the user chose: ``item``, ``title``, ``part``."""
         row = int(self.split.users.rows(as_keys([user], self.split.users.keys), "user")[0])
-        rows = [(part, getattr(self.split, part)) for part in PARTS]
-        items = [(part, item) for part, r in rows for item in r.item[r.user == row]]
+        items = self.history_by_part(row)
         keys = self.split.items.at(np.array([item for _, item in items], np.int64))
         frame = pl.DataFrame({"key": keys, "part": [part for part, _ in items]})
         return frame.join(self.titles, on="key", how="left", maintain_order="left").select(
             pl.col("key").alias("item"), "title", "part"
         )
 
+    def history_by_part(self, user: int) -> list[tuple[str, int]]:
+        """Every item of a user's row once, with its part of the split."""
+        return [
+            (part, item)
+            for part, histories in zip(PARTS, self._part_histories(), strict=True)
+            for item in _row(histories, user).tolist()
+        ]
+
+    def train_history(self, user: int) -> Int64:
+        """Items of a user's row in training, oldest first, an item as often as it was chosen."""
+        return _row(self._train_histories(), user).astype(np.int64)
+
+    def full_history(self, user: int) -> Int64:
+        """Items of a user's row, oldest first, as in ``full_histories``."""
+        histories = self._train_histories(), *self._part_histories()[1:]
+        return np.concatenate([_row(part, user) for part in histories]).astype(np.int64)
+
     def full_histories(self) -> Sequences:
         """What each user chose, oldest first, as often as they did: training, then validation and test rows."""
-        found: Sequences = self._once("heard", self._full_histories)
+        _, valid, test = self._part_histories()
+        found: Sequences = self._once("heard", lambda: self._train_histories().then(valid).then(test))
         return found
 
-    def _full_histories(self) -> Sequences:
-        parts = [self.split.events, *(getattr(self.split, part) for part in PARTS[1:])]
-        user, item = (np.concatenate([getattr(p, side) for p in parts]) for side in ("user", "item"))
-        return Sequences.from_rows(user, item, self.split.shape[0])
+    def _part_histories(self) -> tuple[Sequences, ...]:
+        parts = (getattr(self.split, part) for part in PARTS)
+        found: tuple[Sequences, ...] = self._once("parts", lambda: tuple(map(self._histories, parts)))
+        return found
+
+    def _train_histories(self) -> Sequences:
+        if self.split.repeats is None:
+            return self._part_histories()[0]
+        found: Sequences = self._once("train", lambda: self._histories(self.split.events))
+        return found
+
+    def _histories(self, rows: Interactions) -> Sequences:
+        return Sequences.from_rows(rows.user, rows.item, self.split.shape[0])
 
     @property
     def lists_from_full_history(self) -> bool:
@@ -205,6 +231,10 @@ class FittedRun:
         frame = pl.DataFrame({"key": self.split.items.at(items[there]), "score": scores[there]})
         named = frame.join(self.titles, on="key", how="left", maintain_order="left").with_row_index("place", offset=1)
         return named.select("place", pl.col("key").alias("item"), "title", "score", fallback=pl.lit(fallback))
+
+
+def _row(histories: Sequences, row: int) -> Int32:
+    return histories.items[histories.indptr[row] : histories.indptr[row + 1]]
 
 
 def as_list(values: Iterable[Any], where: str) -> list[Any]:

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from relrank.errors import InputError
 from relrank.kernels.csr import Int64
 from relrank.runs.fitted_run import FittedRun
+from relrank.serve.catalogue import JsonObject
+from relrank.serve.explanations import explain_item
 from relrank.serve.filters import Condition, Has
 from relrank.serve.limits import Id, Limits, RequestError, shortened_repr
-from relrank.serve.served_model import JsonObject, Mask, ServedModel
+from relrank.serve.paging import Mask
+from relrank.serve.served_model import ServedModel
 
 POPULARITY = "popularity"
 """What a list is by where the model says nothing."""
@@ -120,11 +123,11 @@ class Service:
         row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
         candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
         page = served.ranked_list(row, rows, offset, k, exclude_seen, candidates, served.with_weights(weights))
-        end, ids, titles = offset + page.items.size, served.item_ids, served.titles
+        end, ids, titles = offset + page.items.size, served.catalogue.item_ids, served.catalogue.titles
         pairs = zip(page.items.tolist(), page.scores.tolist(), strict=True)
         return {
             "run": served.name,
-            "user": None if row is None else served.user_ids[row],
+            "user": None if row is None else served.catalogue.user_ids[row],
             "k": k,
             "offset": offset,
             "total": page.total,
@@ -147,13 +150,13 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("k", k, 1, self.limits.k)
-        row = served.item_row(item)
+        row = served.catalogue.item_row(item)
         best, values = served.similar(row, k)
         pairs = zip(best.tolist(), values.tolist(), strict=True)
         return {
             "run": served.name,
-            **served.named(row),
-            "items": [{**served.named(near), "score": score} for near, score in pairs],
+            **served.catalogue.named(row),
+            "items": [{**served.catalogue.named(near), "score": score} for near, score in pairs],
         }
 
     def explain(
@@ -190,9 +193,9 @@ class Service:
         served = self.served(run)
         self.limits.check("n", n, 1, self.limits.reasons)
         row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
-        target = served.item_row(item, status=status)
+        target = served.catalogue.item_row(item, status=status)
         candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
-        found = served.explained(target, row, rows, n, served.with_weights(weights), candidates)
+        found = explain_item(served, target, row, rows, n, served.with_weights(weights), candidates)
         found["fallback"] = POPULARITY if found["fallback"] else None
         return {"run": served.name, "unknown_items": unknown, **found}
 
@@ -204,7 +207,7 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
-        return {"items": [served.named(row) for row in served.search_items(text, limit)]}
+        return {"items": [served.catalogue.named(row) for row in served.catalogue.search_items(text, limit)]}
 
     def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """Users by the beginning of their id.
@@ -214,7 +217,7 @@ class Service:
         """
         served = self.served(run)
         self.limits.check("limit", limit, 1, self.limits.k)
-        return {"users": [served.user_ids[row] for row in served.search_users(prefix, limit)]}
+        return {"users": [served.catalogue.user_ids[row] for row in served.catalogue.search_users(prefix, limit)]}
 
     def values(self, relation: str, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """What a filter of a relation may name, and how many items it leaves, most first.
@@ -234,10 +237,12 @@ class Service:
             RequestError: the user or the run is unknown.
         """
         served = self.served(run)
-        row = served.user_row(user)
+        row = served.catalogue.user_row(user)
         return {
-            "user": served.user_ids[row],
-            "items": [{**served.named(item), "part": part} for item, part in served.history_with_split(row)],
+            "user": served.catalogue.user_ids[row],
+            "items": [
+                {**served.catalogue.named(item), "part": part} for part, item in served.run.history_by_part(row)
+            ],
         }
 
     def _candidate_mask(
@@ -249,7 +254,7 @@ class Service:
     ) -> Mask | None:
         """The items that may be listed; unknown ones of ``exclude`` are added to ``unknown`` where that is a list."""
         conditions = [Has(*one) if isinstance(one, tuple) else one for one in filters]
-        rows, missing = served.rows_of(exclude, "exclude", skip_unknown=unknown is not None)
+        rows, missing = served.catalogue.rows_of(exclude, "exclude", skip_unknown=unknown is not None)
         if unknown is not None:
             unknown += missing
         return served.candidates(conditions, rows)
@@ -266,7 +271,7 @@ class Service:
                 expected="a history, a user, or a user with the items of a visit as history",
                 found="neither",
             )
-        row = None if user is None else served.user_row(user)
+        row = None if user is None else served.catalogue.user_row(user)
         if history is None:
             return row, None, []
-        return row, *served.rows_of(history, skip_unknown=skip_unknown)
+        return row, *served.catalogue.rows_of(history, skip_unknown=skip_unknown)

@@ -329,6 +329,11 @@ class ProductModel(Trained):
         self.load_state_dict(dict(state))
         self.clear_derived()
 
+    @property
+    def encoded_items(self) -> Tensor:
+        """Item vectors as they were encoded last, [n_items, d]; empty before the first scores."""
+        return self._items
+
     def clear_derived(self) -> None:
         """Drop what was derived from earlier parameters."""
         self._items = torch.empty(0, device=self._items.device)
