@@ -35,8 +35,9 @@ from relrank.serve import app as web
 from relrank.serve.app import make_app
 from relrank.serve.filters import Has, LogicalCondition
 from relrank.serve.limits import Limits
+from relrank.serve.options import Options, name_runs
+from relrank.serve.reloading import RunReloader
 from relrank.serve.served_model import ServedModel
-from relrank.serve.server import Options, RunReloader, name_runs
 from relrank.serve.service import Service
 
 RUN = library("relational-ease", {"l2": 5.0})

@@ -626,7 +626,7 @@ def serve(
     import logging
 
     from relrank.serve.limits import Limits
-    from relrank.serve.server import Options, name_runs
+    from relrank.serve.options import Options, name_runs
     from relrank.serve.server import serve as answer
 
     token = None

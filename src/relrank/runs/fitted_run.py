@@ -43,6 +43,7 @@ from relrank.runs.fallback import (
     uninformative_items,
     unscorable_items,
 )
+from relrank.runs.run_folder import find_run
 from relrank.tables.config import ConfigSection, check
 from relrank.tables.files import INTEGER_PATTERN
 from relrank.tables.split import Interactions, Split
@@ -374,14 +375,10 @@ def load_run(folder: Path | str) -> FittedRun:
         InputError: the folder holds no run, one of another format, one that is not what was written, or one that does
             not fit into memory.
     """
-    folder = Path(folder)
-    if not (folder / "run.json").is_file() and (folder / "winner" / "run.json").is_file():
-        refuse_leading_out(folder, folder / "winner")
-        folder = folder / "winner"
-    if not (folder / "run.json").is_file():
-        raise InputError(
-            "no fitted model here", where=str(folder), expected="a folder made by relrank fit or study", found="none"
-        )
+    study = Path(folder)
+    folder = find_run(study)
+    if folder != study:
+        refuse_leading_out(study, folder)
     note = parse_json_object(read_bytes_within(folder, "run.json"), str(folder / "run.json"))
     if note.get("format") != FORMAT or note.get("model") not in MODELS:
         raise InputError(
