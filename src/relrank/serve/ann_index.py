@@ -1,8 +1,8 @@
-"""An index of item vectors for large catalogues: most of the best items without a product with every vector.
+"""An index of item vectors: approximate nearest neighbours for large catalogues.
 
 Inverted lists over k-means cells (Jégou, Douze & Schmid 2011, "Product Quantization for Nearest Neighbor Search",
-section IV, without the quantisation): vectors are kept whole, so products are exact and only whole cells are missed.
-How many cells are read is decided by the recall measured on a sample. Needs the extra ``ann``.
+section IV, without the quantisation): vectors are stored uncompressed, so products are exact, and only items of cells
+that are not probed are missed. How many are probed follows from the recall on a sample. Needs the extra ``ann``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from relrank.errors import InputError
 from relrank.kernels.csr import Float32, Int64
 
 FROM_ITEMS = 200_000
-"""Catalogues of at least so many items are searched through an index."""
+"""Catalogues of at least this size are searched through an index."""
 TARGET = 0.98
-"""Recall that decides how many cells are read."""
+"""Recall that the number of probed cells has to reach."""
 SAMPLE = 200
-"""Queries that recall is measured on."""
+"""Number of queries in the sample."""
 DEPTH = 100
-"""Length of the lists that recall is measured on, beside those of 10."""
+"""k of the recall, apart from 10."""
 PER_CELL = 64
-"""Training vectors of k-means per cell."""
+"""Training vectors of k-means for each cell."""
 
 
 def load_faiss() -> ModuleType:
-    """The library.
+    """The module ``faiss``.
 
     Raises:
         InputError: it is not installed.
@@ -52,23 +52,23 @@ def load_faiss() -> ModuleType:
 def recall(
     search: Callable[[Float32, int], Int64], vectors: Float32, queries: Float32, k: int, block: int = 16
 ) -> float:
-    """Mean share of the k largest products that a search finds.
+    """Mean recall of the k largest products.
 
-    What it finds counts if its product is as large as the k-th largest: of equal ones any will do.
+    A found item counts if its product is at least the k-th largest, so ties count.
 
     Args:
         search: (query [d], k) → item rows, at most k; −1 for none.
-        vectors: of the catalogue, float32 [n, d].
+        vectors: of the items, float32 [n, d].
         queries: float32 [m, d].
         k: at most n.
-        block: queries whose products are in memory at once.
+        block: number of queries whose products are in memory at once.
     """
     found = []
     for start in range(0, len(queries), block):
         part = queries[start : start + block]
         products = part @ vectors.T
         least = np.partition(products, products.shape[1] - k, axis=1)[:, products.shape[1] - k]
-        # the library adds up in another order than a matrix product does
+        # faiss sums in another order than a matrix product
         least = least - 1e-5 * np.abs(products).max(axis=1)
         for query, row, bar in zip(part, products, least, strict=True):
             rows = np.unique(search(query, k))
@@ -78,14 +78,14 @@ def recall(
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a search through the index is worth.
+    """Recall of an index on a sample of users.
 
     Attributes:
-        cells: of the index.
-        probed_cells: cells read per query.
-        recall_10: share of the true best 10 that is found, on the sample.
-        recall_depth: the same of the best ``depth``.
-        depth: see there.
+        cells: number of cells.
+        probed_cells: cells read for each query.
+        recall_10: recall at 10.
+        recall_depth: recall at ``depth``.
+        depth: k of ``recall_depth``.
         queries: size of the sample.
     """
 
@@ -104,16 +104,16 @@ class Quality:
 
 
 class ItemIndex:
-    """Largest products with a query, most of them.
+    """Finds most of the largest products with a query.
 
     Args:
         vectors: of the items, float32 [n_items, d].
         queries: a sample of users' vectors, float32 [m, d].
-        target: recall of the best ``DEPTH`` on that sample; cells are read until it is reached.
+        target: recall at ``DEPTH`` on that sample; the number of probed cells doubles until it is reached.
         seed: of k-means.
 
     Raises:
-        InputError: the library is not there.
+        InputError: faiss is not installed.
     """
 
     def __init__(self, vectors: Float32, queries: Float32, target: float = TARGET, seed: int = 0) -> None:
@@ -142,7 +142,7 @@ class ItemIndex:
         return Quality(cells, self._index.nprobe, at_10, at_depth, depth, len(queries))
 
     def search(self, query: npt.NDArray[np.float32], k: int) -> Int64:
-        """Item rows of about the k largest products with a vector [d]; fewer where the cells read hold fewer."""
+        """Item rows of about the k largest products with a vector [d]; fewer if the probed cells hold fewer."""
         with self._lock:
             found: Int64 = self._index.search(np.ascontiguousarray(query[None]), k)[1][0]
         return found[found >= 0]

@@ -1,4 +1,4 @@
-"""The OpenAPI description as a page to read: no script, nothing from elsewhere."""
+"""The OpenAPI description as an HTML page without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top }
 
 
 def docs_page(openapi: dict[str, Any]) -> str:
-    """HTML of every route with its parameters, its body and its answer."""
+    """HTML of every route with its parameters, its body and its response."""
     title = escape(f"{openapi['info']['title']} {openapi['info']['version']}")
     parts = [f"<h1>{title}</h1>", f"<p>{escape(openapi['info'].get('description', ''))}</p>"]
     parts.append('<p>For programs: <a href="/openapi.json">/openapi.json</a></p>')
@@ -48,7 +48,7 @@ def _route(path: str, method: str, of: dict[str, Any], openapi: dict[str, Any]) 
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a word or two."""
+    """A schema as a short text."""
     if "anyOf" in schema:
         return " | ".join(_type(one) for one in schema["anyOf"])
     text = str(schema.get("type", "any"))
@@ -60,7 +60,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _example(schema: dict[str, Any], known: dict[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """A schema as the JSON it stands for, with types in the place of values; one inside itself only by its name."""
+    """A schema as JSON with types in place of values; a schema inside itself as its name."""
 
     def example(part: dict[str, Any]) -> Any:
         return _example(part, known, inside)

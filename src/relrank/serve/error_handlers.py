@@ -12,11 +12,7 @@ from relrank.serve.responses import error_response
 
 def add_error_handlers(app: FastAPI) -> None:
     """Add the handlers to an application."""
-    for kind, handler in (
-        (RequestError, _refused),
-        (RequestValidationError, _invalid),
-        (HTTPException, _http_error),
-    ):
+    for kind, handler in ((RequestError, _refused), (RequestValidationError, _invalid), (HTTPException, _http_error)):
         app.add_exception_handler(kind, handler)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,6 @@
-"""Which items a question is about: conditions over relations and columns, joined by AND, OR and NOT.
+"""Filters of candidate items: conditions on relations and columns, joined by AND, OR and NOT.
 
-Columns are those of the items, and of the nodes that a relation links items with: ``brand.country``.
+Columns are those of the items, and of the nodes that a relation links with items: ``brand.country``.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from relrank.serve.limits import Id, RequestError, shortened_repr
 
 Mask = npt.NDArray[np.bool_]
 MASKS = 64
-"""Conditions whose items are remembered."""
+"""Conditions whose masks are cached."""
 DEPTH = 8
-"""Conditions inside conditions, at most."""
+"""Maximum nesting of conditions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Has:
-    """Items with a value: linked with that node by a relation, or with it in a column; a missing value is none.
+    """Items that a relation links with a node, or whose column has a value; a missing value never matches.
 
-    Of a column of nodes that items are linked with, one of an item's nodes has to have the value.
+    In a column of linked nodes, at least one of an item's nodes has to have the value.
 
     Attributes:
         name: of the relation or the column.
-        value: key of the node, or the column's value.
-        kind: which of the two; None for a relation of that name, else a column.
+        value: key of the node, or value of the column.
+        kind: relation or column; None for the relation of that name, else the column.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Has:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Items whose number in a column lies in [low, high]; a missing one does not."""
+    """Items whose number in a column lies in [low, high]; a missing number never matches."""
 
     column: str
     low: float | None
@@ -57,7 +57,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class LogicalCondition:
-    """Items that fit all of the conditions, any of them, or not the one."""
+    """Items that match all of the conditions, any of them, or not the only one."""
 
     how: Literal["all", "any", "not"]
     parts: tuple[Condition, ...]
@@ -69,21 +69,21 @@ Condition = Has | Between | LogicalCondition
 def parse_conditions(
     every: Sequence[str], any_: Sequence[str], without: Sequence[str], prefix: str
 ) -> list[Condition]:
-    """Conditions from texts NAME:VALUE.
+    """Conditions from texts of the form NAME:VALUE.
 
     Args:
-        every: all of these have to hold.
-        any_: one of these at least.
-        without: none of these.
+        every: items match all of these.
+        any_: items match at least one of these.
+        without: items match none of these.
         prefix: of the parameters' names, for messages.
 
     Raises:
         RequestError: a text has no colon.
     """
-    found: list[Condition] = [_has(text, f"{prefix}with") for text in every]
+    conditions: list[Condition] = [_has(text, f"{prefix}with") for text in every]
     if any_:
-        found.append(LogicalCondition("any", tuple(_has(text, f"{prefix}any") for text in any_)))
-    return [*found, *(LogicalCondition("not", (_has(text, f"{prefix}without"),)) for text in without)]
+        conditions.append(LogicalCondition("any", tuple(_has(text, f"{prefix}any") for text in any_)))
+    return [*conditions, *(LogicalCondition("not", (_has(text, f"{prefix}without"),)) for text in without)]
 
 
 def _has(text: str, where: str) -> Has:
@@ -94,13 +94,13 @@ def _has(text: str, where: str) -> Has:
 
 
 class Filters:
-    """The conditions that items of one run may have to fit.
+    """Evaluates conditions on the items of one run.
 
     Args:
-        graph: the model's.
-        item_attributes: of every item in row order, beside it: ``column:NAME`` as in its table, ``relation:NAME``
-            lists of keys, for relations that the model's graph lacks; None where nothing is known.
-        nodes: of other node types, as ``FittedRun.nodes`` has them.
+        graph: of the model.
+        item_attributes: one row per item: ``column:NAME`` of the item table, and ``relation:NAME`` lists of keys of
+            relations that the model's graph does not have; None without any.
+        nodes: attributes of other node types, as in ``FittedRun.nodes``.
     """
 
     def __init__(
@@ -109,13 +109,10 @@ class Filters:
         item_attributes: pl.DataFrame | None,
         nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]],
     ) -> None:
-        self._graph, self._item_metadata, self._nodes = (
-            graph,
-            pl.DataFrame() if item_attributes is None else item_attributes,
-            nodes,
-        )
+        self._graph, self._nodes = graph, nodes
+        self._item_attributes = pl.DataFrame() if item_attributes is None else item_attributes
         self._linked = item_relations(graph)
-        self._behind = self._find_linked_columns()
+        self._linked_columns = self._find_linked_columns()
         self._ends: dict[tuple[str, str], tuple[Int32, Int32]] = {}
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._node_rows: dict[str, dict[str, int]] = {}
@@ -123,16 +120,16 @@ class Filters:
 
     @property
     def relations(self) -> list[str]:
-        """Relations of items with something else than items or users, along chains, too."""
+        """Relations of items with nodes other than items and users, including those along chains."""
         return sorted({*self._linked, *self._named("relation")})
 
     @property
     def columns(self) -> list[str]:
-        """Columns of the item table, and ``TYPE.COLUMN`` and ``RELATION.COLUMN`` of what relations lead to."""
-        return [*self._named("column"), *sorted(self._behind)]
+        """Columns of the item table, and ``TYPE.COLUMN`` and ``RELATION.COLUMN`` of linked nodes."""
+        return [*self._named("column"), *sorted(self._linked_columns)]
 
     def mask(self, conditions: Sequence[Condition], most: int) -> Mask | None:
-        """Items that fit every condition, bool [n_items]; None without any.
+        """Items that match every condition, bool [n_items]; None without conditions.
 
         Raises:
             RequestError: no such relation, column or value, or more than ``most`` conditions.
@@ -144,10 +141,10 @@ class Filters:
             raise RequestError(
                 422, "number of filters is out of bounds", where="with", expected=f"0 to {most:,}", found=f"{n:,}"
             )
-        return self._of(LogicalCondition("all", tuple(conditions)))
+        return self._evaluate(LogicalCondition("all", tuple(conditions)))
 
     def values(self, name: str) -> list[tuple[Id, int]]:
-        """Values that a condition may name and their items, most items first.
+        """Values of a relation or column and their numbers of items, most items first.
 
         Raises:
             RequestError: no such relation or column.
@@ -161,27 +158,28 @@ class Filters:
             ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
             return [(ids[row], int(counts[row])) for row in order.tolist() if counts[row]]
         if kind == "relation":
-            found = self._item_metadata[f"relation:{name}"].drop_nulls().explode().drop_nulls()
+            found = self._item_attributes[f"relation:{name}"].drop_nulls().explode().drop_nulls()
         else:
             values, ends = self._column(name)
-            if ends is not None:  # an item counts once for each of its values
+            if ends is not None:  # an item counts once per value
                 pairs = pl.DataFrame({"item": ends[0], "value": values.cast(pl.String).gather(ends[1])})
                 values = pairs.unique()["value"]
             found = values.drop_nulls()
         counted = found.cast(pl.String).alias("value").value_counts(name="items")
         return [*counted.sort(["items", "value"], descending=[True, False]).iter_rows()]
 
-    def _of(self, condition: Condition) -> Mask:
+    def _evaluate(self, condition: Condition) -> Mask:
         if not isinstance(condition, LogicalCondition):
             return self._cached_mask(condition)
-        masks = [self._of(part) for part in condition.parts]
+        masks = [self._evaluate(part) for part in condition.parts]
         if condition.how == "not":
             return ~masks[0]
-        joined: Mask = (np.logical_and if condition.how == "all" else np.logical_or).reduce(masks)
-        return joined
+        combine = np.logical_and if condition.how == "all" else np.logical_or
+        mask: Mask = combine.reduce(masks)
+        return mask
 
     def _cached_mask(self, condition: Has | Between) -> Mask:
-        key = repr(condition)  # where True is not 1
+        key = repr(condition)  # the repr tells True from 1
         with self._cache_lock:
             if key in self._masks:
                 self._masks.move_to_end(key)
@@ -194,7 +192,7 @@ class Filters:
         return mask
 
     def _named(self, kind: str) -> list[str]:
-        return [c.removeprefix(f"{kind}:") for c in self._item_metadata.columns if c.startswith(f"{kind}:")]
+        return [c.removeprefix(f"{kind}:") for c in self._item_attributes.columns if c.startswith(f"{kind}:")]
 
     def _kind(self, name: str, where: str, kind: str | None = None) -> str:
         known = {"relation": self.relations, "column": self.columns}
@@ -211,7 +209,7 @@ class Filters:
         )
 
     def _find_linked_columns(self) -> dict[str, tuple[tuple[str, ...], str, str]]:
-        """Names of columns of other types: the relations of items that lead there, the type, and the column."""
+        """Columns of linked nodes by name: the relations that lead to the nodes, their type, and the column."""
         found: dict[str, tuple[tuple[str, ...], str, str]] = {}
         for node, (relations, frame) in self._nodes.items():
             for column in frame.columns:
@@ -220,22 +218,22 @@ class Filters:
                 for relation in relations:
                     found[f"{relation}.{column}"] = (relation,), node, column
                 found.setdefault(f"{node}.{column}", (relations, node, column))
-        own = set(self._named("column"))
-        return {name: where for name, where in found.items() if name not in own}
+        item_columns = set(self._named("column"))
+        return {name: where for name, where in found.items() if name not in item_columns}
 
     def _column(self, name: str) -> tuple[pl.Series, tuple[Int32, Int32] | None]:
-        """The values of a column; and, where they are of nodes behind items, items and places of their values."""
-        if name not in self._behind:
-            return self._item_metadata[f"column:{name}"], None
-        relations, node, column = self._behind[name]
+        """The values of a column; for one of linked nodes also pairs of item rows and positions in the values."""
+        if name not in self._linked_columns:
+            return self._item_attributes[f"column:{name}"], None
+        relations, node, column = self._linked_columns[name]
         ends = [self._ends_of(relation, node) for relation in relations]
         return self._nodes[node][1][column], (
             np.concatenate([items for items, _ in ends]),
-            np.concatenate([places for _, places in ends]),
+            np.concatenate([positions for _, positions in ends]),
         )
 
     def _ends_of(self, relation: str, node: str) -> tuple[Int32, Int32]:
-        """Items, and the places of the nodes that a relation links them with in the type's table."""
+        """Pairs of item rows and positions of their linked nodes in the table of that node type."""
         with self._cache_lock:
             if (relation, node) in self._ends:
                 return self._ends[relation, node]
@@ -245,21 +243,21 @@ class Filters:
         else:
             lists = pl.DataFrame(
                 {
-                    "item": np.arange(len(self._item_metadata), dtype=np.int32),
-                    "key": self._item_metadata[f"relation:{relation}"],
+                    "item": np.arange(len(self._item_attributes), dtype=np.int32),
+                    "key": self._item_attributes[f"relation:{relation}"],
                 }
             )
             linked = lists.explode("key").drop_nulls()
         frame = self._nodes[node][1]
-        places = pl.DataFrame({"key": frame[NODE_KEY], "place": np.arange(frame.height, dtype=np.int32)})
-        found = linked.join(places, on="key", how="inner", maintain_order="left")  # the nodes that the table has
-        ends = found["item"].to_numpy(), found["place"].to_numpy()
+        positions = pl.DataFrame({"key": frame[NODE_KEY], "position": np.arange(frame.height, dtype=np.int32)})
+        found = linked.join(positions, on="key", how="inner", maintain_order="left")  # nodes may lack a row
+        ends = found["item"].to_numpy(), found["position"].to_numpy()
         with self._cache_lock:
             self._ends[relation, node] = ends
         return ends
 
     def _items(self, mask: Mask, ends: tuple[Int32, Int32] | None) -> Mask:
-        """Items with one node at least for which it holds; the mask itself where it is of items."""
+        """The mask of items with at least one matching node; without ``ends`` the mask is one of items already."""
         if ends is None:
             return mask
         found = np.zeros(self._graph.n_items, np.bool_)
@@ -271,7 +269,7 @@ class Filters:
         kind = self._kind(name, "with", condition.kind)
         if kind == "relation" and name in self._linked:
             return self._linked_with(name, _text(value))
-        values, ends = (self._item_metadata[f"relation:{name}"], None) if kind == "relation" else self._column(name)
+        values, ends = (self._item_attributes[f"relation:{name}"], None) if kind == "relation" else self._column(name)
         if kind == "relation":
             mask = values.list.contains(_text(value))
         elif values.dtype.is_numeric():
@@ -280,15 +278,7 @@ class Filters:
             mask = values.cast(pl.String) == _text(value)
         found = self._items(mask.fill_null(value=False).to_numpy(), ends)
         if not found.any():
-            known = self.values(name)
-            such = f", such as {known[0][0]!r}" if known else ""
-            raise RequestError(
-                422,
-                f"unknown {name}",
-                where=f"with, {name}",
-                expected=f"one of {len(known):,}{such}",
-                found=shortened_repr(value),
-            )
+            raise _unknown_value(name, name, [known for known, _ in self.values(name)], value)
         return found
 
     def _linked_with(self, name: str, value: str) -> Mask:
@@ -298,14 +288,7 @@ class Filters:
             self._node_rows[node] = {str(key): row for row, key in enumerate(keys)}
         row = self._node_rows[node].get(value)
         if row is None:
-            such = f", such as {keys[0]!r}" if len(keys) else ""
-            raise RequestError(
-                422,
-                f"unknown {node}",
-                where=f"with, {name}",
-                expected=f"one of {len(keys):,}{such}",
-                found=shortened_repr(value),
-            )
+            raise _unknown_value(node, name, keys, value)
         mask = np.zeros(self._graph.n_items, np.bool_)
         mask[of_item[other == row]] = True
         return mask
@@ -323,23 +306,34 @@ class Filters:
                 expected="a value, no bounds",
                 found=str(dtype),
             )
-        found = numbers.to_numpy()  # a missing one is NaN, which no comparison holds for
-        mask: Mask = ~np.isnan(found)
-        for bound, holds in ((condition.low, np.greater_equal), (condition.high, np.less_equal)):
+        array = numbers.to_numpy()  # a missing number is NaN, which fails every comparison
+        mask: Mask = ~np.isnan(array)
+        for bound, compare in ((condition.low, np.greater_equal), (condition.high, np.less_equal)):
             if bound is not None:
-                mask &= holds(found, bound)
+                mask &= compare(array, bound)
         return self._items(mask, ends)
 
 
 def _size(condition: Condition, depth: int = 0) -> int:
-    """How many conditions stand in one.
+    """Number of simple conditions in a condition.
 
     Raises:
-        RequestError: they stand too deep in each other.
+        RequestError: they are nested too deeply.
     """
     if depth > DEPTH:
         raise RequestError(422, "filters stand too deep", where="with", expected=f"depth of {DEPTH}", found="more")
     return sum(_size(p, depth + 1) for p in condition.parts) if isinstance(condition, LogicalCondition) else 1
+
+
+def _unknown_value(what: str, name: str, known: Sequence[Id] | pl.Series, value: Id | float | bool) -> RequestError:
+    example = f", such as {known[0]!r}" if len(known) else ""
+    return RequestError(
+        422,
+        f"unknown {what}",
+        where=f"with, {name}",
+        expected=f"one of {len(known):,}{example}",
+        found=shortened_repr(value),
+    )
 
 
 def _text(value: Id | float | bool) -> str:
@@ -347,7 +341,7 @@ def _text(value: Id | float | bool) -> str:
 
 
 def _equal(values: pl.Series, value: Id | float | bool, where: str) -> pl.Series:
-    """Where a column of numbers holds a value; whole numbers are compared as such, since floats run out of digits."""
+    """Where a column of numbers equals a value; integers are compared as such, since floats have fewer digits."""
     if values.dtype.is_integer() and re.fullmatch(r"[+-]?\d{1,18}", str(value)):
         return values.cast(pl.Int64, strict=False) == int(value)
     return values.cast(pl.Float64) == _number(value, where)

@@ -1,4 +1,4 @@
-"""What a question may ask for, and how one is refused."""
+"""Bounds of requests and connections, and the error of a request that exceeds them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from relrank.errors import InputError
 Id = int | str
 """An outside id: a whole number or text, as in the tables."""
 MULTIPROC_DIR_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable: the folder where several processes write their measures, which each of them then sums up."""
+"""Environment variable of ``prometheus_client``: the folder through which processes share their metrics."""
 
 
 class RequestError(InputError):
-    """A question that cannot be answered as it was asked.
+    """A request that cannot be answered.
 
     Attributes:
-        status: what HTTP calls it: 404 for what is not there, 422 for what makes no sense, 503 for not now.
+        status: of HTTP: 404 not found, 422 invalid, 503 unavailable.
     """
 
     def __init__(self, status: int, what: str, *, where: str, expected: str, found: str) -> None:
@@ -26,52 +26,52 @@ class RequestError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a single question may ask for."""
+    """Bounds of one request, of its connection, and of what the server keeps."""
 
     k: int = 1000
-    """Longest page, in items."""
+    """Largest page, in items."""
     offset: int = 100_000
-    """Furthest start of a page, in items."""
+    """Largest offset of a page, in items."""
     history: int = 2000
     """Longest history, in items."""
     body: int = 2**20
     """Largest request body, in bytes."""
     filters: int = 20
-    """Most filters of one question."""
+    """Maximum number of filters."""
     reasons: int = 20
-    """Most reasons of one explanation."""
+    """Maximum number of reasons of an explanation."""
     weight: float = 1e6
     """Largest weight of a relation."""
     variants: int = 3
-    """Models kept under other relation weights, beside the fitted one."""
+    """Cached models under other relation weights."""
     variant_bytes: int = 1 << 30
-    """Memory of those models together, in bytes; one is always kept."""
+    """Memory of these models in bytes; one is always cached."""
     waiting: int = 4
-    """Questions that may wait for such a model to be made."""
+    """Requests that may wait for such a model."""
     threads: int = 4
-    """Questions that are slow are answered so many at a time."""
+    """Threads for slow requests."""
     queue: int = 200
-    """Slow questions that may be in progress or wait."""
+    """Slow requests that may be in progress or wait."""
     connections: int = 1000
-    """Connections of a process."""
+    """Open connections of a process."""
     head: int = 1 << 15
-    """Bytes of a request's address and headers together."""
+    """Size of a request's URL and headers in bytes."""
     header_lines: int = 100
-    """Headers of a request."""
+    """Number of headers."""
     header_seconds: float = 10.0
-    """From the beginning of a connection, or of its next request, to the end of the headers."""
+    """Time to receive the headers, from the start of the connection or the request."""
     body_seconds: float = 30.0
-    """From there to the end of the body."""
+    """Time to receive the body after the headers."""
     idle_seconds: float = 30.0
-    """Between two requests of a connection."""
+    """Time between two requests of a connection."""
     send_seconds: float = 30.0
-    """A client that reads nothing of an answer for so long is cut off."""
+    """A client that reads nothing of a response for so long is disconnected."""
 
     def check(self, name: str, value: int, low: int, high: int) -> None:
-        """Refuse a number out of bounds.
+        """Check that a number lies in [low, high].
 
         Raises:
-            RequestError: it is.
+            RequestError: it does not.
         """
         if not low <= value <= high:
             raise RequestError(
@@ -80,6 +80,6 @@ class Limits:
 
 
 def shortened_repr(value: object, most: int = 100) -> str:
-    """What was found, as it may be said again."""
+    """The repr of a value from a request, short enough to be quoted."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -64,11 +64,7 @@ class RunReloader(threading.Thread):
     """
 
     def __init__(
-        self,
-        service: Service,
-        options: Options,
-        app: FastAPI,
-        loaded: Mapping[str, Signature | None] | None = None,
+        self, service: Service, options: Options, app: FastAPI, loaded: Mapping[str, Signature | None] | None = None
     ) -> None:
         super().__init__(name="relrank-watcher", daemon=True)
         self._service, self._options, self._app = service, options, app

@@ -1,10 +1,9 @@
-"""Models under other relation weights than the fitted ones: made once, one at a time, the latest few kept.
+"""Models under relation weights that differ from the fitted ones, computed one at a time and cached.
 
-Relational EASE, sparse EASE and relational item-kNN are solved again: seconds for thousands of items, and the Gram
-matrices of the first two stay in memory from the first time on. Sparse EASE and relational item-kNN of larger
-catalogues cannot be adjusted: a solve takes minutes. Models whose relations have a weight each in one parameter
-(relational LightGCN, XSimGCL, path fusion) share all others with the fitted one; only what follows from them is
-computed anew.
+Relational EASE, sparse EASE and relational item-kNN are solved again: seconds for thousands of items; the Gram
+matrices of the first two stay in memory after the first solve. Sparse EASE and relational item-kNN of larger
+catalogues cannot be adjusted, since a solve takes minutes. Models with one parameter per relation weight (relational
+LightGCN, XSimGCL, path fusion) share all other parameters with the fitted model.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from relrank.serve.limits import Limits, RequestError
 Key = tuple[tuple[str, float], ...]
 Module = TypeVar("Module", bound=nn.Module)
 REFITTED_MODELS = (RelationalEASE, SparseEASE, RelationalItemKNN)
-"""Closed forms with a weight per relation in their configuration."""
+"""Closed-form models that are solved again; their configuration has a weight per relation."""
 
 
 def get_relation_weights(model: Recommender) -> dict[str, float]:
-    """The weight of every relation that the model reads, the interactions included where they have one."""
+    """The weight of every relation that the model uses, including the interactions if they have one."""
     if isinstance(model, REFITTED_MODELS):
         c, grid_parameters = model.config, (knob.name for knob in model.grid_parameters(model.graph))
         usable = (name.removeprefix("weights.") for name in grid_parameters if name.startswith("weights."))
@@ -45,20 +44,22 @@ def get_relation_weights(model: Recommender) -> dict[str, float]:
 
 
 def adjustable(model: Recommender) -> bool:
-    """Whether ``with_weights`` can move the weights of this model while somebody waits."""
+    """Whether ``with_weights`` can change the weights of this model within a request."""
     if isinstance(model, SparseEASE):
-        return model.n_columns <= DENSE_COLUMNS and bool(get_relation_weights(model))
-    if isinstance(model, RelationalItemKNN):
-        return model.graph.n_items <= DENSE_COLUMNS and bool(get_relation_weights(model))
-    return isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion) and bool(get_relation_weights(model))
+        is_quick = model.n_columns <= DENSE_COLUMNS
+    elif isinstance(model, RelationalItemKNN):
+        is_quick = model.graph.n_items <= DENSE_COLUMNS
+    else:
+        is_quick = isinstance(model, RelationalEASE | RelationalLightGCN | PathFusion)
+    return is_quick and bool(get_relation_weights(model))
 
 
 def with_weights(model: Recommender, weights: Mapping[str, float]) -> Recommender:
-    """The same model with these weights; the relations that are not named keep theirs. The model itself stays.
+    """A copy of the model with these weights, other relations as fitted; the model itself does not change.
 
     Args:
         model: one that is ``adjustable``.
-        weights: by relation, 0 or more, all of them in ``get_relation_weights``.
+        weights: by relation, at least 0; all relations are in ``get_relation_weights``.
     """
     if isinstance(model, REFITTED_MODELS):
         config = replace(model.config, weights={**model.config.weights, **weights})
@@ -67,18 +68,18 @@ def with_weights(model: Recommender, weights: Mapping[str, float]) -> Recommende
     raw = inverse_softplus(
         torch.tensor([weights.get(name, old) for name, old in get_relation_weights(model).items()])
     )
-    changed = _sharing(model)
-    if isinstance(changed, PathFusion):
-        changed.paths = _sharing(changed.paths)
-        changed.paths.raw = nn.Parameter(raw, requires_grad=False)
+    variant = _shallow_copy(model)
+    if isinstance(variant, PathFusion):
+        variant.paths = _shallow_copy(variant.paths)
+        variant.paths.raw = nn.Parameter(raw, requires_grad=False)
     else:
-        changed.raw_weights = nn.Parameter(raw, requires_grad=False)
-        changed.refresh()
-    return changed
+        variant.raw_weights = nn.Parameter(raw, requires_grad=False)
+        variant.refresh()
+    return variant
 
 
-def _sharing(module: Module) -> Module:
-    """A module with the same parameters, any of which may be replaced without touching the other."""
+def _shallow_copy(module: Module) -> Module:
+    """A module that shares all parameters; replacing one in the copy does not change the original."""
     other = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
         other.__dict__[name] = dict(module.__dict__[name])
@@ -86,11 +87,11 @@ def _sharing(module: Module) -> Module:
 
 
 class ReweightedModels:
-    """The models under other weights of one fitted model.
+    """A cache of one fitted model under other weights.
 
     Args:
         model: the fitted one, ``adjustable``.
-        limits: how many are kept, and how many questions may wait.
+        limits: size of the cache, and how many requests may wait.
     """
 
     def __init__(self, model: Recommender, limits: Limits) -> None:
@@ -103,14 +104,14 @@ class ReweightedModels:
         return len(self._cache)
 
     def get(self, weights: Mapping[str, float]) -> Recommender:
-        """The model under these weights, named in full; made if it is not there yet.
+        """The model under these weights, those of all relations; computed if it is not cached.
 
         Raises:
-            RequestError: too many questions wait already.
+            RequestError: too many requests wait already.
         """
         key = tuple(sorted(weights.items()))
-        if (found := self.find(key)) is not None:
-            return found
+        if (cached := self._find(key)) is not None:
+            return cached
         with self._cache_lock:
             if self._waiting >= self._limits.waiting:
                 raise RequestError(
@@ -123,32 +124,32 @@ class ReweightedModels:
             self._waiting += 1
         try:
             with self._solve_lock:
-                if (found := self.find(key)) is not None:  # whoever came first has made it
-                    return found
-                made = with_weights(self._model, weights)
+                if (cached := self._find(key)) is not None:  # an earlier request has computed it
+                    return cached
+                variant = with_weights(self._model, weights)
+                capacity = self._limits.variant_bytes // max(_own_bytes(variant), 1)
                 with self._cache_lock:
-                    self._cache[key] = made
-                    most = max(1, min(self._limits.variants, self._limits.variant_bytes // max(_bytes(made), 1)))
-                    while len(self._cache) > most:
+                    self._cache[key] = variant
+                    while len(self._cache) > max(1, min(self._limits.variants, capacity)):
                         self._cache.popitem(last=False)
-                return made
+                return variant
         finally:
             with self._cache_lock:
                 self._waiting -= 1
 
-    def find(self, key: Key) -> Recommender | None:
-        """The model under these weights, sorted by name, if it is kept."""
+    def _find(self, key: Key) -> Recommender | None:
+        """The cached model under these weights, sorted by name."""
         with self._cache_lock:
             if key in self._cache:
                 self._cache.move_to_end(key)
             return self._cache.get(key)
 
 
-def _bytes(model: Recommender) -> int:
-    """What a variant holds for itself alone."""
+def _own_bytes(model: Recommender) -> int:
+    """Memory of the tensors that a model does not share with the fitted one."""
     if isinstance(model, RelationalEASE):
         return model.item_weights.nbytes
     if isinstance(model, SparseLinear):
         return sum(tensor.nbytes for tensor in model.state().values())
-    own = (getattr(model, name, None) for name in ("_users", "_items", "_gathered"))
-    return sum(tensor.nbytes for tensor in own if isinstance(tensor, torch.Tensor))
+    derived = (getattr(model, name, None) for name in ("_users", "_items", "_gathered"))
+    return sum(tensor.nbytes for tensor in derived if isinstance(tensor, torch.Tensor))

@@ -1,6 +1,6 @@
-"""Questions and answers over HTTP, as the service promises them in its OpenAPI description."""
+"""Request and response bodies, as in the OpenAPI description."""
 
-# Annotations are read when the classes are made, so they stand here as they are, not as text.
+# pydantic evaluates the annotations, so this file does not postpone them.
 
 from typing import Annotated, Any, Literal, Optional, Self, cast
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from relrank.serve.filters import Between, Condition, Has, LogicalCondition
 
 Id = Annotated[StrictInt, Field(ge=-(2**63), le=2**64 - 1)] | Annotated[StrictStr, Field(max_length=1000)]
-"""An outside id in a question."""
+"""An outside id in a request."""
 
 
 class _Response(BaseModel):
@@ -22,7 +22,7 @@ class _Request(BaseModel):
 
 Weights = Annotated[
     dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None,
-    Field(description="Relation weights other than the fitted ones, where the run allows it."),
+    Field(description="Relation weights that differ from the fitted ones, if the run's weights are adjustable."),
 ]
 
 
@@ -34,14 +34,14 @@ class Item(_Response):
 
 
 class RankedItem(Item):
-    """An item of a list."""
+    """An item of a ranked list."""
 
     score: float
     place: int
 
 
 class SimilarItem(Item):
-    """An item and how near it is."""
+    """An item and its similarity."""
 
     score: float
 
@@ -71,14 +71,14 @@ class RunInfo(_Response):
     protocol: str
     n_users: int
     n_items: int
-    n_cold_items: int = Field(description="Items that no interaction names, which are recommended all the same.")
+    n_cold_items: int = Field(description="Items without interactions that can be recommended.")
     user: str
     item: str
     relations: list[RelationInfo]
     weights_adjustable: bool
     filters: list[str] = Field(description="Relations that filters may name.")
     columns: list[str] = Field(
-        description="Columns that filters may name: of the item table; TYPE.COLUMN of nodes that items have."
+        description="Columns that filters may name: those of the item table, and TYPE.COLUMN of linked nodes."
     )
 
 
@@ -89,7 +89,7 @@ class RunsResponse(_Response):
 
 
 class RecommendResponse(_Response):
-    """A page of a list."""
+    """A page of a ranked list."""
 
     run: str
     user: int | str | None
@@ -98,20 +98,20 @@ class RecommendResponse(_Response):
     total: int
     next_offset: int | None
     fallback: Literal["popularity"] | None = Field(
-        description="What the list is by instead, where the model says nothing: no history, or all scores equal."
+        description="What the list is ranked by if the model has no information: no history, or equal scores."
     )
     exact: bool = Field(
-        description="Whether scores are the model's own: not where a visit moves a user whose vector is fixed."
+        description="Whether scores are the model's own; not where a session shifts those of a fixed user vector."
     )
     missing_relations: list[str] = Field(
-        description="Relations of users that the model reads, and somebody with a history has not."
+        description="Relations of users that the model uses and a bare history does not have."
     )
-    unknown_items: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
+    unknown_items: list[int | str] = Field(description="Unknown items of the request that were skipped.")
     items: list[RankedItem]
 
 
 class SimilarResponse(_Response):
-    """The items nearest to one."""
+    """The items most similar to one."""
 
     run: str
     item: int | str
@@ -132,28 +132,28 @@ class UsersResponse(_Response):
 
 
 class FilterValue(_Response):
-    """A value that a filter may name, and how many items it leaves."""
+    """A value of a filter, and the number of items that match it."""
 
     value: int | str
     items: int
 
 
 class FilterValuesResponse(_Response):
-    """What a filter of a relation may name."""
+    """Values of a filter."""
 
     relation: str
     values: list[FilterValue]
 
 
 class HistoryResponse(_Response):
-    """What a user chose."""
+    """The interactions of a user."""
 
     user: int | str
     items: list[HistoryItem]
 
 
 class PathNode(_Response):
-    """A node between two items."""
+    """A node on a path between two items."""
 
     type: str
     id: int | str
@@ -161,7 +161,7 @@ class PathNode(_Response):
 
 
 class ReasonPath(_Response):
-    """A path from the history to the item, and what becomes of the item without it."""
+    """A path from the history to the item, and the item's rank and score after removing it."""
 
     via: Item
     relation: str
@@ -180,26 +180,26 @@ class ExplainResponse(_Response):
 
     run: str
     item: Item
-    rank: float = Field(description="Place in the list that is served.")
+    rank: float = Field(description="Rank in the served list.")
     score: float
-    fallback: Literal["popularity"] | None = Field(description="As of the list; then there are no reasons.")
+    fallback: Literal["popularity"] | None = Field(description="As in the list; then there are no reasons.")
     used_fold_in: bool = Field(
-        description="Whether what reasons take away was found by folding the history in, for a user whose vector is "
-        "fixed. Rank and score are those of the list all the same."
+        description="Whether the effects of removals come from folding the history in, since the user vector is "
+        "fixed. Rank and score are still those of the list."
     )
-    unknown_items: list[int | str] = Field(description="Items of the history that are unknown and were skipped.")
+    unknown_items: list[int | str] = Field(description="Unknown items of the request that were skipped.")
     reasons: list[ReasonPath]
 
 
 class ReloadError(_Response):
-    """A run that could not be replaced: the one before it is still served."""
+    """A run that could not be reloaded; the previous one is still served."""
 
     run: str
     message: str
 
 
 class HealthResponse(_Response):
-    """How the server is."""
+    """State of the server."""
 
     status: Literal["ok", "draining"]
     runs: list[str]
@@ -208,7 +208,7 @@ class HealthResponse(_Response):
 
 
 class ErrorDetail(_Response):
-    """What was wrong."""
+    """What is wrong with a request, and where."""
 
     message: str
     where: str
@@ -217,23 +217,23 @@ class ErrorDetail(_Response):
 
 
 class ErrorResponse(_Response):
-    """An answer that is none."""
+    """The body of every error."""
 
     error: ErrorDetail
 
 
 class Filter(_Request):
-    """Relation and value, column and value, or column with bounds; or conditions joined by all, any and not."""
+    """A relation and value, a column and value or bounds, or conditions joined by all, any and not."""
 
     relation: StrictStr | None = None
     column: StrictStr | None = Field(
-        None, description="Of the item table, or TYPE.COLUMN. A missing value fits no condition."
+        None, description="Of the item table, or TYPE.COLUMN. A missing value matches no condition."
     )
     value: Id | StrictBool | StrictFloat | None = None
-    min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="With a column of numbers.")
+    min: Annotated[float, Field(allow_inf_nan=False)] | None = Field(None, description="For a column of numbers.")
     max: Annotated[float, Field(allow_inf_nan=False)] | None = None
     all: list["Filter"] | None = Field(None, min_length=1, description="All of these.", fail_fast=True)
-    any: list["Filter"] | None = Field(None, min_length=1, description="One of these at least.", fail_fast=True)
+    any: list["Filter"] | None = Field(None, min_length=1, description="At least one of these.", fail_fast=True)
     not_: Optional["Filter"] = Field(None, alias="not", description="Not this.")
 
     @model_validator(mode="after")
@@ -254,7 +254,7 @@ class Filter(_Request):
         return self
 
     def condition(self) -> Condition:
-        """The same as the service reads it."""
+        """The condition for ``Service``."""
         if self.relation is not None or (self.column is not None and self.value is not None):
             kind: Literal["relation", "column"] = "column" if self.relation is None else "relation"
             return Has(str(self.relation or self.column), cast("Id", self.value), kind)
@@ -266,14 +266,14 @@ class Filter(_Request):
         return LogicalCondition("all" if self.all is not None else "any", parts)
 
 
-HISTORY = "Ids of items, oldest first. With a user those of the current visit, beside the user's own."
-WITH = "Only items that fit every condition."
+HISTORY = "Ids of items, oldest first; with a user those of the current session, in addition to the user's own."
+WITH = "Only items that match every condition."
 EXCLUDE = "Ids of items to leave out."
-SKIP = "Leave out items of the history that are unknown, and name them, instead of refusing it."
+SKIP = "Leave out unknown items and list them in the response, instead of an error."
 
 
 class RecommendRequest(_Request):
-    """For whom, and what list."""
+    """Whom to recommend to, and which page."""
 
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
     user: Id | None = None
@@ -288,13 +288,13 @@ class RecommendRequest(_Request):
 
 
 class ExplainRequest(_Request):
-    """An item that is to be explained, and to whom."""
+    """An item to explain, and to whom."""
 
     item: Id
     history: list[Id] | None = Field(None, description=HISTORY, fail_fast=True)
     user: Id | None = None
     skip_unknown: Annotated[bool, Field(strict=True, description=SKIP)] = False
-    n: Annotated[int, Field(ge=1, strict=True, description="Most reasons.")] = 5
+    n: Annotated[int, Field(ge=1, strict=True, description="Maximum number of reasons.")] = 5
     with_: list[Filter] = Field([], alias="with", description=WITH, fail_fast=True)
     exclude: list[Id] = Field([], description=EXCLUDE, fail_fast=True)
     weights: Weights = None

@@ -1,7 +1,7 @@
-"""Questions to one or more fitted runs, answered under outside ids as plain JSON. No web, no files; any thread.
+"""Answers of one or more fitted runs under outside ids, as plain JSON, without HTTP. Safe to call from any thread.
 
-A list is a page of one total order of the catalogue per question: score descending, equal scores in the fixed random
-order of ``relrank.evaluation.ranking``. The lists are those of ``FittedRun.recommend`` and ``recommend_for``.
+Each list is a page of one total order of the catalogue: score descending, equal scores in the fixed random order of
+``relrank.evaluation.ranking``. The lists equal those of ``FittedRun.recommend`` and ``recommend_for``.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from relrank.serve.paging import Mask
 from relrank.serve.served_model import ServedModel
 
 POPULARITY = "popularity"
-"""What a list is by where the model says nothing."""
+"""Name of the fallback where a model has no information."""
 
 
 class Service:
-    """Fitted runs under their names; the first is the one that is meant where none is named.
+    """Fitted runs by name; the first is the default.
 
     Args:
         runs: by name, at least one.
-        limits: bounds of a question.
+        limits: bounds of a request.
 
     Raises:
         InputError: there is no run.
@@ -38,22 +38,22 @@ class Service:
         if not runs:
             raise InputError("nothing to serve", where="service", expected="at least one run", found="none")
         self.limits = limits or Limits()
-        self._runs = {
-            name: run if isinstance(run, ServedModel) else ServedModel(name, run, self.limits)
-            for name, run in runs.items()
-        }
-        self._swap = threading.Lock()
+        self._runs = {name: self._serve(name, run) for name, run in runs.items()}
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Service({', '.join(map(repr, self._runs.values()))})"
 
+    def _serve(self, name: str, run: FittedRun | ServedModel) -> ServedModel:
+        return run if isinstance(run, ServedModel) else ServedModel(name, run, self.limits)
+
     @property
     def names(self) -> list[str]:
-        """The runs that are served."""
+        """Names of the runs."""
         return list(self._runs)
 
     def served(self, run: str | None = None) -> ServedModel:
-        """One run. A question is answered by one of them from beginning to end, whatever is replaced meanwhile.
+        """A run, the first by default. A request uses one object throughout, even if the run is replaced meanwhile.
 
         Raises:
             RequestError: no such run.
@@ -67,20 +67,30 @@ class Service:
             )
         return runs[run]
 
-    def replace(self, name: str, run: FittedRun | ServedModel) -> None:
-        """Put another run in the place of one; questions in progress end on the one that they began with.
+    def _limited(self, run: str | None, name: str, value: int, most: int) -> ServedModel:
+        """A run, after a check that a number of the request lies in 1 … ``most``.
 
         Raises:
-            InputError: no run of that name is served.
+            RequestError: no such run, or the number is out of bounds.
         """
-        fresh = run if isinstance(run, ServedModel) else ServedModel(name, run, self.limits)
-        with self._swap:
+        served = self.served(run)
+        self.limits.check(name, value, 1, most)
+        return served
+
+    def replace(self, name: str, run: FittedRun | ServedModel) -> None:
+        """Replace a run; requests in progress finish on the old one.
+
+        Raises:
+            InputError: no run has this name.
+        """
+        fresh = self._serve(name, run)
+        with self._lock:
             if name not in self._runs:
                 raise InputError("no such run to replace", where="service", expected=str(self.names), found=name)
             self._runs = {**self._runs, name: fresh}
 
     def runs(self) -> JsonObject:
-        """What is served."""
+        """Descriptions of the runs."""
         return {"runs": [run.describe() for run in self._runs.values()]}
 
     def recommend(
@@ -97,33 +107,32 @@ class Service:
         skip_unknown: bool = False,
         run: str | None = None,
     ) -> JsonObject:
-        """A page of the list for a known user, for a history, or for a user with the items of a visit.
+        """A page of recommendations for a known user, a history, or a user with the items of a session.
 
-        Where the model says nothing of them (no history, or one that leaves all scores equal), the list is that of
-        popularity, and says so.
+        Where the model has no information (no history, or equal scores for all items), the list is by popularity, and
+        ``fallback`` says so.
 
         Args:
             user: id of a user.
-            history: ids of items, oldest first; with a user those of the current visit.
+            history: ids of items, oldest first; with a user those of the session.
             k: length of the page.
-            offset: items before it.
-            exclude_seen: leave out what the user chose in any part, or what the history holds.
-            filters: only items that fit all of these conditions; a pair (name, value) is ``Has``.
+            offset: items before the page.
+            exclude_seen: leave out the user's interactions of any part of the split, or the items of the history.
+            filters: only items that match all of these conditions; a pair (name, value) is ``Has``.
             exclude: ids of items to leave out.
-            weights: relation weights other than the fitted ones.
-            skip_unknown: leave out items of the history that are unknown, and name them, instead of refusing it.
+            weights: relation weights that differ from the fitted ones.
+            skip_unknown: leave out unknown items and list them in the answer, instead of raising an error.
             run: name of the run.
 
         Raises:
-            RequestError: something that is named is unknown, or a bound is passed.
+            RequestError: an id or a name is unknown, or a limit is exceeded.
         """
-        served = self.served(run)
-        self.limits.check("k", k, 1, self.limits.k)
+        served = self._limited(run, "k", k, self.limits.k)
         self.limits.check("offset", offset, 0, self.limits.offset)
         row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
         candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
         page = served.ranked_list(row, rows, offset, k, exclude_seen, candidates, served.with_weights(weights))
-        end, ids, titles = offset + page.items.size, served.catalogue.item_ids, served.catalogue.titles
+        end = offset + page.items.size
         pairs = zip(page.items.tolist(), page.scores.tolist(), strict=True)
         return {
             "run": served.name,
@@ -137,26 +146,25 @@ class Service:
             "missing_relations": served.user_relations_read if row is None else [],
             "unknown_items": unknown,
             "items": [
-                {"item": ids[item], "title": titles[item], "score": score, "place": place}
-                for place, (item, score) in enumerate(pairs, offset + 1)
+                {**served.catalogue.named(item), "score": score, "place": rank}
+                for rank, (item, score) in enumerate(pairs, offset + 1)
             ],
         }
 
     def similar(self, item: Id, k: int = 10, run: str | None = None) -> JsonObject:
-        """The items nearest to one, itself left out; see ``ServedModel.similar``.
+        """The items most similar to one, itself left out; see ``ServedModel.similar``.
 
         Raises:
-            RequestError: the item or the run is unknown, or k out of bounds.
+            RequestError: the item or the run is unknown, or k is out of bounds.
         """
-        served = self.served(run)
-        self.limits.check("k", k, 1, self.limits.k)
-        row = served.catalogue.item_row(item)
-        best, values = served.similar(row, k)
-        pairs = zip(best.tolist(), values.tolist(), strict=True)
+        served = self._limited(run, "k", k, self.limits.k)
+        named, row = served.catalogue.named, served.catalogue.item_row(item)
+        items, scores = served.similar(row, k)
+        pairs = zip(items.tolist(), scores.tolist(), strict=True)
         return {
             "run": served.name,
-            **served.catalogue.named(row),
-            "items": [{**served.catalogue.named(near), "score": score} for near, score in pairs],
+            **named(row),
+            "items": [{**named(other), "score": score} for other, score in pairs],
         }
 
     def explain(
@@ -173,77 +181,68 @@ class Service:
         run: str | None = None,
         status: int = 422,
     ) -> JsonObject:
-        """Why an item is recommended to a known user, or to a history; of the list that ``recommend`` gives them.
+        """Why an item is in the list that ``recommend`` gives for the same arguments.
 
         Args:
             item: id of the item.
             user: id of a user.
-            history: ids of items, oldest first; with a user those of the current visit.
-            n: most reasons.
+            history: ids of items, oldest first; with a user those of the session.
+            n: maximum number of reasons.
             filters: those of the list.
-            exclude: likewise.
-            weights: relation weights other than the fitted ones.
+            exclude: those of the list.
+            weights: those of the list.
             skip_unknown: as in ``recommend``.
             run: name of the run.
-            status: of an unknown item.
+            status: HTTP status of an unknown item.
 
         Raises:
-            RequestError: something that is named is unknown, a bound is passed, or the item was chosen already.
+            RequestError: an id or a name is unknown, a limit is exceeded, or the item is not in the list.
         """
-        served = self.served(run)
-        self.limits.check("n", n, 1, self.limits.reasons)
+        served = self._limited(run, "n", n, self.limits.reasons)
         row, rows, unknown = self._resolve_subject(served, user, history, skip_unknown)
-        target = served.catalogue.item_row(item, status=status)
+        target = served.catalogue.item_row(item, status)
         candidates = self._candidate_mask(served, filters, exclude, unknown if skip_unknown else None)
-        found = explain_item(served, target, row, rows, n, served.with_weights(weights), candidates)
-        found["fallback"] = POPULARITY if found["fallback"] else None
-        return {"run": served.name, "unknown_items": unknown, **found}
+        explanation = explain_item(served, target, row, rows, n, served.with_weights(weights), candidates)
+        explanation["fallback"] = POPULARITY if explanation["fallback"] else None
+        return {"run": served.name, "unknown_items": unknown, **explanation}
 
     def items(self, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
-        """Items by title; see ``ServedModel.search_items``.
+        """Items by title; see ``Catalogue.search_items``.
 
         Raises:
-            RequestError: the run is unknown, or the limit out of bounds.
+            RequestError: the run is unknown, or the limit is out of bounds.
         """
-        served = self.served(run)
-        self.limits.check("limit", limit, 1, self.limits.k)
-        return {"items": [served.catalogue.named(row) for row in served.catalogue.search_items(text, limit)]}
+        catalogue = self._limited(run, "limit", limit, self.limits.k).catalogue
+        return {"items": [catalogue.named(row) for row in catalogue.search_items(text, limit)]}
 
     def users(self, prefix: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
         """Users by the beginning of their id.
 
         Raises:
-            RequestError: the run is unknown, or the limit out of bounds.
+            RequestError: the run is unknown, or the limit is out of bounds.
         """
-        served = self.served(run)
-        self.limits.check("limit", limit, 1, self.limits.k)
-        return {"users": [served.catalogue.user_ids[row] for row in served.catalogue.search_users(prefix, limit)]}
+        catalogue = self._limited(run, "limit", limit, self.limits.k).catalogue
+        return {"users": [catalogue.user_ids[row] for row in catalogue.search_users(prefix, limit)]}
 
     def values(self, relation: str, text: str = "", limit: int = 10, run: str | None = None) -> JsonObject:
-        """What a filter of a relation may name, and how many items it leaves, most first.
+        """Values of a filter and their numbers of items, most first.
 
         Raises:
-            RequestError: the run or the relation is unknown, or the limit out of bounds.
+            RequestError: the run or the filter is unknown, or the limit is out of bounds.
         """
-        served = self.served(run)
-        self.limits.check("limit", limit, 1, self.limits.k)
-        found = served.search_values(relation, text, limit)
+        found = self._limited(run, "limit", limit, self.limits.k).search_values(relation, text, limit)
         return {"relation": relation, "values": [{"value": value, "items": items} for value, items in found]}
 
     def history(self, user: Id, run: str | None = None) -> JsonObject:
-        """What a user chose, and the part of the split that each item lies in.
+        """The items of a user's interactions, each with its part of the split.
 
         Raises:
             RequestError: the user or the run is unknown.
         """
         served = self.served(run)
         row = served.catalogue.user_row(user)
-        return {
-            "user": served.catalogue.user_ids[row],
-            "items": [
-                {**served.catalogue.named(item), "part": part} for part, item in served.run.history_by_part(row)
-            ],
-        }
+        items = [{**served.catalogue.named(item), "part": part} for part, item in served.run.history_by_part(row)]
+        return {"user": served.catalogue.user_ids[row], "items": items}
 
     def _candidate_mask(
         self,
@@ -252,7 +251,7 @@ class Service:
         exclude: Sequence[Id],
         unknown: list[Id] | None,
     ) -> Mask | None:
-        """The items that may be listed; unknown ones of ``exclude`` are added to ``unknown`` where that is a list."""
+        """The candidate items; unknown ids in ``exclude`` are appended to ``unknown``, or refused if that is None."""
         conditions = [Has(*one) if isinstance(one, tuple) else one for one in filters]
         rows, missing = served.catalogue.rows_of(exclude, "exclude", skip_unknown=unknown is not None)
         if unknown is not None:
@@ -262,7 +261,7 @@ class Service:
     def _resolve_subject(
         self, served: ServedModel, user: Id | None, history: Sequence[Id] | None, skip_unknown: bool
     ) -> tuple[int | None, Int64 | None, list[Id]]:
-        """The user's row, the rows of the history, and items of it that are unknown and left out."""
+        """The user's row, the rows of the history, and the unknown items that were left out of it."""
         if user is None and history is None:
             raise RequestError(
                 422,

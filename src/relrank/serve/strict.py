@@ -1,4 +1,4 @@
-"""Routes that refuse what they do not read: an unknown query parameter, or a single one that is given twice."""
+"""Routes that reject unknown query parameters, and repeated ones that are no lists."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from relrank.serve.limits import RequestError
 
 
 class StrictRoute(APIRoute):
-    """A route whose query holds its own parameters and no others."""
+    """A route that accepts its own query parameters only."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What answers, behind the check."""
-        answer = super().get_route_handler()
+        """The handler, after the check."""
+        handler = super().get_route_handler()
         fields = self.dependant.query_params
         known = {field.alias for field in fields}
         lists = {f.alias for f in fields if isinstance(f.default, list)}
@@ -27,16 +27,16 @@ class StrictRoute(APIRoute):
         async def checked(request: Request) -> Response:
             if request.scope["query_string"]:
                 _check(request.scope["query_string"], known, lists)
-            return await answer(request)
+            return await handler(request)
 
         return checked
 
 
 def _check(query: bytes, known: Collection[str], lists: Collection[str]) -> None:
-    """Refuse what would be ignored.
+    """Check the names of query parameters.
 
     Raises:
-        RequestError: a parameter is unknown, or stands there twice and is no list.
+        RequestError: a parameter is unknown, or repeated although it is no list.
     """
     given = Counter(name for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
     for name, times in given.items():
