@@ -33,6 +33,7 @@ from relrank.errors import InputError
 from relrank.io.manifest import write_manifest
 from relrank.serve import app as web
 from relrank.serve.app import make_app
+from relrank.serve.catalogue import Catalogue
 from relrank.serve.filters import Has, LogicalCondition
 from relrank.serve.limits import Limits
 from relrank.serve.options import Options, name_runs
@@ -332,7 +333,8 @@ def test_searches_leave_the_loop_free(monkeypatch):
 
         monkeypatch.setattr(kind, name, call)
 
-    for name in ("search_items", "search_values", "similar", "candidates"):
+    noted(Catalogue, "search_items")
+    for name in ("search_values", "similar", "candidates"):
         noted(ServedModel, name)
     monkeypatch.setattr(SERVICE.served(), "seconds", 0.0)
     CLIENT.get("/items?q=trial")
@@ -746,7 +748,7 @@ def test_titles_do_not_command_the_terminal(tmp_path, capsys, monkeypatch):
 def test_the_log_shows_the_path_of_a_request_and_does_not_obey_it(monkeypatch, caplog):
     monkeypatch.setattr(ServedModel, "ranked_list", lambda *_, **__: 1 / 0)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 404)
-    monkeypatch.setattr(ServedModel, "user_row", lambda *_, **__: 1)
+    monkeypatch.setattr(Catalogue, "user_row", lambda *_, **__: 1)
     error(CLIENT.get("/recommend/reader 1%1b%5b2J"), 500)
     assert "GET /recommend/reader 1\\x1b[2J" in caplog.text
     assert "\x1b" not in caplog.text
