@@ -1,18 +1,18 @@
-// Questions to the server that this page came from. Errors keep their four fields; a 401 asks for a token once.
+// Requests to the server of this page. Errors keep their four fields; a 401 opens one dialog for the token.
 
 import { byId } from "./dom.js";
 
 const KEY = "relrank token";
 
-/** What the server (or the way there) objects to: `message`, `where`, `expected`, `found`, `status`. */
-export class Refused extends Error {
+/** An error of the server or the network: `message`, `where`, `expected`, `found`, `status`. */
+export class RequestFailed extends Error {
   constructor(status, { message, where, expected, found }) {
     super(message);
     Object.assign(this, { status, where, expected, found });
   }
 }
 
-/** The answer to GET `path?query`, or to POST where there is a body. Throws Refused; AbortError where it was called off. */
+/** The response to GET `path?query`, or to POST if there is a body. Throws RequestFailed, or AbortError if it was cancelled. */
 export async function ask(path, { query = {}, body = null, signal = null } = {}) {
   const address = new URL(path, document.baseURI);
   for (const [key, value] of Object.entries(query)) {
@@ -34,7 +34,7 @@ async function send(address, body, token, signal) {
     return await fetch(address, { method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body) });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refused(0, { message: "no answer from the server", where: address.origin, expected: "one that runs" });
+    throw new RequestFailed(0, { message: "no answer from the server", where: address.origin, expected: "one that runs" });
   }
 }
 
@@ -46,16 +46,16 @@ async function read(answer) {
     if (error.name === "AbortError") throw error;
   }
   if (answer.ok && content !== null) return content;
-  throw new Refused(answer.status, content?.error ?? { message: `the server answered ${answer.status}`, where: answer.url });
+  throw new RequestFailed(answer.status, content?.error ?? { message: `the server answered ${answer.status}`, where: answer.url });
 }
 
-let asking = null;
+let dialogResult = null;
 
-/** Whether there is a token now that is not `refused`. Questions that wait at the same time share one dialog. */
+/** Whether there is now a token other than `refused`. Concurrent requests share one dialog. */
 function newToken(refused) {
-  const held = sessionStorage.getItem(KEY);
-  if (held !== null && held !== refused) return true;
-  asking ??= new Promise((answered) => {
+  const current = sessionStorage.getItem(KEY);
+  if (current !== null && current !== refused) return true;
+  dialogResult ??= new Promise((resolve) => {
     const dialog = byId("token");
     const field = byId("bearer");
     field.value = "";
@@ -66,12 +66,12 @@ function newToken(refused) {
     const close = () => {
       const given = dialog.returnValue === "ok" && field.value.trim();
       if (given) sessionStorage.setItem(KEY, given);
-      asking = null;
-      answered(Boolean(given));
+      dialogResult = null;
+      resolve(Boolean(given));
     };
     dialog.addEventListener("close", close, { once: true });
     dialog.showModal();
     field.focus();
   });
-  return asking;
+  return dialogResult;
 }

@@ -2,23 +2,23 @@
 
 import { byId, el, later, marked } from "./dom.js";
 
-const WAIT = 140; // milliseconds without a key before the server is asked
+const WAIT = 140; // milliseconds after the last key press before a search
 
 /**
- * Give the field its type-ahead.
+ * Add type-ahead to a field.
  *
- * `find(text, signal)` promises entries; `show(entry)` is an entry's text; `pick(entry)` is called with the chosen one;
- * `plain(text)`, where there is one, with what was typed when Enter meets no chosen option; `back()` with Backspace in an empty field.
+ * `find(text, signal)` returns a promise of entries; `show(entry)` the text of an entry; `pick(entry)` is called with the selected one;
+ * `plain(text)`, if given, with the typed text when Enter is pressed without a selection; `back()` on Backspace in an empty field.
  */
 export function combobox(field, { find, show, pick, plain = null, back = null, tell }) {
   const list = byId(field.getAttribute("aria-controls"));
   let entries = [];
   let active = -1;
-  let asked = null;
+  let search = null;
 
   const close = () => {
     soon.off();
-    asked?.abort();
+    search?.abort();
     list.hidden = true;
     active = -1;
     field.setAttribute("aria-expanded", "false");
@@ -39,8 +39,8 @@ export function combobox(field, { find, show, pick, plain = null, back = null, t
   };
   const open = async (andMove = false) => {
     soon.off();
-    asked?.abort();
-    const mine = (asked = new AbortController());
+    search?.abort();
+    const mine = (search = new AbortController());
     const text = field.value.trim();
     let problem = null;
     try {
@@ -57,13 +57,13 @@ export function combobox(field, { find, show, pick, plain = null, back = null, t
         ...marked(show(entry), text),
       ),
     );
-    const said = problem ? `No search: ${problem.message}` : entries.length ? null : "Nothing found";
-    list.replaceChildren(...(said ? [el("li", { class: "none", role: "presentation" }, said)] : options));
+    const notice = problem ? `No search: ${problem.message}` : entries.length ? null : "Nothing found";
+    list.replaceChildren(...(notice ? [el("li", { class: "none", role: "presentation" }, notice)] : options));
     list.hidden = false;
     active = -1;
     field.removeAttribute("aria-activedescendant");
     field.setAttribute("aria-expanded", "true");
-    tell(said ?? `${entries.length} found, arrow down to choose`);
+    tell(notice ?? `${entries.length} found, arrow down to choose`);
     if (andMove) move(0);
   };
   const soon = later(WAIT, () => (field.value.trim() ? open() : close()));
@@ -71,7 +71,7 @@ export function combobox(field, { find, show, pick, plain = null, back = null, t
   field.addEventListener("input", soon);
   field.addEventListener("click", () => list.hidden && open());
   field.addEventListener("blur", close);
-  // A press on the list must not take the focus from the field, or blur would close it before the click.
+  // Pressing on the list must not move the focus from the field: blur would close the list before the click.
   list.addEventListener("pointerdown", (event) => event.preventDefault());
   list.addEventListener("mousedown", (event) => event.preventDefault());
   field.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// Elements made from data. Text becomes text nodes and nothing else, so no title can be markup.
+// Elements from data. Text always becomes a text node, so a title cannot inject markup.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -14,23 +14,23 @@ export function el(name, traits = {}, ...children) {
   return node;
 }
 
-const whole = new Intl.NumberFormat("en");
+const integer = new Intl.NumberFormat("en");
 const figure = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
-export const count = (n) => whole.format(n);
+export const count = (n) => integer.format(n);
 export const number = (x) => (Number.isFinite(x) ? figure.format(x).replace("-", "−") : "–");
 export const plural = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
 
-/** What an item is called: its title, else its id. */
+/** The title of an item, or its id without one. */
 export const titleOf = (item) => item.title ?? String(item.item);
 
-/** The text in pieces, with <mark> around the part that was searched for. */
-export function marked(text, sought) {
-  const at = sought ? text.toLowerCase().indexOf(sought.toLowerCase()) : -1;
+/** The parts of a text, with <mark> around the searched one. */
+export function marked(text, searched) {
+  const at = searched ? text.toLowerCase().indexOf(searched.toLowerCase()) : -1;
   if (at < 0) return [text];
-  return [text.slice(0, at), el("mark", {}, text.slice(at, at + sought.length)), text.slice(at + sought.length)];
+  return [text.slice(0, at), el("mark", {}, text.slice(at, at + searched.length)), text.slice(at + searched.length)];
 }
 
-/** A list of chips, each with a button that removes it; the focus stays near. */
+/** A list of chips, each with a button that removes it; the focus moves to the nearest chip left. */
 export function chips(list, entries, remove, home) {
   list.replaceChildren(
     ...entries.map((entry, place) => {
@@ -51,7 +51,7 @@ export function chips(list, entries, remove, home) {
   );
 }
 
-/** A function that is called once things have been quiet for `wait` milliseconds; `.off()` calls it off. */
+/** A debounced function: it runs `wait` milliseconds after its last call; `.off()` cancels it. */
 export function later(wait, act) {
   let timer;
   const soon = (...given) => {

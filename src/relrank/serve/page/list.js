@@ -1,12 +1,12 @@
-// One list of recommendations: rows that keep their identity while they move, each with its reasons.
+// A list of recommendations whose rows keep their identity while they move; each row has its reasons.
 
 import { count, el, number, plural, titleOf } from "./dom.js";
 
-const NODES = 12; // named of those that a reason goes through
-let serial = 0; // rows made so far, for ids
+const NODES = 12; // maximum number of named nodes of a reason
+let serial = 0; // number of rows so far, for ids
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** A list under a heading, `title` and `kind`. `explain(item, signal)` promises reasons; `add(item)`, `only(relation, value)` are the rows' buttons. */
+/** A list with a heading, `title` and `kind`. `explain(item)` returns a promise of reasons; `add(item)` and `only(relation, value)` are called by buttons of the rows. */
 export class List {
   constructor({ explain, add, only, filters }) {
     Object.assign(this, { explain, add, only, filters });
@@ -19,7 +19,7 @@ export class List {
     this.root = el("section", { class: "column" }, el("h2", {}, this.title, " ", this.kind), this.note, this.body, this.foot);
   }
 
-  /** Reasons of somebody else are no reasons; nor, in rows left open, those under other weights. */
+  /** Drop the reasons, which belong to another user or other weights; open rows load theirs again unless `closed`. */
   forget({ closed = true } = {}) {
     for (const row of this.rows.values()) row.forget(closed);
   }
@@ -43,10 +43,10 @@ export class List {
   /**
    * Show items in their order.
    *
-   * `before`: places by item under the fitted weights, or null; `there`: places by item in the other list, or null;
-   * `more`: what loads the next ones, or null where there are none.
+   * `before`: ranks by item under the fitted weights, or null; `other`: ranks by item in the other list, or null;
+   * `more`: loads the next page, or null at the end; `own`: whether rows can be added to the history.
    */
-  show(items, { total, noun, before, there, more, own }) {
+  show(items, { total, noun, before, other, more, own }) {
     const tops = new Map([...this.rows].map(([key, row]) => [key, row.root.getBoundingClientRect().top]));
     const scores = items.map((item) => item.score);
     const [low, high] = [Math.min(0, ...scores), Math.max(...scores)];
@@ -54,11 +54,11 @@ export class List {
     for (const item of items) {
       const key = String(item.item);
       const row = this.rows.get(key) ?? this.#row(item);
-      row.update(item, { share: high > low ? (item.score - low) / (high - low) : 0, before, there, own });
+      row.update(item, { share: high > low ? (item.score - low) / (high - low) : 0, before, other, own });
       rows.set(key, row);
     }
     this.rows = rows;
-    // Nodes that stand where they should are left alone: one that is moved loses the focus within it.
+    // Nodes already in position are not moved: moving one would lose the focus within it.
     const wanted = [...rows.values()].map((row) => row.root);
     for (const node of [...this.body.children]) if (!wanted.includes(node)) node.remove();
     wanted.forEach((node, at) => this.body.children[at] !== node && this.body.insertBefore(node, this.body.children[at] ?? null));
@@ -69,13 +69,13 @@ export class List {
     this.foot.replaceChildren(...(more ? [el("button", { type: "button", class: "more", onclick: more }, "More")] : []));
   }
 
-  /** Say that there is nothing, and why. */
+  /** Show why there are no items. */
   none(text) {
     this.clear();
     this.foot.replaceChildren(el("p", { class: "nothing" }, text));
   }
 
-  /** Say what went wrong; `again` tries once more. */
+  /** Show an error; `again` retries. */
   fail(error, again) {
     this.clear();
     this.foot.replaceChildren(problem(error, again));
@@ -113,14 +113,14 @@ export class List {
       add,
       reasons,
     );
-    const update = (now, { share, before, there, own }) => {
+    const update = (now, { share, before, other, own }) => {
       const key = String(now.item);
       place.textContent = count(now.place);
       score.textContent = number(now.score);
       score.title = `score ${now.score}`;
       bar.style.width = `${(100 * share).toFixed(1)}%`;
-      marks.replaceChildren(...[before && moveMark(now.place, before.get(key)), there && thereMark(there.get(key))].filter(Boolean));
-      root.classList.toggle("both", Boolean(there?.has(key)));
+      marks.replaceChildren(...[before && moveMark(now.place, before.get(key)), other && otherMark(other.get(key))].filter(Boolean));
+      root.classList.toggle("both", Boolean(other?.has(key)));
       add.hidden = !own;
       if (!reasons.hidden) open(true);
     };
@@ -131,7 +131,7 @@ export class List {
     return { root, update, forget };
   }
 
-  /** The row's item goes to the history: the row that comes in its place gets the focus. */
+  /** Add the item of a row to the history; the row that takes its position gets the focus. */
   #take(item, root) {
     this.focusAt = [...this.body.children].indexOf(root);
     this.add(item);
@@ -142,7 +142,7 @@ export class List {
     into.replaceChildren(wait);
     try {
       const answer = await this.explain(item);
-      if (!into.contains(wait)) return; // asked for somebody else meanwhile
+      if (!into.contains(wait)) return; // outdated
       into.replaceChildren(...reasonsOf(answer, this.filters, this.only));
     } catch (error) {
       if (into.contains(wait)) into.replaceChildren(problem(error, () => this.#reasons(item, into)));
@@ -150,7 +150,7 @@ export class List {
   }
 }
 
-/** What the weights did to a place; `before` is undefined where it was further down than was asked for. */
+/** How the weights changed a rank; `before` is undefined if the item was below the ranks that were loaded. */
 function moveMark(place, before) {
   const up = (before ?? Infinity) - place;
   if (up === Infinity) return mark("up", "new", "▲ ", "from far down under the fitted weights");
@@ -159,12 +159,12 @@ function moveMark(place, before) {
   return up > 0 ? mark("up", `${by} up`, "▲ ", `${place + up} under the fitted weights`) : mark("down", `${by} down`, "▼ ", `${place + up} under the fitted weights`);
 }
 
-const thereMark = (place) =>
+const otherMark = (place) =>
   place === undefined ? mark("only", "only here", "", "not in what is shown of the other list") : mark("both", `in both, there at ${count(place)}`, "", "in both lists");
 
 const mark = (kind, text, sign, title) => el("span", { class: `chip ${kind}`, title }, sign && el("span", { "aria-hidden": "true" }, sign), text);
 
-/** Let a row travel from where it stood. */
+/** Animate a row from its old position. */
 function glide(node, from) {
   const by = from - node.getBoundingClientRect().top;
   if (Math.abs(by) < 2) return;
@@ -192,7 +192,7 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
     const traits = { type: "button", class: "tag", title: `Only items with ${reason.relation} ${name}`, onclick: () => only(reason.relation, String(node.id)) };
     return el("button", traits, el("span", { class: "hidden" }, "Only items with "), name);
   });
-  const there = Number.isFinite(reason.rank_after_removal);
+  const isRanked = Number.isFinite(reason.rank_after_removal);
   return el(
     "li",
     { class: "reason" },
@@ -209,7 +209,7 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
       "dl",
       { class: "figures" },
       el("div", {}, el("dt", {}, "Strength"), el("dd", {}, el("span", { class: "bar", "aria-hidden": "true" }, fill), number(reason.strength))),
-      el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, there ? count(reason.rank_after_removal) : "gone"))),
+      el("div", { class: "ranks" }, el("dt", {}, "Place, with → without"), el("dd", {}, el("b", {}, count(rank)), " → ", el("b", {}, isRanked ? count(reason.rank_after_removal) : "gone"))),
       el("div", {}, el("dt", {}, "Score"), el("dd", {}, `${number(score)} → ${number(reason.score_after_removal)}`)),
       el("div", {}, el("dt", {}, "How"), el("dd", {}, el("span", { class: reason.exact ? "chip ok" : "chip" }, reason.exact ? "exact" : "by deletion"))),
       reason.rank_without_link !== null && el("div", {}, el("dt", {}, "Without the link alone"), el("dd", {}, `${count(rank)} → ${count(reason.rank_without_link)}`)),
@@ -217,18 +217,18 @@ function reasonOf(reason, { rank, score, most, filters, only }) {
   );
 }
 
-/** What went wrong, where, what was expected and found; and a way to try again, where that may help. */
+/** An error with its fields, and a button to retry where that may help. */
 export function problem(error, again = null) {
   const facts = [
     ["Where", error.where],
     ["Expected", error.expected],
     ["Found", error.found],
-  ].filter(([, said]) => said !== null && said !== undefined && said !== "");
+  ].filter(([, text]) => text !== null && text !== undefined && text !== "");
   return el(
     "div",
     { class: "problem", role: "alert" },
     el("p", {}, el("b", {}, error.message ?? String(error))),
-    el("dl", {}, facts.map(([name, said]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(said))))),
+    el("dl", {}, facts.map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(text))))),
     again && !(error.status >= 400 && error.status < 500) && el("button", { type: "button", class: "quiet", onclick: again }, "Try again"),
   );
 }

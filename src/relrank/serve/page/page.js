@@ -1,4 +1,4 @@
-// The page: what is asked stands in the address bar, every answer comes from the server that the page came from.
+// The page: its state is in the address bar, its data come from the server of the page.
 
 import { ask } from "./api.js";
 import { combobox } from "./combobox.js";
@@ -7,19 +7,19 @@ import { List, problem } from "./list.js";
 import { blank, named, read, write } from "./state.js";
 import { drawSliders } from "./weights.js";
 
-const PAGE = 10; // items asked for at a time
-const DEPTH = 50; // how far down places under the fitted weights are looked up
-const FITTED = "as fitted"; // the second list that is the first one with its fitted weights
+const PAGE = 10; // items per page
+const DEPTH = 50; // ranks under the fitted weights that are loaded for comparison
+const FITTED = "as fitted"; // second list: the first one under its fitted weights
 const STILL = "Move one, and the model is solved anew: the list follows.";
-const TITLES = "relrank titles"; // of a history's items, so that a reload shows them at once
+const TITLES = "relrank titles"; // of the history's items, kept for a reload
 
 let state = blank();
 let runs = [];
-let lists = []; // what is shown: {list, run, weights, items, total, next}
-let before = null; // places under the fitted weights, where weights were moved
-let asked = null; // the questions under way
-let solving = null; // the one question under way that has the model solved under other weights
-let who = ""; // whose reasons the rows have
+let lists = []; // shown lists: {list, name, weights, items, total, next, error}
+let before = null; // ranks under the fitted weights, if weights were changed
+let pending = null; // aborts the requests in progress
+let solving = null; // the one request in progress with other weights
+let subject = ""; // user or history that the shown reasons belong to
 const titles = new Map(JSON.parse(sessionStorage.getItem(TITLES) ?? "[]"));
 
 const runOf = (name) => runs.find((run) => run.name === name);
@@ -28,7 +28,7 @@ const moved = () => Object.keys(state.weights).length > 0;
 const nounOf = (name) => runOf(name)?.item ?? "item";
 const tell = (text) => (byId("status").textContent = text);
 
-/** Keep the state in the address bar; `push` where Back should return to what was asked before. */
+/** Write the state to the address bar; with `push`, Back returns to the previous state. */
 function keep(push = true) {
   const hash = write(state);
   if (hash !== location.hash) history[push ? "pushState" : "replaceState"](null, "", hash);
@@ -40,18 +40,18 @@ function remember(item) {
   sessionStorage.setItem(TITLES, JSON.stringify([...titles].slice(-500)));
 }
 
-/* questions */
+/* requests */
 
 const weighed = ({ weights }) => weights !== null && Object.keys(weights).length > 0;
 
 /**
- * The answer to a question about whoever is named, of one list's model.
+ * The response for the current user or history, from one list's model.
  *
- * Other weights mean another model, which the server solves to its end whether or not it is still wanted: such
- * questions wait for each other here, and those called off meanwhile are never sent.
+ * With other weights the server solves the model, and does not stop if the request is cancelled. Such requests are
+ * sent one after another, and those cancelled while they wait are never sent.
  */
-async function question(path, list, asks, signal = null) {
-  const body = { run: list.name, ...(state.mode === "user" ? { user: state.user } : { history: state.history }), ...asks };
+async function request(path, list, fields, signal = null) {
+  const body = { run: list.name, ...(state.mode === "user" ? { user: state.user } : { history: state.history }), ...fields };
   if (!weighed(list)) return ask(path, { body, signal });
   body.weights = list.weights;
   while (solving) {
@@ -63,16 +63,16 @@ async function question(path, list, asks, signal = null) {
   return answer;
 }
 
-const recommend = (list, k, offset, signal) => question("recommend", list, { k, offset, exclude_seen: state.exclude, with: state.with }, signal);
-const explain = (list, item) => question("explain", list, { item: item.item });
+const recommend = (list, k, offset, signal) => request("recommend", list, { k, offset, exclude_seen: state.exclude, with: state.with }, signal);
+const explain = (list, item) => request("explain", list, { item: item.item });
 
 const later400 = later(400, () => refresh());
 
-/** Ask for everything that is shown, and show it. */
+/** Load everything that is shown, and show it. */
 async function refresh() {
   later400.off();
-  asked?.abort();
-  const mine = (asked = new AbortController());
+  pending?.abort();
+  const mine = (pending = new AbortController());
   arrange();
   if (!named(state)) return empty();
   const results = byId("results");
@@ -96,9 +96,9 @@ async function refresh() {
 
 const placesOf = (answer) => new Map(answer.items.map((item) => [String(item.item), item.place]));
 
-/** The next items of one list. */
+/** Load the next page of one list. */
 async function more(one) {
-  const signal = asked.signal;
+  const signal = pending.signal;
   try {
     one.list.busy(true);
     const answer = await recommend(one, PAGE, one.next, signal);
@@ -119,18 +119,18 @@ async function more(one) {
 
 /* drawing */
 
-/** One column or two. Rows keep their identity; their reasons only while the question is about the same person. */
+/** Arrange one or two columns. Rows keep their identity, and their reasons while the user or history is the same. */
 function arrange() {
   const wanted = [{ name: state.run, weights: state.weights }];
   if (state.compareWith === FITTED) wanted.push({ name: state.run, weights: null });
   else if (state.compareWith) wanted.push({ name: state.compareWith, weights: null });
-  const person = JSON.stringify(state.mode === "user" ? state.user : state.history);
-  if (person !== who) {
+  const current = JSON.stringify(state.mode === "user" ? state.user : state.history);
+  if (current !== subject) {
     before = null;
     for (const one of lists) one.list.forget(), (one.items = []);
   }
   else if (lists.length && JSON.stringify(lists[0].weights) !== JSON.stringify(state.weights)) lists[0].list.forget({ closed: false });
-  who = person;
+  subject = current;
   const same = lists.length === wanted.length && lists.every((one, at) => one.name === wanted[at].name);
   if (same) return wanted.forEach((one, at) => Object.assign(lists[at], one));
   lists = wanted.map((one) => {
@@ -154,18 +154,18 @@ function draw() {
       total: one.total,
       noun: nounOf(one.name),
       before: at === 0 ? before : null,
-      there: lists.length > 1 && !lists[1 - at].error && !(at === 0 && before && state.compareWith === FITTED) ? places[1 - at] : null,
+      other: lists.length > 1 && !lists[1 - at].error && !(at === 0 && before && state.compareWith === FITTED) ? places[1 - at] : null,
       more: one.next === null ? null : () => more(one),
       own: state.mode === "history",
     });
   });
-  const said = byId("moved");
+  const notice = byId("moved");
   const moves = before && !lists[0].error ? movesOf(lists[0].items) : "";
-  said.textContent = moves || STILL;
+  notice.textContent = moves || STILL;
   tell(lists[0].error ? "" : [`${plural(lists[0].items.length, "recommendation")} shown`, moves].filter(Boolean).join(". "));
 }
 
-/** One list is headed by whom it is for, each of two by its model. */
+/** The heading: the user or history for one list, the model for each of two. */
 function head({ list, name }, at) {
   const whom = state.mode === "user" ? `user ${state.user}` : "this history";
   const noun = nounOf(name);
@@ -179,7 +179,7 @@ function movesOf(items) {
   return up || down ? `Against the fitted weights: ${up} up, ${down} down, ${by.length - up - down} in place.` : "The same order as with the fitted weights.";
 }
 
-/** Nobody is named yet. */
+/** Without a user or history: show what to do. */
 async function empty() {
   const [{ list, name }] = lists;
   for (const one of lists) one.list.clear(), (one.items = []);
@@ -197,7 +197,7 @@ async function empty() {
   list.foot.append(el("p", { class: "tries" }, "For instance ", tries));
 }
 
-/** The controls as the state has them. */
+/** Set the controls from the state. */
 function controls() {
   const { relations, filters, weights_adjustable: adjustable, ...about } = run();
   const facts = [about.model, about.arm, about.protocol, plural(about.n_users, about.user), plural(about.n_items, about.item)];
@@ -227,7 +227,7 @@ const historyChips = () => {
 };
 const filterChips = () => chips(byId("with"), state.with.map((one) => `${one.relation}: ${one.value}`), dropFilter, byId("value"));
 
-/** Titles of a history that came by address, found by their ids. */
+/** Load the titles of a history from the address bar by their ids. */
 async function nameHistory() {
   const unnamed = state.history.filter((item) => !titles.has(item));
   await Promise.all(
@@ -239,7 +239,7 @@ async function nameHistory() {
   if (unnamed.some((id) => titles.has(id))) historyChips();
 }
 
-/* what the controls do */
+/* event handlers */
 
 function add(item) {
   remember(item);
@@ -291,7 +291,7 @@ function chooseUser(user) {
   showChosen();
 }
 
-/** What a known user chose, below their name. */
+/** Show the interactions of a known user. */
 async function showChosen() {
   const box = byId("chose");
   box.hidden = true;
@@ -315,7 +315,7 @@ async function showChosen() {
   }
 }
 
-/** Begin anew with the state as it is. */
+/** Apply the state. */
 function go({ push = true } = {}) {
   controls();
   keep(push);
@@ -325,8 +325,8 @@ function go({ push = true } = {}) {
 }
 
 function follow() {
-  const asked = read(location.hash);
-  state = { ...asked, run: runOf(asked.run) ? asked.run : runs[0].name };
+  const wanted = read(location.hash);
+  state = { ...wanted, run: runOf(wanted.run) ? wanted.run : runs[0].name };
   if (state.compareWith !== FITTED && !runOf(state.compareWith)) state.compareWith = "";
   if (!run().weights_adjustable) state.weights = {};
   go({ push: false });

@@ -1,9 +1,9 @@
-// What is asked, as the address bar keeps it: #run=…&item=…&item=…&with=REL:VALUE&weight=REL:NUMBER&compare_with=…
+// The state of the page in the address bar: #run=…&item=…&item=…&with=REL:VALUE&weight=REL:NUMBER&compare_with=…
 
-/** Nobody yet, nothing asked. */
+/** The empty state. */
 export const blank = () => ({ run: null, mode: "history", user: null, history: [], with: [], weights: {}, compareWith: "", exclude: true });
 
-/** The state of a hash; what is not understood is left out. Ids stay text. */
+/** The state of a hash; invalid parts are ignored. Ids stay text. */
 export function read(hash) {
   const parts = new URLSearchParams(hash.replace(/^#/, ""));
   const state = blank();
@@ -33,7 +33,7 @@ export function write(state) {
   return `#${parts}`;
 }
 
-/** Whether somebody is named. */
+/** Whether there is a user or a history. */
 export const named = (state) => (state.mode === "user" ? state.user !== null : state.history.length > 0);
 
 const split = (text) => {

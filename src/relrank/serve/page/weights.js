@@ -1,12 +1,12 @@
-// Sliders for the weights of relations: a ladder of factors around the fitted weight, with "off" at its foot.
+// Sliders for relation weights: factors around the fitted weight, with "off" at the left end.
 
 import { count, el, number } from "./dom.js";
 
 const STEPS = 21; // positions above "off"
 const MIDDLE = 11; // the fitted weight
-const HALF = 2; // steps in a doubling: the ladder goes from a 32nd of the fitted weight to 32 times it
+const HALF = 2; // steps per doubling: from 1/32 of the fitted weight to 32 times it
 
-/** Draw a slider for every relation that has a weight; `change(relation, weight)` follows each move. */
+/** Draw a slider for every relation with a weight; `change(relation, weight)` is called on each move. */
 export function drawSliders(into, relations, chosen, change) {
   const weighted = relations.filter((relation) => relation.weight !== null);
   const common = Math.max(...weighted.map((relation) => relation.weight), 1);
@@ -20,16 +20,16 @@ function slider(relation, base, chosen, change) {
   const id = `weight-${relation.name}`;
   const range = el("input", { type: "range", id, min: 0, max: STEPS, step: 1, value: positionOf(now, base), "aria-describedby": `${id}-of` });
   const output = el("output", { for: id });
-  const say = (weight) => {
+  const show = (weight) => {
     output.value = weight === 0 ? "off" : number(weight);
     output.classList.toggle("changed", weight !== fitted);
     range.setAttribute("aria-valuetext", `${weight === 0 ? "off" : number(weight)}${weight === fitted ? ", as fitted" : ""}`);
   };
-  say(now);
+  show(now);
   range.addEventListener("input", () => {
-    const place = Number(range.value);
-    const weight = place === home ? fitted : weightOf(place, base);
-    say(weight);
+    const position = Number(range.value);
+    const weight = position === home ? fitted : weightOf(position, base);
+    show(weight);
     change(relation.name, weight);
   });
   const mark = el("span", { class: "fitted", "aria-hidden": "true" });
@@ -44,5 +44,5 @@ function slider(relation, base, chosen, change) {
   );
 }
 
-const weightOf = (place, base) => (place === 0 ? 0 : Number((base * 2 ** ((place - MIDDLE) / HALF)).toPrecision(3)));
+const weightOf = (position, base) => (position === 0 ? 0 : Number((base * 2 ** ((position - MIDDLE) / HALF)).toPrecision(3)));
 const positionOf = (weight, base) => (weight === 0 ? 0 : Math.min(STEPS, Math.max(1, MIDDLE + Math.round(HALF * Math.log2(weight / base)))));
