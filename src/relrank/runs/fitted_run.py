@@ -167,18 +167,18 @@ class FittedRun:
     def full_histories(self) -> Sequences:
         """What each user chose, oldest first, as often as they did: training, then validation and test rows."""
         _, valid, test = self._part_histories()
-        found: Sequences = self._once("heard", lambda: self._train_histories().then(valid).then(test))
+        found: Sequences = self._once("full_histories", lambda: self._train_histories().then(valid).then(test))
         return found
 
     def _part_histories(self) -> tuple[Sequences, ...]:
         parts = (getattr(self.split, part) for part in PARTS)
-        found: tuple[Sequences, ...] = self._once("parts", lambda: tuple(map(self._histories, parts)))
+        found: tuple[Sequences, ...] = self._once("part_histories", lambda: tuple(map(self._histories, parts)))
         return found
 
     def _train_histories(self) -> Sequences:
         if self.split.repeats is None:
             return self._part_histories()[0]
-        found: Sequences = self._once("train", lambda: self._histories(self.split.events))
+        found: Sequences = self._once("train_histories", lambda: self._histories(self.split.events))
         return found
 
     def _histories(self, rows: Interactions) -> Sequences:

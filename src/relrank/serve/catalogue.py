@@ -30,7 +30,7 @@ class Catalogue:
     def __init__(self, name: str, run: FittedRun, limits: Limits) -> None:
         self._name, self._limits = name, limits
         users, items = run.split.users.keys, run.split.items.keys
-        self.user_ids, self.item_ids = _as_json(users), _as_json(items)
+        self.user_ids, self.item_ids = plain_ids(users), plain_ids(items)
         self.user_rows = {str(key): row for row, key in enumerate(self.user_ids)}
         self.item_rows = {str(key): row for row, key in enumerate(self.item_ids)}
         titles = items.to_frame("key").join(run.titles, on="key", how="left", maintain_order="left")
@@ -65,7 +65,7 @@ class Catalogue:
                 f"unknown {kind}",
                 where=kind,
                 found=shortened_repr(key),
-                expected=f"one of {len(ids):,} {kind}s of {self._name}{_such_as(ids)}",
+                expected=f"one of {len(ids):,} {kind}s of {self._name}{such_as(ids)}",
             )
         return row
 
@@ -86,7 +86,7 @@ class Catalogue:
                 422,
                 "unknown item",
                 where=where,
-                expected=f"items of {self._name}{_such_as(self.item_ids)}; or skip_unknown, to leave them out",
+                expected=f"items of {self._name}{such_as(self.item_ids)}; or skip_unknown, to leave them out",
                 found=f"{few}; {len(unknown):,} unknown in all",
             )
         return np.array([row for row in rows if row >= 0], np.int64), unknown
@@ -117,13 +117,14 @@ class Catalogue:
         return [row for key, row in islice(self._sorted_users, start, start + limit) if key.startswith(prefix)]
 
 
-def _as_json(keys: pl.Series) -> list[Id]:
+def plain_ids(keys: pl.Series) -> list[Id]:
     """Keys as whole numbers or text."""
     return keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
 
 
-def _such_as(ids: Sequence[Id]) -> str:
-    return f", such as {ids[0]!r}" if ids else ""
+def such_as(ids: Sequence[Id] | pl.Series) -> str:
+    """An example for an error message."""
+    return f", such as {ids[0]!r}" if len(ids) else ""
 
 
 def normalized(text: str) -> str:

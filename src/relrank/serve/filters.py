@@ -20,6 +20,7 @@ from relrank.errors import did_you_mean
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Int32
 from relrank.runs.fitted_run import NODE_KEY, item_relations
+from relrank.serve.catalogue import plain_ids, such_as
 from relrank.serve.limits import Id, RequestError, shortened_repr
 
 Mask = npt.NDArray[np.bool_]
@@ -155,7 +156,7 @@ class Filters:
             keys = self._graph.nodes[node].keys
             counts = np.bincount(other, minlength=len(keys))
             order = np.argsort(-counts, kind="stable")
-            ids = keys.to_list() if keys.dtype.is_integer() else [str(key) for key in keys]
+            ids = plain_ids(keys)
             return [(ids[row], int(counts[row])) for row in order.tolist() if counts[row]]
         if kind == "relation":
             found = self._item_attributes[f"relation:{name}"].drop_nulls().explode().drop_nulls()
@@ -326,12 +327,11 @@ def _size(condition: Condition, depth: int = 0) -> int:
 
 
 def _unknown_value(what: str, name: str, known: Sequence[Id] | pl.Series, value: Id | float | bool) -> RequestError:
-    example = f", such as {known[0]!r}" if len(known) else ""
     return RequestError(
         422,
         f"unknown {what}",
         where=f"with, {name}",
-        expected=f"one of {len(known):,}{example}",
+        expected=f"one of {len(known):,}{such_as(known)}",
         found=shortened_repr(value),
     )
 
