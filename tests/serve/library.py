@@ -1,4 +1,4 @@
-"""A small library whose readers have a favourite genre: fitted runs of it, with ids awkward in an address."""
+"""Fitted runs of a small library whose readers have a favourite genre, with ids that need escaping in URLs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def graph_of(train: Interactions) -> Graph:
 def library(
     model: str = "relational-ease", config: dict[str, Any] | None = None, seed: int = 0, successive: bool = False
 ) -> FittedRun:
-    """A run of a model as it is solved, or as it starts."""
+    """A run of a solved or freshly initialised model."""
     train, valid, test = parts(seed)
     graph = graph_of(train)
     kind: Any = MODELS[model]
@@ -87,7 +87,7 @@ def library(
 
 
 def constant(run: FittedRun) -> FittedRun:
-    """The same run by popularity, all items but two equally popular: ties everywhere."""
+    """The same run with a popularity model in which all items but two tie."""
     model: Any = MODELS["popularity"](run.graph)
     model.solve()
     model.counts[:] = 1

@@ -1,4 +1,4 @@
-"""Questions of every kind, well-formed and not, asked of the application itself; and what every answer must be."""
+"""Random valid and invalid requests to the application, and a check of every response."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Question:
 
 
 def application() -> FastAPI:
-    """Over two runs, one of them with ties everywhere."""
+    """An application with two runs, one of them with ties everywhere."""
     run = library("relational-ease", {"l2": 5.0})
     return make_app(Service({"one": run, "two": constant(run)}, LIMITS), page=Path("no page"))
 
 
 def ask(app: FastAPI, question: Question) -> tuple[int, bytes]:
-    """Status and body of an answer, without a client between that would refuse to ask."""
+    """Status and body of a response, through ASGI, since an HTTP client would refuse to send some requests."""
     sent: list[Any] = []
     said = [{"type": "http.disconnect"}, {"type": "http.request", "body": question.body, "more_body": False}]
 
@@ -70,7 +70,7 @@ def ask(app: FastAPI, question: Question) -> tuple[int, bytes]:
 
 
 def check(app: FastAPI, question: Question) -> int:
-    """An answer in the promised shape, or an error in the shape of errors that is not the server's. Its status."""
+    """Check that a response has the shape of its schema or of a client error. Returns its status."""
     status, body = ask(app, question)
     assert 200 <= status < 300 or 400 <= status < 500, (status, body)
     if question.method == "HEAD":
@@ -115,7 +115,7 @@ options = {
 
 @st.composite
 def posts(draw: st.DrawFn) -> Question:
-    """A question that is right; or one in which a field or two are not; or anything at all."""
+    """A valid request, one with one or two invalid fields, or arbitrary data."""
     path = draw(st.sampled_from(["/recommend", "/explain"]))
     kind = draw(st.integers(0, 9))
     if kind == 0:
@@ -135,7 +135,7 @@ def posts(draw: st.DrawFn) -> Question:
 
 @st.composite
 def gets(draw: st.DrawFn) -> Question:
-    """An address, or what is nearly one."""
+    """A valid or slightly invalid URL."""
     first = draw(st.sampled_from(sorted(ANSWERS)) | st.sampled_from(["", "nowhere"]))
     whom = {"recommend": ["user"], "similar": ["item"], "history": ["user"], "explain": ["user", "item"]}
     given = [str(draw(right[name])) for name in whom.get(first, [])]

@@ -1,4 +1,4 @@
-"""A shelf of fourteen books on which readers and authors disagree: which list is right, the model itself says."""
+"""A run with fourteen books, in which interactions and authors suggest different lists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chosen() -> list[tuple[int, int]]:
 
 
 def shelf(weights: dict[str, float] | None = None) -> FittedRun:
-    """Relational EASE, fitted with weights that leave people louder than authors."""
+    """Relational EASE whose fitted weights favour the interactions over the authors."""
     users, items = IdMap("user", pl.Series(range(100, 135))), IdMap("book", pl.Series(range(1, 15)))
     src, dst = (np.array(side) for side in zip(*chosen(), strict=True))
     books = np.arange(14)
@@ -68,5 +68,5 @@ def shelf(weights: dict[str, float] | None = None) -> FittedRun:
 
 
 def titles(run: FittedRun, history: list[int | str], k: int = 10) -> list[str]:
-    """The right list, from the model itself."""
+    """The expected list, from the run itself."""
     return run.recommend_for(history, k)["title"].to_list()

@@ -1,4 +1,4 @@
-"""The service over HTTP: the contract's routes and errors, limits, the token, measures; and the process around it."""
+"""The service over HTTP: routes, errors, limits, token and metrics; and the server process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ CLIENT = TestClient(APP)
 
 
 def save(run, folder):
-    """As ``save_run`` does, without tables: a folder beside it, then a rename."""
+    """Like ``save_run``, without tables: write to a temporary folder, then rename it."""
     part = folder.with_name(folder.name + ".part")
     part.mkdir(parents=True)
     save_graph(run.graph, part / "graph")
@@ -315,13 +315,13 @@ def test_head_is_get_without_a_body():
         head, get = CLIENT.head(path), CLIENT.get(path)
         assert (head.status_code, head.content) == (get.status_code, b"")
         assert head.headers["content-type"] == get.headers["content-type"]
-        if path not in ("/metrics", "/health"):  # which tell the time
+        if path not in ("/metrics", "/health"):  # which contain times
             assert head.headers["content-length"] == str(len(get.content))
-    assert CLIENT.head("/explain").status_code == CLIENT.get("/explain").status_code  # asked for by POST alone
+    assert CLIENT.head("/explain").status_code == CLIENT.get("/explain").status_code  # POST only
 
 
 def test_searches_leave_the_loop_free(monkeypatch):
-    """Whatever looks through titles, values or links does so in a thread; and so does a long history."""
+    """Searches of titles, values and links run in a thread, and so do long histories."""
     threads = {}
 
     def noted(kind, name):
@@ -364,7 +364,7 @@ def test_a_large_body_is_refused_before_it_is_read():
     assert error(client.post("/recommend", content=endless()), 413)
 
     async def told(size, *bodies):
-        """Through ASGI, where it can be seen what was read."""
+        """Through ASGI, which shows how much was read."""
         sent, left = [], list(bodies)
 
         async def receive():
@@ -384,8 +384,8 @@ def test_a_large_body_is_refused_before_it_is_read():
     import asyncio
 
     body = [b" " * 900] * 9
-    assert asyncio.run(told(b"8100", *body)) == (413, 9)  # by what the header says: nothing is read
-    assert asyncio.run(told(None, *body)) == (413, 6)  # without one: no more than was asked for
+    assert asyncio.run(told(b"8100", *body)) == (413, 9)  # by the header: nothing is read
+    assert asyncio.run(told(None, *body)) == (413, 6)  # without a header: only up to the limit
     assert asyncio.run(told(b"-1", *body)) == (413, 9)
 
 
@@ -414,7 +414,7 @@ def test_measures_count_by_route_and_status(tmp_path):
         assert line in text
     loaded = re.search(r'relrank_run_loaded_timestamp_seconds\{run="one"\} (\S+)', text)
     assert time.time() - 60 < float(loaded[1]) <= time.time()
-    assert "nowhere" not in text  # what anybody can make up is no label
+    assert "nowhere" not in text  # paths of clients are no labels
     assert "xxxx" not in text
     assert "BREW" not in text
 
@@ -458,7 +458,7 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
         answer = client.get("/similar/1000")
         assert error(answer, 503)["message"] == "too many questions at once"
         assert answer.headers["retry-after"] == "1"
-        assert client.get("/health").status_code == 200  # the loop is free
+        assert client.get("/health").status_code == 200  # the event loop is not blocked
         go.set()
         for thread in threads:
             thread.join()
@@ -466,7 +466,7 @@ def test_a_full_queue_says_so_and_when_to_come_again(monkeypatch):
 
 
 def test_pitfall_a_body_of_errors_stops_at_the_first_of_a_list():
-    """Thousands of wrong ids in one body are one answer of bounded length, not thousands of reports."""
+    """Thousands of invalid ids in one body give one short error, not thousands."""
     for body in ({"history": [[]] * 300_000}, {"history": [], "with": [0] * 300_000}):
         answer = CLIENT.post("/recommend", json=body)
         assert answer.status_code == 422
@@ -536,12 +536,12 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     watcher.reload_changed()
     assert served() == (expected[0], [])
     before = service.served()
-    late = RunReloader(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced while it was loaded
+    late = RunReloader(service, Options({"run": folder}), app, {"run": ((0, 0, 0),)})  # replaced during loading
     late.reload_changed()
     assert service.served() is not before
     shutil.move(folder, tmp_path / "away")
     watcher.reload_changed()
-    assert served() == (expected[0], [])  # gone for the moment is no problem
+    assert served() == (expected[0], [])  # a folder missing for a moment is no error
     shutil.move(tmp_path / "away", folder)
     save(new, folder)
     watcher.reload_changed()
@@ -554,10 +554,10 @@ def test_a_changed_run_is_taken_over_and_a_broken_one_is_not(tmp_path):
     assert items == expected[1]
     assert [p["run"] for p in problems] == ["run"]
     assert "cannot be loaded" in problems[0]["message"]
-    assert str(tmp_path) not in problems[0]["message"]  # health answers without a token
+    assert str(tmp_path) not in problems[0]["message"]  # /health needs no token
     assert service.served() is before
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
-    watcher.reload_changed()  # once is enough until it changes
+    watcher.reload_changed()  # tried again only after a change
     assert 'relrank_run_load_failures_total{run="run"} 1.0' in client.get("/metrics").text
     (folder / "model.safetensors").write_bytes(b"no tensors")
     write_json(folder / "run.json", old.note)
@@ -574,7 +574,7 @@ def client_of(run):
 
 @contextmanager
 def server(*arguments, env=None):
-    """A real one, as a child; its address and its process."""
+    """A server in a child process: its port and the process."""
     command = [sys.executable, "-m", "relrank.cli.app", "serve", *map(str, arguments), "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | (env or {})
@@ -651,7 +651,7 @@ def test_a_real_server_reloads_without_dropping_and_drains(tmp_path):
             time.sleep(0.8)
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection(("127.0.0.1", port), timeout=5)
-            assert child.poll() is None  # for one question is still being asked
+            assert child.poll() is None  # one request is still incomplete
             half.sendall(b'"history": [1001], "k": 2   }')
             text = b""
             with suppress(ConnectionError):
@@ -663,7 +663,7 @@ def test_a_real_server_reloads_without_dropping_and_drains(tmp_path):
 
 
 def test_pitfall_sigterm_while_workers_start_ends_the_server(tmp_path):
-    """They end before they say that they are ready, and nobody may wait for that word."""
+    """Workers may end before they are ready, and the parent must not wait for them."""
     save(library("ease"), tmp_path / "books")
     command = [
         sys.executable,
@@ -678,7 +678,7 @@ def test_pitfall_sigterm_while_workers_start_ends_the_server(tmp_path):
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
         try:
-            # from its first child on the parent hears signals in its own way
+            # the parent handles signals from its first child on
             children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
             until = time.monotonic() + 60
             while len(children.read_text().split()) < 2 and time.monotonic() < until:
@@ -699,7 +699,7 @@ def test_two_workers_answer_at_one_address_and_count_together(tmp_path):
             )
             assert (status, len(answer["items"])) == (200, 2)
         counted, until = 0.0, time.monotonic() + 20
-        while counted < 30 and time.monotonic() < until:  # a request is counted once its answer is on the way
+        while counted < 30 and time.monotonic() < until:  # a request is counted when its response is sent
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
@@ -755,7 +755,7 @@ def test_the_log_shows_the_path_of_a_request_and_does_not_obey_it(monkeypatch, c
 
 
 def test_ids_in_addresses(tmp_path):
-    """A slash in an id is part of it where one id stands alone."""
+    """A slash is part of an id in paths with one id."""
     assert CLIENT.get("/recommend/a%2Fb%20c%3F").json()["user"] == "a/b c?"
     assert CLIENT.get("/recommend/a/b c%3F").json()["user"] == "a/b c?"
     body = {

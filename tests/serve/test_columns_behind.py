@@ -1,4 +1,4 @@
-"""Lists filtered by a column of what items are linked with: through a kept run, over HTTP, by command."""
+"""Filters by columns of linked nodes: in a saved run, over HTTP, on the command line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whatever a client does on a connection ends in an answer or a closed connection, without a trace in the log."""
+"""Hostile or broken clients get a response or a closed connection, and leave no stack trace in the log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE = POSTED + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
 @contextmanager
 def clean(caplog, **bounds):
-    """A server that in the end still answers, and whose log holds no stack trace."""
+    """A server that must still answer at the end, without a stack trace in its log."""
     caplog.set_level(logging.DEBUG)
     with listening(**bounds) as port:
         yield port
@@ -40,7 +40,7 @@ def clean(caplog, **bounds):
 
 
 def statuses(text):
-    """Of the answers in a stream, which has to hold nothing else."""
+    """Statuses of the responses in a stream, which must contain nothing else."""
     found = []
     while text:
         head, _, rest = text.partition(b"\r\n\r\n")
@@ -53,7 +53,7 @@ def statuses(text):
 
 
 def test_a_refusal_comes_behind_the_answers_to_what_was_asked_before(caplog):
-    """It was written over them, and what they wrote afterwards ended in a trace."""
+    """Regression: the error overwrote earlier responses, and their later writes raised."""
     long, many = b"X: " + b"a" * 40_000, b"".join(b"X%d: y\r\n" % n for n in range(200))
     with clean(caplog) as port:
         for rest in (START + long, START + many, b"nonsense\r\n\r\n", WHOLE + START + long + b"\r\n\r\n"):
@@ -65,7 +65,7 @@ def test_a_refusal_comes_behind_the_answers_to_what_was_asked_before(caplog):
 
 
 def test_bounds_of_a_request_count_that_request_alone(caplog):
-    """A piece of the stream holds other requests, too; each may have headers up to the bound."""
+    """A chunk of input may contain several requests, each with headers up to the limit."""
     named = sum(map(len, (b"/health", b"Host", b"x", b"X"))) + 2 * 4
     large = START + b"X: " + b"a" * (32_768 - named) + b"\r\n\r\n"
     with clean(caplog) as port:
@@ -93,7 +93,7 @@ def test_hundreds_of_requests_at_once_are_answered_in_their_order(caplog):
 
 
 def test_what_waits_for_its_turn_is_not_parsed_before(caplog):
-    """Else whoever sends without reading fills the memory with requests."""
+    """Otherwise a client that sends without reading fills the memory with requests."""
     most, add = [0], connections.Connection.on_headers_complete
 
     def counted(self):
@@ -140,7 +140,7 @@ def test_a_client_that_ended_its_side_in_the_middle_is_left(sent, caplog):
 
 
 async def patient(scope, receive, send):
-    """An application that answers whole requests after half a second; /early at once, /large with much."""
+    """Answers complete requests after half a second, /early at once, and /large with a large body."""
     assert scope["type"] in ("http", "lifespan")
     if scope["type"] == "lifespan":
         return
@@ -167,7 +167,7 @@ BROKEN = b"POST /slow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("bad", [BROKEN, b"nonsense\r\n\r\n", START + b"X: " + b"a" * 40_000])
 def test_a_refusal_waits_for_answers_to_a_client_that_ended_its_side(bad, times):
-    """The request that was refused counted as one whose body will never come, and all answers were dropped."""
+    """Regression: the refused request counted as incomplete, and all responses were dropped."""
     with listening(patient) as port, opened(port) as connection:
         connection.sendall(times * SLOW + bad)
         connection.shutdown(socket.SHUT_WR)
@@ -176,7 +176,7 @@ def test_a_refusal_waits_for_answers_to_a_client_that_ended_its_side(bad, times)
 
 
 def test_what_is_sent_behind_a_refusal_that_waits_is_not_read():
-    """It was thrown away up to a bound, and the connection cut before the first answer."""
+    """Regression: input was discarded up to a limit, and the connection was closed before the first response."""
     with listening(patient) as port, opened(port) as connection:
 
         def flood():
@@ -186,7 +186,7 @@ def test_what_is_sent_behind_a_refusal_that_waits_is_not_read():
         sender = threading.Thread(target=flood)
         sender.start()
         text = b""
-        with suppress(ConnectionError):  # in the end it is cut, since it sends on
+        with suppress(ConnectionError):  # it is disconnected, since it keeps sending
             while part := connection.recv(1 << 16):
                 text += part
         sender.join()
@@ -209,7 +209,7 @@ EARLY = b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
     ],
 )
 def test_bytes_that_ask_nothing_buy_no_time(sent, then, expected):
-    """They cancelled the timer, and the connection was open for good."""
+    """Regression: they cancelled the timer, and the connection stayed open."""
     with (
         listening(patient, header_seconds=0.6, body_seconds=0.6, idle_seconds=0.6) as port,
         opened(port) as connection,
@@ -258,7 +258,7 @@ def test_who_does_not_read_is_cut_off(caplog):
 
 @pytest.mark.parametrize("ends", [b"", b"Connection: close\r\n"])
 def test_who_reads_steadily_is_not_cut_off(ends):
-    """The time ran from the first byte that did not fit to nearly the last one, whatever was read meanwhile."""
+    """Regression: the timeout ran from the first unsent byte on, even if the client was reading."""
     asked = b"GET /large HTTP/1.1\r\nHost: x\r\n" + ends + b"\r\n"
     with listening(patient, send_seconds=0.5, idle_seconds=0.5) as port, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
@@ -323,12 +323,12 @@ def test_a_body_byte_after_byte_is_as_good_as_any_and_bounded(caplog):
 
 
 def test_what_was_written_is_read_slowly_to_its_end(monkeypatch):
-    """The connection was cut two seconds after the end was written, read or not."""
+    """Regression: the connection was closed two seconds after the last write, read or not."""
     monkeypatch.setattr(connections, "LINGER_SECONDS", 0.05)
     cut = []
 
     class Slow:
-        left = 3  # as often as it is asked, something is unread
+        left = 3  # the output stays unread
 
         def get_write_buffer_size(self):
             self.left -= 1
@@ -351,7 +351,7 @@ def test_what_was_written_is_read_slowly_to_its_end(monkeypatch):
 
     asyncio.run(end(30))
     asyncio.run(end(0))
-    assert cut == [0, 1]  # all was sent; nobody had any time
+    assert cut == [0, 1]  # all output was sent; without patience
 
 
 def test_more_connections_than_may_be_refused_are_cut(caplog):

@@ -1,4 +1,4 @@
-"""Connections end in time, within their bounds and without a reset; a server that ends answers what it has taken."""
+"""Timeouts and limits of connections, which end without a reset; a server that ends answers accepted requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from relrank.serve.service import Service  # noqa: E402
 
 @contextmanager
 def listening(app=None, **bounds):
-    """The application, or another, on a port of its own, in a thread."""
+    """Serves an application on a free port in a thread."""
     limits = Limits(**bounds)
     app = app or make_app(Service({"one": RUN}, limits), page=Path("no page"))
     config = uvicorn.Config(
@@ -56,7 +56,7 @@ def opened(port):
 
 
 def read(connection):
-    """All that comes until the other side ends the stream; a reset is an error."""
+    """All input until the other side ends the stream; a reset raises an error."""
     text = b""
     while part := connection.recv(1 << 16):
         text += part
@@ -76,8 +76,8 @@ START = b"GET /health HTTP/1.1\r\nHost: x\r\n"
 @pytest.mark.parametrize(
     "sent",
     [
-        START + b"X: " + b"a" * 40_000,  # a header without an end
-        START + b"X: " + b"a" * 40_000 + b"\r\n\r\n",  # all there, at once
+        START + b"X: " + b"a" * 40_000,  # an endless header
+        START + b"X: " + b"a" * 40_000 + b"\r\n\r\n",  # a complete one
         START + b"".join(b"X%d: y\r\n" % number for number in range(200)),
         b"GET /" + b"a" * 40_000,
         b"POST /recommend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
@@ -91,7 +91,7 @@ def test_headers_are_bounded(sent):
 
 
 def test_pitfall_endless_headers_hold_nobody_up():
-    """A parser that gathers a header piece by piece copies all that is there with every piece."""
+    """A parser that collects a header in pieces copies all of it for every piece."""
     with listening() as port:
         go_on = threading.Event()
 
@@ -109,7 +109,7 @@ def test_pitfall_endless_headers_hold_nobody_up():
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(8)  # what follows is thrown away up to a bound, then the connection is cut
+            thread.join(8)  # input is discarded up to a limit, then the connection is closed
         ended = [not thread.is_alive() for thread in threads]
         go_on.set()
         assert ended == [True, True]
@@ -127,9 +127,9 @@ def test_a_request_has_to_be_there_in_time():
                 began = time.monotonic()
                 refusal(read(connection), 408)
                 assert time.monotonic() - began < 5
-        with opened(port) as connection:  # nothing was asked, so nothing is answered
+        with opened(port) as connection:  # no request, no response
             assert read(connection) == b""
-        with opened(port) as connection:  # byte after byte does not buy time
+        with opened(port) as connection:  # single bytes do not extend the timeout
             connection.sendall(START)
             until = time.monotonic() + 5
             connection.settimeout(0.05)
@@ -145,7 +145,7 @@ def test_a_request_has_to_be_there_in_time():
 
 
 def test_an_answer_arrives_although_the_rest_of_the_body_is_still_being_sent():
-    """A socket that is closed with something unread would reset the connection under the answer."""
+    """Closing a socket with unread input would reset the connection before the response arrives."""
     with listening(body=1000) as port:
         for _ in range(5):
             with opened(port) as connection:
@@ -188,7 +188,7 @@ def test_eight_clients_lose_nothing_when_the_server_ends(tmp_path, workers):
                     answer = connection.getresponse()
                     answers.append((answer.status, answer.read()))
                 except ConnectionRefusedError:
-                    return  # nothing was taken
+                    return  # not accepted
                 except (OSError, http.client.HTTPException) as broken:
                     wrong.append(repr(broken))
                     return
@@ -201,7 +201,7 @@ def test_eight_clients_lose_nothing_when_the_server_ends(tmp_path, workers):
             thread.start()
         time.sleep(0.3)
         child.send_signal(signal.SIGTERM)
-        time.sleep(0.6)  # a client that was quiet asks once more when nothing new is taken
+        time.sleep(0.6)  # an idle connection sends a request after the end of new connections
         idle.request("GET", "/recommend/reader%203?k=5")
         answer = idle.getresponse()
         answers.append((answer.status, answer.read()))
@@ -235,11 +235,11 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_at_its_end_holds_nobody_up(tmp_path):
-    """The event that it waited for wanted its sleepers to wake: who set it waited for the dead one for good."""
+    """Regression: setting the event blocked until the killed worker woke up."""
     save(library("ease"), tmp_path / "books")
     with server(tmp_path / "books", "--grace", 0, "--workers", 2) as (_, child):
         workers = _workers_of(child.pid)
-        os.kill(workers[0], signal.SIGTERM)  # alone: it waits a second to hear that all end
+        os.kill(workers[0], signal.SIGTERM)  # alone: it waits a second for the others to end
         time.sleep(0.5)
         os.kill(workers[0], signal.SIGKILL)
         time.sleep(0.2)
@@ -264,7 +264,7 @@ def _is_worker(pid):
     ],
 )
 def test_what_was_asked_before_a_bad_request_is_answered_first(bad, caplog):
-    """The refusal was written first, and the answers that were on their way failed on an ended stream."""
+    """Regression: the error was written first, and pending responses failed on the closed stream."""
     good = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     with listening() as port:
         for times in (1, 3):

@@ -1,4 +1,4 @@
-"""What is explained is the list that was served, whatever made it: filters, exclusions, a visit, a fallback."""
+"""Explanations belong to the served list, with its filters, exclusions, session and fallback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions on columns of numbers hold for what they name, however large it is."""
+"""Conditions on columns of numbers match exactly, also for large numbers."""
 
 import polars as pl
 import pytest

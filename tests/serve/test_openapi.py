@@ -1,4 +1,4 @@
-"""Whatever is asked, the answer has the shape that the description promises, and no error is the server's."""
+"""Responses to random requests have the shape of the OpenAPI description, and none is a server error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_any_question_gets_an_answer_or_is_refused(question):
 
 @pytest.mark.slow
 def test_the_questions_above_were_of_both_kinds():
-    """Or else they would show nothing."""
+    """Otherwise the test above would prove little."""
     if not ANSWERED:
         pytest.skip("goes with the test above")
     assert ANSWERED[200] > 60

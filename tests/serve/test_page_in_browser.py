@@ -1,4 +1,4 @@
-"""The page, used as a reader uses it: in Chromium, against the real server, on a run whose right lists are known."""
+"""The page in Chromium, with a real server, on a run whose lists are known."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from relrank.serve.service import Service  # noqa: E402
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-expect.set_options(timeout=15_000)  # milliseconds; a busy machine is slow, not wrong
+expect.set_options(timeout=15_000)  # milliseconds; the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ Visit = Callable[..., Page]
 
 @pytest.fixture
 def visit(browser: Browser, address: str) -> Iterator[Visit]:
-    """Opens the page; in the end every one must have kept to its server and had nothing to complain about."""
+    """Opens the page; at the end no page may have contacted another server or logged an error."""
     contexts, complaints, strangers = [], [], []
 
     def go(
@@ -92,7 +92,7 @@ def visit(browser: Browser, address: str) -> Iterator[Visit]:
         page = context.new_page()
         page.on("request", lambda r: None if r.url.startswith((at, "data:")) else strangers.append(r.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        if not may_fail:  # Chromium itself writes a line for every answer of 400 and above
+        if not may_fail:  # Chromium logs every response of 400 and above
             page.on(
                 "console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None
             )
@@ -118,7 +118,7 @@ def shown(page: Page, column: int = 0) -> list[str]:
 
 
 def pick(page: Page, text: str) -> None:
-    """By keyboard alone: type, arrow down, Enter."""
+    """With the keyboard only: type, arrow down, Enter."""
     field = page.get_by_role("combobox", name="What they chose, by title")
     field.focus()
     page.keyboard.type(text)
@@ -184,7 +184,7 @@ def test_chip_is_removed_by_keyboard_and_focus_stays(visit: Visit, fitted: Fitte
 def test_slider_moves_the_list_to_that_of_a_model_solved_anew(visit: Visit, fitted: FittedRun) -> None:
     before, after = titles(fitted, [1]), titles(shelf({"written_by": MOST}), [1])
     assert before.index("North Wind") > 1  # nobody chose it with North Star
-    assert after[0] == "North Wind"  # its author did
+    assert after[0] == "North Wind"  # but it has the same author
     page = visit("#item=1")
     expect(names(page)).to_have_text(before)
     slider = page.get_by_role("slider", name="written_by")
@@ -226,7 +226,7 @@ def test_a_model_that_solves_slowly_is_asked_once_at_a_time(visit: Visit) -> Non
     page.keyboard.press("ArrowRight")
     expect(page.locator("#moved")).to_contain_text("solved anew")
     expect(page.locator(".column")).to_have_attribute("aria-busy", "true")
-    for key in ("ArrowRight", "End"):  # longer apart than the page waits for quiet
+    for key in ("ArrowRight", "End"):  # further apart than the page debounces
         page.keyboard.press(key)
         page.wait_for_timeout(500)
     assert page.evaluate("window.asked") == [{"written_by": 0.707}]
@@ -236,7 +236,7 @@ def test_a_model_that_solves_slowly_is_asked_once_at_a_time(visit: Visit) -> Non
     assert page.evaluate("window.asked") == [
         {"written_by": 0.707},
         {"written_by": MOST},
-    ]  # no word of what lay between
+    ]  # the positions between are not announced
     assert page.evaluate("window.most") == 1
 
 
@@ -270,7 +270,7 @@ def test_reasons_open_by_keyboard_and_say_what_the_model_says(visit: Visit) -> N
     slider.focus()
     page.keyboard.press("End")
     expect(names(page).first).to_have_text("North Wind")
-    check({"written_by": MOST})  # the row stays open, its reasons are those of the other weights
+    check({"written_by": MOST})  # the row stays open, with reasons under the new weights
     row.get_by_role("button", name="Only items with Ada").click()
     expect(names(page)).to_have_text(["North Wind"])
     assert page.locator("#with li > span").text_content() == "written_by: Ada"
@@ -561,7 +561,7 @@ def test_every_control_has_a_name_and_shows_its_focus(visit: Visit) -> None:
 
 
 def test_a_strict_policy_is_enough() -> None:
-    """No script and no style stands in the page itself, nothing is fetched from elsewhere, no text becomes markup."""
+    """No inline scripts or styles, no external resources, and no text becomes markup."""
     text = (PAGE / "index.html").read_text()
     assert "Content-Security-Policy" in text
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", text)

@@ -1,4 +1,4 @@
-"""The service's lists are those of the run, its pages cut one order, and what is unknown is named."""
+"""The service's lists equal those of the run, pages are slices of one order, and errors name what is unknown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MODELS = [
 
 
 def silenced(model, item):
-    """The model, as if nothing were known of an item."""
+    """The model without any information on an item."""
     other = copy.deepcopy(model)
     if isinstance(model, SparseLinear):
         w = model.item_weights()
@@ -84,7 +84,7 @@ EVERY_MODEL = sorted({*ALL_MODELS} - {"graphsage-features", "hybrid", "two-view"
 
 @pytest.mark.parametrize("model", EVERY_MODEL)
 def test_nobody_known_gets_popularity_and_is_told(model):
-    """Without a history scores are equal for most models: a random order that looks like a recommendation."""
+    """Without a history most models give equal scores: a random order that looks like a recommendation."""
     run = library(model)
     service, popular = Service({"one": run}), library("popularity")
     answer = service.recommend(history=[], k=9)
@@ -103,7 +103,7 @@ def test_nobody_known_gets_popularity_and_is_told(model):
 
 
 def test_a_history_of_which_the_model_knows_nothing_is_one_without():
-    """All scores are 0 then, and so is every similarity."""
+    """All scores and similarities are 0."""
     for model in ("item-knn", "sparse-ease", "ease", "mf"):
         run = library(model)
         silent = replace(run, model=silenced(run.model, 47))
@@ -196,7 +196,7 @@ def test_a_known_user_brings_the_items_of_a_visit(model, successive):
 
 
 def test_a_visit_joins_what_relations_say_of_a_user():
-    """Relational EASE is a sum over the inputs: the user's own, with their town, and the visit's."""
+    """Relational EASE sums over the inputs: the user's items and town, and the session's items."""
     run = library("relational-ease", {"l2": 5.0})
     service = Service({"one": run})
     answer = service.recommend(user=USERS[5], history=[1003], k=10)
@@ -204,7 +204,7 @@ def test_a_visit_joins_what_relations_say_of_a_user():
     assert answer["exact"]
     np.testing.assert_allclose([s for _, s in pairs(answer)], [scores[i - 1000] for i, _ in pairs(answer)], atol=1e-6)
     first, score = pairs(answer)[0]
-    why = service.explain(first, user=USERS[5], history=[1003])  # of that list, by its items; the town is beside them
+    why = service.explain(first, user=USERS[5], history=[1003])  # of that list, by its items without the town
     assert (why["rank"], why["score"]) == (1, pytest.approx(score, abs=1e-6))
 
 
@@ -220,7 +220,7 @@ def test_a_history_says_which_relations_of_users_it_lacks():
 
 
 def test_known_users_hear_their_whole_history_only_where_the_run_says_so():
-    """With successive parts the lists differ: a service that forgot one of the two ways would be caught above."""
+    """With successive parts the lists differ, so the test above covers both kinds."""
     apart, after = (Service({"one": library("ease", {"l2": 5.0}, successive=s)}) for s in (False, True))
     assert any(pairs(apart.recommend(user=u)) != pairs(after.recommend(user=u)) for u in USERS)
 
@@ -231,7 +231,7 @@ TIES = ServedModel("ties", constant(library()))
 
 
 def oracle(served, scores, seen, candidates):
-    """The whole order, by sorting."""
+    """The complete order, by sorting."""
     from relrank.evaluation.ranking import tie_break_order
 
     place = {item: at for at, item in enumerate(tie_break_order(N_ITEMS).tolist())}
@@ -286,7 +286,7 @@ NODES = {
         "born": [1900 + a for a in range(11)], "cover": ["own"] * 11})),
     "jury": (("prize",), pl.DataFrame({"#key": ["a", "b"], "land": ["IT", "FR"], "living": [True, False]})),
 }  # fmt: skip
-"""Of author 11 nothing is known, and of the nodes that no item is linked with nothing is asked."""
+"""Author 11 has no attributes, and nodes without items are never used."""
 CONDITIONS = {
     Has("author.land", "IT"): lambda i: i // 4 % 3 > 0 and i < 44,
     Has("wrote.land", "IT", "column"): lambda i: i // 4 % 3 > 0 and i < 44,
@@ -315,7 +315,7 @@ CONDITIONS = {
 @settings(max_examples=150)
 @given(st.data())
 def test_conditions_are_joined_as_logic_says(data):
-    """Against Python's own: a missing value fits no condition, and so the opposite of every one."""
+    """Compared with plain Python; a missing value matches no condition, and so every negation."""
     one = st.sampled_from(list(CONDITIONS.items()))
     some = st.sampled_from(["all", "any", "not"])
     tree = data.draw(
@@ -398,7 +398,7 @@ def test_filters_that_cannot_be_are_named():
 
 
 def test_values_of_a_filter_come_with_the_items_they_leave():
-    """The fullest first; found by any part of the id, in any case, without accents."""
+    """Most items first; found by any part of the id, ignoring case and accents."""
     service = Service({"one": SERVED})
     every = service.values("has_genre", "", 10)
     assert every["relation"] == "has_genre"
@@ -575,9 +575,9 @@ def test_a_variant_is_made_once_and_few_are_kept(monkeypatch):
     assert made == [7.0]
     for weight in (8.0, 7.0, 9.0, 7.0, 8.0):
         ask(weight)
-    assert made == [7.0, 8.0, 9.0, 8.0]  # 8 left when 9 came, since 7 was asked for later
+    assert made == [7.0, 8.0, 9.0, 8.0]  # 9 evicted 8, since 7 was used later
     assert len(service.served().reweighted) == 2
-    ask(SERVED.weights["has_genre"])  # the fitted weight needs nothing
+    ask(SERVED.weights["has_genre"])  # the fitted weight needs no solve
     assert len(made) == 4
 
 
@@ -627,7 +627,7 @@ def test_similar_is_the_cosine_of_vectors_or_the_row_of_item_weights():
     ("text", "items"),
     [
         ("the trial", [1000, 1002]),
-        ("TRIAL", [1003, 1000, 1002, 1005]),  # those that begin so first, then the most chosen
+        ("TRIAL", [1003, 1000, 1002, 1005]),  # prefixes first, then by popularity
         ("trial the", [1000, 1002]),
         ("cafe reves", [1001]),
         ("CAFÉ", [1001]),
@@ -727,7 +727,7 @@ def test_an_item_that_was_chosen_has_no_reasons():
 
 
 def vectors(n, d, seed):
-    """Clustered, as learned vectors are."""
+    """Clustered vectors, like learned ones."""
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((30, d))
     return (centres[rng.integers(0, 30, n)] + 0.5 * rng.standard_normal((n, d))).astype(np.float32)
@@ -764,7 +764,7 @@ def test_an_index_reads_cells_until_its_recall_is_reached():
 
 @pytest.fixture
 def wide(monkeypatch):
-    """Half of the list comes from the index."""
+    """Half of the list is found by the index."""
     monkeypatch.setattr(serving, "INDEXED_ITEMS", 12)
     return library("mf", {"dim": 8})
 
