@@ -187,7 +187,8 @@ class FittedRun:
     @property
     def lists_from_full_history(self) -> bool:
         """Whether a known user's list is that of all they chose, folded in, in whatever part of the split."""
-        return self.split.successive and accepts_longer_history(self.model)
+        found: bool = self._once("from_full", lambda: self.split.successive and accepts_longer_history(self.model))
+        return found
 
     @property
     def unscorable_items(self) -> Int32:
