@@ -51,22 +51,22 @@ def test_hand_worked():
     assert effect.mean == pytest.approx(0.35)
     assert effect.effect_size == pytest.approx(0.35 / np.std([0, 1, 0, 0.4], ddof=1))
     assert effect.p == 0.5  # of ++, +−, −+, −− two are as far out; t alone would say .23
-    assert (effect.n_users, effect.n_seeds, effect.freedom) == (4, 1, 3)
+    assert (effect.n_users, effect.n_seeds, effect.degrees_of_freedom) == (4, 1, 3)
     # the error for which t with 3 degrees of freedom says the same: its quartile is .7649
-    assert effect.error == pytest.approx(0.35 / 0.7649, rel=1e-3)
-    assert effect.low == pytest.approx(0.35 - 3.1824 * effect.error, rel=1e-3)
+    assert effect.standard_error == pytest.approx(0.35 / 0.7649, rel=1e-3)
+    assert effect.low == pytest.approx(0.35 - 3.1824 * effect.standard_error, rel=1e-3)
     assert compare(b, a, "ndcg@10").mean == -effect.mean
 
 
 def test_mean_squares_by_hand():
     """Two users, two splits: 4, 2 / 2, 0 has user means 3, 1, split means 3, 1 and no rest."""
-    mean, error, freedom = _mean_and_error(np.array([[4.0, 2.0], [2.0, 0.0]]))
+    mean, error, degrees_of_freedom = _mean_and_error(np.array([[4.0, 2.0], [2.0, 0.0]]))
     assert mean == 2
     assert error**2 == pytest.approx(1 + 1)  # variance of two means over two, of users and of splits
-    assert freedom == 1  # not above those of users: 2 by Satterthwaite
-    _, error, freedom = _mean_and_error(np.array([[4.0, 4.0], [2.0, 2.0], [0.0, 0.0]]))
+    assert degrees_of_freedom == 1  # not above those of users: 2 by Satterthwaite
+    _, error, degrees_of_freedom = _mean_and_error(np.array([[4.0, 4.0], [2.0, 2.0], [0.0, 0.0]]))
     assert error**2 == pytest.approx(4 / 3)  # splits do not differ
-    assert freedom == pytest.approx(2)
+    assert degrees_of_freedom == pytest.approx(2)
 
 
 def test_identical_arms_show_nothing():
@@ -98,7 +98,7 @@ def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
     effect = difference(values)
     assert (effect.p < 0.05) == (effect.low > 0 or effect.high < 0) or abs(effect.p - 0.05) < 1e-9
     assert effect.interval_at(0.95) == pytest.approx((effect.low, effect.high))
-    if effect.error and effect.p < WIDENED_UP_TO:
+    if effect.standard_error and effect.p < WIDENED_UP_TO:
         assert effect.p_greater_than(0) == pytest.approx(
             effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3
         )
@@ -130,7 +130,7 @@ def test_flipped_signs_widen_the_error_of_a_mean_near_zero_a_little_and_never_na
     values = np.zeros(400)
     values[: len(few)] = few
     effect, alone = difference(values), stats.sem(values)
-    assert alone * (1 - 1e-9) <= effect.error < 2 * alone
+    assert alone * (1 - 1e-9) <= effect.standard_error < 2 * alone
 
 
 def test_one_user_who_differs_bounds_an_effect():
@@ -138,7 +138,7 @@ def test_one_user_who_differs_bounds_an_effect():
     values[7] = 0.3
     effect = difference(values)
     assert effect.p == 1
-    assert effect.error == pytest.approx(effect.mean / stats.t(399).ppf(1 - WIDENED_UP_TO / 2))
+    assert effect.standard_error == pytest.approx(effect.mean / stats.t(399).ppf(1 - WIDENED_UP_TO / 2))
     assert effect.interval_at(0.9)[1] < 30 * effect.mean
 
 
@@ -163,8 +163,8 @@ def test_interval_of_one_split_is_that_of_the_t_test():
     assert effect.p == pytest.approx(test.pvalue)
     assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert effect.interval_at(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
-    assert effect.detectable_effect() == pytest.approx((1.95996 + 0.84162) * effect.error, rel=3e-3)
-    assert effect.detectable_effect(5) == pytest.approx((2.57583 + 0.84162) * effect.error, rel=3e-3)
+    assert effect.detectable_effect() == pytest.approx((1.95996 + 0.84162) * effect.standard_error, rel=3e-3)
+    assert effect.detectable_effect(5) == pytest.approx((2.57583 + 0.84162) * effect.standard_error, rel=3e-3)
     # four times the users, half the effect
     assert effect.required_users(effect.detectable_effect() / 2) == pytest.approx(20_000, abs=1)
 
@@ -231,9 +231,9 @@ def test_what_other_arms_say_of_starts_by_hand():
     assert (
         _mean_and_error(values, RestartVariance(0.5, 6.0)) == alone
     )  # these starts differ more than those of other arms
-    _, error, freedom = _mean_and_error(values, RestartVariance(2.0, 6.0))
+    _, error, degrees_of_freedom = _mean_and_error(values, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2)
-    assert freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
+    assert degrees_of_freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
     shaken = values + np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])  # users and starts mean the same, cells do not
     _, error, _ = _mean_and_error(shaken, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2 - 2 / 6)  # the rest has mean square 2, and is in both of the others
@@ -243,7 +243,7 @@ def test_what_other_arms_say_of_starts_by_hand():
         4 / 3
     )  # all of it: others are calmer
     same = effect_from_differences(np.zeros((3, 2)), starts=RestartVariance(2.0, 6.0))
-    assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
+    assert (same.standard_error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
 
 
 @pytest.mark.parametrize("rest", [0.0, 2.0], ids=["steady users", "users shaken by every start"])
@@ -257,12 +257,14 @@ def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
         of_starts = rng.normal(size=(1, starts)) * np.sqrt(starts)
         shaken = rng.normal(size=(users, starts)) * np.sqrt(rest * users * starts)
         values = base[:, None] + rng.normal() + of_starts + shaken
-        freedom = arms * (starts - 1.0)
-        pooled = RestartVariance(float((1 + rest) * rng.chisquare(freedom) / freedom), freedom)
+        degrees_of_freedom = arms * (starts - 1.0)
+        pooled = RestartVariance(
+            float((1 + rest) * rng.chisquare(degrees_of_freedom) / degrees_of_freedom), degrees_of_freedom
+        )
         found["alone"].append(effect_from_differences(values))
         found["with others"].append(effect_from_differences(values, starts=pooled))
     claims = {name: sum(e.p < 0.01 for e in effects) for name, effects in found.items()}
-    spread = np.std([e.mean / e.error for e in found["with others"]])
+    spread = np.std([e.mean / e.standard_error for e in found["with others"]])
     assert claims["alone"] > 13
     assert claims["with others"] <= 10
     assert 0.9 < spread < 1.1  # neither too little is known of starts, nor what users and starts share counted twice
@@ -289,7 +291,7 @@ def test_error_is_that_of_crossed_random_effects():
             0.5 * rng.normal(size=(n_users, 1)) + of_seed * rng.normal(size=(1, n_seeds)) + rng.normal(size=(300, 8))
             for _ in range(60)
         ]
-        return float(np.mean([difference(d).error ** 2 for d in draws]))
+        return float(np.mean([difference(d).standard_error ** 2 for d in draws]))
 
     common = 0.25 / n_users + 1 / (n_users * n_seeds)
     assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds, rel=0.2)
@@ -393,9 +395,9 @@ def test_over_several_splits_signs_are_flipped_of_the_fewest_users_alone(monkeyp
     differences = np.zeros((100, 3))
     differences[:20] = np.random.default_rng(0).normal(0.4, 1, (20, 3))
     several = effect_from_differences(differences)
-    assert (several.mean, several.error, several.freedom) == _mean_and_error(differences)
+    assert (several.mean, several.standard_error, several.degrees_of_freedom) == _mean_and_error(differences)
     one = effect_from_differences(differences[:, :1])
     monkeypatch.setattr(comparison, "FEW", 0)
     monkeypatch.setattr(comparison, "EXACT_UP_TO", 0)
-    assert effect_from_differences(differences).error == several.error
-    assert effect_from_differences(differences[:, :1]).error != one.error
+    assert effect_from_differences(differences).standard_error == several.standard_error
+    assert effect_from_differences(differences[:, :1]).standard_error != one.standard_error

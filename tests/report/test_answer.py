@@ -94,10 +94,10 @@ def test_best_ranking_model_speaks_first():
 
 def test_largest_of_the_visible_effects_is_named():
     study = judged(("m", "a", HELPS), ("m", "b", OPEN), ("m", "c", OPEN))
-    visible = study.verdicts["visible"].clone()
+    visible = study.verdicts["detectable_effect"].clone()
     visible[1], visible[2], visible[0] = 0.002, 0.009, 0.5
     study = type(study)(**{name: getattr(study, name) for name in study.__slots__} | {
-        "verdicts": study.verdicts.with_columns(visible.alias("visible"))
+        "verdicts": study.verdicts.with_columns(visible.alias("detectable_effect"))
     })  # fmt: skip
     assert answer(study).endswith("b and c are undecided (an effect of ±.0090 would have been seen).")
 

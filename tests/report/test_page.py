@@ -92,7 +92,7 @@ def test_verdict_tables_equal_the_result(study, page):
             assert verdict.split(" ", 1)[1] == want["verdict"]
             for cell, kind in [(held, "held"), (drop, "drop"), (alone, "alone"), (placebo, "placebo")]:
                 assert cell == f"{signed(want[kind])} {interval(want[f'{kind}_low'], want[f'{kind}_high'])}"
-            assert visible == "±" + number(want["visible"])
+            assert visible == "±" + number(want["detectable_effect"])
             assert said == typeset(want["sentence"])
 
 
@@ -178,7 +178,7 @@ def test_a_small_metric_is_written_with_the_decimals_of_its_study(study):
     text = " ".join(page.text.split())
     for row in study.verdicts.iter_rows(named=True):
         assert signed(row["held"], 6) in text
-        assert number(row["visible"], 6) in text
+        assert number(row["detectable_effect"], 6) in text
     top = study.leaderboard.filter(pl.col("arm") == "all").row(0, named=True)
     for told in (number(top["mean"], 6), interval(top["low"], top["high"], sign=False, decimals=6)):
         assert told in text

@@ -167,7 +167,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     metric, digits = result.card["metric"], result.decimals
     titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     _print_plan(console, result, answer)
-    for judge in result.card.get("judges", []):
+    for judge in result.card.get("model_strength", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
         console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
     if result.card["smoke"]:
@@ -175,13 +175,13 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
     for leak in result.card.get("accepted_leaks", []):
         line = f"{leak_suffix([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
         console.print(line, style="bold red", highlight=False, markup=False)
-    for look in result.card.get("look_at", []):
+    for look in result.card.get("suspicious_gains", []):
         console.print(look, style="bold yellow", highlight=False, markup=False)
-    for skipped in result.card.get("left_out", []):
+    for skipped in result.card.get("skipped", []):
         console.print(skipped, style="yellow", highlight=False, markup=False)
     if result.card.get("features"):
         console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
-    interval_caveat = result.card.get("users_only")
+    interval_caveat = result.card.get("interval_caveat")
     board = plain_table(
         f"leaderboard, test {metric}, 95 % intervals over users{'' if interval_caveat else ' and splits'}"
     )
@@ -211,7 +211,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             least = 15 if heading == "verdict" else None  # "interchangeable" in one piece
             table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold", min_width=least)
         for row in said.iter_rows(named=True):
-            instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
+            instead = ", ".join(titles.get(name, name) for name in (row["interchangeable_with"] or "").split(", "))
             verdict = row["verdict"] + (f" with {instead}" if instead else "")
             effects = [_effect(row, kind, digits) for kind in SHOWN]
             if truth and row["true_verdict"]:

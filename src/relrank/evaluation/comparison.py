@@ -81,8 +81,8 @@ class Effect:
         high: its upper end.
         p: two-sided; 1 where nothing differs. Below .05 exactly where the interval leaves out 0.
         effect_size: paired Cohen's d, mean / standard deviation of the users' means; 0 where that is 0.
-        error: standard error of the mean, over users and splits.
-        freedom: degrees of freedom that the error is known with.
+        standard_error: of the mean, over users and splits.
+        degrees_of_freedom: degrees of freedom that the error is known with.
         n_users: distinct users.
         n_seeds: pairs of tables.
     """
@@ -92,14 +92,14 @@ class Effect:
     high: float
     p: float
     effect_size: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
     n_users: int
     n_seeds: int
 
     def interval_at(self, level: float) -> tuple[float, float]:
         """Interval at another level, such as .9 for two one-sided tests at .05."""
-        half = t_quantile(0.5 + level / 2, self.freedom) * self.error
+        half = t_quantile(0.5 + level / 2, self.degrees_of_freedom) * self.standard_error
         return self.mean - half, self.mean + half
 
     def is_equivalent(self, margin: float) -> bool:
@@ -109,16 +109,18 @@ class Effect:
 
     def p_greater_than(self, value: float) -> float:
         """One-sided p of the hypothesis that the effect is no larger than a value."""
-        if self.error == 0:
+        if self.standard_error == 0:
             return 0.0 if self.mean > value else 1.0
-        return float(stdtr(self.freedom, (value - self.mean) / self.error))
+        return float(stdtr(self.degrees_of_freedom, (value - self.mean) / self.standard_error))
 
     def detectable_effect(self, tests: int = 1) -> float:
         """The smallest true effect that such data show with power .8 at α = .05 over so many tests (Bonferroni)."""
-        freedom = min(self.freedom, NORMAL)
-        least = t_quantile(1 - 0.025 / tests, freedom)
-        error = self.error / (1 - 1 / (4 * freedom + 1))  # one that is known from little is too small on average
-        return float(nctdtrinc(freedom, 1 - POWER, least)) * error
+        degrees_of_freedom = min(self.degrees_of_freedom, NORMAL)
+        least = t_quantile(1 - 0.025 / tests, degrees_of_freedom)
+        error = self.standard_error / (
+            1 - 1 / (4 * degrees_of_freedom + 1)
+        )  # one that is known from little is too small on average
+        return float(nctdtrinc(degrees_of_freedom, 1 - POWER, least)) * error
 
     def required_users(self, effect: float, tests: int = 1) -> int | None:
         """Users with which an effect of that size would be visible, all else as here; None where splits decide.
@@ -139,16 +141,16 @@ class RestartVariance:
 
     Attributes:
         variance: of the mean over the starts.
-        freedom: degrees of freedom that it is known with.
+        degrees_of_freedom: degrees of freedom that it is known with.
     """
 
     variance: float
-    freedom: float
+    degrees_of_freedom: float
 
 
-def t_quantile(probability: float, freedom: float) -> float:
+def t_quantile(probability: float, degrees_of_freedom: float) -> float:
     """Of Student's t."""
-    return float(stdtrit(freedom, probability))
+    return float(stdtrit(degrees_of_freedom, probability))
 
 
 def compare(
@@ -206,25 +208,25 @@ def compare(
 
 def effect_from_differences(differences: Float64, seed: int = 0, starts: RestartVariance | None = None) -> Effect:
     """The effect of differences [users, seeds]; NaN where a user is not in a seed's table."""
-    mean, error, freedom = _mean_and_error(differences, starts)
+    mean, error, degrees_of_freedom = _mean_and_error(differences, starts)
     per_user = np.nanmean(differences, axis=1)
     spread = per_user.std(ddof=1) if per_user.size > 1 else 0.0
-    p = _two_sided(mean, error, freedom)
+    p = _two_sided(mean, error, degrees_of_freedom)
     differing = per_user[per_user != 0]
     if differing.size <= (FEW if differences.shape[1] == 1 else EXACT_UP_TO):
         flipped = _sign_flip(differing, FLIPS, np.random.default_rng(seed))
         if flipped > p:
             p = flipped
-            error = max(error, abs(mean) / t_quantile(1 - min(p, WIDENED_UP_TO) / 2, freedom))
-    half = t_quantile(0.975, freedom) * error
+            error = max(error, abs(mean) / t_quantile(1 - min(p, WIDENED_UP_TO) / 2, degrees_of_freedom))
+    half = t_quantile(0.975, degrees_of_freedom) * error
     return Effect(
         mean=mean,
         low=mean - half,
         high=mean + half,
         p=p,
         effect_size=float(per_user.mean() / spread) if spread > 0 else 0.0,
-        error=error,
-        freedom=freedom,
+        standard_error=error,
+        degrees_of_freedom=degrees_of_freedom,
         n_users=differences.shape[0],
         n_seeds=differences.shape[1],
     )
@@ -240,8 +242,8 @@ def mean_interval(tables: Table, metric: str) -> Interval:
     """
     listed = _tables(tables)
     values = _matrix(listed, metric, _users(listed), _numbered(listed))
-    mean, error, freedom = _mean_and_error(values)
-    half = t_quantile(0.975, freedom) * error
+    mean, error, degrees_of_freedom = _mean_and_error(values)
+    half = t_quantile(0.975, degrees_of_freedom) * error
     return Interval(mean, mean - half, mean + half, *values.shape)
 
 
@@ -334,18 +336,18 @@ def _mean_and_error(values: Float64, starts: RestartVariance | None = None) -> t
     freedom_seeds = n_seeds - 1.0
     differs = bool(values[present].any())  # else the two sides are one and the same
     if starts is not None and differs and starts.variance > seeds:
-        seeds, freedom_seeds = starts.variance, starts.freedom
+        seeds, freedom_seeds = starts.variance, starts.degrees_of_freedom
     # what other arms say is of arms whose users are shaken less, or more, than these: it takes nothing from the users
     variance = max(users + seeds - inside, users * (USERS_SHARE if starts is None else 1.0))
     parts = users**2 / (n_users - 1) + seeds**2 / freedom_seeds + inside**2 / freedom_rest
-    freedom = variance**2 / parts if parts > 0 else n_users - 1.0
-    return mean, math.sqrt(variance), min(max(freedom, n_seeds - 1.0), n_users - 1.0)
+    degrees_of_freedom = variance**2 / parts if parts > 0 else n_users - 1.0
+    return mean, math.sqrt(variance), min(max(degrees_of_freedom, n_seeds - 1.0), n_users - 1.0)
 
 
-def _two_sided(mean: float, error: float, freedom: float) -> float:
+def _two_sided(mean: float, error: float, degrees_of_freedom: float) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(freedom, -abs(mean) / error))
+    return float(2 * stdtr(degrees_of_freedom, -abs(mean) / error))
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

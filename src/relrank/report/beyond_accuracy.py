@@ -133,7 +133,7 @@ def _picture(rows: list[Row], novelty: str, bare: set[str]) -> Row | None:
         "models": models,
         "named": clear,
         "joins": [{"hue": i % HUES, "ends": ends} for i, ends in enumerate(arms) if len(ends) > 1],
-        "left_out": len(rows) - len(drawn),
+        "skipped": len(rows) - len(drawn),
     }
 
 

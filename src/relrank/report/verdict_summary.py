@@ -24,7 +24,7 @@ def primary_model(result: StudyResult) -> str | None:
     """
     read = [row["model"] for row in result.verdicts.iter_rows(named=True) if row["verdict"] != NOT_READ]
     judged = list(dict.fromkeys(read))
-    for judge in result.card.get("judges", []):
+    for judge in result.card.get("model_strength", []):
         if judge["model"] in judged:
             return str(judge["model"])
     best = dict.fromkeys(judged, -math.inf)
@@ -55,7 +55,7 @@ def _answer(result: StudyResult) -> str:
     if lead is None:
         rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
-        if not rows and result.card.get("left_out"):
+        if not rows and result.card.get("skipped"):
             return "No relation was judged, since models of this study did not fit into memory."
         if of_kind["versus"] and not of_kind["gain"]:
             return _against(of_kind["versus"], digits)
@@ -74,8 +74,8 @@ def _answer(result: StudyResult) -> str:
     helping = [row for row in by["helps"] if row["relation"] not in names]
     if helping:
         said.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
-    for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
-        group = [row for row in by["interchangeable"] if row["instead"] == others]
+    for others in dict.fromkeys(row["interchangeable_with"] for row in by["interchangeable"]):
+        group = [row for row in by["interchangeable"] if row["interchangeable_with"] == others]
         be = "is" if len(group) == 1 else "are"
         instead = (
             "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
@@ -88,7 +88,7 @@ def _answer(result: StudyResult) -> str:
         within = number(rows[0]["margin"], digits)
         said.append(f"{_names(by['negligible'], rows, titles)} {be} negligible (within ±{within}).")
     if by["undecided"]:
-        visible = [row["visible"] for row in by["undecided"] if is_finite(row["visible"])]
+        visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
         seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
         be = "is" if len(by["undecided"]) == 1 else "are"
         said.append(f"{_names(by['undecided'], rows, titles)} {be} undecided{seen}.")

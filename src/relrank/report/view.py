@@ -25,13 +25,14 @@ POINTS = 60  # of a learning curve that are drawn
 REQUIRED_MODELS = ("random", "popularity", "item-kNN", "EASE")
 SHOWN_METRICS = ["hit", "recall", "precision", "ndcg", "map", "mrr"]
 REQUIRED_COLUMNS = {
-    "card": "name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid n_test "
-    "nodes relations notices audit machine planted smoke",
+    "card": "format name title description protocol fingerprints seeds metric trials n_users n_items n_train n_valid "
+    "n_test nodes relations notices audit machine planted smoke",
     "leaderboard": "model arm n_seeds n_users mean low high below_ease seconds peak_mb",
-    "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size error freedom visible "
-    "n_users n_seeds",
-    "verdicts": "model relation verdict sentence instead p held held_low held_high drop drop_low drop_high alone "
-    "alone_low alone_high placebo placebo_low placebo_high unused visible margin true_verdict",
+    "effects": "model relation kind other arm_a arm_b mean low high p p_holm effect_size standard_error "
+    "degrees_of_freedom detectable_effect n_users n_seeds",
+    "verdicts": "model relation verdict sentence interchangeable_with p held held_low held_high drop drop_low "
+    "drop_high alone alone_low alone_high placebo placebo_low placebo_high unused detectable_effect margin "
+    "true_verdict",
     "groups": "model relation kind other group label order mean low high n_users",
     "group_metrics": "model arm group label order n_users",
     "list_effects": "model relation kind other measure mean low high n_users n_seeds",
@@ -69,10 +70,10 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "card": result.card,
         "answer": answer(result),
         "lead": lead,
-        "judge": next((judge for judge in result.card.get("judges", []) if judge["model"] == lead), None),
+        "judge": next((judge for judge in result.card.get("model_strength", []) if judge["model"] == lead), None),
         "margin": next((row["margin"] for row in tables["verdicts"] if row["model"] == lead), None),
         "plan": _plan(result.card.get("plan"), lead),
-        "left_out": result.card.get("left_out", []),
+        "skipped": result.card.get("skipped", []),
         "judged": judged,
         "relations": relations,
         "verdict": verdict,
@@ -108,7 +109,7 @@ def build_view(result: StudyResult) -> dict[str, Any]:
         "leaks": [row for row in result.card["audit"] if row["level"] == "leak" and not row.get("accepted")],
         "accepted": result.card.get("accepted_leaks", []),
         "stamp": leak_suffix(result.card.get("accepted_leaks", []), titles),
-        "look_at": result.card.get("look_at", []),
+        "suspicious_gains": result.card.get("suspicious_gains", []),
     }
 
 
@@ -200,8 +201,8 @@ def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
                 blocks.append({"relation": relation, "rows": sorted(rows, key=lambda row: KINDS.index(row["kind"]))})
         if blocks:
             models.append({"model": model, "blocks": blocks})
-    ends = [row[end] for row in shown for end in ("mean", "low", "high", "visible")]
-    ends += [-row["visible"] for row in shown if is_finite(row["visible"])]
+    ends = [row[end] for row in shown for end in ("mean", "low", "high", "detectable_effect")]
+    ends += [-row["detectable_effect"] for row in shown if is_finite(row["detectable_effect"])]
     return {"models": models, "scale": Axis.over([0.0, *ends], most=8)}
 
 
