@@ -35,6 +35,7 @@ from numba.extending import intrinsic
 
 from relrank.kernels.csr import Float32, Int32, Int64
 from relrank.kernels.jit import njit
+from relrank.kernels.llvm_loops import FLOAT, I64, array_of, fma_of, splat, vector_at
 
 _FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
 WIDE = "+avx512f" in _FEATURES
@@ -55,24 +56,8 @@ LARGEST = np.float32(3.4028235e38)
 """The largest finite number."""
 
 _code: Any = intrinsic  # numba types its first argument as the caller's
-_f32, _i32, _i64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _mask = ir.IntType(LANES)
-_floats, _ints = ir.VectorType(_f32, LANES), ir.VectorType(_i32, LANES)
-
-
-def _data(context: Any, builder: Any, signature: Any, arguments: Any, at: int) -> Any:
-    return context.make_array(signature.args[at])(context, builder, arguments[at]).data
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_floats, ir.Undefined), value, ir.Constant(_i32, 0))
-    return builder.shuffle_vector(one, ir.Constant(_floats, ir.Undefined), ir.Constant(_ints, [0] * LANES))
-
-
-def _vector(builder: Any, start: Any, number: Any) -> Any:
-    """Pointer to the vector of this number behind a float."""
-    at = builder.gep(start, [builder.mul(number, ir.Constant(_i64, LANES))])
-    return builder.bitcast(at, _floats.as_pointer())
+_floats = ir.VectorType(FLOAT, LANES)
 
 
 @_code
@@ -80,28 +65,29 @@ def _multiply(_typing, users, group, panels, panel, dim, tile, column):  # type:
     """``tile[:, column : column + WIDTH] = users[group]ᵀ @ panels[panel]``, sums in registers."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left, right, out = (_data(context, builder, signature, arguments, at) for at in (0, 2, 5))
+        left, right, out = (array_of(context, builder, signature, arguments, at).data for at in (0, 2, 5))
         group_, panel_, dim_, column_ = (arguments[at] for at in (1, 3, 4, 6))
-        n_users, width, length = (ir.Constant(_i64, n) for n in (USERS, WIDTH, TILE))
+        n_users, width, length = (ir.Constant(I64, n) for n in (USERS, WIDTH, TILE))
         left = builder.gep(left, [builder.mul(builder.mul(group_, dim_), n_users)])
         right = builder.gep(right, [builder.mul(builder.mul(panel_, dim_), width)])
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_floats, [_floats] * 3), f"llvm.fma.v{LANES}f32"
-        )
+        fma = fma_of(builder, _floats)
         zero = ir.Constant(_floats, [0.0] * LANES)
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(USERS)]
         with cgutils.for_range(builder, dim_) as loop:
             of_items = builder.gep(right, [builder.mul(loop.index, width)])
             of_users = builder.gep(left, [builder.mul(loop.index, n_users)])
-            items = [builder.load(_vector(builder, of_items, ir.Constant(_i64, v)), align=4) for v in range(VECTORS)]
+            items = [
+                builder.load(vector_at(builder, of_items, ir.Constant(I64, v), _floats), align=4)
+                for v in range(VECTORS)
+            ]
             for u in range(USERS):
-                user = _splat(builder, builder.load(builder.gep(of_users, [ir.Constant(_i64, u)])))
+                user = splat(builder, builder.load(builder.gep(of_users, [ir.Constant(I64, u)])), LANES)
                 for item, total in zip(items, sums[u], strict=True):
                     builder.store(builder.call(fma, [user, item, builder.load(total)]), total)
         for u in range(USERS):
-            row = builder.gep(out, [builder.add(builder.mul(ir.Constant(_i64, u), length), column_)])
+            row = builder.gep(out, [builder.add(builder.mul(ir.Constant(I64, u), length), column_)])
             for v, total in enumerate(sums[u]):
-                builder.store(builder.load(total), _vector(builder, row, ir.Constant(_i64, v)), align=4)
+                builder.store(builder.load(total), vector_at(builder, row, ir.Constant(I64, v), _floats), align=4)
         return context.get_dummy_value()
 
     return types.void(users, group, panels, panel, dim, tile, column), emit
@@ -112,15 +98,15 @@ def _count(_typing, scores, start, n_vectors, target):  # type: ignore[no-untype
     """How many of ``scores[start : start + n_vectors * LANES]`` are above the target, and how many at least that."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
-        target_ = _splat(builder, arguments[3])
+        first = builder.gep(array_of(context, builder, signature, arguments, 0).data, [arguments[1]])
+        target_ = splat(builder, arguments[3], LANES)
         ones = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_mask, [_mask]), f"llvm.ctpop.i{LANES}")
-        counts = [cgutils.alloca_once_value(builder, ir.Constant(_i64, 0)) for _ in range(2)]
+        counts = [cgutils.alloca_once_value(builder, ir.Constant(I64, 0)) for _ in range(2)]
         with cgutils.for_range(builder, arguments[2]) as loop:
-            values = builder.load(_vector(builder, first, loop.index), align=4)
+            values = builder.load(vector_at(builder, first, loop.index, _floats), align=4)
             for total, comparison in zip(counts, (">", ">="), strict=True):
                 lanes = builder.bitcast(builder.fcmp_ordered(comparison, values, target_), _mask)
-                more = builder.zext(builder.call(ones, [lanes]), _i64)
+                more = builder.zext(builder.call(ones, [lanes]), I64)
                 builder.store(builder.add(builder.load(total), more), total)
         return context.make_tuple(builder, signature.return_type, [builder.load(total) for total in counts])
 
@@ -132,12 +118,12 @@ def _at_least(_typing, scores, start, n_vectors, least, words):  # type: ignore[
     """A bit for each of ``scores[start : start + n_vectors * LANES]`` that is ``least`` or more; whether any is."""
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
-        least_ = _splat(builder, arguments[3])
-        out = builder.bitcast(_data(context, builder, signature, arguments, 4), _mask.as_pointer())
+        first = builder.gep(array_of(context, builder, signature, arguments, 0).data, [arguments[1]])
+        least_ = splat(builder, arguments[3], LANES)
+        out = builder.bitcast(array_of(context, builder, signature, arguments, 4).data, _mask.as_pointer())
         any_lane = cgutils.alloca_once_value(builder, ir.Constant(_mask, 0))
         with cgutils.for_range(builder, arguments[2]) as loop:
-            values = builder.load(_vector(builder, first, loop.index), align=4)
+            values = builder.load(vector_at(builder, first, loop.index, _floats), align=4)
             lanes = builder.bitcast(builder.fcmp_ordered(">=", values, least_), _mask)
             builder.store(lanes, builder.gep(out, [loop.index]))
             builder.store(builder.or_(builder.load(any_lane), lanes), any_lane)
@@ -152,7 +138,7 @@ def _lowest_bit(_typing, _word):  # type: ignore[no-untyped-def]
 
     def emit(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         bit = ir.IntType(1)
-        zeros = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_i64, [_i64, bit]), "llvm.cttz.i64")
+        zeros = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I64, [I64, bit]), "llvm.cttz.i64")
         return builder.call(zeros, [arguments[0], ir.Constant(bit, 1)])
 
     return types.int64(types.uint64), emit
@@ -163,7 +149,7 @@ def _fma(_typing, _a, _b, _c):  # type: ignore[no-untyped-def]
     """``a · b + c``, rounded once."""
 
     def emit(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_f32, [_f32] * 3), "llvm.fma.f32")
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(FLOAT, [FLOAT] * 3), "llvm.fma.f32")
         return builder.call(fma, arguments)
 
     return types.float32(types.float32, types.float32, types.float32), emit
