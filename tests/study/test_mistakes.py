@@ -166,7 +166,7 @@ CHANGES = {
         ('split = "last-leave-one-out"', 'split = "last-leave-one-out"\ncore = { user = 9 }'),
         """the filters leave no rows
   where:    [protocol]
-  expected: rows that are left: a lower min_rating or core
+  expected: some rows: a lower min_rating or core
   found:    filter: rows outside the core dropped (users 9, items 0 rows at least) (80)""",
     ),
     "no validation rows": (

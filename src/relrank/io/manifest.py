@@ -1,7 +1,7 @@
 """Folders with a manifest: a file that is read is the one that was written, or an error says so.
 
 ``manifest.json`` holds the sha256 of every file and of its own content. A subfolder with its own manifest is listed
-by that file alone. Files are read into memory once, checked and parsed there, so later changes on disk have no effect.
+by that file alone. Files are read into memory once, checked and parsed there; later changes on disk have no effect.
 This detects damage and mistakes; it is no signature.
 """
 
