@@ -299,28 +299,28 @@ def _sources(sixteens, ones, borders, b, starts, rows, inputs, results):  # type
 
 
 @njit(parallel=True, nogil=True)
-def _forward_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _forward_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _forward(sixteens, ones, borders, b, *rest)
+        _forward(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 @njit(parallel=True, nogil=True)
-def _destinations_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _destinations_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _destinations(sixteens, ones, borders, b, *rest)
+        _destinations(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 @njit(parallel=True, nogil=True)
-def _sources_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _sources_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _sources(sixteens, ones, borders, b, *rest)
+        _sources(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 def _run(block: Any, on_all: Any, width: int, borders: Int64, parallel: bool, *rest: Any) -> None:
     """Run a kernel over all blocks, on all threads or one block after the other; the bits are the same."""
     sixteens, ones = width_in_types(width)
     if parallel:
-        on_all(sixteens, ones, borders, rest)
+        on_all(sixteens, ones, borders, *rest)
     else:
         for b in range(borders.size - 1):
             block(sixteens, ones, borders, b, *rest)
