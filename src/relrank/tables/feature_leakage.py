@@ -6,8 +6,8 @@ A correlation with held-out rows is no evidence, since both depend on popularity
 independent of the draw is the same over held-out and all rows, whatever its relation to popularity or taste. The sum
 of the differences has a known variance (draws without replacement, user by user), so its z-value is exact. What the
 number of all rows of an item explains of the feature is removed first, since the draw does not change that number. If
-the split follows time, held-out rows are compared with the user's last training rows; items may then be newer for good
-reasons, so the result is only a hint.
+the split follows time, held-out rows are compared with the user's last training rows; items may then be newer for
+good reasons, so the result is only a hint.
 
 *Counting.* A feature that was counted over all interactions is independent of the draw, but follows from an item's
 number of all rows instead of training rows: it hardly varies among items with equal numbers of rows, and does
