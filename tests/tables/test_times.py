@@ -146,7 +146,7 @@ def test_dates_that_mean_never_are_refused(never: str) -> None:
 def test_times_with_and_without_a_zone_in_one_column_are_said() -> None:
     said: list[Notice] = []
     as_times(pl.Series("t", ["2024-01-01T10:00:00Z", "2024-01-01T10:00:00"]), "x.csv", notices=said)
-    assert [(n.message, n.count) for n in said] == [("times without a zone beside others with one: UTC", 1)]
+    assert [(n.message, n.count) for n in said] == [("times without a zone among others with one: read as UTC", 1)]
 
 
 def read(folder: Path, rows: str, **more: object) -> Tables:

@@ -110,8 +110,8 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
     train, valid, test = split.train, split.valid, split.test
     inside = sum(len(rows) - _distinct(rows, split.shape) for rows in (train, valid, test))
-    bad = f"{inside:,} rows are there twice in one part"
-    yield _finding("warning", "repeated rows", inside, bad, "every row is there once in its part")
+    bad = f"{inside:,} rows occur twice in one part"
+    yield _finding("warning", "repeated rows", inside, bad, "every row occurs once in its part")
     rows = train.then(valid).then(test)
     across = len(rows) - inside - _distinct(rows, split.shape)
     bad = f"{across:,} rows are in more than one part"
@@ -126,15 +126,15 @@ def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
             mirrored = pair_keys(user[both], item[both], len(split.items))
             earlier = pair_keys(others.user, others.item, len(split.items))
             reverse += int(np.isin(mirrored, earlier).sum())
-        bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
-        good, remedy = "no row is there the other way round in another part", "keep one row of each pair of nodes"
+        bad = f"{reverse:,} validation or test rows are reversed rows of an earlier part"
+        good, remedy = "no row is a reversed row of another part", "keep one row of each pair of nodes"
         yield _finding("leak", "reversed rows", reverse, bad, good, remedy)
 
 
 def _times(split: Split) -> Iterator[Finding]:
     train, test = split.train, split.test
     if train.time is None or test.time is None:
-        message = "there are no times: whether training rows are later than test rows cannot be checked"
+        message = "no times: whether training rows are later than test rows cannot be checked"
         yield Finding("warning", "times", message, len(test))
         return
     rows = train.then(split.valid).then(test)

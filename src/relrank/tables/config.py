@@ -60,7 +60,7 @@ def _refuse_extremes(value: Any, where: str, depth: int = 0) -> None:
             "number is too large",
             where=where,
             expected="whole numbers of 64 bits, one of them the sign",
-            found=f"{value.bit_length():,} bits beside the sign",
+            found=f"{value.bit_length():,} bits and the sign",
         )
 
 

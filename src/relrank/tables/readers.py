@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -81,6 +82,10 @@ class TimedConfig(FileConfig):
     """
 
     time_unit: Unit | None = None
+
+    def options(self, common: ReadOptions) -> ReadOptions:
+        """How this table is read."""
+        return replace(common, missing=self.missing, time_unit=self.time_unit, columns=self.columns)
 
 
 class InteractionsConfig(TimedConfig):
@@ -407,7 +412,7 @@ def _interactions(
     )
     if config.time is not None and not by_row:
         wanted["time"] = config.time, "time"
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     for side, kind in ends.items():
         if kind in nodes:
             name = config.user if side == "user" else config.item
@@ -435,7 +440,7 @@ def _link(
         )
     names = [config.source_column, config.target_column]
     wanted = _wanted_of_link(name, config, folder, ends, of_users)
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
     sides = ((config.source, names[0], source_match), (config.target, names[1], target_match))
@@ -540,7 +545,7 @@ def _texts(
         wanted["by"] = config.by, "key"
     elif node == item:
         wanted |= _likely_maker(folder / config.file, config, of_users, names)
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
         raise InputError("column is not text", where=where, expected="a text column", found=found)

@@ -8,9 +8,9 @@ has shifted columns; other columns are dropped after each batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import polars as pl
 
@@ -40,22 +40,6 @@ ROW_NUMBER = "#row"
 """Column with the number of each row in its file."""
 
 
-class TableReadOptions(Protocol):
-    """Options in the configuration of one table, as in ``ReadOptions``."""
-
-    @property
-    def missing(self) -> Literal["error", "drop"]:
-        """As in ``ReadOptions``."""
-
-    @property
-    def time_unit(self) -> Unit | None:
-        """As in ``ReadOptions``."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """As in ``ReadOptions``."""
-
-
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """How values are read.
@@ -73,10 +57,6 @@ class ReadOptions:
     time_unit: Unit | None = None
     columns: tuple[str, ...] | None = None
     notices: list[Notice] = field(default_factory=list)
-
-    def of(self, table: TableReadOptions) -> ReadOptions:
-        """The options for one table."""
-        return replace(self, missing=table.missing, time_unit=table.time_unit, columns=table.columns)
 
 
 def read_columns(

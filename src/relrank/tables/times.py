@@ -292,7 +292,7 @@ def _of_iso(
     whole = parts["day"].cast(DATETIME_NS).cast(pl.Int64) + times.cast(pl.Int64) + parts["digits"]
     bare = parts["zone"].is_null()
     if (n := int(bare.sum())) and n < len(bare):
-        message = "times without a zone beside others with one: UTC"
+        message = "times without a zone among others with one: read as UTC"
         notices.append(Notice(f"{Path(where).name}, column {values.name}", message, n))
     return (whole - sign * minutes * 60 * NS_PER_SECOND).cast(DATETIME_NS).alias(values.name)
 
