@@ -239,11 +239,11 @@ def full_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block 
         indptr[: e.destination.start] = 0
         indptr[e.destination.start : e.destination.stop + 1] = starts
         indptr[e.destination.stop + 1 :] = starts[-1]
-        edges.append(Edges(*(shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
+        edges.append(Edges(*(_shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
     nodes = torch.arange(adjacency.n_nodes) if whole is None else whole.nodes
     return Block(nodes, adjacency.n_nodes, tuple(edges))
 
 
-def shared(array: npt.NDArray[np.generic]) -> Tensor:
+def _shared(array: npt.NDArray[np.generic]) -> Tensor:
     """The array as a tensor without a copy; torch wants arrays that may be written, so others are copied."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.graph.sampling.blocks import Adjacency, Block, Edges, Pairs
-from relrank.graph.sampling.neighbour_tensors import DeviceSampler
 from relrank.kernels.csr import Int32, Int64
 from relrank.kernels.neighbour_sampling import counts, draw, first_repeated, relabel
 
@@ -46,8 +45,6 @@ class NeighbourSampler:
             node that has a neighbour draws exactly the fan-out; -1 still takes every neighbour once.
         weighted: whether the chance of a neighbour is proportional to its edge's weight instead of uniform.
             Reads all the weights of a node where uniform draws read only what they choose.
-        device: None draws with compiled kernels. Otherwise torch draws there, and blocks lie there; the graph is
-            copied to it once. The two draw from the same distributions, with other random numbers.
 
     Raises:
         InputError: no layer, a fan-out below -1, or a mapping that misses a relation or names an unknown one.
@@ -59,7 +56,6 @@ class NeighbourSampler:
         fanouts: Sequence[Fanout],
         replace: bool = False,
         weighted: bool = False,
-        device: torch.device | str | None = None,
     ) -> None:
         self.adjacency = adjacency
         self.fanouts = [_by_edge_type(adjacency, layer, f) for layer, f in enumerate(fanouts)]
@@ -68,7 +64,6 @@ class NeighbourSampler:
         self.replace = replace
         self.weighted = weighted
         self._scratch = _Scratch(adjacency.n_nodes)
-        self._device = None if device is None else DeviceSampler(adjacency, replace, weighted, torch.device(device))
 
     def sample(
         self,
@@ -84,7 +79,7 @@ class NeighbourSampler:
 
         Args:
             seeds: int64 [n], global numbers, each once.
-            seed: same seed, same blocks: bit for bit on any number of threads, and on one device.
+            seed: same seed, same blocks: bit for bit, on any number of threads.
             exclude: interactions (user rows, item rows) that carry no message in either direction in any layer: a
                 batch's supervised edges. A pair that is no interaction is passed over.
             parallel: whether to draw on all of numba's threads. None does so in the main thread alone: parallel
@@ -98,8 +93,6 @@ class NeighbourSampler:
         shape = len(self.fanouts), len(self.adjacency.edge_types)
         words = seed.generate_state(shape[0] * shape[1], np.uint64).reshape(shape)
         self._check(start)
-        if self._device is not None:
-            return self._device.sample(start, self.fanouts, left_out, int(words[0, 0] >> np.uint64(1)))
         if parallel is None:
             parallel = threading.current_thread() is threading.main_thread()
         place, nodes, blocks = self._scratch.place, start, []
