@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from relrank.errors import InputError
-from relrank.explanation.explainer import Explainer, Reason, explain, faithfulness
+from relrank.explanation.explainer import Explainer, Reason, explain
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
-from relrank.models.closed_form.baselines import Popularity, RandomOrder
+from relrank.models.closed_form.baselines import RandomOrder
 from relrank.models.closed_form.ease import EASE, EASEConfig
 from relrank.models.closed_form.item_knn import ItemKNN, ItemKNNConfig
 from relrank.models.closed_form.relational_ease import RelationalEASE, RelationalEASEConfig
@@ -164,27 +164,6 @@ def test_reasons_of_sparse_ease_lie_in_the_planted_block(graph):
     share, n = in_block(Explainer(model, graph), graph, lambda user: best_items(model, graph, user))
     assert n > 150
     assert share > 0.97
-
-
-def test_the_named_paths_matter_more_than_random_ones(graph, model):
-    found = faithfulness(model, graph, np.arange(20), 5, seed=0)
-    assert found.n == 100
-    assert found.strict >= 0.95
-    assert found.unexplained == 0
-    assert found.drop > 10 * found.random_drop
-    assert found.share == found.strict + found.ties / 2
-    named, random = found.drops.T
-    assert found.strict == np.mean(named > random)
-    again = faithfulness(model, graph, np.arange(4), 5, seed=0)
-    np.testing.assert_array_equal(again.drops, found.drops[:20])
-    assert (faithfulness(model, graph, np.arange(4), 5, seed=1).drops[:, 1] != random[:20]).any()
-
-
-def test_a_model_that_reads_no_history_has_no_reasons(graph):
-    found = faithfulness(Popularity(graph).solve(), graph, np.arange(4), 3, seed=0)
-    assert (found.strict, found.ties, found.unexplained, found.drop) == (0, 0, 1, 0)
-    with pytest.raises(InputError, match="nothing to explain"):
-        faithfulness(Popularity(graph).solve(), graph, np.arange(4), 0, seed=0)
 
 
 def test_order_and_number_of_reasons(graph, model, explainer):

@@ -22,9 +22,6 @@ are tried, and their counterfactuals decide the order: largest drop in rank firs
 **A reason must harm the item when it is deleted**, by rank or, at equal rank, by score. A relation is named only if
 its links matter by themselves: cut while the user's edge to j stays, they must harm the item as well. The
 interactions are named if anybody chose both items, or if no relation is behind j; then j acts over longer paths.
-
-Counterfactual faithfulness as deletion of what was named, against a random deletion: DeYoung et al. 2020, "ERASER";
-for recommendations PRINCE (Ghazimatin et al. 2020), whose deletions are those of a user's own edges.
 """
 
 from __future__ import annotations
@@ -33,10 +30,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.evaluation.ranking import SCORE_BYTES, top_k
+from relrank.evaluation.ranking import SCORE_BYTES
 from relrank.explanation.counterfactuals import Counterfactuals, Deletion, ExplainQuery, Listed
 from relrank.explanation.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.graph.graph import Graph
@@ -120,8 +116,8 @@ class Explainer:
 
     def __init__(self, model: Recommender, graph: Graph) -> None:
         self.graph = graph
-        self._counterfactuals = Counterfactuals(model, graph)
-        self._paths = ItemPaths(model, graph, self._counterfactuals.link_update)
+        self.counterfactuals = Counterfactuals(model, graph)
+        self.paths = ItemPaths(model, graph, self.counterfactuals.link_update)
 
     def explain(
         self,
@@ -159,7 +155,7 @@ class Explainer:
         for name, value in (("n", n), ("max_paths", max_paths)):
             if value < 1:
                 raise InputError("nothing is asked for", where=name, expected="1 or more", found=str(value))
-        query = self._counterfactuals.query(user, history, exclude_items, ranked_list, history_is_proxy)
+        query = self.counterfactuals.query(user, history, exclude_items, ranked_list, history_is_proxy)
         for item in items:
             if not 0 <= item < self.graph.n_items:
                 raise InputError(
@@ -183,12 +179,12 @@ class Explainer:
         """Drops in rank and score of every target without each item of the history: [history, targets] each."""
         shape = query.items.size, targets.size
         ranks, scores = np.zeros(shape), np.zeros(shape)
-        whole = self._counterfactuals.histories(query, [None]).ravel() if query.edits_graph else query.scores
+        whole = self.counterfactuals.histories(query, [None]).ravel() if query.edits_graph else query.scores
         was = np.array([query.rank(whole, t) for t in targets.tolist()])
-        first = 0 if self._counterfactuals.is_additive else max(0, query.items.size - MOST_FOLDED)
+        first = 0 if self.counterfactuals.is_additive else max(0, query.items.size - MOST_FOLDED)
         size = max(1, SCORE_BYTES // (8 * max(self.graph.n_items, 1)))
         for start in range(first, query.items.size, size):
-            rows = self._counterfactuals.histories(query, query.items[start : start + size].tolist())
+            rows = self.counterfactuals.histories(query, query.items[start : start + size].tolist())
             for at, row in enumerate(rows, start):
                 ranks[at] = [query.rank(row, t) for t in targets.tolist()] - was
                 scores[at] = whole[targets] - row[targets]
@@ -203,7 +199,7 @@ class Explainer:
         first: list[_Candidate] = []
         rest: list[_Candidate] = []
         for place, at in enumerate(order):
-            ways = self._paths.between(int(query.items[at]), target)
+            ways = self.paths.between(int(query.items[at]), target)
             total = sum(weight for _, weight in ways)
             part = max(float(score_drops[at]), 0.0)
             shares = [weight / total if total else float(path.relation == INTERACTIONS) for path, weight in ways]
@@ -220,7 +216,7 @@ class Explainer:
         paths = [c.path for c in candidates]
         linked = [path for path in paths if path.relation != INTERACTIONS]
         deletions = [Deletion(path.via, path.cut) for path in paths] + [Deletion(None, path.cut) for path in linked]
-        scores, exact = self._counterfactuals.without(query, deletions)
+        scores, exact = self.counterfactuals.without(query, deletions)
         places = [(query.rank(row, target), float(row[target])) for row in scores]
 
         def harms(place: tuple[float, float]) -> bool:
@@ -245,26 +241,6 @@ class Explainer:
             first.setdefault((reason.via, reason.relation), reason)
         return Explanation(target, rank, score, tuple(first.values())[:n], query.by_fold_in)
 
-    def drops(
-        self, user: int, items: Sequence[int], max_paths: int, rng: np.random.Generator
-    ) -> list[tuple[float, float]]:
-        """Drops in rank of a user's items without the first reason's path, and without a random one of its kind.
-
-        NaN for an item without a reason; see ``faithfulness``.
-        """
-        query = self._counterfactuals.query(user, None)
-        found = self.explain(items, user=user, n=1, max_paths=max_paths)
-        named = {e.item: ItemPath(r.via, r.relation, r.through, e.item) for e in found for r in e.reasons}
-        drawn = [self._paths.random(query.items, path, rng) for path in named.values()]
-        scores = self._counterfactuals.without(query, [Deletion(path.via, path.cut) for path in drawn])[0]
-        row_of = dict(zip(named, scores, strict=True))
-        return [
-            (e.reasons[0].rank_without - e.rank, query.rank(row_of[e.item], e.item) - e.rank)
-            if e.reasons
-            else (np.nan, np.nan)
-            for e in found
-        ]
-
 
 def explain(
     model: Recommender,
@@ -282,69 +258,3 @@ def explain(
         [item], user=user, history=history, exclude_items=exclude_items, n=n, max_paths=max_paths
     )
     return found[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Faithfulness:
-    """How much more the named paths matter than random ones.
-
-    Attributes:
-        n: items that were explained.
-        strict: share of them whose rank drops further without the first reason's path than without a random path.
-        ties: share for which both drop the rank alike.
-        unexplained: share without any reason; not among the strict ones nor the ties.
-        drop: mean drop in rank without the named path, 0 where there is none.
-        random_drop: mean drop without the random one, over the items with a reason.
-        drops: float64 [n, 2], both drops of every item; NaN for an item without a reason.
-    """
-
-    n: int
-    strict: float
-    ties: float
-    unexplained: float
-    drop: float
-    random_drop: float
-    drops: Float64
-
-    @property
-    def share(self) -> float:
-        """``strict``, and half of ``ties``."""
-        return self.strict + self.ties / 2
-
-
-def faithfulness(
-    model: Recommender, graph: Graph, users: npt.NDArray[np.integer], k: int, seed: int, max_paths: int = 20
-) -> Faithfulness:
-    """Delete the first reason of recommended items, and for each a random path of the same length.
-
-    A random path (``ItemPaths.random``) starts at a random item of the history, and need not reach the target. Both
-    are deleted in the same way, the edge to the first item and the links.
-
-    Args:
-        model: fitted.
-        graph: what it was fitted on.
-        users: rows; their ``k`` best items that are not in the history are explained.
-        k: items per user.
-        seed: of the random paths.
-        max_paths: as in ``Explainer.explain``.
-
-    Raises:
-        InputError: as ``Explainer.explain``, or there is nothing to explain.
-    """
-    explainer, rng = Explainer(model, graph), np.random.default_rng(seed)
-    drops: list[tuple[float, float]] = []
-    for user, best in zip(users.tolist(), top_k(model, users, model.history, k).items, strict=True):
-        drops += explainer.drops(user, best[best >= 0].tolist(), max_paths, rng)
-    if not drops:
-        raise InputError("nothing to explain", where="users, k", expected="some of either", found="none")
-    named, random = np.array(drops).T
-    there = ~np.isnan(named)
-    return Faithfulness(
-        len(drops),
-        float((named > random).mean()),
-        float((named == random).mean()),
-        float(1 - there.mean()),
-        float(np.nan_to_num(named).mean()),
-        float(random[there].mean()) if there.any() else 0.0,
-        np.array(drops),
-    )

@@ -23,7 +23,7 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import chain_of, described_type
-from relrank.kernels.csr import Csr, Float64, Int32, Int64
+from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import unit_relation_rows
@@ -65,7 +65,7 @@ class ItemPath:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Links:
+class ItemLinks:
     """One relation from the items' side: [n_items, n nodes], normalised; its weight; whether ``node`` is the item."""
 
     relation: str
@@ -113,13 +113,12 @@ class ItemPaths:
         self._by_item = link_update.chosen if isinstance(link_update, LocalUpdate) else model.history.transpose()
         parts = _stacked_rows(model, graph, link_update)
         self._by_terms = parts is not None
-        self._links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
-        self._back: dict[str, Csr] = {}
+        self.links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
 
     def between(self, via: int, end: int) -> list[tuple[ItemPath, float]]:
         """All paths with their weights; the one through the interactions comes last, also where its weight is 0."""
         found = []
-        for links in self._links:
+        for links in self.links:
             (nodes, there), (others, back) = links.of(via), links.of(end)
             common, left, right = np.intersect1d(nodes, others, assume_unique=True, return_indices=True)
             values = links.weight * there[left] * back[right]
@@ -150,47 +149,6 @@ class ItemPaths:
         both = float(np.dot(x[left], y[right]))
         return both if self._by_terms or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
 
-    def random(self, items: Int64, like: ItemPath, rng: np.random.Generator) -> ItemPath:
-        """A random path of the same length from a random one of some items, another one if there is any.
-
-        Where the path that it is to be like runs through a relation, so does this one: a random relation in which
-        its first item has neighbours, a random node there, a random other item next to that; or a random neighbour,
-        if there is no node in between. An item without any keeps only its own edge.
-        """
-        for _ in range(100):
-            path = self._random_from(int(rng.choice(items)), like, rng)
-            if (path.via, path.relation, path.through) != (like.via, like.relation, like.through):
-                break
-        return path
-
-    def _random_from(self, via: int, like: ItemPath, rng: np.random.Generator) -> ItemPath:
-        alone = ItemPath(via, INTERACTIONS, (), like.end)
-        if like.relation == INTERACTIONS:
-            return alone
-        ways = []
-        for links in self._links:
-            nodes = links.of(via)[0]
-            if links.within:
-                nodes = nodes[nodes != via]
-            as_long = links.within if not like.through else max(len(links.steps), 1) == len(like.through) // 2 + 1
-            if nodes.size and as_long:
-                ways.append((links, nodes))
-        if not ways:
-            return alone
-        links, nodes = ways[int(rng.integers(len(ways)))]
-        node = int(rng.choice(nodes))
-        if not like.through:
-            return ItemPath(via, links.relation, (), node)
-        if links.relation not in self._back:
-            self._back[links.relation] = links.rows.transpose()
-        ends = self._back[links.relation].take(np.array([node])).indices
-        ends = ends[(ends != via) & ((ends != node) | (not links.within))]
-        if not ends.size:
-            return alone
-        end = int(rng.choice(ends))
-        there, back = (links.ways(item, node)[0][0] if links.steps else () for item in (via, end))
-        return ItemPath(via, links.relation, (*there, (links.node, node), *reversed(back)), end)
-
 
 def _stacked_rows(
     model: Recommender, graph: Graph, link_update: LowRankUpdate | LocalUpdate | None
@@ -206,7 +164,7 @@ def _stacked_rows(
     return None
 
 
-def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Iterator[_Links]:
+def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Iterator[ItemLinks]:
     """Unit rows; within the items they hold each item as its own neighbour."""
     for name, rows, weight in parts:
         relation = graph.relations[name]
@@ -214,10 +172,10 @@ def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Ite
             yield from _along_a_chain(graph, relation, rows, weight)
             continue
         node = relation.target if relation.source == graph.item else relation.source
-        yield _Links(name, node, rows, weight, relation.undirected)
+        yield ItemLinks(name, node, rows, weight, relation.undirected)
 
 
-def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
+def _links_of(model: Recommender, graph: Graph) -> Iterator[ItemLinks]:
     """Normalised edges of the items' relations that change scores; each item its own neighbour within."""
     learned = getattr(model, "relation_weights", {})
     named, default = getattr(model.config, "weights", {}), float(getattr(model.config, "weight", 1.0))
@@ -238,17 +196,17 @@ def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
             own = np.arange(rows.n_rows, dtype=np.int32)
             row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
             data = np.concatenate([rows.data, np.full(own.size, 0.5, np.float32)])  # direct: ½ Â_ji + Â_ij ½
-            yield _Links(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
+            yield ItemLinks(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
         elif relation.source == graph.item:
-            yield _Links(name, relation.target, rows, weight, False)
+            yield ItemLinks(name, relation.target, rows, weight, False)
         else:
-            yield _Links(name, relation.source, rows.transpose(), weight, False)
+            yield ItemLinks(name, relation.source, rows.transpose(), weight, False)
 
 
-def _along_a_chain(graph: Graph, relation: Relation, rows: Csr, weight: float) -> Iterator[_Links]:
+def _along_a_chain(graph: Graph, relation: Relation, rows: Csr, weight: float) -> Iterator[ItemLinks]:
     """Composed rows with the steps behind them; none where the last step stays at a node as often as it leaves."""
     chain = chain_of(graph, relation)
     if relation.undirected:  # to stay is no link, so that nothing on such a path could be deleted
         return
     steps = tuple((r.target if on else r.source, step(graph, r, on).shares()) for r, on in chain)
-    yield _Links(relation.name, steps[-1][0], rows, weight, False, steps)
+    yield ItemLinks(relation.name, steps[-1][0], rows, weight, False, steps)
