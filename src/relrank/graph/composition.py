@@ -7,7 +7,6 @@ instead of the graph reads such relations, too.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -81,7 +80,7 @@ def compose_graph(graph: Graph) -> Graph:
     relations = {name: compose_relation(graph, graph.relations[name]) for name in reachable_relations(graph)}
     if relations.keys() == graph.relations.keys() and all(relations[n] is r for n, r in graph.relations.items()):
         return graph
-    return replace(graph, relations=relations)
+    return graph.with_relations(relations)
 
 
 def product(left: Csr, right: Csr) -> Csr:

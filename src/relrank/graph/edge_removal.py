@@ -64,7 +64,7 @@ def without_links(graph: Graph, cut: EdgeRemoval) -> Graph:
     gone = np.isin(src << 32 | dst, one << 32 | other)
     if gone.sum() != np.unique(one << 32 | other).size:
         raise ValueError(f"relation {cut.relation!r} lacks one of the links {cut.links}")
-    return replace(graph, relations={**graph.relations, cut.relation: relation.where(~gone)})
+    return graph.with_relations({**graph.relations, cut.relation: relation.where(~gone)})
 
 
 def _from_items(graph: Graph, relation: Relation) -> bool:

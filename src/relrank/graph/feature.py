@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from relrank.kernels.csr import Csr, Float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feature:
     """What is known of the nodes of one type: a dense or a sparse row each. Missing is not zero, hence ``known``.
 
@@ -75,12 +76,17 @@ class Feature:
         return int(self.dense.shape[1]) if self.sparse is None else self.sparse.n_cols  # type: ignore[union-attr]
 
     def sha256(self) -> str:
-        """Hash of everything above."""
-        digest = hashlib.sha256(repr((self.name, self.node, len(self), self.dims)).encode())
-        digest.update(self.known.tobytes())
-        if self.dense is not None:
-            digest.update(b"dense" + self.dense.tobytes())
-        if self.sparse is not None:
-            for array in (self.sparse.indptr, self.sparse.indices, self.sparse.data):
-                digest.update(b"sparse" + array.tobytes())
-        return digest.hexdigest()
+        """Hash of name, type and values; computed once per feature."""
+        if self not in _SHA256:
+            digest = hashlib.sha256(repr((self.name, self.node, len(self), self.dims)).encode())
+            digest.update(self.known.tobytes())
+            if self.dense is not None:
+                digest.update(b"dense" + self.dense.tobytes())
+            if self.sparse is not None:
+                for array in (self.sparse.indptr, self.sparse.indices, self.sparse.data):
+                    digest.update(b"sparse" + array.tobytes())
+            _SHA256[self] = digest.hexdigest()
+        return _SHA256[self]
+
+
+_SHA256: WeakKeyDictionary[Feature, str] = WeakKeyDictionary()

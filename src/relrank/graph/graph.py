@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -62,12 +64,18 @@ class Graph:
                 raise ValueError("places must be int32 [n_interactions], 0 … n − 1 for every user")
         if self.events is not None and not self._begin_as_placed(self.events):
             raise ValueError("events must be int32, user by user, each interaction for the first time as placed")
+        self._check_features()
+        self._check_relations((self.interactions, *self.relations.values()))
+
+    def _check_features(self) -> None:
         for name, feature in self.features.items():
             if name != feature.name or feature.node not in self.nodes:
                 raise ValueError(f"feature {feature.name!r} under {name!r}, of type {feature.node!r}")
             if len(feature) != len(self.nodes[feature.node]):
                 raise ValueError(f"feature {name!r}: {len(feature)} rows, {len(self.nodes[feature.node])} nodes")
-        for relation in (self.interactions, *self.relations.values()):
+
+    def _check_relations(self, relations: Iterable[Relation]) -> None:
+        for relation in relations:
             for end, rows in ((relation.source, relation.src), (relation.target, relation.dst)):
                 if end not in self.nodes:
                     raise ValueError(f"relation {relation.name!r} links type {end!r}, which has no keys")
@@ -136,14 +144,32 @@ class Graph:
 
     def only(self, *names: str) -> Graph:
         """The interactions and these relations alone; ``only()`` is interactions alone."""
-        kept = {n: self.relation(n) for n in names}
-        return replace(
-            self, relations=kept, excluded_relations=self.excluded_relations | (self.relations.keys() - kept.keys())
-        )
+        selected = {n: self.relation(n) for n in names}
+        return self.with_relations(selected, self.excluded_relations | (self.relations.keys() - selected.keys()))
+
+    def with_relations(
+        self, relations: Mapping[str, Relation], excluded_relations: frozenset[str] | None = None
+    ) -> Graph:
+        """The same graph with other relations, of which only those new to the graph are checked.
+
+        Args:
+            relations: by name, in place of those of this graph.
+            excluded_relations: as in ``Graph``; those of this graph when None.
+
+        Raises:
+            ValueError: a new relation does not fit the graph's nodes.
+        """
+        current = {id(relation) for relation in self.relations.values()}
+        self._check_relations(relation for relation in relations.values() if id(relation) not in current)
+        graph = copy(self)  # unlike ``replace`` runs no checks, some of which sort all interactions
+        object.__setattr__(graph, "relations", dict(relations))
+        if excluded_relations is not None:
+            object.__setattr__(graph, "excluded_relations", excluded_relations)
+        return graph
 
     def rewired(self, name: str, seed: int) -> Graph:
         """The same graph with one relation's edges shuffled, every node keeping its degree."""
-        return replace(self, relations={**self.relations, name: rewire(self.relation(name), seed)})
+        return self.with_relations({**self.relations, name: rewire(self.relation(name), seed)})
 
     def features_of(self, node_type: str) -> tuple[Feature, ...]:
         """The features of a type."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -142,3 +144,15 @@ class Relation:
         src = np.concatenate([self.src, self.dst])
         dst = np.concatenate([self.dst, self.src])
         return Csr.from_pairs(src, dst, (n_source, n_target), np.concatenate([self.weight, self.weight]))
+
+    def sha256(self) -> str:
+        """Hash of the ends, edges and weights, not of the name; computed once per relation."""
+        if self not in _SHA256:
+            digest = hashlib.sha256(f"{self.source} {self.target}".encode())
+            for column in (self.src, self.dst, self.weight):
+                digest.update(np.ascontiguousarray(column).data)
+            _SHA256[self] = digest.hexdigest()
+        return _SHA256[self]
+
+
+_SHA256: WeakKeyDictionary[Relation, str] = WeakKeyDictionary()
