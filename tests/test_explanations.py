@@ -199,7 +199,7 @@ def test_links_that_do_nothing_by_themselves_are_not_named(graph):
     named = {
         r.relation
         for user in range(8)
-        for e in explainer.explain(best_items(explainer._counterfactuals.model, graph, user), user=user, n=50)
+        for e in explainer.explain(best_items(explainer.counterfactuals.model, graph, user), user=user, n=50)
         for r in e.reasons
     }
     assert named == {"has_tag", "interactions"}
@@ -234,10 +234,10 @@ def test_an_empty_history_has_no_reasons(explainer):
         (7, {"history": [3, 7]}, "item is in the history"),
         (7, {"user": 160}, "user row outside the graph"),
         (7, {"history": [120]}, "item row outside the catalogue"),
-        (7, {}, "nobody, or two"),
-        (7, {"user": 1, "history": [3]}, "nobody, or two"),
-        (7, {"history": [3], "n": 0}, "nothing is asked for"),
-        (7, {"history": [3], "max_paths": 0}, "nothing is asked for"),
+        (7, {}, "either a user or a history"),
+        (7, {"user": 1, "history": [3]}, "either a user or a history"),
+        (7, {"history": [3], "n": 0}, "n is below 1"),
+        (7, {"history": [3], "max_paths": 0}, "max_paths is below 1"),
     ],
 )
 def test_bad_questions_are_refused(graph, model, item, asked, message):
