@@ -1,4 +1,4 @@
-"""Features of the nodes of one type: dense or sparse rows, and of which nodes they are known."""
+"""Features of the nodes of one type: dense or sparse rows, and which nodes have a value."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from relrank.kernels.csr import Csr, Float32
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feature:
-    """What is known of the nodes of one type: a dense or a sparse row each. Missing is not zero, hence ``known``.
+    """Values of the nodes of one type: one dense or sparse row each. ``known`` distinguishes missing from zero.
 
     Attributes:
         name: e.g. ``"year"``.
         node: the node type.
-        known: bool [n], False where the value is missing; such a row is all zeros, or empty.
-        dense: float32 [n, d], mean 0 over the known rows, or None.
-        sparse: n rows, float32 values, all ones unless stated otherwise; or None. One of the two is there.
+        known: bool [n], False where the value is missing; such a row is zero or empty.
+        dense: float32 [n, d], mean 0 over the known rows; None for a sparse feature.
+        sparse: n rows of positive float32 values, usually ones; None for a dense feature.
 
     Raises:
-        ValueError: an array is not as above.
+        ValueError: an array breaks these conditions.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Feature:
             raise ValueError(where + "a missing row must be zero, or empty")
 
     def _checked_sparse(self, where: str) -> tuple[Float32, npt.NDArray[np.bool_]]:
-        """Values of ``sparse``, and which rows have one."""
+        """Values of ``sparse``, and which rows are not empty."""
         assert self.sparse is not None
         s = self.sparse
         if s.indptr.dtype != np.int64 or s.indices.dtype != np.int32 or s.data.dtype != np.float32:
@@ -72,7 +72,7 @@ class Feature:
 
     @property
     def dims(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return int(self.dense.shape[1]) if self.sparse is None else self.sparse.n_cols  # type: ignore[union-attr]
 
     def sha256(self) -> str:
