@@ -6,7 +6,7 @@ Relations may share a node type, so its keys, and the final rows, are known only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
@@ -86,8 +86,8 @@ def build_graph(
     Args:
         tables: the data.
         split: of the interactions.
-        relations: by name.
-        features: by name.
+        relations: relations by name.
+        features: features by name.
         interactions: weights of the training rows; 1 when None.
         progress: called during long work, such as encoding texts with a language model.
 
@@ -99,26 +99,20 @@ def build_graph(
             occurs twice against the policy; a relation has no edges; a feature's column does not fit its kind or has
             no values; a feature has the name of a relation; weights need ratings or times that do not exist.
     """
-    if tables.user == tables.item:
-        raise InputError(
-            "user and item are one node type",
-            where=f"interactions of {tables.name}",
-            found=repr(tables.user),
-            expected="two names, also where both are people",
-        )
-    tables, cut = cut_tables(tables, split, _side_tables(relations, features or {}))
+    features = features or {}
+    _check_two_types(tables)
+    tables, cut = cut_tables(tables, split, _side_tables(relations, features))
     unresolved = {}
     for name, config in relations.items():
         builder = RelationBuilder(name, tables, split, progress=progress, title=config.title)
-        if name == "interactions" or name in (features or {}):  # a feature of its name marks a text relation
-            raise builder.error("name is taken", expected="another name for the relation", found=name)
-        unresolved[name] = _unresolved(builder, config)
-    ends = (tables.user, tables.item)
+        unresolved[name] = _unresolved(builder, config, features)
+    ends = tables.user, tables.item
     nodes = {tables.user: split.users, tables.item: split.items, **occurring(unresolved.values(), ends)}
-    resolved = {name: relation.resolve(nodes) for name, relation in unresolved.items()}
-    for name, relation in resolved.items():
-        _count_unreached(unresolved[name].builder, relation, nodes, ends)
-    built_features, feature_notices = build_features(tables, split, nodes, features or {}, progress)
+    resolved = {}
+    for name, relation in unresolved.items():
+        resolved[name] = relation.resolve(nodes)
+        _count_unreached(relation.builder, resolved[name], nodes, ends)
+    built_features, feature_notices = build_features(tables, split, nodes, features, progress)
     for name, config in relations.items():
         if isinstance(config, TextNodes):
             built_features[name] = text_feature(unresolved[name], config, nodes)
@@ -135,6 +129,16 @@ def build_graph(
         history_positions(split.train) if split.ordered else None,
         events=events_of(split),
     )
+
+
+def _check_two_types(tables: Tables) -> None:
+    if tables.user == tables.item:
+        raise InputError(
+            "user and item are one node type",
+            where=f"interactions of {tables.name}",
+            found=repr(tables.user),
+            expected="two names, also where both are people",
+        )
 
 
 def _count_unreached(
@@ -155,7 +159,9 @@ def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str,
     return {c.table for c in relations.values() if isinstance(c, Link)} | ({TEXTS} if of_texts else set())
 
 
-def _unresolved(builder: RelationBuilder, config: RelationConfig) -> UnresolvedRelation:
+def _unresolved(builder: RelationBuilder, config: RelationConfig, features: Collection[str]) -> UnresolvedRelation:
+    if builder.relation == "interactions" or builder.relation in features:  # marks a text relation
+        raise builder.error("name is taken", expected="another name for the relation", found=builder.relation)
     match config:
         case Link():
             return _link(builder, config)
