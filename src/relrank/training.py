@@ -224,11 +224,7 @@ class _Run:
 
 
 def _start(
-    model: Trained,
-    optimizer: torch.optim.Optimizer,
-    path: Path | None,
-    identity: dict[str, Any],
-    group: ProcessGroup,
+    model: Trained, optimizer: torch.optim.Optimizer, path: Path | None, identity: dict[str, Any], group: ProcessGroup
 ) -> _Run:
     """A new run, or the run of a checkpoint, whose states are loaded into model and optimizer."""
     run = _Run(model.state())
@@ -304,7 +300,7 @@ def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
     """Everything that determines a run's weights, as it is read back from JSON: settings, edges and features."""
     graph = model.graph
     edges = hashlib.sha256()
-    for relation in (graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))):
+    for relation in graph.ordered_relations():
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
             edges.update(np.ascontiguousarray(column).data)

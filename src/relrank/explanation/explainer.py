@@ -169,10 +169,7 @@ class Explainer:
                 )
             if item in query.items:
                 raise InputError(
-                    "item is in the history",
-                    where="item",
-                    expected="an item not chosen yet",
-                    found=str(item),
+                    "item is in the history", where="item", expected="an item not chosen yet", found=str(item)
                 )
         targets = np.array(items, np.int64)
         ranks, scores = self._item_by_item(query, targets)

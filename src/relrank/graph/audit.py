@@ -96,10 +96,7 @@ def find_popularity_leaks(
 
 
 def _figures(
-    graph: Graph,
-    tables: Tables,
-    columns: Mapping[str, Collection[tuple[str, str]]],
-    titles: Titles,
+    graph: Graph, tables: Tables, columns: Mapping[str, Collection[tuple[str, str]]], titles: Titles
 ) -> Iterator[tuple[str, str, Float64]]:
     """Name of the relation or feature, what is measured, and its value for each item; NaN where it is missing."""
     n = graph.n_items

@@ -180,6 +180,19 @@ class Graph:
         """The relations that link a node type, interactions included."""
         return tuple(r for r in (self.interactions, *self.relations.values()) if node_type in (r.source, r.target))
 
+    def ordered_relations(self) -> list[Relation]:
+        """The interactions, then the other relations in the order of their names."""
+        return [self.interactions, *(self.relations[name] for name in sorted(self.relations))]
+
+    def node_slices(self) -> dict[str, slice]:
+        """By node type its rows in one table of all nodes: users, items, then the other types with a relation."""
+        others = (t for t in self.nodes if t not in (self.user, self.item) and self.relations_of(t))
+        slices, stop = dict[str, slice](), 0
+        for node_type in (self.user, self.item, *others):
+            start, stop = stop, stop + len(self.nodes[node_type])
+            slices[node_type] = slice(start, stop)
+        return slices
+
     def __repr__(self) -> str:
         return self.described({})
 

@@ -116,33 +116,15 @@ class Propagation:
     """
 
     def __init__(self, graph: Graph) -> None:
-        # a type without relations needs no vectors
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
-        types = [graph.user, graph.item, *others]
-        sizes = {t: len(graph.nodes[t]) for t in types}
-        self.offsets: dict[str, int] = {}
-        self.n_nodes = 0
-        for name in types:
-            self.offsets[name] = self.n_nodes
-            self.n_nodes += sizes[name]
-        relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
+        parts = graph.node_slices()  # a type without relations needs no vectors
+        self.offsets = {node_type: part.start for node_type, part in parts.items()}
+        self.n_nodes = max(part.stop for part in parts.values())
+        relations = graph.ordered_relations()
         self.names = tuple(r.name for r in relations)
-        self._parts = [slice(self.offsets[t], self.offsets[t] + sizes[t]) for t in types]
-        self._products = [p for i, r in enumerate(relations) for p in self._blocks(i, r, sizes)]
+        self._parts = list(parts.values())
+        self._products = [p for i, r in enumerate(relations) for p in _products(i, r, parts)]
         self._tables = _Tables()
         self._on_device: dict[torch.device, list[Tensor]] = {}
-
-    def _blocks(self, index: int, relation: Relation, sizes: dict[str, int]) -> list[_Product]:
-        def rows(node_type: str) -> slice:
-            return slice(self.offsets[node_type], self.offsets[node_type] + sizes[node_type])
-
-        source, target = rows(relation.source), rows(relation.target)
-        forward = normalise(relation.csr(sizes[relation.source], sizes[relation.target]))
-        products = [_Product(index, forward, source, target, chunks(forward.indptr))]
-        if not relation.undirected:
-            backward = forward.transpose()
-            products.append(_Product(index, backward, target, source, chunks(backward.indptr)))
-        return products
 
     def multiply(self, x: Tensor, alpha: Sequence[float], base: Tensor | None = None, beta: float = 1.0) -> Tensor:
         """``beta · base + Σ_r α_r Â_r x`` over all nodes, float32 [n_nodes, d]."""
@@ -310,6 +292,17 @@ class Propagation:
             return tuple(t.index_select(0, part) for t in tables for part in parts)
         result: tuple[Tensor, ...] = _RowsOfLayerMean.apply(table, alpha, layers, self, own, *parts)  # type: ignore[no-untyped-call]
         return result
+
+
+def _products(index: int, relation: Relation, parts: dict[str, slice]) -> list[_Product]:
+    """The normalised block of a relation in both directions; once if it is symmetric."""
+    source, target = parts[relation.source], parts[relation.target]
+    forward = normalise(relation.csr(source.stop - source.start, target.stop - target.start))
+    products = [_Product(index, forward, source, target, chunks(forward.indptr))]
+    if not relation.undirected:
+        backward = forward.transpose()
+        products.append(_Product(index, backward, target, source, chunks(backward.indptr)))
+    return products
 
 
 def _has_kernel(x: Tensor) -> bool:

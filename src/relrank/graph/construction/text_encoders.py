@@ -163,11 +163,7 @@ class SentenceModel:
     def encode(self, texts: list[str]) -> Float32:
         """Unit vectors, float32 [n, d]."""
         vectors = self._model.encode(
-            texts,
-            batch_size=self._batch,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-            normalize_embeddings=True,
+            texts, batch_size=self._batch, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
         )
         return np.ascontiguousarray(vectors, np.float32)
 

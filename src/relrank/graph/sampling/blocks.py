@@ -67,15 +67,11 @@ class Adjacency:
     """
 
     def __init__(self, graph: Graph) -> None:
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
-        self.types: dict[str, slice] = {}
-        self.n_nodes = 0
-        for name in (graph.user, graph.item, *others):
-            self.types[name] = slice(self.n_nodes, self.n_nodes + len(graph.nodes[name]))
-            self.n_nodes = self.types[name].stop
+        self.types = graph.node_slices()
+        self.n_nodes = max(nodes.stop for nodes in self.types.values())
         if self.n_nodes > np.iinfo(np.int32).max:
             raise InputError("too many nodes", where="graph", expected="fewer than 2^31", found=f"{self.n_nodes:,}")
-        relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
+        relations = graph.ordered_relations()
         self.names = tuple(r.name for r in relations)
         self.edge_types = [e for i, r in enumerate(relations) for e in self._both_ways(i, r)]
 

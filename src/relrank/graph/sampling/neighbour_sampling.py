@@ -51,11 +51,7 @@ class NeighbourSampler:
     """
 
     def __init__(
-        self,
-        adjacency: Adjacency,
-        fanouts: Sequence[Fanout],
-        replace: bool = False,
-        weighted: bool = False,
+        self, adjacency: Adjacency, fanouts: Sequence[Fanout], replace: bool = False, weighted: bool = False
     ) -> None:
         self.adjacency = adjacency
         self.fanouts = [_by_edge_type(adjacency, layer, f) for layer, f in enumerate(fanouts)]
