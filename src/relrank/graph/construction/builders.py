@@ -14,18 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.errors import InputError, did_you_mean, one_of
+from relrank.errors import InputError
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
+from relrank.graph.construction.context import Progress, examples, silent
 from relrank.graph.construction.feature_builder import build_features
 from relrank.graph.construction.interactions import build_interactions, events_of, history_positions
-from relrank.graph.construction.relation_builder import (
-    Progress,
-    RelationBuilder,
-    UnresolvedRelation,
-    examples,
-    occurring,
-    silent,
-)
+from relrank.graph.construction.relation_builder import RelationBuilder, UnresolvedRelation, occurring
 from relrank.graph.construction.relation_config import (
     Attribute,
     Bins,
@@ -160,8 +154,8 @@ def _side_tables(relations: Mapping[str, RelationConfig], features: Mapping[str,
 
 
 def _unresolved(builder: RelationBuilder, config: RelationConfig, features: Collection[str]) -> UnresolvedRelation:
-    if builder.relation == "interactions" or builder.relation in features:  # marks a text relation
-        raise builder.error("name is taken", expected="another name for the relation", found=builder.relation)
+    if builder.name == "interactions" or builder.name in features:  # marks a text relation
+        raise builder.error("name is taken", expected="another name for the relation", found=builder.name)
     match config:
         case Link():
             return _link(builder, config)
@@ -180,8 +174,7 @@ def _unresolved(builder: RelationBuilder, config: RelationConfig, features: Coll
 def _link(builder: RelationBuilder, config: Link) -> UnresolvedRelation:
     links = builder.tables.links
     if config.table not in links:
-        found = repr(config.table) + did_you_mean(config.table, links)
-        raise builder.error("no such link table", expected=one_of(links), found=found)
+        raise builder.unknown("no such link table", config.table, links)
     table = links[config.table]
     where = f"table {table.name!r}"
     if config.min_target_degree > 1 and table.source == table.target:
@@ -207,7 +200,7 @@ def _link(builder: RelationBuilder, config: Link) -> UnresolvedRelation:
         raise builder.error("weight is infinite", expected=f"finite {where}, {table.weight}", found="inf")
     src, dst, weight = src[keep], dst[keep], weight[keep]
     try:
-        relation = Relation.of(builder.relation, table.source, table.target, src, dst, weight, config.duplicates)
+        relation = Relation.of(builder.name, table.source, table.target, src, dst, weight, config.duplicates)
     except ValueError:
         pair = pl.DataFrame({"a": src, "b": dst})
         if table.source == table.target:
@@ -279,7 +272,7 @@ def _to_values(
     if config.node == target:
         builder.count("node linked with itself: dropped", (keep & (src == dst)).sum())
         keep &= src != dst
-    relation = Relation.of(builder.relation, config.node, target, src[keep], dst[keep], duplicates="first")
+    relation = Relation.of(builder.name, config.node, target, src[keep], dst[keep], duplicates="first")
     return builder.unresolved(relation, ids, targets, f"values in {where}")
 
 
@@ -297,7 +290,7 @@ def _text(builder: RelationBuilder, config: TextSimilarity) -> UnresolvedRelatio
             expected = f"words that at least {config.min_df} of {given.size:,} texts share"
             raise builder.error("texts have no common words", expected=expected, found=str(error)) from None
     builder.count(f"{config.node} nodes whose words occur nowhere else: no edge", bare)
-    relation = Relation.of(builder.relation, config.node, config.node, given[src], given[dst], cosine, "max")
+    relation = Relation.of(builder.name, config.node, config.node, given[src], given[dst], cosine, "max")
     return builder.unresolved(relation, ids, ids, f"texts with a cosine of at least {config.min_similarity:g}")
 
 
@@ -308,7 +301,7 @@ def _one_text(builder: RelationBuilder, config: TextSimilarity) -> tuple[IdMap, 
         return builder.column(config.node, config.columns[0])[0], *as_one_text(builder, columns)
     ids = builder.universe(config.node)
     if ids is None:
-        raise builder.no_node_table(config.node)
+        raise builder.unknown("no such node table", config.node, builder.tables.nodes)
     return ids, *as_one_text(builder, [joined_texts(builder, config.node, config.texts, ids.keys)])
 
 
@@ -323,7 +316,7 @@ def _cooccurrence(builder: RelationBuilder, config: Cooccurrence) -> UnresolvedR
             found=f"{pairs:,} with window = {config.window:,}",
         )
     src, dst, count = cooccurring(train.user, train.item, config.window, config.min_count)
-    relation = Relation.of(builder.relation, item, item, src, dst, count)
+    relation = Relation.of(builder.name, item, item, src, dst, count)
     relation = _largest(builder, relation, config.neighbours)
     return builder.unresolved(
         relation, ids, ids, f"pairs of items that {config.min_count} training histories have in common"

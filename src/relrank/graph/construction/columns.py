@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.errors import InputError
-from relrank.graph.construction.relation_builder import Progress, examples
+from relrank.graph.construction.context import BuildContext, examples
 from relrank.graph.construction.relation_config import Binning, Categories, MultiValued
 from relrank.kernels.csr import Float64
 from relrank.tables.files import has_text, read_numbers
@@ -25,24 +23,6 @@ PATHS = (" > ", " / ", " :: ", " » ")
 """Separators of the levels of a path."""
 LISTS, LISTS_SHARE = ("|", ";", ","), 0.2
 """Separators of lists, and the share of cells with one from which a column looks like lists."""
-
-
-class BuildContext(Protocol):
-    """The builder that reads a column: its tables, notices and errors."""
-
-    @property
-    def tables(self) -> Tables:
-        """The data."""
-
-    @property
-    def progress(self) -> Progress:
-        """Called during long work."""
-
-    def count(self, message: str, number: int | np.integer) -> None:
-        """Note the number of rows or nodes that a policy affected."""
-
-    def error(self, what: str, *, expected: str, found: str) -> InputError:
-        """The error to raise."""
 
 
 def as_text(context: BuildContext, values: pl.Series, column: str) -> pl.Series:

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
-from relrank.graph.construction.relation_builder import Progress, examples, silent
+from relrank.graph.construction.context import BuildContext, Progress, examples, silent
 from relrank.graph.construction.relation_config import (
     BinsFeature,
     CategoryFeature,
@@ -61,7 +60,7 @@ def build_features(
     """
     features, notices = {}, []
     for name, config in configs.items():
-        builder = FeatureBuilder(name, tables, split, nodes, progress=progress)
+        builder = FeatureBuilder(name, tables, split, nodes=nodes, progress=progress)
         features[name] = _feature(builder, config)
         builder.count(f"{config.node} nodes without a value: missing", (~features[name].known).sum())
         notices += builder.notices
@@ -84,33 +83,19 @@ def columns_of(config: FeatureConfig, table: NodeTable) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureBuilder:
-    """Reads the columns of one feature, and counts what is dropped.
+class FeatureBuilder(BuildContext):
+    """Reads the columns of one feature.
 
     Attributes:
-        name: of the feature.
-        tables: the data.
-        split: with the training rows.
         nodes: keys of the graph's node types.
-        notices: counts so far.
-        progress: called during long work.
     """
 
-    name: str
-    tables: Tables
-    split: Split
-    nodes: Mapping[str, IdMap]
-    notices: list[Notice] = field(default_factory=list)
-    progress: Progress = silent
+    nodes: Mapping[str, IdMap] = field(kw_only=True)
 
-    def count(self, message: str, number: int | np.integer) -> None:
-        """Note the number of nodes that a policy affected."""
-        if number:
-            self.notices.append(Notice(f"[features.{self.name}]", message, int(number)))
-
-    def error(self, what: str, *, expected: str, found: str) -> InputError:
-        """The error to raise."""
-        return InputError(what, where=f"[features.{self.name}]", expected=expected, found=found)
+    @property
+    def where(self) -> str:
+        """As in ``BuildContext``."""
+        return f"[features.{self.name}]"
 
     def table(self, node_type: str) -> NodeTable:
         """The node table of a type of the graph.
@@ -119,8 +104,7 @@ class FeatureBuilder:
             InputError: the type has no table, or no relation links it.
         """
         if node_type not in self.tables.nodes:
-            found = repr(node_type) + did_you_mean(node_type, self.tables.nodes)
-            raise self.error("no such node table", expected=one_of(self.tables.nodes), found=found)
+            raise self.unknown("no such node table", node_type, self.tables.nodes)
         self.keys(node_type)
         return self.tables.nodes[node_type]
 
@@ -131,8 +115,7 @@ class FeatureBuilder:
             InputError: no relation links the type.
         """
         if node_type not in self.nodes:
-            found = repr(node_type) + did_you_mean(node_type, self.nodes)
-            raise self.error("no relation links this type", expected=one_of(self.nodes), found=found)
+            raise self.unknown("no relation links this type", node_type, self.nodes)
         return self.nodes[node_type].keys
 
     def column(self, node_type: str, column: str) -> pl.Series:
@@ -143,9 +126,7 @@ class FeatureBuilder:
         """
         table, keys = self.table(node_type), self.nodes[node_type].keys
         if column not in table.frame.columns:
-            expected = f"{one_of(table.frame.columns)} in table {node_type!r}"
-            found = repr(column) + did_you_mean(column, table.frame.columns)
-            raise self.error("column not found", expected=expected, found=found)
+            raise self.unknown("column not found", column, table.frame.columns, f" in table {node_type!r}")
         at = IdMap(node_type, table.frame[table.key]).find(keys)
         if (at < 0).all():
             expected = f"{node_type}.{table.key}: {examples(table.frame[table.key])}"

@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from relrank.errors import InputError, did_you_mean, one_of
+from relrank.errors import InputError
+from relrank.graph.construction.context import BuildContext, examples
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Int32
 from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap
-from relrank.tables.missing import shown, without_missing
-from relrank.tables.notices import Notice
-from relrank.tables.split import Split
-from relrank.tables.tables import Tables
-
-Progress = Callable[[str, int, int], None]
-"""Called during long work with its name, the number of steps done, and their total."""
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Report nothing."""
+from relrank.tables.missing import without_missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RelationBuilder:
-    """Joins the tables of one relation, and counts what is dropped.
+class RelationBuilder(BuildContext):
+    """Joins the tables of one relation.
 
     Attributes:
-        relation: name of the relation.
-        tables: the data.
-        split: with the users and items of the graph.
-        notices: counts so far.
-        progress: called during long work.
         title: shown instead of the name, if given.
     """
 
-    relation: str
-    tables: Tables
-    split: Split
-    notices: list[Notice] = field(default_factory=list)
-    progress: Progress = silent
     title: str | None = None
 
-    def count(self, message: str, number: int | np.integer) -> None:
-        """Note the number of rows or nodes that a policy affected."""
-        if number:
-            self.notices.append(Notice(f"relation {self.title or self.relation!r}", message, int(number)))
+    @property
+    def where(self) -> str:
+        """As in ``BuildContext``."""
+        return f"relation {self.name!r}"
 
-    def error(self, what: str, *, expected: str, found: str) -> InputError:
-        """The error to raise."""
-        return InputError(what, where=f"relation {self.relation!r}", expected=expected, found=found)
-
-    def no_node_table(self, node_type: str) -> InputError:
-        """The error for a type without a table."""
-        known = self.tables.nodes
-        return self.error(
-            "no such node table", expected=one_of(known), found=repr(node_type) + did_you_mean(node_type, known)
-        )
+    @property
+    def label(self) -> str:
+        """As in ``BuildContext``."""
+        return f"relation {self.title or self.name!r}"
 
     def select(self, frame: pl.DataFrame, column: str, where: str) -> pl.Series:
         """A column of a table.
@@ -69,8 +44,7 @@ class RelationBuilder:
             InputError: the table does not have it.
         """
         if column not in frame.columns:
-            found = repr(column) + did_you_mean(column, frame.columns)
-            raise self.error("column not found", expected=f"{one_of(frame.columns)} in {where}", found=found)
+            raise self.unknown("column not found", column, frame.columns, f" in {where}")
         return without_missing(frame[column], self.tables.na_values)
 
     def column(self, node_type: str, column: str) -> tuple[IdMap, pl.Series]:
@@ -81,7 +55,7 @@ class RelationBuilder:
         """
         table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         if table is None or ids is None:
-            raise self.no_node_table(node_type)
+            raise self.unknown("no such node table", node_type, self.tables.nodes)
         values = self.select(table.frame, column, f"table {node_type!r}")
         at = IdMap(node_type, table.frame[table.key]).find(ids.keys)
         if (at < 0).all():
@@ -204,10 +178,3 @@ def occurring(relations: Iterable[UnresolvedRelation], known: tuple[str, str]) -
                 )
             parts.append(keys)
     return {end: IdMap.of(end, pl.concat(parts)) for end, parts in seen.items()}
-
-
-def examples(values: pl.Series) -> str:
-    """Data type and first values of a column, for messages."""
-    first = values.drop_nulls().head(3)
-    few = ", ".join(shown(first, row) for row in range(len(first)))
-    return f"{values.dtype} values such as {few}" if few else f"{values.dtype} values, all missing"

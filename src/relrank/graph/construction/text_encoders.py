@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.graph.construction.columns import BuildContext
+from relrank.graph.construction.context import BuildContext
 from relrank.graph.construction.relation_config import TextEncoderConfig, TextVectorConfig
 from relrank.graph.construction.text_cache import FORMAT, TextCache, cache_folder, identity
 from relrank.kernels.csr import Float32, Float64

@@ -36,7 +36,7 @@ def build_text_relation(builder: RelationBuilder, config: TextNodes) -> Unresolv
     rows = rows.with_columns(key=rows["text"].map_elements(key_of, return_dtype=pl.String))
     once = rows.unique("key").sort("key")
     keys = IdMap(target, once["key"])
-    relation = Relation.of(builder.relation, table.node, target, src, keys.find(rows["key"]), duplicates="first")
+    relation = Relation.of(builder.name, table.node, target, src, keys.find(rows["key"]), duplicates="first")
     builder.count("text repeated for one node: counts once", len(rows) - len(relation))
     return builder.unresolved(relation, ids, keys, f"texts of kind {config.of!r}", once["text"])
 

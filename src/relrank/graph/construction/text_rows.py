@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from relrank.errors import did_you_mean, one_of
-from relrank.graph.construction.columns import BuildContext
-from relrank.graph.construction.relation_builder import examples
+from relrank.graph.construction.context import BuildContext, examples
 from relrank.tables.missing import without_missing
 from relrank.tables.tables import TextTable
 
@@ -21,8 +19,7 @@ def texts_of_kind(context: BuildContext, kind: str) -> tuple[TextTable, pl.DataF
     if table is None:
         raise context.error("data have no texts", expected="[data.texts], or a data set with texts", found="none")
     if kind not in table.kinds:
-        found = repr(kind) + did_you_mean(kind, table.kinds)
-        raise context.error("no texts of this kind", expected=one_of(table.kinds), found=found)
+        raise context.unknown("no texts of this kind", kind, table.kinds)
     rows = table.frame.filter(pl.col("kind") == kind).select("key", "text")
     if rows["text"].dtype != pl.String:
         found = f"text: {examples(rows['text'])}"
