@@ -18,7 +18,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from relrank.cli.app import _progress, app, main
+from relrank.cli.app import app, main
+from relrank.cli.progress import progress_bars
 from relrank.runs.fitted_run import load_run
 from relrank.study.result import StudyResult
 from relrank.testing import planted_study
@@ -284,7 +285,7 @@ def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
     assert item_attributes["relation:driver"].to_list() == [["driver 1"]] * len(rows)
     assert ["noise 1"] not in item_attributes["relation:noise"].to_list()
     said = good(relrank("explain", "runs/small", item, *narrowed, at=study.home))
-    assert said.startswith(f"item {item}: place {place}, score {score}\n")
+    assert said.startswith(f"item {item}: rank {place}, score {score}\n")
     refused = relrank("explain", "runs/small", gone, *narrowed, at=study.home)
     assert (refused.code, refused.err.splitlines()[0]) == (2, "error: item does not fit the filters")
 
@@ -323,7 +324,7 @@ def test_export_says_what_it_wrote(study, tmp_path):
 def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
     out = good(relrank("fit", study.home / "small.toml", "--arm", "driver", "--out", "kept", at=tmp_path))
     assert "interactions + driver" in out
-    assert "kept in kept" in out
+    assert "saved in kept" in out
     # the study has tuned and fitted the very same graph as its arm without noise
     note = json.loads((tmp_path / "kept" / "run.json").read_text())
     cell = study.folder / "cells" / note["cell"]
@@ -402,7 +403,7 @@ def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
     with mock.patch("relrank.study.engines.engine.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
     assert ran.code == 130
-    assert "the same command goes on" in ran.err
+    assert "the same command resumes it" in ran.err
     assert "Traceback" not in ran.out + ran.err
 
 
@@ -441,7 +442,7 @@ def test_an_interrupted_search_says_how_to_go_on(tmp_path):
     with mock.patch("relrank.study.optuna_search.mean_metric", side_effect=KeyboardInterrupt):
         ran = relrank("tune", "small.toml", at=tmp_path)
     assert ran.code == 130
-    assert "the same command goes on" in ran.err
+    assert "the same command resumes it" in ran.err
     assert "Traceback" not in ran.out + ran.err
 
 
@@ -507,7 +508,7 @@ def test_own_tables_as_in_the_docs_with_square_brackets_in_titles(tmp_path):
 @pytest.mark.parametrize(("terminal", "calls"), [(True, 2), (True, 0), (False, 2)])
 def test_long_work_has_a_bar_on_a_terminal_and_leaves_files_alone(terminal, calls):
     out = StringIO()
-    with _progress(Console(file=out, force_terminal=terminal, width=80)) as progress:
+    with progress_bars(Console(file=out, force_terminal=terminal, width=80)) as progress:
         for done in range(calls):
             progress("texts read by [my] model", done + 1, calls)
     shown = terminal and calls > 0
