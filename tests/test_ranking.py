@@ -136,14 +136,14 @@ def test_closed_items_are_candidates_for_nobody():
     everywhere[:, closed] = True
     everywhere[seen.rows(), seen.indices] = True
     both = Csr.from_pairs(*np.nonzero(everywhere), (truth.n_rows, n))
-    found, lists = ranks_and_top_k(model, seen, truth, 7, closed=closed)
+    found, lists = ranks_and_top_k(model, seen, truth, 7, excluded_items=closed)
     expected, expected_lists = ranks_and_top_k(model, both, truth, 7)
     assert closed.size > 5
     assert pairs(found) == pairs(expected) != pairs(ranks(model, seen, truth))
     assert lists.items.tolist() == expected_lists.items.tolist()
     # what a model says of the closed ones alone is nothing, and is counted
     flat = Fixed(np.array([[9, 8, 1, 1]] * 5))
-    only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), closed=np.array([0, 1], np.int32))
+    only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), excluded_items=np.array([0, 1], np.int32))
     assert only.constant_users == 5
     assert pairs(only) == [(0, 2)] * 5
 

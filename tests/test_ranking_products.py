@@ -134,11 +134,11 @@ def test_closed_items_are_candidates_for_nobody(n_items):
     closed = np.setdiff1d(np.arange(0, n_items, 3), truth.indices).astype(np.int32)
     expected, expected_lists = oracle(users @ items.T, seen, truth, 9, closed.tolist())
     for kind in (Products, Scored):
-        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, closed=closed)
+        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, excluded_items=closed)
         assert pairs(found) == expected
         assert [[i for i in row if i >= 0] for row in lists.items.tolist()] == expected_lists
     with pytest.raises(ValueError, match="relevant items are masked"):
-        ranks(Products(users, items), seen, truth, closed=truth.indices[:1])
+        ranks(Products(users, items), seen, truth, excluded_items=truth.indices[:1])
 
 
 def test_equal_vectors_have_equal_scores_wherever_they_stand():

@@ -72,7 +72,7 @@ def test_as_dense_scores(seed, n_users, n_items, share, k, some_closed):
 def outcome(model, seen, truth, k, closed, block):
     """All that a pass says, in plain lists, or that it says that scores are constant."""
     try:
-        found, lists = ranks_and_top_k(model, seen, truth, k, closed=closed, block=block)
+        found, lists = ranks_and_top_k(model, seen, truth, k, excluded_items=closed, block=block)
     except InputError as error:
         return str(error).splitlines()[0]
     arrays = (found.higher, found.equal, lists.items, lists.scores)

@@ -84,13 +84,13 @@ def top_k_with_fallback(
     model: Recommender, users: npt.NDArray[np.integer], seen: Csr, k: int, closed: Int32
 ) -> tuple[TopK, Mask]:
     """``top_k``, and popularity's lists for users of whom the model says nothing: which, bool [n_users]."""
-    best = top_k(model, users, seen, k, closed=closed)
+    best = top_k(model, users, seen, k, excluded_items=closed)
     chosen = seen.take(users)
     silent = _has_constant_scores(
         best, chosen, closed, lambda rows: model.score(torch.from_numpy(users[rows].astype(np.int64)))
     )
     if silent.any():
-        best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k, closed=closed))
+        best = _with(best, silent, top_k(popularity(model.graph), users[silent], seen, k, excluded_items=closed))
     return best, silent
 
 
@@ -99,7 +99,7 @@ def history_top_k_with_fallback(
 ) -> tuple[TopK, Mask]:
     """``top_k_from_histories`` likewise; nobody says anything of an empty history."""
     n_items = model.graph.n_items
-    best = top_k_from_histories(model, histories, n_items, k, closed=closed)
+    best = top_k_from_histories(model, histories, n_items, k, excluded_items=closed)
     seen = history_rows(histories, n_items)
     silent = _has_constant_scores(
         best, seen, closed, lambda rows: model.fold_in([histories[row] for row in rows.tolist()])
@@ -107,7 +107,9 @@ def history_top_k_with_fallback(
     silent |= np.array([not history.numel() for history in histories], np.bool_)
     if silent.any():
         left = [histories[row] for row in np.flatnonzero(silent).tolist()]
-        best = _with(best, silent, top_k_from_histories(popularity(model.graph), left, n_items, k, closed=closed))
+        best = _with(
+            best, silent, top_k_from_histories(popularity(model.graph), left, n_items, k, excluded_items=closed)
+        )
     return best, silent
 
 
