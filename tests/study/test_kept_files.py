@@ -108,7 +108,7 @@ def test_a_changed_program_is_refused(tmp_path: Path) -> None:
         load_program(tmp_path / "out")
 
 
-NO_CANDIDATES = "held-out rows of items that are no candidates"
+NO_CANDIDATES = "held-out rows of items that are excluded from the candidates"
 """Evaluating them would end in a trace."""
 
 
