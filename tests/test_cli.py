@@ -423,7 +423,7 @@ def test_tune_writes_a_study_that_runs(tmp_path):
     there = sorted(f.name for f in (tmp_path / "runs" / "[b] {c}?#%20").iterdir())
     assert there == [".lock", "study.json", "tuned.toml", "tuning.db"]
     again = good(relrank("tune", "small.toml", "--trials", 4, "--out", "runs/[b] {c}?#%20", at=tmp_path))
-    assert "6 of 8 trials were made earlier" in again
+    assert "6 of 8 trials were finished earlier" in again
     assert len(re.findall(r"· (all|interactions) trial", again)) == 2
 
 
