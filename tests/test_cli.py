@@ -197,7 +197,7 @@ def test_study_is_logged_to_mlflow(study, tmp_path, monkeypatch):
     ran = relrank(*words, at=tmp_path / "home")
     assert ran.code == 2
     assert ran.err.startswith("error: the study is done and stored, but MLflow did not take it")
-    assert "The study goes on, and is logged when it is done" in " ".join(ran.out.split())
+    assert "The study continues and is logged when it is done" in " ".join(ran.out.split())
     assert "Traceback" not in ran.out + ran.err
     assert (tmp_path / "home" / "runs" / "small" / "report.html").is_file()
 

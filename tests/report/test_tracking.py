@@ -74,7 +74,7 @@ def track(home: Path, uri: str, watcher: NullCallback | None = None, told: list[
     config = read_study(file)
     material = prepare(config, home)
     tracking = Tracking(uri, config, material, file, out, told.append)
-    with tracking.beside(watcher or NullCallback()) as beside:
+    with tracking.wrap(watcher or NullCallback()) as beside:
         result = run_study(config, material, out, beside)
     page = write_report(result, out / "report.html")
     return tracking.finish(result, page, save_winner(config, material, out)), result, told
@@ -320,7 +320,7 @@ def test_a_store_that_fails_is_told_once_and_tried_again_at_the_end(again, tmp_p
 
     with mock.patch.object(MlflowClient, "log_artifact", fails_first):
         _, _, told = track(home, uri)
-    assert told == ["MLflow: disk full. The study goes on, and is logged when it is done."]
+    assert told == ["MLflow: disk full. The study continues and is logged when it is done."]
     run, below = runs(uri)
     assert run.info.status == "FINISHED"
     assert len(below) == N_CELLS
@@ -394,7 +394,7 @@ def test_a_library_that_fails_in_the_middle_never_ends_a_study(again, tmp_path):
         pytest.raises(InputError, match="stored, but MLflow did not take it") as error,
     ):
         track(home, uri, told=told)
-    assert told == ["MLflow: No module named 'boto3'. The study goes on, and is logged when it is done."]
+    assert told == ["MLflow: No module named 'boto3'. The study continues and is logged when it is done."]
     assert error.value.found == "No module named 'boto3'"
     StudyResult.load(home / "out")
 

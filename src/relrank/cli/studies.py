@@ -104,7 +104,7 @@ def study(
     _lock_study_folder(context, folder, config, smoke)
     tracking = None if track is None else _tracking(console, tracking_uri, config, data, study, folder)
     with engine_context as running, LiveStudy(console, config.titles) as live, ExitStack() as stack:
-        callback = live if tracking is None else stack.enter_context(tracking.beside(live))
+        callback = live if tracking is None else stack.enter_context(tracking.wrap(live))
         result = run_study(config, data, folder, callback, running)
     _show_and_save(console, config, data, folder, result, tracking)
 
