@@ -211,5 +211,5 @@ def test_without_lists_there_is_nothing_to_show():
     result = bare.result()
     names = [name for name in result.leaderboard.columns if name.partition("@")[0] in MEASURES]
     html = section(render(replace(result, leaderboard=result.leaderboard.drop(names))))
-    assert "Nothing but accuracy was measured" in html
-    assert "Nothing but accuracy was measured" in section(render(empty()))
+    assert "Only accuracy was measured" in html
+    assert "Only accuracy was measured" in section(render(empty()))

@@ -575,7 +575,7 @@ def test_what_models_say_of_themselves_is_averaged_over_seeds():
     assert rest == [["Model", "tags", "texts"], ["gnn all without tags", "–", "3.000"]]
     # a model without the headline arms shows what it has
     assert page.rows("notes", lengths)[1:] == [["fusion interactions + tags", ".500 ± .200 n = 42"]]
-    assert "say of themselves" not in page_of(goodbooks()).text
+    assert "Learned values" not in page_of(goodbooks()).text
 
 
 def with_other_metrics():

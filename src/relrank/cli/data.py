@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Where to store it.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="ml-100k, goodbooks-10k, ml-1m or gowalla.")],
+    folder: Annotated[Path, typer.Argument(help="Where to store it.")],
 ) -> None:
     """Download a public data set, with checksums; interrupted downloads resume.
 

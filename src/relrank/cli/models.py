@@ -81,12 +81,10 @@ def fit(
 def evaluate(
     run: RunFolder,
     k: Annotated[
-        list[int] | None,
-        typer.Option("-k", min=1, help="Cutoff, once for each; 10, 20, 50 by default."),
+        list[int] | None, typer.Option("-k", min=1, help="Cutoff, once for each; 10, 20, 50 by default.")
     ] = None,
     attribute: Annotated[
-        str | None,
-        typer.Option(help="Relation of items, e.g. has_genre, for intra-list similarity and calibration."),
+        str | None, typer.Option(help="Relation of items, e.g. has_genre, for intra-list similarity and calibration.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the per-user table (Parquet).")] = None,
 ) -> None:
@@ -178,7 +176,7 @@ def recommend(
 
 def explain(
     run: RunFolder,
-    item: Annotated[str, typer.Argument(help="Key of the item.", show_default=False)],
+    item: Annotated[str, typer.Argument(help="Key of the item.")],
     user: User = None,
     history: History = None,
     visit: Visit = None,
@@ -210,8 +208,8 @@ def explain(
 
 def export(
     run: RunFolder,
-    to: Annotated[str, typer.Option(help="parquet, faiss, onnx or torch.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the export.", show_default=False)],
+    to: Annotated[str, typer.Option(help="parquet, faiss, onnx or torch.")],
+    out: Annotated[Path, typer.Option(help="Folder of the export.")],
     neighbours: Annotated[
         int, typer.Option(min=1, help="Weights per item in Parquet, for models without vectors.")
     ] = 100,
@@ -235,7 +233,7 @@ def export(
 
 def batch(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The Parquet file.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The Parquet file.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Length of the lists.")] = 10,
 ) -> None:
     """Write the best items of all users to a Parquet file: user, place, item, title, score.

@@ -18,7 +18,7 @@ MAX_SECONDS = 86_400
 def serve(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of fitted models, or of studies; the first is the default.", show_default=False),
+        typer.Argument(help="Folders of fitted models, or of studies; the first is the default."),
     ],
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,

@@ -43,10 +43,9 @@ Address = Annotated[
     typer.Option(
         help='Ray cluster: IP:PORT of its head, or "auto" on one of its machines; $RAY_ADDRESS by default, else '
         "a new Ray on this machine.",
-        show_default=False,
     ),
 ]
-Cores = Annotated[int | None, typer.Option(min=1, help="Cores per cell under Ray; 1 by default.", show_default=False)]
+Cores = Annotated[int | None, typer.Option(min=1, help="Cores per cell under Ray; 1 by default.")]
 Track = Annotated[
     str | None,
     typer.Option(
@@ -55,9 +54,9 @@ Track = Annotated[
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db.", show_default=False),
+    typer.Option(help="MLflow store; $MLFLOW_TRACKING_URI by default, else sqlite:///mlflow.db."),
 ]
-OfBaseline = Annotated[str | None, typer.Option(help="Of BASELINE, likewise.", show_default=False)]
+OfBaseline = Annotated[str | None, typer.Option(help="Of BASELINE, likewise.")]
 
 
 def study(
@@ -182,22 +181,18 @@ def compare(
         Path,
         typer.Argument(
             help="Folder of a study or a fitted model; or a Parquet table of metrics per user, or a folder of them.",
-            show_default=False,
         ),
     ],
-    baseline: Annotated[Path, typer.Argument(help="Likewise; what NEW is compared with.", show_default=False)],
+    baseline: Annotated[Path, typer.Argument(help="Likewise; what NEW is compared with.")],
     metric: Annotated[str, typer.Option(help="Column of the metric.")] = "ndcg@10",
     margin: Annotated[
         str, typer.Option(help='Smallest difference that matters: "1%" of the baseline, or a number.')
     ] = "1%",
-    model: Annotated[
-        str | None, typer.Option(help="Of NEW, if a study; its winner by default.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Of NEW, if a study; its winner by default.")] = None,
     arm: Annotated[
         str | None,
         typer.Option(
             help='Of NEW, such as "all without brand"; the winner\'s, or with --model "all", by default.',
-            show_default=False,
         ),
     ] = None,
     baseline_model: OfBaseline = None,
@@ -227,7 +222,7 @@ def compare(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished study.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
     out: Annotated[Path | None, typer.Option(help="The page; FOLDER/report.html by default.")] = None,
 ) -> None:
     """Print the verdicts of a finished study again and write its report.

@@ -341,7 +341,7 @@ class _RankingPass:
         self.excluded_items = np.zeros(0, np.int32) if excluded_items is None else excluded_items.astype(np.int32)
         self.order = tie_break_order(self.n_items)
         self.positions = _positions(self.order, self.n_items)
-        self.seen_and_truth = seen.indptr, seen.indices, truth.indptr, truth.indices
+        self.masks = seen.indptr, seen.indices, truth.indptr, truth.indices, self.excluded_items
         self.higher, self.equal = np.empty(truth.nnz, np.int32), np.empty(truth.nnz, np.int32)
         self.all_tied = np.zeros(users.size, np.bool_)
         self.not_finite = np.zeros(users.size, np.int64)
@@ -351,6 +351,14 @@ class _RankingPass:
     def lists(self) -> TopK:
         """The lists of a pass that has run."""
         return TopK(self.top_items, self.top_scores)
+
+    def counts(self, users: slice) -> tuple[Int32, Int32, npt.NDArray[np.bool_]]:
+        """Arrays for the kernels' counts."""
+        return self.higher, self.equal, self.all_tied[users]
+
+    def top_lists(self, users: slice) -> tuple[Int32, Float32]:
+        """Arrays for the kernels' lists."""
+        return self.top_items[users], self.top_scores[users]
 
     def run(self, model: Scorer, block: int | None) -> _RankingPass:
         """Rank all users with the cheapest kind of scores that the model offers."""
@@ -375,39 +383,22 @@ class _RankingPass:
         for start, rows in self._blocks(block or VECTORS_AT_ONCE):
             inputs = model.inputs(rows)
             if inputs.n_rows != len(rows) or inputs.n_cols > weights.n_rows:
-                raise ValueError(
-                    f"{self.model} returned inputs of shape {inputs.n_rows, inputs.n_cols}, "
-                    f"expected {len(rows), weights.n_rows}"
-                )
+                shape, expected = (inputs.n_rows, inputs.n_cols), (len(rows), weights.n_rows)
+                raise ValueError(f"{self.model} returned inputs of shape {shape}, expected {expected}")
             _in_strips(pool, len(rows), len(rows), partial(self._sparse_strip, inputs, weights, start))
             self._check_finite(start, start + len(rows))
 
     def _sparse_strip(self, inputs: Csr, weights: Csr, start: int, a: int, b: int) -> None:
         users = slice(start + a, start + b)
-        arguments = (
-            inputs.indptr[a : b + 1],
-            inputs.indices,
-            inputs.data,
-            weights.indptr,
-            weights.indices,
-            weights.data,
-            self.users[users],
-        )
-        counts = (self.higher, self.equal, self.all_tied[users], self.not_finite[users])
+        csr = (weights.indptr, weights.indices, weights.data)
+        product = (inputs.indptr[a : b + 1], inputs.indices, inputs.data, *csr)
+        counts = (*self.counts(users), self.not_finite[users])
         if not self.top_items.shape[1] and self.n_items <= sparse_ranking.FEW_ITEMS:
-            sparse_ranking.rank_few_items(
-                *arguments, *self.seen_and_truth, self.excluded_items, *counts, self.n_items
-            )
+            sparse_ranking.rank_few_items(*product, self.users[users], *self.masks, *counts, self.n_items)
         else:
+            ties = (self.order, self.positions)
             sparse_ranking.rank_sparse(
-                *arguments,
-                self.order,
-                self.positions,
-                *self.seen_and_truth,
-                self.excluded_items,
-                *counts,
-                self.top_items[users],
-                self.top_scores[users],
+                *product, self.users[users], *ties, *self.masks, *counts, *self.top_lists(users)
             )
 
     def _run_shared(self, model: SharedScores, pool: ThreadPoolExecutor) -> None:
@@ -421,15 +412,8 @@ class _RankingPass:
         ranking = SharedRanking(scores, self.positions, self.excluded_items)
 
         def strip(a: int, b: int) -> None:
-            ranking.rank(
-                self.users[a:b],
-                *self.seen_and_truth,
-                self.higher,
-                self.equal,
-                self.all_tied[a:b],
-                self.top_items[a:b],
-                self.top_scores[a:b],
-            )
+            users = slice(a, b)
+            ranking.rank(self.users[users], *self.masks[:4], *self.counts(users), *self.top_lists(users))
 
         _in_strips(pool, self.users.size, self.users.size, strip)
 
@@ -460,32 +444,23 @@ class _RankingPass:
         with torch.no_grad():
             user_vectors = model.user_vectors(rows)
         if user_vectors.shape != (expected := (len(rows), panels.items.shape[1])):
-            raise ValueError(
-                f"{self.model} returned vectors of shape {tuple(user_vectors.shape)}, expected {expected}"
-            )
+            shape = tuple(user_vectors.shape)
+            raise ValueError(f"{self.model} returned vectors of shape {shape}, expected {expected}")
         if user_vectors.device.type != "cpu" or user_vectors.dtype != torch.float32:
             return False
         vectors = np.ascontiguousarray(user_vectors.detach().numpy())
-        # also False for NaN
         if not _largest(vectors) * panels.largest * vectors.shape[1] < float(fused_ranking.LARGEST):
-            return False
+            return False  # also for NaN
 
         def strip(a: int, b: int) -> None:
             users = slice(start + a, start + b)
             fused_ranking.rank_products(
                 vectors[a:b],
                 self.users[users],
-                panels.items,
-                panels.panels,
-                panels.order,
-                panels.positions,
-                *self.seen_and_truth,
-                self.excluded_items,
-                self.higher,
-                self.equal,
-                self.all_tied[users],
-                self.top_items[users],
-                self.top_scores[users],
+                *panels.arrays(),
+                *self.masks,
+                *self.counts(users),
+                *self.top_lists(users),
             )
 
         _in_strips(pool, len(vectors), STRIP, strip)
@@ -508,14 +483,10 @@ class _RankingPass:
                 self.users[users],
                 self.order,
                 self.positions,
-                *self.seen_and_truth,
-                self.excluded_items,
-                self.higher,
-                self.equal,
-                self.all_tied[users],
+                *self.masks,
+                *self.counts(users),
                 self.not_finite[users],
-                self.top_items[users],
-                self.top_scores[users],
+                *self.top_lists(users),
             )
 
         _in_strips(pool, len(rows), len(rows), strip)
@@ -555,6 +526,10 @@ class _Panels:
             (-(-self.order.size // fused_ranking.WIDTH), items.shape[1], fused_ranking.WIDTH), np.float32
         )
         fused_ranking.pack(items, self.order, self.panels)
+
+    def arrays(self) -> tuple[Float32, Float32, Int32, Int32]:
+        """Arguments of the kernel."""
+        return self.items, self.panels, self.order, self.positions
 
 
 def _largest(vectors: Float32) -> float:

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from relrank.errors import InputError
@@ -135,12 +136,7 @@ def _board_sections(result: StudyResult, tables: dict[str, list[Row]], judged: l
     return {
         "leaderboard": board,
         "beyond": beyond_accuracy(
-            tables["leaderboard"],
-            board["rows"],
-            columns,
-            tables["list_effects"],
-            judged,
-            headline["interactions"],
+            tables["leaderboard"], board["rows"], columns, tables["list_effects"], judged, headline["interactions"]
         ),
         "by_group": _by_group(tables["group_metrics"], group_columns, board["rows"], metric, digits),
         "curves": _curves(tables["curves"], headline),
@@ -217,6 +213,15 @@ def _plan(plan: Row | None, lead: str | None) -> Row | None:
     return plan | {"steps": steps, "scale": _scale(steps, most=6)}
 
 
+def _by(rows: Iterable[Row], *columns: str) -> dict[Any, list[Row]]:
+    """Rows by the values of one or several columns, in order of appearance."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        key = row[columns[0]] if len(columns) == 1 else tuple(row[column] for column in columns)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
 def _scale(rows: list[Row], most: int) -> Axis:
     """An axis for zero and the intervals of all rows."""
     return Axis.over([0.0, *(row[end] for row in rows for end in ("mean", "low", "high"))], most=most)
@@ -231,17 +236,14 @@ def _planted(verdicts: list[Row]) -> Row | None:
 
 def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
     shown = [row for row in effects if row["kind"] in KINDS]
+    rows = _by(sorted(shown, key=lambda row: KINDS.index(row["kind"])), "model", "relation")
     models = []
     for model in dict.fromkeys([*judged, *(row["model"] for row in shown)]):
-        blocks = []
-        for relation in [None, *relations]:
-            rows = [row for row in shown if row["model"] == model and row["relation"] == relation]
-            if rows:
-                blocks.append({"relation": relation, "rows": sorted(rows, key=lambda row: KINDS.index(row["kind"]))})
-        if blocks:
-            models.append({"model": model, "blocks": blocks})
-    ends = [row[end] for row in shown for end in ("mean", "low", "high", "detectable_effect")]
-    ends += [-row["detectable_effect"] for row in shown if is_finite(row["detectable_effect"])]
+        keys = [(model, relation) for relation in [None, *relations] if (model, relation) in rows]
+        if keys:
+            models.append({"model": model, "blocks": [{"relation": key[1], "rows": rows[key]} for key in keys]})
+    ends = [row[end] for row in shown for end in ("mean", "low", "high", "visible")]
+    ends += [-row["visible"] for row in shown if is_finite(row["visible"])]
     return {"models": models, "scale": Axis.over([0.0, *ends], most=8)}
 
 
@@ -262,11 +264,10 @@ def _versus(effects: list[Row]) -> Row | None:
     rows = [row for row in effects if row["kind"] in ("versus", "versus gain")]
     if not rows:
         return None
-    models = dict.fromkeys(row["model"] for row in rows)
     return {
         "rival": rows[0]["other"],
         "gains": any(row["kind"] == "versus gain" for row in rows),
-        "models": [{"model": m, "rows": [row for row in rows if row["model"] == m]} for m in models],
+        "models": [{"model": model, "rows": part} for model, part in _by(rows, "model").items()],
         "scale": _scale(rows, most=8),
     }
 
@@ -285,8 +286,11 @@ def _other_metrics(effects: list[Row], board: list[Row], judged: list[str], rela
     order = [None, *relations]
     rows = [row for row in effects if row["kind"] in ("gain", "drop", "alone") and row["relation"] in order]
     rows.sort(key=lambda row: order.index(row["relation"]))
-    parts = [{"model": model, "rows": lines_of([row for row in rows if row["model"] == model])} for model in judged]
-    return {"measures": shown, "models": [part for part in parts if part["rows"]]}
+    models = _by(rows, "model")
+    return {
+        "measures": shown,
+        "models": [{"model": model, "rows": lines_of(models[model])} for model in judged if model in models],
+    }
 
 
 def _leaderboard(rows: list[Row], effects: list[Row], columns: list[str], metric: str, digits: int) -> Row:
@@ -383,43 +387,35 @@ def _rounded(value: float | None, digits: int) -> float:
 
 def _rivalry(rows: list[Row]) -> Row:
     """By group column a panel per model with its differences to the rival, all on one axis."""
-    panels: dict[str, dict[str, list[Row]]] = {}
-    for row in sorted(rows, key=lambda row: row["order"]):
-        panels.setdefault(row["group"], {}).setdefault(row["model"], []).append(row)
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    return {
-        "rival": rows[0]["other"] if rows else None,
-        "columns": {
-            group: [{"title": m, "kind": f"− {rows[0]['other']}", "rows": of[m]} for m in models if m in of]
-            for group, of in panels.items()
-            if len({row["label"] for part in of.values() for row in part}) > 1
-        },
-        "scale": _scale(rows, most=4),
-    }
+    models = _by(rows, "model")
+    columns = {}
+    for group, part in _by(sorted(rows, key=lambda row: row["order"]), "group").items():
+        panels = _by(part, "model")
+        if len(_by(part, "label")) > 1:
+            columns[group] = [
+                {"title": model, "kind": f"− {rows[0]['other']}", "rows": panels[model]}
+                for model in models
+                if model in panels
+            ]
+    return {"rival": rows[0]["other"] if rows else None, "columns": columns, "scale": _scale(rows, most=4)}
 
 
 def _notes(rows: list[Row], headline: set[str]) -> list[Row]:
     """Per note a table of models and arms by keys, means over seeds; arms other than the headline arms apart."""
     notes = []
-    for note in dict.fromkeys(row["note"] for row in rows):
-        per_seed: dict[tuple[str, str], dict[str, list[Row]]] = {}
-        for row in rows:
-            if row["note"] == note:
-                per_seed.setdefault((row["model"], row["arm"]), {}).setdefault(row["key"], []).append(row)
+    for note, part in _by(rows, "note").items():
         lines = [
-            {"model": model, "arm": arm, "cells": {key: _mean_note(seeds) for key, seeds in keys.items()}}
-            for (model, arm), keys in per_seed.items()
+            {
+                "model": model,
+                "arm": arm,
+                "cells": {key: _mean_note(seeds) for key, seeds in _by(of_arm, "key").items()},
+            }
+            for (model, arm), of_arm in _by(part, "model", "arm").items()
         ]
         with_headline = {line["model"] for line in lines if line["arm"] in headline}
-        is_main = [line["arm"] in headline or line["model"] not in with_headline for line in lines]
-        notes.append(
-            {
-                "note": note,
-                "keys": list(dict.fromkeys(row["key"] for row in rows if row["note"] == note)),
-                "main": [line for line, main in zip(lines, is_main, strict=True) if main],
-                "rest": [line for line, main in zip(lines, is_main, strict=True) if not main],
-            }
-        )
+        main = [line for line in lines if line["arm"] in headline or line["model"] not in with_headline]
+        rest = [line for line in lines if line not in main]
+        notes.append({"note": note, "keys": list(_by(part, "key")), "main": main, "rest": rest})
     return notes
 
 
@@ -434,9 +430,8 @@ def _mean_note(seeds: list[Row]) -> Row:
 def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
     """By model and group column a panel per relation and kind; drops and gains apart from the rest."""
     position = {relation: i for i, relation in enumerate([None, *relations])}
-    panels: dict[tuple[str, str, str, str | None], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (position.get(row["relation"], len(position)), row["order"])):
-        panels.setdefault((row["model"], row["group"], row["kind"], row["relation"]), []).append(row)
+    ordered = sorted(rows, key=lambda row: (position.get(row["relation"], len(position)), row["order"]))
+    panels = _by(ordered, "model", "group", "kind", "relation")
     first = {"gain", "drop"} & {row["kind"] for row in rows} or set(KINDS)
     models: dict[str, dict[str, Row]] = {}
     for model in dict.fromkeys([*judged, *(row["model"] for row in rows)]):
@@ -462,10 +457,8 @@ def _groups(rows: list[Row], judged: list[str], relations: list[str]) -> Row:
 def _curves(rows: list[Row], headline: dict[str, set[str]]) -> list[Row]:
     """Per model two panels (validation metric, training loss), one line per arm and seed, headline arms on top."""
     models = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        runs: dict[tuple[str, int], list[Row]] = {}
-        for row in sorted((row for row in rows if row["model"] == model), key=lambda row: row["epoch"]):
-            runs.setdefault((row["arm"], row["seed"]), []).append(row)
+    for model, part in _by(rows, "model").items():
+        runs = _by(sorted(part, key=lambda row: row["epoch"]), "arm", "seed")
         panels = [_panel(name, runs, headline) for name in ("metric", "loss")]
         checked = [[row for row in run if is_finite(row["metric"])] for run in runs.values()]
         best = [(max(run, key=lambda row: row["metric"]), run[-1]) for run in checked if run]
@@ -512,10 +505,11 @@ def _range(values: list[int]) -> str:
 
 def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str], relations: list[str]) -> list[Row]:
     """Per model: cost and effect of each relation, and every arm."""
+    board = _by(tables["leaderboard"], "model")
     arms = {(row["model"], row["arm"]): row for row in tables["leaderboard"]}
     effect = {(row["model"], row["relation"], row["kind"]): row for row in tables["effects"]}
     models = []
-    for model in dict.fromkeys([*judged, *(row["model"] for row in tables["leaderboard"])]):
+    for model in dict.fromkeys([*judged, *board]):
         costs = []
         for relation in relations if model in judged else []:
             row: Row = {"relation": relation, "edges": edges.get(relation)}
@@ -526,9 +520,8 @@ def _cost(tables: dict[str, list[Row]], edges: dict[str, int], judged: list[str]
                     both = is_finite(with_it.get(unit)) and is_finite(without.get(unit))
                     row[f"{kind}_{unit}"] = with_it[unit] - without[unit] if both else None
             costs.append(row)
-        rows = [row for row in tables["leaderboard"] if row["model"] == model]
-        if rows:
-            models.append({"model": model, "relations": costs, "arms": rows})
+        if model in board:
+            models.append({"model": model, "relations": costs, "arms": board[model]})
     return models
 
 

@@ -115,8 +115,8 @@ class BatchRecommender:
 
     def __init__(self, run: FittedRun) -> None:
         self.run = run
-        self._full_histories = run.full_histories() if run.lists_from_full_history else None
-        self._interacted_items, self._unscorable_items = run.interacted_items(), run.unscorable_items
+        self._full_histories = run.full_histories if run.lists_from_full_history else None
+        self._interacted_items, self._unscorable_items = run.interacted_items, run.unscorable_items
 
     def top(self, users: Int64, k: int) -> tuple[TopK, Mask]:
         """The k best new items of each user, and which users get the popularity fallback, bool [n_users]."""

@@ -348,7 +348,7 @@ def _vectors(run: FittedRun) -> tuple[Float32, Float32]:
     assert isinstance(model, VectorModel)
     users, items = model.encoded()
     if run.lists_from_full_history:
-        users = model.history_vectors(run.full_histories().tensors())
+        users = model.history_vectors(run.full_histories.tensors())
     user_vectors, item_vectors = (np.ascontiguousarray(v.detach().float().numpy(force=True)) for v in (users, items))
     return user_vectors, item_vectors[_exported_items(run)]
 

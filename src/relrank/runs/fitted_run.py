@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class _RunMetadata(ConfigSection):
     unseen: int = Field(0, ge=0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FittedRun:
     """A fitted model with its graph, its split and the titles of its items.
 
@@ -99,7 +100,6 @@ class FittedRun:
     note: dict[str, Any]
     item_attributes: pl.DataFrame | None = None
     nodes: Mapping[str, tuple[tuple[str, ...], pl.DataFrame]] = field(default_factory=dict)
-    _derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         return f"FittedRun({self.note['model']} on {self.note['arm']}, {self.note['protocol']})\n{self.graph!r}"
@@ -115,10 +115,10 @@ class FittedRun:
         row = self.split.users.rows(as_keys([user], self.split.users.keys), "user")
         check_k(k)
         if self.lists_from_full_history:
-            full_histories = self.full_histories().take(row.astype(np.int64)).items
+            full_histories = self.full_histories.take(row.astype(np.int64)).items
             return self._from_history(full_histories, k, self.unscorable_items)
         return self._first_list(
-            *top_k_with_fallback(self.model, row, self.interacted_items(), k, self.unscorable_items)
+            *top_k_with_fallback(self.model, row, self.interacted_items, k, self.unscorable_items)
         )
 
     def recommend_for(self, history: Sequence[str | int], k: int = 10) -> pl.DataFrame:
@@ -160,32 +160,27 @@ class FittedRun:
             pl.col("key").alias("item"), "title", "part"
         )
 
+    @cached_property
     def full_histories(self) -> Sequences:
         """All interactions of each user, oldest first, with repeats: training, then validation and test rows."""
-
-        def build() -> Sequences:
-            parts = [self.split.events, *(getattr(self.split, part) for part in PARTS[1:])]
-            return Sequences.from_rows(*_joined(parts), self.split.shape[0])
-
-        histories: Sequences = self._cached("full_histories", build)
-        return histories
+        return Sequences.from_rows(
+            *_joined([self.split.events, self.split.valid, self.split.test]), self.split.shape[0]
+        )
 
     @property
     def lists_from_full_history(self) -> bool:
         """Whether a known user's list is computed from the full history, including validation and test rows."""
         return self.split.successive and accepts_longer_history(self.model)
 
-    @property
+    @cached_property
     def unscorable_items(self) -> Int32:
         """Items without interactions that the model cannot score, excluded from all lists."""
-        items: Int32 = self._cached("unscorable_items", lambda: unscorable_items(self.model, self.split.unseen))
-        return items
+        return unscorable_items(self.model, self.split.unseen)
 
-    @property
+    @cached_property
     def uninformative_items(self) -> Int32:
         """Items without training interactions, relations or features that the model uses, ascending."""
-        items: Int32 = self._cached("uninformative_items", lambda: uninformative_items(self.model))
-        return items
+        return uninformative_items(self.model)
 
     def informative_history(self, history: npt.NDArray[np.integer]) -> Int64:
         """Item rows of a history that carry information: none if all its items are uninformative.
@@ -197,19 +192,10 @@ class FittedRun:
             return rows[:0]
         return rows[~np.isin(rows, self.unscorable_items)]
 
+    @cached_property
     def interacted_items(self) -> Csr:
         """Users by items: the interactions of all parts."""
-
-        def build() -> Csr:
-            return Csr.from_pairs(*_joined([getattr(self.split, part) for part in PARTS]), self.split.shape)
-
-        items: Csr = self._cached("interacted_items", build)
-        return items
-
-    def _cached(self, name: str, make: Callable[[], Any]) -> Any:
-        if name not in self._derived:
-            self._derived[name] = make()
-        return self._derived[name]
+        return Csr.from_pairs(*_joined([getattr(self.split, part) for part in PARTS]), self.split.shape)
 
 
 def _joined(parts: Sequence[Interactions]) -> tuple[Int32, Int32]:
@@ -418,7 +404,7 @@ def _loaded(folder: Path) -> FittedRun:
     item_attributes = sealed.table(FACTS) if FACTS in sealed else None
     nodes = _unnested(sealed.table(NODES)) if NODES in sealed else {}
     run = FittedRun(model, graph, split, sealed.table("titles.parquet"), note, item_attributes, nodes)
-    run.interacted_items()  # checks that no (user, item) repeats
+    _ = run.interacted_items  # checks that no (user, item) repeats
     run.titles["title"].cast(pl.String)  # checks the type
     if not run.titles["key"].equals(items.keys) or (
         item_attributes is not None and item_attributes.height != len(items)

@@ -95,7 +95,7 @@ class ServedModel:
         self._train_sequences = self._parts[0]
         if split.repeats is not None:
             self._train_sequences = Sequences.from_rows(split.repeats.user, split.repeats.item, self.n_users)
-        self._interacted_items = run.interacted_items()
+        self._interacted_items = run.interacted_items
         self._tie_rank = np.empty(self.n_items, np.int32)
         self._tie_rank[tie_break_order(self.n_items)] = np.arange(self.n_items, dtype=np.int32)
         self._uses_full_history = run.lists_from_full_history

@@ -64,13 +64,7 @@ class Tracking:
     """
 
     def __init__(
-        self,
-        uri: str | None,
-        config: StudyConfig,
-        data: StudyData,
-        file: Path,
-        out: Path,
-        warn: StatusCallback,
+        self, uri: str | None, config: StudyConfig, data: StudyData, file: Path, out: Path, warn: StatusCallback
     ) -> None:
         load_mlflow()
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
