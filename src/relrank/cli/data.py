@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from relrank.cli.options import StudyFile
-from relrank.cli.progress import print_plain
+from relrank.cli.progress import print_plain, progress_bars
 from relrank.cli.study_data import prepare_data, print_card, with_seeds
 from relrank.errors import InputError, did_you_mean, one_of
 
@@ -27,7 +27,8 @@ def fetch(
 
     Example: **relrank fetch ml-100k data/ml-100k**
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.console import Console
+    from rich.progress import DownloadColumn
 
     from relrank.tables import fetch as fetching
 
@@ -35,15 +36,7 @@ def fetch(
     if name not in names:
         found = repr(name) + did_you_mean(name, names)
         raise InputError("unknown data set", where="relrank fetch", expected=one_of(names), found=found)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(description: str, done: int, total: int | None) -> None:
-            if description not in tasks:
-                tasks[description] = bar.add_task(description, total=total)
-            bar.update(tasks[description], completed=done, total=total)
-
+    with progress_bars(Console(), DownloadColumn()) as progress:
         where = fetching.fetch(cast("fetching.Name", name), folder, progress)
     print(f"{name} is in {where}")
 

@@ -9,30 +9,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
+    from rich.progress import ProgressColumn, TaskID
     from rich.status import Status
 
+    from relrank.tables.fetch import Progress as ProgressCallback
+
 STATUS_INTERVAL = 5.0
-"""Seconds between two status lines where the output is no terminal."""
+"""Seconds between two status lines if the output is not a terminal."""
 
 
 @contextmanager
-def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """One bar per long task, removed when the block ends; nothing is shown where the console is no terminal."""
+def progress_bars(console: Console, counter: ProgressColumn | None = None) -> Iterator[ProgressCallback]:
+    """One bar per long task, removed when the block ends; nothing is shown if the console is not a terminal."""
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), counter or MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     tasks: dict[str, TaskID] = {}
     with ExitStack() as stack:
 
-        def progress(task: str, done: int, total: int) -> None:
+        def progress(description: str, done: int, total: int | None) -> None:
             if not tasks:
                 stack.enter_context(bar)
-            if task not in tasks:
-                tasks[task] = bar.add_task(escape(task), total=total)
-            bar.update(tasks[task], completed=done, total=total)
+            if description not in tasks:
+                tasks[description] = bar.add_task(escape(description), total=total)
+            bar.update(tasks[description], completed=done, total=total)
 
         yield progress
 

@@ -43,7 +43,6 @@ class Scorer(Protocol):
 
     def score(self, users: torch.Tensor, /) -> torch.Tensor:
         """Scores float32 [B, n_items] for user rows int64 [B]; higher is better, all of them finite."""
-        ...
 
 
 class FoldIn(Protocol):
@@ -51,62 +50,48 @@ class FoldIn(Protocol):
 
     def fold_in(self, histories: list[torch.Tensor], /) -> torch.Tensor:
         """Scores float32 [B, n_items] for B histories of item rows, each int64 [length]."""
-        ...
 
 
 class DotProductScores(Protocol):
     """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are dot products of vectors."""
 
-    @property
-    def is_dot_product(self) -> bool:
-        """Whether scores are exactly these products."""
-        ...
+    is_dot_product: bool
+    """Whether scores are exactly these products."""
 
     def item_vectors(self) -> torch.Tensor:
         """Vectors of the catalogue, [n_items, d]."""
-        ...
 
     def user_vectors(self, users: torch.Tensor, /) -> torch.Tensor:
         """Vectors [B, d] of user rows int64 [B]."""
-        ...
 
     def history_vectors(self, histories: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Vectors [B, d] of B histories."""
-        ...
 
 
 class SparseProductScores(Protocol):
     """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are products of sparse inputs and weights."""
 
-    @property
-    def is_sparse_product(self) -> bool:
-        """Whether scores are exactly this product."""
-        ...
+    is_sparse_product: bool
+    """Whether scores are exactly this product."""
 
     def item_weights(self) -> Csr:
         """Weights [n_inputs, n_items]."""
-        ...
 
     def inputs(self, users: torch.Tensor, /) -> Csr:
         """Inputs [B, n_inputs] of user rows int64 [B]."""
-        ...
 
     def history_inputs(self, histories: Sequence[torch.Tensor], /) -> Csr:
         """Inputs [B, n_inputs or n_items] of B histories."""
-        ...
 
 
 class SharedScores(Protocol):
     """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are the same for every user."""
 
-    @property
-    def has_shared_scores(self) -> bool:
-        """Whether all users have the same scores."""
-        ...
+    has_shared_scores: bool
+    """Whether all users have the same scores."""
 
     def shared_scores(self) -> torch.Tensor:
         """Scores of all users, float32 [n_items]."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -297,13 +282,11 @@ class FoldInScorer:
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
         """Scores of the users' histories."""
-        scores: torch.Tensor = self._model.fold_in(self._histories(rows))
-        return scores
+        return cast("torch.Tensor", self._model.fold_in(self._histories(rows)))
 
     def item_vectors(self) -> torch.Tensor:
         """The model's item vectors."""
-        vectors: torch.Tensor = self._model.item_vectors()
-        return vectors
+        return cast("torch.Tensor", self._model.item_vectors())
 
     def user_vectors(self, rows: torch.Tensor) -> torch.Tensor:
         """Vectors of the users' histories, encoded in parts: activations take far more memory than the vectors."""
@@ -312,18 +295,15 @@ class FoldInScorer:
 
     def shared_scores(self) -> torch.Tensor:
         """The model's shared scores."""
-        scores: torch.Tensor = self._model.shared_scores()
-        return scores
+        return cast("torch.Tensor", self._model.shared_scores())
 
     def item_weights(self) -> Csr:
         """The model's item weights."""
-        weights: Csr = self._model.item_weights()
-        return weights
+        return cast("Csr", self._model.item_weights())
 
     def inputs(self, rows: torch.Tensor) -> Csr:
         """Inputs of the users' histories."""
-        inputs: Csr = self._model.history_inputs(self._histories(rows))
-        return inputs
+        return cast("Csr", self._model.history_inputs(self._histories(rows)))
 
 
 class _RankingPass:
