@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, what it writes, and what it says when something is wrong."""
+"""The command line: its output, its files, and its error messages."""
 
 import json
 import os
@@ -241,8 +241,8 @@ def test_report_writes_the_page_again(study, tmp_path):
     assert (tmp_path / "elsewhere.html").read_bytes() == page
 
 
-def test_a_stored_study_that_does_not_fit_together_is_one_error(study, tmp_path):
-    """Sealed, so it is what was written; but nobody could read it."""
+def test_an_inconsistent_stored_study_is_one_error(study, tmp_path):
+    """With valid checksums, but inconsistent tables."""
     result = StudyResult.load(study.folder)
     nothing = pl.lit(None, pl.Float64)
     effects = result.effects.with_columns(mean=nothing, low=nothing, high=nothing)
@@ -252,7 +252,7 @@ def test_a_stored_study_that_does_not_fit_together_is_one_error(study, tmp_path)
     assert ran.err.startswith("error: parts do not fit together")
 
 
-def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):
+def test_recommend_prints_titles_of_all_items_not_chosen_yet(study):
     def best(out: str) -> list[int]:
         return [int(item) for item in re.findall(r"\d+\W+(\d+)\W+item \1\b", out)]
 
@@ -269,7 +269,7 @@ def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):
     assert sorted(best(out)) == sorted(set(range(120)) - {3, 4})
 
 
-def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
+def test_recommend_and_explain_use_the_same_filtered_list(study):
     narrowed = ["--user", 5, "--visit", "3, 4", "--with", "driver:driver 1", "--without", "noise:noise 1"]
     first = good(relrank("recommend", "runs/small", *narrowed, "-k", 1, at=study.home))
     gone = re.findall(r"1\W+(\d+)\W+item \1\b", first)[0]
@@ -290,7 +290,7 @@ def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
     assert (refused.code, refused.err.splitlines()[0]) == (2, "error: item does not fit the filters")
 
 
-def test_evaluate_prints_what_the_study_measured(study, tmp_path):
+def test_evaluate_prints_the_metrics_of_the_study(study, tmp_path):
     note = json.loads((study.folder / "winner" / "run.json").read_text())
     users = users_of(study.folder / "cells" / note["cell"])
     table = tmp_path / "users.parquet"
@@ -306,7 +306,7 @@ def test_evaluate_prints_what_the_study_measured(study, tmp_path):
         assert printed(name, out) == f"{lists[name].mean():.4f}"
 
 
-def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
+def test_batch_writes_the_lists_of_recommend(study, tmp_path):
     out = good(relrank("batch", "runs/small", "--out", tmp_path / "lists.parquet", "-k", 4, at=study.home))
     assert "1,200 rows of 300 users" in out
     lists = pl.read_parquet(tmp_path / "lists.parquet")
@@ -314,14 +314,14 @@ def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
     assert lists.filter(pl.col("user") == 5)["item"].to_list() == expected["item"].to_list()
 
 
-def test_export_says_what_it_wrote(study, tmp_path):
+def test_export_lists_its_files(study, tmp_path):
     out = good(relrank("export", "runs/small", "--to", "torch", "--out", tmp_path / "[out]", at=study.home))
     assert "[out]: ids.parquet, manifest.json, model.safetensors, note.json" in out
     note = json.loads((tmp_path / "[out]" / "note.json").read_text())
     assert (note["model"], note["input"], note["shape"]) == ("relational-ease", "history", [120, 120])
 
 
-def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
+def test_fit_saves_a_run_that_evaluate_and_recommend_read(study, tmp_path):
     out = good(relrank("fit", study.home / "small.toml", "--arm", "driver", "--out", "kept", at=tmp_path))
     assert "interactions + driver" in out
     assert "saved in kept" in out
@@ -381,7 +381,7 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("fetch ml-101k data", "ml-101k"),
     ],
 )
-def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message):
+def test_an_input_error_gets_one_message_and_exit_code_2(study, tmp_path, words, message):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "small").symlink_to(study.folder)
     (tmp_path / "small.toml").write_text(SMALL)
@@ -398,7 +398,7 @@ def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message
     assert files(tmp_path) == before
 
 
-def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
+def test_an_interrupted_study_says_how_to_resume(study, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.engines.engine.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
@@ -427,7 +427,7 @@ def test_tune_writes_a_study_that_runs(tmp_path):
     assert len(re.findall(r"· (all|interactions) trial", again)) == 2
 
 
-def test_tune_without_optuna_says_what_to_install(tmp_path):
+def test_tune_without_optuna_names_the_extra(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch.dict(sys.modules, optuna=None):
         ran = relrank("tune", "small.toml", at=tmp_path)
@@ -437,7 +437,7 @@ def test_tune_without_optuna_says_what_to_install(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_interrupted_search_says_how_to_go_on(tmp_path):
+def test_an_interrupted_search_says_how_to_resume(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.optuna_search.mean_metric", side_effect=KeyboardInterrupt):
         ran = relrank("tune", "small.toml", at=tmp_path)

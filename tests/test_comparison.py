@@ -69,13 +69,13 @@ def test_mean_squares_by_hand():
     assert degrees_of_freedom == pytest.approx(2)
 
 
-def test_identical_arms_show_nothing():
+def test_identical_arms_have_no_effect():
     effect = compare(table([0.1, 0.7]), table([0.1, 0.7]), "ndcg@10")
     assert effect == Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 2, 1)
     assert effect.is_equivalent(1e-9)
 
 
-def test_a_constant_difference_is_as_certain_as_its_users_are_many():
+def test_a_constant_difference_is_more_certain_with_more_users():
     effect = difference(np.full(30, 0.25))
     assert effect.effect_size == 0
     assert 0 < effect.p < 0.001
@@ -85,14 +85,14 @@ def test_a_constant_difference_is_as_certain_as_its_users_are_many():
     assert few.low < 0
 
 
-def test_one_user_says_nothing_of_others():
+def test_one_user_gives_no_standard_error():
     effect = difference(np.array([0.3]))
     assert effect.p == 1
     assert effect.low < 0 < effect.high
 
 
 @given(st.integers(2, 400), st.integers(1, 4), st.integers(0, 10_000))
-def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
+def test_interval_and_p_agree(n_users, n_seeds, seed):
     rng = np.random.default_rng(seed)
     values = np.where(rng.random((n_users, n_seeds)) < 0.1, rng.normal(0.3, 1, (n_users, n_seeds)), 0.0)
     effect = difference(values)
@@ -116,8 +116,8 @@ def test_same_seed_same_numbers():
     assert difference(values, seed=4).p != difference(values, seed=5).p  # signs of few users are flipped at random
 
 
-def test_signs_are_flipped_of_few_users_alone():
-    """Over several splits both together would be too wide: coverage of 98 %."""
+def test_signs_are_flipped_for_few_users_only():
+    """Over several splits intervals with both would be too wide: they cover 98 %."""
     values = np.zeros(300)
     values[:40] = np.random.default_rng(1).normal(0.2, 1, 40)
     assert difference(values).p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
@@ -144,7 +144,7 @@ def test_one_user_who_differs_bounds_an_effect():
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("differ", [1.0, 2.0, 4.0])
-def test_intervals_of_few_who_differ_hold_the_truth(differ, shift):
+def test_intervals_of_few_differing_users_cover_the_truth(differ, shift):
     """So many of 400 users on average, each by something between shift/2 − .5 and shift/2 + .5."""
     rng, held, n = np.random.default_rng(8), 0, 0
     for _ in range(600):
@@ -180,7 +180,7 @@ def test_equivalence_is_two_one_sided_tests():
 
 
 @pytest.mark.parametrize(("n_users", "n_seeds", "tests"), [(100, 1, 1), (1_000, 5, 1), (300, 5, 5)])
-def test_visible_effects_are_shown_eight_times_in_ten(n_users, n_seeds, tests):
+def test_detectable_effects_are_detected_eight_times_in_ten(n_users, n_seeds, tests):
     rng = np.random.default_rng(8)
 
     def draw(mean: float) -> Effect:
@@ -208,7 +208,7 @@ def test_interval_over_users_covers_the_truth():
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("n_users", [100, 1_000])
 def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_users, n_seeds, apart):
-    """Splits that favour one side for everybody, by so many standard errors; most users do not differ at all."""
+    """Splits differ for all users, by so many standard errors; most users do not differ at all."""
     rng = np.random.default_rng(2)
     error = np.sqrt(0.3 * (1 + 0.2 * (n_seeds - 1)) / (n_users * n_seeds))
 
@@ -223,7 +223,7 @@ def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_use
         assert covered([s.mean(axis=1) for s in samples]) < 0.75  # what users alone would claim
 
 
-def test_what_other_arms_say_of_starts_by_hand():
+def test_pooled_restart_variance_by_hand():
     """Users' means 0, 2, 4, each start ±1 off for all: 4/3 of users and (1 + 1)/2 of starts, inside 0."""
     values = np.array([0.0, 2.0, 4.0])[:, None] + np.array([1.0, -1.0])
     alone = _mean_and_error(values)
@@ -247,8 +247,8 @@ def test_what_other_arms_say_of_starts_by_hand():
 
 
 @pytest.mark.parametrize("rest", [0.0, 2.0], ids=["steady users", "users shaken by every start"])
-def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
-    """Starts that differ as much as users do, nothing true: how often .01 is claimed of 1,000 effects."""
+def test_three_restarts_claim_too_much_unless_pooled_with_other_arms(rest):
+    """Restarts vary as much as users, and there is no effect: how often p < .01 among 1,000 effects."""
     rng, starts, users, arms = np.random.default_rng(6), 3, 500, 12
     base = rng.normal(size=users)
     base = np.sqrt(users) * (base - base.mean()) / base.std()  # so that the variance of users' mean is 1
@@ -318,7 +318,7 @@ def test_p_is_uniform_under_the_null(n_users):
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
 def test_few_differing_users_are_enumerated(d):
-    """Where t would say more than the signs of so few users can, the signs are believed."""
+    """If the t test is more extreme than the signs of so few users allow, the sign-flip test decides."""
     found = difference(np.array([*d, 0, 0], float))
     by_t = stats.ttest_1samp([*d, 0, 0], 0).pvalue if any(d) else 1.0
     assert found.p == pytest.approx(max(brute_force(d), by_t))
@@ -355,7 +355,7 @@ def test_pitfall_two_models_compared_under_two_protocols():
         (table([1.0]), table([1.0]).with_columns(user=pl.lit("a")), "users do not pair up"),
     ],
 )
-def test_tables_that_do_not_pair(a, b, message):
+def test_tables_that_cannot_be_paired_are_refused(a, b, message):
     with pytest.raises(InputError, match=message):
         compare(a, b, "ndcg@10")
 
@@ -390,7 +390,7 @@ def test_holm_is_the_step_down_procedure(p):
         assert {i for i, value in enumerate(adjusted) if value <= level} == rejected
 
 
-def test_over_several_splits_signs_are_flipped_of_the_fewest_users_alone(monkeypatch):
+def test_over_several_splits_signs_are_flipped_for_the_fewest_users_only(monkeypatch):
     """20 of 100 users differ: with one split the wider of t and flipped signs counts, with three t alone."""
     differences = np.zeros((100, 3))
     differences[:20] = np.random.default_rng(0).normal(0.4, 1, (20, 3))

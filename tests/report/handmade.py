@@ -230,7 +230,7 @@ def goodbooks() -> StudyResult:
 
 
 def make_plan(model: str, base: float, gain: float, steps: list[tuple[str, float]]) -> dict[str, Any]:
-    """The path of relations; (relation, what all up to it bring)."""
+    """The plan; (relation, what all relations up to it add)."""
     rows, before = [], 0.0
     for at, (relation, total) in enumerate(steps):
         row: dict[str, Any] = {
