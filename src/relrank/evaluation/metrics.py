@@ -378,16 +378,16 @@ def _divergences(items, indptr, indices, s_indptr, s_indices, s_data, n_values, 
     """``miscalibration`` from the items' distributions; ``p`` and ``q`` are cleared after each user."""
     p, q = np.zeros(n_values), np.zeros(n_values)
     for user in range(len(items)):
-        own, shown = 0.0, 0.0
+        p_total, q_total = 0.0, 0.0
         for e in range(indptr[user], indptr[user + 1]):
             for f in range(s_indptr[indices[e]], s_indptr[indices[e] + 1]):
                 p[s_indices[f]] += s_data[f]
-                own += s_data[f]
+                p_total += s_data[f]
         for item in items[user]:
             if item >= 0:
                 for f in range(s_indptr[item], s_indptr[item + 1]):
                     q[s_indices[f]] += s_data[f]
-                    shown += s_data[f]
+                    q_total += s_data[f]
         # q̃ / (α p) = 1 + (1 − α) q / (α p) is 1 if the list lacks g: only values that both have need a logarithm
         divergence = -np.log(alpha)
         for item in items[user]:
@@ -395,13 +395,15 @@ def _divergences(items, indptr, indices, s_indptr, s_indices, s_data, n_values, 
                 for f in range(s_indptr[item], s_indptr[item + 1]):
                     g = s_indices[f]
                     if p[g] > 0 and q[g] > 0:
-                        divergence -= p[g] / own * np.log1p((1 - alpha) / alpha * (q[g] / shown) / (p[g] / own))
+                        divergence -= (
+                            p[g] / p_total * np.log1p((1 - alpha) / alpha * (q[g] / q_total) / (p[g] / p_total))
+                        )
                     q[g] = 0.0
         for e in range(indptr[user], indptr[user + 1]):
             for f in range(s_indptr[indices[e]], s_indptr[indices[e] + 1]):
                 p[s_indices[f]] = 0.0
         # values below 0 are rounding errors
-        result[user] = max(divergence, 0.0) if own > 0 and shown > 0 else np.nan
+        result[user] = max(divergence, 0.0) if p_total > 0 and q_total > 0 else np.nan
 
 
 def popularity_lift(items: TopKItems, history: Csr, counts: Int64) -> Float64:
@@ -418,12 +420,12 @@ def popularity_lift(items: TopKItems, history: Csr, counts: Int64) -> Float64:
         counts: int64 [n_items], training rows per item.
     """
     popularity = np.append(counts, 0).astype(np.float64)  # the last entry is for −1
-    n_shown, n_own = (items >= 0).sum(axis=1), history.degrees()
+    n_listed, n_history = (items >= 0).sum(axis=1), history.degrees()
     summed = np.bincount(history.rows(), weights=popularity[history.indices], minlength=history.n_rows)
-    own = summed / np.maximum(n_own, 1)
-    shown = popularity[items].sum(axis=1) / np.maximum(n_shown, 1)
+    history_mean = summed / np.maximum(n_history, 1)
+    list_mean = popularity[items].sum(axis=1) / np.maximum(n_listed, 1)
     result = np.full(len(items), np.nan)
-    np.divide(shown - own, own, out=result, where=(n_shown > 0) & (own > 0))
+    np.divide(list_mean - history_mean, history_mean, out=result, where=(n_listed > 0) & (history_mean > 0))
     return result
 
 
