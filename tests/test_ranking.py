@@ -131,17 +131,17 @@ def test_excluded_items_are_no_candidates():
     model, seen, truth = random_case(5)
     n = truth.n_cols
     relevant = np.unique(truth.indices)
-    closed = np.setdiff1d(np.arange(0, n, 2), relevant).astype(np.int32)
+    excluded = np.setdiff1d(np.arange(0, n, 2), relevant).astype(np.int32)
     everywhere = np.zeros((truth.n_rows, n), bool)
-    everywhere[:, closed] = True
+    everywhere[:, excluded] = True
     everywhere[seen.rows(), seen.indices] = True
     both = Csr.from_pairs(*np.nonzero(everywhere), (truth.n_rows, n))
-    found, lists = ranks_and_top_k(model, seen, truth, 7, excluded_items=closed)
+    found, lists = ranks_and_top_k(model, seen, truth, 7, excluded_items=excluded)
     expected, expected_lists = ranks_and_top_k(model, both, truth, 7)
-    assert closed.size > 5
+    assert excluded.size > 5
     assert pairs(found) == pairs(expected) != pairs(ranks(model, seen, truth))
     assert lists.items.tolist() == expected_lists.items.tolist()
-    # what a model says of the closed ones alone is nothing, and is counted
+    # a model may know only the excluded items; then its scores are constant, which is counted
     flat = Fixed(np.array([[9, 8, 1, 1]] * 5))
     only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), excluded_items=np.array([0, 1], np.int32))
     assert only.constant_users == 5

@@ -90,12 +90,14 @@ def pairs(found: Ranks) -> list[tuple[int, int]]:
     return list(zip(found.higher.tolist(), found.equal.tolist(), strict=True))
 
 
-def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+def oracle(
+    scores, seen: Csr, truth: Csr, k: int, excluded: list[int]
+) -> tuple[list[tuple[int, int]], list[list[int]]]:
     """Counts and lists, one candidate after the other, in float64."""
     place = {item: at for at, item in enumerate(tie_break_order(seen.n_cols).tolist())}
     found, lists = [], []
     for u in np.flatnonzero(truth.degrees()):
-        masked = {*seen.take([u]).indices.tolist(), *closed}
+        masked = {*seen.take([u]).indices.tolist(), *excluded}
         candidates = [i for i in range(seen.n_cols) if i not in masked]
         for i in truth.take([u]).indices:
             own = scores[u, candidates]
@@ -131,10 +133,10 @@ def test_many_relevant_items(most_truth):
 @pytest.mark.parametrize("n_items", [40, 600])
 def test_excluded_items_are_no_candidates(n_items):
     users, items, seen, truth = case(5, 30, n_items, 4)
-    closed = np.setdiff1d(np.arange(0, n_items, 3), truth.indices).astype(np.int32)
-    expected, expected_lists = oracle(users @ items.T, seen, truth, 9, closed.tolist())
+    excluded = np.setdiff1d(np.arange(0, n_items, 3), truth.indices).astype(np.int32)
+    expected, expected_lists = oracle(users @ items.T, seen, truth, 9, excluded.tolist())
     for kind in (Products, Scored):
-        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, excluded_items=closed)
+        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, excluded_items=excluded)
         assert pairs(found) == expected
         assert [[i for i in row if i >= 0] for row in lists.items.tolist()] == expected_lists
     with pytest.raises(ValueError, match="relevant items are masked"):

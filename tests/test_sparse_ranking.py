@@ -52,27 +52,27 @@ def case(seed: int, n_users: int, n_items: int, share: float) -> tuple[Sparse, C
     inputs = rng.integers(1, 3, (n_users, n_items + 4)) * (rng.random((n_users, n_items + 4)) < share)
     weights = rng.integers(-2, 4, (n_items + 4, n_items)) * (rng.random((n_items + 4, n_items)) < share)
     part = rng.random((n_users, n_items))
-    closed = np.flatnonzero(rng.random(n_items) < 0.1).astype(np.int32)
+    excluded = np.flatnonzero(rng.random(n_items) < 0.1).astype(np.int32)
     relevant = (part > 0.7) & (rng.random((n_users, 1)) < 0.8)
-    relevant[:, closed] = False
-    return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), closed
+    relevant[:, excluded] = False
+    return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), excluded
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0.05, 0.3, 0.9]),
        st.sampled_from([0, 1, 5, 60]), st.booleans())  # fmt: skip
-def test_equal_to_dense_scores(seed, n_users, n_items, share, k, some_closed):
-    model, seen, truth, closed = case(seed, n_users, n_items, share)
-    closed = closed if some_closed else None
-    expected = outcome(Dense(model), seen, truth, k, closed, None)
+def test_equal_to_dense_scores(seed, n_users, n_items, share, k, some_excluded):
+    model, seen, truth, excluded = case(seed, n_users, n_items, share)
+    excluded = excluded if some_excluded else None
+    expected = outcome(Dense(model), seen, truth, k, excluded, None)
     for block in (None, 2):
-        assert outcome(model, seen, truth, k, closed, block) == expected
+        assert outcome(model, seen, truth, k, excluded, block) == expected
 
 
-def outcome(model, seen, truth, k, closed, block):
+def outcome(model, seen, truth, k, excluded, block):
     """Ranks and lists as plain lists, or that scores are constant."""
     try:
-        found, lists = ranks_and_top_k(model, seen, truth, k, excluded_items=closed, block=block)
+        found, lists = ranks_and_top_k(model, seen, truth, k, excluded_items=excluded, block=block)
     except InputError as error:
         return str(error).splitlines()[0]
     arrays = (found.higher, found.equal, lists.items, lists.scores)
