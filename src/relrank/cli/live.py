@@ -180,7 +180,7 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             style="dim",
             highlight=False,
         )
-    if caveat := result.card.get("users_only"):
+    if caveat := result.card.get("interval_caveat"):
         _print(console, caveat)
 
 
@@ -192,7 +192,7 @@ def _print(console: Console, text: str, style: str = "") -> None:
 def _print_warnings(console: Console, result: StudyResult) -> None:
     """What limits the evidence: weak models, a smoke run, accepted leaks, cells that were left out."""
     card = result.card
-    for judge in card.get("judges", []):
+    for judge in card.get("model_strength", []):
         weak = judge["stronger"] or judge["better_setting"] is not None
         _print(console, judge["sentence"], "bold yellow" if weak else "")
     if card["smoke"]:
@@ -200,9 +200,9 @@ def _print_warnings(console: Console, result: StudyResult) -> None:
     for leak in card.get("accepted_leaks", []):
         line = f"{leak_suffix([leak], titles_of(card))} ({leak['check']}: {leak['message']}); no figure is evidence"
         _print(console, line, "bold red")
-    for look in card.get("look_at", []):
+    for look in card.get("suspicious_gains", []):
         _print(console, look, "bold yellow")
-    for skipped in card.get("left_out", []):
+    for skipped in card.get("skipped", []):
         _print(console, skipped, "yellow")
     if features := card.get("features"):
         known = (f"{f['name']} ({f['kind']} of {f['node']}, known for {f['known']:.0%})" for f in features)
@@ -211,7 +211,7 @@ def _print_warnings(console: Console, result: StudyResult) -> None:
 
 def _print_leaderboard(console: Console, result: StudyResult) -> None:
     metric, digits, titles = result.card["metric"], result.decimals, arm_titles_of(result.card)
-    splits = "" if result.card.get("users_only") else " and splits"
+    splits = "" if result.card.get("interval_caveat") else " and splits"
     table = plain_table(f"leaderboard, test {metric}, 95 % intervals over users{splits}")
     for heading in ("model", "arm", metric, "interval", ""):
         table.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
@@ -238,7 +238,7 @@ def _print_verdicts(console: Console, result: StudyResult) -> None:
             wrap = heading in ("relation", "verdict")
             table.add_column(heading, no_wrap=not wrap, overflow="fold", min_width=width)
         for row in verdicts.iter_rows(named=True):
-            instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
+            instead = ", ".join(titles.get(name, name) for name in (row["interchangeable_with"] or "").split(", "))
             verdict = row["verdict"] + (f" with {instead}" if instead else "")
             if row["true_verdict"]:
                 right = agrees(row["verdict"], row["true_verdict"])

@@ -83,8 +83,8 @@ class Effect:
         high: upper end of the 95 % interval.
         p: two-sided; 1 if nothing differs. Below .05 exactly if the interval excludes 0.
         effect_size: paired Cohen's d, mean / standard deviation of the users' means; 0 if that deviation is 0.
-        error: standard error of the mean, over users and splits.
-        freedom: degrees of freedom of the standard error.
+        standard_error: of the mean, over users and splits.
+        degrees_of_freedom: of the standard error.
         n_users: distinct users.
         n_seeds: pairs of tables.
     """
@@ -101,7 +101,7 @@ class Effect:
 
     def interval_at(self, level: float) -> tuple[float, float]:
         """Interval at another confidence level, such as .9 for two one-sided tests at .05."""
-        half = t_quantile(0.5 + level / 2, self.freedom) * self.error
+        half = t_quantile(0.5 + level / 2, self.degrees_of_freedom) * self.standard_error
         return self.mean - half, self.mean + half
 
     def is_equivalent(self, margin: float) -> bool:
@@ -111,15 +111,16 @@ class Effect:
 
     def p_greater_than(self, value: float) -> float:
         """One-sided p of the null hypothesis that the effect is at most a value."""
-        if self.error == 0:
+        if self.standard_error == 0:
             return 0.0 if self.mean > value else 1.0
         return float(stdtr(self.degrees_of_freedom, (value - self.mean) / self.standard_error))
 
     def detectable_effect(self, tests: int = 1) -> float:
         """Smallest true effect found with power .8 at α = .05, Bonferroni-corrected for the number of tests."""
-        freedom = min(self.freedom, NORMAL)
+        freedom = min(self.degrees_of_freedom, NORMAL)
         least = t_quantile(1 - 0.025 / tests, freedom)
-        error = self.error / (1 - 1 / (4 * freedom + 1))  # corrects for underestimation with few degrees of freedom
+        # few degrees of freedom underestimate the error
+        error = self.standard_error / (1 - 1 / (4 * freedom + 1))
         return float(nctdtrinc(freedom, 1 - POWER, least)) * error
 
     def required_users(self, effect: float, tests: int = 1) -> int | None:
@@ -140,7 +141,7 @@ class RestartVariance:
 
     Attributes:
         variance: of the mean over the initializations.
-        freedom: degrees of freedom of the variance.
+        degrees_of_freedom: of the variance.
     """
 
     variance: float
@@ -208,14 +209,14 @@ def effect_from_differences(differences: Float64, seed: int = 0, starts: Restart
     mean, error, freedom = _mean_and_error(differences, starts)
     per_user = np.nanmean(differences, axis=1)
     spread = per_user.std(ddof=1) if per_user.size > 1 else 0.0
-    p = _two_sided(mean, error, degrees_of_freedom)
+    p = _two_sided(mean, error, freedom)
     differing = per_user[per_user != 0]
     if differing.size <= (FEW if differences.shape[1] == 1 else EXACT_UP_TO):
         flipped = _sign_flip(differing, FLIPS, np.random.default_rng(seed))
         if flipped > p:
             p = flipped
-            error = max(error, abs(mean) / t_quantile(1 - min(p, WIDENED_UP_TO) / 2, degrees_of_freedom))
-    half = t_quantile(0.975, degrees_of_freedom) * error
+            error = max(error, abs(mean) / t_quantile(1 - min(p, WIDENED_UP_TO) / 2, freedom))
+    half = t_quantile(0.975, freedom) * error
     return Effect(
         mean=mean,
         low=mean - half,
@@ -223,7 +224,7 @@ def effect_from_differences(differences: Float64, seed: int = 0, starts: Restart
         p=p,
         effect_size=float(per_user.mean() / spread) if spread > 0 else 0.0,
         standard_error=error,
-        degrees_of_freedom=degrees_of_freedom,
+        degrees_of_freedom=freedom,
         n_users=differences.shape[0],
         n_seeds=differences.shape[1],
     )
@@ -334,18 +335,18 @@ def _mean_and_error(values: Float64, starts: RestartVariance | None = None) -> t
     freedom_seeds = n_seeds - 1.0
     differs = bool(values[present].any())  # else both sides have the same values
     if starts is not None and differs and starts.variance > seeds:
-        seeds, freedom_seeds = starts.variance, starts.freedom
+        seeds, freedom_seeds = starts.variance, starts.degrees_of_freedom
     # the pooled variance comes from other arms, so it must not reduce the variance of these users
     variance = max(users + seeds - inside, users * (USERS_SHARE if starts is None else 1.0))
     parts = users**2 / (n_users - 1) + seeds**2 / freedom_seeds + inside**2 / freedom_rest
-    degrees_of_freedom = variance**2 / parts if parts > 0 else n_users - 1.0
-    return mean, math.sqrt(variance), min(max(degrees_of_freedom, n_seeds - 1.0), n_users - 1.0)
+    freedom = variance**2 / parts if parts > 0 else n_users - 1.0
+    return mean, math.sqrt(variance), min(max(freedom, n_seeds - 1.0), n_users - 1.0)
 
 
-def _two_sided(mean: float, error: float, degrees_of_freedom: float) -> float:
+def _two_sided(mean: float, error: float, freedom: float) -> float:
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(degrees_of_freedom, -abs(mean) / error))
+    return float(2 * stdtr(freedom, -abs(mean) / error))
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:

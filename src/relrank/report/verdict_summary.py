@@ -23,7 +23,7 @@ def primary_model(result: StudyResult) -> str | None:
     """
     rows = result.verdicts.iter_rows(named=True)
     judged = list(dict.fromkeys(row["model"] for row in rows if row["verdict"] != NOT_READ))
-    for judge in result.card.get("judges", []):
+    for judge in result.card.get("model_strength", []):
         if judge["model"] in judged:
             return str(judge["model"])
     best = dict.fromkeys(judged, -math.inf)
@@ -73,8 +73,8 @@ def _answer(result: StudyResult) -> str:
     helping = [row for row in by["helps"] if row["relation"] not in built]
     if helping:
         sentences.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
-    for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
-        group = [row for row in by["interchangeable"] if row["instead"] == others]
+    for others in dict.fromkeys(row["interchangeable_with"] for row in by["interchangeable"]):
+        group = [row for row in by["interchangeable"] if row["interchangeable_with"] == others]
         instead = (
             "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
         )
@@ -82,7 +82,7 @@ def _answer(result: StudyResult) -> str:
     if by["hurts"]:
         sentences.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
     margin = number(rows[0]["margin"], digits)
-    visible = [row["visible"] for row in by["undecided"] if is_finite(row["visible"])]
+    visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
     seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
     for verdict, words in (
         ("negligible", f"negligible (within ±{margin})"),

@@ -85,14 +85,14 @@ def _card_sections(card: Row, lead: str | None) -> Row:
     accepted = card.get("accepted_leaks", [])
     return {
         "card": card,
-        "judge": next((judge for judge in card.get("judges", []) if judge["model"] == lead), None),
+        "judge": next((judge for judge in card.get("model_strength", []) if judge["model"] == lead), None),
         "plan": _plan(card.get("plan"), lead),
-        "left_out": card.get("left_out", []),
+        "skipped": card.get("skipped", []),
         "audit": sorted(card["audit"], key=lambda row: AUDIT.index(row["level"])),
         "leaks": [row for row in card["audit"] if row["level"] == "leak" and not row.get("accepted")],
         "accepted": accepted,
         "stamp": leak_suffix(accepted, titles_of(card)),
-        "look_at": card.get("look_at", []),
+        "suspicious_gains": card.get("suspicious_gains", []),
     }
 
 
@@ -242,8 +242,8 @@ def _forest(effects: list[Row], judged: list[str], relations: list[str]) -> Row:
         keys = [(model, relation) for relation in [None, *relations] if (model, relation) in rows]
         if keys:
             models.append({"model": model, "blocks": [{"relation": key[1], "rows": rows[key]} for key in keys]})
-    ends = [row[end] for row in shown for end in ("mean", "low", "high", "visible")]
-    ends += [-row["visible"] for row in shown if is_finite(row["visible"])]
+    ends = [row[end] for row in shown for end in ("mean", "low", "high", "detectable_effect")]
+    ends += [-row["detectable_effect"] for row in shown if is_finite(row["detectable_effect"])]
     return {"models": models, "scale": Axis.over([0.0, *ends], most=8)}
 
 
