@@ -222,10 +222,11 @@ def one_study(given: argparse.Namespace, seed: int) -> dict[str, Any]:
         held, drop = effects.get(("held", name), effects["drop", name]), effects["drop", name]
         rows.append(
             {
-                "relation": name, "verdict": row["verdict"], "instead": row["instead"], "p": row["p"],
-                "unused": row["unused"], "visible": row["visible"], "margin": row["margin"],
-                **{f"held_{key}": held[key] for key in ("mean", "error")},
-                **{f"drop_{key}": drop[key] for key in ("mean", "error")},
+                "relation": name, "verdict": row["verdict"], "p": row["p"],
+                "interchangeable_with": row["interchangeable_with"],
+                "unused": row["unused"], "detectable_effect": row["detectable_effect"], "margin": row["margin"],
+                **{f"held_{key}": held[key] for key in ("mean", "standard_error")},
+                **{f"drop_{key}": drop[key] for key in ("mean", "standard_error")},
             }
         )  # fmt: skip
     plan = result.card["plan"]
@@ -282,7 +283,7 @@ def tables(given: argparse.Namespace) -> None:
     result = StudyResult.load(given.run)
     metric = result.card["metric"]
     by_arm: dict[str, dict[int, pl.DataFrame]] = {}
-    lead = result.card["judges"][0]["model"]
+    lead = result.card["model_strength"][0]["model"]
     for cell in sorted((given.run / "cells").glob("*/cell.json")):
         note = json.loads(cell.read_text())
         if note["model"] == lead:
@@ -333,7 +334,7 @@ def _of_population(
     )
     return {
         "relation": name, "users": users, "splits": splits, "apart": apart, "samples": samples, "covered": covered,
-        "claimed": claimed, "visible": detectable_effect,
+        "claimed": claimed, "detectable_effect": detectable_effect,
     }  # fmt: skip
 
 
@@ -399,7 +400,7 @@ def starts(given: argparse.Namespace) -> None:
             found["all arms"].append(effect_from_differences(values, starts=known))
         for who, effects in found.items():
             p = np.array([e.p for e in effects])
-            z = np.std([e.mean / e.error for e in effects])
+            z = np.std([e.mean / e.standard_error for e in effects])
             rates = ", ".join(f"p < {level:g}: {np.mean(p < level):.2%}" for level in (0.05, 0.01, 0.001))
             print(f"starts {apart:g}, users x starts {shaken:g}, {who}: SD of z {z:.2f}, {rates}", flush=True)
 
@@ -469,7 +470,11 @@ def report(given: argparse.Namespace) -> None:
         of_model = [s for s in worthless if s["model"] == model]
         for kind, place in product(("held", "drop"), sorted({(s["splits"] > 1, s["starts"]) for s in of_model})):
             z = [
-                [r[f"{kind}_mean"] / r[f"{kind}_error"] for r in s["relations"] if r[f"{kind}_error"]]
+                [
+                    r[f"{kind}_mean"] / r[f"{kind}_standard_error"]
+                    for r in s["relations"]
+                    if r[f"{kind}_standard_error"]
+                ]
                 for s in of_model
                 if (s["splits"] > 1, s["starts"]) == place
             ]

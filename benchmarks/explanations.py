@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relrank.explanation.explainer import faithfulness
+from faithfulness import faithfulness
 from relrank.models.core.base import override_config
 from relrank.parallel.machine import machine
 from relrank.study.config import read_study

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what it prints, what it writes, and what it says when something is wrong."""
+"""The command line: its output, its files, and its error messages."""
 
 import json
 import os
@@ -18,7 +18,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from relrank.cli.app import _progress, app, main
+from relrank.cli.app import app, main
+from relrank.cli.progress import progress_bars
 from relrank.runs.fitted_run import load_run
 from relrank.study.result import StudyResult
 from relrank.testing import planted_study
@@ -196,7 +197,7 @@ def test_study_is_logged_to_mlflow(study, tmp_path, monkeypatch):
     ran = relrank(*words, at=tmp_path / "home")
     assert ran.code == 2
     assert ran.err.startswith("error: the study is done and stored, but MLflow did not take it")
-    assert "The study goes on, and is logged when it is done" in " ".join(ran.out.split())
+    assert "The study continues and is logged when it is done" in " ".join(ran.out.split())
     assert "Traceback" not in ran.out + ran.err
     assert (tmp_path / "home" / "runs" / "small" / "report.html").is_file()
 
@@ -240,8 +241,8 @@ def test_report_writes_the_page_again(study, tmp_path):
     assert (tmp_path / "elsewhere.html").read_bytes() == page
 
 
-def test_a_stored_study_that_does_not_fit_together_is_one_error(study, tmp_path):
-    """Sealed, so it is what was written; but nobody could read it."""
+def test_an_inconsistent_stored_study_is_one_error(study, tmp_path):
+    """With valid checksums, but inconsistent tables."""
     result = StudyResult.load(study.folder)
     nothing = pl.lit(None, pl.Float64)
     effects = result.effects.with_columns(mean=nothing, low=nothing, high=nothing)
@@ -251,7 +252,7 @@ def test_a_stored_study_that_does_not_fit_together_is_one_error(study, tmp_path)
     assert ran.err.startswith("error: parts do not fit together")
 
 
-def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):
+def test_recommend_prints_titles_of_all_items_not_chosen_yet(study):
     def best(out: str) -> list[int]:
         return [int(item) for item in re.findall(r"\d+\W+(\d+)\W+item \1\b", out)]
 
@@ -268,7 +269,7 @@ def test_recommend_prints_titles_of_all_that_was_not_chosen_yet(study):
     assert sorted(best(out)) == sorted(set(range(120)) - {3, 4})
 
 
-def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
+def test_recommend_and_explain_use_the_same_filtered_list(study):
     narrowed = ["--user", 5, "--visit", "3, 4", "--with", "driver:driver 1", "--without", "noise:noise 1"]
     first = good(relrank("recommend", "runs/small", *narrowed, "-k", 1, at=study.home))
     gone = re.findall(r"1\W+(\d+)\W+item \1\b", first)[0]
@@ -284,12 +285,12 @@ def test_recommend_and_explain_are_of_the_same_narrowed_list(study):
     assert item_attributes["relation:driver"].to_list() == [["driver 1"]] * len(rows)
     assert ["noise 1"] not in item_attributes["relation:noise"].to_list()
     said = good(relrank("explain", "runs/small", item, *narrowed, at=study.home))
-    assert said.startswith(f"item {item}: place {place}, score {score}\n")
+    assert said.startswith(f"item {item}: rank {place}, score {score}\n")
     refused = relrank("explain", "runs/small", gone, *narrowed, at=study.home)
     assert (refused.code, refused.err.splitlines()[0]) == (2, "error: item does not fit the filters")
 
 
-def test_evaluate_prints_what_the_study_measured(study, tmp_path):
+def test_evaluate_prints_the_metrics_of_the_study(study, tmp_path):
     note = json.loads((study.folder / "winner" / "run.json").read_text())
     users = users_of(study.folder / "cells" / note["cell"])
     table = tmp_path / "users.parquet"
@@ -305,7 +306,7 @@ def test_evaluate_prints_what_the_study_measured(study, tmp_path):
         assert printed(name, out) == f"{lists[name].mean():.4f}"
 
 
-def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
+def test_batch_writes_the_lists_of_recommend(study, tmp_path):
     out = good(relrank("batch", "runs/small", "--out", tmp_path / "lists.parquet", "-k", 4, at=study.home))
     assert "1,200 rows of 300 users" in out
     lists = pl.read_parquet(tmp_path / "lists.parquet")
@@ -313,17 +314,17 @@ def test_batch_writes_what_recommend_prints_for_everybody(study, tmp_path):
     assert lists.filter(pl.col("user") == 5)["item"].to_list() == expected["item"].to_list()
 
 
-def test_export_says_what_it_wrote(study, tmp_path):
+def test_export_lists_its_files(study, tmp_path):
     out = good(relrank("export", "runs/small", "--to", "torch", "--out", tmp_path / "[out]", at=study.home))
     assert "[out]: ids.parquet, manifest.json, model.safetensors, note.json" in out
     note = json.loads((tmp_path / "[out]" / "note.json").read_text())
     assert (note["model"], note["input"], note["shape"]) == ("relational-ease", "history", [120, 120])
 
 
-def test_fit_keeps_a_run_that_evaluate_and_recommend_read(study, tmp_path):
+def test_fit_saves_a_run_that_evaluate_and_recommend_read(study, tmp_path):
     out = good(relrank("fit", study.home / "small.toml", "--arm", "driver", "--out", "kept", at=tmp_path))
     assert "interactions + driver" in out
-    assert "kept in kept" in out
+    assert "saved in kept" in out
     # the study has tuned and fitted the very same graph as its arm without noise
     note = json.loads((tmp_path / "kept" / "run.json").read_text())
     cell = study.folder / "cells" / note["cell"]
@@ -380,7 +381,7 @@ def test_another_seed_is_another_split(study, tmp_path):
         ("fetch ml-101k data", "ml-101k"),
     ],
 )
-def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message):
+def test_an_input_error_gets_one_message_and_exit_code_2(study, tmp_path, words, message):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "small").symlink_to(study.folder)
     (tmp_path / "small.toml").write_text(SMALL)
@@ -397,12 +398,12 @@ def test_a_slip_gets_one_message_and_exit_code_2(study, tmp_path, words, message
     assert files(tmp_path) == before
 
 
-def test_an_interrupted_study_says_how_to_go_on(study, tmp_path):
+def test_an_interrupted_study_says_how_to_resume(study, tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.engines.engine.run_cell", side_effect=KeyboardInterrupt):
         ran = relrank("study", "small.toml", at=tmp_path)
     assert ran.code == 130
-    assert "the same command goes on" in ran.err
+    assert "the same command resumes it" in ran.err
     assert "Traceback" not in ran.out + ran.err
 
 
@@ -422,11 +423,11 @@ def test_tune_writes_a_study_that_runs(tmp_path):
     there = sorted(f.name for f in (tmp_path / "runs" / "[b] {c}?#%20").iterdir())
     assert there == [".lock", "study.json", "tuned.toml", "tuning.db"]
     again = good(relrank("tune", "small.toml", "--trials", 4, "--out", "runs/[b] {c}?#%20", at=tmp_path))
-    assert "6 of 8 trials were made earlier" in again
+    assert "6 of 8 trials were finished earlier" in again
     assert len(re.findall(r"· (all|interactions) trial", again)) == 2
 
 
-def test_tune_without_optuna_says_what_to_install(tmp_path):
+def test_tune_without_optuna_names_the_extra(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch.dict(sys.modules, optuna=None):
         ran = relrank("tune", "small.toml", at=tmp_path)
@@ -436,12 +437,12 @@ def test_tune_without_optuna_says_what_to_install(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_interrupted_search_says_how_to_go_on(tmp_path):
+def test_an_interrupted_search_says_how_to_resume(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with mock.patch("relrank.study.optuna_search.mean_metric", side_effect=KeyboardInterrupt):
         ran = relrank("tune", "small.toml", at=tmp_path)
     assert ran.code == 130
-    assert "the same command goes on" in ran.err
+    assert "the same command resumes it" in ran.err
     assert "Traceback" not in ran.out + ran.err
 
 
@@ -507,7 +508,7 @@ def test_own_tables_as_in_the_docs_with_square_brackets_in_titles(tmp_path):
 @pytest.mark.parametrize(("terminal", "calls"), [(True, 2), (True, 0), (False, 2)])
 def test_long_work_has_a_bar_on_a_terminal_and_leaves_files_alone(terminal, calls):
     out = StringIO()
-    with _progress(Console(file=out, force_terminal=terminal, width=80)) as progress:
+    with progress_bars(Console(file=out, force_terminal=terminal, width=80)) as progress:
         for done in range(calls):
             progress("texts read by [my] model", done + 1, calls)
     shown = terminal and calls > 0

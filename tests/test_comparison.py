@@ -51,31 +51,31 @@ def test_hand_worked():
     assert effect.mean == pytest.approx(0.35)
     assert effect.effect_size == pytest.approx(0.35 / np.std([0, 1, 0, 0.4], ddof=1))
     assert effect.p == 0.5  # of ++, +−, −+, −− two are as far out; t alone would say .23
-    assert (effect.n_users, effect.n_seeds, effect.freedom) == (4, 1, 3)
+    assert (effect.n_users, effect.n_seeds, effect.degrees_of_freedom) == (4, 1, 3)
     # the error for which t with 3 degrees of freedom says the same: its quartile is .7649
-    assert effect.error == pytest.approx(0.35 / 0.7649, rel=1e-3)
-    assert effect.low == pytest.approx(0.35 - 3.1824 * effect.error, rel=1e-3)
+    assert effect.standard_error == pytest.approx(0.35 / 0.7649, rel=1e-3)
+    assert effect.low == pytest.approx(0.35 - 3.1824 * effect.standard_error, rel=1e-3)
     assert compare(b, a, "ndcg@10").mean == -effect.mean
 
 
 def test_mean_squares_by_hand():
     """Two users, two splits: 4, 2 / 2, 0 has user means 3, 1, split means 3, 1 and no rest."""
-    mean, error, freedom = _mean_and_error(np.array([[4.0, 2.0], [2.0, 0.0]]))
+    mean, error, degrees_of_freedom = _mean_and_error(np.array([[4.0, 2.0], [2.0, 0.0]]))
     assert mean == 2
     assert error**2 == pytest.approx(1 + 1)  # variance of two means over two, of users and of splits
-    assert freedom == 1  # not above those of users: 2 by Satterthwaite
-    _, error, freedom = _mean_and_error(np.array([[4.0, 4.0], [2.0, 2.0], [0.0, 0.0]]))
+    assert degrees_of_freedom == 1  # not above those of users: 2 by Satterthwaite
+    _, error, degrees_of_freedom = _mean_and_error(np.array([[4.0, 4.0], [2.0, 2.0], [0.0, 0.0]]))
     assert error**2 == pytest.approx(4 / 3)  # splits do not differ
-    assert freedom == pytest.approx(2)
+    assert degrees_of_freedom == pytest.approx(2)
 
 
-def test_identical_arms_show_nothing():
+def test_identical_arms_have_no_effect():
     effect = compare(table([0.1, 0.7]), table([0.1, 0.7]), "ndcg@10")
     assert effect == Effect(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 2, 1)
     assert effect.is_equivalent(1e-9)
 
 
-def test_a_constant_difference_is_as_certain_as_its_users_are_many():
+def test_a_constant_difference_is_more_certain_with_more_users():
     effect = difference(np.full(30, 0.25))
     assert effect.effect_size == 0
     assert 0 < effect.p < 0.001
@@ -85,20 +85,20 @@ def test_a_constant_difference_is_as_certain_as_its_users_are_many():
     assert few.low < 0
 
 
-def test_one_user_says_nothing_of_others():
+def test_one_user_gives_no_standard_error():
     effect = difference(np.array([0.3]))
     assert effect.p == 1
     assert effect.low < 0 < effect.high
 
 
 @given(st.integers(2, 400), st.integers(1, 4), st.integers(0, 10_000))
-def test_interval_and_p_never_contradict_each_other(n_users, n_seeds, seed):
+def test_interval_and_p_agree(n_users, n_seeds, seed):
     rng = np.random.default_rng(seed)
     values = np.where(rng.random((n_users, n_seeds)) < 0.1, rng.normal(0.3, 1, (n_users, n_seeds)), 0.0)
     effect = difference(values)
     assert (effect.p < 0.05) == (effect.low > 0 or effect.high < 0) or abs(effect.p - 0.05) < 1e-9
     assert effect.interval_at(0.95) == pytest.approx((effect.low, effect.high))
-    if effect.error and effect.p < WIDENED_UP_TO:
+    if effect.standard_error and effect.p < WIDENED_UP_TO:
         assert effect.p_greater_than(0) == pytest.approx(
             effect.p / 2 if effect.mean > 0 else 1 - effect.p / 2, abs=1e-3
         )
@@ -116,8 +116,8 @@ def test_same_seed_same_numbers():
     assert difference(values, seed=4).p != difference(values, seed=5).p  # signs of few users are flipped at random
 
 
-def test_signs_are_flipped_of_few_users_alone():
-    """Over several splits both together would be too wide: coverage of 98 %."""
+def test_signs_are_flipped_for_few_users_only():
+    """Over several splits intervals with both would be too wide: they cover 98 %."""
     values = np.zeros(300)
     values[:40] = np.random.default_rng(1).normal(0.2, 1, 40)
     assert difference(values).p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
@@ -130,7 +130,7 @@ def test_flipped_signs_widen_the_error_of_a_mean_near_zero_a_little_and_never_na
     values = np.zeros(400)
     values[: len(few)] = few
     effect, alone = difference(values), stats.sem(values)
-    assert alone * (1 - 1e-9) <= effect.error < 2 * alone
+    assert alone * (1 - 1e-9) <= effect.standard_error < 2 * alone
 
 
 def test_one_user_who_differs_bounds_an_effect():
@@ -138,13 +138,13 @@ def test_one_user_who_differs_bounds_an_effect():
     values[7] = 0.3
     effect = difference(values)
     assert effect.p == 1
-    assert effect.error == pytest.approx(effect.mean / stats.t(399).ppf(1 - WIDENED_UP_TO / 2))
+    assert effect.standard_error == pytest.approx(effect.mean / stats.t(399).ppf(1 - WIDENED_UP_TO / 2))
     assert effect.interval_at(0.9)[1] < 30 * effect.mean
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("differ", [1.0, 2.0, 4.0])
-def test_intervals_of_few_who_differ_hold_the_truth(differ, shift):
+def test_intervals_of_few_differing_users_cover_the_truth(differ, shift):
     """So many of 400 users on average, each by something between shift/2 − .5 and shift/2 + .5."""
     rng, held, n = np.random.default_rng(8), 0, 0
     for _ in range(600):
@@ -163,8 +163,8 @@ def test_interval_of_one_split_is_that_of_the_t_test():
     assert effect.p == pytest.approx(test.pvalue)
     assert (effect.low, effect.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
     assert effect.interval_at(0.9) == pytest.approx(tuple(test.confidence_interval(0.9)))
-    assert effect.detectable_effect() == pytest.approx((1.95996 + 0.84162) * effect.error, rel=3e-3)
-    assert effect.detectable_effect(5) == pytest.approx((2.57583 + 0.84162) * effect.error, rel=3e-3)
+    assert effect.detectable_effect() == pytest.approx((1.95996 + 0.84162) * effect.standard_error, rel=3e-3)
+    assert effect.detectable_effect(5) == pytest.approx((2.57583 + 0.84162) * effect.standard_error, rel=3e-3)
     # four times the users, half the effect
     assert effect.required_users(effect.detectable_effect() / 2) == pytest.approx(20_000, abs=1)
 
@@ -180,7 +180,7 @@ def test_equivalence_is_two_one_sided_tests():
 
 
 @pytest.mark.parametrize(("n_users", "n_seeds", "tests"), [(100, 1, 1), (1_000, 5, 1), (300, 5, 5)])
-def test_visible_effects_are_shown_eight_times_in_ten(n_users, n_seeds, tests):
+def test_detectable_effects_are_detected_eight_times_in_ten(n_users, n_seeds, tests):
     rng = np.random.default_rng(8)
 
     def draw(mean: float) -> Effect:
@@ -208,7 +208,7 @@ def test_interval_over_users_covers_the_truth():
 @pytest.mark.parametrize("n_seeds", [3, 5])
 @pytest.mark.parametrize("n_users", [100, 1_000])
 def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_users, n_seeds, apart):
-    """Splits that favour one side for everybody, by so many standard errors; most users do not differ at all."""
+    """Splits differ for all users, by so many standard errors; most users do not differ at all."""
     rng = np.random.default_rng(2)
     error = np.sqrt(0.3 * (1 + 0.2 * (n_seeds - 1)) / (n_users * n_seeds))
 
@@ -223,7 +223,7 @@ def test_pitfall_one_split_intervals_over_users_and_splits_cover_the_truth(n_use
         assert covered([s.mean(axis=1) for s in samples]) < 0.75  # what users alone would claim
 
 
-def test_what_other_arms_say_of_starts_by_hand():
+def test_pooled_restart_variance_by_hand():
     """Users' means 0, 2, 4, each start ±1 off for all: 4/3 of users and (1 + 1)/2 of starts, inside 0."""
     values = np.array([0.0, 2.0, 4.0])[:, None] + np.array([1.0, -1.0])
     alone = _mean_and_error(values)
@@ -231,9 +231,9 @@ def test_what_other_arms_say_of_starts_by_hand():
     assert (
         _mean_and_error(values, RestartVariance(0.5, 6.0)) == alone
     )  # these starts differ more than those of other arms
-    _, error, freedom = _mean_and_error(values, RestartVariance(2.0, 6.0))
+    _, error, degrees_of_freedom = _mean_and_error(values, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2)
-    assert freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
+    assert degrees_of_freedom == pytest.approx(min((4 / 3 + 2) ** 2 / ((4 / 3) ** 2 / 2 + 2.0**2 / 6), 2))
     shaken = values + np.array([[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]])  # users and starts mean the same, cells do not
     _, error, _ = _mean_and_error(shaken, RestartVariance(2.0, 6.0))
     assert error**2 == pytest.approx(4 / 3 + 2 - 2 / 6)  # the rest has mean square 2, and is in both of the others
@@ -243,12 +243,12 @@ def test_what_other_arms_say_of_starts_by_hand():
         4 / 3
     )  # all of it: others are calmer
     same = effect_from_differences(np.zeros((3, 2)), starts=RestartVariance(2.0, 6.0))
-    assert (same.error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
+    assert (same.standard_error, same.p) == (0, 1)  # one and the same cell: nothing was trained apart
 
 
 @pytest.mark.parametrize("rest", [0.0, 2.0], ids=["steady users", "users shaken by every start"])
-def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
-    """Starts that differ as much as users do, nothing true: how often .01 is claimed of 1,000 effects."""
+def test_three_restarts_claim_too_much_unless_pooled_with_other_arms(rest):
+    """Restarts vary as much as users, and there is no effect: how often p < .01 among 1,000 effects."""
     rng, starts, users, arms = np.random.default_rng(6), 3, 500, 12
     base = rng.normal(size=users)
     base = np.sqrt(users) * (base - base.mean()) / base.std()  # so that the variance of users' mean is 1
@@ -257,12 +257,14 @@ def test_three_starts_alone_claim_too_much_and_with_other_arms_not(rest):
         of_starts = rng.normal(size=(1, starts)) * np.sqrt(starts)
         shaken = rng.normal(size=(users, starts)) * np.sqrt(rest * users * starts)
         values = base[:, None] + rng.normal() + of_starts + shaken
-        freedom = arms * (starts - 1.0)
-        pooled = RestartVariance(float((1 + rest) * rng.chisquare(freedom) / freedom), freedom)
+        degrees_of_freedom = arms * (starts - 1.0)
+        pooled = RestartVariance(
+            float((1 + rest) * rng.chisquare(degrees_of_freedom) / degrees_of_freedom), degrees_of_freedom
+        )
         found["alone"].append(effect_from_differences(values))
         found["with others"].append(effect_from_differences(values, starts=pooled))
     claims = {name: sum(e.p < 0.01 for e in effects) for name, effects in found.items()}
-    spread = np.std([e.mean / e.error for e in found["with others"]])
+    spread = np.std([e.mean / e.standard_error for e in found["with others"]])
     assert claims["alone"] > 13
     assert claims["with others"] <= 10
     assert 0.9 < spread < 1.1  # neither too little is known of starts, nor what users and starts share counted twice
@@ -289,7 +291,7 @@ def test_error_is_that_of_crossed_random_effects():
             0.5 * rng.normal(size=(n_users, 1)) + of_seed * rng.normal(size=(1, n_seeds)) + rng.normal(size=(300, 8))
             for _ in range(60)
         ]
-        return float(np.mean([difference(d).error ** 2 for d in draws]))
+        return float(np.mean([difference(d).standard_error ** 2 for d in draws]))
 
     common = 0.25 / n_users + 1 / (n_users * n_seeds)
     assert mean_square_error(0.3) == pytest.approx(common + 0.09 / n_seeds, rel=0.2)
@@ -316,7 +318,7 @@ def test_p_is_uniform_under_the_null(n_users):
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
 def test_few_differing_users_are_enumerated(d):
-    """Where t would say more than the signs of so few users can, the signs are believed."""
+    """If the t test is more extreme than the signs of so few users allow, the sign-flip test decides."""
     found = difference(np.array([*d, 0, 0], float))
     by_t = stats.ttest_1samp([*d, 0, 0], 0).pvalue if any(d) else 1.0
     assert found.p == pytest.approx(max(brute_force(d), by_t))
@@ -353,7 +355,7 @@ def test_pitfall_two_models_compared_under_two_protocols():
         (table([1.0]), table([1.0]).with_columns(user=pl.lit("a")), "users do not pair up"),
     ],
 )
-def test_tables_that_do_not_pair(a, b, message):
+def test_tables_that_cannot_be_paired_are_refused(a, b, message):
     with pytest.raises(InputError, match=message):
         compare(a, b, "ndcg@10")
 
@@ -388,14 +390,14 @@ def test_holm_is_the_step_down_procedure(p):
         assert {i for i, value in enumerate(adjusted) if value <= level} == rejected
 
 
-def test_over_several_splits_signs_are_flipped_of_the_fewest_users_alone(monkeypatch):
+def test_over_several_splits_signs_are_flipped_for_the_fewest_users_only(monkeypatch):
     """20 of 100 users differ: with one split the wider of t and flipped signs counts, with three t alone."""
     differences = np.zeros((100, 3))
     differences[:20] = np.random.default_rng(0).normal(0.4, 1, (20, 3))
     several = effect_from_differences(differences)
-    assert (several.mean, several.error, several.freedom) == _mean_and_error(differences)
+    assert (several.mean, several.standard_error, several.degrees_of_freedom) == _mean_and_error(differences)
     one = effect_from_differences(differences[:, :1])
     monkeypatch.setattr(comparison, "FEW", 0)
     monkeypatch.setattr(comparison, "EXACT_UP_TO", 0)
-    assert effect_from_differences(differences).error == several.error
-    assert effect_from_differences(differences[:, :1]).error != one.error
+    assert effect_from_differences(differences).standard_error == several.standard_error
+    assert effect_from_differences(differences[:, :1]).standard_error != one.standard_error

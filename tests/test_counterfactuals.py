@@ -311,8 +311,8 @@ def test_ranks_count_candidates_above_and_half_of_those_beside(graph):
 @pytest.mark.parametrize(
     ("who", "message"),
     [
-        ((None, None), "nobody, or two"),
-        ((1, [2]), "nobody, or two"),
+        ((None, None), "either a user or a history"),
+        ((1, [2]), "either a user or a history"),
         ((160, None), "user row outside the graph"),
         ((-1, None), "user row outside the graph"),
         ((None, [5, 120]), "item row outside the catalogue"),

@@ -1,4 +1,4 @@
-"""Evaluation on a split small enough to work by hand, and its table on disk."""
+"""Evaluation of a split that can be computed by hand, and its stored table."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_pitfall_coverage_over_other_users_than_accuracy():
     assert evaluate(changed, SPLIT, ks=(2,)).summary == evaluate(MODEL, SPLIT, ks=(2,)).summary
 
 
-def test_light_path_agrees_with_the_full_one():
+def test_metrics_without_lists_equal_those_of_evaluate():
     for part in ("valid", "test"):
         summary = evaluate(MODEL, SPLIT, ks=(1, 2), part=part).summary
         for name in ("ndcg@2", "map@1", "mrr"):
@@ -200,7 +200,7 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["table.parquet"]
 
 
-def test_load_refuses_what_was_measured_by_another_definition(tmp_path):
+def test_load_refuses_another_definition_of_the_metrics(tmp_path):
     found = evaluate(MODEL, SPLIT)
     summary = json.dumps(found.summary)
     for name, metadata in (("first", {}), ("next", {"relrank.evaluation.metrics": str(metrics.METRICS_VERSION + 1)})):
@@ -217,7 +217,7 @@ def test_load_refuses_other_files(tmp_path):
             Evaluation.load(tmp_path / name)
 
 
-def test_pitfall_histories_binned_by_their_true_length():
+def test_pitfall_histories_are_grouped_by_their_full_length():
     table = pl.DataFrame({"history length": [10, 11, 50, 51, 400, 1]})
     labels, order = group_labels(table, "history length")
     assert labels.to_list() == ["≤ 10", "11–50", "11–50", "> 50", "> 50", "≤ 10"]
@@ -272,7 +272,7 @@ def test_popularity_on_gowalla_has_its_known_figures(data_dir):
 
 
 class Heard:
-    """Scores an item by its place in the history, latest first; what it was told is written down."""
+    """Scores an item by its position in the history, latest first, and records its histories."""
 
     from_history, ordered = True, True
 
@@ -303,7 +303,7 @@ AFTER = replace(
 AS_TRAINED = [["as trained"]] * 3
 
 
-def test_at_test_the_validation_rows_are_the_end_of_the_history():
+def test_histories_end_with_the_validation_rows_at_test():
     model = Heard(AFTER)
     for call in (evaluate, lambda *a: mean_metric(*a, part="test")):
         call(model, AFTER)
@@ -331,7 +331,7 @@ def test_every_block_gets_the_histories_of_its_own_users():
         ("test", {}, {"from_history": False}),
     ],
 )
-def test_others_and_other_splits_score_as_trained(part, changes, attributes):
+def test_other_models_and_splits_score_as_trained(part, changes, attributes):
     split, model = replace(AFTER, **changes), Heard(AFTER)
     vars(model).update(attributes)
     assert with_validation_history(model, split, part) is model
@@ -342,7 +342,7 @@ def test_others_and_other_splits_score_as_trained(part, changes, attributes):
 
 
 def test_pitfall_weights_lost_where_histories_are_folded_in():
-    """What is folded in weighs 1: a sum over weighted rows would change its meaning between validation and test."""
+    """Folded-in items have weight 1, so sums over weighted rows would differ between validation and test."""
     plain, weighted = Heard(AFTER), Heard(AFTER, weight=0.5)
     plain.ordered = weighted.ordered = False
     assert (accepts_longer_history(plain), accepts_longer_history(weighted)) == (True, False)
@@ -351,7 +351,7 @@ def test_pitfall_weights_lost_where_histories_are_folded_in():
     assert accepts_longer_history(MODEL) is False
 
 
-def test_a_closed_form_at_test_is_the_one_with_whole_rows():
+def test_a_closed_form_at_test_reads_training_and_validation_rows():
     """Cosines of the training columns, times dense rows of training and validation."""
     model = ItemKNN(
         build_graph(Tables("t", "user", "item", pl.DataFrame()), AFTER, {}), ItemKNNConfig(5, 1.0)
@@ -371,7 +371,7 @@ def test_a_closed_form_at_test_is_the_one_with_whole_rows():
 
 @pytest.mark.parametrize("model", ["sparse-ease", "relational-ease", "ials"])
 def test_pitfall_a_relation_of_users_must_not_cost_them_their_validation_rows(model):
-    """A weight near 0 must change next to nothing, at test as on validation."""
+    """A weight near 0 must have almost no effect, at test as on validation."""
     graph = build_graph(Tables("t", "user", "item", pl.DataFrame()), AFTER, {})
     nodes = {**graph.nodes, "city": IdMap("city", pl.Series(range(2)))}
     lives = Relation.of("lives_in", "user", "city", np.arange(4), np.array([0, 1, 1, 0]))

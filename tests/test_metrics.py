@@ -41,7 +41,7 @@ def counts(scores: np.ndarray, relevant: set[int]) -> Counts:
 
 
 def textbook(name: str, places: list[int], k: int) -> float:
-    """The definitions, place by place, for one user without ties."""
+    """The definitions, position by position, for one user without ties."""
     inside = [(number, place) for number, place in enumerate(sorted(places), 1) if place < k]
     divisor = min(k, len(places))
     if name == "rank":
@@ -61,7 +61,7 @@ def textbook(name: str, places: list[int], k: int) -> float:
 
 
 def over_all_orders(name: str, scores: list[float], relevant: set[int], k: int) -> float:
-    """The mean of the textbook's value over every order of the items that keeps higher scores first."""
+    """The mean of the textbook value over all orders in which higher scores come first."""
     ties = [[i for i, own in enumerate(scores) if own == score] for score in sorted(set(scores), reverse=True)]
     values = []
     for orders in itertools.product(*(itertools.permutations(tie) for tie in ties)):
@@ -108,7 +108,7 @@ def test_pitfall_ap_divided_by_hits_found():
     assert metrics.average_precision(untied([0, 50]), 10) == 0.5
 
 
-def test_map_divisor_is_k_where_more_than_k_items_are_relevant():
+def test_map_divides_by_k_if_more_than_k_items_are_relevant():
     assert metrics.average_precision(untied([0, 1, 5, 9]), 2) == 1
 
 
@@ -194,7 +194,7 @@ def test_mean_over_many_random_orders_of_large_ties():
                 assert abs(value - drawn.mean()) <= 5 * drawn.std() / 2000**0.5 + 1e-12, (name, n_scores, k)
 
 
-def test_mrr_of_large_ties_is_the_plain_sum_over_places():
+def test_mrr_of_large_ties_is_the_sum_over_positions():
     rng = np.random.default_rng(1)
     exponents = rng.uniform(0, 1, (400, 3)) * [3.5, 2.5, 4]
     ties = [(int(10**h) - 1, int(10**n), min(int(10**n), int(10**m))) for m, n, h in exponents]
@@ -209,7 +209,7 @@ def test_mrr_of_large_ties_is_the_plain_sum_over_places():
 
 
 @pytest.mark.parametrize("name", [*NAMES, "mrr"])
-def test_without_ties_it_is_the_textbook(name):
+def test_without_ties_metrics_equal_the_textbook_definitions(name):
     rng = np.random.default_rng(3)
     users = [rng.choice(400, rng.integers(1, 60), replace=False).tolist() for _ in range(200)]
     for k in (1, 2, 5, 10, 60, 10**9):
@@ -306,7 +306,7 @@ def test_counts_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cut_of_0_is_refused(name):
+def test_a_cutoff_of_0_is_refused(name):
     with pytest.raises(ValueError, match="k must be at least 1"):
         metrics.AT_K[name](HAND, 0)
 
@@ -334,7 +334,7 @@ def test_gini_is_over_the_full_catalogue():
     assert math.isnan(metrics.gini(np.array([[-1]]), 3))
 
 
-def test_novelty_is_the_mean_bits_of_the_items_shown():
+def test_novelty_is_the_mean_self_information_of_the_list():
     # of 8 users, 8, 4 and 0 have the items; none counts as one
     values = metrics.novelty(np.array([[0, 1], [1, 2], [1, -1], [-1, -1]]), np.array([8, 4, 0]), 8)
     np.testing.assert_allclose(values, [0.5, 2, 1, np.nan])
@@ -389,7 +389,7 @@ def dense_mix(items, shares):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_miscalibration_is_the_divergence_of_dense_mixes(weighted):
+def test_miscalibration_is_the_divergence_of_dense_distributions(weighted):
     rng = np.random.default_rng(3)
     dense = np.where(rng.random((40, 9)) < 0.2, rng.random((40, 9)) if weighted else 1.0, 0)
     rows, cols = dense.nonzero()

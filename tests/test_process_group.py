@@ -208,7 +208,7 @@ def test_fit_from_the_command_line(tmp_path):
     (tmp_path / "small.toml").write_text(STUDY)
     here = torchrun("-m", "relrank", "fit", tmp_path / "small.toml", "--model", "mf", "--out", tmp_path / "run")
     assert here.returncode == 0, here.stderr
-    assert here.stdout.count("kept in") == 1
+    assert here.stdout.count("saved in") == 1
     run = load_run(tmp_path / "run")
     assert run.note["model"] == "mf"
     assert len(run.recommend(run.split.users.keys[0], 5)) == 5
@@ -254,7 +254,7 @@ def test_processes_share_the_cores(monkeypatch, set_before, omp, numba):
         monkeypatch.delenv(name)
     for name, value in set_before.items():
         monkeypatch.setenv(name, value)
-    app._set_thread_environment()
+    app.set_thread_environment()
     assert (os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"]) == (omp, numba)
 
 

@@ -51,7 +51,7 @@ def row(matrix: Csr, user: int) -> list[int]:
 
 
 def pairs(found: Ranks) -> list[tuple[int, int]]:
-    """Of every relevant item, candidates that score higher and that score the same."""
+    """For every relevant item, the number of candidates with a higher score and with the same score."""
     return list(zip(found.higher.tolist(), found.equal.tolist(), strict=True))
 
 
@@ -86,7 +86,7 @@ def test_blocks_do_not_change_anything():
     assert a.constant_users == b.constant_users
 
 
-def test_shorter_lists_begin_longer_ones_also_through_ties():
+def test_shorter_lists_are_prefixes_of_longer_ones_with_ties_too():
     model, seen, _ = random_case(4)
     users = np.arange(seen.n_rows)
     longest = top_k(model, users, seen, 20).items
@@ -127,28 +127,28 @@ def test_pitfall_ties_broken_by_item_id():
     assert again.items.tolist() == lists.items[:1].tolist()
 
 
-def test_closed_items_are_candidates_for_nobody():
+def test_excluded_items_are_no_candidates():
     model, seen, truth = random_case(5)
     n = truth.n_cols
     relevant = np.unique(truth.indices)
-    closed = np.setdiff1d(np.arange(0, n, 2), relevant).astype(np.int32)
+    excluded = np.setdiff1d(np.arange(0, n, 2), relevant).astype(np.int32)
     everywhere = np.zeros((truth.n_rows, n), bool)
-    everywhere[:, closed] = True
+    everywhere[:, excluded] = True
     everywhere[seen.rows(), seen.indices] = True
     both = Csr.from_pairs(*np.nonzero(everywhere), (truth.n_rows, n))
-    found, lists = ranks_and_top_k(model, seen, truth, 7, closed=closed)
+    found, lists = ranks_and_top_k(model, seen, truth, 7, excluded_items=excluded)
     expected, expected_lists = ranks_and_top_k(model, both, truth, 7)
-    assert closed.size > 5
+    assert excluded.size > 5
     assert pairs(found) == pairs(expected) != pairs(ranks(model, seen, truth))
     assert lists.items.tolist() == expected_lists.items.tolist()
-    # what a model says of the closed ones alone is nothing, and is counted
+    # a model may know only the excluded items; then its scores are constant, which is counted
     flat = Fixed(np.array([[9, 8, 1, 1]] * 5))
-    only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), closed=np.array([0, 1], np.int32))
+    only = ranks(flat, sets([[0]] * 5, 4), sets([[3]] * 5, 4), excluded_items=np.array([0, 1], np.int32))
     assert only.constant_users == 5
     assert pairs(only) == [(0, 2)] * 5
 
 
-def test_pitfall_constant_scores_are_no_result():
+def test_pitfall_constant_scores_are_an_error():
     with pytest.raises(InputError, match="scores are constant"):
         ranks(Fixed(np.ones((5, 4))), sets([[]] * 5, 4), sets([[1]] * 5, 4))
     # constant among the candidates is constant, whatever the masked items score
@@ -173,17 +173,17 @@ def test_pitfall_nan_scores_that_rank_first(value, item):
         top_k(Fixed(scores), np.arange(3), sets([[0]] * 3, 4), 2)
 
 
-def test_relevant_items_that_are_masked_are_the_callers_error():
+def test_masked_relevant_items_are_refused():
     with pytest.raises(ValueError, match="the first: user row 1, item row 2"):
         ranks(Fixed(np.arange(8).reshape(2, 4)), sets([[0], [2]], 4), sets([[1], [2]], 4))
 
 
-def test_another_shape_is_refused():
+def test_scores_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"shape \(2, 4\), expected \(2, 5\)"):
         ranks(Fixed(np.arange(8).reshape(2, 4)), sets([[], []], 5), sets([[1], [2]], 5))
 
 
-def test_model_memory_is_left_alone():
+def test_the_models_memory_is_not_written_to():
     popularity = torch.arange(6.0)
     model = Fixed(np.zeros((3, 6)))
     model.score = lambda users: popularity.expand(len(users), -1)  # rows share memory

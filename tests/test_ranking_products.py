@@ -1,4 +1,4 @@
-"""Counts and lists of products of vectors: against a naive oracle, and against the path that looks at scores."""
+"""Counts and lists of dot products, against a naive oracle and against ranking by rows of scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from relrank.testing import planted_graph
 
 
 class Scored:
-    """Scores that are products, looked at one by one."""
+    """Scores that are dot products, ranked by rows of scores."""
 
     is_dot_product = False
 
@@ -48,7 +48,7 @@ class Scored:
 
 
 class Products(Scored):
-    """The same, and never asked for scores."""
+    """The same with vectors; its scores must not be computed."""
 
     is_dot_product = True
 
@@ -86,16 +86,18 @@ def case(seed: int, n_users: int, n_items: int, dim: int, most_truth: int = 5) -
 
 
 def pairs(found: Ranks) -> list[tuple[int, int]]:
-    """Of every relevant item, candidates that score higher and that score the same."""
+    """For every relevant item, the number of candidates with a higher score and with the same score."""
     return list(zip(found.higher.tolist(), found.equal.tolist(), strict=True))
 
 
-def oracle(scores, seen: Csr, truth: Csr, k: int, closed: list[int]) -> tuple[list[tuple[int, int]], list[list[int]]]:
+def oracle(
+    scores, seen: Csr, truth: Csr, k: int, excluded: list[int]
+) -> tuple[list[tuple[int, int]], list[list[int]]]:
     """Counts and lists, one candidate after the other, in float64."""
     place = {item: at for at, item in enumerate(tie_break_order(seen.n_cols).tolist())}
     found, lists = [], []
     for u in np.flatnonzero(truth.degrees()):
-        masked = {*seen.take([u]).indices.tolist(), *closed}
+        masked = {*seen.take([u]).indices.tolist(), *excluded}
         candidates = [i for i in range(seen.n_cols) if i not in masked]
         for i in truth.take([u]).indices:
             own = scores[u, candidates]
@@ -129,19 +131,19 @@ def test_many_relevant_items(most_truth):
 
 
 @pytest.mark.parametrize("n_items", [40, 600])
-def test_closed_items_are_candidates_for_nobody(n_items):
+def test_excluded_items_are_no_candidates(n_items):
     users, items, seen, truth = case(5, 30, n_items, 4)
-    closed = np.setdiff1d(np.arange(0, n_items, 3), truth.indices).astype(np.int32)
-    expected, expected_lists = oracle(users @ items.T, seen, truth, 9, closed.tolist())
+    excluded = np.setdiff1d(np.arange(0, n_items, 3), truth.indices).astype(np.int32)
+    expected, expected_lists = oracle(users @ items.T, seen, truth, 9, excluded.tolist())
     for kind in (Products, Scored):
-        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, closed=closed)
+        found, lists = ranks_and_top_k(kind(users, items), seen, truth, 9, excluded_items=excluded)
         assert pairs(found) == expected
         assert [[i for i in row if i >= 0] for row in lists.items.tolist()] == expected_lists
     with pytest.raises(ValueError, match="relevant items are masked"):
-        ranks(Products(users, items), seen, truth, closed=truth.indices[:1])
+        ranks(Products(users, items), seen, truth, excluded_items=truth.indices[:1])
 
 
-def test_equal_vectors_have_equal_scores_wherever_they_stand():
+def test_equal_vectors_have_equal_scores_at_any_position():
     # irrational numbers whose sums depend on the order of rounding; every item is one of two vectors
     rng = np.random.default_rng(6)
     two, users = rng.standard_normal((2, 100)), rng.standard_normal((50, 100))
@@ -190,7 +192,7 @@ def test_threads_strips_and_blocks_do_not_change_a_bit(monkeypatch):
     assert results[1:] == results[:1] * 3
 
 
-def test_pitfall_constant_scores_are_no_result():
+def test_pitfall_constant_scores_are_an_error():
     rng = np.random.default_rng(9)
     users, items = rng.standard_normal((5, 8)), rng.standard_normal((40, 8))
     truth, nothing = sets([[1]] * 5, 40), sets([[]] * 5, 40)
@@ -209,7 +211,7 @@ def test_pitfall_constant_scores_are_no_result():
 
 @pytest.mark.parametrize("side", ["users", "items"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_broken_vectors_are_refused_as_broken_scores_are(side, value):
+def test_vectors_that_are_not_finite_are_refused_like_scores(side, value):
     users, items, seen, truth = case(10, 12, 50, 4)
     vectors = {"users": users.astype(np.float32) * 2 + 1, "items": items.astype(np.float32) * 2 + 1}
     vectors[side][5, 1] = value
@@ -308,8 +310,8 @@ def digest() -> str:
 
 
 @pytest.mark.slow  # every kernel is compiled once more
-def test_registers_of_another_machine_give_the_same_bits():
-    """Half as wide, with tiles of another shape, as a machine without AVX-512 has them."""
+def test_other_register_widths_give_the_same_bits():
+    """Half as wide, with tiles of another shape, as on machines without AVX-512."""
     if not fused_ranking.WIDE:
         pytest.skip("needs the wide registers to compare with")
     code = (
@@ -334,13 +336,13 @@ class Table:
 
 
 class Popular(MF):
-    """Products and something else."""
+    """Dot products plus another term."""
 
     def score(self, users: torch.Tensor) -> torch.Tensor:
         return super().score(users) * 0 + torch.arange(self.graph.n_items)
 
 
-def test_a_model_that_scores_in_its_own_way_is_asked_for_scores():
+def test_a_model_with_its_own_score_method_is_ranked_by_its_scores():
     """A vector model is ranked by its vectors; a subclass, or an object, with a score of its own by that score."""
     graph = planted_graph()
     users = np.arange(graph.n_users)

@@ -1,4 +1,4 @@
-"""Scores that everybody shares are ranked as rows of them are: masks, ties, closed items, lists."""
+"""Shared scores are ranked like rows of scores: masks, ties, excluded items, lists."""
 
 import numpy as np
 import pytest
@@ -34,16 +34,16 @@ class Rows:
 @settings(max_examples=80)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0, 1, 5, 60]),
        st.booleans(), st.sampled_from([1, 3, 1000]))  # fmt: skip
-def test_as_rows_of_scores(seed, n_users, n_items, k, some_closed, levels):
+def test_equal_to_rows_of_scores(seed, n_users, n_items, k, some_excluded, levels):
     rng = np.random.default_rng(seed)
     scores, part = rng.integers(0, levels, n_items) - 1.0, rng.random((n_users, n_items))
-    closed = np.flatnonzero(rng.random(n_items) < 0.2).astype(np.int32) if some_closed else None
+    excluded = np.flatnonzero(rng.random(n_items) < 0.2).astype(np.int32) if some_excluded else None
     relevant = (part > 0.6) & (rng.random((n_users, 1)) < 0.8)
-    if closed is not None:
-        relevant[:, closed] = False
+    if excluded is not None:
+        relevant[:, excluded] = False
     seen, truth = csr((part < 0.4).astype(float)), csr(relevant.astype(float))
-    expected = outcome(Rows(scores), seen, truth, k, closed, None)
-    assert outcome(Shared(scores), seen, truth, k, closed, None) == expected
+    expected = outcome(Rows(scores), seen, truth, k, excluded, None)
+    assert outcome(Shared(scores), seen, truth, k, excluded, None) == expected
 
 
 def test_popularity_makes_no_rows_of_scores(monkeypatch):
@@ -59,7 +59,7 @@ def test_popularity_makes_no_rows_of_scores(monkeypatch):
         np.testing.assert_array_equal(found.scores, whole.scores)
 
 
-def test_what_is_wrong_with_the_scores_is_said():
+def test_invalid_shared_scores_are_refused():
     seen, truth = csr(np.zeros((2, 4))), csr(np.eye(2, 4))
     with pytest.raises(InputError, match=r"scores are not finite(.|\n)*1 of 4 scores"):
         ranks(Shared(np.array([1.0, np.nan, 2.0, 3.0])), seen, truth)

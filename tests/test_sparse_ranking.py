@@ -1,4 +1,4 @@
-"""Sparse products are ranked as their dense scores are: masks, ties, negative scores, items that nothing reaches."""
+"""Sparse products are ranked like dense scores: masks, ties, negative scores, items with a score of 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relrank.models.core.base import history_rows
 
 
 class Sparse:
-    """Whole numbers as inputs and weights, so that scores are exact and often equal."""
+    """Integers as inputs and weights, so that scores are exact and often tied."""
 
     is_sparse_product = True
 
@@ -52,27 +52,27 @@ def case(seed: int, n_users: int, n_items: int, share: float) -> tuple[Sparse, C
     inputs = rng.integers(1, 3, (n_users, n_items + 4)) * (rng.random((n_users, n_items + 4)) < share)
     weights = rng.integers(-2, 4, (n_items + 4, n_items)) * (rng.random((n_items + 4, n_items)) < share)
     part = rng.random((n_users, n_items))
-    closed = np.flatnonzero(rng.random(n_items) < 0.1).astype(np.int32)
+    excluded = np.flatnonzero(rng.random(n_items) < 0.1).astype(np.int32)
     relevant = (part > 0.7) & (rng.random((n_users, 1)) < 0.8)
-    relevant[:, closed] = False
-    return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), closed
+    relevant[:, excluded] = False
+    return Sparse(inputs, weights), csr((part < 0.3).astype(float)), csr(relevant.astype(float)), excluded
 
 
 @settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(2, 40), st.sampled_from([0.05, 0.3, 0.9]),
        st.sampled_from([0, 1, 5, 60]), st.booleans())  # fmt: skip
-def test_as_dense_scores(seed, n_users, n_items, share, k, some_closed):
-    model, seen, truth, closed = case(seed, n_users, n_items, share)
-    closed = closed if some_closed else None
-    expected = outcome(Dense(model), seen, truth, k, closed, None)
+def test_equal_to_dense_scores(seed, n_users, n_items, share, k, some_excluded):
+    model, seen, truth, excluded = case(seed, n_users, n_items, share)
+    excluded = excluded if some_excluded else None
+    expected = outcome(Dense(model), seen, truth, k, excluded, None)
     for block in (None, 2):
-        assert outcome(model, seen, truth, k, closed, block) == expected
+        assert outcome(model, seen, truth, k, excluded, block) == expected
 
 
-def outcome(model, seen, truth, k, closed, block):
-    """All that a pass says, in plain lists, or that it says that scores are constant."""
+def outcome(model, seen, truth, k, excluded, block):
+    """Ranks and lists as plain lists, or that scores are constant."""
     try:
-        found, lists = ranks_and_top_k(model, seen, truth, k, closed=closed, block=block)
+        found, lists = ranks_and_top_k(model, seen, truth, k, excluded_items=excluded, block=block)
     except InputError as error:
         return str(error).splitlines()[0]
     arrays = (found.higher, found.equal, lists.items, lists.scores)
@@ -112,8 +112,8 @@ def test_histories():
     st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([0.02, 0.1, 0.5]), st.booleans(), st.booleans(),
     st.integers(1, 13),
 )  # fmt: skip
-def test_pages_are_the_whole_order_cut_anywhere(seed, n_items, share, exclude_seen, filtered, k):
-    """Far beyond the items that are reached, into those below 0, against a sort of all scores."""
+def test_pages_are_slices_of_the_full_order(seed, n_items, share, exclude_seen, filtered, k):
+    """Including items with a score of 0 and below, against a sort of all scores."""
     model, seen, _, _ = case(seed, 3, n_items, share)
     order = tie_break_order(n_items)
     place, pages = np.argsort(order), SparsePaginator(order)
@@ -133,7 +133,7 @@ def test_pages_are_the_whole_order_cut_anywhere(seed, n_items, share, exclude_se
             assert values.tolist() == scores[items].tolist()
 
 
-def test_stamps_begin_anew_before_they_overflow():
+def test_stamps_restart_before_they_overflow():
     scratch = _Scratch(3)
     scratch.stamp = np.iinfo(np.int32).max - 1
     scratch.mark[1] = scratch.next()
@@ -153,7 +153,7 @@ def test_pages_refuse_scores_that_are_not_finite():
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_users_whose_candidates_tie_are_counted_without_what_they_have_seen(k):
-    """The first user's unseen items all score 0, the second's do not; with a list and, counted at once, without."""
+    """The first user's unseen items all score 0, the second's do not; with and without lists."""
     inputs, weights = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[5.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0]])
     seen, truth = np.array([[1.0, 0, 0, 0]] * 2), np.array([[0, 0, 1.0, 0]] * 2)
     found, _ = ranks_and_top_k(Sparse(inputs, weights), csr(seen), csr(truth), k)

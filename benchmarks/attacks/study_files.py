@@ -487,7 +487,7 @@ def answer(path: Path, seconds: float, refuse_leaks: bool = False) -> bool:
         with within(seconds, _Enough), redirect_stdout(io.StringIO()):
             result = run_study(config, material, out)
             write_report(result, out / "report.html")
-            if not result.card["left_out"]:
+            if not result.card["skipped"]:
                 save_winner(config, material, out)
     except _Enough:
         return True

@@ -1,12 +1,12 @@
-"""The one loop that moves parameters: equal for every model with gradients.
+"""The training loop of every model with gradients.
 
-Order of edges and negatives of epoch e come from (seed, e), so a run that was killed goes on from its last checkpoint
-to the same final weights, bit for bit, on one machine. Which epoch is best is decided on validation; what is kept of
-it is a copy, not references.
+The order of edges and the negatives of epoch e depend on (seed, e) only, so a killed run continues from its last
+checkpoint to the same final weights, bit for bit on one machine. The best epoch is chosen on validation; its state is
+a copy, not references.
 
-Several processes (``relrank.parallel.process_group``) pass over an epoch together: the order is that of one, every
-batch is cut into a share for each, gradients are averaged over the whole batch, and the first process validates and
-writes.
+Several processes (``relrank.parallel.process_group``) share each epoch: the order is that of one process, every batch
+is divided among the processes, gradients are averaged over the full batch, and rank 0 validates and writes
+checkpoints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import relrank
 from relrank.errors import InputError
@@ -37,33 +37,33 @@ from relrank.parallel.process_group import SINGLE_PROCESS, ProcessGroup
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How long and how fast; the same for every arm of a study."""
+    """Training budget and optimizer settings; the same for every arm of a study."""
 
     epochs: PositiveInt = 60
-    """Passes over the training data at most."""
+    """Most passes over the training data."""
     batch: PositiveInt = 4096
-    """Training edges per step, of all processes together; of a sequence model, users."""
+    """Training edges per step over all processes; for a sequence model, users."""
     lr: NonNegative = 0.01
-    """Adam's learning rate; where it decays, the one of the first step."""
+    """Learning rate of Adam; with decay that of the first step."""
     decay: Literal["none", "linear"] = "none"
-    """Linear: the rate falls to 0 with the last step of the last epoch."""
+    """"linear": the rate falls to 0 at the end of the last epoch."""
     every: PositiveInt = 5
-    """Epochs between two validations."""
+    """Number of epochs per validation."""
     patience: NonNegativeInt = 0
     """Validations without a new best before stopping early; 0 trains all epochs."""
     device: str = "auto"
-    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    """"cpu", "cuda", or "auto": CUDA if available."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the losses' matrix products in half the bytes (torch autocast)."""
+    """bfloat16: the losses' matrix products run under torch autocast."""
     workers: NonNegativeInt = 0
-    """Threads that draw negatives and neighbours ahead of the steps; 0 draws in the training thread."""
+    """Threads that sample negatives and neighbours in advance; 0 samples in the training thread."""
 
     def __post_init__(self) -> None:
         check_settings(self, TrainConfig, "training settings")
 
 
 class EpochCallback(Protocol):
-    """Sees every epoch: number so far, of how many, loss, latest and best validation metric, seconds left."""
+    """Called after each epoch: its number, the total, loss, validation metric if any, best metric, seconds left."""
 
     def __call__(
         self, epoch: int, epochs: int, loss: float, metric: float | None, best: float, seconds_left: float
@@ -72,21 +72,21 @@ class EpochCallback(Protocol):
 
 
 class StepCallback(Protocol):
-    """Sees a long epoch while it lasts: its number, of how many, steps done, of how many, mean loss, seconds left."""
+    """Called within long epochs: epoch, total, steps done, total steps, mean loss so far, seconds left."""
 
     def __call__(self, epoch: int, epochs: int, step: int, steps: int, loss: float, seconds_left: float) -> None:
-        """Called after a step, once a second at most; what it raises ends the training."""
+        """Called after a step, at most once a second; an exception ends the training."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FitResult:
-    """What training leaves beside the model.
+    """The result of training besides the model's parameters.
 
     Attributes:
-        history: ``epoch``, ``loss``, ``metric`` (null where not validated), ``seconds``.
-        best_epoch: the epoch whose parameters the model now holds.
+        history: ``epoch``, ``loss``, ``metric`` (null without a validation), ``seconds``.
+        best_epoch: the epoch whose parameters the model has.
         best_metric: its validation metric.
-        epochs: epochs trained.
+        epochs: number of trained epochs.
     """
 
     history: pl.DataFrame
@@ -99,10 +99,10 @@ _HISTORY = {"epoch": pl.Int64, "loss": pl.Float64, "metric": pl.Float64, "second
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a setting names.
+    """The device of a setting.
 
     Raises:
-        InputError: it names none, or CUDA is asked for and there is none.
+        InputError: the name is unknown, or CUDA is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -125,81 +125,122 @@ def fit(
     group: ProcessGroup = SINGLE_PROCESS,
     step_callback: StepCallback | None = None,
 ) -> FitResult:
-    """Train a model; afterwards it holds the parameters of its best validated epoch.
+    """Train a model; it then has the parameters of its best validated epoch.
 
     Args:
-        model: parameters are initialised here from ``seed``.
-        config: budget.
-        validate: the metric on validation, by full ranking, higher is better; called after ``model.refresh()``.
+        model: its parameters are initialised from ``seed``.
+        config: budget and optimizer settings.
+        validate: returns the validation metric, higher is better; called after ``model.refresh()``.
         seed: of parameters, order and negatives.
-        folder: where the last and the best state are kept; a run found there is continued, another one is refused.
-        callback: told of every epoch.
-        group: the processes that train this model together. ``validate``, ``folder``, ``callback`` and
-            ``step_callback`` are used by the first of them alone; how many there are may change when a run is
-            continued.
-        step_callback: told of steps, where epochs are long.
+        folder: for the checkpoint of the last and the best state, from which a run continues.
+        callback: called after every epoch.
+        group: processes that train this model together. Only rank 0 uses ``validate``, ``folder``, ``callback`` and
+            ``step_callback``; the number of processes may change when a run continues.
+        step_callback: called within long epochs.
 
     Raises:
-        InputError: the folder holds a run of another configuration or graph; loss or metric is not finite; a process
-            has other data than the first, another kind of device, or another relrank.
+        InputError: the folder has a run of another configuration or graph; loss or metric is not finite; data, type
+            of device or relrank version of a process differ from those of rank 0.
     """
     device = group.on_all_ranks(lambda: group.device(resolve_device(config.device)))
-    last = folder / "last.safetensors" if folder and group.first else None
-    identity = _identity(model, config, seed) if last or group.size > 1 else {}
-    # "auto" may be a GPU here and none there, and gradients would wait for one another for ever
+    path = folder / "last.safetensors" if folder and group.first else None
+    identity = _identity(model, config, seed) if path or group.size > 1 else {}
+    # "auto" may be a GPU on one machine and the CPU on another, whose gradients would wait for each other forever
     _check_same(identity | {"device": device.type, "relrank": relrank.__version__}, group)
     model.init_weights(seed)
     model.to(device)
-    movable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(movable, lr=config.lr, fused=True)
-    rows: list[tuple[int, float, float | None, float]] = []
-    best, best_epoch, best_metric, start = model.state(), 0, -math.inf, 0
-    tensors, note = _kept(last, identity, group)
-    if note is not None:
-        model.load_state(_part(tensors, "model."))
-        best = _part(tensors, "best.")
-        _load_adam(optimizer, _part(tensors, "adam."))
-        rows = [tuple(row) for row in note["history"]]
-        start, best_epoch, best_metric = note["epoch"], note["best_epoch"], note["best_metric"]
-    elif group.size > 1:  # machines of different makes may draw normal numbers with different last digits
-        model.load_state(group.tensors(model.state()))
+    optimizer = torch.optim.Adam(_trainable(model), lr=config.lr, fused=True)
+    run = _start(model, optimizer, path, identity, group)
 
     def validated(epoch: int) -> float:
         model.refresh()
         return _finite("metric", validate(), epoch)
 
-    stale = _stale(rows, best_epoch)
-    for epoch in range(start + 1, config.epochs + 1):
-        if config.patience and stale >= config.patience:
+    for epoch in range(run.epoch + 1, config.epochs + 1):
+        if config.patience and run.n_stale >= config.patience:
             break
         began = time.perf_counter()
-        loss = _epoch(
-            model, optimizer, epoch, config, np.random.SeedSequence([seed, epoch]), device, group, step_callback
-        )
+        loss = _epoch(model, optimizer, epoch, config, seed, device, group, step_callback)
         group.on_all_ranks(partial(_finite, "loss", loss, epoch))
         metric = None
         if epoch % config.every == 0 or epoch == config.epochs:
             metric = group.broadcast_from_rank0(partial(validated, epoch))
-            if metric > best_metric:
-                best, best_epoch, best_metric, stale = model.state() if group.first else {}, epoch, metric, 0
-            else:
-                stale += 1
-        rows.append((epoch, loss, metric, time.perf_counter() - began))
-        if last is not None and (metric is not None):
-            note = {
-                "identity": identity,
-                "epoch": epoch,
-                "best_epoch": best_epoch,
-                "best_metric": best_metric,
-                "history": rows,
-            }
-            state = {f"model.{k}": v for k, v in model.state().items()} | {f"best.{k}": v for k, v in best.items()}
-            save_tensors(last, state | {f"adam.{k}": v for k, v in _adam(optimizer).items()}, note)
+            if metric > run.best_metric:
+                run.best, run.best_epoch, run.best_metric = model.state() if group.first else {}, epoch, metric
+        run.epoch = epoch
+        run.rows.append((epoch, loss, metric, time.perf_counter() - began))
+        if path is not None and metric is not None:
+            run.save(path, identity, model, optimizer)
         if callback is not None and group.first:
-            pace = float(np.mean([row[3] for row in rows[-10:]]))
-            callback(epoch, config.epochs, loss, metric, best_metric, pace * (config.epochs - epoch))
-    model.load_state(group.tensors(best))
-    return FitResult(pl.DataFrame(rows, schema=_HISTORY, orient="row"), best_epoch, best_metric, len(rows))
+            callback(epoch, config.epochs, loss, metric, run.best_metric, run.pace * (config.epochs - epoch))
+    model.load_state(group.tensors(run.best))
+    return run.result()
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """The state of a run besides the model and the optimizer.
+
+    Attributes:
+        best: the model's state after the best epoch; {} in processes other than the first.
+        best_epoch: its number; 0 before the first validation.
+        best_metric: its validation metric.
+        epoch: number of the last epoch.
+        rows: epoch, loss, metric and seconds of every epoch.
+    """
+
+    best: dict[str, Tensor]
+    best_epoch: int = 0
+    best_metric: float = -math.inf
+    epoch: int = 0
+    rows: list[tuple[int, float, float | None, float]] = field(default_factory=list)
+
+    @property
+    def n_stale(self) -> int:
+        """Number of validations since the best one."""
+        return sum(1 for epoch, _, metric, _ in self.rows if metric is not None and epoch > self.best_epoch)
+
+    @property
+    def pace(self) -> float:
+        """Mean seconds of the latest epochs."""
+        return float(np.mean([row[3] for row in self.rows[-10:]]))
+
+    def result(self) -> FitResult:
+        """What ``fit`` returns."""
+        history = pl.DataFrame(self.rows, schema=_HISTORY, orient="row")
+        return FitResult(history, self.best_epoch, self.best_metric, len(self.rows))
+
+    def save(self, path: Path, identity: dict[str, Any], model: Trained, optimizer: torch.optim.Optimizer) -> None:
+        """Write the checkpoint: the last and the best state, Adam's, and the history."""
+        note = {
+            "identity": identity,
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_metric": self.best_metric,
+            "history": self.rows,
+        }
+        parts = {"model": model.state(), "best": self.best, "adam": _adam(optimizer)}
+        save_tensors(path, {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()}, note)
+
+
+def _start(
+    model: Trained, optimizer: torch.optim.Optimizer, path: Path | None, identity: dict[str, Any], group: ProcessGroup
+) -> _Run:
+    """A new run, or the run of a checkpoint, whose states are loaded into model and optimizer."""
+    run = _Run(model.state())
+    tensors, note = _load_checkpoint(path, identity, group)
+    if note is not None:
+        model.load_state(_part(tensors, "model."))
+        _load_adam(optimizer, _part(tensors, "adam."))
+        run.best, run.rows = _part(tensors, "best."), [tuple(row) for row in note["history"]]
+        run.epoch, run.best_epoch, run.best_metric = note["epoch"], note["best_epoch"], note["best_metric"]
+    elif group.size > 1:  # normal random numbers may differ in the last digits between types of machines
+        model.load_state(group.tensors(model.state()))
+    return run
+
+
+def _trainable(model: Trained) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _epoch(
@@ -207,43 +248,43 @@ def _epoch(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     config: TrainConfig,
-    seed: np.random.SeedSequence,
+    seed: int,
     device: torch.device,
     group: ProcessGroup,
     callback: StepCallback | None,
 ) -> float:
-    """One pass over all examples in random order; the mean loss of all processes."""
+    """One pass over all examples in random order; returns the mean loss over all processes."""
     began = shown = time.perf_counter()
     src, dst = model.examples()
     size = min(config.batch, max(1, int(src.size * model.max_batch_fraction)))
-    order_seed, *batch_seeds = seed.spawn(1 + -(-src.size // size))
+    order_seed, *batch_seeds = np.random.SeedSequence([seed, epoch]).spawn(1 + -(-src.size // size))
     order = np.arange(src.size, dtype=np.int32 if src.size < 2**31 else np.int64)
     np.random.default_rng(order_seed).shuffle(order)
     half = config.precision == "bfloat16"
-    movable = [p for p in model.parameters() if p.requires_grad]
+    parameters = _trainable(model)
     total = 0.0
     model.train()
 
     def prepare(number: int) -> Any:
-        picked = order[number * size : (number + 1) * size]
-        own = picked[group.share(picked.size)]
-        users, items = (side[own].astype(np.int64) for side in (src, dst))
-        seed = group.seed(batch_seeds[number])
-        return picked.size, own.size, model.prepare(users, items, seed) if own.size else None
+        batch = order[number * size : (number + 1) * size]
+        share = batch[group.share(batch.size)]
+        users, items = (side[share].astype(np.int64) for side in (src, dst))
+        batch_seed = group.seed(batch_seeds[number])
+        return batch.size, share.size, model.prepare(users, items, batch_seed) if share.size else None
 
     model.parallel = config.workers == 0
     steps = len(batch_seeds)
-    for number, (count, own, batch) in enumerate(prefetch(prepare, steps, config.workers)):
+    for number, (count, n_share, batch) in enumerate(prefetch(prepare, steps, config.workers)):
         if config.decay == "linear":
-            for part in optimizer.param_groups:
-                part["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
+            for parameter_group in optimizer.param_groups:
+                parameter_group["lr"] = config.lr * (1 - ((epoch - 1) * steps + number) / (config.epochs * steps))
         optimizer.zero_grad(set_to_none=True)
         loss = None
-        if batch is not None:  # fewer examples than processes leave some without any
+        if batch is not None:  # with fewer examples than processes some have none
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = model.loss(batch.to(device))
             loss.backward()  # type: ignore[no-untyped-call]
-        mean = group.reduce_gradients(movable, loss, own / count)
+        mean = group.reduce_gradients(parameters, loss, n_share / count)
         optimizer.step()
         total += mean * count
         if callback is not None and group.first and (now := time.perf_counter()) - shown >= 1:
@@ -256,10 +297,10 @@ def _epoch(
 
 
 def _identity(model: Trained, config: TrainConfig, seed: int) -> dict[str, Any]:
-    """What decides a run's weights, as it reads back from JSON: settings and every edge, not names alone."""
+    """Everything that determines a run's weights, as it is read back from JSON: settings, edges and features."""
     graph = model.graph
     edges = hashlib.sha256()
-    for relation in (graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))):
+    for relation in graph.ordered_relations():
         edges.update(f"{relation.name} {relation.source} {relation.target} {len(relation)} ".encode())
         for column in (relation.src, relation.dst, relation.weight):
             edges.update(np.ascontiguousarray(column).data)
@@ -287,24 +328,24 @@ def _finite(name: str, value: float, epoch: int) -> float:
     return value
 
 
-def _kept(
-    last: Path | None, identity: dict[str, Any], group: ProcessGroup
+def _load_checkpoint(
+    path: Path | None, identity: dict[str, Any], group: ProcessGroup
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """What the first process finds on disk: tensors and note, or None; the best state stays with the first."""
+    """Tensors and note of rank 0's checkpoint, None if there is none; only rank 0 gets the best state."""
     tensors: dict[str, Tensor] = {}
 
     def read() -> dict[str, Any] | None:
-        if last is None or not last.exists():
+        if path is None or not path.exists():
             return None
-        found, note = load_tensors(last)
+        loaded, note = load_tensors(path)
         if note["identity"] != identity:
             raise InputError(
                 "folder holds a run of another configuration",
-                where=str(last.parent),
+                where=str(path.parent),
                 expected=str(identity),
                 found=str(note["identity"]),
             )
-        tensors.update(found)
+        tensors.update(loaded)
         return note
 
     note = group.broadcast_from_rank0(read)
@@ -312,10 +353,10 @@ def _kept(
 
 
 def _check_same(identity: dict[str, Any], group: ProcessGroup) -> None:
-    """Gradients of different data, programs or kinds of device must not be averaged.
+    """Check that gradients of equal data, programs and types of device are averaged.
 
     Raises:
-        InputError: a process's settings, edges, device or relrank are not those of the first.
+        InputError: settings, edges, device or relrank version of a process differ from those of rank 0.
     """
     first = group.broadcast_from_rank0(lambda: identity)
 
@@ -343,15 +384,10 @@ def _adam(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _load_adam(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    whole = optimizer.state_dict()
+    state_dict = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = tensor
-    whole["state"] = state
-    optimizer.load_state_dict(whole)
-
-
-def _stale(rows: list[tuple[int, float, float | None, float]], best_epoch: int) -> int:
-    """Validations since the best one."""
-    return sum(1 for epoch, _, metric, _ in rows if metric is not None and epoch > best_epoch)
+    state_dict["state"] = state
+    optimizer.load_state_dict(state_dict)

@@ -14,13 +14,11 @@ from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.propagation import Propagation
 from relrank.graph.relation import Relation
-from relrank.graph.sampling import neighbour_tensors
 from relrank.graph.sampling.blocks import Adjacency, full_block
 from relrank.graph.sampling.neighbour_sampling import NeighbourSampler, full_blocks, prefetch
 from relrank.kernels import neighbour_sampling
 from relrank.tables.ids import IdMap
 
-PATHS = [None, "cpu"]  # compiled kernels, tensor operations
 Seq = np.random.SeedSequence
 
 
@@ -145,11 +143,10 @@ def test_adjacency_copies_neither_the_relations_arrays_nor_weights_that_are_all_
     assert there.csr.data is back.csr.data is graph.interactions.weight
 
 
-@pytest.mark.parametrize("device", PATHS)
-def test_all_neighbours_equal_the_naive_oracle_less_the_excluded_edges(graph, device):
+def test_all_neighbours_equal_the_naive_oracle_less_the_excluded_edges(graph):
     """Exactly the edges into the destinations, with their weights, less the excluded ones and nothing else."""
     adjacency, (edges, n) = Adjacency(graph), oracle(graph)
-    sampler = NeighbourSampler(adjacency, [-1, -1], device=device)
+    sampler = NeighbourSampler(adjacency, [-1, -1])
     rng = np.random.default_rng(0)
     for trial in range(20):
         seeds = rng.permutation(n)[: rng.integers(1, 12)]
@@ -173,17 +170,16 @@ def test_all_neighbours_equal_the_naive_oracle_less_the_excluded_edges(graph, de
                 assert set(found) == expected
 
 
-@pytest.mark.parametrize("device", PATHS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("replace", [False, True])
-def test_draws_are_edges_of_the_graph_as_many_as_the_fan_out_of_their_relation(graph, device, weighted, replace):
+def test_draws_are_edges_of_the_graph_as_many_as_the_fan_out_of_their_relation(graph, weighted, replace):
     """Per-relation fan-outs; excluded edges never appear; a node with too few neighbours takes what there is."""
     adjacency, (edges, n) = Adjacency(graph), oracle(graph)
     fanouts = [
         {"interacts": 3, "by": 1, "has_tag": -1, "similar": 0},
         {"interacts": 2, "by": 0, "has_tag": 1, "similar": 4},
     ]
-    sampler = NeighbourSampler(adjacency, fanouts, replace=replace, weighted=weighted, device=device)
+    sampler = NeighbourSampler(adjacency, fanouts, replace=replace, weighted=weighted)
     rng = np.random.default_rng(1)
     for trial in range(10):
         seeds = rng.permutation(n)[:15]
@@ -239,27 +235,18 @@ def agree(counted, chances):
     assert chisquare([counted[key] for key in chances], expected).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("how", ["compiled", "floyd", "sorted"])
 @pytest.mark.parametrize(("n_items", "fanout", "excluded"), [(7, 3, [0, 4]), (6, 1, []), (13, 10, [12])])
-def test_uniform_draws_without_replacement_make_every_subset_equally_likely(
-    n_items, fanout, excluded, how, monkeypatch
-):
-    """Floyd's algorithm and, for 10 of 12, selection sampling; as tensors also by sorting, in several chunks."""
-    if how == "sorted":
-        monkeypatch.setattr(neighbour_tensors, "FLOYD_LIMIT", 0)
-        monkeypatch.setattr(neighbour_tensors, "CANDIDATES", 1000)
-    device = None if how == "compiled" else "cpu"
+def test_uniform_draws_without_replacement_make_every_subset_equally_likely(n_items, fanout, excluded):
+    """Floyd's algorithm and, for 10 of 12, selection sampling."""
     subsets = list(combinations([i for i in range(n_items) if i not in excluded], fanout))
-    counted = sets_drawn(star(n_items), fanout, excluded, 2, device=device)
-    agree(counted, dict.fromkeys(subsets, 1 / len(subsets)))
+    agree(sets_drawn(star(n_items), fanout, excluded, 2), dict.fromkeys(subsets, 1 / len(subsets)))
 
 
 WEIGHTS = np.array([0.2, 5.0, 1.0, 0.7, 2.5, 1.6])
 
 
-@pytest.mark.parametrize("device", PATHS)
 @pytest.mark.parametrize("excluded", [[], [1], [0, 5]])
-def test_weighted_draws_without_replacement_are_successive_draws_by_weight(device, excluded):
+def test_weighted_draws_without_replacement_are_successive_draws_by_weight(excluded):
     """The chance of a set is the sum over its orders of drawing one after another from what is left."""
     free = [i for i in range(6) if i not in excluded]
     chances = Counter()
@@ -269,14 +256,12 @@ def test_weighted_draws_without_replacement_are_successive_draws_by_weight(devic
             chance *= WEIGHTS[i] / left
             left -= WEIGHTS[i]
         chances[tuple(sorted(order))] += chance
-    agree(sets_drawn(star(6, WEIGHTS), 3, excluded, 4, weighted=True, device=device), chances)
+    agree(sets_drawn(star(6, WEIGHTS), 3, excluded, 4, weighted=True), chances)
 
 
-@pytest.mark.parametrize("device", PATHS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("excluded", [[], [5], [0, 3]])
-def test_draws_with_replacement_are_independent(device, weighted, excluded, monkeypatch):
-    monkeypatch.setattr(neighbour_tensors, "CANDIDATES", 1000)
+def test_draws_with_replacement_are_independent(weighted, excluded):
     chance = np.where(np.isin(np.arange(6), excluded), 0, WEIGHTS if weighted else 1.0)
     chance /= chance.sum()
     chances = {
@@ -285,7 +270,7 @@ def test_draws_with_replacement_are_independent(device, weighted, excluded, monk
         for j in range(i, 6)
         if chance[i] * chance[j]
     }
-    counted = sets_drawn(star(6, WEIGHTS), 2, excluded, 8, replace=True, weighted=weighted, device=device)
+    counted = sets_drawn(star(6, WEIGHTS), 2, excluded, 8, replace=True, weighted=weighted)
     agree(counted, chances)
 
 
@@ -307,10 +292,9 @@ def test_every_neighbour_of_a_hub_is_equally_likely(weighted):
     assert abs(statistic - 1999) < 4 * np.sqrt(2 * 1999)
 
 
-@pytest.mark.parametrize("device", PATHS)
-def test_draws_of_other_nodes_layers_and_seeds_are_independent(device):
+def test_draws_of_other_nodes_layers_and_seeds_are_independent():
     adjacency = star(6)
-    sampler = NeighbourSampler(adjacency, [1, 1], device=device)
+    sampler = NeighbourSampler(adjacency, [1, 1])
 
     def item(block):
         rows = block.edges[1].indptr[: N + 1]
@@ -360,20 +344,12 @@ def test_the_order_of_the_seeds_does_not_change_what_a_node_draws(graph):
         assert sorted(drawn(there, k)) == sorted(drawn(back, k))
 
 
-def test_tensor_draws_repeat_with_the_seed(graph):
-    sampler = NeighbourSampler(Adjacency(graph), [3, 2], weighted=True, device="cpu")
-    first = bits(sampler.sample(np.arange(20), Seq(1)))
-    assert same(first, bits(sampler.sample(np.arange(20), Seq(1))))
-    assert not same(first, bits(sampler.sample(np.arange(20), Seq(2))))
-
-
-@pytest.mark.parametrize("device", PATHS)
 @pytest.mark.parametrize("how", [{}, {"replace": True}, {"weighted": True}, {"replace": True, "weighted": True}])
-def test_nodes_without_neighbours_and_a_user_all_of_whose_edges_are_excluded(device, how):
+def test_nodes_without_neighbours_and_a_user_all_of_whose_edges_are_excluded(how):
     graph = graph_of(
         {"user": 3, "item": 4}, interacts=("user", "item", [(0, 0), (0, 1), (1, 1), (1, 2)], [1, 2, 3, 4])
     )
-    sampler = NeighbourSampler(Adjacency(graph), [2, 2], device=device, **how)
+    sampler = NeighbourSampler(Adjacency(graph), [2, 2], **how)
     alone = sampler.sample(np.array([6, 2]), Seq(0))
     assert [b.nodes.tolist() for b in alone] == [[6, 2], [6, 2]]
     assert [b.n_edges for b in alone] == [0, 0]
@@ -387,10 +363,9 @@ def test_nodes_without_neighbours_and_a_user_all_of_whose_edges_are_excluded(dev
     assert [b.n_src for b in nobody] == [0, 0]
 
 
-@pytest.mark.parametrize("device", PATHS)
-def test_what_is_refused(graph, device):
+def test_what_is_refused(graph):
     adjacency = Adjacency(graph)
-    sampler = NeighbourSampler(adjacency, [-1], device=device)
+    sampler = NeighbourSampler(adjacency, [-1])
     with pytest.raises(InputError, match=r"more than once[\s\S]*position 2[\s\S]*node 7 again"):
         sampler.sample(np.array([7, 3, 7]), Seq(0))
     for beyond in (-1, adjacency.n_nodes):
@@ -430,8 +405,7 @@ def gathered(block, below):
     return out
 
 
-@pytest.mark.parametrize("device", PATHS)
-def test_local_numbers_index_the_blocks_nodes_and_not_the_global_table(graph, device):
+def test_local_numbers_index_the_blocks_nodes_and_not_the_global_table(graph):
     """Two layers through blocks of all neighbours are two products with the whole matrix, at the seeds."""
     adjacency, (_, n) = Adjacency(graph), oracle(graph)
     table = torch.from_numpy(np.random.default_rng(0).normal(size=(n, 3)))
@@ -439,7 +413,7 @@ def test_local_numbers_index_the_blocks_nodes_and_not_the_global_table(graph, de
     users, items = graph.interactions.src[some], graph.interactions.dst[some]
     a = dense(graph, pair_sets(users.tolist(), items.tolist()))
     seeds = np.array([41, 3, 50, 22, 57])
-    outer, inner = NeighbourSampler(adjacency, [-1, -1], device=device).sample(seeds, Seq(0), (users, items))
+    outer, inner = NeighbourSampler(adjacency, [-1, -1]).sample(seeds, Seq(0), (users, items))
     top = gathered(inner, gathered(outer, table[outer.nodes]))
     torch.testing.assert_close(top, (a @ a @ table)[seeds])
 

@@ -261,7 +261,7 @@ def test_tampered_and_truncated_and_missing_files_are_refused(bundle: Path, name
         (bundle / name).write_bytes(content)
         assert name in refused(bundle, "file was changed").where
     (bundle / name).unlink()
-    assert name in refused(bundle, "not a whole graph bundle").expected
+    assert name in refused(bundle, "incomplete graph bundle").expected
 
 
 def test_changed_manifest_is_refused(bundle: Path) -> None:
@@ -271,7 +271,7 @@ def test_changed_manifest_is_refused(bundle: Path) -> None:
 
 
 def test_foreign_folders_are_refused(bundle: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "not a whole graph bundle")
+    refused(tmp_path / "nowhere", "incomplete graph bundle")
     path = bundle / "manifest.json"
     for text, what in (
         ("{", "not readable as JSON"),

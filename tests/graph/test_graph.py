@@ -138,6 +138,24 @@ def test_without_and_only_leave_the_original_whole(graph: Graph) -> None:
         graph.rewired("has_tags", seed=0)
 
 
+def test_a_part_of_a_graph_is_not_checked_again(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Graph) -> None:
+        raise AssertionError("checked again")
+
+    monkeypatch.setattr(Graph, "__post_init__", refuse)
+    part = graph.without("has_tag").only("friend")
+    assert part.excluded_relations == {"has_tag", "alike", "tag_kind"}
+    assert part.relations["friend"] is graph.relations["friend"]
+
+
+def test_a_relation_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    r = relation()
+    assert r.sha256()[:16] == "522e2ecde40e9ca2"
+    assert relation(weight=np.array([1, 1, 2], np.float32)).sha256() != r.sha256()
+    monkeypatch.setattr("hashlib.sha256", None)
+    assert r.sha256()[:16] == "522e2ecde40e9ca2"
+
+
 def test_rewired_replaces_one_relation_under_its_name(graph: Graph) -> None:
     r = Relation.of("has_tag", "item", "tag", array(0, 1), array(0, 1))
     two = Graph(graph.user, graph.item, graph.nodes, graph.interactions, {**graph.relations, "has_tag": r}, "f")
@@ -166,6 +184,8 @@ def test_graph_refuses_rows_beyond_the_keys_and_types_without_keys(graph: Graph)
     ):
         with pytest.raises(ValueError, match=message):
             Graph("user", "item", graph.nodes, graph.interactions, {"far": r}, "f")
+        with pytest.raises(ValueError, match=message):
+            graph.with_relations({**graph.relations, "far": r})
     with pytest.raises(ValueError, match="interactions"):
         Graph("user", "item", {**graph.nodes, "item": IdMap("item", pl.Series(["i"]))}, graph.interactions, {}, "f")
 

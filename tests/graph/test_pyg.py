@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import polars as pl
+import pytest
 import torch
 
+from relrank.errors import InputError
 from relrank.graph.graph import Graph
 from relrank.graph.pyg import to_pyg
 from relrank.graph.relation import Relation
 from relrank.tables.ids import IdMap
+from relrank.testing import planted_graph
 
 
 def test_to_pyg_has_every_edge_in_both_directions() -> None:
@@ -42,3 +47,9 @@ def test_to_pyg_has_every_edge_in_both_directions() -> None:
     there.edge_weight[0] = 9  # what PyG code does to its tensors does not reach the graph
     assert tags.weight.tolist() == [2.0, 3.0]
     assert back.edge_weight.tolist() == [2.0, 3.0]
+
+
+def test_without_torch_geometric_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_geometric.data", None)
+    with pytest.raises(InputError, match=r'not installed[\s\S]*pip install "relrank\[pyg\]"'):
+        to_pyg(planted_graph())

@@ -211,7 +211,7 @@ SOME = {"kind": "texts", "of": "blurb"}
     ("config", "message"),
     [
         ({**SOME, "of": "plot"}, "no texts of this kind.*blurb, empty, review, secret.*plot"),
-        ({**SOME, "of": "empty"}, "no text of kind 'empty' says anything.*all 1 blank"),
+        ({**SOME, "of": "empty"}, "all texts of kind 'empty' are blank.*all 1 blank"),
         ({**SOME, "of": "secret"}, "join is empty.*60"),
         ({**SOME, "target": "book"}, "texts cannot be nodes of this type.*book"),
         ({**SOME, "of": "review", "dims": 1, "min_df": 1, "ngrams": [2, 2]}, "no common words"),

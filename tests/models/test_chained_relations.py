@@ -8,7 +8,7 @@ import torch
 from dense_truth import SIZES, random_graph
 from featured import dense as feature
 
-from relrank.explanation import low_rank_update
+from relrank.explanation import link_update
 from relrank.explanation.counterfactuals import Counterfactuals, Deletion
 from relrank.explanation.explainer import Explainer
 from relrank.explanation.local_update import LocalUpdate
@@ -233,7 +233,7 @@ def test_links_that_lead_to_too_many_items_are_solved_anew(monkeypatch):
     model = RelationalEASE(graph(), RelationalEASEConfig(l2=4.0, weight=3.0)).solve()
     cut = EdgeRemoval("of_land", links(model.graph, "of_land", [1, 5]))
     assert LowRankUpdate(model).supports(cut)
-    monkeypatch.setattr(low_rank_update, "FEW_ITEMS", 2)
+    monkeypatch.setattr(link_update, "FEW_ITEMS", 2)
     assert not LowRankUpdate(model).supports(cut)
     query = Counterfactuals(model, model.graph)
     scores, exact = query.without(query.query(3, None), [Deletion(None, cut)])

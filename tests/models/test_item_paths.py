@@ -148,27 +148,3 @@ def test_the_cut_of_a_path_joins_its_two_items():
     assert ItemPath(4, INTERACTIONS, (), 7).cut == EdgeRemoval(None, ())
     assert ItemPath(4, "similar", (), 7).cut == EdgeRemoval("similar", ((4, 7),))
     assert ItemPath(4, "has_tag", (("tag", 2),), 7).cut == EdgeRemoval("has_tag", ((4, 2), (7, 2)))
-
-
-def test_random_paths_are_there_as_long_as_the_named_one_and_not_the_named_one(graph):
-    model = RelationalEASE(graph).solve()
-    paths, rng = ItemPaths(model, graph, LowRankUpdate(model)), np.random.default_rng(0)
-    tags = graph.relations["has_tag"].csr(4, 3)
-    for like in (
-        ItemPath(0, "has_tag", (("tag", 0),), 1),
-        ItemPath(0, "similar", (), 1),
-        ItemPath(0, INTERACTIONS, (), 1),
-    ):
-        drawn = [paths.random(np.array([0, 1]), like, rng) for _ in range(60)]
-        assert all((p.via, p.relation, p.through) != (like.via, like.relation, like.through) for p in drawn)
-        assert {p.via for p in drawn} <= {0, 1}
-        assert {len(p.through) for p in drawn} == {len(like.through)}
-        for p in drawn:
-            assert p.relation == INTERACTIONS if like.relation == INTERACTIONS else p.relation != INTERACTIONS
-            if p.relation == "has_tag":
-                ((kind, tag),) = p.through
-                assert kind == "tag"
-                assert {tag} <= set(tags.take(np.array([p.via])).indices) & set(tags.take(np.array([p.end])).indices)
-            assert p.via != p.end or p.relation == INTERACTIONS
-    lonely = paths.random(np.array([3]), ItemPath(0, "has_tag", (("tag", 0),), 1), rng)
-    assert lonely.cut == EdgeRemoval(None, ())

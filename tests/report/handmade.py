@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from relrank.study.result import StudyResult
+from relrank.study.result import FORMAT, StudyResult
 
 USERS = 2668
 MARGIN = 0.0014
@@ -22,10 +22,10 @@ SCHEMAS = {
     "popularity~lift@10:f intra-list~similarity@10:f miscalibration@10:f "
     "users~without~truth:f seconds:f peak_mb:f",
     "effects": "model:s relation:s kind:s other:s arm_a:s arm_b:s mean:f low:f high:f p:f p_holm:f effect_size:f "
-    "error:f freedom:f visible:f n_users:i n_seeds:i",
-    "verdicts": "model:s relation:s verdict:s sentence:s instead:s p:f held:f held_low:f held_high:f drop:f "
-    "drop_low:f drop_high:f alone:f alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f unused:f "
-    "visible:f margin:f true_verdict:s",
+    "standard_error:f degrees_of_freedom:f detectable_effect:f n_users:i n_seeds:i",
+    "verdicts": "model:s relation:s verdict:s sentence:s interchangeable_with:s p:f held:f held_low:f held_high:f "
+    "drop:f drop_low:f drop_high:f alone:f alone_low:f alone_high:f placebo:f placebo_low:f placebo_high:f unused:f "
+    "detectable_effect:f margin:f true_verdict:s",
     "groups": "model:s relation:s kind:s other:s group:s label:s order:i mean:f low:f high:f n_users:i",
     "group_metrics": "model:s arm:s group:s label:s order:i n_users:i mrr:f hit@10:f ndcg@10:f recall@50:f",
     "list_effects": "model:s relation:s kind:s other:s measure:s mean:f low:f high:f n_users:i n_seeds:i",
@@ -144,6 +144,7 @@ def make_card(seeds: list[int]) -> dict[str, Any]:
         ("ratings_v2_users5pct.csv", "ratings below 4 left out by the protocol", 88_402),
     ]
     return {
+        "format": FORMAT,
         "name": "goodbooks-loo",
         "title": "Which relations of books make recommendations better?",
         "description": "Ratings of 4 and 5 stars by 5 % of the readers, with what is known of the books.",
@@ -229,7 +230,7 @@ def goodbooks() -> StudyResult:
 
 
 def make_plan(model: str, base: float, gain: float, steps: list[tuple[str, float]]) -> dict[str, Any]:
-    """The path of relations; (relation, what all up to it bring)."""
+    """The plan; (relation, what all relations up to it add)."""
     rows, before = [], 0.0
     for at, (relation, total) in enumerate(steps):
         row: dict[str, Any] = {

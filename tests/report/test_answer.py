@@ -1,4 +1,4 @@
-"""The one sentence on top of the report."""
+"""The summary at the top of the report."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def plan(*steps, build, base=0.1):
     return {"model": "m", "base": base, "build": build, "steps": [dict(zip(keys, s, strict=True)) for s in steps]}
 
 
-def test_what_to_build_comes_first():
+def test_the_plan_comes_first():
     study = judged(("m", "text", HELPS), ("m", "tags", HELPS), ("m", "era", "negligible"), ("m", "lang", HELPS))
     path = plan(("text", 0.02, 0.8, []), ("tags", 0.025, 0.97, ["authors", "era"]), ("era", 0.0251, 1.0, []), build=2)
     said = "Build text, then tags (or authors or era): +25 % NDCG@10, 97 % of what all four bring. "
@@ -62,7 +62,7 @@ def test_what_to_build_comes_first():
     assert answer(study).startswith("text, tags and lang help.")
 
 
-def test_without_gains_a_rival_is_what_is_spoken_of():
+def test_without_gains_the_answer_is_about_the_rival():
     study = Study(half=0.01)
     for model, mean in (("a", 0.02), ("b", 0.05), ("c", 0.005), ("d", -0.03), ("e", 0.03), ("f", 0.04)):
         study.effect(model, None, "versus", ("all", "interactions"), mean, "rival")
@@ -83,7 +83,7 @@ def test_realistic_studies():
     assert answer(planted()) == "A helps. B is interchangeable with A. C and D are negligible (within ±.0014)."
 
 
-def test_best_ranking_model_speaks_first():
+def test_the_best_model_comes_first():
     rows = [("weak", "tags", HELPS), ("strong", "tags", OPEN)]
     assert primary_model(judged(*rows, best={"weak": 0.10, "strong": 0.15, "unjudged": 0.20})) == "strong"
     assert primary_model(judged(*rows, best={"weak": 0.15, "strong": 0.10})) == "weak"
@@ -92,17 +92,17 @@ def test_best_ranking_model_speaks_first():
     assert primary_model(empty()) is None
 
 
-def test_largest_of_the_visible_effects_is_named():
+def test_the_largest_detectable_effect_is_named():
     study = judged(("m", "a", HELPS), ("m", "b", OPEN), ("m", "c", OPEN))
-    visible = study.verdicts["visible"].clone()
+    visible = study.verdicts["detectable_effect"].clone()
     visible[1], visible[2], visible[0] = 0.002, 0.009, 0.5
     study = type(study)(**{name: getattr(study, name) for name in study.__slots__} | {
-        "verdicts": study.verdicts.with_columns(visible.alias("visible"))
+        "verdicts": study.verdicts.with_columns(visible.alias("detectable_effect"))
     })  # fmt: skip
     assert answer(study).endswith("b and c are undecided (an effect of ±.0090 would have been seen).")
 
 
-def test_no_claim_of_what_would_have_been_seen_when_unknown():
+def test_an_unknown_detectable_effect_is_not_mentioned():
     study = judged(("m", "a", HELPS), ("m", "b", OPEN), visible=float("nan"))
     assert answer(study) == "a helps. b is undecided."
 
@@ -133,12 +133,12 @@ def gains(**means):
         ({"a": 0.001, "b": -0.001}, "No evidence for a and b."),
     ],
 )
-def test_without_verdicts_the_gains_speak(means, sentence):
+def test_without_verdicts_the_answer_is_about_gains(means, sentence):
     assert answer(gains(**means)) == sentence
 
 
-def test_what_is_to_be_built_is_not_called_undecided_beside_it():
-    """Beside the others nothing may be shown of a relation that comes first on the path: they stand in for it."""
+def test_planned_relations_are_not_called_undecided():
+    """The first relation of the plan may have no effect beside the others, which replace it."""
     study = judged(("m", "text", OPEN), ("m", "tags", OPEN))
     study.card["plan"] = plan(("text", 0.02, 0.8, []), build=1)
     assert answer(study) == (
@@ -147,7 +147,7 @@ def test_what_is_to_be_built_is_not_called_undecided_beside_it():
     )
 
 
-def test_titles_are_read_instead_of_names():
+def test_titles_replace_names():
     study = judged(
         ("m", "text", HELPS), ("m", "tags", HELPS), ("m", "B", "interchangeable", "text, era"),
         ("m", "era", "negligible"), ("m", "lang", OPEN), ("m", "size", "hurts"), ("n", "lang", HELPS),
@@ -182,7 +182,7 @@ def test_titles_are_read_instead_of_names():
         ({"b": HELPS}, " The models disagree on b."),
     ],
 )
-def test_models_that_disagree_are_told_in_one_clause(other, clause):
+def test_disagreeing_models_are_named_in_one_clause(other, clause):
     rows = [("lead", "a", HELPS), ("lead", "b", OPEN), *(("other", name, "undecided") for name in other)]
     study = judged(*rows, best={"lead": 0.2, "other": 0.1})
     words = ["helps", "undecided", *other.values()]

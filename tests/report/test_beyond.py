@@ -1,4 +1,4 @@
-"""Beyond accuracy on the page: figures, picture, labels, differences; and what older studies lack."""
+"""The beyond-accuracy section: figures, chart, labels, differences; and older studies without them."""
 
 import re
 from dataclasses import replace
@@ -46,7 +46,7 @@ def test_figures_of_every_arm_are_those_of_the_leaderboard(study):
     assert len(tables[0]) == 1 + 8, "the headline arms stand in front"
 
 
-def test_each_measure_is_told_in_a_sentence(study):
+def test_each_measure_is_explained(study):
     html = section(render(replace(study, card=study.card | {"attribute": "has_tag"})))
     said = dict(re.findall(r"<dt>(.*?) [↑↓→].*?</dt><dd>(.*?)</dd>", html))
     assert [name.lower() for name in said] == list(MEASURES)
@@ -111,7 +111,7 @@ def overlaps(found, spots, dots, width):
     return bad
 
 
-def test_labels_cover_nothing_where_they_say_so():
+def test_labels_reported_as_clear_cover_nothing():
     rng = np.random.default_rng(0)
     outcomes = set()
     for n in (1, 6, 12, 25, 60):
@@ -186,7 +186,7 @@ def test_lists_against_a_rival():
     ]  # fmt: skip
 
 
-def test_a_study_stored_before_shows_dashes_and_draws_what_it_has(study):
+def test_an_older_study_shows_dashes_for_missing_measures(study):
     old = study.leaderboard.with_columns(
         pl.when(pl.col("model") == "ease")
         .then(None)
@@ -205,11 +205,11 @@ def test_a_study_stored_before_shows_dashes_and_draws_what_it_has(study):
     assert "What relations change in the lists" not in html
 
 
-def test_without_lists_there_is_nothing_to_show():
+def test_without_list_metrics_the_section_is_empty():
     bare = Study(half=0.01)
     baselines(bare, ease=0.1)
     result = bare.result()
     names = [name for name in result.leaderboard.columns if name.partition("@")[0] in MEASURES]
     html = section(render(replace(result, leaderboard=result.leaderboard.drop(names))))
-    assert "Nothing but accuracy was measured" in html
-    assert "Nothing but accuracy was measured" in section(render(empty()))
+    assert "Only accuracy was measured" in html
+    assert "Only accuracy was measured" in section(render(empty()))

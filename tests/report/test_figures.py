@@ -1,4 +1,4 @@
-"""How numbers are written, and where they lie on an axis."""
+"""Number formats, and axes."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The page as a reader gets it: parsed, and compared with the tables it was made from."""
+"""The page, parsed and compared with the study's tables."""
 
 import re
 from dataclasses import fields, replace
@@ -92,7 +92,7 @@ def test_verdict_tables_equal_the_result(study, page):
             assert verdict.split(" ", 1)[1] == want["verdict"]
             for cell, kind in [(held, "held"), (drop, "drop"), (alone, "alone"), (placebo, "placebo")]:
                 assert cell == f"{signed(want[kind])} {interval(want[f'{kind}_low'], want[f'{kind}_high'])}"
-            assert visible == "±" + number(want["visible"])
+            assert visible == "±" + number(want["detectable_effect"])
             assert said == typeset(want["sentence"])
 
 
@@ -178,7 +178,7 @@ def test_a_small_metric_is_written_with_the_decimals_of_its_study(study):
     text = " ".join(page.text.split())
     for row in study.verdicts.iter_rows(named=True):
         assert signed(row["held"], 6) in text
-        assert number(row["visible"], 6) in text
+        assert number(row["detectable_effect"], 6) in text
     top = study.leaderboard.filter(pl.col("arm") == "all").row(0, named=True)
     for told in (number(top["mean"], 6), interval(top["low"], top["high"], sign=False, decimals=6)):
         assert told in text
@@ -194,7 +194,7 @@ def test_every_arm_is_on_the_page(study, page):
         assert shown[row["model"], row["arm"]][2] == f"{row['seconds']:,.1f}"
 
 
-def test_rows_no_study_may_lack(page):
+def test_missing_sanity_baselines_are_named(page):
     assert "is missing" not in page.text
     few = Study(half=0.01)
     few.arm("popularity", "interactions", 0.1, 1, 1)
@@ -265,7 +265,7 @@ def test_long_curves_are_thinned_but_keep_their_ends():
     assert points[-1].startswith("100.0,")
 
 
-def test_groups_stand_in_their_order():
+def test_groups_are_ordered():
     study = judged(("m", "tags", "helps"))
     for order, label in [(2, "long"), (0, "short"), (1, "medium")]:
         study.groups.extend(
@@ -291,7 +291,7 @@ def test_models_that_differ_are_named(page):
     assert said in " ".join(page.text.split())
 
 
-def test_planted_truth_stands_beside_the_verdict():
+def test_the_planted_truth_is_next_to_the_verdict():
     study = planted()
     page = page_of(study)
     assert "4 of 4 verdicts agree with it" in " ".join(page.text.split())
@@ -308,7 +308,7 @@ def test_unknown_truth_is_not_mentioned(page):
     assert "planted" not in page.text
 
 
-def test_leaks_and_smoke_runs_are_told_on_top():
+def test_leaks_and_smoke_runs_are_shown_at_the_top():
     text = " ".join(page_of(crowded()).text.split())
     verdicts = text.index("A plus is always what the relation adds")
     assert text.index("Smoke run.") < verdicts
@@ -323,7 +323,7 @@ def test_audit_lists_the_worst_first():
     assert re.findall(r'<span class="chip (leak|warning|ok)">', html) == ["leak", "warning", "ok"]
 
 
-def test_names_from_outside_are_harmless():
+def test_names_are_escaped():
     evil = "<script>alert(1)</script>"
     quote = '" onload="alert(1)'
     study = Study(half=0.002)
@@ -395,13 +395,13 @@ def test_unknown_figures_are_dashes():
 
 
 def test_templates_are_compiled_once(study, monkeypatch):
-    """To compile them takes longer than to write a page."""
+    """Compiling takes longer than writing a page."""
     page = render(study)
     monkeypatch.setattr("jinja2.Environment.compile", None)
     assert render(study) == page
 
 
-def test_lacking_column_is_named(study):
+def test_a_missing_column_is_named(study):
     with pytest.raises(InputError, match="p_holm") as error:
         render(replace(study, effects=study.effects.drop("p_holm")))
     assert "effects" in error.value.where
@@ -410,7 +410,7 @@ def test_lacking_column_is_named(study):
         render(replace(study, card=card))
 
 
-def test_file_appears_whole_or_not_at_all(tmp_path, study):
+def test_the_page_is_written_atomically(tmp_path, study):
     path = tmp_path / "new" / "report.html"
     assert write_report(study, path) == path
     before = path.read_text(encoding="utf-8")
@@ -422,7 +422,7 @@ def test_file_appears_whole_or_not_at_all(tmp_path, study):
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
-def test_contract_is_the_one_of_the_study(study):
+def test_required_columns_are_those_of_a_study(study):
     assert set(REQUIRED_COLUMNS) == {field.name for field in fields(study)}
 
 
@@ -541,7 +541,7 @@ def test_the_best_of_each_column_is_bold():
     assert re.findall(r'<span class="n best">([^<]*)<', table) == [".3000", ".1000", ".5000", ".1000"]
 
 
-def test_differences_to_the_rival_stand_under_their_groups():
+def test_differences_to_the_rival_are_shown_by_group():
     html = render(by_groups())
     section = " ".join(Page(html[html.index('<section id="groups"') :].split("</section>")[0]).text.split())
     assert "Against knn, by history length gnn − knn" in section
@@ -550,13 +550,13 @@ def test_differences_to_the_rival_stand_under_their_groups():
     assert "Against" not in page_of(goodbooks()).text
 
 
-def test_a_metric_without_a_cut_stands_alone():
+def test_a_metric_without_a_cutoff_has_no_hit_rate():
     study = by_groups()
     page = page_of(replace(study, card=study.card | {"metric": "mrr"}))
     assert page.rows("by-group", "history length")[1] == ["gnn all", ".1500", ".0500", ".2500"]
 
 
-def test_what_models_say_of_themselves_is_averaged_over_seeds():
+def test_learned_values_are_averaged_over_seeds():
     study = Study(half=0.01, seeds=(0, 1))
     study.effect("gnn", None, "gain", ("all", "interactions"), 0.1)
     lengths, weights = "own share by history length", "relation weights"
@@ -575,7 +575,7 @@ def test_what_models_say_of_themselves_is_averaged_over_seeds():
     assert rest == [["Model", "tags", "texts"], ["gnn all without tags", "–", "3.000"]]
     # a model without the headline arms shows what it has
     assert page.rows("notes", lengths)[1:] == [["fusion interactions + tags", ".500 ± .200 n = 42"]]
-    assert "say of themselves" not in page_of(goodbooks()).text
+    assert "Learned values" not in page_of(goodbooks()).text
 
 
 def with_other_metrics():
@@ -594,7 +594,7 @@ def with_other_metrics():
     return study.result()
 
 
-def test_other_metrics_fold_out():
+def test_other_metrics_are_in_a_collapsed_section():
     page = page_of(with_other_metrics())
     head, *rows = page.rows("list-effects", "m, other metrics")
     assert head == ["Relation", "Hit@10", "Recall@50", "MRR"], "with one relevant item recall@10 and MAP say no more"
@@ -611,7 +611,7 @@ def test_other_metrics_fold_out():
     assert "Other metrics" not in page_of(planted()).text
 
 
-def test_every_arm_against_the_strongest_model_folds_out():
+def test_arms_against_the_strongest_model_are_in_a_collapsed_section():
     study = Study(half=0.01)
     study.arm("m", "all", 0.2, 1, 1)
     study.relation("m", "tags", "helps", (0.02, 0.03, 0.02))
@@ -628,7 +628,7 @@ def test_every_arm_against_the_strongest_model_folds_out():
     assert "strongest model without" not in page_of(planted()).text
 
 
-def test_titles_are_read_everywhere_and_keys_stay_names(study):
+def test_titles_are_shown_everywhere_and_keys_stay_names(study):
     titles = {"has_tag": "Tags & <labels>", "similar_text": "Similar text"}
     relations = [row | {"title": titles.get(row["name"])} for row in study.card["relations"]]
     arms = [{"name": f"interactions + {name}", "title": f"interactions + {title}"} for name, title in titles.items()]
@@ -659,8 +659,8 @@ def test_titles_are_read_everywhere_and_keys_stay_names(study):
         assert f'aria-label="{drawn_text}' in html
 
 
-def test_arms_that_rank_alike_for_everybody_have_no_interval():
-    """Validation gave a relation no weight: 0 is no estimate there, and [0, 0] no interval."""
+def test_arms_with_the_same_rankings_have_no_interval():
+    """A relation with weight 0 changes nothing: 0 is not an estimate, and [0, 0] not an interval."""
     study = goodbooks()
     columns = [kind + end for kind in ("held", "drop") for end in ("", "_low", "_high")]
     none = pl.col("relation") == "in_language"

@@ -1,4 +1,4 @@
-"""What MLflow has of a study, read back through its own client and compared with what the study stored."""
+"""A study in MLflow, read back with MLflow's client and compared with the stored study."""
 
 import json
 import os
@@ -68,20 +68,20 @@ Logged = tuple[str, StudyResult, list[str]]
 
 
 def track(home: Path, uri: str, watcher: NullCallback | None = None, told: list[str] | None = None) -> Logged:
-    """The study in ``home``, run or gone on with, and logged; with what the person was told meanwhile."""
+    """The study in ``home``, run or resumed, and logged; with the warnings."""
     told = [] if told is None else told
     file, out = home / "small.toml", home / "out"
     config = read_study(file)
     material = prepare(config, home)
     tracking = Tracking(uri, config, material, file, out, told.append)
-    with tracking.beside(watcher or NullCallback()) as beside:
+    with tracking.wrap(watcher or NullCallback()) as beside:
         result = run_study(config, material, out, beside)
     page = write_report(result, out / "report.html")
     return tracking.finish(result, page, save_winner(config, material, out)), result, told
 
 
 def runs(uri: str) -> tuple[Run, dict[str, Run]]:
-    """The one run of the one study in a store, and those below it by cell; there is nothing else."""
+    """The only run of the only study in a store, and its child runs by cell."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("small")
     found = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
@@ -108,7 +108,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 class Stop(NullCallback):
-    """A watcher that is interrupted after so many cells."""
+    """A callback that interrupts the study after so many cells."""
 
     def __init__(self, after: int) -> None:
         self.left = after
@@ -121,7 +121,7 @@ class Stop(NullCallback):
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Logged]:
-    """A small study in a folder whose name asks for care, logged to a store that nobody has made yet."""
+    """A small study in a folder with special characters in its name, logged to a new store."""
     home = tmp_path_factory.mktemp("home") / "[a] b%20"
     home.mkdir()
     (home / "small.toml").write_text(SMALL)
@@ -132,7 +132,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Logged]
 
 @pytest.fixture
 def again(logged: tuple[Path, str, Logged], tmp_path: Path) -> Callable[[], Path]:
-    """The finished study's folder, copied, so that no cell is fitted twice."""
+    """A copy of the finished study's folder, so that no cell is fitted again."""
 
     def copy() -> Path:
         shutil.copytree(logged[0], tmp_path / "home")
@@ -226,14 +226,14 @@ def test_a_learning_curve_has_a_point_per_epoch(logged):
     assert curves == 2
 
 
-def test_artifacts_lie_beside_the_database_not_where_the_command_ran(logged):
+def test_artifacts_are_next_to_the_database(logged):
     home, uri, _ = logged
     run, _ = runs(uri)
     assert (home.parent / "store" / "mlruns" / "small" / run.info.run_id / "artifacts" / "report.html").is_file()
     assert sorted(path.name for path in home.iterdir()) == ["out", "small.toml"]
 
 
-def test_logged_twice_nothing_is_there_twice(logged):
+def test_logging_twice_makes_no_duplicates(logged):
     home, uri, (where, _, _) = logged
     before, cells = runs(uri)
     all_points = {key: points(uri, run) for key, run in (*cells.items(), ("study", before))}
@@ -250,7 +250,7 @@ def test_logged_twice_nothing_is_there_twice(logged):
 
 
 @pytest.mark.slow
-def test_an_interrupted_study_goes_on_in_its_run(again, tmp_path):
+def test_an_interrupted_study_resumes_its_run(again, tmp_path):
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
     with pytest.raises(KeyboardInterrupt):
         track(home, uri, Stop(after=3))
@@ -306,7 +306,7 @@ def test_a_server_that_is_down_loses_nothing(again, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_store_that_fails_is_told_once_and_tried_again_at_the_end(again, tmp_path):
+def test_a_failing_store_is_reported_once_and_retried_at_the_end(again, tmp_path):
     from mlflow.exceptions import MlflowException
 
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
@@ -320,7 +320,7 @@ def test_a_store_that_fails_is_told_once_and_tried_again_at_the_end(again, tmp_p
 
     with mock.patch.object(MlflowClient, "log_artifact", fails_first):
         _, _, told = track(home, uri)
-    assert told == ["MLflow: disk full. The study goes on, and is logged when it is done."]
+    assert told == ["MLflow: disk full. The study continues and is logged when it is done."]
     run, below = runs(uri)
     assert run.info.status == "FINISHED"
     assert len(below) == N_CELLS
@@ -331,14 +331,14 @@ def test_a_store_that_fails_is_told_once_and_tried_again_at_the_end(again, tmp_p
     ("uri", "message"),
     [("nonsense://there", "not a tracking store"), ("sqlite:///{home}/small.toml", "not an SQLite database")],
 )
-def test_an_address_that_cannot_be_is_found_before_anything_runs(tmp_path, uri, message):
+def test_an_invalid_uri_is_refused_before_anything_runs(tmp_path, uri, message):
     (tmp_path / "small.toml").write_text(SMALL)
     with pytest.raises(InputError, match=message):
         track(tmp_path, uri.format(home=tmp_path))
     assert content(tmp_path) == {"small.toml": SMALL.encode()}
 
 
-def test_without_mlflow_it_is_said_what_to_install():
+def test_without_mlflow_the_extra_is_named():
     for lacking in ("mlflow", "sqlalchemy", "alembic"):
         with mock.patch.dict(sys.modules, {lacking: None, f"{lacking}.tracking": None}):
             with pytest.raises(InputError, match="mlflow is not installed") as error:
@@ -346,7 +346,7 @@ def test_without_mlflow_it_is_said_what_to_install():
             assert error.value.expected == 'pip install "relrank[mlflow]"'
 
 
-def test_telemetry_is_off_unless_somebody_asked_for_it():
+def test_telemetry_is_off_unless_switched_on():
     with mock.patch.dict(os.environ, clear=True):
         load_mlflow()
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
@@ -355,7 +355,7 @@ def test_telemetry_is_off_unless_somebody_asked_for_it():
         assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "false"
 
 
-def test_names_that_mlflow_takes():
+def test_names_that_mlflow_accepts():
     assert mlflow_name("popularity lift@10") == "popularity lift_at_10"
     assert mlflow_name("a, b/c") == "a_ b_c"
     assert len(mlflow_name("x" * 300)) == 250
@@ -371,11 +371,11 @@ def test_names_that_mlflow_takes():
      ("no postgresql://host/db?user=me&password=word&Token=more!", "no postgresql://host/db?user=me&password=…&Token=…"),
      ("http://host:5000/me", "http://host:5000/me")],
 )  # fmt: skip
-def test_no_password_is_said(text, said):
+def test_passwords_are_redacted(text, said):
     assert redact_credentials(text) == said
 
 
-def test_no_password_is_said_of_what_is_no_database(tmp_path):
+def test_passwords_are_redacted_from_database_errors(tmp_path):
     (tmp_path / "small.toml").write_text(SMALL)
     with pytest.raises(InputError, match="not an SQLite database") as error:
         track(tmp_path, f"sqlite:///{tmp_path}/small.toml?password=word")
@@ -385,7 +385,7 @@ def test_no_password_is_said_of_what_is_no_database(tmp_path):
 
 @pytest.mark.slow
 def test_a_library_that_fails_in_the_middle_never_ends_a_study(again, tmp_path):
-    """Such as one that only uploading loads."""
+    """For example one that is only loaded for uploads."""
     home, uri = again(), f"sqlite:///{tmp_path / 'new.db'}"
     lacking = ModuleNotFoundError("No module named 'boto3'", name="boto3")
     told: list[str] = []
@@ -394,14 +394,14 @@ def test_a_library_that_fails_in_the_middle_never_ends_a_study(again, tmp_path):
         pytest.raises(InputError, match="stored, but MLflow did not take it") as error,
     ):
         track(home, uri, told=told)
-    assert told == ["MLflow: No module named 'boto3'. The study goes on, and is logged when it is done."]
+    assert told == ["MLflow: No module named 'boto3'. The study continues and is logged when it is done."]
     assert error.value.found == "No module named 'boto3'"
     StudyResult.load(home / "out")
 
 
 @pytest.mark.parametrize("method", ["get_experiment_by_name", "list_artifacts"])
-def test_a_driver_that_is_not_installed_is_found_before_anything_runs(tmp_path, method):
-    """Of the database, or of the store of artifacts."""
+def test_a_missing_driver_is_refused_before_anything_runs(tmp_path, method):
+    """A driver of the database or of the artifact store."""
     (tmp_path / "small.toml").write_text(SMALL)
     lacking = ModuleNotFoundError("No module named 'boto3'", name="boto3")
     with (

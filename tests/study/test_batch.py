@@ -1,4 +1,4 @@
-"""Lists of everybody: those of ``recommend``, in blocks, whole or not at all."""
+"""Batch lists equal those of ``recommend``; they are computed in blocks and written atomically."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 class Asked:
-    """The users that the model was asked for at a time."""
+    """Numbers of users that the model scored at once."""
 
     def __init__(self, run: FittedRun) -> None:
         self.sizes: list[int] = []
@@ -68,7 +68,7 @@ def test_the_lists_are_those_of_recommend(name: str, split: str, config: dict[st
 
 
 def test_equal_scores_and_short_lists(tmp_path: Path) -> None:
-    """Popularity has ties within every list of all that is left; the order is the one that ``recommend`` has."""
+    """Popularity has ties in every full list; their order is that of ``recommend``."""
     run = kept(tmp_path, "popularity")
     batch(run, tmp_path / "lists.parquet", 50, look_away, rows=120)
     lists = pl.read_parquet(tmp_path / "lists.parquet")
@@ -97,7 +97,7 @@ def test_memory_is_a_block_of_scores_and_a_part_of_lists(tmp_path: Path) -> None
     assert len(frames) == 4
 
 
-def test_a_stopped_run_leaves_no_result_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_leaves_no_result_and_resumes(tmp_path: Path) -> None:
     run, out = kept(tmp_path, "ease"), tmp_path / "lists.parquet"
     batch(run, tmp_path / "whole.parquet", 4, look_away, rows=20)
     out.write_text("an older result")
@@ -136,8 +136,8 @@ def test_parts_of_a_model_with_other_numbers_are_refused(tmp_path: Path) -> None
         batch(run, tmp_path / "run", 4, look_away)
 
 
-def test_whenever_it_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
-    """Between making the folder and its note, before the first part, and while the parts are deleted."""
+def test_the_same_command_resumes_whenever_it_was_killed(tmp_path: Path) -> None:
+    """Before the metadata are written, before the first part, and while the parts are deleted."""
     run, out, parts = kept(tmp_path, "ease"), tmp_path / "lists.parquet", tmp_path / "lists.parquet.parts"
     batch(run, tmp_path / "whole.parquet", 4, look_away, rows=20)
     whole = pl.read_parquet(tmp_path / "whole.parquet")
@@ -208,8 +208,8 @@ def test_keys_keep_their_types(tmp_path: Path) -> None:
     assert schema == types
 
 
-def test_a_part_that_was_changed_since_is_made_again(tmp_path: Path) -> None:
-    """Parts of a killed run are whole; what a disk or somebody made of them since does not get into the lists."""
+def test_a_changed_part_is_computed_again(tmp_path: Path) -> None:
+    """Parts of a killed run are complete; parts that were changed afterwards are not used."""
     run, out, parts = kept(tmp_path, "ease"), tmp_path / "lists.parquet", tmp_path / "lists.parquet.parts"
     batch(run, out, 5, look_away, rows=25)
     right = pl.read_parquet(out)

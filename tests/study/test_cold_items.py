@@ -82,7 +82,7 @@ def test_only_new_items_are_ranked_at_validation_and_at_test(study) -> None:
         assert table["rank"].max() <= n_new
         assert table["rank"].max() > 0.7 * n_new
         mean = mean_metric(Any(), split, "mrr", part)
-        exact = ranks(Any(), split.seen(part), split.truth(part), closed=split.closed())
+        exact = ranks(Any(), split.seen(part), split.truth(part), excluded_items=split.closed())
         first = np.minimum.reduceat(exact.higher, exact.indptr[:-1]) + 1
         assert mean == pytest.approx((1 / first).mean(), rel=0.25)  # another draw; the full catalogue has half of it
 

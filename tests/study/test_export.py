@@ -1,4 +1,4 @@
-"""What an export says is what the model says, read back by the libraries that it is for."""
+"""Exports give the model's scores when read by the libraries that they are for."""
 
 import json
 import sys
@@ -61,7 +61,7 @@ def vectors(folder: Path, name: str) -> tuple[pl.Series, np.ndarray]:
 
 
 def inputs(run: FittedRun) -> tuple[np.ndarray, np.ndarray]:
-    """What a program of this model takes for the histories, and the scores that it has to give."""
+    """A program's inputs for the histories, and the expected scores."""
     with torch.no_grad():
         scores = run.model.fold_in(histories()).numpy()
         if run.model.name in LINEAR:
@@ -182,7 +182,7 @@ def test_a_model_that_does_not_fit_a_format_is_refused_in_one_sentence(
     assert sorted(f.name for f in tmp_path.iterdir()) == ["run"]
 
 
-def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Path) -> None:
+def test_sparse_weights_are_written_completely_in_sparse_form(tmp_path: Path) -> None:
     run = kept(tmp_path, "sparse-ease", neighbours=4)
     with mock.patch.object(exporting, "ROWS", 10):
         assert export(run, "parquet", tmp_path / "out", neighbours=1) == [
@@ -207,7 +207,7 @@ def test_sparse_weights_are_written_whole_and_as_sparse_as_they_are(tmp_path: Pa
 
 
 def with_towns(folder: Path, kind: type, **config: object) -> FittedRun:
-    """The run with a relation of users, chained to regions, and interactions that weigh differently."""
+    """The run with a relation of users, chained to regions, and weighted interactions."""
     run = kept(folder, kind.name)
     nodes = {
         **run.graph.nodes, "town": IdMap("town", pl.Series([0, 1, 2])),
@@ -225,7 +225,7 @@ def with_towns(folder: Path, kind: type, **config: object) -> FittedRun:
 
 
 @pytest.mark.parametrize(("kind", "l2"), [(SparseEASE, 1.0), (RelationalEASE, 3.0)])
-def test_relations_of_users_travel_along(kind: type, l2: float, tmp_path: Path) -> None:
+def test_relations_of_users_are_exported(kind: type, l2: float, tmp_path: Path) -> None:
     run = with_towns(tmp_path, kind, l2=l2)
     graph, expected = run.graph, run.model.score(USERS).numpy()
     found = {}
@@ -264,7 +264,7 @@ def test_relations_of_users_travel_along(kind: type, l2: float, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_what_known_users_chose_is_written_where_it_weighs(name: str, tmp_path: Path) -> None:
+def test_inputs_of_known_users_are_written_if_weighted(name: str, tmp_path: Path) -> None:
     run = kept(tmp_path, name, **LINEAR[name])
     edges = run.graph.interactions
     edges = Relation.of("interactions", "user", "item", edges.src, edges.dst, 0.5 + (edges.dst % 3) / 2)
@@ -286,7 +286,7 @@ def test_an_export_that_leaves_weights_out_says_so(tmp_path: Path) -> None:
         assert (note["exact"], note["neighbours"]) == (exact, neighbours)
 
 
-def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(tmp_path: Path) -> None:
+def test_other_folders_are_refused_and_older_exports_replaced(tmp_path: Path) -> None:
     run, out = kept(tmp_path, "mf", dim=8), tmp_path / "out"
     with pytest.raises(InputError, match="unknown format"):
         export(run, "pickle", out)
@@ -310,7 +310,7 @@ def test_a_folder_of_something_else_stays_and_an_older_export_is_replaced_whole(
     assert sorted(f.name for f in tmp_path.iterdir()) == ["notes", "out", "out.old", "run"]
 
 
-def test_too_large_for_one_file_and_a_missing_extra_are_said(tmp_path: Path) -> None:
+def test_too_large_files_and_missing_extras_are_refused(tmp_path: Path) -> None:
     run = kept(tmp_path, "ease")
     with mock.patch.object(exporting, "ONNX_BYTES", 100), pytest.raises(InputError, match="too large for one file"):
         export(run, "onnx", tmp_path / "out")

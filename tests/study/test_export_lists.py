@@ -1,4 +1,4 @@
-"""Lists made of an export, by what its note says, are those of ``recommend``: the same items in the same order."""
+"""Lists computed from an export, as its note describes, equal those of ``recommend``."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def chosen(run: FittedRun, user: int, parts: tuple[str, ...] = PARTS) -> list[st
 
 
 def inputs(run: FittedRun, out: Path, to: str, n: int) -> np.ndarray:
-    """What each known user's scores are made of."""
+    """Inputs of each known user."""
     note, ids = json.loads((out / "note.json").read_text()), pl.read_parquet(out / "ids.parquet")
     users = out / "users.parquet"
     if "vector" in (pl.read_parquet_schema(users) if users.is_file() else ()):
@@ -48,7 +48,7 @@ def inputs(run: FittedRun, out: Path, to: str, n: int) -> np.ndarray:
 
 
 def scores_of(run: FittedRun, out: Path, to: str, n_items: int) -> np.ndarray:
-    """Of all known users and exported items."""
+    """Scores of all known users and exported items."""
     if to in ("torch", "onnx"):
         if to == "torch":
             program = load_program(out)
@@ -79,7 +79,7 @@ CASES += [(name, "faiss") for name in VECTORS]
 
 
 @pytest.mark.parametrize(("name", "to"), CASES)
-def test_lists_of_an_export_hold_what_lists_of_the_model_hold(name: str, to: str, tmp_path: Path) -> None:
+def test_lists_of_an_export_equal_lists_of_the_model(name: str, to: str, tmp_path: Path) -> None:
     run, out = fitted(name, (LINEAR | VECTORS)[name]), tmp_path / "out"
     export(run, to, out, neighbours=1000)
     ids = pl.read_parquet(out / "ids.parquet")
@@ -106,7 +106,7 @@ def test_lists_of_an_export_hold_what_lists_of_the_model_hold(name: str, to: str
             assert near["item"].to_list() == expected["item"].to_list()
 
 
-def test_a_user_of_whom_the_model_says_nothing_gets_the_same_popular_items(tmp_path: Path) -> None:
+def test_users_unknown_to_the_model_get_the_same_popular_items(tmp_path: Path) -> None:
     run, out = fitted("item-knn"), tmp_path / "out"
     run.model.weights[:] = 0
     export(run, "torch", out)
@@ -119,7 +119,7 @@ def test_a_user_of_whom_the_model_says_nothing_gets_the_same_popular_items(tmp_p
 
 
 @pytest.mark.parametrize("name", ["ease", "sparse-ease"])
-def test_an_item_in_no_list_that_moves_others_is_not_left_out_in_silence(name: str, tmp_path: Path) -> None:
+def test_unscorable_items_that_change_other_scores_are_refused(name: str, tmp_path: Path) -> None:
     run = fitted(name, {"neighbours": 4, "weight": 0.0} if name == "sparse-ease" else {})
     fold_in, model = run.model.fold_in, run.model
     if name == "ease":
@@ -132,8 +132,8 @@ def test_an_item_in_no_list_that_moves_others_is_not_left_out_in_silence(name: s
         export(run, "torch", tmp_path / "out")
 
 
-def test_a_part_without_weight_makes_no_item_listable() -> None:
-    """One part reads the brands with weight 0, another does not read them at all."""
+def test_a_submodel_without_weight_makes_no_item_scorable() -> None:
+    """One submodel uses brands with weight 0, another does not use them."""
     parts = {"relational-ease": {"weight": 30.0, "weights": {"brand": 0.0}}, "mf": {"dim": 4}}
     for weight, listed in ((0.0, False), (30.0, True)):
         parts["relational-ease"]["weights"] = {"brand": weight}
@@ -144,7 +144,7 @@ def test_a_part_without_weight_makes_no_item_listable() -> None:
         fitted("score-fusion", {"parts": parts, "shares": {"relational-ease": 0.0}})
 
 
-def test_what_no_list_holds_is_found_once(monkeypatch) -> None:
+def test_unscorable_items_are_computed_once(monkeypatch) -> None:
     run, times = fitted("ease"), []
     found = run.unscorable_items
     monkeypatch.setattr(fitted_runs, "unscorable_items", lambda *_: times.append(1))

@@ -89,7 +89,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     assert result.leaderboard["model"].unique().sort().to_list() == ["ease", "popularity"]
     assert result.effects.is_empty()
     assert result.verdicts.is_empty()
-    assert result.card["left_out"] == [said]
+    assert result.card["skipped"] == [said]
     assert {"where": "memory", "message": said, "count": 12} in result.card["notices"]
     assert save_winner(config, material, out).note["model"] == "ease"
 
@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_is_left_out_and_the_study_goes_on(study_file,
     assert {model for model, _, _ in seen.fresh} == {"relational-ease"}
     assert len(seen.fresh) == 14  # six arms on two seeds, and the driver alone with its links shuffled
     assert not seen.said
-    assert again.card["left_out"] == []
+    assert again.card["skipped"] == []
     assert dict(again.verdicts.select("relation", "verdict").iter_rows())["driver"] == "helps"
     assert "Left out" not in write_report(again, out / "report.html").read_text()
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from relrank.cli.live import print_result
 from relrank.errors import InputError
+from relrank.io.manifest import write_manifest
 from relrank.study.arms import INTERACTIONS, all_of, rewired
 from relrank.study.cell_results import CellResults
 from relrank.study.cell_store import load_cell
@@ -172,6 +173,12 @@ def test_a_study_stores_and_reads_them(study_file, tmp_path):
     assert told.keys() == {"driver", "noise"}
     stored = json.loads((out / "results.json").read_text())
     assert stored["group_metrics"] == metrics.to_dicts()
+
+    card = json.loads((out / "card.json").read_text())
+    (out / "card.json").write_text(json.dumps(card | {"format": "relrank-study-1"}))
+    write_manifest(out, ["card.json", *(f.name for f in out.glob("*.parquet"))])
+    with pytest.raises(InputError, match=r"another version[\s\S]*run the study again[\s\S]*relrank-study-1"):
+        StudyResult.load(out)
 
     (out / "group_metrics.parquet").unlink()
     with pytest.raises(InputError, match="group_metrics") as error:

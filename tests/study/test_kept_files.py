@@ -1,4 +1,4 @@
-"""A kept model is what was written, and stays what was loaded."""
+"""Stored models are checked when they are loaded, and do not depend on their files afterwards."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from relrank.runs.fitted_run import load_run
 
 
 @pytest.mark.parametrize("name", ["ease", "sparse-ease", "popularity"])
-def test_a_loaded_model_survives_what_happens_to_its_files(name: str, tmp_path: Path) -> None:
-    """As ``cp`` writes over a file in place: what was mapped would be gone, and the process with it."""
+def test_a_loaded_model_does_not_depend_on_its_files(name: str, tmp_path: Path) -> None:
+    """``cp`` overwrites files in place: a memory-mapped file would crash the process."""
     run = kept(tmp_path, name)
     before = run.recommend("c03", 8)
     for file in (path for path in (tmp_path / "run").rglob("*") if path.is_file()):
@@ -41,7 +41,7 @@ def test_the_model_of_another_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path / "one" / "run")
 
 
-def test_shapes_and_numbers_are_checked_even_where_the_manifest_says_that_all_is_well(tmp_path: Path) -> None:
+def test_shapes_and_numbers_are_checked_even_if_the_manifest_matches(tmp_path: Path) -> None:
     run = kept(tmp_path, "sparse-ease", neighbours=4)
     state, folder = run.model.state(), tmp_path / "run"
     wrong = {
@@ -62,7 +62,7 @@ def test_shapes_and_numbers_are_checked_even_where_the_manifest_says_that_all_is
     assert load_run(folder).recommend("c03", 5).equals(run.recommend("c03", 5))
 
 
-def test_a_folder_of_before_there_were_manifests_is_refused_in_one_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     kept(tmp_path, "ease")
     (tmp_path / "run" / MANIFEST).unlink()
     with pytest.raises(InputError, match=r"no manifest[\s\S]*fit it again"):
@@ -85,7 +85,7 @@ def test_links_out_of_a_run_are_not_followed_and_others_are(tmp_path: Path) -> N
     assert load_run(tmp_path / "latest").recommend("c03").equals(run.recommend("c03"))
 
 
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_named_pipe_instead_of_a_file_is_refused(tmp_path: Path) -> None:
     kept(tmp_path, "ease")
     (tmp_path / "run" / "titles.parquet").unlink()
     os.mkfifo(tmp_path / "run" / "titles.parquet")
@@ -108,7 +108,7 @@ def test_a_changed_program_is_refused(tmp_path: Path) -> None:
         load_program(tmp_path / "out")
 
 
-NO_CANDIDATES = "held-out rows of items that are no candidates"
+NO_CANDIDATES = "held-out rows of items that are excluded from the candidates"
 """Evaluating them would end in a trace."""
 
 
@@ -120,10 +120,8 @@ NO_CANDIDATES = "held-out rows of items that are no candidates"
         ({"new_items_only": True}, NO_CANDIDATES), ({"unseen": 30}, NO_CANDIDATES),
     ],
 )  # fmt: skip
-def test_notes_of_a_run_that_were_written_wrong_are_one_error(
-    said: dict[str, object], message: str, tmp_path: Path
-) -> None:
-    """Seals find what was changed, not what was written so."""
+def test_invalid_metadata_of_a_run_are_one_error(said: dict[str, object], message: str, tmp_path: Path) -> None:
+    """Checksums detect changes, not files that were written with invalid content."""
     kept(tmp_path, "popularity")
     note = tmp_path / "run" / "run.json"
     note.write_text(json.dumps(json.loads(note.read_text()) | said))

@@ -197,7 +197,7 @@ def test_a_gain_to_look_at_is_said_before_the_verdicts(shop, tmp_path):
     """Where a check of the data says nothing, the size of the gain does."""
     config = read_study(shop / "accepted.toml")
     result = run_study(config, prepare(config, shop), tmp_path / "out")
-    (said,) = result.card["look_at"]
+    (said,) = result.card["suspicious_gains"]
     assert said.startswith("look at clicks: with relational-ease it adds +0.")
     assert {"where": "gains", "message": said, "count": 1} in result.card["notices"]
     assert said.split(":")[0] in write_report(result, tmp_path / "report.html").read_text()

@@ -34,10 +34,10 @@ def test_cells_that_run_at_once_each_have_a_line():
         assert "ease · interactions · seed 0" in shown
         assert "2 cells at once" in shown
         live.worker_lost(other, "node died [x]")
-        assert "interactions · seed 0 begins again, its worker is gone: node died [x]" in out.getvalue()
+        assert "interactions · seed 0 restarts, its worker was lost: node died [x]" in out.getvalue()
         live.start(other)
         live.done(one, result(0.25), True)
-        shown = out.getvalue().split("begins again")[-1]
+        shown = out.getvalue().split("restarts")[-1]
         assert "0.2500" in shown
         assert "ease · interactions · seed 0" in shown
         assert "at once" not in shown.split("0.2500")[-1]

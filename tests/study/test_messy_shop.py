@@ -60,7 +60,7 @@ def test_with_times_the_plan_is_brand_and_tags_and_colour_is_nothing(shop, monke
     )
     colour = result.verdicts.row(by_predicate=pl.col("relation") == "colour", named=True)
     alike = result.verdicts.filter(pl.col("verdict") == colour["verdict"])
-    limit = colour["margin"] if colour["verdict"] == "negligible" else alike["visible"].max()
+    limit = colour["margin"] if colour["verdict"] == "negligible" else alike["detectable_effect"].max()
     assert re.search(rf"colour (is|and views are) {colour['verdict']}", sentence)
     assert f"±{limit:.4f}".replace("0.", ".") in sentence  # with a number
 

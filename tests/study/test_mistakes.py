@@ -166,7 +166,7 @@ CHANGES = {
         ('split = "last-leave-one-out"', 'split = "last-leave-one-out"\ncore = { user = 9 }'),
         """the filters leave no rows
   where:    [protocol]
-  expected: rows that are left: a lower min_rating or core
+  expected: some rows: a lower min_rating or core
   found:    filter: rows outside the core dropped (users 9, items 0 rows at least) (80)""",
     ),
     "no validation rows": (
@@ -306,7 +306,7 @@ def test_memory_that_ends_on_the_way_is_one_sentence(answer, monkeypatch):
     monkeypatch.setattr("relrank.study.prepare.make_split", ends)
     assert (
         answer()
-        == """memory ended
+        == """out of memory
   where:    relrank audit study.toml
   expected: more memory, or less work: fewer items, a core (docs/study-file.md), a smaller model
   found:    Unable to allocate 28.0 GiB for an array"""
@@ -322,4 +322,4 @@ def test_a_fit_says_through_a_pipe_what_it_does(shop):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "relational-ease on all: interactions: trial 1 of at most 3" in done.stdout
-    assert done.stdout.splitlines()[-1] == "kept in fitted"
+    assert done.stdout.splitlines()[-1] == "saved in fitted"

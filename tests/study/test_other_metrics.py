@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from relrank.cli.live import _print_contrary, print_result
+from relrank.cli.live import _print_contradictions, print_result
 from relrank.evaluation.comparison import compare
 from relrank.report.page import render
 from relrank.report.verdict_summary import answer
@@ -116,10 +116,10 @@ def test_many_contradictions_stay_one_line():
         card={"metric": "ndcg@10"}, decimals=4, verdicts=pl.DataFrame([verdict(name, "helps") for name in names]),
         metric_effects=pl.DataFrame([effect(name, "drop", "mrr", -0.1, 0.01) for name in names]),
     )  # fmt: skip
-    _print_contrary(Console(file=out, width=400), result, {"a": "A [x]"})
+    _print_contradictions(Console(file=out, width=400), result, {"a": "A [x]"})
     (line,) = out.getvalue().splitlines()
     assert line.startswith("other metrics, not corrected: A [x] helps ndcg@10 with m, but costs mrr: -0.1000")
-    assert line.endswith("; 2 more on the page")
+    assert line.endswith("; 2 more in the report")
     assert line.count("costs") == 2
 
 

@@ -81,7 +81,7 @@ def test_the_share_of_a_process_that_torchrun_started(system, monkeypatch):
         monkeypatch.setenv(name, "1")  # so that what is set below goes again, where there was none
         monkeypatch.delenv(name)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    app._set_thread_environment()
+    app.set_thread_environment()
     assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "3"
 
 

@@ -14,7 +14,7 @@ import pytest
 from engine_runs import STUDY, Counting, cells, same
 from threadpoolctl import threadpool_limits
 
-from relrank.cli import app
+from relrank.cli.studies import make_engine
 from relrank.errors import InputError
 from relrank.study.callbacks import NullCallback
 from relrank.study.config import read_study
@@ -197,5 +197,5 @@ def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match="no process to run on"):
         ProcessEngine(0)
     with pytest.raises(InputError, match="--jobs"):
-        app._engine("ray", 2, None, None)
-    assert isinstance(app._engine("local", 2, None, None), ProcessEngine)
+        make_engine("ray", 2, None, None)
+    assert isinstance(make_engine("local", 2, None, None), ProcessEngine)

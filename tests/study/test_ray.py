@@ -14,7 +14,7 @@ import pytest
 from engine_runs import STUDY, Counting, same
 
 import relrank
-from relrank.cli import app
+from relrank.cli.studies import make_engine
 from relrank.errors import InputError
 from relrank.study.callbacks import NullCallback
 from relrank.study.engines import ray_worker
@@ -282,19 +282,19 @@ def test_without_ray_the_extra_is_named():
         mock.patch.dict(sys.modules, ray=None),
         pytest.raises(InputError, match=r"ray is not installed(.|\n)*relrank\[ray\]"),
     ):
-        app._engine("ray", 1, None, None)
+        make_engine("ray", 1, None, None)
 
 
 def test_slips_are_found_before_data_is_read():
     with pytest.raises(InputError, match=r"no Ray to run on(.|\n)*127\.0\.0\.1:1"):
-        app._engine("ray", 1, "127.0.0.1:1", None)
+        make_engine("ray", 1, "127.0.0.1:1", None)
     with (
         mock.patch.dict(os.environ, RAY_ADDRESS="http://127.0.0.1:8265"),
         pytest.raises(InputError, match=r"not a cluster's address(.|\n)*RAY_ADDRESS(.|\n)*of jobs"),
     ):
-        app._engine("ray", 1, None, None)
+        make_engine("ray", 1, None, None)
     with pytest.raises(InputError, match="--cores"):
-        app._engine("local", 1, None, 2)
+        make_engine("local", 1, None, 2)
 
 
 def test_nothing_imports_ray_unasked():

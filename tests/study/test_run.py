@@ -242,7 +242,7 @@ def test_what_an_interval_holds_is_said_on_terminal_and_page(tmp_path, split, se
     console = Console(width=200, file=StringIO())
     print_result(console, result, answer(result))
     printed, page = console.file.getvalue(), unescape(write_report(result, tmp_path / "page.html").read_text())
-    assert (result.card["users_only"] or "").startswith(said or "")
+    assert (result.card["interval_caveat"] or "").startswith(said or "")
     for shown in (printed, page):
         assert ("Intervals hold" in shown) == (said is not None)
         assert said is None or said in shown
@@ -320,7 +320,7 @@ def test_a_noisy_copy_is_called_interchangeable_with_what_it_copies(tmp_path):
     said = {row["relation"]: row for row in result.verdicts.iter_rows(named=True)}
     assert said["driver"]["verdict"] == "helps"
     assert said["echo"]["verdict"] == "interchangeable"
-    assert said["echo"]["instead"] == "driver"
+    assert said["echo"]["interchangeable_with"] == "driver"
     assert ("relational-ease", "interactions + echo, echo rewired", 0) in fresh
     beside = result.effects.filter((pl.col("kind") == "beside") & (pl.col("relation") == "echo")).row(0, named=True)
     assert beside["other"] == "driver"

@@ -169,7 +169,7 @@ def test_accepted_leaks_and_gains_to_look_at_are_told_with_titles():
     verdicts = pl.DataFrame({"sentence": ["What they read helps."]})
     card, verdicts = finish(card, board, effects, verdicts, [leak], ["tags"])
     assert verdicts["sentence"].to_list() == ["What they read helps. (leak accepted: What they read)"]
-    assert [text.partition(":")[0] for text in card["look_at"]] == ["look at What they read"]
+    assert [text.partition(":")[0] for text in card["suspicious_gains"]] == ["look at What they read"]
     assert card["accepted_leaks"][0]["names"] == ["tags"]
 
 

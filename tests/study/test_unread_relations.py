@@ -135,10 +135,13 @@ def test_a_model_runs_no_arms_of_what_it_does_not_read_and_says_nothing_of_it(tm
     for relation in ("driver", "noise"):
         row = rows["text view", relation]
         assert (row["verdict"], row["sentence"]) == ("not read", f"{relation} is not read by text view.")
-        assert all(row[name] is None for name in ("drop", "drop_low", "alone", "placebo", "visible", "true_verdict"))
+        assert all(
+            row[name] is None
+            for name in ("drop", "drop_low", "alone", "placebo", "detectable_effect", "true_verdict")
+        )
         assert rows["two-view", relation]["verdict"] != "not read"
     assert not result.effects.filter(pl.col("model") == "text view").height
-    assert [judge["model"] for judge in result.card["judges"]] == ["two-view"]
+    assert [judge["model"] for judge in result.card["model_strength"]] == ["two-view"]
     assert primary_model(result) == "two-view"
     assert "not read" in write_report(result, tmp_path / "report.html").read_text()
 
@@ -188,7 +191,7 @@ def test_a_relation_behind_another_is_judged_like_one_of_items(chain: Path, tmp_
     only_bspm = result.verdicts.filter(pl.col("model") == "bspm")
     assert "friend is not read by bspm" in answer(type(result)(**{
         **{name: getattr(result, name) for name in result.__dataclass_fields__},
-        "verdicts": only_bspm, "card": result.card | {"judges": []},
+        "verdicts": only_bspm, "card": result.card | {"model_strength": []},
     }))  # fmt: skip
 
 

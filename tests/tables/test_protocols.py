@@ -386,7 +386,7 @@ def test_tables_that_do_not_fit_the_protocol(tables: Tables, settings: dict[str,
     [
         ({"name": "goodbooks"}, "one of beauty-loo, goodbooks-loo"),
         ({}, "one of beauty-loo, goodbooks-loo"),
-        ({"name": "goodbooks-loo", "core": 3}, "fixed recipe"),
+        ({"name": "goodbooks-loo", "core": 3}, "fixed protocol"),
         ({"name": "mine", "core": 5}, "split"),
         ({"split": "temporal"}, "cut"),
         ({"split": "given", "cut": 5}, "cut"),

@@ -104,9 +104,9 @@ def test_fractions_of_numbers_are_kept() -> None:
         ([2024080312, 2024080313], 1, "the date 2024-08-03 written as digits"),
         ([202408031230, 202408031231], 1, "the date 2024-08-03 written as digits"),
         ([20240803123000, 20240803123001], 1, "the date 2024-08-03 written as digits"),
-        ([NOW, NOW + 1, -1], 3, "a number of no unit"),
-        ([NOW, NOW + 1, 253402300799], 3, "a number of no unit"),  # the end of 9999
-        ([500_000_000, 500_000_001], 1, "a number of no unit"),
+        ([NOW, NOW + 1, -1], 3, "in no unit a date"),
+        ([NOW, NOW + 1, 253402300799], 3, "in no unit a date"),  # the end of 9999
+        ([500_000_000, 500_000_001], 1, "in no unit a date"),
     ],
 )
 @pytest.mark.parametrize("kind", [str, int, float])
@@ -146,7 +146,7 @@ def test_dates_that_mean_never_are_refused(never: str) -> None:
 def test_times_with_and_without_a_zone_in_one_column_are_said() -> None:
     said: list[Notice] = []
     as_times(pl.Series("t", ["2024-01-01T10:00:00Z", "2024-01-01T10:00:00"]), "x.csv", notices=said)
-    assert [(n.message, n.count) for n in said] == [("times without a zone beside others with one: UTC", 1)]
+    assert [(n.message, n.count) for n in said] == [("times without a zone among others with one: read as UTC", 1)]
 
 
 def read(folder: Path, rows: str, **more: object) -> Tables:

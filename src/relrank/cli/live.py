@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, and when it is done."""
+"""Terminal output of a study: progress while it runs, and the printed result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.cli.live_progress import LiveProgress, plain_table
+from relrank.cli.progress import print_plain
 from relrank.evaluation.evaluate import HISTORY_LENGTH
 from relrank.graph.relation import NO_TITLES, Titles
 from relrank.study.cell import Cell
@@ -32,28 +33,29 @@ COLOURS = {
 }
 SHOWN = {"held": "beside others", "alone": "alone", "placebo": "beyond shuffled"}
 """Headings of a relation's effects."""
-ROWS = 12
-MOST_CONTRARY = 2
-"""Contradictions between a verdict and another metric that are told."""
-AT_ONCE = 8
+MAX_ROWS = 12
+"""Rows of the live leaderboard."""
+MAX_CONTRADICTIONS = 2
+"""Printed contradictions between a verdict and another metric."""
+MAX_RUNNING = 8
 """Running cells that are shown."""
 BEYOND = {
     "coverage": ("cover", ".3f", "share of the catalogue in any list"),
-    "gini": ("Gini", ".3f", "0 if all items are shown equally often"),
-    "novelty": ("novelty", ".2f", "bits of surprise"),
-    "popularity lift": ("lift", "+.2f", "popularity over that of the user's own items, 0 if as popular"),
-    "intra-list similarity": ("alike", ".3f", "cosine inside a list"),
-    "miscalibration": ("miscal.", ".3f", "divergence from the user's own mix, 0 if the same"),
+    "gini": ("Gini", ".3f", "0 if all items are recommended equally often"),
+    "novelty": ("novelty", ".2f", "mean self-information in bits"),
+    "popularity lift": ("lift", "+.2f", "popularity relative to the user's history, 0 if equal"),
+    "intra-list similarity": ("alike", ".3f", "mean cosine within a list"),
+    "miscalibration": ("miscal.", ".3f", "divergence from the user's attribute distribution, 0 if equal"),
 }
-"""Heading, format and meaning of what is measured of lists, by the name before the ``@``."""
+"""Heading, format and meaning of beyond-accuracy metrics, by the name before the ``@``."""
 
 
 class LiveStudy(LiveProgress):
-    """A watcher that shows the best arms so far, the running cells and the time left; on a file, a line per cell.
+    """A study callback that shows the best arms so far, running cells and time left; in a file, a line per cell.
 
     Args:
-        console: to show it on.
-        titles: of relations, read instead of their names.
+        console: output.
+        titles: titles of relations.
     """
 
     def __init__(self, console: Console, titles: Titles = NO_TITLES) -> None:
@@ -63,43 +65,41 @@ class LiveStudy(LiveProgress):
         self._metric = ""
         self._to_come: set[str] = set()
         self._running: dict[str, tuple[float, str]] = {}
-        """When each running cell began, and what it said last."""
+        """Start and last message of each running cell."""
 
     def plan(self, cells: list[Cell], finished: int) -> None:
-        """Cells to come, so many of them finished earlier."""
+        """Add planned cells, of which some were finished by an earlier run."""
         for cell in cells:
             self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + 1
-            self._to_come.add(self._named(cell))
+            self._to_come.add(self._title(cell))
         self._planned += len(cells)
         self._metric = cells[0].study.metric if cells else self._metric
         if finished:
-            self._console.print(f"{finished} of {len(cells)} cells were finished earlier and are kept")
+            self._console.print(f"{finished} of {len(cells)} cells were finished earlier and are reused")
         self._bar.update(self._task, total=self._planned)
 
     def start(self, cell: Cell) -> None:
         """A cell begins."""
-        self._running[self._named(cell)] = time.monotonic(), ""
+        self._running[self._title(cell)] = time.monotonic(), ""
         self._show()
 
     def on_status(self, cell: Cell, message: str) -> None:
-        """What a running cell is doing; shown at most ten times a second."""
-        name = self._named(cell)
-        began, _ = self._running.get(name, (time.monotonic(), ""))  # another arm may read alike
+        """Show a running cell's status, at most ten times a second."""
+        name = self._title(cell)
+        began, _ = self._running.get(name, (time.monotonic(), ""))  # arms with the same title share an entry
         self._running[name] = began, message
         if time.monotonic() - self._shown >= 0.1:
             self._show()
 
     def worker_lost(self, cell: Cell, why: str) -> None:
-        """The worker of a running cell is gone."""
-        name = self._named(cell)
+        """The worker of a running cell was lost; the cell restarts."""
+        name = self._title(cell)
         self._running.pop(name, None)
-        self._console.print(
-            f"{name} begins again, its worker is gone: {why}", highlight=False, markup=False, soft_wrap=True
-        )
+        print_plain(self._console, f"{name} restarts, its worker was lost: {why}")
 
     def done(self, cell: Cell, result: CellResult, fresh: bool) -> None:
-        """A cell is there."""
-        name, score = self._named(cell), result.evaluation.summary[self._metric]
+        """A cell has a result, computed now (``fresh``) or earlier."""
+        name, score = self._title(cell), result.evaluation.summary[self._metric]
         self._scores.setdefault((result.model, cell.arm.titled(self._titles)), []).append(score)
         self._finished += 1
         self._to_come.discard(name)
@@ -110,39 +110,35 @@ class LiveStudy(LiveProgress):
             self._seconds.setdefault(result.model, []).append(seconds)
             if not self._console.is_terminal:
                 figures = f"{self._metric} {score:.{decimals_of(score)}f}, {seconds:.1f} s"
-                self._console.print(
-                    f"[{self._finished}/{self._planned}] {name}: {figures}",
-                    highlight=False,
-                    markup=False,
-                    soft_wrap=True,
-                )
+                print_plain(self._console, f"[{self._finished}/{self._planned}] {name}: {figures}")
         self._bar.update(self._task, completed=self._finished)
         if fresh:
             self._show()
 
     def skipped(self, cells: list[Cell], why: str) -> None:
-        """Cells are left out; those that were planned are not waited for any more."""
+        """Cells are left out; planned ones no longer count."""
         for cell in cells:
-            name = self._named(cell)
+            name = self._title(cell)
             self._running.pop(name, None)
             if name in self._to_come:
                 self._to_come.discard(name)
                 self._waiting[cell.model.name] -= 1
                 self._planned -= 1
         self._bar.update(self._task, total=self._planned)
-        self._console.print(why, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        print_plain(self._console, why, "yellow")
 
-    def _named(self, cell: Cell) -> str:
+    def _title(self, cell: Cell) -> str:
         return f"{cell.model.name} · {cell.arm.titled(self._titles)} · seed {cell.split_context.seed}"
 
     def _show(self) -> None:
         self._shown = time.monotonic()
         running = [f"{name}  {message}" for name, (_, message) in self._running.items()]
-        what = f"{len(running)} cells at once" if len(running) > 1 else "".join(running)
-        self._bar.update(self._task, description=escape(what), left=self._left(len(running)))
+        several = len(running) > 1
+        description = f"{len(running)} cells at once" if several else "".join(running)
+        self._bar.update(self._task, description=escape(description), left=self._left(len(running)))
         if self._console.is_terminal:
-            beside = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:AT_ONCE] if len(running) > 1]
-            self._live.update(Group(self._table(), *beside, self._bar), refresh=True)
+            lines = [Text(line, overflow="ellipsis", no_wrap=True) for line in running[:MAX_RUNNING] if several]
+            self._live.update(Group(self._table(), *lines, self._bar), refresh=True)
 
     def _table(self) -> Table:
         table = plain_table(f"best so far, test {self._metric}")
@@ -151,82 +147,32 @@ class LiveStudy(LiveProgress):
         table.add_column("seeds", justify="right")
         table.add_column(self._metric, justify="right")
         means = sorted(((sum(s) / len(s), len(s), *key) for key, s in self._scores.items()), reverse=True)
-        for mean, n, model, arm in means[:ROWS]:
+        for mean, n, model, arm in means[:MAX_ROWS]:
             table.add_row(model, Text(arm), str(n), f"{mean:.{decimals_of(means[0][0])}f}")
         return table
 
 
 def print_result(console: Console, result: StudyResult, answer: str) -> None:
-    """What to build, who judges, leaderboard, verdicts, and the sentences behind them.
+    """Print the plan, warnings, leaderboard and verdicts of a study.
 
     Args:
-        console: to print to.
+        console: output.
         result: a finished study.
-        answer: what it comes to in a sentence or two.
+        answer: its summary in a sentence or two.
     """
-    metric, digits = result.card["metric"], result.decimals
-    titles, arm_titles = titles_of(result.card), arm_titles_of(result.card)
     _print_plan(console, result, answer)
-    for judge in result.card.get("judges", []):
-        weak = judge["stronger"] or judge["better_setting"] is not None
-        console.print(judge["sentence"], style="bold yellow" if weak else "", highlight=False, markup=False)
-    if result.card["smoke"]:
-        console.print("smoke run: a few users, a few trials; the figures mean nothing", style="bold yellow")
-    for leak in result.card.get("accepted_leaks", []):
-        line = f"{leak_suffix([leak], titles)} ({leak['check']}: {leak['message']}); no figure below is evidence"
-        console.print(line, style="bold red", highlight=False, markup=False)
-    for look in result.card.get("look_at", []):
-        console.print(look, style="bold yellow", highlight=False, markup=False)
-    for skipped in result.card.get("left_out", []):
-        console.print(skipped, style="yellow", highlight=False, markup=False)
-    if result.card.get("features"):
-        console.print(f"features: {_features(result.card['features'])}", highlight=False, markup=False)
-    interval_caveat = result.card.get("users_only")
-    board = plain_table(
-        f"leaderboard, test {metric}, 95 % intervals over users{'' if interval_caveat else ' and splits'}"
-    )
-    for heading in ("model", "arm", metric, "interval", ""):
-        board.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
-    rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
-    for row in rows.iter_rows(named=True):
-        mark = "< EASE" if row["below_ease"] else ""
-        arm = Text(arm_titles.get(row["arm"], row["arm"]))
-        board.add_row(
-            row["model"], arm, f"{row['mean']:.{digits}f}", _interval(row["low"], row["high"], digits), mark
-        )
-    console.print(board)
+    _print_warnings(console, result)
+    _print_leaderboard(console, result)
     _print_beyond(console, result)
     for gain in result.effects.filter(pl.col("kind") == "gain").iter_rows(named=True):
-        spread = _interval(gain["low"], gain["high"], digits, "+")
-        adds = signed(gain["mean"], digits)
-        console.print(f"all relations together, {gain['model']}: {adds} ({spread})", highlight=False)
+        interval = _interval(gain["low"], gain["high"], result.decimals, "+")
+        adds = signed(gain["mean"], result.decimals)
+        console.print(f"all relations together, {gain['model']}: {adds} ({interval})", highlight=False)
     _print_versus(console, result)
     _print_lengths(console, result)
     console.print()
-    for (model,), said in result.verdicts.group_by("model", maintain_order=True):
-        truth = said["true_verdict"].null_count() < len(said)
-        table = plain_table(f"verdicts, {model}" + (" (✓ is what was planted)" if truth else ""))
-        headings = ["relation", "verdict", *SHOWN.values()]
-        for heading in headings:
-            least = 15 if heading == "verdict" else None  # "interchangeable" in one piece
-            table.add_column(heading, no_wrap=heading in headings[2:], overflow="fold", min_width=least)
-        for row in said.iter_rows(named=True):
-            instead = ", ".join(titles.get(name, name) for name in (row["instead"] or "").split(", "))
-            verdict = row["verdict"] + (f" with {instead}" if instead else "")
-            effects = [_effect(row, kind, digits) for kind in SHOWN]
-            if truth and row["true_verdict"]:
-                right = agrees(row["verdict"], row["true_verdict"])
-                verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
-            cells: list[Text | str] = [
-                Text(titles.get(row["relation"], row["relation"])),
-                Text(verdict, COLOURS[row["verdict"]]),
-                *effects,
-            ]
-            table.add_row(*cells)
-        console.print(table)
-        for sentence in said["sentence"]:
-            console.print(f"· {sentence}", highlight=False, markup=False)
-    _print_contrary(console, result, titles)
+    _print_verdicts(console, result)
+    _print_contradictions(console, result, titles_of(result.card))
     if not result.verdicts.is_empty():
         console.print(
             "What a relation adds. Beside others: all − all without it, nothing else changed · alone: "
@@ -234,23 +180,92 @@ def print_result(console: Console, result: StudyResult, answer: str) -> None:
             style="dim",
             highlight=False,
         )
-    if interval_caveat:
-        console.print(interval_caveat, highlight=False, markup=False)
+    if caveat := result.card.get("interval_caveat"):
+        _print(console, caveat)
 
 
-def _print_contrary(console: Console, result: StudyResult, titles: Titles) -> None:
-    """One line on metrics that say the opposite of a verdict, where there are any; the page has them all."""
+def _print(console: Console, text: str, style: str = "") -> None:
+    """Print text without markup or highlighting, wrapped at the console's width."""
+    console.print(text, style=style, highlight=False, markup=False)
+
+
+def _print_warnings(console: Console, result: StudyResult) -> None:
+    """What limits the evidence: weak models, a smoke run, accepted leaks, cells that were left out."""
+    card = result.card
+    for judge in card.get("model_strength", []):
+        weak = judge["stronger"] or judge["better_setting"] is not None
+        _print(console, judge["sentence"], "bold yellow" if weak else "")
+    if card["smoke"]:
+        _print(console, "smoke run: few users and trials; the figures mean nothing", "bold yellow")
+    for leak in card.get("accepted_leaks", []):
+        line = f"{leak_suffix([leak], titles_of(card))} ({leak['check']}: {leak['message']}); no figure is evidence"
+        _print(console, line, "bold red")
+    for look in card.get("suspicious_gains", []):
+        _print(console, look, "bold yellow")
+    for skipped in card.get("skipped", []):
+        _print(console, skipped, "yellow")
+    if features := card.get("features"):
+        known = (f"{f['name']} ({f['kind']} of {f['node']}, known for {f['known']:.0%})" for f in features)
+        _print(console, f"features: {', '.join(known)}")
+
+
+def _print_leaderboard(console: Console, result: StudyResult) -> None:
+    metric, digits, titles = result.card["metric"], result.decimals, arm_titles_of(result.card)
+    splits = "" if result.card.get("interval_caveat") else " and splits"
+    table = plain_table(f"leaderboard, test {metric}, 95 % intervals over users{splits}")
+    for heading in ("model", "arm", metric, "interval", ""):
+        table.add_column(heading, justify="right" if heading == metric else "left", no_wrap=heading != "arm")
+    rows = result.leaderboard.filter(~pl.col("arm").str.ends_with("rewired"))
+    for row in rows.iter_rows(named=True):
+        table.add_row(
+            row["model"],
+            Text(titles.get(row["arm"], row["arm"])),
+            f"{row['mean']:.{digits}f}",
+            _interval(row["low"], row["high"], digits),
+            "< EASE" if row["below_ease"] else "",
+        )
+    console.print(table)
+
+
+def _print_verdicts(console: Console, result: StudyResult) -> None:
+    """A table per model, and the sentences behind the verdicts."""
+    titles = titles_of(result.card)
+    for (model,), verdicts in result.verdicts.group_by("model", maintain_order=True):
+        has_truth = verdicts["true_verdict"].null_count() < len(verdicts)
+        table = plain_table(f"verdicts, {model}" + (" (✓ is what was planted)" if has_truth else ""))
+        for heading in ("relation", "verdict", *SHOWN.values()):
+            width = 15 if heading == "verdict" else None  # fits "interchangeable"
+            wrap = heading in ("relation", "verdict")
+            table.add_column(heading, no_wrap=not wrap, overflow="fold", min_width=width)
+        for row in verdicts.iter_rows(named=True):
+            instead = ", ".join(titles.get(name, name) for name in (row["interchangeable_with"] or "").split(", "))
+            verdict = row["verdict"] + (f" with {instead}" if instead else "")
+            if row["true_verdict"]:
+                right = agrees(row["verdict"], row["true_verdict"])
+                verdict += " ✓" if right else f" (truth: {row['true_verdict']})"
+            table.add_row(
+                Text(titles.get(row["relation"], row["relation"])),
+                Text(verdict, COLOURS[row["verdict"]]),
+                *(_effect(row, kind, result.decimals) for kind in SHOWN),
+            )
+        console.print(table)
+        for sentence in verdicts["sentence"]:
+            _print(console, f"· {sentence}")
+
+
+def _print_contradictions(console: Console, result: StudyResult, titles: Titles) -> None:
+    """Print metrics that contradict a verdict in one line; the report has all of them."""
     metric, digits = result.card["metric"], result.decimals
     rows = contradicting_effects(result.verdicts, result.metric_effects)
-    told = [in_words(row, metric, titles, digits) for row in rows]
-    if told:
-        more = f"; {len(told) - MOST_CONTRARY} more on the page" if len(told) > MOST_CONTRARY else ""
-        line = f"other metrics, not corrected: {'; '.join(told[:MOST_CONTRARY])}{more}"
-        console.print(line, style="yellow", highlight=False, markup=False)
+    clauses = [in_words(row, metric, titles, digits) for row in rows]
+    if clauses:
+        hidden = len(clauses) - MAX_CONTRADICTIONS
+        more = f"; {hidden} more in the report" if hidden > 0 else ""
+        _print(console, f"other metrics, not corrected: {'; '.join(clauses[:MAX_CONTRADICTIONS])}{more}", "yellow")
 
 
 def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
-    """What to build first, and what the rest still adds."""
+    """Print the answer, and the order in which to build relations with what each adds."""
     console.print()
     console.print(Text(answer, "bold"), highlight=False)
     plan = result.card.get("plan")
@@ -259,30 +274,29 @@ def _print_plan(console: Console, result: StudyResult, answer: str) -> None:
     titles, digits = titles_of(result.card), result.decimals
     table = plain_table(f"in this order, {plan['model']}, test {result.card['metric']}")
     for heading in ("", "build", "adds", "so far", "of all", "the rest", "rows"):
-        named = heading == "build"
-        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
+        is_name = heading == "build"
+        table.add_column(heading, justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold")
     for at, step in enumerate(plan["steps"], 1):
         others = ", ".join(titles.get(name, name) for name in step["alternatives"])
         name = titles.get(step["relation"], step["relation"]) + (f" (or {others})" if others else "")
-        share = "" if step["share"] is None else f"{step['share']:.0%}"
         table.add_row(
             str(at),
             Text(name, "" if at <= plan["build"] else "dim"),
             _effect(step, "adds", digits),
             signed(step["total"], digits),
-            share,
+            "" if step["share"] is None else f"{step['share']:.0%}",
             _effect(step, "left", digits),
             f"{step['rows']:,}",
         )
     console.print(table)
-    said = f"The order is chosen on validation, figures are of test. The path ends there: {plan['ends']}."
+    text = f"The order is chosen on validation data; figures are from the test data. The path ends: {plan['ends']}."
     if plan["enough"] is not None:
-        said += f" After step {plan['enough']} the rest adds less than the margin of {plan['margin']:.{digits}f}."
-    console.print(said, style="dim", highlight=False, markup=False)
+        text += f" After step {plan['enough']} the rest adds less than the margin of {plan['margin']:.{digits}f}."
+    _print(console, text, "dim")
 
 
 def _print_beyond(console: Console, result: StudyResult) -> None:
-    """What the lists are like, of the arms all and interactions."""
+    """Print beyond-accuracy metrics of the arms "all" and "interactions"."""
     columns = {name.partition("@")[0]: name for name in result.leaderboard.columns}
     shown = [stem for stem in BEYOND if stem in columns]
     rows = result.leaderboard.filter(pl.col("arm").is_in(["all", "interactions"]))
@@ -295,15 +309,14 @@ def _print_beyond(console: Console, result: StudyResult) -> None:
         table.add_column(BEYOND[stem][0], justify="right", no_wrap=True)
     for row in rows.iter_rows(named=True):
         values = [(row[columns[stem]], BEYOND[stem][1]) for stem in shown]
-        cells = ("–" if value is None else f"{value:{places}}" for value, places in values)
+        cells = ("–" if value is None else f"{value:{spec}}" for value, spec in values)
         table.add_row(Text(row["model"]), Text(row["arm"]), *cells)
     console.print(table)
-    said = " · ".join(f"{BEYOND[stem][0]}: {BEYOND[stem][2]}" for stem in shown)
-    console.print(said, style="dim", highlight=False, markup=False)
+    _print(console, " · ".join(f"{BEYOND[stem][0]}: {BEYOND[stem][2]}" for stem in shown), "dim")
 
 
 def _print_versus(console: Console, result: StudyResult) -> None:
-    """Whether other models are better than the study's rival, and whether they use relations better."""
+    """Print differences between the other models and the study's rival, overall and in what relations add."""
     rows = result.effects.filter(pl.col("kind").is_in(["versus", "versus gain"]))
     if rows.is_empty():
         return
@@ -316,26 +329,22 @@ def _print_versus(console: Console, result: StudyResult) -> None:
     for model in rows["model"].unique(maintain_order=True):
         cells: list[Text | str] = [Text(model)]
         for kind in ("versus", "versus gain")[: 1 + gains]:
-            of_kind = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind))
-            row = of_kind.row(0, named=True) if len(of_kind) else None
-            cells += (
-                ["not run", ""]
-                if row is None
-                else [
-                    f"{signed(row['mean'], digits)}\n{_interval(row['low'], row['high'], digits, '+')}",
-                    f"{row['p_holm']:.3f}",
-                ]
-            )
+            effects = rows.filter((pl.col("model") == model) & (pl.col("kind") == kind)).to_dicts()
+            if effects:
+                interval = _interval(effects[0]["low"], effects[0]["high"], digits, "+")
+                cells += [f"{signed(effects[0]['mean'], digits)}\n{interval}", f"{effects[0]['p_holm']:.3f}"]
+            else:
+                cells += ["not run", ""]
         table.add_row(*cells)
     console.print(table)
-    said = f"difference: with all relations, or none where it has no such arm, minus {rival} likewise"
+    text = f"difference: each with all relations (or none if it has no such arm), minus {rival}"
     if gains:
-        said += f" · gain − gain: what relations add to it, minus what they add to {rival}"
-    console.print(said, style="dim", highlight=False, markup=False)
+        text += f" · gain − gain: what relations add to the model, minus what they add to {rival}"
+    _print(console, text, "dim")
 
 
 def _print_lengths(console: Console, result: StudyResult) -> None:
-    """The study's metric by history length, where histories differ, of the arms all and interactions."""
+    """Print the metric by history length for the arms "all" and "interactions", if there are several groups."""
     by_length = pl.col("group") == HISTORY_LENGTH
     rows = result.group_metrics.filter(by_length, pl.col("arm").is_in(["all", "interactions"]))
     labels = rows.sort("order").unique("label", keep="first", maintain_order=True)
@@ -351,10 +360,6 @@ def _print_lengths(console: Console, result: StudyResult) -> None:
         if any(mean is not None for mean in cells):
             table.add_row(Text(model), Text(arm), *("" if mean is None else f"{mean:.{digits}f}" for mean in cells))
     console.print(table)
-
-
-def _features(features: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{f['name']} ({f['kind']} of {f['node']}, known of {f['known']:.0%})" for f in features)
 
 
 def _effect(row: dict[str, Any], kind: str, decimals: int) -> str:

@@ -1,4 +1,4 @@
-"""What the live displays share: a bar above which tables stand, a table's looks, and a guess at the time left."""
+"""Base of the live displays: a progress bar with an estimate of the time left, and the style of tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 
 class LiveProgress:
-    """A bar that is shown while the block runs; time left is guessed from what each model took so far."""
+    """A progress bar shown while the block runs; the time left is estimated from each model's mean time."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -37,14 +37,14 @@ class LiveProgress:
         self._live.stop()
 
     def _left(self, at_once: int = 1) -> str:
-        known = {m: sum(s) / len(s) for m, s in self._seconds.items()}
-        if not known:
+        means = {model: sum(seconds) / len(seconds) for model, seconds in self._seconds.items()}
+        if not means:
             return ""
-        guess = sum(n * known.get(m, max(known.values())) for m, n in self._waiting.items())
-        guess /= max(at_once, 1)
-        return f"about {guess:.0f} s left" if guess < 90 else f"about {guess / 60:.0f} min left"
+        seconds = sum(n * means.get(model, max(means.values())) for model, n in self._waiting.items())
+        seconds /= max(at_once, 1)
+        return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
 
 
 def plain_table(title: str) -> Table:
-    """A table as all of them look: a title on the left, one rule under the headings."""
+    """A table with its title on the left and one rule under the headings."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs, and when it is done."""
+"""Terminal output of a hyper-parameter search: progress while it runs, and its result."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from relrank.cli.live_progress import LiveProgress, plain_table
+from relrank.cli.progress import print_plain
 from relrank.study.cell import Cell
 from relrank.study.optuna_search import STATES, ArmSearch, OptunaTrial, Values
 
 
 class LiveSearch(LiveProgress):
-    """A watcher that shows finished searches, the running trial and the time left; on a file, a line per trial."""
+    """A search callback that shows finished searches, the running trial and time left; in files, a line per trial."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -26,22 +27,22 @@ class LiveSearch(LiveProgress):
         self._best = float("-inf")
 
     def plan(self, cells: Sequence[Cell], trials: int, finished: dict[tuple[str, str], int]) -> None:
-        """Cells to come, of so many trials each; how many were made earlier, by model and arm."""
+        """Set the planned cells, trials per cell, and trials finished by an earlier run, by model and arm."""
         for cell in cells:
             to_come = trials - finished[cell.model.name, cell.arm.name]
             self._waiting[cell.model.name] = self._waiting.get(cell.model.name, 0) + to_come
         self._trials, self._planned, self._finished = trials, len(cells) * trials, sum(finished.values())
         if self._finished:
-            self._console.print(f"{self._finished} of {self._planned} trials were made earlier and are kept")
+            self._console.print(f"{self._finished} of {self._planned} trials were finished earlier and are reused")
         self._bar.update(self._task, total=self._planned, completed=self._finished)
 
     def start(self, cell: Cell) -> None:
-        """A cell's search begins, or goes on."""
+        """A cell's search starts or resumes."""
         self._cell, self._best = cell, float("-inf")
         self.on_status("")
 
     def on_status(self, message: str) -> None:
-        """What the running trial is doing; shown at most ten times a second."""
+        """Show the running trial's status, at most ten times a second."""
         assert self._cell is not None
         if message and time.monotonic() - self._shown < 0.1:
             return
@@ -50,11 +51,11 @@ class LiveSearch(LiveProgress):
         where = f"{self._cell.model.name} · {self._cell.arm.name}{best}"
         self._bar.update(self._task, description=escape(f"{where}  {message}"), left=self._left())
         if self._console.is_terminal:
-            shown = [_table(self._searches)] if self._searches else []
-            self._live.update(Group(*shown, self._bar), refresh=True)
+            tables = [_table(self._searches)] if self._searches else []
+            self._live.update(Group(*tables, self._bar), refresh=True)
 
     def trial_done(self, attempt: OptunaTrial) -> None:
-        """A trial is over."""
+        """A trial has ended."""
         assert self._cell is not None
         cell, self._finished = self._cell, self._finished + 1
         self._waiting[cell.model.name] -= 1
@@ -63,30 +64,26 @@ class LiveSearch(LiveProgress):
         if not self._console.is_terminal:
             end = attempt.state if attempt.metric is None else f"{cell.study.metric} {attempt.metric:.4f}"
             where = f"{cell.model.name} · {cell.arm.name}"
-            self._console.print(
-                f"[{self._finished}/{self._planned}] {where} trial {attempt.number}: {end}, {attempt.seconds:.1f} s",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            text = f"{where} trial {attempt.number}: {end}, {attempt.seconds:.1f} s"
+            print_plain(self._console, f"[{self._finished}/{self._planned}] {text}")
         self._bar.update(self._task, completed=self._finished)
 
     def done(self, search: ArmSearch) -> None:
-        """A cell's search is over."""
+        """A cell's search has ended."""
         self._searches.append(search)
 
 
 def print_searches(console: Console, searches: Sequence[ArmSearch]) -> None:
-    """The searches in a table, what they chose, and why trials failed."""
+    """Print the searches as a table, the chosen values, and why trials failed."""
     console.print(_table(searches))
     console.print(
-        "trials: complete / pruned / failed · default: the first trial, nothing but defaults · all on validation",
+        "trials: complete / pruned / failed · default: the first trial, with default values · all on validation data",
         style="dim",
         highlight=False,
     )
     for s in searches:
         default, best = s.trials[0], s.best
-        chosen = "nothing" if best is None else "the defaults" if best is default else written(best.values)
+        chosen = "nothing" if best is None else "the defaults" if best is default else formatted(best.values)
         lines = [f"{s.cell.model.name} on {s.cell.arm.name}: {chosen}"]
         errors = [t.error for t in s.trials if t.error]
         if errors:
@@ -95,11 +92,10 @@ def print_searches(console: Console, searches: Sequence[ArmSearch]) -> None:
 
 
 def _table(searches: Sequence[ArmSearch]) -> Table:
-    title = f"best on validation, {searches[0].cell.study.metric}"
-    table = plain_table(title)
+    table = plain_table(f"best on validation, {searches[0].cell.study.metric}")
     for heading in ("model", "arm", "trials", "default", "best", "seconds"):
-        figure = heading in ("default", "best", "seconds")
-        table.add_column(heading, justify="right" if figure else "left", no_wrap=heading != "arm")
+        is_number = heading in ("default", "best", "seconds")
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "arm")
     for s in searches:
         counts = " / ".join(str(s.count(state)) for state in STATES.values())
         default, best = s.trials[0], s.best
@@ -114,7 +110,7 @@ def _table(searches: Sequence[ArmSearch]) -> Table:
     return table
 
 
-def written(values: Values) -> str:
-    """Values as a person reads them: ``lr 0.0123, dim 64``."""
+def formatted(values: Values) -> str:
+    """Hyper-parameter values as text: ``lr 0.0123, dim 64``."""
     numbers = ((n, f"{v:.3g}" if isinstance(v, float) else str(v)) for n, v in values.items())
     return ", ".join(f"{name} {text}" for name, text in numbers)

@@ -1,9 +1,9 @@
-"""Two per-user tables become an effect: paired mean, interval, p, and the smallest effect that would have been seen.
+"""Paired comparison of two models from per-user tables: mean difference, interval, p, and smallest detectable effect.
 
-The unit is the user. Differences d[u, s] are paired by user inside each seed; a seed is one split together with one
-initialization. Users and seeds are crossed random effects: the standard error holds what varies between users,
-between splits and inside both, and Student's t with as many degrees of freedom as these are known with gives interval
-and p. With one split there is nothing to estimate its share from, and the interval speaks of that split alone.
+The unit is the user. Differences d[u, s] are paired by user within each seed; a seed is one split and one
+initialization. Users and seeds are crossed random effects: the standard error includes the variance between users,
+between splits and within both; interval and p are those of Student's t with Satterthwaite's degrees of freedom. With
+one split its variance cannot be estimated, and the interval holds for that split only.
 
 References:
     Searle, Casella & McCulloch, "Variance Components", 1992, ch. 4 (two-way crossed random effects).
@@ -33,23 +33,25 @@ from relrank.tables.ids import IdMap
 Table = pl.DataFrame | Sequence[pl.DataFrame]
 
 EXACT_UP_TO = 12
-"""Differing users up to which every one of the 2^n sign patterns is enumerated; over several splits, also up to which
-signs are flipped at all: with more of them the wider of both is too wide there (coverage .97 to .98 of 95 %)."""
+"""Number of users with a difference up to which all 2^n sign patterns are enumerated. With several splits, also the
+number up to which signs are flipped at all: beyond it the intervals would be too wide (95 % intervals cover 97 to
+98 %)."""
 FEW = 30
-"""Differing users up to which signs are flipped with one split: with more of them Student's t says the same."""
+"""Number of users with a difference up to which signs are flipped with one split; beyond it Student's t agrees."""
 FLIPS = 10_000
 WIDENED_UP_TO = 0.95
-"""p up to which flipped signs widen the error. Near 1 they only say that the mean is near 0, which is no reason for a
-wide interval, and of one user who differs, whose p is 1, none is wide enough but an endless one. Simulated by
-``benchmarks/calibration.py few``, where up to eight of 400 users differ: 95 % intervals hold the truth in 91 to
-100 %, as without this bound but for one percent; with 2/3 as the bound in 87."""
+"""p up to which sign flips widen the standard error. A p near 1 only means that the mean is near 0, and with one
+differing user (p = 1) the interval would be infinite. Simulated by ``benchmarks/calibration.py few`` with up to eight
+differing users of 400: 95 % intervals cover the truth in 91 to 100 %, within one point of the coverage without this
+bound; with a bound of 2/3, in 87 %."""
 USERS_SHARE = 0.5
-"""The error is at least this share (of variance) of what users alone make it: what splits add is a difference of two
-estimates, which falls below 0 by luck. Coverage of 95 % intervals by simulation, with three and five splits, 100 and
-1,000 users, splits that differ by 0, 1 and 3 standard errors: .94 to .97; at a share of 0 .92 to .95, of 1 to .99."""
+"""Lower bound of the variance, as a share of the variance from users alone: the share of splits is estimated as a
+difference, which can be negative by chance. Simulated coverage of 95 % intervals, with three and five splits, 100 and
+1,000 users, and splits that differ by 0, 1 and 3 standard errors: .94 to .97; with a share of 0, .92 to .95; with a
+share of 1, up to .99."""
 POWER = 0.8
 NORMAL = 1_000.0
-"""Degrees of freedom from which the non-central t is taken as it is here: it changes in the fourth digit."""
+"""Degrees of freedom above which the non-central t changes only in the fourth digit, and this value is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,9 @@ class Interval:
     """A mean over users and seeds with its 95 % interval.
 
     Attributes:
-        mean: over all (user, seed) cells.
-        low: lower end.
-        high: upper end.
+        mean: over all (user, seed) pairs.
+        low: lower end of the interval.
+        high: upper end of the interval.
         n_users: distinct users.
         n_seeds: tables.
     """
@@ -76,13 +78,13 @@ class Effect:
     """A paired difference a − b, in units of the metric.
 
     Attributes:
-        mean: of d[u, s] over all cells.
+        mean: of d[u, s] over all (user, seed) pairs.
         low: lower end of the 95 % interval.
-        high: its upper end.
-        p: two-sided; 1 where nothing differs. Below .05 exactly where the interval leaves out 0.
-        effect_size: paired Cohen's d, mean / standard deviation of the users' means; 0 where that is 0.
-        error: standard error of the mean, over users and splits.
-        freedom: degrees of freedom that the error is known with.
+        high: upper end of the 95 % interval.
+        p: two-sided; 1 if nothing differs. Below .05 exactly if the interval excludes 0.
+        effect_size: paired Cohen's d, mean / standard deviation of the users' means; 0 if that deviation is 0.
+        standard_error: of the mean, over users and splits.
+        degrees_of_freedom: of the standard error.
         n_users: distinct users.
         n_seeds: pairs of tables.
     """
@@ -92,38 +94,39 @@ class Effect:
     high: float
     p: float
     effect_size: float
-    error: float
-    freedom: float
+    standard_error: float
+    degrees_of_freedom: float
     n_users: int
     n_seeds: int
 
     def interval_at(self, level: float) -> tuple[float, float]:
-        """Interval at another level, such as .9 for two one-sided tests at .05."""
-        half = t_quantile(0.5 + level / 2, self.freedom) * self.error
+        """Interval at another confidence level, such as .9 for two one-sided tests at .05."""
+        half = t_quantile(0.5 + level / 2, self.degrees_of_freedom) * self.standard_error
         return self.mean - half, self.mean + half
 
     def is_equivalent(self, margin: float) -> bool:
-        """Whether the effect is smaller than a margin either way (two one-sided tests at .05)."""
+        """Whether the effect is within ± margin (two one-sided tests at .05)."""
         low, high = self.interval_at(0.9)
         return -margin < low and high < margin
 
     def p_greater_than(self, value: float) -> float:
-        """One-sided p of the hypothesis that the effect is no larger than a value."""
-        if self.error == 0:
+        """One-sided p of the null hypothesis that the effect is at most a value."""
+        if self.standard_error == 0:
             return 0.0 if self.mean > value else 1.0
-        return float(stdtr(self.freedom, (value - self.mean) / self.error))
+        return float(stdtr(self.degrees_of_freedom, (value - self.mean) / self.standard_error))
 
     def detectable_effect(self, tests: int = 1) -> float:
-        """The smallest true effect that such data show with power .8 at α = .05 over so many tests (Bonferroni)."""
-        freedom = min(self.freedom, NORMAL)
+        """Smallest true effect found with power .8 at α = .05, Bonferroni-corrected for the number of tests."""
+        freedom = min(self.degrees_of_freedom, NORMAL)
         least = t_quantile(1 - 0.025 / tests, freedom)
-        error = self.error / (1 - 1 / (4 * freedom + 1))  # one that is known from little is too small on average
+        # few degrees of freedom underestimate the error
+        error = self.standard_error / (1 - 1 / (4 * freedom + 1))
         return float(nctdtrinc(freedom, 1 - POWER, least)) * error
 
     def required_users(self, effect: float, tests: int = 1) -> int | None:
-        """Users with which an effect of that size would be visible, all else as here; None where splits decide.
+        """Number of users needed to detect an effect of that size; None with several splits.
 
-        What users add to the variance falls with their number, what splits add does not.
+        More users reduce only the variance between users, not that between splits.
         """
         if self.n_seeds > 1 or effect <= 0:
             return None
@@ -132,22 +135,21 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class RestartVariance:
-    """What the starts of training add to the variance of a mean, as all arms of a model tell it.
+    """Variance of a mean due to random initialization, pooled over all arms of a model.
 
-    Three starts of one pair of arms say next to nothing of how much starts differ: too small a value is found too
-    often. All arms of a model together say more.
+    The few initializations of one pair of arms give a poor estimate, which is often too small.
 
     Attributes:
-        variance: of the mean over the starts.
-        freedom: degrees of freedom that it is known with.
+        variance: of the mean over the initializations.
+        degrees_of_freedom: of the variance.
     """
 
     variance: float
-    freedom: float
+    degrees_of_freedom: float
 
 
 def t_quantile(probability: float, freedom: float) -> float:
-    """Of Student's t."""
+    """Quantile of Student's t."""
     return float(stdtrit(freedom, probability))
 
 
@@ -163,33 +165,31 @@ def compare(
     """The paired effect a − b of one metric.
 
     With d[u, s] = μ + user + split + rest, the variance of the mean over U users and S splits is σ²_user/U +
-    σ²_split/S + σ²_rest/(US). Mean squares estimate it, Satterthwaite's formula its degrees of freedom: about S − 1
-    where splits differ. Where few users differ at all, t sees too much in them: p is then that of flipping signs
-    of users (every pattern where at most 12 users differ) where that is larger, and the error is widened until t says
-    the same, or p = .95, so that interval and p agree.
+    σ²_split/S + σ²_rest/(US). It is estimated by mean squares, its degrees of freedom by Satterthwaite's formula:
+    about S − 1 if splits differ. If only few users differ, the t test is too liberal: a sign-flip test over users
+    (exact for up to 12 differing users) replaces its p if larger, and the standard error is widened to match, up to
+    p = .95, so that interval and p agree.
 
     Args:
         a: per-user table with columns ``user`` and ``metric``, or one such table per seed.
         b: likewise; tables at the same position are paired.
         metric: column to compare.
-        seed: of the generator behind sign flips.
-        starts: where tables differ by the start of training alone, what is known of that from other arms. It counts
-            where it is more than these tables say, and the error is no smaller than that of users alone.
-        names: what messages call the pairs of tables; by default their numbers.
+        seed: of the random sign flips.
+        names: names of the pairs of tables in error messages; by default their numbers.
+        starts: for tables that differ only by initialization, the variance pooled over other arms. It is used if it
+            is larger than the estimate from these tables; the variance is then at least that of users alone.
 
     Raises:
-        InputError: the tables are of two protocols (their ``fingerprint`` or ``part`` columns differ), a user is in
-            only one table of a pair, there is no such metric, or a value is missing.
+        InputError: the tables have different protocols (``fingerprint`` or ``part`` columns), a user is in only one
+            table of a pair, there is no such metric, or a value is missing.
     """
     tables_a, tables_b = _tables(a), _tables(b)
     if len(tables_a) != len(tables_b):
-        found = f"{len(tables_a)} and {len(tables_b)} tables"
-        raise InputError(
-            "seeds do not pair up", where="compare", expected="as many tables on both sides", found=found
-        )
+        expected, found = "the same number of tables on both sides", f"{len(tables_a)} and {len(tables_b)} tables"
+        raise InputError("seeds do not pair up", where="compare", expected=expected, found=found)
     names = names or _numbered(tables_a)
     for left, right, name in zip(tables_a, tables_b, names, strict=True):
-        _refuse_other_protocol(left, right, name)
+        _check_protocol(left, right, name)
     users = _users([*tables_a, *tables_b])
     values_a, values_b = _matrix(tables_a, metric, users, names), _matrix(tables_b, metric, users, names)
     unpaired = np.argwhere(np.isnan(values_a) != np.isnan(values_b))
@@ -205,7 +205,7 @@ def compare(
 
 
 def effect_from_differences(differences: Float64, seed: int = 0, starts: RestartVariance | None = None) -> Effect:
-    """The effect of differences [users, seeds]; NaN where a user is not in a seed's table."""
+    """The effect of differences [users, seeds]; NaN if a user is missing from a seed's table."""
     mean, error, freedom = _mean_and_error(differences, starts)
     per_user = np.nanmean(differences, axis=1)
     spread = per_user.std(ddof=1) if per_user.size > 1 else 0.0
@@ -223,32 +223,32 @@ def effect_from_differences(differences: Float64, seed: int = 0, starts: Restart
         high=mean + half,
         p=p,
         effect_size=float(per_user.mean() / spread) if spread > 0 else 0.0,
-        error=error,
-        freedom=freedom,
+        standard_error=error,
+        degrees_of_freedom=freedom,
         n_users=differences.shape[0],
         n_seeds=differences.shape[1],
     )
 
 
 def mean_interval(tables: Table, metric: str) -> Interval:
-    """The mean of a metric over users and seeds, with the same kind of interval as in ``compare``.
+    """The mean of a metric over users and seeds, with an interval as in ``compare``, but unpaired.
 
-    Two such intervals say little about a difference: users are paired there and not here.
+    To judge a difference use ``compare``: overlap of two unpaired intervals says little about it.
 
     Raises:
         InputError: there is no such metric, or a value is missing.
     """
-    listed = _tables(tables)
-    values = _matrix(listed, metric, _users(listed), _numbered(listed))
+    per_seed = _tables(tables)
+    values = _matrix(per_seed, metric, _users(per_seed), _numbered(per_seed))
     mean, error, freedom = _mean_and_error(values)
     half = t_quantile(0.975, freedom) * error
     return Interval(mean, mean - half, mean + half, *values.shape)
 
 
 def holm(p_values: Sequence[float]) -> Float64:
-    """Holm's adjusted p-values, in the order given: they keep the family-wise error under any dependence.
+    """Holm's adjusted p-values in the given order; they control the family-wise error under any dependence.
 
-    The i-th smallest of m is multiplied by m − i + 1, then made monotone and cut at 1.
+    The i-th smallest of m is multiplied by m − i + 1, then made monotone and capped at 1.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p)
@@ -268,18 +268,18 @@ def _numbered(tables: Sequence[pl.DataFrame]) -> list[str]:
     return [f"table {at}" for at in range(len(tables))]
 
 
-def _refuse_other_protocol(a: pl.DataFrame, b: pl.DataFrame, where: str) -> None:
+def _check_protocol(a: pl.DataFrame, b: pl.DataFrame, where: str) -> None:
     for column in ("fingerprint", "part"):
         if column in a.columns and column in b.columns:
             values = pl.concat([a[column], b[column]]).unique().sort().to_list()
             if len(values) > 1:
                 found = " and ".join(str(value)[:12] for value in values)
-                expected = f"one {column} in both"
+                expected = f"the same {column} in both"
                 raise InputError("tables of two protocols", where=where, expected=expected, found=found)
 
 
 def _users(tables: Sequence[pl.DataFrame]) -> IdMap:
-    """All users in key order, so that the order of rows in a table changes nothing."""
+    """All users in key order, so that results do not depend on the order of rows."""
     try:
         return IdMap.of("user", pl.concat([table["user"] for table in tables]))
     except pl.exceptions.PolarsError as error:
@@ -290,7 +290,7 @@ def _users(tables: Sequence[pl.DataFrame]) -> IdMap:
 
 
 def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Sequence[str]) -> Float64:
-    """Users by seeds; NaN where a user is not in a table."""
+    """The metric, [users, seeds]; NaN if a user is not in a table."""
     values = np.full((len(users), len(tables)), np.nan)
     for at, (table, where) in enumerate(zip(tables, names, strict=True)):
         if metric not in table.columns:
@@ -300,7 +300,7 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
         if not np.isfinite(column).all():
             found = f"{int((~np.isfinite(column)).sum()):,} missing or infinite"
             raise InputError("values are missing", where=f"{where}, {metric}", expected="one per user", found=found)
-        if table["user"].equals(users.keys, check_dtypes=True):  # as mostly; no other look at every user is needed
+        if table["user"].equals(users.keys, check_dtypes=True):  # the usual case, without a lookup of every user
             values[:, at] = column
             continue
         rows = users.find(table["user"])
@@ -314,28 +314,29 @@ def _matrix(tables: Sequence[pl.DataFrame], metric: str, users: IdMap, names: Se
 def _mean_and_error(values: Float64, starts: RestartVariance | None = None) -> tuple[float, float, float]:
     """Mean over the cells of ``values`` [users, seeds], its standard error, and degrees of freedom.
 
-    Variances are those of two-way clustering: without missing cells, mean squares over their number of cells.
+    Variances are those of two-way clustering: without missing cells, mean squares divided by their number of cells.
     """
     n_users, n_seeds = values.shape
     present = ~np.isnan(values)
     n = int(present.sum())
     mean = float(values[present].mean())
     if n_users < 2:
-        return mean, abs(mean), 1.0  # nothing is known of other users
-    off = np.where(present, values - mean, 0.0)
-    users = float((off.sum(axis=1) ** 2).sum()) / n**2 * n_users / (n_users - 1)
+        return mean, abs(mean), 1.0  # the variance between users is unknown
+    deviations = np.where(present, values - mean, 0.0)
+    users = float((deviations.sum(axis=1) ** 2).sum()) / n**2 * n_users / (n_users - 1)
     if n_seeds < 2:
         return mean, math.sqrt(users), n_users - 1.0
-    seeds = float((off.sum(axis=0) ** 2).sum()) / n**2 * n_seeds / (n_seeds - 1)
-    in_user, in_seed = off.sum(axis=1) / present.sum(axis=1), off.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
-    rest = np.where(present, off - in_user[:, None] - in_seed[None, :], 0.0)
+    seeds = float((deviations.sum(axis=0) ** 2).sum()) / n**2 * n_seeds / (n_seeds - 1)
+    in_user = deviations.sum(axis=1) / present.sum(axis=1)
+    in_seed = deviations.sum(axis=0) / np.maximum(present.sum(axis=0), 1)
+    rest = np.where(present, deviations - in_user[:, None] - in_seed[None, :], 0.0)
     freedom_rest = max(n - n_users - n_seeds + 1, 1)
     inside = float((rest**2).sum()) / freedom_rest / n
     freedom_seeds = n_seeds - 1.0
-    differs = bool(values[present].any())  # else the two sides are one and the same
+    differs = bool(values[present].any())  # else both sides have the same values
     if starts is not None and differs and starts.variance > seeds:
-        seeds, freedom_seeds = starts.variance, starts.freedom
-    # what other arms say is of arms whose users are shaken less, or more, than these: it takes nothing from the users
+        seeds, freedom_seeds = starts.variance, starts.degrees_of_freedom
+    # the pooled variance comes from other arms, so it must not reduce the variance of these users
     variance = max(users + seeds - inside, users * (USERS_SHARE if starts is None else 1.0))
     parts = users**2 / (n_users - 1) + seeds**2 / freedom_seeds + inside**2 / freedom_rest
     freedom = variance**2 / parts if parts > 0 else n_users - 1.0
@@ -349,14 +350,14 @@ def _two_sided(mean: float, error: float, freedom: float) -> float:
 
 
 def _sign_flip(differences: Float64, flips: int, rng: np.random.Generator) -> float:
-    """Two-sided p of Σ d under random signs; users without a difference change no sum and are dropped."""
+    """Two-sided p of Σ d under random signs; users without a difference are dropped, since they change no sum."""
     d = differences[differences != 0]
     if not d.size:
         return 1.0
-    extreme = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # sums that are equal but for rounding count as equal
+    extreme = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # equal up to rounding
     exact = d.size <= EXACT_UP_TO
     n = 2**d.size if exact else flips
-    # Users go in groups of eight: a byte is eight signs, and a table of 256 sums replaces eight products.
+    # users in groups of eight: a byte encodes eight signs, and a table of 256 sums replaces eight products
     groups = np.append(d, np.zeros(-d.size % 8)).reshape(-1, 8)
     signs = 1.0 - 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     sums = np.zeros(n)

@@ -1,4 +1,4 @@
-"""A model and a split become one row per user: ranks, metrics and the groups the user belongs to."""
+"""Evaluation of a model on a split: a table with one row per user, of ranks, metrics and user groups."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from relrank.tables.split import Part, Split
 HISTORY_LENGTH = "history length"
 ITEM_POPULARITY = "item popularity"
 LIST_METRICS = ("novelty", "popularity lift", "intra-list similarity", "miscalibration")
-"""What is measured of a user's list beyond accuracy, before the ``@``; the last two need an attribute of items."""
+"""Beyond-accuracy metrics of a user's list, without ``@k``; the last two need an attribute of items."""
 OTHERS = "all others"
 MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What a model does on one part of one split.
+    """Metrics of a model on one part of one split.
 
     Attributes:
-        table: one row per user with truth, in user-row order. ``user`` (outside key); ``rank`` (float, 1-based
-            expected rank of the best relevant item under a random order of what ties); ``n_truth``; for every k
-            ``hit@k``, ``recall@k``, ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``, all of them means over the
-            orders of what ties; of lists as long as the first k ``novelty@k``, ``popularity lift@k`` and, with item
-            features, ``intra-list similarity@k`` and ``miscalibration@k``, null where a user has no value; the groups
-            ``history length`` (training rows of the user) and ``item popularity`` (training rows of the relevant
-            item, the mean if there are several) and the attribute columns that were passed in; ``fingerprint`` of the
-            split and ``part``, so that tables of two protocols cannot be compared by accident.
-        summary: the mean of every metric over those users, NaN where none has a value; over exactly the same users
-            and lists ``coverage@k`` and ``gini@k``; ``n_users``; ``users without truth``; ``constant users``, whose
-            candidates all had one score.
+        table: one row per user with held-out items, in user-row order: ``user`` (outside key); ``rank`` (float,
+            1-based expected rank of the best relevant item under random tie-breaking); ``n_truth`` (relevant items);
+            for every k ``hit@k``, ``recall@k``, ``precision@k``, ``ndcg@k``, ``map@k``; ``mrr``; all of them
+            expected values over the orders of ties. For lists of length k (the first cutoff): ``novelty@k``,
+            ``popularity lift@k`` and, with item features, ``intra-list similarity@k`` and ``miscalibration@k``, null
+            where undefined. Group columns: ``history length`` (training rows of the user), ``item popularity``
+            (training rows of the relevant item, the mean if there are several), and the attribute columns passed in.
+            ``fingerprint`` of the split and ``part``, which prevent comparisons across protocols.
+        summary: the mean of every metric over these users, NaN if it is undefined for all; ``coverage@k`` and
+            ``gini@k`` of the same lists; ``n_users``; ``users without truth``; ``constant users``, whose candidates
+            all had the same score.
     """
 
     table: pl.DataFrame
     summary: dict[str, float]
 
     def save(self, path: Path | str, durable: bool = True) -> None:
-        """Write the table as Parquet, the summary in its metadata; the name appears only when the file is whole.
+        """Write the table as Parquet with the summary in its metadata, atomically.
 
         Args:
-            path: final name.
+            path: the file.
             durable: see ``atomic_write``.
         """
         metadata = {
@@ -69,10 +69,10 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path | str) -> Evaluation:
-        """Read what ``save`` wrote.
+        """Read a file that ``save`` wrote.
 
         Raises:
-            InputError: the file is missing, is not Parquet, holds no evaluation, or one by another definition of the
+            InputError: the file is missing, is not Parquet, holds no evaluation, or uses another definition of the
                 metrics.
         """
         try:
@@ -84,15 +84,7 @@ class Evaluation:
 
     @classmethod
     def from_bytes(cls, content: bytes, path: str) -> Evaluation:
-        """The same of a file's content.
-
-        Args:
-            content: of the file.
-            path: for messages.
-
-        Raises:
-            InputError: see ``load``.
-        """
+        """``load`` from a file's content; ``path`` is for messages."""
         expected = "a file written by Evaluation.save"
         try:
             metadata = pl.read_parquet_metadata(io.BytesIO(content))
@@ -101,13 +93,13 @@ class Evaluation:
             raise InputError("not an evaluation", where=path, expected=expected, found=first_line(error)) from None
         if "relrank.summary" not in metadata:
             raise InputError("not an evaluation", where=path, expected=expected, found="another Parquet file")
-        definition = metadata.get("relrank.evaluation.metrics", "1")  # the first definition was not written down
+        definition = metadata.get("relrank.evaluation.metrics", "1")  # version 1 was not recorded
         if definition != str(metrics.METRICS_VERSION):
             raise InputError(
-                "evaluation by another definition of the metrics",
+                "evaluation with another definition of the metrics",
                 where=path,
-                expected=f"definition {metrics.METRICS_VERSION}, so evaluate again",
-                found=f"definition {definition}",
+                expected=f"version {metrics.METRICS_VERSION}: evaluate again",
+                found=f"version {definition}",
             )
         return cls(table, parse_json_object(metadata["relrank.summary"].encode(), path))
 
@@ -123,70 +115,72 @@ def evaluate(
     features: Csr | None = None,
     block: int | None = None,
 ) -> Evaluation:
-    """Rank the full catalogue for every user with truth; users without are left out and counted.
+    """Rank the full catalogue for every user with held-out items; other users are counted.
 
     Args:
         model: scores user rows.
         split: items of ``split.seen(part)`` and ``split.closed()`` are masked, those of ``split.truth(part)`` are
             relevant.
-        ks: cuts; the first one is also the length of the lists behind what is measured beyond accuracy.
+        ks: cutoffs; the first one is also the list length of beyond-accuracy metrics.
         part: ``"valid"`` or ``"test"``.
-        user_groups: a column ``key`` (outside keys) and attribute columns to carry into the table.
+        user_groups: a column ``key`` (outside keys) and attribute columns to add to the table.
         item_groups: likewise for items; a user gets the attributes of the first relevant item in file order.
-        features: items by values of an attribute, for the similarity inside lists and their calibration.
+        features: items by values of an attribute, for intra-list similarity and calibration.
         block: users scored at once; by default bounded by memory.
 
     Raises:
-        InputError: the part is empty, a cut is no whole number, scores are constant or not finite, or group columns
-            do not fit.
+        InputError: the part is empty, a cutoff is not a positive whole number, scores are constant or not finite, or
+            group columns do not fit.
     """
-    ks = _cuts(ks)
-    truth = split.truth(part)
-    _refuse_empty(truth, split, part)
-    found, lists = ranks_and_top_k(
+    ks = _cutoffs(ks)
+    truth = _truth(split, part)
+    ranked, lists = ranks_and_top_k(
         with_validation_history(model, split, part),
         split.seen(part),
         truth,
         ks[0],
-        closed=split.closed(),
+        excluded_items=split.closed(),
         block=block,
         reject_constant_scores=not split.new_items_only,
     )
-    table = _table(found, split, ks, part, _of_lists(lists.items, split, found.users, ks[0], features))
+    table = _table(ranked, split, ks, part, _list_metrics(lists.items, split, ranked.users, ks[0], features))
     rows = split.valid if part == "valid" else split.test
     first_item = rows.item[np.unique(rows.user, return_index=True)[1]]
     for keys, groups in ((table["user"], user_groups), (split.items.at(first_item), item_groups)):
         if groups is not None:
             table = table.hstack(_attributes(keys, groups, taken=table.columns))
+    return Evaluation(table, _summary(table, lists.items, split, ks[0], ranked.constant_users))
 
+
+def _summary(
+    table: pl.DataFrame, items: metrics.TopKItems, split: Split, k: int, constant_users: int
+) -> dict[str, float]:
     accuracy = table.select(pl.col("mrr"), pl.col(r"^(hit|recall|precision|ndcg|map)@\d+$")).mean()
     n_users, n_items = split.shape
-    k = ks[0]
     means = {name: table[name].mean() for name in (f"{stem}@{k}" for stem in LIST_METRICS) if name in table.columns}
-    summary = {
+    return {
         **accuracy.row(0, named=True),
-        f"coverage@{k}": metrics.coverage(lists.items, n_items - split.unseen),
-        f"gini@{k}": metrics.gini(lists.items, n_items - split.unseen),
+        f"coverage@{k}": metrics.coverage(items, n_items - split.unseen),
+        f"gini@{k}": metrics.gini(items, n_items - split.unseen),
         **{name: float("nan") if mean is None else mean for name, mean in means.items()},
         "n_users": len(table),
         "users without truth": n_users - len(table),
-        "constant users": found.constant_users,
+        "constant users": constant_users,
     }
-    return Evaluation(table, summary)
 
 
-def _cuts(ks: Sequence[int]) -> tuple[int, ...]:
-    """Cuts as plain numbers."""
-    found = () if isinstance(ks, str | bytes) or not isinstance(ks, Iterable) else tuple(ks)
-    if not found or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in found):
-        raise InputError("not cuts", where="ks", expected="whole numbers from 1, such as (10, 20)", found=repr(ks))
-    return tuple(int(k) for k in found)
+def _cutoffs(ks: Sequence[int]) -> tuple[int, ...]:
+    """Cutoffs as plain integers."""
+    values = () if isinstance(ks, str | bytes) or not isinstance(ks, Iterable) else tuple(ks)
+    if not values or any(isinstance(k, bool) or not isinstance(k, Integral) or k < 1 for k in values):
+        raise InputError("not cutoffs", where="ks", expected="whole numbers from 1, such as (10, 20)", found=repr(ks))
+    return tuple(int(k) for k in values)
 
 
 def mean_metric(
     model: Scorer, split: Split, metric: str = "ndcg@10", part: Part = "valid", *, block: int | None = None
 ) -> float:
-    """One metric averaged over the users with truth, from ranks alone: the light path for early stopping.
+    """The mean of one metric over the users with held-out items, without lists: for early stopping.
 
     Raises:
         InputError: the metric is unknown, the part is empty, or scores are constant or not finite.
@@ -197,33 +191,32 @@ def mean_metric(
 def user_metric(
     model: Scorer, split: Split, metric: str = "ndcg@10", part: Part = "valid", *, block: int | None = None
 ) -> Float64:
-    """One metric of every user with truth, from ranks alone: the light path for tuning.
+    """One metric of every user with held-out items, without lists: for tuning.
 
     Returns:
-        float64 [n_users with truth], by user row.
+        float64 [n_users with held-out items], by user row.
 
     Raises:
         InputError: the metric is unknown, the part is empty, or scores are constant or not finite.
     """
-    truth = split.truth(part)
-    _refuse_empty(truth, split, part)
-    found = ranks(
+    truth = _truth(split, part)
+    ranked = ranks(
         with_validation_history(model, split, part),
         split.seen(part),
         truth,
-        closed=split.closed(),
+        excluded_items=split.closed(),
         block=block,
         reject_constant_scores=not split.new_items_only,
     )
-    return metrics.metric_by_name(metric, metrics.tie_groups(found.higher, found.equal, found.indptr))
+    return metrics.metric_by_name(metric, metrics.tie_groups(ranked.higher, ranked.equal, ranked.indptr))
 
 
 def with_validation_history(model: Scorer, split: Split, part: Part) -> Scorer:
-    """The model, told all that precedes a part in time.
+    """The model with all interactions that precede the part in time as its history.
 
-    Where test rows follow the validation rows in time, these are the end of the history by then: a model whose scores
-    come from a history alone gets it whole, without being fitted again, and so does one that reads what relations say
-    of a user beside it: with and without these it knows the same of what users chose. Others score as trained.
+    If test rows follow validation rows in time, the history at test time ends with the validation rows. Models whose
+    scores depend on the history (and possibly on relations of the user) get the longer history without being fitted
+    again; other models score as trained.
     """
     if part == "valid" or not split.successive:
         return model
@@ -235,7 +228,7 @@ def with_validation_history(model: Scorer, split: Split, part: Part) -> Scorer:
 
 
 def _with_longer_rows(model: Any, split: Split) -> Scorer:
-    """The model with the validation rows among what users chose, as trained in all else; itself where rows weigh."""
+    """The trained model with validation rows added to its history; unchanged if rows are weighted."""
     if not _is_unweighted(model.history):
         return cast("Scorer", model)
     other = copy(model)
@@ -244,10 +237,10 @@ def _with_longer_rows(model: Any, split: Split) -> Scorer:
 
 
 def accepts_longer_history(model: Any) -> bool:
-    """Whether the model takes a longer history than it was trained on for what it is.
+    """Whether the model can score longer histories than those it was trained on.
 
-    Its scores come from a history alone (``from_history``), and folding one in loses nothing of it, as it would where
-    training rows weigh differently: what is folded in weighs 1.
+    Its scores must depend on a history alone (``from_history``), and its training rows must be unweighted: items that
+    are folded in have weight 1.
     """
     if not getattr(model, "from_history", False):
         return False
@@ -256,16 +249,16 @@ def accepts_longer_history(model: Any) -> bool:
 
 
 def _is_unweighted(history: Csr) -> bool:
-    """Whether all rows count the same, so that one more of weight 1 is another of them."""
+    """Whether all rows have weight 1."""
     return bool((history.data == 1).all())
 
 
 def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]]:
-    """Cut a group column of an evaluation table into labelled groups.
+    """Divide the users of an evaluation table into labelled groups by a column.
 
-    ``history length`` (true lengths, never a model's window): "≤ 10", "11–50", "> 50". ``item popularity``: thirds of
-    the table's rows, "least popular third" … "most popular third"; rows of equal popularity stay together. Any other
-    column by value: its 8 most frequent values, most frequent first, then "all others", then "missing" for null.
+    ``history length`` (full lengths, whatever a model's window): "≤ 10", "11–50", "> 50". ``item popularity``: thirds
+    of the table's rows, "least popular third" … "most popular third"; rows of equal popularity stay together. Any
+    other column: its 8 most frequent values, most frequent first, then "all others", then "missing" for null.
 
     Returns:
         The label of every row, and the labels that occur, in order.
@@ -295,10 +288,10 @@ def group_labels(table: pl.DataFrame, column: str) -> tuple[pl.Series, list[str]
     return labels, [name for name in dict.fromkeys(names) if name in present]
 
 
-def _of_lists(
+def _list_metrics(
     items: metrics.TopKItems, split: Split, users: Int32, k: int, features: Csr | None
 ) -> dict[str, Float64]:
-    """What ``LIST_METRICS`` names, of every list, by column; NaN where a user has no value."""
+    """``LIST_METRICS`` of every user's list, by column name; NaN where undefined."""
     n_users, n_items = split.shape
     counts = np.bincount(split.train.item, minlength=n_items)
     history = split.train.csr(n_users, n_items).take(users)
@@ -309,43 +302,52 @@ def _of_lists(
     if features is not None:
         values["intra-list similarity"] = metrics.intra_list_similarity(items, features)
         values["miscalibration"] = metrics.miscalibration(items, history, features)
-    return {f"{name}@{k}": of for name, of in values.items()}
+    return {f"{name}@{k}": per_user for name, per_user in values.items()}
 
 
-def _refuse_empty(truth: Csr, split: Split, part: Part) -> None:
+def _truth(split: Split, part: Part) -> Csr:
+    """Users by held-out items.
+
+    Raises:
+        InputError: there are none.
+    """
+    truth = split.truth(part)
     if not truth.nnz:
         raise InputError("nothing to evaluate on", where=split.protocol, expected=f"{part} rows", found="none")
+    return truth
 
 
-def _table(found: Ranks, split: Split, ks: Sequence[int], part: Part, of_lists: dict[str, Float64]) -> pl.DataFrame:
+def _table(
+    ranked: Ranks, split: Split, ks: Sequence[int], part: Part, list_metrics: dict[str, Float64]
+) -> pl.DataFrame:
     n_users, n_items = split.shape
-    n_truth = np.diff(found.indptr)
-    popularity = np.bincount(split.train.item, minlength=n_items)[found.items]
-    groups = metrics.tie_groups(found.higher, found.equal, found.indptr)
+    n_truth = np.diff(ranked.indptr)
+    popularity = np.bincount(split.train.item, minlength=n_items)[ranked.items]
+    groups = metrics.tie_groups(ranked.higher, ranked.equal, ranked.indptr)
     at_k = {f"{name}@{k}": metric(groups, k) for k in ks for name, metric in metrics.AT_K.items()}
     return pl.DataFrame(
         {
-            "user": split.users.at(found.users),
+            "user": split.users.at(ranked.users),
             "rank": metrics.first_rank(groups),
             "n_truth": n_truth,
             **at_k,
             "mrr": metrics.mrr(groups),
-            **{name: pl.Series(values, nan_to_null=True) for name, values in of_lists.items()},
-            HISTORY_LENGTH: np.bincount(split.train.user, minlength=n_users)[found.users],
-            ITEM_POPULARITY: np.add.reduceat(popularity, found.indptr[:-1]) / n_truth,
+            **{name: pl.Series(values, nan_to_null=True) for name, values in list_metrics.items()},
+            HISTORY_LENGTH: np.bincount(split.train.user, minlength=n_users)[ranked.users],
+            ITEM_POPULARITY: np.add.reduceat(popularity, ranked.indptr[:-1]) / n_truth,
         }
     ).with_columns(fingerprint=pl.lit(split.fingerprint), part=pl.lit(part))
 
 
 def _attributes(keys: pl.Series, groups: pl.DataFrame, taken: Sequence[str]) -> pl.DataFrame:
-    """The attribute columns of ``groups`` beside ``keys``; null where a key has no row."""
+    """The attribute columns of ``groups`` for ``keys``; null where a key has no row."""
     where = "group columns"
     if "key" not in groups.columns or groups["key"].dtype != keys.dtype:
-        found = f"{groups.schema}"
-        raise InputError("no key column", where=where, expected=f"a column 'key' of {keys.dtype}", found=found)
+        expected = f"a column 'key' of {keys.dtype}"
+        raise InputError("no key column", where=where, expected=expected, found=f"{groups.schema}")
     if groups["key"].is_duplicated().any():
-        twice = groups["key"].filter(groups["key"].is_duplicated())[0]
-        raise InputError("key occurs twice", where=where, expected="one row per key", found=repr(twice))
+        duplicate = groups["key"].filter(groups["key"].is_duplicated())[0]
+        raise InputError("key occurs twice", where=where, expected="one row per key", found=repr(duplicate))
     if clash := sorted(set(groups.columns) & set(taken)):
         raise InputError("column name is taken", where=where, expected="other names", found=", ".join(clash))
     return keys.rename("key").to_frame().join(groups, on="key", how="left", maintain_order="left").drop("key")

@@ -1,18 +1,18 @@
-"""Scores become counts and top-k lists: full catalogue, masked, block by block, without a sort.
+"""Full-catalogue ranking: counts of higher and equal scores for relevant items, and top-k lists, without a sort.
 
-Scores are computed once per block of users; one compiled sweep over each row then masks the items the user has seen,
-checks the scores, counts for every relevant item how many candidates score higher and how many score the same, and
-keeps the k best candidates. Where scores are products of vectors, the product is part of that sweep, and no row of
-scores is ever written to memory. Where they are sparse inputs times sparse weights, only the items that these reach
-are visited. Where they are the same for everybody, the catalogue is sorted once.
+Scores are computed once per block of users. One compiled sweep over each row masks the user's seen items, checks the
+scores, counts for every relevant item how many candidates score higher and how many score the same, and keeps the k
+best candidates. If scores are dot products, the sweep computes them and no row of scores is written to memory. If
+they are products of sparse inputs and weights, only items with a nonzero score are visited. If all users have the
+same scores, the catalogue is sorted once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, Protocol, cast
 
@@ -27,103 +27,87 @@ from relrank.kernels.shared_ranking import SharedRanking
 from relrank.models.core.base import history_rows
 
 SCORE_BYTES = 128 * 2**20
-"""Scores of one block of users take at most this much memory (unless a single row takes more)."""
-
+"""Memory limit for the scores of one block of users (a single row may take more)."""
 FUSED_FROM = 128
-"""Fewer users are not worth laying the items' vectors out anew: then the model scores, even where it has vectors."""
+"""Minimum number of users for fused dot products: for fewer, packing the item vectors takes longer than it saves."""
 STRIP = 1024
-"""Users whose vectors, masks and counts one thread has at hand."""
+"""Users per unit of work of one thread."""
 VECTORS_AT_ONCE = 1 << 16
-"""Users whose vectors are asked for at once."""
+"""Users whose vectors are computed at once."""
 HISTORIES_AT_ONCE = 1024
 """Histories that are encoded at once."""
 
 
 class Scorer(Protocol):
-    """Anything that can rank the catalogue for known users."""
+    """A model that scores the catalogue for known users."""
 
     def score(self, users: torch.Tensor, /) -> torch.Tensor:
         """Scores float32 [B, n_items] for user rows int64 [B]; higher is better, all of them finite."""
-        ...
 
 
 class FoldIn(Protocol):
-    """Anything that can rank the catalogue for a history it has never seen."""
+    """A model that scores the catalogue for histories unseen during training."""
 
     def fold_in(self, histories: list[torch.Tensor], /) -> torch.Tensor:
         """Scores float32 [B, n_items] for B histories of item rows, each int64 [length]."""
-        ...
 
 
 class DotProductScores(Protocol):
-    """What a ``Scorer`` or ``FoldIn`` may offer beside: the vectors whose products its scores are."""
+    """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are dot products of vectors."""
 
-    @property
-    def is_dot_product(self) -> bool:
-        """Whether scores are these products and nothing else."""
-        ...
+    is_dot_product: bool
+    """Whether scores are exactly these products."""
 
     def item_vectors(self) -> torch.Tensor:
         """Vectors of the catalogue, [n_items, d]."""
-        ...
 
     def user_vectors(self, users: torch.Tensor, /) -> torch.Tensor:
         """Vectors [B, d] of user rows int64 [B]."""
-        ...
 
     def history_vectors(self, histories: Sequence[torch.Tensor], /) -> torch.Tensor:
         """Vectors [B, d] of B histories."""
-        ...
 
 
 class SparseProductScores(Protocol):
-    """What a ``Scorer`` or ``FoldIn`` may offer beside: sparse inputs and weights whose product its scores are."""
+    """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are products of sparse inputs and weights."""
 
-    @property
-    def is_sparse_product(self) -> bool:
-        """Whether scores are this product and nothing else."""
-        ...
+    is_sparse_product: bool
+    """Whether scores are exactly this product."""
 
     def item_weights(self) -> Csr:
         """Weights [n_inputs, n_items]."""
-        ...
 
     def inputs(self, users: torch.Tensor, /) -> Csr:
         """Inputs [B, n_inputs] of user rows int64 [B]."""
-        ...
 
     def history_inputs(self, histories: Sequence[torch.Tensor], /) -> Csr:
         """Inputs [B, n_inputs or n_items] of B histories."""
-        ...
 
 
 class SharedScores(Protocol):
-    """What a ``Scorer`` or ``FoldIn`` may offer beside: that its scores are the same for every user."""
+    """Optional interface of a ``Scorer`` or ``FoldIn`` whose scores are the same for every user."""
 
-    @property
-    def has_shared_scores(self) -> bool:
-        """Whether they are."""
-        ...
+    has_shared_scores: bool
+    """Whether all users have the same scores."""
 
     def shared_scores(self) -> torch.Tensor:
-        """These scores, float32 [n_items]."""
-        ...
+        """Scores of all users, float32 [n_items]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranks:
-    """Where the relevant items of every user who has any stand among the candidates.
+    """Ranks of relevant items among the candidates, for every user who has relevant items.
 
-    An item is on one of the 0-based places ``higher`` … ``higher + equal − 1``, each equally likely under a random
-    order of what ties. Relevant items of one user share a tie exactly if they have the same ``higher``.
+    An item has one of the 0-based positions ``higher`` … ``higher + equal − 1``, each equally likely under random
+    tie-breaking. Two relevant items of one user are tied exactly if they have the same ``higher``.
 
     Attributes:
         users: int32 [n_users], user rows, ascending.
         indptr: int64 [n_users + 1], where each user's items start.
         items: int32 [nnz], the relevant items, ascending inside a user.
         higher: int32 [nnz], candidates that score higher than the item.
-        equal: int32 [nnz], candidates that score the same, the item itself among them.
-        constant_users: users whose candidates (at least two) all have the same score.
+        equal: int32 [nnz], candidates that score the same, including the item itself.
+        constant_users: number of users whose candidates (at least two) all have the same score.
     """
 
     users: Int32
@@ -139,8 +123,8 @@ class TopK:
     """The k best candidates per user, best first.
 
     Attributes:
-        items: int32 [n_users, k], item rows; −1 where fewer than k candidates are left.
-        scores: float32 [n_users, k]; −inf beside −1.
+        items: int32 [n_users, k], item rows; −1 if there are fewer than k candidates.
+        scores: float32 [n_users, k]; −inf where ``items`` is −1.
     """
 
     items: Int32
@@ -152,31 +136,36 @@ def ranks(
     seen: Csr,
     truth: Csr,
     *,
-    closed: Int32 | None = None,
+    excluded_items: Int32 | None = None,
     block: int | None = None,
     reject_constant_scores: bool | None = None,
 ) -> Ranks:
-    """Rank every relevant item among all items the user has not seen.
+    """Rank every relevant item among all items that the user has not seen.
 
-    Scores are ``model.score``, or for a ``DotProductScores`` on the CPU the same products, rounded in the order of
-    the dimensions; then equal vectors of items have equal scores.
+    Scores are those of ``model.score``. For a ``DotProductScores`` on the CPU they are summed in the order of the
+    dimensions, so that items with equal vectors have equal scores.
 
     Args:
         model: scores the users.
-        seen: users by items, the candidates to leave out.
+        seen: users by items, excluded from each user's candidates.
         truth: users by items, the relevant items; users with an empty row are not scored.
-        closed: item rows that are candidates for nobody, ascending. Among what is left a model may have nothing to
-            say; then its scores are constant, which is counted and no error.
-        block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
-            are asked for.
-        reject_constant_scores: whether constant scores of all users are an error; by default where nothing is closed.
+        excluded_items: item rows that are candidates for no user, ascending.
+        block: users scored at once; by default as many as ``SCORE_BYTES`` allows, and more for dot products.
+        reject_constant_scores: whether constant scores of all users are an error; by default if no items are
+            excluded (a model may know nothing about those that remain).
 
     Raises:
-        InputError: a score is not finite, or no user's scores tell any two candidates apart.
+        InputError: a score is not finite, or every user's candidates all have the same score.
         ValueError: a relevant item is masked, or the model returns another shape than [B, n_items].
     """
     return ranks_and_top_k(
-        model, seen, truth, 0, closed=closed, block=block, reject_constant_scores=reject_constant_scores
+        model,
+        seen,
+        truth,
+        0,
+        excluded_items=excluded_items,
+        block=block,
+        reject_constant_scores=reject_constant_scores,
     )[0]
 
 
@@ -186,7 +175,7 @@ def ranks_and_top_k(
     truth: Csr,
     k: int,
     *,
-    closed: Int32 | None = None,
+    excluded_items: Int32 | None = None,
     block: int | None = None,
     reject_constant_scores: bool | None = None,
 ) -> tuple[Ranks, TopK]:
@@ -195,23 +184,22 @@ def ranks_and_top_k(
     Arguments and errors are those of ``ranks``.
     """
     users = np.flatnonzero(truth.degrees()).astype(np.int32)
-    pass_ = _Pass(_name(model), users, seen, truth, k, closed)
-    pass_.run(model, block)
-    if (bad := np.flatnonzero(pass_.higher < 0)).size:
+    result = _RankingPass(_name(model), users, seen, truth, k, excluded_items).run(model, block)
+    if (bad := np.flatnonzero(result.higher < 0)).size:
         row, item = truth.rows()[bad[0]], truth.indices[bad[0]]
         raise ValueError(f"{bad.size} relevant items are masked as seen, the first: user row {row}, item row {item}")
-    all_tied = int(pass_.all_tied.sum())
-    reject_constant_scores = not pass_.closed.size if reject_constant_scores is None else reject_constant_scores
-    if users.size and all_tied == users.size and reject_constant_scores:
+    constant_users = int(result.all_tied.sum())
+    if reject_constant_scores is None:
+        reject_constant_scores = not result.excluded_items.size
+    if users.size and constant_users == users.size and reject_constant_scores:
         raise InputError(
             "scores are constant",
             where=f"model {_name(model)}",
             expected="at least one user whose candidates have different scores",
-            found=f"one and the same score for all candidates of each of {users.size:,} users",
+            found=f"the same score for all candidates of each of {users.size:,} users",
         )
     indptr = np.concatenate([[0], np.cumsum(truth.degrees()[users])])
-    found = Ranks(users, indptr, truth.indices, pass_.higher, pass_.equal, all_tied)
-    return found, TopK(pass_.top_items, pass_.top_scores)
+    return Ranks(users, indptr, truth.indices, result.higher, result.equal, constant_users), result.lists()
 
 
 def top_k(
@@ -220,30 +208,27 @@ def top_k(
     seen: Csr,
     k: int,
     *,
-    closed: Int32 | None = None,
+    excluded_items: Int32 | None = None,
     block: int | None = None,
 ) -> TopK:
     """The k best items that each user has not seen, best first.
 
-    Equal scores are ordered by a fixed random order of the catalogue, never by item row: rows are often sorted by
-    popularity, and a constant score must not look like a popularity model.
+    Ties are broken by a fixed random order of the catalogue, not by item row: rows are often sorted by popularity,
+    and a model with constant scores would look like a popularity model.
 
     Args:
         model: scores the users.
         users: user rows [n_users].
-        seen: users by items, the candidates to leave out; indexed by user row.
+        seen: users by items, excluded from each user's candidates; indexed by user row.
         k: length of the lists.
-        closed: item rows that are candidates for nobody, ascending.
-        block: users scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
-            are asked for.
+        excluded_items: item rows that are candidates for no user, ascending.
+        block: users scored at once; see ``ranks``.
 
     Raises:
         InputError: a score is not finite.
         ValueError: the model returns another shape than [B, n_items].
     """
-    pass_ = _Pass(_name(model), users.astype(np.int32), seen, None, k, closed)
-    pass_.run(model, block)
-    return TopK(pass_.top_items, pass_.top_scores)
+    return _RankingPass(_name(model), users.astype(np.int32), seen, None, k, excluded_items).run(model, block).lists()
 
 
 def top_k_from_histories(
@@ -252,28 +237,27 @@ def top_k_from_histories(
     n_items: int,
     k: int,
     *,
-    closed: Int32 | None = None,
+    excluded_items: Int32 | None = None,
     block: int | None = None,
 ) -> TopK:
-    """The k best items for histories never seen in training, without the items of the history itself.
+    """The k best items for histories unseen during training, without the items of the history itself.
 
     Args:
         model: folds the histories in.
         histories: item rows per user, each int64 [length], in time order; may repeat an item.
         n_items: size of the catalogue.
         k: length of the lists.
-        closed: item rows that are candidates for nobody, ascending.
-        block: histories scored at once; by default as many as ``SCORE_BYTES`` holds, and more where only vectors
-            are asked for.
+        excluded_items: item rows that are candidates for no user, ascending.
+        block: histories scored at once; see ``ranks``.
 
     Raises:
         InputError: a score is not finite, or a history holds an item row outside the catalogue.
         ValueError: the model returns another shape than [B, n_items].
     """
     seen = history_rows(histories, n_items)
-    pass_ = _Pass(_name(model), np.arange(seen.n_rows, dtype=np.int32), seen, None, k, closed)
-    pass_.run(FoldInScorer(model, lambda rows: [histories[row] for row in rows.tolist()]), block)
-    return TopK(pass_.top_items, pass_.top_scores)
+    users = np.arange(seen.n_rows, dtype=np.int32)
+    scorer = FoldInScorer(model, lambda rows: [histories[row] for row in rows.tolist()])
+    return _RankingPass(_name(model), users, seen, None, k, excluded_items).run(scorer, block).lists()
 
 
 def _name(model: object) -> str:
@@ -281,11 +265,13 @@ def _name(model: object) -> str:
 
 
 class FoldInScorer:
-    """A model's answers to histories as a ``Scorer`` of users by number, and its vectors as a ``DotProductScores``.
+    """A ``Scorer`` of users whose scores a model computes from their histories.
+
+    It also has the optional interfaces that the model has.
 
     Args:
         model: a ``FoldIn``.
-        histories: of users by number, int64 [B], their item rows.
+        histories: the histories of user rows int64 [B], each int64 [length] of item rows.
     """
 
     def __init__(self, model: FoldIn, histories: Callable[[torch.Tensor], list[torch.Tensor]]) -> None:
@@ -295,265 +281,196 @@ class FoldInScorer:
         self.has_shared_scores = bool(getattr(model, "has_shared_scores", False))
 
     def score(self, rows: torch.Tensor) -> torch.Tensor:
-        """The histories, folded in."""
-        scores: torch.Tensor = self._model.fold_in(self._histories(rows))
-        return scores
+        """Scores of the users' histories."""
+        return cast("torch.Tensor", self._model.fold_in(self._histories(rows)))
 
     def item_vectors(self) -> torch.Tensor:
-        """The model's."""
-        vectors: torch.Tensor = self._model.item_vectors()
-        return vectors
+        """The model's item vectors."""
+        return cast("torch.Tensor", self._model.item_vectors())
 
     def user_vectors(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of the histories, some at a time: what an encoder writes on the way is many times as large as they are."""
-        some = torch.split(rows, HISTORIES_AT_ONCE)
-        return torch.cat([self._model.history_vectors(self._histories(part)) for part in some])
+        """Vectors of the users' histories, encoded in parts: activations take far more memory than the vectors."""
+        parts = torch.split(rows, HISTORIES_AT_ONCE)
+        return torch.cat([self._model.history_vectors(self._histories(part)) for part in parts])
 
     def shared_scores(self) -> torch.Tensor:
-        """The model's."""
-        scores: torch.Tensor = self._model.shared_scores()
-        return scores
+        """The model's shared scores."""
+        return cast("torch.Tensor", self._model.shared_scores())
 
     def item_weights(self) -> Csr:
-        """The model's."""
-        weights: Csr = self._model.item_weights()
-        return weights
+        """The model's item weights."""
+        return cast("Csr", self._model.item_weights())
 
     def inputs(self, rows: torch.Tensor) -> Csr:
-        """Of the histories."""
-        inputs: Csr = self._model.history_inputs(self._histories(rows))
-        return inputs
+        """Inputs of the users' histories."""
+        return cast("Csr", self._model.history_inputs(self._histories(rows)))
 
 
-class _Pass:
-    """One pass over the scores of some users, and what it found."""
+class _RankingPass:
+    """One pass over the scores of some users, with the counts and lists that it collects."""
 
     def __init__(
-        self, model: str, users: Int32, seen: Csr, truth: Csr | None, k: int, closed: Int32 | None = None
+        self, model: str, users: Int32, seen: Csr, truth: Csr | None, k: int, excluded_items: Int32 | None
     ) -> None:
         if k < 0:
             raise ValueError(f"k must not be negative, it is {k}")
-        nothing = Csr(
-            np.zeros(seen.n_rows + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), seen.n_cols
-        )
-        self.model = model
-        self.users = users
-        self.seen = seen
-        self.truth = nothing if truth is None else truth
-        self.closed = np.zeros(0, np.int32) if closed is None else closed.astype(np.int32)
-        self.order = tie_break_order(seen.n_cols)
-        self.higher, self.equal = np.empty(self.truth.nnz, np.int32), np.empty(self.truth.nnz, np.int32)
+        if truth is None:
+            indptr = np.zeros(seen.n_rows + 1, np.int64)
+            truth = Csr(indptr, np.zeros(0, np.int32), np.zeros(0, np.float32), seen.n_cols)
+        self.model, self.users, self.n_items = model, users, seen.n_cols
+        self.excluded_items = np.zeros(0, np.int32) if excluded_items is None else excluded_items.astype(np.int32)
+        self.order = tie_break_order(self.n_items)
+        self.positions = _positions(self.order, self.n_items)
+        self.masks = seen.indptr, seen.indices, truth.indptr, truth.indices, self.excluded_items
+        self.higher, self.equal = np.empty(truth.nnz, np.int32), np.empty(truth.nnz, np.int32)
         self.all_tied = np.zeros(users.size, np.bool_)
         self.not_finite = np.zeros(users.size, np.int64)
         self.top_items = np.full((users.size, k), -1, np.int32)
         self.top_scores = np.full((users.size, k), -np.inf, np.float32)
 
-    def run(self, model: Scorer, block: int | None) -> None:
-        """Rank all users, by products where that is possible."""
-        if getattr(model, "is_sparse_product", False):
-            self._run_sparse(cast("SparseProductScores", model), block)
-            return
-        if getattr(model, "has_shared_scores", False):
-            self._run_shared(cast("SharedScores", model))
-            return
-        items = self._item_vectors(model)
-        panels = None if items is None else _Panels(items, self.order, self.closed)
-        row_bytes = 4 * max(self.seen.n_cols, 1)
-        by_scores = block or max(1, SCORE_BYTES // row_bytes)
-        size = by_scores if panels is None else block or VECTORS_AT_ONCE
+    def lists(self) -> TopK:
+        """The lists of a pass that has run."""
+        return TopK(self.top_items, self.top_scores)
+
+    def counts(self, users: slice) -> tuple[Int32, Int32, npt.NDArray[np.bool_]]:
+        """Arrays for the kernels' counts."""
+        return self.higher, self.equal, self.all_tied[users]
+
+    def top_lists(self, users: slice) -> tuple[Int32, Float32]:
+        """Arrays for the kernels' lists."""
+        return self.top_items[users], self.top_scores[users]
+
+    def run(self, model: Scorer, block: int | None) -> _RankingPass:
+        """Rank all users with the cheapest kind of scores that the model offers."""
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, self.users.size, size):
-                stop = min(start + size, self.users.size)
-                rows = torch.from_numpy(self.users[start:stop].astype(np.int64))
-                if panels is not None and self._run_products(
-                    cast("DotProductScores", model), rows, start, panels, pool
-                ):
-                    continue
-                for at in range(0, len(rows), by_scores):
-                    self._run_scores(model, rows[at : at + by_scores], start + at, pool)
+            if getattr(model, "is_sparse_product", False):
+                self._run_sparse(cast("SparseProductScores", model), block, pool)
+            elif getattr(model, "has_shared_scores", False):
+                self._run_shared(cast("SharedScores", model), pool)
+            else:
+                self._run_dense(model, block, pool)
+        return self
+
+    def _blocks(self, size: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Users in blocks: the index of a block's first user, and user rows int64 [B]."""
+        for start in range(0, self.users.size, size):
+            yield start, torch.from_numpy(self.users[start : start + size].astype(np.int64))
+
+    def _run_sparse(self, model: SparseProductScores, block: int | None, pool: ThreadPoolExecutor) -> None:
+        weights = model.item_weights()
+        if weights.n_cols != self.n_items:
+            raise ValueError(f"{self.model} has weights for {weights.n_cols} items, expected {self.n_items}")
+        for start, rows in self._blocks(block or VECTORS_AT_ONCE):
+            inputs = model.inputs(rows)
+            if inputs.n_rows != len(rows) or inputs.n_cols > weights.n_rows:
+                shape, expected = (inputs.n_rows, inputs.n_cols), (len(rows), weights.n_rows)
+                raise ValueError(f"{self.model} returned inputs of shape {shape}, expected {expected}")
+            _in_strips(pool, len(rows), len(rows), partial(self._sparse_strip, inputs, weights, start))
+            self._check_finite(start, start + len(rows))
+
+    def _sparse_strip(self, inputs: Csr, weights: Csr, start: int, a: int, b: int) -> None:
+        users = slice(start + a, start + b)
+        csr = (weights.indptr, weights.indices, weights.data)
+        product = (inputs.indptr[a : b + 1], inputs.indices, inputs.data, *csr)
+        counts = (*self.counts(users), self.not_finite[users])
+        if not self.top_items.shape[1] and self.n_items <= sparse_ranking.FEW_ITEMS:
+            sparse_ranking.rank_few_items(*product, self.users[users], *self.masks, *counts, self.n_items)
+        else:
+            ties = (self.order, self.positions)
+            sparse_ranking.rank_sparse(
+                *product, self.users[users], *ties, *self.masks, *counts, *self.top_lists(users)
+            )
+
+    def _run_shared(self, model: SharedScores, pool: ThreadPoolExecutor) -> None:
+        scores = np.ascontiguousarray(model.shared_scores().detach().float().numpy(force=True))
+        if scores.shape != (self.n_items,):
+            raise ValueError(f"{self.model} returned scores of shape {scores.shape}, expected {(self.n_items,)}")
+        self.not_finite[:] = (~np.isfinite(scores)).sum()
+        self._check_finite(0, self.users.size)
+        if not self.users.size:
+            return
+        ranking = SharedRanking(scores, self.positions, self.excluded_items)
+
+        def strip(a: int, b: int) -> None:
+            users = slice(a, b)
+            ranking.rank(self.users[users], *self.masks[:4], *self.counts(users), *self.top_lists(users))
+
+        _in_strips(pool, self.users.size, self.users.size, strip)
+
+    def _run_dense(self, model: Scorer, block: int | None, pool: ThreadPoolExecutor) -> None:
+        items = self._item_vectors(model)
+        panels = None if items is None else _Panels(items, self.order, self.excluded_items)
+        score_rows = block or max(1, SCORE_BYTES // (4 * max(self.n_items, 1)))
+        for start, rows in self._blocks(score_rows if panels is None else block or VECTORS_AT_ONCE):
+            if panels is not None and self._run_products(cast("DotProductScores", model), rows, start, panels, pool):
+                continue
+            for at in range(0, len(rows), score_rows):
+                self._run_scores(model, rows[at : at + score_rows], start + at, pool)
 
     def _item_vectors(self, model: Any) -> Float32 | None:
-        """Vectors of the items if the products with them are all there is to the scores, on this machine's CPU."""
+        """Item vectors, if scores are exactly their dot products and the fused kernel can compute these."""
         if self.users.size < FUSED_FROM or not fused_ranking.HAS_FMA or not getattr(model, "is_dot_product", False):
             return None
         with torch.no_grad():
             items: torch.Tensor = model.item_vectors()
-        if items.device.type != "cpu" or items.dtype != torch.float32 or len(items) != self.seen.n_cols:
+        if items.device.type != "cpu" or items.dtype != torch.float32 or len(items) != self.n_items:
             return None
         return np.ascontiguousarray(items.detach().numpy())
 
     def _run_products(
         self, model: DotProductScores, rows: torch.Tensor, start: int, panels: _Panels, pool: ThreadPoolExecutor
     ) -> bool:
-        """Rank a block of users by products, unless one could overflow: then scores are looked at one by one."""
+        """Rank a block of users by fused dot products; False if one could overflow, so scores must be checked."""
         with torch.no_grad():
-            of_users = model.user_vectors(rows)
-        if of_users.shape != (expected := (len(rows), panels.items.shape[1])):
-            raise ValueError(f"{self.model} returned vectors of shape {tuple(of_users.shape)}, expected {expected}")
-        if of_users.device.type != "cpu" or of_users.dtype != torch.float32:
+            user_vectors = model.user_vectors(rows)
+        if user_vectors.shape != (expected := (len(rows), panels.items.shape[1])):
+            shape = tuple(user_vectors.shape)
+            raise ValueError(f"{self.model} returned vectors of shape {shape}, expected {expected}")
+        if user_vectors.device.type != "cpu" or user_vectors.dtype != torch.float32:
             return False
-        vectors = np.ascontiguousarray(of_users.detach().numpy())
-        if not _largest(vectors) * panels.largest * vectors.shape[1] < float(fused_ranking.LARGEST):  # nor for NaN
-            return False
-        self._in_strips(pool, len(vectors), STRIP, lambda a, b: self._products(vectors[a:b], start + a, panels))
-        return True
-
-    def _run_sparse(self, model: SparseProductScores, block: int | None) -> None:
-        """Rank all users by sparse products."""
-        weights, places = model.item_weights(), _places(self.order, self.seen.n_cols)
-        if weights.n_cols != self.seen.n_cols:
-            raise ValueError(f"{self.model} has weights for {weights.n_cols} items, expected {self.seen.n_cols}")
-        size = block or VECTORS_AT_ONCE
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, self.users.size, size):
-                stop = min(start + size, self.users.size)
-                inputs = model.inputs(torch.from_numpy(self.users[start:stop].astype(np.int64)))
-                if inputs.n_rows != stop - start or inputs.n_cols > weights.n_rows:
-                    raise ValueError(
-                        f"{self.model} returned inputs of shape {inputs.n_rows, inputs.n_cols}, "
-                        f"expected {stop - start, weights.n_rows}"
-                    )
-
-                def strip(a: int, b: int, inputs: Csr = inputs, start: int = start) -> None:
-                    inside = slice(start + a, start + b)
-                    if not self.top_items.shape[1] and self.seen.n_cols <= sparse_ranking.FEW_ITEMS:
-                        sparse_ranking.rank_few_items(
-                            inputs.indptr[a : b + 1],
-                            inputs.indices,
-                            inputs.data,
-                            weights.indptr,
-                            weights.indices,
-                            weights.data,
-                            self.users[inside],
-                            self.seen.indptr,
-                            self.seen.indices,
-                            self.truth.indptr,
-                            self.truth.indices,
-                            self.closed,
-                            self.higher,
-                            self.equal,
-                            self.all_tied[inside],
-                            self.not_finite[inside],
-                            self.seen.n_cols,
-                        )
-                        return
-                    sparse_ranking.rank_sparse(
-                        inputs.indptr[a : b + 1],
-                        inputs.indices,
-                        inputs.data,
-                        weights.indptr,
-                        weights.indices,
-                        weights.data,
-                        self.users[inside],
-                        self.order,
-                        places,
-                        self.seen.indptr,
-                        self.seen.indices,
-                        self.truth.indptr,
-                        self.truth.indices,
-                        self.closed,
-                        self.higher,
-                        self.equal,
-                        self.all_tied[inside],
-                        self.not_finite[inside],
-                        self.top_items[inside],
-                        self.top_scores[inside],
-                    )
-
-                self._in_strips(pool, stop - start, stop - start, strip)
-                self._check_finite(start, stop)
-
-    def _run_shared(self, model: SharedScores) -> None:
-        """Rank all users by one order of the catalogue."""
-        scores = np.ascontiguousarray(model.shared_scores().detach().float().numpy(force=True))
-        if scores.shape != (self.seen.n_cols,):
-            raise ValueError(f"{self.model} returned scores of shape {scores.shape}, expected {(self.seen.n_cols,)}")
-        self.not_finite[:] = (~np.isfinite(scores)).sum()
-        self._check_finite(0, self.users.size)
-        if not self.users.size:
-            return
-        order = SharedRanking(scores, _places(self.order, self.seen.n_cols), self.closed)
+        vectors = np.ascontiguousarray(user_vectors.detach().numpy())
+        if not _largest(vectors) * panels.largest * vectors.shape[1] < float(fused_ranking.LARGEST):
+            return False  # also for NaN
 
         def strip(a: int, b: int) -> None:
-            order.rank(
-                self.users[a:b],
-                self.seen.indptr,
-                self.seen.indices,
-                self.truth.indptr,
-                self.truth.indices,
-                self.higher,
-                self.equal,
-                self.all_tied[a:b],
-                self.top_items[a:b],
-                self.top_scores[a:b],
+            users = slice(start + a, start + b)
+            fused_ranking.rank_products(
+                vectors[a:b],
+                self.users[users],
+                *panels.arrays(),
+                *self.masks,
+                *self.counts(users),
+                *self.top_lists(users),
             )
 
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            self._in_strips(pool, self.users.size, self.users.size, strip)
+        _in_strips(pool, len(vectors), STRIP, strip)
+        return True
 
     def _run_scores(self, model: Scorer, rows: torch.Tensor, start: int, pool: ThreadPoolExecutor) -> None:
-        """Rank a block of users from their scores."""
-        shape = (len(rows), self.seen.n_cols)
+        """Rank a block of users by rows of scores."""
+        shape = (len(rows), self.n_items)
         with torch.no_grad():
             out = model.score(rows)
         if out.shape != shape:
             raise ValueError(f"{self.model} returned scores of shape {tuple(out.shape)}, expected {shape}")
-        # Rows that share memory (an expanded tensor) are copied here; nothing is written into the model's memory.
+        # copies rows that share memory (an expanded tensor); the model's memory is never written to
         scores = np.ascontiguousarray(out.float().numpy(force=True))
-        self._in_strips(pool, len(rows), len(rows), lambda a, b: self._scores(scores[a:b], start + a))
+
+        def strip(a: int, b: int) -> None:
+            users = slice(start + a, start + b)
+            fused_ranking.rank_rows(
+                scores[a:b],
+                self.users[users],
+                self.order,
+                self.positions,
+                *self.masks,
+                *self.counts(users),
+                self.not_finite[users],
+                *self.top_lists(users),
+            )
+
+        _in_strips(pool, len(rows), len(rows), strip)
         self._check_finite(start, start + len(rows))
-
-    @staticmethod
-    def _in_strips(pool: ThreadPoolExecutor, n: int, most: int, work: Callable[[int, int], None]) -> None:
-        """Share 0 … n among the threads, at most so many at a time."""
-        n_threads = torch.get_num_threads()
-        pieces = min(-(-max(n_threads, -(-n // most)) // n_threads) * n_threads, n)
-        edges = np.linspace(0, n, pieces + 1).astype(np.int64).tolist()
-        # The sweeps hold no lock, so plain threads do, and several callers may rank at once.
-        strips = [pool.submit(work, a, b) for a, b in pairwise(edges)]
-        for strip in strips:
-            strip.result()
-
-    def _products(self, vectors: Float32, first: int, panels: _Panels) -> None:
-        inside = slice(first, first + len(vectors))
-        fused_ranking.rank_products(
-            vectors,
-            self.users[inside],
-            panels.items,
-            panels.panels,
-            panels.order,
-            panels.places,
-            self.seen.indptr,
-            self.seen.indices,
-            self.truth.indptr,
-            self.truth.indices,
-            self.closed,
-            self.higher,
-            self.equal,
-            self.all_tied[inside],
-            self.top_items[inside],
-            self.top_scores[inside],
-        )
-
-    def _scores(self, scores: Float32, first: int) -> None:
-        inside = slice(first, first + len(scores))
-        fused_ranking.rank_rows(
-            scores,
-            self.users[inside],
-            self.order,
-            _places(self.order, self.seen.n_cols),
-            self.seen.indptr,
-            self.seen.indices,
-            self.truth.indptr,
-            self.truth.indices,
-            self.closed,
-            self.higher,
-            self.equal,
-            self.all_tied[inside],
-            self.not_finite[inside],
-            self.top_items[inside],
-            self.top_scores[inside],
-        )
 
     def _check_finite(self, start: int, stop: int) -> None:
         if (bad := np.flatnonzero(self.not_finite[start:stop])).size:
@@ -561,24 +478,38 @@ class _Pass:
             raise InputError(
                 "scores are not finite",
                 where=f"model {self.model}, user row {self.users[first]}",
-                expected="finite numbers (training that diverged is the usual cause)",
-                found=f"{self.not_finite[first]:,} of {self.seen.n_cols:,} scores are NaN or infinite; "
-                f"so it is for {bad.size:,} of {stop - start:,} users in this block",
+                expected="finite numbers (diverged training is the usual cause)",
+                found=f"{self.not_finite[first]:,} of {self.n_items:,} scores are NaN or infinite; "
+                f"{bad.size:,} of {stop - start:,} users in this block are affected",
             )
 
 
-class _Panels:
-    """The items' vectors, laid out for the product in the order that decides between equal scores."""
+def _in_strips(pool: ThreadPoolExecutor, n: int, most: int, work: Callable[[int, int], None]) -> None:
+    """Call ``work`` on strips of 0 … n in parallel, each of at most ``most``."""
+    n_threads = torch.get_num_threads()
+    pieces = min(-(-max(n_threads, -(-n // most)) // n_threads) * n_threads, n)
+    edges = np.linspace(0, n, pieces + 1).astype(np.int64).tolist()
+    # kernels release the GIL, so threads suffice, and several callers can rank at once
+    for strip in [pool.submit(work, a, b) for a, b in pairwise(edges)]:
+        strip.result()
 
-    def __init__(self, items: Float32, order: Int32, closed: Int32) -> None:
+
+class _Panels:
+    """Item vectors packed for the fused product, in tie-breaking order."""
+
+    def __init__(self, items: Float32, order: Int32, excluded_items: Int32) -> None:
         self.items = items
-        self.order = order[~np.isin(order, closed)] if closed.size else order
-        self.places = _places(self.order, len(items))
+        self.order = order[~np.isin(order, excluded_items)] if excluded_items.size else order
+        self.positions = _positions(self.order, len(items))
         self.largest = _largest(items)
         self.panels = np.empty(
             (-(-self.order.size // fused_ranking.WIDTH), items.shape[1], fused_ranking.WIDTH), np.float32
         )
         fused_ranking.pack(items, self.order, self.panels)
+
+    def arrays(self) -> tuple[Float32, Float32, Int32, Int32]:
+        """Arguments of the kernel."""
+        return self.items, self.panels, self.order, self.positions
 
 
 def _largest(vectors: Float32) -> float:
@@ -586,14 +517,14 @@ def _largest(vectors: Float32) -> float:
     return float(np.maximum(vectors.max(initial=0), -vectors.min(initial=0)))
 
 
-def _places(order: Int32, n_items: int) -> Int32:
-    """Where each item stands in an order; −1 where it does not."""
-    places = np.full(n_items, -1, np.int32)
-    places[order] = np.arange(order.size, dtype=np.int32)
-    return places
+def _positions(order: Int32, n_items: int) -> Int32:
+    """Position of each item in an order; −1 if it is not in it."""
+    positions = np.full(n_items, -1, np.int32)
+    positions[order] = np.arange(order.size, dtype=np.int32)
+    return positions
 
 
 @lru_cache(maxsize=8)
 def tie_break_order(n_items: int) -> Int32:
-    """The fixed random order of a catalogue that decides between equal scores."""
+    """The fixed random order of a catalogue that breaks ties between equal scores."""
     return np.random.default_rng(20_110).permutation(n_items).astype(np.int32)

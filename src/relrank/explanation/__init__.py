@@ -1,0 +1,1 @@
+"""Why a model recommends an item: paths, and the list without them."""

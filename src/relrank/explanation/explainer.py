@@ -4,27 +4,23 @@ A path runs from the user to an item j of the history and from there to the targ
 
 - through a relation r: over a node t that both items are linked with, or directly, where r links items with items;
 - along a chain, where r touches no item (author → country): over the authors of both, and a country that these share;
-- through the interactions: over what people who chose j chose, too. These people are not named.
+- through the interactions: over other users who chose both. These users are not named.
 
-**Deleting a path** takes away the user's own edge to j (the history without j) and those links of r that join j and i
-on this path: j–t and t–i, or j–i; along a chain those of both authors to the country, for all their items, while the
-chain itself stays. Links among authors, and relations of users, are behind scores but are never named. Of a path
-through the interactions only the user's own edge goes. Whatever else links j with i stays. What the target's score
-and rank are without the path, the model itself says; how, and when that is exact, is written in
-``relrank.explanation.counterfactuals``. The rank is that among the items which are neither in the history nor hidden;
-j is no candidate when its edge is gone, either. Equal scores count half, as in ``relrank.evaluation.ranking``, so a
-rank may end in .5.
+**Deleting a path** removes the user's edge to j (the history without j) and the links of r that join j and i on this
+path: j–t and t–i, or j–i; along a chain the links of both authors to the country, which affects all their items; the
+links that lead to the authors stay. Links among authors, and relations of users, influence scores but are never
+named. For a path through the interactions only the user's edge is removed. Other links between j and i stay. The
+model itself computes the target's score and rank without the path; ``relrank.explanation.counterfactuals`` says how,
+and when the result is exact. The rank counts the items that are neither in the history nor excluded; j stays excluded
+after its edge is removed. Ties count half, as in ``relrank.evaluation.ranking``, so a rank may end in .5.
 
-**Candidates.** What j contributes is what the target's score loses without j in the history. The paths from j to i
-share j's contribution by weight (``relrank.explanation.item_paths``); that share is a path's strength. The strongest
-are tried, and their counterfactuals decide the order: largest drop in rank first, then in score.
+**Candidates.** The contribution of j is what the target's score loses without j in the history. The paths from j to i
+share it in proportion to their weights (``relrank.explanation.item_paths``); this share is a path's strength. The
+counterfactuals of the strongest paths decide the order: largest drop in rank first, then in score.
 
-**A reason must harm the item when it is deleted**, by rank or, at equal rank, by score. A relation is named only if
-its links matter by themselves: cut while the user's edge to j stays, they must harm the item as well. The
-interactions are named if anybody chose both items, or if no relation is behind j; then j acts over longer paths.
-
-Counterfactual faithfulness as deletion of what was named, against a random deletion: DeYoung et al. 2020, "ERASER";
-for recommendations PRINCE (Ghazimatin et al. 2020), whose deletions are those of a user's own edges.
+**Deleting a reason must harm the item**, by rank or, at equal rank, by score. A relation is named only if its links
+matter by themselves: removing them while the user's edge to j stays must harm the item as well. The interactions are
+named if any user chose both items, or if no relation of j is named; j then acts over longer paths.
 """
 
 from __future__ import annotations
@@ -33,10 +29,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from relrank.errors import InputError
-from relrank.evaluation.ranking import SCORE_BYTES, top_k
+from relrank.evaluation.ranking import SCORE_BYTES
 from relrank.explanation.counterfactuals import Counterfactuals, Deletion, ExplainQuery, Listed
 from relrank.explanation.item_paths import INTERACTIONS, ItemPath, ItemPaths
 from relrank.graph.graph import Graph
@@ -44,29 +39,29 @@ from relrank.kernels.csr import Float64, Int64
 from relrank.models.core.base import Recommender
 
 MOST_FOLDED = 256
-"""Items of a history, the latest, that are taken out one by one of a model whose scores are not sums over items."""
+"""Of models whose scores are not sums over items, the number of latest items that are deleted one by one."""
 PER_RELATION = 2
-"""Links of an item and a relation that are tried."""
+"""Paths of an item and a relation that are tried."""
 ROUNDING = 1e-5
-"""Scores that differ by less, as a share, are the same: they are float32."""
+"""float32 scores with a smaller relative difference are the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One path user → via → item, and what the item's place is without it.
+    """One path user → via → item, with the item's rank and score without it.
 
     Attributes:
         via: item row of the history.
         relation: name, or ``"interactions"``.
         through: nodes between ``via`` and the item as (type, row), along a chain the way there and back; () for a
             direct link and for interactions.
-        strength: the path's part of the score, in scores.
-        rank_without: 1-based expected rank of the item with the path deleted.
-        score_without: score then.
-        rank_without_link: rank with the links gone and the user's edge to ``via`` kept; None for interactions, whose
-            path has no link but that edge.
-        score_without_link: score then.
-        exact: whether this is what the model would say, not only an estimate by deletion.
+        strength: the path's share of the score.
+        rank_without: 1-based expected rank of the item without the path.
+        score_without: score without the path.
+        rank_without_link: rank without the links and with the user's edge to ``via``; None for interactions, whose
+            path has no other link.
+        score_without_link: score without the links and with that edge; None for interactions.
+        exact: whether the model would give these scores, as opposed to an estimate.
     """
 
     via: int
@@ -87,11 +82,11 @@ class Explanation:
     Attributes:
         item: row.
         rank: 1-based expected rank among the candidates.
-        score: as the model gives it.
-        reasons: largest drop in rank first, then in score; at most one of an item of the history and a relation. ()
-            where no single path carries the item.
-        by_fold_in: whether what a path carries was found by folding the history in, for a user whose vector is fixed;
-            rank and score are those of that user all the same.
+        score: of the model.
+        reasons: largest drop in rank first, then in score; at most one per item of the history and relation. ()
+            where no single path matters.
+        by_fold_in: whether the effect of a path was estimated by folding in the history, for a user whose vector is
+            fixed; rank and score are still those of that user.
     """
 
     item: int
@@ -111,17 +106,21 @@ class _Candidate:
 
 
 class Explainer:
-    """Explains items of one model; what it prepares is shared by all questions.
+    """Explains recommendations of one model; prepared data are shared by all calls.
 
     Args:
         model: fitted.
-        graph: what it was fitted on.
+        graph: the graph it was fitted on.
+
+    Attributes:
+        counterfactuals: scores of the model after deletions.
+        paths: between items.
     """
 
     def __init__(self, model: Recommender, graph: Graph) -> None:
         self.graph = graph
-        self._counterfactuals = Counterfactuals(model, graph)
-        self._paths = ItemPaths(model, graph, self._counterfactuals.link_update)
+        self.counterfactuals = Counterfactuals(model, graph)
+        self.paths = ItemPaths(model, graph, self.counterfactuals.link_update)
 
     def explain(
         self,
@@ -135,31 +134,31 @@ class Explainer:
         ranked_list: Listed | None = None,
         history_is_proxy: bool = False,
     ) -> list[Explanation]:
-        """Explain items to one user.
+        """Explain recommended items of one user.
 
         Args:
-            items: rows of the targets.
-            user: row, for a user of the graph.
-            history: item rows, oldest first, for anybody else. One of the two.
-            exclude_items: item rows that are no candidates beside those of the history.
+            items: rows of the target items.
+            user: user row, for a user of the graph.
+            history: item rows, oldest first, for a user unseen during training. One of the two.
+            exclude_items: item rows that are not candidates, besides those of the history.
             n: most reasons per item.
-            max_paths: paths per item whose counterfactual is computed. All but relational and sparse EASE are built
-                again for each path through a relation, twice for users whose vectors come from the graph: seconds on
-                a large one.
-            ranked_list: the list that was shown, whole, as item rows and scores; ranks are places of that list then.
-                None: they are expected ranks, where equal scores count half.
-            history_is_proxy: whether the history stands for somebody of whom more is known, such as a user with the
-                items of a visit: what a path carries is then found by folding it in, as for a user whose vector is
-                fixed.
+            max_paths: paths per item whose counterfactual is computed. All models but relational and sparse EASE are
+                built again for each path through a relation, twice for users whose vectors come from the graph, which
+                takes seconds on a large graph.
+            ranked_list: the complete list that was shown, as item rows and scores; ranks are then positions in it.
+                None: expected ranks, where ties count half.
+            history_is_proxy: whether the history only approximates the user whose list is ``ranked_list``, such as a
+                known user with the items of a visit; the effect of a path is then estimated by folding the history
+                in, as for a user whose vector is fixed.
 
         Raises:
-            InputError: a row outside the graph, an item that is in the history, both or neither of user and history,
-                ``n`` or ``max_paths`` below 1, scores that are not finite.
+            InputError: a row is outside the graph, an item is in the history, both or neither of user and history are
+                given, ``n`` or ``max_paths`` is below 1, or scores are not finite.
         """
         for name, value in (("n", n), ("max_paths", max_paths)):
             if value < 1:
-                raise InputError("nothing is asked for", where=name, expected="1 or more", found=str(value))
-        query = self._counterfactuals.query(user, history, exclude_items, ranked_list, history_is_proxy)
+                raise InputError(f"{name} is below 1", where="explanation", expected="1 or more", found=str(value))
+        query = self.counterfactuals.query(user, history, exclude_items, ranked_list, history_is_proxy)
         for item in items:
             if not 0 <= item < self.graph.n_items:
                 raise InputError(
@@ -170,7 +169,7 @@ class Explainer:
                 )
             if item in query.items:
                 raise InputError(
-                    "item is in the history", where="item", expected="one that was not chosen yet", found=str(item)
+                    "item is in the history", where="item", expected="an item not chosen yet", found=str(item)
                 )
         targets = np.array(items, np.int64)
         ranks, scores = self._item_by_item(query, targets)
@@ -180,39 +179,42 @@ class Explainer:
         ]
 
     def _item_by_item(self, query: ExplainQuery, targets: Int64) -> tuple[Float64, Float64]:
-        """Drops in rank and score of every target without each item of the history: [history, targets] each."""
+        """Drops in rank and in score of each target without each item of the history, [n_history, n_targets] each."""
         shape = query.items.size, targets.size
         ranks, scores = np.zeros(shape), np.zeros(shape)
-        whole = self._counterfactuals.histories(query, [None]).ravel() if query.edits_graph else query.scores
-        was = np.array([query.rank(whole, t) for t in targets.tolist()])
-        first = 0 if self._counterfactuals.is_additive else max(0, query.items.size - MOST_FOLDED)
+        full = self.counterfactuals.histories(query, [None]).ravel() if query.edits_graph else query.scores
+        full_ranks = np.array([query.rank(full, t) for t in targets.tolist()])
+        first = 0 if self.counterfactuals.is_additive else max(0, query.items.size - MOST_FOLDED)
         size = max(1, SCORE_BYTES // (8 * max(self.graph.n_items, 1)))
         for start in range(first, query.items.size, size):
-            rows = self._counterfactuals.histories(query, query.items[start : start + size].tolist())
+            rows = self.counterfactuals.histories(query, query.items[start : start + size].tolist())
             for at, row in enumerate(rows, start):
-                ranks[at] = [query.rank(row, t) for t in targets.tolist()] - was
-                scores[at] = whole[targets] - row[targets]
+                ranks[at] = [query.rank(row, t) for t in targets.tolist()] - full_ranks
+                scores[at] = full[targets] - row[targets]
         return ranks, scores
 
     def _candidates(
         self, query: ExplainQuery, target: int, rank_drops: Float64, score_drops: Float64, max_paths: int
     ) -> list[_Candidate]:
-        """At most ``max_paths`` paths, the strongest; of the items that matter most at least one."""
+        """The ``max_paths`` strongest paths at most, with at least one of each of the items that matter most."""
         by_drop = np.lexsort((np.arange(query.items.size), -score_drops, -rank_drops)).tolist()
         order = [at for at in by_drop if (rank_drops[at], score_drops[at]) > (0, 0)][:max_paths]
         first: list[_Candidate] = []
         rest: list[_Candidate] = []
-        for place, at in enumerate(order):
-            ways = self._paths.between(int(query.items[at]), target)
-            total = sum(weight for _, weight in ways)
-            part = max(float(score_drops[at]), 0.0)
-            shares = [weight / total if total else float(path.relation == INTERACTIONS) for path, weight in ways]
-            mine = [_Candidate(p, weight, part * s) for (p, weight), s in zip(ways, shares, strict=True)]
-            kept: dict[str, int] = {}
-            for number, one in enumerate(sorted(mine, key=lambda c: -c.strength)):
-                kept[one.path.relation] = kept.get(one.path.relation, 0) + 1
-                if kept[one.path.relation] <= PER_RELATION:
-                    (first if not number and 4 * place < max_paths else rest).append(one)
+        for position, at in enumerate(order):
+            paths = self.paths.between(int(query.items[at]), target)
+            total = sum(weight for _, weight in paths)
+            contribution = max(float(score_drops[at]), 0.0)
+            of_item = [
+                _Candidate(path, weight, contribution * (weight / total if total else path.relation == INTERACTIONS))
+                for path, weight in paths
+            ]
+            count: dict[str, int] = {}
+            for number, candidate in enumerate(sorted(of_item, key=lambda c: -c.strength)):
+                relation = candidate.path.relation
+                count[relation] = count.get(relation, 0) + 1
+                if count[relation] <= PER_RELATION:
+                    (first if not number and 4 * position < max_paths else rest).append(candidate)
         return [*first, *sorted(rest, key=lambda c: -c.strength)][:max_paths]
 
     def _explained(self, query: ExplainQuery, target: int, candidates: Sequence[_Candidate], n: int) -> Explanation:
@@ -220,50 +222,28 @@ class Explainer:
         paths = [c.path for c in candidates]
         linked = [path for path in paths if path.relation != INTERACTIONS]
         deletions = [Deletion(path.via, path.cut) for path in paths] + [Deletion(None, path.cut) for path in linked]
-        scores, exact = self._counterfactuals.without(query, deletions)
-        places = [(query.rank(row, target), float(row[target])) for row in scores]
+        scores, exact = self.counterfactuals.without(query, deletions)
+        outcomes = [(query.rank(row, target), float(row[target])) for row in scores]
 
-        def harms(place: tuple[float, float]) -> bool:
-            rounding = ROUNDING * max(abs(score), abs(place[1]))
-            return place[0] > rank or (place[0] == rank and place[1] < score - rounding)
+        def harms(outcome: tuple[float, float]) -> bool:
+            rounding = ROUNDING * max(abs(score), abs(outcome[1]))
+            return outcome[0] > rank or (outcome[0] == rank and outcome[1] < score - rounding)
 
-        alone = dict(zip(linked, places[len(paths) :], strict=True))
-
-        def kept(path: ItemPath) -> tuple[float | None, float | None]:
-            return alone.get(path, (None, None))
-
-        found = [
-            (c, Reason(c.path.via, c.path.relation, c.path.through, c.strength, *place, *kept(c.path), is_exact))
-            for c, place, is_exact in zip(candidates, places[: len(paths)], exact[: len(paths)], strict=True)
-            if harms(place) and (c.path not in alone or harms(alone[c.path]))
-        ]
-        by_relation = {reason.via for _, reason in found if reason.relation != INTERACTIONS}
-        reasons = [r for c, r in found if r.relation != INTERACTIONS or c.weight > 0 or r.via not in by_relation]
+        without_link = dict(zip(linked, outcomes[len(paths) :], strict=True))
+        harmful: list[tuple[_Candidate, Reason]] = []
+        for candidate, outcome, is_exact in zip(candidates, outcomes[: len(paths)], exact[: len(paths)], strict=True):
+            path = candidate.path
+            if harms(outcome) and (path not in without_link or harms(without_link[path])):
+                of_path = (path.via, path.relation, path.through, candidate.strength)
+                link_rank, link_score = without_link.get(path, (None, None))
+                harmful.append((candidate, Reason(*of_path, *outcome, link_rank, link_score, is_exact)))
+        by_relation = {reason.via for _, reason in harmful if reason.relation != INTERACTIONS}
+        reasons = [r for c, r in harmful if r.relation != INTERACTIONS or c.weight > 0 or r.via not in by_relation]
         reasons.sort(key=lambda r: (-r.rank_without, r.score_without, -r.strength, r.via, r.relation, r.through))
-        first: dict[tuple[int, str], Reason] = {}
+        best: dict[tuple[int, str], Reason] = {}
         for reason in reasons:
-            first.setdefault((reason.via, reason.relation), reason)
-        return Explanation(target, rank, score, tuple(first.values())[:n], query.by_fold_in)
-
-    def drops(
-        self, user: int, items: Sequence[int], max_paths: int, rng: np.random.Generator
-    ) -> list[tuple[float, float]]:
-        """Drops in rank of a user's items without the first reason's path, and without a random one of its kind.
-
-        NaN for an item without a reason; see ``faithfulness``.
-        """
-        query = self._counterfactuals.query(user, None)
-        found = self.explain(items, user=user, n=1, max_paths=max_paths)
-        named = {e.item: ItemPath(r.via, r.relation, r.through, e.item) for e in found for r in e.reasons}
-        drawn = [self._paths.random(query.items, path, rng) for path in named.values()]
-        scores = self._counterfactuals.without(query, [Deletion(path.via, path.cut) for path in drawn])[0]
-        row_of = dict(zip(named, scores, strict=True))
-        return [
-            (e.reasons[0].rank_without - e.rank, query.rank(row_of[e.item], e.item) - e.rank)
-            if e.reasons
-            else (np.nan, np.nan)
-            for e in found
-        ]
+            best.setdefault((reason.via, reason.relation), reason)
+        return Explanation(target, rank, score, tuple(best.values())[:n], query.by_fold_in)
 
 
 def explain(
@@ -277,74 +257,8 @@ def explain(
     n: int = 5,
     max_paths: int = 20,
 ) -> Explanation:
-    """One item to one user; arguments and errors are those of ``Explainer.explain``."""
-    found = Explainer(model, graph).explain(
+    """Explain one recommended item of one user; arguments and errors are those of ``Explainer.explain``."""
+    (explanation,) = Explainer(model, graph).explain(
         [item], user=user, history=history, exclude_items=exclude_items, n=n, max_paths=max_paths
     )
-    return found[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Faithfulness:
-    """How much more the named paths matter than random ones.
-
-    Attributes:
-        n: items that were explained.
-        strict: share of them whose rank drops further without the first reason's path than without a random path.
-        ties: share for which both drop the rank alike.
-        unexplained: share without any reason; not among the strict ones nor the ties.
-        drop: mean drop in rank without the named path, 0 where there is none.
-        random_drop: mean drop without the random one, over the items with a reason.
-        drops: float64 [n, 2], both drops of every item; NaN for an item without a reason.
-    """
-
-    n: int
-    strict: float
-    ties: float
-    unexplained: float
-    drop: float
-    random_drop: float
-    drops: Float64
-
-    @property
-    def share(self) -> float:
-        """``strict``, and half of ``ties``."""
-        return self.strict + self.ties / 2
-
-
-def faithfulness(
-    model: Recommender, graph: Graph, users: npt.NDArray[np.integer], k: int, seed: int, max_paths: int = 20
-) -> Faithfulness:
-    """Delete the first reason of recommended items, and for each a random path of the same length.
-
-    A random path (``ItemPaths.random``) starts at a random item of the history, and need not reach the target. Both
-    are deleted in the same way, the edge to the first item and the links.
-
-    Args:
-        model: fitted.
-        graph: what it was fitted on.
-        users: rows; their ``k`` best items that are not in the history are explained.
-        k: items per user.
-        seed: of the random paths.
-        max_paths: as in ``Explainer.explain``.
-
-    Raises:
-        InputError: as ``Explainer.explain``, or there is nothing to explain.
-    """
-    explainer, rng = Explainer(model, graph), np.random.default_rng(seed)
-    drops: list[tuple[float, float]] = []
-    for user, best in zip(users.tolist(), top_k(model, users, model.history, k).items, strict=True):
-        drops += explainer.drops(user, best[best >= 0].tolist(), max_paths, rng)
-    if not drops:
-        raise InputError("nothing to explain", where="users, k", expected="some of either", found="none")
-    named, random = np.array(drops).T
-    there = ~np.isnan(named)
-    return Faithfulness(
-        len(drops),
-        float((named > random).mean()),
-        float((named == random).mean()),
-        float(1 - there.mean()),
-        float(np.nan_to_num(named).mean()),
-        float(random[there].mean()) if there.any() else 0.0,
-        np.array(drops),
-    )
+    return explanation

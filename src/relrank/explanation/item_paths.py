@@ -1,11 +1,11 @@
-"""Paths between two items, over the relations that a model reads and by the weights that it gives them.
+"""Paths between two items over the relations that a model uses, with their weights.
 
 A path from item j to item i through a relation runs over a node t that both are linked with, or directly where the
-relation links items with items. Through a relation that touches no item it runs along the chain that leads there,
-over a node that both reach, and back along the chain. Its weight is the product of its normalised edges times the
-relation's weight: for relational EASE, sparse EASE and relational item-kNN the terms of the Gram matrix, ``w R_jt
-R_it`` with unit rows R, beside co-counts of interactions (of sparse EASE weighted by user); for other models products
-of ``D^-1/2 W D^-1/2``.
+relation links items with items. Through a relation that touches no item it runs along the chain that leads there, to
+a node that both items reach, and back along the chain. Its weight is the product of its normalised edges times the
+relation's weight. For relational EASE, sparse EASE and relational item-kNN these are the terms of the Gram matrix:
+``w R_jt R_it`` with unit rows R, and co-counts of interactions (for sparse EASE weighted by user). For other models
+they are products of ``D^-1/2 W D^-1/2``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import chain_of, described_type
-from relrank.kernels.csr import Csr, Float64, Int32, Int64
+from relrank.kernels.csr import Csr, Float64, Int32
 from relrank.models.closed_form.relational_item_knn import RelationalItemKNN
 from relrank.models.core.base import Recommender
 from relrank.models.core.relation_rows import unit_relation_rows
 
 WAYS = 4
-"""Of several ways along a chain from an item to a node, those that are followed."""
+"""Most ways along a chain from an item to a node that are followed."""
 INTERACTIONS = "interactions"
-"""What stands for a relation where a path runs through what other people chose."""
+"""The relation's name in paths through other users who chose both items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class ItemPath:
     Attributes:
         via: item row of the history.
         relation: name, or ``"interactions"``.
-        through: nodes in between as (type, row); () for a direct link and for interactions. Along a chain those of
-            the way there, the far node in the middle, and those of the way back.
+        through: nodes in between as (type, row); () for a direct link and for interactions. Along a chain: the nodes
+            of the way there, the far node in the middle, the nodes of the way back.
         end: item row at the other end.
     """
 
@@ -53,7 +53,7 @@ class ItemPath:
 
     @property
     def cut(self) -> EdgeRemoval:
-        """The links of the relation on it."""
+        """The links of the relation on the path."""
         if self.relation == INTERACTIONS:
             return EdgeRemoval(None, ())
         if not self.through:
@@ -65,8 +65,18 @@ class ItemPath:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Links:
-    """One relation from the items' side: [n_items, n nodes], normalised; its weight; whether ``node`` is the item."""
+class ItemLinks:
+    """Links of the items in one relation.
+
+    Attributes:
+        relation: name.
+        node: node type at the other end.
+        rows: normalised weights, [n_items, n_nodes].
+        weight: of the relation.
+        within: whether ``node`` is the item type.
+        steps: along a chain, the node type that each step leads to and the step's row shares; ``rows`` are then those
+            of the far end.
+    """
 
     relation: str
     node: str
@@ -74,7 +84,6 @@ class _Links:
     weight: float
     within: bool
     steps: tuple[tuple[str, Csr], ...] = ()
-    """Along a chain, shares of every step and the type that it leads to; rows are then those of its far end."""
 
     def of(self, item: int) -> tuple[Int32, Float64]:
         """Neighbours and values."""
@@ -82,30 +91,33 @@ class _Links:
         return self.rows.indices[part], self.rows.data[part].astype(np.float64)
 
     def ways(self, item: int, node: int) -> list[tuple[tuple[tuple[str, int], ...], float]]:
-        """What lies between an item and a node, with shares that add up to 1; the largest few alone."""
-        found: list[tuple[tuple[tuple[str, int], ...], int, float]] = [((), item, 1.0)]
-        for at, (kind, rows) in enumerate(self.steps):
-            further = []
-            for passed, place, share in found:
-                part = slice(rows.indptr[place], rows.indptr[place + 1])
+        """Nodes between an item and a node of the far end, with the way's share of all ways; the ``WAYS`` largest."""
+        ways: list[tuple[tuple[tuple[str, int], ...], int, float]] = [((), item, 1.0)]
+        for number, (kind, rows) in enumerate(self.steps):
+            longer = []
+            for passed, current, share in ways:
+                part = slice(rows.indptr[current], rows.indptr[current + 1])
                 for other, value in zip(rows.indices[part].tolist(), rows.data[part].tolist(), strict=True):
-                    if at + 1 < len(self.steps):
-                        further.append(((*passed, (kind, other)), other, share * value))
+                    if number + 1 < len(self.steps):
+                        longer.append(((*passed, (kind, other)), other, share * value))
                     elif other == node:
-                        further.append((passed, other, share * value))
-            found = further
-        found.sort(key=lambda way: (-way[2], way[0]))
-        total = sum(share for _, _, share in found)
-        return [(passed, share / total) for passed, _, share in found[:WAYS]]
+                        longer.append((passed, other, share * value))
+            ways = longer
+        ways.sort(key=lambda way: (-way[2], way[0]))
+        total = sum(share for _, _, share in ways)
+        return [(passed, share / total) for passed, _, share in ways[:WAYS]]
 
 
 class ItemPaths:
-    """The paths of one model.
+    """Paths between items over the relations that one model uses.
 
     Args:
         model: fitted.
-        graph: what it was fitted on.
-        link_update: the model's unit rows, if it is relational EASE or sparse EASE.
+        graph: the graph it was fitted on.
+        link_update: holds the unit rows of relational EASE and sparse EASE; None for other models.
+
+    Attributes:
+        links: of the items, by relation.
     """
 
     def __init__(self, model: Recommender, graph: Graph, link_update: LowRankUpdate | LocalUpdate | None) -> None:
@@ -113,89 +125,43 @@ class ItemPaths:
         self._by_item = link_update.chosen if isinstance(link_update, LocalUpdate) else model.history.transpose()
         parts = _stacked_rows(model, graph, link_update)
         self._by_terms = parts is not None
-        self._links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
-        self._back: dict[str, Csr] = {}
+        self.links = tuple(_links_of(model, graph) if parts is None else _links_of_rows(graph, parts))
 
     def between(self, via: int, end: int) -> list[tuple[ItemPath, float]]:
-        """All paths with their weights; the one through the interactions comes last, also where its weight is 0."""
-        found = []
-        for links in self._links:
+        """All paths with their weights; the path through the interactions is last, even if its weight is 0."""
+        paths = []
+        for links in self.links:
             (nodes, there), (others, back) = links.of(via), links.of(end)
             common, left, right = np.intersect1d(nodes, others, assume_unique=True, return_indices=True)
             values = links.weight * there[left] * back[right]
             direct = 0.0
             for node, value in zip(common.tolist(), values.tolist(), strict=True):
                 if links.steps:
-                    found += [
-                        (
-                            ItemPath(via, links.relation, (*one, (links.node, node), *reversed(other)), end),
-                            value * s * t,
-                        )
-                        for one, s in links.ways(via, node)
-                        for other, t in links.ways(end, node)
-                    ]
-                elif links.within and node in (via, end):  # an item is its own neighbour, too
+                    for outward, s in links.ways(via, node):
+                        for inward, t in links.ways(end, node):
+                            through = (*outward, (links.node, node), *reversed(inward))
+                            paths.append((ItemPath(via, links.relation, through, end), value * s * t))
+                elif links.within and node in (via, end):  # each item is its own neighbour
                     direct += value
                 else:
-                    found.append((ItemPath(via, links.relation, ((links.node, node),), end), value))
+                    paths.append((ItemPath(via, links.relation, ((links.node, node),), end), value))
             if direct:
-                found.append((ItemPath(via, links.relation, (), end), direct))
-        return [*found, (ItemPath(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
+                paths.append((ItemPath(via, links.relation, (), end), direct))
+        return [*paths, (ItemPath(via, INTERACTIONS, (), end), self._chosen_together(via, end))]
 
     def _chosen_together(self, via: int, end: int) -> float:
-        """Weight of two items' users: terms of the Gram matrix, or products of normalised edges."""
+        """Weight of the users of two items: terms of the Gram matrix, or products of normalised edges."""
         rows = self._by_item.take(np.array([via, end]))
         (one, other), (x, y) = (np.split(a, rows.indptr[1:2]) for a in (rows.indices, rows.data))
         _, left, right = np.intersect1d(one, other, assume_unique=True, return_indices=True)
         both = float(np.dot(x[left], y[right]))
         return both if self._by_terms or not both else both / float(np.linalg.norm(x) * np.linalg.norm(y))
 
-    def random(self, items: Int64, like: ItemPath, rng: np.random.Generator) -> ItemPath:
-        """A random path of the same length from a random one of some items, another one if there is any.
-
-        Where the path that it is to be like runs through a relation, so does this one: a random relation in which
-        its first item has neighbours, a random node there, a random other item next to that; or a random neighbour,
-        if there is no node in between. An item without any keeps only its own edge.
-        """
-        for _ in range(100):
-            path = self._random_from(int(rng.choice(items)), like, rng)
-            if (path.via, path.relation, path.through) != (like.via, like.relation, like.through):
-                break
-        return path
-
-    def _random_from(self, via: int, like: ItemPath, rng: np.random.Generator) -> ItemPath:
-        alone = ItemPath(via, INTERACTIONS, (), like.end)
-        if like.relation == INTERACTIONS:
-            return alone
-        ways = []
-        for links in self._links:
-            nodes = links.of(via)[0]
-            if links.within:
-                nodes = nodes[nodes != via]
-            as_long = links.within if not like.through else max(len(links.steps), 1) == len(like.through) // 2 + 1
-            if nodes.size and as_long:
-                ways.append((links, nodes))
-        if not ways:
-            return alone
-        links, nodes = ways[int(rng.integers(len(ways)))]
-        node = int(rng.choice(nodes))
-        if not like.through:
-            return ItemPath(via, links.relation, (), node)
-        if links.relation not in self._back:
-            self._back[links.relation] = links.rows.transpose()
-        ends = self._back[links.relation].take(np.array([node])).indices
-        ends = ends[(ends != via) & ((ends != node) | (not links.within))]
-        if not ends.size:
-            return alone
-        end = int(rng.choice(ends))
-        there, back = (links.ways(item, node)[0][0] if links.steps else () for item in (via, end))
-        return ItemPath(via, links.relation, (*there, (links.node, node), *reversed(back)), end)
-
 
 def _stacked_rows(
     model: Recommender, graph: Graph, link_update: LowRankUpdate | LocalUpdate | None
 ) -> list[tuple[str, Csr, float]] | None:
-    """Name, unit rows and weight of every relation of items that a model stacks with the interactions, if it does."""
+    """Name, unit rows and weight of each relation that a model stacks with the interactions; None if it does not."""
     if link_update is not None:
         return [(name, link_update.rows[name], weight) for name, weight in link_update.weights.items()]
     if isinstance(model, RelationalItemKNN):
@@ -206,19 +172,19 @@ def _stacked_rows(
     return None
 
 
-def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Iterator[_Links]:
-    """Unit rows; within the items they hold each item as its own neighbour."""
+def _links_of_rows(graph: Graph, parts: Iterable[tuple[str, Csr, float]]) -> Iterator[ItemLinks]:
+    """Links in unit rows; within the items each item is its own neighbour."""
     for name, rows, weight in parts:
         relation = graph.relations[name]
         if graph.item not in (relation.source, relation.target):
             yield from _along_a_chain(graph, relation, rows, weight)
             continue
         node = relation.target if relation.source == graph.item else relation.source
-        yield _Links(name, node, rows, weight, relation.undirected)
+        yield ItemLinks(name, node, rows, weight, relation.undirected)
 
 
-def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
-    """Normalised edges of the items' relations that change scores; each item its own neighbour within."""
+def _links_of(model: Recommender, graph: Graph) -> Iterator[ItemLinks]:
+    """Normalised links of the relations that affect scores; within the items each item is its own neighbour."""
     learned = getattr(model, "relation_weights", {})
     named, default = getattr(model.config, "weights", {}), float(getattr(model.config, "weight", 1.0))
     for name in sorted(type(model).used_relations(graph, model.config)):
@@ -238,17 +204,17 @@ def _links_of(model: Recommender, graph: Graph) -> Iterator[_Links]:
             own = np.arange(rows.n_rows, dtype=np.int32)
             row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
             data = np.concatenate([rows.data, np.full(own.size, 0.5, np.float32)])  # direct: ½ Â_ji + Â_ij ½
-            yield _Links(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
+            yield ItemLinks(name, graph.item, Csr.from_pairs(row, col, (own.size, own.size), data), weight, True)
         elif relation.source == graph.item:
-            yield _Links(name, relation.target, rows, weight, False)
+            yield ItemLinks(name, relation.target, rows, weight, False)
         else:
-            yield _Links(name, relation.source, rows.transpose(), weight, False)
+            yield ItemLinks(name, relation.source, rows.transpose(), weight, False)
 
 
-def _along_a_chain(graph: Graph, relation: Relation, rows: Csr, weight: float) -> Iterator[_Links]:
-    """Composed rows with the steps behind them; none where the last step stays at a node as often as it leaves."""
-    chain = chain_of(graph, relation)
-    if relation.undirected:  # to stay is no link, so that nothing on such a path could be deleted
+def _along_a_chain(graph: Graph, relation: Relation, rows: Csr, weight: float) -> Iterator[ItemLinks]:
+    """Composed rows with their steps; none for a relation within one type."""
+    if relation.undirected:  # a step that stays at its node is no link, so it cannot be deleted
         return
+    chain = chain_of(graph, relation)
     steps = tuple((r.target if on else r.source, step(graph, r, on).shares()) for r, on in chain)
-    yield _Links(relation.name, steps[-1][0], rows, weight, False, steps)
+    yield ItemLinks(relation.name, steps[-1][0], rows, weight, False, steps)

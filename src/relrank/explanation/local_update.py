@@ -1,16 +1,15 @@
-"""Sparse EASE solved again without a few links of its items: only for the items that the links can touch.
+"""Sparse EASE solved again without a few links of its items: only for the items that the links can affect.
 
-A cut changes the rows S of a relation's unit rows R, so of ``G = Xᵀ Ω X + Σ w R Rᵀ`` only the rows and columns S.
-The regression of item j is on its neighbours N_j; it stays what it is unless
+A removal changes the rows S of a relation's unit rows R, so of ``G = Xᵀ Ω X + Σ w R Rᵀ`` only the rows and columns S.
+The regression of item j on its neighbours N_j stays the same unless
 
 - j is in S;
 - an item of S is in N_j: the block G_NN changes, and the neighbours may have to be selected again;
 - an item of S comes nearer to j than it was, so that it may enter N_j.
 
-These targets are selected and solved again, by the kernels and from the numbers that the model itself uses, with the
-changed entries written in place and taken back afterwards. Targets whose score is 0 before and after, since no input
-is among their neighbours in either case, are left out. Relations that a changed one leads to along a chain change in
-the same rows and are composed again there.
+These targets are selected and solved again with the model's own kernels and numbers; changed entries are written in
+place and restored afterwards. Targets whose score is 0 before and after, because no input is among their neighbours,
+are left out. Relations that are reached through a changed one change in the same rows and are composed again there.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from relrank.explanation.link_update import LinkUpdate
 from relrank.graph.edge_removal import EdgeRemoval
-from relrank.graph.relation_chains import Chain, chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.kernels.dense_solve import full_gram, products_by_row
 from relrank.kernels.local_regression import (
@@ -39,21 +38,21 @@ from relrank.kernels.local_regression import (
 )
 from relrank.models.closed_form import sparse_ease
 from relrank.models.closed_form.sparse_ease import SparseEASE
-from relrank.models.core.relation_rows import FEW_ITEMS, RowsAfterRemoval, unit_relation_rows
+from relrank.models.core.relation_rows import unit_relation_rows
 
 NEARER = np.float32(1 - 1e-6)
-"""A cosine counts as nearer where it is not smaller by more than rounding."""
+"""A cosine counts as nearer unless it is smaller by more than rounding."""
 
 
 class _Change(NamedTuple):
-    """The rows S that a cut changes, ascending, and by relation what they become: CSR [|S|, n_others]."""
+    """The rows S that a removal changes, ascending, and by relation their new values: CSR [|S|, n_others]."""
 
     items: Int64
     rows: dict[str, Csr]
 
 
 class _Near(NamedTuple):
-    """Rows S of G as neighbours are selected by, and lengths of columns.
+    """Rows S of G, by which neighbours are selected, and lengths of columns.
 
     Attributes:
         products: float32 [|S|, n_columns].
@@ -73,7 +72,7 @@ class _Near(NamedTuple):
 
 
 class _DenseGram:
-    """G in full, as the model makes it for few columns."""
+    """G in full, as the model computes it for few columns."""
 
     def __init__(self, model: SparseEASE) -> None:
         self.model, self.scaled = model, model.scaled_rows()
@@ -87,18 +86,17 @@ class _DenseGram:
             symmetric_sum(self.g, [(full_gram(rows), weight)], self.g)
 
     def near(self, items: Int64) -> _Near:
-        """Rows of G as it stands."""
+        """Rows of the current G."""
         norms = np.sqrt(np.maximum(self.g.diagonal(), 0)).astype(np.float32)
         return _Near(self.g[items], norms[items], norms)
 
     @contextmanager
     def changed(self, change: _Change) -> Iterator[None]:
-        """G with the changed rows and columns in place."""
+        """Write the changed rows and columns into G, and restore it at the end."""
         s = change.items
         fresh = products_by_row(self.by_column.take(s), self.scaled)
         for name, rows, weight in self.parts:
-            mine = change.rows.get(name)
-            left = rows.take(s) if mine is None else mine
+            left = change.rows[name] if name in change.rows else rows.take(s)
             products = products_by_row(left, self.back[name])
             products[:, s] = products_by_row(left, left.transpose())
             add_rows(fresh, products, weight)
@@ -123,7 +121,7 @@ class _DenseGram:
 
 
 class _Stack:
-    """Z by columns and by rows, as the model makes it for many columns; links that go become values of 0."""
+    """Z by columns and by rows, as the model computes it for many columns; removed links become values of 0."""
 
     def __init__(self, model: SparseEASE) -> None:
         self.model = model
@@ -138,15 +136,15 @@ class _Stack:
             height += rows.n_cols
 
     def near(self, items: Int64) -> _Near:
-        """Rows of G as it stands, without the rows of Z that bring no items near each other."""
-        mine = self.columns.take(items)
-        data = np.where(self.long[mine.indices], np.float32(0), mine.data)
-        products = products_by_row(Csr(mine.indptr, mine.indices, data, mine.n_cols), self.rows)
+        """Rows of the current G, without the rows of Z that are too long to make items neighbours."""
+        columns = self.columns.take(items)
+        data = np.where(self.long[columns.indices], np.float32(0), columns.data)
+        products = products_by_row(Csr(columns.indptr, columns.indices, data, columns.n_cols), self.rows)
         return _Near(products, self.norms[items], self.norms)
 
     @contextmanager
     def changed(self, change: _Change) -> Iterator[None]:
-        """Z with the changed rows of relations in place."""
+        """Write the changed rows of relations into Z, and restore it at the end."""
         at_column, at_row, fresh = [], [], []
         for name, rows in change.rows.items():
             height, old, weight = self.first[name]
@@ -186,30 +184,22 @@ class _Stack:
         return neighbours, weights_sparse(self.columns, c.l2, targets, neighbours)
 
 
-class LocalUpdate:
+class LocalUpdate(LinkUpdate):
     """Scores of a solved sparse EASE as if it had been solved without some links of its items.
 
     Args:
         model: solved; interactions and relations of users stay as they are.
-
-    Attributes:
-        weights: of the relations that say something of items, where above 0.
-        rows: their unit rows.
     """
 
     def __init__(self, model: SparseEASE) -> None:
-        self.model, graph = model, model.graph
-        active_relations = model.active_relations(graph.item)
-        self._chains: dict[str, Chain] = {r.name: chain_of(graph, r) for r, _ in active_relations}
-        self.weights = {r.name: w for r, w in active_relations}
-        self.rows = {r.name: unit_relation_rows(graph, r) for r, _ in active_relations}
+        super().__init__(model.graph, model.active_relations(model.graph.item))
+        self.model = model
         self.is_large = model.n_columns > sparse_ease.DENSE_COLUMNS
-        self._without = RowsAfterRemoval(graph, self._chains)
         self._in_place = threading.Lock()
 
     @cached_property
     def chosen(self) -> Csr:
-        """Items by users, each interaction with the root of its weight Ω: what co-counts are made of."""
+        """Items by users, each interaction with the root of its weight Ω; co-counts are products of these rows."""
         x = self.model.history
         return Csr(
             x.indptr, x.indices, (x.data * self.model.user_scale()[x.rows()]).astype(np.float32), x.n_cols
@@ -220,24 +210,13 @@ class LocalUpdate:
         return _Stack(self.model) if self.is_large else _DenseGram(self.model)
 
     def supports(self, cut: EdgeRemoval) -> bool:
-        """Whether only the rows of the cut's items, or of few that lead to its links, change.
+        """Whether only few targets have to be solved again.
 
-        All rows of a relation within the items change where its only largest weight goes and that is above 1. In
-        large catalogues a node whose items become few enough to count as near each other touches all of them.
+        In large catalogues a node whose items become few enough to make them neighbours affects all of them.
         """
-        if cut.relation is None:
-            return True
-        graph = self.model.graph
-        relation = graph.relations[cut.relation]
-        if graph.item not in (relation.source, relation.target):
-            supports = not relation.undirected and 0 < self._without.items(cut).size <= FEW_ITEMS
-            return supports and not (self.is_large and self._crosses(cut))
-        if relation.undirected and len(relation) and relation.weight.max() > 1:
-            gone = {(min(link), max(link)) for link in cut.links}
-            largest = np.flatnonzero(relation.weight == relation.weight.max())
-            if all((int(relation.src[at]), int(relation.dst[at])) in gone for at in largest):
-                return False
-        return not (self.is_large and self._crosses(cut))
+        if not super().supports(cut):
+            return False
+        return cut.relation is None or not (self.is_large and self._crosses(cut))
 
     def _crosses(self, cut: EdgeRemoval) -> bool:
         """Whether a row of Z falls to ROW_ENTRIES or below."""
@@ -257,11 +236,11 @@ class LocalUpdate:
         return False
 
     def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[EdgeRemoval]) -> Float64:
-        """Scores of input rows under cuts, one for one.
+        """Scores of input rows, each without the links of one removal.
 
         Args:
-            rows: n of them, each the columns and the values of ``[x, √w u]``, items before pseudo-items.
-            cuts: n, links that are there, for which ``supports`` is true.
+            rows: n, each the columns and the values of ``[x, √w u]``, items before pseudo-items.
+            cuts: n removals of existing links, for which ``supports`` is true.
 
         Returns:
             float64 [n, n_items].
@@ -274,18 +253,18 @@ class LocalUpdate:
         for cut in dict.fromkeys(cuts):
             if cut.relation is None:
                 continue
-            places = [at for at, other in enumerate(cuts) if other == cut]
-            columns = np.unique(np.concatenate([rows[at][0] for at in places]))
+            numbers = [at for at, other in enumerate(cuts) if other == cut]
+            columns = np.unique(np.concatenate([rows[at][0] for at in numbers]))
             targets, neighbours, weights = self._solved(cut, columns)
-            x = np.zeros(self.model.n_columns + 1)  # the last stands for no neighbour
-            for at in places:
+            x = np.zeros(self.model.n_columns + 1)  # the last column means no neighbour
+            for at in numbers:
                 x[rows[at][0]] = rows[at][1]
                 scores[at, targets] = (x[neighbours] * weights).sum(1)
                 x[rows[at][0]] = 0
         return scores
 
     def _solved(self, cut: EdgeRemoval, inputs: Int64) -> tuple[Int64, Int32, Float32]:
-        """Items whose scores of these inputs can change, their neighbours and weights then."""
+        """Items whose scores of these inputs can change, with their new neighbours and weights."""
         change = self._change(cut)
         if not change.rows:
             k = self.model.n_neighbours
@@ -296,16 +275,16 @@ class LocalUpdate:
             was = before.cosines(shrinkage)
             with source.changed(change):
                 after = source.near(change.items)
-                targets = self._touched(change.items, inputs, before, after, was, after.cosines(shrinkage))
+                targets = self._affected(change.items, inputs, before, after, was, after.cosines(shrinkage))
                 neighbours, weights = source.solve(targets)
         if self.model.config.item_power:
             weights = weights * self.model.item_scale()[targets][:, None]
         return targets, neighbours, weights
 
-    def _touched(
+    def _affected(
         self, items: Int64, inputs: Int64, before: _Near, after: _Near, was: Float32, cosines: Float32
     ) -> Int64:
-        """Targets that are solved again, ascending; see the head of this file."""
+        """Targets that are solved again, ascending; see the module's docstring."""
         n, weights = self.model.graph.n_items, self.model.item_weights()
         differs = (before.products != after.products) | (before.own != after.own)[:, None]
         nearer = (differs & (cosines > 0) & (cosines >= was * NEARER))[:, :n].any(0)
@@ -314,16 +293,16 @@ class LocalUpdate:
             holders = weights.indices[weights.indptr[item] : weights.indptr[item + 1]]
             holding[holders] = True
             leaving[holders] |= cosines[place, holders] < was[place, holders]
-        touched = holding | nearer
-        if not np.isin(items, inputs).any():  # else whatever an item of S is a neighbour of has another score
+        affected = holding | nearer
+        if not np.isin(items, inputs).any():  # else the score of each item with a neighbour in S changes
             reached = np.zeros(n, np.bool_)
             reached[weights.take(inputs).indices] = True
-            touched &= reached | leaving
-        touched[items] = True
-        found: Int64 = np.flatnonzero(touched)
-        return found
+            affected &= reached | leaving
+        affected[items] = True
+        targets: Int64 = np.flatnonzero(affected)
+        return targets
 
     def _change(self, cut: EdgeRemoval) -> _Change:
-        """Rows with what goes taken out, each again of length 1."""
+        """Unit rows without the removed links."""
         items = self._without.items(cut)
         return _Change(items, self._without.rows(cut, items))

@@ -1,6 +1,6 @@
 """Relational EASE solved again without a few links of its items, by a low-rank change of the inverse.
 
-A relation enters ``G`` as ``w R Rᵀ`` with unit rows R. Links that go change the rows S of R by ``D = R' − R``, and
+A relation enters ``G`` as ``w R Rᵀ`` with unit rows R. Removing links changes the rows S of R by ``D = R' − R``, and
 the same rows of every relation that is composed over it. So with the columns S of the identity as E
 
     G' = G + E Cᵀ + C Eᵀ,      C = Σ_r w_r (R_r D_rᵀ + ½ E D_r D_rᵀ),
@@ -20,65 +20,38 @@ from typing import NamedTuple
 
 import numpy as np
 
+from relrank.explanation.link_update import LinkUpdate
 from relrank.graph.edge_removal import EdgeRemoval
-from relrank.graph.relation_chains import chain_of
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
 from relrank.kernels.dense_solve import products_by_row, rows_times_dense
 from relrank.models.closed_form.relational_ease import RelationalEASE
-from relrank.models.core.relation_rows import FEW_ITEMS, RowsAfterRemoval, unit_relation_rows
 
 
 class _Change(NamedTuple):
-    """The rows S that a cut changes, ascending, and D as CSR by the name of every relation that it changes there."""
+    """The rows S that a removal changes, ascending, and by the name of each changed relation D as CSR."""
 
     rows: Int64
     differences: dict[str, Csr]
 
 
-class LowRankUpdate:
+class LowRankUpdate(LinkUpdate):
     """Scores of a solved relational EASE as if it had been solved without some links of its items.
 
     Args:
         model: solved; interactions and relations of users stay as they are.
-
-    Attributes:
-        weights: of the relations that say something of items, where above 0.
-        rows: their unit rows.
     """
 
     def __init__(self, model: RelationalEASE) -> None:
-        self.model, graph = model, model.graph
-        active_relations = model.active_relations(graph.item)
-        self._chains = {r.name: chain_of(graph, r) for r, _ in active_relations}
-        self.weights = {r.name: w for r, w in active_relations}
-        self.rows = {r.name: unit_relation_rows(graph, r) for r, _ in active_relations}
-        self._without = RowsAfterRemoval(graph, self._chains)
+        super().__init__(model.graph, model.active_relations(model.graph.item))
+        self.model = model
         self._columns: dict[str, Csr] = {}
 
-    def supports(self, cut: EdgeRemoval) -> bool:
-        """Whether only a few rows change.
-
-        Where a relation within the items has weights above 1, its rows are scaled by the largest, which may go. A
-        link that touches no item is in the rows of all items that lead there, which may be too many.
-        """
-        if cut.relation is None:
-            return True
-        graph = self.model.graph
-        relation = graph.relations[cut.relation]
-        if graph.item not in (relation.source, relation.target):
-            return not relation.undirected and 0 < self._without.items(cut).size <= FEW_ITEMS
-        if not relation.undirected or not len(relation) or relation.weight.max() <= 1:
-            return True
-        gone = {(min(link), max(link)) for link in cut.links}
-        largest = np.flatnonzero(relation.weight == relation.weight.max())
-        return any((int(relation.src[at]), int(relation.dst[at])) not in gone for at in largest)
-
     def scores(self, rows: Sequence[tuple[Int64, Float32]], cuts: Sequence[EdgeRemoval]) -> Float64:
-        """Scores of input rows under cuts, one for one.
+        """Scores of input rows, each without the links of one removal.
 
         Args:
-            rows: n of them, each the columns and the values of ``[x, √w u]``, items before pseudo-items.
-            cuts: n, links that are there, for which ``supports`` is true.
+            rows: n, each the columns and the values of ``[x, √w u]``, items before pseudo-items.
+            cuts: n removals of existing links, for which ``supports`` is true.
 
         Returns:
             float64 [n, n_items].
@@ -92,7 +65,7 @@ class LowRankUpdate:
         changes = {cut: self._change(cut) for cut in dict.fromkeys(cuts) if cut.relation is not None}
         if not changes:
             return scores
-        columns = self._changed_columns(changes)  # C of all cuts, side by side
+        columns = self._changed_columns(changes)  # C of all removals, side by side
         scaled = (columns * p).astype(np.float32)
         through = -(b @ scaled.T).astype(np.float64)  # P C
         through[:n] += scaled.T
@@ -117,22 +90,22 @@ class LowRankUpdate:
         return scores
 
     def _change(self, cut: EdgeRemoval) -> _Change:
-        """Rows with what goes taken out, each again of length 1, less the rows as they were."""
+        """Differences between unit rows without the removed links and with them."""
         items = self._without.items(cut)
         fresh = self._without.rows(cut, items)
         return _Change(items, {name: _difference(rows, self.rows[name].take(items)) for name, rows in fresh.items()})
 
     def _changed_columns(self, changes: dict[EdgeRemoval, _Change]) -> Float64:
-        """C of every cut, transposed, one below the other: float64 [Σ|S|, n_items]."""
+        """C of every removal, transposed and stacked: float64 [Σ|S|, n_items]."""
         parts = {cut: np.zeros((change.rows.size, self.model.graph.n_items)) for cut, change in changes.items()}
         for name in {name for change in changes.values() for name in change.differences}:
-            mine = [cut for cut in changes if name in changes[cut].differences]
-            stacked = _below([changes[cut].differences[name] for cut in mine])
+            affecting = [cut for cut in changes if name in changes[cut].differences]
+            stacked = _stacked([changes[cut].differences[name] for cut in affecting])
             if name not in self._columns:
                 self._columns[name] = self.rows[name].transpose()
             products: Float32 = products_by_row(stacked, self._columns[name])
             start, weight = 0, self.weights[name]
-            for cut in mine:
+            for cut in affecting:
                 rows, difference = changes[cut].rows, changes[cut].differences[name]
                 parts[cut] += weight * products[start : start + rows.size].astype(np.float64)
                 start += rows.size
@@ -143,13 +116,13 @@ class LowRankUpdate:
 def _difference(new: Csr, old: Csr) -> Csr:
     """``new − old``, where ``new`` has no entry that ``old`` lacks."""
     data = -old.data.astype(np.float64)
-    places = old.rows().astype(np.int64) * old.n_cols + old.indices
-    data[np.searchsorted(places, new.rows().astype(np.int64) * new.n_cols + new.indices)] += new.data
+    positions = old.rows().astype(np.int64) * old.n_cols + old.indices
+    data[np.searchsorted(positions, new.rows().astype(np.int64) * new.n_cols + new.indices)] += new.data
     return Csr(old.indptr, old.indices, data.astype(np.float32), old.n_cols)
 
 
-def _below(parts: Sequence[Csr]) -> Csr:
-    """Rows of one matrix below those of another."""
+def _stacked(parts: Sequence[Csr]) -> Csr:
+    """Matrices one below the other."""
     lengths = np.concatenate([part.degrees() for part in parts])
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     indices, data = (np.concatenate([getattr(part, name) for part in parts]) for name in ("indices", "data"))

@@ -1,9 +1,9 @@
-"""Weighted means of neighbours over the edges of a block, with the gradient by hand.
+"""Weighted means of neighbours over the edges of a block, with a hand-written gradient.
 
     out_i = Σ_j w_ij x_j / Σ_j w_ij,      dx_j = Σ_i w_ij / (Σ_k w_ik) g_i
 
-On a CPU both are our own sparse products, of the block's rows and of their transpose, which one counting pass makes;
-nothing is gathered edge by edge. Elsewhere, and in float64, they are torch's ``index_add``.
+On a CPU both are sparse products, with the block's rows and with their transpose. On other devices, and in float64,
+they are torch's ``index_add``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def sparse_product(matrix: Csr, x: Tensor) -> Tensor:
 
 
 def neighbour_mean(x: Tensor, edges: Edges) -> Tensor:
-    """The weighted mean of every destination's neighbours; zeros where a destination has none.
+    """The weighted mean of each destination's neighbours; zeros where a destination has none.
 
     Args:
         x: vectors of the block's source nodes, [n_src, d].
@@ -66,7 +66,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        back = ctx.matrix.transpose()
-        out = np.empty((back.n_rows, gradients[0].shape[1]), np.float32)
-        spmm(back, gradients[0].contiguous().numpy(), out)
+        transposed = ctx.matrix.transpose()
+        out = np.empty((transposed.n_rows, gradients[0].shape[1]), np.float32)
+        spmm(transposed, gradients[0].contiguous().numpy(), out)
         return torch.from_numpy(out), None

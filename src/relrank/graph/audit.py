@@ -1,4 +1,4 @@
-"""What a reader of the results would ask of the graph: does a relation hold what a model is to predict?"""
+"""Leak checks of a graph: does a relation or a column of items contain what a model has to predict?"""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ from relrank.tables.tables import Tables
 
 GROWS = "figures that grow with held-out rows"
 REPAIR_HINT = "give the table's rows a time or a user (time, by), so that they are cut at the split, or leave it out"
-"""What to do about a relation that knows held-out rows."""
+"""Advice for a relation that contains held-out rows."""
 
 
 def find_split_row_leaks(
     graph: Graph, split: Split, timed: Collection[str] = (), titles: Titles = NO_TITLES
 ) -> Iterator[Finding]:
-    """Rows of the split that are edges of a relation between users and items; hidden ones are a leak.
+    """Rows of the split that are also edges of a relation between users and items; held-out ones are a leak.
 
-    Edges of ``timed`` relations are earlier than the user's held-out rows: one that is the same pair was known then,
-    such as an item that was looked at before it was bought, and is worth a warning only. ``titles`` are read
-    instead of names of relations.
+    Edges of ``timed`` relations are earlier than the user's held-out rows, such as an item that was viewed before it
+    was bought; these are only a warning. ``titles`` replace names of relations in messages.
     """
     n = graph.n_items
     for name, r in graph.relations.items():
@@ -40,16 +39,16 @@ def find_split_row_leaks(
             continue
         title = titles.get(name, name)
         edges = pair_keys(r.src, r.dst, n) if r.source == graph.user else pair_keys(r.dst, r.src, n)
-        again = int(np.isin(edges, pair_keys(split.train.user, split.train.item, n)).sum())
-        message = f"{again:,} of {len(r):,} edges of relation {title} repeat a training row, so that a model "
-        message += "reads in its graph what it is to predict"
-        yield Finding("warning" if again else "ok", f"training rows in {title}", message, again, (name,))
+        repeated = int(np.isin(edges, pair_keys(split.train.user, split.train.item, n)).sum())
+        message = f"{repeated:,} of {len(r):,} edges of relation {title} repeat a training row, so that the graph "
+        message += "contains what the model has to predict"
+        yield Finding("warning" if repeated else "ok", f"training rows in {title}", message, repeated, (name,))
         for part, rows in (("validation", split.valid), ("test", split.test)):
-            held = int(np.isin(pair_keys(rows.user, rows.item, n), edges).sum())
-            message = f"{held:,} of {len(rows):,} {part} rows are edges of relation {title}"
+            count = int(np.isin(pair_keys(rows.user, rows.item, n), edges).sum())
+            message = f"{count:,} of {len(rows):,} {part} rows are edges of relation {title}"
             message += ", each of an earlier time" * (name in timed)
             level: Literal["leak", "warning", "ok"] = "warning" if name in timed else "leak"
-            yield Finding(level if held else "ok", f"{part} rows in {title}", message, held, (name,), REPAIR_HINT)
+            yield Finding(level if count else "ok", f"{part} rows in {title}", message, count, (name,), REPAIR_HINT)
 
 
 def find_popularity_leaks(
@@ -60,67 +59,56 @@ def find_popularity_leaks(
     timed: Collection[str] = (),
     titles: Titles = NO_TITLES,
 ) -> Iterator[Finding]:
-    """Figures of items that know how many of their interactions are held out (``tables.feature_leakage``).
+    """Numbers of items that reveal how many of their interactions are held out (``tables.feature_leakage``).
 
     Args:
-        graph: its relations of items are counted: links, and their weights.
+        graph: the number and the weight of each item's links are checked.
         split: of the interactions.
         tables: with the numeric columns of items that relations and features use.
-        columns: (table, column) of what is used, by the name of the relation or feature.
-        timed: relations that were cut at the split by their times: what they say was known, a warning.
-        titles: of relations, read instead of their names.
+        columns: (table, column) pairs in use, by the name of the relation or feature.
+        timed: relations that were cut at the split by their times; their findings are warnings.
+        titles: of relations, shown instead of their names.
     """
-    bad, looked_at = [], 0
+    findings, checked = [], 0
     for name, what, figure in _figures(graph, tables, columns, titles):
-        looked_at += 1
-        found = feature_leakage(figure, split, np.random.default_rng(0))
-        if found.is_count:
+        checked += 1
+        leakage = feature_leakage(figure, split, np.random.default_rng(0))
+        if leakage.is_count:
             message = (
-                f"{what} follows from the number of an item's training and held-out rows together, and not from that "
-                f"of its training rows: equal numbers leave {found.counted:.0%} of the variance that these leave"
+                f"{what} is a function of an item's training and held-out rows together rather than of its training "
+                f"rows: the residual variance given the first is {leakage.counted:.0%} of that given the second"
             )
-        elif found.is_shifted:
-            against = "all rows of their users" if found.exact else "their users' last training rows"
+        elif leakage.is_shifted:
+            against = "all rows of their users" if leakage.exact else "their users' last training rows"
             message = (
-                f"{what} is larger over held-out rows than over {against}, by {found.pull:.2f} standard deviations "
-                f"({found.z:.1f} standard errors)"
+                f"{what} is larger over held-out rows than over {against}, by {leakage.pull:.2f} standard deviations "
+                f"({leakage.z:.1f} standard errors)"
             )
         else:
             continue
-        sure = (found.is_count or found.exact) and name not in timed
+        sure = (leakage.is_count or leakage.exact) and name not in timed
         n = len(split.valid) + len(split.test)
         remedy = f"count and collect {titles.get(name, name)} without held-out rows, or leave it out"
-        bad.append(Finding("leak" if sure else "warning", f"{GROWS}: {what}", message, n, (name,), remedy))
-    if looked_at and not bad:
-        message = f"none of {looked_at:,} figures of items knows which rows are held out"
-        yield Finding("ok", GROWS, message, 0)
-    yield from bad
+        findings.append(Finding("leak" if sure else "warning", f"{GROWS}: {what}", message, n, (name,), remedy))
+    if checked and not findings:
+        yield Finding("ok", GROWS, f"none of {checked:,} figures of items reveals which rows are held out", 0)
+    yield from findings
 
 
 def _figures(
-    graph: Graph,
-    tables: Tables,
-    columns: Mapping[str, Collection[tuple[str, str]]],
-    titles: Titles,
+    graph: Graph, tables: Tables, columns: Mapping[str, Collection[tuple[str, str]]], titles: Titles
 ) -> Iterator[tuple[str, str, Float64]]:
-    """Name of the relation or feature, what is measured, and its value of each item; NaN where it has none."""
+    """Name of the relation or feature, what is measured, and its value for each item; NaN where it is missing."""
     n = graph.n_items
     for name, r in graph.relations.items():
         if graph.item not in (r.source, r.target) or name not in columns:
             continue
         ends = [end for kind, end in ((r.source, r.src), (r.target, r.dst)) if kind == graph.item]
         rows, weight = np.concatenate(ends), np.concatenate([r.weight] * len(ends))
-        yield (
-            name,
-            f"the number of links of {titles.get(name, name)}",
-            np.bincount(rows, minlength=n).astype(np.float64),
-        )
+        links = f"links of {titles.get(name, name)}"
+        yield name, f"the number of {links}", np.bincount(rows, minlength=n).astype(np.float64)
         if weight.size and weight.min() < weight.max():
-            yield (
-                name,
-                f"the weight of links of {titles.get(name, name)}",
-                np.bincount(rows, weight, n).astype(np.float64),
-            )
+            yield name, f"the weight of {links}", np.bincount(rows, weight, n).astype(np.float64)
     table = tables.nodes.get(tables.item)
     if table is None:
         return
@@ -133,11 +121,11 @@ def _figures(
 
 
 def find_transition_overlap(graph: Graph, name: str, title: str | None = None) -> Finding:
-    """Steps of training histories from one item to the next that are an edge of a co-occurrence by themselves.
+    """Steps of training histories, from an item to the next, that alone make an edge of a co-occurrence relation.
 
-    A model that learns to take the step reads it in its graph. More than a tenth of all steps is a warning. A step is
-    one of what the relation counts: of histories in which an item is once, where it was first chosen. ``title`` is
-    read instead of the name.
+    A model that learns such a step finds it in its graph. More than a tenth of all steps is a warning. The steps are
+    those that the relation counts: of histories with each item once, where it was first chosen. ``title`` replaces
+    the relation's name in messages.
     """
     histories, relation = Sequences.from_graph(replace(graph, events=None)), graph.relations[name]
     inside = np.diff(np.repeat(np.arange(histories.n), histories.lengths())) == 0
@@ -145,6 +133,6 @@ def find_transition_overlap(graph: Graph, name: str, title: str | None = None) -
     once = relation.where(relation.weight == 1)
     edges = pair_keys(once.src, once.dst, graph.n_items)
     n = int(np.isin(pair_keys(np.minimum(a, b), np.maximum(a, b), graph.n_items), edges).sum())
-    read, steps = title or name, f"{n:,} of {a.size:,} steps from a training item to the next"
-    message = f"{steps} are edges of {read} that no other step makes"
-    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {read}", message, n, (name,))
+    shown, steps = title or name, f"{n:,} of {a.size:,} steps from a training item to the next"
+    message = f"{steps} are edges of {shown} that no other step makes"
+    return Finding("warning" if n > a.size / 10 else "ok", f"own steps in {shown}", message, n, (name,))

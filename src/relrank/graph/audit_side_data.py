@@ -1,22 +1,23 @@
-"""Do side rows name the very pairs that are held out: a user's own lists, tags and reviews, a column of readers?
+"""Leak checks of side data: do users' own lists, tags or reviews, or a column of readers, contain held-out pairs?
 
-A user leads to nodes, such as their lists, and these lead to items. Beyond the items of their training rows few other
-items are reached so, and if most of those are held out, the side rows were made of the interactions. What leads from
-users to nodes is
+Users are linked with nodes, such as their lists, and these with items. If most of the items reached in this way,
+training items aside, are held out, the side rows were made from the interactions. Users are linked with nodes by
 
 - a relation of users,
-- or the nodes themselves, where their keys are those of users: a column of an item that lists who read it,
-- or what a user's training items have in common: the node that most of them, and hardly any other item, is linked
-  with can be nothing but the user under another name, if it is nearer to that user than to all others.
+- equal keys: the nodes are users, as in a column of an item that lists its readers,
+- their training items: a node that is linked with most of a user's items and with hardly any other item is this user
+  under another name, unless it is as similar to another user.
 
-Honest side data reach many items for each that is held out: all items of a favourite author, of a genre. An author of
-five books, of whom many readers have read four, leads each of them to the fifth; that author is no single reader.
+Legitimate side data reach many items for each held-out one: all items of a favourite author or of a genre. An author
+of five books, four of which many readers have read, leads each of them to the fifth; but that author stands for many
+readers, not for one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -29,20 +30,20 @@ from relrank.tables.ids import IdMap
 from relrank.tables.split import Split
 
 MOST = 0.5
-"""More than this share of what is reached beyond training rows being held out is a leak."""
+"""It is a leak if more than this share of the reached pairs beyond training rows is held out."""
 TIMES_CHANCE = 3.0
-"""It must also be so many times the share among all pairs beyond training rows: small catalogues have large ones."""
+"""It must also be this multiple of the share among all pairs beyond training rows, which is large in small data."""
 NEAR = (2, 10, 1 << 62)
-"""Items beyond training rows that a node leads a user to, at most: narrow nodes are looked at by themselves first."""
+"""Most items beyond training rows to which a node leads a user; narrow nodes are checked alone first."""
 FEWEST = 10
 SHARE = 0.01
-"""Held-out rows that must be reached, at least so many and this share of them all."""
+"""Fewest held-out rows that must be reached, as a number and as a share of all."""
 _PAIRS = 5_000_000
-"""Pairs that are looked at; nodes that lead to the fewest come first."""
+"""Most pairs that are checked; nodes with the fewest items come first."""
 _USERS = 5_000
-"""Users whose training items are compared with the nodes'."""
+"""Most users whose training items are compared with those of the nodes."""
 _ALIKE, _COMMON = 0.4, 3
-"""What a user's training items and those of a node have in common, over all of both, at least; and in number."""
+"""Smallest Jaccard similarity of a user's training items and a node's items, and fewest common items."""
 
 CHECK = "held-out rows in side rows"
 REPAIR_HINT = "give its table a time or a user (time, by), so that its rows are cut at the split, or leave it out"
@@ -53,8 +54,8 @@ class ReachablePairs:
     """Pairs of users and items that side rows lead to, beyond training rows.
 
     Attributes:
-        pairs: how many.
-        held: how many of them are held out.
+        pairs: their number.
+        held: the number of held-out ones.
     """
 
     pairs: int
@@ -62,7 +63,7 @@ class ReachablePairs:
 
     @property
     def share(self) -> float:
-        """Of the pairs that are held out."""
+        """Share of held-out pairs."""
         return self.held / self.pairs if self.pairs else 0.0
 
 
@@ -72,38 +73,38 @@ def find_side_data_leaks(
     """A finding for each way from users to their own held-out items, or one that says that there is none.
 
     Args:
-        graph: with the relations to look at; features of items count as well.
+        graph: its relations, and sparse features of items, are checked.
         split: of its interactions.
-        timed: relations whose rows were cut at the split by their times: what is reached was known, a warning.
-        titles: of relations, read instead of their names.
+        timed: relations whose rows were cut at the split by their times; their findings are warnings.
+        titles: of relations, shown instead of their names.
     """
-    bad, looked_at = [], 0
+    worst: dict[tuple[str, ...], Finding] = {}
+    checked = 0
     train = split.train.csr(*split.shape)
     for names, how, to_nodes, to_items in _ways(graph, split, train, titles):
-        looked_at += 1
-        found = leaking_pairs(to_nodes, to_items, split, train)
-        if found is None:
+        checked += 1
+        reached = leaking_pairs(to_nodes, to_items, split, train)
+        if reached is None:
             continue
-        known = set(names) <= set(timed)
+        is_timed = set(names) <= set(timed)
         message = (
-            f"{how} leads from users to {found.pairs:,} items beyond their training rows, and {found.held:,} of "
-            f"these ({found.share:.0%}) are their held-out rows" + ", each known before" * known
+            f"{how} leads from users to {reached.pairs:,} items beyond their training rows, and {reached.held:,} of "
+            f"these ({reached.share:.0%}) are their held-out rows" + ", each of an earlier time" * is_timed
         )
         check = f"{CHECK}: {' and '.join(titles.get(name, name) for name in names)}"
-        bad.append(Finding("warning" if known else "leak", check, message, found.held, names, REPAIR_HINT))
-    worst: dict[tuple[str, ...], Finding] = {}
-    for finding in bad:  # the same relation may be caught by its keys and by its items
-        if finding.names not in worst or finding.count > worst[finding.names].count:
-            worst[finding.names] = finding
+        # the same relation may be found by its keys and by its items
+        if names not in worst or reached.held > worst[names].count:
+            level: Literal["warning", "leak"] = "warning" if is_timed else "leak"
+            worst[names] = Finding(level, check, message, reached.held, names, REPAIR_HINT)
     if worst:
         yield from worst.values()
-    elif looked_at:
-        message = f"none of {looked_at:,} ways from users over side rows leads to their held-out items above all"
+    elif checked:
+        message = f"none of {checked:,} ways from users over side rows leads mostly to their held-out items"
         yield Finding("ok", CHECK, message, 0)
 
 
 def leaking_pairs(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> ReachablePairs | None:
-    """What users reach over nodes, if so much of it is held out that it is no accident; the narrowest such nodes.
+    """Pairs that users reach over nodes, if too many of them are held out for chance; over the narrowest such nodes.
 
     Args:
         to_nodes: users by nodes.
@@ -127,15 +128,15 @@ def leaking_pairs(to_nodes: Csr, to_items: Csr, split: Split, train: Csr) -> Rea
     keys = pair_keys(user[way], item, n_items)
     for most in NEAR:
         pairs = np.unique(keys[width <= most])
-        found = ReachablePairs(pairs.size, int(np.isin(pairs, held).sum()))
-        enough = found.held >= max(FEWEST, SHARE * held.size)
-        if enough and found.share > max(MOST, TIMES_CHANCE * chance):
-            return found
+        reached = ReachablePairs(pairs.size, int(np.isin(pairs, held).sum()))
+        enough = reached.held >= max(FEWEST, SHARE * held.size)
+        if enough and reached.share > max(MOST, TIMES_CHANCE * chance):
+            return reached
     return None
 
 
 def _ways(graph: Graph, split: Split, train: Csr, titles: Titles) -> Iterator[tuple[tuple[str, ...], str, Csr, Csr]]:
-    """Names, a description, users by nodes and nodes by items."""
+    """Names of the relations or the feature, a description, users by nodes, and nodes by items."""
     ends = {graph.user, graph.item}
     of_users = [r for r in graph.relations.values() if graph.user in (r.source, r.target) and not _among(r, ends)]
     of_items = [r for r in graph.relations.values() if graph.item in (r.source, r.target) and not _among(r, ends)]
@@ -163,7 +164,7 @@ def _ways(graph: Graph, split: Split, train: Csr, titles: Titles) -> Iterator[tu
 
 
 def match_nodes_to_users(train: Csr, to_items: Csr) -> Csr:
-    """Users by nodes: the one node whose items are the user's own, and nobody else's as much, where there is one.
+    """Users by nodes: for each user at most one node, whose items are the user's own more than any other user's.
 
     Args:
         train: users by items.
@@ -175,7 +176,7 @@ def match_nodes_to_users(train: Csr, to_items: Csr) -> Csr:
     some = np.arange(n) if n <= _USERS else np.linspace(0, n - 1, _USERS).astype(np.int64)
     own, sizes = train.take(some), to_items.degrees()
     own_sizes = own.degrees()
-    # a node with far more items than any user has is none of them
+    # a node with far more items than any user has is no user
     plausible = np.flatnonzero((sizes >= _COMMON) & (sizes <= own_sizes.max(initial=0) / _ALIKE))
     nodes = to_items.take(plausible)
     a = csr_array((np.ones(own.nnz, np.float32), own.indices, own.indptr), shape=(some.size, train.n_cols))
@@ -187,7 +188,7 @@ def match_nodes_to_users(train: Csr, to_items: Csr) -> Csr:
     user, node, alike = user[keep], node[keep], alike[keep]
     most = np.zeros(plausible.size)
     np.maximum.at(most, node, alike)
-    nearest = alike == most[node]  # what several people are as near to, such as a short series, is none of them
+    nearest = alike == most[node]  # a node that several users match equally, such as a short series, is no user
     alone = np.bincount(node[nearest], minlength=plausible.size) == 1
     user, node, alike = (values[nearest & alone[node]] for values in (user, node, alike))
     best = np.lexsort((node, -alike, user))
@@ -198,7 +199,7 @@ def match_nodes_to_users(train: Csr, to_items: Csr) -> Csr:
 
 
 def _same_keys(rows: IdMap, columns: IdMap) -> Csr:
-    """The pairs of a key of one type and the same key, as text, of another."""
+    """Pairs of nodes of two types with the same key as text."""
     one, other = (
         pl.DataFrame({"key": ids.keys.cast(pl.String), side: np.arange(len(ids))})
         for ids, side in ((rows, "row"), (columns, "column"))
@@ -216,6 +217,6 @@ def _other(relation: Relation, end: str) -> str:
 
 
 def _csr(relation: Relation, graph: Graph, rows: str, columns: str) -> Csr:
-    """The links of a relation, weights aside."""
+    """The links of a relation without weights."""
     ends = (relation.src, relation.dst) if relation.source == rows else (relation.dst, relation.src)
     return Csr.from_pairs(*ends, (len(graph.nodes[rows]), len(graph.nodes[columns])))

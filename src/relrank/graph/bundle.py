@@ -2,7 +2,7 @@
 
 A bundle is a folder with ``manifest.json``, ``edges.safetensors``, one ``nodes-<i>.parquet`` per node type and, where
 nodes have features, ``features.safetensors``. File names follow from the format and never from the manifest, which
-holds the sha256 of each file and of its own content. These find damage and careless edits; they are no signature.
+holds the sha256 of each file and of its own content. These detect damage and edits; they are no signature.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relrank.tables.notices import Notice
 
 FORMAT, VERSION = "relrank graph", 3
 READABLE = (1, 2, VERSION)
-"""Version 1 knew no features of nodes, version 2 no order of histories."""
+"""Version 1 has no features of nodes, version 2 no order of histories."""
 _ENDS = ("src", "dst", "weight")
 _ROWS = ("indptr", "indices", "data")
 
@@ -47,7 +47,7 @@ class _Edges(ConfigSection):
     edges: int
 
 
-class _Known(ConfigSection):
+class _FeatureEntry(ConfigSection):
     name: str
     node: str
     sparse: bool
@@ -69,20 +69,20 @@ class _Manifest(ConfigSection):
     nodes: list[_Type]
     relations: list[_Edges]
     """The interactions, then every relation in order."""
-    features: tuple[_Known, ...] = ()
+    features: tuple[_FeatureEntry, ...] = ()
     ordered: bool = False
-    """Whether the edges' file holds the interactions' ``places``."""
+    """Whether the edges' file contains ``Graph.places``."""
     repeated: bool = False
-    """Whether it holds their ``events``, too."""
+    """Whether it contains ``Graph.events``."""
     notices: list[_Notice]
     files: dict[str, str]
     """sha256 by file name."""
     sha256: str
-    """Of the manifest without this line."""
+    """Of the manifest without this field."""
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether a folder is an older bundle: runs and studies have a manifest, too, but of another format."""
+    """Whether a folder is a bundle; manifests of runs and studies have other formats."""
     try:
         note = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -91,10 +91,10 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def save_graph(graph: Graph, folder: Path | str) -> None:
-    """Write a graph as a bundle; the folder appears whole or not at all, and replaces a bundle of that name.
+    """Write a graph as a bundle, atomically; an existing bundle is replaced.
 
     Raises:
-        InputError: the folder exists and is something else than a bundle.
+        InputError: the folder exists and is not a bundle.
     """
     folder = Path(folder)
     from safetensors.numpy import save
@@ -146,8 +146,8 @@ def load_graph(folder: Path | str) -> Graph:
     """Read what ``save_graph`` wrote.
 
     Raises:
-        InputError: a file is missing or not what was written; the bundle is of another program or a newer version;
-            its parts contradict each other.
+        InputError: a file is missing or was changed; the bundle is of another format or version; its parts do not
+            fit together.
     """
     folder = Path(folder)
     from safetensors import SafetensorError
@@ -212,7 +212,7 @@ def _feature_arrays(features: Sequence[Feature]) -> dict[str, np.ndarray[Any, An
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _feature(arrays: dict[str, np.ndarray[Any, Any]], i: int, f: _Known) -> Feature:
+def _feature(arrays: dict[str, np.ndarray[Any, Any]], i: int, f: _FeatureEntry) -> Feature:
     if f.sparse:
         sparse = Csr(arrays[f"{i}.indptr"], arrays[f"{i}.indices"], arrays[f"{i}.data"], f.dims)
         return Feature(f.name, f.node, arrays[f"{i}.known"], sparse=sparse)
@@ -220,7 +220,11 @@ def _feature(arrays: dict[str, np.ndarray[Any, Any]], i: int, f: _Known) -> Feat
 
 
 def _manifest(folder: Path) -> _Manifest:
-    """The manifest, if it is one of ours and nobody touched it."""
+    """The checked manifest.
+
+    Raises:
+        InputError: it is not one of a bundle, of another version, or was changed.
+    """
     path = folder / "manifest.json"
     try:
         raw = json.loads(_read(folder, path.name))
@@ -234,9 +238,9 @@ def _manifest(folder: Path) -> _Manifest:
     if raw.get("version") not in READABLE:
         expected = f"version {' or '.join(map(str, READABLE))}; a newer relrank may read it"
         raise _error(path, "bundle of another version", expected, raw.get("version"))
-    if raw.pop("sha256", None) != (write_manifest := _seal(raw)):
+    if raw.pop("sha256", None) != (digest := _seal(raw)):
         raise _error(path, "manifest was changed", "the content that was written", "another")
-    return check(raw | {"sha256": write_manifest}, _Manifest, str(path))
+    return check(raw | {"sha256": digest}, _Manifest, str(path))
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -247,10 +251,10 @@ def _read(folder: Path, name: str) -> bytes:
             raise UnavailableError(
                 "file cannot be read",
                 where=str(folder / name),
-                expected="a file that can be read",
+                expected="a readable file",
                 found=error.strerror or str(error),
             ) from None
-        raise _error(folder, "not a whole graph bundle", f"a file {name}", error.strerror) from None
+        raise _error(folder, "incomplete graph bundle", f"a file {name}", error.strerror) from None
 
 
 def _seal(manifest: dict[str, Any]) -> str:

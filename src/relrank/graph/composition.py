@@ -1,13 +1,12 @@
-"""Relations that touch neither users nor items, composed along the chain of relations that leads there.
+"""Composition of relations that touch neither users nor items with the chain of relations that leads there.
 
-Walked along its chain, author → country becomes a relation item → country of the same name, each step in shares of a
-row: an item of two authors has half of the country of each. A model of direct relations that reads ``compose_graph``
-instead of the graph reads such relations, too.
+Composed with its chain, author → country becomes a relation item → country of the same name. Rows of each step sum
+to 1: an item of two authors is linked with the country of each by a weight of ½. A model of direct relations can use
+such relations through ``compose_graph``.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -24,7 +23,7 @@ def first_step(graph: Graph, chain: Chain) -> Csr:
 
 
 def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
-    """Rows of the first step, all or some, composed with the rest of the chain."""
+    """Rows of the first step, all or some, multiplied with the remaining steps of the chain."""
     if len(chain) > 1:
         rows = rows.shares()
     for link, ahead in chain[1:]:
@@ -33,7 +32,7 @@ def along(graph: Graph, chain: Chain, rows: Csr) -> Csr:
 
 
 def with_self_loops(rows: Csr) -> Csr:
-    """A relation within one type, in weights up to 1, with each node as its own neighbour of weight 1."""
+    """A relation within one type, scaled to weights up to 1, with self-loops of weight 1."""
     own = np.arange(rows.n_rows, dtype=np.int32)
     row, col = np.concatenate([rows.rows(), own]), np.concatenate([rows.indices, own])
     data = np.concatenate([rows.data / rows.data.max(initial=1.0), np.ones(own.size, np.float32)])
@@ -41,7 +40,7 @@ def with_self_loops(rows: Csr) -> Csr:
 
 
 def step(graph: Graph, relation: Relation, forward: bool) -> Csr:
-    """Weights of a relation by the nodes of the end where a step along it starts, each node its own in one type."""
+    """Weights of a relation by the nodes where a step along it starts; within one type with self-loops."""
     rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
     if relation.undirected:
         return with_self_loops(rows)
@@ -52,9 +51,9 @@ _COMPOSED: WeakKeyDictionary[Relation, tuple[tuple[ref[Relation], ...], int, Rel
 
 
 def compose_relation(graph: Graph, relation: Relation) -> Relation:
-    """The relation itself where it touches users or items; else users or items → its far end, of the same name.
+    """A relation that touches users or items itself; any other as users or items → its far end, of the same name.
 
-    The same object comes back as long as the relations of the chain are the same.
+    The result is cached: the same relations of the chain give the same object.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
@@ -64,24 +63,24 @@ def compose_relation(graph: Graph, relation: Relation) -> Relation:
         return relation
     first, ahead = chain[0]
     end, links = first.source if ahead else first.target, tuple(ref(link) for link, _ in chain[:-1])
-    known = _COMPOSED.get(relation)
-    if known is not None and known[0] == links and known[1] == len(graph.nodes[end]):
-        return known[2]
+    cached = _COMPOSED.get(relation)
+    if cached is not None and cached[:2] == (links, len(graph.nodes[end])):
+        return cached[2]
     rows = along(graph, chain, first_step(graph, chain))
-    there = rows.data > 0  # a tiny share may have become 0
+    positive = rows.data > 0  # a tiny share may have become 0
     far = relation.target if chain[-1][1] else relation.source
-    row, col, data = rows.rows()[there].astype(np.int32), rows.indices[there], rows.data[there]
-    made = Relation(relation.name, end, far, row, col, data)
-    _COMPOSED[relation] = links, len(graph.nodes[end]), made
-    return made
+    row, col, data = rows.rows()[positive].astype(np.int32), rows.indices[positive], rows.data[positive]
+    composed = Relation(relation.name, end, far, row, col, data)
+    _COMPOSED[relation] = links, len(graph.nodes[end]), composed
+    return composed
 
 
 def compose_graph(graph: Graph) -> Graph:
-    """The graph with every relation ``compose_relation``, less those that lead to neither users nor items."""
+    """The graph with composed relations, without those that lead to neither users nor items."""
     relations = {name: compose_relation(graph, graph.relations[name]) for name in reachable_relations(graph)}
     if relations.keys() == graph.relations.keys() and all(relations[n] is r for n, r in graph.relations.items()):
         return graph
-    return replace(graph, relations=relations)
+    return graph.with_relations(relations)
 
 
 def product(left: Csr, right: Csr) -> Csr:

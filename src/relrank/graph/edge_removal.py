@@ -1,4 +1,4 @@
-"""A graph without a few of its edges: what a counterfactual is computed on."""
+"""A graph without a few of its edges, for counterfactuals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from relrank.graph.relation_chains import chain_to
 
 
 class EdgeRemoval(NamedTuple):
-    """Links of items that go.
+    """Links of a relation to remove.
 
     Attributes:
-        relation: its name; None where no link goes.
-        links: pairs (item row, row of the other end); within the items each pair once, in either order. Of a
-            relation that touches no item, pairs (row of the end where its chain arrives, row of the other end).
+        relation: its name; None removes nothing.
+        links: pairs (item row, row of the other end); within the items each pair once, in either order. For a
+            relation that touches no item, pairs (row of the end that is nearer to the items, row of the other end).
     """
 
     relation: str | None
@@ -26,31 +26,31 @@ class EdgeRemoval(NamedTuple):
 
 
 def without_user_edges(graph: Graph, user: int, item: int | None = None) -> Graph:
-    """The same graph less a user's edge to an item, or less all their edges.
+    """The same graph without a user's edge to an item, or without all edges of the user.
 
     Raises:
-        ValueError: there is no such edge.
+        ValueError: the edge does not exist.
     """
     edges = graph.interactions
-    gone = edges.src == user
+    removed = edges.src == user
     if item is not None:
-        gone &= edges.dst == item
-    if not gone.any():
+        removed &= edges.dst == item
+    if not removed.any():
         raise ValueError(f"user row {user} has no edge to item row {item}")
     places, events = graph.places, graph.events
     if places is not None:
-        earlier = np.searchsorted(np.sort(places[gone]), places)
-        places = np.where(edges.src == user, places - earlier, places)[~gone].astype(np.int32)
+        earlier = np.searchsorted(np.sort(places[removed]), places)
+        places = np.where(edges.src == user, places - earlier, places)[~removed].astype(np.int32)
     if events is not None:
-        events = (np.cumsum(~gone, dtype=np.int32) - np.int32(1))[events[~gone[events]]]
-    return replace(graph, interactions=edges.where(~gone), places=places, events=events)
+        events = (np.cumsum(~removed, dtype=np.int32) - np.int32(1))[events[~removed[events]]]
+    return replace(graph, interactions=edges.where(~removed), places=places, events=events)
 
 
 def without_links(graph: Graph, cut: EdgeRemoval) -> Graph:
-    """The same graph less the links of a cut; the graph itself where none goes.
+    """The same graph without the links of a removal; the graph itself if there are none.
 
     Raises:
-        ValueError: a link is not there.
+        ValueError: a link does not exist.
     """
     if cut.relation is None:
         return graph
@@ -61,10 +61,10 @@ def without_links(graph: Graph, cut: EdgeRemoval) -> Graph:
         one, other = np.minimum(one, other), np.maximum(one, other)
     elif not _from_items(graph, relation):
         src, dst = dst, src
-    gone = np.isin(src << 32 | dst, one << 32 | other)
-    if gone.sum() != np.unique(one << 32 | other).size:
+    removed = np.isin(src << 32 | dst, one << 32 | other)
+    if removed.sum() != np.unique(one << 32 | other).size:
         raise ValueError(f"relation {cut.relation!r} lacks one of the links {cut.links}")
-    return replace(graph, relations={**graph.relations, cut.relation: relation.where(~gone)})
+    return graph.with_relations({**graph.relations, cut.relation: relation.where(~removed)})
 
 
 def _from_items(graph: Graph, relation: Relation) -> bool:

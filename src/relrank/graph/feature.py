@@ -1,9 +1,10 @@
-"""Features of the nodes of one type: dense or sparse rows, and of which nodes they are known."""
+"""Features of the nodes of one type: dense or sparse rows, and which nodes have a value."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -11,19 +12,19 @@ import numpy.typing as npt
 from relrank.kernels.csr import Csr, Float32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Feature:
-    """What is known of the nodes of one type: a dense or a sparse row each. Missing is not zero, hence ``known``.
+    """Values of the nodes of one type: one dense or sparse row each. ``known`` distinguishes missing from zero.
 
     Attributes:
         name: e.g. ``"year"``.
         node: the node type.
-        known: bool [n], False where the value is missing; such a row is all zeros, or empty.
-        dense: float32 [n, d], mean 0 over the known rows, or None.
-        sparse: n rows, float32 values, all ones unless stated otherwise; or None. One of the two is there.
+        known: bool [n], False where the value is missing; such a row is zero or empty.
+        dense: float32 [n, d], mean 0 over the known rows; None for a sparse feature.
+        sparse: n rows of positive float32 values, usually ones; None for a dense feature.
 
     Raises:
-        ValueError: an array is not as above.
+        ValueError: an array breaks these conditions.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Feature:
             raise ValueError(where + "a missing row must be zero, or empty")
 
     def _checked_sparse(self, where: str) -> tuple[Float32, npt.NDArray[np.bool_]]:
-        """Values of ``sparse``, and which rows have one."""
+        """Values of ``sparse``, and which rows are not empty."""
         assert self.sparse is not None
         s = self.sparse
         if s.indptr.dtype != np.int64 or s.indices.dtype != np.int32 or s.data.dtype != np.float32:
@@ -71,16 +72,21 @@ class Feature:
 
     @property
     def dims(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return int(self.dense.shape[1]) if self.sparse is None else self.sparse.n_cols  # type: ignore[union-attr]
 
     def sha256(self) -> str:
-        """Hash of everything above."""
-        digest = hashlib.sha256(repr((self.name, self.node, len(self), self.dims)).encode())
-        digest.update(self.known.tobytes())
-        if self.dense is not None:
-            digest.update(b"dense" + self.dense.tobytes())
-        if self.sparse is not None:
-            for array in (self.sparse.indptr, self.sparse.indices, self.sparse.data):
-                digest.update(b"sparse" + array.tobytes())
-        return digest.hexdigest()
+        """Hash of name, type and values; computed once per feature."""
+        if self not in _SHA256:
+            digest = hashlib.sha256(repr((self.name, self.node, len(self), self.dims)).encode())
+            digest.update(self.known.tobytes())
+            if self.dense is not None:
+                digest.update(b"dense" + self.dense.tobytes())
+            if self.sparse is not None:
+                for array in (self.sparse.indptr, self.sparse.indices, self.sparse.data):
+                    digest.update(b"sparse" + array.tobytes())
+            _SHA256[self] = digest.hexdigest()
+        return _SHA256[self]
+
+
+_SHA256: WeakKeyDictionary[Feature, str] = WeakKeyDictionary()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from copy import copy
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,27 +20,28 @@ from relrank.tables.notices import Notice
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Node types, the interactions, the relations beside them, and features of nodes.
+    """Node types, interactions, other relations, and features of nodes.
 
     Attributes:
-        user: node type that chooses.
-        item: node type that is chosen.
+        user: node type of the users.
+        item: node type of the items.
         nodes: keys of every node type, in row order.
-        interactions: the relation user → item built from training rows only.
-        relations: every other relation by name.
-        fingerprint: of the split the interactions came from.
-        notices: what building dropped by stated policy, and which nodes a relation does not reach.
-        features: what is known of nodes, by name; every arm keeps them all.
-        places: place of each interaction in its user's history, 0 first, int32 [n_interactions]; None where the data
-            has no order in time.
-        events: numbers of interactions as they happened, user by user, each user's oldest first, int32 [n_events];
-            None where each happened once, as ``places`` says.
-        excluded_relations: names of relations that this graph was made without, which a configuration may still
-            weigh.
+        interactions: the relation user → item, from training rows only.
+        relations: all other relations by name.
+        fingerprint: of the split that the interactions come from.
+        notices: what building dropped by policy, and how many nodes a relation does not reach.
+        features: of nodes, by name; every arm has all of them.
+        places: position of each interaction in its user's history, from 0, int32 [n_interactions]; None for data
+            without an order in time.
+        events: interaction numbers in order of time, user by user, int32 [n_events]; an interaction that was repeated
+            occurs several times. None where each happened once, in the order of ``places``.
+        excluded_relations: names of relations that this graph was built without; a configuration may still give them
+            a weight.
 
     Raises:
-        ValueError: a relation links a type without keys, or holds rows beyond the keys of a type; a feature has
-            not one row per node; the places of a user are not 0 … n − 1; events do not begin with them.
+        ValueError: a relation links a type without keys or has rows beyond the keys of a type; a feature does not
+            have one row per node; the places of a user are not 0 … n − 1; first occurrences in events are not in the
+            order of places.
     """
 
     user: str
@@ -60,48 +63,54 @@ class Graph:
             fits = self.places.dtype == np.int32 and self.places.shape == users.shape
             if not fits or (self.places[np.lexsort((self.places, users))] != expected).any():
                 raise ValueError("places must be int32 [n_interactions], 0 … n − 1 for every user")
-        if self.events is not None and not self._begin_as_placed(self.events):
-            raise ValueError("events must be int32, user by user, each interaction for the first time as placed")
+        if self.events is not None and not self._are_ordered(self.events):
+            raise ValueError("events must be int32, user by user, first occurrences in the order of places")
+        self._check_features()
+        self._check_relations((self.interactions, *self.relations.values()))
+
+    def _check_features(self) -> None:
         for name, feature in self.features.items():
             if name != feature.name or feature.node not in self.nodes:
                 raise ValueError(f"feature {feature.name!r} under {name!r}, of type {feature.node!r}")
             if len(feature) != len(self.nodes[feature.node]):
                 raise ValueError(f"feature {name!r}: {len(feature)} rows, {len(self.nodes[feature.node])} nodes")
-        for relation in (self.interactions, *self.relations.values()):
+
+    def _check_relations(self, relations: Iterable[Relation]) -> None:
+        for relation in relations:
             for end, rows in ((relation.source, relation.src), (relation.target, relation.dst)):
                 if end not in self.nodes:
                     raise ValueError(f"relation {relation.name!r} links type {end!r}, which has no keys")
                 if rows.size and rows.max() >= len(self.nodes[end]):
                     raise ValueError(f"relation {relation.name!r}: {end} row {rows.max()} of {len(self.nodes[end])}")
 
-    def _begin_as_placed(self, events: Int32) -> bool:
-        """Whether each interaction is among the events of its user, and comes up in the order of places."""
+    def _are_ordered(self, events: Int32) -> bool:
+        """Whether events are grouped by user, with first occurrences in the order of places."""
         n, users = len(self.interactions), self.interactions.src
         if self.places is None or events.dtype != np.int32 or ((events < 0) | (events >= n)).any():
             return False
         first = np.sort(np.unique(events, return_index=True)[1])
-        in_turn = np.array_equal(events[first], np.lexsort((self.places, users)))
-        return bool(in_turn and (np.diff(users[events]) >= 0).all())
+        is_ordered = np.array_equal(events[first], np.lexsort((self.places, users)))
+        return bool(is_ordered and (np.diff(users[events]) >= 0).all())
 
     def chronological_order(self) -> Int32 | None:
-        """Numbers of interactions as they happened, user by user, oldest first; None without an order in time."""
+        """Interaction numbers in order of time, user by user, int32 [n_events]; None without an order in time."""
         if self.places is None or self.events is not None:
             return self.events
         return np.lexsort((self.places, self.interactions.src)).astype(np.int32)
 
     @property
     def n_events(self) -> int:
-        """How often anything was chosen: the number of interactions, and of what is among ``events`` beside them."""
+        """Number of events: interactions, counting repetitions."""
         return len(self.interactions) if self.events is None else self.events.size
 
     def history(self, user: int) -> Int64:
-        """Numbers of one user's interactions, int64: as they happened, or ascending without an order in time."""
+        """Numbers of one user's interactions, int64: in order of time, or ascending where there is none."""
         users = self.interactions.src  # ascends
         if self.events is not None:
-            again: Int64 = self.events[users[self.events] == user].astype(np.int64)
-            return again
-        own: Int64 = np.arange(*np.searchsorted(users, [user, user + 1]))
-        return own if self.places is None else own[np.argsort(self.places[own])]
+            events: Int64 = self.events[users[self.events] == user].astype(np.int64)
+            return events
+        numbers: Int64 = np.arange(*np.searchsorted(users, [user, user + 1]))
+        return numbers if self.places is None else numbers[np.argsort(self.places[numbers])]
 
     @property
     def n_users(self) -> int:
@@ -110,14 +119,14 @@ class Graph:
 
     @property
     def n_items(self) -> int:
-        """Number of items: the full catalogue."""
+        """Number of items in the catalogue."""
         return len(self.nodes[self.item])
 
     def relation(self, name: str) -> Relation:
         """The relation of that name.
 
         Raises:
-            InputError: there is none.
+            InputError: no relation has it.
         """
         if name not in self.relations:
             raise InputError(
@@ -129,35 +138,66 @@ class Graph:
         return self.relations[name]
 
     def without(self, *names: str) -> Graph:
-        """The same graph less these relations."""
+        """The same graph without these relations."""
         for name in names:
             self.relation(name)
         return self.only(*(name for name in self.relations if name not in names))
 
     def only(self, *names: str) -> Graph:
-        """The interactions and these relations alone; ``only()`` is interactions alone."""
-        kept = {n: self.relation(n) for n in names}
-        return replace(
-            self, relations=kept, excluded_relations=self.excluded_relations | (self.relations.keys() - kept.keys())
-        )
+        """The same graph with these relations only; ``only()`` keeps the interactions alone."""
+        selected = {n: self.relation(n) for n in names}
+        return self.with_relations(selected, self.excluded_relations | (self.relations.keys() - selected.keys()))
+
+    def with_relations(
+        self, relations: Mapping[str, Relation], excluded_relations: frozenset[str] | None = None
+    ) -> Graph:
+        """The same graph with other relations, of which only those new to the graph are checked.
+
+        Args:
+            relations: by name, in place of those of this graph.
+            excluded_relations: as in ``Graph``; those of this graph when None.
+
+        Raises:
+            ValueError: a new relation does not fit the graph's nodes.
+        """
+        current = {id(relation) for relation in self.relations.values()}
+        self._check_relations(relation for relation in relations.values() if id(relation) not in current)
+        graph = copy(self)  # unlike ``replace`` runs no checks, some of which sort all interactions
+        object.__setattr__(graph, "relations", dict(relations))
+        if excluded_relations is not None:
+            object.__setattr__(graph, "excluded_relations", excluded_relations)
+        return graph
 
     def rewired(self, name: str, seed: int) -> Graph:
-        """The same graph with one relation's edges shuffled, every node keeping its degree."""
-        return replace(self, relations={**self.relations, name: rewire(self.relation(name), seed)})
+        """The same graph with one relation's edges shuffled; every node keeps its degree."""
+        return self.with_relations({**self.relations, name: rewire(self.relation(name), seed)})
 
     def features_of(self, node_type: str) -> tuple[Feature, ...]:
-        """The features of a type."""
+        """The features of a node type."""
         return tuple(f for f in self.features.values() if f.node == node_type)
 
     def relations_of(self, node_type: str) -> tuple[Relation, ...]:
-        """The relations that link a type, interactions included."""
+        """The relations that link a node type, interactions included."""
         return tuple(r for r in (self.interactions, *self.relations.values()) if node_type in (r.source, r.target))
+
+    def ordered_relations(self) -> list[Relation]:
+        """The interactions, then the other relations in the order of their names."""
+        return [self.interactions, *(self.relations[name] for name in sorted(self.relations))]
+
+    def node_slices(self) -> dict[str, slice]:
+        """By node type its rows in one table of all nodes: users, items, then the other types with a relation."""
+        others = (t for t in self.nodes if t not in (self.user, self.item) and self.relations_of(t))
+        slices, stop = dict[str, slice](), 0
+        for node_type in (self.user, self.item, *others):
+            start, stop = stop, stop + len(self.nodes[node_type])
+            slices[node_type] = slice(start, stop)
+        return slices
 
     def __repr__(self) -> str:
         return self.described({})
 
     def described(self, titles: Titles) -> str:
-        """Nodes, relations and features in figures, with titles of relations in place of their names."""
+        """A summary of nodes, relations and features, with titles of relations in place of their names."""
         nodes = "".join(f"\n  {name}: {len(ids):,} nodes" for name, ids in self.nodes.items())
         passed = hops(self)
         edges = "".join(

@@ -1,7 +1,7 @@
 """Scores of short paths from users to items: history → item, history → attribute → item, and through other users.
 
-A path's weight is the product of its edges' normalised weights. One row of scores is computed at a time, in a core's
-cache, so the item-by-item matrices that these paths amount to are never made.
+A path's weight is the product of its edges' normalised weights. Scores are computed row by row in a core's cache, so
+item-by-item matrices are never made.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from relrank.kernels.csr import Csr, Float32, Int64
 from relrank.kernels.jit import njit
 
 EQUAL = 1e-5
-"""Two float32 sums of the same paths in another order differ by less than this share."""
+"""Two float32 sums of the same paths in different orders have a smaller relative difference."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MetaPath:
-    """One way from a user to items.
+    """One kind of path from a user to items.
 
     Attributes:
         name: of the relation; of the interactions for paths through other users.
-        start: None where paths start at the user's history; else users by nodes, the first step of all users.
+        start: None for paths that start at the user's history; else users by nodes, the first step of all users.
         steps: one or two more steps, the last of which ends at the items.
-        through_users: whether the path stands at users after its first step. It must not pass through its own:
-            through itself a user reaches exactly the items it has, those to be predicted included.
+        through_users: whether the path reaches users after its first step. It must not pass through its own user, who
+            is linked with exactly the items of the history, those to be predicted included.
     """
 
     name: str
@@ -41,10 +41,10 @@ class MetaPath:
 
 
 def meta_paths(graph: Graph) -> list[MetaPath]:
-    """Every kind of path that the graph's relations open, the interactions first, then relations by name.
+    """Every kind of path over the graph's relations, the interactions first, then relations by name.
 
-    A relation of items is walked from the history, one of users from the user on through those it reaches. A relation
-    that touches neither is composed along the chain that leads there; without a chain it opens no path.
+    Paths over relations of items start at the history, those over relations of users at the user. A relation that
+    touches neither is composed with the chain that leads there; without a chain it has no paths.
     """
     graph = compose_graph(graph)
     n_users, n_items = graph.n_users, graph.n_items
@@ -66,7 +66,7 @@ def meta_paths(graph: Graph) -> list[MetaPath]:
 
 
 def _from(relation: Relation, graph: Graph, end: str) -> Csr | None:
-    """The normalised relation with the nodes of one type as rows, or None if it does not link that type."""
+    """The normalised relation with the nodes of one type as rows; None if it does not link that type."""
     if end not in (relation.source, relation.target):
         return None
     matrix = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
@@ -110,40 +110,40 @@ def _rows_serial(indptr, indices, data, own, after, first, second, out):  # type
 
 
 @njit(inline="always")
-def _subtract(whole, rows, less, factor, out, r):  # type: ignore[no-untyped-def]
-    row, f = whole[rows[r]], factor[r]
+def _subtract(full, rows, part, factor, out, r):  # type: ignore[no-untyped-def]
+    row, f = full[rows[r]], factor[r]
     for i in range(row.size):
-        rest = row[i] - less[r, i]
-        # what is left of equal sums is rounding, not a path
+        rest = row[i] - part[r, i]
+        # a smaller difference is rounding, not a path
         out[r, i] = np.sqrt(rest * f) if rest > EQUAL * row[i] else np.float32(0.0)
 
 
 @njit(parallel=True, nogil=True)
-def _subtract_parallel(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
+def _subtract_parallel(full, rows, part, factor, out):  # type: ignore[no-untyped-def]
     for r in numba.prange(out.shape[0]):
-        _subtract(whole, rows, less, factor, out, r)
+        _subtract(full, rows, part, factor, out, r)
 
 
 @njit(nogil=True)
-def _subtract_serial(whole, rows, less, factor, out):  # type: ignore[no-untyped-def]
+def _subtract_serial(full, rows, part, factor, out):  # type: ignore[no-untyped-def]
     for r in range(out.shape[0]):
-        _subtract(whole, rows, less, factor, out, r)
+        _subtract(full, rows, part, factor, out, r)
 
 
-def root_of_difference(whole: Float32, rows: Int64, less: Float32, factor: Float32, parallel: bool = True) -> Float32:
-    """``√(factor · (whole[rows] − less))`` for path scores of histories and of a part of them, into ``less``.
+def root_of_difference(full: Float32, rows: Int64, part: Float32, factor: Float32, parallel: bool = True) -> Float32:
+    """``√(factor · (full[rows] − part))`` for path scores of histories and of a part of them, written to ``part``.
 
-    A difference below ``EQUAL`` of the whole is 0.
+    A relative difference below ``EQUAL`` is 0.
 
     Args:
-        whole: float32 [n, n_items], scores of whole histories.
-        rows: rows of ``whole`` [b].
-        less: float32 [b, n_items], scores of the part that is cut out; overwritten.
+        full: float32 [n, n_items], scores of full histories.
+        rows: rows of ``full`` [b].
+        part: float32 [b, n_items], scores of the part that is removed; overwritten.
         factor: float32 [b].
         parallel: as for ``path_scores``.
     """
-    (_subtract_parallel if parallel else _subtract_serial)(whole, rows, less, factor, less)
-    return less
+    (_subtract_parallel if parallel else _subtract_serial)(full, rows, part, factor, part)
+    return part
 
 
 def path_scores(kind: MetaPath, history: Csr, users: Int64 | None, parallel: bool = True) -> Float32:
@@ -151,27 +151,26 @@ def path_scores(kind: MetaPath, history: Csr, users: Int64 | None, parallel: boo
 
     Args:
         kind: of path.
-        history: items per user; its values weigh the first step.
-        users: the user row of each row, −1 for one that the graph does not know; None if it knows none of them.
-        parallel: False stays out of parallel regions, so that several threads may ask at once.
+        history: users by items; its values are the weights of the first step.
+        users: the user row of each history, −1 for a user unseen during training; None if all are unseen.
+        parallel: False avoids parallel regions, so that several threads may call this at once.
     """
     own = np.full(history.n_rows, -1, np.int64) if users is None else users
     start = history
     if kind.start is not None:
         start = kind.start.take(np.maximum(own, 0))
         start.data[own[start.rows()] < 0] = 0
-    first = kind.steps[0]
-    last = kind.steps[-1]
+    first, last = kind.steps[0], kind.steps[-1]
     none = (np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     second = none if len(kind.steps) == 1 else (last.indptr, last.indices, last.data)
     out = np.zeros((history.n_rows, last.n_cols), np.float32)
     run = _rows_parallel if parallel else _rows_serial
-    left_out = own if kind.through_users else np.full_like(own, -1)
+    excluded = own if kind.through_users else np.full_like(own, -1)
     run(
         start.indptr,
         start.indices,
         start.data,
-        left_out,
+        excluded,
         first.n_cols,
         (first.indptr, first.indices, first.data),
         second,

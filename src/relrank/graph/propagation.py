@@ -1,14 +1,14 @@
-"""Propagation over a heterogeneous graph: normalised blocks, a polynomial of them, and its gradient by hand.
+"""Propagation over a heterogeneous graph: normalised blocks, a polynomial of them, and its hand-written gradient.
 
-Every relation r is one normalised block ``Â_r = D_s^-1/2 W_r D_t^-1/2`` over *its own* weighted degrees, kept as CSR
-in both directions, so each ``Â_r`` (as a symmetric matrix over all nodes) has spectral radius 1 whatever its weights.
-With relation weights ``α`` the propagated table is the mean over layers
+Each relation r is one block ``Â_r = D_s^-1/2 W_r D_t^-1/2``, normalised by its own weighted degrees and stored as CSR
+in both directions, so each ``Â_r`` (as a symmetric matrix over all nodes) has spectral radius 1 for any weights. With
+relation weights ``α`` the propagated table is the mean over layers
 
     Z = 1/(L+1) · Σ_{l=0..L} A(α)^l E,      A(α) = Σ_r α_r Â_r,
 
 which for the interactions alone with α = 1 is LightGCN (He et al. 2020, eq. 8). ``A`` is symmetric, so the gradient
-with respect to ``E`` is the same polynomial applied to the gradient of ``Z``, and the gradient of ``α_r`` falls out
-of the products that this backward pass makes anyway.
+with respect to ``E`` is the same polynomial applied to the gradient of ``Z``, and the products of this backward pass
+also give the gradient of ``α_r``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relrank.kernels.jit import njit
 from relrank.kernels.spmm import add_rows, add_taken, chunks, spmm, spmm_columns, spmm_rows
 
 _MOST_LISTED = 0.5
-"""Share of a table's rows above which a sparse table is filled up with zeros rather than looked up."""
+"""Share of a table's rows above which a table of few rows is filled with zeros instead of being looked up."""
 
 
 def normalise(csr: Csr) -> Csr:
@@ -53,7 +53,7 @@ def _by_degrees(indptr, indices, data, n_cols):  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Product:
-    """One direction of one relation: rows of ``into`` gather rows of ``out_of``."""
+    """One direction of one relation: rows of ``into`` receive from rows of ``out_of``."""
 
     relation: int
     matrix: Csr
@@ -63,15 +63,15 @@ class _Product:
 
 
 _TAKING = threading.Lock()
-"""Held while a table is looked for, so that two threads do not find the same one; models that hold it could not be
-copied."""
+"""Held while an unused table is searched, so that two threads do not take the same one. It is global because a model
+with a lock could not be copied."""
 
 
 class _Tables:
-    """Memory for tables of all nodes, used again when nobody refers to it any more.
+    """Memory for tables of all nodes, reused when nothing refers to it any more.
 
-    A training step makes half a dozen such tables. Fresh from the operating system each costs as much as a sparse
-    product, since every page is filled with zeros first.
+    A training step makes half a dozen such tables. New memory from the operating system costs as much as a sparse
+    product, because every page is filled with zeros first.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Tables:
         return sys.getrefcount(self._memory[number])
 
     def take(self, n_rows: int, width: int) -> Tensor:
-        """A table with arbitrary content, float32 [n_rows, width]; memory of another size is let go."""
+        """A table with arbitrary content, float32 [n_rows, width]; memory of another size is released."""
         with _TAKING:
             self._memory = self._memory[:1] + [t for t in self._memory[1:] if t.shape == (n_rows, width)]
             for number in range(1, len(self._memory)):
@@ -94,13 +94,13 @@ class _Tables:
             return torch.from_numpy(self._memory[-1])
 
     def release(self) -> None:
-        """Keep no memory but what somebody refers to."""
+        """Release the unused memory."""
         with _TAKING:
             self._memory = self._memory[:1]
 
 
 _Run = Callable[[_Product, Float32, bool], float]
-"""One product, for a part that it is the first to be written to, or not; returns its inner product."""
+"""Computes one product into its part, given whether it is the part's first; returns the inner product."""
 
 
 class Propagation:
@@ -116,33 +116,15 @@ class Propagation:
     """
 
     def __init__(self, graph: Graph) -> None:
-        # A type that no relation of this arm touches needs no vectors.
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
-        types = [graph.user, graph.item, *others]
-        sizes = {t: len(graph.nodes[t]) for t in types}
-        self.offsets: dict[str, int] = {}
-        self.n_nodes = 0
-        for name in types:
-            self.offsets[name] = self.n_nodes
-            self.n_nodes += sizes[name]
-        relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
+        parts = graph.node_slices()  # a type without relations needs no vectors
+        self.offsets = {node_type: part.start for node_type, part in parts.items()}
+        self.n_nodes = max(part.stop for part in parts.values())
+        relations = graph.ordered_relations()
         self.names = tuple(r.name for r in relations)
-        self._parts = [slice(self.offsets[t], self.offsets[t] + sizes[t]) for t in types]
-        self._products = [p for i, r in enumerate(relations) for p in self._blocks(i, r, sizes)]
+        self._parts = list(parts.values())
+        self._products = [p for i, r in enumerate(relations) for p in _products(i, r, parts)]
         self._tables = _Tables()
         self._on_device: dict[torch.device, list[Tensor]] = {}
-
-    def _blocks(self, index: int, relation: Relation, sizes: dict[str, int]) -> list[_Product]:
-        def rows(node_type: str) -> slice:
-            return slice(self.offsets[node_type], self.offsets[node_type] + sizes[node_type])
-
-        source, target = rows(relation.source), rows(relation.target)
-        forward = normalise(relation.csr(sizes[relation.source], sizes[relation.target]))
-        products = [_Product(index, forward, source, target, chunks(forward.indptr))]
-        if not relation.undirected:
-            backward = forward.transpose()
-            products.append(_Product(index, backward, target, source, chunks(backward.indptr)))
-        return products
 
     def multiply(self, x: Tensor, alpha: Sequence[float], base: Tensor | None = None, beta: float = 1.0) -> Tensor:
         """``beta · base + Σ_r α_r Â_r x`` over all nodes, float32 [n_nodes, d]."""
@@ -151,7 +133,7 @@ class Propagation:
     def multiply_dot(
         self, x: Tensor, alpha: Sequence[float], dot: Tensor | None, base: Tensor | None = None, beta: float = 1.0
     ) -> tuple[Tensor, list[float]]:
-        """``multiply`` and, per relation, the inner product ``<Â_r x, dot>`` from the same sweep."""
+        """``multiply`` and, per relation, the inner product ``<Â_r x, dot>``, computed in the same pass."""
         x = x.contiguous()
         if _has_kernel(x):
             out = self._tables.take(*x.shape)
@@ -159,21 +141,21 @@ class Propagation:
             assert x_ is not None
 
             def product(p: _Product, into: Float32, first: bool) -> float:
-                under = into if not first else None if base_ is None else base_[p.into]
-                aside = None if dot_ is None else dot_[p.into]
+                addend = into if not first else None if base_ is None else base_[p.into]
+                dot_part = None if dot_ is None else dot_[p.into]
                 return spmm(
                     p.matrix,
                     x_[p.out_of],
                     into,
                     alpha[p.relation],
-                    under,
+                    addend,
                     beta if first else 1.0,
-                    dot=aside,
+                    dot=dot_part,
                     borders=p.borders,
                 )
 
-            dots, left = self._add_up(alpha, product, out.numpy(), dot is not None)
-            for part in left:
+            dots, unwritten = self._add_up(alpha, product, out.numpy(), dot is not None)
+            for part in unwritten:
                 out[part] = 0 if base is None else beta * base[part]
             return out, dots
         out = torch.zeros_like(x) if base is None else beta * base
@@ -186,26 +168,26 @@ class Propagation:
         return out, dots
 
     def _add_up(
-        self, alpha: Sequence[float], product: _Run, out: Float32, dots_too: bool
+        self, alpha: Sequence[float], product: _Run, out: Float32, needs_dots: bool
     ) -> tuple[list[float], list[slice]]:
-        """Write the sum of the products into ``out``; inner products, and the parts that no product is written to."""
+        """Write the sum of the products into ``out``; returns inner products, and the parts without a product."""
         dots = [0.0] * len(self.names)
-        left = {part.start: part for part in self._parts}
+        unwritten = {part.start: part for part in self._parts}
         for p in self._products:
-            if alpha[p.relation] != 0.0 or dots_too:
-                dots[p.relation] += product(p, out[p.into], p.into.start in left)
-                left.pop(p.into.start, None)
-        return dots, list(left.values())
+            if alpha[p.relation] != 0.0 or needs_dots:
+                dots[p.relation] += product(p, out[p.into], p.into.start in unwritten)
+                unwritten.pop(p.into.start, None)
+        return dots, list(unwritten.values())
 
     def multiply_some(
         self, x: Tensor | None, some: Tensor, place: Int32, alpha: Sequence[float], dot: Tensor | None
     ) -> tuple[Tensor, list[float]]:
-        """``s + Σ_r α_r Â_r x`` for a table s, perhaps x too, of few rows that are not zero; and inner products.
+        """``s + Σ_r α_r Â_r x`` for a table s with few non-zero rows, and inner products as in ``multiply_dot``.
 
         Args:
-            x: [n_nodes, d]; s if None.
-            some: the rows of s, float32 [any, d].
-            place: int32 [n_nodes], where in ``some`` a node's row is, below 0 for zeros.
+            x: [n_nodes, d]; None stands for s.
+            some: the non-zero rows of s, float32 [any, d].
+            place: int32 [n_nodes], index of a node's row in ``some``, below 0 for a zero row.
             alpha: relation weights.
             dot: [n_nodes, d], or None for no inner products.
         """
@@ -213,22 +195,22 @@ class Propagation:
         x_, dot_ = (None if t is None else t.contiguous().numpy() for t in (x, dot))
 
         def product(p: _Product, into: Float32, first: bool) -> float:
-            aside = None if dot_ is None else dot_[p.into]
-            under, at = (some_, place[p.into]) if first else (into, None)
+            dot_part = None if dot_ is None else dot_[p.into]
+            addend, at = (some_, place[p.into]) if first else (into, None)
             y = None if x_ is None else x_[p.out_of]
             if y is None:
                 columns = place[p.out_of]
                 listed = np.flatnonzero(columns >= 0)
                 if listed.size <= _MOST_LISTED * columns.size:
                     return spmm_columns(
-                        p.matrix, columns, some_, into, alpha[p.relation], under, at, aside, p.borders
+                        p.matrix, columns, some_, into, alpha[p.relation], addend, at, dot_part, p.borders
                     )
                 y = np.zeros((columns.size, some_.shape[1]), np.float32)
                 y[listed] = some_[columns[listed]]
-            return spmm(p.matrix, y, into, alpha[p.relation], under, 1.0, at, aside, p.borders)
+            return spmm(p.matrix, y, into, alpha[p.relation], addend, 1.0, at, dot_part, p.borders)
 
-        dots, left = self._add_up(alpha, product, out.numpy(), dot is not None)
-        for part in left:
+        dots, unwritten = self._add_up(alpha, product, out.numpy(), dot is not None)
+        for part in unwritten:
             at = torch.from_numpy(place[part]).long()
             out[part] = torch.where((at >= 0)[:, None], some[at], 0)
         return out, dots
@@ -241,9 +223,9 @@ class Propagation:
             return slice(*np.searchsorted(rows, [part.start, part.stop]).tolist())
 
         def product(p: _Product, _: Float32, first: bool) -> float:
-            own, under = at(p.into), base_[p.into] if first else None
-            local = rows[own] - p.into.start
-            spmm_rows(p.matrix, local, x_[p.out_of], out[own].numpy(), alpha[p.relation], under)
+            span, addend = at(p.into), base_[p.into] if first else None
+            local = rows[span] - p.into.start
+            spmm_rows(p.matrix, local, x_[p.out_of], out[span].numpy(), alpha[p.relation], addend)
             return 0.0
 
         for part in self._add_up(alpha, product, base_, False)[1]:
@@ -251,11 +233,11 @@ class Propagation:
         return out
 
     def release(self) -> None:
-        """Let go of the memory of tables that nobody refers to; the next product asks for its own."""
+        """Release the memory of unused tables; the next product allocates again."""
         self._tables.release()
 
     def _matrices(self, like: Tensor) -> list[Tensor]:
-        """The blocks as torch CSR tensors, for devices and precisions without a kernel of ours."""
+        """The blocks as torch CSR tensors, for devices and precisions without a compiled kernel."""
         if like.device not in self._on_device:
             self._on_device[like.device] = [
                 torch.sparse_csr_tensor(
@@ -291,26 +273,36 @@ class Propagation:
     def rows_of_layer_mean(
         self, table: Tensor, alpha: Tensor, layers: int, *parts: Tensor, own: bool = False
     ) -> tuple[Tensor, ...]:
-        """Some rows of ``layer_mean``, differentiable alike: what a batch needs, for less than the whole costs.
+        """Some rows of ``layer_mean``, differentiable in the same way: those of a batch, at a lower cost.
 
-        The last layer is made for these rows alone, and the first product of the backward pass reads a table that has
-        no others.
+        The last layer is computed for these rows only, and the first product of the backward pass reads no others.
 
         Args:
             table: ``E``, [n_nodes, d].
             alpha: relation weights.
             layers: ``L`` ≥ 0.
-            parts: distinct ascending rows, int64; all of a part before all of the next.
-            own: whether the same rows of ``E`` are wanted too; their gradient then costs next to nothing.
+            parts: distinct ascending rows, int64; all rows of a part are below those of the next.
+            own: whether to return the same rows of ``E`` too; their gradient then costs next to nothing.
 
         Returns:
-            For each part its rows, [len(part), d]; after them, if wanted, those of ``E``.
+            For each part its rows, [len(part), d]; then, if ``own``, those of ``E``.
         """
         if not layers or not _has_kernel(table):
             tables = (self.layer_mean(table, alpha, layers), *([table] if own else []))
             return tuple(t.index_select(0, part) for t in tables for part in parts)
         result: tuple[Tensor, ...] = _RowsOfLayerMean.apply(table, alpha, layers, self, own, *parts)  # type: ignore[no-untyped-call]
         return result
+
+
+def _products(index: int, relation: Relation, parts: dict[str, slice]) -> list[_Product]:
+    """The normalised block of a relation in both directions; once if it is symmetric."""
+    source, target = parts[relation.source], parts[relation.target]
+    forward = normalise(relation.csr(source.stop - source.start, target.stop - target.start))
+    products = [_Product(index, forward, source, target, chunks(forward.indptr))]
+    if not relation.undirected:
+        backward = forward.transpose()
+        products.append(_Product(index, backward, target, source, chunks(backward.indptr)))
+    return products
 
 
 def _has_kernel(x: Tensor) -> bool:
@@ -376,7 +368,7 @@ class _LayerMean(torch.autograd.Function):
 
 
 def _horner(blocks: Propagation, table: Tensor, weights: list[float], layers: int) -> Tensor:
-    """``Z_k = E / (L+1) + A Z_{k-1}`` from ``Z_0 = E / (L+1)`` on: no layer need be kept."""
+    """``Z_k = E / (L+1) + A Z_{k-1}`` from ``Z_0 = E / (L+1)``, which stores no layers."""
     share = 1 / (layers + 1)
     if not layers:
         return table * share
@@ -387,9 +379,9 @@ def _horner(blocks: Propagation, table: Tensor, weights: list[float], layers: in
 
 
 class _RowsOfLayerMean(torch.autograd.Function):
-    """``_LayerMean`` where only rows R of Z are asked for, so that g is zero outside R.
+    """``_LayerMean`` for rows R of Z only, so that g is zero outside R.
 
-    The last product is made for R alone, and H_1 = g + A g gathers R alone.
+    The last product is computed for R only, and H_1 = g + A g reads R only.
     """
 
     @staticmethod
@@ -403,14 +395,14 @@ class _RowsOfLayerMean(torch.autograd.Function):
             power = blocks.multiply(power, weights)
             powers.append(power)
         total = blocks.rows_of_product(power, rows.numpy(), weights, base=table)
-        for kept in powers[1:]:
-            add_taken(total.numpy(), kept.numpy(), rows.numpy())
+        for power in powers[1:]:
+            add_taken(total.numpy(), power.numpy(), rows.numpy())
         total *= share
         ctx.blocks, ctx.weights, ctx.layers, ctx.like = blocks, weights, layers, alpha
         ctx.rows, ctx.parts = rows, len(parts)
         ctx.save_for_backward(*(powers if ctx.needs_input_grad[1] else ()))
-        found = (total, table.index_select(0, rows)) if own else (total,)
-        return tuple(part for rows_ in found for part in torch.split(rows_, [len(p) for p in parts]))
+        tables = (total, table.index_select(0, rows)) if own else (total,)
+        return tuple(part for t in tables for part in torch.split(t, [len(p) for p in parts]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

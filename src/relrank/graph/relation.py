@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ Duplicates = Literal["error", "sum", "max", "first"]
 
 
 Titles = Mapping[str, str]
-"""What people read instead of a relation's name; a relation that is not in it goes by its name."""
+"""Titles of relations by name, for readers; a relation without one is shown by its name."""
 
 
 NO_TITLES: Titles = MappingProxyType({})
@@ -38,7 +40,7 @@ class Relation:
         weight: float32 [n_edges], all positive and finite.
 
     Raises:
-        ValueError: an array is not as above; ``Relation.of`` makes a relation from edges in any order.
+        ValueError: an array breaks these conditions; ``Relation.of`` makes a relation from edges in any order.
     """
 
     name: str
@@ -74,9 +76,9 @@ class Relation:
         weight: npt.NDArray[np.floating | np.integer] | None = None,
         duplicates: Duplicates = "error",
     ) -> Relation:
-        """Sort edges into a relation; between nodes of one type the two directions of a pair are the same edge.
+        """Sort edges into a relation; within one type the two directions of a pair are the same edge.
 
-        Rows that are sorted, int32 and contiguous already are shared with the relation, not copied.
+        Arrays that are already sorted, int32 and contiguous are shared with the relation, not copied.
 
         Args:
             name: of the relation.
@@ -85,12 +87,12 @@ class Relation:
             src: integer [n], rows of the source type, in any order.
             dst: integer [n], rows of the target type.
             weight: number [n]; all ones when None.
-            duplicates: what becomes of an edge that occurs more than once: refused, weights added up, the
-                largest weight, or the weight that comes first.
+            duplicates: for an edge that occurs more than once: raise an error, or take the sum of the weights, the
+                largest, or the first.
 
         Raises:
             ValueError: an edge occurs twice and ``duplicates`` is "error"; a row is negative or above int32; a
-                weight is not positive; a self-loop.
+                weight is not positive; an edge is a self-loop.
         """
         if source == target:
             src, dst = np.minimum(src, dst), np.maximum(src, dst)
@@ -131,14 +133,26 @@ class Relation:
         return replace(self, src=self.src[mask], dst=self.dst[mask], weight=self.weight[mask])
 
     def degrees(self, node_type: str, n: int) -> Int64:
-        """Edges at each of the ``n`` nodes of a type that the relation links, int64 [n]."""
+        """Number of edges of each of the ``n`` nodes of one of the relation's types, int64 [n]."""
         ends = [rows for end, rows in ((self.source, self.src), (self.target, self.dst)) if end == node_type]
         return np.bincount(np.concatenate(ends), minlength=n)
 
     def csr(self, n_source: int, n_target: int) -> Csr:
-        """Source by target; for an undirected relation both triangles are filled."""
+        """Sources by targets; symmetric for an undirected relation."""
         if not self.undirected:
             return Csr.from_pairs(self.src, self.dst, (n_source, n_target), self.weight)
         src = np.concatenate([self.src, self.dst])
         dst = np.concatenate([self.dst, self.src])
         return Csr.from_pairs(src, dst, (n_source, n_target), np.concatenate([self.weight, self.weight]))
+
+    def sha256(self) -> str:
+        """Hash of the ends, edges and weights, not of the name; computed once per relation."""
+        if self not in _SHA256:
+            digest = hashlib.sha256(f"{self.source} {self.target}".encode())
+            for column in (self.src, self.dst, self.weight):
+                digest.update(np.ascontiguousarray(column).data)
+            _SHA256[self] = digest.hexdigest()
+        return _SHA256[self]
+
+
+_SHA256: WeakKeyDictionary[Relation, str] = WeakKeyDictionary()

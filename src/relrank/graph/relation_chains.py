@@ -1,8 +1,8 @@
-"""Chains of relations: how users and items are led to relations that touch neither.
+"""Chains of relations, which connect users and items with relations that touch neither.
 
-An author → country relation says something of items through item → author. The chain to it is the shortest one;
-``composition`` walks it. Networks that pass messages need no composition: they walk the chain by themselves, a layer
-per step (``within_layers``).
+An author → country relation describes items through item → author. The shortest such chain is used; ``composition``
+multiplies its steps. Message-passing networks need no composition: each layer takes one step of the chain
+(``within_layers``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from relrank.graph.relation import Relation
 
 
 class Relations(Protocol):
-    """What is read of a graph: its relations, and the types of users and items."""
+    """The part of a graph that is used here: its relations, and the types of users and items."""
 
     @property
     def user(self) -> str:
@@ -26,18 +26,18 @@ class Relations(Protocol):
 
     @property
     def relations(self) -> Mapping[str, Relation]:
-        """All but the interactions, by name."""
+        """Relations other than the interactions, by name."""
 
 
 Chain = tuple[tuple[Relation, bool], ...]
-"""Relations in order, each with whether it is walked from source to target."""
+"""Relations in order, each with True if it is followed from source to target."""
 
 
 def described_type(graph: Relations, relation: Relation) -> str | None:
-    """The node type that a relation says something of: items, users, or None.
+    """The node type that a relation describes: items, users, or None.
 
-    Items where it links any, else users; where it touches neither, whichever a chain leads there from, items first.
-    A second relation user → item is one of users: what else a user did.
+    A relation that links items describes items, otherwise users if it links these. A relation that touches neither
+    describes the type from which a chain leads to it, items first. Other relations user → item describe users.
     """
     direct = _direct_end(graph, relation)
     if direct is not None:
@@ -46,12 +46,12 @@ def described_type(graph: Relations, relation: Relation) -> str | None:
 
 
 def reachable_relations(graph: Relations) -> tuple[str, ...]:
-    """Names of the relations that touch users or items, and of those that a chain of relations leads to."""
+    """Names of the relations that touch users or items directly or along a chain."""
     return tuple(name for name, relation in graph.relations.items() if described_type(graph, relation) is not None)
 
 
 def touches_items(graph: Relations, relation: Relation) -> bool:
-    """Whether a relation links items with anything, or a chain of relations leads there from items."""
+    """Whether a relation touches items directly or along a chain."""
     return graph.item in (relation.source, relation.target) or described_type(graph, relation) == graph.item
 
 
@@ -66,13 +66,12 @@ def chain_to(graph: Relations, relation: Relation, end: str) -> Chain | None:
     """The shortest chain of relations from a node type to a relation that does not touch it.
 
     Args:
-        graph: its relations may be links of the chain; each leads from one node type to another one.
-        relation: where the chain leads.
-        end: node type where it starts, that of users or items.
+        graph: the chain consists of its relations between two different node types.
+        relation: the end of the chain.
+        end: node type where the chain starts, that of users or items.
 
     Returns:
-        Relations in order with whether each is walked from source to target, ``relation`` last; None where no
-        chain leads there. Among equally short ones the first by names.
+        The chain with ``relation`` last, among equally short ones the first by names; None if there is none.
     """
     others = {graph.user, graph.item}
     frontier: list[tuple[str, Chain]] = [(end, ())]
@@ -95,7 +94,7 @@ def chain_to(graph: Relations, relation: Relation, end: str) -> Chain | None:
 
 
 def chain_of(graph: Relations, relation: Relation) -> Chain:
-    """The relations that ``compose_relation`` walks, in order; the relation alone where it touches users or items.
+    """The chain that ``compose_relation`` multiplies; the relation alone if it touches users or items.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
@@ -108,7 +107,7 @@ def chain_of(graph: Relations, relation: Relation) -> Chain:
 
 
 def hops(graph: Relations) -> dict[str, tuple[str, ...]]:
-    """By relation the names of those that a chain passes before it: () where it is direct or nothing leads there."""
+    """By relation the names of those before it in its chain; () if it is direct or there is no chain."""
     return {
         name: tuple(link.name for link, _ in chain_of(graph, r)[:-1]) if described_type(graph, r) is not None else ()
         for name, r in graph.relations.items()
@@ -127,21 +126,21 @@ def chain_node_types(graph: Relations, relation: Relation) -> tuple[str, ...]:
 def within_layers(
     graph: Relations, relations: Mapping[str, Relation], ends: Collection[str], layers: int
 ) -> tuple[str, ...]:
-    """Relations whose messages reach a node type within some layers of message passing.
+    """Relations whose messages reach certain node types within a number of message-passing layers.
 
-    A message crosses a relation in one layer, and from there needs one more for every relation on its way.
+    A message crosses one relation per layer.
 
     Args:
-        graph: its order is that of the names.
-        relations: along which messages pass.
+        graph: names are returned in the order of its relations.
+        relations: those that messages cross.
         ends: node types that are scored.
-        layers: messages in a row.
+        layers: number of layers.
     """
-    near, read = set(ends), set[str]()
+    near, used = set(ends), set[str]()
     for _ in range(layers):
         crossed = {name for name, r in relations.items() if near & {r.source, r.target}}
-        if crossed <= read:
+        if crossed <= used:
             break
-        read |= crossed
+        used |= crossed
         near |= {end for name in crossed for end in (relations[name].source, relations[name].target)}
-    return tuple(name for name in graph.relations if name in read)
+    return tuple(name for name in graph.relations if name in used)

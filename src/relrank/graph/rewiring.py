@@ -1,4 +1,4 @@
-"""Placebo relations: the same degrees, other edges.
+"""Placebo relations: the same degrees, different edges.
 
 Double-edge swaps as a Markov chain: S. Maslov and K. Sneppen, "Specificity and stability in topology of protein
 networks", Science 296 (2002). A rejected proposal counts as a step, which makes the chain uniform over all simple
@@ -21,15 +21,15 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 
 
 def rewire(relation: Relation, seed: int, swaps_per_edge: int = 10) -> Relation:
-    """Shuffle who is linked with whom; every node keeps its number of edges, and no edge occurs twice.
+    """Shuffle the edges of a relation; every node keeps its degree, and no edge occurs twice.
 
-    Between two types a weight stays with its source, so that each source keeps its weights and changes only its
-    targets; within one type it stays with the edge. Where the degrees allow one graph only, that graph comes back.
+    Between two types each source keeps its weights and changes only its targets; within one type a weight stays with
+    its edge. If the degrees allow only one graph, the edges stay the same.
 
     Args:
         relation: the edges to shuffle.
-        seed: the result is a function of it and of the relation.
-        swaps_per_edge: proposed swaps per edge, rejected ones included.
+        seed: of the random swaps.
+        swaps_per_edge: proposed swaps per edge, including rejected ones.
     """
     first, second = relation.src.astype(np.int64), relation.dst.astype(np.int64)
     if len(relation) > 1:
@@ -48,7 +48,7 @@ def _mix(z: np.uint64) -> np.uint64:
 
 @njit()
 def _slot(table: Int64, key: np.int64) -> np.int64:
-    """Where a key is in an open-addressing table, or the empty slot (-1) where it would go."""
+    """The slot of a key in an open-addressing table, or the empty slot (-1) for it."""
     mask = table.size - 1
     at = np.int64(_mix(np.uint64(key)) & np.uint64(mask))
     while table[at] != -1 and table[at] != key:
@@ -85,8 +85,8 @@ def _swap(first: Int64, second: Int64, n: int, undirected: bool, steps: int, sta
         table[_slot(table, key)] = key
     edges = np.uint64(first.size)
     for _ in range(steps):
-        # Two edges from the halves of one draw. Its bias of at most n_edges / 2^32 does no harm: the chance of
-        # picking a pair of slots is the same for a swap and for its undoing, which is all that uniformity needs.
+        # Two edges from the halves of one draw. Its bias of at most n_edges / 2^32 is harmless: a swap and its
+        # inverse pick the same pair of slots with the same probability, which is all that uniformity requires.
         state += _GAMMA
         draw = _mix(state)
         i, j = np.int64(((draw >> _S32) * edges) >> _S32), np.int64(((draw & _LOW32) * edges) >> _S32)

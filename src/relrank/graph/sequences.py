@@ -1,7 +1,7 @@
-"""Histories in time order, and windows of them: the last items of each, one after the other, padded behind.
+"""Histories in time order, and windows of their latest items.
 
-Every window is left-aligned in memory, so that a causal model needs no mask: padding comes after all that is real.
-Which place counts as the first is the model's matter (see ``relrank.models.core.sequence``).
+Windows are left-aligned and padded at the end, so that a causal model needs no mask. The model decides which position
+embedding the first item gets (see ``relrank.models.core.sequence``).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from relrank.kernels.csr import Int32, Int64, concat_ranges
 LENGTH_BOUNDS = (10, 50)
 """Longest short and longest medium history, in items."""
 LENGTH_GROUPS = (f"≤ {LENGTH_BOUNDS[0]}", f"{LENGTH_BOUNDS[0] + 1}–{LENGTH_BOUNDS[1]}", f"> {LENGTH_BOUNDS[1]}")
-"""What short, medium and long histories are called."""
+"""Names of the groups of short, medium and long histories."""
 
 
 def check_ordered(graph: Graph, where: str) -> None:
-    """Refuse histories without an order.
+    """Refuse a graph whose histories have no order in time.
 
     Raises:
-        InputError: the graph has none.
+        InputError: they have none.
     """
     if graph.places is None:
         raise InputError(
@@ -43,7 +43,7 @@ def item_rows(histories: Sequence[Tensor], n_items: int) -> list[Int64]:
     """Histories as NumPy arrays.
 
     Raises:
-        InputError: an item row outside the catalogue.
+        InputError: an item row is outside the catalogue.
     """
     rows = [h.cpu().numpy().astype(np.int64) for h in histories]
     for number, row in enumerate(rows):
@@ -64,7 +64,7 @@ class Sequences:
 
     Attributes:
         indptr: int64 [n + 1], where each history starts.
-        items: int32 [n_events], item rows; an item may occur more than once.
+        items: int32 [n_events], item rows; an item may be repeated.
     """
 
     indptr: Int64
@@ -72,30 +72,28 @@ class Sequences:
 
     @classmethod
     def from_rows(cls, user: Int32, item: Int32, n: int) -> Sequences:
-        """The histories of n users from rows (user, item), each in the order in which its rows stand."""
+        """The histories of n users from rows (user, item), each in the order of its rows."""
         indptr = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=n))]).astype(np.int64)
         return cls(indptr, item[np.argsort(user, kind="stable")])
 
     @classmethod
     def from_graph(cls, graph: Graph) -> Sequences:
-        """The training histories of all users; an item is there as often as it was chosen.
+        """The training histories of all users, with repetitions.
 
         Raises:
-            InputError: the graph knows no order in time.
+            InputError: the graph has no order in time.
         """
         check_ordered(graph, "a model of sequences")
-        chronological_order = graph.chronological_order()
-        assert chronological_order is not None
-        return cls.from_rows(
-            graph.interactions.src[chronological_order], graph.interactions.dst[chronological_order], graph.n_users
-        )
+        order = graph.chronological_order()
+        assert order is not None
+        return cls.from_rows(graph.interactions.src[order], graph.interactions.dst[order], graph.n_users)
 
     @classmethod
     def from_histories(cls, histories: Sequence[Tensor], n_items: int) -> Sequences:
-        """Histories as they are given, oldest item first.
+        """Histories as given, oldest item first.
 
         Raises:
-            InputError: an item row outside the catalogue.
+            InputError: an item row is outside the catalogue.
         """
         rows = item_rows(histories, n_items)
         indptr = np.concatenate([[0], np.cumsum([row.size for row in rows])]).astype(np.int64)
@@ -103,7 +101,7 @@ class Sequences:
 
     @classmethod
     def from_padded(cls, items: npt.NDArray[np.integer], pad: int) -> Sequences:
-        """Rows of a padded array [n, L], oldest item first; padding may stand on either side."""
+        """Rows of a padded array [n, L], oldest item first; padding may be on either side."""
         real = items != pad
         indptr = np.concatenate([[0], np.cumsum(real.sum(1))]).astype(np.int64)
         return cls(indptr, items[real].astype(np.int32))
@@ -114,7 +112,7 @@ class Sequences:
         return self.indptr.size - 1
 
     def lengths(self) -> Int64:
-        """Items of each history, int64 [n]: true lengths, never a window's."""
+        """Length of each full history, int64 [n]."""
         return np.diff(self.indptr)
 
     def take(self, rows: npt.NDArray[np.integer]) -> Sequences:
@@ -123,7 +121,7 @@ class Sequences:
         return Sequences(indptr, self.items[at])
 
     def then(self, more: Sequences) -> Sequences:
-        """Each history followed by the other's history of the same row."""
+        """Each history followed by the history of the same row in ``more``."""
         lengths = np.stack([self.lengths(), more.lengths()], axis=1).ravel()
         both = np.concatenate([self.items, more.items])
         starts = np.stack([self.indptr[:-1], more.indptr[:-1] + self.items.size], axis=1).ravel()
@@ -131,23 +129,23 @@ class Sequences:
         return Sequences(indptr[::2].copy(), both[at])
 
     def windows(self, width: int, ends: Int64 | None = None) -> tuple[Int64, Int64]:
-        """The last ``width`` items of each history, left-aligned, with zeros behind a shorter one.
+        """The last ``width`` items of each history, left-aligned and padded with zeros.
 
         Args:
             width: of the window.
-            ends: int64 [n], how many items of each history there are to the window's end; by default all.
+            ends: int64 [n], number of a history's items up to the end of its window; all by default.
 
         Returns:
-            int64 [n, longest], and how many of each row are real, int64 [n].
+            int64 [n, longest window], and the number of items in each window, int64 [n].
         """
         ends = self.lengths() if ends is None else ends
-        kept = np.minimum(ends, width)
-        out = np.zeros((self.n, int(kept.max(initial=0))), np.int64)
-        real = np.arange(out.shape[1]) < kept[:, None]
-        out[real] = self.items[concat_ranges(self.indptr[:-1] + ends - kept, kept)[1]]
-        return out, kept
+        sizes = np.minimum(ends, width)
+        out = np.zeros((self.n, int(sizes.max(initial=0))), np.int64)
+        real = np.arange(out.shape[1]) < sizes[:, None]
+        out[real] = self.items[concat_ranges(self.indptr[:-1] + ends - sizes, sizes)[1]]
+        return out, sizes
 
     def tensors(self) -> list[Tensor]:
         """Each history as a tensor, int64 [length]."""
         parts = np.split(self.items.astype(np.int64), self.indptr[1:-1])
-        return [torch.from_numpy(part) for part in parts[: self.n]]  # nothing, split nowhere, is one part
+        return [torch.from_numpy(part) for part in parts[: self.n]]  # np.split gives one part even without histories

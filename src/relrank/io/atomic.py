@@ -1,8 +1,8 @@
-"""A file or a folder is there whole or not at all, after a crash of the machine, too.
+"""Atomic writes: a file or folder is complete or absent, even after a crash of the machine.
 
-What is being written has a name of its own, ``.NAME.HOST-PROCESS-RANDOM.part``, so that two processes never write to
-one file, and so that nobody can put a link there beforehand. What a killed process left is removed by the next write
-of the same name on that machine.
+Writes go to a temporary name, ``.NAME.HOST-PROCESS-RANDOM.part``, so that two processes never write to one file and
+nobody can place a link there beforehand. Leftovers of a killed process are removed by the next write of the same name
+on that machine.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pathlib import Path
 from relrank.errors import InputError
 
 _WRITTEN: set[str] = set()
-"""Temporary names of this process."""
+"""Temporary names in use by this process."""
 _AT_CWD, _EXCHANGE = -100, 2
-"""Of Linux's renameat2: paths are relative to where the process runs; two names change places."""
+"""AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2."""
 
 
 @contextmanager
 def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary name to write to, which becomes ``path`` when the block ends without an error.
+    """A temporary file to write to, which becomes ``path`` when the block ends without an error.
 
-    Missing parent folders are made. A killed or failed write leaves what was at ``path`` before.
+    Missing parent folders are created. After a killed or failed write, ``path`` is as before.
 
     Args:
         path: final name.
-        durable: False where the folder around it is not whole yet, and is synced when it is (``sync_tree``).
+        durable: whether to sync to disk; False if the folder is synced when it is complete (``sync_tree``).
 
     Raises:
-        InputError: the path has no name of its own, such as "..".
+        InputError: the path does not end in a name, such as "..".
     """
     with _temporary(path) as part:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -51,14 +51,14 @@ def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes ``folder`` when the block ends without an error.
+    """A temporary folder to write into, which becomes ``folder`` when the block ends without an error.
 
-    What was there changes places with it, so that a kill leaves the older one or the new one. Where the system cannot
-    do that, the older steps aside as ``.NAME.replaced``; the next write puts it back if a kill left it there. Missing
-    parent folders are made; a failed write leaves what was there before, nothing else.
+    An existing folder is exchanged with it, so that a kill leaves the old one or the new one. Where the system cannot
+    exchange names, the old one is first renamed to ``.NAME.replaced``, and a next write restores it if a kill left it
+    there. Missing parent folders are created; after a failed write, ``folder`` is as before.
 
     Raises:
-        InputError: the path has no name of its own, such as "..".
+        InputError: the path does not end in a name, such as "..".
     """
     aside = named(folder).with_name(f".{folder.name}.replaced")
     with _temporary(folder) as part:
@@ -78,10 +78,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def named(path: Path) -> Path:
-    """The path, if it ends in a name that can be given to something.
+    """The path, if it ends in a name.
 
     Raises:
-        InputError: it ends in none, as "." and "/" do, or in "..".
+        InputError: it does not, like ".", "/" and "..".
     """
     if path.name in ("", ".", ".."):
         raise InputError("not a name", where=repr(str(path)), expected="the name of a file or a folder", found="none")
@@ -89,22 +89,22 @@ def named(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, would survive a crash of the machine."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":
-        return  # cannot be opened there
+        return  # Windows cannot open folders
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:
-        if not is_folder:  # some file systems cannot do it for folders
+        if not is_folder:  # some file systems cannot sync folders
             raise
     finally:
         os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:
-    """``sync`` for every file and folder below, and for the folder."""
+    """``sync`` for a folder and all files and folders in it."""
     for at, _, names in os.walk(folder):
         for name in names:
             sync(Path(at, name))
@@ -112,9 +112,9 @@ def sync_tree(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file, a link or a folder with all that it holds; links are removed, never followed.
+    """Delete a file, a link, or a folder with its content; links are never followed.
 
-    A folder loses its name first: a kill leaves all of it or, under a temporary name, the rest.
+    A folder is renamed first, so that a kill leaves all of it or a part under a temporary name.
     """
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
@@ -124,13 +124,13 @@ def discard(path: Path) -> None:
 
 
 def sync_names(path: Path) -> None:
-    """``sync`` for the folder that a path lies in."""
+    """``sync`` for the folder that contains a path."""
     sync(path.absolute().parent)
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """A free name beside ``path`` under which nothing is left when the block ends."""
+    """An unused name in the folder of ``path``, removed when the block ends."""
     named(path).parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     part = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{secrets.token_hex(6)}.part")
@@ -152,21 +152,21 @@ def _remove(path: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what killed processes of this machine left of earlier writes of the same name."""
-    begins = f".{path.name}.{_here()}-"
-    with os.scandir(path.parent) as there:
-        left = [e.name for e in there if e.name.startswith(begins) and e.name.endswith(".part")]
+    prefix = f".{path.name}.{_here()}-"
+    with os.scandir(path.parent) as entries:
+        left = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(".part")]
     for name in left:
-        number = name.removeprefix(begins).partition("-")[0]
+        number = name.removeprefix(prefix).partition("-")[0]
         if name not in _WRITTEN and number.isdigit() and not _is_alive(int(number)):
             _remove(path.with_name(name))
 
 
 def _is_alive(number: int) -> bool:
-    """Whether a process of this machine has this number; this one does not count, since it knows its own names."""
+    """Whether another process of this machine has this number."""
     if number == os.getpid():
         return False
     if os.name == "nt":
-        return True  # there the question would end the process
+        return True  # os.kill would end the process
     try:
         os.kill(number, 0)
     except ProcessLookupError:
@@ -177,12 +177,12 @@ def _is_alive(number: int) -> bool:
 
 
 def _here() -> str:
-    """This machine in six letters."""
+    """Six letters that identify this machine."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step; False where this system or file system cannot."""
+    """Exchange two names atomically; False if this system or file system cannot."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

@@ -1,7 +1,7 @@
-"""A folder has one owner at a time: the process that writes to it.
+"""A folder that only one process at a time writes to.
 
-A lock file in the folder is locked by the system, so that it is free again however its owner ends. Who that is stands
-in a file beside it, for those who come second.
+The operating system holds the lock on a file in the folder and releases it however the owner ends. Another file there
+names the owner, for the messages of other processes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ LOCK, OWNER = ".lock", ".owner.json"
 
 
 class FolderLock:
-    """A folder that is held.
+    """A locked folder.
 
     Attributes:
-        delete_on_exit: whether the folder goes, with all that it holds, when the outermost block ends.
+        delete_on_exit: whether to delete the folder with its content when the outermost block ends.
     """
 
     delete_on_exit = False
@@ -39,15 +39,15 @@ class FolderLock:
 def locked_folder(
     folder: Path, what: Path | None = None, names: Collection[str] | None = None
 ) -> Iterator[FolderLock]:
-    """Hold a folder, which is made if it is not there, until the block ends; the same thread may do so again inside.
+    """Lock a folder until the block ends, and create it if needed; reentrant in the same thread.
 
     Args:
-        folder: that this process alone is to write to; a user's own may be reached through a link.
-        what: the folder or file that it lies beside and is about, which users know; the folder itself by default.
-        names: of what is relrank's in the folder, where others may keep theirs; None where all of it is.
+        folder: that only this process may write to. Without ``what`` it may be reached through a link.
+        what: the folder or file that the locked folder belongs to, for messages; the folder itself by default.
+        names: patterns of relrank's files in the folder, if it may hold others; None for all.
 
     Raises:
-        InputError: another process or thread holds it, or it holds a link in place of something of relrank's.
+        InputError: another process or thread holds the lock, or a link is in the place of one of relrank's files.
     """
     if what is not None and folder.is_symlink():
         raise _link(folder)
@@ -74,17 +74,17 @@ def locked_folder(
             (folder / OWNER).unlink(missing_ok=True)
         if hold.delete_on_exit and not again:
             _empty(folder)
-            if sys.platform != "win32":  # whoever waits for the lock of a folder that is gone makes it anew
+            if sys.platform != "win32":  # a process that waits for the lock creates the folder again
                 _remove(folder)
         lock.release()
-        if hold.delete_on_exit and not again and sys.platform == "win32":  # where an open file cannot be deleted
+        if hold.delete_on_exit and not again and sys.platform == "win32":  # an open file cannot be deleted
             _remove(folder)
 
 
 def _empty(folder: Path) -> None:
-    """Delete what a folder holds but its lock; links are removed, never followed."""
-    with os.scandir(folder) as there:
-        entries = [entry for entry in there if entry.name != LOCK]
+    """Delete the content of a folder except its lock; links are never followed."""
+    with os.scandir(folder) as content:
+        entries = [entry for entry in content if entry.name != LOCK]
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -94,47 +94,47 @@ def _empty(folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder that holds nothing but its lock."""
+    """Delete a folder that holds only its lock."""
     with suppress(OSError):
         (folder / LOCK).unlink(missing_ok=True)
         folder.rmdir()
 
 
 def refuse_links(folder: Path, names: Collection[str] | None = None) -> None:
-    """Refuse a folder that holds links: what is written or deleted through one may lie anywhere.
+    """Refuse a folder that contains links, through which files elsewhere could be written or deleted.
 
     Args:
         folder: that is written to.
-        names: what alone is looked at there, with all that it holds, as patterns; everything by default.
+        names: patterns of the files and folders to check; all by default.
 
     Raises:
-        InputError: it does.
+        InputError: it contains a link.
     """
-    waiting = [folder]
-    while waiting:
-        at = waiting.pop()
-        with _entries(at, at is folder) as there:
-            for entry in there:
-                if at is folder and names is not None and not any(fnmatchcase(entry.name, one) for one in names):
+    pending = [folder]
+    while pending:
+        at = pending.pop()
+        with _entries(at, at is folder) as entries:
+            for entry in entries:
+                if at is folder and names is not None and not any(fnmatchcase(entry.name, name) for name in names):
                     continue
                 if entry.is_symlink():
                     raise _link(Path(entry.path))
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
+                    pending.append(Path(entry.path))
 
 
 @contextmanager
 def _entries(folder: Path, is_first: bool) -> Iterator[Iterable[os.DirEntry[str]]]:
-    """What a folder holds; nothing of one inside that was deleted meanwhile, as temporary ones are."""
+    """The entries of a folder; none of a subfolder that was deleted meanwhile, as temporary ones are."""
     try:
-        there = os.scandir(folder)
+        entries = os.scandir(folder)
     except FileNotFoundError:
         if is_first:
             raise
         yield ()
         return
-    with there:
-        yield there
+    with entries:
+        yield entries
 
 
 def _link(path: Path) -> InputError:
@@ -147,14 +147,14 @@ def _link(path: Path) -> InputError:
 
 
 def _sign(folder: Path) -> None:
-    said = {"process": os.getpid(), "machine": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    owner = {"process": os.getpid(), "machine": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     with atomic_write(folder / OWNER, durable=False) as temporary:
-        temporary.write_text(json.dumps(said), encoding="utf-8")
+        temporary.write_text(json.dumps(owner), encoding="utf-8")
 
 
 def _owner(folder: Path) -> str:
-    """Who holds a folder, as they wrote it."""
+    """The owner of a folder, for messages."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        said = json.loads((folder / OWNER).read_text(encoding="utf-8"))
-        return f"process {said['process']} of {said['machine']}, since {said['since']}"
+        owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
+        return f"process {owner['process']} of {owner['machine']}, since {owner['since']}"
     return "another process"

@@ -1,8 +1,8 @@
-"""A folder with a manifest: what is read from it is what was written, or one error.
+"""Folders with a manifest: a file that is read is the one that was written, or an error says so.
 
-``manifest.json`` holds the sha256 of every file and of its own content. A subfolder that has a manifest of its own is
-listed by that file alone. Files are read into memory once, checked there and parsed from there, so nobody who changes
-them meanwhile changes what was read. This finds damage and mistakes; it is no signature.
+``manifest.json`` holds the sha256 of every file and of its own content. A subfolder with its own manifest is listed
+by that file alone. Files are read into memory once, checked and parsed there; later changes on disk have no effect.
+This detects damage and mistakes; it is no signature.
 """
 
 from __future__ import annotations
@@ -25,44 +25,43 @@ from relrank.io.atomic import atomic_write
 FORMAT = "relrank-manifest-1"
 MANIFEST = "manifest.json"
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP)
-"""Errors that say that there is no such file, where others say that it cannot be read."""
+"""Error numbers of a missing file; others mean that it cannot be read."""
 
 
 def write_manifest(folder: Path, names: Iterable[str] | None = None, durable: bool = True) -> None:
     """Write a folder's manifest.
 
     Args:
-        folder: that is complete otherwise.
-        names: of the files that it speaks for; by default all.
+        folder: complete but for its manifest.
+        names: of the files to list; by default all.
         durable: see ``atomic_write``.
     """
     files = {name: sha256_of(folder / name) for name in sorted(_files_in(folder) if names is None else names)}
     manifest = {"format": FORMAT, "files": files}
     with atomic_write(folder / MANIFEST, durable) as temporary:
-        temporary.write_text(json.dumps(manifest | {"sha256": _seal_of(manifest)}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(manifest | {"sha256": _sha256_of(manifest)}, indent=1), encoding="utf-8")
 
 
 class ManifestReader:
-    """A folder that ``write_manifest`` closed, opened to read.
+    """Reads the files of a folder with a manifest.
 
     Args:
         folder: with a manifest.
-        remedy: what to do if it is not what was written, for messages.
+        remedy: what to do about a changed folder, for messages.
 
     Raises:
-        InputError: it has no manifest, or one that was changed.
+        InputError: the manifest is missing, or was changed.
     """
 
     def __init__(self, folder: Path, remedy: str) -> None:
-        self._folder, self._mend = folder, remedy
+        self._folder, self._remedy = folder, remedy
         if not os.path.lexists(folder / MANIFEST):
-            raise self._error(
-                folder, "folder has no manifest", f"a file {MANIFEST}", "none: an older one, or damaged"
-            )
+            found = "none: the folder is damaged, or of an older version"
+            raise self._error(folder, "folder has no manifest", f"a file {MANIFEST}", found)
         manifest = parse_json_object(self._bytes(MANIFEST), str(folder / MANIFEST))
-        write_manifest = manifest.pop("sha256", None)
+        sha256 = manifest.pop("sha256", None)
         files = manifest.get("files")
-        if manifest.get("format") != FORMAT or write_manifest != _seal_of(manifest) or not isinstance(files, dict):
+        if manifest.get("format") != FORMAT or sha256 != _sha256_of(manifest) or not isinstance(files, dict):
             raise self._error(folder / MANIFEST, "manifest was changed", f"{FORMAT} as it was written", "another")
         self._files: dict[str, str] = files
 
@@ -73,7 +72,7 @@ class ManifestReader:
         """The content of a file.
 
         Raises:
-            InputError: the file is gone, leads out of the folder, or is not what was written.
+            InputError: the file is missing, leads out of the folder, or was changed.
         """
         if name not in self._files:
             raise self._error(self._folder / MANIFEST, "file is not in the manifest", name, ", ".join(self._files))
@@ -85,31 +84,31 @@ class ManifestReader:
         return content
 
     def size(self, name: str) -> int:
-        """Bytes of a file, before it is read.
+        """The size of a file in bytes.
 
         Raises:
-            InputError: the file is gone.
+            InputError: the file is missing.
         """
         try:
             return (self._folder / name).stat().st_size
         except OSError as error:
-            raise self._gone(name, error) from None
+            raise self._unreadable(name, error) from None
 
     def json(self, name: str) -> dict[str, Any]:
-        """The same of a JSON object."""
+        """Like ``read``, a JSON object."""
         return parse_json_object(self.read(name), str(self._folder / name))
 
     def table(self, name: str) -> pl.DataFrame:
-        """The same of a Parquet table."""
+        """Like ``read``, a Parquet table."""
         return parse_parquet(self.read(name), str(self._folder / name))
 
     def _bytes(self, name: str) -> bytes:
         try:
             return read_bytes_within(self._folder, name)
         except OSError as error:
-            raise self._gone(name, error) from None
+            raise self._unreadable(name, error) from None
 
-    def _gone(self, name: str, error: OSError) -> InputError:
+    def _unreadable(self, name: str, error: OSError) -> InputError:
         found = error.strerror or str(error)
         if error.errno not in NO_FILE:
             return UnavailableError(
@@ -118,11 +117,11 @@ class ManifestReader:
         return self._error(self._folder / name, "file cannot be read", "the one that was written", found)
 
     def _error(self, where: Path, what: str, expected: str, found: str) -> InputError:
-        return InputError(what, where=str(where), expected=f"{expected}; {self._mend}", found=found)
+        return InputError(what, where=str(where), expected=f"{expected}; {self._remedy}", found=found)
 
 
 def read_bytes_within(folder: Path, name: str) -> bytes:
-    """The content of a file in a folder; the folder may be reached through a link, the file not beyond it.
+    """The content of a file in a folder, which itself may be reached through a link.
 
     Raises:
         InputError: a link leads out of the folder.
@@ -131,15 +130,15 @@ def read_bytes_within(folder: Path, name: str) -> bytes:
     path = folder / name
     refuse_leading_out(folder, path)
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "not a file", str(path))  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "not a file", str(path))  # reading a pipe would block
     return path.read_bytes()
 
 
 def refuse_leading_out(folder: Path, path: Path) -> None:
-    """Refuse a path below a folder that links lead out of it.
+    """Refuse a path in a folder that leads out of it through links.
 
     Raises:
-        InputError: they do.
+        InputError: it does.
     """
     real, root = (Path(os.path.realpath(p)) for p in (path, folder))
     if not real.is_relative_to(root):
@@ -150,16 +149,16 @@ def refuse_leading_out(folder: Path, path: Path) -> None:
 
 @contextmanager
 def consistent(where: Path, remedy: str) -> Iterator[None]:
-    """What is put together from a folder's files fits, or one error says that it does not.
+    """Turn errors that inconsistent files cause into one InputError.
 
-    Seals find what was changed since it was written, not what was written so.
+    Manifests detect files that were changed after they were written, not files that never fitted together.
 
     Raises:
-        InputError: values are not there, or are of another type or shape than is asked for.
+        InputError: values are missing, or have another type or shape than expected.
     """
     try:
         yield
-    except (InputError, UnicodeError):  # a terminal that cannot show a title says nothing of files
+    except (InputError, UnicodeError):  # UnicodeError: the terminal cannot show a title
         raise
     except UNFIT as error:
         found = first_line(error)
@@ -172,10 +171,10 @@ def consistent(where: Path, remedy: str) -> Iterator[None]:
 
 
 def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
-    """A JSON object.
+    """The JSON object in a file.
 
     Raises:
-        InputError: it is none.
+        InputError: the file does not hold one.
     """
     try:
         value = json.loads(content)
@@ -187,10 +186,10 @@ def parse_json_object(content: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_parquet(content: bytes, where: str) -> pl.DataFrame:
-    """A Parquet table.
+    """The table in a Parquet file.
 
     Raises:
-        InputError: it is none.
+        InputError: the file cannot be read.
     """
     try:
         return pl.read_parquet(io.BytesIO(content))
@@ -199,13 +198,13 @@ def parse_parquet(content: bytes, where: str) -> pl.DataFrame:
 
 
 UNFIT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, pl.exceptions.PolarsError)
-"""What is raised where a value is not there, or is another than was meant."""
+"""Errors that missing or wrong values cause."""
 PARQUET_ERRORS = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError)
-"""What Polars raises of a file that is no Parquet, or a damaged one."""
+"""Errors of Polars for a file that is not Parquet, or is damaged."""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """The first line of an error's message."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
@@ -223,5 +222,5 @@ def _files_in(folder: Path) -> Iterable[str]:
             yield f"{path.name}/{MANIFEST}"
 
 
-def _seal_of(manifest: dict[str, Any]) -> str:
+def _sha256_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

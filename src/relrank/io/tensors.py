@@ -1,7 +1,7 @@
-"""What is kept on disk: tensors as safetensors with JSON beside them, written whole or not at all.
+"""Tensors and JSON on disk, written atomically.
 
-A file holds the sha256 of its content, so that one that is read by itself is what was written. Tensors are read into
-memory and never mapped: nobody who writes over the file changes them.
+Tensors are stored as safetensors with JSON metadata and the sha256 of both, which is checked when the file is read.
+They are read into memory and never mapped, so later changes to the file have no effect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMAT = "relrank-tensors-2"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, Any], durable: bool = True) -> None:
-    """Write tensors and a JSON note as one file under a temporary name, then rename it.
+    """Write tensors and a JSON note as one file, atomically.
 
     Args:
         path: final name.
@@ -44,7 +44,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save_tensors`` wrote.
 
     Raises:
-        InputError: no such file, a damaged one, or one of another program.
+        InputError: the file is missing, damaged, or of another program.
     """
     try:
         content = path.read_bytes()
@@ -57,17 +57,17 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             "file is damaged",
             where=str(path),
-            expected="the content that was written, or no such file",
+            expected="the content that was written",
             found="another sha256",
         )
     return tensors, parse_json_object(metadata["note"].encode(), str(path))
 
 
 def parse_safetensors(content: bytes, where: str) -> dict[str, Tensor]:
-    """The tensors of a file whose content is known to be what was written, such as one of ``sealed.ManifestReader``.
+    """The tensors of a file whose content was already checked, as by ``ManifestReader``.
 
     Raises:
-        InputError: it is a file of another program.
+        InputError: the file is damaged, or of another program.
     """
     return _parsed(content, where)[0]
 
@@ -86,7 +86,7 @@ def _parsed(content: bytes, where: str) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
-    """Of names, types, shapes and numbers of tensors on the CPU, and of a note."""
+    """The digest of the names, types, shapes and numbers of tensors on the CPU, and of a note."""
     digest = hashlib.sha256(note.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
@@ -95,6 +95,6 @@ def _sha256(tensors: Mapping[str, Tensor], note: str) -> str:
 
 
 def write_json(path: Path, value: Any, durable: bool = True) -> None:
-    """Write JSON under a temporary name, then rename it."""
+    """Write JSON, atomically."""
     with atomic_write(path, durable) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")

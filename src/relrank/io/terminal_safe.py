@@ -1,31 +1,31 @@
-"""Text from tables and requests as a terminal may be given it: what would command the terminal is shown, not sent."""
+"""Text from tables and requests, made safe for terminals: control characters are shown as escapes."""
 
 from __future__ import annotations
 
 import unicodedata
 
-_COMMANDS = {"Cc", "Cs", "Zl", "Zp"}
-"""Categories of characters that move or command: controls (ESC is one), halves of a pair, separators of lines."""
-_TURNS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the direction of the text behind them."""
+_CATEGORIES = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode categories to escape: controls such as ESC, surrogates, separators of lines and paragraphs."""
+_DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of the following text."""
 
 
 def terminal_safe(text: object, lines: bool = False) -> str:
-    """The text with every character that commands a terminal shown as its escape.
+    """The text with every character that controls a terminal as its escape.
 
     Args:
         text: anything.
-        lines: whether ends of lines stay, as in a message of several.
+        lines: whether line breaks are left as they are.
     """
-    said = str(text)
-    if said.isprintable():  # no turn of direction is
-        return said
-    return "".join(_shown(c) if _commands(c) and not (lines and c == "\n") else c for c in said)
+    plain = str(text)
+    if plain.isprintable():  # then it has no such character
+        return plain
+    return "".join(_escaped(c) if _controls(c) and not (lines and c == "\n") else c for c in plain)
 
 
-def _commands(character: str) -> bool:
-    return character in _TURNS or unicodedata.category(character) in _COMMANDS
+def _controls(character: str) -> bool:
+    return character in _DIRECTIONS or unicodedata.category(character) in _CATEGORIES
 
 
-def _shown(character: str) -> str:
+def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")

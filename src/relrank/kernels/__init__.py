@@ -1,0 +1,1 @@
+"""Compiled loops and linear algebra, arrays in and arrays out: nothing here knows of graphs or models."""

@@ -7,11 +7,11 @@ for each head; leaky(z) = k z, with k = 1 where z > 0 and the slope elsewhere. W
     t_ij = a_ij (g_i · l_j − g_i · o_i),         dl_j = Σ_i a_ij g_i + t_ij v k_ij,
     dr_i = Σ_j t_ij v k_ij,     de = Σ_ij t_ij w_ij v k_ij,     dv = Σ_ij t_ij leaky(z_ij).
 
-On a CPU these are compiled loops in which a head's sums stay in registers; nothing of size [edges, dim] is ever made,
-and beside the result only a [edges, heads] is kept. The gradient is one pass over destinations and one over sources,
-by a transpose that one counting pass makes. A row is summed by one thread in a fixed order, the sums over all edges
-in blocks that depend on the edges alone: the same input gives the same bits on any number of threads. Elsewhere it is
-torch's operations edge by edge.
+On a CPU these are compiled loops in which the sums of a head stay in registers; nothing of size [edges, dim] is
+allocated, and only a [edges, heads] is kept for the backward pass. The gradient is one pass over destinations and one
+over sources, by the transposed edges. A row is summed by one thread in a fixed order, and sums over all edges are cut
+into blocks that depend on the edges alone: the same input gives the same bits on any number of threads. On other
+devices, torch's operations compute the same edge by edge.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from relrank.kernels.llvm_loops import LoopBuilder, row_code, width_in_types
 from relrank.kernels.row_partition import attention_pool, balanced_partition
 
 _WORTH_THREADS = 1 << 14
-"""Edges below which one thread is done before the others have woken up."""
+"""Below so many edges, one thread is faster than starting the others."""
 _BLOCK = 1 << 12
-"""Edges of a block of rows that sums over all edges are cut into."""
+"""Edges of a block of rows, a part of the sums over all edges."""
 _MOST_BLOCKS = 256
 _ROW_WORK = 2
-"""Edges' worth of work in a row beside its edges."""
+"""Work of a row besides its edges, in edges."""
 
 
 def additive_attention(
@@ -53,20 +53,20 @@ def additive_attention(
     slope: float = 0.2,
     parallel: bool | None = None,
 ) -> Tensor:
-    """Every destination's mean of its neighbours by attention; zeros where it has none.
+    """Every destination's attention-weighted mean of its neighbours; zeros where it has none.
 
-    Half precision is computed in float32 on a CPU, and so is what it comes out as.
+    On a CPU, half precision is computed and returned in float32.
 
     Args:
         left: l, of the sources, [n_src, heads, d].
         right: r, of the destinations, [n_dst, heads, d].
         vector: v, [heads, d].
         indptr: int64 [n_dst + 1].
-        indices: int32 [n_edges], sources; one may occur more than once.
-        edge: (w [n_edges], e [heads, d]); None is 0.
-        slope: of leaky where it is not 1.
-        parallel: whether to run on all of numba's threads, where there is enough to do. None does so in the main
-            thread alone: parallel regions of numba may not be entered by several threads at once.
+        indices: int32 [n_edges], sources; duplicates are allowed.
+        edge: (w [n_edges], e [heads, d]); zeros if None.
+        slope: negative slope of leaky.
+        parallel: whether to use all of numba's threads, if there is enough work. None: only in the main thread, since
+            numba's parallel regions must not be entered by several threads at once.
 
     Returns:
         [n_dst, heads, d].
@@ -92,7 +92,7 @@ def additive_attention(
         edge = edge[0].to(dtype), edge[1].to(dtype)
     if not on_cpu or (edge is not None and edge[0].requires_grad):
         return _plain(left, right, vector, indptr, indices, edge, slope)
-    # without weights: one for all edges, along a vector of zeros
+    # without edge weights: one weight for all edges, and e = 0
     weights, along = (vector.new_zeros(1), torch.zeros_like(vector)) if edge is None else edge
     step = int(edge is not None)
     out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
@@ -110,7 +110,7 @@ def _plain(
     edge: tuple[Tensor, Tensor] | None,
     slope: float,
 ) -> Tensor:
-    """The same by torch's operations, which hold some [n_edges, heads, d]."""
+    """The same by torch's operations, in memory of a few [n_edges, heads, d]."""
     rows = torch.arange(len(right), device=left.device)
     rows = torch.repeat_interleave(rows, indptr.diff(), output_size=indices.numel())
     values = left.index_select(0, indices)
@@ -136,56 +136,45 @@ class _Attention(torch.autograd.Function):
         slope: float,
         parallel: bool | None,
     ) -> Tensor:
-        given = tuple(t.contiguous() for t in (indptr, indices, left, right, vector, weights, along))
-        arrays = [t.numpy() for t in given]
-        dtype = arrays[2].dtype
+        saved = tuple(t.contiguous() for t in (indptr, indices, left, right, vector, weights, along))
+        edges, tables = [t.numpy() for t in saved[:2]], [t.numpy() for t in saved[2:]]
+        dtype = tables[0].dtype
         shares, out = np.empty((indices.numel(), len(vector)), dtype), np.empty(right.shape, dtype)
-        blocks, many = _blocks(arrays[0]), _many(indices, parallel)
-        _run(_forward, _forward_on_all, vector.shape[1], blocks, many, *arrays, step, dtype.type(slope), shares, out)
-        found = torch.from_numpy(out)
-        ctx.save_for_backward(*given, torch.from_numpy(shares), found)
+        inputs = *tables, step, dtype.type(slope), shares
+        blocks, on_all = _blocks(edges[0]), _on_all_threads(indices, parallel)
+        _run(_forward, _forward_on_all, vector.shape[1], blocks, on_all, *edges, inputs, out)
+        result = torch.from_numpy(out)
+        ctx.save_for_backward(*saved, torch.from_numpy(shares), result)
         ctx.rest = step, dtype.type(slope), parallel
-        return found
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         indptr, indices, left, right, vector, weights, along, shares, out = (t.numpy() for t in ctx.saved_tensors)
         step, slope, parallel = ctx.rest
-        width, many = vector.shape[1], _many(ctx.saved_tensors[1], parallel)
-        shared = left, right, vector, weights, along, step, slope, shares, gradients[0].contiguous().numpy()
+        width, on_all = vector.shape[1], _on_all_threads(ctx.saved_tensors[1], parallel)
+        inputs = left, right, vector, weights, along, step, slope, shares, gradients[0].contiguous().numpy()
         moved, d_left, d_right = np.empty_like(shares), np.empty_like(left), np.empty_like(right)
         blocks = _blocks(indptr)
         d_vector, d_along = np.zeros((2, blocks.size - 1, *vector.shape))  # one for each block
-        _run(
-            _destinations,
-            _destinations_on_all,
-            width,
-            blocks,
-            many,
-            indptr,
-            indices,
-            *shared,
-            out,
-            moved,
-            d_right,
-            d_vector,
-            d_along,
-        )
-        starts, rows, places = transpose_edges(indptr, indices, np.arange(indices.size), len(left))
-        _run(_sources, _sources_on_all, width, _blocks(starts), many, starts, rows, *shared, places, moved, d_left)
+        results = out, moved, d_right, d_vector, d_along
+        _run(_destinations, _destinations_on_all, width, blocks, on_all, indptr, indices, inputs, results)
+        starts, rows, edges = transpose_edges(indptr, indices, np.arange(indices.size), len(left))
+        blocks, d_sources = _blocks(starts), (edges, moved, d_left)
+        _run(_sources, _sources_on_all, width, blocks, on_all, starts, rows, inputs, d_sources)
         sums = (d.sum(0).astype(left.dtype) for d in (d_vector, d_along))
         return *(torch.from_numpy(d) for d in (d_left, d_right, *sums)), *[None] * 6
 
 
-def _many(indices: Tensor, parallel: bool | None) -> bool:
+def _on_all_threads(indices: Tensor, parallel: bool | None) -> bool:
     if parallel is None:
         parallel = threading.current_thread() is threading.main_thread()
     return parallel and indices.numel() >= _WORTH_THREADS
 
 
 def _blocks(indptr: Int64) -> Int64:
-    """Row borders of blocks with equal work, int64 [n_blocks + 1]; they do not depend on the number of threads."""
+    """Row borders of blocks with about equal work, int64 [n_blocks + 1], whatever the number of threads."""
     work = int(indptr[-1]) + _ROW_WORK * (indptr.size - 1)
     return balanced_partition(indptr, min(_MOST_BLOCKS, 1 + work // _BLOCK), _ROW_WORK)
 
@@ -196,12 +185,12 @@ def _inner(f: LoopBuilder, near: Any, far: Any, along: Any, weight: Any) -> Any:
 
 
 def _weight(f: LoopBuilder, edge: Any) -> Any:
-    """An edge's w; without weights there is one number for all."""
+    """An edge's w; without weights, all edges share one number."""
     return f.scalar("weights", f.builder.mul(edge, f.value["step"]))
 
 
 def _slopes(f: LoopBuilder, z: Any) -> Any:
-    """k: 1 where z > 0, the slope elsewhere, and so where z is no number."""
+    """k: 1 where z > 0, else the slope, also for NaN."""
     ones = ir.Constant(f.vector, [1.0] * f.width)
     return f.builder.select(f.builder.fcmp_ordered(">", z, f.zero), ones, f.splat(f.value["slope"]))
 
@@ -230,12 +219,8 @@ def _mean(f: LoopBuilder) -> None:
 def _destination(f: LoopBuilder) -> None:
     """A destination's t and dr, and its part of dv and de."""
     row, h, block = f.of_head(f.value["row"]), f.value["h"], f.value["block"]
-    right, gradient, vector, along = (
-        f.load("right", row),
-        f.load("gradient", row),
-        f.load("vector", h),
-        f.load("along", h),
-    )
+    right, gradient = f.load("right", row), f.load("gradient", row)
+    vector, along = f.load("vector", h), f.load("along", h)
     mean = f.dot(gradient, f.load("out", row))
     d_right, d_vector, d_along = f.sum(), f.sum(), f.sum()
     with f.edges() as (edge, _):
@@ -260,9 +245,9 @@ def _source(f: LoopBuilder) -> None:
     direct, inner = f.sum(), f.sum()
     with f.edges() as (edge, _):
         f.fetch(edge, "right", "gradient")
-        end, place = f.column(edge), f.scalar("places", edge)
-        own = f.of_head(place)
-        z = _inner(f, f.load("right", end), left, along, _weight(f, place))
+        end, number = f.column(edge), f.scalar("edge_numbers", edge)
+        own = f.of_head(number)
+        z = _inner(f, f.load("right", end), left, along, _weight(f, number))
         f.add(f.splat(f.scalar("shares", own)), f.load("gradient", end), direct)
         f.add(f.splat(f.scalar("moved", own)), _slopes(f, z), inner)
     f.store(f.fma(vector, f.builder.load(inner), f.builder.load(direct)), "d_left", row)
@@ -273,36 +258,17 @@ _MEAN = row_code(_mean, ("left", "shares", "out"))
 _DESTINATION = row_code(
     _destination, (*_INPUTS, "gradient", "out", "moved", "d_right", "d_vector", "d_along", "block")
 )
-_SOURCE = row_code(_source, (*_INPUTS, "gradient", "places", "moved", "d_left"))
+_SOURCE = row_code(_source, (*_INPUTS, "gradient", "edge_numbers", "moved", "d_left"))
 
 
 @njit(nogil=True)
-def _forward(  # type: ignore[no-untyped-def]
-    sixteens, ones, borders, b, indptr, indices, left, right, vector, weights, along, step, slope, shares, out
-):
-    """Rows of one block; compiled once a machine for each width (about a second), like the others."""
-    heads = vector.shape[0]
+def _forward(sixteens, ones, borders, b, indptr, indices, inputs, out):  # type: ignore[no-untyped-def]
+    """Rows of one block; like the others, compiled once per machine for each width, in about a second."""
+    left, heads, shares = inputs[0], inputs[2].shape[0], inputs[7]
     for i in range(borders[b], borders[b + 1]):
         first, last = indptr[i], indptr[i + 1]
         for h in range(heads):
-            _SCORES(
-                sixteens,
-                ones,
-                i,
-                h,
-                heads,
-                first,
-                last,
-                indices,
-                left,
-                right,
-                vector,
-                weights,
-                along,
-                step,
-                slope,
-                shares,
-            )
+            _SCORES(sixteens, ones, i, h, heads, first, last, indices, *inputs)
             if first < last:
                 top = shares[first, h]
                 for e in range(first + 1, last):
@@ -317,129 +283,44 @@ def _forward(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _destinations(  # type: ignore[no-untyped-def]
-    sixteens,
-    ones,
-    borders,
-    b,
-    indptr,
-    indices,
-    left,
-    right,
-    vector,
-    weights,
-    along,
-    step,
-    slope,
-    shares,
-    gradient,
-    out,
-    moved,
-    d_right,
-    d_vector,
-    d_along,
-):
-    heads = vector.shape[0]
+def _destinations(sixteens, ones, borders, b, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
+    heads = inputs[2].shape[0]
     for i in range(borders[b], borders[b + 1]):
         for h in range(heads):
-            _DESTINATION(
-                sixteens,
-                ones,
-                i,
-                h,
-                heads,
-                indptr[i],
-                indptr[i + 1],
-                indices,
-                left,
-                right,
-                vector,
-                weights,
-                along,
-                step,
-                slope,
-                shares,
-                gradient,
-                out,
-                moved,
-                d_right,
-                d_vector,
-                d_along,
-                b,
-            )
+            _DESTINATION(sixteens, ones, i, h, heads, indptr[i], indptr[i + 1], indices, *inputs, *results, b)
 
 
 @njit(nogil=True)
-def _sources(  # type: ignore[no-untyped-def]
-    sixteens,
-    ones,
-    borders,
-    b,
-    starts,
-    rows,
-    left,
-    right,
-    vector,
-    weights,
-    along,
-    step,
-    slope,
-    shares,
-    gradient,
-    places,
-    moved,
-    d_left,
-):
-    heads = vector.shape[0]
+def _sources(sixteens, ones, borders, b, starts, rows, inputs, results):  # type: ignore[no-untyped-def]
+    heads = inputs[2].shape[0]
     for j in range(borders[b], borders[b + 1]):
         for h in range(heads):
-            _SOURCE(
-                sixteens,
-                ones,
-                j,
-                h,
-                heads,
-                starts[j],
-                starts[j + 1],
-                rows,
-                left,
-                right,
-                vector,
-                weights,
-                along,
-                step,
-                slope,
-                shares,
-                gradient,
-                places,
-                moved,
-                d_left,
-            )
+            _SOURCE(sixteens, ones, j, h, heads, starts[j], starts[j + 1], rows, *inputs, *results)
 
 
 @njit(parallel=True, nogil=True)
-def _forward_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _forward_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _forward(sixteens, ones, borders, b, *rest)
+        _forward(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 @njit(parallel=True, nogil=True)
-def _destinations_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _destinations_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _destinations(sixteens, ones, borders, b, *rest)
+        _destinations(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 @njit(parallel=True, nogil=True)
-def _sources_on_all(sixteens, ones, borders, rest):  # type: ignore[no-untyped-def]
+def _sources_on_all(sixteens, ones, borders, indptr, indices, inputs, results):  # type: ignore[no-untyped-def]
     for b in numba.prange(borders.size - 1):
-        _sources(sixteens, ones, borders, b, *rest)
+        _sources(sixteens, ones, borders, b, indptr, indices, inputs, results)
 
 
 def _run(block: Any, on_all: Any, width: int, borders: Int64, parallel: bool, *rest: Any) -> None:
-    """Over all blocks, on all threads or one block after the other; the block's code is the same."""
+    """Run a kernel over all blocks, on all threads or one block after the other; the bits are the same."""
     sixteens, ones = width_in_types(width)
     if parallel:
-        on_all(sixteens, ones, borders, rest)
+        on_all(sixteens, ones, borders, *rest)
     else:
         for b in range(borders.size - 1):
             block(sixteens, ones, borders, b, *rest)

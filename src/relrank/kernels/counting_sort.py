@@ -1,4 +1,4 @@
-"""Sorting by counting: rows of a table have small numbers, so their order takes linear time and four bytes each."""
+"""Counting sort: table rows are small numbers, so sorting them takes linear time and four bytes each."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Int32 = npt.NDArray[np.int32]
 Order = npt.NDArray[np.int32 | np.int64]
 
 _SPARSE = 16
-"""Counting looks at every number that a key could be; where these are so many times the pairs, comparing is less."""
+"""Counting visits every possible key; with more than so many possible keys per pair, a comparison sort is faster."""
 
 
-# In line: compiled code from the cache shares its environment with compiled code that it calls, and a function that
-# Python calls as well may then find it empty.
+# inline: cached compiled code shares its environment with the compiled code that it calls, and a function that is
+# also called from Python may then find that environment empty
 @njit(inline="always", nogil=True)
 def starts(keys, n):  # type: ignore[no-untyped-def]
     """Where each of the keys 0 … n − 1 starts once they are sorted, int64 [n + 1]."""
@@ -29,7 +29,7 @@ def starts(keys, n):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def ascending(rows, cols):  # type: ignore[no-untyped-def]
-    """Whether no pair is below the one before it."""
+    """Whether pairs are sorted, duplicates allowed."""
     for e in range(1, rows.size):
         if rows[e] < rows[e - 1] or (rows[e] == rows[e - 1] and cols[e] < cols[e - 1]):
             return False
@@ -37,7 +37,7 @@ def ascending(rows, cols):  # type: ignore[no-untyped-def]
 
 
 def repeated(rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
-    """Which of sorted pairs are the one before them, bool [size]."""
+    """Which of sorted pairs equal the one before them, bool [size]."""
     again = np.zeros(rows.size, np.bool_)
     np.equal(rows[1:], rows[:-1], out=again[1:])
     again[1:] &= cols[1:] == cols[:-1]
@@ -46,7 +46,7 @@ def repeated(rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
 
 @njit(nogil=True)
 def repeats(indptr, indices):  # type: ignore[no-untyped-def]
-    """Entries that equal the one before them in the same row, where columns ascend inside a row."""
+    """How many entries repeat a column of their row; columns ascend inside a row."""
     count = 0
     for row in range(indptr.size - 1):
         for e in range(indptr[row] + 1, indptr[row + 1]):
@@ -56,7 +56,7 @@ def repeats(indptr, indices):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def contains_pairs(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
-    """Which pairs are entries of a matrix whose columns ascend inside a row, bool [size]."""
+    """Which pairs are entries of a CSR matrix, bool [size]; columns ascend inside a row."""
     result = np.zeros(rows.size, np.bool_)
     for e in range(rows.size):
         first, last = indptr[rows[e]], indptr[rows[e] + 1]
@@ -67,7 +67,7 @@ def contains_pairs(indptr, indices, rows, cols):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def transpose_edges(indptr, indices, values, n_src):  # type: ignore[no-untyped-def]
-    """Edges that are listed by destination, by source, in one counting pass: the transposed matrix.
+    """Edges listed by destination, listed by source, in one counting pass: the transposed CSR matrix.
 
     Returns:
         int64 [n_src + 1], where each source's edges start; int32 [n_edges], their destinations, ascending for each
@@ -78,8 +78,8 @@ def transpose_edges(indptr, indices, values, n_src):  # type: ignore[no-untyped-
     rows, moved = np.empty(indices.size, np.int32), np.empty(indices.size, values.dtype)
     for i in range(indptr.size - 1):
         for e in range(indptr[i], indptr[i + 1]):
-            place = at[indices[e]]
-            rows[place], moved[place] = i, values[e]
+            to = at[indices[e]]
+            rows[to], moved[to] = i, values[e]
             at[indices[e]] += 1
     return first, rows, moved
 
@@ -105,11 +105,11 @@ def stable_argsort(keys: Int32, n: int, order: Order | None = None) -> Order:
 
     Args:
         keys: [size], each 0 … n − 1.
-        n: numbers that a key may be.
-        order: what comes first among equal keys, as a permutation; the place where None.
+        n: number of possible keys.
+        order: order of equal keys, a permutation; their position if None.
 
     Returns:
-        A permutation [size], int32 where that is enough.
+        A permutation [size], int32 if that suffices.
     """
     kind: type[np.int32] | type[np.int64] = np.int32 if keys.size < 2**31 else np.int64
     out: Order = np.empty(keys.size, kind)

@@ -1,4 +1,4 @@
-"""The one sparse layout of the house: compressed rows, int32 columns."""
+"""Sparse matrices by compressed rows (CSR), with int32 columns."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Float64 = npt.NDArray[np.float64]
 
 
 def concat_ranges(starts: Int64, lengths: Int64) -> tuple[Int64, Int64]:
-    """Pieces of an array laid one after the other.
+    """Pieces of an array, concatenated.
 
     Args:
-        starts: of each piece [n].
-        lengths: of each piece [n].
+        starts: of each piece, [n].
+        lengths: of each piece, [n].
 
     Returns:
-        int64 [n + 1], where each piece then starts, and int64 [sum of lengths], where every entry was.
+        int64 [n + 1], where each piece starts in the result; int64 [sum of lengths], where every entry came from.
     """
     indptr = np.zeros(lengths.size + 1, np.int64)
     np.cumsum(lengths, out=indptr[1:])
@@ -61,7 +61,7 @@ class Csr:
         shape: tuple[int, int],
         data: npt.NDArray[np.floating] | None = None,
     ) -> Csr:
-        """Sort pairs into rows; where they are sorted already, the matrix shares their memory.
+        """Sort pairs into rows; pairs that are sorted already share their memory with the matrix.
 
         Raises:
             ValueError: a pair occurs twice, or lies outside the shape.
@@ -85,6 +85,11 @@ class Csr:
         return self.indptr.size - 1
 
     @property
+    def arrays(self) -> tuple[Int64, Int32, Float32]:
+        """``indptr``, ``indices`` and ``data``, as kernels take them."""
+        return self.indptr, self.indices, self.data
+
+    @property
     def nnz(self) -> int:
         """Number of stored values."""
         return self.indices.size
@@ -98,9 +103,9 @@ class Csr:
         return np.repeat(np.arange(self.n_rows, dtype=np.int32), self.degrees())
 
     def contains_pairs(self, rows: Int32, cols: Int32) -> npt.NDArray[np.bool_]:
-        """Which of these pairs are stored, bool [n]; rows and columns must be those of the matrix."""
-        found: npt.NDArray[np.bool_] = contains_pairs(self.indptr, self.indices, rows, cols)
-        return found
+        """Which of these pairs are stored, bool [n]; all must lie inside the matrix."""
+        stored: npt.NDArray[np.bool_] = contains_pairs(self.indptr, self.indices, rows, cols)
+        return stored
 
     def take(self, rows: npt.NDArray[np.integer]) -> Csr:
         """The given rows, in the given order."""
@@ -109,12 +114,12 @@ class Csr:
         return Csr(indptr, self.indices[at], self.data[at], self.n_cols)
 
     def shares(self) -> Csr:
-        """The same entries as shares of their row, which then adds up to 1; an empty row stays empty."""
+        """The same entries divided by the sum of their row; empty rows stay empty."""
         rows = self.rows()
         sums = np.bincount(rows, weights=self.data, minlength=self.n_rows)
         return Csr(self.indptr, self.indices, (self.data / sums[rows]).astype(np.float32), self.n_cols)
 
     def transpose(self) -> Csr:
-        """Rows become columns; entries that occur more than once stay apart."""
-        indptr, rows, data = transpose_edges(self.indptr, self.indices, self.data, self.n_cols)
+        """Rows become columns; duplicate entries stay separate."""
+        indptr, rows, data = transpose_edges(*self.arrays, self.n_cols)
         return Csr(indptr, rows, data, self.n_rows)

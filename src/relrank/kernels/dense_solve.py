@@ -1,4 +1,4 @@
-"""Dense linear algebra that the closed forms share: Gram matrices, inverses, sparse rows times dense matrices."""
+"""Dense linear algebra of the closed forms: Gram matrices, inverses, sparse times dense products."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from relrank.kernels.csr import Csr, Float32
 from relrank.kernels.jit import njit
 from relrank.kernels.spmm import edges_ahead, row_of_product, sixteens_of, spmm
 
-# Above this size scipy's float32 Cholesky has crashed processes; torch's has not.
+# Above this size scipy's float32 Cholesky crashes; torch's does not.
 LAPACK_LIMIT = 20_000
-# Columns that one pass over sparse rows sums in registers, and columns that are copied together into its tiles.
+# Columns that one pass over sparse rows sums in registers, and tiles of so many columns that are copied together.
 WIDTH, TILES = 32, 2
-# Rows of the dense matrix have to be read this often for copies of them to pay, and this many products be made.
+# Copying rows of the dense matrix pays if they are read so often, and from so many products on.
 REUSE, MANY = 8, 1 << 29
-# Side of the square pieces that a matrix is transposed in.
+# Side of the square tiles in which a matrix is transposed.
 BLOCK = 64
-# Smallest share of any direction that may be left when an inverse is changed. Errors of the weights grow as it
-# shrinks: on random matrices they were 3e-5 at .007 and 1e-3 at .0015.
+# Smallest eigenvalue of M in ``downdated_weights``. Errors of the weights grow as it shrinks: on random matrices they
+# are 3e-5 at .007 and 1e-3 at .0015.
 LEAST_LEFT = 0.04
 
 
@@ -55,38 +55,24 @@ _SIXTEENS, _AHEAD = sixteens_of(WIDTH), edges_ahead(WIDTH)
 
 @njit(parallel=True, nogil=True)
 def _rows_times_tiles(indptr, indices, data, dense, out, tiles, none):  # type: ignore[no-untyped-def]
-    """Tiles of all rows of ``dense`` and few columns, small enough for the second-level cache, times all rows."""
+    """``rows @ dense`` by tiles of all rows of ``dense`` and few columns, which fit into the second-level cache."""
     n, d = dense.shape
-    strands, together, _, width = tiles.shape
+    strands, n_tiles, _, width = tiles.shape
+    zero, one = np.float32(0), np.float32(1)
     for s in numba.prange(strands):
-        mine = tiles[s]
-        for at in range(s * together * width, d, strands * together * width):
-            first = min(at, d - together * width)  # the last ones overlap others: the same sums are made twice
+        own = tiles[s]
+        for at in range(s * n_tiles * width, d, strands * n_tiles * width):
+            first = min(at, d - n_tiles * width)  # the last ones overlap others, whose sums are then computed twice
             for k in range(n):
-                for t in range(together):
+                for t in range(n_tiles):
                     for j in range(width):
-                        mine[t, k, j] = dense[k, first + t * width + j]
-            for t in range(together):
-                left = first + t * width
+                        own[t, k, j] = dense[k, first + t * width + j]
+            for t in range(n_tiles):
+                left, x = first + t * width, own[t]
                 for u in range(out.shape[0]):
-                    into = out[u, left : left + width].reshape(1, width)
-                    first_edge, last_edge = indptr[u], indptr[u + 1]
+                    into, start, stop = out[u, left : left + width].reshape(1, width), indptr[u], indptr[u + 1]
                     row_of_product(  # type: ignore[call-arg]
-                        _SIXTEENS,
-                        _AHEAD,
-                        indices,
-                        data,
-                        first_edge,
-                        last_edge,
-                        last_edge - 1,
-                        mine[t],
-                        into,
-                        0,
-                        np.float32(0),
-                        into,
-                        0,
-                        np.float32(1),
-                        none,
+                        _SIXTEENS, _AHEAD, indices, data, start, stop, stop - 1, x, into, 0, zero, into, 0, one, none
                     )
 
 
@@ -96,7 +82,7 @@ def _mirror(a, block):  # type: ignore[no-untyped-def]
     n = a.shape[0]
     tiles = (n + block - 1) // block
     for k in numba.prange(tiles):
-        bi = k // 2 if k % 2 == 0 else tiles - 1 - k // 2  # long and short rows of tiles by turns
+        bi = k // 2 if k % 2 == 0 else tiles - 1 - k // 2  # long and short rows of tiles alternate
         for bj in range(bi + 1):
             for i in range(bi * block, min(n, (bi + 1) * block)):
                 for j in range(bj * block, min(i, (bj + 1) * block)):
@@ -105,7 +91,7 @@ def _mirror(a, block):  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, nogil=True)
 def _weights(p, diagonal, block):  # type: ignore[no-untyped-def]
-    """``−P_ij / P_jj`` from the upper triangle of P, zeros on the diagonal: one pass over both triangles."""
+    """Turn P, whose upper triangle is set, into ``−P_ij / P_jj`` with zeros on the diagonal, in one pass."""
     n = p.shape[0]
     tiles = (n + block - 1) // block
     for k in numba.prange(tiles):
@@ -121,15 +107,15 @@ def _weights(p, diagonal, block):  # type: ignore[no-untyped-def]
 
 
 def products_by_row(left: Csr, right: Csr) -> Float32:
-    """``left @ right``, both sparse, dense float32 [left.n_rows, right.n_cols]: each row is summed in cache."""
+    """``left @ right`` of sparse matrices as dense float32 [left.n_rows, right.n_cols]."""
     out = np.zeros((left.n_rows, right.n_cols), np.float32)
-    _products_by_row(left.indptr, left.indices, left.data, right.indptr, right.indices, right.data, out)
+    _products_by_row(*left.arrays, *right.arrays, out)
     return out
 
 
 @njit(parallel=True, nogil=True)
 def _inverse_of(b, diagonal, p):  # type: ignore[no-untyped-def]
-    """P from its weights: the upper triangle."""
+    """The upper triangle of P from the weights and P's diagonal."""
     for i in numba.prange(b.shape[0]):
         for j in range(i + 1, b.shape[0]):
             p[i, j] = -b[i, j] * diagonal[j]
@@ -138,7 +124,7 @@ def _inverse_of(b, diagonal, p):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, fastmath={"contract"})
 def _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row):  # type: ignore[no-untyped-def]
-    """Row i of ``rows @ rows.T`` from the diagonal on; the columns of a transposed row ascend."""
+    """Row i of ``rows @ rows.T`` from the diagonal on; columns of the transpose ascend, and empty data are ones."""
     row[:] = 0
     for e in range(indptr[i], indptr[i + 1]):
         t, v = indices[e], data[e]
@@ -160,7 +146,7 @@ def _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row):  #
 def _gram(indptr, indices, data, t_indptr, t_indices, t_data, strands, out):  # type: ignore[no-untyped-def]
     n = indptr.size - 1
     for s in numba.prange(strands):
-        for i in range(s, n, strands):  # by turns: the first rows of a triangle are the longest
+        for i in range(s, n, strands):  # interleaved: the first rows of a triangle are the longest
             start = i * n - i * (i - 1) // 2
             row = out[start : start + n - i]
             _product_row(i, indptr, indices, data, t_indptr, t_indices, t_data, row)
@@ -201,36 +187,35 @@ def _add_triangle(triangle, n, strands, out, factor, first):  # type: ignore[no-
 
 
 def _both_ways(rows: Csr) -> tuple[npt.NDArray[Any], ...]:
-    """Rows and columns as ``_product_row`` takes them, in few bytes: column sweeps wait for memory."""
+    """Rows and their transpose as ``_product_row`` takes them, in few bytes: the sweeps are bound by memory."""
     columns = rows.transpose()
     indices = columns.indices.astype(np.uint16) if rows.n_rows <= 1 << 16 else columns.indices
     data = np.empty(0, np.float32) if (columns.data == 1).all() else columns.data
-    return rows.indptr, rows.indices, rows.data, columns.indptr, indices, data
+    return *rows.arrays, columns.indptr, indices, data
 
 
 def gram(rows: Csr) -> Float32:
-    """``rows @ rows.T``: its upper triangle row by row, float32 [n_rows · (n_rows + 1) / 2]."""
+    """The upper triangle of ``rows @ rows.T`` row by row, float32 [n_rows · (n_rows + 1) / 2]."""
     n = rows.n_rows
-    # np.zeros would be paged in 4 kB at a time, which takes longer than the products
+    # np.zeros is paged in by 4 kB, which takes longer than the products
     out: Float32 = np.empty(n * (n + 1) // 2, np.float32)
-    arguments = (*_both_ways(rows), _strands(), out)
-    _gram(*arguments)
+    _gram(*_both_ways(rows), _strands(), out)
     return out
 
 
 def products_of(rows: Csr) -> int:
-    """How many products ``gram`` sums."""
+    """Number of products that ``gram`` sums."""
     degrees = np.bincount(rows.indices, minlength=rows.n_cols)
     return int((degrees * (degrees + 1)).sum()) // 2
 
 
 def ridge_gram(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2: float) -> Float32:
-    """``F + Σ factor · O + l2 · I`` of Gram matrices, float32 [n, n]; only its upper triangle is set.
+    """``F + Σ factor · O + l2 · I`` of Gram matrices, float32 [n, n]; only the upper triangle is set.
 
     Args:
-        first: F as ``gram`` gives it, of n rows.
-        others: each O as ``gram`` gives it or as the rows that it is made of (the same bits), with its factor; one of
-            fewer rows is added to the upper left corner.
+        first: F, n by n, as ``gram`` returns it.
+        others: each O as ``gram`` returns it, or the rows whose Gram matrix it is (the same bits), with its factor; a
+            smaller O is added to the upper left corner.
         l2: added to the diagonal.
     """
     n, strands = _side(first), _strands()
@@ -238,8 +223,7 @@ def ridge_gram(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2
     _add_triangle(first, n, strands, out, np.float32(1), True)
     for other, factor in others:
         if isinstance(other, Csr):
-            arguments = (*_both_ways(other), strands, out, np.float32(factor))
-            _add_gram(*arguments)
+            _add_gram(*_both_ways(other), strands, out, np.float32(factor))
         else:
             _add_triangle(other, _side(other), strands, out, np.float32(factor), False)
     out[np.diag_indices_from(out)] += np.float32(l2)
@@ -247,28 +231,26 @@ def ridge_gram(first: Float32, others: Sequence[tuple[Float32 | Csr, float]], l2
 
 
 def full_gram(rows: Csr, memory: Float32 | None = None) -> Float32:
-    """``rows @ rows.T``, both triangles, float32 [n_rows, n_rows]; the bits of ``gram``.
+    """``rows @ rows.T``, float32 [n_rows, n_rows], with the bits of ``gram``.
 
     Args:
         rows: [n_rows, n_cols].
-        memory: float32 [n_rows, n_rows] to write into: where the system has to clear fresh memory first, that takes
-            longer than the products.
+        memory: float32 [n_rows, n_rows] to write into; clearing fresh memory may take longer than the products.
     """
     n = rows.n_rows
-    whole: Float32 = np.empty((n, n), np.float32) if memory is None else memory
-    arguments = (*_both_ways(rows), _strands(), whole)
-    _square(*arguments)
-    _mirror(whole, BLOCK)
-    return whole
+    out: Float32 = np.empty((n, n), np.float32) if memory is None else memory
+    _square(*_both_ways(rows), _strands(), out)
+    _mirror(out, BLOCK)
+    return out
 
 
 def _strands() -> int:
-    """Pieces of work, enough to keep all cores busy to the end."""
+    """Number of pieces of work, enough to keep all cores busy to the end."""
     return 16 * numba.get_num_threads()
 
 
 def _side(triangle: Float32) -> int:
-    """N of n (n + 1) / 2."""
+    """The n of a triangle with n (n + 1) / 2 entries."""
     return (math.isqrt(8 * triangle.size + 1) - 1) // 2
 
 
@@ -277,9 +259,9 @@ def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Floa
 
     Args:
         matrix: [n, m].
-        rank: how many.
+        rank: number of vectors.
         seed: of the Gaussian start.
-        rounds: power iterations, each preceded by an orthonormalisation.
+        rounds: power iterations, each after an orthonormalisation.
 
     Returns:
         float32 [m, rank], orthonormal columns, largest singular value first.
@@ -303,8 +285,8 @@ def singular_vectors(matrix: Csr, rank: int, seed: int, rounds: int = 8) -> Floa
 def _orthonormal(basis: Float32) -> Float32:
     """Orthonormal columns that span the same space, contiguous.
 
-    By the Cholesky factor of the Gram matrix, ten times as fast as Householder's QR on a tall matrix; its error grows
-    with the squared condition number, so an ill-conditioned basis still gets Householder's.
+    The Cholesky factor of the Gram matrix is ten times as fast as Householder's QR on a tall matrix. Its error grows
+    with the squared condition number, so an ill-conditioned basis is left to Householder's.
     """
     tall = torch.from_numpy(basis)
     factor, failed = torch.linalg.cholesky_ex(tall.T @ tall)
@@ -319,21 +301,21 @@ def _orthonormal(basis: Float32) -> Float32:
 
 def unit_rows(rows: Csr) -> Csr:
     """Rows of Euclidean length 1; empty rows stay empty."""
-    of = np.repeat(np.arange(rows.n_rows), rows.degrees())
-    length = np.sqrt(np.bincount(of, weights=rows.data.astype(np.float64) ** 2, minlength=rows.n_rows))
-    return Csr(rows.indptr, rows.indices, (rows.data / length[of]).astype(np.float32), rows.n_cols)
+    row = rows.rows()
+    length = np.sqrt(np.bincount(row, weights=rows.data.astype(np.float64) ** 2, minlength=rows.n_rows))
+    return Csr(rows.indptr, rows.indices, (rows.data / length[row]).astype(np.float32), rows.n_cols)
 
 
 def rows_times_dense(rows: Csr, dense: Float32) -> Float32:
-    """``rows @ dense``, float32 [n_rows, dense.shape[1]]; the same bits whichever way it goes."""
-    (n, d), together = dense.shape, TILES * WIDTH
+    """``rows @ dense``, float32 [n_rows, dense.shape[1]]; both kernels give the same bits."""
+    n, d = dense.shape
     out: Float32 = np.empty((rows.n_rows, d), np.float32)
-    if d >= together and rows.nnz >= REUSE * n and rows.nnz * d >= MANY:
+    if d >= TILES * WIDTH and rows.nnz >= REUSE * n and rows.nnz * d >= MANY:
         tiles = np.empty((numba.get_num_threads(), TILES, n, WIDTH), np.float32)
         none = np.empty(0, np.float32)
-        _rows_times_tiles(rows.indptr, rows.indices, rows.data, dense, out, tiles, none)
+        _rows_times_tiles(*rows.arrays, dense, out, tiles, none)
     else:
-        _rows_times_dense(rows.indptr, rows.indices, rows.data, dense, out)
+        _rows_times_dense(*rows.arrays, dense, out)
     return out
 
 
@@ -341,7 +323,7 @@ def spd_inverse(a: Float32) -> Float32:
     """The inverse of a symmetric positive definite float32 matrix by Cholesky.
 
     Args:
-        a: [n, n], C-ordered; only its upper triangle is read, all of it is overwritten.
+        a: [n, n], C-ordered; only the upper triangle is read, the matrix is overwritten.
 
     Raises:
         InputError: the matrix is not positive definite (the ridge penalty is too small).
@@ -358,7 +340,7 @@ def regression_weights(a: Float32) -> tuple[Float32, Float32]:
         a: as for ``spd_inverse``.
 
     Returns:
-        B, float32 [n, n] in the memory of ``a`` up to LAPACK_LIMIT, and diag(P), float32 [n].
+        B, float32 [n, n], in the memory of ``a`` up to LAPACK_LIMIT; diag(P), float32 [n].
 
     Raises:
         InputError: as for ``spd_inverse``.
@@ -373,12 +355,12 @@ def downdated_weights(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32
     operations instead of n³.
 
     Args:
-        b: of G, float32 [n, n]; it stays as it is.
-        diagonal: of G, float32 [n].
+        b: weights of G, float32 [n, n]; not changed.
+        diagonal: diag(P), float32 [n].
         rows: [k, n].
 
     Returns:
-        As ``regression_weights``; None where M is so small that float32 would not carry the result.
+        As ``regression_weights``; None where M is too near singular for float32.
     """
     from scipy.linalg import blas, eigh, lapack
 
@@ -400,27 +382,27 @@ def downdated_weights(b: Float32, diagonal: Float32, rows: Csr) -> tuple[Float32
 
 
 def inverse_bytes(n: int) -> int:
-    """Most memory that ``spd_inverse`` and ``regression_weights`` of an [n, n] matrix hold, the matrix included.
+    """Peak memory of ``spd_inverse`` and ``regression_weights`` of an [n, n] matrix, the matrix included.
 
-    Up to LAPACK_LIMIT all happens in the matrix's own memory. Above, torch makes the factor and the inverse anew.
+    Up to LAPACK_LIMIT they work in place. Above, torch allocates the factor and the inverse.
     """
     return 4 * n * n * (1 if n <= LAPACK_LIMIT else 3)
 
 
 def _weights_of(p: Float32) -> tuple[Float32, Float32]:
-    """Weights in the memory of an inverse whose upper triangle is set, and its diagonal."""
+    """Weights in the memory of an inverse whose upper triangle is set, and the inverse's diagonal."""
     diagonal: Float32 = p.diagonal().copy()
     _weights(p, diagonal, BLOCK)
     return p, diagonal
 
 
 def _inverse_triangle(a: Float32) -> Float32:
-    """The upper triangle of the inverse; below it stands anything."""
+    """The inverse's upper triangle; the lower one is undefined."""
     n = a.shape[0]
     if n <= LAPACK_LIMIT:
         from scipy.linalg import lapack
 
-        # The transpose of a C-ordered symmetric matrix is the same matrix in LAPACK's order: no copy is made.
+        # the transpose of a C-ordered symmetric matrix is the same matrix in LAPACK's order, without a copy
         factor, info = lapack.spotrf(a.T, lower=1, clean=0, overwrite_a=1)
         if info == 0:
             inverse, info = lapack.spotri(factor, lower=1, overwrite_c=1)
@@ -431,7 +413,7 @@ def _inverse_triangle(a: Float32) -> Float32:
     else:
         factor_, info_ = torch.linalg.cholesky_ex(torch.from_numpy(a).T)
         if int(info_) == 0:
-            # in LAPACK's order of memory: transposed, the same numbers lie in ours
+            # the result is in LAPACK's order; transposed, it is in C order
             return torch.cholesky_inverse(factor_).T.contiguous().numpy()
         failed = f"pivot {int(info_)} of {n}"
     raise InputError(

@@ -2,13 +2,13 @@
 
     s_e = scale · μ_{r(e)} · (q_i · k_j),      a_e = softmax of s over the edges of i,      out_i = Σ_e a_e v_j
 
-for every head, e being an edge j → i of kind r(e). Nothing of size [edges, dim] is ever made: the forward pass keeps
-the shares a [edges, heads], the backward pass runs once over the destinations (dq, dμ) and once over the sources (dk,
-dv), so no two threads add to the same place and the bits do not depend on their number. With D = Σ_e a_e (g_i · v_j)
+for every head, e being an edge j → i of kind r(e). Nothing of size [edges, dim] is allocated: the forward pass keeps
+the shares a [edges, heads]; the backward pass runs once over the destinations (dq, dμ) and once over the sources (dk,
+dv), so no two threads add to the same number, and the bits do not depend on the threads. With D = Σ_e a_e (g_i · v_j)
 
     ds_e = a_e (g_i · v_j − D),   dq_i = Σ_e scale μ ds_e k_j,   dk_j = Σ_e scale μ ds_e q_i,   dv_j = Σ_e a_e g_i
 
-On a CPU these are compiled loops; elsewhere the same sums are torch's ``index_add``.
+On a CPU these are compiled loops; on other devices, the same sums are torch's ``index_add``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from relrank.kernels.jit import njit
 from relrank.kernels.row_partition import attention_pool, balanced_partition
 
 CHUNKS = 64
-"""Pieces of equal work that destinations are cut into; fixed, for sums over all edges are added up by pieces."""
+"""Pieces of about equal work; a fixed number, since sums over all edges are added up by pieces."""
 _LOOSE = {"reassoc", "contract", "nsz"}
-"""What a sum over one vector may do, so that it runs in vector registers; infinities and NaN stay what they are."""
+"""Lets the sum over a vector run in vector registers; infinities and NaN are respected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +39,8 @@ class Neighbours:
 
     Attributes:
         indptr: int64 [n_dst + 1], where each destination's edges start.
-        indices: int32 [n_edges], the edge's row in the tables of keys and values.
-        kinds: int32 [n_edges], which μ the edge has.
+        indices: int32 [n_edges], rows of the sources in the tables of keys and values.
+        kinds: int32 [n_edges], kinds of the edges, rows of μ.
     """
 
     indptr: Int64
@@ -51,7 +51,7 @@ class Neighbours:
 def dot_attention(
     query: Tensor, key: Tensor, value: Tensor, prior: Tensor, neighbours: Neighbours, scale: float
 ) -> Tensor:
-    """What each destination hears, [n_dst, heads, d]; zeros where it has no neighbour.
+    """Every destination's attention-weighted sum of values, [n_dst, heads, d]; zeros where it has no neighbour.
 
     Args:
         query: [n_dst, heads, d].
@@ -59,17 +59,17 @@ def dot_attention(
         value: [n_src, heads, d].
         prior: μ, [kinds, heads].
         neighbours: the edges.
-        scale: of the products, 1/√d as a rule.
+        scale: of the products, usually 1/√d.
     """
     query, key, value, prior = (x if x.dtype == torch.float64 else x.float() for x in (query, key, value, prior))
     if query.device.type != "cpu":
         return _by_torch(query, key, value, prior, neighbours, scale)
-    heard: Tensor = _DotAttention.apply(query, key, value, prior, neighbours, scale)  # type: ignore[no-untyped-call]
-    return heard
+    out: Tensor = _DotAttention.apply(query, key, value, prior, neighbours, scale)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _by_torch(query: Tensor, key: Tensor, value: Tensor, prior: Tensor, n: Neighbours, scale: float) -> Tensor:
-    """The same by operations that every device has."""
+    """The same by torch's operations, on any device."""
     device, n_dst = query.device, len(query)
     ends = torch.from_numpy(np.repeat(np.arange(n_dst), np.diff(n.indptr))).to(device)
     starts, kinds = (torch.from_numpy(x).long().to(device) for x in (n.indices, n.kinds))
@@ -97,22 +97,8 @@ class _DotAttention(torch.autograd.Function):
         d_query, d_key, d_value = np.zeros_like(query), np.zeros_like(key), np.zeros_like(value)
         pieces, d_score = _pieces(n.indptr), np.empty_like(ctx.share)
         d_prior = np.zeros((pieces.size - 1, *prior.shape), prior.dtype)
-        _to_queries(
-            n.indptr,
-            n.indices,
-            n.kinds,
-            pieces,
-            query,
-            key,
-            value,
-            prior,
-            ctx.scale,
-            ctx.share,
-            g,
-            d_score,
-            d_query,
-            d_prior,
-        )
+        gradients_ = g, d_score, d_query, d_prior
+        _to_queries(n.indptr, n.indices, n.kinds, pieces, *ctx.tables, ctx.scale, ctx.share, *gradients_)
         starts, ends, edges = transpose_edges(n.indptr, n.indices, np.arange(n.indices.size), len(key))
         _to_sources(starts, edges, ends, _pieces(starts), query, ctx.share, d_score, g, d_key, d_value)
         tensors = (torch.from_numpy(x) for x in (d_query, d_key, d_value, d_prior.sum(0)))
@@ -120,7 +106,7 @@ class _DotAttention(torch.autograd.Function):
 
 
 def _pieces(indptr: Int64) -> Int64:
-    """Borders of ``CHUNKS`` pieces of rows with about equal work."""
+    """Row borders of ``CHUNKS`` pieces with about equal work."""
     return balanced_partition(indptr, CHUNKS, row_work=4)
 
 
@@ -154,7 +140,7 @@ def _forward(indptr, indices, kinds, pieces, query, key, value, prior, scale, sh
 def _to_queries(  # type: ignore[no-untyped-def]
     indptr, indices, kinds, pieces, query, key, value, prior, scale, share, g, d_score, d_query, d_prior
 ):
-    """Sums of dq, and of dμ by pieces; ``d_score`` becomes the factor scale · μ · ds that dk needs, too."""
+    """dq, and dμ by pieces; ``d_score`` becomes the factor scale · μ · ds, which dk needs too."""
     heads, width = query.shape[1], query.shape[2]
     for c in numba.prange(pieces.size - 1):
         for i in range(pieces[c], pieces[c + 1]):
@@ -163,11 +149,11 @@ def _to_queries(  # type: ignore[no-untyped-def]
                 mean = 0.0
                 for e in range(first, last):
                     j = indices[e]
-                    heard = query.dtype.type(0)
+                    product = query.dtype.type(0)
                     for d in range(width):
-                        heard += g[i, h, d] * value[j, h, d]
-                    d_score[e, h] = heard
-                    mean += share[e, h] * heard
+                        product += g[i, h, d] * value[j, h, d]
+                    d_score[e, h] = product
+                    mean += share[e, h] * product
                 for e in range(first, last):
                     j, r = indices[e], kinds[e]
                     ds = share[e, h] * (d_score[e, h] - mean) * scale
@@ -185,8 +171,8 @@ def _to_sources(starts, edges, ends, pieces, query, share, d_score, g, d_key, d_
     heads, width = query.shape[1], query.shape[2]
     for c in numba.prange(pieces.size - 1):
         for j in range(pieces[c], pieces[c + 1]):
-            for place in range(starts[j], starts[j + 1]):
-                e, i = edges[place], ends[place]
+            for at in range(starts[j], starts[j + 1]):
+                e, i = edges[at], ends[at]
                 for h in range(heads):
                     factor, a = d_score[e, h], share[e, h]
                     for d in range(width):
@@ -195,10 +181,10 @@ def _to_sources(starts, edges, ends, pieces, query, share, d_score, g, d_key, d_
 
 
 def joined(edges: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]], n_dst: int) -> tuple[Int64, Int32, Int32]:
-    """Edges of several kinds as one list by destination, kinds in order inside a destination.
+    """Edges of several kinds as one list by destination, in the order of kinds inside a destination.
 
     Args:
-        edges: of each kind, where each destination's start [n_dst + 1], and their sources.
+        edges: of each kind, where each destination's edges start [n_dst + 1], and their sources.
         n_dst: destinations.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Products of the two ends of edges, with a gradient that adds rows up in a fixed order.
+"""Dot products of the two ends of edges, with a gradient that adds up in a fixed order.
 
     s_bk = <u_{e(b)}, v_{c(b, k)}>        du_i = Σ_{b: e(b) = i, k} g_bk v_{c(b, k)}        dv_j likewise
 
-Both gradients are products of a sparse matrix, the edges weighted by ``g``, with a table of vectors: the sparse
-product of the house makes them, where autograd would first write one vector per edge.
+Both gradients are products of a sparse matrix, the edges weighted by ``g``, with a table of vectors, and computed by
+``spmm``; autograd would first write one vector per edge.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def edge_products(users: Tensor, items: Tensor, user_index: Tensor, columns: Ten
     Args:
         users: vectors [U, d].
         items: vectors [C, d].
-        user_index: row of ``users`` of every edge, int64 [B].
-        columns: rows of ``items`` that it is multiplied with, int64 [B, n].
+        user_index: rows of ``users``, int64 [B].
+        columns: rows of ``items`` that each is multiplied with, int64 [B, n].
     """
     if users.device.type != "cpu" or users.dtype != torch.float32 or items.dtype != torch.float32:
-        own = items.index_select(0, columns.reshape(-1)).view(*columns.shape, -1)
-        return torch.einsum("bd,bnd->bn", users.index_select(0, user_index), own)
+        ends = items.index_select(0, columns.reshape(-1)).view(*columns.shape, -1)
+        return torch.einsum("bd,bnd->bn", users.index_select(0, user_index), ends)
     result: Tensor = _EdgeProducts.apply(users, items, user_index, columns)  # type: ignore[no-untyped-call]
     return result
 
 
 class _EdgeProducts(torch.autograd.Function):
-    """The products; its gradient is two sparse products. It cannot be differentiated twice."""
+    """The products; their gradient is two sparse products and cannot be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, user_index: Tensor, columns: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _products(users, items, user_index, columns, out):  # type: ignore[no-untype
 
 @njit(nogil=True)
 def _by_user(user_index, columns, values, n_users):  # type: ignore[no-untyped-def]
-    """The edges as compressed rows of users, in their order; an item may occur more than once."""
+    """The edges as CSR arrays by user, in their order; an item may occur more than once."""
     n = columns.shape[1]
     indptr = np.zeros(n_users + 1, np.int64)
     for b in range(user_index.size):
@@ -85,8 +85,8 @@ def _by_user(user_index, columns, values, n_users):  # type: ignore[no-untyped-d
     at = indptr[:-1].copy()
     indices, data = np.empty(columns.size, np.int32), np.empty(columns.size, np.float32)
     for b in range(user_index.size):
-        place = at[user_index[b]]
+        first = at[user_index[b]]
         for k in range(n):
-            indices[place + k], data[place + k] = columns[b, k], values[b, k]
-        at[user_index[b]] = place + n
+            indices[first + k], data[first + k] = columns[b, k], values[b, k]
+        at[user_index[b]] = first + n
     return indptr, indices, data

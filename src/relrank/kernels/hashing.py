@@ -1,4 +1,4 @@
-"""Pseudo-random bits without state: a number in, its hash out, the same on every machine and in every thread."""
+"""Stateless pseudo-random bits: the hash of a number, the same on every machine and in every thread."""
 
 import numpy as np
 

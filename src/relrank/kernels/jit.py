@@ -1,4 +1,4 @@
-"""Compilation of kernels, kept between runs where there is a folder to keep it in."""
+"""Compilation of kernels, cached between runs where a folder can be written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numba
@@ -15,17 +15,17 @@ from filelock import FileLock, Timeout
 from numba.core.dispatcher import Dispatcher
 
 CACHE_LOCK_TIMEOUT = 60
-"""Seconds that a process waits for others to keep what they compiled."""
+"""Seconds that a process waits for others to write to the cache."""
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``numba.njit`` that keeps what it compiled, if it can.
+    """``numba.njit`` with a cache that also works on read-only systems and notices changes in other files.
 
-    numba refuses to define a kernel, and so a whole module, where neither the package's folder nor the user's cache
-    can be written, as in a container with a read-only file system. There the kernel is compiled anew in each process.
+    numba refuses to define a kernel, and so its module, where neither the package's folder nor the user's cache can
+    be written, as in a container with a read-only file system. There the kernel is compiled anew in each process.
 
-    numba takes a kept kernel for what it was as long as its own file is the same. What is compiled into it comes from
-    other files, too: kernels that it calls, and numbers. Here it is compiled anew when these change.
+    numba reuses a cached kernel as long as the kernel's own file is unchanged. Other files contribute too: kernels
+    that it calls, and constants. Here the kernel is compiled anew when these change.
 
     Args:
         options: as for ``numba.njit``.
@@ -38,66 +38,65 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
             if "cannot cache" not in str(error):
                 raise
             warnings.warn(
-                "no folder to keep compiled code in, so that every process compiles anew: set NUMBA_CACHE_DIR to one "
-                "that can be written",
+                "no writable folder to cache compiled code in, so every process compiles anew: set NUMBA_CACHE_DIR",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return numba.njit(**options)(function)
-        kept = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # none with NUMBA_DISABLE_JIT
-        if kept is not None:
-            kept._source_stamp = (kept._source_stamp, others(function))
-            kept.save = partial(_save, kept)
+        cache = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # none with NUMBA_DISABLE_JIT
+        if cache is not None:
+            cache._source_stamp = (cache._source_stamp, dependencies(function))
+            cache.save = partial(_save, cache)
         return kernel
 
     return compiled
 
 
-def _save(kept: Any, key: Any, code: Any) -> None:
-    """Keep what was compiled of a kernel for some types, one process at a time, and name it when it is there.
+def _save(cache: Any, key: Any, code: Any) -> None:
+    """Cache what was compiled for some types, one process at a time: the code first, then its name in the index.
 
-    numba's own way names it first, and of two processes that compile for other types each, one may leave its code
-    under the name of the other's.
+    numba writes the index first, and of two processes that compile for different types, one may leave its code under
+    the name of the other's.
     """
     try:
-        with FileLock(f"{kept._index_path}.lock", timeout=CACHE_LOCK_TIMEOUT):
-            known = kept._load_index()
-            free = (name for n in count(1) if (name := kept._data_name(n)) not in known.values())
-            known[key] = known.get(key) or next(free)
-            kept._save_data(known[key], code)
-            kept._save_index(known)
-    except (Timeout, OSError):  # whoever holds it is stuck, or it is another account's; the code is here all the same
+        with FileLock(f"{cache._index_path}.lock", timeout=CACHE_LOCK_TIMEOUT):
+            index = cache._load_index()
+            free = (name for n in count(1) if (name := cache._data_name(n)) not in index.values())
+            index[key] = index.get(key) or next(free)
+            cache._save_data(index[key], code)
+            cache._save_index(index)
+    except (Timeout, OSError):  # another process hangs, or another account owns the lock; the code works uncached
         return
 
 
-def others(function: Callable[..., Any]) -> tuple[tuple[str, object], ...]:
-    """What a kernel is made of beside its own file, by name: stamps of files, and numbers of its module's."""
-    found: dict[str, object] = {}
-    seen: set[int] = set()
-    waiting = [function]
-    while waiting:
-        one: Any = waiting.pop()
-        if id(one) in seen:
+def dependencies(function: Callable[..., Any]) -> tuple[tuple[str, object], ...]:
+    """What a kernel depends on besides its own file, by name: stamps of other files, and module constants."""
+    result: dict[str, object] = {}
+    visited: set[int] = set()
+    pending = [function]
+    while pending:
+        current: Any = pending.pop()
+        if id(current) in visited:
             continue
-        seen.add(id(one))
-        for name, value in _referred(one):
+        visited.add(id(current))
+        for name, value in _globals_of(current):
             inner = _function_of(value)
             if inner is not None:
-                waiting.append(inner)
+                pending.append(inner)
             elif isinstance(value, bool | int | float | str | tuple):
-                found[f"{one.__module__}.{name}"] = repr(value)
-        if one.__code__.co_filename != function.__code__.co_filename:
-            found[f"{one.__module__}"] = _stamp(one.__code__.co_filename)
-    return tuple(sorted(found.items()))
+                result[f"{current.__module__}.{name}"] = repr(value)
+        if current.__code__.co_filename != function.__code__.co_filename:
+            result[f"{current.__module__}"] = _stamp(current.__code__.co_filename)
+    return tuple(sorted(result.items()))
 
 
-def _referred(function: Any) -> Iterator[tuple[str, Any]]:
-    """Names of a function's module that its code holds, and of modules that it knows, with what they stand for."""
-    waiting, names = [function.__code__], set[str]()
-    while waiting:
-        code = waiting.pop()
+def _globals_of(function: Any) -> Iterator[tuple[str, Any]]:
+    """Module globals that a function's code names, and attributes of modules among them, with their values."""
+    pending, names = [function.__code__], set[str]()
+    while pending:
+        code = pending.pop()
         names.update(code.co_names)
-        waiting += [one for one in code.co_consts if isinstance(one, CodeType)]
+        pending += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
     for name in sorted(names):
         value = function.__globals__.get(name)
         if isinstance(value, ModuleType):
@@ -107,16 +106,18 @@ def _referred(function: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _function_of(value: Any) -> Callable[..., Any] | None:
-    """The Python function behind a kernel or an intrinsic; None for anything else."""
+    """The Python function behind a kernel or an intrinsic, or one that writes LLVM code; None for anything else."""
     if isinstance(value, Dispatcher):
         inner: Callable[..., Any] = value.py_func
         return inner
+    if isinstance(value, FunctionType) and value.__module__.startswith("relrank.kernels."):
+        return value
     return getattr(value, "_defn", None)
 
 
 def _stamp(file: str) -> object:
     try:
-        there = Path(file).stat()
+        status = Path(file).stat()
     except OSError:  # not a file of its own, as in an archive
         return None
-    return there.st_mtime_ns, there.st_size
+    return status.st_mtime_ns, status.st_size

@@ -1,19 +1,18 @@
 """Many ridge regressions on one table of vectors, solved exactly: the half-sweep of alternating least squares.
 
-Row u has edges to rows t of a table Y [m, d] with confidences c_ut, perhaps a vector x̄_u near which it is expected,
-and its own vector is
+Row u has edges to rows t of a table Y [m, d] with confidences c_ut, possibly a prior vector x̄_u, and the vector
 
     x_u = argmin Σ_t c_ut (x·y_t − 1)² + xᵀ H x + κ_u |x − x̄_u|²
         = (H + κ_u I + Σ_t c_ut y_t y_tᵀ)⁻¹ (Σ_t c_ut y_t + κ_u x̄_u).
 
-H [d, d] is the same for all rows (the Gram matrix of what is not observed), so everything is turned once into H's
+H [d, d] is the same for all rows (the Gram matrix of the unobserved), so everything is rotated once to H's
 eigenvectors. There H + κ_u I is a diagonal D whatever κ_u is, ``x⁰ = D⁻¹ κ x̄`` is the vector without edges, and a row
-with n < d edges needs an n by n system only: with C = √c Y D^-1/2 it is ``x⁰ + D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ √c (1 − Y x⁰)``
+with n < d edges needs only an n by n system: with C = √c Y D^-1/2 it is ``x⁰ + D^-1/2 Cᵀ (I + C Cᵀ)⁻¹ √c (1 − Y x⁰)``
 (Woodbury's identity). Rows with more edges factor ``D + Σ c y yᵀ``. A row costs about min(n, d)² · max(n, d)
 operations; forming and factoring a d by d matrix for every row would cost n d² + d³/3.
 
 Both are Cholesky factorisations in float32, made of register tiles. A row is solved by one thread, and sums over many
-rows are cut into as many parts whatever the number of threads: the same input gives the same bits.
+rows are cut into a fixed number of parts: the same input gives the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -32,21 +31,21 @@ from relrank.errors import InputError
 from relrank.kernels import fused_ranking
 from relrank.kernels.csr import Csr, Float32, Float64, Int64
 from relrank.kernels.jit import njit
+from relrank.kernels.llvm_loops import FLOAT, I64, array_of, fma_of, splat
 
 TILE_ROWS = 4
-"""A register tile is so many rows by ``TILE`` columns."""
+"""Rows of a register tile, by ``TILE`` columns."""
 TILE = fused_ranking.WIDTH
 CHUNK = 64
-"""Rows of the table that are added to a matrix at a time; they fit into the first two levels of cache."""
+"""Rows of the table per update of a matrix; they fit into the first two levels of cache."""
 PARTS = 16
-"""Parts of a sum over all rows of a table, as many for any number of threads."""
+"""Parts of a sum over all rows of a table, whatever the number of threads."""
 BLOCK = 1024
 """Rows that are summed in float32 before the sum is added to float64."""
 STRANDS = 16
 """Pieces of work per thread."""
 
-_f32, _i64 = ir.FloatType(), ir.IntType(64)
-_wide = ir.VectorType(_f32, TILE)
+_wide = ir.VectorType(FLOAT, TILE)
 
 
 @intrinsic
@@ -60,38 +59,32 @@ def _tile(_typing, out, at, pitch, left, l_at, l_step, l_row, right, r_at, r_ste
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def start(position: int) -> Any:
-            kind = signature.args[position]
-            data = context.make_array(kind)(context, builder, arguments[position]).data
+            data = array_of(context, builder, signature, arguments, position).data
             return builder.gep(data, [arguments[position + 1]])
-
-        def splat(value: Any) -> Any:
-            one = builder.insert_element(ir.Constant(_wide, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), TILE), [0] * TILE)
-            return builder.shuffle_vector(one, ir.Constant(_wide, ir.Undefined), mask)
 
         def vector(pointer: Any) -> Any:
             return builder.bitcast(pointer, _wide.as_pointer())
 
         target, left, right = start(0), start(3), start(7)
         pitch, l_step, l_row, r_step, count, sign = (arguments[i] for i in (2, 5, 6, 9, 10, 11))
-        fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(_wide, [_wide] * 3), f"llvm.fma.v{TILE}f32"
-        )
+        fma = fma_of(builder, _wide)
         zero = ir.Constant(_wide, [0.0] * TILE)
         sums = [cgutils.alloca_once_value(builder, zero) for _ in range(TILE_ROWS)]
         for total in sums:
-            builder.store(zero, total)  # alloca_once_value stores where the function starts, and tiles come in loops
+            builder.store(
+                zero, total
+            )  # alloca_once_value stores at the start of the function, but tiles are used in loops
         with cgutils.for_range(builder, count) as loop:
             of_right = builder.load(vector(builder.gep(right, [builder.mul(loop.index, r_step)])), align=4)
             of_left = builder.gep(left, [builder.mul(loop.index, l_step)])
             for r, total in enumerate(sums):
-                at_r = builder.gep(of_left, [builder.mul(ir.Constant(_i64, r), l_row)])
-                product = builder.call(fma, [splat(builder.load(at_r)), of_right, builder.load(total)])
+                at_r = builder.gep(of_left, [builder.mul(ir.Constant(I64, r), l_row)])
+                product = builder.call(fma, [splat(builder, builder.load(at_r), TILE), of_right, builder.load(total)])
                 builder.store(product, total)
         for r, total in enumerate(sums):
-            row = vector(builder.gep(target, [builder.mul(ir.Constant(_i64, r), pitch)]))
+            row = vector(builder.gep(target, [builder.mul(ir.Constant(I64, r), pitch)]))
             before = builder.load(row, align=4)
-            builder.store(builder.call(fma, [splat(sign), builder.load(total), before]), row, align=4)
+            builder.store(builder.call(fma, [splat(builder, sign, TILE), builder.load(total), before]), row, align=4)
         return context.get_dummy_value()
 
     return signature, emit
@@ -108,7 +101,7 @@ def _add_squares(a, n, width, b, pitch, count):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, fastmath={"contract", "reassoc"})
 def _cholesky_solve(a, n, width, x):  # type: ignore[no-untyped-def]
-    """Solve ``A x = b`` in place of b for the first n rows and columns of A [·, width]; n and width whole tiles.
+    """Solve ``A x = b`` in place of b for the first n rows and columns of A [·, width], both multiples of a tile.
 
     A's upper triangle becomes its factor. Returns whether all pivots were positive.
     """
@@ -183,7 +176,7 @@ def _few_edges(indices, data, first, last, table, diagonal, a, b, x, root, out):
 
 @njit(nogil=True, fastmath={"contract", "reassoc"})
 def _many_edges(indices, data, first, last, table, diagonal, a, b, x, out):  # type: ignore[no-untyped-def]
-    """A row with at least as many edges: ``x⁰ + (D + Σ c y yᵀ)⁻¹ Σ c (1 − y·x⁰) y``; ``out`` holds x⁰."""
+    """A row with no fewer edges than dimensions: ``x⁰ + (D + Σ c y yᵀ)⁻¹ Σ c (1 − y·x⁰) y``; ``out`` holds x⁰."""
     d = table.shape[1]
     a[: d * d] = 0
     for j in range(d):
@@ -213,7 +206,7 @@ def _solve(order, indptr, indices, data, table, spectrum, ridge, side, strands, 
         a = np.zeros(side * side, np.float32)
         b = np.empty(d * max(side, CHUNK), np.float32)
         x, root, diagonal = np.empty(max(side, d), np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
-        for at in range(s, order.size, strands):  # by turns: the first rows have the most edges
+        for at in range(s, order.size, strands):  # interleaved: the first rows have the most edges
             u = order[at]
             first, last = indptr[u], indptr[u + 1]
             for j in range(d):
@@ -247,11 +240,11 @@ def _turn(flat, n, d, rotation, out):  # type: ignore[no-untyped-def]
     one = np.float32(1)
     for piece in numba.prange((n + CHUNK - 1) // CHUNK):
         first, last = piece * CHUNK, min(n, (piece + 1) * CHUNK)
-        whole = first + (last - first) // TILE_ROWS * TILE_ROWS
+        rest = first + (last - first) // TILE_ROWS * TILE_ROWS
         for j in range(0, d, TILE):
-            for i in range(first, whole, TILE_ROWS):
+            for i in range(first, rest, TILE_ROWS):
                 _tile(out, i * d + j, d, flat, i * d, 1, d, rotation, j, d, d, one)  # type: ignore[call-arg]
-        for i in range(whole, last):
+        for i in range(rest, last):
             for k in range(d):
                 value = flat[i * d + k]
                 for j in range(d):
@@ -259,13 +252,13 @@ def _turn(flat, n, d, rotation, out):  # type: ignore[no-untyped-def]
 
 
 def padded(table: Float32) -> Float32:
-    """A table with columns of zeros up to a whole number of tiles, contiguous; itself where it has none to add."""
+    """The table, contiguous, with columns of zeros up to a multiple of a tile."""
     missing = -table.shape[1] % TILE
     return np.ascontiguousarray(np.pad(table, ((0, 0), (0, missing))) if missing else table)
 
 
 def gram_matrix(table: Float32) -> Float64:
-    """``YᵀY`` of a table float32 [m, d] of whole tiles, float64 [d, d]."""
+    """``YᵀY`` of a table float32 [m, d], d a multiple of a tile, as float64 [d, d]."""
     n, d = table.shape
     parts = np.zeros((PARTS, d, d))
     _moments(table.reshape(-1), n, d, parts)
@@ -275,14 +268,14 @@ def gram_matrix(table: Float32) -> Float64:
 
 
 def spectrum_of(matrix: Float64) -> tuple[Float32, Float32]:
-    """Eigenvalues float32 [d], none negative, and eigenvectors float32 [d, d] as columns of a symmetric matrix."""
+    """Eigenvalues float32 [d], none negative, and eigenvectors float32 [d, d], as columns, of a symmetric matrix."""
     with threadpool_limits(1):  # the same bits on any number of threads
         values, vectors = np.linalg.eigh(matrix)
     return np.maximum(values, 0).astype(np.float32), np.ascontiguousarray(vectors, np.float32)
 
 
 def turned(table: Float32, rotation: Float32) -> Float32:
-    """``table @ rotation``, float32 [m, d]; d whole tiles."""
+    """``table @ rotation``, float32 [m, d]; d is a multiple of a tile."""
     n, d = table.shape
     out = np.zeros((n, d), np.float32)
     _turn(np.ascontiguousarray(table).reshape(-1), n, d, np.ascontiguousarray(rotation).reshape(-1), out.reshape(-1))
@@ -290,11 +283,11 @@ def turned(table: Float32, rotation: Float32) -> Float32:
 
 
 def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32, prior: Float32 | None = None) -> Float32:
-    """Vectors x_u of all rows, where H is diagonal; a row without edges and without a prior gets zeros.
+    """Vectors x_u of all rows, for a diagonal H; a row without edges and prior gets zeros.
 
     Args:
         rows: confidences c, all positive, [n, m].
-        table: Y, float32 [m, d], contiguous, of whole tiles (``padded``).
+        table: Y, float32 [m, d], contiguous, d a multiple of a tile (``padded``).
         spectrum: the diagonal of H, float32 [d].
         ridge: κ, float32 [n], all positive.
         prior: x̄, float32 [n, d]; zeros if None.
@@ -318,7 +311,7 @@ def solve_rows(rows: Csr, table: Float32, spectrum: Float32, ridge: Float32, pri
     side = min(d, -(-int(degrees.max()) // TILE) * TILE)
     strands = min(order.size, STRANDS * numba.get_num_threads())
     failed = np.zeros(strands, np.int64)
-    _solve(order, rows.indptr, rows.indices, rows.data, table, spectrum, ridge, side, strands, out, failed)
+    _solve(order, *rows.arrays, table, spectrum, ridge, side, strands, out, failed)
     if failed.any():
         raise InputError(
             "matrix is not positive definite",

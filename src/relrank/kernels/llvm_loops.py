@@ -1,7 +1,7 @@
-"""Loops over the edges of a row whose sums stay in registers, written as LLVM code and called from compiled loops.
+"""LLVM code for what plain loops cannot express: sums that stay in vector registers, and prefetches.
 
-Sums of a vector's length that live from edge to edge, and prefetches, are what plain Python cannot ask for. A table
-is [rows, heads, d], and one call is about one row and one head.
+Some functions emit code that several kernels need; ``row_code`` makes a loop over the edges of one row, called from
+compiled loops. A table is [rows, heads, d], and one call handles one row and one head.
 """
 
 from __future__ import annotations
@@ -14,20 +14,64 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from relrank.kernels.spmm import PREFETCH
-
+PREFETCH = 16
+"""Edges between the prefetch of a vector and its use, in loops that read more than one table."""
 SPOT = ("row", "h", "heads", "first", "last", "columns")
-"""The first arguments of all code: row, head and number of heads, then the row's edges, int64, and their other ends,
-int32 [n_edges]."""
+"""The first arguments of all row code: row, head, number of heads, the row's edges, int64, and the rows of their
+sources, int32 [n_edges]."""
+
+FLOAT, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+
+
+def array_of(context: Any, builder: Any, signature: Any, arguments: Any, position: int) -> Any:
+    """An array argument, with ``data``, the pointer to its first entry, and ``nitems``."""
+    return context.make_array(signature.args[position])(context, builder, arguments[position])
+
+
+def vector_at(builder: Any, table: Any, number: Any, vector: Any) -> Any:
+    """Pointer to the vector of that number in a table."""
+    at = builder.gep(table, [builder.mul(number, ir.Constant(I64, vector.count))])
+    return builder.bitcast(at, vector.as_pointer())
+
+
+def splat(builder: Any, value: Any, width: int) -> Any:
+    """A vector of one number."""
+    undefined = ir.Constant(ir.VectorType(value.type, width), ir.Undefined)
+    one = builder.insert_element(undefined, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(I32, width), [0] * width))
+
+
+def fma_of(builder: Any, vector: Any) -> Any:
+    """The fused multiply-add of vectors of a type."""
+    name = f"llvm.fma.v{vector.count}f{32 if vector.element == FLOAT else 64}"
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+
+
+def lanes(builder: Any, vector: Any, first: int, count: int) -> Any:
+    """Some lanes of a vector."""
+    picked = ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), picked)
+
+
+def prefetch(builder: Any, pointer: Any, size: int) -> None:
+    """Prefetch the cache lines of ``size`` bytes."""
+    byte_at = ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte_at, I32, I32, I32]), "llvm.prefetch.p0"
+    )
+    start = builder.bitcast(pointer, byte_at)
+    for line in range(0, size, 64):
+        at = builder.gep(start, [ir.Constant(I64, line)])
+        builder.call(function, [at, *(ir.Constant(I32, n) for n in (0, 3, 1))])
 
 
 def row_code(write: Callable[[LoopBuilder], None], names: tuple[str, ...]) -> Any:
-    """A function for compiled loops, whose first two arguments are of ``width_in_types``.
+    """A function to call from compiled loops; its first two arguments are those of ``width_in_types``.
 
     Args:
-        write: the code.
-        names: of the arguments after ``SPOT``: arrays and numbers; the first array is a table of the floats computed
-            with, float32 or float64.
+        write: emits the code.
+        names: of the arguments after ``SPOT``, arrays and numbers; the first is a table whose type of floats,
+            float32 or float64, is computed with.
     """
 
     @intrinsic
@@ -45,10 +89,10 @@ def row_code(write: Callable[[LoopBuilder], None], names: tuple[str, ...]) -> An
 
 
 def width_in_types(width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What tells the compiler the width of a vector, by the lengths of two tuples: sixteens and ones, one more each.
+    """The width of a vector as the lengths of two tuples, each one longer: sixteens and ones.
 
-    A width that loops closed over would give them another key in every process, so that none would find what another
-    one compiled and kept.
+    Lengths of tuples are part of their types. Loops that close over the width instead would have another cache key in
+    every process, and would be compiled anew.
     """
     return (0,) * (width // 16 + 1), (0,) * (width % 16 + 1)
 
@@ -58,13 +102,13 @@ class LoopBuilder:
 
     Args:
         context: numba's.
-        builder: where the code goes.
-        arguments: of the function, type and value by name.
-        like: the argument whose floats are computed with.
-        width: of a vector.
+        builder: llvmlite's.
+        arguments: types and values of the function's arguments, by name.
+        like: name of the table whose type of floats is computed with.
+        width: floats of a vector.
 
     Attributes:
-        value: the function's arguments, arrays as pointers to their first entries.
+        value: values of the arguments, arrays as pointers to their first entries.
     """
 
     def __init__(
@@ -73,9 +117,7 @@ class LoopBuilder:
         self.builder, self.width = builder, width
         bits = arguments[like][0].dtype.bitwidth
         self.bytes = bits // 8
-        self.element = ir.FloatType() if bits == 32 else ir.DoubleType()
-        self.i32, self.i64 = ir.IntType(32), ir.IntType(64)
-        self.vector = ir.VectorType(self.element, width)
+        self.vector = ir.VectorType(FLOAT if bits == 32 else ir.DoubleType(), width)
         self.zero = ir.Constant(self.vector, [0.0] * width)
         self.value: dict[str, Any] = {}
         for name, (kind, value) in arguments.items():
@@ -83,77 +125,60 @@ class LoopBuilder:
                 array = context.make_array(kind)(context, builder, value)
                 self.value[name] = array.data
                 if name == "columns":
-                    self.last_edge = builder.sub(array.nitems, ir.Constant(self.i64, 1))
+                    self.last_edge = builder.sub(array.nitems, ir.Constant(I64, 1))
             else:
                 self.value[name] = value
-        self._fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), f"llvm.fma.v{width}f{bits}"
-        )
-        byte_at = ir.IntType(8).as_pointer()
-        self._prefetch = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte_at, *[self.i32] * 3]), "llvm.prefetch.p0"
-        )
 
     def of_head(self, row: Any) -> Any:
-        """Number of a row's vector in a table [rows, heads, d], or of its number in one [rows, heads]."""
+        """Index of a row's entry for this head in a table [rows, heads, …]."""
         return self.builder.add(self.builder.mul(row, self.value["heads"]), self.value["h"])
-
-    def _at(self, table: str, number: Any) -> Any:
-        return self.builder.gep(self.value[table], [self.builder.mul(number, ir.Constant(self.i64, self.width))])
 
     def load(self, table: str, number: Any) -> Any:
         """Vector of that number."""
-        at = self.builder.bitcast(self._at(table, number), self.vector.as_pointer())
-        return self.builder.load(at, align=self.bytes)
+        return self.builder.load(vector_at(self.builder, self.value[table], number, self.vector), align=self.bytes)
 
     def store(self, vector: Any, table: str, number: Any) -> None:
-        """Into a table."""
-        at = self.builder.bitcast(self._at(table, number), self.vector.as_pointer())
+        """Write a vector into a table."""
+        at = vector_at(self.builder, self.value[table], number, self.vector)
         self.builder.store(vector, at, align=self.bytes)
 
     def add_wide(self, vector: Any, table: str, number: Any) -> None:
         """Add to a vector of float64."""
         wide = ir.VectorType(ir.DoubleType(), self.width)
-        at = self.builder.bitcast(self._at(table, number), wide.as_pointer())
+        at = vector_at(self.builder, self.value[table], number, wide)
         vector = vector if self.vector == wide else self.builder.fpext(vector, wide)
         self.builder.store(self.builder.fadd(self.builder.load(at, align=8), vector), at, align=8)
 
     def scalar(self, table: str, number: Any) -> Any:
-        """Entry of an array."""
+        """Read an entry of an array."""
         return self.builder.load(self.builder.gep(self.value[table], [number]))
 
     def set_scalar(self, value: Any, table: str, number: Any) -> None:
-        """Entry of an array."""
+        """Write an entry of an array."""
         self.builder.store(value, self.builder.gep(self.value[table], [number]))
 
     def splat(self, value: Any) -> Any:
         """Vector of one number."""
-        one = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), value, ir.Constant(self.i32, 0))
-        mask = ir.Constant(ir.VectorType(self.i32, self.width), [0] * self.width)
-        return self.builder.shuffle_vector(one, ir.Constant(self.vector, ir.Undefined), mask)
+        return splat(self.builder, value, self.width)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """``a · b + c``."""
-        return self.builder.call(self._fma, [a, b, c])
+        return self.builder.call(fma_of(self.builder, self.vector), [a, b, c])
 
     def dot(self, a: Any, b: Any) -> Any:
-        """Scalar product, in a fixed order: filled with zeros up to a power of two, then halved."""
+        """Scalar product, in a fixed order: padded by zeros to a power of two, then halved."""
         size = 1 << (self.width - 1).bit_length()
-        lanes = ir.Constant(ir.VectorType(self.i32, size), list(range(size)))
         folded = self.builder.fmul(a, b)
         if size > self.width:
-            folded = self.builder.shuffle_vector(folded, self.zero, lanes)
+            all_lanes = ir.Constant(ir.VectorType(I32, size), list(range(size)))
+            folded = self.builder.shuffle_vector(folded, self.zero, all_lanes)
         while size > 1:
             size //= 2
-            halves = []
-            for first in (0, size):
-                picked = ir.Constant(ir.VectorType(self.i32, size), list(range(first, first + size)))
-                halves.append(self.builder.shuffle_vector(folded, ir.Constant(folded.type, ir.Undefined), picked))
-            folded = self.builder.fadd(*halves)
-        return self.builder.extract_element(folded, ir.Constant(self.i32, 0))
+            folded = self.builder.fadd(lanes(self.builder, folded, 0, size), lanes(self.builder, folded, size, size))
+        return self.builder.extract_element(folded, ir.Constant(I32, 0))
 
     def sum(self) -> Any:
-        """A vector that is added to, in registers."""
+        """A vector of zeros to add to, kept in registers."""
         return cgutils.alloca_once_value(self.builder, self.zero)
 
     def add(self, a: Any, b: Any, total: Any) -> None:
@@ -162,20 +187,17 @@ class LoopBuilder:
 
     def edges(self) -> Any:
         """The loop over the row's edges."""
-        one = ir.Constant(self.i64, 1)
-        return cgutils.for_range_slice(self.builder, self.value["first"], self.value["last"], one)
+        return cgutils.for_range_slice(self.builder, self.value["first"], self.value["last"], ir.Constant(I64, 1))
 
     def column(self, edge: Any) -> Any:
-        """Number of the vector at an edge's other end."""
-        return self.of_head(self.builder.sext(self.scalar("columns", edge), self.i64))
+        """Number of the vector at an edge's source."""
+        return self.of_head(self.builder.sext(self.scalar("columns", edge), I64))
 
     def fetch(self, edge: Any, *tables: str) -> None:
-        """Ask for the vectors that some edges further, perhaps of the next rows, will be needed."""
-        ahead = self.builder.add(edge, ir.Constant(self.i64, PREFETCH))
+        """Prefetch the vectors of the edge ``PREFETCH`` further on, which may be one of the next rows."""
+        ahead = self.builder.add(edge, ir.Constant(I64, PREFETCH))
         ahead = self.builder.select(self.builder.icmp_signed("<", ahead, self.last_edge), ahead, self.last_edge)
         number = self.column(ahead)
         for table in tables:
-            far = self.builder.bitcast(self._at(table, number), ir.IntType(8).as_pointer())
-            for line in range(0, self.width * self.bytes, 64):
-                at = self.builder.gep(far, [ir.Constant(self.i64, line)])
-                self.builder.call(self._prefetch, [at, *(ir.Constant(self.i32, n) for n in (0, 3, 1))])
+            at = vector_at(self.builder, self.value[table], number, self.vector)
+            prefetch(self.builder, at, self.width * self.bytes)

@@ -1,7 +1,7 @@
 """Ridge regressions of every column of a matrix on a few of its other columns: selection, Gram blocks, Cholesky.
 
 For target column j with neighbours N the weights are ``(G_NN + λ I)⁻¹ G_Nj`` with ``G = Zᵀ Z``. Blocks of G come
-from a dense G where it is small, else straight from the columns of Z, so that G is never made. Arrays in, arrays out.
+from a dense G if that is small, else from the columns of Z, and G is never computed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from relrank.kernels.dense_solve import regression_weights
 from relrank.kernels.jit import njit
 
 LANES = 8
-"""Rows of a block are aligned to so many numbers, and loops run over whole groups of them."""
+"""Rows of a block are padded to a multiple of so many numbers."""
 PIVOTS = 4
-"""Rows that one sweep of the factorisation takes off the rest."""
+"""Rows that one sweep of the factorisation subtracts from the rest."""
 PIECE = 1024
-"""Columns whose nearness is looked at with one threshold; a multiple of 8."""
+"""Columns whose cosines are compared with one threshold; a multiple of 8."""
 SUM_BYTES = 4 << 20
-"""Matrices are added up in pieces of this size, which stay in the cache."""
+"""Matrices are added up in pieces of this size, which fit into the cache."""
 SAMPLE = 8
-"""Every so many-th column says from where on columns may be among the nearest, where nothing else does."""
+"""Without a guess, a threshold is estimated from every so many-th column."""
 ALMOST = np.float32(1 - 1e-6)
-"""A product and a quotient round differently; what may be near enough is looked at again."""
+"""A product and a quotient round differently: candidates just below the threshold are checked exactly."""
 LEAST_PIVOT = np.float32(1e-6)
-"""A neighbour is left out where less than this share of its diagonal remains: the others say all that it says."""
+"""A neighbour whose pivot is below this share of its diagonal gets weight 0: it is collinear with the others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EqualityMatrix:
-    """A matrix that is 1 where two items have the same value and 0 elsewhere, without its n² numbers.
+    """An implicit matrix [n, n]: 1 where two items have the same value, 0 elsewhere.
 
     Attributes:
-        values: int32 [n], the value of each item, from 0; below 0 for none.
+        values: int32 [n], the value of each item, from 0; below 0 for items without one.
     """
 
     values: Int32
@@ -48,10 +48,10 @@ Square = Float32 | Csr | EqualityMatrix
 """A symmetric matrix, [n, n]."""
 
 
-# Indices are unsigned: numba guards against negative ones otherwise, and then no loop is vectorised.
+# Indices are unsigned: numba checks signed ones, and then no loop is vectorised.
 @njit(nogil=True, fastmath={"contract"})
 def _take_off(a, start, stop, k, end):  # type: ignore[no-untyped-def]
-    """Take the factored rows ``start`` … ``stop`` off the rows below them, in whole groups of columns."""
+    """Subtract the factored rows ``start`` … ``stop`` from the rows below, in groups of ``LANES`` columns."""
     one, lanes = np.uintp(1), np.uintp(LANES)
     i = stop
     while i < k:
@@ -74,8 +74,8 @@ def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
     """Solve ``A w = b`` by Cholesky for one symmetric positive definite block.
 
     Args:
-        a: float32 [≥ size, stride], overwritten. Row p holds A's row p from the diagonal on and b_p in the column
-            behind its last; what stands left of the diagonal and right of b is ignored, but must be finite.
+        a: float32 [≥ size, stride], overwritten. Row p holds A's row p from the diagonal on, then b_p in column
+            ``size``; entries left of the diagonal and right of b are ignored, but must be finite.
         size: of the block.
         weights: float32 [≥ size], written.
     """
@@ -109,7 +109,7 @@ def solve_block(a, size, weights):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _offer(similarity, column, similarities, columns, count):  # type: ignore[no-untyped-def]
-    """Put a neighbour into a heap whose root is the least; equal ones are kept by their lower column."""
+    """Insert a neighbour into a heap of the k nearest, the farthest at its root; ties go to lower columns."""
     k = columns.size
     if count < k:
         at = count
@@ -149,9 +149,9 @@ def _mark(row, norms, own, shrinkage, least, marks):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True)
-def _likely(row, j, norms, own, shrinkage, similarities, found):  # type: ignore[no-untyped-def]
-    """What the k-th nearest column most likely exceeds, from a sample of columns; 0 where that says nothing."""
-    k = found.size
+def _likely(row, j, norms, own, shrinkage, similarities, nearest):  # type: ignore[no-untyped-def]
+    """A bound that the k-th nearest column most likely exceeds, from a sample of columns; 0 if there are too few."""
+    k = nearest.size
     if row.size < 2 * SAMPLE * k:
         return np.float32(0)
     mean = k / SAMPLE
@@ -159,38 +159,38 @@ def _likely(row, j, norms, own, shrinkage, similarities, found):  # type: ignore
     count = 0
     for i in range(j % SAMPLE, row.size, SAMPLE):
         if row[i] > 0 and i != j:
-            count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities[:rank], found[:rank], count)
+            count = _offer(row[i] / (norms[i] * own + shrinkage), i, similarities[:rank], nearest[:rank], count)
     return similarities[0] if count == rank else np.float32(0)
 
 
 @njit(nogil=True)
-def _nearest_of_row(row, j, norms, shrinkage, similarities, found, guess, marks):  # type: ignore[no-untyped-def]
-    """Neighbours of column j from its whole row of G; ``similarities`` [k] and ``marks`` [PIECE] are scratch.
+def _nearest_of_row(row, j, norms, shrinkage, similarities, nearest, guess, marks):  # type: ignore[no-untyped-def]
+    """Neighbours of column j from its row of G; ``similarities`` [k] and ``marks`` [PIECE] are scratch.
 
-    At least k columns are as near as the k-th of ``guess``, so whatever is not need not be looked at.
+    At least k columns are as near as the farthest of a full ``guess``, so farther columns are skipped.
     """
-    least, k, own = np.float32(0), found.size, norms[j]
+    least, k, own = np.float32(0), nearest.size, norms[j]
     if guess.size == k:
         least = np.float32(np.inf)
         for i in guess:
-            near = np.float32(0)
+            similarity = np.float32(0)
             if i >= 0 and i != j and row[i] > 0:
-                near = row[i] / (norms[i] * own + shrinkage)
-            least = min(least, near)
+                similarity = row[i] / (norms[i] * own + shrinkage)
+            least = min(least, similarity)
     else:
-        likely = _likely(row, j, norms, own, shrinkage, similarities, found)
-        if likely > 0 and _above(row, j, norms, shrinkage, similarities, found, likely, marks) == k:
-            found.sort()
+        likely = _likely(row, j, norms, own, shrinkage, similarities, nearest)
+        if likely > 0 and _above(row, j, norms, shrinkage, similarities, nearest, likely, marks) == k:
+            nearest.sort()
             return
-    count = _above(row, j, norms, shrinkage, similarities, found, least, marks)
-    found[:count].sort()
-    found[count:] = -1
+    count = _above(row, j, norms, shrinkage, similarities, nearest, least, marks)
+    nearest[:count].sort()
+    nearest[count:] = -1
 
 
 @njit(nogil=True)
-def _above(row, j, norms, shrinkage, similarities, found, least, marks):  # type: ignore[no-untyped-def]
-    """Those of the nearest columns whose cosines reach ``least``, in a heap; returns how many there are."""
-    count, k, own, words = 0, found.size, norms[j], marks.view(np.uint64)
+def _above(row, j, norms, shrinkage, similarities, nearest, least, marks):  # type: ignore[no-untyped-def]
+    """The nearest columns with cosines of ``least`` or more, as a heap; returns how many there are."""
+    count, k, own, words = 0, nearest.size, norms[j], marks.view(np.uint64)
     least *= ALMOST
     for start in range(0, row.size, PIECE):
         values, of_values = row[start : start + PIECE], norms[start : start + PIECE]
@@ -204,7 +204,7 @@ def _above(row, j, norms, shrinkage, similarities, found, least, marks):  # type
                 if marks[i] and start + i != j:
                     similarity = values[i] / (of_values[i] * own + shrinkage)
                     if similarity >= least:
-                        count = _offer(similarity, start + i, similarities, found, count)
+                        count = _offer(similarity, start + i, similarities, nearest, count)
                         if count == k:
                             least = similarities[0]
     return count
@@ -232,7 +232,7 @@ def _add_dense(out, other, factor, first, strands):  # type: ignore[no-untyped-d
         for j in range(s, other.shape[0], strands):
             if first:
                 into, row = out[j], other[j]
-                for i in range(row.size):  # of one shape; numba would compile a message in case they are not
+                for i in range(row.size):  # an assignment of slices would also compile a shape error
                     into[i] = row[i]
             else:
                 _add_scaled(out[j, : other.shape[1]], other[j], factor)
@@ -267,14 +267,14 @@ def _nearest_sparse(  # type: ignore[no-untyped-def]
                         reached[n_reached] = i
                         n_reached += 1
                     sums[i] += value * r_data[f]
-            found = neighbours[t]
+            nearest = neighbours[t]
             for p in range(n_reached):
                 i = reached[p]
-                if i != j and sums[i] > 0:  # values of 0 reach a column without a product, perhaps twice
-                    count = _offer(sums[i] / (norms[i] * norms[j] + shrinkage), i, similarities, found, count)
+                if i != j and sums[i] > 0:  # values of 0 may list a column twice, with a sum of 0
+                    count = _offer(sums[i] / (norms[i] * norms[j] + shrinkage), i, similarities, nearest, count)
                 sums[i] = 0
-            found[:count].sort()
-            found[count:] = -1
+            nearest[:count].sort()
+            nearest[count:] = -1
 
 
 @njit(parallel=True, nogil=True)
@@ -320,16 +320,13 @@ def _solve_sparse(  # type: ignore[no-untyped-def]
                 total += c_indptr[near[k] + 1] - c_indptr[near[k]]
                 k += 1
             if total > who.size:
-                following, who, values = (
-                    np.empty(2 * total, np.int32),
-                    np.empty(2 * total, np.int32),
-                    np.empty(2 * total, np.float32),
-                )
+                following, who = np.empty(2 * total, np.int32), np.empty(2 * total, np.int32)
+                values = np.empty(2 * total, np.float32)
             for e in range(c_indptr[j], c_indptr[j + 1]):
                 of_target[c_rows[e]] = c_data[e]
             n_links = 0
             a[:k] = 0
-            # from the last neighbour to the first, so that what is linked already stands right of the diagonal
+            # from the last neighbour to the first, so that linked neighbours are right of the diagonal
             for p in range(k - 1, -1, -1):
                 row_of_block, right, own = a[p], np.float32(0), np.float32(0)
                 for e in range(c_indptr[near[p]], c_indptr[near[p] + 1]):
@@ -366,7 +363,7 @@ def _add_same(out, own, values, factor, strands):  # type: ignore[no-untyped-def
 
 
 def _strands() -> int:
-    """Pieces of work: one scratch memory each, taken by turns."""
+    """Number of pieces of work, one per thread, each with its own scratch memory."""
     return int(numba.get_num_threads())
 
 
@@ -375,14 +372,14 @@ def symmetric_sum(first: Float32, others: Sequence[tuple[Square, float]], memory
 
     Args:
         first: F, float32 [n, n].
-        others: each O, [m, m], and its factor; where m < n it is the upper left corner.
-        memory: float32 [n, n] to write the sum into: fresh memory costs as much as the sum.
+        others: each O, [m, m], and its factor; if m < n it is added to the upper left corner.
+        memory: float32 [n, n] to write into; fresh memory costs as much time as the sum.
     """
     out: Float32 = np.empty_like(first) if memory is None else memory
     rows = max(SUM_BYTES // (4 * len(first)), 1)
     for start in range(0, len(first), rows):
         stop = min(start + rows, len(first))
-        part = out[start:stop]  # stays in the cache while everything is added to it
+        part = out[start:stop]  # stays in the cache while all are added
         _add_dense(part, first[start:stop], np.float32(1), True, _strands())
         for other, factor in others:
             if isinstance(other, EqualityMatrix):
@@ -396,34 +393,34 @@ def symmetric_sum(first: Float32, others: Sequence[tuple[Square, float]], memory
 
 
 def add_rows(out: Float32, rows: Float32, factor: float) -> None:
-    """Add ``factor`` times some rows of a matrix to the left of ``out``, rounded as ``symmetric_sum`` rounds."""
+    """Add ``factor`` times some rows to the first columns of ``out``, with the rounding of ``symmetric_sum``."""
     _add_dense(out, rows, np.float32(factor), False, _strands())
 
 
 def topk_cosine_dense(g: Float32, k: int, shrinkage: float, targets: Int64, guess: Int32 | None = None) -> Int32:
-    """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, where that is above 0.
+    """The k columns nearest to each target by shrunk cosine ``g_ij / (√(g_ii g_jj) + s)``, if above 0.
 
     Args:
         g: Gram matrix, float32 [n, n], both triangles.
-        k: how many.
+        k: number of neighbours.
         shrinkage: s.
         targets: columns, int64 [n_targets].
-        guess: columns that may be near, as this function returned them for these targets and another matrix: with
-            k of them it is faster, whatever they are.
+        guess: columns that may be near, such as the result for these targets and another matrix. It changes the speed
+            only.
 
     Returns:
-        int32 [n_targets, k], ascending; −1 behind the last one.
+        int32 [n_targets, k], ascending; −1 after the last one.
     """
     norms = np.sqrt(np.maximum(g.diagonal(), 0)).astype(np.float32)
-    found: Int32 = np.empty((targets.size, k), np.int32)
+    neighbours: Int32 = np.empty((targets.size, k), np.int32)
     if guess is None or len(guess) != targets.size or guess.max(initial=-1) >= len(g):
         guess = np.empty((targets.size, 0), np.int32)
-    _nearest_dense(g, norms, np.float32(shrinkage), targets, found, guess, _strands())
-    return found
+    _nearest_dense(g, norms, np.float32(shrinkage), targets, neighbours, guess, _strands())
+    return neighbours
 
 
 def lengths(columns: Csr) -> Float32:
-    """Euclidean lengths of Z's columns, from Z by columns: the square roots of G's diagonal, float32 [n]."""
+    """Euclidean lengths of Z's columns, given Z by columns, float32 [n]: the square roots of G's diagonal."""
     squares = np.bincount(columns.rows(), weights=columns.data.astype(np.float64) ** 2, minlength=columns.n_rows)
     result: Float32 = np.sqrt(squares).astype(np.float32)
     return result
@@ -432,26 +429,25 @@ def lengths(columns: Csr) -> Float32:
 def topk_cosine_sparse(
     columns: Csr, rows: Csr, k: int, shrinkage: float, targets: Int64, most: int, norms: Float32 | None = None
 ) -> Int32:
-    """The same from Z itself.
+    """``topk_cosine_dense`` from Z itself.
 
     Args:
         columns: Z by columns, [n, n_rows].
         rows: Z by rows, [n_rows, n].
-        k: how many.
+        k: number of neighbours.
         shrinkage: s.
         targets: columns, int64 [n_targets].
-        most: rows with more entries than this bring no columns near each other: they say little, and cost the
-            square of their entries.
-        norms: ``lengths(columns)``, where they are known.
+        most: rows with more entries are skipped: they say little, and cost the square of their entries.
+        norms: ``lengths(columns)``, computed if None.
 
     Returns:
         As ``topk_cosine_dense``.
     """
     norms = lengths(columns) if norms is None else norms
-    found: Int32 = np.empty((targets.size, k), np.int32)
-    arguments = (columns.indptr, columns.indices, columns.data, rows.indptr, rows.indices, rows.data)
-    _nearest_sparse(*arguments, norms, np.float32(shrinkage), most, targets, found, _strands())
-    return found
+    neighbours: Int32 = np.empty((targets.size, k), np.int32)
+    matrices = *columns.arrays, *rows.arrays
+    _nearest_sparse(*matrices, norms, np.float32(shrinkage), most, targets, neighbours, _strands())
+    return neighbours
 
 
 def weights_dense(g: Float32, l2: float, targets: Int64, neighbours: Int32) -> Float32:
@@ -464,33 +460,23 @@ def weights_dense(g: Float32, l2: float, targets: Int64, neighbours: Int32) -> F
         neighbours: as ``topk_cosine_dense`` returns them.
 
     Returns:
-        float32 [n_targets, k]; 0 beside −1.
+        float32 [n_targets, k]; 0 where the neighbour is −1.
     """
     weights: Float32 = np.zeros(neighbours.shape, np.float32)
-    order = np.argsort(neighbours[:, 0], kind="stable")  # what the cache holds of one target serves the next
+    order = np.argsort(neighbours[:, 0], kind="stable")  # neighbouring targets share rows in the cache
     _solve_dense(g, np.float32(l2), targets, neighbours, weights, order, _strands())
     return weights
 
 
 def weights_sparse(columns: Csr, l2: float, targets: Int64, neighbours: Int32) -> Float32:
-    """The same from Z by columns, [n, n_rows]."""
+    """``weights_dense`` from Z by columns, [n, n_rows]."""
     weights: Float32 = np.zeros(neighbours.shape, np.float32)
-    _solve_sparse(
-        columns.indptr,
-        columns.indices,
-        columns.data,
-        columns.n_cols,
-        np.float32(l2),
-        targets,
-        neighbours,
-        weights,
-        _strands(),
-    )
+    _solve_sparse(*columns.arrays, columns.n_cols, np.float32(l2), targets, neighbours, weights, _strands())
     return weights
 
 
 def weights_of_all(g: Float32, l2: float, targets: Int64) -> tuple[Int32, Float32]:
-    """Each target regressed on all other columns: one inverse in place of a factorisation for each.
+    """Each target regressed on all other columns, by one inverse instead of a factorisation per target.
 
     Args:
         g: as for ``topk_cosine_dense``.
@@ -509,16 +495,16 @@ def weights_of_all(g: Float32, l2: float, targets: Int64) -> tuple[Int32, Float3
 
 
 def by_input(neighbours: Int32, weights: Float32, targets: Int64, shape: tuple[int, int]) -> Csr:
-    """Weights of targets as a sparse matrix, inputs by targets' columns; neighbours of weight 0 are stored, too.
+    """Weights of targets as a sparse matrix, inputs by targets' columns; weights of 0 are stored too.
 
     Args:
-        neighbours: int32 [n_targets, k], ascending, −1 behind the last one.
+        neighbours: int32 [n_targets, k], ascending, −1 after the last one.
         weights: float32 [n_targets, k].
         targets: ascending columns of the result, int64 [n_targets].
         shape: of the result.
     """
-    there: npt.NDArray[np.bool_] = neighbours >= 0
+    present: npt.NDArray[np.bool_] = neighbours >= 0
     counts = np.zeros(shape[1], np.int64)
-    counts[targets] = there.sum(1)
+    counts[targets] = present.sum(1)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Csr(indptr, neighbours[there], weights[there], shape[0]).transpose()
+    return Csr(indptr, neighbours[present], weights[present], shape[0]).transpose()

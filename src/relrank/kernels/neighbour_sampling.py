@@ -1,4 +1,4 @@
-"""Compiled kernels of the neighbour sampler; each runs on all threads or, in a thread of its own, on one."""
+"""Compiled kernels of the neighbour sampler, which run on all threads or on one."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from relrank.kernels.jit import njit
 
 # A subset of c out of m by Floyd's algorithm costs c²/2 comparisons, by selection m hashes.
 _COMPARISONS_PER_HASH = 8
-# Edges below which one thread is done before the others have woken up.
+# Below so many edges, one thread is faster than starting the others.
 _WORTH_THREADS = 1 << 14
 
 
 @njit(inline="always")
 def _bits(state, draw):  # type: ignore[no-untyped-def]
-    """64 random bits: draw number ``draw`` of splitmix64 started at ``state``."""
+    """64 random bits: number ``draw`` of SplitMix64 started at ``state``."""
     return hash64(state + draw * np.uint64(0x9E3779B97F4A7C15))
 
 
 @njit(inline="always")
 def _below(n, state, draw):  # type: ignore[no-untyped-def]
-    """An integer of 0 … n - 1 (n < 2³²), exactly uniform, and the number of the next draw."""
+    """An exactly uniform integer of 0 … n − 1 (n < 2³²), and the number of the next draw."""
     bound = np.uint64(n)
     product = (_bits(state, draw) >> np.uint64(32)) * bound
     if (product & np.uint64(0xFFFFFFFF)) < bound:
@@ -44,7 +44,7 @@ def _minus_log(state, draw):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _between(values, bottom, top):  # type: ignore[no-untyped-def]
-    """Where the values that are at least ``bottom`` and below ``top`` begin and end; few are expected."""
+    """Range of the ascending values with ``bottom`` ≤ value < ``top``; few are expected."""
     low, high = 0, values.size
     while low < high:
         middle = (low + high) // 2
@@ -68,7 +68,7 @@ def _between(values, bottom, top):  # type: ignore[no-untyped-def]
 
 @njit()
 def _subset(m, state, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with distinct integers of 0 … m - 1, every subset equally likely; out.size <= m."""
+    """Fill ``out`` with distinct integers of 0 … m − 1, every subset equally likely; out.size ≤ m."""
     c = out.size
     draw = np.uint64(0)
     if c == m:
@@ -96,7 +96,7 @@ def _subset(m, state, out):  # type: ignore[no-untyped-def]
 
 @njit()
 def _weighted_subset(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with the positions of the smallest ``-log(u)/w``, less those skipped, kept in a heap."""
+    """Fill ``out`` with the positions of the smallest ``−log(u)/w`` that are not skipped, by a heap."""
     c, n, jump = out.size, 0, 0
     keys = np.empty(c, np.float64)
     for i in range(weights.size):
@@ -127,9 +127,9 @@ def _weighted_subset(weights, skipped, first, state, out):  # type: ignore[no-un
 
 @njit()
 def _weighted_repeats(weights, skipped, first, state, out):  # type: ignore[no-untyped-def]
-    """Fill ``out`` with positions drawn by weight with replacement, less those skipped, in one sweep.
+    """Fill ``out`` with positions drawn by weight with replacement, those skipped left out, in one sweep.
 
-    The uniform numbers come in ascending order as partial sums of exponential ones (Devroye 1986, V.3).
+    Ascending uniform numbers are partial sums of exponential ones (Devroye 1986, V.3).
     """
     total = 0.0
     jump = 0
@@ -154,33 +154,36 @@ def _weighted_repeats(weights, skipped, first, state, out):  # type: ignore[no-u
             out[k] = i
             k += 1
             target += _minus_log(state, np.uint64(k)) * total / span
-    for rest in range(k, out.size):  # rounding alone leads here
+    for rest in range(k, out.size):  # reached only by rounding
         out[rest] = last
 
 
 @njit()
-def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted, word, columns, weight):  # type: ignore[no-untyped-def]
-    """The neighbours of one node, as global numbers, into its slice of the result."""
+def _draw_one(i, nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weights):  # type: ignore[no-untyped-def]
+    """The neighbours of node i, as global numbers, into its slice of the result."""
+    if offsets[i] == offsets[i + 1]:
+        return
+    node, column, weight = nodes[i], columns[offsets[i] : offsets[i + 1]], weights[offsets[i] : offsets[i + 1]]
     first, last = indptr[node - start], indptr[node - start + 1]
     begin, end = _between(skip, first, last)
     skipped = skip[begin:end]
     free = last - first - skipped.size
-    n = columns.size
+    n = column.size
     state = hash64(word ^ hash64(np.uint64(node)))
     by_weight = weighted and data.size > 0 and not (n == free and not replace)
     if by_weight:
         if replace:
-            _weighted_repeats(data[first:last], skipped, first, state, columns)
+            _weighted_repeats(data[first:last], skipped, first, state, column)
         else:
-            _weighted_subset(data[first:last], skipped, first, state, columns)
+            _weighted_subset(data[first:last], skipped, first, state, column)
     elif replace:
         draw = np.uint64(0)
-        for i in range(n):
-            columns[i], draw = _below(free, state, draw)
+        for k in range(n):
+            column[k], draw = _below(free, state, draw)
     else:
-        _subset(free, state, columns)
-    for i in range(n):
-        position = first + columns[i]
+        _subset(free, state, column)
+    for k in range(n):
+        position = first + column[k]
         if not by_weight and skipped.size:
             # The r-th free position: as many skipped ones lie before it as have skipped[j] - j <= first + r.
             low, high = 0, skipped.size
@@ -191,54 +194,20 @@ def _draw_one(node, indptr, indices, data, start, base, skip, replace, weighted,
                 else:
                     high = middle
             position += low
-        columns[i] = base + indices[position]
-        weight[i] = data[position] if data.size > 0 else np.float32(1)
+        column[k] = base + indices[position]
+        weight[k] = data[position] if data.size > 0 else np.float32(1)
 
 
 @njit(parallel=True, nogil=True)
-def _draw_parallel(  # type: ignore[no-untyped-def]
-    nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
-):
+def _draw_parallel(nodes, rest):  # type: ignore[no-untyped-def]
     for i in numba.prange(nodes.size):
-        low, high = offsets[i], offsets[i + 1]
-        if low < high:
-            _draw_one(
-                nodes[i],
-                indptr,
-                indices,
-                data,
-                start,
-                base,
-                skip,
-                replace,
-                weighted,
-                word,
-                columns[low:high],
-                weight[low:high],
-            )
+        _draw_one(i, nodes, *rest)
 
 
 @njit(nogil=True)
-def _draw_serial(  # type: ignore[no-untyped-def]
-    nodes, start, indptr, indices, data, base, skip, replace, weighted, word, offsets, columns, weight
-):
+def _draw_serial(nodes, rest):  # type: ignore[no-untyped-def]
     for i in range(nodes.size):
-        low, high = offsets[i], offsets[i + 1]
-        if low < high:
-            _draw_one(
-                nodes[i],
-                indptr,
-                indices,
-                data,
-                start,
-                base,
-                skip,
-                replace,
-                weighted,
-                word,
-                columns[low:high],
-                weight[low:high],
-            )
+        _draw_one(i, nodes, *rest)
 
 
 @njit(nogil=True)
@@ -262,7 +231,7 @@ def _counts(nodes, start, stop, indptr, skip, fanout, replace, out):  # type: ig
 
 @njit(nogil=True)
 def relabel(columns: Int32, place: Int32, nodes: Int64, n: int) -> int:
-    """Global numbers become local ones in place; nodes not met before join the ``n`` of the list; its length."""
+    """Replace global numbers by local ones; new nodes are appended to the ``n`` listed. Returns the new n."""
     for e in range(columns.size):
         node = columns[e]
         at = place[node]
@@ -277,40 +246,40 @@ def relabel(columns: Int32, place: Int32, nodes: Int64, n: int) -> int:
 
 @njit(nogil=True)
 def first_repeated(nodes: Int64, place: Int32) -> int:
-    """Where a node occurs for the second time, -1 if none does; ``place`` is left all -1."""
-    found = -1
+    """Position of the first node that occurred before, −1 if none did; ``place`` is all −1 before and after."""
+    repeated = -1
     for i in range(nodes.size):
         if place[nodes[i]] >= 0:
-            found = i
+            repeated = i
             break
         place[nodes[i]] = i
     for i in range(nodes.size):
         place[nodes[i]] = -1
-    return found
+    return repeated
 
 
 class EdgeType(Protocol):
-    """What is read of one direction of a relation (``graph.blocks.EdgeType``)."""
+    """One direction of a relation, as the sampler reads it."""
 
     @property
     def destination(self) -> slice:
-        """Global numbers of the nodes that receive."""
+        """Global numbers of the destination nodes."""
 
     @property
     def source(self) -> slice:
-        """Global numbers of the nodes that send."""
+        """Global numbers of the source nodes."""
 
     @property
     def csr(self) -> Csr:
-        """Destination rows by source rows, both counted inside their type; data are the weights."""
+        """Weights, destinations by sources, both numbered inside their type."""
 
     @property
     def unweighted(self) -> bool:
-        """Whether all weights are equal to one."""
+        """Whether all weights are 1."""
 
 
 def counts(nodes: Int64, e: EdgeType, skip: Int64, fanout: int, replace: bool, out: Int64) -> None:
-    """How many neighbours each node draws in an edge type, into ``out[1:]``; see ``draw``."""
+    """How many neighbours ``draw`` draws for each node, into ``out[1:]``."""
     _counts(nodes, e.destination.start, e.destination.stop, e.csr.indptr, skip, fanout, replace, out)
 
 
@@ -332,31 +301,18 @@ def draw(
     Args:
         nodes: global numbers.
         e: the edge type.
-        skip: int64, ascending, positions in ``e.csr.indices`` that are not drawn.
-        fanout: -1 takes all.
-        replace: with replacement.
-        weighted: by weight.
+        skip: positions in ``e.csr.indices`` that are not drawn, ascending, int64.
+        fanout: neighbours per node; −1 for all.
+        replace: whether to draw with replacement.
+        weighted: whether to draw by weight.
         word: random bits of this batch, layer and edge type.
-        offsets: [len(nodes) + 1], where each node's neighbours go, as many as ``counts`` says.
-        columns: written: global numbers.
-        weight: written.
-        parallel: on all threads, where there is enough to draw.
+        offsets: [len(nodes) + 1], where each node's neighbours start; from ``counts``.
+        columns: global numbers of the neighbours, written.
+        weight: their weights, written.
+        parallel: whether to use all threads, if there is enough to draw.
     """
     data = e.csr.data[:0] if e.unweighted else e.csr.data
-    much = columns.size >= _WORTH_THREADS or (weighted and not e.unweighted)  # which reads whole rows
+    much = columns.size >= _WORTH_THREADS or (weighted and not e.unweighted)  # full rows are read
     kernel = _draw_parallel if parallel and much else _draw_serial
-    kernel(
-        nodes,
-        e.destination.start,
-        e.csr.indptr,
-        e.csr.indices,
-        data,
-        e.source.start,
-        skip,
-        replace and fanout >= 0,
-        weighted,
-        word,
-        offsets,
-        columns,
-        weight,
-    )
+    edges = e.destination.start, e.csr.indptr, e.csr.indices, data, e.source.start, skip
+    kernel(nodes, (*edges, replace and fanout >= 0, weighted, word, offsets, columns, weight))

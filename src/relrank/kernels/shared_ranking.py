@@ -1,60 +1,40 @@
-"""Ranking of scores that are the same for every user: the catalogue is sorted once, a user only takes items out."""
+"""Ranking by scores that all users share: the catalogue is sorted once, and each user's seen items are left out."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from relrank.kernels.csr import Float32, Int32, Int64
+from relrank.kernels.csr import Float32, Int32
 from relrank.kernels.jit import njit
 
 
 class SharedRanking:
-    """Items by score, higher ones first, equal ones by place.
+    """Items by score, higher ones first, ties by position.
 
     Args:
         scores: of all items, float32 [n_items], finite.
-        places: of all items in the order that decides between equal scores, int32 [n_items].
-        closed: item rows that are candidates for nobody.
+        positions: of all items in tie-break order, int32 [n_items].
+        excluded: item rows that are candidates for nobody.
     """
 
-    def __init__(self, scores: Float32, places: Int32, closed: Int32) -> None:
+    def __init__(self, scores: Float32, positions: Int32, excluded: Int32) -> None:
         self.scores, self.is_excluded = scores, np.zeros(scores.size, np.bool_)
-        self.is_excluded[closed] = True
-        order = np.lexsort((places, -scores))
+        self.is_excluded[excluded] = True
+        order = np.lexsort((positions, -scores))
         self.items: Int32 = order[~self.is_excluded[order]].astype(np.int32)
         self.ascending: Float32 = np.ascontiguousarray(scores[self.items][::-1])
 
-    def rank(
-        self,
-        users: Int32,
-        seen_indptr: Int64,
-        seen_items: Int32,
-        truth_indptr: Int64,
-        truth_items: Int32,
-        higher: Int32,
-        equal: Int32,
-        all_tied: npt.NDArray[np.bool_],
-        top_items: Int32,
-        top_scores: Float32,
-    ) -> None:
-        """Rank users; arguments and what is written are those of ``sparse_ranking.rank_sparse``."""
-        _rank(
-            self.scores,
-            self.is_excluded,
-            self.items,
-            self.ascending,
-            users,
-            seen_indptr,
-            seen_items,
-            truth_indptr,
-            truth_items,
-            higher,
-            equal,
-            all_tied,
-            top_items,
-            top_scores,
-        )
+    def rank(self, *arguments: npt.NDArray[Any]) -> None:
+        """Rank users.
+
+        Args:
+            arguments: users, seen_indptr, seen_items, truth_indptr, truth_items, higher, equal, all_tied, top_items
+                and top_scores, as ``relrank.kernels.fused_ranking`` describes them.
+        """
+        _rank(self.scores, self.is_excluded, self.items, self.ascending, *arguments)
 
 
 @njit(nogil=True)

@@ -1,4 +1,4 @@
-"""The largest entries per row of a sparse product, in memory that does not grow with rows × columns."""
+"""The largest entries per row of a sparse product; memory does not grow with rows × columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from relrank.kernels.csr import Csr, Float32, Float64, Int32
 from relrank.kernels.jit import njit
 
-# What is found for a piece of the rows takes at most this many bytes before it is made compact.
+# Bytes of the result for a piece of the rows before it is made compact.
 PIECE_BYTES = 64 << 20
 
 
-# In line, see relrank.kernels.counting_sort.
+# inline: see relrank.kernels.counting_sort
 @njit(inline="always", nogil=True)
 def _largest_first(keys, size, k):  # type: ignore[no-untyped-def]
     """Move the k largest of ``keys[:size]``, all different, to the front, in any order (Hoare's selection)."""
@@ -54,17 +54,17 @@ def _largest(  # type: ignore[no-untyped-def]
     touched,
     keys,
     out,
-    found,
+    sizes,
 ):
-    """The columns of rows from ``first`` on, and their entries in the other half of ``out``.
+    """Columns of the largest entries of rows from ``first`` on, into ``out[0]``, and their bits, into ``out[1]``.
 
-    A strand of rows has one dense row of sums, cleared where it was touched. An entry's key is its bits, which order
-    positive numbers, and below them its column, falling: all different, and the first column is the largest.
+    Each strand of rows has one dense row of sums, cleared where it was touched. The key of an entry is its bits,
+    which order positive numbers, then its complemented column: keys differ, and the first of tied columns is largest.
     """
     strands, k, last = touched.shape[0], out.shape[2], np.uint64(2**32 - 1)
     for s in numba.prange(strands):
         sums, sum_bits, columns, key = scratch[s], bits[s], touched[s], keys[s]
-        for at in range(s, found.size, strands):
+        for at in range(s, sizes.size, strands):
             i, count = first + at, 0
             for e in range(indptr[i], indptr[i + 1]):
                 v = data[e]
@@ -92,16 +92,16 @@ def _largest(  # type: ignore[no-untyped-def]
             row.sort()
             for c in range(size):
                 out[1, at, c] = sum_bits[row[c]]
-            found[at] = size
+            sizes[at] = size
             for c in range(count):
                 sums[columns[c]] = 0
 
 
 @njit(nogil=True)
-def _compact(out, found, indices, bits):  # type: ignore[no-untyped-def]
+def _compact(out, sizes, indices, bits):  # type: ignore[no-untyped-def]
     at = 0
-    for i in range(found.size):
-        for c in range(found[i]):
+    for i in range(sizes.size):
+        for c in range(sizes[i]):
             indices[at], bits[at] = out[0, i, c], out[1, i, c]
             at += 1
 
@@ -109,15 +109,15 @@ def _compact(out, found, indices, bits):  # type: ignore[no-untyped-def]
 def topk_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None, shrinkage: float = 0.0) -> Csr:
     """The k largest positive entries of every row of ``left @ right``, without its diagonal.
 
-    Sums are float32, in the order of a row's entries, and the same on any number of threads; of equal entries the
-    first columns stay. Memory: the result, 16 bytes per column and thread, and ``PIECE_BYTES``.
+    Sums are float32, in the order of a row's entries, and the same on any number of threads; the first of tied
+    columns are kept. Memory: the result, 16 bytes per column and thread, and ``PIECE_BYTES``.
 
     Args:
         left: [n, m], values above 0.
         right: [m, n], values above 0.
-        k: entries kept per row, at most.
-        norms: float64 [n]; then entry (i, j) is divided by ``√(norms_i norms_j) + shrinkage`` before.
-        shrinkage: of the divisor.
+        k: entries per row, at most.
+        norms: float64 [n]; if given, entry (i, j) is first divided by ``√(norms_i norms_j) + shrinkage``.
+        shrinkage: added to the divisor.
 
     Returns:
         [n, n].
@@ -128,35 +128,20 @@ def topk_products(left: Csr, right: Csr, k: int, norms: Float64 | None = None, s
     scratch = np.zeros((strands, n), np.float32)
     touched, keys = np.empty((strands, n + 1), np.int32), np.empty((strands, n + 1), np.uint64)
     parts: list[tuple[Int32, Float32]] = []
-    counts = np.zeros(n + 1, np.int64)
+    counts, divisors = np.zeros(n + 1, np.int64), np.empty(0) if norms is None else norms
     for first in range(0, n if k else 0, piece):
-        found = counts[1 + first : 1 + min(n, first + piece)]
-        out = np.empty((2, found.size, k), np.uint32)
-        _largest(
-            first,
-            left.indptr,
-            left.indices,
-            left.data,
-            right.indptr,
-            right.indices,
-            right.data,
-            np.empty(0) if norms is None else norms,
-            np.float32(shrinkage),
-            scratch,
-            scratch.view(np.uint32),
-            touched,
-            keys,
-            out,
-            found,
-        )
-        size = int(found.sum())
+        sizes = counts[1 + first : 1 + min(n, first + piece)]
+        out = np.empty((2, sizes.size, k), np.uint32)
+        memory = scratch, scratch.view(np.uint32), touched, keys, out, sizes
+        _largest(first, *left.arrays, *right.arrays, divisors, np.float32(shrinkage), *memory)
+        size = int(sizes.sum())
         parts.append((np.empty(size, np.int32), np.empty(size, np.float32)))
-        _compact(out, found, parts[-1][0], parts[-1][1].view(np.uint32))
+        _compact(out, sizes, parts[-1][0], parts[-1][1].view(np.uint32))
     indptr = np.cumsum(counts)
     indices, data = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.float32)
     at = 0
     for p, (columns, entries) in enumerate(parts):
         indices[at : at + columns.size], data[at : at + columns.size] = columns, entries
         at += columns.size
-        parts[p] = (columns[:0].copy(), entries[:0].copy())  # its memory is free before the next one is copied
+        parts[p] = (columns[:0].copy(), entries[:0].copy())  # frees its memory before the next one is copied
     return Csr(indptr, indices, data, n)

@@ -1,4 +1,4 @@
-"""Settings that numerical libraries read once, when they are loaded."""
+"""Environment variables that numerical libraries read when they are loaded."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from pathlib import Path
 
 
 def recommended_environment() -> dict[str, str]:
-    """Environment variables that suit this machine.
+    """Environment variables that make this machine fast.
 
-    OpenMP threads wait by spinning, and on a busy machine two programs then take turns at doing nothing: ten times
-    slower was measured. A short spin costs nothing when alone. OpenBLAS does not know the newest processors and
-    computes at half their width; it can be told.
+    OpenMP threads wait by spinning, which made two programs on one machine ten times slower; a short spin costs
+    nothing on an idle one. OpenBLAS does not know the newest processors and uses half their vector width.
     """
-    found = {"GOMP_SPINCOUNT": "1000"}
+    variables = {"GOMP_SPINCOUNT": "1000"}
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        return found
+        return variables
     if "avx512f" in flags and "avx512vl" in flags:
-        found["OPENBLAS_CORETYPE"] = "SkylakeX"
-    return found
+        variables["OPENBLAS_CORETYPE"] = "SkylakeX"
+    return variables
 
 
 def cores() -> int:
-    """Cores that this process may use, or that the machine has where the system does not say."""
+    """Number of cores that this process may use, or of the machine if unknown."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def set_library_threads(threads: int, environment: Mapping[str, str]) -> None:
-    """Set what libraries read once, in a process that has not loaded them yet.
+    """Set environment variables of libraries that this process has not loaded yet.
 
     Args:
         threads: of each library.
-        environment: what another process goes by; of it, what ``recommended_environment`` names here.
+        environment: of another process, from which the variables of ``recommended_environment`` are copied.
     """
     for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "POLARS"):
         os.environ[f"{name}_MAX_THREADS" if name == "POLARS" else f"{name}_NUM_THREADS"] = str(threads)

@@ -1,4 +1,4 @@
-"""The machine that something ran on."""
+"""A description of the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relrank.parallel.memory import GB, physical_memory
 
 
 def machine() -> dict[str, Any]:
-    """Where the study ran."""
+    """Processor, cores, memory, and versions of Python, torch and relrank."""
     import torch
 
     model = platform.processor() or platform.machine()

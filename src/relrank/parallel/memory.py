@@ -1,4 +1,4 @@
-"""Memory that this process may still take, and errors that say there was none left."""
+"""Memory that this process can still allocate, and errors of failed allocations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from relrank.errors import InputError
 
 GB = 1 << 30
-"""Bytes of what this package calls a GB."""
+"""Bytes of a GB, in all messages."""
 VARIABLE = "RELRANK_MEMORY_GB"
-"""Environment variable that says how much memory there is, in place of what the system says."""
+"""Environment variable that overrides the available memory."""
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can take without swapping.
+    """Bytes that this process can allocate without swapping.
 
     The environment variable ``RELRANK_MEMORY_GB`` if it is set. Else the smallest of the kernel's ``MemAvailable``
-    and what is left below the memory limit of this process's control group and of every group above it (versions 1
-    and 2), the page cache that can be dropped not counted as used. Where the system says none of this, all physical
-    memory, or no limit at all.
+    and what is left below the memory limits of this process's control group (versions 1 and 2) and of all groups
+    above it, not counting page cache that can be dropped. If the system reports none of these, all physical memory,
+    or no limit.
 
     Args:
         root: of the file system, for tests.
@@ -29,16 +29,16 @@ def available_memory(root: Path = Path("/")) -> int:
     Raises:
         InputError: the environment variable is not a number above 0.
     """
-    if (said := os.environ.get(VARIABLE)) is not None:
-        return gigabytes(said)
-    found = [*_unused(root), *_left_in_groups(root)]
-    if not found and (memory := physical_memory()):
-        found = [memory]
-    return max(0, min(found, default=sys.maxsize))
+    if (value := os.environ.get(VARIABLE)) is not None:
+        return gigabytes(value)
+    limits = [*_unused(root), *_left_in_groups(root)]
+    if not limits and (memory := physical_memory()):
+        limits = [memory]
+    return max(0, min(limits, default=sys.maxsize))
 
 
 def physical_memory() -> int:
-    """Bytes of memory that the machine has; 0 where the system does not say (Windows)."""
+    """Bytes of physical memory; 0 if unknown (Windows)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -46,7 +46,7 @@ def physical_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Start measuring this process's peak memory afresh, where the system allows it (Linux)."""
+    """Reset the measurement of this process's peak memory, if the system can (Linux)."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
@@ -54,7 +54,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory(root: Path = Path("/")) -> int:
-    """Largest resident memory in bytes: since ``reset_peak_memory`` on Linux, ever on macOS, 0 (unknown) on Windows.
+    """Peak resident memory in bytes: since ``reset_peak_memory`` on Linux, ever on macOS, 0 (unknown) on Windows.
 
     Args:
         root: of the file system, for tests.
@@ -92,13 +92,10 @@ def gigabytes(text: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had: Python's, NumPy's, numba's and torch's, CPU or GPU."""
-    if isinstance(error, MemoryError):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        phrase in said for phrase in ("allocate memory", "not enough memory", "out of memory")
-    )
+    """Whether an error is a failed allocation of Python, NumPy, numba or torch, on a CPU or GPU."""
+    message, phrases = str(error).lower(), ("allocate memory", "not enough memory", "out of memory")
+    failed = isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
+    return failed or isinstance(error, MemoryError)
 
 
 def _unused(root: Path) -> Iterator[int]:
@@ -109,7 +106,7 @@ def _unused(root: Path) -> Iterator[int]:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What is left of each limit on the way from this process's control group to the topmost one."""
+    """What is left of the limit of this process's control group, and of all groups above it."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -119,7 +116,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             cache = "total_inactive_file"
         else:
             continue
-        # in a container the path may be the host's, and then only the mount itself is there
+        # in a container the path may be the host's, and only the mount itself exists
         group = Path(path.strip().lstrip("/"))
         for folder in (root / mount / part for part in (group, *group.parents)):
             top, now = _lines(folder / limit), _lines(folder / used)
@@ -136,13 +133,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def gb(amount: int) -> str:
-    """GB with one decimal, small amounts with two figures."""
+    """GB with one decimal, or with two figures below 1."""
     value = amount / GB
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory since ``reset_peak_memory``, in MB; on a GPU its largest allocation is added."""
+    """Peak resident memory since ``reset_peak_memory``, plus that of the GPU if there is one, in MB."""
     import torch
 
     peak = peak_memory() / 2**20

@@ -1,8 +1,8 @@
-"""The processes that train one model together, each on its share of every batch; most often there is one.
+"""The processes that train one model together, each on its share of every batch; usually there is one.
 
-``torchrun`` starts them and says in the environment who each of them is. ``distributed_group`` connects them; what it
-gives is handed down to ``relrank.training.fit``. Alone, every method gives back what it was given, and torch's
-package for distributed training is never asked for anything.
+``torchrun`` starts them and sets their ranks in the environment. ``distributed_group`` connects them and yields the
+group to pass to ``relrank.training.fit``. In a single process every method returns its input, without
+``torch.distributed``.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 GROUP_TIMEOUT = timedelta(hours=3)
-"""How long one process waits for another, which may be validating. One that ends is noticed by torchrun at once."""
+"""How long a process waits for another one, which may be validating; torchrun notices at once if one ends."""
 
 
 class AllRanksError(InputError):
-    """An error that every process of the group raises at the same place, so that one need say it."""
+    """An error that all processes of the group raise together, so that one of them needs to report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """One of ``size`` processes; the first writes, validates and speaks.
+    """One of ``size`` processes; rank 0 validates, writes checkpoints and prints.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        local_rank: its number on its own machine, which is also that of its GPU.
+        rank: of this process, from 0.
+        size: number of processes.
+        local_rank: rank on its machine, also the number of its GPU.
     """
 
     rank: int = 0
@@ -48,22 +48,22 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes, validates and speaks."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """This process's part of n examples: parts are disjoint, cover all, and differ in size by one at most."""
+        """This process's share of n examples; shares are disjoint, cover all, and differ in size by at most one."""
         return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
 
     def seed(self, seed: np.random.SeedSequence) -> np.random.SeedSequence:
-        """A seed of its own for each process; alone, the one that is given."""
+        """A different seed for each process; for a single process, the given one."""
         return seed if self.size == 1 else seed.spawn(self.size)[self.rank]
 
     def device(self, device: torch.device) -> torch.device:
-        """The device this process computes on: of several GPUs that of its local rank.
+        """The device of this process: with several GPUs, that of its local rank.
 
         Raises:
-            InputError: several processes, and the setting names one GPU for all, or there are too few.
+            InputError: there are several processes, and the device is one GPU for all, or there are too few GPUs.
         """
         import torch
 
@@ -74,7 +74,7 @@ class ProcessGroup:
                 "one GPU for several processes",
                 where="device",
                 found=str(device),
-                expected='"auto" or "cuda", and each process takes its own',
+                expected='"auto" or "cuda", so that each process uses its own',
             )
         if self.local_rank >= torch.cuda.device_count():
             raise InputError(
@@ -86,15 +86,15 @@ class ProcessGroup:
         return torch.device(device.type, self.local_rank)
 
     def reduce_gradients(self, parameters: Sequence[nn.Parameter], loss: Tensor | None, weight: float) -> float:
-        """The loss of all processes; every gradient becomes the weighted sum of theirs, the same bits for all.
+        """Sum gradients and loss over all processes, weighted, with the same bits in each; returns the loss.
 
-        Gradients are changed in place, so that a large table needs no second copy. A parameter without a gradient
-        anywhere is left without one.
+        Gradients are changed in place, so that a large table needs no copy. A parameter that has no gradient in any
+        process is left without one.
 
         Args:
             parameters: the same in all processes.
-            loss: a mean over this process's share of the batch, or None where the share is empty.
-            weight: the share's part of the batch; weights add up to 1.
+            loss: the mean over this process's share of the batch; None if the share is empty.
+            weight: fraction of the batch in this share.
         """
         if self.size == 1:
             assert loss is not None
@@ -102,30 +102,30 @@ class ProcessGroup:
         import torch
         from torch import distributed
 
-        # with how many processes each parameter has a gradient, and the loss
+        # for each parameter the number of processes with a gradient, then the loss
         head = torch.zeros(len(parameters) + 1, dtype=torch.float64, device=parameters[0].device)
         for at, parameter in enumerate(parameters):
             head[at] = parameter.grad is not None
         if loss is not None:
             head[-1] = loss.detach().double() * weight
         distributed.all_reduce(head)
-        *moved, total = head.tolist()
-        waiting = []
-        for parameter, processes in zip(parameters, moved, strict=True):
+        *with_gradient, total = head.tolist()
+        pending = []
+        for parameter, processes in zip(parameters, with_gradient, strict=True):
             if not processes:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            waiting.append(distributed.all_reduce(parameter.grad.mul_(weight), async_op=True))
-        for work in waiting:
+            pending.append(distributed.all_reduce(parameter.grad.mul_(weight), async_op=True))
+        for work in pending:
             work.wait()
         return float(total)
 
     def on_all_ranks(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives, once it gave something in every process; each has its own.
+        """The result of ``make`` in this process, once it succeeded in all.
 
         Raises:
-            AllRanksError: in all processes, where ``make`` raised an InputError or OSError in one: the first one's.
+            AllRanksError: ``make`` raised an InputError or OSError in a process; all raise that of the lowest rank.
         """
         if self.size == 1:
             return make()
@@ -140,53 +140,53 @@ class ProcessGroup:
         lowest = torch.tensor(self.size if error is None else self.rank)
         distributed.all_reduce(lowest, distributed.ReduceOp.MIN)
         if (failed := int(lowest)) < self.size:
-            raise _common(self._told(failed, lambda: _described(error)), failed) from error
+            raise _common(self._broadcast(failed, lambda: _described(error)), failed) from error
         return result
 
     def broadcast_from_rank0(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives in the first process, where alone it is called; it must be plain JSON.
+        """The result of ``make`` in rank 0, the only process that calls it; it must be plain JSON.
 
         Raises:
-            AllRanksError: in all processes, where ``make`` raised an InputError or OSError.
+            AllRanksError: in all processes, if ``make`` raised an InputError or OSError.
         """
         answer = self.on_all_ranks(lambda: make() if self.first else None)
         if self.size == 1:
             return answer  # type: ignore[return-value]
-        result: T = self._told(0, lambda: answer)
+        result: T = self._broadcast(0, lambda: answer)
         return result
 
     def tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The first process's tensors, by name, on the CPU; those of the others are not looked at."""
+        """Rank 0's tensors by name, on the CPU; those of the other processes are ignored."""
         if self.size == 1:
             return dict(tensors)
         import torch
         from torch import distributed
 
-        heads = self._told(0, lambda: [(n, list(t.shape), str(t.dtype).split(".")[1]) for n, t in tensors.items()])
+        types = [(name, list(t.shape), str(t.dtype).split(".")[1]) for name, t in tensors.items()]
         result = {}
-        for name, shape, dtype in heads:
+        for name, shape, dtype in self._broadcast(0, lambda: types):
             tensor = tensors[name].cpu() if self.first else torch.empty(shape, dtype=getattr(torch, dtype))
             distributed.broadcast(tensor, 0)
             result[name] = tensor
         return result
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes call this."""
         if self.size > 1:
             import torch
             from torch import distributed
 
             distributed.all_reduce(torch.zeros(1))
 
-    def _told(self, rank: int, value: Callable[[], Any]) -> Any:
-        """What one process says, as JSON."""
+    def _broadcast(self, rank: int, value: Callable[[], Any]) -> Any:
+        """A value of one process, by way of JSON."""
         import torch
         from torch import distributed
 
-        said = json.dumps(value() if self.rank == rank else None).encode()
-        length = torch.tensor(len(said))
+        encoded = json.dumps(value() if self.rank == rank else None).encode()
+        length = torch.tensor(len(encoded))
         distributed.broadcast(length, rank)
-        text = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+        text = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
         if self.rank != rank:
             text = torch.empty(int(length), dtype=torch.uint8)
         distributed.broadcast(text, rank)
@@ -194,11 +194,11 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
-"""The one process of a program that was started as usual."""
+"""The group of a program that was not started by ``torchrun``."""
 
 
 def rank_here() -> int | None:
-    """This process's number as ``torchrun`` gives it, or None where there is one process."""
+    """This process's rank as set by ``torchrun``; None for a single process."""
     env = os.environ
     several = {"RANK", "LOCAL_RANK", "WORLD_SIZE"} <= env.keys() and env["WORLD_SIZE"] != "1"
     return int(env["RANK"]) if several else None
@@ -206,10 +206,9 @@ def rank_here() -> int | None:
 
 @contextmanager
 def distributed_group() -> Iterator[ProcessGroup]:
-    """The group of processes that ``torchrun`` started this one in, connected for as long as the block lasts.
+    """The group of processes that ``torchrun`` started, connected until the block ends.
 
-    Tensors in memory travel by gloo, those on GPUs by NCCL. Without ``torchrun``, or with one process:
-    ``SINGLE_PROCESS``.
+    CPU tensors use gloo, GPU tensors NCCL. Without ``torchrun``, or with one process: ``SINGLE_PROCESS``.
     """
     rank = rank_here()
     if rank is None:
@@ -229,18 +228,18 @@ def distributed_group() -> Iterator[ProcessGroup]:
     except AllRanksError:
         distributed.destroy_process_group()
         raise
-    # not where an error ends this process alone: the others are in the middle of something, and torchrun ends them
+    # not after an error of this process alone: the others are still busy, and torchrun ends them
     distributed.destroy_process_group()
 
 
 def _described(error: InputError | OSError | None) -> list[str]:
-    said = error if isinstance(error, InputError) or error is None else from_os_error(error)
-    assert said is not None
-    return [said.what, said.where, said.expected, said.found]
+    described = error if isinstance(error, InputError) or error is None else from_os_error(error)
+    assert described is not None
+    return [described.what, described.where, described.expected, described.found]
 
 
-def _common(said: list[str], rank: int) -> AllRanksError:
-    what, where, expected, found = said
+def _common(parts: list[str], rank: int) -> AllRanksError:
+    what, where, expected, found = parts
     return AllRanksError(
         what, where=where if rank == 0 else f"process {rank}: {where}", expected=expected, found=found
     )

@@ -1,4 +1,4 @@
-"""Shows what a study stored: one self-contained page."""
+"""The report of a stored study: one self-contained page."""
 
 from relrank.report.page import write_report
 from relrank.report.verdict_summary import answer

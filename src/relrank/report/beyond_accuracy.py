@@ -1,7 +1,7 @@
-"""What the page shows beyond accuracy: figures of lists, a picture of accuracy against novelty, paired differences.
+"""The beyond-accuracy section: metrics of lists, a chart of accuracy against novelty, paired differences.
 
-A picture is seen at many widths, and type keeps its size. So points lie at percentages, labels at pixels from their
-point, and the place of a label is one where it covers nothing at several widths.
+The chart has many widths, but text has a fixed size. So points have positions in per cent, labels have offsets from
+their point in pixels, and a label is placed where it covers nothing at several widths.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ MEASURES = {
     "miscalibration": ("↓", 3),
     "popularity lift": ("→ 0", 2),
 }
-"""By the name before the ``@``: where the better values lie, decimals."""
+"""Better direction and decimals, by the name before the ``@``."""
 
 HUES = 6
 HEIGHT = 360.0
-"""Of the picture, in pixels, as in the style sheet."""
+"""Height of the chart in pixels, as in the style sheet."""
 PHONE, DESK = (260.0, 450.0, 660.0), (640.0, 860.0, 1100.0)
-"""Widths of the picture, in pixels, at which no label may cover another: points are numbered on a phone."""
+"""Chart widths in pixels at which no label may cover another; on a phone points have numbers instead of names."""
 LETTER, LINE, DOT = 6.6, 14.0, 6.0
-"""Width and height of a letter and half the width of a dot, in pixels, rather too large."""
+"""Width and height of a letter and half the width of a dot in pixels, as upper bounds."""
 RINGS = (10.0, 22.0, 36.0, 52.0)
 SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.7, -0.7), (0.7, 0.7), (-0.7, -0.7), (-0.7, 0.7))
 
@@ -41,7 +41,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A text beside a point: where it begins or ends, in pixels from the point; ``far`` ones need a line to it."""
+    """A point's label: its offset from the point in pixels; ``far`` labels need a line to it."""
 
     text: str
     x: float
@@ -53,13 +53,13 @@ class Label:
 def beyond_accuracy(
     rows: list[Row], shown: list[Row], columns: Sequence[str], effects: list[Row], judged: list[str], bare: set[str]
 ) -> Row:
-    """The section's tables and its picture.
+    """The section's tables and chart.
 
     Args:
-        rows: of the leaderboard.
-        shown: those of its headline arms.
-        columns: of the leaderboard; the measures are those of ``MEASURES`` among them.
-        effects: paired differences of lists.
+        rows: rows of the leaderboard.
+        shown: rows of its headline arms.
+        columns: columns of the leaderboard; those in ``MEASURES`` are shown.
+        effects: paired differences of list metrics.
         judged: models with verdicts, which come first.
         bare: names of the arm without relations.
     """
@@ -86,12 +86,12 @@ def beyond_accuracy(
 
 
 def decimals(name: str, others: int = 4) -> int:
-    """Of a column, by its name: bits need fewer than shares; ``others`` of what is no measure of lists."""
+    """Decimals of a column; ``others`` for those that are not in ``MEASURES``."""
     return MEASURES.get(name.partition("@")[0], ("", others))[1]
 
 
 def lines_of(effects: list[Row]) -> list[Row]:
-    """One row per model, relation and kind, a cell per measure."""
+    """One row per model, relation and kind, with a cell per measure."""
     lines: dict[tuple[Any, ...], Row] = {}
     for row in effects:
         head = {name: row[name] for name in ("model", "relation", "kind", "other")}
@@ -102,7 +102,7 @@ def lines_of(effects: list[Row]) -> list[Row]:
 
 
 def _picture(rows: list[Row], novelty: str, bare: set[str]) -> Row | None:
-    """Accuracy against novelty: a point per row, those of a model joined and of one hue, one label per model."""
+    """Accuracy against novelty: a point per row; a model's points are joined and share a hue and a label."""
     drawn = [row for row in rows if is_finite(row[novelty]) and is_finite(row["mean"])]
     if not drawn:
         return None
@@ -113,17 +113,17 @@ def _picture(rows: list[Row], novelty: str, bare: set[str]) -> Row | None:
     for row in drawn:
         low, high = (round(100 - y.at(row[end]), 2) if is_finite(row[end]) else None for end in ("low", "high"))
         at = {"x": x.at(row[novelty]), "y": round(100 - y.at(row["mean"]), 2), "low": low, "high": high}
-        of = models.index(row["model"])
+        hue = models.index(row["model"]) % HUES
         ends = {f"{end}_value": row[end] for end in ("low", "high")}
-        looks = {"hue": of % HUES, "hollow": row["arm"] in bare, "name": None, "number": None}
-        points.append({**row, **ends, **at, **looks, "novelty": row[novelty]})
+        style = {"hue": hue, "hollow": row["arm"] in bare, "name": None, "number": None}
+        points.append({**row, **ends, **at, **style, "novelty": row[novelty]})
     spots = [(point["x"], point["y"]) for point in points]
     firsts = [next(i for i, row in enumerate(drawn) if row["model"] == model) for model in models]  # the best of each
-    bearers = [spots[i] for i in firsts]
-    names, clear = labels(bearers, spots, models, DESK)
-    numbers, _ = labels(bearers, spots, [str(i + 1) for i in range(len(models))], PHONE + DESK)
-    for i, name, of_number in zip(firsts, names, numbers, strict=True):
-        points[i] |= {"name": name if clear else None, "number": of_number}
+    labelled = [spots[i] for i in firsts]
+    names, clear = labels(labelled, spots, models, DESK)
+    numbers, _ = labels(labelled, spots, [str(i + 1) for i in range(len(models))], PHONE + DESK)
+    for i, name, number in zip(firsts, names, numbers, strict=True):
+        points[i] |= {"name": name if clear else None, "number": number}
     arms = [[spots[i] for i, row in enumerate(drawn) if row["model"] == model] for model in models]
     return {
         "novelty": novelty,
@@ -133,57 +133,58 @@ def _picture(rows: list[Row], novelty: str, bare: set[str]) -> Row | None:
         "models": models,
         "named": clear,
         "joins": [{"hue": i % HUES, "ends": ends} for i, ends in enumerate(arms) if len(ends) > 1],
-        "left_out": len(rows) - len(drawn),
+        "skipped": len(rows) - len(drawn),
     }
 
 
 def labels(
-    bearers: Sequence[Spot], dots: Sequence[Spot], texts: Sequence[str], widths: Sequence[float]
+    labelled: Sequence[Spot], dots: Sequence[Spot], texts: Sequence[str], widths: Sequence[float]
 ) -> tuple[list[Label], bool]:
-    """A place for each text beside its bearer, and whether none covers another, a dot or the edge at any width.
+    """A label for each point, and whether no label covers another, a dot or the edge at any width.
 
-    Places are tried ring by ring around the point, near ones first; where all are taken, the least bad one is it.
+    Positions are tried ring by ring around the point, near ones first; if all overlap, the one with the fewest
+    overlaps is taken.
 
     Args:
-        bearers: points that carry a text, per cent of width and height.
-        dots: every point that is drawn.
-        texts: as many as bearers.
-        widths: of the picture, in pixels.
+        labelled: points with a label, in per cent of width and height.
+        dots: all points.
+        texts: a text for each labelled point.
+        widths: of the chart, in pixels.
     """
     placed: list[list[Box]] = [[] for _ in widths]
-    found, clear = [], True
-    for spot, text in zip(bearers, texts, strict=True):
+    placed_labels, clear = [], True
+    for spot, text in zip(labelled, texts, strict=True):
         best: tuple[int, Label, list[Box]] | None = None
         for ring, (right, down) in product(RINGS, SIDES):
             anchor = "middle" if right == 0 else "start" if right > 0 else "end"
             label = Label(text, ring * right, ring * down, anchor, ring > RINGS[0])
             boxes = [_box(label, spot, width) for width in widths]
-            bad = sum(
-                _covers(box, width, [(dot[0] * width / 100, dot[1] * HEIGHT / 100) for dot in dots], before)
+            overlaps = sum(
+                _overlaps(box, width, [(dot[0] * width / 100, dot[1] * HEIGHT / 100) for dot in dots], before)
                 for box, width, before in zip(boxes, widths, placed, strict=True)
             )
-            if best is None or bad < best[0]:
-                best = bad, label, boxes
-            if bad == 0:
+            if best is None or overlaps < best[0]:
+                best = overlaps, label, boxes
+            if overlaps == 0:
                 break
         assert best is not None
         clear &= best[0] == 0
-        found.append(best[1])
+        placed_labels.append(best[1])
         for before, box in zip(placed, best[2], strict=True):
             before.append(box)
-    return found, clear
+    return placed_labels, clear
 
 
 def _box(label: Label, spot: Spot, width: float) -> Box:
-    """Left, top, right and bottom of a text, in pixels."""
+    """Left, top, right and bottom of a label, in pixels."""
     x, y = spot[0] * width / 100 + label.x, spot[1] * HEIGHT / 100 + label.y
     wide = LETTER * len(label.text)
     left = x - {"start": 0.0, "middle": wide / 2, "end": wide}[label.anchor]
     return left, y - LINE / 2, left + wide, y + LINE / 2
 
 
-def _covers(box: Box, width: float, dots: Sequence[Spot], before: Sequence[Box]) -> int:
-    """How many texts and dots a box lies on, and whether it leaves the picture."""
+def _overlaps(box: Box, width: float, dots: Sequence[Spot], before: Sequence[Box]) -> int:
+    """Number of labels and dots that a box covers, plus 1 if it leaves the chart."""
     left, top, right, bottom = box
     out = left < 0 or right > width or top < 0 or bottom > HEIGHT
     on_dots = sum(left - DOT < x < right + DOT and top - DOT < y < bottom + DOT for x, y in dots)

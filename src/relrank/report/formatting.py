@@ -1,4 +1,4 @@
-"""How numbers are written on the page, and where they lie on an axis."""
+"""Number formats of the page, and axes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MINUS = "−"
 
 
 def is_finite(value: float | None) -> bool:
-    """Is there a finite number?"""
+    """Whether the value is a finite number."""
     return value is not None and math.isfinite(value)
 
 
@@ -27,13 +27,13 @@ def number(value: float | None, decimals: int = 4) -> str:
 
 
 def signed(value: float | None, decimals: int = 4) -> str:
-    """A difference: as ``number``, with its sign written out unless it rounds to zero."""
+    """A difference: like ``number``, with a sign unless it rounds to zero."""
     text = number(value, decimals)
     return "+" + text if is_finite(value) and not text.startswith(MINUS) and float(text) else text
 
 
 def interval(low: float | None, high: float | None, *, sign: bool = True, decimals: int = 4) -> str:
-    """An interval in brackets, ``[+.0125, +.0225]``; a dash when either end is unknown."""
+    """An interval, ``[+.0125, +.0225]``; a dash if an end is missing."""
     if not (is_finite(low) and is_finite(high)):
         return NOTHING
     write = signed if sign else number
@@ -41,12 +41,12 @@ def interval(low: float | None, high: float | None, *, sign: bool = True, decima
 
 
 def count(value: float | None) -> str:
-    """A whole number with thousands separated."""
+    """A whole number with thousands separators."""
     return f"{round(value):,}" if value is not None and math.isfinite(value) else NOTHING
 
 
 def amount(value: float | None, decimals: int = 1) -> str:
-    """Seconds or MB: fixed decimals, thousands separated."""
+    """Seconds or MB: fixed decimals, thousands separators."""
     if value is None or not math.isfinite(value):
         return NOTHING
     text = f"{abs(value):,.{decimals}f}"
@@ -60,31 +60,30 @@ def extra(value: float | None, decimals: int = 1) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share between 0 and 1 as ``97.3 %``, rounded down: only what is complete reads 100.0 %."""
+    """A share between 0 and 1 as ``97.3 %``, rounded down, so that only 1 is shown as 100.0 %."""
     return f"{math.floor(1000 * value + 1e-9) / 10:.1f} %" if value is not None and math.isfinite(value) else NOTHING
 
 
 def p_value(value: float | None) -> str:
-    """Three decimals; what would round to zero is ``<.001``."""
+    """A p-value with three decimals, ``<.001`` instead of zero."""
     return "<.001" if value is not None and value < 0.0005 else number(value, 3)
 
 
 def typeset(sentence: str) -> str:
-    """A sentence with its figures, of four decimals or more, as elsewhere on the page: ``-0.0012`` as ``−.0012``."""
-    return re.sub(
-        r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)", lambda found: found[1].replace("-", MINUS) + found[2], sentence
-    )
+    """A sentence with figures of four or more decimals in the page's format: ``-0.0012`` as ``−.0012``."""
+    pattern = r"(?<![\w.])(-?)0?(\.\d{4,8})(?!\d)"
+    return re.sub(pattern, lambda match: match[1].replace("-", MINUS) + match[2], sentence)
 
 
 def metric_name(name: str) -> str:
-    """``ndcg@10`` as the field writes it: ``NDCG@10``."""
+    """A metric's usual spelling: ``NDCG@10`` for ``ndcg@10``."""
     stem, at, k = name.partition("@")
     stem = stem.upper() if stem in {"ndcg", "mrr", "map"} else stem.replace("_", " ").capitalize()
     return f"{stem}{at}{k}"
 
 
 def listed(names: list[str], most: int = 6) -> str:
-    """``a, b and c``; of more than ``most`` names the first ones and how many remain."""
+    """``a, b and c``; more than ``most`` names are cut: ``a, b and 7 more``."""
     if len(names) > most:
         names = [*names[: most - 1], f"{len(names) - most + 1} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -101,7 +100,7 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float | None], *, most: int = 6, margin: float = 0.04) -> Axis:
-        """The axis on which every known value fits, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ)."""
+        """An axis that contains all finite values, with at most ``most`` ticks (steps of 1, 2 or 5 × 10ⁿ)."""
         finite = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         if low == high:
@@ -116,9 +115,9 @@ class Axis:
         return cls(low, high, tuple(i * step for i in range(first, last + 1)), decimals)
 
     def at(self, value: float) -> float:
-        """Position of a value in per cent, kept inside the axis."""
+        """Position of a value in per cent, clipped to the axis."""
         return round(min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low))), 2)
 
     def label(self, value: float, *, sign: bool = False) -> str:
-        """A tick's text."""
+        """Text of a tick."""
         return "0" if abs(value) < 1e-12 else (signed if sign else number)(value, self.decimals)

@@ -1,4 +1,4 @@
-"""The page: one HTML file without any outside resource, so that it opens offline and can be mailed."""
+"""The report: one HTML file without external resources, which can be opened offline and mailed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
 
     Args:
         result: a finished study.
-        path: the file to write, usually ``report.html``; its folder is made when missing. The file appears under
-            this name only when whole.
+        path: the file to write, usually ``report.html``; its folder is created. The file is written atomically.
 
     Returns:
         ``path``.
@@ -39,11 +38,11 @@ def write_report(result: StudyResult, path: Path | str) -> Path:
 
 @cache
 def _compiled() -> BytecodeCache:
-    """Templates as compiled once in this process, which takes three times as long as to write a page."""
+    """A cache of compiled templates for this process: compiling takes three times as long as writing a page."""
     from jinja2 import BytecodeCache
     from jinja2.bccache import Bucket
 
-    class Kept(BytecodeCache):
+    class MemoryCache(BytecodeCache):
         def __init__(self) -> None:
             self.code: dict[str, bytes] = {}
 
@@ -54,11 +53,11 @@ def _compiled() -> BytecodeCache:
         def dump_bytecode(self, bucket: Bucket) -> None:
             self.code[bucket.key] = bucket.bytecode_to_string()
 
-    return Kept()
+    return MemoryCache()
 
 
 def render(result: StudyResult) -> str:
-    """The page as text. Everything that comes from the study is escaped."""
+    """The page as text; all values of the study are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -69,7 +68,7 @@ def render(result: StudyResult) -> str:
         lstrip_blocks=True,
         bytecode_cache=_compiled(),
     )
-    # figures of the study's metric, where a template names no decimals
+    # by default with the decimals of the study's metric
     environment.filters["number"] = lambda value, decimals=result.decimals: formatting.number(value, decimals)
     environment.filters["signed"] = lambda value, decimals=result.decimals: formatting.signed(value, decimals)
     environment.globals["interval"] = partial(formatting.interval, decimals=result.decimals)

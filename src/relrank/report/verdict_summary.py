@@ -1,4 +1,4 @@
-"""The one sentence on top of the page: what the verdicts amount to."""
+"""The summary at the top of the page: what to build, and what is known about the other relations."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ Row = dict[str, Any]
 
 
 def primary_model(result: StudyResult) -> str | None:
-    """Of the models with verdicts the one whose verdicts count first; None without verdicts.
+    """The model whose verdicts come first; None without verdicts.
 
-    It is the one that is best on the interactions alone, on validation: what a relation adds is asked of the
-    strongest model. Where none was run so, the best on any arm; arms with shuffled links do not count. Where a stored
-    study has no validation column, test decides.
+    It is the model that validates best on the interactions alone, or, if none was run so, the best on any arm without
+    shuffled links. For stored studies without a validation column the test metric decides.
     """
-    read = [row["model"] for row in result.verdicts.iter_rows(named=True) if row["verdict"] != NOT_READ]
-    judged = list(dict.fromkeys(read))
-    for judge in result.card.get("judges", []):
+    rows = result.verdicts.iter_rows(named=True)
+    judged = list(dict.fromkeys(row["model"] for row in rows if row["verdict"] != NOT_READ))
+    for judge in result.card.get("model_strength", []):
         if judge["model"] in judged:
             return str(judge["model"])
     best = dict.fromkeys(judged, -math.inf)
@@ -36,9 +35,9 @@ def primary_model(result: StudyResult) -> str | None:
 
 
 def answer(result: StudyResult) -> str:
-    """What to build and in which order, and what is known of the other relations, to be read aloud.
+    """What to build and in which order, and what is known about the other relations.
 
-    The plan and the verdicts are those of ``primary_model``; accepted leaks are named.
+    Plan and verdicts are those of ``primary_model``; accepted leaks are named.
 
     Args:
         result: a finished study.
@@ -55,7 +54,7 @@ def _answer(result: StudyResult) -> str:
     if lead is None:
         rows = [row for row in result.effects.iter_rows(named=True) if row["kind"] != "strongest"]
         of_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("gain", "versus")}
-        if not rows and result.card.get("left_out"):
+        if not rows and result.card.get("skipped"):
             return "No relation was judged, since models of this study did not fit into memory."
         if of_kind["versus"] and not of_kind["gain"]:
             return _against(of_kind["versus"], digits)
@@ -64,64 +63,61 @@ def _answer(result: StudyResult) -> str:
     rows = [row for row in verdicts if row["model"] == lead]
     by = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in ORDER}
     plan = result.card.get("plan")
-    built = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
-    names = [name for step in built for name in (step["relation"], *step.get("through", ()))]
-    read = [row for row in rows if row["verdict"] != NOT_READ]
-    said = []
-    if plan is not None and built:
-        said.append(_to_build(plan, built, read, metric_name(result.card["metric"]), titles))
-    by["undecided"] = [row for row in by["undecided"] if row["relation"] not in names]  # the plan has said more
-    helping = [row for row in by["helps"] if row["relation"] not in names]
+    steps = plan["steps"][: plan["build"]] if plan is not None and plan["model"] == lead else []
+    built = [name for step in steps for name in (step["relation"], *step.get("through", ()))]
+    sentences = []
+    if plan is not None and steps:
+        n_read = sum(row["verdict"] != NOT_READ for row in rows)
+        sentences.append(_to_build(plan, steps, n_read, metric_name(result.card["metric"]), titles))
+    by["undecided"] = [row for row in by["undecided"] if row["relation"] not in built]  # the plan says more
+    helping = [row for row in by["helps"] if row["relation"] not in built]
     if helping:
-        said.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
-    for others in dict.fromkeys(row["instead"] for row in by["interchangeable"]):
-        group = [row for row in by["interchangeable"] if row["instead"] == others]
-        be = "is" if len(group) == 1 else "are"
+        sentences.append(f"{_names(helping, rows, titles)} {_verb(helping, 'help')}{', too' if built else ''}.")
+    for others in dict.fromkeys(row["interchangeable_with"] for row in by["interchangeable"]):
+        group = [row for row in by["interchangeable"] if row["interchangeable_with"] == others]
         instead = (
             "replaced by the others" if not others else f"interchangeable with {_or(others.split(', '), titles)}"
         )
-        said.append(f"{_names(group, rows, titles)} {be} {instead}.")
+        sentences.append(f"{_names(group, rows, titles)} {_are(group)} {instead}.")
     if by["hurts"]:
-        said.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
-    if by["negligible"]:
-        be = "is" if len(by["negligible"]) == 1 else "are"
-        within = number(rows[0]["margin"], digits)
-        said.append(f"{_names(by['negligible'], rows, titles)} {be} negligible (within ±{within}).")
-    if by["undecided"]:
-        visible = [row["visible"] for row in by["undecided"] if is_finite(row["visible"])]
-        seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
-        be = "is" if len(by["undecided"]) == 1 else "are"
-        said.append(f"{_names(by['undecided'], rows, titles)} {be} undecided{seen}.")
-    if by[NOT_READ]:
-        be = "is" if len(by[NOT_READ]) == 1 else "are"
-        said.append(f"{_names(by[NOT_READ], rows, titles)} {be} not read by {lead}.")
-    if not built and not by["helps"]:
-        said.insert(0, "No relation is shown to be worth building.")
+        sentences.append(f"{_names(by['hurts'], rows, titles)} {_verb(by['hurts'], 'hurt')}.")
+    margin = number(rows[0]["margin"], digits)
+    visible = [row["detectable_effect"] for row in by["undecided"] if is_finite(row["detectable_effect"])]
+    seen = f" (an effect of ±{number(max(visible), digits)} would have been seen)" if visible else ""
+    for verdict, words in (
+        ("negligible", f"negligible (within ±{margin})"),
+        ("undecided", f"undecided{seen}"),
+        (NOT_READ, f"not read by {lead}"),
+    ):
+        if group := by[verdict]:
+            sentences.append(f"{_names(group, rows, titles)} {_are(group)} {words}.")
+    if not steps and not by["helps"]:
+        sentences.insert(0, "No relation is shown to be worth building.")
     if differing := _differing(verdicts, lead):
-        said.append(f"The models disagree on {listed([titles.get(name, name) for name in differing], most=3)}.")
-    return " ".join(said)
+        sentences.append(f"The models disagree on {listed([titles.get(name, name) for name in differing], most=3)}.")
+    return " ".join(sentences)
 
 
 def _differing(verdicts: list[Row], lead: str) -> list[str]:
-    """The relations on which another model has another verdict than the lead; one that does not read it has none."""
+    """Relations that another model judges differently from the lead; models that do not use one do not count."""
     of_lead = {row["relation"]: row["verdict"] for row in verdicts if row["model"] == lead}
     others = [row for row in verdicts if row["model"] != lead and row["verdict"] != NOT_READ]
     differing = {row["relation"] for row in others if row["verdict"] != of_lead.get(row["relation"], row["verdict"])}
     return [name for name, verdict in of_lead.items() if name in differing and verdict != NOT_READ]
 
 
-def _to_build(plan: Row, built: list[Row], rows: list[Row], metric: str, titles: Titles) -> str:
-    """The first sentence: what to build, what it brings, and how much of everything that is."""
+def _to_build(plan: Row, steps: list[Row], n_read: int, metric: str, titles: Titles) -> str:
+    """The first sentence: what to build, what it adds, and its share of what all relations add."""
     names = []
-    for step in built:
+    for step in steps:
         through = ", ".join(titles.get(name, name) for name in step.get("through", ()))
-        beside = [f"through {through}"] if through else []
-        beside += [f"or {_or(step['alternatives'], titles)}"] if step["alternatives"] else []
-        names.append(titles.get(step["relation"], step["relation"]) + (f" ({'; '.join(beside)})" if beside else ""))
-    last = built[-1]
+        extra = [f"through {through}"] if through else []
+        extra += [f"or {_or(step['alternatives'], titles)}"] if step["alternatives"] else []
+        names.append(titles.get(step["relation"], step["relation"]) + (f" ({'; '.join(extra)})" if extra else ""))
+    last = steps[-1]
     text = f"Build {', then '.join(names)}: {last['total'] / plan['base']:+.0%} {metric}".replace("%", " %")
-    if last["share"] is not None and len(rows) > len(built):
-        everything = {2: "both", 3: "all three", 4: "all four", 5: "all five"}.get(len(rows), f"all {len(rows)}")
+    if last["share"] is not None and n_read > len(steps):
+        everything = {2: "both", 3: "all three", 4: "all four", 5: "all five"}.get(n_read, f"all {n_read}")
         text += f", {last['share']:.0%} of what {everything} bring".replace("%", " %")
     return text + "."
 
@@ -132,7 +128,7 @@ def _or(names: Sequence[str], titles: Titles) -> str:
 
 
 def _of_gains(gains: list[Row], decimals: int) -> str:
-    """What is left to say where no relation was tried by itself: whether all of them together help."""
+    """The answer without verdicts: whether all relations together help."""
     if not gains:
         return "This study compared no relations."
     helped = sorted((row for row in gains if row["low"] > 0), key=lambda row: -row["mean"])
@@ -154,7 +150,7 @@ def _of_gains(gains: list[Row], decimals: int) -> str:
 
 
 def _against(rows: list[Row], decimals: int) -> str:
-    """Where no model was run with and without relations: which models beat the study's rival."""
+    """The answer without relations: which models are better than the study's rival."""
     rival = rows[0]["other"]
     better = sorted((row for row in rows if row["low"] > 0 and row["p_holm"] < ALPHA), key=lambda row: -row["mean"])
     worse = [row["model"] for row in rows if row["high"] < 0 and row["p_holm"] < ALPHA]
@@ -173,9 +169,13 @@ def _against(rows: list[Row], decimals: int) -> str:
 
 
 def _names(rows: list[Row], of: list[Row], titles: Titles) -> str:
-    """All names of a small study; three a clause of a large one, so that the sentence stays one."""
+    """Titles of relations: all of them in a small study, three per clause in a large one."""
     return listed([titles.get(row["relation"], row["relation"]) for row in rows], most=8 if len(of) <= 8 else 3)
 
 
 def _verb(rows: list[Row], verb: str) -> str:
     return verb + "s" if len(rows) == 1 else verb
+
+
+def _are(rows: list[Row]) -> str:
+    return "is" if len(rows) == 1 else "are"

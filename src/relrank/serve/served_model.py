@@ -342,7 +342,7 @@ class ServedModel:
         """Item rows of a user's interactions in any part of the split, and of a history; each once, ascending."""
         if user is None:
             return np.unique(cast("Int64", history))
-        interactions = self.run.interacted_items()
+        interactions = self.run.interacted_items
         seen = interactions.indices[interactions.indptr[user] : interactions.indptr[user + 1]]
         return seen if history is None or not history.size else np.union1d(seen, history)
 

@@ -21,6 +21,7 @@ from relrank.study.memory_limits import (
 )
 from relrank.study.memory_limits import notices as notices_of
 from relrank.study.prepare import StudyData
+from relrank.study.result import FORMAT
 from relrank.tables.notices import Notice
 from relrank.tables.synthetic import TRUTH
 
@@ -65,6 +66,7 @@ def card(
     for_want_of_memory = notices_of(skipped)
     notices += for_want_of_memory
     return {
+        "format": FORMAT,
         "name": config.name,
         "title": config.title or config.name,
         "description": config.description,
@@ -74,7 +76,7 @@ def card(
         "metric": config.study.metric,
         "trials": config.study.trials,
         "attribute": config.study.attribute,
-        "users_only": interval_caveat(config),
+        "interval_caveat": interval_caveat(config),
         "decimals": found.decimals,
         "n_users": first.split.shape[0],
         "n_items": first.split.shape[1],
@@ -107,7 +109,7 @@ def card(
             }
             for f in material.findings
         ],
-        "left_out": [n.message for n in for_want_of_memory],
+        "skipped": [n.message for n in for_want_of_memory],
         "cells": [
             {"model": model, "arm": arm, "seed": cell.seed, "key": cell.key}
             for (model, arm), cells in found.items()

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import polars as pl
 
@@ -16,7 +15,6 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.evaluation.metrics import METRICS_VERSION
 from relrank.graph.construction.relation_config import InteractionWeights
 from relrank.graph.graph import Graph
-from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import hops
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained
@@ -268,15 +266,6 @@ def _over(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return {**base, **own, **mixed}
 
 
-_SHAS: WeakKeyDictionary[Relation, str] = WeakKeyDictionary()
-
-
 def edges_sha(graph: Graph, name: str) -> str:
     """sha256 over a relation's edges, weights and ends."""
-    r = graph.relation(name)
-    if r not in _SHAS:
-        digest = hashlib.sha256(f"{r.source} {r.target}".encode())
-        for column in (r.src, r.dst, r.weight):
-            digest.update(column.tobytes())
-        _SHAS[r] = digest.hexdigest()[:16]
-    return _SHAS[r]
+    return graph.relation(name).sha256()[:16]

@@ -113,7 +113,7 @@ def finish(
     notices += [Notice("gains", text, 1) for text in looks]
     card = card | {
         "accepted_leaks": leaks,
-        "look_at": looks,
+        "suspicious_gains": looks,
         "notices": card["notices"] + [{"where": n.where, "message": n.message, "count": n.count} for n in notices],
     }
     if leaks and not verdicts.is_empty():

@@ -33,9 +33,9 @@ EFFECT_SCHEMA = {
     "p": pl.Float64,
     "p_holm": pl.Float64,
     "effect_size": pl.Float64,
-    "error": pl.Float64,
-    "freedom": pl.Float64,
-    "visible": pl.Float64,
+    "standard_error": pl.Float64,
+    "degrees_of_freedom": pl.Float64,
+    "detectable_effect": pl.Float64,
     "n_users": pl.Int64,
     "n_seeds": pl.Int64,
 }
@@ -46,12 +46,12 @@ VERDICT_SCHEMA = {
     "relation": pl.String,
     "verdict": pl.String,
     "sentence": pl.String,
-    "instead": pl.String,
+    "interchangeable_with": pl.String,
     "p": pl.Float64,
     **{f"{kind}{end}": pl.Float64 for kind in ("held", "drop", "alone", "placebo") for end in ("", "_low", "_high")},
-    "for_whom": pl.String,
+    "subgroup_difference": pl.String,
     "unused": pl.Float64,
-    "visible": pl.Float64,
+    "detectable_effect": pl.Float64,
     "margin": pl.Float64,
     "true_verdict": pl.String,
 }
@@ -251,11 +251,11 @@ class ModelEffects:
                 )
                 + _chained(relation, self.relations, hops, self.found.titles)
                 + (f" {(whom or {})[relation]}" if relation in (whom or {}) else ""),
-                "for_whom": (whom or {}).get(relation),
-                "instead": ", ".join(said.instead) or None,
+                "subgroup_difference": (whom or {}).get(relation),
+                "interchangeable_with": ", ".join(said.instead) or None,
                 "p": said.p,
                 "unused": one.unused,
-                "visible": said.detectable_effect,
+                "detectable_effect": said.detectable_effect,
                 "margin": self.margin,
                 "true_verdict": (planted or {}).get(relation),
             }
@@ -278,7 +278,7 @@ def effect_row(
     """One row of the effects table; ``tests``: how many relations a claim of that kind is corrected for."""
     arm_a, arm_b, effect = found
     row = {"model": model, "relation": relation, "kind": kind, "other": other, "arm_a": arm_a, "arm_b": arm_b}
-    return {**row, **asdict(effect), "visible": effect.detectable_effect(tests), "p_holm": p_holm}
+    return {**row, **asdict(effect), "detectable_effect": effect.detectable_effect(tests), "p_holm": p_holm}
 
 
 def _chained(relation: str, relations: Sequence[str], hops: Hops, titles: Titles) -> str:

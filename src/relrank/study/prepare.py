@@ -12,8 +12,8 @@ from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.audit import find_popularity_leaks, find_split_row_leaks, find_transition_overlap
 from relrank.graph.audit_side_data import find_side_data_leaks
 from relrank.graph.construction.builders import build_graph
+from relrank.graph.construction.context import Progress, silent
 from relrank.graph.construction.feature_builder import columns_of
-from relrank.graph.construction.relation_builder import Progress, silent
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr
 from relrank.models import MODELS, ClosedForm, Trained

@@ -15,6 +15,7 @@ from relrank.graph.relation import Titles
 from relrank.io.atomic import atomic_write
 from relrank.io.manifest import ManifestReader, write_manifest
 
+FORMAT = "relrank-study-2"
 REPAIR_HINT = "run the study again, its finished cells are kept unless another version stored them"
 
 IN_JSON = ("leaderboard", "effects", "verdicts", "groups", "group_metrics", "list_effects", "metric_effects", "notes")
@@ -29,27 +30,25 @@ class StudyResult:
     Every table with a ``relation`` has its ``title`` beside it, null where the study file gives none.
 
     Attributes:
-        card: what was studied, plain JSON. Keys: ``name``; ``title``; ``description``; ``protocol`` (name);
-            ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
+        card: what was studied, plain JSON. Keys: ``format``; ``name``; ``title``; ``description``; ``protocol``
+            (name); ``fingerprints`` (one per split seed); ``seeds``; ``metric`` (e.g. "ndcg@10"); ``trials``;
             ``attribute`` (the relation behind similarity and calibration, else null); ``interval_caveat`` (a sentence
-            where the intervals hold no splits, else null; studies stored earlier lack it); ``decimals``
-            (of figures of the metric; studies stored earlier lack it);
-            ``n_users``, ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes``
-            (list of {type, count}); ``relations`` (list of {name, title: what people read instead, or null,
-            source, target, edges, covered: share of items, else users, with an edge, kind; chain: the node types on
-            the way to one that is read through others}); ``arms`` (list of {name, title}: arms that have relations
-            with a title); ``notices`` (list of {where, message, count});
-            ``left_out`` (sentences on cells that do not fit into memory; studies stored earlier lack it); ``audit``
+            where the intervals hold no splits, else null); ``decimals`` (of figures of the metric); ``n_users``,
+            ``n_items``, ``n_train``, ``n_valid``, ``n_test`` (of the first seed); ``nodes`` (list of {type, count});
+            ``relations`` (list of {name, title: what people read instead, or null, source, target, edges, covered:
+            share of items, else users, with an edge, kind; chain: the node types on the way to one that is read
+            through others}); ``arms`` (list of {name, title}: arms that have relations with a title); ``notices``
+            (list of {where, message, count}); ``skipped`` (sentences on cells that do not fit into memory); ``audit``
             (list of {level: "leak"|"warning"|"ok", check, message, count, names: relations and features concerned,
             accepted: whether the study file accepts it}); ``accepted_leaks`` (list of {names, check, message,
-            count}); ``suspicious_gain_messages`` (sentences on gains that no honest relation brings); ``machine``
-            ({cpu, cores, memory_gb, python, torch, relrank}); ``judges`` (see ``study.judge``); ``plan`` (null, or
-            {model, base: metric of the interactions alone, margin, build: steps worth taking, enough: steps after
-            which the rest is shown to be within the margin, or null, ends: why it ends, steps: list of {relation,
-            arm, through: relations it is read through, alternatives, adds, beyond: its links shuffled, total, left,
-            each with _low and _high and null where it was not run, share: of what all bring, confirmed, rows, nodes,
-            seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/}; studies stored
-            earlier lack it); ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
+            count}); ``suspicious_gains`` (sentences on gains that no honest relation brings); ``machine`` ({cpu,
+            cores, memory_gb, python, torch, relrank}); ``model_strength`` (see ``study.model_strength``); ``plan``
+            (null, or {model, base: metric of the interactions alone, margin, build: steps worth taking, enough: steps
+            after which the rest is shown to be within the margin, or null, ends: why it ends, steps: list of
+            {relation, arm, through: relations it is read through, alternatives, adds, beyond: its links shuffled,
+            total, left, each with _low and _high and null where it was not run, share: of what all bring, confirmed,
+            rows, nodes, seconds, peak_mb}}); ``cells`` (list of {model, arm, seed, key: folder under cells/});
+            ``planted`` (true verdict per relation where known, else null); ``smoke`` (bool).
         leaderboard: one row per (model, arm), best first: ``model``, ``arm``, ``n_seeds``, ``n_users``, ``valid``
             (the study's metric on validation), ``mean``, ``low``, ``high`` (on test), ``below_ease`` (bool), every
             other metric's mean under its own name (``hit@10``, ``mrr``, ``coverage@10``, ``gini@10``,
@@ -58,23 +57,23 @@ class StudyResult:
             (tuning + fit + evaluation, mean per cell), ``peak_mb``.
         effects: one row per paired difference: ``model``, ``relation`` (null for "gain"), ``kind`` ("gain" = all −
             interactions, "held" = all − all without r in the setting of "all", "drop" = all − (all without r), tuned
-            again, "alone" = (interactions + r) − interactions, "placebo" =
-            all − (all with r rewired), "beside" = (interactions + s + r) − (interactions + s), with ``other`` = s;
-            "versus" = the model − the model ``other``, each with all relations where it has such an arm, "versus
-            gain" = the model's gain − that model's gain, "strongest" = ``arm_a`` of the model − the interactions arm
-            of the model ``other``, of all models of the study the best on the interactions alone, on validation),
-            ``other`` (else null), ``arm_a``, ``arm_b``, ``mean``, ``low``, ``high``, ``p``, ``p_holm`` (of
-            "versus"; claims on relations are corrected in ``verdicts``), ``effect_size`` (paired Cohen's d),
-            ``error``, ``freedom`` (of Student's t), ``visible`` (smallest true effect that would have been seen),
-            ``n_users``, ``n_seeds``.
+            again, "alone" = (interactions + r) − interactions, "placebo" = all − (all with r rewired), "beside" =
+            (interactions + s + r) − (interactions + s), with ``other`` = s; "versus" = the model − the model
+            ``other``, each with all relations where it has such an arm, "versus gain" = the model's gain − that
+            model's gain, "strongest" = ``arm_a`` of the model − the interactions arm of the model ``other``, of all
+            models of the study the best on the interactions alone, on validation), ``other`` (else null), ``arm_a``,
+            ``arm_b``, ``mean``, ``low``, ``high``, ``p``, ``p_holm`` (of "versus"; claims on relations are corrected
+            in ``verdicts``), ``effect_size`` (paired Cohen's d), ``standard_error``, ``degrees_of_freedom`` (of
+            Student's t), ``detectable_effect`` (smallest true effect that would have been seen), ``n_users``,
+            ``n_seeds``.
         verdicts: one row per (model, relation): ``model``, ``relation``, ``verdict`` ("helps", "interchangeable",
             "hurts", "negligible", "undecided"; "not read" where the model cannot read it, with null figures),
-            ``sentence`` (what may be said, with figures), ``instead`` (comma-separated names that it is
+            ``sentence`` (what may be said, with figures), ``interchangeable_with`` (comma-separated names that it is
             interchangeable with, or null), ``p`` (of the claim, corrected over the
             relations; null without a claim), ``held``, ``drop``, ``alone``, ``placebo`` with ``_low`` and ``_high``
-            each, ``subgroup_differences`` (a sentence where the
+            each, ``subgroup_difference`` (a sentence where the
             effect differs between groups of users, else null), ``unused`` (share of splits where validation gave it
-            no weight), ``visible``, ``margin``, ``true_verdict`` (or null).
+            no weight), ``detectable_effect``, ``margin``, ``true_verdict`` (or null).
         groups: effects by user group: ``model``, ``relation``, ``kind`` ("gain", "drop", "alone", "versus"),
             ``other`` (the rival of "versus", else null), ``group`` (column, e.g. "history length"), ``label`` (e.g.
             "11–50"), ``order`` (int, of the label), ``mean``, ``low``, ``high``, ``n_users``.
@@ -143,8 +142,8 @@ class StudyResult:
         """Read what ``save`` wrote.
 
         Raises:
-            InputError: the folder holds no finished study, one without a file that is read today, or one that is not
-                what was written.
+            InputError: the folder holds no finished study, one without a file that is read today, one of another
+                version, or one that is not what was written.
         """
         folder = Path(folder)
         names = cls.files()
@@ -160,7 +159,15 @@ class StudyResult:
             )
         sealed = ManifestReader(folder, REPAIR_HINT)
         tables = {part.name: sealed.table(f"{part.name}.parquet") for part in fields(cls) if part.name != "card"}
-        return cls(card=sealed.json("card.json"), **tables)
+        card = sealed.json("card.json")
+        if card.get("format") != FORMAT:
+            raise InputError(
+                "study of another version",
+                where=str(folder),
+                expected=f"{FORMAT}, so run the study again: finished cells are kept",
+                found=str(card.get("format")),
+            )
+        return cls(card=card, **tables)
 
 
 def with_titles(table: pl.DataFrame, titles: Titles) -> pl.DataFrame:

@@ -116,7 +116,7 @@ def _run_study(
         way = plan_of(found, leading.model, leading.relations, leading.margin)
         plan = plan_card(way, found, first.graph)
     board = result_tables.leaderboard(found)
-    said = card(config, material, found, engine, skipped) | {"judges": judging, "plan": plan}
+    said = card(config, material, found, engine, skipped) | {"model_strength": judging, "plan": plan}
     said, verdicts = finish(said, board, effects, verdicts, material.findings, config.study.accept_leaks)
     result = StudyResult(
         said,

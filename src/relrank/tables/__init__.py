@@ -1,0 +1,1 @@
+"""Rows: reading and checking them, ids, splits, protocols, the audit, public and planted data."""

@@ -1,4 +1,4 @@
-"""What a reader of the results would ask of the split: does anything of the test part leak into training?"""
+"""Checks of a split and its side data: does anything of the test part leak into training?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from relrank.tables.split import Interactions, Split, tied_last
 from relrank.tables.tables import TEXTS, LinkTable, NodeTable, Tables, TextTable
 
 SPLIT = "interactions"
-"""The name of a leak that lies in the split itself; no relation may have it."""
+"""Name of a leak in the split itself; no relation may have it."""
 
 _AGGREGATE = re.compile(
     r"(^|_)(average|avg|mean|counts?|votes?|popularity|ratings|reviews|scores?|rank|views|likes|sales|revenue)(_|$)"
@@ -31,12 +31,12 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        level: "leak" (results are not valid), "warning" (must be said beside the results), "ok" (checked, nothing).
+        level: "leak" (results are not valid), "warning" (to be reported with the results), or "ok".
         check: name of the check.
-        message: one sentence, with figures.
-        count: rows (or users, as the message says) concerned; 0 where the level is "ok".
-        names: the relations and features concerned, or ``SPLIT``; a study accepts a leak by all of its names.
-        remedy: what would mend a leak, one clause.
+        message: one sentence, with numbers.
+        count: affected rows (or users, as the message says); 0 for "ok".
+        names: the affected relations and features, or ``SPLIT``; a study accepts a leak by all of its names.
+        remedy: how to fix a leak, one clause.
     """
 
     level: Literal["leak", "warning", "ok"]
@@ -54,26 +54,26 @@ def audit(
     columns: Collection[tuple[str, str]] = (),
     users_of: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> list[Finding]:
-    """Check a split, the graph built for it, and the side data that is used, for leaks.
+    """Check a split, its graph, and the side data that it uses, for leaks.
 
     Args:
-        tables: what the split was made from.
+        tables: from which the split was made.
         split: the split.
-        train_edges: the graph's interactions, users by items in the split's rows; None where there is no graph yet.
-        columns: (table, column) of every node or link table that a relation or feature uses; the text table's name
-            is ``TEXTS``.
+        train_edges: the graph's interactions, users by items in the split's rows; None without a graph.
+        columns: (table, column) of all node or link tables that relations and features use; the text table's name is
+            ``TEXTS``.
         users_of: names of the relations and features that use a table, by table.
 
     Returns:
-        At least one finding per check that could be made; a passed check is an "ok".
+        At least one finding per check that applies; a passed check is an "ok".
     """
     findings = [*_edges(split, train_edges), *_repeats(tables, split)]
     findings += _times(split)
     for table in dict.fromkeys(name for name, _ in columns):
         of_table = sorted(column for name, column in columns if name == table)
         findings += (
-            replace(found, names=users_of.get(table, ()))
-            for found in (*_computed(tables, split, table, of_table), *_made_by(tables, split, table))
+            replace(finding, names=users_of.get(table, ()))
+            for finding in (*_computed(tables, split, table, of_table), *_made_by(tables, split, table))
         )
     return [*findings, *_unknown(split)]
 
@@ -85,12 +85,12 @@ def _finding(
 
 
 def pair_keys(user: npt.NDArray[np.integer], item: npt.NDArray[np.integer], n_items: int) -> Int64:
-    """One number for each pair, int64 [n]."""
+    """A unique number for each pair, int64 [n]."""
     return user.astype(np.int64) * n_items + item
 
 
 def _distinct(rows: Interactions, shape: tuple[int, int]) -> int:
-    """How many different pairs there are."""
+    """Number of different (user, item) pairs."""
     order = stable_argsort_pairs(rows.user, rows.item, shape)
     return int((~repeated(rows.user[order], rows.item[order])).sum())
 
@@ -99,7 +99,7 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
     if edges is None:
         return
     if (edges.n_rows, edges.n_cols) != split.shape:
-        raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} beside a split of {split.shape}")
+        raise ValueError(f"edges of shape {(edges.n_rows, edges.n_cols)} for a split of {split.shape}")
     for part, rows in (("validation", split.valid), ("test", split.test)):
         hits = int(edges.contains_pairs(rows.user, rows.item).sum())
         bad = f"{hits:,} of {len(rows):,} {part} rows are edges of the graph"
@@ -110,32 +110,31 @@ def _edges(split: Split, edges: Csr | None) -> Iterator[Finding]:
 def _repeats(tables: Tables, split: Split) -> Iterator[Finding]:
     train, valid, test = split.train, split.valid, split.test
     inside = sum(len(rows) - _distinct(rows, split.shape) for rows in (train, valid, test))
-    bad = f"{inside:,} rows are there twice in one part"
-    yield _finding("warning", "repeated rows", inside, bad, "every row is there once in its part")
-    whole = train.then(valid).then(test)
-    across = len(whole) - inside - _distinct(whole, split.shape)
+    bad = f"{inside:,} rows occur twice in one part"
+    yield _finding("warning", "repeated rows", inside, bad, "every row occurs once in its part")
+    rows = train.then(valid).then(test)
+    across = len(rows) - inside - _distinct(rows, split.shape)
     bad = f"{across:,} rows are in more than one part"
     remedy = "keep each (user, item) in one part"
     yield _finding("leak", "rows in two parts", across, bad, "no row is in two parts", remedy)
     if tables.user == tables.item:
-        known = split.users.find(split.items.keys)  # the same node seen from both sides
-        ends = split.items.find(split.users.keys)
+        user_of, item_of = split.users.find(split.items.keys), split.items.find(split.users.keys)
         reverse = 0
         for rows, others in ((valid, train), (test, train.then(valid))):
-            user, item = known[rows.item], ends[rows.user]
+            user, item = user_of[rows.item], item_of[rows.user]
             both = (user >= 0) & (item >= 0)
             mirrored = pair_keys(user[both], item[both], len(split.items))
             earlier = pair_keys(others.user, others.item, len(split.items))
             reverse += int(np.isin(mirrored, earlier).sum())
-        bad = f"{reverse:,} validation or test rows are there the other way round in an earlier part"
-        good, remedy = "no row is there the other way round in another part", "keep one row of each pair of nodes"
+        bad = f"{reverse:,} validation or test rows are reversed rows of an earlier part"
+        good, remedy = "no row is a reversed row of another part", "keep one row of each pair of nodes"
         yield _finding("leak", "reversed rows", reverse, bad, good, remedy)
 
 
 def _times(split: Split) -> Iterator[Finding]:
     train, test = split.train, split.test
     if train.time is None or test.time is None:
-        message = "there are no times: whether training rows are later than test rows cannot be checked"
+        message = "no times: whether training rows are later than test rows cannot be checked"
         yield Finding("warning", "times", message, len(test))
         return
     rows = train.then(split.valid).then(test)
@@ -172,10 +171,7 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
         assert isinstance(table.computed, int)
         count = int((split.test.time <= table.computed).sum())
         bad = f"{name} was computed when {count:,} of {len(split.test):,} test rows had happened already"
-        good, remedy = (
-            f"{name} was computed before the first test row",
-            f"use {name} as it was before the split",
-        )
+        good, remedy = f"{name} was computed before the first test row", f"use {name} as it was before the split"
         yield _finding("leak", check, count, bad, good, remedy)
         return
     check = f"{name} looks computed from interactions"
@@ -187,11 +183,11 @@ def _computed(tables: Tables, split: Split, name: str, columns: list[str]) -> It
 
 
 def _made_by(tables: Tables, split: Split, name: str) -> Iterator[Finding]:
-    """Rows that users made of items they have held out, where a column of the file seems to say who made each."""
-    found = made_of_held_out(tables, split, name)
-    if found is None:
+    """Rows that users made of their held-out items, if a column of the file seems to hold the makers."""
+    made = made_of_held_out(tables, split, name)
+    if made is None:
         return
-    column, rows, pairs = found
+    column, rows, pairs = made
     held = len(split.valid) + len(split.test)
     bad = f"{rows:,} rows of {name} are what users, by its column {column!r}, made of {pairs:,} of their {held:,} "
     bad += "held-out items"
@@ -206,8 +202,8 @@ def _unknown(split: Split) -> Iterator[Finding]:
         ("items", len(split.items), split.train.item, split.test.item),
     )
     for side, n, train, test in sides:
-        known = np.bincount(train, minlength=n) > 0
-        count = int((~known[test]).sum())
+        trained = np.bincount(train, minlength=n) > 0
+        count = int((~trained[test]).sum())
         check = f"{side} without training rows"
         if side == "items" and split.new_items_only:
             old = test.size - count

@@ -1,4 +1,4 @@
-"""Checked configuration: TOML in, frozen sections out, one clear error for every slip."""
+"""Configuration files: TOML in, frozen sections out, one clear error for every mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relrank.errors import InputError, did_you_mean, one_of
 
 
 class ConfigSection(BaseModel):
-    """A section of a configuration file: unknown keys are refused, nothing changes after reading."""
+    """A section of a configuration file: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
@@ -26,66 +26,67 @@ def _name(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""What a node type, a table, a relation or a feature is called."""
+"""Name of a node type, table, relation or feature."""
 S = TypeVar("S", bound=ConfigSection)
 DEEPEST = 50
-"""Levels of sections and lists of a file."""
+"""Levels of nested sections and lists, at most."""
 
 
 def load_toml(path: Path, section: type[S]) -> S:
     """Read a TOML file into a section.
 
     Raises:
-        InputError: the file is missing, is not TOML, or does not fit; the message names file and key.
+        InputError: the file is missing, not TOML, or does not fit the section; the message names file and key.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), expected="a TOML file", found="nothing") from None
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of pages, or brackets without end
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a huge number, or endless brackets
         raise InputError("not readable as TOML", where=str(path), expected="UTF-8 TOML", found=str(error)) from None
     _refuse_extremes(raw, str(path))
     return check(raw, section, str(path))
 
 
 def _refuse_extremes(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse what Python may fail to print or to walk through: whole numbers that TOML has none of, deep nesting."""
+    """Refuse deep nesting and whole numbers beyond TOML's 64 bits, which later code could not handle."""
     if depth > DEEPEST:
         raise InputError("nested too deeply", where=where[:200], expected=f"at most {DEEPEST} levels", found="more")
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inside:
-        _refuse_extremes(one, f"{where}, {key}", depth + 1)
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        _refuse_extremes(inner, f"{where}, {key}", depth + 1)
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InputError(
             "number is too large",
             where=where,
             expected="whole numbers of 64 bits, one of them the sign",
-            found=f"{value.bit_length():,} bits beside the sign",
+            found=f"{value.bit_length():,} bits and the sign",
         )
 
 
 def check(raw: dict[str, Any], section: type[S], where: str) -> S:
-    """Check a plain dictionary against a section.
+    """Validate a plain dictionary as a section.
 
     Raises:
-        InputError: the first slip, with the dotted key, what was expected and what was found.
+        InputError: the first mistake, with its dotted key.
     """
     try:
         return section.model_validate(raw)
     except ValidationError as error:
-        raise _slip(error, section, where) from None
+        raise _first_error(error, section, where) from None
 
 
-def _slip(error: ValidationError, section: type[ConfigSection], where: str) -> InputError:
-    """The first of what pydantic found."""
-    slips = error.errors()
-    first = slips[0]
+def _first_error(error: ValidationError, section: type[ConfigSection], where: str) -> InputError:
+    """The first of pydantic's errors."""
+    errors = error.errors()
+    first = errors[0]
     key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
-    more = f"; {len(slips) - 1} more after this one" if len(slips) > 1 else ""
+    more = f"; {len(errors) - 1} more after this one" if len(errors) > 1 else ""
     context = first.get("ctx", {})
-    own = context.get("error")
-    if isinstance(own, InputError):
-        return InputError(own.what, where=f"{where}, {own.where}", expected=own.expected + more, found=own.found)
+    raised = context.get("error")
+    if isinstance(raised, InputError):
+        expected = raised.expected + more
+        return InputError(raised.what, where=f"{where}, {raised.where}", expected=expected, found=raised.found)
     what, expected, found = "setting does not fit", first["msg"].removeprefix("Value error, "), repr(first["input"])
     if first["type"] == "extra_forbidden":
         known = _keys(section, first["loc"][:-1])
@@ -102,27 +103,26 @@ def _slip(error: ValidationError, section: type[ConfigSection], where: str) -> I
 
 
 def _keys(section: type[BaseModel], at: tuple[int | str, ...]) -> set[str]:
-    """Keys that may stand in a file where pydantic found another: ``at`` holds keys, positions and names of kinds."""
-    there: list[Any] = [section]
+    """Valid keys at a location of pydantic's, which holds keys, positions and names of kinds."""
+    models: list[type[BaseModel]] = [section]
     for part in at:
-        models = [m for m in there if isinstance(m, type) and issubclass(m, BaseModel)]
-        inside = [f.annotation for m in models if (f := m.model_fields.get(str(part))) is not None]
+        hints = [f.annotation for m in models if (f := m.model_fields.get(str(part))) is not None]
         tagged = [m for m in models if part in get_args(getattr(m.model_fields.get("kind"), "annotation", None))]
-        there = [model for hint in inside for model in _models_in(hint)] or tagged or there
-    return {name for m in there for name in m.model_fields}
+        models = [model for hint in hints for model in _models_in(hint)] or tagged or models
+    return {name for m in models for name in m.model_fields}
 
 
 def _models_in(hint: Any) -> list[type[BaseModel]]:
-    """The sections that a type is made of: one, or any of a union, perhaps in a table or a list."""
+    """The sections in a type hint: itself, or members of a union, table or list."""
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         return [hint]
     return [model for part in get_args(hint) for model in _models_in(part)]
 
 
 def resolve(path: str, base: Path, where: str) -> Path:
-    """A path from a configuration file: ``${NAME}`` is replaced from the environment, the rest is relative to base.
+    """A path from a configuration file, relative to ``base``; ``${NAME}`` is replaced from the environment.
 
-    A path that begins with a variable is relative to where the program runs, as the variable itself was meant.
+    A path that begins with a variable is relative to the current folder instead.
 
     Raises:
         InputError: an environment variable is not set.
@@ -141,10 +141,10 @@ def resolve(path: str, base: Path, where: str) -> Path:
 
 
 def at_home(path: Path, where: str) -> Path:
-    """A path in which ``~`` or ``~NAME`` at its beginning is somebody's home.
+    """A path with a leading ``~`` or ``~NAME`` replaced by the home folder.
 
     Raises:
-        InputError: there is nobody of that name.
+        InputError: there is no user of that name.
     """
     try:
         return path.expanduser()

@@ -1,18 +1,15 @@
-"""Side data are cut where the interactions are: what a link or a text says must have been known before.
+"""Cuts side data at the split: links and texts must have been known before the held-out rows.
 
-A row with a time enters a graph if it is earlier than
+A row with a time enters the graph if it is earlier than
 
-- the cut, where one moment ends training for everybody (a temporal split): the validation cut where there is one, as
-  validation is predicted from the same graph;
-- else, if it is of a user (who is one of its ends, or made it), that user's earliest held-out row: what is predicted
-  for them is predicted then. A row of two users must be earlier than that of both. A user without held-out rows has
-  no bound;
-- else the earliest held-out row of anybody. All users share a graph, so a row that is of no user is unknown to some
-  prediction as soon as it is later than that. Few rows may be left: where rows of every age are held out, nothing is
-  known before all of them; a temporal split has such a moment.
+- the cut, in a temporal split: the validation cut if there is one, since validation uses the same graph;
+- else, if it belongs to a user (one of its ends, or its maker), that user's earliest held-out row. A row of two users
+  must be earlier than that of both; a user without held-out rows sets no bound;
+- else the earliest held-out row of anybody, since all users share the graph. If rows of every age are held out, few
+  rows may be left; a temporal split avoids this.
 
-A row at that very moment is out, for the held-out row may have made it. And whatever its time, a row that a user made
-of an item is out where that pair is held out: a review or a tag is there because of the interaction.
+A row at exactly that time is dropped, since the held-out row may have caused it. Whatever its time, a row that a user
+made of an item is dropped if that pair is held out: a review or a tag exists because of the interaction.
 """
 
 from __future__ import annotations
@@ -42,14 +39,14 @@ _NEVER = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """What is known of the rows of one table, each with n entries.
+    """Times, users and items of the n rows of a table.
 
     Attributes:
         where: the table, for messages.
-        time: of each row; None where they have none.
-        users: rows of the users that each row is of, one array per end or maker; -1 where the split has no such user.
-        maker: row of the user who made it, or None.
-        item: row of the item that it is about, or None.
+        time: of the rows, or None.
+        users: user rows, one array per end that is a user and for the maker; −1 for users outside the split.
+        maker: user rows of the makers, or None.
+        item: item rows, or None.
     """
 
     where: str
@@ -60,16 +57,16 @@ class _Rows:
 
 
 def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tables, list[Notice]]:
-    """The tables without the rows that were not known before what is held out, and how many those were.
+    """The tables without rows that were not known before the held-out ones, and counts of the dropped rows.
 
     Args:
         tables: as read.
         split: of the interactions.
-        used: names of the link tables that matter, and ``TEXTS`` where texts do; others stay as they are.
+        used: names of the link tables to cut, and ``TEXTS`` for the texts; others are not changed.
 
     Raises:
-        InputError: rows have times and interactions have none; a table has no row that is early enough; the users who
-            made its rows are none of the split's.
+        InputError: rows have times and interactions have none; no row of a table is early enough; none of the makers
+            of its rows is a user of the split.
     """
     notices: list[Notice] = []
     links = dict(tables.links)
@@ -86,7 +83,7 @@ def cut_tables(tables: Tables, split: Split, used: Collection[str]) -> tuple[Tab
 
 
 def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int, int] | None:
-    """Rows of a table that seem to be what users made of items they have held out.
+    """Rows of a table that users seem to have made of their held-out items.
 
     Args:
         tables: as read.
@@ -94,8 +91,8 @@ def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int,
         name: of a link table of items, or ``TEXTS``.
 
     Returns:
-        The column that seems to say who made the rows, how many rows are of held-out pairs, and of how many pairs;
-        None where there is no such column.
+        The column that seems to hold the makers, how many rows are of held-out pairs, and of how many pairs; None if
+        there is no such column.
     """
     link = tables.links.get(name)
     frame = (
@@ -111,11 +108,17 @@ def made_of_held_out(tables: Tables, split: Split, name: str) -> tuple[str, int,
     else:
         keys = _keys(tables, tables.item, frame[link.target_column], link.target_match)
     user, item = split.users.find(frame[maker].cast(split.users.keys.dtype, strict=False)), split.items.find(keys)
-    known = (user >= 0) & (item >= 0)
-    pairs = user[known].astype(np.int64) * len(split.items) + item[known]
-    held = split.valid.then(split.test)
-    hits = pairs[np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)]
-    return maker.removeprefix(MAYBE_BY), hits.size, np.unique(hits).size
+    hits = _held_out(user, item, split)
+    pairs = user[hits].astype(np.int64) * len(split.items) + item[hits]
+    return maker.removeprefix(MAYBE_BY), pairs.size, np.unique(pairs).size
+
+
+def _held_out(user: Int32, item: Int32, split: Split) -> Bool:
+    """Which (user, item) pairs are held out, bool [n]; −1 is no user or item."""
+    held, n_items = split.valid.then(split.test), len(split.items)
+    pairs = user.astype(np.int64) * n_items + item
+    is_held: Bool = np.isin(pairs, held.user.astype(np.int64) * n_items + held.item)
+    return is_held & (user >= 0) & (item >= 0)
 
 
 def _of_links(table: LinkTable, tables: Tables, split: Split) -> _Rows:
@@ -124,16 +127,14 @@ def _of_links(table: LinkTable, tables: Tables, split: Split) -> _Rows:
         (table.source, table.source_column, table.source_match),
         (table.target, table.target_column, table.target_match),
     )
-    users = [
-        split.users.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == tables.user
-    ]
-    items = [
-        split.items.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == tables.item
-    ]
+    users, items = (
+        [ids.find(_keys(tables, kind, table.frame[c], match)) for kind, c, match in ends if kind == side]
+        for side, ids in ((tables.user, split.users), (tables.item, split.items))
+    )
     maker = None if table.by is None else _maker(table.frame[table.by], split.users, where)
     time = None if table.time is None else _times(table.frame[table.time], where)
     users += [] if maker is None else [maker]
-    # a row between two items is about the pair of them, and not what its maker says of one
+    # a row between two items is about both, not what its maker says of one
     return _Rows(where, time, tuple(users), maker, items[0] if len(items) == 1 else None)
 
 
@@ -149,7 +150,7 @@ def _of_texts(tables: Tables, split: Split) -> _Rows:
 
 
 def _times(values: pl.Series, where: str) -> Int64:
-    """Times of rows; a missing one is neither early nor late."""
+    """Times of rows, none of which may be missing."""
     if not refuse_missing(values, where, ()).dtype.is_integer():
         raise InputError(
             "column is of another type",
@@ -161,17 +162,17 @@ def _times(values: pl.Series, where: str) -> Int64:
 
 
 def _keys(tables: Tables, kind: str, values: pl.Series, match: str | None) -> pl.Series:
-    """The keys of the nodes whose column ``match`` holds these values; null where there are none."""
+    """Keys of the nodes whose column ``match`` has these values; null if there is none."""
     table = tables.nodes.get(kind)
     if table is None or match is None or match == table.key:
         return values
-    known = table.frame.filter(table.frame[match].is_not_null())
-    at = IdMap(f"{kind}.{match}", known[match]).find(values)
-    return known[table.key].gather(pl.Series(at).replace(-1, None))
+    nodes = table.frame.filter(table.frame[match].is_not_null())
+    at = IdMap(f"{kind}.{match}", nodes[match]).find(values)
+    return nodes[table.key].gather(pl.Series(at).replace(-1, None))
 
 
 def _maker(values: pl.Series, users: IdMap, where: str) -> Int32:
-    """Rows of the users who made rows; keys are compared as text where one side has other text as well."""
+    """User rows of the makers; keys are compared in the type of the users' keys."""
     rows = users.find(values.cast(users.keys.dtype, strict=False))
     if rows.size and (rows < 0).all():
         shown = ", ".join(map(repr, values.head(3)))
@@ -185,16 +186,13 @@ def _maker(values: pl.Series, users: IdMap, where: str) -> Int32:
 
 
 def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
-    """Which rows were known before, bool [n]; the others are counted."""
-    held = split.valid.then(split.test)
+    """Which rows were known before the held-out ones, bool [n]; the others are counted."""
     n = next(values.size for values in (rows.time, *rows.users, rows.item) if values is not None)
     own, early = np.zeros(n, np.bool_), np.ones(n, np.bool_)
     if rows.maker is not None and rows.item is not None:
-        known = (rows.maker >= 0) & (rows.item >= 0)
-        pairs = rows.maker[known].astype(np.int64) * len(split.items) + rows.item[known]
-        own[known] = np.isin(pairs, held.user.astype(np.int64) * len(split.items) + held.item)
+        own = _held_out(rows.maker, rows.item, split)
     if rows.time is not None:
-        if split.train_until is None and held.time is None:
+        if split.train_until is None and split.valid.then(split.test).time is None:
             raise InputError(
                 f"{rows.where} has times, and the interactions have none",
                 where="[data.interactions]",
@@ -211,21 +209,21 @@ def _kept(rows: _Rows, split: Split, notices: list[Notice]) -> Bool:
             f"{rows.where} has no row that was known before what is held out",
             where=rows.where,
             expected="rows earlier than the split's cut; rows that are of no user must be earlier than every "
-            "held-out row, for which a temporal split leaves the most room (docs/leaks.md)",
+            "held-out row, which is easiest in a temporal split (docs/leaks.md)",
             found=f"{int(own.sum()):,} of {n:,} rows made of a held-out item by its user, the others too late",
         )
     return kept
 
 
 def _bounds(users: tuple[Int32, ...], split: Split) -> Int64 | np.int64:
-    """The moment that each row must be earlier than."""
+    """The time before which each row must lie."""
     if split.train_until is not None:
         return np.int64(split.train_until)
     held = split.valid.then(split.test)
     assert held.time is not None
     if not users:
         return np.int64(held.time.min())
-    first = np.full(len(split.users) + 1, _NEVER)  # the last one is for users that the split does not have
+    first = np.full(len(split.users) + 1, _NEVER)  # the last one is for users outside the split
     np.minimum.at(first, held.user, held.time)
     bounds: Int64 = np.min([first[rows] for rows in users], axis=0)
     return bounds

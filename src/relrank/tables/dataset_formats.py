@@ -1,4 +1,4 @@
-"""Layouts in which data sets are published: LightGCN's lists, RecBole's atomic files, plain columns."""
+"""Formats of published data sets: LightGCN's lists, RecBole's atomic files, plain columns."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from relrank.tables.times import as_times
 
 
 def to_interactions(rows: pl.DataFrame, where: str, notices: list[Notice] | None = None) -> pl.DataFrame:
-    """Canonical columns from ``user_id``, ``item_id`` or ``movie_id``, ``rating``, ``timestamp``; each pair once.
+    """Canonical columns from ``user_id``, ``item_id`` or ``movie_id``, and optional ``rating`` and ``timestamp``.
 
     Args:
-        rows: as read.
+        rows: as read, each (user, item) once.
         where: the file.
-        notices: what was made of times is added here; they are then moments or an order, as ``as_times`` says.
-            Without it they are whole seconds.
+        notices: if given, times are read by ``as_times``, which adds to it; else they are whole seconds.
     """
     rows = rows.rename({"movie_id": "item_id"}, strict=False)
     columns = [as_keys(refuse_missing(column(rows, f"{c}_id", where), where)).alias(c) for c in ("user", "item")]
@@ -44,7 +43,7 @@ def to_interactions(rows: pl.DataFrame, where: str, notices: list[Notice] | None
 
 
 def read_lists(path: Path) -> pl.DataFrame:
-    """Lines ``user item item …`` as (user, item) rows in file order; a user without items has no row."""
+    """Lines ``user item item …`` as (user, item) rows in file order."""
     lines = pl.DataFrame({"line": read_text(path).split("\n")}).filter(pl.col("line").str.strip_chars() != "")
     numbers = lines.select(pl.col("line").str.strip_chars().str.split(" ").cast(pl.List(pl.Int64), strict=False))
     bad = numbers.select(pl.col("line").list.eval(pl.element().is_null()).list.any()).to_series()
@@ -61,7 +60,7 @@ def read_lists(path: Path) -> pl.DataFrame:
 
 
 def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
-    """A RecBole file as text columns, names without types; ``typed``: with the types its header declares."""
+    """A RecBole file as text columns without types in their names, or ``typed`` as its header declares."""
     frame = parse(read_text(path), path, "\t")
     if not typed:
         return frame.rename(lambda c: c.split(":")[0])
@@ -80,9 +79,9 @@ def read_atomic(path: Path, typed: bool = False) -> pl.DataFrame:
 
 
 def read_triples(kg: Path, link: Path, items: pl.Series) -> tuple[pl.DataFrame, list[Notice]]:
-    """Triples whose head is an item: columns ``item_id, relation_id, tail_id``; the others are counted."""
+    """Triples whose head is an item, as ``item_id, relation_id, tail_id``; the others are counted."""
     triples = read_atomic(kg)
-    headers = triples["relation_id"] == "relation_id:token"  # files glued together repeat their header
+    headers = triples["relation_id"] == "relation_id:token"  # concatenated files repeat their header
     notices = [Notice(kg.name, "header rows inside the file dropped", int(headers.sum()))]
     triples = triples.filter(~headers)
     links = read_atomic(link)

@@ -1,7 +1,7 @@
-"""Public data sets as canonical tables: one function each, missing values stay missing.
+"""Public data sets as canonical tables, a function each; missing values stay missing.
 
 Every function takes the folder with the files under their published names and raises
-:class:`~relrank.errors.InputError` for a file that is missing or not what its publisher describes.
+:class:`~relrank.errors.InputError` if a file is missing or not as published.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ __all__ = ["amazon_beauty", "goodbooks_10k", "lightgcn", "ml_1m", "ml_100k", "re
 
 
 def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
-    """Ten thousand books of Goodreads, their readers and tags. There are no times.
+    """Ten thousand books of Goodreads, their readers and tags, without times.
 
-    A (user, book) that was rated twice (only ``ratings_v1.csv`` has such) keeps its first row. Tag counts below 1
-    are dropped, and of a (book, tag) that is there twice the larger count stays: the two are nearly equal counts of
-    the same shelf, so their sum would count people twice. Each is counted in a notice.
+    Of a (user, book) that was rated twice (only in ``ratings_v1.csv``), the first row is kept. Tag counts below 1 are
+    dropped, and of a duplicate (book, tag) the larger count is kept: the two are nearly equal counts of the same
+    shelf, and their sum would count people twice. Notices count the dropped rows.
 
     Args:
         folder: with ``books.csv``, ``tags.csv``, ``book_tags.csv`` and the ratings.
-        ratings: the file with ``user_id``, ``book_id`` and ``rating``, in any order of columns.
+        ratings: the file with columns ``user_id``, ``book_id`` and ``rating``, in any order.
     """
     notices = []
     rows = read_table(folder / ratings, as_text=())
@@ -46,12 +46,12 @@ def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
     tags = read_table(folder / "tags.csv", as_text=["tag_name"])
     shelves = read_table(folder / "book_tags.csv", as_text=())
     positive = shelves.filter(pl.col("count") > 0)
-    once = positive.group_by("goodreads_book_id", "tag_id", maintain_order=True).agg(pl.col("count").max())
+    unique = positive.group_by("goodreads_book_id", "tag_id", maintain_order=True).agg(pl.col("count").max())
     if positive.height < shelves.height:
         notices.append(Notice("book_tags.csv", "counts below 1 dropped", shelves.height - positive.height))
-    if once.height < positive.height:
+    if unique.height < positive.height:
         message = "repeated (book, tag) rows dropped, the largest count kept"
-        notices.append(Notice("book_tags.csv", message, positive.height - once.height))
+        notices.append(Notice("book_tags.csv", message, positive.height - unique.height))
     return Tables(
         name=f"goodbooks-10k ({ratings})",
         user="user",
@@ -64,7 +64,7 @@ def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
         links={
             "book_tags": LinkTable(
                 "book_tags",
-                once.with_columns(pl.col("count").cast(pl.Float64)),
+                unique.with_columns(pl.col("count").cast(pl.Float64)),
                 source="book",
                 source_column="goodreads_book_id",
                 source_match="goodreads_book_id",
@@ -79,10 +79,10 @@ def goodbooks_10k(folder: Path, ratings: str = "ratings.csv") -> Tables:
 
 
 def lightgcn(folder: Path, name: str | None = None) -> Tables:
-    """A published split in the files of the LightGCN repositories: per line a user and their items, by number.
+    """A published split as in the LightGCN repositories: a line per user with the numbers of their items.
 
-    ``train.txt`` and ``test.txt`` are required. A ``valid.txt`` (or ``lightgcnpp_valid.txt``) becomes the
-    validation part; where its rows are still in ``train.txt`` they are taken out of the training part.
+    ``train.txt`` and ``test.txt`` are required. A ``valid.txt`` (or ``lightgcnpp_valid.txt``) is the validation part;
+    its rows are removed from the training part.
     """
     given = {"train": read_lists(folder / "train.txt")}
     notices: tuple[Notice, ...] = ()
@@ -109,7 +109,7 @@ def s3rec(path: Path) -> Tables:
     Links: ``has_attribute`` (product to attribute), numbers without names.
 
     Args:
-        path: of lines with a user and their items in time order; ``NAME_item2attributes.json`` stands beside it.
+        path: lines with a user and their items in time order; ``NAME_item2attributes.json`` is in the same folder.
     """
     interactions = read_lists(path)
     path = path.with_name(f"{path.stem}_item2attributes.json")
@@ -146,20 +146,19 @@ def sasrec(path: Path) -> Tables:
 
 
 def recbole(folder: Path) -> Tables:
-    """Any folder of RecBole's atomic files: ``.inter`` and, if there, ``.item``, ``.user``, ``.kg``, ``.link``.
+    """A folder of RecBole's atomic files: ``.inter`` and optionally ``.item``, ``.user``, ``.kg`` and ``.link``.
 
-    A published split is three files, ``NAME.train.inter``, ``NAME.valid.inter`` and ``NAME.test.inter``; the second
-    may be absent.
+    A published split is ``NAME.train.inter``, ``NAME.test.inter`` and optionally ``NAME.valid.inter``.
 
-    ``token`` columns become keys or text, ``token_seq`` lists of text, ``float`` Float64. In ``.inter`` the
-    columns ``user_id`` and ``item_id`` are needed, ``rating`` and ``timestamp`` are used. Every relation of the
-    ``.kg`` becomes a link table from item to "entity".
+    ``token`` columns become keys or text, ``token_seq`` lists of text, ``float`` Float64. ``.inter`` needs columns
+    ``user_id`` and ``item_id``; ``rating`` and ``timestamp`` are optional. Every relation of the ``.kg`` becomes a
+    link table from item to "entity".
     """
     nodes, links, notices = {}, {}, list[Notice]()
     stem, files = _inter_files(folder)
     parts = {part: to_interactions(read_atomic(p, typed=True), p.name, notices) for part, p in files.items()}
     clock = Clock.of([(files[part].name, f["time"]) for part, f in parts.items() if "time" in f.columns])
-    dtype = DATETIME_NS if clock.ticks else pl.Int64  # of parts without rows, too
+    dtype = DATETIME_NS if clock.ticks else pl.Int64  # also of parts without rows
     parts = {p: f.with_columns(f["time"].cast(dtype)) if "time" in f.columns else f for p, f in parts.items()}
     if len({tuple(frame.schema.items()) for frame in parts.values()}) > 1:
         shown = "; ".join(f"{files[part].name}: {dict(frame.schema)}" for part, frame in parts.items())
@@ -196,18 +195,18 @@ def recbole(folder: Path) -> Tables:
 
 
 def _inter_files(folder: Path) -> tuple[Path, dict[str, Path]]:
-    """Where the names of all files begin, and the interactions: all as "train", or by part."""
-    found = sorted(folder.glob("*.inter"))
-    ends = {part: [p for p in found if p.stem.endswith(f".{part}")] for part in ("train", "valid", "test")}
-    if len(found) == 1 and not any(ends.values()):
-        return found[0].with_suffix(""), {"train": found[0]}
-    files = {part: paths[0] for part, paths in ends.items() if paths}
+    """The path of all files without suffix, and the files of interactions by part; a single file is "train"."""
+    paths = sorted(folder.glob("*.inter"))
+    ends = {part: [p for p in paths if p.stem.endswith(f".{part}")] for part in ("train", "valid", "test")}
+    if len(paths) == 1 and not any(ends.values()):
+        return paths[0].with_suffix(""), {"train": paths[0]}
+    files = {part: of_part[0] for part, of_part in ends.items() if of_part}
     stems = {p.with_suffix("").with_suffix("") for p in files.values()}
-    if len(found) != len(files) or len(stems) != 1 or not {"train", "test"} <= set(files):
+    if len(paths) != len(files) or len(stems) != 1 or not {"train", "test"} <= set(files):
         raise InputError(
             "no single .inter file, and no single split",
             where=str(folder),
             expected="NAME.inter, or NAME.train.inter, NAME.test.inter and perhaps NAME.valid.inter",
-            found=", ".join(p.name for p in found) or "none",
+            found=", ".join(p.name for p in paths) or "none",
         )
     return stems.pop(), files

@@ -1,18 +1,18 @@
-"""Does a figure of an item, such as its number of links, know how many of its interactions are held out?
+"""Tests whether a numeric item feature, such as its number of links, was computed with held-out interactions.
 
-Popularity alone makes such figures and held-out rows go together, so that is no test. Two things are.
+A correlation with held-out rows is no evidence, since both depend on popularity. Two tests are.
 
-*Pull.* Where a user's held-out rows were drawn at random from their rows, a figure that knows nothing of the draw is
-as large over the held-out rows as over all rows, whatever it has to do with popularity or taste. The sum of the
-differences has a known variance (draws without replacement, user by user), so its z-value is exact. What the number
-of an item's rows, training and held-out ones together, explains of the figure is taken out first: the draw does not
-change that number, and without it the rest shows. Where the split follows time, held-out rows are compared with the
-user's last training rows; items may be newer then for honest reasons, so that this only hints.
+*Pull.* If each user's held-out rows are a random draw from their rows, the expected mean of a feature that is
+independent of the draw is the same over held-out and all rows, whatever its relation to popularity or taste. The sum
+of the differences has a known variance (draws without replacement, user by user), so its z-value is exact. What the
+number of all rows of an item explains of the feature is removed first, since the draw does not change that number. If
+the split follows time, held-out rows are compared with the user's last training rows; items may then be newer for
+good reasons, so the result is only a hint.
 
-*Counting.* A figure that was counted over all interactions favours no draw. But it then follows from the number of
-all rows of an item, and not from that of its training rows: inside groups of items with equal numbers of rows it
-hardly varies, inside groups with equal numbers of training rows it does. The best honest measure of popularity leaves
-more than half of that variance, for a count is a popularity with luck in it, and honest figures do not know the luck.
+*Counting.* A feature that was counted over all interactions is independent of the draw, but follows from an item's
+number of all rows instead of training rows: it hardly varies among items with equal numbers of rows, and does
+among items with equal numbers of training rows. Even the best independent measure of popularity leaves more than half
+of that variance, since counts also contain chance.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from relrank.tables.split import Interactions, Split
 Bools = npt.NDArray[np.bool_]
 
 SURE = 4.0
-"""Standard errors of a pull that is no luck: one honest figure in thirty thousand."""
+"""Standard errors of a significant pull; one independent feature in thirty thousand exceeds it."""
 LEAST = 0.05
-"""Pull, in standard deviations of the figure over rows, below which nothing is said where the draw was random …"""
+"""Smallest reported pull, in standard deviations of the feature over rows, for a random draw …"""
 LEAST_IN_TIME = 0.25
-"""… and where the split follows time, or how it was made is not known."""
+"""… and for a split by time, or an unknown one."""
 COUNTED = 0.25
-"""A figure is a count of all rows where these leave at most this share of the variance that training rows leave."""
+"""A feature counts all rows if these leave at most this share of the variance that training rows leave."""
 _SHUFFLES = 200
 _FEWEST = 30
-"""Items beyond the first of their group, below which variances inside groups say nothing."""
+"""Minimum degrees of freedom of a variance inside groups."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureLeakage:
-    """How a figure of items goes with their held-out rows.
+    """How an item feature depends on held-out rows.
 
     Attributes:
-        pull: mean difference between held-out and other rows, in standard deviations of the figure over rows.
+        pull: mean difference between held-out and other rows, in standard deviations of the feature over rows.
         z: the same in standard errors.
-        counted: variance inside groups of items with equal numbers of rows over that with equal numbers of training
-            rows; 1 where too few items are alike, and where shuffled figures do as well.
-        exact: whether the pull was measured against a random draw.
+        counted: variance inside groups of items with equal numbers of rows, divided by that with equal numbers of
+            training rows; 1 if the groups are too small, or if shuffled features are as low.
+        exact: whether the held-out rows are a random draw.
     """
 
     pull: float
@@ -59,56 +59,56 @@ class FeatureLeakage:
 
     @property
     def is_shifted(self) -> bool:
-        """Whether the figure is larger where rows are held out, beyond luck."""
+        """Whether the feature is significantly larger over held-out rows."""
         return self.z >= SURE and self.pull >= (LEAST if self.exact else LEAST_IN_TIME)
 
     @property
     def is_count(self) -> bool:
-        """Whether the figure was counted over all rows, held-out ones too."""
+        """Whether the feature seems to count all rows, held-out ones included."""
         return self.counted <= COUNTED
 
 
 def feature_leakage(figure: Float64, split: Split, rng: np.random.Generator) -> FeatureLeakage:
-    """Measure a figure of items.
+    """Measure the leakage of an item feature.
 
     Args:
-        figure: float64 [n_items]; NaN where an item has none, which says nothing.
+        figure: the feature, float64 [n_items]; NaN for items without a value.
         split: of the interactions.
-        rng: of the shuffled figures.
+        rng: of the shuffled features.
     """
     ranks = _ranks(figure)
     held = split.valid.then(split.test)
     rest = _beyond_popularity(ranks, ~np.isnan(figure), split, held)
     pull, z = _drawn(rest, split, held) if split.random else _after(rest, split, held)
-    # where all rows of an item are in one part, no item has both kinds of rows
+    # with all rows of an item in one part, no item has training and held-out rows
     counted = 1.0 if split.new_items_only else _counting(ranks, figure, split, held, rng)
     return FeatureLeakage(pull, z, counted, split.random)
 
 
 def _ranks(figure: Float64) -> Float64:
-    """Mean ranks from −.5 to .5, and 0 where there is no figure: only the order of a figure counts."""
+    """Mean ranks from −.5 to .5; 0 for items without a value."""
     known = ~np.isnan(figure)
-    values, place, count = np.unique(figure[known], return_inverse=True, return_counts=True)
+    values, number, count = np.unique(figure[known], return_inverse=True, return_counts=True)
     ends = np.cumsum(count)
     ranks = np.zeros(figure.size)
     if values.size > 1:
-        ranks[known] = ((ends - (count - 1) / 2)[place] - (ends[-1] + 1) / 2) / ends[-1]
+        ranks[known] = ((ends - (count - 1) / 2)[number] - (ends[-1] + 1) / 2) / ends[-1]
     return ranks
 
 
 def _beyond_popularity(ranks: Float64, known: Bools, split: Split, held: Interactions) -> Float64:
-    """What a curve in the logarithm of an item's number of rows leaves of its figure; 0 where it has none."""
+    """Residuals of a cubic regression on the logarithm of an item's number of rows; 0 for items without a value."""
     rows = np.bincount(np.concatenate([split.train.item, held.item]), minlength=ranks.size)
-    there = known & (rows > 0)
-    size = np.log1p(rows[there])
+    used = known & (rows > 0)
+    size = np.log1p(rows[used])
     curve = np.vander((size - size.mean()) / (size.std() or 1.0), 4) if size.size else np.zeros((0, 4))
     rest = np.zeros(ranks.size)
-    rest[there] = ranks[there] - curve @ np.linalg.lstsq(curve, ranks[there], rcond=None)[0]
+    rest[used] = ranks[used] - curve @ np.linalg.lstsq(curve, ranks[used], rcond=None)[0]
     return rest
 
 
 def _drawn(ranks: Float64, split: Split, held: Interactions) -> tuple[float, float]:
-    """Held-out rows against all rows of the same user; held-out items against all items where items were drawn."""
+    """Held-out rows against all rows of the same user, or held-out items against all items if items were drawn."""
     user, item = np.concatenate([split.train.user, held.user]), np.concatenate([split.train.item, held.item])
     out = np.repeat([False, True], [len(split.train), len(held)])
     if split.new_items_only:
@@ -125,7 +125,7 @@ def _drawn(ranks: Float64, split: Split, held: Interactions) -> tuple[float, flo
 
 
 def _after(ranks: Float64, split: Split, held: Interactions) -> tuple[float, float]:
-    """Held-out rows against as many of the user's last training rows; against all of them where there is no order."""
+    """Held-out rows against as many of the user's last training rows, or against all of them without an order."""
     n_users, train = split.shape[0], split.train
     m = np.bincount(held.user, minlength=n_users)
     before = np.ones(len(train), np.bool_)
@@ -135,8 +135,8 @@ def _after(ranks: Float64, split: Split, held: Interactions) -> tuple[float, flo
     n = np.bincount(train.user[before], minlength=n_users)
     both = (m > 0) & (n > 0)
     over = np.bincount(held.user, ranks[held.item], n_users)[both] / m[both]
-    beside = np.bincount(train.user[before], ranks[train.item[before]], n_users)[both] / n[both]
-    difference = over - beside
+    base = np.bincount(train.user[before], ranks[train.item[before]], n_users)[both] / n[both]
+    difference = over - base
     variance = float(difference.var() * difference.size)
     value = np.concatenate([ranks[train.item[before]], ranks[held.item]])
     return _scaled(float(difference.sum()), variance, difference.size, value)
@@ -150,21 +150,21 @@ def _scaled(total: float, variance: float, n: int, value: Float64) -> tuple[floa
 
 
 def _counting(ranks: Float64, figure: Float64, split: Split, held: Interactions, rng: np.random.Generator) -> float:
-    """The share of variance left within groups of equal numbers of all rows (see ``FeatureLeakage.counted``)."""
+    """``FeatureLeakage.counted``."""
     train = np.bincount(split.train.item, minlength=figure.size)
     every = train + np.bincount(held.item, minlength=figure.size)
-    there = ~np.isnan(figure) & (every > 0)
-    value, by_train, by_all = ranks[there], _groups(train[there]), _groups(every[there])
+    used = ~np.isnan(figure) & (every > 0)
+    value, by_train, by_all = ranks[used], _groups(train[used]), _groups(every[used])
     if min(value.size - g.max(initial=-1) - 1 for g in (by_train, by_all)) < _FEWEST:
         return 1.0
     before = _inside(value, by_train)
-    if before < 1e-12:  # it follows from training rows, as it may
+    if before < 1e-12:  # the feature follows from training rows, which is no leak
         return 1.0
     counted = _inside(value, by_all) / before
     if counted > COUNTED:
         return counted
     order = np.argsort(by_train, kind="stable")
-    for _ in range(_SHUFFLES):  # a figure that hardly varies has no variance inside small groups either
+    for _ in range(_SHUFFLES):  # a feature that hardly varies has no variance inside small groups either
         shuffled = value.copy()
         shuffled[order] = value[np.lexsort((rng.random(value.size), by_train))]
         if _inside(shuffled, by_all) / before <= counted:
@@ -177,7 +177,7 @@ def _groups(numbers: Int64) -> Int64:
 
 
 def _inside(value: Float64, group: Int64) -> float:
-    """Variance inside groups."""
+    """The variance inside groups."""
     n = np.bincount(group)
     mean = np.bincount(group, value) / n
     return float(((value - mean[group]) ** 2).sum() / (value.size - n.size))

@@ -1,7 +1,7 @@
-"""Public data sets from their official addresses: resumed, checked, and never half there.
+"""Downloads of public data sets from their official addresses: resumed, checked, and complete or absent.
 
-Everything is built up in ``<folder>.part`` and renamed to ``<folder>`` last, with a list of its files and their
-sha256 (``fetched.json``) inside, by which a finished folder is recognised and checked.
+Files are collected in ``<folder>.part``, which is renamed to ``<folder>`` last. ``fetched.json`` inside lists the
+files with their sha256, by which a complete folder is recognised and checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Name = Literal["ml-100k", "goodbooks-10k", "ml-1m", "gowalla"]
 
 
 class Progress(Protocol):
-    """Told what is being done: a description, bytes so far, bytes in all if known."""
+    """Called with a description of the step, bytes so far, and bytes in all if known."""
 
     def __call__(self, description: str, done: int, total: int | None) -> None:
         """Called often; must return soon."""
@@ -43,10 +43,10 @@ class Remote:
     """A file at an address.
 
     Attributes:
-        url: where.
-        digest: "sha256:…" where one is known; "md5:…" as the publisher states it beside the file; "git:…", the blob
-            id (SHA-1) in the publisher's repository at the commit of the address.
-        saved_as: the name here, where it is not the file's own.
+        url: the address.
+        digest: "sha256:…" if known; "md5:…" as stated by the publisher; or "git:…", the blob id (SHA-1) in the
+            publisher's repository at the commit of the address.
+        saved_as: local name, if it differs.
     """
 
     url: str
@@ -55,7 +55,7 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The file's name here."""
+        """The local name."""
         return self.saved_as or self.url.rsplit("/", 1)[1]
 
 
@@ -70,16 +70,16 @@ ARCHIVES: dict[str, Remote] = {
     "ml-100k": Remote(_GROUPLENS + "ml-100k.zip", "md5:0e33842e24a9c977be4e0107933c0723"),
     "ml-1m": Remote(_GROUPLENS + "ml-1m.zip", "md5:c4d9eecfca2ab87c1945afe126590906"),
 }
-"""Zip archives with one folder of files each; the publisher states their MD5, the files inside are pinned below."""
+"""Zip archives with one folder of files each, with the publisher's MD5; the files inside are pinned below."""
 
 FILES: dict[str, tuple[Remote, ...]] = {
     "goodbooks-10k": (
-        # the two without a known sha256 are pinned by their blob ids in the repository's tree at that commit
+        # files without a known sha256 are pinned by their blob ids in the repository at that commit
         Remote(_BOOKS + "ratings.csv", "git:0d245a10acfe3c89b2e4004cdbc805b99771ac5d"),
         Remote(_BOOKS + "books.csv", "sha256:4d21d0e0433128657c752e3a3d0405ac0ec11675d6c70c64cb0abf4ab1acb76a"),
         Remote(_BOOKS + "book_tags.csv", "sha256:8ff2f0659be9ddbe10bf47ba33b5b69024f893f017ac665236f15bc97d862950"),
         Remote(_BOOKS + "tags.csv", "sha256:87f316957564fa21c316a4f50afc87f07906f478f990eec027aaca00c536c449"),
-        # a published random 5 % of the users with all their ratings: what the goodbooks-loo protocol is defined on
+        # a published random 5 % of the users with all their ratings, on which the goodbooks-loo protocol is defined
         Remote(
             _FEWER_BOOKS + "data/ratings_random.csv",
             "sha256:43cadb63be762b025fda90a6bcd5fd1e03858ca7b1e3b9b90056f7569db3f4d8",
@@ -110,7 +110,7 @@ SHA256: dict[str, dict[str, str]] = {
         "users.dat": "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     },
 }
-"""Files that an archive must hold, byte for byte."""
+"""Files that an archive must contain."""
 
 WHEEL_SHA256: dict[str, str] = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
@@ -119,29 +119,29 @@ WHEEL_SHA256: dict[str, str] = {
     "ml-100k.kg": "200a0636fa07c218119a42e5bac7aa3e26e3665a6f919c1b22909bd412b14779",
     "ml-100k.link": "524dca2c3d62619688ab99b3ec53ea2acb9b64d38eafec3e02bdd0dc6bb7d948",
 }
-"""MovieLens 100K inside the wheel of RecBole, with Freebase relations, which the official archive does not have."""
+"""MovieLens 100K in the wheel of RecBole, with the Freebase relations that the official archive lacks."""
 
 
 class UnreachableError(Exception):
-    """An address did not answer, or keeps breaking off."""
+    """An address did not answer, or the connection breaks off repeatedly."""
 
 
 def fetch(name: Name, folder: Path, progress: Progress) -> Path:
-    """Bring a public data set into a folder.
+    """Download a public data set into a folder.
 
-    An interrupted call is resumed by the next one. MovieLens 100K comes with the Freebase relations of RecBole's
-    wheel, and where the official address cannot be reached, as a whole from there.
+    The next call resumes an interrupted one. MovieLens 100K includes the Freebase relations of RecBole's wheel, and
+    is taken from that wheel if the official address cannot be reached.
 
     Args:
         name: of the data set.
-        folder: becomes the data set's folder; its parent is created where needed.
+        folder: of the data set; parents are created if needed.
         progress: called with every step and every piece.
 
     Returns:
-        The folder, absolute.
+        The absolute folder.
 
     Raises:
-        InputError: an address cannot be reached, a file is not what it must be, or the folder holds something else.
+        InputError: an address cannot be reached, a file has a wrong digest, or the folder holds other files.
     """
     folder = at_home(folder, "relrank fetch").absolute()
     if folder.is_dir() and any(folder.iterdir()):
@@ -180,13 +180,13 @@ def fetch(name: Name, folder: Path, progress: Progress) -> Path:
 
 
 def download(remote: Remote, final: Path, progress: Progress) -> None:
-    """Bring one file under its final name, once it is whole and right.
+    """Download one file, which gets its final name once it is complete and checked.
 
-    What has arrived is kept in ``<final>.part`` and continued with an HTTP range, by this call and by later ones.
+    A partial download is kept in ``<final>.part`` and continued with an HTTP range, by this call or a later one.
 
     Raises:
-        UnreachableError: no connection, or one that broke off before it brought anything new.
-        InputError: the file is whole but not the right one; nothing of it is kept.
+        UnreachableError: no connection, or it broke off without new bytes.
+        InputError: the complete file has the wrong digest; it is deleted.
     """
     kind, _, expected = remote.digest.partition(":")
     if final.is_file() and _digest(kind, final) == expected:
@@ -197,14 +197,14 @@ def download(remote: Remote, final: Path, progress: Progress) -> None:
         before = part.stat().st_size if part.exists() else 0
         reason = "the connection broke off"
         try:
-            whole = _receive(remote, part, progress)
-        except urllib.error.URLError as error:  # no server, or one that says no
+            complete = _receive(remote, part, progress)
+        except urllib.error.URLError as error:  # no server, or an HTTP error
             raise UnreachableError(f"{remote.url}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
-            whole, reason = False, str(error) or type(error).__name__
-        if not whole:
+            complete, reason = False, str(error) or type(error).__name__
+        if not complete:
             after = part.stat().st_size if part.exists() else 0
-            if after <= before:  # as long as each connection brings something, the next one is worth it
+            if after <= before:  # retry as long as each connection brings new bytes
                 raise UnreachableError(f"{remote.url}: {reason}; {after:,} bytes are kept")
             continue
         found = _digest(kind, part)
@@ -216,17 +216,17 @@ def download(remote: Remote, final: Path, progress: Progress) -> None:
             raise InputError(
                 f"downloaded file has the wrong {kind}", where=remote.url, expected=expected, found=found
             )
-        resumed = False  # what was kept may have been of another version: once more from the start
+        resumed = False  # the partial file may have been of another version: start again
 
 
 def _receive(remote: Remote, part: Path, progress: Progress) -> bool:
-    """Append to ``part`` what a server sends; whether the file is whole."""
+    """Append to ``part`` what a server sends; returns whether the file is complete."""
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(remote.url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # nothing after these bytes: whole, or too long, as the digest will tell
+        if error.code == 416 and start:  # no bytes after these: complete, or too long, which the digest shows
             return True
         raise
     with response:
@@ -246,7 +246,7 @@ def _receive(remote: Remote, part: Path, progress: Progress) -> bool:
 def _unpack(
     archive: Path, inner: str, pins: dict[str, str], target: Path, progress: Progress, *, every: bool = False
 ) -> None:
-    """Files of a zip archive, flat: those that are pinned, or ``every`` one; each checked, then renamed."""
+    """Unpack the pinned files of a zip archive, or ``every`` one, without folders, and check the pinned ones."""
     with zipfile.ZipFile(archive) as content:
         members = {
             Path(info.filename).name: info
@@ -276,7 +276,7 @@ def _unpack(
 
 
 def _from_wheel(names: tuple[str, ...], staging: Path, progress: Progress) -> None:
-    """Files of the RecBole wheel, brought by pip from wherever pip installs from."""
+    """Files of the RecBole wheel, downloaded by pip from its configured index."""
     progress(f"pip download {WHEEL}", 0, None)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     run = subprocess.run([*command, "-d", str(staging / "wheel"), WHEEL], capture_output=True, text=True, check=False)
@@ -292,10 +292,10 @@ def _from_wheel(names: tuple[str, ...], staging: Path, progress: Progress) -> No
 
 
 def _verified(name: str, folder: Path, progress: Progress) -> Path:
-    """The folder, if it is what an earlier call finished.
+    """The folder, if an earlier call completed it.
 
     Raises:
-        InputError: it is something else, or a file has changed since.
+        InputError: it holds something else, or a file was changed.
     """
     manifest = folder / MANIFEST
     stated = json.loads(manifest.read_text()) if manifest.is_file() else {}

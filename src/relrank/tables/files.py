@@ -1,6 +1,6 @@
-"""Files into frames, with one clear error for every way a file can be wrong.
+"""Files as frames, with a clear error for every way a file can be wrong.
 
-A row number in a message counts data rows from 1: the header is not counted.
+Row numbers in messages count data rows from 1, without the header.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, shown
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError)
-"""What polars raises over a file that is not what it should be."""
+"""Errors of polars for a file that cannot be read."""
 MOST_COLUMNS = 20_000
 """Columns of a file, at most."""
 _PIECE = 1 << 24
-"""Bytes of a file that are looked at together."""
+"""Bytes of a file that are checked at a time."""
 INTEGER_PATTERN = r"^(0|-?[1-9]\d{0,17})(\.0+)?$"
 
 
 def check_text(path: Path, encoding: str = "utf-8", decoded: bool = True) -> None:
-    """Refuse a file without content, or in another encoding; a piece of it is in memory at a time.
+    """Refuse a file that is empty, or not in an encoding; a piece of it is in memory at a time.
 
     Args:
         path: the file.
-        encoding: of all its bytes.
-        decoded: False looks no further than the first byte that is not blank.
+        encoding: of the file.
+        decoded: whether to decode the file; False checks only that it is not blank.
 
     Raises:
-        InputError: there is no such file, nothing in it, or a byte that the encoding does not know; the message names
-            the file's neighbours, or line and byte.
+        InputError: the file is missing, empty, or has a byte outside the encoding; the message names the files in
+            the folder, or line and byte.
     """
     try:
         _check_text(path, encoding, decoded)
@@ -62,17 +62,17 @@ def _check_text(path: Path, encoding: str, decoded: bool) -> None:
                 _refuse_marks(piece, path)
             if not decoded and (not blank or not piece):
                 break
-            kept = decoder.getstate()[0]  # the first bytes of a character that the last piece cut in two
+            pending = decoder.getstate()[0]  # the first bytes of a character that the last piece cut in two
             try:
                 decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as error:
-                seen, start = kept + piece, error.start
-                at, line = before - len(kept) + start, line + seen.count(b"\n", 0, start)
+                decoded_bytes, start = pending + piece, error.start
+                at, line = before - len(pending) + start, line + decoded_bytes.count(b"\n", 0, start)
                 raise InputError(
                     f"not {encoding.upper()} text",
                     where=f"{path}, line {line}, byte {at}",
                     expected=f"a file saved as {encoding.upper()}",
-                    found=f"byte 0x{seen[start]:02x}",
+                    found=f"byte 0x{decoded_bytes[start]:02x}",
                 ) from None
             if not piece:
                 break
@@ -83,7 +83,7 @@ def _check_text(path: Path, encoding: str, decoded: bool) -> None:
 
 
 def _refuse_marks(start: bytes, path: Path) -> None:
-    """Refuse a text file in UTF-16 or UTF-32: by its byte-order mark, or by zero bytes, which text has not."""
+    """Refuse a text file in UTF-16 or UTF-32, recognised by its byte-order mark or by zero bytes."""
     if path.suffix.lower() == ".parquet":
         return
     marks = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -113,15 +113,15 @@ def parse(
     as_text: Collection[str] | None = None,
     quote: str | None = None,
 ) -> pl.DataFrame:
-    """Separated text into a frame.
+    """Separated text as a frame.
 
     Args:
         text: the content of the file.
         where: its path, for messages.
         separator: one character.
-        header: column names of a file that has no header row.
-        as_text: columns to keep as text; None = all of them. Other types are inferred from every row.
-        quote: quotation mark, or None for a file that has no quoting.
+        header: column names of a file without a header row.
+        as_text: columns to read as text; None for all. Types of the others are inferred from all rows.
+        quote: quotation mark; None for a file without quoting.
 
     Raises:
         InputError: the text does not parse, or has no rows.
@@ -138,7 +138,7 @@ def parse(
             infer_schema_length=None,
         )
         texts = [c for c in (as_text or ()) if c in frame.columns and frame[c].dtype != pl.String]
-        if texts:  # a second reading: a number that was inferred has lost its leading zeros
+        if texts:  # read again: an inferred number has lost its leading zeros
             schema = {c: pl.String if c in texts else frame[c].dtype for c in frame.columns}
             frame = pl.read_csv(
                 text.encode(), separator=separator, has_header=header is None, quote_char=quote, schema=schema
@@ -159,9 +159,9 @@ def read_table(
     """A ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
     Args:
-        path: the file; its ending says what it is.
-        separator: field separator, where it is not the ending's own.
-        as_text: see :func:`parse`; Parquet files keep their own types.
+        path: the file, of the format that its suffix says.
+        separator: field separator, if it is not that of the suffix.
+        as_text: see :func:`parse`; Parquet files keep their types.
         header: names of the columns of a text file without a header.
 
     Raises:
@@ -183,22 +183,20 @@ def read_table(
 
 
 def separator_of(path: Path, separator: str | None) -> str:
-    """The field separator of a text file: the one that is given, or that of the file's ending.
+    """The field separator of a text file: the given one, or that of the file's suffix.
 
     Raises:
-        InputError: none is given, and the ending says nothing.
+        InputError: none is given, and the suffix is unknown.
     """
-    ending = path.suffix.lower()
-    if ending not in SEPARATORS and separator is None:
-        known = ", ".join([*SEPARATORS, ".parquet"])
-        raise InputError(
-            "unknown kind of file", where=str(path), expected=f"{known}, or a separator", found=repr(ending)
-        )
-    return separator or SEPARATORS[ending]
+    suffix = path.suffix.lower()
+    if suffix not in SEPARATORS and separator is None:
+        expected = f"{', '.join([*SEPARATORS, '.parquet'])}, or a separator"
+        raise InputError("unknown kind of file", where=str(path), expected=expected, found=repr(suffix))
+    return separator or SEPARATORS[suffix]
 
 
 def unreadable(path: Path, separator: str | None, error: BaseException) -> InputError:
-    """What is said of a file that does not parse; Parquet where there is no separator."""
+    """The error for a file that does not parse, a Parquet file if ``separator`` is None."""
     found = next(iter(str(error).splitlines()), type(error).__name__)[:200]
     if separator is None:
         return InputError("not readable as Parquet", where=str(path), expected="Parquet", found=found)
@@ -210,28 +208,27 @@ def column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     """A column by name.
 
     Raises:
-        InputError: there is none; the message names the columns that are there.
+        InputError: there is none; the message names the existing columns.
     """
     check_column(frame.columns, name, where)
     return frame[name]
 
 
 def exact_below(values: pl.Series) -> float:
-    """Whole numbers from here on are not all different as floats of this width."""
+    """Below this bound, whole numbers are exact in this type of floats."""
     return 2.0**24 if values.dtype == pl.Float32 else 2.0**53
 
 
 def _separator_of(name: str, line: str) -> str | None:
-    """What makes several names, this one among them, of the one that was read."""
-    parted = (mark for mark in ";\t|, " if name in (part.strip(' "') for part in line.split(mark)))
-    return next(parted, None)
+    """The separator that splits a header line into names with this one among them."""
+    return next((mark for mark in ";\t|, " if name in (part.strip(' "') for part in line.split(mark))), None)
 
 
 def check_column(names: Collection[str], name: str, where: str) -> None:
     """Refuse a table without a column.
 
     Raises:
-        InputError: it has none, or two; the message names those that are there.
+        InputError: it has none, or two; the message names the existing columns.
     """
     if name not in names:
         shown = ", ".join([*islice(names, 50)]) + ("" if len(names) <= 50 else f" … {len(names):,} in all")
@@ -246,7 +243,7 @@ def check_column(names: Collection[str], name: str, where: str) -> None:
 
 
 def check_width(names: Collection[str], where: str) -> None:
-    """Refuse a table of more columns than anything here is made for.
+    """Refuse a table with too many columns.
 
     Raises:
         InputError: it has more than ``MOST_COLUMNS``.
@@ -261,17 +258,17 @@ def check_width(names: Collection[str], where: str) -> None:
 
 
 def has_text(dtype: pl.DataType) -> bool:
-    """Whether values of a type can be written as text and read again."""
+    """Whether values of a type can be converted to text and back."""
     return not (dtype.is_nested() or dtype in (pl.Binary, pl.Object) or isinstance(dtype, pl.Duration))
 
 
 def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
-    """Keys as Int64 where every one is a whole number (``7``, ``7.0``), else as text. Missing ones stay missing.
+    """Keys as Int64 if all are whole numbers (``7``, ``7.0``), else as text; missing keys stay missing.
 
     ``007`` is text: a leading zero is part of the key.
 
     Raises:
-        InputError: the column holds lists or bytes, or floats so large that keys have lost their last digits.
+        InputError: the column holds lists or bytes, or floats that are too large to be exact.
     """
     if not has_text(values.dtype):
         raise InputError(
@@ -282,16 +279,15 @@ def as_keys(values: pl.Series, where: str = "keys") -> pl.Series:
         )
     if values.dtype.is_float():
         values = values.fill_nan(None)
-        vague = (~(values.abs() < exact_below(values))).fill_null(False)
-        if vague.any():
+        inexact = (~(values.abs() < exact_below(values))).fill_null(False)
+        if inexact.any():
             raise InputError(
                 "keys are floats too large for their last digits, or infinite",
-                where=f"{where}, column {values.name!r}, row {row_of(vague)}",
+                where=f"{where}, column {values.name!r}, row {row_of(inexact)}",
                 expected="whole numbers or text",
-                found=f"{shown(values.filter(vague))}; {vague.sum():,} rows in all",
+                found=f"{shown(values.filter(inexact))}; {inexact.sum():,} rows in all",
             )
-        whole = (values == values.round()).all()
-        return values.cast(pl.Int64 if whole else pl.String)
+        return values.cast(pl.Int64 if (values == values.round()).all() else pl.String)
     if values.dtype.is_integer():
         numbers = values.cast(pl.Int64, strict=False)
         return numbers if numbers.null_count() == values.null_count() else values.cast(pl.String)
@@ -307,13 +303,13 @@ def as_numbers(
     """Finite Float64 values.
 
     Args:
-        values: numbers, or text that holds them.
+        values: numbers, or numeric text.
         where: the file.
         words: that are missing values.
-        rows: rows of the values in the file; counted from 1 by default.
+        rows: row numbers in the file; counted from 1 by default.
 
     Raises:
-        InputError: one is missing, not a number, or not finite; the message names row and value.
+        InputError: a value is missing, not a number, or not finite; the message names row and value.
     """
     refuse_missing(values, where, words)
     numbers = read_numbers(values)
@@ -329,7 +325,7 @@ def as_numbers(
 
 
 def read_numbers(values: pl.Series) -> pl.Series:
-    """Float64 of numbers or of text that holds them; null where there is no number."""
+    """Numbers or numeric text as Float64; null for anything else."""
     if values.dtype == pl.String:
         values = values.str.strip_chars()
     elif not values.dtype.is_numeric():
@@ -338,10 +334,7 @@ def read_numbers(values: pl.Series) -> pl.Series:
 
 
 def holds_numbers(values: pl.Series) -> bool:
-    """Whether a column holds numbers, as such or in text, and nothing else but missing values.
-
-    Text with leading zeros holds codes.
-    """
+    """Whether a column holds only numbers or numeric text, and missing values; leading zeros mark codes."""
     if values.dtype == pl.String:
         if values.str.contains(r"^\s*[+-]?0\d").any():
             return False

@@ -1,4 +1,4 @@
-"""Which interactions are kept before a split."""
+"""Filters of interactions before a split."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from relrank.kernels.csr import Int32
 
 
 def core(user: Int32, item: Int32, min_user_rows: int, min_item_rows: int) -> npt.NDArray[np.bool_]:
-    """Rows of the largest subset in which every user and every item has enough rows (the k-core).
-
-    Users and items below their threshold are dropped in turn until none is left below it; the result does not
-    depend on the order of dropping.
+    """The k-core: the largest subset in which every user and every item has enough rows.
 
     Args:
-        user: [n], user rows.
-        item: [n], item rows.
-        min_user_rows: rows that a user needs.
-        min_item_rows: rows that an item needs.
+        user: user rows, [n].
+        item: item rows, [n].
+        min_user_rows: minimum rows of a user.
+        min_item_rows: minimum rows of an item.
 
     Returns:
         bool [n], true for the kept rows.
     """
     kept = np.ones(user.size, bool)
     while True:
-        enough = np.bincount(user[kept], minlength=user.max(initial=-1) + 1) >= min_user_rows
-        enough_i = np.bincount(item[kept], minlength=item.max(initial=-1) + 1) >= min_item_rows
-        now = kept & enough[user] & enough_i[item]
-        if now.sum() == kept.sum():
+        user_fits = np.bincount(user[kept], minlength=user.max(initial=-1) + 1) >= min_user_rows
+        item_fits = np.bincount(item[kept], minlength=item.max(initial=-1) + 1) >= min_item_rows
+        remaining = kept & user_fits[user] & item_fits[item]
+        if remaining.sum() == kept.sum():
             return kept
-        kept = now
+        kept = remaining

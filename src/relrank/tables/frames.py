@@ -1,6 +1,6 @@
-"""Frames that a program hands over: of polars, pandas or anything that speaks Arrow, checked like files.
+"""Frames of polars, pandas or any Arrow library, checked like files.
 
-pandas is not needed: its frames are read column by column through what every one of them can do.
+pandas is not required: its frames are read column by column without importing it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from relrank.tables.times import DATETIME_NS, NS_PER_SECOND, UNKNOWN_TICKS, Unit
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NumericTimes:
-    """What whole numbers that are times mean.
+    """How whole numbers in a column of times are read.
 
     Attributes:
-        ticks: in a second, where a program states it; ``UNKNOWN_TICKS`` where they are judged as those of files.
-        unit: of numbers that are judged, where it is stated.
-        clock: ticks in a second of ``before``.
-        before: columns of times that are ticks already. Numbers that all occur there are rows of those tables, thus
-            such ticks, whatever their range or the unit says.
+        ticks: per second, if stated; ``UNKNOWN_TICKS`` if numbers are read as in files.
+        unit: of numbers that are read as in files, if stated.
+        clock: ticks per second of ``before``.
+        before: columns of times that are ticks already. Numbers that all occur there are taken from these tables, and
+            so are such ticks, whatever their range or unit.
     """
 
     ticks: int = UNKNOWN_TICKS
@@ -37,7 +37,7 @@ class NumericTimes:
     before: tuple[pl.Series, ...] = ()
 
     def known(self, times: pl.Series) -> bool:
-        """Whether whole numbers all occur among the times from before."""
+        """Whether all whole numbers occur in ``before``."""
         if not self.before:
             return False
         low, high = times.min(), times.max()
@@ -45,25 +45,25 @@ class NumericTimes:
             return False
         return bool(times.unique().is_in(pl.concat([b.rename("t") for b in self.before]).unique().implode()).all())
 
-    def read(self, times: pl.Series, where: str, said: list[Notice]) -> pl.Series:
-        """Times as ``times.as_times`` has them, or whole numbers of stated ticks as they are."""
-        given = self.ticks != UNKNOWN_TICKS
-        if times.dtype.is_float() and (given or self.before) and (times == times.round()).all():
+    def read(self, times: pl.Series, where: str, notices: list[Notice]) -> pl.Series:
+        """Times as ``times.as_times`` returns them; ticks, if stated, are not changed."""
+        stated = self.ticks != UNKNOWN_TICKS
+        if times.dtype.is_float() and (stated or self.before) and (times == times.round()).all():
             whole = times.cast(pl.Int64) if (times.abs() < exact_below(times)).all() else times
-            times = whole if given or (whole.dtype == pl.Int64 and self.known(whole)) else times
-        if times.dtype.is_integer() and given:
+            times = whole if stated or (whole.dtype == pl.Int64 and self.known(whole)) else times
+        if times.dtype.is_integer() and stated:
             return times
         if times.dtype == pl.Int64 and self.known(times):
             return (times * (NS_PER_SECOND // self.clock)).cast(DATETIME_NS) if self.clock else times
-        return as_times(times, where, self.unit, notices=said)
+        return as_times(times, where, self.unit, notices=notices)
 
 
 def as_frame(value: Any, where: str) -> pl.DataFrame:
-    """A polars frame, row by row as given: whole numbers as Int64 if they fit, categories as text.
+    """A polars frame with the same rows: whole numbers as Int64 if they fit, categories as text.
 
     Args:
         value: a frame of polars or pandas, an Arrow table, or columns by name.
-        where: what it is, for messages.
+        where: names the frame in messages.
 
     Raises:
         InputError: it is no frame, or a column holds values of several types.
@@ -79,19 +79,19 @@ def as_frame(value: Any, where: str) -> pl.DataFrame:
 
 
 def cast_interactions(
-    value: Any, where: str, words: Collection[str], said: list[Notice], numbers: NumericTimes
+    value: Any, where: str, words: Collection[str], notices: list[Notice], numbers: NumericTimes
 ) -> pl.DataFrame:
-    """Interactions: keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as ``cast_times`` has it.
+    """Interactions with keys in ``user`` and ``item``, numbers in ``rating``, and ``time`` as of ``cast_times``.
 
     Args:
         value: as for ``as_frame``.
-        where: what it is, for messages.
-        words: that are missing values where they stand for a key.
-        said: as for ``cast_times``.
-        numbers: likewise.
+        where: names the frame in messages.
+        words: that are missing keys.
+        notices: as for ``cast_times``.
+        numbers: as for ``cast_times``.
 
     Raises:
-        InputError: a value is missing or of a type that cannot be; the message names column and row.
+        InputError: a value is missing or of a wrong type; the message names column and row.
     """
     frame = as_frame(value, where)
     frame = cast_keys(frame, [name for name in ("user", "item") if name in frame.columns], where, words)
@@ -106,14 +106,14 @@ def cast_interactions(
                 found=shown(rating, row_of(~finite) - 1),
             )
         frame = frame.with_columns(rating.cast(pl.Float64))
-    return cast_times(frame, "time" if "time" in frame.columns else None, where, said, numbers)
+    return cast_times(frame, "time" if "time" in frame.columns else None, where, notices, numbers)
 
 
 def cast_keys(value: Any, columns: Collection[str], where: str, words: Collection[str]) -> pl.DataFrame:
-    """A frame some of whose columns hold keys: Int64, or text as it is.
+    """A frame with some columns of keys, as Int64 or text.
 
     Raises:
-        InputError: there is no such column, a key is missing, or no key can be of the column's type.
+        InputError: a column or key is missing, or a type cannot be a key.
     """
     frame = as_frame(value, where)
     for name in columns:
@@ -121,18 +121,20 @@ def cast_keys(value: Any, columns: Collection[str], where: str, words: Collectio
     return frame.with_columns(*(_keys(frame[name], where, words) for name in dict.fromkeys(columns)))
 
 
-def cast_times(value: Any, column: str | None, where: str, said: list[Notice], numbers: NumericTimes) -> pl.DataFrame:
-    """A frame with a column of times, as ``times.as_times`` has them; or of ticks, whole numbers as they are.
+def cast_times(
+    value: Any, column: str | None, where: str, notices: list[Notice], numbers: NumericTimes
+) -> pl.DataFrame:
+    """A frame with a column of times as ``NumericTimes.read`` returns them.
 
     Args:
         value: as for ``as_frame``.
-        column: that holds times; None for none.
-        where: what it is, for messages.
-        said: what was made of numbers is added here.
-        numbers: what numbers mean.
+        column: with times, if any.
+        where: names the frame in messages.
+        notices: how numbers were read is added here.
+        numbers: how numbers are read.
 
     Raises:
-        InputError: there is no such column, a time is missing, or it cannot be one.
+        InputError: the column or a time is missing, or a value is no time.
     """
     frame = as_frame(value, where)
     if column is None:
@@ -142,31 +144,30 @@ def cast_times(value: Any, column: str | None, where: str, said: list[Notice], n
     if frame.is_empty():
         return frame.with_columns(times.cast(pl.Int64, strict=False))
     _refuse_large(times, where)
-    return frame.with_columns(numbers.read(times, where, said))
+    return frame.with_columns(numbers.read(times, where, notices))
 
 
 def cast_link_keys(
     frame: pl.DataFrame, ends: Mapping[str, pl.Series | None], where: str, words: Collection[str]
 ) -> pl.DataFrame:
-    """A frame whose columns hold keys of other tables, each in the type of what it is matched with.
+    """A frame with columns of keys of other tables, each cast to the type of the keys that it is matched with.
 
-    Text is the common ground of 7 and "7", as it is for files. Whoever reads the rows says which columns there must
-    be, and counts keys that are missing or unknown.
+    As for files, 7 and "7" match as text. Missing columns, and missing or unknown keys are left to later checks.
 
     Args:
         frame: as ``as_frame`` returns it.
-        ends: by column what its keys are matched with; None where any value will do.
-        where: what it is, for messages.
+        ends: keys to match by column; None for any.
+        where: names the frame in messages.
         words: that are missing values.
 
     Raises:
-        InputError: values cannot be keys, or some of them none of those.
+        InputError: a type cannot be a key, or only some of the values can be keys of the other table.
     """
-    met = (_met(frame[name], values, where, words) for name, values in ends.items() if name in frame.columns)
-    return frame.with_columns(*met)
+    cast = (_cast_keys(frame[name], values, where, words) for name, values in ends.items() if name in frame.columns)
+    return frame.with_columns(*cast)
 
 
-def _met(keys: pl.Series, values: pl.Series | None, where: str, words: Collection[str]) -> pl.Series:
+def _cast_keys(keys: pl.Series, values: pl.Series | None, where: str, words: Collection[str]) -> pl.Series:
     keys = without_missing(keys, words)
     if keys.dtype != pl.String:
         keys = as_keys(keys, where)
@@ -183,25 +184,24 @@ def _met(keys: pl.Series, values: pl.Series | None, where: str, words: Collectio
             expected=f"whole numbers, as in {values.name!r}, such as {values.drop_nulls().head(3).to_list()}",
             found=f"{shown(keys.filter(bad))}; {bad.sum():,} rows in all",
         )
-    return keys if bad.any() else numbers  # none in common, which is said where they are joined
+    return keys if bad.any() else numbers  # no key in common is an error of the join
 
 
 def cast_match_columns(frame: pl.DataFrame, columns: Collection[str], where: str) -> pl.DataFrame:
-    """A frame of nodes whose columns are matched by links: whole numbers as Int64, else as text; some may be missing.
+    """A frame of nodes with the columns that links match, as Int64 or text; columns and values may be missing.
 
     Raises:
         InputError: a column cannot hold keys.
     """
-    there = [frame[name] for name in columns if name in frame.columns]
-    other = [values for values in there if values.dtype not in (pl.Int64, pl.String)]
-    return frame.with_columns(*(as_keys(values, where) for values in other))
+    present = [frame[name] for name in columns if name in frame.columns]
+    return frame.with_columns(*(as_keys(v, where) for v in present if v.dtype not in (pl.Int64, pl.String)))
 
 
 def as_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
-    """A frame of texts whose kinds are text; numbers and truth values are written.
+    """A frame of texts with kinds as text; numbers and Booleans are converted.
 
     Raises:
-        InputError: there is no such column, or its values cannot be written.
+        InputError: a column is missing, or kinds cannot be converted.
     """
     for name in ("kind", "text"):
         check_column(frame.columns, name, where)
@@ -213,10 +213,10 @@ def as_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def check_rows(frame: pl.DataFrame, where: str, repeats: bool = False) -> None:
-    """Refuse interactions without rows, without users or items, or, unless ``repeats``, with one (user, item) twice.
+    """Refuse interactions without rows, users or items, or, unless ``repeats``, with a (user, item) twice.
 
     Raises:
-        InputError: they are so.
+        InputError: the interactions are refused.
     """
     for name in ("user", "item"):
         check_column(frame.columns, name, where)
@@ -264,27 +264,27 @@ def _of_pandas(value: Any, where: str) -> pl.DataFrame:
 
 
 def _of_series(name: str, values: Any, where: str) -> pl.Series:
-    """A column of pandas: NaN, NA and NaT are missing."""
+    """A column of pandas; NaN, NA and NaT are missing."""
     if getattr(getattr(values, "dtype", None), "tz", None) is not None:
-        values = values.dt.tz_convert("UTC").dt.tz_localize(None)  # Python's own moments have no nanoseconds
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)  # Python's datetime has no nanoseconds
     array = values.to_numpy()
     if array.dtype.kind == "M" and array.dtype.str[4:-1] not in ("ms", "us", "ns"):
         array = array.astype("datetime64[ms]")
     if array.dtype.kind in "iufbM":
         return pl.Series(name, array, nan_to_null=True)
     missing = values.isna().to_numpy()
-    listed = [None if gone else one for one, gone in zip(values.tolist(), missing, strict=True)]
-    if any(getattr(one, "nanosecond", 0) for one in listed):
-        moments = [np.datetime64("NaT") if one is None else one.to_datetime64() for one in listed]
+    objects = [None if is_missing else value for value, is_missing in zip(values.tolist(), missing, strict=True)]
+    if any(getattr(value, "nanosecond", 0) for value in objects):
+        moments = [np.datetime64("NaT") if value is None else value.to_datetime64() for value in objects]
         return pl.Series(name, np.array(moments, "datetime64[ns]"), nan_to_null=True)
-    return _series(name, listed, where)
+    return _series(name, objects, where)
 
 
 def _series(name: str, values: Sequence[Any], where: str) -> pl.Series:
     try:
         return pl.Series(name, values, strict=True)
     except (TypeError, pl.exceptions.PolarsError, OverflowError, UnicodeEncodeError) as error:
-        types = sorted({type(one).__name__ for one in values if one is not None})
+        types = sorted({type(value).__name__ for value in values if value is not None})
         raise InputError(
             "column holds values of several types, or no text",
             where=f"{where}, column {name!r}",

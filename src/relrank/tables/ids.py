@@ -1,4 +1,4 @@
-"""Outside keys and row indices, and the one class that converts between them."""
+"""Conversion between outside keys and row indices."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from relrank.errors import InputError
 from relrank.kernels.csr import Int32
 
 _BLOCK = 1 << 22
-"""Keys that are looked up at a time: few beside a hundred million, many beside the cost of a join."""
+"""Keys per join, which bounds its memory."""
 
 
 class IdMap:
-    """The keys of one node type in row order: row ``i`` of the type is ``keys[i]``.
+    """The keys of a node type in row order: row ``i`` has the key ``keys[i]``.
 
     Args:
         name: the node type, for messages.
-        keys: unique keys without nulls; their order is the row order.
+        keys: unique keys in row order, without nulls.
 
     Raises:
         InputError: a key is null or occurs twice.
@@ -53,7 +53,7 @@ class IdMap:
         return f"IdMap({self.name!r}, {len(self):,} keys)"
 
     def find(self, keys: pl.Series) -> Int32:
-        """Rows of keys, int32; -1 where a key is unknown. Keys of another type are never equal."""
+        """Rows of keys, int32; −1 for unknown keys. Keys of different types are never equal."""
         if keys.dtype != self.keys.dtype:
             if keys.dtype.is_integer() and self.keys.dtype.is_integer():
                 keys = keys.cast(self.keys.dtype, strict=False)
@@ -62,8 +62,8 @@ class IdMap:
         rows = np.empty(len(keys), np.int32)
         for start in range(0, len(keys), _BLOCK):
             left = keys.slice(start, _BLOCK).rename("key").to_frame()
-            found = left.join(self._frame, on="key", how="left", maintain_order="left")["row"]
-            rows[start : start + _BLOCK] = found.fill_null(-1).to_numpy()
+            joined = left.join(self._frame, on="key", how="left", maintain_order="left")["row"]
+            rows[start : start + _BLOCK] = joined.fill_null(-1).to_numpy()
         return rows
 
     def rows(self, keys: pl.Series, where: str) -> Int32:

@@ -1,4 +1,4 @@
-"""Rows against the keys they must match, and against each other: what is dropped, is dropped by a stated policy."""
+"""Joins of rows with node tables, and removal of repeated rows, by stated policies."""
 
 from __future__ import annotations
 
@@ -25,26 +25,25 @@ def join(
     where: str,
     notices: list[Notice],
 ) -> pl.DataFrame:
-    """Rows whose ``side`` is a value of the node table's column ``match``, brought to that column's type.
+    """The rows whose ``side`` is in the column ``match`` of a node table, cast to that column's type.
 
     Args:
         frame: the rows, with their numbers in the file in a column ``ROW_NUMBER``.
         side: column of ``frame``.
-        name: what that column is called in the file.
+        name: name of that column in the file.
         table: the node table.
-        match: its column.
-        unknown: "error", or "drop" and count.
+        match: column of the node table.
+        unknown: policy for unknown keys: "error", or "drop" and count.
         where: the file.
-        notices: dropped rows are added here.
+        notices: the count of dropped rows is added here.
 
     Raises:
-        InputError: no value matches; or one does not and the policy is "error".
+        InputError: no key is known; or one is unknown and the policy is "error".
     """
     keys = frame[side]
     values = column(table.frame, match, f"node table {table.name!r}")
-    # text is the common ground of 7 and "7" where one of the two columns holds other text as well
+    # as text, 7 and "7" match if one of the columns holds other text
     known = keys.cast(pl.String).is_in(values.cast(pl.String).implode())
-    missing = ~known
     if (twice := values.is_duplicated() & values.is_not_null()).any():
         raise InputError(
             "links need a column with unique values to match",
@@ -52,9 +51,8 @@ def join(
             expected="every value once",
             found=f"{shown(values.filter(twice))} in several rows; {twice.sum():,} such rows",
         )
-    if not missing.any():
+    if known.all():
         return frame.with_columns(keys.cast(values.dtype))
-    row = frame[ROW_NUMBER].filter(missing)[0]
     better = _better(keys, table, int(known.sum()))
     if not known.any():
         raise InputError(
@@ -66,13 +64,12 @@ def join(
     if unknown == "error":
         raise InputError(
             "unknown key",
-            where=f"{where}, column {name!r}, row {row}",
+            where=f"{where}, column {name!r}, row {frame[ROW_NUMBER].filter(~known)[0]}",
             expected=f'a value of column {match!r} of node table {table.name!r}, or unknown = "drop"{better}',
-            found=f"{shown(keys.filter(missing))}; {missing.sum():,} of {len(keys):,} rows in all",
+            found=f"{shown(keys.filter(~known))}; {(~known).sum():,} of {len(keys):,} rows in all",
         )
-    notices.append(
-        Notice(f"{Path(where).name}, column {name}", f"keys not in {table.name} dropped", int(missing.sum()))
-    )
+    message = f"keys not in {table.name} dropped"
+    notices.append(Notice(f"{Path(where).name}, column {name}", message, int((~known).sum())))
     return frame.filter(known).with_columns(pl.col(side).cast(values.dtype))
 
 
@@ -81,7 +78,7 @@ def _few(values: pl.Series) -> str:
 
 
 def _better(keys: pl.Series, table: NodeTable, known: int) -> str:
-    """A hint, where another column of the node table holds more of the keys: the wrong key is easily joined."""
+    """A hint, if another column of the node table holds more of the keys."""
     text = keys.cast(pl.String)
     hits = {
         c: int(text.is_in(table.frame[c].cast(pl.String).implode()).sum())
@@ -95,27 +92,27 @@ def _better(keys: pl.Series, table: NodeTable, known: int) -> str:
 
 
 def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) -> pl.DataFrame:
-    """Each (user, item) once, by the stated policy.
+    """Rows with each (user, item) once.
 
     Args:
-        frame: ``user``, ``item``, their number in the file ``ROW_NUMBER``, and perhaps ``rating`` and ``time``.
+        frame: ``user``, ``item``, the row number in the file ``ROW_NUMBER``, and optionally ``rating`` and ``time``.
         policy: "error"; "first" or "last" by time, else by row; or "max": the largest rating, then the first.
         where: the file.
-        notices: dropped rows are added here.
+        notices: the count of dropped rows is added here.
 
     Raises:
-        InputError: a pair is there twice and the policy is "error".
+        InputError: a (user, item) occurs twice and the policy is "error".
     """
     hashes = np.sort(frame.select("user", "item").hash_rows().to_numpy())
-    if not (hashes[1:] == hashes[:-1]).any():  # 8 bytes a row; what follows takes many times that
+    if not (hashes[1:] == hashes[:-1]).any():  # takes 8 bytes per row, the code below many times that
         return frame
     del hashes
     pairs = frame.select(pl.struct("user", "item")).to_series()
-    again = ~pairs.is_first_distinct()
-    if not again.any():
+    repeated = ~pairs.is_first_distinct()
+    if not repeated.any():
         return frame
     if policy == "error":
-        pair = pairs.filter(again)[0]
+        pair = pairs.filter(repeated)[0]
         first, second = frame.filter(pairs.is_in([pair]))[:2].drop(ROW_NUMBER).rows()
         rows = frame[ROW_NUMBER].filter(pairs.is_in([pair]))
         conflicting = frame.drop(ROW_NUMBER).unique().height - pairs.n_unique()
@@ -123,16 +120,13 @@ def once(frame: pl.DataFrame, policy: str, where: str, notices: list[Notice]) ->
             "interaction occurs twice",
             where=f"{where}, rows {rows[0]} and {rows[1]}",
             expected='every (user, item) once, or duplicates = "first", "last", "max" or "keep"',
-            found=f"{first} and {second}; {again.sum():,} repeated rows in all, {conflicting:,} with other values",
+            found=f"{first} and {second}; {repeated.sum():,} repeated rows in all, {conflicting:,} with other values",
         )
     by = "rating" if policy == "max" else "time"
     if policy == "max" and "rating" not in frame.columns:
-        raise InputError(
-            'duplicates = "max" without ratings', where=where, expected="a rating column", found="none is named"
-        )
+        raise InputError('duplicates = "max" without ratings', where=where, expected="a rating column", found="none")
     ranked = frame.sort(by, descending=policy == "max", maintain_order=True) if by in frame.columns else frame
     kept = ranked.unique(["user", "item"], keep="last" if policy == "last" else "first").sort(ROW_NUMBER)
-    notices.append(
-        Notice(Path(where).name, f"repeated (user, item) rows dropped, the {policy} kept", int(again.sum()))
-    )
+    message = f"repeated (user, item) rows dropped, the {policy} kept"
+    notices.append(Notice(Path(where).name, message, int(repeated.sum())))
     return kept

@@ -1,7 +1,7 @@
-"""What is a missing value: one rule for keys, times, numbers, attributes, features, texts and links of every table.
+"""Missing values: one rule for keys, times, numbers, attributes, features, texts and links of every table.
 
-Missing are null, NaN, text that is empty or blank, and the words that programs write for "nothing here". The words
-are compared as they are written, spaces at their ends aside; ``[data] na_values`` replaces the list.
+Missing are null, NaN, empty and blank text, and the words that programs write for missing values. Words are compared
+case-sensitively, without spaces at their ends; ``[data] na_values`` replaces the list.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NA_VALUES = (
 
 
 def absent(values: pl.Expr, dtype: pl.DataType, words: Collection[str] = NA_VALUES) -> pl.Expr:
-    """Which values of a column are missing, without a null.
+    """Which values of a column are missing; never null.
 
     Args:
         values: the column.
@@ -56,12 +56,12 @@ def absent(values: pl.Expr, dtype: pl.DataType, words: Collection[str] = NA_VALU
 
 
 def is_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
-    """Which values of any column are missing, without a null."""
+    """Which values are missing; never null."""
     return values.to_frame("v").select(absent(pl.col("v"), values.dtype, words))["v"]
 
 
 def without_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
-    """The same values, null where they are missing."""
+    """The values, with null for missing ones."""
     missing = is_missing(values, words)
     if missing.sum() == values.null_count():
         return values
@@ -69,39 +69,39 @@ def without_missing(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl
 
 
 def spaced(values: pl.Series, where: str) -> list[Notice]:
-    """A notice of text keys with spaces at their ends: they are taken as written, so that "a" and "a " are two."""
+    """A notice of text keys with spaces at their ends, where "a" and "a " are different keys."""
     if values.dtype != pl.String:
         return []
-    found = values.str.starts_with(" ") | values.str.ends_with(" ")
+    is_spaced = values.str.starts_with(" ") | values.str.ends_with(" ")
     message = "keys with spaces at their ends, which are part of the key"
-    return [Notice(f"{Path(where).name}, column {values.name}", message, n)] if (n := int(found.sum())) else []
+    return [Notice(f"{Path(where).name}, column {values.name}", message, n)] if (n := int(is_spaced.sum())) else []
 
 
 def written(values: pl.Series, words: Collection[str] = NA_VALUES) -> pl.Series:
-    """What stands where a value is missing though something does: words and NaN, no blanks."""
+    """The words and NaN that are read as missing; blanks are left out."""
     if not (values.dtype == pl.String or values.dtype.is_float()):
         return pl.Series(values.name, [], pl.String)
-    there = values.filter(is_missing(values, words) & values.is_not_null()).cast(pl.String).str.strip_chars()
-    return there.filter(there != "")
+    texts = values.filter(is_missing(values, words) & values.is_not_null()).cast(pl.String).str.strip_chars()
+    return texts.filter(texts != "")
 
 
 def shown(values: pl.Series, row: int = 0) -> str:
-    """One value, as messages show it: short, and as text where Python has no such value, as of years beyond 9999."""
+    """One value for messages, shortened; as text if Python has no such value, such as years beyond 9999."""
     try:
-        said = repr(values[row])
+        text = repr(values[row])
     except (ValueError, OverflowError):
-        said = str(values.slice(row, 1).cast(pl.String)[0])
-    return said if len(said) <= 100 else f"{said[:100]}…"
+        text = str(values.slice(row, 1).cast(pl.String)[0])
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def row_of(bad: pl.Series, rows: pl.Series | None = None) -> int:
-    """Number of the first row that is true: in the file, where ``rows`` says them, else counted from 1."""
+    """Number of the first bad row: from ``rows``, the numbers in the file, else counted from 1."""
     at = int(bad.arg_max() or 0)
     return at + 1 if rows is None else int(rows[at])
 
 
 def refuse_missing(values: pl.Series, where: str, words: Collection[str] = NA_VALUES) -> pl.Series:
-    """The same values.
+    """The values, none of which may be missing.
 
     Raises:
         InputError: one is missing; the message names its row.
@@ -111,7 +111,7 @@ def refuse_missing(values: pl.Series, where: str, words: Collection[str] = NA_VA
         row = int(missing.arg_max() or 0)
         word = values.dtype in (pl.String, pl.Categorical, pl.Enum) and bool((values[row] or "").strip())
         nothing = values.slice(row, 1).null_count() > 0 or (values.dtype == pl.String and not word)
-        remedy = "; or, where the word is a value, [data] na_values without it" if word else ""
+        remedy = "; or, if the word is a value, [data] na_values without it" if word else ""
         raise InputError(
             "value is missing",
             where=f"{where}, column {values.name!r}, row {row + 1}",

@@ -39,22 +39,22 @@ FREEBASE = {
     "film.film.country": ("country", "country"),
     "film.film.language": ("language", "language"),
 }
-"""Freebase relation -> (link table, type of its target). The reverse direction of each is in the file too."""
+"""Freebase relation -> (link table, type of its target); the file also has the reverse of each."""
 
 
 def ml_100k(folder: Path, parts: str | None = None, tmdb: Path | None = None) -> Tables:
     """MovieLens 100K, from the official files or from RecBole's atomic files, as the same tables.
 
     Users: ``user_id, age, gender, occupation, zip_code``. Movies: ``movie_id, title, year, genre`` (a list), the
-    title without its year. Links: the relations of ``FREEBASE``, where the ``.kg`` and ``.link`` files lie there too.
+    title without its year. Links: the relations of ``FREEBASE``, if the ``.kg`` and ``.link`` files are there.
     Movie 267 is published as "unknown": its title, year and genre are missing here, and so is the genre "unknown".
 
-    The two layouts differ for two movies: RecBole spells 267 "unkonwn", and splits "Land Before Time III … (1995)
-    (V)" (1412) into a title that keeps the year and a year "V"; both are brought to the official form.
+    RecBole spells movie 267 "unkonwn", and splits "Land Before Time III … (1995) (V)" (1412) into a title with the
+    year and a year "V"; both are brought to the official form.
 
     Args:
         folder: with ``u.data`` … or ``ml-100k.inter`` ….
-        parts: a published split, "u1" … "u5", "ua" or "ub" (official layout only); it fills ``Tables.given``.
+        parts: a published split, "u1" … "u5", "ua" or "ub" (official files only); it fills ``Tables.given``.
         tmdb: folder with ``tmdb_5000_movies.csv`` and ``ml-100k_join.csv``, for what :mod:`relrank.tables.tmdb` adds.
     """
     if (folder / "ml-100k.inter").is_file() and not (folder / "u.data").is_file():
@@ -63,26 +63,11 @@ def ml_100k(folder: Path, parts: str | None = None, tmdb: Path | None = None) ->
                 "published parts are not in this folder",
                 where=str(folder),
                 expected=f"the official files {parts}.base and {parts}.test",
-                found="RecBole's atomic files, which hold the ratings in one piece",
+                found="RecBole's atomic files, which have all ratings in one file",
             )
-        ratings = read_atomic(folder / "ml-100k.inter")
-        users = read_atomic(folder / "ml-100k.user")
-        movies = read_atomic(folder / "ml-100k.item").rename(
-            {"item_id": "movie_id", "movie_title": "title", "release_year": "year", "class": "genre"}
-        )
-        movies = movies.with_columns(
-            title=pl.when(pl.col("title") != "unkonwn").then(_with_year("title", "year")), genre=_genres("genre", " ")
-        )
+        ratings, users, movies = _recbole_100k(folder)
     else:
-        ratings = _movielens_100k_ratings(folder / "u.data")
-        names = ["user_id", "age", "gender", "occupation", "zip_code"]
-        users = parse(read_text(folder / "u.user"), folder / "u.user", "|", header=names)
-        names = ["movie_id", "title", "released", "video", "address", *GENRES_100K]
-        movies = parse(read_text(folder / "u.item", "latin-1"), folder / "u.item", "|", header=names)
-        flags = pl.concat_list([pl.when(pl.col(g) == "1").then(pl.lit(g)) for g in GENRES_100K]).list.drop_nulls()
-        movies = movies.with_columns(
-            genre=_genres(flags), title=pl.when(pl.col("title") != "unknown").then(pl.col("title"))
-        )
+        ratings, users, movies = _official_100k(folder)
     movies = movies.select(pl.col("movie_id").cast(pl.Int64), *_title_year("title"), "genre")
     users = users.with_columns(pl.col("user_id", "age").cast(pl.Int64))
     links, notices = _freebase(folder, movies["movie_id"])
@@ -108,22 +93,48 @@ def ml_100k(folder: Path, parts: str | None = None, tmdb: Path | None = None) ->
     return tables if tmdb is None else with_tmdb(tables, tmdb, "ml-100k_join.csv")
 
 
+def _recbole_100k(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Ratings, users and movies from RecBole's atomic files."""
+    ratings, users = read_atomic(folder / "ml-100k.inter"), read_atomic(folder / "ml-100k.user")
+    movies = read_atomic(folder / "ml-100k.item").rename(
+        {"item_id": "movie_id", "movie_title": "title", "release_year": "year", "class": "genre"}
+    )
+    # RecBole splits a title at its last bracket
+    title = pl.concat_str(pl.col("title"), pl.lit(" ("), pl.col("year"), pl.lit(")"))
+    movies = movies.with_columns(
+        title=pl.when(pl.col("title") != "unkonwn").then(title), genre=_genres(pl.col("genre").str.split(" "))
+    )
+    return ratings, users, movies
+
+
+def _official_100k(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Ratings, users and movies from the official files."""
+    ratings = _movielens_100k_ratings(folder / "u.data")
+    names = ["user_id", "age", "gender", "occupation", "zip_code"]
+    users = parse(read_text(folder / "u.user"), folder / "u.user", "|", header=names)
+    names = ["movie_id", "title", "released", "video", "address", *GENRES_100K]
+    movies = parse(read_text(folder / "u.item", "latin-1"), folder / "u.item", "|", header=names)
+    flags = pl.concat_list([pl.when(pl.col(g) == "1").then(pl.lit(g)) for g in GENRES_100K]).list.drop_nulls()
+    title = pl.when(pl.col("title") != "unknown").then(pl.col("title"))
+    return ratings, users, movies.with_columns(genre=_genres(flags), title=title)
+
+
 def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) -> Tables:
     """MovieLens 1M under its original ids.
 
     Args:
         folder: with ``users.dat``, ``movies.dat`` and one of the rating files.
         ratings: ``"ratings.dat"``, the official file with times; ``"ml-1m_sasrec.txt"``, the order of the SASRec
-            repositories (items with at least 5 ratings), brought to original ids through ``sas_to_original_*.txt``;
-            ``"ratings_uir.csv"``, ratings without times, ordered by the SASRec file, whose 598 rows of rarer items
-            have no known order and are dropped with a notice. Default: the first of these that is there.
+            repositories (items with at least 5 ratings), mapped to original ids by ``sas_to_original_*.txt``;
+            ``"ratings_uir.csv"``, ratings without times, ordered by the SASRec file; its 598 rows of rarer items
+            have no known order and are dropped with a notice. Default: the first of these that exists.
         tmdb: folder with ``tmdb_5000_movies.csv`` and ``ml-1m_join.csv``, for what :mod:`relrank.tables.tmdb` adds.
     """
-    known = ("ratings.dat", "ml-1m_sasrec.txt", "ratings_uir.csv")
+    names = ("ratings.dat", "ml-1m_sasrec.txt", "ratings_uir.csv")
     if ratings is None:
-        ratings = next((name for name in known if (folder / name).is_file()), known[0])
-    if ratings not in known:
-        raise InputError("unknown rating file", where="[data] ratings", expected=one_of(known), found=repr(ratings))
+        ratings = next((name for name in names if (folder / name).is_file()), names[0])
+    if ratings not in names:
+        raise InputError("unknown rating file", where="[data] ratings", expected=one_of(names), found=repr(ratings))
     path = folder / ratings
     notices: tuple[Notice, ...] = ()
     if ratings == "ratings.dat":
@@ -142,7 +153,7 @@ def ml_1m(folder: Path, ratings: str | None = None, tmdb: Path | None = None) ->
         pl.col("occupation").cast(pl.Int64).replace_strict(dict(enumerate(OCCUPATIONS_1M)), return_dtype=pl.String),
     )
     movies = _dat(folder / "movies.dat", ["movie_id", "title", "genre"]).select(
-        pl.col("movie_id").cast(pl.Int64), *_title_year("title"), genre=_genres("genre", "|")
+        pl.col("movie_id").cast(pl.Int64), *_title_year("title"), genre=_genres(pl.col("genre").str.split("|"))
     )
     tables = Tables(
         name=f"ml-1m ({ratings})",
@@ -164,7 +175,7 @@ def _movielens_100k_ratings(path: Path) -> pl.DataFrame:
 
 
 def _dat(path: Path, names: list[str]) -> pl.DataFrame:
-    # "::" is no single separator, and ":" occurs in titles; the unit separator occurs nowhere
+    # "::" is not a single character, and ":" occurs in titles; the unit separator occurs nowhere
     return parse(read_text(path, "latin-1").replace("::", "\x1f"), path, "\x1f", header=names)
 
 
@@ -181,7 +192,7 @@ def _sasrec_order(folder: Path) -> pl.DataFrame:
 
 
 def _title_year(title: str) -> list[pl.Expr]:
-    """``Toy Story (1995)`` as a title and a year; a video's mark after the year, ``(V)``, stays in the title."""
+    """``Toy Story (1995)`` as title and year; a mark after the year, such as ``(V)``, stays in the title."""
     year = r" *\((\d{4})\)( \([A-Z]+\))?$"
     text = pl.col(title).str.strip_chars()
     return [
@@ -190,20 +201,14 @@ def _title_year(title: str) -> list[pl.Expr]:
     ]
 
 
-def _with_year(title: str, year: str) -> pl.Expr:
-    """RecBole's two columns joined again: the inverse of how it cut at the last bracket."""
-    return pl.concat_str(pl.col(title), pl.lit(" ("), pl.col(year), pl.lit(")"))
-
-
-def _genres(names: str | pl.Expr, separator: str | None = None) -> pl.Expr:
-    """Genre names as a list; "unknown" is no genre, and a movie without any has a missing list."""
-    lists = names if isinstance(names, pl.Expr) else pl.col(names).str.split(separator or " ")
+def _genres(lists: pl.Expr) -> pl.Expr:
+    """Lists of genres; "unknown" is no genre, and an empty list is missing."""
     lists = lists.list.eval(pl.element().filter(pl.element() != "unknown"))
     return pl.when(lists.list.len() > 0).then(lists)
 
 
 def _freebase(folder: Path, movies: pl.Series) -> tuple[dict[str, LinkTable], tuple[Notice, ...]]:
-    """The relations of ``FREEBASE`` as link tables, where the files are there."""
+    """The relations of ``FREEBASE`` as link tables, if the files exist."""
     stem = next((s for s in ("ml-100k", "recbole_ml-100k") if (folder / f"{s}.kg").is_file()), None)
     if stem is None:
         return {}, ()

@@ -1,4 +1,4 @@
-"""What reading dropped or repaired, said with a count."""
+"""Counted warnings of what reading dropped or changed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A counted warning: rows dropped or values replaced by a stated policy.
+    """A counted warning: rows were dropped or values replaced by a stated policy.
 
     Attributes:
         where: file, table or step.
-        message: the policy that was applied, one clause.
-        count: rows (or keys, as the message says) it touched; never 0.
+        message: the policy, one clause.
+        count: affected rows (or keys, as the message says); never 0.
     """
 
     where: str

@@ -1,4 +1,4 @@
-"""From tables to a split: filter, cut, account for every dropped row, fingerprint."""
+"""From tables to a split: filter, cut, count every dropped row, fingerprint."""
 
 from __future__ import annotations
 
@@ -54,39 +54,39 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     "ml-100k-loo": {"data": "ml-100k", "min_rating": 4, "core": 5, "split": "random-leave-one-out"},
     "beauty-loo": {"data": "amazon-beauty", "split": "last-leave-one-out"},
 }
-"""The named recipes; ``[protocol] name = "…"`` is enough to use one."""
+"""The named protocols; ``[protocol] name = "…"`` suffices to use one."""
 _BLOCK = 1 << 22
-"""Keys that are hashed at a time."""
+"""Keys hashed per block."""
 
 
 class Core(ConfigSection):
-    """Rows that a user and an item need, at least; different partners where repeats are kept."""
+    """Minimum rows of a user and of an item; minimum different items and users if repeats are kept."""
 
     user: int = Field(0, ge=0)
     item: int = Field(0, ge=0)
 
 
 class ProtocolConfig(ConfigSection):
-    """``[protocol]``: a recipe by name, or one of your own.
+    """``[protocol]``: a protocol by name, or one of your own.
 
     Attributes:
-        name: of a recipe in ``PROTOCOLS``, which then is the whole section; or any other name for your own recipe.
-        data: the tables' name this recipe is defined on; None = any.
-        min_rating: keep rows with at least this rating.
-        core: then drop users and items with fewer rows until stable: one number, or ``{user = 5, item = 10}``. Where
-            repeats are kept, different items of a user and different users of an item are counted.
-        split: "random-leave-one-out" and "last-leave-one-out" (test, validation, training per user), "given"
-            (published parts), "temporal" (one cut for everybody), or "cold-items" (all rows of some items are test,
-            those of as many others validation; the items without training rows are the only candidates).
-        cut: temporal: the last moment before the test part, ISO or a number as the tables have them.
+        name: a name in ``PROTOCOLS``, which fixes the other keys, or any other name for your own protocol.
+        data: name of the tables that the protocol is defined on; None for any.
+        min_rating: minimum rating of the rows to keep.
+        core: k-core after that: users and items with fewer rows are dropped until none is left; one number, or
+            ``{user = 5, item = 10}``. If repeats are kept, different items of a user and users of an item count.
+        split: "random-leave-one-out" or "last-leave-one-out" (per user one test and one validation row), "given"
+            (published parts), "temporal" (one cut in time), or "cold-items" (all rows of some items are test, those
+            of as many others validation; only items without training rows are candidates).
+        cut: temporal: the last moment before the test part, ISO or a number as in the tables.
         valid_cut: temporal: the last moment before the validation part.
-        item_share: cold-items: the share of the catalogue that is test, and again that is validation; 0.1 by default.
-        valid_share: given, where no validation part is published: the share of each user's training rows held out.
-        truth_min_rating: given: test and held-out rows below this rating are no truth. Such test rows are dropped;
-            such held-out rows stay in training, so that they stay masked.
-        new_items: items of the node table that no interaction names: "keep" them in the graph, so that a fitted model
-            may recommend them (when models are judged they are no candidates), or "drop". By default they are kept
-            where they are no more than the items with rows; the named recipes drop them.
+        item_share: cold-items: share of the items in the test part, and in the validation part; 0.1 by default.
+        valid_share: given, without a published validation part: share of each user's training rows to hold out.
+        truth_min_rating: given: minimum rating of relevant items. Test rows below it are dropped; held-out validation
+            rows below it stay in training, and so stay masked.
+        new_items: items of the node table without interactions: "keep" them in the graph, so that a fitted model can
+            recommend them (they are no candidates in the evaluation), or "drop" them. By default they are kept unless
+            they outnumber the items with rows; the named protocols drop them.
         without_train: users left without training rows: "error", or "drop" them with all their rows, counted.
     """
 
@@ -112,7 +112,7 @@ class ProtocolConfig(ConfigSection):
         if isinstance(name, str) and name in PROTOCOLS:
             defaults = {key: field.default for key, field in cls.model_fields.items()}
             if any(value != {**defaults, **PROTOCOLS[name]}.get(key) for key, value in rest.items()):
-                raise ValueError(f"{name!r} is a fixed recipe; give a changed one a name of its own")
+                raise ValueError(f"{name!r} is a fixed protocol; give a changed one another name")
             return {"name": name, **PROTOCOLS[name]}
         if not rest:
             raise InputError(
@@ -126,30 +126,24 @@ class ProtocolConfig(ConfigSection):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.split == "temporal") != (self.cut is not None):
-            raise ValueError('cut goes with split = "temporal", and that needs it')
-        if self.valid_cut is not None and self.split != "temporal":
-            raise ValueError('valid_cut goes with split = "temporal"')
-        if self.truth_min_rating is not None and self.split != "given":
-            raise ValueError('truth_min_rating goes with split = "given"')
-        if self.item_share is not None and self.split != "cold-items":
-            raise ValueError('item_share goes with split = "cold-items"')
+            raise ValueError('cut goes with split = "temporal", which needs it')
+        for name, split in (("valid_cut", "temporal"), ("truth_min_rating", "given"), ("item_share", "cold-items")):
+            if getattr(self, name) is not None and self.split != split:
+                raise ValueError(f'{name} goes with split = "{split}"')
         if isinstance(self.core, int) and self.core < 0:
             raise ValueError("core must not be negative")
         return self
 
     @property
     def draws_test(self) -> bool:
-        """Whether the seed decides which rows are test, so that another seed is another split.
-
-        Published parts stay as they are: where no validation part is among them, the seed draws that alone.
-        """
+        """Whether the seed draws the test rows. With published parts it draws at most the validation rows."""
         return self.split in ("random-leave-one-out", "cold-items")
 
     def moment(self, name: Literal["cut", "valid_cut"], tables: Tables) -> int | None:
-        """A cut in ticks, None where there is none, or nothing that it could cut.
+        """A cut in ticks; None if there is none, or if the interactions have no times.
 
         Raises:
-            InputError: it is not a time, or times of the tables have no unit and it is a date.
+            InputError: it is not a time, or it is a date and the times of the tables have no unit.
         """
         value: TimeValue | None = getattr(self, name)
         if value is None or "time" not in tables.interactions.columns:
@@ -160,33 +154,33 @@ class ProtocolConfig(ConfigSection):
 def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
     """Filter, cut and fingerprint.
 
-    Rows of a part are sorted by user, inside a user by time (ties and tables without times: file order). The
-    catalogue is every item with a kept row in any part; a temporal split knows only items with training rows.
+    Rows of a part are sorted by user, then by time (ties and tables without times: file order). The catalogue is
+    every item with a kept row in any part; in a temporal split, every item with training rows.
 
     Args:
-        tables: what a reader returned.
-        protocol: the recipe.
-        seed: of the random parts of the cut.
+        tables: as read.
+        protocol: filters and cut.
+        seed: of the random cuts.
 
     Raises:
-        InputError: the tables do not fit the recipe, nothing is left, a row is in two parts, or a user is left
+        InputError: the tables do not fit the protocol, nothing is left, a row is in two parts, or a user is left
             without training rows and the policy is "error".
     """
     notices: list[Notice] = []
     users, items, rows, published = _kept(tables, protocol, notices)
     train_until = protocol.moment("cut" if protocol.valid_cut is None else "valid_cut", tables)
     rows, parts, repeats = _cut_once(rows, published, tables, protocol, seed, notices, len(items), train_until)
-    of_all = users, items
+    all_ids = users, items
     parts = _reachable(rows, parts, users, protocol, notices)
     if protocol.split == "temporal":
         items, rows, parts = _known_items(rows, parts, items, notices)
     users, rows, parts = _compact(users, rows, parts)
-    repeats = None if repeats is None else _under(repeats, of_all, (users, items))
+    repeats = None if repeats is None else _renumbered_rows(repeats, all_ids, (users, items))
     unseen = _unseen(tables, items, protocol, notices)
     train, valid, test = (rows.take(parts == part) for part in (TRAIN, VALID, TEST))
     if not len(test):
         raise InputError(
-            "no test rows", where="[protocol]", expected=_mend(protocol), found=_rows_said(users, train, valid)
+            "no test rows", where="[protocol]", expected=_remedy(protocol), found=_summary(users, train, valid)
         )
     new_items_only = protocol.split == "cold-items"
     if (cold := int((~_occurring(train.item, len(items))).sum())) and not new_items_only:
@@ -216,7 +210,7 @@ def make_split(tables: Tables, protocol: ProtocolConfig, seed: int) -> Split:
 def _kept(
     tables: Tables, protocol: ProtocolConfig, notices: list[Notice]
 ) -> tuple[IdMap, IdMap, Interactions, Parts | None]:
-    """Users, items, the rows that the filters leave, and their published parts; sorted as ``make_split`` says."""
+    """Users, items, the filtered rows, and their published parts, in the order of ``make_split``."""
     if protocol.data is not None and protocol.data != tables.name:
         raise InputError(
             "protocol is defined on other data",
@@ -249,7 +243,7 @@ def _ratings(values: pl.Series) -> npt.NDArray[np.float32]:
     """Ratings as float32.
 
     Raises:
-        InputError: one is too large for that; it would become infinite.
+        InputError: one is too large for float32.
     """
     numbers = values.to_numpy()
     large = np.abs(numbers) > np.finfo(np.float32).max
@@ -273,19 +267,19 @@ def _cut_once(
     n_items: int,
     train_until: int | None,
 ) -> tuple[Interactions, Parts, Interactions | None]:
-    """Each (user, item) once, with its count where repeats are kept; the part of every row; ``Split.repeats``."""
+    """Each (user, item) once, with its count if repeats are kept; the part of every row; ``Split.repeats``."""
     if not tables.repeats:
         return rows, _cut(rows, published, tables, protocol, seed, notices, n_items), None
     first, of = cuts.first_of_pairs(rows)
-    once, published = rows.take(first), None if published is None else published[first]
-    parts = _cut(once, published, tables, protocol, seed, notices, n_items)
-    counted, events = _counted(once, rows, first, of, parts, protocol, train_until, notices)
+    unique, published = rows.take(first), None if published is None else published[first]
+    parts = _cut(unique, published, tables, protocol, seed, notices, n_items)
+    counted, events = _counted(unique, rows, first, of, parts, protocol, train_until, notices)
     return counted, parts, events if len(events) > (parts == TRAIN).sum() else None
 
 
 def _counted(
     rows: Interactions,
-    whole: Interactions,
+    events: Interactions,
     first: Bool,
     of: Int64,
     parts: Parts,
@@ -293,50 +287,50 @@ def _counted(
     train_until: int | None,
     notices: list[Notice],
 ) -> tuple[Interactions, Interactions]:
-    """The rows with how often each occurred before anything of its user, or of everybody, is held out.
+    """The rows with how often each occurred before the held-out rows of its user, or before the end of training.
 
-    Beside them all that was counted of training rows, in the order of ``whole``.
+    Also returns the training events that are counted.
 
     Args:
         rows: the first row of every (user, item).
-        whole: all rows, each user's in time order.
+        events: all rows, each user's in time order.
         first: which of them are ``rows``, bool [n].
         of: the number among ``rows`` of the row that each repeats, int64 [n].
         parts: of ``rows``.
         protocol: of the split.
         train_until: the moment at which training ends for everybody, if there is one.
-        notices: what is counted, and what is not, is added here.
+        notices: how many repeats are counted, and how many are not, is added here.
     """
-    place = np.flatnonzero(first)
+    position = np.flatnonzero(first)
     held = (parts == VALID) | (parts == TEST)
-    early = np.ones(len(whole), np.bool_)
+    early = np.ones(len(events), np.bool_)
     if protocol.split == "last-leave-one-out":
-        bound = np.full(int(whole.user.max(initial=-1)) + 1, len(whole))
-        np.minimum.at(bound, rows.user[held], place[held])
-        early = np.arange(len(whole)) < bound[whole.user]
-    elif train_until is not None and whole.time is not None:
-        early = whole.time <= train_until
-    kept = ~first & early & (parts == TRAIN)[of]
+        bound = np.full(int(events.user.max(initial=-1)) + 1, len(events))
+        np.minimum.at(bound, rows.user[held], position[held])
+        early = np.arange(len(events)) < bound[events.user]
+    elif train_until is not None and events.time is not None:
+        early = events.time <= train_until
+    repeats = ~first & early & (parts == TRAIN)[of]
     count = np.ones(len(rows), np.int32)
-    np.add.at(count, of[kept], 1)
-    late = int((~first).sum() - kept.sum())
+    np.add.at(count, of[repeats], 1)
+    late = int((~first).sum() - repeats.sum())
     counted = (
         "repeats of training rows: counted, and part of histories that have an order; the first is the interaction"
     )
     not_counted = "repeats of held-out rows, or later than them: not counted, and no test rows"
-    for message, number in ((counted, int(kept.sum())), (not_counted, late)):
+    for message, number in ((counted, int(repeats.sum())), (not_counted, late)):
         notices += [Notice("split", message, number)] if number else []
-    return replace(rows, count=count), whole.take(kept | (first & (parts == TRAIN)[of]))
+    return replace(rows, count=count), events.take(repeats | (first & (parts == TRAIN)[of]))
 
 
-def _under(rows: Interactions, old: tuple[IdMap, IdMap], new: tuple[IdMap, IdMap]) -> Interactions:
-    """Rows under other keys of users and items; those of users and items that are gone leave."""
+def _renumbered_rows(rows: Interactions, old: tuple[IdMap, IdMap], new: tuple[IdMap, IdMap]) -> Interactions:
+    """Rows under new row indices of users and items; those of users and items that are gone are dropped."""
     user, item = (now.find(was.keys)[at] for was, now, at in zip(old, new, (rows.user, rows.item), strict=True))
     return replace(rows, user=user, item=item).take((user >= 0) & (item >= 0))
 
 
-def _mend(protocol: ProtocolConfig) -> str:
-    """What leaves test rows."""
+def _remedy(protocol: ProtocolConfig) -> str:
+    """What a split needs to have test rows."""
     match protocol.split:
         case "temporal":
             return "rows after cut, of users and items with rows before it: a cut between the first and the last time"
@@ -348,8 +342,8 @@ def _mend(protocol: ProtocolConfig) -> str:
             return "users with at least 3 rows each: a lower min_rating or core, or more data"
 
 
-def _rows_said(users: IdMap, train: Interactions, valid: Interactions) -> str:
-    """How many rows there are, and from when to when."""
+def _summary(users: IdMap, train: Interactions, valid: Interactions) -> str:
+    """Numbers of users and rows, and their range of times."""
     rows = train.then(valid)
     if not len(rows):
         return "no training and no validation rows"
@@ -358,7 +352,7 @@ def _rows_said(users: IdMap, train: Interactions, valid: Interactions) -> str:
 
 
 def span(rows: Interactions) -> str:
-    """The first and the last time of rows that have any, as dates where they are moments."""
+    """The first and the last time of rows, as dates if times have a unit."""
     assert rows.time is not None
     ends = [int(rows.time.min()), int(rows.time.max())]
     seconds = [end // max(rows.ticks, 1) for end in ends]
@@ -371,9 +365,9 @@ def span(rows: Interactions) -> str:
 def fingerprint(
     users: IdMap, items: IdMap, parts: tuple[Interactions, ...], *, ordered: bool, new_items_only: bool = False
 ) -> str:
-    """sha256 of the catalogue, of the rows of each part, under outside keys, and of which items are candidates.
+    """sha256 of users and items, of the rows of each part by their keys, and of which items are candidates.
 
-    The order of rows inside a part does not count; for ordered data the order inside a user does.
+    It does not depend on the order of rows inside a part, but for ordered data on the order inside a user.
     """
     digest = hashlib.sha256(b"relrank split 1" + b", only new items" * new_items_only)
     for ids in (users, items):
@@ -395,7 +389,7 @@ def fingerprint(
 
 
 def _feed(digest: Any, keys: pl.Series, rows: Int32 | None = None) -> None:
-    """Length, type and content of a column of keys, block by block: of the given rows, or of all."""
+    """Digest the length, type and content of a column of keys, or of some of its rows, block by block."""
     size = len(keys) if rows is None else rows.size
     digest.update(f"{size} {keys.dtype};".encode())
 
@@ -420,7 +414,7 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
         raise InputError(
             "the data has no published parts",
             where='[protocol] split = "given"',
-            expected='a data set that is published so, or test = "…" (and valid) in [data.interactions]',
+            expected='a data set with published parts, or test = "…" (and valid) in [data.interactions]',
             found=f"{tables.name} with parts {sorted(tables.given) or 'none'}",
         )
     label = {"train": TRAIN, "valid": VALID, "test": TEST}
@@ -470,7 +464,7 @@ def _parts_joined(tables: Tables, notices: list[Notice]) -> pl.DataFrame:
 
 
 def _in_core(user: Int32, item: Int32, least: Core, repeats: bool) -> Bool:
-    """Which rows are in the core. A pair counts once: what was bought often is no more than one link of the two."""
+    """Which rows are in the core; a (user, item) that is repeated counts once."""
     if not repeats:
         return core(user, item, least.user, least.item)
     _, first, of = np.unique(
@@ -482,7 +476,7 @@ def _in_core(user: Int32, item: Int32, least: Core, repeats: bool) -> Bool:
 def _filtered(
     frame: pl.DataFrame, protocol: ProtocolConfig, notices: list[Notice], repeats: bool = False
 ) -> pl.DataFrame:
-    """Rows with at least the rating, then the k-core."""
+    """Rows with the minimum rating, then their k-core."""
     rated = protocol.min_rating is not None or protocol.truth_min_rating is not None
     if rated and "rating" not in frame.columns:
         raise InputError("protocol needs ratings", where="[protocol]", expected="a rating column", found="none")
@@ -505,7 +499,7 @@ def _filtered(
         raise InputError(
             "the filters leave no rows",
             where="[protocol]",
-            expected="rows that are left: a lower min_rating or core",
+            expected="some rows: a lower min_rating or core",
             found="; ".join(str(n) for n in notices) or "a table without rows",
         )
     return frame
@@ -520,25 +514,15 @@ def _cut(
     notices: list[Notice],
     n_items: int,
 ) -> Parts:
-    """The part of every row, before users without training rows are looked at."""
+    """The part of every row, before rows of users without training rows are dropped."""
     rng = np.random.default_rng(seed)
     if published is not None:
-        parts = published
-        low = np.zeros(len(rows), bool)
-        if protocol.truth_min_rating is not None and rows.rating is not None:
-            low = rows.rating < protocol.truth_min_rating
-        if dropped := int((low & (parts == TEST)).sum()):
-            message = f"test rows rated below {protocol.truth_min_rating:g} are no truth and dropped"
-            notices.append(Notice("split", message, dropped))
-        parts = np.where(low & (parts == TEST), DROPPED, parts).astype(np.int8)
-        if not (parts == VALID).any():
-            parts = cuts.hold_out(rows, parts, protocol.valid_share, rng)
-        return np.where(low & (parts == VALID), TRAIN, parts).astype(np.int8)
+        return _cut_published(rows, published, protocol, rng, notices)
     if protocol.split == "random-leave-one-out":
         return cuts.random_leave_one_out(rows, rng)
     if protocol.split == "cold-items":
         share = 0.1 if protocol.item_share is None else protocol.item_share
-        if share * n_items + 1e-9 < 1:  # as the cut counts them
+        if share * n_items + 1e-9 < 1:  # as ``cold_items`` rounds
             raise InputError(
                 "no item to hold out",
                 where="[protocol] item_share",
@@ -558,9 +542,29 @@ def _cut(
             message = "users whose last two times are equal: which row is the last is file order"
             notices.append(Notice("split", message, tied))
         return cuts.last_leave_one_out(rows)
-    cut, valid_cut = protocol.moment("cut", tables), protocol.moment("valid_cut", tables)
+    return _cut_in_time(rows, tables, protocol)
+
+
+def _cut_published(
+    rows: Interactions, parts: Parts, protocol: ProtocolConfig, rng: np.random.Generator, notices: list[Notice]
+) -> Parts:
+    """Published parts without rows below ``truth_min_rating``, and with validation rows."""
+    low = np.zeros(len(rows), bool)
+    if protocol.truth_min_rating is not None and rows.rating is not None:
+        low = rows.rating < protocol.truth_min_rating
+    if dropped := int((low & (parts == TEST)).sum()):
+        message = f"test rows rated below {protocol.truth_min_rating:g} are no truth and dropped"
+        notices.append(Notice("split", message, dropped))
+    parts = np.where(low & (parts == TEST), DROPPED, parts).astype(np.int8)
+    if not (parts == VALID).any():
+        parts = cuts.hold_out(rows, parts, protocol.valid_share, rng)
+    return np.where(low & (parts == VALID), TRAIN, parts).astype(np.int8)
+
+
+def _cut_in_time(rows: Interactions, tables: Tables, protocol: ProtocolConfig) -> Parts:
+    """A temporal split whose cuts lie inside the data."""
+    cut, valid_cut, times = protocol.moment("cut", tables), protocol.moment("valid_cut", tables), rows.time
     assert cut is not None
-    times = rows.time
     assert times is not None
     for name, value in (("cut", cut), ("valid_cut", valid_cut)):
         if value is not None and not times.min() <= value < times.max():
@@ -580,20 +584,20 @@ def _cut(
 def _reachable(
     rows: Interactions, parts: Parts, users: IdMap, protocol: ProtocolConfig, notices: list[Notice]
 ) -> Parts:
-    """Rows of users without training rows leave, by the stated policy; a temporal split always drops them."""
-    known = _occurring(rows.user[parts == TRAIN], len(users))
-    lost = ~known[rows.user] & (parts != DROPPED)
+    """Drop rows of users without training rows, or refuse them; a temporal split always drops them."""
+    trained = _occurring(rows.user[parts == TRAIN], len(users))
+    lost = ~trained[rows.user] & (parts != DROPPED)
     if not lost.any():
         return parts
-    who = np.unique(rows.user[lost])
+    lost_users = np.unique(rows.user[lost])
     if protocol.split != "temporal" and protocol.without_train == "error":
         raise InputError(
             "split leaves a user without training rows",
             where=f"[protocol] split = {protocol.split!r}",
             expected='training rows for every user: raise core, or set without_train = "drop"',
-            found=f"{users.name} {users.keys[int(who[0])]!r}; {who.size:,} such users",
+            found=f"{users.name} {users.keys[int(lost_users[0])]!r}; {lost_users.size:,} such users",
         )
-    notices.append(Notice("split", "users without training rows dropped", int(who.size)))
+    notices.append(Notice("split", "users without training rows dropped", int(lost_users.size)))
     notices.append(
         Notice("split", "validation and test rows of users without training rows dropped", int(lost.sum()))
     )
@@ -603,64 +607,55 @@ def _reachable(
 def _known_items(
     rows: Interactions, parts: Parts, items: IdMap, notices: list[Notice]
 ) -> tuple[IdMap, Interactions, Parts]:
-    """Only items with training rows, which are all that is known at the cut."""
-    known = _occurring(rows.item[parts == TRAIN], len(items))
-    lost = ~known[rows.item] & (parts != DROPPED)
+    """Only items with training rows: others are unknown at the cut."""
+    trained = _occurring(rows.item[parts == TRAIN], len(items))
+    lost = ~trained[rows.item] & (parts != DROPPED)
     if lost.any():
         message = "validation and test rows of items without training rows dropped"
         notices.append(Notice("split", message, int(lost.sum())))
-    item = _renumbered(known)[rows.item]  # rows of unknown items are dropped below
-    rows = replace(rows, item=item)
-    return (
-        IdMap(items.name, items.keys.filter(pl.Series(known))),
-        rows,
-        np.where(lost, DROPPED, parts).astype(np.int8),
-    )
+    rows = replace(rows, item=_renumbered(trained)[rows.item])
+    items = IdMap(items.name, items.keys.filter(pl.Series(trained)))
+    return items, rows, np.where(lost, DROPPED, parts).astype(np.int8)
 
 
 def _unseen(tables: Tables, items: IdMap, protocol: ProtocolConfig, notices: list[Notice]) -> pl.Series:
-    """Keys of the item table that no interaction names, in ascending order, as far as they are kept."""
-    nothing, table = pl.Series([], dtype=items.keys.dtype), tables.nodes.get(tables.item)
-    named = protocol.name in PROTOCOLS
-    if table is None or table.frame[table.key].dtype != items.keys.dtype or (named and protocol.new_items is None):
-        return nothing
+    """Ascending keys of the items without interactions that are kept."""
+    none, table = pl.Series([], dtype=items.keys.dtype), tables.nodes.get(tables.item)
+    is_named = protocol.name in PROTOCOLS
+    if table is None or table.frame[table.key].dtype != items.keys.dtype or (is_named and protocol.new_items is None):
+        return none
     keys = table.frame[table.key].drop_nulls()
-    named_somewhere = pl.concat([f["item"] for f in (tables.interactions, *tables.given.values())])
-    new = keys.filter(~keys.is_in(named_somewhere.unique().implode())).unique().sort()
+    interacted = pl.concat([f["item"] for f in (tables.interactions, *tables.given.values())])
+    new = keys.filter(~keys.is_in(interacted.unique().implode())).unique().sort()
     if not len(new) or protocol.new_items == "drop":
-        return nothing
-    if protocol.new_items is None and len(new) > len(items):
-        message = (
-            f'{items.name} nodes without interactions left out, more than those with: new_items = "keep" keeps them'
-        )
-        notices.append(Notice("split", message, len(new)))
-        return nothing
-    message = (
-        f"{items.name} nodes without interactions: candidates of fitted models that can score them, not of the test"
-    )
-    notices.append(Notice("split", message, len(new)))
-    return new
+        return none
+    too_many = protocol.new_items is None and len(new) > len(items)
+    rest = ": candidates of fitted models that can score them, not of the test"
+    if too_many:
+        rest = ' left out, more than those with: new_items = "keep" keeps them'
+    notices.append(Notice("split", f"{items.name} nodes without interactions{rest}", len(new)))
+    return none if too_many else new
 
 
 def _compact(users: IdMap, rows: Interactions, parts: Parts) -> tuple[IdMap, Interactions, Parts]:
     """Without dropped rows, and without users who have no training rows."""
-    known = _occurring(rows.user[parts == TRAIN], len(users))
+    trained = _occurring(rows.user[parts == TRAIN], len(users))
     kept = parts != DROPPED
     if not kept.all():
         rows, parts = rows.take(kept), parts[kept]
-    if not known.all():
-        users = IdMap(users.name, users.keys.filter(pl.Series(known)))
-        rows = replace(rows, user=_renumbered(known)[rows.user])
+    if not trained.all():
+        users = IdMap(users.name, users.keys.filter(pl.Series(trained)))
+        rows = replace(rows, user=_renumbered(trained)[rows.user])
     return users, rows, parts
 
 
-def _occurring(rows: Int32, n: int) -> npt.NDArray[np.bool_]:
+def _occurring(rows: Int32, n: int) -> Bool:
     """Which of the rows 0 … n − 1 are among these, bool [n]."""
-    there = np.zeros(n, np.bool_)
-    there[rows] = True
-    return there
+    occurs = np.zeros(n, np.bool_)
+    occurs[rows] = True
+    return occurs
 
 
-def _renumbered(kept: npt.NDArray[np.bool_]) -> Int32:
-    """The number of each row once only these are kept, int32 [n]."""
+def _renumbered(kept: Bool) -> Int32:
+    """The new index of each kept row, int32 [n]."""
     return np.cumsum(kept, dtype=np.int32) - np.int32(1)

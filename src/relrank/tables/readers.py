@@ -1,8 +1,9 @@
-"""Tables described in a configuration file: anyone's own, or a data set known by name."""
+"""Tables described in a configuration file: your own, or a data set by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -37,13 +38,13 @@ DatasetName = Literal[
 
 
 class FileConfig(ConfigSection):
-    """What every table says of its file.
+    """Keys that all tables share.
 
     Attributes:
         file: a .csv, .tsv or .parquet file in the data folder.
-        separator: field separator, where it is not the ending's own.
+        separator: field separator, if it is not that of the suffix.
         columns: names of the columns of a text file without a header, such as an edge list.
-        missing: what to do with a row without a key, number or time: "error", or "drop" and count.
+        missing: policy for rows without a key, number or time: "error", or "drop" and count.
     """
 
     file: str
@@ -68,39 +69,40 @@ class FileConfig(ConfigSection):
     @model_validator(mode="after")
     def _of_text(self) -> Self:
         if Path(self.file).suffix.lower() == ".parquet" and (self.columns is not None or self.separator is not None):
-            raise ValueError(
-                "a Parquet file has names of its own and no separator: columns and separator go with text"
-            )
+            raise ValueError("a Parquet file has column names and no separator: columns and separator go with text")
         return self
 
 
 class TimedConfig(FileConfig):
-    """What every table says of its times.
+    """Keys of tables with times.
 
     Attributes:
-        time_unit: what a number that is a time counts since 1970: "days", "s", "ms", "us", "ns"; or "order", where it
-            is no date. Without it the range of the numbers says so, and numbers that no unit makes plausible are
-            refused.
+        time_unit: unit of numeric times since 1970: "days", "s", "ms", "us", "ns"; or "order" if they are no dates.
+            By default it follows from their range, and numbers that are plausible in no unit are errors.
     """
 
     time_unit: Unit | None = None
 
+    def options(self, common: ReadOptions) -> ReadOptions:
+        """How this table is read."""
+        return replace(common, missing=self.missing, time_unit=self.time_unit, columns=self.columns)
+
 
 class InteractionsConfig(TimedConfig):
-    """``[data.interactions]``: who chose what.
+    """``[data.interactions]``: the user–item interactions.
 
     Attributes:
-        valid: a file of the same columns with validation rows; ``file`` then holds training rows.
-        test: likewise with test rows; ``split = "given"`` takes the parts as they are.
+        valid: file of the same columns with validation rows; ``file`` then holds training rows.
+        test: likewise with test rows; ``split = "given"`` uses these parts.
         user: column with the user's key.
         item: column with the item's key.
         rating: column with a number.
-        time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``); "row", unless there is
-            such a column: the rows of the file are in the order of time.
-        duplicates: what to do with a (user, item) that is there twice: "error"; keep the "first" or "last" (by time,
-            else by place in the file), or the "max" rating; dropped rows are counted. "keep" counts repeats: the
-            first is the interaction, and how often it occurred may be its weight.
-        unknown: what to do with keys that a node table of that type does not have: "error", or "drop" and count.
+        time: column with ISO dates or date-times, or with numbers since 1970 (``time_unit``); "row", if there is no
+            column of that name: file order is time order.
+        duplicates: policy for a (user, item) that occurs twice: "error"; keep the "first" or "last" (by time, else by
+            row), or the "max" rating; dropped rows are counted. "keep" counts repeats: the first is the interaction,
+            and the count may be its weight.
+        unknown: policy for keys that are not in the node table: "error", or "drop" and count.
     """
 
     valid: str | None = None
@@ -127,7 +129,7 @@ class NodesConfig(FileConfig):
 
     Attributes:
         key: column with unique keys.
-        title: column shown to people.
+        title: column with titles to display.
         computed: when the attribute values were computed (ISO, or in the unit of the interactions' time); the audit
             compares it with the split.
     """
@@ -149,10 +151,10 @@ class LinkConfig(TimedConfig):
         target_match: column of the target's node table; default: its key.
         weight: column with a number.
         time: column with the time of each row, as for interactions; rows are cut at the split (``cutoff``).
-        by: column with the key of the user who made each row, such as who gave a tag; what users made of their own
-            held-out items is not in the graph.
+        by: column with the key of the user who made each row, such as a tag; rows that users made of their held-out
+            items are not in the graph.
         computed: when the rows were computed, as for node tables.
-        unknown: what to do with values that the node table does not have: "error", or "drop" and count.
+        unknown: policy for values that are not in the node table: "error", or "drop" and count.
     """
 
     source: Name
@@ -169,17 +171,17 @@ class LinkConfig(TimedConfig):
 
 
 class TextsConfig(TimedConfig):
-    """``[data.texts]``: one text a row, any number per node and kind.
+    """``[data.texts]``: one text per row, any number per node and kind.
 
     Attributes:
-        node: node type the texts belong to; the item by default.
+        node: node type of the texts; the item by default.
         key: column with the node's key.
-        kind: column that says what the text is, e.g. overview or review; without it, all are of the kind "text".
+        kind: column with the kind of the text, e.g. overview or review; by default all are of the kind "text".
         text: column with the text; an empty cell is no text.
         time: column with the time of each text, as for interactions; texts are cut at the split (``cutoff``).
         by: column with the key of the user who wrote it; reviews of held-out interactions are not in the graph.
         computed: when the last text was written, as for node tables.
-        unknown: what to do with keys that the node table (without one, the interactions) does not have: "error", or
+        unknown: policy for keys that are not in the node table (or, without one, the interactions): "error", or
             "drop" and count.
     """
 
@@ -194,23 +196,23 @@ class TextsConfig(TimedConfig):
 
 
 class DataConfig(ConfigSection):
-    """``[data]``: either a data set by name, or own tables.
+    """``[data]``: a data set by name, or your own tables.
 
     Attributes:
-        path: the folder; relative to the configuration file, ``${NAME}`` from the environment.
-        dataset: a data set by name; then own tables are not described.
-        ratings: which rating file (goodbooks-10k, ml-1m).
+        path: the folder, relative to the configuration file; ``${NAME}`` is read from the environment.
+        dataset: a data set by name, instead of your own tables.
+        ratings: the rating file (goodbooks-10k, ml-1m).
         parts: a published split, e.g. "u1" (ml-100k).
         file: the file (sasrec, s3rec).
-        tmdb: folder with films of The Movie Database to join (ml-100k, ml-1m); as ``path``.
+        tmdb: folder with films of The Movie Database to join (ml-100k, ml-1m), given like ``path``.
         planted: size and strength of the planted database (planted).
-        user: node type that chooses (own tables).
-        item: node type that is chosen (own tables).
+        user: node type of the users (own tables).
+        item: node type of the items (own tables).
         interactions: own interactions.
         nodes: own node tables by type.
         links: own link tables by name.
         texts: own texts.
-        na_values: words that are missing values in own tables; those that pandas reads so by default.
+        na_values: words that are missing values in own tables; by default those of pandas.
     """
 
     path: str = "."
@@ -230,14 +232,14 @@ class DataConfig(ConfigSection):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        unsaid: tuple[object, ...] = (None, {}, ".", NA_VALUES)
-        given = {name for name in type(self).model_fields if getattr(self, name) not in unsaid} - {"path"}
+        defaults: tuple[object, ...] = (None, {}, ".", NA_VALUES)
+        given = {name for name in type(self).model_fields if getattr(self, name) not in defaults} - {"path"}
         if self.dataset is None:
             if self.interactions is None or self.user is None or self.item is None:
                 raise ValueError('either dataset = "…", or own tables: user, item and [data.interactions]')
             allowed = {"user", "item", "interactions", "nodes", "links", "texts", "na_values"}
             if self.user == self.item:
-                raise ValueError("user and item must be two node types: name them apart, also where both are people")
+                raise ValueError("user and item must be two node types with different names, even if both are people")
         else:
             allowed = {"dataset", *OPTIONS.get(self.dataset, ())}
             if self.dataset in ("sasrec", "s3rec") and self.file is None:
@@ -272,18 +274,18 @@ LOADERS: dict[str, Callable[[Path, DataConfig], Tables]] = {
 
 
 def read_tables(config: DataConfig, base: Path | str) -> Tables:
-    """Read what a ``[data]`` section describes.
+    """Read the tables of a ``[data]`` section.
 
-    Keys become Int64 where every key of the column is a whole number, else String. Node columns keep their text, and
-    those of Parquet files their types; missing values are null (``tables.missing``). Times are seconds since 1970, or
-    nanoseconds where any time has a fraction of a second (``Tables.ticks``).
+    Keys become Int64 if all keys of the column are whole numbers, else String. Node columns stay text, those of
+    Parquet files keep their types; missing values are null (``tables.missing``). Times are seconds since 1970, or
+    nanoseconds if any time has a fraction of a second (``Tables.ticks``).
 
     Args:
         config: the section.
-        base: the folder of the configuration file, which relative paths start from.
+        base: the folder of the configuration file, to which paths are relative.
 
     Raises:
-        InputError: whatever is wrong, with file and row or key.
+        InputError: a file or value is wrong; the message names file, and row or key.
     """
     base = Path(base)
     folder = resolve(config.path, base, "[data] path")
@@ -301,7 +303,7 @@ def read_tables(config: DataConfig, base: Path | str) -> Tables:
     described = None if config.texts is None else config.texts.node or config.item
     for side, kind in ends.items():
         linked = any(kind in (link.source, link.target) for link in config.links.values()) or kind == described
-        if linked and kind not in nodes:  # a link or text must be checked against something: the keys that interact
+        if linked and kind not in nodes:  # links and texts are checked against the keys of the interactions
             nodes[kind] = NodeTable(kind, interactions.select(pl.col(side).unique().sort().alias(kind)), kind)
     of_users = _columns_of_users(config)
     links = {
@@ -334,7 +336,7 @@ def _given(folder: str | None) -> Path | None:
 
 
 def _matched(kind: str, config: DataConfig) -> list[str]:
-    """Columns of a node table that links are matched on, beside its key."""
+    """Columns of a node table that links match, other than its key."""
     sources = [link.source_match for link in config.links.values() if link.source == kind]
     targets = [link.target_match for link in config.links.values() if link.target == kind]
     return [name for name in sources + targets if name is not None]
@@ -348,31 +350,29 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
     if config.title is not None:
         column(frame, config.title, where)
     for name in frame.columns:
-        said = written(frame[name], words)
-        if name != config.key and len(said):
-            shown = " or ".join(said.unique().sort().head(5))
-            rules.notices.append(Notice(f"{config.file}, column {name}", f"{shown} read as missing", len(said)))
+        missing = written(frame[name], words)
+        if name != config.key and len(missing):
+            shown = " or ".join(missing.unique().sort().head(5))
+            rules.notices.append(Notice(f"{config.file}, column {name}", f"{shown} read as missing", len(missing)))
+    rows = pl.Series(range(1, frame.height + 1))
     if config.missing == "drop":
-        poor = is_missing(frame[config.key], words)
-        count_dropped(int(poor.sum()), frame.height, where, rules)
-        frame = frame.with_row_index(ROW_NUMBER, 1).filter(~poor)
+        keyless = is_missing(frame[config.key], words)
+        count_dropped(int(keyless.sum()), frame.height, where, rules)
+        frame, rows = frame.filter(~keyless), rows.filter(~keyless)
     else:
-        frame = frame.with_row_index(ROW_NUMBER, 1)
         refuse_missing(frame[config.key], where, words)
-    rows = frame[ROW_NUMBER]
-    frame = frame.drop(ROW_NUMBER)
     frame = frame.with_columns(without_missing(values, words) for values in frame)
     frame = frame.with_columns(as_keys(frame[name], where) for name in {config.key, *matched})
     key = frame[config.key]
     rules.notices.extend(spaced(key, where))
     twice = ~key.is_first_distinct()
     if twice.any():
-        again = key.filter(twice)[0]
+        repeated = key.filter(twice)[0]
         raise InputError(
             "key occurs twice",
             where=f"{where}, column {config.key!r}, row {rows.filter(twice)[0]}",
             expected="one row per key",
-            found=f"{again!r}, which row {rows.filter(key == again)[0]} has already; {twice.sum():,} in all",
+            found=f"{repeated!r}, which row {rows.filter(key == repeated)[0]} has already; {twice.sum():,} in all",
         )
     return NodeTable(kind, frame, config.key, config.title, config.computed)
 
@@ -380,7 +380,7 @@ def _nodes(kind: str, config: NodesConfig, folder: Path, matched: list[str], rul
 def _parts(
     config: InteractionsConfig, ends: dict[str, str], folder: Path, nodes: dict[str, NodeTable], rules: ReadOptions
 ) -> dict[str, pl.DataFrame]:
-    """The interactions by part: "train" alone, or with "valid" and "test"; keys of all parts are of one type."""
+    """The interactions by part, with keys of one type: "train", and optionally "valid" and "test"."""
     files = {"train": config.file, "valid": config.valid, "test": config.test}
     parts = {
         part: _interactions(config.model_copy(update={"file": file}), ends, folder, nodes, rules)
@@ -394,7 +394,7 @@ def _parts(
         raise InputError(
             "times of two kinds",
             where=f"{folder}, column {config.time!r}",
-            expected="dates in every part, or none",
+            expected="dates in every part, or in none",
             found=", ".join(f"{files[p]}: {f.schema.get('time', 'no such column')}" for p, f in parts.items()),
         )
     return parts
@@ -412,7 +412,7 @@ def _interactions(
     )
     if config.time is not None and not by_row:
         wanted["time"] = config.time, "time"
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     for side, kind in ends.items():
         if kind in nodes:
             name = config.user if side == "user" else config.item
@@ -440,7 +440,7 @@ def _link(
         )
     names = [config.source_column, config.target_column]
     wanted = _wanted_of_link(name, config, folder, ends, of_users)
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     source_match = config.source_match or nodes[config.source].key
     target_match = config.target_match or (nodes[config.target].key if config.target in nodes else None)
     sides = ((config.source, names[0], source_match), (config.target, names[1], target_match))
@@ -474,11 +474,11 @@ def _link(
 def _wanted_of_link(
     name: str, config: LinkConfig, folder: Path, ends: dict[str, str], of_users: set[str]
 ) -> dict[str, tuple[str, ColumnKind]]:
-    """The columns that are read of a link table, and what each holds."""
+    """The columns to read of a link table, and their kinds."""
     names = [config.source_column, config.target_column]
     used = [*names, *(c for c in (config.weight, config.time, config.by) if c is not None)]
     if config.by is not None and len(set(used)) == len(used) - 1 and config.by in names:
-        used.remove(config.by)  # who made the row may be one of its ends
+        used.remove(config.by)  # the maker of a row may be one of its ends
     if len(set(used)) < len(used):
         raise InputError(
             "a column is used twice", where=f"[data.links.{name}]", expected="different columns", found=str(used)
@@ -491,26 +491,26 @@ def _wanted_of_link(
     if config.by is not None:
         wanted[config.by] = config.by, "key"
     elif ends["user"] not in (config.source, config.target) and ends["item"] in (config.source, config.target):
-        wanted |= _unsaid_maker(folder / config.file, config, of_users, used)
+        wanted |= _likely_maker(folder / config.file, config, of_users, used)
     return wanted
 
 
 def _columns_of_users(config: DataConfig) -> dict[str, set[str]]:
-    """Columns that hold users, by file; under "" that of the interactions, whose name may be used elsewhere too."""
+    """Names of columns of users by file; under "" that of the interactions, which other files may use too."""
     assert config.interactions is not None
-    found = {"": {config.interactions.user}}
+    columns = {"": {config.interactions.user}}
     for link in config.links.values():
         sides = ((link.source, link.source_column), (link.target, link.target_column))
-        found.setdefault(link.file, set()).update(column for kind, column in sides if kind == config.user)
-    return found
+        columns.setdefault(link.file, set()).update(column for kind, column in sides if kind == config.user)
+    return columns
 
 
-def _unsaid_maker(
+def _likely_maker(
     path: Path, config: FileConfig, of_users: set[str], used: list[str]
 ) -> dict[str, tuple[str, ColumnKind]]:
-    """A column that seems to say who made the rows of a table of items, for the audit; {} where there is none."""
+    """A column that seems to hold the makers of a table's rows, for the audit; {} if there is none."""
     if not path.is_file():
-        return {}  # said elsewhere
+        return {}  # reading the table reports this
     named = [c for c in column_names(path, config.separator, config.columns) if c in of_users and c not in used]
     return {f"{MAYBE_BY}{named[0]}": (named[0], "text")} if named else {}
 
@@ -544,8 +544,8 @@ def _texts(
     if config.by is not None:
         wanted["by"] = config.by, "key"
     elif node == item:
-        wanted |= _unsaid_maker(folder / config.file, config, of_users, names)
-    frame = read_columns(folder / config.file, config.separator, wanted, rules.of(config), numbered=True)
+        wanted |= _likely_maker(folder / config.file, config, of_users, names)
+    frame = read_columns(folder / config.file, config.separator, wanted, config.options(rules), numbered=True)
     if (dtype := frame["text"].dtype) != pl.String:
         found = f"{config.text}: {dtype}"
         raise InputError("column is not text", where=where, expected="a text column", found=found)

@@ -1,16 +1,16 @@
-"""The columns of a file that are wanted, read in a stream: memory goes by them, not by the size of the file.
+"""Streaming reads of some columns of a file, in memory that grows with these columns, not with the file.
 
-A CSV file is passed over twice. The first pass finds out whether a column's keys are all whole numbers, and whether
-all values can be read; the second brings them to their types as they come. Every row is parsed whole, since a row
-with too many fields has shifted the wanted ones; what is not wanted is dropped a few thousand rows later.
+A CSV file is read twice. The first pass determines whether all keys of a column are whole numbers, and whether all
+values can be read; the second converts the values. Every row is parsed completely, since a row with too many fields
+has shifted columns; other columns are dropped after each batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import polars as pl
 
@@ -31,29 +31,13 @@ from relrank.tables.notices import Notice
 from relrank.tables.times import Unit, as_times
 
 ColumnKind = Literal["key", "number", "time", "text"]
-"""Keys, finite numbers and times have a value in every row; a text may be missing."""
+"""Keys, finite numbers and times are required in every row; texts may be missing."""
 
 ColumnSpecs = Mapping[str, tuple[str, ColumnKind]]
-"""Name in the result → name in the file, and what the column holds."""
+"""Name in the result → name in the file, and the kind of the column."""
 
 ROW_NUMBER = "#row"
-"""Column that carries the number of each row in its file."""
-
-
-class TableReadOptions(Protocol):
-    """What the configuration of one table says of its values."""
-
-    @property
-    def missing(self) -> Literal["error", "drop"]:
-        """As in ``ReadOptions``."""
-
-    @property
-    def time_unit(self) -> Unit | None:
-        """As in ``ReadOptions``."""
-
-    @property
-    def columns(self) -> tuple[str, ...] | None:
-        """As in ``ReadOptions``."""
+"""Column with the number of each row in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +46,10 @@ class ReadOptions:
 
     Attributes:
         na_values: words that are missing values.
-        missing: what becomes of a row without a key, number or time: "error", or "drop" and count.
-        time_unit: of numbers that are times; by their range where it is not stated.
+        missing: policy for a row without a key, number or time: "error", or "drop" and count.
+        time_unit: of numeric times; by their range if None.
         columns: names of the columns of a text file without a header.
-        notices: what was dropped, and what was made of times, is added here.
+        notices: counts of dropped rows, and how times were read, are added here.
     """
 
     na_values: tuple[str, ...] = NA_VALUES
@@ -74,10 +58,6 @@ class ReadOptions:
     columns: tuple[str, ...] | None = None
     notices: list[Notice] = field(default_factory=list)
 
-    def of(self, table: TableReadOptions) -> ReadOptions:
-        """The rules for one table."""
-        return replace(self, missing=table.missing, time_unit=table.time_unit, columns=table.columns)
-
 
 def read_columns(
     path: Path, separator: str | None, wanted: ColumnSpecs, rules: ReadOptions | None = None, numbered: bool = False
@@ -85,16 +65,16 @@ def read_columns(
     """Some columns of a ``.csv``, ``.tsv`` or ``.parquet`` file with a header.
 
     Args:
-        path: the file; its ending says what it is.
-        separator: field separator, where it is not the ending's own.
-        wanted: the columns: ``files.as_keys``, ``files.as_numbers`` and ``times.as_times`` say what becomes of each
-            kind. Text of a Parquet file keeps its type.
+        path: the file, of the format that its suffix says.
+        separator: field separator, if it is not that of the suffix.
+        wanted: the columns, converted by ``files.as_keys``, ``files.as_numbers`` or ``times.as_times``; text in a
+            Parquet file keeps its type.
         rules: how values are read.
-        numbered: add the number of each row in the file as a last column ``ROW_NUMBER``.
+        numbered: whether to add the number of each row in the file as a last column ``ROW_NUMBER``.
 
     Raises:
-        InputError: missing, empty, not UTF-8, not a table, without one of the columns, or with a value that is not of
-            its kind; the message names file, column, row and value.
+        InputError: the file is missing, empty, not UTF-8 or not a table, lacks a column, or has a value that is not
+            of its kind; the message names file, column, row and value.
     """
     where, rules = str(path), rules or ReadOptions()
     mark = _mark(path, separator)
@@ -124,18 +104,13 @@ def read_columns(
         if mark is not None:
             check_text(path)
         raise unreadable(path, mark, error) from None
-    done = {
-        out: _settled(frame[out].alias(n), kind, where, rules, frame[ROW_NUMBER]) for out, (n, kind) in wanted.items()
-    }
-    return pl.DataFrame(
-        {out: values.alias(out) for out, values in done.items()} | {ROW_NUMBER: frame[ROW_NUMBER]}
-        if numbered
-        else done
-    )
+    rows_ = frame[ROW_NUMBER]
+    done = {out: _checked(frame[out].alias(n), kind, where, rules, rows_) for out, (n, kind) in wanted.items()}
+    return pl.DataFrame(done | {ROW_NUMBER: rows_} if numbered else done)
 
 
 def column_names(path: Path, separator: str | None, header: tuple[str, ...] | None = None) -> list[str]:
-    """Names of all columns of a file that ``read_columns`` can read.
+    """Names of all columns of a file.
 
     Raises:
         InputError: it is not a table.
@@ -182,13 +157,13 @@ def _collected(rows: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _rows(path: Path, mark: str | None, wanted: ColumnSpecs, header: tuple[str, ...] | None) -> pl.LazyFrame:
-    """The wanted columns, as text where the file is text, and the number of each row."""
+    """The wanted columns, those of a text file as text, and the number of each row."""
     names = list(dict.fromkeys(name for name, _ in wanted.values()))
     if mark is None:
         return pl.scan_parquet(path, glob=False, row_index_name=ROW_NUMBER, row_index_offset=1).select(
             ROW_NUMBER, *names
         )
-    # every row is looked at whole: fields that nobody asks for would not even be counted
+    # rows are parsed completely: projection pushdown would skip the check of their number of fields
     return _texts(path, mark, header).map_batches(
         lambda frame: frame.select(ROW_NUMBER, *names),
         projection_pushdown=False,
@@ -200,10 +175,10 @@ def _rows(path: Path, mark: str | None, wanted: ColumnSpecs, header: tuple[str, 
 
 
 def count_dropped(poor: int, of: int, where: str, rules: ReadOptions) -> None:
-    """Count rows that are dropped because something is missing.
+    """Add a notice of rows dropped for missing values.
 
     Raises:
-        InputError: all are.
+        InputError: all rows are dropped.
     """
     if poor == of:
         raise InputError(
@@ -218,7 +193,7 @@ def _number(name: str) -> pl.Expr:
 
 
 def _facts(out: str, name: str, kind: ColumnKind, poor: pl.Expr) -> list[pl.Expr]:
-    """Whether a column has values that are not of its kind, and whether all are whole numbers; poor rows aside."""
+    """Whether a column has values that are not of its kind, and whether all are whole numbers, but for poor rows."""
     bad, whole = pl.lit(False), pl.lit(False)
     if kind == "number":
         bad = ~(poor | _number(name).is_finite().fill_null(False)).all()
@@ -233,8 +208,8 @@ def _typed(out: str, name: str, kind: ColumnKind, whole: bool) -> pl.Expr:
     return (pl.col(name).str.replace(r"\.0+$", "").cast(pl.Int64) if whole else pl.col(name)).alias(out)
 
 
-def _settled(values: pl.Series, kind: ColumnKind, where: str, rules: ReadOptions, rows: pl.Series) -> pl.Series:
-    """A whole column as its kind, or the error that names its first bad row."""
+def _checked(values: pl.Series, kind: ColumnKind, where: str, rules: ReadOptions, rows: pl.Series) -> pl.Series:
+    """A column converted to its kind, or an error that names its first bad row."""
     if kind == "text":
         return without_missing(values, rules.na_values)
     if kind == "number":

@@ -1,4 +1,4 @@
-"""Interactions cut into training, validation and test rows."""
+"""Splits of interactions into training, validation and test rows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Part = Literal["valid", "test"]
 
 Parts = npt.NDArray[np.int8]
 TRAIN, VALID, TEST, DROPPED = range(4)
-"""What a cut says of each row."""
+"""Parts of rows."""
 _BLOCK = 1 << 22
-"""Random numbers that are drawn at a time."""
+"""Random numbers per draw."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +32,8 @@ class Interactions:
         item: int32 [n], item rows.
         rating: float32 [n], or None.
         time: int64 [n], or None.
-        ticks: of ``time`` in a second; 0 where it is an order without a unit.
-        count: int32 [n], how often each (user, item) occurred until rows are held out; None where it occurs once.
+        ticks: of ``time`` per second; 0 if times are an order without a unit.
+        count: int32 [n], how often each (user, item) occurred before the held-out rows; None if each occurs once.
     """
 
     user: Int32
@@ -47,7 +47,7 @@ class Interactions:
         return self.user.size
 
     def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Interactions:
-        """Some rows: their numbers in the wanted order, or a mask."""
+        """Some rows, given their numbers or a mask."""
         return Interactions(
             self.user[rows],
             self.item[rows],
@@ -58,7 +58,7 @@ class Interactions:
         )
 
     def then(self, more: Interactions) -> Interactions:
-        """These rows, then more rows with the same columns."""
+        """These rows, followed by others with the same columns."""
         return Interactions(
             np.concatenate([self.user, more.user]),
             np.concatenate([self.item, more.item]),
@@ -69,7 +69,7 @@ class Interactions:
         )
 
     def by_user(self) -> Order:
-        """The order by user, inside a user by time; rows of the same time, or all without times, as they come."""
+        """The stable order by user, then by time if there are times."""
         earlier = None if self.time is None else np.argsort(self.time, kind="stable")
         return stable_argsort(self.user, int(self.user.max(initial=-1)) + 1, earlier)
 
@@ -80,26 +80,26 @@ class Interactions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """One cut of one data set under one protocol.
+    """One split of a data set under one protocol.
 
     Attributes:
         users: user keys in row order.
-        items: item keys in row order: the full catalogue, every one a candidate but ``unseen`` ones.
+        items: item keys in row order: the full catalogue, all candidates but the last ``unseen`` ones.
         train: training rows, the only rows a graph may be built from.
         valid: validation rows; may be empty.
         test: test rows.
-        protocol: name of the recipe, e.g. ``"goodbooks-loo, seed 0"``.
+        protocol: name of the protocol and seed, e.g. ``"goodbooks-loo, seed 0"``.
         fingerprint: sha256 of the kept rows and of each part.
-        notices: rows dropped by the filters and the split, counted.
-        ordered: whether the rows of a user are in time order, and not merely in the order of a file.
-        successive: whether a user's validation rows also follow all their training rows in time, and test rows those,
-            so that at test the validation rows are the end of the history.
-        new_items_only: whether items without training rows are the only candidates.
-        unseen: so many items, the last rows of the catalogue, are known from the node table alone. No interaction
-            names them, so they are no candidates when models are judged; a fitted model may recommend them.
-        train_until: the moment at which training ends for everybody, where one cut in time made the split.
-        repeats: training rows and the later rows of the same (user, item) that are counted with them, each user's in
-            time order; None where every (user, item) occurs once.
+        notices: counts of rows dropped by the filters and the split.
+        ordered: whether the rows of a user are in time order, and not merely in file order.
+        successive: whether a user's validation rows follow their training rows in time, and the test rows those, so
+            that the validation rows end the history at test.
+        new_items_only: whether only items without training rows are candidates.
+        unseen: number of items without interactions, the last rows of the catalogue. They are no candidates in the
+            evaluation; a fitted model may recommend them.
+        train_until: the end of training in a temporal split, or None.
+        repeats: training rows and the repeats that are counted with them, each user's in time order; None if every
+            (user, item) occurs once.
         random: whether each user's held-out rows, or the held-out items, were drawn at random.
     """
 
@@ -126,35 +126,35 @@ class Split:
 
     @property
     def events(self) -> Interactions:
-        """What happened until training ends, each user's in time order: an item as often as it was chosen."""
+        """Training rows with repeats, each user's in time order."""
         return self.train if self.repeats is None else self.repeats
 
     def truth(self, part: Part) -> Csr:
-        """Relevant items per user, users by items; users without any have an empty row."""
+        """Relevant items, users by items."""
         rows = self.valid if part == "valid" else self.test
         return rows.csr(*self.shape)
 
     def seen(self, part: Part) -> Csr:
-        """Items masked when ranking: training items at validation, training and validation items at test."""
+        """Seen items, users by items: training items at validation, training and validation items at test."""
         if part == "valid":
             return self.train.csr(*self.shape)
         return self.train.then(self.valid).csr(*self.shape)
 
     def closed(self) -> Int32:
-        """Items that are no candidates, ascending: without any row, or trained ones under ``new_items_only``."""
+        """Items that are no candidates, ascending: those without rows, and trained ones under ``new_items_only``."""
         trained = np.unique(self.train.item) if self.new_items_only else np.zeros(0, np.int32)
         n_items = len(self.items)
         return np.concatenate([trained, np.arange(n_items - self.unseen, n_items, dtype=np.int32)])
 
     def refit(self) -> Split:
-        """The same cut with the validation rows in training: what a selected model is fitted on again, once.
+        """The split with the validation rows in training, to refit a selected model.
 
-        The fingerprint stays, because test rows, masks at test and candidates are the same.
+        The fingerprint is the same, as are test rows, seen items at test and candidates.
         """
 
         def with_valid(rows: Interactions) -> Interactions:
             both = rows.then(self.valid)
-            return both.take(both.by_user())  # validation rows follow training rows where times tie
+            return both.take(both.by_user())  # at tied times, validation rows follow training rows
 
         return replace(
             self,
@@ -166,15 +166,12 @@ class Split:
 
     @property
     def ordered_with_valid(self) -> bool:
-        """Whether training and validation rows together are in time order.
-
-        Without times, rows that do not follow the training rows have no place among them.
-        """
+        """Whether training and validation rows can be merged in time order."""
         return self.ordered and (self.successive or self.train.time is not None)
 
 
 def first_of_pairs(rows: Interactions) -> tuple[npt.NDArray[np.bool_], Int64]:
-    """Which rows are the first of their (user, item), bool [n]; and which of these rows every row repeats, int64 [n].
+    """Which rows are the first of their (user, item), bool [n]; the number of the first row of each, int64 [n].
 
     Args:
         rows: sorted by user and in time order inside a user.
@@ -187,27 +184,26 @@ def first_of_pairs(rows: Interactions) -> tuple[npt.NDArray[np.bool_], Int64]:
 
 
 def random_leave_one_out(rows: Interactions, rng: np.random.Generator) -> Parts:
-    """Per user a random order of the rows: the first is test, the second validation, the rest training.
+    """In a random order of each user's rows, the first is test, the second validation, the rest training.
 
     Args:
-        rows: any order; the draw depends on the (user, item) pairs alone, not on theirs.
-        rng: source of the random order.
+        rows: in any order, on which the draw does not depend.
+        rng: of the random order.
     """
     n_users = int(rows.user.max(initial=-1)) + 1
     order = stable_argsort_pairs(rows.user, rows.item, (n_users, int(rows.item.max(initial=-1)) + 1))
-    least, found = np.full((n_users, 2), np.inf), np.full((n_users, 2), -1, np.int64)
+    least, held = np.full((n_users, 2), np.inf), np.full((n_users, 2), -1, np.int64)
     for start in range(0, order.size, _BLOCK):
         block = order[start : start + _BLOCK]
-        _two_least(rows.user, block, rng.random(block.size), least, found)
+        _two_least(rows.user, block, rng.random(block.size), least, held)
     parts = np.full(len(rows), TRAIN, np.int8)
-    for place, part in ((0, TEST), (1, VALID)):
-        rows_ = found[:, place]
-        parts[rows_[rows_ >= 0]] = part
+    for column, part in ((0, TEST), (1, VALID)):
+        parts[held[held[:, column] >= 0, column]] = part
     return parts
 
 
 def last_leave_one_out(rows: Interactions) -> Parts:
-    """Per user the last row is test, the one before it validation, the rest training.
+    """Of each user's rows, the last is test, the one before it validation, the rest training.
 
     Args:
         rows: sorted by user and in time order inside a user.
@@ -221,12 +217,12 @@ def last_leave_one_out(rows: Interactions) -> Parts:
 
 
 def temporal(rows: Interactions, cut: int, valid_cut: int | None) -> Parts:
-    """One cut in time for everybody: training (−∞, valid_cut], validation (valid_cut, cut], test (cut, ∞).
+    """One cut in time for all users: training (−∞, valid_cut], validation (valid_cut, cut], test (cut, ∞).
 
     Args:
         rows: with times.
-        cut: last second before the test part.
-        valid_cut: last second before the validation part; None = no validation part.
+        cut: last tick before the test part.
+        valid_cut: last tick before the validation part; None for no validation part.
 
     Raises:
         ValueError: rows have no times.
@@ -243,10 +239,10 @@ def cold_items(rows: Interactions, n_items: int, share: float, rng: np.random.Ge
     """All rows of some items are test, those of as many others validation: ⌊share · n⌋ items each, drawn at random.
 
     Args:
-        rows: any order; the draw depends on the items alone.
+        rows: in any order.
         n_items: size of the catalogue.
         share: in (0, 0.5).
-        rng: source of the random order.
+        rng: of the draw.
     """
     n = int(share * n_items + 1e-9)
     order = rng.permutation(n_items)
@@ -259,23 +255,23 @@ def hold_out(rows: Interactions, parts: Parts, share: float, rng: np.random.Gene
     """A share of each user's training rows becomes validation: ⌊share · n⌋ of n, drawn at random.
 
     Args:
-        rows: any order; the draw depends on the (user, item) pairs alone, not on theirs.
-        parts: a cut without a validation part.
+        rows: in any order, on which the draw does not depend.
+        parts: without a validation part.
         share: in (0, 1).
-        rng: source of the random order.
+        rng: of the draw.
     """
     train = np.flatnonzero(parts == TRAIN)
     user, item = rows.user[train], rows.item[train]
     key = np.empty(train.size)
     key[np.lexsort((item, user))] = rng.random(train.size)
-    place = _place(user, np.lexsort((key, user)))
+    position = _position(user, np.lexsort((key, user)))
     result = parts.copy()
-    result[train[place < np.floor(share * np.bincount(user)[user] + 1e-9)]] = VALID
+    result[train[position < np.floor(share * np.bincount(user)[user] + 1e-9)]] = VALID
     return result
 
 
 def tied_last(rows: Interactions) -> int:
-    """Users whose last two times are equal, where rows are sorted by user and time; 0 without times."""
+    """Number of users whose last two times are equal; rows are sorted by user and time; 0 without times."""
     if rows.time is None:
         return 0
     last = np.flatnonzero(np.r_[rows.user[1:] != rows.user[:-1], True])
@@ -283,24 +279,24 @@ def tied_last(rows: Interactions) -> int:
     return int(((rows.user[last] == rows.user[last - 1]) & (rows.time[last] == rows.time[last - 1])).sum())
 
 
-def _place(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
-    """The place of each row among the rows of its user, from 0, where ``order`` lists the rows user by user."""
+def _position(user: Int32, order: npt.NDArray[np.integer]) -> Int64:
+    """The position of each row among the rows of its user, from 0, in an ``order`` that is sorted by user."""
     ordered = user[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if order.size else np.zeros(0, np.int64)
     lengths = np.diff(np.r_[starts, order.size])
-    place = np.empty(order.size, np.int64)
-    place[order] = np.arange(order.size) - np.repeat(starts, lengths)
-    return place
+    position = np.empty(order.size, np.int64)
+    position[order] = np.arange(order.size) - np.repeat(starts, lengths)
+    return position
 
 
 @njit(nogil=True)
-def _two_least(user, block, key, least, found):  # type: ignore[no-untyped-def]
-    """Take more rows, ``block``, into the two least keys of every user so far and their rows; ties by row."""
+def _two_least(user, block, key, least, rows):  # type: ignore[no-untyped-def]
+    """Update every user's two least keys and their rows with a ``block`` of rows; ties by row."""
     for i in range(block.size):
         row = block[i]
         u = user[row]
-        if key[i] < least[u, 0] or (key[i] == least[u, 0] and row < found[u, 0]):
-            least[u, 1], found[u, 1] = least[u, 0], found[u, 0]
-            least[u, 0], found[u, 0] = key[i], row
-        elif key[i] < least[u, 1] or (key[i] == least[u, 1] and row < found[u, 1]):
-            least[u, 1], found[u, 1] = key[i], row
+        if key[i] < least[u, 0] or (key[i] == least[u, 0] and row < rows[u, 0]):
+            least[u, 1], rows[u, 1] = least[u, 0], rows[u, 0]
+            least[u, 0], rows[u, 0] = key[i], row
+        elif key[i] < least[u, 1] or (key[i] == least[u, 1] and row < rows[u, 1]):
+            least[u, 1], rows[u, 1] = key[i], row

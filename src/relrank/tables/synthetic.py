@@ -1,9 +1,9 @@
-"""Planted data: a seeded database whose truth is known, to find out whether a study can find it.
+"""Synthetic data with a known truth, to test whether a study recovers it.
 
-Every item carries four attributes. ``driver`` decides who chooses it; ``echo`` is a noisy copy of ``driver`` (useful
+Every item has four attributes. ``driver`` decides who chooses it; ``echo`` is a noisy copy of ``driver`` (useful
 alone, interchangeable with it); ``noise`` is independent of everything; ``fame`` is independent of taste but
-correlated with popularity. A study must say: driver helps, echo is interchangeable, noise and fame are negligible, or
-undecided with a number.
+correlated with popularity. A study should find that driver helps, that echo is interchangeable with it, and that
+noise and fame are negligible or undecided.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import polars as pl
 from relrank.errors import InputError
 from relrank.tables.tables import NodeTable, Tables
 
-# Bounds memory: users × items chances are drawn a block of users at a time.
+# Bounds the memory of the users × items probabilities.
 USERS_AT_ONCE = 1024
 
 TRUTH = {"driver": "helps", "echo": "interchangeable", "noise": "negligible", "fame": "negligible"}
@@ -37,18 +37,18 @@ class PlantedConfig:
     favourites: int = 2
     """Values of ``driver`` that a user likes."""
     loyalty: float = 0.85
-    """Share of a user's choices made among the favourites' items; the rest are made by popularity alone."""
+    """Share of a user's choices among the favourites' items; the rest follow popularity alone."""
     echo_noise: float = 0.25
     """Share of items whose ``echo`` is a random value instead of their ``driver``."""
     seed: int = 0
-    """Seed of everything."""
+    """Seed of all random numbers."""
 
 
 def planted(config: PlantedConfig | None = None) -> Tables:
     """Draw a planted database.
 
     Raises:
-        InputError: a user would have to choose more items than there are; a share outside 0 … 1.
+        InputError: sizes do not fit, such as more choices than items; a share is outside 0 … 1.
     """
     c = PlantedConfig() if config is None else config
     reach = c.items if c.loyalty < 1 else c.favourites * (c.items // max(c.groups, 1))
@@ -67,7 +67,7 @@ def planted(config: PlantedConfig | None = None) -> Tables:
     echo = np.where(copied, driver, rng.integers(0, c.groups, c.items))
     noise = rng.permutation(np.arange(c.items) % c.groups)
     popularity = rng.permutation(1.0 / np.arange(1, c.items + 1) ** 0.6)
-    # half an item's place in the order of popularity, half chance
+    # half the rank by popularity, half chance
     order = np.argsort(np.argsort(-popularity)) + rng.uniform(-0.5, 0.5, c.items) * c.items
     fame = np.argsort(np.argsort(order)) * c.groups // c.items
 
@@ -80,7 +80,7 @@ def planted(config: PlantedConfig | None = None) -> Tables:
         among = liked[part][:, driver] * popularity
         by_taste = among / among.sum(1, keepdims=True)
         chances = c.loyalty * by_taste + (1 - c.loyalty) * popularity / popularity.sum()
-        # the largest log p + Gumbel noise are a draw without replacement
+        # the largest log p + Gumbel noise: a draw without replacement
         with np.errstate(divide="ignore"):
             keys = np.log(chances) + rng.gumbel(size=chances.shape)
         chosen[part] = np.argsort(-keys, 1)[:, : c.per_user]

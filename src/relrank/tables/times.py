@@ -1,7 +1,7 @@
-"""Times of tables: ISO text, dates, and numbers whose unit their range tells.
+"""Times of tables: ISO text, dates, and numbers whose unit follows from their range.
 
-A column of moments becomes Datetime in nanoseconds, UTC. Numbers that are no dates, such as 1, 2, 3 …, are an order
-alone: they become Int64, and nothing may count days or compare them with a date.
+A column of moments becomes Datetime in nanoseconds, UTC. Numbers that are no dates, such as 1, 2, 3 …, are only an
+order: they become Int64, and are not compared with dates.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from relrank.tables.missing import NA_VALUES, refuse_missing, row_of, shown
 from relrank.tables.notices import Notice
 
 
-def _one_of_its_kinds(value: Any) -> Any:
-    """Other types would be taken for numbers, and numbers for seconds, whatever the tables count."""
+def _number_text_or_date(value: Any) -> Any:
+    """Refuse other types, which pydantic would convert to numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float | str | date):
-        raise ValueError("a time is an ISO date or date-time, or a number as the tables have them")
+        raise ValueError("a time is an ISO date or date-time, or a number as in the tables")
     return value
 
 
-TimeValue = Annotated[int | float | str | date | datetime, BeforeValidator(_one_of_its_kinds)]
+TimeValue = Annotated[int | float | str | date | datetime, BeforeValidator(_number_text_or_date)]
 """A time in a configuration file: a number as in the tables, ISO text, or TOML's own dates."""
 
 Unit = Literal["days", "s", "ms", "us", "ns", "order"]
@@ -38,9 +38,9 @@ DATETIME_NS = pl.Datetime("ns")
 
 NS_PER_SECOND = 10**9
 UNKNOWN_TICKS = -1
-"""Ticks of a second where nobody has looked at the times yet."""
+"""Ticks of times whose unit is not determined yet."""
 NANOSECONDS = {"days": 86_400 * NS_PER_SECOND, "s": NS_PER_SECOND, "ms": 10**6, "us": 1000, "ns": 1}
-"""How long one of each unit lasts."""
+"""Length of each unit."""
 NAMES = {"days": "days", "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _DECIMAL = r"^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$"
 _ISO = (
@@ -48,9 +48,9 @@ _ISO = (
     r"(Z|z|UTC|[+-](?:0\d|1[0-4])(?::?[0-5]\d)?)?$"
 )
 _YEARS = (1990, 2100)
-"""Years of a number whose unit nobody states."""
+"""Plausible years of a number without a stated unit, the last one excluded."""
 _ISO_YEARS = (1900, 2200)
-"""Years of a date: others are how programs write "never"."""
+"""Plausible years of a date, the last one excluded; programs write others for "never"."""
 _ORDER_BELOW = 10_000_000
 _MOST = 2**63 - 1
 
@@ -60,7 +60,7 @@ def _epoch(year: int) -> int:
 
 
 def unit_of(value: float | Fraction) -> Unit | None:
-    """The unit in which a number is a moment of the years 1990 to 2099; "order" for small numbers; else None."""
+    """The unit in which a number is a date from 1990 to 2099; "order" for small numbers; else None."""
     low, high = (_epoch(year) for year in _YEARS)
     for unit, length in NANOSECONDS.items():
         if low * NS_PER_SECOND <= value * length < high * NS_PER_SECOND and not (
@@ -71,7 +71,7 @@ def unit_of(value: float | Fraction) -> Unit | None:
 
 
 def _digits_of_date(value: float | Fraction) -> bool:
-    """Whether a number is a date and an hour that are written as digits, 2024080312."""
+    """Whether a number is a date and hour written as digits, like 2024080312."""
     year, rest = divmod(int(value), 1_000_000)
     return (
         _YEARS[0] <= year < _YEARS[1]
@@ -82,7 +82,7 @@ def _digits_of_date(value: float | Fraction) -> bool:
 
 
 def looks_like(value: float) -> str:
-    """What a number may be that is no time, for messages."""
+    """What a number that is no time may be, for messages."""
     text = f"{value:.0f}"
     year, month, day = text[:4], text[4:6], text[6:8]
     if len(text) in (8, 10, 12, 14) and "1900" <= year < "2200" and "01" <= month <= "12" and "01" <= day <= "31":
@@ -91,7 +91,7 @@ def looks_like(value: float) -> str:
     if unit == "order":
         return "a small number" if value else "0, which programs write for no time"
     if unit is None:
-        return "a number of no unit that gives a date from 1990 to 2099"
+        return "in no unit a date from 1990 to 2099"
     return f"{NAMES[unit]}, {_shown(int(value * NANOSECONDS[unit]))}"
 
 
@@ -103,25 +103,25 @@ def _shown(nanoseconds: int) -> str:
 
 
 def settle_unit(whole: pl.Series, unit: Unit | None, where: str, rows: pl.Series | None = None) -> Unit:
-    """The unit of a column of whole numbers, by its smallest and largest one.
+    """The unit of a column of whole numbers, by the smallest and the largest.
 
     Args:
         whole: the numbers, Int64.
-        unit: as stated, if it is; then any numbers do that a date can hold.
+        unit: the stated unit, if any; then all numbers that fit into a date are valid.
         where: the file.
-        rows: their rows in the file; counted from 1 by default.
+        rows: row numbers in the file; counted from 1 by default.
 
     Raises:
-        InputError: no unit, or more than one, makes dates of them; the message names the first strange row.
+        InputError: no single unit makes them dates; the message names the first implausible row.
     """
     low, high = _ends(whole)
     if unit is not None:
         if unit != "order" and max(abs(low), abs(high)) * NANOSECONDS[unit] > _MOST:
             raise _implausible(whole, f"numbers of {NAMES[unit]} that are a date before 2262", where, rows)
         return unit
-    found = unit_of(low)
-    if found is not None and found == unit_of(high):
-        return found
+    unit = unit_of(low)
+    if unit is not None and unit == unit_of(high):
+        return unit
     if 0 <= low <= high < _ORDER_BELOW:
         return "order"
     expected = "numbers of one unit since 1970 that give dates from 1990 to 2099, or small whole numbers as an order"
@@ -129,13 +129,13 @@ def settle_unit(whole: pl.Series, unit: Unit | None, where: str, rows: pl.Series
 
 
 def _ends(whole: pl.Series) -> tuple[int, int]:
-    """The smallest and the largest; 0 of nothing."""
+    """The smallest and the largest number; 0 if there is none."""
     values = whole.to_numpy()
     return (int(values.min()), int(values.max())) if values.size else (0, 0)
 
 
 def _implausible(whole: pl.Series, expected: str, where: str, rows: pl.Series | None) -> InputError:
-    """Names the row that is least like the one in the middle, and what both look like."""
+    """An error that names a number unlike the median, with what both look like."""
     middle = whole.sort()[len(whole) // 2]
     unit = unit_of(middle)
     low, high = _ends(whole)
@@ -145,12 +145,12 @@ def _implausible(whole: pl.Series, expected: str, where: str, rows: pl.Series | 
         "times are not plausible",
         where=f"{where}, column {whole.name!r}, row {row}",
         expected=f'{expected}; or ISO dates; or time_unit = "days", "s", "ms", "us", "ns" or "order"',
-        found=f"{first} ({looks_like(first)}), where the middle one is {middle} ({looks_like(middle)})",
+        found=f"{first} ({looks_like(first)}), where the median is {middle} ({looks_like(middle)})",
     )
 
 
 def of_whole(numbers: pl.Series, unit: Unit) -> pl.Series:
-    """Whole numbers of a unit as moments, or as they are where they are an order."""
+    """Whole numbers of a unit as moments; those of an order are left as they are."""
     numbers = numbers.cast(pl.Int64)
     return numbers if unit == "order" else (numbers * NANOSECONDS[unit]).cast(DATETIME_NS)
 
@@ -163,21 +163,21 @@ def as_times(
     notices: list[Notice] | None = None,
     rows: pl.Series | None = None,
 ) -> pl.Series:
-    """Times as moments, ``Datetime("ns")`` in UTC where no offset is given; or as an order, Int64.
+    """Times as moments, ``Datetime("ns")`` in UTC (assumed if there is no offset), or as an order, Int64.
 
     Args:
         values: ISO 8601 text, dates, or numbers since 1970.
         where: the file.
-        unit: of numbers; by their range where it is not stated.
+        unit: of numbers; by their range if None.
         words: that are missing values.
-        notices: what was made of numbers, and of times without a zone beside others, is added here.
-        rows: rows of the values in the file; counted from 1 by default.
+        notices: how numbers were read, and times without a zone among others with one, are added here.
+        rows: row numbers in the file; counted from 1 by default.
 
     Raises:
-        InputError: one is missing, cannot be read, or is not plausible; the message names row and value.
+        InputError: a time is missing, cannot be read, or is not plausible; the message names row and value.
     """
     refuse_missing(values, where, words)
-    said: list[Notice] = [] if notices is None else notices
+    notices = [] if notices is None else notices
     if isinstance(values.dtype, pl.Date | pl.Datetime):
         return _of_dates(values, where, rows)
     if values.dtype.is_decimal() or isinstance(values.dtype, pl.Categorical | pl.Enum):
@@ -186,9 +186,9 @@ def as_times(
         text = values.str.strip_chars()
         digits = text.str.contains(_DECIMAL)
         if not digits.all():
-            if 2 * int(digits.sum()) > len(digits):  # what is rare is wrong
+            if 2 * int(digits.sum()) > len(digits):  # the minority is wrong
                 raise _not_a_time(values, ~digits, where, rows)
-            return _of_iso(values, text, where, said, rows)
+            return _of_iso(values, text, where, notices, rows)
         whole, share = _of_digits(values, text, where, rows)
     elif values.dtype.is_integer() or values.dtype.is_float():
         whole, share = _of_numbers(values, where, rows)
@@ -200,34 +200,30 @@ def as_times(
             found=str(values.dtype),
         )
     settled = settle_unit(whole, unit, where, rows)
-    broken = share is not None and bool((share != 0).any())
-    if settled == "order" and broken:
+    has_fractions = share is not None and bool((share != 0).any())
+    if settled == "order" and has_fractions:
         raise _implausible(whole, "whole numbers where they are an order", where, rows)
     times = of_whole(whole, settled)
-    if broken:
+    if has_fractions:
         assert share is not None and settled != "order"  # noqa: PT018
         times = (times.cast(pl.Int64) + (share * NANOSECONDS[settled]).round().cast(pl.Int64)).cast(DATETIME_NS)
-    said += tell(times, settled, unit, where, values.name) if len(times) else []
+    if len(times) and unit is None and settled != "s":
+        notices.append(_interpretation(times, settled, f"{Path(where).name}, column {values.name}"))
     return times.alias(values.name)
 
 
-def tell(times: pl.Series, settled: Unit, unit: Unit | None, where: str, name: str) -> list[Notice]:
-    """What was made of a column of numbers, unless they are seconds or their unit was stated."""
-    if unit is not None or settled == "s":
-        return []
-    where = f"{Path(where).name}, column {name}"
-    if settled == "order":
-        return [
-            Notice(where, "small numbers, which are no dates: read as an order in time without a unit", len(times))
-        ]
+def _interpretation(times: pl.Series, unit: Unit, where: str) -> Notice:
+    """How a column of numbers without a stated unit was read."""
+    if unit == "order":
+        return Notice(where, "small numbers, which are no dates: read as an order in time without a unit", len(times))
     first, last = (_shown(end) for end in _ends(times.cast(pl.Int64)))
-    return [Notice(where, f"read as {NAMES[settled]} since 1970: {first} to {last}", len(times))]
+    return Notice(where, f"read as {NAMES[unit]} since 1970: {first} to {last}", len(times))
 
 
 def _of_digits(
     values: pl.Series, text: pl.Series, where: str, rows: pl.Series | None
 ) -> tuple[pl.Series, pl.Series | None]:
-    """Whole numbers in text, Int64, and what stands behind the point."""
+    """Whole numbers in text, Int64, and their decimal fractions, if any."""
     if text.str.contains(r"[eE]").any():
         return _of_numbers(text.cast(pl.Float64).alias(values.name), where, rows)
     whole = text.str.extract(r"^([+-]?\d+)", 1).str.strip_prefix("+").cast(pl.Int64, strict=False).alias(values.name)
@@ -240,7 +236,7 @@ def _of_digits(
 
 
 def _of_numbers(values: pl.Series, where: str, rows: pl.Series | None) -> tuple[pl.Series, pl.Series | None]:
-    """Whole numbers below each number, Int64, and the rest of it."""
+    """Numbers rounded down, Int64, and their fractions, if they are floats."""
     share = None
     if values.dtype.is_float():
         bad = ~(values.is_finite() & (values.abs() < (2.0**24 if values.dtype == pl.Float32 else 2.0**63)))
@@ -254,7 +250,7 @@ def _of_numbers(values: pl.Series, where: str, rows: pl.Series | None) -> tuple[
 
 
 def _of_dates(values: pl.Series, where: str, rows: pl.Series | None) -> pl.Series:
-    """Dates and date-times of Parquet files and frames."""
+    """Moments from date and date-time columns."""
     if isinstance(values.dtype, pl.Datetime) and values.dtype.time_zone is not None:
         values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     _refuse_years(values, values.dt.year(), where, rows)
@@ -273,23 +269,20 @@ def _refuse_years(values: pl.Series, years: pl.Series, where: str, rows: pl.Seri
         )
 
 
-def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], rows: pl.Series | None) -> pl.Series:
+def _of_iso(
+    values: pl.Series, text: pl.Series, where: str, notices: list[Notice], rows: pl.Series | None
+) -> pl.Series:
+    """Moments from ISO text."""
     parts = text.to_frame("t").select(
         day=pl.col("t").str.extract(_ISO, 1).str.to_date("%Y-%m-%d", strict=False),
         clock=pl.col("t").str.extract(_ISO, 2),
         digits=pl.col("t").str.extract(_ISO, 3).fill_null("").str.pad_end(9, "0").cast(pl.Int64, strict=False),
         zone=pl.col("t").str.extract(_ISO, 4),
     )
-    clock = (
-        parts["clock"]
-        .fill_null("00:00")
-        .to_frame("c")
-        .select(pl.when(pl.col("c").str.len_chars() == 5).then(pl.col("c") + ":00").otherwise(pl.col("c")))["c"]
-    )
+    clock = parts["clock"].fill_null("00:00").str.replace(r"^(\d\d:\d\d)$", "${1}:00")
     zone = parts["zone"].fill_null("Z").str.replace("(?i)^(Z|UTC)$", "+00").str.replace(":", "")
-    minutes = zone.str.slice(1, 2).cast(pl.Int64) * 60 + zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(
-        0
-    )
+    minutes = zone.str.slice(3, 2).cast(pl.Int64, strict=False).fill_null(0)
+    minutes += zone.str.slice(1, 2).cast(pl.Int64) * 60
     sign = zone.str.starts_with("-").cast(pl.Int64) * -2 + 1
     times = clock.str.to_time("%H:%M:%S", strict=False)
     bad = parts["day"].is_null() | times.is_null()
@@ -299,9 +292,8 @@ def _of_iso(values: pl.Series, text: pl.Series, where: str, said: list[Notice], 
     whole = parts["day"].cast(DATETIME_NS).cast(pl.Int64) + times.cast(pl.Int64) + parts["digits"]
     bare = parts["zone"].is_null()
     if (n := int(bare.sum())) and n < len(bare):
-        said.append(
-            Notice(f"{Path(where).name}, column {values.name}", "times without a zone beside others with one: UTC", n)
-        )
+        message = "times without a zone among others with one: read as UTC"
+        notices.append(Notice(f"{Path(where).name}, column {values.name}", message, n))
     return (whole - sign * minutes * 60 * NS_PER_SECOND).cast(DATETIME_NS).alias(values.name)
 
 
@@ -316,11 +308,11 @@ def _not_a_time(values: pl.Series, bad: pl.Series, where: str, rows: pl.Series |
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What the times of a database are once they are whole numbers.
+    """The resolution of the times of a database as whole numbers.
 
     Attributes:
-        ticks: in a second, 1 or 10⁹; 0 where times are an order without a unit.
-        unit: of numbers that are times, where it is stated; else their range tells it.
+        ticks: per second, 1 or 10⁹; 0 if times are an order without a unit.
+        unit: stated unit of numeric times; None if it follows from their range.
     """
 
     ticks: int = 1
@@ -328,14 +320,14 @@ class Clock:
 
     @classmethod
     def of(cls, columns: Collection[tuple[str, pl.Series]], unit: Unit | None = None) -> Clock:
-        """The coarsest clock that keeps all times: seconds, or nanoseconds where any time has a fraction of one.
+        """The coarsest clock that is exact for all times: seconds, or nanoseconds if any time has a fraction.
 
         Args:
-            columns: where each is, and the times as ``as_times`` returns them; those without rows say nothing.
+            columns: name of each column, and its times as ``as_times`` returns them; empty ones are ignored.
             unit: as in the class.
 
         Raises:
-            InputError: some are moments, and others an order alone.
+            InputError: some columns are moments, and others an order.
         """
         orders = [where for where, times in columns if times.dtype == pl.Int64 and len(times)]
         moments = [(where, times) for where, times in columns if times.dtype != pl.Int64 and len(times)]
@@ -357,16 +349,16 @@ class Clock:
         return numbers // NS_PER_SECOND if self.ticks == 1 else numbers
 
     def moment(self, value: TimeValue, where: str) -> int:
-        """A time from a configuration file in ticks since 1970; what is between two ticks is the earlier one.
+        """A time from a configuration file in ticks since 1970, rounded down.
 
-        Numbers are judged as those of a table are: they count the stated unit, else the one that their range tells.
+        Numbers are in the stated unit, else in the one that follows from their range, as in tables.
 
         Args:
             value: the time.
             where: the key.
 
         Raises:
-            InputError: it is not a time, not a plausible one, or it is a date and the tables have an order alone.
+            InputError: it is not a time, not plausible, or a date although the tables only have an order.
         """
         number = _exact(value)
         if self.ticks == 0:
@@ -376,8 +368,8 @@ class Clock:
                 "a date where times have no unit" if number is None else "not a place in the order",
                 where=where,
                 found=_short(value),
-                expected="a whole number as the tables have them; or dates in the tables, or time_unit where their "
-                "numbers are dates",
+                expected="a whole number as in the tables; or dates in the tables, or time_unit if their numbers "
+                "are dates",
             )
         if number is None:
             return self._of_date(value, where)
@@ -401,13 +393,13 @@ class Clock:
                 "not a time",
                 where=where,
                 found=f"{_short(value)}{why}"[:300],
-                expected="an ISO date or date-time such as 2024-09-01T12:30:00, or a number as the tables have them",
+                expected="an ISO date or date-time such as 2024-09-01T12:30:00, or a number as in the tables",
             ) from None
         return int(times.cast(pl.Int64)[0]) * self.ticks // NS_PER_SECOND
 
 
 def _exact(value: TimeValue) -> Fraction | None:
-    """A number, or text that holds one; None of dates and other text."""
+    """The exact value of a number or numeric text; None for dates and other text."""
     if isinstance(value, date):
         return None
     text = str(value).strip()

@@ -1,7 +1,7 @@
-"""What The Movie Database knows of the films of another data set: numbers, keywords, and texts.
+"""Numbers, keywords and texts of The Movie Database for the films of another data set.
 
-Counts of votes, popularity and revenue were taken in 2017, long after MovieLens' ratings; the audit names such
-columns where they are used. Descriptions were written by people who knew how a film was received.
+Votes, popularity and revenue are of 2017, long after MovieLens' ratings; the audit reports such columns if they are
+used. Descriptions were written by people who knew how a film was received.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from relrank.tables.notices import Notice
 from relrank.tables.tables import Tables, TextTable
 
 NUMBERS = ("budget", "revenue", "runtime", "vote_count", "vote_average", "popularity")
-"""Columns that the item's node table is given; budget, revenue and runtime 0 mean unknown."""
+"""Columns added to the item's node table; a budget, revenue or runtime of 0 is unknown."""
 
 KINDS = ("overview", "tagline")
-"""Columns that become texts."""
+"""Columns added as texts."""
 
 
 def with_tmdb(tables: Tables, folder: Path, join: str) -> Tables:
-    """The tables with TMDB's columns beside the films, and the texts of ``KINDS``.
+    """Add TMDB's columns to the films, and the texts of ``KINDS``.
 
-    Columns: ``NUMBERS`` and ``keywords`` (a list). A film without a row there has no value and no text. Films that
-    the data set lists twice share a row of TMDB, and so their texts.
+    Columns: ``NUMBERS`` and ``keywords`` (a list). A film without a row in TMDB has no values and texts. A film that
+    the data set lists twice has them twice.
 
     Args:
         tables: whose item has a node table with whole-number keys.
         folder: with ``tmdb_5000_movies.csv`` and the join file.
-        join: name of the file with columns ``movie_id`` and ``tmdb_id``, the latter empty where no film was found.
+        join: file with columns ``movie_id`` and ``tmdb_id``, which is empty for films that are not in TMDB.
 
     Raises:
-        InputError: a file or column is missing, or no film is found.
+        InputError: a file or column is missing, or no film matches.
     """
     films = tables.nodes[tables.item]
     path = folder / "tmdb_5000_movies.csv"
@@ -45,44 +45,46 @@ def with_tmdb(tables: Tables, folder: Path, join: str) -> Tables:
     pairs = read_table(folder / join, as_text=())
     ids = [column(pairs, name, str(folder / join)) for name in ("movie_id", "tmdb_id")]
     pairs = pl.DataFrame(ids).drop_nulls().unique(maintain_order=True)
-    known = pairs.filter(pl.col("movie_id").is_in(films.frame[films.key].implode()))
-    found = known.join(rows.select("id", "keywords", *NUMBERS, *KINDS), left_on="tmdb_id", right_on="id")
-    if found.is_empty() or not found["movie_id"].is_unique().all():
+    own = pairs.filter(pl.col("movie_id").is_in(films.frame[films.key].implode()))
+    joined = own.join(rows.select("id", "keywords", *NUMBERS, *KINDS), left_on="tmdb_id", right_on="id")
+    if joined.is_empty() or not joined["movie_id"].is_unique().all():
         raise InputError(
             "TMDB does not fit the films",
             where=f"{folder / join} with {path.name}",
             expected="every movie_id once, some with a tmdb_id that is an id there",
-            found=f"{len(found):,} films found, {found['movie_id'].n_unique():,} different",
+            found=f"{len(joined):,} films found, {joined['movie_id'].n_unique():,} different",
         )
     counted = {
-        "films that are no row of the data set dropped": len(pairs) - len(known),
-        "films whose tmdb_id is no id there: without values": len(known) - len(found),
+        "films that are no row of the data set dropped": len(pairs) - len(own),
+        "films whose tmdb_id is no id there: without values": len(own) - len(joined),
         "films that share a row of TMDB with another, as the same film listed twice: both have its values": int(
-            found["tmdb_id"].is_duplicated().sum()
+            joined["tmdb_id"].is_duplicated().sum()
         ),
-        f"films without a row of TMDB, of {len(films.frame):,}: without values": len(films.frame) - len(found),
+        f"films without a row of TMDB, of {len(films.frame):,}: without values": len(films.frame) - len(joined),
     }
     notices = tuple(Notice(join, message, n) for message, n in counted.items() if n)
-    values = found.select(
+    values = joined.select(
         "movie_id",
         *(pl.when(pl.col(name) != 0).then(pl.col(name)).alias(name) for name in NUMBERS[:3]),
         "vote_count",
         pl.when(pl.col("vote_count") > 0).then(pl.col("vote_average")).alias("vote_average"),
         "popularity",
-        _names(found["keywords"], path),
+        _names(joined["keywords"], path),
     )
     frame = films.frame.join(values, left_on=films.key, right_on="movie_id", how="left", maintain_order="left")
     texts = [
-        found.select(key="movie_id", kind=pl.lit(kind), text=pl.col(kind).str.strip_chars().replace("", None))
+        joined.select(key="movie_id", kind=pl.lit(kind), text=pl.col(kind).str.strip_chars().replace("", None))
         for kind in KINDS
     ]
-    said = pl.concat(texts).drop_nulls().sort("key", "kind", maintain_order=True)
+    sorted_texts = pl.concat(texts).drop_nulls().sort("key", "kind", maintain_order=True)
     nodes = {**tables.nodes, tables.item: replace(films, frame=frame)}
-    return replace(tables, nodes=nodes, texts=TextTable(tables.item, said), notices=(*tables.notices, *notices))
+    return replace(
+        tables, nodes=nodes, texts=TextTable(tables.item, sorted_texts), notices=(*tables.notices, *notices)
+    )
 
 
 def _names(cells: pl.Series, path: Path) -> pl.Series:
-    """Lists of the names in cells such as ``[{"id": 1463, "name": "culture clash"}]``; an empty list is missing."""
+    """Names in cells such as ``[{"id": 1463, "name": "culture clash"}]``, as lists; an empty list is missing."""
     try:
         entries = cells.str.json_decode(pl.List(pl.Struct({"id": pl.Int64, "name": pl.String})))
     except pl.exceptions.PolarsError as error:

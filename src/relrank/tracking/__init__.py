@@ -1,0 +1,1 @@
+"""A study followed in MLflow while it runs."""

@@ -1,7 +1,7 @@
-"""A study as MLflow runs: one for the study, one below it for every cell.
+"""Tracking of a study in MLflow: one run for the study, and a child run for every cell.
 
-All that is logged lies in the study's folder already, so it can be logged again at any time and is there once:
-the study's run is found by a hash over its cells' keys, a cell's by its key, and finished cells are left alone.
+Everything that is logged is in the study's folder, so it can be logged again at any time without duplicates: the
+study's run is found by a hash of its cells' keys, a cell's run by its key, and finished cells are skipped.
 """
 
 from __future__ import annotations
@@ -40,61 +40,54 @@ from relrank.tracking.mlflow_store import (
 )
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-"""Where MLflow itself looks when it is told nothing."""
+"""MLflow's own default."""
 
 ACCURACY, VALID, COST, CURVE = "test", "validation", "cost", "curve"
-"""What the names of metrics begin with, before a slash: MLflow's page puts them together."""
+"""Prefixes of metric names, before a slash, by which MLflow's page groups them."""
 
 
 class Tracking:
     """Logs one study: each cell when it is done, the rest at the end.
 
-    A store that does not answer never stops a study: ``on_status`` is told once, and ``finish`` tries all of it
-    again.
+    A store that does not respond never stops a study: ``warn`` is called once, and ``finish`` logs everything again.
 
     Args:
-        uri: MLflow's tracking URI; by default the environment's ``MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db``.
+        uri: MLflow's tracking URI; by default ``$MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db``.
         config: the study.
-        material: its data.
+        data: its data.
         file: the study file.
         out: the study's folder.
-        on_status: told of a store that does not answer.
+        warn: called with a message if the store does not respond.
 
     Raises:
         InputError: mlflow is not installed.
     """
 
     def __init__(
-        self,
-        uri: str | None,
-        config: StudyConfig,
-        material: StudyData,
-        file: Path,
-        out: Path,
-        on_status: StatusCallback,
+        self, uri: str | None, config: StudyConfig, data: StudyData, file: Path, out: Path, warn: StatusCallback
     ) -> None:
         load_mlflow()
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        self._config, self._material, self._file, self._out, self._say = config, material, file, out, on_status
+        self._config, self._data, self._file, self._out, self._warn = config, data, file, out, warn
         self._runs: StudyRuns | None = None
         self._cells: dict[str, Cell] = {}
         self._keys: dict[tuple[str, str, int], str] = {}
-        # from the same cells, other [study] settings make other verdicts
-        made_of = [
+        identity = [
             config.name,
-            sorted({cell.key() for cell in grid(config, material)}),
+            sorted({cell.key() for cell in grid(config, data)}),
+            # verdicts depend on [study] settings, too
             config.study.model_dump(mode="json", exclude={"memory_gb"}),
         ]
-        self._study = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
+        self._study = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
     @contextmanager
-    def beside(self, callback: StudyCallback) -> Iterator[StudyCallback]:
-        """A watcher that passes on to this one, and logs every cell that is done while the block runs.
+    def wrap(self, callback: StudyCallback) -> Iterator[StudyCallback]:
+        """A callback that wraps another one and also logs every cell that is done while the block runs.
 
-        A study that ends early leaves its run as killed or failed; the same study goes on in it.
+        A study that ends early marks its run as killed or failed; the same study resumes it.
 
         Raises:
-            InputError: there can be no tracking store under this URI.
+            InputError: the URI is not a tracking store.
         """
         with self._tolerate_store_errors():
             self._runs = self._open()
@@ -107,31 +100,31 @@ class Tracking:
             raise
 
     def plan(self, cells: list[Cell]) -> None:
-        """Cells to come; arms that depend on what others found come later."""
+        """Add planned cells; called again when results of other arms determine further cells."""
         for cell in cells:
             if _name(cell) not in self._keys:  # a key hashes every edge
                 key = self._keys[_name(cell)] = cell.key()
                 self._cells.setdefault(key, cell)
 
     def done(self, cell: Cell) -> None:
-        """A cell is in the study's folder."""
+        """Log a cell whose result is in the study's folder."""
         if self._runs is not None:
             with self._tolerate_store_errors():
                 self._log_cell(self._runs, self._keys[_name(cell)])
 
     def finish(self, result: StudyResult, page: Path, winner: FittedRun) -> str:
-        """Log the study, and the cells that are not there yet.
+        """Log the study, and cells that are not logged yet.
 
         Args:
             result: the finished study, as stored.
             page: its report.
-            winner: the model that was kept.
+            winner: the saved winner.
 
         Returns:
-            Where it is, in words.
+            A description of the run's location.
 
         Raises:
-            InputError: the store does not take it. The study's folder has everything, and needs only be logged again.
+            InputError: logging failed. The study's folder is complete, and the study can be logged again.
         """
         try:
             runs = self._open()
@@ -140,25 +133,25 @@ class Tracking:
             self._log_study(runs, result, page, winner)
         except InputError:
             raise
-        except Exception as error:  # a store has many libraries below it, each with errors of its own
+        except Exception as error:  # stores raise errors of many libraries
             raise InputError(
                 "the study is done and stored, but MLflow did not take it",
                 where=redact_credentials(self._uri),
-                expected="a tracking store that answers: the same command logs again and fits nothing twice",
+                expected="a tracking store that responds: the same command logs again without fitting again",
                 found=redact_credentials(error),
             ) from None
         return f"run {runs.run} of experiment {self._config.name} in {redact_credentials(self._uri)}"
 
     @contextmanager
     def _tolerate_store_errors(self) -> Iterator[None]:
-        """A store that failed once is left alone until the study is done."""
+        """After an error, stop logging until the study is done."""
         try:
             yield
         except InputError:
             raise
         except Exception as error:
             self._runs = None
-            self._say(f"MLflow: {redact_credentials(error)}. The study goes on, and is logged when it is done.")
+            self._warn(f"MLflow: {redact_credentials(error)}. The study continues and is logged when it is done.")
 
     def _open(self) -> StudyRuns:
         runs = StudyRuns(self._uri, self._config.name, self._study)
@@ -166,23 +159,22 @@ class Tracking:
         return runs
 
     def _params(self) -> dict[str, str]:
-        """The study file as it is in force, its splits, and where it runs."""
-        config, split_contexts = self._config, self._material.split_contexts
-        told: dict[str, Any] = {
+        """The study's settings, its splits, and the machine."""
+        config, split_contexts = self._config, self._data.split_contexts
+        excluded: dict[str, Any] = {
             "name": True,
             "title": True,
             "description": True,
             "study": True,
             "relations": {"__all__": {"title"}},
         }
-        said = config.model_dump(mode="json", exclude_unset=True, exclude=told)
         n_users, n_items = split_contexts[0].split.shape
         return flatten_params(
             {
-                **said,
+                **config.model_dump(mode="json", exclude_unset=True, exclude=excluded),
                 "study": config.study.model_dump(mode="json"),
                 "line-up": [m.name for m in config.models],
-                "smoke": self._material.smoke,
+                "smoke": self._data.smoke,
                 "n_users": n_users,
                 "n_items": n_items,
                 "fingerprint": {f"seed {b.seed}": b.split.fingerprint for b in split_contexts},
@@ -206,8 +198,8 @@ class Tracking:
         client, run = runs.client, runs.run
         model, arm = winner.note["name"], winner.note["arm"]
         runs.add_metrics(run, _metrics_of_winner(result, model, arm), max(map(self._done_at, self._finished())))
-        said = answer(result)
-        about = "\n\n".join(text for text in (said, self._config.title, self._config.description) if text)
+        summary = answer(result)
+        about = "\n\n".join(text for text in (summary, self._config.title, self._config.description) if text)
         for tag, value in (("winner.model", model), ("winner.arm", arm), ("mlflow.note.content", about)):
             client.set_tag(run, tag, value)
         for path in (self._file, page, self._out / "card.json"):
@@ -216,20 +208,20 @@ class Tracking:
             if table.name != "card":
                 client.log_artifact(run, str(self._out / f"{table.name}.parquet"), "tables")
         verdicts = [f"{v['model']}: {v['sentence']}" for v in result.verdicts.iter_rows(named=True)]
-        client.log_text(run, "\n".join([said, *verdicts, ""]), "verdicts.txt")
+        client.log_text(run, "\n".join([summary, *verdicts, ""]), "verdicts.txt")
         runs.end(run)
 
     def _finished(self) -> list[str]:
-        """Keys of the cells that have a result; others were left out."""
+        """Keys of the cells that have a result."""
         return [key for key in self._cells if finished(self._out / "cells" / key)]
 
     def _done_at(self, key: str) -> int:
-        """When a cell was finished, in ms: logged twice, a metric of the same time is one."""
+        """When a cell was finished, in ms: a metric that is logged again at the same time is not duplicated."""
         return int((self._out / "cells" / key / "cell.json").stat().st_mtime * 1000)
 
 
 class _LoggingCallback:
-    """Passes on to a watcher, and logs."""
+    """Forwards to another callback, and logs."""
 
     def __init__(self, callback: StudyCallback, tracking: Tracking) -> None:
         self._callback, self._tracking = callback, tracking
@@ -260,7 +252,7 @@ def _name(cell: Cell) -> tuple[str, str, int]:
 
 
 def _params(cell: Cell, result: CellResult) -> dict[str, str]:
-    """What the cell is, and the hyper-parameters that validation picked."""
+    """The cell's identity and its chosen hyper-parameters."""
     trained = issubclass(MODELS[cell.model.kind], Trained)
     return flatten_params(
         {
@@ -279,7 +271,7 @@ def _params(cell: Cell, result: CellResult) -> dict[str, str]:
 
 
 def _metrics(cell: Cell, result: CellResult) -> list[Point]:
-    """Test metrics, the metric on validation, and costs in seconds and MB; what has no value is left out."""
+    """Test metrics, the validation metric, and costs in seconds and MB, without NaN."""
     test = {f"{ACCURACY}/{mlflow_name(name)}": value for name, value in result.evaluation.summary.items()}
     valid = {f"{VALID}/{mlflow_name(cell.study.metric)}": result.valid}
     cost = {f"{COST}/{part if part == 'peak_mb' else f'{part}_seconds'}": v for part, v in result.cost.items()}
@@ -287,7 +279,7 @@ def _metrics(cell: Cell, result: CellResult) -> list[Point]:
 
 
 def _curve(cell: Cell, result: CellResult) -> list[Point]:
-    """The learning curve by epoch: loss, and the metric on validation where it was measured."""
+    """The learning curve by epoch: loss and validation metric."""
     if result.history is None:
         return []
     names = {"loss": f"{CURVE}/loss", "metric": f"{CURVE}/{mlflow_name(cell.study.metric)}"}
@@ -313,6 +305,6 @@ def _metrics_of_winner(result: StudyResult, model: str, arm: str) -> list[Point]
         "seconds": f"{COST}/seconds",
         "peak_mb": f"{COST}/peak_mb",
     }
-    told = ("model", "arm", "n_seeds", "below_ease")
-    values = {names.get(k, f"{ACCURACY}/{mlflow_name(k)}"): value for k, value in row.items() if k not in told}
+    skipped = ("model", "arm", "n_seeds", "below_ease")
+    values = {names.get(k, f"{ACCURACY}/{mlflow_name(k)}"): value for k, value in row.items() if k not in skipped}
     return [(name, float(value), 0) for name, value in values.items() if value is not None]

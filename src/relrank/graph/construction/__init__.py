@@ -1,0 +1,1 @@
+"""From tables to a graph: relations, features, texts and their vectors."""

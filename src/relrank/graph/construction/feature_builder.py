@@ -1,8 +1,8 @@
-"""From columns of node tables to features of nodes. Never from interactions, so no test row can leak in.
+"""From columns of node tables to features of nodes; interactions are not used, so no test row can leak in.
 
-What a feature is fitted with — mean and deviation, vocabulary, singular vectors — comes from all nodes of the type in
-the graph: the whole catalogue, with nodes that no training row has. Quantiles alone come from training nodes, as the
-bins of a relation do. Whether a column was *computed* from later interactions is for the audit to ask.
+Features are fitted (mean and deviation, vocabulary, singular vectors) on all nodes of the type in the graph, also on
+those without training rows. Only quantiles are measured on training nodes, as for the bins of a relation. The audit
+checks whether a column was computed from later interactions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from relrank.errors import InputError, did_you_mean, one_of
 from relrank.graph.construction.columns import as_numbers, as_one_text, as_parts, in_training, inner_edges
-from relrank.graph.construction.relation_builder import Progress, examples, silent
+from relrank.graph.construction.context import BuildContext, Progress, examples, silent
 from relrank.graph.construction.relation_config import (
     BinsFeature,
     CategoryFeature,
@@ -46,81 +45,66 @@ def build_features(
     configs: Mapping[str, FeatureConfig],
     progress: Progress = silent,
 ) -> tuple[dict[str, Feature], list[Notice]]:
-    """The features of a graph's nodes, and what was dropped on the way.
+    """The features of a graph's nodes, with notices of what was dropped.
 
     Args:
-        tables: where the columns are.
-        split: whose training rows quantiles are measured on.
+        tables: the data.
+        split: quantiles are measured on its training rows.
         nodes: keys of every node type of the graph, in row order.
         configs: features by name.
-        progress: told of long work.
+        progress: called during long work.
 
     Raises:
-        InputError: a table, column or node type is not there; a column does not fit its kind; no node has a value, or
-            all have the same one.
+        InputError: a table, column or node type does not exist; a column does not fit its kind; no node has a value,
+            or all have the same.
     """
-    built, notices = {}, []
+    features, notices = {}, []
     for name, config in configs.items():
-        source = FeatureBuilder(name, tables, split, nodes, progress=progress)
-        built[name] = _feature(source, config)
-        source.count(f"{config.node} nodes without a value: missing", (~built[name].known).sum())
-        notices += source.notices
-    return built, notices
+        builder = FeatureBuilder(name, tables, split, nodes=nodes, progress=progress)
+        features[name] = _feature(builder, config)
+        builder.count(f"{config.node} nodes without a value: missing", (~features[name].known).sum())
+        notices += builder.notices
+    return features, notices
 
 
 def columns_of(config: FeatureConfig, table: NodeTable) -> tuple[str, ...]:
-    """The columns a feature is made of, as far as the table has them."""
-    wanted: Sequence[str | None]
+    """The columns of a feature that the table has."""
+    names: Sequence[str | None]
     match config:
         case VectorFeature(prefix=str(prefix)):
-            wanted = [name for name in table.frame.columns if name.startswith(prefix) and name != table.key]
+            names = [name for name in table.frame.columns if name.startswith(prefix) and name != table.key]
         case VectorFeature():
-            wanted = config.columns or [config.column]
+            names = config.columns or [config.column]
         case TextFeature():
-            wanted = config.columns
+            names = config.columns
         case _:
-            wanted = [config.column]
-    return tuple(name for name in wanted if name in table.frame.columns)
+            names = [config.column]
+    return tuple(name for name in names if name in table.frame.columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeatureBuilder:
-    """Where a feature's columns come from, and a place to count what is dropped.
+class FeatureBuilder(BuildContext):
+    """Reads the columns of one feature.
 
     Attributes:
-        name: of the feature.
-        tables: where the rows are.
-        split: which rows are for training.
         nodes: keys of the graph's node types.
-        notices: what was counted so far.
-        progress: told of long work.
     """
 
-    name: str
-    tables: Tables
-    split: Split
-    nodes: Mapping[str, IdMap]
-    notices: list[Notice] = field(default_factory=list)
-    progress: Progress = silent
+    nodes: Mapping[str, IdMap] = field(kw_only=True)
 
-    def count(self, message: str, number: int | np.integer) -> None:
-        """Note nodes that a policy touched."""
-        if number:
-            self.notices.append(Notice(f"[features.{self.name}]", message, int(number)))
-
-    def error(self, what: str, *, expected: str, found: str) -> InputError:
-        """The error to raise."""
-        return InputError(what, where=f"[features.{self.name}]", expected=expected, found=found)
+    @property
+    def where(self) -> str:
+        """As in ``BuildContext``."""
+        return f"[features.{self.name}]"
 
     def table(self, node_type: str) -> NodeTable:
         """The node table of a type of the graph.
 
         Raises:
-            InputError: the type has no table, or no relation made it a type of the graph.
+            InputError: the type has no table, or no relation links it.
         """
         if node_type not in self.tables.nodes:
-            found = repr(node_type) + did_you_mean(node_type, self.tables.nodes)
-            raise self.error("no such node table", expected=one_of(self.tables.nodes), found=found)
+            raise self.unknown("no such node table", node_type, self.tables.nodes)
         self.keys(node_type)
         return self.tables.nodes[node_type]
 
@@ -128,32 +112,29 @@ class FeatureBuilder:
         """The keys of a type of the graph, in row order.
 
         Raises:
-            InputError: no relation made it a type of the graph.
+            InputError: no relation links the type.
         """
         if node_type not in self.nodes:
-            found = repr(node_type) + did_you_mean(node_type, self.nodes)
-            raise self.error("no relation links this type", expected=one_of(self.nodes), found=found)
+            raise self.unknown("no relation links this type", node_type, self.nodes)
         return self.nodes[node_type].keys
 
     def column(self, node_type: str, column: str) -> pl.Series:
-        """A column in the row order of the graph; null where the table has no such node, or says nothing.
+        """A column in the row order of the graph; null where the node or its value is not in the table.
 
         Raises:
-            InputError: no such column, or the table has none of the graph's nodes, or no value for one.
+            InputError: there is no such column, or the table has none of the graph's nodes.
         """
         table, keys = self.table(node_type), self.nodes[node_type].keys
         if column not in table.frame.columns:
-            expected = f"{one_of(table.frame.columns)} in table {node_type!r}"
-            found = repr(column) + did_you_mean(column, table.frame.columns)
-            raise self.error("column not found", expected=expected, found=found)
+            raise self.unknown("column not found", column, table.frame.columns, f" in table {node_type!r}")
         at = IdMap(node_type, table.frame[table.key]).find(keys)
         if (at < 0).all():
             expected = f"{node_type}.{table.key}: {examples(table.frame[table.key])}"
             raise self.error("join is empty", expected=expected, found=f"{node_type} nodes: {examples(keys)}")
         values = table.frame[column].gather(pl.Series(at).replace(-1, None)).rename(column)
-        said = written(values, self.tables.na_values)
-        if len(said):
-            self.count(f"{column} is {' or '.join(said.unique().sort().head(5))}: missing", len(said))
+        markers = written(values, self.tables.na_values)
+        if len(markers):
+            self.count(f"{column} is {' or '.join(markers.unique().sort().head(5))}: missing", len(markers))
         return without_missing(values, self.tables.na_values)
 
     def refuse_nothing(self, known: Bool, column: str) -> None:
@@ -167,98 +148,102 @@ class FeatureBuilder:
             raise self.error("no node has a value", expected="a value for some nodes", found=found)
 
     def refuse_constant(self, constant: bool, column: str, value: object) -> None:
-        """Refuse a column that tells no two nodes apart.
+        """Refuse a column with the same value everywhere.
 
         Raises:
-            InputError: as ``constant`` says.
+            InputError: ``constant`` is True.
         """
         if constant:
             found = f"{column}: {value} everywhere"
             raise self.error("column is constant", expected="values that differ between nodes", found=found)
 
 
-def _feature(source: FeatureBuilder, config: FeatureConfig) -> Feature:
+def _feature(builder: FeatureBuilder, config: FeatureConfig) -> Feature:
     match config:
         case NumberFeature():
-            return _number(source, config)
+            return _number(builder, config)
         case BinsFeature():
-            return _bins(source, config)
+            return _bins(builder, config)
         case CategoryFeature():
-            return _category(source, config)
+            return _category(builder, config)
         case MultiHotFeature():
-            return _multi_hot(source, config)
+            return _multi_hot(builder, config)
         case TextFeature():
-            return _text(source, config)
+            return _text(builder, config)
         case VectorFeature():
-            return _vector(source, config)
+            return _vector(builder, config)
 
 
-def _number(source: FeatureBuilder, config: NumberFeature) -> Feature:
-    values = as_numbers(source, source.column(config.node, config.column), config.column)[:, None]
-    known = _known_numbers(source, values, config.column)
+def _number(builder: FeatureBuilder, config: NumberFeature) -> Feature:
+    values = as_numbers(builder, builder.column(config.node, config.column), config.column)[:, None]
+    known = _known_numbers(builder, values, config.column)
     given = values[known]
-    source.refuse_constant(given.min() == given.max(), config.column, given[0, 0])
+    builder.refuse_constant(given.min() == given.max(), config.column, given[0, 0])
     if config.log:
         if given.min() < 0:
             found = f"{config.column}: {given.min():g}"
-            raise source.error("logarithm of a negative number", expected="0 or more, or no log", found=found)
+            raise builder.error("logarithm of a negative number", expected="0 or more, or no log", found=found)
         given = np.log1p(given)
-    return Feature(source.name, config.node, known, dense=standardise(given, known))
+    return Feature(builder.name, config.node, known, dense=standardise(given, known))
 
 
-def _vector(source: FeatureBuilder, config: VectorFeature) -> Feature:
-    table = source.table(config.node)
+def _vector(builder: FeatureBuilder, config: VectorFeature) -> Feature:
+    table = builder.table(config.node)
     if config.column is not None:
-        values, label = _lists(source, source.column(config.node, config.column)), config.column
+        values, label = _lists(builder, builder.column(config.node, config.column)), config.column
     else:
         names = config.columns or columns_of(config, table)
         if not names:
             expected = f"columns that begin with {config.prefix!r} in table {config.node!r}"
-            raise source.error("column not found", expected=expected, found=f"{table.frame.columns}")
-        values = np.stack([as_numbers(source, source.column(config.node, name), name) for name in names], axis=1)
+            raise builder.error("column not found", expected=expected, found=f"{table.frame.columns}")
+        values = np.stack([as_numbers(builder, builder.column(config.node, name), name) for name in names], axis=1)
         label = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
     partly = np.isnan(values).any(axis=1) & ~np.isnan(values).all(axis=1)
-    source.count(f"{config.node} nodes with a part of the vector only: missing", partly.sum())
-    known = _known_numbers(source, values, label)
+    builder.count(f"{config.node} nodes with a part of the vector only: missing", partly.sum())
+    known = _known_numbers(builder, values, label)
     given = values[known]
-    source.refuse_constant((given == given[0]).all(), label, "one vector")
-    return Feature(source.name, config.node, known, dense=standardise(given, known))
+    builder.refuse_constant((given == given[0]).all(), label, "one vector")
+    return Feature(builder.name, config.node, known, dense=standardise(given, known))
 
 
-def _lists(source: FeatureBuilder, values: pl.Series) -> Float64:
-    """Lists of numbers as rows of a table, NaN where there is none."""
+def _lists(builder: FeatureBuilder, values: pl.Series) -> Float64:
+    """Lists of numbers as rows of a table, NaN where missing."""
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if not isinstance(values.dtype, pl.List) or not values.dtype.inner.is_numeric():
         found = f"{values.name}: {examples(values)}"
-        raise source.error("column holds no vectors", expected="lists of numbers", found=found)
+        raise builder.error("column holds no vectors", expected="lists of numbers", found=found)
     values = values.set(values.list.len() == 0, None)
-    there = values.is_not_null().to_numpy()
-    source.refuse_nothing(there, values.name)
+    known = values.is_not_null().to_numpy()
+    builder.refuse_nothing(known, values.name)
     lengths = values.drop_nulls().list.len().unique().sort().to_list()
     if len(lengths) > 1:
         found = f"{values.name}: lengths {', '.join(map(str, lengths[:5]))}"
-        raise source.error("vectors differ in length", expected="lists of one length", found=found)
+        raise builder.error("vectors differ in length", expected="lists of one length", found=found)
     table = np.full((len(values), lengths[0]), np.nan)
     flat = values.drop_nulls().explode().cast(pl.Float64).fill_null(np.nan)
-    table[there] = flat.to_numpy().reshape(-1, lengths[0])
+    table[known] = flat.to_numpy().reshape(-1, lengths[0])
     return table
 
 
-def _known_numbers(source: FeatureBuilder, values: Float64, column: str) -> Bool:
-    """Which rows have no NaN, bool [n]; there are some, and none is infinite."""
+def _known_numbers(builder: FeatureBuilder, values: Float64, column: str) -> Bool:
+    """Which rows have no NaN, bool [n].
+
+    Raises:
+        InputError: a value is infinite, or every row has NaN.
+    """
     if np.isinf(values).any():
         found = f"{column}: {int(np.isinf(values).sum())} infinite"
-        raise source.error("value is infinite", expected="finite numbers", found=found)
+        raise builder.error("value is infinite", expected="finite numbers", found=found)
     known = ~np.asarray(np.isnan(values).any(axis=1))
-    source.refuse_nothing(known, column)
+    builder.refuse_nothing(known, column)
     return known
 
 
 def standardise(given: Float64 | Float32, known: Bool) -> Float32:
-    """Rows of ``known`` nodes centred, and divided by one number so that the mean square is 1; zeros elsewhere.
+    """Values of ``known`` nodes, centred and divided by one number so that their mean square is 1; zeros elsewhere.
 
-    One number for all columns: distances keep their proportions. For a single column it is the standard deviation.
+    The same number for all columns keeps proportions of distances. For a single column it is the standard deviation.
     """
     given = given.astype(np.float64)
     centred = given / np.abs(given).max()  # so that no square overflows
@@ -268,88 +253,89 @@ def standardise(given: Float64 | Float32, known: Bool) -> Float32:
     return table
 
 
-def _bins(source: FeatureBuilder, config: BinsFeature) -> Feature:
-    values = as_numbers(source, source.column(config.node, config.column), config.column)
+def _bins(builder: FeatureBuilder, config: BinsFeature) -> Feature:
+    values = as_numbers(builder, builder.column(config.node, config.column), config.column)
     known = ~np.isnan(values)
-    source.refuse_nothing(known, config.column)
-    inner = inner_edges(source, values, in_training(source.tables, source.split, config.node, values.size), config)
+    builder.refuse_nothing(known, config.column)
+    inner = inner_edges(builder, values, in_training(builder.tables, builder.split, config.node, values.size), config)
     rows = np.flatnonzero(known)
     bins = np.searchsorted(inner, values[known], side="left")
-    source.refuse_constant(bool(known.all() and (bins == bins[0]).all()), config.column, "one interval")
-    return _sparse(source, config.node, rows, bins, (values.size, inner.size + 1))
+    builder.refuse_constant(bool(known.all() and (bins == bins[0]).all()), config.column, "one interval")
+    return _sparse(builder, config.node, rows, bins, (values.size, inner.size + 1))
 
 
-def _category(source: FeatureBuilder, config: CategoryFeature) -> Feature:
-    values = source.column(config.node, config.column)
+def _category(builder: FeatureBuilder, config: CategoryFeature) -> Feature:
+    values = builder.column(config.node, config.column)
     if values.dtype.is_nested():
         found = f"{config.column}: {values.dtype}"
-        raise source.error("column holds several values", expected='one value, or kind = "multi-hot"', found=found)
+        raise builder.error("column holds several values", expected='one value, or kind = "multi-hot"', found=found)
     if values.dtype.is_float():
         values = values.fill_nan(None)
         broken = values.filter(values % 1 != 0)
         if len(broken):
             expected = 'text or whole numbers, or kind = "number" or "bins"'
-            raise source.error("column is no category", expected=expected, found=f"{config.column}: {broken[0]}")
-    return _values(source, config, as_parts(source, values, config.column, config), len(values))
+            raise builder.error("column is no category", expected=expected, found=f"{config.column}: {broken[0]}")
+    return _values(builder, config, as_parts(builder, values, config.column, config), len(values))
 
 
-def _multi_hot(source: FeatureBuilder, config: MultiHotFeature) -> Feature:
-    values = source.column(config.node, config.column)
+def _multi_hot(builder: FeatureBuilder, config: MultiHotFeature) -> Feature:
+    values = builder.column(config.node, config.column)
     if isinstance(values.dtype, pl.Array):
         values = values.arr.to_list()
     if config.separator is None and not isinstance(values.dtype, pl.List):
         found = f"{config.column}: {examples(values)}"
-        raise source.error("column holds no lists", expected="a list column, or a separator", found=found)
-    return _values(source, config, as_parts(source, values, config.column, config), len(values))
+        raise builder.error("column holds no lists", expected="a list column, or a separator", found=found)
+    return _values(builder, config, as_parts(builder, values, config.column, config), len(values))
 
 
 def _values(
-    source: FeatureBuilder, config: CategoryFeature | MultiHotFeature, parts: pl.DataFrame, n: int
+    builder: FeatureBuilder, config: CategoryFeature | MultiHotFeature, parts: pl.DataFrame, n: int
 ) -> Feature:
-    """One column per value that occurs often enough, values ascending."""
-    source.refuse_nothing(np.isin(np.arange(n), parts["row"].to_numpy()), config.column)
+    """One column per value of at least ``min_count`` nodes, in ascending order."""
+    builder.refuse_nothing(np.isin(np.arange(n), parts["row"].to_numpy()), config.column)
     counts = parts["value"].value_counts(name="count").sort("value")
-    often = counts.filter(pl.col("count") >= config.min_count)["value"]
-    if often.is_empty():
+    frequent = counts.filter(pl.col("count") >= config.min_count)["value"]
+    if frequent.is_empty():
         most = counts.sort("count", "value", descending=[True, False])
-        raise source.error(
+        raise builder.error(
             "no value occurs often enough",
             expected=f"a value of at least min_count = {config.min_count} nodes",
             found=f"{config.column}: {most['value'][0]!r} of {most['count'][0]} is the most frequent",
         )
-    source.count(f"values of fewer than {config.min_count} nodes: dropped", len(counts) - len(often))
-    cols = IdMap(config.column, often).find(parts["value"])
+    builder.count(f"values of fewer than {config.min_count} nodes: dropped", len(counts) - len(frequent))
+    cols = IdMap(config.column, frequent).find(parts["value"])
     rows, cols = parts["row"].to_numpy()[cols >= 0], cols[cols >= 0]
-    source.refuse_constant(rows.size == n * len(often), config.column, ", ".join(often.head(3)))
-    return _sparse(source, config.node, rows, cols, (n, len(often)))
+    builder.refuse_constant(rows.size == n * len(frequent), config.column, ", ".join(frequent.head(3)))
+    return _sparse(builder, config.node, rows, cols, (n, len(frequent)))
 
 
 def _sparse(
-    source: FeatureBuilder,
+    builder: FeatureBuilder,
     node: str,
     rows: npt.NDArray[np.integer],
     cols: npt.NDArray[np.integer],
     shape: tuple[int, int],
 ) -> Feature:
     table = Csr.from_pairs(rows, cols, shape)
-    return Feature(source.name, node, table.degrees() > 0, sparse=table)
+    return Feature(builder.name, node, table.degrees() > 0, sparse=table)
 
 
-def _text(source: FeatureBuilder, config: TextFeature) -> Feature:
-    text, there = _one_text(source, config)
+def _text(builder: FeatureBuilder, config: TextFeature) -> Feature:
+    text, has_text = _one_text(builder, config)
     label = ", ".join(config.columns) or str(config.texts)
-    source.refuse_nothing(there, label)
-    given = np.flatnonzero(there)
-    values, read = encode_texts(source, text.gather(given).to_list(), config)
-    source.count(f"{config.node} nodes whose words are all too rare: missing", (~read).sum())
+    builder.refuse_nothing(has_text, label)
+    given = np.flatnonzero(has_text)
+    values, encoded = encode_texts(builder, text.gather(given).to_list(), config)
+    builder.count(f"{config.node} nodes whose words are all too rare: missing", (~encoded).sum())
+    values = values[encoded]
     known = np.zeros(len(text), np.bool_)
-    known[given[read]] = True
-    source.refuse_constant((values[read] == values[read][0]).all(), label, "one text")
-    return Feature(source.name, config.node, known, dense=standardise(values[read], known))
+    known[given[encoded]] = True
+    builder.refuse_constant((values == values[0]).all(), label, "one text")
+    return Feature(builder.name, config.node, known, dense=standardise(values, known))
 
 
-def _one_text(source: FeatureBuilder, config: TextFeature) -> tuple[pl.Series, Bool]:
+def _one_text(builder: FeatureBuilder, config: TextFeature) -> tuple[pl.Series, Bool]:
     if config.texts is None:
-        return as_one_text(source, [source.column(config.node, name) for name in config.columns])
-    keys = source.keys(config.node)
-    return as_one_text(source, [joined_texts(source, config.node, config.texts, keys)])
+        return as_one_text(builder, [builder.column(config.node, name) for name in config.columns])
+    keys = builder.keys(config.node)
+    return as_one_text(builder, [joined_texts(builder, config.node, config.texts, keys)])

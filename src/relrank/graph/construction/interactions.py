@@ -1,4 +1,4 @@
-"""From training rows to the interactions of a graph: what each one weighs."""
+"""From training rows to the weighted interactions of a graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relrank.tables.split import Interactions, Split
 DAY = 86_400
 """Seconds."""
 LEAST = 1e-6
-"""A weight is at least this, unless a floor is stated: an edge of weight 0 is none."""
+"""Smallest weight unless a floor is given, because weights must be positive."""
 
 
 def build_interactions(
@@ -22,13 +22,13 @@ def build_interactions(
     """The relation ``interactions``, user → item.
 
     Args:
-        user: node type that chooses.
-        item: node type that is chosen.
-        rows: training rows, the only ones that an edge, or the moment that decay is counted from, may come from.
-        config: what a row weighs; 1 when None.
+        user: node type of the users.
+        item: node type of the items.
+        rows: training rows only; decay is counted from the latest of them.
+        config: weights of the rows; 1 when None.
 
     Raises:
-        InputError: rows have no rating or time, and the weight is made of it; a rating is missing, 0 or negative.
+        InputError: the weight needs ratings or times that rows do not have; a rating is missing, 0 or negative.
     """
     return Relation.of(
         "interactions", user, item, rows.user, rows.item, _weights(rows, config or InteractionWeights())
@@ -36,10 +36,10 @@ def build_interactions(
 
 
 def history_positions(rows: Interactions) -> Int32:
-    """Place of each row in its user's history, 0 first, in the order of the edges that ``build_interactions`` makes.
+    """Position of each row in its user's history, from 0, in the order of the edges of ``build_interactions``.
 
     Args:
-        rows: training rows, those of one user in time order.
+        rows: training rows, in time order for each user.
     """
     by_user = np.argsort(rows.user, kind="stable")
     user = rows.user[by_user]
@@ -50,10 +50,10 @@ def history_positions(rows: Interactions) -> Int32:
 
 
 def events_of(split: Split) -> Int32 | None:
-    """``Graph.events`` of the interactions that a split's training rows make; None where each happened once.
+    """``Graph.events`` for the training rows of a split; None if no interaction is repeated.
 
     Args:
-        split: whose ``repeats`` are training rows, each at least once, those of a user in time order.
+        split: its ``repeats`` are training rows, each at least once, in time order for each user.
     """
     if split.repeats is None or not split.ordered:
         return None
@@ -64,7 +64,7 @@ def events_of(split: Split) -> Int32 | None:
 
 
 def _weights(rows: Interactions, config: InteractionWeights) -> Float64 | None:
-    """Weights in the order of the rows, or None for all ones."""
+    """Weights in the order of the rows; None for ones."""
     match config.weight:
         case "one":
             return None

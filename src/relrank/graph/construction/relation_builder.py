@@ -1,87 +1,61 @@
-"""From outside keys to rows of a graph that is still being built."""
+"""From keys of tables to rows of a graph that is still being built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from relrank.errors import InputError, did_you_mean, one_of
+from relrank.errors import InputError
+from relrank.graph.construction.context import BuildContext, examples
 from relrank.graph.relation import Relation
 from relrank.kernels.csr import Int32
 from relrank.tables.files import as_keys
 from relrank.tables.ids import IdMap
-from relrank.tables.missing import shown, without_missing
-from relrank.tables.notices import Notice
-from relrank.tables.split import Split
-from relrank.tables.tables import Tables
-
-Progress = Callable[[str, int, int], None]
-"""Told of long work: what it is, how much of it is done, and how much there is."""
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Tells nobody."""
+from relrank.tables.missing import without_missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RelationBuilder:
-    """The sources of one relation, how their keys meet, and a place to count what is dropped.
+class RelationBuilder(BuildContext):
+    """Joins the tables of one relation.
 
     Attributes:
-        relation: name of the relation.
-        tables: where the rows are.
-        split: which users and items the graph has.
-        notices: what was counted so far.
-        progress: told of long work.
-        title: what people read instead of the name, if anything.
+        title: shown instead of the name, if given.
     """
 
-    relation: str
-    tables: Tables
-    split: Split
-    notices: list[Notice] = field(default_factory=list)
-    progress: Progress = silent
     title: str | None = None
 
-    def count(self, message: str, number: int | np.integer) -> None:
-        """Note rows or nodes that a policy touched."""
-        if number:
-            self.notices.append(Notice(f"relation {self.title or self.relation!r}", message, int(number)))
+    @property
+    def where(self) -> str:
+        """As in ``BuildContext``."""
+        return f"relation {self.name!r}"
 
-    def error(self, what: str, *, expected: str, found: str) -> InputError:
-        """The error to raise."""
-        return InputError(what, where=f"relation {self.relation!r}", expected=expected, found=found)
-
-    def no_node_table(self, node_type: str) -> InputError:
-        """The error to raise where a type has no table."""
-        known = self.tables.nodes
-        return self.error(
-            "no such node table", expected=one_of(known), found=repr(node_type) + did_you_mean(node_type, known)
-        )
+    @property
+    def label(self) -> str:
+        """As in ``BuildContext``."""
+        return f"relation {self.title or self.name!r}"
 
     def select(self, frame: pl.DataFrame, column: str, where: str) -> pl.Series:
         """A column of a table.
 
         Raises:
-            InputError: there is none.
+            InputError: the table does not have it.
         """
         if column not in frame.columns:
-            found = repr(column) + did_you_mean(column, frame.columns)
-            raise self.error("column not found", expected=f"{one_of(frame.columns)} in {where}", found=found)
+            raise self.unknown("column not found", column, frame.columns, f" in {where}")
         return without_missing(frame[column], self.tables.na_values)
 
     def column(self, node_type: str, column: str) -> tuple[IdMap, pl.Series]:
-        """The nodes of a type and their values of a column; null for nodes that the node table does not have.
+        """The nodes of a type and their values of a column; null for nodes that are not in the node table.
 
         Raises:
-            InputError: no such node table or column, or the table has none of the graph's nodes.
+            InputError: there is no such node table or column, or the table has none of the graph's nodes.
         """
         table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         if table is None or ids is None:
-            raise self.no_node_table(node_type)
+            raise self.unknown("no such node table", node_type, self.tables.nodes)
         values = self.select(table.frame, column, f"table {node_type!r}")
         at = IdMap(node_type, table.frame[table.key]).find(ids.keys)
         if (at < 0).all():
@@ -89,19 +63,19 @@ class RelationBuilder:
         return ids, values.gather(pl.Series(at).replace(-1, None))
 
     def rows(self, node_type: str, values: pl.Series, match: str | None, side: str) -> tuple[Int32, IdMap]:
-        """Rows for the values of one side of a join, and the keys of the rows.
+        """Row indices for the values of one side of a join, and the keys of these rows.
 
         Args:
             node_type: type of the nodes.
-            values: [n], what the rows of the table say.
-            match: column of the type's node table that holds such values; None where they are keys.
+            values: [n], of the table.
+            match: column of the type's node table with such values; None if they are keys.
             side: name of the values, for messages.
 
         Returns:
-            int32 [n], -1 where the graph can have no such node; and the type's keys in the order of those rows.
+            int32 [n], -1 where the graph has no such node; and the type's keys in the order of the rows.
 
         Raises:
-            InputError: not one value is there.
+            InputError: no value has a node.
         """
         table, ids = self.tables.nodes.get(node_type), self.universe(node_type)
         keys, unknown = values, 0
@@ -126,17 +100,17 @@ class RelationBuilder:
         return rows, ids
 
     def admits(self, node_type: str) -> pl.DataType | None:
-        """The kind of keys that a type has beforehand; None where any value may be a node."""
+        """The data type of a node type's keys; None where any value may be a node."""
         ids = self.universe(node_type)
         return None if ids is None else ids.keys.dtype
 
     def unresolved(
         self, relation: Relation, source: IdMap, target: IdMap, expected: str, texts: pl.Series | None = None
     ) -> UnresolvedRelation:
-        """What the builder hands over.
+        """The finished relation, before its rows are resolved.
 
         Raises:
-            InputError: the relation has no edges; the message says what became of the rows.
+            InputError: the relation has no edges; the message lists what was dropped.
         """
         if not len(relation):
             found = "; ".join(["none", *(f"{notice.message} ({notice.count:,})" for notice in self.notices)])
@@ -144,37 +118,34 @@ class RelationBuilder:
         return UnresolvedRelation(self, relation, source, target, texts)
 
     def universe(self, node_type: str) -> IdMap | None:
-        """The keys that a type may have: the split's, or its node table's; None where any value is a node."""
+        """The keys of the split or of the type's node table; None where any value is a node."""
         if node_type == self.tables.user:
             return self.split.users
         if node_type == self.tables.item:
             return self.split.items
-        table = self.tables.nodes.get(node_type)
-        return (
-            None
-            if table is None
-            else IdMap.of(node_type, self.select(table.frame, table.key, f"table {node_type!r}"))
-        )
+        if (table := self.tables.nodes.get(node_type)) is None:
+            return None
+        return IdMap.of(node_type, self.select(table.frame, table.key, f"table {node_type!r}"))
 
     def _apart(self, left: str, known: pl.Series, right: str, values: pl.Series) -> InputError:
-        """Two sides of a join have no value in common."""
-        found = f"{right}: {examples(values)}; none of {len(values):,} is there"
+        """The error for two sides of a join without a common value."""
+        found = f"{right}: {examples(values)}; none of {len(values):,} matches"
         return self.error("join is empty", expected=f"{left}: {examples(known)}", found=found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnresolvedRelation:
-    """A relation over its own row indices: rows of the graph are not known before every relation has its edges.
+    """A relation over its own row indices, before the rows of the graph are known.
 
     Attributes:
-        join: where it came from.
+        builder: the builder that made it.
         relation: the edges.
-        source: keys of ``relation.src``; those without an edge do not become nodes.
+        source: keys of ``relation.src``; keys without an edge do not become nodes.
         target: keys of ``relation.dst``, likewise.
-        texts: of the target's nodes, one each, where they are texts.
+        texts: the texts of the target's nodes, if these are texts.
     """
 
-    join: RelationBuilder
+    builder: RelationBuilder
     relation: Relation
     source: IdMap
     target: IdMap
@@ -187,14 +158,14 @@ class UnresolvedRelation:
         return Relation.of(r.name, r.source, r.target, src, dst, r.weight)
 
 
-def occurring(drafts: Iterable[UnresolvedRelation], known: tuple[str, str]) -> dict[str, IdMap]:
-    """Keys of every type but the ``known``: the values that occur in an edge of some relation, ascending.
+def occurring(relations: Iterable[UnresolvedRelation], known: tuple[str, str]) -> dict[str, IdMap]:
+    """Keys of every type but the ``known`` ones: the values that occur in an edge of a relation, ascending.
 
     Raises:
-        InputError: two relations disagree about the kind of a type's keys.
+        InputError: two relations have different data types of a type's keys.
     """
     seen: dict[str, list[pl.Series]] = {}
-    for unresolved in drafts:
+    for unresolved in relations:
         r = unresolved.relation
         for end, ids, rows in ((r.source, unresolved.source, r.src), (r.target, unresolved.target, r.dst)):
             if end in known:
@@ -202,13 +173,8 @@ def occurring(drafts: Iterable[UnresolvedRelation], known: tuple[str, str]) -> d
             parts, keys = seen.setdefault(end, []), ids.at(np.unique(rows))
             if parts and parts[0].dtype != keys.dtype:
                 expected = f"{examples(parts[0])}, as in a relation before, or another target type"
-                raise unresolved.join.error(f"{end!r} has keys of two kinds", expected=expected, found=examples(keys))
+                raise unresolved.builder.error(
+                    f"{end!r} has keys of two kinds", expected=expected, found=examples(keys)
+                )
             parts.append(keys)
     return {end: IdMap.of(end, pl.concat(parts)) for end, parts in seen.items()}
-
-
-def examples(values: pl.Series) -> str:
-    """What a column holds, for messages."""
-    there = values.drop_nulls().head(3)
-    few = ", ".join(shown(there, row) for row in range(len(there)))
-    return f"{values.dtype} values such as {few}" if few else f"{values.dtype} values, all missing"

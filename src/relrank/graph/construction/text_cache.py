@@ -1,9 +1,9 @@
-"""Vectors of texts that were read before, on disk: by hash of the text, in one folder per model.
+"""A cache of text vectors on disk, by hash of the text, with one folder per model.
 
-A folder holds chunks, Parquet files with the columns ``sha256`` (of the text) and ``vector``, which are numbered in
-the order they were written. A chunk is there whole or not at all, keeps its number, and is never changed, whoever
-else writes; a text that is in several has the vector of the lowest number, and no chunk is ever put below one that is
-there. So a vector that was returned once stays, unless a file is deleted. The texts themselves are not kept.
+A folder contains chunks: Parquet files with the columns ``sha256`` (of the text) and ``vector``, numbered in order of
+writing. A chunk appears atomically, keeps its number and never changes, also when several processes write. A text
+in several chunks has the vector of the lowest number, and no chunk is ever added below an existing one. So a vector
+that was returned once stays the same, unless a file is deleted. The texts themselves are not stored.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from relrank.kernels.csr import Float32
 from relrank.tables.config import at_home
 
 MODEL_FILES = (".safetensors", ".json", ".txt", ".model")
-"""Endings of files that decide what a model computes."""
+"""Suffixes of the files that determine what a model computes."""
 
 FORMAT = "texts-2"
-"""Folder of the caches; those of an earlier naming of chunks lie in another, and are not read."""
+"""Folder of the caches of this format."""
 
 
 def cache_folder() -> Path:
-    """``RELRANK_CACHE``, else ``relrank`` among the user's caches as the platform has it."""
+    """``RELRANK_CACHE``, else ``relrank`` in the platform's cache folder of the user."""
     if named := os.environ.get("RELRANK_CACHE"):
         return at_home(Path(named), "RELRANK_CACHE")
     if sys.platform == "darwin":
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
 
 
 def identity(folder: Path, *settings: str) -> str:
-    """Hash of a model's weights and configuration files, and of settings: the same content, the same model."""
+    """Hash of a model's weights and configuration files, and of settings."""
     digest = hashlib.sha256(repr(settings).encode())
     for path in sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file()):
         with path.open("rb") as file:
@@ -54,7 +54,7 @@ class TextCache:
     """The vectors of one model.
 
     Args:
-        folder: made with the first chunk.
+        folder: created with the first chunk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,15 +64,15 @@ class TextCache:
         """The texts without a vector, each once, longest first."""
         hashes = {sha256(text): text for text in texts}
         for chunk in self._chunks():
-            for known in _read(chunk, ["sha256"])["sha256"]:
-                hashes.pop(known, None)
+            for cached in _read(chunk, ["sha256"])["sha256"]:
+                hashes.pop(cached, None)
         return [text for _, text in sorted(hashes.items(), key=lambda pair: (-len(pair[1]), pair[0]))]
 
     def add(self, texts: list[str], vectors: Float32) -> None:
-        """Keep a chunk; where another process kept one of these texts first, its vector stays the one that is found.
+        """Store a chunk; if another process stored one of these texts before, that vector stays in use.
 
         Args:
-            texts: [n], without a vector so far.
+            texts: [n], not in the cache.
             vectors: float32 [n, d].
 
         Raises:
@@ -86,20 +86,20 @@ class TextCache:
             frame.write_parquet(temporary)
             chunks = self._chunks()
             number = int(chunks[-1].stem) + 1 if chunks else 0
-            while not self._named(temporary, number):  # another process was quicker
+            while not self._publish(temporary, number):  # another process took this number
                 number += 1
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _named(self, temporary: Path, number: int) -> bool:
-        """Give a written chunk its number; False if it is taken. A link, unlike a renaming, replaces nothing."""
+    def _publish(self, temporary: Path, number: int) -> bool:
+        """Link a written chunk under a number; False if it is taken. Unlike a rename, a link replaces nothing."""
         try:
             os.link(temporary, self._path(number))
         except FileExistsError:
             return False
         except OSError as error:
             raise InputError(
-                "vectors of texts cannot be kept here: no hard links",
+                "text vectors cannot be cached here: no hard links",
                 where=str(self._folder),
                 expected="another folder in RELRANK_CACHE",
                 found=str(error),
@@ -107,10 +107,10 @@ class TextCache:
         return True
 
     def find(self, texts: list[str]) -> Float32:
-        """The vectors of texts that all have one, float32 [n, d].
+        """The vectors of texts, float32 [n, d].
 
         Raises:
-            KeyError: one has none.
+            KeyError: a text is not in the cache.
         """
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(texts):
@@ -120,17 +120,17 @@ class TextCache:
             if not rows:
                 break
             frame = _read(chunk)
-            kept = frame["vector"].to_numpy()
-            table = np.zeros((len(texts), kept.shape[1]), np.float32) if table is None else table
-            for at, known in enumerate(frame["sha256"]):
-                for row in rows.pop(known, ()):
-                    table[row] = kept[at]
+            vectors = frame["vector"].to_numpy()
+            table = np.zeros((len(texts), vectors.shape[1]), np.float32) if table is None else table
+            for at, cached in enumerate(frame["sha256"]):
+                for row in rows.pop(cached, ()):
+                    table[row] = vectors[at]
         if rows or table is None:
             raise KeyError(next(iter(rows), None))
         return table
 
     def _chunks(self) -> list[Path]:
-        """By number. A folder listed while others write may lack a chunk below one that it has: each is asked for."""
+        """All chunks by number; each is tested, as a listing during writes may miss a chunk below one that it has."""
         listed = [int(path.stem) for path in self._folder.glob("*.parquet") if path.stem.isdecimal()]
         return [path for path in map(self._path, range(max(listed, default=-1) + 1)) if path.exists()]
 
@@ -143,9 +143,9 @@ def _read(chunk: Path, columns: list[str] | None = None) -> pl.DataFrame:
         return pl.read_parquet(chunk, columns=columns, glob=False)
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            "damaged file among the vectors of texts",
+            "damaged file in the cache of text vectors",
             where=str(chunk),
-            expected="a chunk as relrank wrote it; delete the file, and its texts are read again",
+            expected="a chunk that relrank wrote; delete the file, and its texts are encoded again",
             found=str(error).strip().splitlines()[0][:200],
         ) from None
 

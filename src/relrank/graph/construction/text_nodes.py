@@ -1,4 +1,4 @@
-"""Texts as nodes: a relation from whatever has texts to the texts, and their vectors as a feature of that type."""
+"""Texts as nodes: a relation from nodes to their texts, and the texts' vectors as a feature."""
 
 from __future__ import annotations
 
@@ -20,49 +20,51 @@ from relrank.tables.ids import IdMap
 from relrank.tables.tables import TEXTS
 
 
-def texts_draft(join: RelationBuilder, config: TextNodes) -> UnresolvedRelation:
-    """Edges from nodes to their texts; nodes without one have no edge.
+def build_text_relation(builder: RelationBuilder, config: TextNodes) -> UnresolvedRelation:
+    """Edges from nodes to their texts; nodes without a text have no edge.
 
     Raises:
-        InputError: no such texts, or none of a node of the graph; the target is a type with keys of its own.
+        InputError: there are no such texts, or none of a node of the graph; the target type has keys of its own.
     """
-    table, said = texts_of_kind(join, config.of)
+    table, rows = texts_of_kind(builder, config.of)
     target = config.target or config.of
-    if join.admits(target) is not None:
+    if builder.admits(target) is not None:
         found = f"{target}, which has keys of its own"
-        raise join.error("texts cannot be nodes of this type", expected="another target type", found=found)
-    src, ids = join.rows(table.node, said["key"], None, f"{TEXTS} key")
-    said, src = said.filter(src >= 0), src[src >= 0]
-    said = said.with_columns(key=said["text"].map_elements(key_of, return_dtype=pl.String))
-    once = said.unique("key").sort("key")
+        raise builder.error("texts cannot be nodes of this type", expected="another target type", found=found)
+    src, ids = builder.rows(table.node, rows["key"], None, f"{TEXTS} key")
+    rows, src = rows.filter(src >= 0), src[src >= 0]
+    rows = rows.with_columns(key=rows["text"].map_elements(key_of, return_dtype=pl.String))
+    once = rows.unique("key").sort("key")
     keys = IdMap(target, once["key"])
-    relation = Relation.of(join.relation, table.node, target, src, keys.find(said["key"]), duplicates="first")
-    join.count("text repeated for one node: counts once", len(said) - len(relation))
-    return join.unresolved(relation, ids, keys, f"texts of kind {config.of!r}", once["text"])
+    relation = Relation.of(builder.name, table.node, target, src, keys.find(rows["key"]), duplicates="first")
+    builder.count("text repeated for one node: counts once", len(rows) - len(relation))
+    return builder.unresolved(relation, ids, keys, f"texts of kind {config.of!r}", once["text"])
 
 
 def text_feature(unresolved: UnresolvedRelation, config: TextNodes, nodes: Mapping[str, IdMap]) -> Feature:
-    """The vectors of a relation's texts, under its name; other nodes of the type have none.
+    """The vectors of a relation's texts as a feature of its name; other nodes of the type have none.
 
     Raises:
-        InputError: fewer than two texts differ; or as :func:`relrank.graph.construction.text_encoders.encode_texts`.
+        InputError: all texts are the same; or as :func:`relrank.graph.construction.text_encoders.encode_texts`.
     """
     assert unresolved.texts is not None
-    relation, join = unresolved.relation, unresolved.join
+    relation, builder = unresolved.relation, unresolved.builder
     linked = np.unique(relation.dst)
-    values, read = encode_texts(join, unresolved.texts.gather(linked).to_list(), config)
-    if np.allclose(values[read], values[read][:1], rtol=1e-6, atol=0):
-        found = f"{int(read.sum()):,} of {linked.size:,} texts with a vector, all the same"
-        raise join.error("texts do not differ", expected="two different texts", found=found)
-    join.count(f"{relation.target} nodes whose words are all too rare: without a vector", (~read).sum())
+    values, encoded = encode_texts(builder, unresolved.texts.gather(linked).to_list(), config)
+    if np.allclose(values[encoded], values[encoded][:1], rtol=1e-6, atol=0):
+        found = f"{int(encoded.sum()):,} of {linked.size:,} texts with a vector, all the same"
+        raise builder.error("texts do not differ", expected="two different texts", found=found)
+    builder.count(f"{relation.target} nodes whose words are all too rare: without a vector", (~encoded).sum())
     ids = nodes[relation.target]
     known = np.zeros(len(ids), np.bool_)
-    known[ids.find(unresolved.target.at(linked[read]))] = True  # keys ascend on both sides: the vectors are in order
-    return Feature(relation.name, relation.target, known, dense=standardise(values[read], known))
+    known[ids.find(unresolved.target.at(linked[encoded]))] = (
+        True  # keys ascend on both sides, so vectors are in order
+    )
+    return Feature(relation.name, relation.target, known, dense=standardise(values[encoded], known))
 
 
 def text_relations(graph: Graph) -> tuple[Relation, ...]:
-    """The relations that lead to texts: those with a dense feature of their own name on their target type."""
+    """The relations to text nodes: those with a dense feature of the same name on their target type."""
     features = graph.features
     return tuple(
         r

@@ -1,0 +1,1 @@
+"""Negatives and neighbours, drawn anew for every batch."""

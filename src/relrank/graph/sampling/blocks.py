@@ -1,8 +1,8 @@
-"""Message-flow blocks: which nodes send to which in one layer, over one numbering of all nodes.
+"""Message-flow blocks: the edges of one message-passing layer, over one numbering of all nodes.
 
-An :class:`Adjacency` is the graph as rows of neighbours, every relation in both directions. A :class:`Block` is what
-one layer of a graph neural network reads: its destination nodes are the first of its source nodes, so that a layer
-is ``h[block.nodes]`` in, ``n_dst`` rows out, and the rows out are the source rows of the next block.
+An :class:`Adjacency` holds the neighbours of all nodes, every relation in both directions. A :class:`Block` is the
+input of one layer of a graph neural network: its destination nodes are the first of its source nodes, so that a layer
+maps ``h[block.nodes]`` to ``n_dst`` rows, which are the source rows of the next block.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Pairs = tuple[Int64 | Tensor, Int64 | Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EdgeType:
-    """One direction of one relation; an undirected relation has one edge type that holds both.
+    """One direction of one relation; an undirected relation has one edge type for both directions.
 
     Attributes:
-        name: ``"has_tag"`` sends from the relation's source to its target, ``"has_tag reversed"`` back.
+        name: ``"has_tag"`` from the relation's source to its target, ``"has_tag reversed"`` back.
         relation: index into ``Adjacency.names``.
-        destination: global numbers of the nodes that receive.
-        source: global numbers of the nodes that send.
-        csr: destination rows by source rows, both counted inside their type; data are the weights.
-        unweighted: whether all weights are equal to one.
+        destination: global numbers of the receiving nodes.
+        source: global numbers of the sending nodes.
+        csr: destinations by sources, both numbered inside their type, with the weights.
+        unweighted: whether all weights are 1.
     """
 
     name: str
@@ -48,10 +48,10 @@ class EdgeType:
 
 
 class Adjacency:
-    """A graph's neighbours over one table of all nodes, numbered as in ``Propagation``.
+    """The neighbours of all nodes of a graph, numbered as in ``Propagation``.
 
-    Per edge it holds 4 bytes of column and 4 of weight in each direction; one direction is the relation's own arrays,
-    and the two directions of a relation without weights share theirs.
+    An edge takes 4 bytes for the column and 4 for the weight in each direction. One direction shares the relation's
+    arrays, and the two directions of a relation without weights share the weights.
 
     Args:
         graph: interactions are relation 0, the other relations follow in name order.
@@ -67,15 +67,11 @@ class Adjacency:
     """
 
     def __init__(self, graph: Graph) -> None:
-        others = [t for t in graph.nodes if t not in (graph.user, graph.item) and graph.relations_of(t)]
-        self.types: dict[str, slice] = {}
-        self.n_nodes = 0
-        for name in (graph.user, graph.item, *others):
-            self.types[name] = slice(self.n_nodes, self.n_nodes + len(graph.nodes[name]))
-            self.n_nodes = self.types[name].stop
+        self.types = graph.node_slices()
+        self.n_nodes = max(nodes.stop for nodes in self.types.values())
         if self.n_nodes > np.iinfo(np.int32).max:
             raise InputError("too many nodes", where="graph", expected="fewer than 2^31", found=f"{self.n_nodes:,}")
-        relations = [graph.interactions, *(graph.relations[name] for name in sorted(graph.relations))]
+        relations = graph.ordered_relations()
         self.names = tuple(r.name for r in relations)
         self.edge_types = [e for i, r in enumerate(relations) for e in self._both_ways(i, r)]
 
@@ -86,15 +82,15 @@ class Adjacency:
         if relation.undirected:
             both = relation.csr(n_source, n_source)
             return [EdgeType(relation.name, index, source, source, both, unweighted)]
-        # A relation ascends by (src, dst), so its own arrays are the rows of the sources already.
+        # edges ascend by (src, dst), so the relation's arrays are the rows of the sources
         indptr = np.zeros(n_source + 1, np.int64)
         np.cumsum(np.bincount(relation.src, minlength=n_source), out=indptr[1:])
         sources = Csr(indptr, relation.dst, relation.weight, n_target)
-        turned = csr_array((relation.weight, relation.dst, indptr), shape=(n_source, n_target)).tocsc()
+        transposed = csr_array((relation.weight, relation.dst, indptr), shape=(n_source, n_target)).tocsc()
         targets = Csr(
-            turned.indptr.astype(np.int64),
-            turned.indices.astype(np.int32, copy=False),
-            relation.weight if unweighted else turned.data,
+            transposed.indptr.astype(np.int64),
+            transposed.indices.astype(np.int32, copy=False),
+            relation.weight if unweighted else transposed.data,
             n_source,
         )
         return [
@@ -103,29 +99,29 @@ class Adjacency:
         ]
 
     def degrees(self) -> Int64:
-        """Edges that arrive at each node over all edge types, int64 [n_nodes]."""
+        """Number of incoming edges of each node over all edge types, int64 [n_nodes]."""
         total = np.zeros(self.n_nodes, np.int64)
         for e in self.edge_types:
             total[e.destination] += e.csr.degrees()
         return total
 
     def positions(self, pairs: Pairs | None) -> list[Int64]:
-        """Where interactions lie in each edge type's ``csr.indices``: int64, ascending, once each.
+        """Positions of interactions in each edge type's ``csr.indices``, int64, ascending, each once.
 
         Args:
-            pairs: user rows and item rows; a pair that is no interaction is passed over. None is no pair.
+            pairs: user rows and item rows; pairs that are no interactions are ignored. None for no pairs.
 
         Returns:
             One array per edge type, empty for all but the interactions.
 
         Raises:
-            InputError: a row beyond its type, or as many users as items are not given.
+            InputError: a row is outside its type, or the numbers of users and items differ.
         """
-        found = [np.empty(0, np.int64) for _ in self.edge_types]
+        positions = [np.empty(0, np.int64) for _ in self.edge_types]
         if pairs is None:
-            return found
+            return positions
         users, items = (np.ascontiguousarray(side, np.int64) for side in pairs)
-        there, back = self.edge_types[:2]
+        to_items, to_users = self.edge_types[:2]
         if users.shape != items.shape or users.ndim != 1:
             raise InputError(
                 "pairs do not fit",
@@ -133,7 +129,7 @@ class Adjacency:
                 expected="as many users as items, one-dimensional",
                 found=f"{users.shape} users, {items.shape} items",
             )
-        for kind, rows, n in (("user", users, back.csr.n_rows), ("item", items, there.csr.n_rows)):
+        for kind, rows, n in (("user", users, to_users.csr.n_rows), ("item", items, to_items.csr.n_rows)):
             if rows.size and (rows.min() < 0 or rows.max() >= n):
                 raise InputError(
                     f"{kind} row out of range",
@@ -144,8 +140,8 @@ class Adjacency:
         for k, (rows, columns) in enumerate(((items, users), (users, items))):
             csr = self.edge_types[k].csr
             at = _positions(csr.indptr, csr.indices, rows, columns)
-            found[k] = np.unique(at[at >= 0])
-        return found
+            positions[k] = np.unique(at[at >= 0])
+        return positions
 
 
 @njit(nogil=True)
@@ -165,11 +161,11 @@ def _positions(indptr, indices, rows, columns):  # type: ignore[no-untyped-def]
 
 
 class Edges(NamedTuple):
-    """The edges of one edge type in a block, as rows of a sparse matrix: destinations by sources, both local.
+    """The edges of one edge type in a block, as a sparse matrix of local destinations by local sources.
 
     Attributes:
-        indptr: int64 [n_dst + 1]; a destination of another type than the edge type's has no edges.
-        indices: int32 [n_edges], positions in ``Block.nodes``; inside a row in no order.
+        indptr: int64 [n_dst + 1]; destinations of other node types have no edges.
+        indices: int32 [n_edges], positions in ``Block.nodes``; unordered inside a row.
         weight: float32 [n_edges], the relation's weights.
     """
 
@@ -180,12 +176,12 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The edges of one layer, in local numbers; all arrays are torch tensors on one device.
+    """The edges of one layer in local numbers; all arrays are torch tensors on one device.
 
     Attributes:
         nodes: int64 [n_src], global numbers of the source nodes, each once. The first ``n_dst`` are the destinations.
         n_dst: number of destinations.
-        edges: one for each of ``Adjacency.edge_types``, in that order.
+        edges: one for each of ``Adjacency.edge_types``, in the same order.
     """
 
     nodes: Tensor
@@ -203,7 +199,7 @@ class Block:
         return sum(e.indices.numel() for e in self.edges)
 
     def edge_index(self, k: int) -> Tensor:
-        """Edges of edge type ``k`` by destination, int64 [2, n_edges]: local source above local destination."""
+        """Edges of edge type ``k`` by destination, int64 [2, n_edges]: local sources, local destinations."""
         indptr, indices, _ = self.edges[k]
         rows = torch.arange(self.n_dst, device=indptr.device)
         rows = torch.repeat_interleave(rows, indptr.diff(), output_size=indices.numel())
@@ -218,18 +214,18 @@ class Block:
         return Block(move([self.nodes])[0], self.n_dst, tuple(Edges(*move(e)) for e in self.edges))
 
 
-def full_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block | None = None) -> Block:
-    """All nodes as sources and destinations, local numbers being the global ones: the block of full-graph training.
+def full_block(adjacency: Adjacency, exclude: Pairs | None = None, full: Block | None = None) -> Block:
+    """The block of full-graph training: all nodes as sources and destinations, in their global numbers.
 
     Args:
         adjacency: of the graph.
         exclude: interactions (user rows, item rows) left out in both directions.
-        whole: the block that leaves nothing out, if it is there: what loses no edge is taken from it.
+        full: the block without exclusions, if available; edge types that lose no edge are shared with it.
     """
     edges = []
     for k, (e, left_out) in enumerate(zip(adjacency.edge_types, adjacency.positions(exclude), strict=True)):
-        if whole is not None and not left_out.size:
-            edges.append(whole.edges[k])
+        if full is not None and not left_out.size:
+            edges.append(full.edges[k])
             continue
         starts, columns, weight = e.csr.indptr, e.csr.indices, e.csr.data
         if left_out.size:
@@ -239,11 +235,11 @@ def full_block(adjacency: Adjacency, exclude: Pairs | None = None, whole: Block 
         indptr[: e.destination.start] = 0
         indptr[e.destination.start : e.destination.stop + 1] = starts
         indptr[e.destination.stop + 1 :] = starts[-1]
-        edges.append(Edges(*(shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
-    nodes = torch.arange(adjacency.n_nodes) if whole is None else whole.nodes
+        edges.append(Edges(*(_shared(a) for a in (indptr, columns + np.int32(e.source.start), weight))))
+    nodes = torch.arange(adjacency.n_nodes) if full is None else full.nodes
     return Block(nodes, adjacency.n_nodes, tuple(edges))
 
 
-def shared(array: npt.NDArray[np.generic]) -> Tensor:
-    """The array as a tensor without a copy; torch wants arrays that may be written, so others are copied."""
+def _shared(array: npt.NDArray[np.generic]) -> Tensor:
+    """The array as a tensor without a copy; read-only arrays are copied, because torch needs writable ones."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,7 +1,7 @@
-"""Training edges in random order and negatives, seeded and compiled.
+"""Seeded, compiled negative sampling.
 
 Random numbers inside the kernels are hashes of (seed, position) — splitmix64, Steele et al. 2014 — so they do not
-depend on how many threads draw them.
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Bool = npt.NDArray[np.bool_]
 KINDS = ("uniform", "popularity", "in-batch", "mixed")
 _TRIES = 32
 _PARALLEL = 1 << 17
-"""Draws or look-ups below which a parallel region costs more than it brings, the more so on a busy machine."""
+"""Draws or look-ups below which a parallel region costs more than it saves."""
 
 _MARKED = 64
-"""Rows for each row of a batch up to which marking them all is faster than sorting the batch."""
+"""Largest ratio of all rows to those of a batch at which marking is faster than sorting."""
 
 
 @njit(inline="always")
@@ -49,7 +49,7 @@ def _shared_positives_serial(indptr, indices, users, place, out):  # type: ignor
 
 @njit(inline="always")
 def _uniform_row(indptr, indices, n_items, users, seed, out, b):  # type: ignore[no-untyped-def]
-    # The r-th item that the user does not have is r plus the number of the user's items before it: one bisect.
+    # the r-th item that the user does not have is r plus the number of the user's items before it: one bisection
     first, last = indptr[users[b]], indptr[users[b] + 1]
     free = np.uint64(n_items - (last - first))
     for k in range(out.shape[1]):
@@ -79,7 +79,7 @@ def _own_uniform_serial(indptr, indices, n_items, users, seed, out):  # type: ig
 
 @njit()
 def _weighted_among_free(indices, first, last, cumulated, share):  # type: ignore[no-untyped-def]
-    """The item at this share of the mass that is left when the row's own is taken out."""
+    """The item at a share of the total weight without that of the row's own items."""
     free = cumulated[-1]
     for e in range(first, last):
         free -= cumulated[indices[e] + 1] - cumulated[indices[e]]
@@ -114,7 +114,7 @@ def _weighted_row(indptr, indices, cumulated, guide, users, seed, out, b):  # ty
             if low == last or indices[low] != tried:
                 item = tried
                 break
-        if item < 0:  # the user has nearly all the mass: exact, and no more luck needed
+        if item < 0:  # the user's items have nearly all the weight: draw exactly, without rejection
             share = np.float64(hash64(state) >> np.uint64(11)) * 2.0**-53
             item = _weighted_among_free(indices, first, last, cumulated, share)
         out[b, k] = item
@@ -152,20 +152,20 @@ def _distinct(rows, n):  # type: ignore[no-untyped-def]
 
 
 def distinct(rows: Int64, n: int) -> tuple[Int64, Int64]:
-    """Distinct rows, ascending, and the place of each given row among them: ``np.unique`` without a sort.
+    """Distinct rows, ascending, and the position of each given row among them: ``np.unique`` without sorting.
 
     Args:
-        rows: int64 [B], each of 0 … n − 1.
-        n: how many rows there are; a batch that is small beside them is sorted after all.
+        rows: int64 [B], of 0 … n − 1.
+        n: number of all rows; a relatively small batch is sorted nevertheless.
     """
     if n > _MARKED * max(rows.size, 1):
         return np.unique(rows, return_inverse=True)
-    found: tuple[Int64, Int64] = _distinct(rows, n)
-    return found
+    result: tuple[Int64, Int64] = _distinct(rows, n)
+    return result
 
 
 def check_negatives_exist(positives: Csr) -> None:
-    """A negative is an item that the user does not have.
+    """Check that every user lacks an item, which can be a negative.
 
     Raises:
         InputError: a user has every item.
@@ -186,10 +186,10 @@ class NegativeBatch:
 
     Attributes:
         items: int64 [C], distinct item rows, ascending.
-        columns: int32 [B, n], each edge's own negatives as places in ``items``; None: all C serve every edge.
-        excluded: bool [B, C], True where the entry is an item of that edge's user and so no negative; None: nowhere.
-        log_q: float32 [C], natural log of the probability that the item is among the batch's (own negatives: of how
-            often it is expected among an edge's n); None for uniform draws, where it is the same for all items.
+        columns: int32 [B, n], each edge's own negatives as positions in ``items``; None: edges share all C.
+        excluded: bool [B, C], True for items of the edge's user, which are no negatives; None: nowhere.
+        log_q: float32 [C], natural log of the probability that the item is in the batch (own negatives: of its
+            expected number among an edge's n); None for uniform draws, where all items have the same.
     """
 
     items: Int64
@@ -201,42 +201,41 @@ class NegativeBatch:
 class NegativeSampler:
     """Draws the negatives of a batch of training edges.
 
-    ``uniform``: every item alike. ``popularity``: by training count to a power (Mikolov et al. 2013: 0.75); an item
-    without training edges counts as having one, so that every item can be drawn. ``in-batch``: the items of the
+    ``uniform``: all items with equal probability. ``popularity``: by training count to a power (Mikolov et al. 2013:
+    0.75); an item without training edges has count 1, so that every item can be drawn. ``in-batch``: the items of the
     batch's edges, hence by training count. ``mixed``: half in-batch, half uniform (Yang et al. 2020).
 
-    *Shared* negatives are one set of distinct items for a whole batch, and a mask names a user's own among them.
+    *Shared* negatives are one set of distinct items for a batch, with a mask of each user's own items.
     *Own* negatives are drawn for each edge, with replacement, among the items that its user does not have.
 
-    ``log_q`` makes the drawn stand for the catalogue: the expectation of Σ exp(s − log_q) over an edge's negatives is
-    Σ exp(s) over all items that the user does not have. (The positive is there with certainty and needs no
-    correction.) How exact that is:
+    ``log_q`` is the correction for sampling: the expectation of Σ exp(s − log_q) over an edge's negatives is Σ exp(s)
+    over all items that the user does not have. (The positive is always included and needs no correction.) It is
 
-    - ``popularity``, shared: exact. Drawing without replacement keeps the n smallest of Exp(1)/weight; given τ, the
+    - exact for shared ``popularity``. Drawing without replacement keeps the n smallest of Exp(1)/weight; given τ, the
       next smallest, an item is among them with probability 1 − exp(−weight · τ) (rank conditioning, Cohen & Kaplan
-      2007). The usual approximation, the log of a single draw's probability, counts popular items too little once n
-      times that probability nears 1.
-    - ``in-batch``, ``mixed``: a batch is taken as edges drawn uniformly without replacement, so that an item with c
-      of the E edges is among m others with probability 1 − (1 − m / (E − 1))^c: near the hypergeometric, and for few
-      edges m · c / E, which is the count over the number of edges, times m.
-    - ``popularity``, own: log(n · weight / Σ weights). That a user's own items cannot be drawn multiplies the user's
-      other probabilities by one factor, which is left out.
+      2007). The usual approximation, the log of a single draw's probability, underestimates the probability of
+      popular items when n times that probability is near 1.
+    - approximate for ``in-batch`` and ``mixed``: a batch is treated as edges drawn uniformly without replacement, so
+      that an item with c of the E edges is among m others with probability 1 − (1 − m / (E − 1))^c, close to the
+      hypergeometric one; for small m this is m · c / E.
+    - log(n · weight / Σ weights) for own ``popularity``. Excluding a user's own items multiplies the user's other
+      probabilities by one factor, which is omitted.
 
-    Random numbers depend on the seed alone, not on the number of threads.
+    Random numbers depend only on the seed, not on the number of threads.
 
     Args:
         positives: users by items, the training edges.
         kind: ``uniform``, ``popularity``, ``in-batch`` or ``mixed``.
-        n: own negatives per edge; or, shared, items per batch, at most the catalogue. In-batch it is how many edges
-            of the batch lend their item (all, if there are fewer); mixed, n // 2 of these at most and uniform items
-            for the rest. What coincides is one item.
-        shared: one set for a batch, the only way of in-batch and mixed.
+        n: own negatives per edge, or shared items per batch, at most the catalogue. In-batch: number of edges of the
+            batch whose items are used (at most all). Mixed: at most n // 2 of these, and uniform items for the rest.
+            Duplicates count once.
+        shared: one set for a batch; required for in-batch and mixed.
         power: exponent of the training count (``popularity`` only).
-        parallel: False: stays out of parallel regions, so that several threads may draw at once.
+        parallel: False avoids parallel regions, so that several threads may draw at once.
 
     Raises:
-        InputError: unknown kind, n below 1, own negatives of a kind that is only shared, a power that is negative or
-            not finite, or a user who has every item.
+        InputError: the kind is unknown, n is below 1, in-batch or mixed negatives are not shared, the power is
+            negative or not finite, or a user has every item.
     """
 
     def __init__(
@@ -264,11 +263,11 @@ class NegativeSampler:
         self.positives, self.kind, self.n, self.shared, self.power = positives, kind, n, shared, power
         self.parallel = parallel
         self._counts = np.maximum(np.bincount(positives.indices, minlength=positives.n_cols), 1)
-        # Whole numbers, so that masses add up without error; 2^50 in all, no item below 1.
+        # integers, so that weights add up without error; 2^50 in all, each at least 1
         weights = self._counts**power if kind == "popularity" else np.ones(positives.n_cols)
-        whole = np.maximum(np.rint(weights * (2.0**50 / weights.sum())), 1).astype(np.int64)
-        self._cumulated = np.concatenate([np.zeros(1, np.int64), np.cumsum(whole)])
-        # Indexed search (Chen & Asau 1974): share u of the mass is reached at or shortly after guide[u · parts].
+        integers = np.maximum(np.rint(weights * (2.0**50 / weights.sum())), 1).astype(np.int64)
+        self._cumulated = np.concatenate([np.zeros(1, np.int64), np.cumsum(integers)])
+        # indexed search (Chen & Asau 1974): share u of the weight is reached at or shortly after guide[u · parts]
         parts = 1 << int(positives.n_cols - 1).bit_length()
         at = (np.arange(parts) / parts * self._cumulated[-1]).astype(np.int64)
         self._guide = (np.searchsorted(self._cumulated, at, "right") - 1).astype(np.int32)
@@ -282,8 +281,8 @@ class NegativeSampler:
 
         Args:
             users: user rows [B].
-            items: item rows [B], each an item of its user.
-            seed: same seed, same negatives.
+            items: item rows [B], of training edges.
+            seed: the same seed gives the same negatives.
         """
         return self._draw_shared(users, items, seed) if self.shared else self._draw_own(users, seed)
 
@@ -324,11 +323,11 @@ class NegativeSampler:
                 log_q = np.log(-np.expm1(-weights[drawn] * keys[order[n]])).astype(np.float32)
         else:
             m = min(self.n if self.kind == "in-batch" else self.n // 2, items.size)
-            lent = items if m == items.size else items[rng.choice(items.size, m, replace=False, shuffle=False)]
+            from_batch = items if m == items.size else items[rng.choice(items.size, m, replace=False, shuffle=False)]
             fill = np.empty(0, np.int64)
             if self.kind == "mixed":
                 fill = rng.choice(p.n_cols, min(self.n - m, p.n_cols), replace=False, shuffle=False)
-            drawn = np.unique(np.concatenate([lent, fill]))
+            drawn = np.unique(np.concatenate([from_batch, fill]))
             others = m / max(items.size, 1) * max(items.size - 1, 1)
             missed = self._counts[drawn] * np.log1p(-min(others / max(p.nnz - 1, 1), 1 - 1e-12))
             missed += np.log1p(-min(fill.size / p.n_cols, 1 - 1e-12))
@@ -336,7 +335,7 @@ class NegativeSampler:
         place = np.full(p.n_cols, -1, np.int32)
         place[drawn] = np.arange(drawn.size, dtype=np.int32)
         excluded = np.zeros((users.size, drawn.size), np.bool_)
-        looked_up = int((p.indptr[users + 1] - p.indptr[users]).sum())
-        mark = _shared_positives if self.parallel and looked_up >= _PARALLEL else _shared_positives_serial
+        look_ups = int((p.indptr[users + 1] - p.indptr[users]).sum())
+        mark = _shared_positives if self.parallel and look_ups >= _PARALLEL else _shared_positives_serial
         mark(p.indptr, p.indices, users, place, excluded)
         return NegativeBatch(drawn, None, excluded, log_q)

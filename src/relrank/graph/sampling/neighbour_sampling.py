@@ -1,10 +1,10 @@
-"""Neighbour sampling: the few neighbours that a batch's layers read, drawn anew for every batch.
+"""Neighbour sampling: a few random neighbours per node and layer, drawn for each batch.
 
-From the seeds outwards, every node reached so far draws neighbours in every edge type (Hamilton et al. 2017,
-GraphSAGE; Schlichtkrull et al. 2018 for relations). What is drawn is exact: subsets by Floyd's algorithm or by
+From the seed nodes outwards, every node reached so far samples neighbours in every edge type (Hamilton et al. 2017,
+GraphSAGE; Schlichtkrull et al. 2018 for relations). The distributions are exact: subsets by Floyd's algorithm or by
 selection sampling (Knuth, TAOCP 2, 3.4.2 S), weighted subsets by the smallest of ``-log(u)/w`` (Efraimidis &
 Spirakis 2006), bounded integers without bias (Lemire 2019). Random numbers are hashes of (seed, layer, edge type,
-node, draw), so neither the number of threads nor the order of the seeds changes what a node draws.
+node, draw), so a node's sample depends neither on the number of threads nor on the order of the seed nodes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from relrank.errors import InputError
 from relrank.graph.sampling.blocks import Adjacency, Block, Edges, Pairs
-from relrank.graph.sampling.neighbour_tensors import DeviceSampler
 from relrank.kernels.csr import Int32, Int64
 from relrank.kernels.neighbour_sampling import counts, draw, first_repeated, relabel
 
@@ -29,7 +28,7 @@ Fanout = int | Mapping[str, int]
 
 
 class _Scratch(threading.local):
-    """Where each node stands in the batch's list, -1 if nowhere: one dense array for every thread that samples."""
+    """The position of each node in the batch's list, -1 for nodes not in it: one dense array per thread."""
 
     def __init__(self, n_nodes: int) -> None:
         self.place: Int32 = np.full(n_nodes, -1, np.int32)
@@ -40,26 +39,19 @@ class NeighbourSampler:
 
     Args:
         adjacency: of the graph.
-        fanouts: for each layer, the seeds' own neighbours first: how many neighbours a node draws in an edge type,
-            -1 for all of them; or a mapping from every relation's name to its number, used in both directions.
+        fanouts: for each layer, that of the seed nodes first, the number of neighbours that a node samples in an edge
+            type, -1 for all; or a mapping from every relation's name to this number, used in both directions.
         replace: whether neighbours are drawn with replacement. A neighbour drawn twice is then two edges, and every
-            node that has a neighbour draws exactly the fan-out; -1 still takes every neighbour once.
-        weighted: whether the chance of a neighbour is proportional to its edge's weight instead of uniform.
-            Reads all the weights of a node where uniform draws read only what they choose.
-        device: None draws with compiled kernels. Otherwise torch draws there, and blocks lie there; the graph is
-            copied to it once. The two draw from the same distributions, with other random numbers.
+            node with a neighbour draws exactly the fan-out; -1 still takes every neighbour once.
+        weighted: whether the probability of a neighbour is proportional to the edge's weight instead of uniform. It
+            reads all weights of a node, whereas uniform sampling reads only the sampled edges.
 
     Raises:
-        InputError: no layer, a fan-out below -1, or a mapping that misses a relation or names an unknown one.
+        InputError: there is no layer, a fan-out is below -1, or a mapping does not name exactly the relations.
     """
 
     def __init__(
-        self,
-        adjacency: Adjacency,
-        fanouts: Sequence[Fanout],
-        replace: bool = False,
-        weighted: bool = False,
-        device: torch.device | str | None = None,
+        self, adjacency: Adjacency, fanouts: Sequence[Fanout], replace: bool = False, weighted: bool = False
     ) -> None:
         self.adjacency = adjacency
         self.fanouts = [_by_edge_type(adjacency, layer, f) for layer, f in enumerate(fanouts)]
@@ -68,7 +60,6 @@ class NeighbourSampler:
         self.replace = replace
         self.weighted = weighted
         self._scratch = _Scratch(adjacency.n_nodes)
-        self._device = None if device is None else DeviceSampler(adjacency, replace, weighted, torch.device(device))
 
     def sample(
         self,
@@ -77,29 +68,27 @@ class NeighbourSampler:
         exclude: Pairs | None = None,
         parallel: bool | None = None,
     ) -> list[Block]:
-        """Draw the blocks that compute the seeds, the outermost first.
+        """Draw the blocks that compute the seed nodes, the outermost first.
 
         ``blocks[0].nodes`` are the nodes whose input is needed; the destinations of each block are the sources of the
-        next; the last block's destinations are the seeds, in their order. Other nodes come in no particular order.
+        next; the last block's destinations are the seed nodes, in their order. Other nodes have no particular order.
 
         Args:
-            seeds: int64 [n], global numbers, each once.
-            seed: same seed, same blocks: bit for bit on any number of threads, and on one device.
-            exclude: interactions (user rows, item rows) that carry no message in either direction in any layer: a
-                batch's supervised edges. A pair that is no interaction is passed over.
-            parallel: whether to draw on all of numba's threads. None does so in the main thread alone: parallel
-                regions of numba may not be entered by several threads at once.
+            seeds: int64 [n], global numbers of the seed nodes, each once.
+            seed: random seed; the same seed gives the same blocks on any number of threads.
+            exclude: interactions (user rows, item rows) that pass no message in either direction in any layer, such
+                as a batch's supervised edges. Pairs that are no interactions are ignored.
+            parallel: whether to use all of numba's threads. None does so in the main thread only, because several
+                threads must not enter numba's parallel regions at once.
 
         Raises:
-            InputError: a seed occurs twice or is no node.
+            InputError: a seed node occurs twice or does not exist.
         """
         start = np.ascontiguousarray(seeds.cpu() if isinstance(seeds, Tensor) else seeds, np.int64)
         left_out = self.adjacency.positions(exclude)
         shape = len(self.fanouts), len(self.adjacency.edge_types)
         words = seed.generate_state(shape[0] * shape[1], np.uint64).reshape(shape)
         self._check(start)
-        if self._device is not None:
-            return self._device.sample(start, self.fanouts, left_out, int(words[0, 0] >> np.uint64(1)))
         if parallel is None:
             parallel = threading.current_thread() is threading.main_thread()
         place, nodes, blocks = self._scratch.place, start, []
@@ -123,13 +112,13 @@ class NeighbourSampler:
                 expected=f"[n], 0 to {self.adjacency.n_nodes - 1}",
                 found=f"{list(seeds.shape)}, {seeds.min()} to {seeds.max()}",
             )
-        again = first_repeated(seeds, self._scratch.place)
-        if again >= 0:
+        repeated = first_repeated(seeds, self._scratch.place)
+        if repeated >= 0:
             raise InputError(
                 "seed occurs more than once",
-                where=f"seeds, position {again}",
+                where=f"seeds, position {repeated}",
                 expected="each node once",
-                found=f"node {seeds[again]} again",
+                found=f"node {seeds[repeated]} again",
             )
 
     def _layer(
@@ -178,15 +167,14 @@ def _by_edge_type(adjacency: Adjacency, layer: int, fanout: Fanout) -> list[int]
 
 
 def full_blocks(adjacency: Adjacency, max_edges: int) -> Iterator[Block]:
-    """All nodes as destinations, in order, chunk by chunk, each with all its neighbours.
+    """All nodes as destinations, in order and in chunks, with all their neighbours.
 
-    One sweep computes a layer of all nodes from the layer below of all nodes in bounded memory, exactly:
+    They compute a layer of all nodes exactly, in bounded memory:
     ``new[block.nodes[: block.n_dst]] = layer(old[block.nodes], block)``.
 
     Args:
         adjacency: of the graph.
-        max_edges: largest number of a chunk's edges, each node counting as one more; a node beyond it is a chunk by
-            itself.
+        max_edges: most edges and nodes of a chunk; a node with more edges is a chunk of its own.
     """
     sampler = NeighbourSampler(adjacency, [-1])
     ends = np.cumsum(adjacency.degrees() + 1)
@@ -199,15 +187,15 @@ def full_blocks(adjacency: Adjacency, max_edges: int) -> Iterator[Block]:
 
 
 def prefetch(make: Callable[[int], T], n: int, workers: int) -> Iterator[T]:
-    """``make(0)``, …, ``make(n - 1)`` in this order, made ahead of their use.
+    """``make(0)``, …, ``make(n - 1)`` in this order, computed in advance.
 
-    At most ``2 · workers`` of them wait. An exception of ``make(i)`` is raised in place of the i-th. A consumer that
-    stops early waits for those under way and no more; close the iterator (or drop it) to that end.
+    At most ``2 · workers`` results wait. An exception of ``make(i)`` is raised in place of the i-th result. Closing
+    or dropping the iterator waits for the running calls and starts no more.
 
     Args:
-        make: called from several threads at once if ``workers`` > 1; may not enter numba's parallel regions.
-        n: how many.
-        workers: threads; with 0 everything is made in the caller's thread, each when it is asked for.
+        make: called from several threads at once if ``workers`` > 1; must not enter numba's parallel regions.
+        n: number of calls.
+        workers: number of threads; 0 calls ``make`` in the caller's thread when a result is requested.
     """
     if workers == 0:
         yield from map(make, range(n))

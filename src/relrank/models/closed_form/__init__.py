@@ -1,0 +1,1 @@
+"""Models that are solved, not trained: baselines, neighbours, linear models, graph filters."""

@@ -1,0 +1,1 @@
+"""What models share: their base classes, layers, losses, vectors, sequences, hyper-parameters, estimates."""

@@ -1,0 +1,1 @@
+"""Models that read histories in time order."""
