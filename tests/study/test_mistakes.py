@@ -248,14 +248,14 @@ def test_an_output_that_cannot_be_written(answer, shop):
         answer(words=("study", "study.toml", "--out", "taken/study"))
         == """file or folder cannot be used
   where:    HERE/taken/study
-  expected: a folder above it, where a file is now
+  expected: a folder above it instead of a file
   found:    not a directory"""
     )
     assert (
         answer(words=("study", "study.toml", "--out", "taken"))
         == """file or folder cannot be used
   where:    HERE/taken
-  expected: a folder, or nothing there yet
+  expected: a folder, or nothing of this name
   found:    file exists"""
     )
 

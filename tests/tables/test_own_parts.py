@@ -121,7 +121,7 @@ def test_edge_lists_have_no_header(tmp_path: Path) -> None:
         read_tables(check(described, DataConfig, "study.toml"), tmp_path)
     with pytest.raises(InputError, match="columns must differ"):
         check({**described, "interactions": {**rows, "columns": ["u", "u"]}}, DataConfig, "study.toml")
-    with pytest.raises(InputError, match="Parquet file has names"):
+    with pytest.raises(InputError, match="Parquet file has column names"):
         check({**described, "interactions": {**rows, "file": "x.parquet"}}, DataConfig, "study.toml")
 
 

@@ -306,9 +306,7 @@ def _on_one_clock(tables: Tables, clean: dict[str, Any], settled: Collection[int
 
     parts = [(f"{name}interactions", clean["interactions"], clean["interactions"], "time")]
     parts += [(f"{name}part {part!r}", frame, frame, "time") for part, frame in clean["given"].items()]
-    parts += [
-        (f"{name}links {link!r}", t, t.frame, t.time) for link, t in clean["links"].items() if t.time is not None
-    ]
+    parts += [(f"{name}links {n!r}", link, link.frame, link.time) for n, link in clean["links"].items() if link.time]
     parts += [] if texts is None else [(f"{name}texts", texts, texts.frame, "time")]
     timed = [(f"{at}, column {c!r}", frame[c], base(part)) for at, part, frame, c in parts if c in frame.columns]
     clock = _clock_of(tables, timed, stated)
