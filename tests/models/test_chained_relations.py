@@ -219,7 +219,7 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
             cut = EdgeRemoval(name, links(model.graph, name, places))
             assert fewer.supports(cut)
             want, users = solved_without(model, name, places), range(0, SIZES["user"], 7)
-            rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
+            rows = [(model.history.take(np.array([u])), model.user_pseudo_items(u)) for u in users]
             inputs = [
                 (np.concatenate([x.indices, c + n]).astype(np.int64), np.concatenate([x.data, v]))
                 for x, (c, v) in rows

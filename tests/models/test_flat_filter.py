@@ -71,7 +71,7 @@ def test_every_leading_direction_counts_the_same():
     values, vectors = np.linalg.eigh(r.T @ r)
     table = np.zeros((120, 16), np.float32)
     table[:, :8] = vectors[:, -8:]
-    out = model._linear(table) + (model.out_of @ (model.into.T @ torch.from_numpy(table))).numpy()
+    out = model.apply_filter(table) + (model.out_of @ (model.into.T @ torch.from_numpy(table))).numpy()
     factors = np.append(values[-8:-4], [2 * values[-4]] * 4)
     np.testing.assert_allclose(out[:, :8], vectors[:, -8:] * factors, atol=1e-4 * values[-1])
 
