@@ -308,7 +308,7 @@ def test_conjugate_gradients_arrive_at_the_regression():
     expected = np.linalg.solve(a.T @ n @ a + penalty.mean() * np.eye(a.shape[1]), a.T @ n @ vectors)
     off = []
     for _ in range(20):
-        prior.move(vectors)
+        prior.update(vectors)
         off.append(np.abs(prior.targets - expected).max())
     assert off[0] > off[2] > off[-1]
     assert off[-1] < 1e-4
