@@ -30,6 +30,7 @@ from relrank.models.core.base import (
     GridParameter,
     Recommender,
     Trained,
+    entries,
     history_rows,
     override_config,
     user_rows,
@@ -252,9 +253,8 @@ def z_scores(scores: Tensor, seen: Csr) -> Tensor:
         scores: float32 [n, n_items].
         seen: histories [n, n_items].
     """
-    history = torch.from_numpy(seen.rows().astype(np.int64)), torch.from_numpy(seen.indices.astype(np.int64))
     n_unseen = torch.from_numpy(seen.n_cols - seen.degrees()).clamp(min=1)[:, None]
-    unseen = scores.new_ones(scores.shape).index_put(history, scores.new_tensor(0.0))
+    unseen = scores.new_ones(scores.shape).index_put(entries(seen), scores.new_tensor(0.0))
     # relative to the first unseen item, so that equal scores exactly equal their mean
     relative = scores - scores.gather(1, unseen.argmax(1, keepdim=True))
     mean = (relative * unseen).sum(1, keepdim=True) / n_unseen

@@ -87,6 +87,7 @@ class ChebyCF(ItemFilters):
     Config = ChebyCFConfig
     solution: ClassVar[Shapes] = {**SpectralFilter.solution, "largest": ("one",)}
 
+    _outer: Float32
     #: λ, float32 [1]
     largest: Tensor
 
@@ -112,7 +113,7 @@ class ChebyCF(ItemFilters):
         self._by_item = self._filter.transpose()
         degrees = item_degrees(self.history, self.config.beta)
         degrees[degrees == 0] = 1  # relations may still reach items without interactions
-        self._outer: Float32 = degrees
+        self._outer = degrees
         plateau = plateau_coefficients(self.config.order, self.config.flatness)
         self._coefficients = np.trim_zeros(plateau, "b").astype(np.float32)
         self._relations = item_filters(graph, self.config.weight, self.config.weights)
@@ -125,10 +126,6 @@ class ChebyCF(ItemFilters):
         self.into = torch.from_numpy(V / self._outer[:, None])
         self.out_of = torch.from_numpy(np.float32(self.config.alpha) * self._outer[:, None] * V)
         return self
-
-    def filter_input(self, rows: Csr) -> Csr:
-        """X D_i^-β."""
-        return Csr(rows.indptr, rows.indices, rows.data / self._outer[rows.indices], rows.n_cols)
 
     def apply_filter(self, table: Float32) -> Float32:
         """``D_i^β (Σ_k c_k T_k(L̃) + Σ_r w_r F_r) table``, the polynomial by Clenshaw's recurrence."""

@@ -70,6 +70,7 @@ class FlatFilter(ItemFilters):
     solution: ClassVar[Shapes] = {**SpectralFilter.solution, "largest": ("one",)}
     power_iterations: ClassVar[int] = 8
 
+    _outer: Float32
     #: λ_1, float32 [1]
     largest: Tensor
 
@@ -94,7 +95,7 @@ class FlatFilter(ItemFilters):
         scale = user_degrees[x.rows()] ** -c.user_power * item_degrees[x.indices] ** -c.item_power
         self._filter = Csr(x.indptr, x.indices, (x.data * scale).astype(np.float32), x.n_cols)
         self._by_item = self._filter.transpose()
-        self._outer: Float32 = (item_degrees**c.outer_power).astype(np.float32)
+        self._outer = (item_degrees**c.outer_power).astype(np.float32)
         self._relations = item_filters(graph, self.config.weight, self.config.weights)
 
     def solve(self) -> Self:
@@ -106,10 +107,6 @@ class FlatFilter(ItemFilters):
         self.out_of = torch.from_numpy(V * self._outer[:, None] * change)
         self.largest = torch.from_numpy(eigenvalues[:1].astype(np.float32))
         return self
-
-    def filter_input(self, rows: Csr) -> Csr:
-        """X D_i^-c."""
-        return Csr(rows.indptr, rows.indices, rows.data / self._outer[rows.indices], rows.n_cols)
 
     def apply_filter(self, table: Float32) -> Float32:
         """``D_i^c (P + λ_1 Σ_r w_r F_r) table``."""

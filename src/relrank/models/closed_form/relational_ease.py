@@ -52,6 +52,7 @@ from relrank.models.core.relation_rows import (
     append_columns,
     entry_counts,
     row_entries,
+    side_by_side,
     unit_relation_rows,
     user_columns,
 )
@@ -247,17 +248,9 @@ _SOLUTIONS: WeakKeyDictionary[Relation, tuple[Any, Float32, Float32]] = WeakKeyD
 
 def _pseudo_users(graph: Graph, relations: Sequence[tuple[Relation, float]]) -> Csr:
     """``√w Rᵀ`` of all relations, one below the other: nodes with edges by items."""
-    row, col, data, height = [], [], [], 0
-    for relation, weight in relations:
-        rows = unit_relation_rows(graph, relation).transpose()
-        rows = rows.take(np.flatnonzero(rows.degrees()))
-        row.append(rows.rows() + height)
-        col.append(rows.indices)
-        data.append(rows.data * np.float32(np.sqrt(weight)))
-        height += rows.n_rows
-    if not height:
-        return Csr(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), graph.n_items)
-    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (height, graph.n_items), np.concatenate(data))
+    parts = [(unit_relation_rows(graph, relation), weight) for relation, weight in relations]
+    rows = side_by_side(parts, graph.n_items).transpose()
+    return rows.take(np.flatnonzero(rows.degrees()))
 
 
 def _relation_gram(graph: Graph, relation: Relation) -> Float32 | Csr:

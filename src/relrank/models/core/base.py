@@ -526,6 +526,12 @@ def interaction_rows(graph: Graph) -> Csr:
     return graph.interactions.csr(graph.n_users, graph.n_items)
 
 
+def entries(rows: Csr, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all entries, int64 [nnz] each."""
+    row, column = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (rows.rows(), rows.indices))
+    return row, column
+
+
 def user_rows(users: Tensor, n_users: int) -> Int64:
     """User rows as a NumPy array.
 

@@ -104,6 +104,8 @@ class SpectralFilter(HistoryScorer):
     _filter: Csr
     #: R̃ᵀ, [n_items, n_users]
     _by_item: Csr
+    #: item degrees to a power, by which histories are divided before the sparse filter, float32 [n_items]
+    _outer: Float32 | None = None
 
     @classmethod
     def rounds(cls, config: Any) -> int:
@@ -128,14 +130,12 @@ class SpectralFilter(HistoryScorer):
     def apply_filter(self, table: Float32) -> Float32:
         """The sparse filter times a table, float32 [n_items, width]; may overwrite its argument."""
 
-    def filter_input(self, rows: Csr) -> Csr:
-        """What the sparse filter is applied to: by default the histories themselves."""
-        return rows
-
     def score_rows(self, rows: Csr) -> Tensor:
         """Both filters applied to histories."""
         scores = torch.from_numpy(rows_times_dense(rows, self.into.numpy())) @ self.out_of.T
-        filter_columns(self.filter_input(rows), self.apply_filter, scores)
+        if self._outer is not None:
+            rows = Csr(rows.indptr, rows.indices, rows.data / self._outer[rows.indices], rows.n_cols)
+        filter_columns(rows, self.apply_filter, scores)
         return scores
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.kernels.csr import Csr
+from relrank.models.core.base import entries
 
 SHARPER = 0.5
 """τ' divided by the temperature of training."""
@@ -51,7 +52,7 @@ def _fit_block(start: Tensor, rows: Csr, items: Tensor, temperature: float, leng
     With w_i = σ(log Σ_{j ∉ H} exp(s_j) − s_i), ∂/∂s_i = −w_i for i ∈ H, and ∂/∂s_j = Σ_i w_i · softmax_{∉H}(s)_j for
     j ∉ H. Users are independent of each other.
     """
-    users, seen = (torch.from_numpy(a).long().to(items.device) for a in (rows.rows(), rows.indices))
+    users, seen = entries(rows, items.device)
     scale = length / (SHARPER * temperature)
     smallest = torch.finfo(items.dtype)
     u = start.clone()

@@ -90,7 +90,7 @@ class MessagePassing(VectorModel):
         with torch.random.fork_rng(
             devices=[]
         ):  # torch's modules draw from the global generator in their constructors
-            self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
+            self.convs = nn.ModuleList(self.layer() for _ in range(c.layers))
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
@@ -120,7 +120,7 @@ class MessagePassing(VectorModel):
         )
 
     @abstractmethod
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """A layer: ``forward(x [n_src, dim], block) -> [n_dst, dim]``, with ``reset(generator)`` to initialise it."""
 
     def _own(self) -> Tensor:
@@ -133,16 +133,12 @@ class MessagePassing(VectorModel):
         own[items] *= torch.from_numpy(degrees)[:, None]
         return own
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors; each layer initialises itself."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            for encoder in self.encoders:
-                encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
-            for conv in self.convs:
-                conv.reset(generator)  # type: ignore[operator]
-        self.clear_derived()
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Each feature encoder and each layer initialises itself."""
+        for encoder in self.encoders:
+            encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
+        for conv in self.convs:
+            conv.reset(generator)  # type: ignore[operator]
 
     def encoder_inputs(
         self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
@@ -188,7 +184,7 @@ class MessagePassing(VectorModel):
             x = apply_dropout(x, self.config.dropout, generator)
             x = self._apply_layer(number, x, block)
         if self._neighbour_sampler is None:
-            return x.index_select(0, batch.users), x.index_select(0, batch.items + self.graph.n_users)
+            return self.rows_of(x, batch)
         return x[: len(batch.users)], x[len(batch.users) :]
 
     def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:

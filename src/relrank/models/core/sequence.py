@@ -136,18 +136,6 @@ class SequenceModel(SequenceScorer, ProductModel):
             )
         return users, self.sequences.items[self.sequences.indptr[users + 1] - 1]
 
-    def init_weights(self, seed: int) -> None:
-        """Normal item vectors; a subclass adds its encoder's."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            self.init_encoder(generator)
-        self.clear_derived()
-
-    @abstractmethod
-    def init_encoder(self, generator: torch.Generator) -> None:
-        """Fresh parameters of the encoder; called without gradients."""
-
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
         """Windows of the users' histories; each trained position is one edge of the batch.
 

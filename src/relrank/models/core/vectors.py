@@ -149,10 +149,12 @@ class BatchItems:
 class ProductModel(Trained):
     """Negatives, scores and losses for an encoder.
 
-    A subclass gives ``prepare``, which makes a ``Batch`` of the items from ``draw``, and ``encode``.
+    A subclass gives ``table``, its free vectors; ``prepare``, which makes a ``Batch`` of the items from ``draw``; and
+    ``encode``.
     """
 
     config: Any
+    table: Tensor
     Config: ClassVar[type] = VectorConfig
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
@@ -189,6 +191,18 @@ class ProductModel(Trained):
             GridParameter("l2", (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2), 0.0),
             Range("train.lr", 3e-3, 5e-2, log=True),
         )
+
+    def init_weights(self, seed: int) -> None:
+        """Normal free vectors; the encoder's parameters by ``init_encoder``."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+            self.init_encoder(generator)
+        self.clear_derived()
+
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Initialise further parameters; called without gradients."""
+        del generator
 
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -361,6 +375,10 @@ class VectorModel(ProductModel):
             seed: of the random draws.
         """
         del users, items, edges, seed
+
+    def rows_of(self, table: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the batch's users and items in a table of all users, then all items."""
+        return table.index_select(0, batch.users), table.index_select(0, batch.items + self.graph.n_users)
 
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
         """Distinct nodes, negatives and encoder inputs of one batch of training edges."""

@@ -91,7 +91,6 @@ class GATv2(MessagePassing):
                 "attention already uses the edge weights", where=f"{where}, weighted", expected="false", found="true"
             )
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The attention layer."""
-        del number
         return AttentionLayer(self.config.dim, self.adjacency, self.config.heads)

@@ -62,7 +62,6 @@ class GraphSAGE(MessagePassing):
     name = "graphsage"
     Config = GraphSAGEConfig
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The mean layer."""
-        del number
         return MeanLayer(self.config.dim)

@@ -132,9 +132,8 @@ class HGT(MessagePassing):
         """``heads`` must divide ``dim``."""
         check_heads(config, where)
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The transformer layer."""
-        del number
         return TransformerLayer(self.config.dim, self.adjacency, self.config.heads)
 
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:

@@ -223,8 +223,7 @@ class Hybrid(RelationalLightGCN):
         if self._learned:
             users, items = super().encode(batch)
         else:
-            z = self.propagate()
-            users, items = z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)
+            users, items = self.rows_of(self.propagate(), batch)
         return self.fused("user", users, batch.users, generator), self.fused("item", items, batch.items, generator)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:

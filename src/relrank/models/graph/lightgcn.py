@@ -87,13 +87,10 @@ class RelationalLightGCN(VectorModel):
         weights = (Range(f"weights.{name}", 0.01, 3.0, log=True) for name in sorted(graph.relations))
         return *super().space(graph), Range("layers", 1, 4), *weights
 
-    def init_weights(self, seed: int) -> None:
-        """Normal E; relation weights at their configured initial values."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            self.raw_weights.copy_(self._initial_theta)
-        self.clear_derived()
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Relation weights at their configured initial values."""
+        del generator
+        self.raw_weights.copy_(self._initial_theta)
 
     @property
     def relation_weights(self) -> dict[str, float]:
@@ -126,8 +123,7 @@ class RelationalLightGCN(VectorModel):
     def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of E⁰ for the batch's users and items, which ``l2`` penalises (eq. 15)."""
         e0, self._penalised = self._penalised, None
-        n = self.graph.n_users
-        return e0 or (self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n))
+        return e0 or self.rows_of(self.table, batch)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
         """Rows of Z for all users and all items."""

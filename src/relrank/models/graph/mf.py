@@ -58,17 +58,9 @@ class MF(VectorModel):
         """That of every encoder, without the sampling: negatives per edge cannot be in-batch."""
         return tuple(d for d in super().space(graph) if d.name != "sampling")
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-        self.clear_derived()
-
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
-        n = self.graph.n_users
-        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+        return self.rows_of(self.table, batch)
 
     def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""

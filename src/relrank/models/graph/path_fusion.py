@@ -83,13 +83,10 @@ class PathFusion(VectorModel):
             Range("train.lr", 3e-3, 5e-2, log=True),
         )
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors; path weights at their configured initial values."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Path weights at their configured initial values."""
+        del generator
         self.paths.reset()
-        self.clear_derived()
 
     @property
     def relation_weights(self) -> dict[str, float]:
@@ -116,8 +113,7 @@ class PathFusion(VectorModel):
 
     def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors e of the batch's users and q of its items."""
-        n = self.graph.n_users
-        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+        return self.rows_of(self.table, batch)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
         """Vectors z of all users, from their full histories, and q of all items."""

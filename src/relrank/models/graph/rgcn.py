@@ -80,7 +80,6 @@ class RGCN(MessagePassing):
     name = "rgcn"
     Config = RGCNConfig
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The relational layer."""
-        del number
         return RelationalLayer(self.config.dim, self.adjacency, self.config.bases)

@@ -60,8 +60,8 @@ class XSimGCL(RelationalLightGCN):
             x = add_noise(self.blocks.product(x, self.alpha), self.config.noise, generator)
             total = total + x
             if layer == self.config.contrast_layer:
-                self._contrasted = self._rows(x, batch)
-        return self._rows(total / self.config.layers, batch)
+                self._contrasted = self.rows_of(x, batch)
+        return self.rows_of(total / self.config.layers, batch)
 
     def contrastive_views(
         self, batch: Batch, users: Tensor, items: Tensor
@@ -79,6 +79,3 @@ class XSimGCL(RelationalLightGCN):
             x = self.blocks.product(x, self.alpha)
             total = total + x
         return total / int(self.config.layers)
-
-    def _rows(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)

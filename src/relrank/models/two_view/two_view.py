@@ -41,7 +41,7 @@ from relrank.graph.relation_chains import hops
 from relrank.graph.sequences import Sequences
 from relrank.kernels.csr import Csr, Int64
 from relrank.models.core import losses
-from relrank.models.core.base import GridParameter, history_rows, user_rows
+from relrank.models.core.base import GridParameter, entries, history_rows, user_rows
 from relrank.models.core.hyperparameters import (
     AlwaysZero,
     DropFraction,
@@ -279,8 +279,8 @@ class TwoView(VectorModel):
             if aligned.size > ALIGNED:
                 aligned = np.sort(np.random.default_rng(align_seed).choice(aligned, ALIGNED, replace=False))
             at = np.isin(edges[1], aligned)
-            entries = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
-            has = csr_array((np.ones(at.sum(), np.int32), entries), shape=(users.size, aligned.size))
+            pairs = np.searchsorted(users, edges[0][at]), np.searchsorted(aligned, edges[1][at])
+            has = csr_array((np.ones(at.sum(), np.int32), pairs), shape=(users.size, aligned.size))
             same_user_pairs = np.stack((has.T @ has).nonzero()).astype(np.int64)
         paths = () if self.paths is None else self.paths.encoder_inputs(users, edges, self.parallel)
         return TwoViewInputs(self.training_histories.of(users, edges), users, drawn, aligned, same_user_pairs, paths)
@@ -337,7 +337,7 @@ class TwoView(VectorModel):
             if offsets is not None:
                 scores += offsets.detach() * c.temperature
             scores[:, torch.from_numpy(self._never_negative)] = -torch.inf
-        seen = _pairs(self.history.take(inputs.users), scores.device)
+        seen = entries(self.history.take(inputs.users), scores.device)
         negatives, excluded = hard_negatives(scores, seen, c.top, c.candidates, generator)
         positives, user_index = batch.items.index_select(0, batch.positive_index), batch.user_index
 
@@ -435,7 +435,7 @@ class TwoView(VectorModel):
         items, c = self._catalogue(), self.config
         keys = self.reader.keys(items, histories)
         h = self.reader(items, keys, histories, None if users is None else self._side(users))
-        unseen = scores.index_put(_pairs(seen, scores.device), scores.new_tensor(-torch.inf))
+        unseen = scores.index_put(entries(seen, scores.device), scores.new_tensor(-torch.inf))
         top = unseen.topk(min(c.top, scores.shape[1]), 1).indices
         added = torch.empty_like(top, dtype=scores.dtype)
         for part in users_at_once(histories, top.shape[1]):
@@ -469,9 +469,3 @@ class TwoView(VectorModel):
     def missing_views(self) -> dict[str, float]:
         """Share of the items without a trained free vector, without text, and without attributes."""
         return {name: float(1 - self.items.known[:, k].double().mean()) for k, name in enumerate(PARTS)}
-
-
-def _pairs(rows: Csr, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows and columns of all entries."""
-    row, column = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (rows.rows(), rows.indices))
-    return row, column
