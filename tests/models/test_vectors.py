@@ -321,9 +321,9 @@ class Bare(VectorModel):
 def test_an_encoder_without_own_vectors_cannot_be_penalised():
     model = new(Bare, VectorConfig)
     assert model.loss(prepared(model)).isfinite()
-    ridge_gram = new(Bare, VectorConfig, l2=0.1)
+    penalised = new(Bare, VectorConfig, l2=0.1)
     with pytest.raises(InputError, match=r"no free vectors[\s\S]*bare"):
-        ridge_gram.loss(prepared(ridge_gram))
+        penalised.loss(prepared(penalised))
 
 
 def test_a_batch_moves_with_everything_in_it():

@@ -187,7 +187,7 @@ class MessagePassing(VectorModel):
             return self.rows_of(x, batch)
         return x[: len(batch.users)], x[len(batch.users) :]
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Free vectors of the batch's users and items."""
         nodes = batch.users, batch.items + self.graph.n_users
         users, items = (self.table.index_select(0, n) * self._has_own[n] for n in nodes)

@@ -213,7 +213,7 @@ class ProductModel(Trained):
         del batch
         return None
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The unpropagated vectors of ``batch.users`` and ``batch.items``, which ``l2`` penalises."""
         del batch
         raise InputError("model has no free vectors to penalise", where=self.name, expected="l2 = 0", found="l2")
@@ -328,7 +328,7 @@ class ProductModel(Trained):
 
     def _penalty(self, batch: Batch) -> Tensor:
         """½ ‖·‖² of every edge's user, positive and own negatives, mean over the edges."""
-        users, items = (x.square().sum(1) for x in self.ridge_gram(batch))
+        users, items = (x.square().sum(1) for x in self.penalised_vectors(batch))
         total = users[batch.user_index].sum() + items[batch.positive_index].sum()
         if batch.negative_index is not None:
             total = total + items[batch.negative_index].sum()

@@ -120,7 +120,7 @@ class RelationalLightGCN(VectorModel):
         self._penalised = (e0[0], e0[1]) if e0 else None
         return z_users, z_items
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of E⁰ for the batch's users and items, which ``l2`` penalises (eq. 15)."""
         e0, self._penalised = self._penalised, None
         return e0 or self.rows_of(self.table, batch)

@@ -62,7 +62,7 @@ class MF(VectorModel):
         """Rows of the table."""
         return self.rows_of(self.table, batch)
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
         return self.encode(batch)
 

@@ -104,14 +104,14 @@ class PathFusion(VectorModel):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors z of the batch's users, without the batch's own edges, and q of its items."""
         z: Tensor = sparse_product(batch.encoder_inputs[0], self.table[self.graph.n_users :])
-        e, q = self.ridge_gram(batch)
+        e, q = self.penalised_vectors(batch)
         return z + e if self.config.user_vectors else z, q
 
     def offsets(self, batch: Batch) -> Tensor | None:
         """Path scores, [U, n_items]; None if all kinds of path are excluded."""
         return self.paths(batch.encoder_inputs[1:]) if self.paths.kinds else None
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors e of the batch's users and q of its items."""
         return self.rows_of(self.table, batch)
 
