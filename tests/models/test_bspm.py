@@ -39,7 +39,7 @@ def graph():
 
 
 def by_the_formula(graph, x, rank=5, beta=0.2, time=2.5, steps=1, solver="rk4", filters=()):
-    """Choi et al. 2023 step by step: the differential equation is solved on the whole score matrix, in float64."""
+    """Choi et al. 2023 step by step: the differential equation is solved on the full score matrix, in float64."""
     r = over_degrees(interactions(graph))
     p, degrees = r.T @ r, interactions(graph).sum(0)
     root = np.diag(degrees**0.5)

@@ -174,7 +174,7 @@ def test_scores_come_from_a_history_unless_users_have_relations_in_use():
 
 
 def cold_and_cached(whole, arm, config):
-    """A model solved within the whole graph with an empty cache, and with the full solution cached."""
+    """A model solved from ``whole`` with an empty cache, and with the solution on ``whole`` cached."""
     relational_ease._SOLUTIONS.clear()
     cold = RelationalEASE(arm, config).solve_from(whole)
     relational_ease._SOLUTIONS.clear()

@@ -36,7 +36,7 @@ HISTORIES = [
     [6, 1, 7, 10],
     [12, 2, 0, 3, 9, 5, 1],
 ]
-"""None, one, as many as the window holds beside the next item, and more."""
+"""None, one, as many as fit into the window with the next item, and more."""
 ALL = np.arange(len(HISTORIES))
 
 
@@ -112,7 +112,7 @@ def test_every_item_of_the_last_window_is_to_be_found_once(users):
 
 
 def test_windows_that_end_anywhere():
-    """From the first full window on, all ends alike; a history that fits is always read whole."""
+    """Uniform from the first full window on; a history that fits into the window is read in full."""
     model, n = new(crop="random"), 400
     ends = Counter()
     for seed in range(n):

@@ -176,7 +176,7 @@ def test_a_cosine_with_a_mixture_is_refused():
 
 @pytest.mark.parametrize("kind", [LightGCNItemEncoder, GATItemEncoder])
 def test_pretraining_finds_the_planted_blocks(kind):
-    """Items of one block end up alike, and at the random start they are hardly."""
+    """Items of one block become similar, which they are not initially."""
     graph = item_graph(planted_sequences())
     vectors = kind(graph, 16, 1) if kind is LightGCNItemEncoder else kind(graph, 16, 1, 2)
     with torch.no_grad():

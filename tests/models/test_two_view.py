@@ -95,7 +95,7 @@ def new(graph=None, **settings):
 
 
 def test_items_without_a_view_leave_it_out():
-    """Each seventh item has no text; an item that nobody chose has no vector of its own."""
+    """Each seventh item has no text; an item without interactions has no free vector."""
     graph = written()
     edges = graph.interactions.where(graph.interactions.dst != 5)
     model = new(replace(graph, interactions=edges))
@@ -158,7 +158,7 @@ def test_items_that_nobody_chose_are_found_by_what_is_written_of_them():
 
 @pytest.mark.parametrize("loss", ["full-softmax", "softmax"])
 def test_new_items_are_no_negatives_if_so_configured(loss):
-    """Whatever is written of them, the loss does not know it."""
+    """Their texts do not affect the loss."""
     graph = written(planted_graph().only())
     new_ones = np.arange(0, 120, 11)
     graph = replace(graph, interactions=graph.interactions.where(~np.isin(graph.interactions.dst, new_ones)))
@@ -434,7 +434,7 @@ def test_paths_add_what_they_add_in_path_fusion(paths, kinds):
 @torch.no_grad()
 @pytest.mark.parametrize("new_as_negatives", [True, False])
 def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
-    """Item 7 is chosen by nobody: it is a negative or it is none, and the paths stand at the right items."""
+    """Item 7 has no interactions: it is a negative or not, and path scores belong to the right items."""
     graph = written()
     graph = replace(graph, interactions=graph.interactions.where(graph.interactions.dst != 7))
     model = new(graph, paths="all", align=0.0, own_dropout=0.0, new_as_negatives=new_as_negatives)
@@ -454,7 +454,7 @@ def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
 
 @torch.no_grad()
 def test_vectors_of_users_are_theirs_alone():
-    """They move their user's scores and nobody else's, and a history that is folded in has none."""
+    """They change their own user's scores alone, and a folded-in history has none."""
     model = new(user_vectors=True)
     assert model.users.any()
     users, history = torch.arange(model.graph.n_users), [torch.tensor([3, 40])]

@@ -44,7 +44,7 @@ def prepared(model, seed=7):
 
 @pytest.mark.parametrize("settings", MATRIX)
 def test_every_loss_learns_from_every_kind_of_negatives(settings):
-    """Planted blocks, which the untrained vectors do not know."""
+    """Planted blocks, which untrained vectors do not reflect."""
     negatives = 30 if settings.get("shared", True) else 8
     settings = settings | {"negatives": negatives, "hardest": negatives // 2 if settings.get("hardest") else 0}
     binary = settings["loss"] in ("bce", "gbce")  # slower: a sum over negatives first pushes all scores down
