@@ -103,7 +103,7 @@ def test_alphas_are_recorded_by_true_length():
 
 
 def test_frozen_vectors_must_have_been_trained():
-    with pytest.raises(InputError, match="random start"):
+    with pytest.raises(InputError, match="frozen encoder"):
         fresh(freeze=True)
     model = fresh(freeze=True, pretrain=3)
     assert not any(p.requires_grad for p in model.vectors.parameters())
