@@ -1,4 +1,4 @@
-"""The planted graph with features that know the blocks."""
+"""The planted graph with features that depend on the blocks."""
 
 from dataclasses import replace
 

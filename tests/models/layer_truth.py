@@ -27,7 +27,7 @@ class LayerTruth:
         return model
 
     def layer(self):
-        """A layer with attention and matrices far from their start, vectors for it, and the whole graph."""
+        """A layer with parameters far from their initial values, input vectors, and the full graph."""
         model = self.model()
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -56,7 +56,7 @@ class LayerTruth:
                 assert torch.equal(changed, block.edges[k].indptr.diff() > 0), adjacency.edge_types[k].name
 
     def test_propagation_is_not_the_identity(self):
-        """A neighbour's vector matters, also before any training; without edges nobody's but one's own does."""
+        """An untrained layer depends on the neighbours' vectors; without edges only on the node's own."""
         model = self.model()
         layer, block = model.convs[0], full_block(model.adjacency)
         x = torch.randn(block.n_src, model.config.dim, generator=torch.Generator().manual_seed(0))

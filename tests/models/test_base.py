@@ -62,7 +62,7 @@ def test_history_rows_are_sets_in_ascending_order():
 
 def test_user_rows_name_the_first_stranger():
     assert user_rows(torch.tensor([2, 0], dtype=torch.int32), 3).tolist() == [2, 0]
-    with pytest.raises(InputError, match=r"place 1 of 3[\s\S]*found: +-1"):
+    with pytest.raises(InputError, match=r"position 1 of 3[\s\S]*found: +-1"):
         user_rows(torch.tensor([0, -1, 9]), 3)
 
 

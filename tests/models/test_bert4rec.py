@@ -66,7 +66,7 @@ def test_hidden_items_are_in_no_input():
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.99])
 def test_a_share_of_every_window_is_hidden(share):
-    """One at least, and never all; anywhere in the window alike."""
+    """At least one item, never all, uniformly over the window."""
     model, n = fresh(window=10, masked=share, last=0.0), np.repeat([2, 5, 9, 40], 500)
     windows, target = made(model, histories_of(*n))
     count = windows.at.sum(1).numpy()

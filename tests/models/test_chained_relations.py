@@ -1,4 +1,4 @@
-"""Relations behind others: a model says which it reads, and reads along a chain what the same facts say directly."""
+"""Chained relations: models report which they use, and a chain gives the same scores as the equivalent relation."""
 
 from dataclasses import replace
 
@@ -219,7 +219,7 @@ def test_without_links_of_a_chain_it_is_what_it_would_be_solved_anew(kind, witho
             cut = EdgeRemoval(name, links(model.graph, name, places))
             assert fewer.supports(cut)
             want, users = solved_without(model, name, places), range(0, SIZES["user"], 7)
-            rows = [(model.history.take(np.array([u])), model.beside(u)) for u in users]
+            rows = [(model.history.take(np.array([u])), model.user_pseudo_items(u)) for u in users]
             inputs = [
                 (np.concatenate([x.indices, c + n]).astype(np.int64), np.concatenate([x.data, v]))
                 for x, (c, v) in rows
@@ -281,7 +281,7 @@ def test_a_reason_along_a_chain_names_its_nodes_and_is_what_the_model_says_witho
 
 
 def test_a_relation_behind_one_of_users_is_more_than_a_history_knows():
-    """So that exports, which know histories alone, are refused."""
+    """So exports, which need histories alone, are rejected."""
     only_far = {"weights": {"lives_in": 0.0, "in_land": 3.0}}
     for kind in (RelationalEASE, SparseEASE, MODELS["ials"]):
         assert not kind(users_graph(), kind.Config(**only_far)).from_history

@@ -59,7 +59,7 @@ def test_dual_equals_primal(monkeypatch):
 
 
 def test_an_item_never_explains_itself():
-    """The zero diagonal: a history of one item says nothing of that item."""
+    """The zero diagonal: the item of a one-item history scores 0."""
     for shape in ((160, 120), (100, 160)):
         model = EASE(planted_graph(*shape), EASEConfig(5.0)).solve()
         scores = model.fold_in([torch.tensor([i]) for i in range(20)])

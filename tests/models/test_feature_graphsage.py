@@ -58,7 +58,7 @@ def auc(scores, users, items):
 
 
 def test_new_items_and_new_users_are_what_their_features_say():
-    """None has an edge in training, and no relation helps; shuffled features leave nothing to know them by."""
+    """None has a training edge and no relation helps; with shuffled features they cannot be ranked."""
     graph = without(featured(planted_graph().only(), users=True))
     old = np.arange(NEW_USERS[0])
     model = trained(graph, own_dropout=0.3)
@@ -107,7 +107,7 @@ def test_dense_features_alone_train_in_bfloat16():
 
 
 def test_an_arm_without_the_featured_type_is_plain_graphsage():
-    """Features of tags say nothing where no relation leads to a tag; the study's other arms go on."""
+    """Features of tags are unused where no relation leads to a tag; the study's other arms continue."""
     graph = featured()
     tags = np.arange(len(graph.nodes["tag"]), dtype=np.float32)[:, None]
     kind = replace(graph.features["look"], name="kind", node="tag", known=np.ones(len(tags), bool), dense=tags)

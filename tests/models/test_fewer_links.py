@@ -30,7 +30,7 @@ def config(graph, **more):
 
 def inputs(model, user):
     """Columns and values of a user's row, pseudo-items behind the items."""
-    x, (columns, values) = model.history.take(np.array([user])), model.beside(user)
+    x, (columns, values) = model.history.take(np.array([user])), model.user_pseudo_items(user)
     return np.concatenate([x.indices, columns + SIZES["item"]]).astype(np.int64), np.concatenate([x.data, values])
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from dense_truth import OF_ITEMS, SIZES, interactions, item_filter, random_graph
+from filter_truth import FilterTruth
 
 from relrank.errors import InputError
 from relrank.graph.graph import Graph
@@ -19,6 +20,10 @@ class TestFlatFilter(ModelContract):
 class TestRelations(ModelContract):
     kind = FlatFilter
     config = FlatFilterConfig(rank=4, weight=0.3)
+
+
+class TestFilter(FilterTruth):
+    kind = FlatFilter
 
 
 @pytest.fixture
@@ -71,32 +76,15 @@ def test_every_leading_direction_counts_the_same():
     values, vectors = np.linalg.eigh(r.T @ r)
     table = np.zeros((120, 16), np.float32)
     table[:, :8] = vectors[:, -8:]
-    out = model._linear(table) + (model.out_of @ (model.into.T @ torch.from_numpy(table))).numpy()
+    out = model.apply_filter(table) + (model.out_of @ (model.into.T @ torch.from_numpy(table))).numpy()
     factors = np.append(values[-8:-4], [2 * values[-4]] * 4)
     np.testing.assert_allclose(out[:, :8], vectors[:, -8:] * factors, atol=1e-4 * values[-1])
 
 
-def test_weight_0_is_leaving_the_relation_out(graph):
-    for name in graph.relations:
-        zero = FlatFilter(graph, FlatFilterConfig(rank=5, weight=0.5, weights={name: 0.0})).solve()
-        out = FlatFilter(graph.without(name), FlatFilterConfig(rank=5, weight=0.5)).solve()
-        assert torch.equal(zero.score(USERS), out.score(USERS))
-        if name != "near":  # nothing leads there
-            other = FlatFilter(graph, FlatFilterConfig(rank=5, weight=0.5)).solve()
-            assert not torch.allclose(other.score(USERS), out.score(USERS), atol=1e-4)
-    ours, alone = (FlatFilter(g, FlatFilterConfig(rank=5)).solve().score(USERS) for g in (graph, graph.only()))
-    assert torch.equal(ours, alone)
-
-
-def test_knobs_start_on_their_ladders(graph):
+def test_hyper_parameters_start_at_their_defaults(graph):
     grid_parameters = {k.name: k for k in FlatFilter.grid_parameters(graph)}
     names = ["weights.has_tag", "weights.similar", "weights.tagged"]
     assert list(grid_parameters) == [*names, "user_power", "item_power", "outer_power", "level", "rank"]
-    assert all(grid_parameters[name].start == 0 for name in names)
-    assert all(
-        k.start in k.grid_values and list(k.grid_values) == sorted(set(k.grid_values))
-        for k in grid_parameters.values()
-    )
     for name in ("user_power", "item_power", "outer_power", "level"):
         assert grid_parameters[name].start == getattr(FlatFilterConfig(), name)
 
@@ -119,8 +107,3 @@ def test_a_relation_reaches_items_that_nobody_chose():
 def test_settings_must_be_finite(graph, name):
     with pytest.raises(InputError, match=name):
         FlatFilter(graph, FlatFilterConfig(**{name: float("nan")}))
-
-
-def test_weights_must_not_be_negative(graph):
-    with pytest.raises(InputError, match="has_tag"):
-        FlatFilter(graph, FlatFilterConfig(weights={"has_tag": -1.0}))

@@ -12,7 +12,7 @@ class TestGFCF(ModelContract):
 
 
 def by_the_formula(graph, x, rank, alpha):
-    """Shen et al. 2021, eq. 12 and 13, with a whole singular value decomposition in float64."""
+    """Shen et al. 2021, eq. 12 and 13, with a full singular value decomposition in float64."""
     train = np.zeros((graph.n_users, graph.n_items))
     train[graph.interactions.src, graph.interactions.dst] = 1
     of_user, of_item = train.sum(1), train.sum(0)

@@ -230,7 +230,7 @@ def test_what_can_be_tuned_and_what_is_read(graph):
 
 
 def test_an_order_of_rows_that_starts_alike_ends_alike():
-    """Rows carry no meaning beside the draw of the starting vectors."""
+    """The order of rows matters only for the initial vectors."""
     graph = planted_graph()
     config = IALSConfig(dim=8, unobserved=10.0, iterations=4, weight=1.0)
     other, moved = renumbered(graph)
@@ -308,7 +308,7 @@ def test_conjugate_gradients_arrive_at_the_regression():
     expected = np.linalg.solve(a.T @ n @ a + penalty.mean() * np.eye(a.shape[1]), a.T @ n @ vectors)
     off = []
     for _ in range(20):
-        prior.move(vectors)
+        prior.update(vectors)
         off.append(np.abs(prior.targets - expected).max())
     assert off[0] > off[2] > off[-1]
     assert off[-1] < 1e-4

@@ -75,7 +75,7 @@ OVER_LANDS = {
     for one, there in ((0, 3 / 7), (1, 4 / 7))
     for other in (0, 1)
 }
-"""Both items' tags are of one land: cosine 1 at weight 5; item 0 has its tags at 3 and 4, item 1 alike."""
+"""Both items' tags are of one land: cosine 1 at weight 5; item 0 has its tags at 3 and 4, and so has item 1."""
 
 
 def test_weights_of_sparse_ease_are_the_terms_of_its_gram_matrix(graph):

@@ -1,4 +1,4 @@
-"""Every row is the ridge regression that its formula says, solved densely in float64."""
+"""Every row equals its ridge regression, solved densely in float64."""
 
 import numba
 import numpy as np

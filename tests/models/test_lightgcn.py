@@ -172,7 +172,7 @@ def test_negatives_are_items_not_nodes_of_any_type(loss):
 
 
 def test_no_two_regularisers_on_one_table():
-    """Adam decays nothing beside the stated penalty: vectors without a gradient keep their bits."""
+    """Adam applies no weight decay other than ``l2``: vectors without a gradient keep their bits."""
     model = new(layers=0, **BPR | {"l2": 0.0})
     fit(model, TrainConfig(epochs=2, batch=512, device="cpu"), lambda: 1.0, seed=3)
     fresh = new(layers=0, **BPR)
@@ -187,7 +187,7 @@ def trained(graph, epochs=12, **settings):
 
 
 def test_a_helpful_relation_keeps_more_weight_than_its_rewired_self():
-    """On cosines. Under BPR a weight also sets the length of vectors, so there it says little about help."""
+    """On cosines. Under BPR a weight also scales the vectors, so it does not tell how much a relation helps."""
     graph = planted_graph().only("has_tag")
     helpful, rewired = (
         trained(

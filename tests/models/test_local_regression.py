@@ -77,7 +77,7 @@ def test_neighbours_are_those_of_largest_shrunk_cosine(k, shrinkage):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("near_the_sample", [True, False])
 def test_a_sample_of_columns_changes_no_neighbour(seed, near_the_sample):
-    """The nearest columns lie where the sample looks, so that it asks for too much; or beside it."""
+    """The nearest columns are inside the sample, so that its threshold is too high; or outside."""
     rng, n, k = np.random.default_rng(seed), 400, 6
     z = rng.random((60, n)).astype(np.float32) * (rng.random((60, n)) < 0.2)
     targets = np.array([3, 200, 399])
@@ -95,7 +95,7 @@ def test_a_sample_of_columns_changes_no_neighbour(seed, near_the_sample):
 
 @pytest.mark.parametrize("columns", [7, 12, 40])
 def test_a_guess_changes_no_neighbour(columns):
-    """Right, stale, of the wrong size or nonsense: it says where to look first, no more."""
+    """Correct, stale, of the wrong size or random: guesses only decide where the search starts."""
     z, targets, rng = stack(5), np.arange(40), np.random.default_rng(1)
     g = z.T @ z
     wanted = topk_cosine_dense(g, 7, 1.5, targets)

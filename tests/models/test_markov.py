@@ -20,7 +20,7 @@ class TestMarkov(ModelContract):
         return planted_sequences()
 
     def test_recovers_planted_truth_and_unfitted_it_does_not(self):
-        """The follower of the latest item is on top; counts know nothing of blocks beyond it."""
+        """The successor of the latest item ranks first; counts do not reveal the blocks."""
         for model, low, high in ((self.fitted(), 0.99, 1), (self.unfitted(), 0, 0.1)):
             latest = np.arange(model.graph.n_items)
             best = model.fold_in([torch.tensor([i]) for i in latest]).argmax(1).numpy()

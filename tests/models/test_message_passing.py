@@ -67,7 +67,7 @@ def moved(model, batch, item):
 @pytest.mark.parametrize("fanout", [0, 4])
 @pytest.mark.parametrize(("kind", "config"), [(GraphSAGE, GraphSAGEConfig), (RGCN, RGCNConfig), (HGT, HGTConfig)])
 def test_the_supervised_edge_carries_no_message(kind, config, fanout):
-    """User 0 knows item 0 by their edge alone; user 1 knows item 1 by theirs and by way of item 2 and user 2."""
+    """User 0 reaches item 0 by their edge alone; user 1 reaches item 1 by theirs and through item 2 and user 2."""
     graph = by_hand([(0, 0), (0, 3), (1, 1), (1, 2), (2, 2), (2, 1)], 3, 5)
     model = kind(graph, config(dim=8, fanout=fanout, layers=3))
     model.init_weights(0)
@@ -118,7 +118,7 @@ def test_cold_item_ranks_by_its_features(kind, config):
 
 
 def test_new_user_is_scored_as_a_training_user_with_that_history():
-    """And a history that nobody has leads to its own block."""
+    """And a new history leads to its own block."""
     graph = planted_graph()
     model = GraphSAGE(graph, GraphSAGEConfig(dim=16, temperature=0.3))
     fit(model, TrainConfig(epochs=6, batch=512, lr=0.04, every=6, device="cpu"), lambda: 0.0, seed=0)
@@ -173,7 +173,7 @@ def test_own_vectors_are_dropped_in_training_only_and_whole():
 
 
 def test_neighbours_drawn_by_weight_count_once():
-    """The mean of those drawn stands for the weighted mean of all: weights in both places would be their squares."""
+    """The mean of the sampled neighbours estimates the weighted mean; using the weights twice would square them."""
     graph = planted_graph()
     chose = Relation.of("chose", "user", "item", np.zeros(2, np.int32), np.array([0, 1]), np.array([0.9, 0.1]))
     graph = replace(graph, interactions=chose, relations={})

@@ -242,7 +242,7 @@ def test_fixed_weights_stay():
 
 
 def test_subtracting_what_is_cut_out_is_walking_what_is_left(monkeypatch):
-    """The kept scores of whole histories save work; they change no step, and none of a user's cut edges is seen."""
+    """Cached path scores change no step, and none of a user's removed edges contributes."""
     graph = planted_graph()
     edges = graph.interactions
     batch = edges.src[::7].astype(np.int64), edges.dst[::7].astype(np.int64), np.random.SeedSequence(1)

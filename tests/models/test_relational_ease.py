@@ -173,8 +173,8 @@ def test_scores_come_from_a_history_unless_users_have_relations_in_use():
     assert EASE(graph).from_history
 
 
-def cold_and_kept(whole, arm, config):
-    """A model solved within the whole graph while nothing is kept, and while the whole solution is."""
+def cold_and_cached(whole, arm, config):
+    """A model solved from ``whole`` with an empty cache, and with the solution on ``whole`` cached."""
     relational_ease._SOLUTIONS.clear()
     cold = RelationalEASE(arm, config).solve_from(whole)
     relational_ease._SOLUTIONS.clear()
@@ -198,13 +198,13 @@ def test_arms_of_few_nodes_come_from_the_whole_solution(monkeypatch):
     for arm, ways in ((whole, 0), (whole.without("few"), 2), (whole.without("similar"), 0), (whole.only(), 0),
                       (whole.rewired("few", 0), 0)):  # fmt: skip
         asked.clear()
-        cold, kept = cold_and_kept(whole, arm, config)
+        cold, cached = cold_and_cached(whole, arm, config)
         alone = RelationalEASE(arm, config).solve()
         assert len(asked) == ways
-        assert torch.equal(cold.item_weights, kept.item_weights)
-        assert torch.equal(cold.diagonal, kept.diagonal)
-        torch.testing.assert_close(kept.item_weights, alone.item_weights, atol=1e-5, rtol=0)
-        torch.testing.assert_close(kept.diagonal, alone.diagonal, atol=1e-5, rtol=1e-5)
+        assert torch.equal(cold.item_weights, cached.item_weights)
+        assert torch.equal(cold.diagonal, cached.diagonal)
+        torch.testing.assert_close(cached.item_weights, alone.item_weights, atol=1e-5, rtol=0)
+        torch.testing.assert_close(cached.diagonal, alone.diagonal, atol=1e-5, rtol=1e-5)
 
 
 def few(relation):
@@ -216,8 +216,8 @@ def test_a_kept_solution_is_of_the_same_hyper_parameters_and_relations_and_goes_
     whole = graph.only("has_tag", "similar")
     for l2, weight in ((4.0, 3.0), (5.0, 3.0), (5.0, 2.0)):
         config = RelationalEASEConfig(l2=l2, weight=weight)
-        _, kept = cold_and_kept(whole, whole, config)
-        assert torch.equal(kept.item_weights, RelationalEASE(whole, config).solve().item_weights)
+        _, cached = cold_and_cached(whole, whole, config)
+        assert torch.equal(cached.item_weights, RelationalEASE(whole, config).solve().item_weights)
         other = whole.rewired("has_tag", 0)
         assert torch.equal(
             RelationalEASE(other, config).solve_from(other).item_weights,
@@ -254,8 +254,8 @@ def test_threads_that_keep_gram_matrices_do_not_disturb_each_other():
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(8) as pool:
-            kept = list(pool.map(lambda r: relational_ease._kept(r, None, np.zeros(1, np.float32)), relations))
+            cached = list(pool.map(lambda r: relational_ease._cache(r, None, np.zeros(1, np.float32)), relations))
     finally:
         sys.setswitchinterval(before)
-    assert len(kept) == len(relational_ease._GRAMS) == 2000
+    assert len(cached) == len(relational_ease._GRAMS) == 2000
     RelationalEASE.clear_cache()

@@ -57,7 +57,7 @@ def graph():
 
 
 def weights_of(model) -> np.ndarray:
-    """W, [n_items, n_items]: what each item alone says of all."""
+    """W, [n_items, n_items]: the scores of histories of one item."""
     return model.fold_in([torch.tensor([i]) for i in range(model.graph.n_items)]).numpy()
 
 
@@ -229,7 +229,7 @@ def test_values_out_of_range_are_refused(graph, field, value):
 
 
 def test_a_stack_is_written_by_columns_and_by_rows(graph):
-    """As the parts stand one below another; a part may have fewer rows than there are columns."""
+    """One part below the other; a part may have fewer rows than there are columns."""
     first = Csr.from_pairs(np.array([0, 1, 1]), np.array([2, 0, 3]), (2, 4), np.array([1.0, 2.0, 3.0]))
     part = Csr.from_pairs(np.array([0, 2]), np.array([1, 0]), (3, 2), np.array([5.0, 7.0]))
     by_column, by_row = stacked(first, [(part, 4.0), (part, 0.25)])

@@ -62,7 +62,7 @@ def test_layer_is_the_formula(bases):
 
 @pytest.mark.parametrize("bases", [0, 2])
 def test_layer_is_that_of_torch_geometric(bases):
-    """Which knows no weights of edges, hence without ``similar``."""
+    """It does not support edge weights, hence without ``similar``."""
     from torch_geometric.nn import RGCNConv
 
     model = RGCN(planted_graph(30, 24, 5).without("similar"), RGCNConfig(dim=8, bases=bases))

@@ -31,7 +31,7 @@ class TestTwoTrained(TrainedContract):
     propagates = True
 
     def test_closed_forms_are_none(self) -> None:
-        assert set(self.fitted().parts) == set(self.fitted()._learning)
+        assert set(self.fitted().parts) == set(self.fitted()._trained_parts)
 
 
 def alone(name, graph, settings, train=TRAIN):
@@ -149,8 +149,8 @@ def test_what_a_history_says_is_all_only_where_it_is_for_every_part():
         ({"mf": {}}, {}, r"out of range[\s\S]*two models or more[\s\S]*mf"),
         ({"ease": {}, "item-knn": {}}, {}, r"with gradients or more[\s\S]*ease, item-knn"),
         ({"ease": {"l3": 4.0}, "mf": {}}, {}, r"unknown hyper-parameter[\s\S]*parts.ease[\s\S]*l3"),
-        ({"ease": 4.0, "mf": {}}, {}, r"no hyper-parameters[\s\S]*parts.ease"),
-        ({"ease": {}, "mf": {}}, {"mg": 1.0}, r"no part[\s\S]*one of ease, mf[\s\S]*'mg'"),
+        ({"ease": 4.0, "mf": {}}, {}, r"not a table[\s\S]*parts.ease"),
+        ({"ease": {}, "mf": {}}, {"mg": 1.0}, r"unknown part[\s\S]*one of ease, mf[\s\S]*'mg'"),
         ({"ease": {}, "mf": {}}, {"mf": 0.0}, r"shares.mf[\s\S]*above 0"),
         ({"ease": {}, "sasrec": {}}, {}, r"order"),
     ],
@@ -160,6 +160,6 @@ def test_parts_that_cannot_be_are_refused(parts, shares, says):
         ScoreFusion(planted_graph(), ScoreFusionConfig(parts=parts, shares=shares))
 
 
-def test_parts_that_pass_over_different_things_are_refused():
-    with pytest.raises(InputError, match=r"different things[\s\S]*sasrec, mf"):
+def test_parts_that_train_on_different_examples_are_refused():
+    with pytest.raises(InputError, match=r"different examples[\s\S]*sasrec, mf"):
         ScoreFusion(planted_sequences(), ScoreFusionConfig(parts={"sasrec": {}, "mf": {}}))

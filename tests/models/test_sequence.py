@@ -18,7 +18,7 @@ from relrank.graph.construction.interactions import build_interactions, history_
 from relrank.graph.graph import Graph
 from relrank.graph.sampling.negatives import NegativeSampler
 from relrank.models.core import sequence
-from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, places
+from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, positions
 from relrank.models.sequence.sasrec import SASRec, SASRecConfig
 from relrank.tables.ids import IdMap
 from relrank.tables.split import Interactions
@@ -36,7 +36,7 @@ HISTORIES = [
     [6, 1, 7, 10],
     [12, 2, 0, 3, 9, 5, 1],
 ]
-"""None, one, as many as the window holds beside the next item, and more."""
+"""None, one, as many as fit into the window with the next item, and more."""
 ALL = np.arange(len(HISTORIES))
 
 
@@ -112,7 +112,7 @@ def test_every_item_of_the_last_window_is_to_be_found_once(users):
 
 
 def test_windows_that_end_anywhere():
-    """From the first full window on, all ends alike; a history that fits is always read whole."""
+    """Uniform from the first full window on; a history that fits into the window is read in full."""
     model, n = new(crop="random"), 400
     ends = Counter()
     for seed in range(n):
@@ -314,7 +314,7 @@ def test_an_item_may_occur_twice_in_a_new_history():
 def test_places_are_counted_from_the_end():
     items = torch.zeros(3, 4, dtype=torch.int64)
     windows = Windows(items, torch.tensor([4, 1, 2]), torch.tensor([9, 1, 2]), items.bool())
-    assert places(windows, 6).tolist() == [[2, 3, 4, 5], [5, 5, 5, 5], [4, 5, 5, 5]]
+    assert positions(windows, 6).tolist() == [[2, 3, 4, 5], [5, 5, 5, 5], [4, 5, 5, 5]]
 
 
 # What cannot be
@@ -325,7 +325,7 @@ def test_examples_are_users_who_have_a_next_item():
     assert (users.tolist(), last.tolist()) == ([0, 3, 4, 5, 6, 7], [5, 13, 4, 11, 10, 1])
     assert users.dtype == last.dtype == np.int32
     nobody = new(graph_of([[3], [], [5]]))
-    with pytest.raises(InputError, match="no history has a next item"):
+    with pytest.raises(InputError, match="no history has two items"):
         fit(nobody, TrainConfig(epochs=1, device="cpu"), lambda: 0.0, seed=0)
     with pytest.raises(ValueError, match="two items"):
         prepared(new(), np.array([1, 2]))

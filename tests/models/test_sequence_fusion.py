@@ -103,7 +103,7 @@ def test_alphas_are_recorded_by_true_length():
 
 
 def test_frozen_vectors_must_have_been_trained():
-    with pytest.raises(InputError, match="random start"):
+    with pytest.raises(InputError, match="frozen encoder"):
         fresh(freeze=True)
     model = fresh(freeze=True, pretrain=3)
     assert not any(p.requires_grad for p in model.vectors.parameters())
@@ -176,7 +176,7 @@ def test_a_cosine_with_a_mixture_is_refused():
 
 @pytest.mark.parametrize("kind", [LightGCNItemEncoder, GATItemEncoder])
 def test_pretraining_finds_the_planted_blocks(kind):
-    """Items of one block end up alike, and at the random start they are hardly."""
+    """Items of one block become similar, which they are not initially."""
     graph = item_graph(planted_sequences())
     vectors = kind(graph, 16, 1) if kind is LightGCNItemEncoder else kind(graph, 16, 1, 2)
     with torch.no_grad():

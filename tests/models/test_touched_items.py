@@ -32,7 +32,7 @@ def graph_of(kind: str) -> Graph:
 
 def inputs(model: SparseEASE, user: int, without: int | None = None):
     """Columns and values of a user's row, pseudo-items behind the items."""
-    x, (columns, values) = model.history.take(np.array([user])), model.beside(user)
+    x, (columns, values) = model.history.take(np.array([user])), model.user_pseudo_items(user)
     kept = x.indices != without
     at = np.concatenate([x.indices[kept], columns + model.graph.n_items]).astype(np.int64)
     return at, np.concatenate([x.data[kept], values])

@@ -95,7 +95,7 @@ def new(graph=None, **settings):
 
 
 def test_items_without_a_view_leave_it_out():
-    """Each seventh item has no text; an item that nobody chose has no vector of its own."""
+    """Each seventh item has no text; an item without interactions has no free vector."""
     graph = written()
     edges = graph.interactions.where(graph.interactions.dst != 5)
     model = new(replace(graph, interactions=edges))
@@ -119,7 +119,7 @@ def test_items_without_a_view_leave_it_out():
     assert abs(float(found.shares[6, 0]) - 1 / 2) < 1e-6
 
 
-def test_a_view_that_is_not_asked_for_is_not_read():
+def test_a_view_that_is_not_in_use_is_not_read():
     graph = written(featured())
     for views, missing in (("text", "attributes"), ("attributes", "text")):
         model = new(graph, views=views, own_vectors=False)
@@ -157,8 +157,8 @@ def test_items_that_nobody_chose_are_found_by_what_is_written_of_them():
 
 
 @pytest.mark.parametrize("loss", ["full-softmax", "softmax"])
-def test_new_items_are_no_negatives_if_they_are_spared(loss):
-    """Whatever is written of them, the loss does not know it."""
+def test_new_items_are_no_negatives_if_so_configured(loss):
+    """Their texts do not affect the loss."""
     graph = written(planted_graph().only())
     new_ones = np.arange(0, 120, 11)
     graph = replace(graph, interactions=graph.interactions.where(~np.isin(graph.interactions.dst, new_ones)))
@@ -185,7 +185,7 @@ def test_views_of_an_item_find_each_other_but_are_no_negatives_of_a_users_other_
     with torch.no_grad():
         model.encode(batch)
         step = model._step
-        found = model._alignment(batch.encoder_inputs, step)
+        found = model._alignment_loss(batch.encoder_inputs, step)
     rows = [0, 1, 8, 16]
     one, other = (functional.normalize(v[rows], dim=1) for v in step.encoded.views)
     logits = one @ other.T / model.config.align_temperature
@@ -286,10 +286,10 @@ def test_an_ordered_history_beyond_the_window_is_forgotten_and_its_order_counts(
     # sets, of which no order is known, are read as such
     rows = Csr.from_pairs(np.zeros(4, int), late.numpy(), (1, graph.n_items))
     sets = model.encode_histories(rows)
-    assert not torch.allclose(model._normal(sets) @ model._items.T, other[None], atol=1e-4)
+    assert not torch.allclose(model._normalised(sets) @ model._items.T, other[None], atol=1e-4)
 
 
-def test_what_is_looked_at_again_stays_above_the_rest():
+def test_reranked_items_stay_above_the_rest():
     scores = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
     columns = torch.tensor([[0, 1], [4, 3]])
     found = merge_reranked(scores, columns, torch.tensor([[-7.0, -2.0], [9.0, 1.0]]))
@@ -409,7 +409,7 @@ def test_the_heads_loss_is_a_softmax_over_each_edges_own_candidates(paths):
         )  # fmt: skip
         whole = right[candidates] @ left[owner] / 0.3 + offsets[owner, candidates] + added
         losses_.append(-whole.log_softmax(0)[0])
-    torch.testing.assert_close(model._heavy_loss(batch, step), torch.stack(losses_).mean())
+    torch.testing.assert_close(model._rerank_loss(batch, step), torch.stack(losses_).mean())
 
 
 @torch.no_grad()
@@ -434,7 +434,7 @@ def test_paths_add_what_they_add_in_path_fusion(paths, kinds):
 @torch.no_grad()
 @pytest.mark.parametrize("new_as_negatives", [True, False])
 def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
-    """Item 7 is chosen by nobody: it is a negative or it is none, and the paths stand at the right items."""
+    """Item 7 has no interactions: it is a negative or not, and path scores belong to the right items."""
     graph = written()
     graph = replace(graph, interactions=graph.interactions.where(graph.interactions.dst != 7))
     model = new(graph, paths="all", align=0.0, own_dropout=0.0, new_as_negatives=new_as_negatives)
@@ -454,7 +454,7 @@ def test_the_loss_with_paths_is_a_softmax_of_both_parts(new_as_negatives):
 
 @torch.no_grad()
 def test_vectors_of_users_are_theirs_alone():
-    """They move their user's scores and nobody else's, and a history that is folded in has none."""
+    """They change their own user's scores alone, and a folded-in history has none."""
     model = new(user_vectors=True)
     assert model.users.any()
     users, history = torch.arange(model.graph.n_users), [torch.tensor([3, 40])]

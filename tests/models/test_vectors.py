@@ -44,7 +44,7 @@ def prepared(model, seed=7):
 
 @pytest.mark.parametrize("settings", MATRIX)
 def test_every_loss_learns_from_every_kind_of_negatives(settings):
-    """Planted blocks, which the untrained vectors do not know."""
+    """Planted blocks, which untrained vectors do not reflect."""
     negatives = 30 if settings.get("shared", True) else 8
     settings = settings | {"negatives": negatives, "hardest": negatives // 2 if settings.get("hardest") else 0}
     binary = settings["loss"] in ("bce", "gbce")  # slower: a sum over negatives first pushes all scores down
@@ -321,9 +321,9 @@ class Bare(VectorModel):
 def test_an_encoder_without_own_vectors_cannot_be_penalised():
     model = new(Bare, VectorConfig)
     assert model.loss(prepared(model)).isfinite()
-    ridge_gram = new(Bare, VectorConfig, l2=0.1)
-    with pytest.raises(InputError, match=r"no vectors of its own[\s\S]*bare"):
-        ridge_gram.loss(prepared(ridge_gram))
+    penalised = new(Bare, VectorConfig, l2=0.1)
+    with pytest.raises(InputError, match=r"no free vectors[\s\S]*bare"):
+        penalised.loss(prepared(penalised))
 
 
 def test_a_batch_moves_with_everything_in_it():

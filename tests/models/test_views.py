@@ -141,7 +141,7 @@ def test_cross_attention_asks_known_parts_alone():
 
 
 def test_pitfall_attention_over_a_single_key_is_left_out():
-    """Its share is 1 whatever is asked: a linear map in disguise."""
+    """Its share is always 1: attention would be a linear map."""
     across = CrossAttention(1, DIM, 2)
     across.reset(torch.Generator().manual_seed(0))
     views = torch.randn(2, 2, DIM)

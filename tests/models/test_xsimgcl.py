@@ -80,5 +80,5 @@ def test_the_step_decides_the_noise():
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="no such layer"):
+    with pytest.raises(InputError, match="contrast layer does not exist"):
         new(contrast_layer=4)

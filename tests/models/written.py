@@ -1,4 +1,4 @@
-"""The planted graph with texts that know the blocks."""
+"""The planted graph with texts that depend on the blocks."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from relrank.testing import planted_graph
 
 
 def written(graph: Graph | None = None, per_item: int = 2, noise: float = 0.5, seed: int = 0) -> Graph:
-    """Every item but each seventh has some texts, whose vectors know the item's block; a tenth are missing."""
+    """Every item but each seventh has some texts, whose vectors depend on the item's block; a tenth are missing."""
     graph = planted_graph() if graph is None else graph
     items = np.repeat(np.flatnonzero(np.arange(graph.n_items) % 7 != 6), per_item)
     texts = np.random.default_rng(seed).permutation(items.size)

@@ -134,7 +134,7 @@ def test_features_that_nobody_reads_are_a_notice(shop: Path, tmp_path: Path) -> 
 
 def test_model_that_reads_features_where_there_are_none_is_refused_before_anything_runs(shop: Path) -> None:
     head, tail = STUDY.index("[features.price]"), STUDY.index("[study]")
-    refusals = ((HYBRID, "no features of users or items"), (GRAPHSAGE, "reads features, and there are none"))
+    refusals = ((HYBRID, "no features of users or items"), (GRAPHSAGE, "model needs node features"))
     for model, wrong in refusals:
         shop.write_text(STUDY[:head] + STUDY[tail:] + model)
         with pytest.raises(InputError, match=wrong) as error:

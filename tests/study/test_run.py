@@ -289,7 +289,7 @@ def test_winner_is_the_best_on_validation_and_recommends_by_title(finished, tmp_
     [
         ('name = "ease"', 'name = "eases"', "unknown model"),
         ('name = "ease"', 'name = "ease"\nconfig = {l3 = 1}', "unknown hyper-parameter"),
-        ('name = "ease"', 'name = "ease"\nconfig = {l2 = "big"}', "has another type"),
+        ('name = "ease"', 'name = "ease"\nconfig = {l2 = "big"}', "has the wrong type"),
         ('name = "ease"', 'name = "popularity"', "a model is listed twice"),
         ("trials = 8", "trials = 0", "study.trials"),
         ("trials = 8", 'metric = "ndcg@7"', "unknown metric"),

@@ -197,7 +197,7 @@ class Counterfactuals:
         pseudo_items = np.zeros(0, np.int32), np.zeros(0, np.float32)
         by_fold_in, edits_graph = history_is_proxy and ranked_list is not None, False
         if user is not None and isinstance(self.model, RelationalEASE | SparseEASE):
-            pseudo_items = self.model.beside(user)
+            pseudo_items = self.model.user_pseudo_items(user)
         elif user is not None and not self.model.from_history:
             by_fold_in = bool(items.size) and self._fixed(user)
             edits_graph = not by_fold_in

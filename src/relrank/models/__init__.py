@@ -1,4 +1,4 @@
-"""Parameters: one model a file. Add a model: the file, an entry here, its contract test, a row in the docs."""
+"""All models, one per file. To add a model: the file, an entry here, its contract test, a row in the docs."""
 
 from relrank.models.closed_form.baselines import Popularity, RandomOrder
 from relrank.models.closed_form.bspm import BSPM

@@ -384,7 +384,7 @@ def _write_inputs(run: FittedRun, folder: Path) -> None:
     rows = [(history.rows().astype(np.int64), np.searchsorted(items, history.indices).astype(np.int64), history.data)]
     if columns.height:
         assert isinstance(model, RelationalEASE | SparseEASE)
-        extra = [model.beside(user) for user in range(model.graph.n_users)]
+        extra = [model.user_pseudo_items(user) for user in range(model.graph.n_users)]
         users = np.repeat(np.arange(model.graph.n_users, dtype=np.int64), [nodes.size for nodes, _ in extra])
         nodes = np.concatenate([nodes for nodes, _ in extra]).astype(np.int64) + items.size
         rows.append((users, nodes, np.concatenate([values for _, values in extra])))

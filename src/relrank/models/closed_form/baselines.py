@@ -1,4 +1,4 @@
-"""The rows no study may lack beside EASE: random and popularity."""
+"""Sanity baselines: random order and popularity."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class RandomConfig:
     """Hyper-parameters of random order."""
 
     seed: Seed = 0
-    """Seed of the order."""
+    """Seed of the orders."""
 
 
 class RandomOrder(ClosedForm):
-    """Every user gets the catalogue in an order of their own."""
+    """A random order of the catalogue for every user."""
 
     name = "random"
     Config = RandomConfig
@@ -34,11 +34,11 @@ class RandomOrder(ClosedForm):
         return self
 
     def score(self, users: Tensor) -> Tensor:
-        """Uniform numbers that depend on seed and user row alone."""
+        """Uniform random numbers, determined by seed and user row."""
         return self._orders(user_rows(users, self.graph.n_users))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """An order per position in the list."""
+        """A random order per position in the list."""
         history_rows(histories, self.graph.n_items)
         return self._orders(np.arange(len(histories)) + self.graph.n_users)
 
@@ -59,7 +59,7 @@ class PopularityConfig:
 
 
 class Popularity(ClosedForm):
-    """Items by the sum of their interactions' weights, their number where all weigh 1; the same for everyone."""
+    """Scores are the summed weights of an item's interactions, the same for every user."""
 
     name = "popularity"
     Config = PopularityConfig
@@ -70,7 +70,7 @@ class Popularity(ClosedForm):
     counts: Tensor
 
     def solve(self) -> Self:
-        """Add up."""
+        """Sum the weights per item."""
         edges = self.graph.interactions
         counts = np.bincount(edges.dst, weights=edges.weight, minlength=self.graph.n_items)
         self.counts = torch.from_numpy(counts.astype(np.float32))

@@ -1,22 +1,22 @@
 """ChebyCF: a plateau-shaped graph filter by Chebyshev interpolation (Kim et al. 2025), without training.
 
-"Graph Spectral Filtering with Chebyshev Interpolation for Recommendation", SIGIR 2025. With
-``R̃ = D_u^-a X D_i^-1/2``, ``P = R̃ᵀR̃ / λ`` for the largest eigenvalue λ of ``R̃ᵀR̃``, and ``L̃ = I − 2P``, whose
-spectrum is on [−1, 1], scores are
+"Graph Spectral Filtering with Chebyshev Interpolation for Recommendation", SIGIR 2025.
 
-    X D_i^-β (Σ_k c_k T_k(L̃) + α V Vᵀ + Σ_r w_r F_r) D_i^β.
+    R̃ = D_u^-a X D_i^-½,      P = R̃ᵀR̃ / λ,      L̃ = I − 2P
+    scores = X D_i^-β (Σ_k c_k T_k(L̃) + α V Vᵀ + Σ_r w_r F_r) D_i^β
 
-``T_k`` is the Chebyshev polynomial of degree k; the coefficients ``c_0 … c_K`` interpolate a response that is 1 at
-frequency −1 (smooth signals), flat around frequency 0, and 0 at frequency 1. V are the leading right singular vectors
-of R̃, an ideal low-pass filter. In the paper a is 1/2; then λ = 1, and L̃ is made of the graph's Laplacian. Every
-relation of items adds a filter ``F_r`` of spectral radius 1, composed along a chain where it does not touch items
-itself. Relations of users are not read. See :func:`relrank.models.core.filters.item_filters`.
+λ is the largest eigenvalue of R̃ᵀR̃, so that the spectrum of L̃ is in [−1, 1]; T_k is the Chebyshev polynomial of
+degree k. The coefficients ``c_0 … c_K`` interpolate a response that is 1 at frequency −1 (smooth signals), flat
+around frequency 0, and 0 at frequency 1. V, the leading right singular vectors of R̃, make an ideal low-pass filter.
+In the paper a = 1/2; then λ = 1, and L̃ follows from the graph's Laplacian. Each relation of items adds a filter F_r
+of spectral radius 1 (:func:`relrank.models.core.filters.item_filters`), composed along a chain where it does not
+touch items itself. Relations of users are not used.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numba
 import numpy as np
@@ -25,20 +25,17 @@ from torch import Tensor
 
 from relrank.graph.graph import Graph
 from relrank.kernels.csr import Csr, Float32, Float64
-from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.kernels.jit import njit
 from relrank.kernels.spmm import spmm
 from relrank.models.core.base import GridParameter, Shapes
-from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import (
     ROUNDS,
     ItemFilters,
-    filter_columns,
+    SpectralFilter,
     item_degrees,
     item_filters,
     product,
     rank_knob,
-    spectral_estimate,
     weight_knobs,
 )
 from relrank.models.core.hyperparameters import (
@@ -58,45 +55,45 @@ class ChebyCFConfig:
     """Hyper-parameters of ChebyCF; the defaults are the authors' for Gowalla."""
 
     order: Annotated[int, Bounds(1, 1000)] = 8
-    """K, degree of the interpolation. The response is odd around 1/2, so that an even K gives degree K − 1; every
-    degree takes two sparse products per block of histories."""
+    """K, degree of the interpolation. The response is odd around 1/2, so an even K gives degree K − 1. Each degree
+    costs two sparse products per block of histories."""
     flatness: Positive = 1.5
-    """φ, how flat the response is in the middle of the spectrum; 1 for a straight line."""
+    """φ, flatness of the response in the middle of the spectrum; 1 for a straight line."""
     rank: PositiveInt = 512
     """η, singular vectors of the ideal low-pass filter."""
     alpha: NonNegative = 0.2
-    """α, weight of the ideal low-pass filter beside the interpolated one."""
+    """α, weight of the ideal low-pass filter; the interpolated one has weight 1."""
     beta: Power = 0.4
-    """β, how much popular items count less in a history and more in the ranking."""
+    """β, exponent that discounts popular items in the history and raises them in the ranking."""
     user_power: Power = 0.5
-    """a, how much a user with many interactions counts less in P; .5 in the paper."""
+    """a, exponent that discounts users with many interactions in P; .5 in the paper."""
     weight: NonNegative = 0.0
     """Weight of every relation of items that ``weights`` does not name; the interpolated filter has 1."""
     weights: Weights = field(default_factory=dict)
-    """Weight per relation; 0 leaves the relation out."""
+    """Weight per relation; 0 excludes the relation."""
     rounds: Rounds = ROUNDS
     """Power iterations of the decomposition; with few, the ideal filter's cut is soft."""
     seed: Seed = 0
-    """Seed of the randomised decomposition's start."""
+    """Seed of the randomised decomposition."""
 
 
 class ChebyCF(ItemFilters):
-    """A plateau-shaped and an ideal low-pass filter of the interactions, and filters of relations."""
+    """A plateau-shaped and an ideal low-pass filter of the interactions, and filters of relations.
+
+    ``into`` is D_i^-β V, ``out_of`` is α D_i^β V.
+    """
 
     name = "chebycf"
     Config = ChebyCFConfig
-    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank"), "largest": ("one",)}
+    solution: ClassVar[Shapes] = {**SpectralFilter.solution, "largest": ("one",)}
 
-    #: D_i^-β V, float32 [n_items, rank]
-    into: Tensor
-    #: α D_i^β V, float32 [n_items, rank]
-    out_of: Tensor
+    _outer: Float32
     #: λ, float32 [1]
     largest: Tensor
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The weight of every relation of items, the power of users' degrees, the polynomial, the ideal filter, β."""
+        """Relation weights, the exponents, the polynomial, the ideal filter."""
         return (
             *weight_knobs(graph),
             GridParameter("user_power", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 0.5),
@@ -107,45 +104,31 @@ class ChebyCF(ItemFilters):
             GridParameter("order", (2, 4, 6, 8, 10, 12), 8),
         )
 
-    @classmethod
-    def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """See ``spectral_estimate``."""
-        return spectral_estimate(graph, int(config.rank), int(config.rounds), relations=True)
-
     def __init__(self, graph: Graph, config: ChebyCFConfig | None = None) -> None:
         super().__init__(graph, config)
         x = self.history
-        of_user = np.bincount(x.rows(), weights=x.data, minlength=x.n_rows)
-        scale = of_user[x.rows()] ** -self.config.user_power * item_degrees(x, -0.5)[x.indices]
+        user_degrees = np.bincount(x.rows(), weights=x.data, minlength=x.n_rows)
+        scale = user_degrees[x.rows()] ** -self.config.user_power * item_degrees(x, -0.5)[x.indices]
         self._filter = Csr(x.indptr, x.indices, (x.data * scale).astype(np.float32), x.n_cols)
         self._by_item = self._filter.transpose()
         degrees = item_degrees(self.history, self.config.beta)
-        degrees[degrees == 0] = 1  # items without interactions, which relations may still reach
-        self._outer: Float32 = degrees
+        degrees[degrees == 0] = 1  # relations may still reach items without interactions
+        self._outer = degrees
         plateau = plateau_coefficients(self.config.order, self.config.flatness)
         self._coefficients = np.trim_zeros(plateau, "b").astype(np.float32)
         self._relations = item_filters(graph, self.config.weight, self.config.weights)
 
     def solve(self) -> Self:
         """A truncated singular value decomposition of R̃; the interpolation needs none."""
-        rank = min(int(self.config.rank), min(self.graph.n_users, self.graph.n_items))
-        vectors = singular_vectors(self._filter, rank, self.config.seed, int(self.config.rounds))
-        leading = np.square(product(self._filter, vectors), dtype=np.float64).sum(0).max(initial=0)
-        self.largest = torch.tensor([leading or 1], dtype=torch.float32)
-        self.into = torch.from_numpy(vectors / self._outer[:, None])
-        self.out_of = torch.from_numpy(np.float32(self.config.alpha) * self._outer[:, None] * vectors)
+        V = self.leading_vectors()
+        eigenvalue = np.square(product(self._filter, V), dtype=np.float64).sum(0).max(initial=0)
+        self.largest = torch.tensor([eigenvalue or 1], dtype=torch.float32)
+        self.into = torch.from_numpy(V / self._outer[:, None])
+        self.out_of = torch.from_numpy(np.float32(self.config.alpha) * self._outer[:, None] * V)
         return self
 
-    def score_rows(self, rows: Csr) -> Tensor:
-        """Rows of X, filtered."""
-        low = torch.from_numpy(rows_times_dense(rows, self.into.numpy()))
-        scores = low @ self.out_of.T
-        inner = Csr(rows.indptr, rows.indices, rows.data / self._outer[rows.indices], rows.n_cols)
-        filter_columns(inner, self._filtered, scores)
-        return scores
-
-    def _filtered(self, table: Float32) -> Float32:
-        """``D_i^β (Σ_k c_k T_k(L̃) + Σ_r w_r F_r) table``, the sum by Clenshaw's recurrence."""
+    def apply_filter(self, table: Float32) -> Float32:
+        """``D_i^β (Σ_k c_k T_k(L̃) + Σ_r w_r F_r) table``, the polynomial by Clenshaw's recurrence."""
         c = self._coefficients
         scale = -2 / float(self.largest)
         last: Float32 = c[-1] * table
@@ -156,8 +139,7 @@ class ChebyCF(ItemFilters):
             _combine(after.ravel(), c[k], table.ravel(), twice, last.ravel())
             spmm(self._by_item, product(self._filter, last), after, alpha=scale * float(twice), base=after)
             after, last = last, after
-        for edges, back, weight in self._relations:
-            spmm(edges, table if back is None else product(back, table), last, alpha=weight, base=last)
+        self.add_relations(last, table)
         last *= self._outer[:, None]
         return last
 
@@ -172,10 +154,10 @@ def _combine(out, a, x, b, y):  # type: ignore[no-untyped-def]
 def plateau_coefficients(order: int, flatness: float) -> Float64:
     """Chebyshev coefficients of a low-pass response with a plateau of 1/2 in the middle of the spectrum.
 
-    The response at frequency x is ``(1 + (−x)^φ) / 2`` below 0 and ``(1 − x^φ) / 2`` from 0 on. As in the authors'
-    experiments, the values that the polynomial takes at its nodes ``−cos((2j + 1) π / (2K + 2))``, the roots of
-    ``T_{K+1}``, are those of the response at ``−cos(j π / K)``, which lie a little further out, so that both ends of
-    the spectrum are taken in; the published figures need it.
+    The response at frequency x is ``(1 + (−x)^φ) / 2`` below 0 and ``(1 − x^φ) / 2`` from 0 on. The interpolation
+    nodes are the roots of ``T_{K+1}``, ``−cos((2j + 1) π / (2K + 2))``, but the response is evaluated at
+    ``−cos(j π / K)``, a little further out, so that both ends of the spectrum are included. The authors' experiments
+    do so, and the published figures need it.
 
     Args:
         order: K, at least 1.
@@ -191,5 +173,5 @@ def plateau_coefficients(order: int, flatness: float) -> Float64:
     angles = np.pi - (2 * j + 1) * np.pi / (2 * order + 2)
     result: Float64 = 2 / (order + 1) * np.cos(np.outer(j, angles)) @ response
     result[0] /= 2
-    result[2::2] = 0  # up to rounding they are: response − 1/2 is odd
+    result[2::2] = 0  # removes rounding errors: response − 1/2 is odd
     return result

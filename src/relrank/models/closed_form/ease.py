@@ -1,8 +1,10 @@
 """EASE: a linear item–item model in closed form (Steck 2019, "Embarrassingly Shallow Autoencoders", eq. 8).
 
-With ``G = XᵀX + λI`` and ``P = G⁻¹`` the weights are ``B_ij = −P_ij / P_jj``, ``B_jj = 0``; scores are ``X B``, that
-is ``X − X P / diag(P)``. Where there are fewer users than items the same numbers come from the users' side
-(Woodbury): with ``K = (XXᵀ + λI)⁻¹``, ``X P = K X`` and ``diag(P) = (1 − diag(Xᵀ K X)) / λ``.
+    G = XᵀX + λI,      P = G⁻¹,      B_ij = −P_ij / P_jj,  B_jj = 0
+    scores = X B = X − X P / diag(P)
+
+With fewer users than items, the dual form gives the same scores (Woodbury): with ``K = (XXᵀ + λI)⁻¹``,
+``X P = K X`` and ``diag(P) = (1 − diag(Xᵀ K X)) / λ``.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ L2_LADDER = (10.0, 20.0, 35.0, 60.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 2000.0)
 
 
 class EASE(ClosedForm):
-    """EASE on the interactions alone."""
+    """EASE on the interactions."""
 
     name = "ease"
     Config = EASEConfig
@@ -63,67 +65,66 @@ class EASE(ClosedForm):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """With n the smaller side: a Gram matrix as a triangle beside a square, which is inverted.
+        """The smaller side's Gram matrix, once as a triangle and once as the square that is inverted.
 
-        Where users are fewer, then the inverse beside K X in two orders of memory. Scoring holds P, or K X, and a
-        block of scores.
+        In the dual form, the inverse and two copies of K X. Scoring holds P, or K X, and a block of scores.
         """
         del config
         n_users, n_items, x = graph.n_users, graph.n_items, graph.interactions
         n, columns = min(n_users, n_items), x.dst if n_users < n_items else x.src
-        kept, products = estimates.square(n), estimates.gram_products(columns)
-        solving = max(kept + estimates.triangle(n), inverse_bytes(n))
+        solution, products = estimates.square(n), estimates.gram_products(columns)
+        solving = max(solution + estimates.triangle(n), inverse_bytes(n))
         if n_users < n_items:
-            kept, products = estimates.table(n_users, n_items), products + float(len(x)) * n_users
-            solving = max(solving, estimates.square(n) + 2 * kept)
-        peak = max(solving, kept + estimates.score_block(n_items))
+            solution, products = estimates.table(n_users, n_items), products + float(len(x)) * n_users
+            solving = max(solving, estimates.square(n) + 2 * solution)
+        peak = max(solving, solution + estimates.score_block(n_items))
         return Estimate(peak + 3 * estimates.sparse(len(x)), n**3 / 2, products)
 
     @property
     def dual(self) -> bool:
-        """Whether the users' side is the smaller one."""
+        """Whether there are fewer users than items, so that K is inverted instead of G."""
         return self.graph.n_users < self.graph.n_items
 
     def sizes(self) -> dict[str, int]:
-        """``side`` is the smaller one."""
+        """``side`` is the smaller number of users and items."""
         return super().sizes() | {"side": min(self.graph.n_users, self.graph.n_items)}
 
     def solve(self) -> Self:
-        """One Cholesky inverse of the smaller side."""
-        x, l2 = self.history, float(self.config.l2)
-        inverse = spd_inverse(ridge_gram(gram(x if self.dual else x.transpose()), (), l2))
+        """One Cholesky inverse: P, or K in the dual form."""
+        X, l2 = self.history, float(self.config.l2)
+        inverse = spd_inverse(ridge_gram(gram(X if self.dual else X.transpose()), (), l2))
         if self.dual:
-            kx = np.ascontiguousarray(rows_times_dense(x.transpose(), inverse).T)
-            diagonal = (1.0 - _column_dots(x, kx)) / l2
-            self.projection = torch.from_numpy(kx)
+            KX = np.ascontiguousarray(rows_times_dense(X.transpose(), inverse).T)
+            diag_P = (1.0 - _column_dots(X, KX)) / l2
+            self.projection = torch.from_numpy(KX)
         else:
-            diagonal = inverse.diagonal().astype(np.float64)
+            diag_P = inverse.diagonal().astype(np.float64)
             self.projection = torch.from_numpy(inverse)
-        self.diagonal = torch.from_numpy(diagonal.astype(np.float32))
+        self.diagonal = torch.from_numpy(diag_P.astype(np.float32))
         return self
 
     def score(self, users: Tensor) -> Tensor:
         """``X − X P / diag(P)`` for these users."""
-        picked = user_rows(users, self.graph.n_users)
-        rows = self.history.take(picked)
-        xp = self.projection.numpy()
-        return self._scores(rows, xp[picked] if self.dual else rows_times_dense(rows, xp))
+        rows = user_rows(users, self.graph.n_users)
+        x, projection = self.history.take(rows), self.projection.numpy()
+        return self._scores(x, projection[rows] if self.dual else rows_times_dense(x, projection))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
         """The same for new rows of X."""
-        rows = history_rows(histories, self.graph.n_items)
+        x = history_rows(histories, self.graph.n_items)
         if not self.dual:
-            return self._scores(rows, rows_times_dense(rows, self.projection.numpy()))
+            return self._scores(x, rows_times_dense(x, self.projection.numpy()))
         # x P = (x − x Xᵀ K X) / λ
-        xp = -(products_by_row(rows, self.history.transpose()) @ self.projection.numpy())
-        xp[rows.rows(), rows.indices] += rows.data
-        xp /= np.float32(self.config.l2)
-        return self._scores(rows, xp)
+        xP = -(products_by_row(x, self.history.transpose()) @ self.projection.numpy())
+        xP[x.rows(), x.indices] += x.data
+        xP /= np.float32(self.config.l2)
+        return self._scores(x, xP)
 
-    def _scores(self, rows: Csr, xp: Float32) -> Tensor:
-        np.divide(xp, -self.diagonal.numpy(), out=xp)
-        xp[rows.rows(), rows.indices] += rows.data
-        return torch.from_numpy(xp)
+    def _scores(self, x: Csr, xP: Float32) -> Tensor:
+        """``x − x P / diag(P)``, in the memory of ``xP``."""
+        np.divide(xP, -self.diagonal.numpy(), out=xP)
+        xP[x.rows(), x.indices] += x.data
+        return torch.from_numpy(xP)
 
 
 def _column_dots(x: Csr, other: Float32) -> Float64:

@@ -1,35 +1,36 @@
-"""iALS: matrix factorisation of implicit feedback by alternating least squares, and relations as priors.
+"""iALS: matrix factorisation of implicit feedback by alternating least squares, with relations as priors.
 
 Hu, Koren & Volinsky 2008, "Collaborative Filtering for Implicit Feedback Datasets", regularised as in Rendle et al.
 2022, "Revisiting the Performance of iALS on Item Recommendation Benchmarks":
 
     Σ_(u,i)∈S c_ui (p_u·q_i − 1)² + α₀ Σ_u,i (p_u·q_i)² + λ (Σ_u n_u^ν |p_u|² + Σ_i n_i^ν |q_i|²)
 
-with users' vectors p_u and items' vectors q_i [dim], c_ui the weight of the interaction, and n_u = Σ_i (c_ui + α₀)
-the weight of a user's row, n_i of an item's. Two scales are chosen so that one setting suits many data sets, and so
-that one can be tuned with the other held: α₀ is a ratio ρ of all pairs' weight to that of the observed ones,
-``α₀ = ρ Σ c / (|U| |I|)``, and n is divided by 1 + ρ, which leaves the mean user the number of their interactions.
+p_u and q_i [dim] are the vectors of users and items, c_ui the weight of the interaction, n_u = Σ_i (c_ui + α₀) the
+total weight of a user's row, and n_i that of an item's. Two scales make settings comparable between data sets and
+allow tuning one at a time: ρ is the weight of all pairs divided by that of the observed ones,
+``α₀ = ρ Σ c / (|U| |I|)``, and n is divided by 1 + ρ, so that its mean over users is their mean number of
+interactions.
 
 Given the items, every user is a ridge regression, and vice versa. Scores are p_u·q_i with p_u solved from the user's
 items alone, so a new user is one more regression.
 
-**Relations say where vectors are expected** (regression-based latent factors, Agarwal & Chen 2009). Every target t of
-a relation has a vector z_t, and the penalty of an item is on its distance from a sum over what it is linked to:
+**Relations are priors of the vectors** (regression-based latent factors, Agarwal & Chen 2009). Every target t of a
+relation has a vector z_t, and an item is penalised for its distance from a sum over its targets:
 
     λ Σ_i n_i^ν |q_i − m_i|² + λ n̄ Σ_t |z_t|²,      m_i = Σ_r √w_r Σ_t a_it z_t
 
-with a_i the relation's edges of the item, of Euclidean length 1, and n̄ the mean of n_i^ν. Integrated over z, the
-vectors of two items covary by ``Σ_r w_r a_i·a_j``, beside a variance of ``n̄ / n_i^ν`` of each item's own: at
-``w_r = 1`` a relation explains as much variance as is left to the interactions of a mean item. The fewer interactions
-an item has, the closer it stays to m_i; without any, its relations decide. An item that a relation does not reach is
-missing there, not zero.
+a_i are the item's edges in the relation, scaled to Euclidean length 1, and n̄ is the mean of n_i^ν. Integrated over z,
+the vectors of two items have covariance ``Σ_r w_r a_i·a_j``, in addition to a variance ``n̄ / n_i^ν`` of each item: at
+``w_r = 1`` a relation explains as much variance as remains for the interactions of a mean item. The fewer
+interactions an item has, the closer q_i is to m_i; without any, its relations decide. An item that a relation does
+not reach has no term of it in m_i.
 
-Relations of users (user → t, or a second relation user → item) do the same for p_u. Then the vector of a known user
-is solved from interactions and relations, that of a new user from the history alone. In a relation within one type
-each linked node is its own neighbour, too, with the weight of the heaviest edge. A relation that touches neither
-users nor items is composed along the shortest chain of relations that leads there.
+Relations of users work likewise: the vector of a known user is solved from interactions and relations, that of a new
+user from the history alone. In a relation within one node type each linked node is also its own neighbour, with the
+weight of the heaviest edge. A relation that touches neither users nor items is composed along the shortest chain of
+relations that leads to them.
 
-A sweep solves users, items, and then moves z by some steps of conjugate gradients, each given all others.
+A sweep solves users, then items, and then updates z by conjugate gradients, each given the others.
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relrank.errors import InputError
 from relrank.graph.composition import compose_relation
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
@@ -55,11 +55,11 @@ from relrank.models.core.base import GridParameter, HistoryScorer, Shapes, histo
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.filters import product
 from relrank.models.core.hyperparameters import Bounds, NonNegative, Positive, PositiveInt, Seed, Weights
-from relrank.models.core.relation_rows import entry_counts
+from relrank.models.core.relation_rows import active_relations, entry_counts, side_by_side
 from relrank.models.core.vectors import methods_not_overridden
 
 STEPS = 3
-"""Steps of conjugate gradients for z in a sweep; they go on from those of the last."""
+"""Conjugate-gradient steps for z per sweep, continued from the last sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,21 @@ class IALSConfig:
     dim: PositiveInt = 256
     """Length of a vector."""
     unobserved: Positive = 30.0
-    """ρ, what all pairs weigh together over what the observed ones do: α₀ = ρ · Σ c / (|U| |I|)."""
+    """ρ, weight of all pairs divided by that of the observed ones: α₀ = ρ · Σ c / (|U| |I|)."""
     l2: Positive = 0.1
     """λ, penalty per interaction of a node."""
     exponent: Annotated[float, Bounds(0, 2)] = 1.0
-    """ν: at 1 the penalty of a node is in proportion to its row, at 0 it is the same for all."""
+    """ν: at 1 the penalty is proportional to the weight of a node's row, at 0 it is the same for all."""
     iterations: Annotated[int, Bounds(1, 10_000)] = 16
     """Sweeps over all vectors."""
     init_scale: Positive = 0.1
-    """Standard deviation of the length of the items' starting vectors: each entry's is this over √dim."""
+    """Standard deviation of the initial item vectors, divided by √dim for each entry."""
     weight: NonNegative = 0.0
     """Weight of every relation that ``weights`` does not name."""
     weights: Weights = field(default_factory=dict)
-    """Weight w per relation, a ratio of variances; 0 leaves the relation out."""
+    """w per relation, a ratio of variances; 0 excludes the relation."""
     seed: Seed = 0
-    """Seed of the items' starting vectors."""
+    """Seed of the initial item vectors."""
 
 
 class IALS(HistoryScorer):
@@ -95,16 +95,16 @@ class IALS(HistoryScorer):
     scores_from_current_row: ClassVar[bool] = True
     solution: ClassVar[Shapes] = {"items": ("items", "dim"), "spectrum": ("dim",), "user_targets": ("targets", "dim")}
 
-    #: items' vectors, turned so that their Gram matrix is diagonal, float32 [n_items, dim]
+    #: Q, rotated so that QᵀQ is diagonal, float32 [n_items, dim]
     items: Tensor
     #: the diagonal of α₀ QᵀQ, float32 [dim]
     spectrum: Tensor
-    #: vectors z of the relations of users, one relation below the other, float32 [targets, dim]
+    #: z of the relations of users, concatenated, float32 [targets, dim]
     user_targets: Tensor
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The weight of every usable relation, then penalty, unobserved weight, size and exponent."""
+        """The weight of every reachable relation, then penalty, unobserved weight, dimension and exponent."""
         grid_values = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
         dims = tuple(
             d for d in (16, 32, 64, 128, 256, 512, 1024) if d <= max(16, min(graph.n_users, graph.n_items) // 2)
@@ -119,7 +119,7 @@ class IALS(HistoryScorer):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """Vectors of users, items and targets, each a few times over, and the interactions by user and by item."""
+        """Several copies of the vectors of users, items and targets, and the interactions by user and by item."""
         c, nodes, edges = config, graph.n_users + graph.n_items, len(graph.interactions)
         for relation in graph.relations.values():
             end = described_type(graph, relation)
@@ -127,13 +127,13 @@ class IALS(HistoryScorer):
                 entries = entry_counts(graph, relation)[0]
                 nodes += 4 * entries.size
                 edges += int(entries.sum())
-        solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # at most: rows shorter than a vector take less
+        solves = edges * c.dim**2 + nodes * c.dim**3 / 6  # an upper bound: rows shorter than a vector take less
         operations = c.iterations * (2 * nodes * c.dim**2 + solves)
         return Estimate(4 * estimates.table(nodes, c.dim) + 4 * estimates.sparse(edges), operations)
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """The relations that touch users or items, and those that a chain of relations leads to."""
+        """Relations that touch users or items, directly or through a chain of relations."""
         del config
         return reachable_relations(graph)
 
@@ -143,27 +143,18 @@ class IALS(HistoryScorer):
         #: α₀
         self.alpha0 = c.unobserved * float(self.history.data.sum()) / max(graph.n_users * graph.n_items, 1)
         self._item_links, self._user_links = (self._links(end) for end in (graph.item, graph.user))
-        self.from_history = not self._user_links.n_cols  # else a user's relations count, and a history has none
+        self.from_history = not self._user_links.n_cols  # otherwise a user's relations change the scores, too
 
     def _links(self, end: str) -> Csr:
-        """``√w a`` of all relations of a node type with weights above 0, side by side: nodes by targets."""
-        graph, parts = self.graph, []
-        for name, relation in sorted(graph.relations.items()):  # in one order whatever the arm
-            weight = float(self.config.weights.get(name, self.config.weight))
-            if not 0 <= weight < np.inf:
-                raise InputError(
-                    "relation weight is negative or not finite",
-                    where=f"{self.name}, {name}",
-                    expected="0 or more",
-                    found=str(weight),
-                )
-            if weight and len(relation) and described_type(graph, relation) == end:
-                rows = unit_rows(_rows(graph, compose_relation(graph, relation), end))
-                parts.append(Csr(rows.indptr, rows.indices, rows.data * np.float32(np.sqrt(weight)), rows.n_cols))
-        return _side_by_side(parts, len(graph.nodes[end]))
+        """``√w a`` of all active relations of a node type side by side: nodes by targets."""
+        relations = [(r, w) for r, w in active_relations(self.graph, end, self.config) if len(r)]
+        parts = [
+            (unit_rows(_neighbour_rows(self.graph, compose_relation(self.graph, r), end)), w) for r, w in relations
+        ]
+        return side_by_side(parts, len(self.graph.nodes[end]))
 
     def start(self) -> Float32:
-        """Items' vectors before the first sweep, float32 [n_items, dim]."""
+        """Initial item vectors, float32 [n_items, dim]."""
         rng = np.random.default_rng(self.config.seed)
         scale = self.config.init_scale / np.sqrt(self.config.dim)
         drawn: Float32 = rng.standard_normal((self.graph.n_items, int(self.config.dim))).astype(np.float32)
@@ -174,21 +165,21 @@ class IALS(HistoryScorer):
         return super().sizes() | {"dim": int(self.config.dim), "targets": self._user_links.n_cols}
 
     def solve(self) -> Self:
-        """``iterations`` sweeps, then the items turned for scoring."""
-        by_item, items = self.history.transpose(), padded(self.start())
-        of_user, of_item = self._penalty(self.history), self._penalty(by_item)
-        user_prior = _Prior(self._user_links, of_user, items.shape[1])
-        item_prior = _Prior(self._item_links, of_item, items.shape[1])
+        """``iterations`` sweeps; then the vectors are rotated for scoring."""
+        by_item, Q = self.history.transpose(), padded(self.start())
+        user_penalty, item_penalty = self._penalty(self.history), self._penalty(by_item)
+        user_prior = _Prior(self._user_links, user_penalty, Q.shape[1])
+        item_prior = _Prior(self._item_links, item_penalty, Q.shape[1])
         for _ in range(int(self.config.iterations)):
-            users = self._regress(self.history, items, of_user, user_prior.mean())
-            items = self._regress(by_item, users, of_item, item_prior.mean())
-            user_prior.move(users)
-            item_prior.move(items)
-        values, rotation = spectrum_of(self.alpha0 * gram_matrix(items))
-        d = int(self.config.dim)  # the smallest eigenvalues are those of the columns that were padded
+            P = self._regress(self.history, Q, user_penalty, user_prior.mean())
+            Q = self._regress(by_item, P, item_penalty, item_prior.mean())
+            user_prior.update(P)
+            item_prior.update(Q)
+        values, rotation = spectrum_of(self.alpha0 * gram_matrix(Q))
+        d = int(self.config.dim)  # the smallest eigenvalues belong to the padding
         self.spectrum = torch.from_numpy(values[-d:].copy())
         self.items, self.user_targets = (
-            torch.from_numpy(turned(table, rotation)[:, -d:].copy()) for table in (items, user_prior.targets)
+            torch.from_numpy(turned(table, rotation)[:, -d:].copy()) for table in (Q, user_prior.targets)
         )
         return self
 
@@ -199,15 +190,15 @@ class IALS(HistoryScorer):
         return np.asarray(self.config.l2 * n**self.config.exponent, np.float32)
 
     def _regress(self, rows: Csr, table: Float32, penalty: Float32, prior: Float32 | None) -> Float32:
-        """Vectors of all users given the items', or the other way round."""
+        """P given Q (or Q given P): one ridge regression per row, in the basis where α₀ QᵀQ is diagonal."""
         spectrum, rotation = spectrum_of(self.alpha0 * gram_matrix(table))
         prior = None if prior is None else turned(prior, rotation)
-        found = solve_rows(rows, turned(table, rotation), spectrum, penalty, prior)
-        return turned(found, np.ascontiguousarray(rotation.T))
+        vectors = solve_rows(rows, turned(table, rotation), spectrum, penalty, prior)
+        return turned(vectors, np.ascontiguousarray(rotation.T))
 
     @property
     def is_dot_product(self) -> bool:
-        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        """Whether scores are exactly products of the vectors below; False if a subclass overrides scoring."""
         return methods_not_overridden(self, IALS, "score", "fold_in", "score_rows")
 
     def item_vectors(self) -> Tensor:
@@ -220,11 +211,11 @@ class IALS(HistoryScorer):
         Raises:
             InputError: a user row outside the graph.
         """
-        picked = user_rows(users, self.graph.n_users)
+        rows = user_rows(users, self.graph.n_users)
         prior = None
         if self._user_links.n_cols:
-            prior = rows_times_dense(self._user_links.take(picked), self.user_targets.numpy())
-        return self._vectors(self.history.take(picked), prior)
+            prior = rows_times_dense(self._user_links.take(rows), self.user_targets.numpy())
+        return self._vectors(self.history.take(rows), prior)
 
     def history_vectors(self, histories: Sequence[Tensor]) -> Tensor:
         """Vectors [B, dim] of B histories.
@@ -239,28 +230,28 @@ class IALS(HistoryScorer):
         return self.user_vectors(users) @ self.items.T
 
     def score_rows(self, rows: Csr) -> Tensor:
-        """The same for histories as CSR rows."""
+        """Products of the histories' and the items' vectors."""
         return self._vectors(rows) @ self.items.T
 
     def _vectors(self, rows: Csr, prior: Float32 | None = None) -> Tensor:
-        """Vectors of users from their interactions, and what their relations lead to expect, [rows.n_rows, dim]."""
+        """Vectors p of users from their interactions and prior means m, [rows.n_rows, dim]."""
         items = padded(self.items.numpy())
         spectrum = np.pad(self.spectrum.numpy(), (0, items.shape[1] - self.spectrum.numel()))
         prior = None if prior is None else padded(prior)
-        found = solve_rows(rows, items, spectrum, self._penalty(rows), prior)
-        return torch.from_numpy(found[:, : self.items.shape[1]].copy())
+        vectors = solve_rows(rows, items, spectrum, self._penalty(rows), prior)
+        return torch.from_numpy(vectors[:, : self.items.shape[1]].copy())
 
 
 class _Prior:
-    """Where the vectors of one node type are expected: a ridge regression of them on what the nodes are linked to.
+    """Prior means m of the vectors of one node type: their ridge regression on the nodes' targets.
 
     Args:
-        links: ``√w a``, nodes by targets; without columns nothing is expected.
+        links: A = ``√w a``, nodes by targets; without columns there is no prior.
         penalty: λ n^ν of the nodes, float32 [n].
-        width: of a vector.
+        width: length of a vector.
 
     Attributes:
-        targets: z, float32 [targets, width]; zeros before the first move.
+        targets: z, float32 [targets, width]; zeros before the first update.
     """
 
     def __init__(self, links: Csr, penalty: Float32, width: int) -> None:
@@ -271,59 +262,48 @@ class _Prior:
         self.diagonal = (squares[:, None] + self.ridge).astype(np.float32)
 
     def mean(self) -> Float32 | None:
-        """m, float32 [n, width]."""
+        """Prior means m = A z, float32 [n, width]; None without a prior."""
         return product(self.links, self.targets) if self.links.n_cols else None
 
-    def move(self, vectors: Float32) -> None:
-        """Towards ``z = (Aᵀ N A + n̄ I)⁻¹ Aᵀ N Q`` by preconditioned conjugate gradients, each column on its own."""
+    def update(self, vectors: Float32) -> None:
+        """Move z towards ``(Aᵀ N A + n̄ I)⁻¹ Aᵀ N Q`` by preconditioned conjugate gradients, column by column."""
         if not self.links.n_cols:
             return
         z = self.targets
-        left = self._pulled(vectors - product(self.links, z)) - self.ridge * z
-        scaled = self._scaled(left)
+        residual = self._normal(vectors - product(self.links, z)) - self.ridge * z
+        scaled = self._precondition(residual)
         direction = scaled
-        size = (left * scaled).sum(0)
+        size = (residual * scaled).sum(0)
         for _ in range(STEPS):
-            image = self._pulled(product(self.links, direction)) + self.ridge * direction
-            step = _over(size, (direction * image).sum(0))
+            image = self._normal(product(self.links, direction)) + self.ridge * direction
+            step = _divide(size, (direction * image).sum(0))
             z += step * direction
-            left -= step * image
-            scaled = self._scaled(left)
-            before, size = size, (left * scaled).sum(0)
-            direction = scaled + _over(size, before) * direction
+            residual -= step * image
+            scaled = self._precondition(residual)
+            previous, size = size, (residual * scaled).sum(0)
+            direction = scaled + _divide(size, previous) * direction
 
-    def _scaled(self, left: Float32) -> Float32:
-        """The preconditioner: over the diagonal of the matrix."""
-        return np.divide(left, self.diagonal, dtype=np.float32)
+    def _precondition(self, residual: Float32) -> Float32:
+        """The residual divided by the diagonal of ``Aᵀ N A + n̄ I``."""
+        return np.divide(residual, self.diagonal, dtype=np.float32)
 
-    def _pulled(self, vectors: Float32) -> Float32:
+    def _normal(self, vectors: Float32) -> Float32:
         """``Aᵀ N`` times vectors of the nodes."""
         weighted: Float32 = self.penalty * vectors
         return product(self.by_target, weighted)
 
 
-def _over(a: Float32, b: Float32) -> Float32:
-    """``a / b``, 0 where b is."""
+def _divide(a: Float32, b: Float32) -> Float32:
+    """``a / b``, 0 where b is 0."""
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
-def _rows(graph: Graph, relation: Relation, end: str) -> Csr:
-    """A relation by nodes of type ``end``; within one type with the linked nodes themselves."""
+def _neighbour_rows(graph: Graph, relation: Relation, end: str) -> Csr:
+    """Neighbours of every node of type ``end``; within one type, linked nodes are also their own neighbours."""
     rows = relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target]))
     if not relation.undirected:
         return rows if relation.source == end else rows.transpose()
     linked = np.flatnonzero(rows.degrees()).astype(np.int32)
-    own = np.full(linked.size, rows.data.max(initial=0), np.float32)
+    loops = np.full(linked.size, rows.data.max(initial=0), np.float32)
     row, col = np.concatenate([rows.rows(), linked]), np.concatenate([rows.indices, linked])
-    return Csr.from_pairs(row, col, (rows.n_rows, rows.n_cols), np.concatenate([rows.data, own]))
-
-
-def _side_by_side(parts: Sequence[Csr], n_rows: int) -> Csr:
-    """Matrices with the same rows, as one."""
-    row, col, data, width = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], 0
-    for part in parts:
-        row.append(part.rows())
-        col.append(part.indices + np.int32(width))
-        data.append(part.data)
-        width += part.n_cols
-    return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (n_rows, width), np.concatenate(data))
+    return Csr.from_pairs(row, col, (rows.n_rows, rows.n_cols), np.concatenate([rows.data, loops]))

@@ -1,7 +1,9 @@
-"""Item-kNN: shrunk cosine between items' users, k nearest kept (Sarwar et al. 2001; shrinkage: Bell & Koren 2007).
+"""Item-kNN: shrunk cosine similarity of the k nearest items (Sarwar et al. 2001; shrinkage: Bell & Koren 2007).
 
-``w_ij = n_ij / (√(n_i n_j) + s)`` with n_ij the users of both; scores are ``X W``. Where interactions do not all
-weigh 1, X has the weights as entries, ``n_ij = x_i · x_j`` and ``n_i = x_i · x_i``.
+    w_ij = x_i · x_j / (|x_i| |x_j| + s),      scores = X W
+
+x_i is item i's column of X, whose entries are the interactions' weights; without weights x_i · x_j counts common
+users.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ class ItemKNNConfig:
     """Hyper-parameters of item-kNN."""
 
     neighbours: PositiveInt = 100
-    """Most similar items kept per item."""
+    """k, most similar items kept per item."""
     shrinkage: NonNegative = 20.0
-    """Added to the denominator: how many users' worth of doubt a pair starts with."""
+    """s, added to the denominator, in users."""
 
 
 class ItemKNN(SparseLinear):
@@ -51,11 +53,11 @@ class ItemKNN(SparseLinear):
         return largest_products_estimate(graph, int(config.neighbours), copies=1)
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
-        """The matrix whose columns, one an item, are compared: by columns and by rows."""
+        """The matrix whose columns, one per item, are compared: by columns and by rows."""
         return self.history.transpose(), self.history
 
     def solve(self) -> Self:
-        """Item by item: co-counts, cosines, the k largest."""
+        """The k largest shrunk cosines of every item."""
         columns, rows = self.columns_and_rows()
         squares = rows.data.astype(np.float64) ** 2
         norms = np.bincount(rows.indices, weights=squares, minlength=rows.n_cols).astype(np.float64)

@@ -1,11 +1,11 @@
-"""Markov: counts of what follows what, read over the latest items of a history.
+"""Markov chain: transition counts, summed over the latest items of a history.
 
     score(i) = Σ_{k < window} decay^k · P(i | s_{n−k}) + ε · n_i / max n,      P(j | i) = n_ij / Σ_j n_ij
 
-with n_ij the times that j came at most ``reach`` places after i in a training history, s_n the latest item, and n_i
-the interactions of an item: what never followed any of the items is in order of popularity. ε is ``backoff`` times
-the least that one transition can add, so that no popularity outweighs a transition. Where interactions do not all
-weigh 1, a transition weighs what its later interaction does, and n_i is a sum of weights.
+n_ij counts how often j occurs at most ``reach`` positions after i in a training history, s_n is the latest item, and
+n_i counts an item's interactions: items without a transition are ranked by popularity. ε is ``backoff`` times the
+smallest contribution of a transition, so that popularity never outweighs one. With weighted interactions, a
+transition has the weight of its later interaction, and n_i is a sum of weights.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from relrank.models.core.estimates import Estimate
 from relrank.models.core.hyperparameters import Bounds, DropFraction, PositiveInt
 
 LIGHTEST = 1e-20
-"""An item whose place weighs less is not read: float32 would not tell it from nothing."""
+"""Items whose decayed weight is smaller are ignored, as they would vanish in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class MarkovConfig:
-    """Hyper-parameters of the table of transitions."""
+    """Hyper-parameters of the Markov chain."""
 
     window: PositiveInt = 10
     """Latest items of a history that are read."""
     decay: Annotated[float, Bounds(0, 1, above=True)] = 0.5
-    """Weight of an item over that of the one after it; above 0, at most 1."""
+    """Weight of an item divided by that of the next one."""
     reach: PositiveInt = 1
-    """Places after an item within which what comes counts as following it."""
+    """Largest distance, in positions, of a transition."""
     backoff: DropFraction = 0.5
-    """What the most popular item gets of the least that a transition can add; below 1."""
+    """Score of the most popular item, as a share of the smallest contribution of a transition."""
 
 
 class Markov(SequenceScorer, ClosedForm):
-    """Scores are sums over the latest items of how often each item came next."""
+    """Scores are transition probabilities summed over the latest items."""
 
     name = "markov"
     Config = MarkovConfig
@@ -57,7 +57,7 @@ class Markov(SequenceScorer, ClosedForm):
         "popularity": ("items",),
     }
 
-    #: CSR of P, items by items, float32 chances
+    #: CSR of P, items by items; ``chances`` are its values
     indptr: Tensor
     indices: Tensor
     chances: Tensor
@@ -80,9 +80,9 @@ class Markov(SequenceScorer, ClosedForm):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """A pair of places is held in 64 bytes while equal ones are added up, an event in 40; two score blocks.
+        """64 bytes per pair of positions while equal pairs are summed, 40 per event; two score blocks.
 
-        There are ``reach`` pairs to an event, which an interaction is each time that it happened.
+        An event has ``reach`` pairs; a repeated interaction is several events.
         """
         n, users = graph.n_events, graph.interactions.src
         longest = int(np.bincount(users if graph.events is None else users[graph.events]).max(initial=1))
@@ -92,18 +92,18 @@ class Markov(SequenceScorer, ClosedForm):
         )
 
     def solve(self) -> Self:
-        """Count pairs of places, distance by distance."""
+        """Count transitions, distance by distance."""
         n, s = self.graph.n_items, self.sequences
         items, user = s.items.astype(np.int64), np.repeat(np.arange(s.n), s.lengths())
         edges = self.history.rows().astype(np.int64) * n + self.history.indices
         weights = self.history.data[np.searchsorted(edges, user * n + items)]
-        pairs, times = [], []
+        pairs, pair_weights = [], []
         for distance in range(1, max(1, min(self.config.reach, int(s.lengths().max(initial=0)) - 1)) + 1):
             same = user[distance:] == user[:-distance]
             pairs.append((items[:-distance] * n + items[distance:])[same])
-            times.append(weights[distance:][same])
+            pair_weights.append(weights[distance:][same])
         distinct, at = np.unique(np.concatenate(pairs), return_inverse=True)
-        counts = np.bincount(at, weights=np.concatenate(times), minlength=distinct.size).astype(np.float64)
+        counts = np.bincount(at, weights=np.concatenate(pair_weights), minlength=distinct.size).astype(np.float64)
         source, target = np.divmod(distinct, n)
         total = np.bincount(source, weights=counts, minlength=n)
         p = Csr.from_pairs(source, target, (n, n), counts / total[source])
@@ -113,15 +113,15 @@ class Markov(SequenceScorer, ClosedForm):
         return self
 
     def score_sequences(self, histories: Sequences) -> Tensor:
-        """What followed their latest items; an empty history gets the order of popularity."""
+        """Transition scores; an empty history is ranked by popularity."""
         c, n = self.config, self.graph.n_items
         window = c.window if c.decay == 1 else min(c.window, 1 + int(math.log(LIGHTEST) / math.log(c.decay)))
         items, n_valid = histories.windows(window)
         age = n_valid[:, None] - 1 - np.arange(items.shape[1])
-        row, place = np.nonzero(age >= 0)
-        # an item may occur twice in a history that was not trained on
-        distinct, at = np.unique(row * n + items[row, place], return_inverse=True)
-        weight = np.bincount(at, weights=c.decay ** age[row, place].astype(np.float64), minlength=distinct.size)
+        row, position = np.nonzero(age >= 0)
+        # an item may occur more than once
+        distinct, at = np.unique(row * n + items[row, position], return_inverse=True)
+        weight = np.bincount(at, weights=c.decay ** age[row, position].astype(np.float64), minlength=distinct.size)
         latest = Csr.from_pairs(*np.divmod(distinct, n), (histories.n, n), weight.astype(np.float64))
         p = Csr(self.indptr.numpy(), self.indices.numpy(), self.chances.numpy(), n)
         least = float(self.chances.min()) * c.decay ** (window - 1) if p.nnz else 1.0

@@ -1,13 +1,11 @@
-"""Relational item-kNN: shrunk cosine between items' users and relations at once, k nearest kept.
+"""Relational item-kNN: shrunk cosine similarity over users and relations, k nearest items.
 
-Z holds the interactions above the weighted rows of every relation of items, as in sparse EASE,
+    Z = [X; √w_r R_rᵀ],      w_ij = z_i · z_j / (|z_i| |z_j| + s),      scores = X W
 
-    Z = [X; √w_r R_rᵀ],    w_ij = z_i · z_j / (|z_i| |z_j| + s),    scores = X W,
-
-with R_r the items' rows of relation r, each of Euclidean length 1. At ``w_r = 1`` two items with equal rows of r look
-as if one more person had chosen both. In a relation within one type each node is its own neighbour too, of weight 1.
-A relation that does not touch items is composed along the shortest chain of relations that leads there. Relations of
-users are not read. Without relations this is item-kNN, bit for bit.
+R_r has the items' rows of relation r, each of Euclidean length 1. At ``w_r = 1``, items with equal rows look as if
+one more user had chosen both. In a relation within one node type each node is also its own neighbour, with weight 1.
+A relation that does not touch items is composed along the shortest chain of relations that leads to them. Relations
+of users are not used. Without relations this is item-kNN, bit for bit.
 
 Item-kNN: Sarwar et al. 2001; shrinkage: Bell & Koren 2007; one cosine over interactions and content: Mobasher et al.
 2004, "Semantically Enhanced Collaborative Filtering on the Web", as ItemKNN-CFCBF in Ferrari Dacrema et al. 2021, "A
@@ -38,11 +36,11 @@ class RelationalItemKNNConfig(ItemKNNConfig):
     weight: NonNegative = 1.0
     """Weight of every relation that ``weights`` does not name, in pseudo-users."""
     weights: Weights = field(default_factory=dict)
-    """Weight per relation, in pseudo-users; 0 leaves the relation out."""
+    """Weight per relation, in pseudo-users; 0 excludes the relation."""
 
 
 class RelationalItemKNN(ItemKNN):
-    """Scores are sums of similarities, by users and relations, to the items of the history."""
+    """Scores are sums of similarities to the items of the history, over users and relations."""
 
     name = "relational-item-knn"
     Config = RelationalItemKNNConfig
@@ -50,7 +48,7 @@ class RelationalItemKNN(ItemKNN):
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """Those of item-kNN, then the weight of every relation that is read."""
+        """Those of item-kNN, then the weight of every used relation."""
         weights = (
             GridParameter(f"weights.{name}", WEIGHTS, 0.0, "weights") for name in cls.used_relations(graph, None)
         )
@@ -58,31 +56,31 @@ class RelationalItemKNN(ItemKNN):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
-        """Item-kNN on the stack; see ``largest_products_estimate``.
+        """Item-kNN on Z; see ``largest_products_estimate``.
 
-        The stack is there by columns and by rows beside the squares of its entries; while it is sorted, an entry's
-        row, column and value are there twice over, and its place, before it is written. Rows of relations are kept.
+        Z is held by columns and by rows, with the squares of its entries. While it is sorted, row, column and value
+        of each entry are held twice, and its position. The relations' rows are cached.
         """
-        read = (graph.relations[name] for name in cls.used_relations(graph, config))
-        below = [entry_counts(graph, r) for r in read if config.weights.get(r.name, config.weight)]
+        used = (graph.relations[name] for name in cls.used_relations(graph, config))
+        below = [entry_counts(graph, r) for r in used if config.weights.get(r.name, config.weight)]
         if not below:
             return super().estimate(graph, config)
-        found = largest_products_estimate(graph, int(config.neighbours), copies=2, below=below)
+        estimate = largest_products_estimate(graph, int(config.neighbours), copies=2, below=below)
         of_relations = sum(int(entries.sum()) for entries, _ in below)
         sorting = 40 * (len(graph.interactions) + of_relations)
-        return replace(found, bytes=max(found.bytes, sorting) + estimates.sparse(of_relations))
+        return replace(estimate, bytes=max(estimate.bytes, sorting) + estimates.sparse(of_relations))
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations that touch items, and those that a chain of relations leads to from there."""
+        """Relations that touch items, directly or through a chain of relations."""
         del config
         return tuple(sorted(r.name for r in graph.relations.values() if described_type(graph, r) == graph.item))
 
     def active_relations(self) -> list[tuple[Relation, float]]:
-        """Relations of items and their weights above 0."""
+        """Relations of items, with weights above 0."""
         return active_relations(self.graph, self.graph.item, self.config)
 
     def columns_and_rows(self) -> tuple[Csr, Csr]:
-        """Z by columns, CSR [n_items, n_users and others], and by rows."""
+        """Z by columns, CSR [n_items, n_users + n_pseudo_users], and by rows."""
         parts = [(unit_relation_rows(self.graph, relation), weight) for relation, weight in self.active_relations()]
         return stacked(self.history, parts) if parts else super().columns_and_rows()

@@ -1,4 +1,4 @@
-"""What every model is: a configuration, scores for users of the graph, scores for histories never seen."""
+"""Base classes of all models: configuration, scores for known users, and scores for new histories."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ from relrank.parallel.memory import is_out_of_memory
 Progress = Callable[[str], None]
 Shapes = Mapping[str, tuple[str, ...]]
 BATCH = 4096
-"""Examples of a training step where nothing else is said."""
+"""Default number of examples per training step."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridParameter:
-    """One hyper-parameter that tuning may move.
+    """One hyper-parameter with a grid of values.
 
     Attributes:
         name: field of the configuration, or ``"weights.<relation>"`` for the weight of one relation.
-        grid_values: the values that may be tried, ascending.
-        start: the one that is tried first.
-        group: knobs of one group have one ladder and start, and are also moved all at once: each of several relations
-            may look worthless as long as the others are left out.
-        coarse_steps: whether tuning begins with strides over several values; without, for values of very unequal
-            cost.
+        grid_values: values to try, ascending.
+        start: the first value to try.
+        group: parameters of one group have the same grid and start, and are also changed together: each of several
+            relations may look useless while the others are excluded.
+        coarse_steps: whether tuning starts with large steps over the grid; False if costs differ widely.
     """
 
     name: str
@@ -54,15 +53,15 @@ class Recommender(ABC):
     Attributes:
         name: key in ``MODELS``.
         Config: the frozen dataclass of hyper-parameters, written beside the model.
-        weighs_interactions: whether ``weights`` of the configuration may name the interactions, too.
-        relational: whether relations beside the interactions change the scores.
-        featured: whether features of nodes do; with a field ``features`` in its configuration, only where that is
-            true. A study keeps features from all other models.
-        from_history: whether a user's scores are those of their history folded in. Then what came after training,
-            such as the validation rows that precede the test rows in time, can be added to the history.
-        scores_from_current_row: whether a known user's scores are made of their row of ``history``, whatever that is
-            by then, and of what relations say of them.
-        ordered: whether the order of a history counts.
+        weighs_interactions: whether ``weights`` of the configuration may also name the interactions.
+        relational: whether the scores depend on relations other than the interactions.
+        featured: whether the scores depend on node features; with a field ``features`` in the configuration, only if
+            that is true. Studies remove features for all other models.
+        from_history: whether a user's scores equal those of their history folded in. If so, later interactions, such
+            as validation rows before the test rows, can be added to the history.
+        scores_from_current_row: whether a known user's scores follow from their current row of ``history`` and from
+            the user's relations.
+        ordered: whether the order of a history matters.
     """
 
     name: ClassVar[str]
@@ -76,7 +75,7 @@ class Recommender(ABC):
 
     graph: Graph
     config: Any
-    #: users by items: the training interactions
+    #: training interactions, users by items
     history: Csr
 
     @abstractmethod
@@ -89,71 +88,71 @@ class Recommender(ABC):
 
     @abstractmethod
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """Scores for users never seen in training: item rows per user → float32 [len(histories), n_items].
+        """Scores for users unseen during training: item rows per user → float32 [len(histories), n_items].
 
-        An empty history gets the model's best guess without one (for most models equal scores).
+        An empty history gets the model's unpersonalised scores (for most models equal scores).
 
         Raises:
             InputError: an item row outside the catalogue.
         """
 
     def submodels(self) -> tuple[Recommender, ...]:
-        """The models that its scores come from, each with a configuration of its own: by default itself alone."""
+        """The models whose scores are combined, each with its own configuration: by default the model itself."""
         return (self,)
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The hyper-parameters worth tuning on this graph; () for a model without any."""
+        """Hyper-parameters to tune on this graph by coordinate search."""
         del graph
         return ()
 
     @classmethod
     def starts(cls, graph: Graph) -> tuple[dict[str, float], ...]:
-        """Values of knobs, far from their own starts, that a search from the defaults has to beat or goes on from."""
+        """Alternative starting points of the search; it continues from the best of these and the defaults."""
         del graph
         return ()
 
     @classmethod
     def published_settings(cls, graph: Graph) -> dict[str, float] | None:
-        """Values of knobs that make it a published model, which a search from the defaults has to beat clearly."""
+        """Hyper-parameters that reduce the model to a published one, which tuning has to beat clearly; or None."""
         del graph
         return None
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """What ``relrank tune`` may try on this graph: by default the knobs."""
+        """Search space of ``relrank tune`` on this graph: by default ``grid_parameters``."""
         return cls.grid_parameters(graph)
 
     @classmethod
     def uses_features(cls, config: Any) -> bool:
-        """Whether a model with this configuration reads features of nodes."""
+        """Whether a model with this configuration uses node features."""
         return cls.featured and bool(getattr(config, "features", True))
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Names of the relations that can change a score: arms of a study that differ in others are the same.
+        """Names of the relations that can change a score; arms of a study that differ only in others are equal.
 
-        By default all of a relational model. One that reads some alone says which; of the others a study says "not
-        read". A relation that is reached through others counts only where those are in the graph, too.
+        By default all relations of a relational model, none of others. Studies report other relations as "not read".
+        A relation that is reached through others counts only if these are in the graph, too.
 
         Args:
-            graph: that of an arm.
-            config: hyper-parameters; the defaults where None.
+            graph: of an arm.
+            config: hyper-parameters; None for the defaults.
         """
         del config
         return tuple(graph.relations) if cls.relational else ()
 
     @classmethod
     def validated_config(cls, graph: Graph, config: Any, where: str) -> Any:
-        """A configuration that can be, of this model and on this graph, in plain numbers.
+        """The configuration, validated for this model and graph, with plain Python numbers.
 
         Args:
-            graph: what is fitted on.
+            graph: to fit on.
             config: an instance of ``Config``.
-            where: whose it is, for messages.
+            where: its origin, for messages.
 
         Raises:
-            InputError: it is of another model, a field is out of its bounds, or a weight is of no relation.
+            InputError: it belongs to another model, a field is out of bounds, or a weight names an unknown relation.
         """
         config = check_settings(config, cls.Config, where)
         known = {
@@ -167,66 +166,65 @@ class Recommender(ABC):
 
     @classmethod
     def named_weights(cls, config: Any) -> frozenset[str]:
-        """Names of the relations that a configuration weighs by name."""
+        """Names of the relations that have a weight in the configuration."""
         return frozenset(getattr(config, "weights", ()))
 
     @classmethod
     def unused_weights(cls, graph: Graph, config: Any) -> frozenset[str]:
-        """Names of the graph's relations that a configuration weighs, and the model never reads."""
+        """Names of the graph's relations that have a weight above 0 in the configuration but are not used."""
         named_weights = {name for name, weight in getattr(config, "weights", {}).items() if weight}
         return frozenset(named_weights.intersection(graph.relations).difference(cls.used_relations(graph, config)))
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """Refuse fields each of which could be, and that do not go together: by default none.
+        """Check constraints between fields: by default none.
 
         Raises:
-            InputError: as the model says.
+            InputError: a constraint is violated.
         """
         del config, where
 
     @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
-        """Refuse a graph that lacks what the model reads, before anything is fitted.
+        """Check before fitting that the graph has what the model needs.
 
         Raises:
-            InputError: histories have no order, or nodes no features.
+            InputError: interactions have no order, or the graph no features, although the model needs them.
         """
         if cls.ordered:
             check_ordered(graph, cls.name)
         if cls.uses_features(config) and not graph.features:
-            raise InputError(
-                "model reads features, and there are none", where=cls.name, expected="a [features.NAME]", found="none"
-            )
+            raise InputError("model needs node features", where=cls.name, expected="a [features.NAME]", found="none")
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any) -> Estimate:
         """Memory and operations of one fit on this graph, from shapes alone: by default two blocks of scores.
 
-        A rule has to grow with every hyper-parameter that is a number.
+        An override must grow with every numeric hyper-parameter.
         """
         del config
         return Estimate(2 * estimates.score_block(graph.n_items))
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that ``score`` needs beside the graph and the configuration."""
+        """All tensors that ``score`` needs in addition to graph and configuration."""
         raise NotImplementedError
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` gave."""
+        """Restore the tensors from ``state``."""
         raise NotImplementedError
 
 
 class ClosedForm(Recommender):
-    """A model that is solved, not trained.
+    """A model that is solved in closed form, not trained by gradients.
 
     Args:
-        graph: the interactions (and relations) it is solved on.
-        config: hyper-parameters; defaults if None.
+        graph: interactions and relations.
+        config: hyper-parameters; None for the defaults.
     """
 
-    #: attributes that hold the solution, saved as they are, and their shapes in words: those of ``sizes`` are the
-    #: graph's, any other is one number throughout; ``indptr`` and ``indices`` are of CSR with a column per item
+    #: attributes that hold the solution and are saved, with their symbolic shapes: words in ``sizes`` are sizes of
+    #: the graph, any other word is the same number throughout; ``indptr`` and ``indices`` are CSR with a column per
+    #: item
     solution: ClassVar[Shapes] = {}
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
@@ -236,36 +234,36 @@ class ClosedForm(Recommender):
 
     @abstractmethod
     def solve(self) -> Self:
-        """Compute the solution from the graph; returns the model itself."""
+        """Compute the solution from the graph, and return the model."""
 
     def solve_from(self, whole: Graph) -> Self:
-        """``solve``, perhaps by way of the same model on a graph with more relations, which is kept for others."""
+        """``solve``, or derive the solution from a cached one on a graph with more relations."""
         del whole
         return self.solve()
 
     @classmethod
     def estimate_from(cls, graph: Graph, whole: Graph, config: Any) -> Estimate:
-        """``estimate`` of ``solve_from``."""
+        """``estimate``, for ``solve_from``."""
         del whole
         return cls.estimate(graph, config)
 
     @classmethod
     def clear_cache(cls) -> None:
-        """Let go of what the class keeps for further models on the same edges, if it keeps anything."""
+        """Free what the class caches for further models on the same edges, if anything."""
 
     def sizes(self) -> dict[str, int]:
-        """What the words of ``solution`` stand for; ``starts`` is the size of ``indptr``."""
+        """Values of the words in ``solution``; ``starts`` is the size of ``indptr``."""
         return {"users": self.graph.n_users, "items": self.graph.n_items, "starts": self.graph.n_items + 1, "one": 1}
 
     def state(self) -> dict[str, Tensor]:
-        """The solution's tensors by name."""
+        """The tensors of the solution by name."""
         return {name: torch.as_tensor(getattr(self, name)).contiguous() for name in self.solution}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Set the solution's tensors.
 
         Raises:
-            ValueError: they have other names, types or shapes than a solution on this graph, or cannot be a matrix.
+            ValueError: names, types or shapes do not match the graph, or a sparse matrix is invalid.
         """
         _check_solution(self.solution, state, self.sizes())
         for name in self.solution:
@@ -273,7 +271,7 @@ class ClosedForm(Recommender):
 
 
 class HistoryScorer(ClosedForm):
-    """A closed form whose scores depend on a user's items alone, so known users and new ones are the same thing."""
+    """A closed form whose scores depend on the user's items alone, for known and new users alike."""
 
     from_history = True
 
@@ -282,16 +280,16 @@ class HistoryScorer(ClosedForm):
         """Scores for histories as CSR rows, float32 [rows.n_rows, n_items]."""
 
     def score(self, users: Tensor) -> Tensor:
-        """The users' training histories, scored."""
+        """Scores of the users' training histories."""
         return self.score_rows(self.history.take(user_rows(users, self.graph.n_users)))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """New histories, scored."""
+        """Scores of new histories."""
         return self.score_rows(history_rows(histories, self.graph.n_items))
 
 
 class SequenceScorer(Recommender):
-    """A model whose scores depend on a user's items and their order in time alone; mixed into either kind."""
+    """Mixin for a model whose scores depend on the user's items and their order in time alone."""
 
     from_history = True
     ordered = True
@@ -304,21 +302,21 @@ class SequenceScorer(Recommender):
         """Scores for histories, float32 [histories.n, n_items]."""
 
     def score(self, users: Tensor) -> Tensor:
-        """The users' training histories, scored."""
+        """Scores of the users' training histories."""
         return self.score_sequences(self.sequences.take(user_rows(users, self.graph.n_users)))
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """New histories, scored."""
+        """Scores of new histories."""
         return self.score_sequences(Sequences.from_histories(histories, self.graph.n_items))
 
 
 class Trained(nn.Module, Recommender):
-    """A model whose parameters are found by gradients; ``relrank.training.fit`` moves them.
+    """A model that is trained by gradients; see ``relrank.training.fit``.
 
     Attributes:
-        max_batch_fraction: largest share of the training edges that one batch may hold. A model that cuts a batch's
-            edges out of what it reads needs some that are left.
-        parallel: whether kernels may start threads of their own.
+        max_batch_fraction: largest share of the training edges in one batch. A model that removes the batch's edges
+            from its input needs some that remain.
+        parallel: whether kernels may start threads.
     """
 
     max_batch_fraction: ClassVar[float] = 1.0
@@ -331,16 +329,16 @@ class Trained(nn.Module, Recommender):
         self.parallel = True
 
     def examples(self) -> tuple[Int32, Int32]:
-        """What an epoch passes over once, as (user rows [n], item rows [n]): by default the training edges."""
+        """Training examples of an epoch, as (user rows [n], item rows [n]): by default the training edges."""
         return self.graph.interactions.src, self.graph.interactions.dst
 
     @abstractmethod
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Any:
-        """What ``loss`` needs of one batch of ``examples`` (user rows [B], item rows [B]), on the CPU.
+        """Inputs of ``loss`` for one batch of ``examples`` (user rows [B], item rows [B]), on the CPU.
 
-        Negatives and sampled neighbours come from ``seed``. It reads no parameter, so that it may run ahead of the
-        steps in another thread; then ``self.parallel`` is False and kernels must not start threads of their own.
-        What it returns has a method ``to(device)``.
+        Negatives and sampled neighbours are drawn from ``seed``. It must not read parameters: it may run ahead of the
+        steps in another thread, with ``self.parallel`` False, where kernels must not start threads. The result has a
+        method ``to(device)``.
         """
 
     @abstractmethod
@@ -349,62 +347,60 @@ class Trained(nn.Module, Recommender):
 
     @classmethod
     def estimate(cls, graph: Graph, config: Any, batch: int = BATCH) -> Estimate:
-        """Memory, and operations of one epoch, on a CPU: a rule for all, good to a factor of 2.
+        """Memory, and operations of one epoch, on a CPU: one rule for all models, good to a factor of 2.
 
-        One vector of ``config.dim`` numbers per node counts as the parameters: once as they are, as a gradient, in
-        Adam's two moments, and four times in copies of the best and the latest state when a checkpoint is written.
-        Models with ``config.layers`` hold two more tables per layer, unless they sample neighbours. Every edge has 16
-        bytes. A batch holds its vectors four times, and twice its scores: of every example against its negatives, or
-        of every user against the catalogue. A model of sequences holds 16 vectors per layer and place instead of the
-        edges' four; what was chosen again is another place.
+        The parameters are one vector of ``config.dim`` numbers per node, held eight times: themselves, gradient,
+        Adam's two moments, and four copies of the best and latest state for checkpoints. Models with
+        ``config.layers`` hold two more tables per layer, unless they sample neighbours. Every edge takes 16 bytes. A
+        batch holds its vectors four times and its scores twice: of every example against its negatives, or of every
+        user against the catalogue. Sequence models hold 16 vectors per layer and position instead of four per edge;
+        repeated interactions are further positions.
 
         Args:
-            graph: what it is fitted on.
+            graph: to fit on.
             config: hyper-parameters.
             batch: examples per training step.
         """
         dim, layers = int(getattr(config, "dim", 64)), int(getattr(config, "layers", 0))
         nodes = sum(len(ids) for ids in graph.nodes.values()) if cls.relational else graph.n_users + graph.n_items
-        read = graph.relations.values() if cls.relational else ()
         examples = graph.n_events if cls.ordered else len(graph.interactions)
-        edges = examples + sum(len(r) for r in read)
+        edges = examples + (sum(len(r) for r in graph.relations.values()) if cls.relational else 0)
         full = getattr(config, "loss", "") == "full-softmax"
         negatives = int(getattr(config, "negatives", 1))
         shared = bool(getattr(config, "shared", True))
-        sweeping = not cls.ordered and int(getattr(config, "fanout", 0)) == 0
-        tables = 8 + (2 * (layers + 1) if sweeping else 0)
+        full_graph = not cls.ordered and int(getattr(config, "fanout", 0)) == 0
+        tables = 8 + (2 * (layers + 1) if full_graph else 0)
         if cls.ordered:
             users = min(batch, graph.n_users)
-            places = users * min(int(getattr(config, "window", 1 << 30)), -(-examples // max(graph.n_users, 1)))
-            vectors = estimates.table(16 * max(layers, 1) * places, dim)
-            scored = places
+            scored = users * min(int(getattr(config, "window", 1 << 30)), -(-examples // max(graph.n_users, 1)))
+            vectors = estimates.table(16 * max(layers, 1) * scored, dim)
         else:
             scored = min(batch, examples)
             vectors = estimates.table(4 * scored * (2 + (0 if shared or full else negatives)), dim)
-        # scores of sequences against the catalogue are made a block at a time
+        # sequence models score the catalogue a block at a time
         columns = (0 if cls.ordered else graph.n_items) if full else negatives
         scores = 2 * estimates.table(min(scored, graph.n_users) if full else scored, columns)
         bytes_ = tables * estimates.table(nodes, dim) + 16 * edges + vectors + scores
         steps = -(-examples // max(min(batch, examples), 1))
-        sweeps = 0 if cls.ordered else 4 * layers * edges * dim * steps
+        propagation = 0 if cls.ordered else 4 * layers * edges * dim * steps
         products = 3.0 * examples * dim * (graph.n_items if full else negatives)
-        moved = 12 * nodes * dim * steps
-        return Estimate(bytes_ + estimates.score_block(graph.n_items), products, sweeps / 4 + moved)
+        updates = 12 * nodes * dim * steps
+        return Estimate(bytes_ + estimates.score_block(graph.n_items), products, propagation / 4 + updates)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """What ``relrank tune`` may try on this graph: by default the knobs and the learning rate."""
+        """Search space of ``relrank tune``: by default ``grid_parameters`` and the learning rate."""
         return *cls.grid_parameters(graph), Range("train.lr", 1e-3, 1e-1, log=True)
 
     @abstractmethod
     def init_weights(self, seed: int) -> None:
-        """Fresh parameters."""
+        """Initialise the parameters."""
 
     def refresh(self) -> None:
-        """Bring whatever ``score`` reads up to date with the parameters; called after they moved."""
+        """Recompute what ``score`` reads from the parameters; called after they change."""
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the parameters, never references to them."""
+        """A copy of the parameters."""
         return {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -417,7 +413,7 @@ def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
     """A configuration with some fields replaced; ``"weights.has_tag"`` names one entry of a mapping.
 
     Raises:
-        InputError: an unknown field, or a value of another type.
+        InputError: an unknown field, or a value of the wrong type.
     """
     assert is_dataclass(config)
     assert not isinstance(config, type)
@@ -434,30 +430,30 @@ def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
             )
         if entry and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise InputError(
-                "hyper-parameter has another type", where=f"{where}, {name}", expected="a number", found=repr(value)
+                "hyper-parameter has the wrong type", where=f"{where}, {name}", expected="a number", found=repr(value)
             )
         if entry:
             changed[field] = {**changed.get(field, known[field]), entry: value}
             continue
-        present = known[field]
+        current = known[field]
         if isinstance(value, int) and abs(value) > 2**63:
             raise InputError(
                 "hyper-parameter is out of range",
                 where=f"{where}, {name}",
-                expected="a number of 64 bits",
+                expected="a 64-bit number",
                 found=f"{str(value)[:30]}…" if len(str(value)) > 30 else str(value),
             )
-        if isinstance(present, bool) or not isinstance(present, int | float):
-            fits = type(value) is type(present)
+        if isinstance(current, bool) or not isinstance(current, int | float):
+            fits = type(value) is type(current)
         else:
             fits = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = fits and (isinstance(present, float) or float(value).is_integer())
-            value = type(present)(value) if fits else value
+            fits = fits and (isinstance(current, float) or float(value).is_integer())
+            value = type(current)(value) if fits else value
         if not fits:
             raise InputError(
-                "hyper-parameter has another type",
+                "hyper-parameter has the wrong type",
                 where=f"{where}, {name}",
-                expected=f"{type(present).__name__}, such as {present!r}",
+                expected=f"{type(current).__name__}, such as {current!r}",
                 found=repr(value),
             )
         changed[field] = dict(value) if isinstance(value, dict) else value
@@ -466,20 +462,20 @@ def override_config(config: Any, values: Mapping[str, Any], where: str) -> Any:
 
 
 def restore(model: Recommender, state: Mapping[str, Tensor], where: str) -> None:
-    """Give a model on its graph the parameters that were kept, once it is known that they can be its own.
+    """Load saved parameters into a model after checking that they match.
 
     Args:
-        model: as it is made of graph and configuration.
-        state: what ``Recommender.state`` gave.
-        where: they come from, for messages.
+        model: newly constructed.
+        state: from ``Recommender.state``.
+        where: their origin, for messages.
 
     Raises:
-        InputError: a number is not finite, or names and shapes are not those of the model.
+        InputError: a number is not finite, or names or shapes do not match the model.
     """
     try:
         for name, tensor in state.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"{name} holds numbers that are not finite")
+                raise ValueError(f"{name} contains numbers that are not finite")
         model.load_state(state)
     except InputError:
         raise
@@ -499,7 +495,7 @@ _KINDS = {"indptr": torch.int64, "indices": torch.int32}
 
 
 def _check_solution(shapes: Shapes, state: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
-    """Refuse tensors that compiled code would read out of bounds.
+    """Reject tensors that would make compiled code read out of bounds.
 
     Args:
         shapes: see ``ClosedForm.solution``.
@@ -507,7 +503,7 @@ def _check_solution(shapes: Shapes, state: Mapping[str, Tensor], sizes: Mapping[
         sizes: see ``ClosedForm.sizes``.
 
     Raises:
-        ValueError: names, types or shapes are others, or a CSR matrix leads out of itself.
+        ValueError: names, types or shapes do not match, or a CSR matrix is invalid.
     """
     if state.keys() != shapes.keys():
         raise ValueError(f"tensors {', '.join(state)} instead of {', '.join(shapes)}")
@@ -520,28 +516,34 @@ def _check_solution(shapes: Shapes, state: Mapping[str, Tensor], sizes: Mapping[
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)} instead of {expected}")
     if "indptr" in shapes:
         starts, columns = state["indptr"], state["indices"]
-        whole = bool(starts[0] == 0) and bool(starts[-1] == columns.numel()) and bool((starts.diff() >= 0).all())
-        if not whole or (columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < sizes["items"]):
-            raise ValueError("indptr and indices are no sparse matrix of these items")
+        valid = bool(starts[0] == 0) and bool(starts[-1] == columns.numel()) and bool((starts.diff() >= 0).all())
+        if not valid or (columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < sizes["items"]):
+            raise ValueError("indptr and indices are not a sparse matrix with a column per item")
 
 
 def interaction_rows(graph: Graph) -> Csr:
-    """Users by items: the training interactions."""
+    """Training interactions, users by items."""
     return graph.interactions.csr(graph.n_users, graph.n_items)
+
+
+def entries(rows: Csr, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of all entries, int64 [nnz] each."""
+    row, column = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (rows.rows(), rows.indices))
+    return row, column
 
 
 def user_rows(users: Tensor, n_users: int) -> Int64:
     """User rows as a NumPy array.
 
     Raises:
-        InputError: a row outside the graph; a negative one would silently be another user.
+        InputError: a row outside the graph.
     """
     rows: Int64 = users.cpu().numpy().astype(np.int64)
     outside = (rows < 0) | (rows >= n_users)
     if outside.any():
         raise InputError(
             "user row outside the graph",
-            where=f"place {int(outside.argmax())} of {rows.size}",
+            where=f"position {int(outside.argmax())} of {rows.size}",
             expected=f"0 … {n_users - 1}",
             found=str(rows[outside][0]),
         )

@@ -1,9 +1,10 @@
-"""What graph filters share: the spectrum of the interactions, and histories as the columns of a table in cache."""
+"""What graph filters share: leading singular vectors of the interactions, and filtering of histories in blocks."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,25 +15,26 @@ from relrank.graph.graph import Graph
 from relrank.graph.propagation import normalise
 from relrank.graph.relation_chains import touches_items
 from relrank.kernels.csr import Csr, Float32
+from relrank.kernels.dense_solve import rows_times_dense, singular_vectors
 from relrank.kernels.spmm import spmm
 from relrank.models.core import estimates
-from relrank.models.core.base import GridParameter, HistoryScorer
+from relrank.models.core.base import GridParameter, HistoryScorer, Shapes
 from relrank.models.core.estimates import Estimate
 from relrank.models.core.relation_rows import entry_counts
 
-# Columns of the table that a filter runs over; a width of the fast kernel. Two such tables stay in cache.
 USERS_AT_ONCE = 64
-# Power iterations for an ideal low-pass filter as sharp as in print: with half as many, directions beyond the cut
-# leak in, and on Gowalla GF-CF scores 1 % above its published figures.
+"""Histories filtered at a time; a width of the fast kernel. Two such tables fit into the cache."""
 ROUNDS = 16
+"""Power iterations that make the ideal low-pass filter as sharp as the published one. With half as many, directions
+beyond the cut leak in, and GF-CF on Gowalla scores 1 % above its published figures."""
 
 
 def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = False) -> Estimate:
-    """Of a model that solves for ``rank`` singular vectors and scores by two tables of them beside its filters.
+    """Memory and operations of a ``SpectralFilter``.
 
-    The larger of three peaks, each beside the matrix and its transposes: the decomposition; the two tables of the
-    solution while they are made, with the vectors, one more table of items and two of users; and, when scoring, both
-    tables beside a block of scores, its product, and three tables of 64 users' histories.
+    The largest of three peaks, each in addition to the matrix and its transposes: the decomposition; computing the
+    two tables of the solution, with the vectors, one more table of items and two of users; scoring, with both tables,
+    two blocks of scores and three tables of ``USERS_AT_ONCE`` histories.
     """
     n_users, n_items, edges = graph.n_users, graph.n_items, len(graph.interactions)
     rank = min(rank, n_users, n_items)
@@ -50,12 +52,12 @@ def spectral_estimate(graph: Graph, rank: int, rounds: int, relations: bool = Fa
 
 
 def filter_columns(rows: Csr, apply: Callable[[Float32], Float32], scores: Tensor) -> None:
-    """Add a symmetric item–item filter of CSR rows to ``scores``: ``X F = (F Xᵀ)ᵀ``, a few users at a time.
+    """Add ``X F = (F Xᵀ)ᵀ`` to ``scores`` for a symmetric item–item filter F, a block of users at a time.
 
     Args:
         rows: X, [n, n_items].
-        apply: F times a table, float32 [n_items, width] → float32 [n_items, width]; may write into its argument.
-        scores: float32 [n, n_items], added to.
+        apply: F times a table, float32 [n_items, width] → float32 [n_items, width]; may overwrite its argument.
+        scores: float32 [n, n_items], changed in place.
     """
     for start in range(0, rows.n_rows, USERS_AT_ONCE):
         part = rows.take(np.arange(start, min(rows.n_rows, start + USERS_AT_ONCE)))
@@ -73,61 +75,120 @@ def product(matrix: Csr, table: Float32) -> Float32:
 
 
 def item_degrees(history: Csr, power: float) -> Float32:
-    """``D_i^power`` of the interactions' weights per item, float32 [n_items]; 0 for items without any."""
+    """``D_i^power`` of the weighted item degrees, float32 [n_items]; 0 for items without interactions."""
     degrees = np.bincount(history.indices, weights=history.data, minlength=history.n_cols)
     result: Float32 = np.power(degrees, power, out=np.zeros_like(degrees), where=degrees > 0).astype(np.float32)
     return result
 
 
 def relations_of_items(graph: Graph) -> tuple[str, ...]:
-    """Names of the relations that touch items, and of those that a chain of relations leads to from there."""
+    """Names of the relations that touch items, directly or through a chain of relations."""
     return tuple(name for name, relation in graph.relations.items() if touches_items(graph, relation))
 
 
-class ItemFilters(HistoryScorer):
-    """A model that filters histories, by relations of items among others."""
+class SpectralFilter(HistoryScorer):
+    """Scores ``X (into out_ofᵀ + filter)``: a low-rank filter of singular vectors V of R̃ and a sparse filter.
+
+    A subclass gives ``solve`` and ``apply_filter``, and sets ``_filter`` and ``_by_item``.
+    """
+
+    solution: ClassVar[Shapes] = {"into": ("items", "rank"), "out_of": ("items", "rank")}
+    power_iterations: ClassVar[int] = ROUNDS
+    """Power iterations of the decomposition, for a configuration without ``rounds``."""
+
+    #: left factor of the low-rank filter, float32 [n_items, rank]
+    into: Tensor
+    #: right factor of the low-rank filter, float32 [n_items, rank]
+    out_of: Tensor
+    #: R̃, [n_users, n_items]
+    _filter: Csr
+    #: R̃ᵀ, [n_items, n_users]
+    _by_item: Csr
+    #: item degrees to a power, by which histories are divided before the sparse filter, float32 [n_items]
+    _outer: Float32 | None = None
+
+    @classmethod
+    def rounds(cls, config: Any) -> int:
+        """Power iterations of the decomposition."""
+        return int(getattr(config, "rounds", cls.power_iterations))
+
+    @classmethod
+    def estimate(cls, graph: Graph, config: Any) -> Estimate:
+        """See ``spectral_estimate``."""
+        return spectral_estimate(graph, int(config.rank), cls.rounds(config), cls.relational)
+
+    def leading_vectors(self) -> Float32:
+        """V, the leading right singular vectors of R̃, float32 [n_items, rank]."""
+        rank = min(int(self.config.rank), self.graph.n_users, self.graph.n_items)
+        return singular_vectors(self._filter, rank, self.config.seed, self.rounds(self.config))
+
+    def gram_product(self, table: Float32) -> Float32:
+        """``R̃ᵀ R̃ table``, float32 [n_items, width]."""
+        return product(self._by_item, product(self._filter, table))
+
+    @abstractmethod
+    def apply_filter(self, table: Float32) -> Float32:
+        """The sparse filter times a table, float32 [n_items, width]; may overwrite its argument."""
+
+    def score_rows(self, rows: Csr) -> Tensor:
+        """Both filters applied to histories."""
+        scores = torch.from_numpy(rows_times_dense(rows, self.into.numpy())) @ self.out_of.T
+        if self._outer is not None:
+            rows = Csr(rows.indptr, rows.indices, rows.data / self._outer[rows.indices], rows.n_cols)
+        filter_columns(rows, self.apply_filter, scores)
+        return scores
+
+
+class ItemFilters(SpectralFilter):
+    """A spectral filter that adds one filter per relation of items."""
 
     relational = True
+    #: see ``item_filters``
+    _relations: list[tuple[Csr, Csr | None, float]]
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations of items, direct or at the end of a chain; of users it knows the history alone."""
+        """Relations of items, directly or through a chain; relations of users are not used."""
         del config
         return relations_of_items(graph)
 
+    def add_relations(self, out: Float32, table: Float32, scale: float = 1.0) -> None:
+        """``out += scale · Σ_r w_r F_r table``, in place."""
+        for edges, back, weight in self._relations:
+            spmm(edges, table if back is None else product(back, table), out, alpha=weight * scale, base=out)
+
 
 def item_filters(graph: Graph, default: float, weights: Mapping[str, float]) -> list[tuple[Csr, Csr | None, float]]:
-    """A normalised filter of items for every one of ``relations_of_items``, with its weight above 0.
+    """A normalised item–item filter F_r for each of ``relations_of_items`` with a weight above 0.
 
-    For a relation item → t that is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``: from item to t and back. Within the
-    items it is ``Â`` itself. Both have spectral radius 1. A relation that a chain leads to is ``compose_relation``
-    before.
+    For a relation item → t it is ``Â Âᵀ`` with ``Â = D_i^-1/2 W D_t^-1/2``, for a relation among items ``Â`` itself.
+    Both have spectral radius 1. A relation that is reached through a chain is composed first.
 
     Args:
-        graph: its relations; those that say nothing of items are left out.
+        graph: has the relations.
         default: weight of a relation that ``weights`` does not name.
-        weights: by relation.
+        weights: per relation.
 
     Returns:
-        ``(Â, Âᵀ, weight)`` in the order of names; ``(Â, None, weight)`` within the items.
+        ``(Â, Âᵀ, weight)`` in name order; ``(Â, None, weight)`` for a relation among items.
     """
-    found: list[tuple[Csr, Csr | None, float]] = []
-    for name in sorted(graph.relations):  # sums in one order whatever the arm
+    filters: list[tuple[Csr, Csr | None, float]] = []
+    for name in sorted(graph.relations):  # the same order of sums on every arm
         weight = float(weights.get(name, default))
         if not weight or not touches_items(graph, graph.relations[name]):
             continue
         relation = compose_relation(graph, graph.relations[name])
         edges = normalise(relation.csr(len(graph.nodes[relation.source]), len(graph.nodes[relation.target])))
         if relation.undirected:
-            found.append((edges, None, weight))
+            filters.append((edges, None, weight))
         else:
             back = edges.transpose()
-            found.append((edges, back, weight) if relation.source == graph.item else (back, edges, weight))
-    return found
+            filters.append((edges, back, weight) if relation.source == graph.item else (back, edges, weight))
+    return filters
 
 
 def weight_knobs(graph: Graph) -> tuple[GridParameter, ...]:
-    """The weight of every one of ``relations_of_items``, starting at 0."""
+    """The weight of each of ``relations_of_items``, starting at 0."""
     grid_values = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
     return tuple(GridParameter(f"weights.{n}", grid_values, 0.0) for n in sorted(relations_of_items(graph)))
 

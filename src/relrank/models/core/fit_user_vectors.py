@@ -1,11 +1,11 @@
-"""Vectors of people who were not there in training: fitted to their histories while the items stand still.
+"""Vectors of users unseen during training, fitted to their histories with the items fixed.
 
     min_u  Σ_{i ∈ H} −log( exp(s_i) / (exp(s_i) + Σ_{j ∉ H} exp(s_j)) ),      s = ρ Q u / (‖u‖ τ')
 
-with H the history, Q the items' vectors and ρ the length that users have: the loss that a trained user's own vector
-has followed, on that vector's direction alone. A trained user's items have also moved towards the user, which those
-of a new user have not; a temperature τ' below the one of training makes up for it. At half of it, held-out users of
-goodbooks-10k get what trained users get (``benchmarks/fold_in.py``; chosen on validation items, flat from .4 to .7).
+H is the history, Q the item vectors and ρ the length of user vectors: the training loss, minimised over the direction
+of the user's vector. In training the items of a user also move towards the user; for a new user, a temperature τ'
+below that of training compensates. With half of it, held-out users of goodbooks-10k get the accuracy of training
+users (``benchmarks/fold_in.py``; chosen on validation items, flat from .4 to .7).
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ from torch import Tensor
 from torch.nn import functional
 
 from relrank.kernels.csr import Csr
+from relrank.models.core.base import entries
 
 SHARPER = 0.5
-"""τ' as a share of the temperature of training."""
+"""τ' divided by the temperature of training."""
 STEPS = 60
-"""Steps of Adam, whose rate falls from ``RATE`` to 0."""
+"""Steps of Adam, whose learning rate falls from ``RATE`` to 0."""
 RATE = 0.1
-"""In lengths of the starting vector."""
+"""Initial learning rate, in lengths of the initial vector."""
 BLOCK_BYTES = 16 << 20
-"""Scores of the users that are fitted side by side."""
+"""Scores of the users that are fitted together."""
 
 
 def fit_to_histories(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float = 1.0) -> Tensor:
-    """Vectors of new users, float32 [rows.n_rows, d]; whoever starts at 0, or has nothing, stays there.
+    """Vectors of new users, float32 [rows.n_rows, d]; 0 for an empty history or an initial vector of 0.
 
     Args:
-        start: where the search begins, [rows.n_rows, d].
+        start: initial vectors, [rows.n_rows, d].
         rows: histories, [n, n_items].
-        items: the right side of the product, [n_items, d].
+        items: Q, [n_items, d].
         temperature: of training.
-        length: ρ, the length of the vectors returned.
+        length: ρ, length of the returned vectors.
     """
     start = length * functional.normalize(start.detach(), dim=1)
-    some = (torch.from_numpy(rows.degrees()).to(start.device) > 0) & start.any(1)
-    found = start * some[:, None]
-    at_once = max(1, BLOCK_BYTES // (4 * max(rows.n_cols, 1)))
-    for block in torch.split(some.nonzero()[:, 0], at_once):
-        found[block] = _fitted(start[block], rows.take(block.cpu().numpy()), items.detach(), temperature, length)
-    return found
+    fitted = (torch.from_numpy(rows.degrees()).to(start.device) > 0) & start.any(1)
+    users = start * fitted[:, None]
+    block_size = max(1, BLOCK_BYTES // (4 * max(rows.n_cols, 1)))
+    for block in torch.split(fitted.nonzero()[:, 0], block_size):
+        users[block] = _fit_block(start[block], rows.take(block.cpu().numpy()), items.detach(), temperature, length)
+    return users
 
 
-def _fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float) -> Tensor:
-    """The same for users who fit into memory, each with a history; the gradient is written by hand.
+def _fit_block(start: Tensor, rows: Csr, items: Tensor, temperature: float, length: float) -> Tensor:
+    """``fit_to_histories`` for one block of non-empty histories, with the gradient by hand.
 
-    With w_i = σ(log Σ_{j ∉ H} exp(s_j) − s_i) it is −w_i at an item of the history, and Σ_i w_i, spread as a softmax,
-    over the items that are not in it. Nobody's steps depend on who else is there.
+    With w_i = σ(log Σ_{j ∉ H} exp(s_j) − s_i), ∂/∂s_i = −w_i for i ∈ H, and ∂/∂s_j = Σ_i w_i · softmax_{∉H}(s)_j for
+    j ∉ H. Users are independent of each other.
     """
-    users, known = (torch.from_numpy(a).long().to(items.device) for a in (rows.rows(), rows.indices))
+    users, seen = entries(rows, items.device)
     scale = length / (SHARPER * temperature)
     smallest = torch.finfo(items.dtype)
     u = start.clone()
@@ -61,14 +62,14 @@ def _fitted(start: Tensor, rows: Csr, items: Tensor, temperature: float, length:
         norm = u.norm(dim=1, keepdim=True)
         direction = u / norm
         s = (scale * direction) @ items.T
-        own = s[users, known]
-        s[users, known] = -torch.inf
-        highest = s.amax(1, keepdim=True).clamp_(min=smallest.min)  # of who has everything: nothing to spread
+        s_seen = s[users, seen]
+        s[users, seen] = -torch.inf
+        highest = s.amax(1, keepdim=True).clamp_(min=smallest.min)  # finite even if a history has every item
         s.sub_(highest).exp_()
         total = s.sum(1, keepdim=True)
-        w = ((highest + total.log())[users, 0] - own).sigmoid()
+        w = ((highest + total.log())[users, 0] - s_seen).sigmoid()
         s *= torch.zeros_like(total).index_add_(0, users, w[:, None]) / total.clamp(min=smallest.tiny)
-        s[users, known] = -w
+        s[users, seen] = -w
         gradient = scale * (s @ items)
         u.grad = (gradient - (gradient * direction).sum(1, keepdim=True) * direction) / norm
         adam.step()

@@ -1,7 +1,7 @@
-"""What a hyper-parameter may be, written as its type, and the one place that refuses what it may not.
+"""Types and bounds of hyper-parameters, and their validation.
 
-A field of a configuration says ``neighbours: PositiveInt`` or ``l2: Positive``; ``check_settings`` reads that. A rule
-that ties two fields together stays with the model.
+A configuration annotates its fields, such as ``neighbours: PositiveInt`` or ``l2: Positive``, and ``check_settings``
+validates them. Constraints between fields are checked by the model.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from relrank.errors import InputError, did_you_mean, one_of
 
 C = TypeVar("C")
 LARGEST = 2**31 - 1
-"""Of a whole number: compiled code counts in int32."""
+"""Largest integer: compiled code uses int32."""
 SEEDS = 2**63 - 1
-"""Of a seed."""
+"""Largest seed."""
 HUGE = 1e12
-"""Of a number: sums of what is beyond it are lost in float32, as is its reciprocal."""
+"""Largest number: sums of larger ones, and their reciprocals, lose all precision in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Finite numbers from ``low`` to ``high``.
+    """An interval of finite numbers.
 
     Attributes:
-        low: smallest value.
-        high: largest value.
-        above: whether ``low`` itself is left out.
-        below: whether ``high`` itself is left out.
+        low: lower bound.
+        high: upper bound.
+        above: whether ``low`` itself is excluded.
+        below: whether ``high`` itself is excluded.
     """
 
     low: float = -HUGE
@@ -40,7 +40,7 @@ class Bounds:
     below: bool = False
 
     def hold(self, value: float) -> bool:
-        """Whether a number is inside; NaN and infinity never are."""
+        """Whether a number is in the interval; NaN and infinity never are."""
         over = value > self.low if self.above else value >= self.low
         tiny = self.above and value - self.low < 1 / HUGE
         return over and not tiny and (value < self.high if self.below else value <= self.high)
@@ -57,13 +57,13 @@ class Bounds:
 
 
 PositiveInt = Annotated[int, Bounds(1, LARGEST)]
-"""How many of something that there must be."""
+"""A count of at least 1."""
 NonNegativeInt = Annotated[int, Bounds(0, LARGEST)]
-"""How many of something that there may be none of."""
+"""A count, possibly 0."""
 Rounds = Annotated[int, Bounds(0, 10_000)]
-"""How often a loop over the data runs, perhaps never."""
+"""A number of passes over the data, possibly 0."""
 Seed = Annotated[int, Bounds(0, SEEDS)]
-"""Of a random generator."""
+"""Seed of a random generator."""
 Power = Annotated[float, Bounds(-2, 2)]
 """Exponent of a degree."""
 Positive = Annotated[float, Bounds(0, above=True)]
@@ -71,30 +71,30 @@ Positive = Annotated[float, Bounds(0, above=True)]
 NonNegative = Annotated[float, Bounds(0)]
 """A number of 0 or more."""
 UnitInterval = Annotated[float, Bounds(0, 1)]
-"""A share of 0 to 1."""
+"""A share in [0, 1]."""
 DropFraction = Annotated[float, Bounds(0, 1, below=True)]
-"""A share that leaves something."""
+"""A share in [0, 1)."""
 OpenUnitInterval = Annotated[float, Bounds(0, 1, above=True, below=True)]
-"""A share of neither nothing nor all."""
+"""A share in (0, 1)."""
 AlwaysZero = Annotated[float, Bounds(0, 0)]
-"""What a model inherits and must not use."""
+"""An inherited hyper-parameter that the model does not support."""
 Weights = dict[str, NonNegative]
-"""A weight per relation; 0 leaves it out."""
+"""A weight per relation; 0 excludes the relation."""
 
 
 def check_settings(config: C, kind: type[C], where: str) -> C:
-    """A configuration, every field of which has its type and is within its bounds.
+    """Validate type and bounds of every field of a configuration.
 
     Args:
-        config: an instance.
-        kind: the dataclass that it must be an instance of.
-        where: whose it is, for messages; the field's name is added.
+        config: an instance of ``kind``.
+        kind: a dataclass.
+        where: its origin, for messages; the field's name is appended.
 
     Returns:
-        The same, with plain numbers in place of NumPy's.
+        The configuration, with plain Python numbers instead of NumPy's.
 
     Raises:
-        InputError: the first field that cannot be, or a configuration of something else.
+        InputError: the first invalid field, or a configuration of another class.
     """
     if not isinstance(config, kind):
         raise InputError(
@@ -109,18 +109,18 @@ def check_settings(config: C, kind: type[C], where: str) -> C:
 
 
 def check_weights(weights: Mapping[str, float], known: Collection[str], where: str) -> None:
-    """Refuse a weight of a relation that does not exist: it would be ignored.
+    """Check that every weight names a known relation.
 
     Raises:
-        InputError: the names, those that are known, and the nearest one.
+        InputError: some do not.
     """
-    strange = [name for name in weights if name not in known]
-    if strange:
+    unknown = [name for name in weights if name not in known]
+    if unknown:
         raise InputError(
             "weight of an unknown relation",
             where=where,
             expected=one_of(known),
-            found=", ".join(map(repr, strange)) + did_you_mean(strange[0], known),
+            found=", ".join(map(repr, unknown)) + did_you_mean(unknown[0], known),
         )
 
 
@@ -139,7 +139,7 @@ def _rule(hint: Any) -> tuple[Any, Bounds]:
 
 
 def _plain(value: Any, base: Any, bounds: Bounds, where: str) -> Any:
-    """The value, if it can be."""
+    """The value as a plain Python object, if it is valid."""
     if get_origin(base) is Literal:
         words = get_args(base)
         if value not in words:
@@ -178,7 +178,7 @@ def _number(value: Any, base: type, bounds: Bounds, where: str) -> Any:
 
 
 def _other_type(where: str, expected: str, found: object) -> InputError:
-    return InputError("hyper-parameter has another type", where=where, expected=expected, found=_shown(found))
+    return InputError("hyper-parameter has the wrong type", where=where, expected=expected, found=_shown(found))
 
 
 def _shown(value: object) -> str:

@@ -18,14 +18,14 @@ from relrank.graph.sampling.blocks import Adjacency
 from relrank.kernels.additive_attention import additive_attention
 
 BLOCK = 256
-"""Rows that one gradient of ``product_in_blocks`` is summed over at a time."""
+"""Rows per partial sum of the gradient of ``product_in_blocks``."""
 
 
 def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight``, [b, d] times [d, dim], with the same gradient bits on any number of threads.
+    """``x @ weight``, [b, d] times [d, dim], with bitwise the same gradient on any number of threads.
 
-    The gradient of the weight is one long sum over the batch, and a matrix product with few rows cuts that sum
-    differently for different numbers of threads (MKL: where d is 5 … 11). Here blocks of fixed size are summed first.
+    The gradient of the weight is a sum over the batch, which a matrix product with few rows splits differently for
+    different numbers of threads (MKL: with d from 5 to 11). Here blocks of fixed size are summed first.
     """
     b = len(x)
     blocks = functional.pad(x, (0, 0, 0, -b % BLOCK)).view(-1, BLOCK, x.shape[1])
@@ -34,7 +34,7 @@ def product_in_blocks(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Affine(nn.Module):
-    """``[x ‖ 1] @ weight``: a linear layer whose gradients have the same bits on any number of threads.
+    """``[x ‖ 1] @ weight``: a linear layer with bitwise the same gradients on any number of threads.
 
     Attributes:
         weight: [d_in + 1, d_out]; the last row is the bias.
@@ -45,7 +45,7 @@ class Affine(nn.Module):
         self.weight = nn.Parameter(torch.zeros(d_in + 1, d_out))
 
     def reset(self, generator: torch.Generator | None, scale: float = 1.0, bias: float = 0.0) -> None:
-        """Normal weights of deviation ``scale / √d_in``, or zeros without a generator; one bias."""
+        """Normal weights with standard deviation ``scale / √d_in``, or zeros without a generator; constant bias."""
         with torch.no_grad():
             self.weight.zero_()
             if generator is not None:
@@ -54,18 +54,20 @@ class Affine(nn.Module):
             self.weight[-1] = bias
 
     def forward(self, *parts: Tensor) -> Tensor:
-        """Parts side by side, [b, d_in] together → [b, d_out]."""
+        """Concatenated parts [b, d_in] → [b, d_out]."""
         return product_in_blocks(torch.cat([*parts, parts[0].new_ones(len(parts[0]), 1)], 1), self.weight)
 
 
 class EdgeAttention(nn.Module):
-    """Additive attention over one edge type (GATv2: Brody, Alon & Yahav 2022, eq. 7), with its parameters.
+    """Additive attention over one edge type (GATv2: Brody, Alon & Yahav 2022, eq. 7).
+
+        out_i = Σ_j a_ij L h_j,      a_ij = softmax_j(v · leaky-relu(R h_i + L h_j + e log(1 + w_ij)))   (each head)
 
     Attributes:
         left: L, [dim, dim].
         right: R, [dim, dim].
         vector: v, [heads, dim / heads].
-        along: e, [heads, dim / heads]; None where edges have no weights.
+        along: e, [heads, dim / heads]; None for edges without weights.
     """
 
     def __init__(self, dim: int, heads: int, weighted: bool) -> None:
@@ -75,7 +77,7 @@ class EdgeAttention(nn.Module):
         self.along = nn.Parameter(torch.zeros(heads, dim // heads)) if weighted else None
 
     def reset(self, generator: torch.Generator) -> None:
-        """Values near the identity, attention Glorot, e near zero."""
+        """L near the identity, R and v Glorot, e near zero."""
         dim = len(self.left)
         self.left.copy_(near_identity((dim, dim), generator))
         self.right.copy_(glorot((dim, dim), generator))
@@ -86,25 +88,33 @@ class EdgeAttention(nn.Module):
     def forward(
         self, sources: Tensor, destinations: Tensor, indptr: Tensor, indices: Tensor, weight: Tensor
     ) -> Tensor:
-        """What each destination hears, [n_dst, dim]: sources [n_src, dim], destinations [n_dst, dim], their rows."""
+        """Σ_j a_ij L h_j of every destination, [n_dst, dim].
+
+        Args:
+            sources: h_j, [n_src, dim].
+            destinations: h_i, [n_dst, dim].
+            indptr: CSR of the edges by destination.
+            indices: sources of the edges.
+            weight: w_ij of the edges.
+        """
         by_head = (-1, *self.vector.shape)
         left, right = functional.linear(sources, self.left), functional.linear(destinations, self.right)
         edge = None if self.along is None else (weight.log1p(), self.along)
-        heard = additive_attention(left.view(by_head), right.view(by_head), self.vector, indptr, indices, edge)
-        return heard.flatten(1)
+        out = additive_attention(left.view(by_head), right.view(by_head), self.vector, indptr, indices, edge)
+        return out.flatten(1)
 
 
 class FeatureEncoder(nn.Module):
-    """Vectors of nodes from their features: every feature is projected, and the projections are added.
+    """Vectors of nodes from their features: the sum of a projection of every feature.
 
-        h(v) = Σ_dense W_f x_f(v) + Σ_sparse (Σ_c s_f(v, c) · T_f[c]) / Σ_c s_f(v, c) + Σ_{f unknown of v} m_f
+        h(v) = Σ_dense W_f x_f(v) + Σ_sparse (Σ_c s_f(v, c) · T_f[c]) / Σ_c s_f(v, c) + Σ_{f missing for v} m_f
 
-    with W_f [d_f, dim], a table T_f [d_f, dim] and one vector m_f [dim] for "missing" per feature: a node without a
-    value is neither a node with an average one nor one of some category. Only the rows asked for are computed.
+    A dense feature has a matrix W_f [d_f, dim], a sparse one a table T_f [d_f, dim], and each a vector m_f [dim] for
+    missing values, which are neither average nor a category.
 
     Args:
-        graph: features are taken from it and kept in buffers, which are not saved: the graph's bundle has them.
-        node_type: whose features.
+        graph: has the features, which are kept in buffers that are not saved.
+        node_type: of the nodes.
         dim: length of a vector.
 
     Attributes:
@@ -113,7 +123,7 @@ class FeatureEncoder(nn.Module):
         missing: m_f, [n_features, dim].
 
     Raises:
-        InputError: the type has no features.
+        InputError: the node type has no features.
     """
 
     def __init__(self, graph: Graph, node_type: str, dim: int) -> None:
@@ -133,7 +143,7 @@ class FeatureEncoder(nn.Module):
         self._unknown: Tensor
 
     def init_weights(self, generator: torch.Generator, scale: float = 0.1) -> None:
-        """Normal weights, such that each feature's part of a vector has entries of about this standard deviation."""
+        """Normal weights, so that each feature contributes entries with about this standard deviation."""
         with torch.no_grad():
             for weight, inputs in zip(self.weights, self._inputs, strict=True):
                 width = math.sqrt(len(weight)) if isinstance(inputs, _Dense) else 1.0
@@ -183,7 +193,7 @@ class _Sparse(nn.Module):
         lengths = self.start.index_select(0, rows + 1) - first
         ends = lengths.cumsum(0)
         begins = ends - lengths
-        # places of all entries of all rows: one after the other, moved to where each row starts
+        # indices of all entries of all rows: consecutive, shifted to where each row starts
         total = int(ends[-1]) if len(rows) else 0
         shift = torch.repeat_interleave(first - begins, lengths, output_size=total)
         at = torch.arange(total, device=rows.device) + shift
@@ -194,10 +204,7 @@ class _Sparse(nn.Module):
 
 
 def apply_dropout(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout from a generator of its own: a share of the entries becomes 0, the others grow by 1 / (1 − share).
-
-    Without a generator, as in scoring, nothing is dropped.
-    """
+    """Dropout with an explicit generator, rescaled by 1 / (1 − share); without a generator nothing is dropped."""
     if not share or generator is None:
         return x
     drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32)
@@ -205,25 +212,25 @@ def apply_dropout(x: Tensor, share: float, generator: torch.Generator | None) ->
 
 
 def starting_weights(names: Sequence[str], weights: Mapping[str, float], default: float) -> Tensor:
-    """Weights that relations start with, float32 [n_relations]."""
+    """Initial weights of relations, float32 [n_relations]."""
     return torch.tensor([float(weights.get(name, default)) for name in names])
 
 
 def inverse_softplus(x: Tensor) -> Tensor:
-    """θ with softplus(θ) = x, in the form that does not overflow; −∞, which no gradient moves, for exactly 0."""
+    """θ with softplus(θ) = x, without overflow; −∞, which has no gradient, for x = 0."""
     theta: Tensor = x + (-torch.expm1(-x)).log()
     return theta
 
 
 def check_heads(config: Any, where: str) -> None:
-    """Refuse ``heads`` that do not divide ``dim``.
+    """Check that ``heads`` divides ``dim``.
 
     Raises:
-        InputError: they do not.
+        InputError: it does not.
     """
     if config.dim % config.heads:
         raise InputError(
-            "heads do not divide the vector",
+            "number of heads does not divide the embedding dimension",
             where=f"{where}, heads",
             found=str(config.heads),
             expected=f"a divisor of dim = {config.dim}",
@@ -231,26 +238,26 @@ def check_heads(config: Any, where: str) -> None:
 
 
 def type_of(nodes: slice, adjacency: Adjacency) -> str:
-    """The node type that has these global numbers."""
+    """The node type with these global indices."""
     return next(name for name, rows in adjacency.types.items() if rows == nodes)
 
 
 def rows_by_type(nodes: Tensor, types: Mapping[str, slice]) -> tuple[dict[str, Tensor], Tensor]:
-    """Local numbers of each type's nodes, ascending, and each node's place among those of its type.
+    """Block rows of each type's nodes, ascending, and each node's index among those of its type.
 
     Args:
-        nodes: int64 [n], global numbers of a block's nodes.
-        types: global numbers of each type.
+        nodes: int64 [n], global indices of a block's nodes.
+        types: global indices of each type.
 
     Returns:
         int64 [number of nodes of the type] for each type, possibly empty; int64 [n].
     """
-    place = torch.empty_like(nodes)
+    index = torch.empty_like(nodes)
     rows = {}
-    for name, numbers in types.items():
-        here = rows[name] = ((nodes >= numbers.start) & (nodes < numbers.stop)).nonzero()[:, 0]
-        place[here] = torch.arange(len(here), device=nodes.device)
-    return rows, place
+    for name, of_type in types.items():
+        here = rows[name] = ((nodes >= of_type.start) & (nodes < of_type.stop)).nonzero()[:, 0]
+        index[here] = torch.arange(len(here), device=nodes.device)
+    return rows, index
 
 
 def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -262,7 +269,7 @@ def glorot(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def near_identity(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Identity matrices with a little noise, [..., n, n]."""
+    """Identity matrices plus small noise, [..., n, n]."""
     noise: Tensor = torch.randn(shape, generator=generator)
     noise = noise * (0.1 / shape[-1] ** 0.5)
     return noise + torch.eye(shape[-1])

@@ -1,8 +1,8 @@
-"""Ranking losses on scores: each takes scores, none knows a model.
+"""Ranking losses, as functions of scores or vectors.
 
 Shapes: B training edges, n negatives each. ``excluded`` is True where a "negative" is an item of that edge's user:
-the entry has no share in the loss and no gradient. Scores in half precision are widened to float32 first. Every loss
-is a mean over edges and computed from logits: nothing takes the logarithm of a sigmoid.
+the entry has neither loss nor gradient. Half-precision scores are first converted to float32. Every loss is a mean
+over edges, computed from logits.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from torch.nn import functional
 
 Pairs = tuple[Tensor, Tensor]
 _BLOCK = 1 << 20
-"""Scores that a softmax takes at a time on a CPU: few beside the matrix, many beside the cost of an operation."""
+"""Scores that a softmax handles at a time on a CPU."""
 _DEVICE_BLOCK = 1 << 26
-"""The same elsewhere."""
+"""Likewise on other devices."""
 
 
 def bpr(positive: Tensor, negative: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Bayesian personalised ranking, ``−log σ(s⁺ − s⁻)`` (Rendle et al. 2009): mean over an edge's pairs, then edges.
+    """Bayesian personalised ranking, ``−log σ(s⁺ − s⁻)`` (Rendle et al. 2009), mean over negatives, then edges.
 
     Args:
         positive: scores of the observed items [B].
         negative: scores of unobserved items [B, n], or [B] for one each.
-        excluded: bool, shaped like ``negative``; an edge with no pair left costs 0.
+        excluded: bool, shaped like ``negative``; an edge without negatives costs 0.
     """
     pos, neg, excluded = _wide_pairs(positive, negative, excluded)
-    each = functional.softplus(neg - pos[:, None])
+    loss = functional.softplus(neg - pos[:, None])
     if excluded is None:
-        return each.mean(1).mean()
-    left = (~excluded).sum(1).clamp(min=1)
-    return (each.masked_fill(excluded, 0).sum(1) / left).mean()
+        return loss.mean(1).mean()
+    n_negatives = (~excluded).sum(1).clamp(min=1)
+    return (loss.masked_fill(excluded, 0).sum(1) / n_negatives).mean()
 
 
 def bce(positive: Tensor, negative: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy, ``−log σ(s⁺) − Σ log(1 − σ(s⁻))``; with one negative SASRec's (Kang & McAuley 2018).
+    """Binary cross-entropy, ``−log σ(s⁺) − Σ log(1 − σ(s⁻))``; SASRec's with one negative (Kang & McAuley 2018).
 
-    A sum over the negatives, not a mean: the calibration of ``gbce`` is derived for it, and an exclusion changes no
-    other entry's share. The gradient's size grows with n.
+    A sum over the negatives, not a mean: the calibration of ``gbce`` is derived for the sum, and excluding one
+    negative does not reweight the others. The gradient grows with n.
 
     Args:
         positive: scores of the observed items [B].
@@ -55,9 +55,9 @@ def bce(positive: Tensor, negative: Tensor, excluded: Tensor | None = None) -> T
 def gbce(positive: Tensor, negative: Tensor, excluded: Tensor | None, n_items: int, t: float) -> Tensor:
     """Generalised binary cross-entropy, ``−log σ(s⁺)^β − Σ log(1 − σ(s⁻))`` (Petrov & Macdonald 2023, gSASRec).
 
-    β = α (t (1 − 1/α) + 1/α) = 1 − t (1 − α), where α = n / (n_items − 1) is the share of the negatives that is
-    drawn. t = 0 is ``bce``, whose σ(s) is too high, since all positives but few negatives are seen; at t = 1 σ(s) is
-    the probability of the item. Summed over the negatives.
+    β = α (t (1 − 1/α) + 1/α) = 1 − t (1 − α), where α = n / (n_items − 1) is the sampling rate of negatives. t = 0 is
+    ``bce``, which overestimates σ(s) because it sees all positives but few negatives; at t = 1, σ(s) is the
+    probability of the item. Summed over the negatives.
 
     Args:
         positive: scores of the observed items [B].
@@ -81,14 +81,14 @@ def sampled_softmax(
 ) -> Tensor:
     """Cross-entropy of the observed item against negatives, mean over edges (Wu et al. 2024, SL/SSM).
 
-    With ``log_q`` every negative counts 1/q times (logQ correction; Bengio & Senécal 2008). If q is the number of
-    times that the item is expected among the negatives, their sum is the full softmax's in expectation. The positive
-    is there with certainty, so that it is corrected only where log_q_positive is given (as in Yi et al. 2019).
+    With ``log_q``, each negative is weighted by 1/q (logQ correction; Bengio & Senécal 2008). If q is the expected
+    number of times that the item is among the negatives, their sum is that of the full softmax in expectation. The
+    positive is always included, so it is corrected only if log_q_positive is given (as in Yi et al. 2019).
 
     Args:
         positive: scores of the observed items [B].
         negative: scores of the negatives [B, n].
-        excluded: bool [B, n]; an edge with no negative left costs 0.
+        excluded: bool [B, n]; an edge without negatives costs 0.
         temperature: scores are divided by it, before the correction.
         log_q: natural logarithms [n] or [B, n].
         log_q_positive: natural logarithms [B].
@@ -112,10 +112,10 @@ def shared_softmax(
     temperature: float,
     log_q: Tensor | None = None,
 ) -> Tensor:
-    """``sampled_softmax`` of negatives that all edges share, from their vectors: a block of scores at a time.
+    """``sampled_softmax`` with negatives that all edges share, computed from vectors, a block of scores at a time.
 
-    The scores of an edge are made, masked and turned into exponentials while they are in a core's cache; what is kept
-    for the backward pass is the exponentials. It cannot be differentiated twice.
+    A block's scores are computed, masked and exponentiated while they are in cache; the exponentials are saved for
+    the backward pass. Not twice differentiable.
 
     Args:
         users: vector of every edge's user [B, d], float32.
@@ -134,16 +134,16 @@ def full_softmax(
 ) -> Tensor:
     """Cross-entropy of the observed item against all items but the user's others, mean over edges.
 
-    ``softplus(L_u − s⁺/τ)`` with ``L_u = log Σ exp(s/τ)`` over what user u does not have: exponentials are taken once
-    per user, whatever the number of edges. Beside the scores, the forward pass holds a block of rows and the backward
-    pass the gradient. It cannot be differentiated twice.
+    ``softplus(L_u − s⁺/τ)`` with ``L_u = log Σ exp(s/τ)`` over the items that user u does not have, so exponentials
+    are computed once per user. In addition to the scores, the forward pass holds a block of rows and the backward
+    pass the gradient. Not twice differentiable.
 
     Args:
         scores: [U, I], one row per distinct user of the batch.
         users: row of ``scores`` of every edge [B].
         items: item of every edge [B].
-        seen: what each user has, as (rows [nnz], columns [nnz]) — quickest with rows ascending — or bool [U, I]; the
-            batch's own edges count as known, named or not. None: nothing is left out, the plain cross-entropy.
+        seen: items of each user, as (rows [nnz], columns [nnz]), fastest with ascending rows, or bool [U, I]; the
+            batch's own edges always count as seen. None excludes nothing: the plain cross-entropy.
         temperature: scores are divided by it.
     """
     loss: Tensor = _FullSoftmax.apply(scores, users, items, seen, temperature)  # type: ignore[no-untyped-call]
@@ -151,12 +151,12 @@ def full_softmax(
 
 
 def catalogue_softmax(left: Tensor, items: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Plain cross-entropy of each row's target against the whole catalogue, from the vectors, mean over rows.
+    """Cross-entropy of each row's target against the whole catalogue, computed from vectors, mean over rows.
 
-    ``log Σ_i exp(l · q_i / τ) − l · q_target / τ``. Scores are made a block of rows at a time, turned into
-    exponentials once, and give both gradients before the next block, so that the scores of all rows are never there
-    together. Under autocast the products run in bfloat16, the target's score and the sums in float32; a loss near 0
-    is then only as exact as bfloat16, and may fall below it. It cannot be differentiated twice.
+    ``log Σ_i exp(l · q_i / τ) − l · q_target / τ``. The forward pass also computes both gradients, a block of rows at
+    a time, so that the scores of all rows are never in memory together. Under autocast the products use bfloat16, the
+    target's score and the sums float32; a loss near 0 then has the precision of bfloat16 and may be negative. Not
+    twice differentiable.
 
     Args:
         left: vectors [n, d].
@@ -173,16 +173,16 @@ def catalogue_softmax(left: Tensor, items: Tensor, targets: Tensor, temperature:
 def info_nce(
     a: Tensor, b: Tensor, temperature: float, symmetric: bool = False, excluded: Tensor | None = None
 ) -> Tensor:
-    """Contrast of two views: a's row i is to find b's row i among all of b, by cosine (van den Oord et al. 2018).
+    """InfoNCE of two views over cosines: row i of a against all rows of b (van den Oord et al. 2018).
 
-    One-sided as in XSimGCL (Yu et al. 2023), mean over rows; symmetric is the mean of both sides.
+    One-sided as in XSimGCL (Yu et al. 2023), mean over rows; ``symmetric`` averages both directions.
 
     Args:
         a: vectors [m, d].
         b: vectors of the same m nodes [m, d].
         temperature: cosines are divided by it.
-        symmetric: also a's rows against b's.
-        excluded: bool [m, m], symmetric: pairs that are no negatives of each other. A node always has to find itself.
+        symmetric: whether to add b's rows against a's.
+        excluded: bool [m, m], symmetric: pairs that are not negatives of each other; the diagonal is ignored.
     """
     logits = functional.normalize(_wide(a), dim=1) @ functional.normalize(_wide(b), dim=1).T / temperature
     same = torch.arange(len(logits), device=logits.device)
@@ -196,12 +196,12 @@ def info_nce(
 def keep_hardest(scores: Tensor, excluded: Tensor | None, n: int) -> Tensor:
     """Columns of each edge's n highest-scored negatives, highest first, int64 [B, min(n, pool)]; without gradient.
 
-    Excluded entries come last, where an edge has fewer than n others: gather ``excluded`` by the columns, too.
+    If an edge has fewer than n others, excluded entries come last: gather ``excluded`` by the columns, too.
 
     Args:
         scores: of the pool [B, pool].
         excluded: bool [B, pool].
-        n: how many to keep.
+        n: number of negatives to keep.
     """
     if excluded is not None:
         scores = scores.masked_fill(excluded, -torch.inf)
@@ -218,7 +218,7 @@ def _rows_at_once(device: torch.device, columns: int) -> int:
 
 
 def _wide_pairs(positive: Tensor, negative: Tensor, excluded: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Widened, with a column per negative."""
+    """Scores in float32 or float64, with a column per negative."""
     if negative.ndim == 1:
         negative, excluded = negative[:, None], None if excluded is None else excluded[:, None]
     return _wide(positive), _wide(negative), excluded
@@ -246,7 +246,7 @@ class _SharedSoftmax(torch.autograd.Function):
         log_q: Tensor | None,
     ) -> Tensor:
         shares = users.new_empty(len(users), len(negatives))
-        own, total = positive / temperature, torch.empty_like(positive)
+        pos, total = positive / temperature, torch.empty_like(positive)
         step = _rows_at_once(users.device, len(negatives))
         scaled = negatives.T / temperature
         for first in range(0, len(users), step):
@@ -256,16 +256,16 @@ class _SharedSoftmax(torch.autograd.Function):
                 block.sub_(log_q)
             if excluded is not None:
                 block.masked_fill_(excluded[here], -torch.inf)
-            # an edge without a negative left still has its positive
-            highest = torch.maximum(block.amax(1), own[here]) if block.shape[1] else own[here]
+            # an edge without negatives still has its positive
+            highest = torch.maximum(block.amax(1), pos[here]) if block.shape[1] else pos[here]
             block.sub_(highest[:, None]).exp_()
-            own[here] -= highest
+            pos[here] -= highest
             total[here] = block.sum(1)
-        ratio = own.exp()
+        ratio = pos.exp()
         total += ratio
         ctx.save_for_backward(users, negatives, shares, total, ratio / total)
         ctx.temperature = temperature
-        return (total.log() - own).mean()
+        return (total.log() - pos).mean()
 
     @staticmethod
     @once_differentiable
@@ -285,9 +285,9 @@ class _CatalogueSoftmax(torch.autograd.Function):
         left = left / temperature
         narrow, narrow_left = items.to(kind), left.to(kind)
         d_left, d_items = torch.empty_like(left), torch.zeros_like(items)
-        own = (left * items.index_select(0, targets)).sum(1)
-        total = torch.empty_like(own)
-        # a block costs a pass over the items' gradient, so it is no smaller than that is wide
+        pos = (left * items.index_select(0, targets)).sum(1)
+        total = torch.empty_like(pos)
+        # each block costs a pass over the items' gradient, so it has at least as many rows as that has columns
         step = max(left.shape[1], _rows_at_once(left.device, len(items)))
         for first in range(0, len(left), step):
             here = slice(first, first + step)
@@ -303,7 +303,7 @@ class _CatalogueSoftmax(torch.autograd.Function):
         d_items.index_add_(0, targets, left, alpha=-1)
         ctx.save_for_backward(d_left, d_items)
         ctx.temperature = temperature
-        return (total - own).mean()
+        return (total - pos).mean()
 
     @staticmethod
     @once_differentiable
@@ -314,7 +314,7 @@ class _CatalogueSoftmax(torch.autograd.Function):
 
 
 class _FullSoftmax(torch.autograd.Function):
-    """Gradient: w = σ(L_u − s⁺/τ) per edge; Σ w of the user, as a softmax over what u does not have, less w at s⁺."""
+    """With w = σ(L_u − s⁺/τ) per edge, ds = Σ_u w · softmax over the items u does not have, and −w at s⁺; over τ."""
 
     @staticmethod
     def forward(
@@ -324,12 +324,12 @@ class _FullSoftmax(torch.autograd.Function):
         free = _wide(scores.new_empty(len(scores)))
         for first, last, block in rows.logits(scores, torch.zeros_like(free)):
             highest = block.amax(1, keepdim=True)
-            highest.clamp_(min=torch.finfo(block.dtype).min)  # a row of −∞ alone
+            highest.clamp_(min=torch.finfo(block.dtype).min)  # for rows of −∞
             torch.add(block.sub_(highest).exp_().sum(1).log_(), highest[:, 0], out=free[first:last])
         gap = free[users] - _wide(scores[users, items]) / temperature
         ctx.save_for_backward(scores, users, items, free, gap)
         ctx.rows = rows
-        # with nothing left out the positive is in the sum already
+        # if nothing is excluded, the sum includes the positive
         return (gap if seen is None else functional.softplus(gap)).mean()
 
     @staticmethod
@@ -337,9 +337,9 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scores, users, items, free, gap = ctx.saved_tensors
         rows: _Rows = ctx.rows
-        w = (gap.sigmoid() if rows.left_out else torch.ones_like(gap)) * (upstream / (len(users) * rows.temperature))
+        w = (gap.sigmoid() if rows.excluded else torch.ones_like(gap)) * (upstream / (len(users) * rows.temperature))
         per_user = torch.zeros_like(free).index_add_(0, users, w)
-        free = free.clamp(min=torch.finfo(free.dtype).min)  # a user who has everything: nothing to spread
+        free = free.clamp(min=torch.finfo(free.dtype).min)  # for users who have every item
         gradient = torch.empty_like(scores)
         for first, last, block in rows.logits(scores, -free):
             torch.mul(block.exp_(), per_user[first:last, None], out=gradient[first:last])
@@ -348,7 +348,7 @@ class _FullSoftmax(torch.autograd.Function):
 
 
 class _Rows:
-    """Logits by blocks of rows, −∞ at what is left out."""
+    """Logits by blocks of rows, −∞ at excluded items."""
 
     def __init__(
         self, scores: Tensor, users: Tensor, items: Tensor, seen: Pairs | Tensor | None, temperature: float
@@ -360,16 +360,16 @@ class _Rows:
         if isinstance(seen, tuple):
             pairs.append(seen)
         bounds = torch.arange(0, len(scores) + self.step, self.step, device=scores.device)
-        self.left_out = []
+        self.excluded = []
         for rows, columns in pairs:
             if (rows[1:] < rows[:-1]).any():
                 rows, order = rows.sort()
                 columns = columns[order]
             starts = torch.searchsorted(rows.contiguous(), bounds.to(rows.dtype)).tolist()
-            self.left_out.append((rows, columns, starts))
+            self.excluded.append((rows, columns, starts))
 
     def logits(self, scores: Tensor, shift: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """(first row, last row, scores/τ + shift of the row [last − first, I]); the same memory every time."""
+        """(first row, end row, scores/τ + shift of the row [end − first, I]); the memory is reused."""
         buffer = _wide(scores.new_empty(min(self.step, len(scores)), scores.shape[1]))
         for at, first in enumerate(range(0, len(scores), self.step)):
             last = min(first + self.step, len(scores))
@@ -377,7 +377,7 @@ class _Rows:
             torch.add(shift[first:last, None], scores[first:last], alpha=1 / self.temperature, out=block)
             if self.mask is not None:
                 block.masked_fill_(self.mask[first:last], -torch.inf)
-            for rows, columns, starts in self.left_out:
+            for rows, columns, starts in self.excluded:
                 here = slice(starts[at], starts[at + 1])
                 block[rows[here] - first, columns[here]] = -torch.inf
             yield first, last, block

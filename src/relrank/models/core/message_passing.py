@@ -1,14 +1,13 @@
-"""Graph neural networks over relations: what they share beside the layer.
+"""Graph neural networks over relations: everything but the layer.
 
-    x⁰ = (own vector) + (projected features),      xˡ⁺¹ = [xˡ +] layer(xˡ, neighbours in every relation)
+    x⁰ = (free vector) + (projected features),      xˡ⁺¹ = [xˡ +] layer(xˡ, neighbours in every relation)
 
-Training runs on sampled blocks or on the whole graph; either way the batch's own edges carry no message in the batch
-that they supervise, and the seeds are its users *and* all its positive and negative items. Scores come from an exact
-sweep over all nodes, layer by layer, in bounded memory.
+Training uses sampled blocks or the full graph. Either way the batch's own edges carry no messages in the batch that
+they supervise, and the seed nodes are its users and all its positive and negative items. Scores use exact vectors of
+all nodes, computed layer by layer in bounded memory.
 
-Users need no vector of their own: their items say who they are, and then a new user's history is scored exactly as a
-training user's. An item without training edges has no trained vector either, and is what its features and relations
-say.
+By default users have no free vectors, so a new user's history is scored exactly as a training user's. Items without
+training edges have none either; their vectors follow from features and relations.
 """
 
 from __future__ import annotations
@@ -37,78 +36,81 @@ from relrank.models.core.vectors import Batch, VectorConfig, VectorModel
 
 @dataclass(frozen=True, slots=True)
 class MessagePassingConfig(VectorConfig):
-    """Hyper-parameters that every graph neural network shares."""
+    """Hyper-parameters of every graph neural network."""
 
     layers: PositiveInt = 2
-    """Layers."""
+    """Number of layers."""
     fanout: NonNegativeInt = 0
-    """Neighbours that a node draws per relation, direction and layer; 0 trains on the whole graph."""
+    """Neighbours sampled per node, relation, direction and layer; 0 trains on the full graph."""
     weighted: bool = False
-    """Draw neighbours in proportion to their edges' weights, with replacement; the plain mean of those drawn then
-    stands for the weighted mean of all. Not for layers that read the weights themselves."""
+    """Whether neighbours are sampled with replacement in proportion to their edges' weights; their plain mean then
+    estimates the weighted mean of all. Not for layers that use the weights themselves."""
     user_vectors: bool = False
-    """Whether users have vectors of their own beside what their items say."""
+    """Whether users have free vectors."""
     features: bool = False
-    """Whether node features enter (feature-aware); the graph must have some."""
+    """Whether node features are used; the graph must have some."""
     own_dropout: DropFraction = 0.0
-    """Share of the nodes whose own vector is left out in a step, so that features learn to stand alone (DropoutNet,
+    """Share of the nodes whose free vector is dropped in a step, so that features also work without it (DropoutNet,
     Volkovs et al. 2017)."""
     dropout: DropFraction = 0.0
-    """Share of a layer's inputs set to 0 in training."""
+    """Dropout on the inputs of each layer."""
     residual: bool = True
-    """Whether a layer adds to its input instead of replacing it."""
+    """Whether layers have residual connections."""
 
 
 class MessagePassing(VectorModel):
-    """Everything of a graph neural network but its layer."""
+    """A graph neural network; a subclass gives ``layer``."""
 
     Config = MessagePassingConfig
     relational = True
     max_batch_fraction: ClassVar[float] = 0.5
-    counts_silence: ClassVar[bool] = False
-    """Whether a neighbour that says nothing takes a share of what the others say."""
+    counts_zero_neighbours: ClassVar[bool] = False
+    """Whether neighbours with zero vectors change the weights of the others."""
     sweep_edges: ClassVar[int] = 1 << 21
-    """Edges that the exact sweep takes at a time."""
+    """Edges per block when the vectors of all nodes are computed."""
     featured = True
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
         self.adjacency = Adjacency(graph)
-        self._drawer = (
+        self._neighbour_sampler = (
             NeighbourSampler(self.adjacency, [c.fanout] * c.layers, replace=c.weighted, weighted=c.weighted)
             if c.fanout
             else None
         )
-        self._whole = None if c.fanout else full_block(self.adjacency)
+        self._full_block = None if c.fanout else full_block(self.adjacency)
         self.table = nn.Parameter(torch.zeros(self.adjacency.n_nodes, c.dim))
         with_features = [t for t in self.adjacency.types if graph.features_of(t)] if c.features else []
-        if c.features and not graph.features:  # an arm may leave out the types that have some
+        if c.features and not graph.features:  # an arm may exclude the node types with features
             raise InputError("graph has no node features", where=self.name, expected="[features.…]", found="none")
-        # a list: a type's own name may be one that torch does not take for a module
+        # a list, since torch does not accept every type name as a module's name
         self.encoders = nn.ModuleList(FeatureEncoder(graph, t, c.dim) for t in with_features)
         self._featured = with_features
-        with torch.random.fork_rng(devices=[]):  # torch's modules draw from the global generator when they are made
-            self.convs = nn.ModuleList(self.layer(number) for number in range(c.layers))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # torch's modules draw from the global generator in their constructors
+            self.convs = nn.ModuleList(self.layer() for _ in range(c.layers))
         self.register_buffer("_has_own", self._own(), persistent=False)
         self._has_own: Tensor
         self._states: list[Tensor] = []
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations whose messages reach users or items within the layers: as many as the hops of a chain.
+        """Relations whose messages reach users or items within the layers.
 
-        Users without vectors or features of their own have nothing to say to each other in the first layer.
+        With one layer, users without free vectors or features send zero messages to each other.
         """
         c = config or cls.Config()
-        read = within_layers(graph, graph.relations, (graph.user, graph.item), int(c.layers))
-        if c.layers > 1 or c.user_vectors or (c.features and graph.features_of(graph.user)) or cls.counts_silence:
-            return read
-        return tuple(n for n in read if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
+        used = within_layers(graph, graph.relations, (graph.user, graph.item), int(c.layers))
+        user_features = c.features and graph.features_of(graph.user)
+        if c.layers > 1 or c.user_vectors or user_features or cls.counts_zero_neighbours:
+            return used
+        return tuple(n for n in used if {graph.relations[n].source, graph.relations[n].target} != {graph.user})
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """Loss, layers, and what keeps them from learning the training edges by heart."""
+        """That of every encoder, then layers and regularisation."""
         return (
             *super().space(graph),
             Range("layers", 1, 3),
@@ -118,11 +120,11 @@ class MessagePassing(VectorModel):
         )
 
     @abstractmethod
-    def layer(self, number: int) -> nn.Module:
-        """A layer: ``forward(x [n_src, dim], block) -> [n_dst, dim]``, with ``reset(generator)`` for its weights."""
+    def layer(self) -> nn.Module:
+        """A layer: ``forward(x [n_src, dim], block) -> [n_dst, dim]``, with ``reset(generator)`` to initialise it."""
 
     def _own(self) -> Tensor:
-        """1 for nodes with a vector of their own, 0 for others, float32 [n_nodes, 1]."""
+        """1 for nodes with a free vector, 0 for others, float32 [n_nodes, 1]."""
         degrees = np.bincount(self.history.indices, minlength=self.graph.n_items) > 0
         own = torch.ones(self.adjacency.n_nodes, 1)
         if not self.config.user_vectors:
@@ -131,33 +133,29 @@ class MessagePassing(VectorModel):
         own[items] *= torch.from_numpy(degrees)[:, None]
         return own
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors; every layer's own start."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            for encoder in self.encoders:
-                encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
-            for conv in self.convs:
-                conv.reset(generator)  # type: ignore[operator]
-        self.clear_derived()
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Each feature encoder and each layer initialises itself."""
+        for encoder in self.encoders:
+            encoder.init_weights(generator, self.config.init_scale)  # type: ignore[operator]
+        for conv in self.convs:
+            conv.reset(generator)  # type: ignore[operator]
 
     def encoder_inputs(
         self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
     ) -> Any:
-        """Blocks that end in the batch's users and items, without the batch's own edges."""
-        if self._drawer is None:
-            return (full_block(self.adjacency, edges, self._whole),) * int(self.config.layers)
+        """Blocks whose last destinations are the batch's users and items, without the batch's own edges."""
+        if self._neighbour_sampler is None:
+            return (full_block(self.adjacency, edges, self._full_block),) * int(self.config.layers)
         seeds = np.concatenate([users, items + self.graph.n_users])
-        blocks = self._drawer.sample(seeds, seed, exclude=edges, parallel=self.parallel)
-        if self.config.weighted:  # drawn by weight, so each counts alike
+        blocks = self._neighbour_sampler.sample(seeds, seed, exclude=edges, parallel=self.parallel)
+        if self.config.weighted:  # sampled by weight, so their mean is unweighted
             blocks = [
                 replace(b, edges=tuple(e._replace(weight=torch.ones_like(e.weight)) for e in b.edges)) for b in blocks
             ]
         return tuple(blocks)
 
     def input(self, nodes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x⁰ of global node numbers, [n, dim]; with a generator, own vectors are dropped at random."""
+        """x⁰ of global node indices, [n, dim]; with a generator, free vectors are dropped at random."""
         own = self._has_own[nodes]
         if generator is not None and self.config.own_dropout:
             drawn = torch.rand(own.shape, generator=generator, device=own.device)
@@ -166,7 +164,9 @@ class MessagePassing(VectorModel):
         for node_type, encoder in zip(self._featured, self.encoders, strict=True):
             rows = self.adjacency.types[node_type]
             here = ((nodes >= rows.start) & (nodes < rows.stop)).nonzero()[:, 0]
-            x = x.index_add(0, here, encoder(nodes[here] - rows.start).to(x.dtype))  # autocast may have halved it
+            x = x.index_add(
+                0, here, encoder(nodes[here] - rows.start).to(x.dtype)
+            )  # autocast may have returned half precision
         return x
 
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:
@@ -176,25 +176,25 @@ class MessagePassing(VectorModel):
         return x[: block.n_dst] + out if self.config.residual else out
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The layers over the batch's blocks."""
+        """The layers applied to the batch's blocks."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
         blocks: tuple[Block, ...] = batch.encoder_inputs
         x = self.input(blocks[0].nodes, generator)
         for number, block in enumerate(blocks):
             x = apply_dropout(x, self.config.dropout, generator)
             x = self._apply_layer(number, x, block)
-        if self._drawer is None:
-            return x.index_select(0, batch.users), x.index_select(0, batch.items + self.graph.n_users)
+        if self._neighbour_sampler is None:
+            return self.rows_of(x, batch)
         return x[: len(batch.users)], x[len(batch.users) :]
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Own vectors of the batch's users and items."""
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Free vectors of the batch's users and items."""
         nodes = batch.users, batch.items + self.graph.n_users
         users, items = (self.table.index_select(0, n) * self._has_own[n] for n in nodes)
         return users, items
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
-        """All layers of all nodes, exactly; the items' states are kept for ``encode_histories``."""
+        """Exact vectors of all nodes; the items' states per layer are kept for ``encode_histories``."""
         users, items = (self.adjacency.types[t] for t in (self.graph.user, self.graph.item))
         nodes = torch.arange(self.adjacency.n_nodes, device=self.table.device)
         x, self._states = self.input(nodes), []
@@ -208,24 +208,24 @@ class MessagePassing(VectorModel):
         return x[users].clone(), x[items].clone()
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """The layers for users whose only edges are their histories and who have no vector of their own."""
+        """The layers for users whose only edges are their histories and who have no free vector."""
         n, device = rows.n_rows, self.table.device
         user = self.table.new_zeros(n, int(self.config.dim))
         items = self.adjacency.types[self.graph.item]
-        # any user row tells a layer the type of the new nodes
+        # user row 0 stands for the new nodes, since layers only read their type
         nodes = torch.cat([torch.zeros(n, dtype=torch.int64), torch.arange(items.start, items.stop)])
         none = torch.zeros(n + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), torch.zeros(0)
         history = torch.from_numpy(rows.indptr), torch.from_numpy(rows.indices + np.int32(n)), torch.ones(rows.nnz)
         edges = [Edges(*(history if k == 1 else none)) for k in range(len(self.adjacency.edge_types))]
         block = Block(nodes, n, tuple(edges)).to(device)
         if self.graph.user in self._featured:
-            unknown: Tensor = self.encoders[self._featured.index(self.graph.user)].missing  # type: ignore[assignment]
-            user = user + unknown.sum(0)
+            missing: Tensor = self.encoders[self._featured.index(self.graph.user)].missing  # type: ignore[assignment]
+            user = user + missing.sum(0)
         for number in range(self.config.layers):
             user = self._apply_layer(number, torch.cat([user, self._states[number]]), block)
         return user
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters."""
+        """Drop cached vectors of earlier parameters."""
         super().clear_derived()
         self._states = []

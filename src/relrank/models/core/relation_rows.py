@@ -1,6 +1,6 @@
-"""Relations as rows: what a relation says of each item or user, composed along its chain where it touches neither.
+"""Relations as rows: the neighbours of each item or user, composed along a chain where a relation touches neither.
 
-Shared by the closed forms that stack relations with the interactions, and by what solves them without a few links.
+Shared by the closed forms that stack relations with the interactions, and by the explanations that remove links.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from relrank.graph.edge_removal import EdgeRemoval
 from relrank.graph.graph import Graph
 from relrank.graph.relation import Relation
 from relrank.graph.relation_chains import Chain, chain_of, described_type
-from relrank.kernels.csr import Csr, Float64, Int64
+from relrank.kernels.csr import Csr, Float32, Float64, Int32, Int64
 from relrank.kernels.dense_solve import unit_rows
 
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-"""Weights of a relation that are tried."""
+"""Weights of a relation that tuning tries."""
 FEW_ITEMS = 256
-"""Links that lead to more items than this are not taken out of a solution: what is left is solved anew."""
+"""If removed links affect more items than this, the model is solved again instead of updated."""
 
 
 def active_relations(graph: Graph, end: str, config: Any) -> list[tuple[Relation, float]]:
-    """Relations that say something of nodes of type ``end``, and their weights above 0.
+    """Relations that describe nodes of type ``end``, with weights above 0.
 
     Args:
         graph: has the relations.
         end: node type of users or items.
-        config: ``weights`` by relation, and ``weight`` of those that it does not name.
+        config: ``weights`` per relation, and ``weight``, the default.
     """
     pairs = []
-    for name, relation in sorted(graph.relations.items()):  # sums in one order whatever the arm
+    for name, relation in sorted(graph.relations.items()):  # the same order of sums on every arm
         weight = float(config.weights.get(name, config.weight))
         if weight and described_type(graph, relation) == end:
             pairs.append((relation, weight))
@@ -45,10 +45,10 @@ _ROWS: WeakKeyDictionary[Relation, Csr] = WeakKeyDictionary()
 
 
 def unit_relation_rows(graph: Graph, relation: Relation) -> Csr:
-    """What a relation says of each node of its ``described_type``: rows of length 1, CSR [n_nodes, n_others].
+    """A relation's rows of its ``described_type``, scaled to Euclidean length 1: CSR [n_nodes, n_others].
 
-    Within one type each node is its own neighbour too, of weight 1. A relation that touches neither users nor items
-    is ``compose_relation``. The same object comes back as long as the chain's relations are the same.
+    Within one node type each node is also its own neighbour, with weight 1. A relation that touches neither users nor
+    items is composed first. The result is cached while the relations of the chain are the same.
 
     Raises:
         ValueError: the relation leads to neither users nor items.
@@ -56,9 +56,9 @@ def unit_relation_rows(graph: Graph, relation: Relation) -> Csr:
     direct, end = compose_relation(graph, relation), described_type(graph, relation)
     shape = len(graph.nodes[direct.source]), len(graph.nodes[direct.target])
     n_rows, n_cols = shape if direct.source == end else shape[::-1]
-    known = _ROWS.get(direct)
-    if known is not None and (known.n_rows, known.n_cols) == (n_rows, n_cols):
-        return known
+    cached = _ROWS.get(direct)
+    if cached is not None and (cached.n_rows, cached.n_cols) == (n_rows, n_cols):
+        return cached
     rows = direct.csr(*shape)
     if direct.undirected:
         rows = with_self_loops(rows)
@@ -68,11 +68,11 @@ def unit_relation_rows(graph: Graph, relation: Relation) -> Csr:
 
 
 class RowsAfterRemoval:
-    """Unit rows of items once some links are gone, for every relation whose chain passes them.
+    """Unit rows of items after some links are removed, for every relation whose chain uses them.
 
     Args:
         graph: has the relations.
-        chains: of relations that say something of items, by name (``chain_of``).
+        chains: of the relations that describe items, by name (``chain_of``).
     """
 
     def __init__(self, graph: Graph, chains: Mapping[str, Chain]) -> None:
@@ -80,23 +80,23 @@ class RowsAfterRemoval:
         self._steps: dict[tuple[str, bool], Csr] = {}
 
     def affected(self, relation: str) -> dict[str, Chain]:
-        """Relations whose rows are made of this one, with their chains."""
+        """Relations whose chain includes this one, with their chains."""
         return {n: chain for n, chain in self._chains.items() if any(r.name == relation for r, _ in chain)}
 
     def items(self, cut: EdgeRemoval) -> Int64:
-        """Rows of the items that lead to the links of a cut, ascending."""
+        """Item rows from which a chain reaches the removed links, ascending."""
         assert cut.relation is not None
-        found = [np.zeros(0, np.int64)]
+        items = [np.zeros(0, np.int64)]
         for chain in self.affected(cut.relation).values():
-            nodes = np.array(sorted(self._gone(cut)), np.int64)
-            passed = next(at for at, (link, _) in enumerate(chain) if link.name == cut.relation)
-            for link, ahead in reversed(chain[:passed]):
+            nodes = np.array(sorted(self._removed(cut)), np.int64)
+            position = next(at for at, (link, _) in enumerate(chain) if link.name == cut.relation)
+            for link, ahead in reversed(chain[:position]):
                 nodes = np.unique(self._step(link, not ahead).take(nodes).indices)
-            found.append(nodes.astype(np.int64))
-        return np.unique(np.concatenate(found))
+            items.append(nodes.astype(np.int64))
+        return np.unique(np.concatenate(items))
 
     def rows(self, cut: EdgeRemoval, items: Int64) -> dict[str, Csr]:
-        """By relation the rows of some items without the links of a cut, CSR [items.size, n_others]."""
+        """Rows of some items without the removed links, per relation: CSR [items.size, n_others]."""
         assert cut.relation is not None
         return {name: self._along(chain, cut, items) for name, chain in self.affected(cut.relation).items()}
 
@@ -104,13 +104,13 @@ class RowsAfterRemoval:
         link, ahead = chain[0]
         rows = self._step(link, ahead).take(items)
         if link.name == cut.relation:
-            rows = _without(rows, items, self._gone(cut))
+            rows = _without(rows, items, self._removed(cut))
         if len(chain) > 1:
             rows = rows.shares()
         for link, ahead in chain[1:]:
             far = self._step(link, ahead)
             if link.name == cut.relation:
-                far = _without(far, np.arange(far.n_rows), self._gone(cut))
+                far = _without(far, np.arange(far.n_rows), self._removed(cut))
             rows = product(rows, far.shares())
         return unit_rows(rows)
 
@@ -120,29 +120,29 @@ class RowsAfterRemoval:
             self._steps[key] = step(self._graph, relation, ahead)
         return self._steps[key]
 
-    def _gone(self, cut: EdgeRemoval) -> dict[int, set[int]]:
-        """Links of a cut by the node where a step along them starts."""
+    def _removed(self, cut: EdgeRemoval) -> dict[int, set[int]]:
+        """Removed neighbours of every node at which a removed link starts."""
         assert cut.relation is not None
-        gone = dict[int, set[int]]()
-        for one, other in cut.links:
-            gone.setdefault(one, set()).add(other)
+        removed = dict[int, set[int]]()
+        for source, target in cut.links:
+            removed.setdefault(source, set()).add(target)
             if self._graph.relations[cut.relation].undirected:
-                gone.setdefault(other, set()).add(one)
-        return gone
+                removed.setdefault(target, set()).add(source)
+        return removed
 
 
-def _without(rows: Csr, nodes: Int64, gone: Mapping[int, set[int]]) -> Csr:
-    """Rows of some nodes, ascending, without the entries that are gone."""
+def _without(rows: Csr, nodes: Int64, removed: Mapping[int, set[int]]) -> Csr:
+    """Rows of some nodes, ascending, without the removed entries."""
     kept = np.ones(rows.nnz, np.bool_)
-    for place in np.flatnonzero(np.isin(nodes, list(gone))).tolist():
-        part = slice(rows.indptr[place], rows.indptr[place + 1])
-        kept[part] = ~np.isin(rows.indices[part], list(gone[int(nodes[place])]))
+    for at in np.flatnonzero(np.isin(nodes, list(removed))).tolist():
+        part = slice(rows.indptr[at], rows.indptr[at + 1])
+        kept[part] = ~np.isin(rows.indices[part], list(removed[int(nodes[at])]))
     return Csr.from_pairs(rows.rows()[kept], rows.indices[kept], (rows.n_rows, rows.n_cols), rows.data[kept])
 
 
 def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:
-    """``√w U`` of all parts (U, w) beside each other."""
-    row, col, data, width = [], [], [], 0
+    """``[√w₁ U₁, √w₂ U₂, …]`` of parts (U, w), each with ``n_rows`` rows."""
+    row, col, data, width = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)], [np.zeros(0, np.float32)], 0
     for rows, weight in parts:
         row.append(rows.rows())
         col.append(rows.indices + np.int32(width))
@@ -151,12 +151,36 @@ def side_by_side(parts: Sequence[tuple[Csr, float]], n_rows: int) -> Csr:
     return Csr.from_pairs(np.concatenate(row), np.concatenate(col), (n_rows, width), np.concatenate(data))
 
 
+def append_columns(rows: Csr, more: Csr | None) -> Csr:
+    """``[rows, more]``; ``rows`` itself without more columns."""
+    if more is None:
+        return rows
+    row = np.concatenate([rows.rows(), more.rows()])
+    col = np.concatenate([rows.indices, more.indices + rows.n_cols])
+    data = np.concatenate([rows.data, more.data])
+    return Csr.from_pairs(row, col, (rows.n_rows, rows.n_cols + more.n_cols), data)
+
+
+def user_columns(graph: Graph, config: Any) -> Csr | None:
+    """``√w U`` of all active relations of users side by side, [n_users, n_pseudo_items]; None without any."""
+    parts = [(unit_relation_rows(graph, r), w) for r, w in active_relations(graph, graph.user, config)]
+    return side_by_side(parts, graph.n_users) if parts else None
+
+
+def row_entries(matrix: Csr | None, row: int) -> tuple[Int32, Float32]:
+    """Columns and values of one row; none if there is no matrix."""
+    if matrix is None:
+        return np.zeros(0, np.int32), np.zeros(0, np.float32)
+    part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    return matrix.indices[part], matrix.data[part]
+
+
 def stacked(rows: Csr, parts: Sequence[tuple[Csr, float]]) -> tuple[Csr, Csr]:
-    """Z = ``[rows; √w Uᵀ]``: below some rows those of all parts (U, w), one after another.
+    """Z = ``[rows; √w₁ U₁ᵀ; √w₂ U₂ᵀ; …]``.
 
     Args:
         rows: [n, n_columns].
-        parts: U of the first columns, CSR [at most n_columns, n_others], and the weight w.
+        parts: pairs of U, CSR [at most n_columns, n_others], and weight w.
 
     Returns:
         Z by columns, CSR [n_columns, height], and by rows, CSR [height, n_columns].
@@ -172,14 +196,13 @@ def stacked(rows: Csr, parts: Sequence[tuple[Csr, float]]) -> tuple[Csr, Csr]:
 
 
 def entry_counts(graph: Graph, relation: Relation) -> tuple[Float64, Float64]:
-    """How many entries ``unit_relation_rows`` has, and what they bring together, from the edges alone.
+    """Upper bounds of the entries of ``unit_relation_rows`` and of their co-occurrences, from the edges alone.
 
-    Ways along a chain are counted one by one; where several lead to the same node, numbers are larger than what
-    ``unit_relation_rows`` makes of them.
+    Paths along a chain are counted one by one, although several may lead to the same node.
 
     Returns:
-        Entries by column, float64 [n_others], and how often a node of the relation's ``described_type`` meets another
-        one in its columns, float64 [n_nodes].
+        Entries per column, float64 [n_others], and co-occurrences of every node of the ``described_type`` with
+        others, summed over its columns, float64 [n_nodes].
 
     Raises:
         ValueError: the relation leads to neither users nor items.
@@ -187,26 +210,25 @@ def entry_counts(graph: Graph, relation: Relation) -> tuple[Float64, Float64]:
     chain = chain_of(graph, relation)
     first, ahead = chain[0]
     n = len(graph.nodes[first.source if ahead else first.target])
-    ways = np.ones(n)
+    paths = np.ones(n)
     for link, ahead in chain:
-        ways = _carried(graph, link, ahead, ways)
-    entries = np.minimum(ways, n)
-    met = np.maximum(entries - 1, 0)
+        paths = _propagate(graph, link, ahead, paths)
+    entries = np.minimum(paths, n)
+    others = np.maximum(entries - 1, 0)
     for link, ahead in reversed(chain):
-        met = _carried(graph, link, not ahead, met)
-    return entries, met
+        others = _propagate(graph, link, not ahead, others)
+    return entries, others
 
 
-def _carried(graph: Graph, relation: Relation, forward: bool, values: Float64) -> Float64:
-    """Values of the nodes at one end of a relation, added up at the other end; within one type at themselves, too."""
+def _propagate(graph: Graph, relation: Relation, forward: bool, values: Float64) -> Float64:
+    """Sums of values over the neighbours; within one type each node is its own neighbour, too."""
+    src, dst, end = relation.src, relation.dst, relation.target
     if relation.undirected:
-        there, back = (
-            np.bincount(to, weights=values[of], minlength=values.size)
-            for of, to in ((relation.src, relation.dst), (relation.dst, relation.src))
+        forth, back = (
+            np.bincount(to, weights=values[of], minlength=values.size) for of, to in ((src, dst), (dst, src))
         )
-        return values + there + back
-    of, to, end = (
-        (relation.src, relation.dst, relation.target) if forward else (relation.dst, relation.src, relation.source)
-    )
+        return values + forth + back
+    if not forward:
+        src, dst, end = dst, src, relation.source
     # without edges NumPy counts in integers
-    return np.bincount(to, weights=values[of], minlength=len(graph.nodes[end])).astype(np.float64)
+    return np.bincount(dst, weights=values[src], minlength=len(graph.nodes[end])).astype(np.float64)

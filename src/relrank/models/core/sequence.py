@@ -1,12 +1,11 @@
-"""Models of the next item: what a history says at each of its moments, times the vectors of the items.
+"""Next-item models: an encoded state per position of a history, times the item vectors.
 
     h_t = encoder(q_{s_1}, …, q_{s_t}),      score(i) = h_t · q_i
 
-One forward pass over a history trains every moment of it. A history is its last ``window`` items, and its true length
-is never forgotten. Windows are left-aligned in memory, with padding behind; the *places* that an encoder is told are
-counted from the end, so that the latest item always has the same one, whatever the length of the history and whatever
-stands around it as padding. Since nothing is known of a user but the history, new histories are scored as those of
-training are; an empty one gets equal scores.
+One forward pass trains every position of a history. The encoder reads the last ``window`` items. Windows are
+left-aligned, with padding on the right; *positions* count from the end, so that the latest item always has the same
+one, whatever the length of the history. A user is only their history, so new histories are scored like those of
+training; an empty one gets equal scores.
 """
 
 from __future__ import annotations
@@ -32,41 +31,41 @@ from relrank.models.core.space import Choice, Range
 from relrank.models.core.vectors import Batch, Loss, ProductModel, Similarity, VectorConfig, methods_not_overridden
 
 GROUPS = 4
-"""Windows of a batch are put together by length into so many groups, each as wide as its longest."""
+"""The windows of a batch are grouped by length into this many groups, each padded to its longest window."""
 SCORING_BATCH_SIZE = 512
-"""Histories encoded at a time in scoring."""
+"""Histories encoded at a time when scoring."""
 Crop = Literal["last", "random"]
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceConfig(VectorConfig):
-    """Hyper-parameters that every model of sequences shares."""
+    """Hyper-parameters of every sequence model."""
 
     loss: Loss = "full-softmax"
     similarity: Similarity = "dot"
     temperature: Positive = 1.0
     init_scale: Positive = 0.02
     window: Annotated[int, Bounds(2, 100_000)] = 200
-    """Items of a history that are read, the latest ones."""
+    """Latest items of a history that the encoder reads."""
     l2: AlwaysZero = 0.0
-    """Made for a user's one vector, of which a history has many."""
+    """Not available: it penalises one vector per user, and a history has one per position."""
     contrast: AlwaysZero = 0.0
-    """Likewise: the moments of one user are no strangers."""
+    """Not available: positions of one user are not negatives of each other."""
     crop: Crop = "last"
-    """What is trained of a longer history: its last window, or one that ends anywhere, drawn anew every epoch."""
+    """Training window of a longer history: the last one, or one that ends at a random position, drawn every epoch."""
     dropout: DropFraction = 0.2
-    """Share of entries dropped from the input and from what each layer adds."""
+    """Dropout on the input and on the output of each layer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Windows:
-    """Windows of a similar length, one a row.
+    """Windows of similar length, one per row.
 
     Attributes:
-        items: int64 [b, L], item rows, left-aligned; what stands behind the real ones is never read.
-        n_valid: int64 [b], items of each window; at least one.
-        lengths: int64 [b], true length of each history, the last ``n_valid`` items of which are in the window.
-        at: bool [b, L], the moments whose next item (or hidden item) is to be found.
+        items: int64 [b, L], item rows, left-aligned; padding is never read.
+        n_valid: int64 [b], items in each window, at least one.
+        lengths: int64 [b], length of each full history, whose last ``n_valid`` items are the window.
+        at: bool [b, L], positions whose target (the next item, or the masked one) is predicted.
     """
 
     items: Tensor
@@ -80,9 +79,9 @@ class Windows:
 
 
 class SequenceModel(SequenceScorer, ProductModel):
-    """An encoder of histories with everything around it.
+    """Training and scoring of a history encoder.
 
-    A subclass gives ``states``; ``windows`` and ``scoring_windows`` if it does not learn from the next item;
+    A subclass gives ``states``; also ``windows`` and ``scoring_windows`` if its targets are not the next items, and
     ``target_states`` and ``outputs`` if items are more than rows of one table.
     """
 
@@ -96,7 +95,7 @@ class SequenceModel(SequenceScorer, ProductModel):
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """Dropout: what else is worth a ladder is learned."""
+        """Dropout."""
         del graph
         return (GridParameter("dropout", (0.0, 0.1, 0.2, 0.3, 0.5), 0.2),)
 
@@ -113,16 +112,16 @@ class SequenceModel(SequenceScorer, ProductModel):
 
     @abstractmethod
     def states(self, x: Tensor, windows: Windows, generator: torch.Generator | None) -> Tensor:
-        """What each moment knows: inputs [b, L, dim] → [b, L, dim]; nothing of what stands behind the real items.
+        """State of each position: inputs [b, L, dim] → [b, L, dim]; independent of the padding.
 
         Args:
-            x: the items' vectors.
-            windows: their lengths.
-            generator: of the dropout; None in scoring.
+            x: vectors of the items.
+            windows: the items' windows.
+            generator: of the dropout; None when scoring.
         """
 
     def examples(self) -> tuple[Int32, Int32]:
-        """Users with at least two items; the item beside each is their last.
+        """Users with at least two items, each with their last item.
 
         Raises:
             InputError: there are none.
@@ -130,33 +129,21 @@ class SequenceModel(SequenceScorer, ProductModel):
         users = np.flatnonzero(self.sequences.lengths() >= 2).astype(np.int32)
         if not users.size:
             raise InputError(
-                "no history has a next item",
+                "no history has two items",
                 where=self.name,
                 expected="users with two training items or more",
                 found="none",
             )
         return users, self.sequences.items[self.sequences.indptr[users + 1] - 1]
 
-    def init_weights(self, seed: int) -> None:
-        """Normal item vectors; a subclass adds its encoder's."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            self.init_encoder(generator)
-        self.clear_derived()
-
-    @abstractmethod
-    def init_encoder(self, generator: torch.Generator) -> None:
-        """Fresh parameters of the encoder; called without gradients."""
-
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
-        """Windows of the users' histories; each moment that is trained is one edge of the batch.
+        """Windows of the users' histories; each trained position is one edge of the batch.
 
-        ``users`` of the batch are the moments' users, one for each moment and so not distinct; ``encoder_inputs`` are
-        the windows. Users with fewer than two items have nothing to predict.
+        ``Batch.users`` has one entry per position, so users repeat; ``encoder_inputs`` are the windows. Users with
+        fewer than two items are dropped.
 
         Raises:
-            ValueError: that is all of them.
+            ValueError: no user has two items.
         """
         del positives
         draw, crop, noise, thinning = seed.spawn(4)
@@ -166,23 +153,23 @@ class SequenceModel(SequenceScorer, ProductModel):
             raise ValueError("no user of the batch has two items")
         histories = self.sequences.take(users)
         rng = np.random.default_rng(crop)
-        groups, who, targets = [], [], []
+        groups, owners, targets = [], [], []
         ends = self._ends(histories, rng)
         for rows in _by_length(np.minimum(ends, self.config.window + 1)):
-            made, target = self.windows(histories.take(rows), ends[rows], rng)
-            who.append(np.repeat(users[rows], made.at.sum(1).numpy()))
-            groups.append(made)
+            windows, target = self.windows(histories.take(rows), ends[rows], rng)
+            owners.append(np.repeat(users[rows], windows.at.sum(1).numpy()))
+            groups.append(windows)
             targets.append(target)
-        user, target = np.concatenate(who), np.concatenate(targets)
-        if self._chances is not None:
-            kept = self._thinned(user, target, thinning)
-            user, target = user[kept], target[kept]
-            groups = _kept(groups, kept)
+        user, target = np.concatenate(owners), np.concatenate(targets)
+        if self._sampling_probability is not None:
+            sampled = self._sample_edges(user, target, thinning)
+            user, target = user[sampled], target[sampled]
+            groups = _select_targets(groups, sampled)
         choices = self.draw(user, target, draw)
         return choices.batch(user, np.arange(user.size), None, noise, tuple(groups))
 
     def _ends(self, histories: Sequences, rng: np.random.Generator) -> Int64:
-        """Where each training window ends: with the history, or anywhere from the first full window on."""
+        """End of each training window: that of the history, or random from the first full window on."""
         lengths = histories.lengths()
         if self.config.crop == "last":
             return lengths
@@ -192,9 +179,9 @@ class SequenceModel(SequenceScorer, ProductModel):
     def windows(
         self, histories: Sequences, ends: Int64, rng: np.random.Generator
     ) -> tuple[Windows, npt.NDArray[np.int64]]:
-        """Training windows that end at ``ends``, and the item to be found at each moment of ``at``.
+        """Training windows that end at ``ends``, and the target item of each position in ``at``.
 
-        By default the moments are all but the last, and what is to be found is the next item.
+        By default every position but the last predicts the next item.
         """
         del rng
         items, n_valid = histories.windows(self.config.window + 1, ends)
@@ -204,32 +191,32 @@ class SequenceModel(SequenceScorer, ProductModel):
         return Windows(*(torch.from_numpy(p) for p in parts)), target
 
     def scoring_windows(self, histories: Sequences) -> Windows:
-        """Windows for scoring, in whose last real moment the next item is asked for; no history may be empty."""
+        """Windows for scoring, in which the last valid position predicts the next item; no history may be empty."""
         items, n_valid = histories.windows(self.config.window)
         at = np.arange(items.shape[1]) == (n_valid - 1)[:, None]
         return Windows(*(torch.from_numpy(p) for p in (items, n_valid, histories.lengths(), at)))
 
     def inputs(self, windows: Windows) -> Tensor:
-        """Vectors that the encoder reads, [b, L, dim]."""
+        """Input vectors of the encoder, [b, L, dim]."""
         return functional.embedding(windows.items, self.table)
 
     def outputs(self) -> Tensor:
-        """Vectors of all items as the right side of the product, [n_items, d]."""
+        """Output vectors of all items, [n_items, d]."""
         return self.table
 
     def target_states(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The moments ``windows.at``, in row order, as the left side of the product, [n, d].
+        """States of the positions ``windows.at``, in row order, [n, d].
 
         Args:
             windows: of histories.
-            items: the product's right side, as ``outputs`` gave it.
-            generator: of the dropout; None in scoring.
+            items: output vectors, from ``outputs``.
+            generator: of the dropout; None when scoring.
         """
         del items
         return self.states(self.inputs(windows), windows, generator)[windows.at]
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The batch's moments and items."""
+        """States of the batch's target positions, and output vectors of its items."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
         items = self.outputs()
         target_states = torch.cat([self.target_states(windows, items, generator) for windows in batch.encoder_inputs])
@@ -237,16 +224,16 @@ class SequenceModel(SequenceScorer, ProductModel):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the items' side of the product once."""
+        """Compute the output vectors once."""
         self._items = self.outputs().detach()
 
     @property
     def is_dot_product(self) -> bool:
-        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        """Whether scores are exactly products of the vectors below; False if a subclass overrides scoring."""
         return methods_not_overridden(self, SequenceModel, "score", "fold_in", "score_sequences")
 
     def item_vectors(self) -> Tensor:
-        """Vectors of all items, [n_items, d]."""
+        """Output vectors of all items, [n_items, d]; normalised under cosine similarity."""
         if not self._items.numel():
             self.refresh()
         return functional.normalize(self._items, dim=1) if self.config.similarity == "cosine" else self._items
@@ -274,7 +261,7 @@ class SequenceModel(SequenceScorer, ProductModel):
 
     @torch.no_grad()
     def _latest(self, histories: Sequences) -> Tensor:
-        """The latest moment of each history, [histories.n, d]; zeros for an empty one."""
+        """State after the last item of each history, [histories.n, d]; zeros for an empty one."""
         if not self._items.numel():
             self.refresh()
         vectors = self._items.new_zeros(histories.n, self._items.shape[1])
@@ -293,27 +280,24 @@ class SequenceModel(SequenceScorer, ProductModel):
 
 
 def _by_length(lengths: Int64) -> list[npt.NDArray[np.int64]]:
-    """Rows of similar length together, a few groups of equal size."""
+    """Rows sorted by length, in ``GROUPS`` groups of equal size."""
     order = np.argsort(lengths, kind="stable")
     return [part for part in np.array_split(order, GROUPS) if part.size]
 
 
-def _kept(groups: Sequence[Windows], kept: npt.NDArray[np.bool_]) -> list[Windows]:
-    """The same windows, with fewer moments to be found."""
-    found, first = [], 0
+def _select_targets(groups: Sequence[Windows], selected: npt.NDArray[np.bool_]) -> list[Windows]:
+    """The same windows with some of their target positions."""
+    result, first = [], 0
     for windows in groups:
         at = windows.at.clone()
         n = int(at.sum())
-        at[windows.at] = torch.from_numpy(kept[first : first + n])
-        found.append(replace(windows, at=at))
+        at[windows.at] = torch.from_numpy(selected[first : first + n])
+        result.append(replace(windows, at=at))
         first += n
-    return found
+    return result
 
 
-def places(windows: Windows, window: int) -> Tensor:
-    """Place of every item counted from the end of its window: ``window − 1`` for the latest, int64 [b, L].
-
-    Behind the real items it is ``window − 1``, too; nothing reads it there.
-    """
+def positions(windows: Windows, window: int) -> Tensor:
+    """Position of every item, counted so that the latest has ``window − 1``: int64 [b, L]; unused for padding."""
     at = torch.arange(windows.items.shape[1], device=windows.items.device)
     return (window - windows.n_valid[:, None] + at).clamp(max=window - 1)

@@ -1,4 +1,4 @@
-"""What a search may try: a range, or a choice. A ``GridParameter`` — a ladder of values — is the third kind."""
+"""Dimensions of a search space: ranges and choices. ``GridParameter``, a grid of values, is the third kind."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole numbers where both are.
+    """Numbers from ``low`` to ``high``, both included; integers if both are.
 
     Attributes:
         name: field of the model's configuration, or ``"train.<field>"`` of the training settings.
-        low: smallest value; a default below it is tried all the same.
-        high: largest value; likewise.
-        log: equal ratios are equally likely rather than equal differences; ``low`` and the default are then above 0
-            (where 0 is worth a try, a ``GridParameter`` can have it on its ladder).
-        step: distance of two neighbours, counted from ``low``; None for 1 (whole numbers) or any (others).
-        when: an earlier name of the space and its values at which this one matters; None for always.
+        low: smallest value; a smaller default is tried, too.
+        high: largest value; a larger default is tried, too.
+        log: whether to sample on a log scale; ``low`` and the default must then be above 0 (use a ``GridParameter``
+            to include 0).
+        step: distance of neighbouring values, counted from ``low``; None for 1 (integers) or any (others).
+        when: an earlier name of the space and the values for which this parameter matters; None for always.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values without an order.
+    """One of several unordered values.
 
     Attributes:
         name: as for ``Range``.
-        values: what may be tried; a default that is not among them is tried all the same.
+        values: values to try; a default that is not among them is tried, too.
         when: as for ``Range``.
     """
 

@@ -1,7 +1,7 @@
-"""Linear models with sparse item weights: scores are ``inputs @ W`` with W in CSR, items below and pseudo-items too.
+"""Linear models with sparse weights: scores are ``inputs @ W`` with W in CSR, one row per item and pseudo-item.
 
-Everything that such a model is asked for stays sparse: ranking lists and expected ranks come straight from the
-sparse product (``relrank.kernels.sparse_ranking``), exactly and in memory that does not grow with users × items.
+Rankings and expected ranks are computed from the sparse product (``relrank.kernels.sparse_ranking``), exactly and in
+memory that does not grow with users × items.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from relrank.models.core.base import HistoryScorer, Shapes, history_rows, user_r
 
 
 class SparseLinear(HistoryScorer):
-    """A closed form whose solution is a sparse matrix of weights, inputs by items.
+    """A closed form whose solution is a sparse matrix W, inputs by items.
 
-    The inputs of a user are their training items; a model with further inputs overrides ``inputs``. A subclass sets
-    the weights with ``set_weights``.
+    The inputs of a user are their training items; a model with further inputs overrides ``inputs``. ``solve`` calls
+    ``set_weights``.
     """
 
     is_sparse_product: ClassVar[bool] = True
@@ -33,7 +33,7 @@ class SparseLinear(HistoryScorer):
     weights: Tensor
 
     def set_weights(self, weights: Csr) -> None:
-        """Take W, [n_inputs, n_items], as the solution."""
+        """Set W, [n_inputs, n_items]."""
         self.indptr, self.indices, self.weights = map(
             torch.from_numpy, (weights.indptr, weights.indices, weights.data)
         )
@@ -43,7 +43,7 @@ class SparseLinear(HistoryScorer):
         return Csr(self.indptr.numpy(), self.indices.numpy(), self.weights.numpy(), self.graph.n_items)
 
     def inputs(self, users: Tensor) -> Csr:
-        """What the weights are multiplied with, for user rows int64 [B]: CSR [B, n_inputs].
+        """Left factor of the scores for user rows int64 [B]: CSR [B, n_inputs].
 
         Raises:
             InputError: a user row outside the graph.
@@ -51,7 +51,7 @@ class SparseLinear(HistoryScorer):
         return self.history.take(user_rows(users, self.graph.n_users))
 
     def history_inputs(self, histories: Sequence[Tensor]) -> Csr:
-        """The same for users never seen in training: item rows per user → CSR [len(histories), n_items].
+        """``inputs`` of users unseen during training: item rows per user → CSR [len(histories), n_items].
 
         Raises:
             InputError: an item row outside the catalogue.

@@ -1,9 +1,9 @@
-"""Models that score a user and an item by the product of their vectors, under any loss with any negatives.
+"""Models that score by the product of a user's and an item's vector, with any loss and any negative sampling.
 
-An encoder gives vectors; this file draws the negatives, scores and computes the loss, so that two encoders can differ
-in nothing but the encoder. The vector beside the item's is a user's (``VectorModel``), or that of a moment in a
-history (``relrank.models.core.sequence``). Scores are dot products, or cosines divided by a temperature in training.
-Where interactions do not all weigh the same, a batch keeps each edge with a chance in proportion to its weight.
+An encoder gives the vectors; negatives, scores and losses are here, so that two encoders differ in the encoder alone.
+The user's vector belongs to the user (``VectorModel``) or to a position in the history
+(``relrank.models.core.sequence``). Scores are dot products or cosines, divided by a temperature in training. If
+interactions have different weights, a batch keeps each edge with a probability proportional to its weight.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ Similarity = Literal["cosine", "dot"]
 
 @dataclass(frozen=True, slots=True)
 class VectorConfig:
-    """Hyper-parameters that every encoder shares: size, loss and negatives."""
+    """Hyper-parameters of every encoder: dimension, loss and negative sampling."""
 
     dim: PositiveInt = 64
-    """Length of a vector; a multiple of 16 takes the fast kernel."""
+    """Embedding dimension; multiples of 16 use the fast kernel."""
     loss: Loss = "softmax"
     """Sampled softmax, softmax over the whole catalogue, BPR, binary cross-entropy, or its generalised form."""
     similarity: Similarity = "cosine"
@@ -54,17 +54,17 @@ class VectorConfig:
     temperature: Positive = 0.1
     """Scores are divided by it inside the loss; 1 with dot products is the plain form of BPR and BCE."""
     sampling: Sampling = "uniform"
-    """How negatives are drawn: all items alike, by popularity^power, the batch's positives, or half and half."""
+    """Negative sampling: uniform, by popularity^power, in-batch positives, or half uniform and half in-batch."""
     negatives: PositiveInt = 1024
-    """Items drawn per batch (``shared``) or per training edge."""
+    """Negatives per batch (``shared``) or per training edge."""
     shared: bool = True
     """Whether the edges of a batch share their negatives."""
     hardest: NonNegativeInt = 0
-    """Keep the highest-scored so many of the negatives drawn; 0 keeps all."""
+    """Number of highest-scored negatives kept; 0 keeps all."""
     power: Power = 0.75
     """Exponent of popularity sampling (Mikolov et al. 2013)."""
     log_q: bool = True
-    """Correct a softmax for how likely its negatives were drawn (Bengio & Senécal 2008)."""
+    """Correct the softmax for the sampling probabilities of the negatives (Bengio & Senécal 2008)."""
     calibration: UnitInterval = 0.75
     """t of gBCE (Petrov & Macdonald 2023): 0 is BCE, 1 fully calibrated."""
     contrast: NonNegative = 0.0
@@ -72,30 +72,30 @@ class VectorConfig:
     contrast_temperature: Positive = 0.2
     """Temperature of InfoNCE."""
     noise: NonNegative = 0.1
-    """Length of the noise that makes a view."""
+    """Length of the noise that creates a view."""
     l2: NonNegative = 0.0
     """Penalty on the unpropagated vectors of a batch (He et al. 2020, eq. 15)."""
     init_scale: Positive = 0.1
-    """Standard deviation of the starting vectors."""
+    """Standard deviation of the initial vectors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What one step needs, drawn on the CPU, perhaps ahead of time; nodes are listed once.
+    """Inputs of one training step, prepared on the CPU; nodes are listed once.
 
     Attributes:
         users: distinct user rows, int64 [U].
         items: distinct item rows, int64 [C]: positives and negatives.
-        user_index: place of each edge's user in ``users``, int64 [B].
-        positive_index: place of each edge's positive in ``items``, int64 [B].
-        negative_index: places of the negatives in ``items``: int64 [n] for all edges, [B, n] for each; None for the
-            softmax over the whole catalogue, where ``items`` is the catalogue, or all of it that may be a negative.
+        user_index: index of each edge's user in ``users``, int64 [B].
+        positive_index: index of each edge's positive in ``items``, int64 [B].
+        negative_index: indices of the negatives in ``items``: int64 [n] for all edges, [B, n] per edge; None for the
+            softmax over the whole catalogue, where ``items`` are all items that may be negatives.
         excluded: bool [B, n], True where a "negative" is one of the user's own items.
-        known: for the whole catalogue: the users' own items as places in ``users`` and in ``items``, which the
-            softmax leaves out; None leaves nothing out.
-        log_q: log-probability of drawing each of ``items``, float32 [C], or None.
+        known: for the whole catalogue, the users' own items as indices in ``users`` and ``items``, which the softmax
+            excludes; None excludes nothing.
+        log_q: log-probability of sampling each of ``items``, float32 [C], or None.
         seed: of the noise in this step.
-        encoder_inputs: what the encoder prepared.
+        encoder_inputs: further inputs of the encoder.
     """
 
     users: Tensor
@@ -110,7 +110,7 @@ class Batch:
     encoder_inputs: Any = None
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """A copy on a device."""
 
         def move(value: Any) -> Any:
             if isinstance(value, tuple):
@@ -138,7 +138,7 @@ class BatchItems:
         noise: np.random.SeedSequence,
         encoder_inputs: Any,
     ) -> Batch:
-        """The batch of these items."""
+        """The batch with these items."""
         u, i, u_at, i_at = (torch.from_numpy(a) for a in (users, self.items, user_index, self.positive_index))
         at, excluded, log_q = (
             None if a is None else torch.from_numpy(a) for a in (self.negative_index, self.excluded, self.log_q)
@@ -147,38 +147,40 @@ class BatchItems:
 
 
 class ProductModel(Trained):
-    """Negatives, products and losses around an encoder.
+    """Negatives, scores and losses for an encoder.
 
-    A subclass gives ``prepare``, which makes a ``Batch`` of what ``draw`` found, and ``encode``.
+    A subclass gives ``table``, its free vectors; ``prepare``, which makes a ``Batch`` of the items from ``draw``; and
+    ``encode``.
     """
 
     config: Any
+    table: Tensor
     Config: ClassVar[type] = VectorConfig
 
     def __init__(self, graph: Graph, config: Any = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        # what score reads: derived from the parameters, so never saved
+        # derived from the parameters, so not saved
         self.register_buffer("_items", torch.empty(0), persistent=False)
         self._items: Tensor
         self._sampler: NegativeSampler | None = None
         if c.loss != "full-softmax":
             self._sampler = NegativeSampler(self.history, c.sampling, c.negatives, c.shared, c.power)
         weights = self.history.data
-        self._chances: Float32 | None = None
+        self._sampling_probability: Float32 | None = None
         if weights.size and weights.min() < weights.max():
-            self._chances = weights / weights.max()
+            self._sampling_probability = weights / weights.max()
             self._edges: Int64 = self.history.rows().astype(np.int64) * graph.n_items + self.history.indices
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The temperature: what else is worth a ladder is learned."""
+        """The temperature."""
         del graph
         return (GridParameter("temperature", (0.05, 0.07, 0.1, 0.14, 0.2), 0.1),)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """Loss and its temperature, learning rate and penalty; what the encoder adds comes on top."""
+        """Loss, similarity, temperature, sampling, penalty and learning rate; subclasses add the encoder's."""
         del graph
         softmaxes = ("softmax", "full-softmax")
         return (
@@ -190,35 +192,42 @@ class ProductModel(Trained):
             Range("train.lr", 3e-3, 5e-2, log=True),
         )
 
+    def init_weights(self, seed: int) -> None:
+        """Normal free vectors; the encoder's parameters by ``init_encoder``."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+            self.init_encoder(generator)
+        self.clear_derived()
+
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Initialise further parameters; called without gradients."""
+        del generator
+
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors of ``batch.users`` [U, d] and ``batch.items`` [C, d], with gradients."""
 
     def offsets(self, batch: Batch) -> Tensor | None:
-        """What is added to the scores of ``batch.users`` and the whole catalogue, [U, n_items], or nothing.
-
-        It is on the scale of scores divided by the temperature.
-        """
+        """Terms added to the scores of ``batch.users``, already divided by the temperature: [U, n_items] or None."""
         del batch
         return None
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The unpropagated vectors of ``batch.users`` and ``batch.items``, for ``l2``."""
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The unpropagated vectors of ``batch.users`` and ``batch.items``, which ``l2`` penalises."""
         del batch
-        raise InputError(
-            "model has no vectors of its own to penalise", where=self.name, expected="l2 = 0", found="l2"
-        )
+        raise InputError("model has no free vectors to penalise", where=self.name, expected="l2 = 0", found="l2")
 
     def contrastive_views(
         self, batch: Batch, users: Tensor, items: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Two views of the users and two of the items for InfoNCE: by default the vectors under two noises."""
+        """Two views of the users and two of the items for InfoNCE: by default the vectors with independent noise."""
         generator = torch.Generator(users.device).manual_seed(batch.seed)
         one, other = (tuple(add_noise(x, self.config.noise, generator) for x in (users, items)) for _ in range(2))
         return (one[0], other[0]), (one[1], other[1])
 
     def draw(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> BatchItems:
-        """Items of a batch: the positives and what is drawn beside them, or the whole catalogue.
+        """Items of a batch: positives and sampled negatives, or the whole catalogue.
 
         Args:
             users: user rows [B].
@@ -228,34 +237,34 @@ class ProductModel(Trained):
         if self._sampler is None:
             return BatchItems(np.arange(self.graph.n_items), positives, None, None, None)
         self._sampler.parallel = self.parallel
-        drawn = self._sampler.draw(users, positives, seed)
-        items, at = distinct(np.concatenate([positives, drawn.items]), self.graph.n_items)
-        positive_index, place = at[: positives.size], at[positives.size :]
+        sampled = self._sampler.draw(users, positives, seed)
+        items, at = distinct(np.concatenate([positives, sampled.items]), self.graph.n_items)
+        positive_index, negative_index = at[: positives.size], at[positives.size :]
         log_q = None
-        if drawn.log_q is not None and self.config.log_q:
+        if sampled.log_q is not None and self.config.log_q:
             log_q = np.zeros(items.size, np.float32)
-            log_q[place] = drawn.log_q
-        return BatchItems(
-            items, positive_index, place if drawn.columns is None else place[drawn.columns], drawn.excluded, log_q
-        )
+            log_q[negative_index] = sampled.log_q
+        if sampled.columns is not None:
+            negative_index = negative_index[sampled.columns]
+        return BatchItems(items, positive_index, negative_index, sampled.excluded, log_q)
 
-    def _thinned(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
-        """Which edges of a batch are learned from: each with a chance of its weight over the largest, one at least.
+    def _sample_edges(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> npt.NDArray[np.bool_]:
+        """Edges of a batch that are trained on, at least one: each with probability weight / largest weight.
 
-        Over an epoch an edge then counts about as often as its weight says, for any loss; a batch's mean is over the
-        edges that it keeps. No edge leaves the graph.
+        So an edge counts in proportion to its weight, for any loss; the loss is a mean over the sampled edges. All
+        edges stay in the graph.
         """
-        assert self._chances is not None
+        assert self._sampling_probability is not None
         edges = users * self.graph.n_items + positives
         at = np.minimum(np.searchsorted(self._edges, edges), self._edges.size - 1)
-        chance = np.where(self._edges[at] == edges, self._chances[at], 1)
-        kept: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(edges.size) < chance
-        if not kept.any():
-            kept[chance.argmax()] = True
-        return kept
+        probability = np.where(self._edges[at] == edges, self._sampling_probability[at], 1)
+        sampled: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(edges.size) < probability
+        if not sampled.any():
+            sampled[probability.argmax()] = True
+        return sampled
 
     def loss(self, batch: Batch) -> Tensor:
-        """The configured loss of one batch, with the penalty and the contrast if there are any."""
+        """The configured ranking loss, plus penalty and contrast."""
         c = self.config
         users, items = self.encode(batch)
         raw = users, items
@@ -280,11 +289,12 @@ class ProductModel(Trained):
         if batch.negative_index is None:
             scores = users @ items.T
             if offsets is not None:
-                among = offsets if len(items) == offsets.shape[1] else offsets.index_select(1, batch.items)
-                scores = scores + among * c.temperature
+                if len(items) != offsets.shape[1]:
+                    offsets = offsets.index_select(1, batch.items)
+                scores = scores + offsets * c.temperature
             return losses.full_softmax(scores, batch.user_index, batch.positive_index, batch.known, c.temperature)
         excluded, at = batch.excluded, batch.negative_index
-        if at.dim() == 2 and len(items) > at.shape[1] * users.shape[1]:  # fewer numbers than all products
+        if at.dim() == 2 and len(items) > at.shape[1] * users.shape[1]:  # cheaper than all products
             scores = edge_products(users, items, batch.user_index, torch.cat([batch.positive_index[:, None], at], 1))
             positive, negative = scores[:, 0], scores[:, 1:]
         else:
@@ -318,14 +328,14 @@ class ProductModel(Trained):
 
     def _penalty(self, batch: Batch) -> Tensor:
         """½ ‖·‖² of every edge's user, positive and own negatives, mean over the edges."""
-        users, items = (x.square().sum(1) for x in self.ridge_gram(batch))
+        users, items = (x.square().sum(1) for x in self.penalised_vectors(batch))
         total = users[batch.user_index].sum() + items[batch.positive_index].sum()
         if batch.negative_index is not None:
             total = total + items[batch.negative_index].sum()
         return 0.5 * total / len(batch.user_index)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Set the parameters; scores follow at the next question."""
+        """Set the parameters and drop cached vectors."""
         self.load_state_dict(dict(state))
         self.clear_derived()
 
@@ -335,12 +345,12 @@ class ProductModel(Trained):
         return self._items
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters."""
+        """Drop cached vectors of earlier parameters."""
         self._items = torch.empty(0, device=self._items.device)
 
 
 class VectorModel(ProductModel):
-    """An encoder of users and items with everything around it.
+    """Training and scoring of an encoder of users and items.
 
     A subclass gives ``encode`` (vectors of a batch, with gradients), ``encode_all`` and ``encode_histories``.
     """
@@ -356,37 +366,41 @@ class VectorModel(ProductModel):
 
     @abstractmethod
     def encode_histories(self, rows: Csr) -> Tensor:
-        """Vectors of users who were not there in training, from their items: [rows.n_rows, d]."""
+        """Vectors of users unseen during training, from their items: [rows.n_rows, d]."""
 
     def encoder_inputs(
         self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
     ) -> Any:
-        """What ``encode`` needs beside the rows, such as sampled neighbours; runs on the CPU, perhaps in a thread.
+        """Further inputs of ``encode``, such as sampled neighbours; runs on the CPU, perhaps in another thread.
 
         Args:
             users: distinct user rows of the batch.
             items: distinct item rows of the batch.
             edges: the batch's training edges, (user rows, item rows).
-            seed: of whatever is drawn.
+            seed: of the random draws.
         """
         del users, items, edges, seed
 
+    def rows_of(self, table: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the batch's users and items in a table of all users, then all items."""
+        return table.index_select(0, batch.users), table.index_select(0, batch.items + self.graph.n_users)
+
     def prepare(self, users: Int64, positives: Int64, seed: np.random.SeedSequence) -> Batch:
-        """Distinct nodes, negatives and the encoder's messages of one batch of training edges."""
-        draw, walk, noise, thinning = seed.spawn(4)
-        if self._chances is not None:
-            kept = self._thinned(users, positives, thinning)
-            users, positives = users[kept], positives[kept]
-        present, user_index = distinct(users, self.graph.n_users)
-        chosen, known = self.draw(users, positives, draw), None
-        if chosen.negative_index is None:
-            mine = self.history.take(present)
-            columns = mine.indices.astype(np.int64)
-            if chosen.items.size < self.graph.n_items:
-                columns = np.searchsorted(chosen.items, columns)
-            known = torch.from_numpy(mine.rows().astype(np.int64)), torch.from_numpy(columns)
-        encoder_inputs = self.encoder_inputs(present, chosen.items, (users, positives), walk)
-        return chosen.batch(present, user_index, known, noise, encoder_inputs)
+        """Distinct nodes, negatives and encoder inputs of one batch of training edges."""
+        draw, encoder_seed, noise, thinning = seed.spawn(4)
+        if self._sampling_probability is not None:
+            sampled = self._sample_edges(users, positives, thinning)
+            users, positives = users[sampled], positives[sampled]
+        unique_users, user_index = distinct(users, self.graph.n_users)
+        items, known = self.draw(users, positives, draw), None
+        if items.negative_index is None:
+            histories = self.history.take(unique_users)
+            columns = histories.indices.astype(np.int64)
+            if items.items.size < self.graph.n_items:
+                columns = np.searchsorted(items.items, columns)
+            known = torch.from_numpy(histories.rows().astype(np.int64)), torch.from_numpy(columns)
+        encoder_inputs = self.encoder_inputs(unique_users, items.items, (users, positives), encoder_seed)
+        return items.batch(unique_users, user_index, known, noise, encoder_inputs)
 
     def refresh(self) -> None:
         """Encode all users and items once."""
@@ -397,9 +411,9 @@ class VectorModel(ProductModel):
         self._users, self._items = users, items
 
     def encoded(self) -> tuple[Tensor, Tensor]:
-        """The vectors whose products are ``score``: all users [n_users, d] and all items [n_items, d].
+        """Vectors of all users [n_users, d] and items [n_items, d] whose products are the scores.
 
-        Where scores are cosines they have length 1.
+        They have length 1 under cosine similarity.
         """
         if not self._items.numel():
             self.refresh()
@@ -407,7 +421,7 @@ class VectorModel(ProductModel):
 
     @property
     def is_dot_product(self) -> bool:
-        """Whether scores are products of the vectors below and nothing else: not where a subclass says otherwise."""
+        """Whether scores are exactly products of the vectors below; False if a subclass overrides scoring."""
         return is_dot_product_model(self)
 
     def item_vectors(self) -> Tensor:
@@ -434,33 +448,33 @@ class VectorModel(ProductModel):
         return functional.normalize(users, dim=1) if self.config.similarity == "cosine" else users
 
     def score(self, users: Tensor) -> Tensor:
-        """Products of encoded vectors, never of raw tables."""
+        """Products of the encoded vectors."""
         return self.user_vectors(users) @ self.item_vectors().T
 
     @torch.no_grad()
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """Products of the vectors that the histories give."""
+        """Products of the histories' vectors and the items'."""
         items = self.item_vectors()
         return self.history_vectors(histories) @ items.T
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters."""
+        """Drop cached vectors of earlier parameters."""
         super().clear_derived()
         self._users = self._items
 
 
 def methods_not_overridden(model: object, kind: type, *methods: str) -> bool:
-    """Whether a model's methods are those of this class: neither overridden nor replaced."""
+    """Whether a model has these methods from the class ``kind``, neither overridden nor replaced."""
     return all(getattr(getattr(model, m), "__func__", None) is getattr(kind, m) for m in methods)
 
 
 def is_dot_product_model(model: object) -> TypeGuard[VectorModel]:
-    """Whether every score, of users and of histories, is a product of the vectors that the model keeps."""
+    """Whether scores of users and of histories are exactly products of the model's vectors."""
     return isinstance(model, VectorModel) and methods_not_overridden(model, VectorModel, "score", "fold_in")
 
 
 def add_noise(x: Tensor, length: float, generator: torch.Generator) -> Tensor:
-    """Noise of a given length in the orthant of the vector itself (Yu et al. 2022, eq. 8)."""
-    # drawn in one precision, so that it is the same noise in all
+    """Add noise of a given length in the same orthant as the vector (Yu et al. 2022, eq. 8)."""
+    # drawn in float32, so that every precision gets the same noise
     drawn = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32).to(x.dtype)
     return x + x.sign() * functional.normalize(drawn, dim=1) * length

@@ -1,6 +1,6 @@
-"""GraphSAGE that reads node features, and in training leaves out own vectors so that features learn to stand alone.
+"""GraphSAGE with node features, which drops free vectors in training so that features also work without them.
 
-A new item is what its features and relations say, a new user what the history, and perhaps features, say.
+New items are represented by their features and relations, new users by their history.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class FeatureGraphSAGEConfig(GraphSAGEConfig):
 
 
 class FeatureGraphSAGE(GraphSAGE):
-    """Means of neighbours, over features."""
+    """GraphSAGE with node features."""
 
     name = "graphsage-features"
     Config = FeatureGraphSAGEConfig
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """As GraphSAGE's; the share of own vectors left out."""
+        """That of GraphSAGE, and the dropout of free vectors."""
         return *super().space(graph), GridParameter("own_dropout", (0.0, 0.1, 0.2, 0.4), 0.1)

@@ -1,11 +1,10 @@
-"""GraphSAGE with mean aggregation (Hamilton, Ying & Leskovec 2017, alg. 1), on sampled neighbours or the whole graph.
+"""GraphSAGE with mean aggregation (Hamilton, Ying & Leskovec 2017, alg. 1), on sampled neighbours or the full graph.
 
-    h_i' = W₁ h_i + W₂ · mean over the relations that reach i of (mean_{j ∈ N_r(i)} h_j)
+    h_i' = W₁ h_i + W₂ · mean_{r: N_r(i) ≠ ∅} (mean_{j ∈ N_r(i)} h_j)
 
-The two matrices know no relation: every relation that a node has counts alike, whatever its number of edges, which
-keeps a relation of millions of edges from drowning the others. With one relation and ``residual = false`` it is the
-published layer, but for the normalisation of every state to length 1. Both matrices start near the identity, so that
-a fresh network averages instead of scrambling.
+The matrices are shared by all relations, and each relation of a node counts equally, so that one with millions of
+edges does not dominate. With one relation and ``residual = false`` it is the published layer, without normalising the
+states. Both matrices start near the identity, so that an untrained network averages neighbours.
 """
 
 from __future__ import annotations
@@ -26,7 +25,12 @@ class GraphSAGEConfig(MessagePassingConfig):
 
 
 class MeanLayer(nn.Module):
-    """One layer for all relations together."""
+    """One layer, shared by all relations.
+
+    Attributes:
+        own: W₁ and a bias.
+        neighbours: W₂.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -34,7 +38,7 @@ class MeanLayer(nn.Module):
         self.neighbours = nn.Linear(dim, dim, bias=False)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Near the identity."""
+        """Both matrices near the identity, no bias."""
         dim = self.own.in_features
         for linear in (self.own, self.neighbours):
             noise = torch.randn(dim, dim, generator=generator) * 0.1 / dim**0.5
@@ -43,22 +47,21 @@ class MeanLayer(nn.Module):
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[n_src, dim] → [n_dst, dim]."""
-        total, reached = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
+        total, n_relations = x.new_zeros(block.n_dst, x.shape[1]), x.new_zeros(block.n_dst, 1)
         for edges in block.edges:
             if edges.indices.numel():
                 total = total + neighbour_mean(x, edges)
-                reached = reached + (edges.indptr.diff() > 0)[:, None]
-        out: Tensor = self.own(x[: block.n_dst]) + self.neighbours(total / reached.clamp(min=1))
+                n_relations = n_relations + (edges.indptr.diff() > 0)[:, None]
+        out: Tensor = self.own(x[: block.n_dst]) + self.neighbours(total / n_relations.clamp(min=1))
         return out
 
 
 class GraphSAGE(MessagePassing):
-    """Means of neighbours."""
+    """GraphSAGE over all relations."""
 
     name = "graphsage"
     Config = GraphSAGEConfig
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The mean layer."""
-        del number
         return MeanLayer(self.config.dim)

@@ -1,16 +1,15 @@
 """Heterogeneous graph transformer (Hu et al. 2020, eq. 3 to 5).
 
-    a_ij = softmax over all neighbours j of i, of all edge types, of μ_r · (Q_i · K_j A_r) / √d      for each head
+    a_ij = softmax_j(μ_r · (Q_i · K_j A_r) / √d), over the neighbours j of i in all edge types r         (each head)
     h_i' = α · O(gelu(Σ_j a_ij · V_j M_r)) + (1 − α) · h_i,      α = sigmoid(skip)
 
-Q, K, V and O are linear maps [dim, dim] of a node's type, with d = dim / heads entries a head; A_r and M_r are [d, d]
-and μ_r a number for each edge type and head, an edge type being one direction of one relation; each node type has one
-skip. Edge weights are not read. The attention of a node is one softmax over all its edges, so a relation of many
-edges has a larger share of it.
+Q, K, V and O are linear maps [dim, dim] per node type, with d = dim / heads entries per head. A_r and M_r [d, d] and
+the number μ_r belong to an edge type (one direction of one relation) and a head; each node type has one skip. Edge
+weights are not used. A node has one softmax over all its edges, so that relations with many edges get a larger share.
 
-The layer has a non-linearity of its own, so nothing follows it. It has a way past it of its own, too, α; still
-``residual`` is on: with α alone the mean of the neighbours drowns a node's own state, and validation is lower. V, M_r
-and O start near the identity (O at twice, for gelu halves small numbers), so that a fresh network averages.
+The layer includes a non-linearity, so none follows it. ``residual`` is on although α is a skip connection: with α
+alone, the neighbours' mean dominates a node's own state, and validation is lower. V and M_r start near the identity
+and O near twice the identity, since gelu halves small numbers, so that an untrained network averages neighbours.
 """
 
 from __future__ import annotations
@@ -37,11 +36,20 @@ class HGTConfig(MessagePassingConfig):
     """Hyper-parameters of the heterogeneous graph transformer."""
 
     heads: PositiveInt = 2
-    """Heads of attention; they divide ``dim``."""
+    """Attention heads; a divisor of ``dim``."""
 
 
 class TransformerLayer(nn.Module):
-    """One layer over a block."""
+    """One layer.
+
+    Attributes:
+        projections: [K, Q, V] per node type, each one linear layer dim → 3 · dim.
+        outputs: O per node type.
+        key_maps: A, [heads, edge types, d, d].
+        value_maps: M, [heads, edge types, d, d].
+        prior: μ, [edge types, heads].
+        skip: [node types].
+    """
 
     def __init__(self, dim: int, adjacency: Adjacency, heads: int) -> None:
         super().__init__()
@@ -56,7 +64,7 @@ class TransformerLayer(nn.Module):
         self.skip = nn.Parameter(torch.empty(len(names)))
 
     def reset(self, generator: torch.Generator) -> None:
-        """Q and K Glorot, values near the identity, no bias, every skip and μ at one."""
+        """Q and K Glorot; V, A and M near the identity, O near twice it; no bias; skip and μ at one."""
         for projection, output in zip(self.projections, self.outputs, strict=True):
             assert isinstance(projection, nn.Linear)
             assert isinstance(output, nn.Linear)
@@ -73,7 +81,7 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[n_src, dim] → [n_dst, dim]."""
-        rows, place = rows_by_type(block.nodes, self._types)
+        rows, index = rows_by_type(block.nodes, self._types)
         heads, dim = self._heads, x.shape[1]
         keys, queries, values = [], x.new_zeros(block.n_src, dim), []
         for here, projection in zip(rows.values(), self.projections, strict=True):
@@ -82,51 +90,50 @@ class TransformerLayer(nn.Module):
             values.append(value.view(-1, heads, dim // heads).transpose(0, 1))
             queries = queries.index_add(0, here, query.to(x.dtype))
         tables, first, edges = [], 0, []
-        place_of = place.cpu().numpy()
+        index_of = index.cpu().numpy()
         for k, source in enumerate(self._sources):
             indptr, indices = (t.cpu().numpy() for t in block.edges[k][:2])
-            edges.append((indptr, place_of[indices] + first))
-            if indices.size:  # only sources that somebody listens to
+            edges.append((indptr, index_of[indices] + first))
+            if indices.size:  # edge types without edges need no tables
                 tables.append((keys[source] @ self.key_maps[:, k], values[source] @ self.value_maps[:, k]))
                 first += keys[source].shape[1]
-        heard = x.new_zeros(block.n_dst, dim)
+        attended = x.new_zeros(block.n_dst, dim)
         if tables:
             key, value = (torch.cat(parts, dim=1).transpose(0, 1) for parts in zip(*tables, strict=True))
             query = queries[: block.n_dst].view(-1, heads, dim // heads)
             neighbours = Neighbours(*joined(edges, block.n_dst))
             scale = (dim // heads) ** -0.5
-            heard = dot_attention(query, key, value, self.prior, neighbours, scale).flatten(1).to(x.dtype)
+            attended = dot_attention(query, key, value, self.prior, neighbours, scale).flatten(1).to(x.dtype)
         out = x.new_zeros(block.n_dst, dim)
         for t, (here, output) in enumerate(zip(rows.values(), self.outputs, strict=True)):
-            kept = here[: int((here < block.n_dst).sum())]
+            dst = here[: int((here < block.n_dst).sum())]
             alpha = self.skip[t].sigmoid()
-            state = output(functional.gelu(heard.index_select(0, kept))).to(x.dtype)
-            out = out.index_add(0, kept, alpha * state + (1 - alpha) * x.index_select(0, kept))
+            state = output(functional.gelu(attended.index_select(0, dst))).to(x.dtype)
+            out = out.index_add(0, dst, alpha * state + (1 - alpha) * x.index_select(0, dst))
         return out
 
 
 class HGT(MessagePassing):
-    """Attention that knows the types of nodes and edges."""
+    """Heterogeneous graph transformer."""
 
     name = "hgt"
     Config = HGTConfig
-    counts_silence = True  # attention runs over all relations at once
-    sweep_edges: ClassVar[int] = 1 << 18  # elsewhere than on a CPU messages are made edge by edge
+    counts_zero_neighbours = True  # one softmax over all relations
+    sweep_edges: ClassVar[int] = 1 << 18  # on other devices than CPUs, messages are materialised per edge
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """As for every graph network, but its attention diverges at the rates that others like best."""
+        """That of every graph network, with smaller learning rates: its attention diverges at larger ones."""
         rest = (d for d in super().space(graph) if d.name != "train.lr")
         return *rest, Range("train.lr", 1e-3, 1e-2, log=True)
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """Heads divide the vector."""
+        """``heads`` must divide ``dim``."""
         check_heads(config, where)
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The transformer layer."""
-        del number
         return TransformerLayer(self.config.dim, self.adjacency, self.config.heads)
 
     def _apply_layer(self, number: int, x: Tensor, block: Block) -> Tensor:

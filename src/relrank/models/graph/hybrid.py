@@ -4,15 +4,14 @@
     concat:  h_v = g_v + MLP([g_v ‖ f_v])
     gate:    h_v = γ_v ⊙ g_v + (1 − γ_v) ⊙ MLP(f_v),      γ_v = σ(W [g_v ‖ f_v] + b)
 
-for users and for items, as far as the type has features; h_v = g_v for a type without. The MLPs have one hidden layer
-and a linear end, so entries of both signs. Scores are products of the *fused* vectors on both sides.
+for users and for items, if the node type has features; otherwise h_v = g_v. The MLPs have one hidden layer and a
+linear output. Scores are products of the fused vectors h.
 
-The table E is learned (``live``), or the leading singular vectors of the normalised interactions Â (``frozen``): V
-for items, and for users, old and new, the projection ÂV. A frozen table is solved, never left at a random start.
+The table E is learned (``live``), or consists of the leading singular vectors of the normalised interactions Â
+(``frozen``): V for items and the projection ÂV for known and new users.
 
-A user or item without training edges has no vector of its own: its g comes from relations alone. Where nothing
-comes, g = 0, and γ is 0 whatever the gate has learned, so that the features speak with their full weight.
-``graph_dropout`` lets both fusions practise this in training.
+A user or item without training edges has no row in E, so its g comes from relations alone. If g = 0, then γ = 0
+whatever the gate has learned, and the features count fully. ``graph_dropout`` trains both fusions for this case.
 
 Gates: Arevalo et al. 2017, "Gated Multimodal Units"; dropped inputs: Volkovs et al. 2017, "DropoutNet".
 """
@@ -44,7 +43,7 @@ How = Literal["concat", "gate"]
 Embeddings = Literal["live", "frozen"]
 
 ROWS = 1 << 16
-"""Nodes that are fused at a time outside training."""
+"""Nodes fused at a time outside training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +51,22 @@ class HybridConfig(RelationalLightGCNConfig):
     """Hyper-parameters of the hybrid."""
 
     fusion: How = "gate"
-    """How graph and features meet: an MLP of both on top of the graph's vector, or a gate between the two."""
+    """Fusion of graph and features: an MLP of both added to g, or a gate between the two."""
     embeddings: Embeddings = "live"
-    """Whether the graph's table is learned, or solved once and held; ``l2`` does nothing to a held one."""
+    """Whether E is learned, or solved once and frozen; ``l2`` has no effect on a frozen table."""
     gate_start: OpenUnitInterval = 0.5
-    """γ before training, in every entry of every node: the graph's share."""
+    """Initial γ of all nodes: the weight of the graph."""
     graph_dropout: DropFraction = 0.2
-    """Share of a batch's nodes with features whose graph part is left out in a step. At 0 new items, which are
-    negatives and nothing else, would be ranked below all others of their kind."""
+    """Share of a batch's nodes with features whose g is dropped in a step. With 0, new items, which are only ever
+    negatives, are ranked below all others."""
 
 
 class Fusion(nn.Module):
-    """Graph part and features of the nodes of one type, made into one vector.
+    """Fusion of g and the features of one node type.
 
     Args:
         graph: has the features.
-        node_type: whose.
+        node_type: of the nodes.
         dim: length of a vector.
         how: ``concat`` or ``gate``.
     """
@@ -80,7 +79,7 @@ class Fusion(nn.Module):
         self.gate = Affine(2 * dim, dim) if how == "gate" else None
 
     def reset(self, generator: torch.Generator, scale: float, gate_start: float) -> None:
-        """Features as large as vectors; γ is ``gate_start``, and under ``concat`` h is nearly g."""
+        """Projected features as large as vectors; γ = ``gate_start``; with ``concat``, h is nearly g."""
         self.encoder.init_weights(generator, scale)
         self.hidden.reset(generator, math.sqrt(2))
         self.out.reset(generator, 1.0 if self.gate else 0.1)
@@ -88,23 +87,23 @@ class Fusion(nn.Module):
             self.gate.reset(None, bias=math.log(gate_start) - math.log1p(-gate_start))
 
     def gates(self, g: Tensor, f: Tensor) -> Tensor:
-        """γ, [b, dim]; 0 where the graph part is zero."""
+        """γ, [b, dim]; 0 where g is zero."""
         assert self.gate is not None
         gates: Tensor = self.gate(g, f).sigmoid() * g.detach().any(1, keepdim=True)
         return gates
 
     def forward(self, g: Tensor, f: Tensor) -> Tensor:
-        """The fused vectors, from graph parts and projected features: [b, dim] each."""
+        """Fused vectors h from g and f, [b, dim] each."""
         if self.gate is None:
-            fused: Tensor = g + self.out(functional.relu(self.hidden(g, f)))
-            return fused
-        gates = self.gates(g, f)
-        fused = gates * g + (1 - gates) * self.out(functional.relu(self.hidden(f)))
-        return fused
+            h: Tensor = g + self.out(functional.relu(self.hidden(g, f)))
+            return h
+        gamma = self.gates(g, f)
+        h = gamma * g + (1 - gamma) * self.out(functional.relu(self.hidden(f)))
+        return h
 
 
 class Hybrid(RelationalLightGCN):
-    """LightGCN's vectors fused with projected features."""
+    """LightGCN fused with projected features."""
 
     name = "hybrid"
     Config = HybridConfig
@@ -131,7 +130,7 @@ class Hybrid(RelationalLightGCN):
 
     @classmethod
     def check(cls, graph: Graph, config: Any) -> None:
-        """Features of users or items must be there; those of other types are not read."""
+        """Users or items must have features; those of other types are not used."""
         del config
         if not graph.features_of(graph.user) and not graph.features_of(graph.item):
             raise InputError(
@@ -143,7 +142,7 @@ class Hybrid(RelationalLightGCN):
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """As LightGCN's; how graph and features meet."""
+        """That of LightGCN, then the fusion."""
         return (
             *super().space(graph),
             Choice("fusion", ("gate", "concat")),
@@ -153,17 +152,17 @@ class Hybrid(RelationalLightGCN):
         )
 
     def init_weights(self, seed: int) -> None:
-        """Normal vectors, or the interactions' singular vectors; gates at their stated start."""
+        """Normal E, or singular vectors of the interactions; gates at their configured initial value."""
         super().init_weights(seed)
         generator = torch.Generator().manual_seed(seed)
         for side in self.fusions:
             self._fusion(side).reset(generator, self.config.init_scale, self.config.gate_start)
         if self.config.embeddings == "frozen":
             with torch.no_grad():
-                self.table.copy_(self._solved(seed))
+                self.table.copy_(self._singular_vectors(seed))
 
-    def _solved(self, seed: int) -> Tensor:
-        """Users ÂV, items V, zeros elsewhere; scaled so that items' entries have a mean square of init_scale²."""
+    def _singular_vectors(self, seed: int) -> Tensor:
+        """ÂV for users, V for items, zeros elsewhere; scaled so that V has a mean square of init_scale²."""
         graph, table = self.graph, torch.zeros(self.table.shape)
         matrix = normalise(self.history)
         rank = min(int(self.config.dim), graph.n_users, graph.n_items)
@@ -174,16 +173,16 @@ class Hybrid(RelationalLightGCN):
 
     @property
     def vectors(self) -> Tensor:
-        """E, without vectors that no training edge has moved."""
+        """E, with zeros for users and items without training edges."""
         return self.table * self._own
 
     @property
     def _learned(self) -> bool:
-        """Whether anything in Z is."""
+        """Whether Z depends on trained parameters."""
         return self.table.requires_grad or self.raw_weights.requires_grad
 
     def propagate(self) -> Tensor:
-        """Z, [n_nodes, dim]; computed once where nothing in it is learned."""
+        """Z, [n_nodes, dim]; computed once if it is constant."""
         if self._learned:
             return super().propagate()
         if not self._held.numel():
@@ -191,18 +190,18 @@ class Hybrid(RelationalLightGCN):
         return self._held
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters."""
+        """Drop cached vectors of earlier parameters."""
         super().clear_derived()
         self._held = torch.empty(0, device=self.table.device)
 
     def fused(self, side: str, g: Tensor, rows: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The fused vectors of users or items.
+        """Fused vectors h of users or items.
 
         Args:
             side: ``user`` or ``item``.
-            g: their graph parts [b, dim].
-            rows: which they are, int64 [b].
-            generator: leaves graph parts out at random, where there is one.
+            g: their graph vectors [b, dim].
+            rows: their rows, int64 [b].
+            generator: of ``graph_dropout``; None when scoring.
         """
         if side not in self.fusions:
             return g
@@ -224,31 +223,30 @@ class Hybrid(RelationalLightGCN):
         if self._learned:
             users, items = super().encode(batch)
         else:
-            z = self.propagate()
-            users, items = z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)
+            users, items = self.rows_of(self.propagate(), batch)
         return self.fused("user", users, batch.users, generator), self.fused("item", items, batch.items, generator)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
-        """Users and items, fused."""
+        """Fused vectors of all users and items."""
         users, items = super().encode_all()
-        return self._in_parts("user", users), self._in_parts("item", items)
+        return self._fused_in_blocks("user", users), self._fused_in_blocks("item", items)
 
-    def _in_parts(self, side: str, g: Tensor) -> Tensor:
+    def _fused_in_blocks(self, side: str, g: Tensor) -> Tensor:
         rows = torch.arange(len(g), device=g.device)
         parts = zip(torch.split(g, ROWS), torch.split(rows, ROWS), strict=True)
         return torch.cat([self.fused(side, part, at) for part, at in parts]) if len(g) else g
 
     def gathered(self) -> Tensor:
-        """What a user's Z has from each item; of a frozen table, that is all it has, the user's own vector too."""
+        """Contribution of each item to z_u of a neighbouring user; with a frozen table this includes e_u = ÂV."""
         layers, items = self.config.layers, slice(self.graph.n_users, self.graph.n_users + self.graph.n_items)
-        own, frozen = self.vectors[items], self.config.embeddings == "frozen"
+        e_items, frozen = self.vectors[items], self.config.embeddings == "frozen"
         if not layers:
-            return own
-        gathered: Tensor = (super().gathered() * layers + (own if frozen else 0)) / (layers + 1)
+            return e_items
+        gathered: Tensor = (super().gathered() * layers + (e_items if frozen else 0)) / (layers + 1)
         return gathered
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """What the layers would gather for new users, fused with features that are all missing."""
+        """Propagated vectors of new users, fused with missing features."""
         g = self.gather(rows)
         if "user" not in self.fusions:
             return g
@@ -258,7 +256,7 @@ class Hybrid(RelationalLightGCN):
 
     @property
     def gate_means(self) -> dict[str, float]:
-        """Mean γ per node type over the nodes that an edge reaches: the graph's share; {} under ``concat``."""
+        """Mean γ per node type over the nodes with g ≠ 0; {} with ``concat``."""
         if self.config.fusion != "gate":
             return {}
         means = {}

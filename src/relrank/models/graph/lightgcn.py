@@ -1,12 +1,14 @@
-"""Relational LightGCN: LightGCN whose propagation also runs over relations, under learned non-negative weights.
+"""Relational LightGCN: LightGCN (He et al. 2020) that also propagates over relations, with learned weights α_r ≥ 0.
 
-    Z = 1/(L+1) · Σ_l (Â_interactions + Σ_r α_r Â_r)^l E,      α_r = softplus(θ_r)
+    Eˡ⁺¹ = A(α) Eˡ,  E⁰ = E,       A(α) = Â_interactions + Σ_r α_r Â_r,  α_r = softplus(θ_r)      (eq. 7)
+    Z = 1/(L+1) · Σ_{l=0..L} Eˡ                                                                   (eq. 8)
+    ŷ_ui = z_u · z_i, or their cosine                                                             (eq. 5)
 
-over one table E of all nodes (users, items, tags, …), every block normalised by its own degrees. Without relations it
-is LightGCN (He et al. 2020, eq. 8), and like it propagates over the training edge that a step supervises. Scores are
-dot products, or cosines, of the *propagated* vectors. For a user who was not there in training, the user's vector is
-fitted to the history (``relrank.models.core.fit_user_vectors``) from what the layers would have gathered from its
-items.
+E has one row per node (users, items, tags, …); every Â = D^-½ A D^-½ is normalised by its own degrees. Without
+relations this is LightGCN, which also propagates over the training edges that a step supervises.
+
+A user unseen during training has no row in E. Their vector is fitted to the history, starting from what propagation
+alone gives them (``relrank.models.core.fit_user_vectors``).
 """
 
 from __future__ import annotations
@@ -37,17 +39,23 @@ class RelationalLightGCNConfig(VectorConfig):
 
     dim: PositiveInt = 128
     layers: NonNegativeInt = 2
-    """Propagation steps L."""
+    """L, propagation layers."""
     weight: NonNegative = 0.3
-    """Starting weight α of every relation that ``weights`` does not name."""
+    """Initial α of every relation that ``weights`` does not name."""
     weights: Weights = field(default_factory=dict)
-    """Starting weight per relation; 0 leaves the relation out for good."""
+    """Initial α per relation; 0 excludes the relation permanently."""
     learn_weights: bool = True
-    """Whether the weights move in training."""
+    """Whether α is trained."""
 
 
 class RelationalLightGCN(VectorModel):
-    """LightGCN over interactions and relations."""
+    """LightGCN over interactions and relations.
+
+    Attributes:
+        table: E, [n_nodes, dim].
+        raw_weights: θ, [n_relations].
+        blocks: the normalised adjacency Â of the interactions and of every relation.
+    """
 
     name = "relational-lightgcn"
     Config = RelationalLightGCNConfig
@@ -58,41 +66,40 @@ class RelationalLightGCN(VectorModel):
         c = self.config
         self.blocks = Propagation(graph)
         self.table = nn.Parameter(torch.zeros(self.blocks.n_nodes, c.dim))
-        start = starting_weights(self.blocks.names[1:], c.weights, c.weight)
-        self._start = inverse_softplus(start)
-        self.raw_weights = nn.Parameter(self._start.clone(), requires_grad=bool(c.learn_weights and len(start)))
+        alpha = starting_weights(self.blocks.names[1:], c.weights, c.weight)
+        self._initial_theta = inverse_softplus(alpha)
+        self.raw_weights = nn.Parameter(
+            self._initial_theta.clone(), requires_grad=bool(c.learn_weights and len(alpha))
+        )
         self._penalised: tuple[Tensor, Tensor] | None = None
-        # what a new user gathers, derived from the parameters, so never saved
+        # derived from the parameters, so not saved
         self.register_buffer("_gathered", torch.empty(0), persistent=False)
         self._gathered: Tensor
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations that propagation crosses on the way to users or items within its layers."""
+        """Relations on a path of at most L edges that ends at a user or an item."""
         return within_layers(graph, graph.relations, (graph.user, graph.item), int((config or cls.Config()).layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """Loss, layers, and where the relations' weights start."""
+        """That of every encoder, then layers and initial relation weights."""
         weights = (Range(f"weights.{name}", 0.01, 3.0, log=True) for name in sorted(graph.relations))
         return *super().space(graph), Range("layers", 1, 4), *weights
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors; relation weights at their stated start."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-            self.raw_weights.copy_(self._start)
-        self.clear_derived()
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Relation weights at their configured initial values."""
+        del generator
+        self.raw_weights.copy_(self._initial_theta)
 
     @property
     def relation_weights(self) -> dict[str, float]:
-        """α per relation as it stands."""
+        """Current α per relation."""
         return dict(zip(self.blocks.names[1:], functional.softplus(self.raw_weights).tolist(), strict=True))
 
     @property
     def alpha(self) -> Tensor:
-        """Weights of the interactions (1) and of the relations."""
+        """α of the interactions (1) and of the relations, [1 + n_relations]."""
         return torch.cat([self.raw_weights.new_ones(1), functional.softplus(self.raw_weights)])
 
     @property
@@ -101,40 +108,39 @@ class RelationalLightGCN(VectorModel):
         return self.table
 
     def propagate(self) -> Tensor:
-        """Z, [n_nodes, dim]."""
+        """Z = 1/(L+1) Σ_l A(α)^l E, [n_nodes, dim]."""
         return self.blocks.layer_mean(self.vectors, self.alpha, self.config.layers)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of Z."""
+        """Rows of Z for the batch's users and items."""
         rows = batch.users, batch.items + self.graph.n_users
-        e, c = self.vectors, self.config
-        own_too = bool(c.l2) and e is self.table
-        users, items, *own = self.blocks.rows_of_layer_mean(e, self.alpha, c.layers, *rows, own=own_too)
-        self._penalised = (own[0], own[1]) if own else None
-        return users, items
+        E, c = self.vectors, self.config
+        with_e0 = bool(c.l2) and E is self.table
+        z_users, z_items, *e0 = self.blocks.rows_of_layer_mean(E, self.alpha, c.layers, *rows, own=with_e0)
+        self._penalised = (e0[0], e0[1]) if e0 else None
+        return z_users, z_items
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of E: those that ``encode`` has found, or the table's."""
-        found, self._penalised = self._penalised, None
-        n = self.graph.n_users
-        return found or (self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n))
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of E⁰ for the batch's users and items, which ``l2`` penalises (eq. 15)."""
+        e0, self._penalised = self._penalised, None
+        return e0 or self.rows_of(self.table, batch)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
-        """Users' and items' rows of Z."""
+        """Rows of Z for all users and all items."""
         n_users, n_items = self.graph.n_users, self.graph.n_items
-        z = self.propagate()
-        return z[:n_users], z[n_users : n_users + n_items]
+        Z = self.propagate()
+        return Z[:n_users], Z[n_users : n_users + n_items]
 
     def gathered(self) -> Tensor:
-        """What a user gathers from each item, [n_items, dim]: the mean of the item's layers 0 … L−1."""
-        layers = self.blocks.layer_mean(self.vectors, self.alpha, max(self.config.layers - 1, 0))
-        return layers[self.graph.n_users :][: self.graph.n_items].clone()
+        """1/L · Σ_{l=0..L−1} e_iˡ of every item, which a neighbouring user aggregates, [n_items, dim]."""
+        mean = self.blocks.layer_mean(self.vectors, self.alpha, max(self.config.layers - 1, 0))
+        return mean[self.graph.n_users :][: self.graph.n_items].clone()
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """Vectors fitted to the histories, as long as those of trained users.
+        """Vectors fitted to the histories, with the mean length of the training users' vectors.
 
-        What the layers gather is where the fit begins, and not enough by itself: a trained user's vector has a part
-        of its own, without which people of goodbooks-10k lose a third of their NDCG@10.
+        The fit starts from the propagated vectors. These alone are not enough: z_u of a training user includes the
+        user's own e_u, without which users of goodbooks-10k lose a third of their NDCG@10.
         """
         if not self._items.numel():
             self.refresh()
@@ -142,28 +148,28 @@ class RelationalLightGCN(VectorModel):
         return fit_to_histories(self.gather(rows), rows, self._items, self.config.temperature, length)
 
     def gather(self, rows: Csr) -> Tensor:
-        """What the layers would gather for a user with these items and no vector so far.
+        """Propagated z_u ∝ Σ_{i∈H_u} 1/√(|H_u| |N_i|) · Σ_{l<L} e_iˡ (eq. 3) for a user with history H_u and e_u = 0.
 
-        The user gathers the items' layers 0 … L−1: their mean, since a factor per user changes no rank.
+        The mean over layers replaces their sum: a factor per user changes no rank.
         """
         if not self._gathered.numel():
             self._gathered = self.gathered()
-        degrees = np.bincount(self.history.indices, weights=self.history.data, minlength=self.graph.n_items)
-        degrees[degrees == 0] = 1
-        scale = np.maximum(rows.degrees(), 1)[rows.rows()] * degrees[rows.indices]
+        item_degrees = np.bincount(self.history.indices, weights=self.history.data, minlength=self.graph.n_items)
+        item_degrees[item_degrees == 0] = 1
+        degrees = np.maximum(rows.degrees(), 1)[rows.rows()] * item_degrees[rows.indices]
         items = self._gathered
-        picked = items[torch.from_numpy(rows.indices).long().to(items.device)]
-        picked = picked * torch.from_numpy(1 / np.sqrt(scale)).to(picked)[:, None]
-        user = picked.new_zeros(rows.n_rows, items.shape[1])
-        return user.index_add_(0, torch.from_numpy(rows.rows()).long().to(user.device), picked)
+        messages = items[torch.from_numpy(rows.indices).long().to(items.device)]
+        messages = messages * torch.from_numpy(1 / np.sqrt(degrees)).to(messages)[:, None]
+        users = messages.new_zeros(rows.n_rows, items.shape[1])
+        return users.index_add_(0, torch.from_numpy(rows.rows()).long().to(users.device), messages)
 
     def refresh(self) -> None:
-        """Propagate once for all users and items."""
+        """Propagate once for all nodes."""
         super().refresh()
         self.blocks.release()
         self._gathered = torch.empty(0, device=self._items.device)
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters."""
+        """Drop cached vectors of earlier parameters."""
         super().clear_derived()
         self._gathered = torch.empty(0, device=self._items.device)

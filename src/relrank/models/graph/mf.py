@@ -1,7 +1,10 @@
 """Matrix factorisation: one free vector per user and per item, ``s_ui = e_u · e_i`` (Rendle et al. 2009 with BPR).
 
-A user who was not there in training gets the vector that least squares gives with the items held (Hu, Koren &
-Volinsky 2008, eq. 4, with ones for the history; zeros weigh ``fold_in_weight`` over the whole catalogue together).
+A user unseen during training gets the least-squares solution with the items fixed (Hu, Koren & Volinsky 2008, eq. 4),
+
+    e_u = (Σ_{i ∈ H} e_i e_iᵀ + w (Σ_i e_i e_iᵀ / |I| + I))⁻¹ Σ_{i ∈ H} e_i,      w = ``fold_in_weight``
+
+with ones for the history H and zeros elsewhere, whose total weight is w.
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ class MFConfig(VectorConfig):
     shared: bool = False
     l2: NonNegative = 1e-3
     fold_in_weight: Positive = 0.1
-    """Weight of the whole catalogue's zeros beside the history's ones, and of the ridge, when folding in."""
+    """w, total weight of the zeros, and of the ridge penalty, when a user is folded in."""
 
 
 class MF(VectorModel):
-    """Free vectors of users and items."""
+    """Free vectors of users and items; ``table`` has the users' rows first."""
 
     name = "mf"
     Config = MFConfig
@@ -46,28 +49,20 @@ class MF(VectorModel):
 
     @classmethod
     def grid_parameters(cls, graph: Graph) -> tuple[GridParameter, ...]:
-        """The penalty."""
+        """The L2 penalty."""
         del graph
         return (GridParameter("l2", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 1e-3),)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """As every encoder's, but an edge's own negatives cannot come from the batch."""
+        """That of every encoder, without the sampling: negatives per edge cannot be in-batch."""
         return tuple(d for d in super().space(graph) if d.name != "sampling")
-
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
-        self.clear_derived()
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
-        n = self.graph.n_users
-        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+        return self.rows_of(self.table, batch)
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Rows of the table."""
         return self.encode(batch)
 
@@ -77,13 +72,13 @@ class MF(VectorModel):
         return self.table.detach()[:n].clone(), self.table.detach()[n:].clone()
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """Ridge regression of ones at the history and zeros elsewhere on the items' vectors."""
+        """The least-squares solution of each history."""
         items = self._items
-        weight, eye = self.config.fold_in_weight, torch.eye(items.shape[1], device=items.device)
-        whole = weight * (items.T @ items / self.graph.n_items + eye)
+        w, eye = self.config.fold_in_weight, torch.eye(items.shape[1], device=items.device)
+        catalogue = w * (items.T @ items / self.graph.n_items + eye)
         sums = torch.from_numpy(rows_times_dense(rows, items.cpu().numpy())).to(items)
         flat = items[torch.from_numpy(rows.indices).long().to(items.device)]
-        solved = torch.empty_like(sums)
-        for number, own in enumerate(torch.split(flat, rows.degrees().tolist())):
-            solved[number] = torch.linalg.solve(whole + own.T @ own, sums[number])
-        return solved
+        users = torch.empty_like(sums)
+        for number, history in enumerate(torch.split(flat, rows.degrees().tolist())):
+            users[number] = torch.linalg.solve(catalogue + history.T @ history, sums[number])
+        return users

@@ -1,10 +1,10 @@
-"""Path fusion: a product of learned vectors plus saturated counts of paths through every relation.
+"""Path fusion: learned vectors plus saturated path counts through every relation.
 
     s_ui = cos(z_u, q_i) / τ + Σ_r a_r √(p_r(u, i) / m_r),      z_u = [e_u +] |H_u|^-½ Σ_{j ∈ H_u} q_j,   a_r ≥ 0
 
-The second part is ``relrank.models.graph.path_terms`` (the interactions are such a relation: history → other users →
-item). The paths have the rank of the graph, which no table of a few hundred columns has: that two volumes belong to
-one series is one edge, not a direction in space. The vectors carry what no path says.
+The path scores are those of ``relrank.models.graph.path_terms``; the interactions give paths, too: history → other
+users → item. Path scores have the full rank of the graph, which vectors of a few hundred dimensions cannot represent:
+that two volumes belong to one series is one edge. The vectors represent what paths do not.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class PathFusionConfig(VectorConfig):
     temperature: Positive = 0.2
     loss: Loss = "full-softmax"
     user_vectors: bool = True
-    """Whether users have vectors e_u of their own."""
+    """Whether users have free vectors e_u."""
     weight: NonNegative = 0.5
-    """Starting weight a of every relation that ``weights`` does not name, the interactions included. A few hundred
-    steps do not move it far: with a few thousand rows, 5 to 10 may be worth trying."""
+    """Initial a of every relation that ``weights`` does not name, the interactions included. A few hundred steps
+    change it little: on a few thousand rows, 5 to 10 may be worth trying."""
     weights: Weights = field(default_factory=dict)
-    """Starting weight per relation; 0 leaves its paths out for good."""
+    """Initial a per relation; 0 excludes its paths permanently."""
     learn_weights: bool = True
-    """Whether the weights move in training."""
+    """Whether a is trained."""
 
 
 class PathFusion(VectorModel):
-    """Learned vectors and paths."""
+    """Learned vectors plus path scores; ``table`` is [e; q], users first."""
 
     name = "path-fusion"
     weighs_interactions = True
@@ -67,13 +67,13 @@ class PathFusion(VectorModel):
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Relations that open paths: of items or of users, direct or at the end of a chain."""
+        """Relations that touch users or items, directly or through a chain of relations."""
         del config
         return reachable_relations(graph)
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """Temperature, vectors and learning rate; the loss is the softmax over the whole catalogue."""
+        """Temperature, vectors, penalty and learning rate."""
         del graph
         return (
             Range("temperature", 0.05, 0.5, log=True),
@@ -83,63 +83,59 @@ class PathFusion(VectorModel):
             Range("train.lr", 3e-3, 5e-2, log=True),
         )
 
-    def init_weights(self, seed: int) -> None:
-        """Normal vectors; relation weights at their stated start."""
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.table.copy_(torch.randn(self.table.shape, generator=generator) * self.config.init_scale)
+    def init_encoder(self, generator: torch.Generator) -> None:
+        """Path weights at their configured initial values."""
+        del generator
         self.paths.reset()
-        self.clear_derived()
 
     @property
     def relation_weights(self) -> dict[str, float]:
-        """Weight a per kind of path as it stands."""
+        """Current a per kind of path."""
         return self.paths.weights
 
     def encoder_inputs(
         self, users: Int64, items: Int64, edges: tuple[Int64, Int64], seed: np.random.SeedSequence
     ) -> Any:
-        """The users' histories without the batch's own edges, and the paths from there."""
+        """The users' histories without the batch's own edges, and path scores from them."""
         del items, seed
         left, cut = without_edges(self.history.take(users), users, edges)
         return (inverse_sqrt_weights(left), *self.paths.encoder_inputs(users, edges, self.parallel, (left, cut)))
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Users from what is left of their histories; items as they are."""
-        users: Tensor = sparse_product(batch.encoder_inputs[0], self.table[self.graph.n_users :])
-        own, items = self.ridge_gram(batch)
-        return users + own if self.config.user_vectors else users, items
+        """Vectors z of the batch's users, without the batch's own edges, and q of its items."""
+        z: Tensor = sparse_product(batch.encoder_inputs[0], self.table[self.graph.n_users :])
+        e, q = self.penalised_vectors(batch)
+        return z + e if self.config.user_vectors else z, q
 
     def offsets(self, batch: Batch) -> Tensor | None:
-        """What the paths add to the scores, [U, n_items]; None where every kind of path is left out."""
+        """Path scores, [U, n_items]; None if all kinds of path are excluded."""
         return self.paths(batch.encoder_inputs[1:]) if self.paths.kinds else None
 
-    def ridge_gram(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of the tables."""
-        n = self.graph.n_users
-        return self.table.index_select(0, batch.users), self.table.index_select(0, batch.items + n)
+    def penalised_vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Vectors e of the batch's users and q of its items."""
+        return self.rows_of(self.table, batch)
 
     def encode_all(self) -> tuple[Tensor, Tensor]:
-        """Users from their whole histories."""
-        users, n = self.encode_histories(self.history), self.graph.n_users
+        """Vectors z of all users, from their full histories, and q of all items."""
+        z, n = self.encode_histories(self.history), self.graph.n_users
         table = self.table.detach()
-        return users + table[:n] if self.config.user_vectors else users, table[n:].clone()
+        return z + table[:n] if self.config.user_vectors else z, table[n:].clone()
 
     def encode_histories(self, rows: Csr) -> Tensor:
-        """|H|^-½ Σ q_j; zeros for an empty history."""
+        """|H|^-½ Σ_{j ∈ H} q_j; zeros for an empty history."""
         return sparse_product(inverse_sqrt_weights(rows), self.table.detach()[self.graph.n_users :])
 
     def score(self, users: Tensor) -> Tensor:
-        """Vectors and paths of known users."""
+        """Scores of known users."""
         rows = user_rows(users, self.graph.n_users)
         return self._with_paths(super().score(users), self.history.take(rows), rows)
 
     def fold_in(self, histories: Sequence[Tensor]) -> Tensor:
-        """Vectors and paths of new users, who have no relations of their own yet."""
+        """Scores of new users, who have no relations."""
         return self._with_paths(super().fold_in(histories), history_rows(histories, self.graph.n_items), None)
 
     def clear_derived(self) -> None:
-        """Drop what was derived from earlier parameters, and the kept paths."""
+        """Drop cached vectors of earlier parameters, and cached path scores."""
         super().clear_derived()
         self.paths.clear_derived()
 

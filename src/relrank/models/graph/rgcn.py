@@ -1,13 +1,12 @@
-"""R-GCN (Schlichtkrull et al. 2018, eq. 2 and 3), on sampled neighbours or the whole graph.
+"""R-GCN (Schlichtkrull et al. 2018, eq. 2 and 3), on sampled neighbours or the full graph.
 
     h_i' = W₀ h_i + b + Σ_r W_r · mean_{j ∈ N_r(i)} h_j,      W_r = Σ_b a_rb V_b
 
-An edge type r is one direction of one relation, W₀ and W_r are [dim, dim]; with ``bases = 0`` every W_r is free.
-Means are weighted by the edges. A mean commutes with a matrix, so neighbours are averaged first and multiplied once
-per node that has some, never edge by edge.
+An edge type r is one direction of one relation; W₀ and W_r are [dim, dim]; with ``bases = 0`` every W_r is free.
+Means are weighted by the edges. Neighbours are averaged first and multiplied by W_r once per node.
 
-W₀ starts near the identity and W_r near the identity divided by the number of edge types that arrive at its kind of
-node, so that a fresh network averages its relations instead of scrambling or swelling with their number.
+W₀ starts near the identity, and W_r near the identity divided by the number of edge types with the same destination
+type, so that an untrained network averages its relations.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ class RGCNConfig(MessagePassingConfig):
     """Hyper-parameters of R-GCN."""
 
     bases: NonNegativeInt = 0
-    """Matrices V_b that the edge types share; 0 gives each edge type a matrix of its own."""
+    """Number of shared matrices V_b; 0 gives each edge type its own matrix."""
 
 
 class RelationalLayer(nn.Module):
-    """One layer with a matrix for every edge type.
+    """One layer with a matrix per edge type.
 
     Attributes:
         own: W₀ and b.
-        matrices: V_b or W_r, [bases or edge types, dim, dim]; a row of vectors is multiplied from the left.
+        matrices: V_b or W_r, [bases or edge types, dim, dim]; row vectors are multiplied from the left.
         shares: a_rb, [edge types, bases], or None.
     """
 
@@ -49,7 +48,7 @@ class RelationalLayer(nn.Module):
         self.shares = nn.Parameter(torch.zeros(len(kinds), bases)) if bases else None
 
     def reset(self, generator: torch.Generator) -> None:
-        """Near the identity, near the mean of the relations."""
+        """W₀ near the identity, W_r near a mean over the relations."""
         n, dim, _ = self.matrices.shape
         noise = torch.randn(n + 1, dim, dim, generator=generator) * 0.1 / dim**0.5
         near = torch.eye(dim) + noise
@@ -68,20 +67,19 @@ class RelationalLayer(nn.Module):
         out: Tensor = self.own(x[: block.n_dst])
         for (indptr, indices, weight), matrix in zip(block.edges, matrices, strict=True):
             if indices.numel():
-                # rows without edges take no room among indices, so they may just be passed over
+                # CSR of the rows with edges; the others have no indices
                 rows = indptr.diff().nonzero()[:, 0]
-                some = torch.cat([indptr[:1], indptr[rows + 1]])
-                out = out.index_add(0, rows, neighbour_mean(x, Edges(some, indices, weight)) @ matrix)
+                starts = torch.cat([indptr[:1], indptr[rows + 1]])
+                out = out.index_add(0, rows, neighbour_mean(x, Edges(starts, indices, weight)) @ matrix)
         return out
 
 
 class RGCN(MessagePassing):
-    """Means of neighbours, through a matrix for every edge type."""
+    """R-GCN over all relations."""
 
     name = "rgcn"
     Config = RGCNConfig
 
-    def layer(self, number: int) -> nn.Module:
+    def layer(self) -> nn.Module:
         """The relational layer."""
-        del number
         return RelationalLayer(self.config.dim, self.adjacency, self.config.bases)

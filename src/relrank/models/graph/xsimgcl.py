@@ -1,10 +1,9 @@
-"""XSimGCL: LightGCN whose layers are noisy in training, with a contrast between two of them (Yu et al. 2023).
+"""XSimGCL: LightGCN with noisy layers in training and a contrastive loss between two of them (Yu et al. 2023).
 
-    x_l = A(α) x_{l−1} + ε · sign(·) ⊙ u/‖u‖,  u uniform,      Z = 1/L · Σ_{l=1..L} x_l      (x_0 = E is left out)
+    x_l = A(α) x_{l−1} + ε · sign(·) ⊙ u/‖u‖,  u uniform,      Z = 1/L · Σ_{l=1..L} x_l      (without x_0 = E)
 
-In training the final vectors Z of the batch's users and positive items are contrasted with those of layer
-``contrast_layer`` by InfoNCE; scores come from the same sum without noise. Relations propagate as in relational
-LightGCN.
+InfoNCE contrasts Z of the batch's users and positive items with their vectors in layer ``contrast_layer``. Scores use
+the same mean without noise. Relations propagate as in relational LightGCN.
 """
 
 from __future__ import annotations
@@ -43,17 +42,17 @@ class XSimGCL(RelationalLightGCN):
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """The layer that is contrasted with is there."""
+        """``contrast_layer`` must be one of the layers."""
         if config.contrast_layer > config.layers:
             raise InputError(
-                "no such layer to contrast with",
+                "contrast layer does not exist",
                 where=f"{where}, contrast_layer",
                 expected=f"at most layers = {config.layers}",
                 found=str(config.contrast_layer),
             )
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows of the noisy Z; the noisy layers are kept for ``contrastive_views``."""
+        """Rows of the noisy Z; those of the contrast layer are kept for ``contrastive_views``."""
         generator = torch.Generator(self.table.device).manual_seed(batch.seed)
         x: Tensor = self.table
         total = torch.zeros_like(x)
@@ -61,16 +60,16 @@ class XSimGCL(RelationalLightGCN):
             x = add_noise(self.blocks.product(x, self.alpha), self.config.noise, generator)
             total = total + x
             if layer == self.config.contrast_layer:
-                self._contrasted = self._rows(x, batch)
-        return self._rows(total / self.config.layers, batch)
+                self._contrasted = self.rows_of(x, batch)
+        return self.rows_of(total / self.config.layers, batch)
 
     def contrastive_views(
         self, batch: Batch, users: Tensor, items: Tensor
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The final vectors against those of one layer."""
-        (own_users, own_items), self._contrasted = self._contrasted, None
+        """Z and the contrast layer."""
+        (layer_users, layer_items), self._contrasted = self._contrasted, None
         del batch
-        return (users, own_users), (items, own_items)
+        return (users, layer_users), (items, layer_items)
 
     def propagate(self) -> Tensor:
         """Z without noise, [n_nodes, dim]."""
@@ -80,6 +79,3 @@ class XSimGCL(RelationalLightGCN):
             x = self.blocks.product(x, self.alpha)
             total = total + x
         return total / int(self.config.layers)
-
-    def _rows(self, z: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return z.index_select(0, batch.users), z.index_select(0, batch.items + self.graph.n_users)

@@ -1,9 +1,9 @@
-"""BERT4Rec: a transformer that reads both ways and finds items that are hidden (Sun et al. 2019).
+"""BERT4Rec: a bidirectional transformer that predicts masked items (Sun et al. 2019).
 
-    x_t = √d · (m where hidden, q_{s_t} elsewhere) + p_{place(t)},      then SASRec's layers, each moment seeing all
+    x_t = √d · (m if masked, else q_{s_t}) + p_{pos(t)},      then SASRec's layers without the causal mask
 
-In training some of a window's items are hidden, or, as it will be asked, the last one alone; in scoring a hidden item
-is appended after the latest. What is hidden is nowhere in the input, so that its moment may see everything.
+In training a share of a window's items is masked, or the last one alone, as in scoring, where a masked item is
+appended after the latest.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class BERT4RecConfig(SASRecConfig):
     """Hyper-parameters of BERT4Rec."""
 
     masked: OpenUnitInterval = 0.2
-    """Share of a window's items that are hidden; at least one is, and one is not."""
+    """Share of a window's items that are masked; at least one is, and at least one is not."""
     last: UnitInterval = 0.2
-    """Share of windows in which the last item alone is hidden."""
+    """Share of windows in which only the last item is masked."""
 
 
 class BERT4Rec(Transformer):
-    """A transformer that reads both ways."""
+    """A bidirectional transformer; ``mask`` is m, the vector of a masked item."""
 
     name = "bert4rec"
     Config = BERT4RecConfig
@@ -49,34 +49,34 @@ class BERT4Rec(Transformer):
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[GridParameter | Range | Choice, ...]:
-        """As for every model of sequences, and the share that is hidden."""
+        """That of every sequence model, and the share of masked items."""
         return *super().space(graph), Range("masked", 0.1, 0.6)
 
     def init_encoder(self, generator: torch.Generator) -> None:
-        """As SASRec's; the mask is like an item."""
+        """As for SASRec; the mask is initialised like an item."""
         super().init_encoder(generator)
         self.mask.copy_(torch.randn(self.mask.shape, generator=generator) * self.config.init_scale)
 
     def windows(
         self, histories: Sequences, ends: Int64, rng: np.random.Generator
     ) -> tuple[Windows, npt.NDArray[np.int64]]:
-        """Training windows that end at ``ends``, with some items hidden, and these items.
+        """Training windows that end at ``ends``, with some items masked, and these items.
 
-        ``lengths`` counts as in scoring: what there is before the last item.
+        ``lengths`` counts as in scoring: the items before the last one.
         """
         c = self.config
         items, n_valid = histories.windows(c.window, ends)
-        place = np.arange(items.shape[1])
-        drawn = np.where(place < n_valid[:, None], rng.random(items.shape), 2)
-        hidden = np.clip(np.rint(c.masked * n_valid), 1, np.maximum(n_valid - 1, 1))
-        at = drawn.argsort(axis=1).argsort(axis=1) < hidden[:, None]
-        at = np.where(rng.random(len(items))[:, None] < c.last, place == n_valid[:, None] - 1, at)
+        position = np.arange(items.shape[1])
+        drawn = np.where(position < n_valid[:, None], rng.random(items.shape), 2)
+        n_masked = np.clip(np.rint(c.masked * n_valid), 1, np.maximum(n_valid - 1, 1))
+        at = drawn.argsort(axis=1).argsort(axis=1) < n_masked[:, None]
+        at = np.where(rng.random(len(items))[:, None] < c.last, position == n_valid[:, None] - 1, at)
         target = items[at]
         items[at] = self.graph.n_items
         return Windows(*(torch.from_numpy(p) for p in (items, n_valid, ends - 1, at))), target
 
     def scoring_windows(self, histories: Sequences) -> Windows:
-        """The latest items and a hidden one after them."""
+        """The latest items, followed by a masked one."""
         lengths = histories.lengths()
         items, n_valid = histories.windows(self.config.window - 1)
         items = np.pad(items, ((0, 0), (0, 1)))
@@ -85,5 +85,5 @@ class BERT4Rec(Transformer):
         return Windows(*(torch.from_numpy(p) for p in (items, n_valid + 1, lengths, at)))
 
     def inputs(self, windows: Windows) -> Tensor:
-        """The items' vectors; hidden ones have the mask's."""
+        """Vectors of the items; m for masked ones."""
         return functional.embedding(windows.items, torch.cat([self.table, self.mask[None]]))

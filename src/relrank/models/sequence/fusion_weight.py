@@ -1,10 +1,9 @@
-"""How much of an item a history reads as its own vector and how much as the graph's: α of a history, in (0, 1).
+"""The mixing weight α ∈ (0, 1) of a history between free item vectors and vectors from the graph.
 
-    item = α · (own vector) + (1 − α) · (vector from the graph)
+    item = α · (free vector) + (1 − α) · (vector from the graph)
 
-Each class is one way in which α may depend on the length n of the history, or on what it says. All of them start at
-stated values, which are values of α and not of something behind a sigmoid, and what is learned is a logit: its
-gradient α (1 − α) is small near 0 and 1 but nowhere zero, and it moves either way.
+Each class makes α depend on the length n of the history, or on its content. The initial values are values of α;
+the learned parameters are logits.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from relrank.graph.sequences import LENGTH_BOUNDS, LENGTH_GROUPS
 KNOTS = (1, 3, 10, 30, 100, 300)
 """Lengths between which ``Piecewise`` is linear in log n."""
 CENTRE = 30.0
-"""Length at which ``Continuous`` has its stated value, whatever its slope."""
+"""Length n at which α of ``Continuous`` does not depend on the slope."""
 
 
 class FusionWeight(nn.Module, ABC):
@@ -29,20 +28,20 @@ class FusionWeight(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """α [b, 1] for every history, or [b, L, 1] for every moment of it.
+        """α [b, 1] of every history, or [b, L, 1] of every position.
 
         Args:
-            lengths: int64 [b], true lengths, 1 or more.
-            states: [b, L, dim], what each moment says; read by ``Gated`` alone.
+            lengths: int64 [b], lengths of the full histories, 1 or more.
+            states: [b, L, dim], states of the positions; read by ``Gated`` alone.
         """
 
     @abstractmethod
     def reset(self) -> None:
-        """Parameters at their stated start; called without gradients."""
+        """Initialise the parameters; called without gradients."""
 
 
 class Fixed(FusionWeight):
-    """One α for all."""
+    """One constant α."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -58,7 +57,7 @@ class Fixed(FusionWeight):
 
 
 class Grouped(FusionWeight):
-    """One α for short histories (up to 10), one for medium (11 to 50), one for long ones."""
+    """One α each for short (up to 10 items), medium (11 to 50) and long histories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +69,7 @@ class Grouped(FusionWeight):
         """α of each group [3]."""
 
     def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """The group's."""
+        """α of the history's group."""
         del states
         return self.alphas()[torch.bucketize(lengths, self.bounds)][:, None]
 
@@ -82,7 +81,7 @@ class Discrete(Grouped):
         super().__init__()
         if len(values) != len(LENGTH_GROUPS):
             raise InputError(
-                "alphas do not fit the groups",
+                "wrong number of alphas",
                 where="alphas",
                 expected="short, medium, long",
                 found=str([*values]),
@@ -107,16 +106,16 @@ class PerBin(Grouped):
         self.logits = nn.Parameter(torch.zeros(len(LENGTH_GROUPS)))
 
     def alphas(self) -> Tensor:
-        """Those learned so far."""
+        """The learned values."""
         return self.logits.sigmoid()
 
     def reset(self) -> None:
-        """All groups at the start."""
+        """All groups at the initial α."""
         self.logits.fill_(logit(self.start))
 
 
 class Continuous(FusionWeight):
-    """``σ(a + b · log(n / 30))``: a learned level and a learned slope, which starts at 0."""
+    """``σ(a + b · log(n / 30))`` with a learned level a and a learned slope b, initially 0."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -125,18 +124,18 @@ class Continuous(FusionWeight):
         self.slope = nn.Parameter(torch.zeros(()))
 
     def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """By length."""
+        """α by length."""
         del states
         return (self.level + self.slope * (lengths / CENTRE).to(self.level.dtype).log()).sigmoid()[:, None]
 
     def reset(self) -> None:
-        """Level at the start, no slope."""
+        """Level at the initial α, slope 0."""
         self.level.fill_(logit(self.start))
         self.slope.zero_()
 
 
 class Piecewise(FusionWeight):
-    """A learned α at each of some lengths, linear in log n between them and constant beyond."""
+    """A learned α at each of ``KNOTS``, linear in log n between them and constant beyond."""
 
     def __init__(self, start: float) -> None:
         super().__init__()
@@ -146,23 +145,23 @@ class Piecewise(FusionWeight):
         self.knots: Tensor
 
     def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """Between the two knots around n."""
+        """Interpolation between the two knots around n."""
         del states
-        place = lengths.double().log().clamp(self.knots[0], self.knots[-1])
-        right = torch.bucketize(place, self.knots).clamp(min=1)
+        log_n = lengths.double().log().clamp(self.knots[0], self.knots[-1])
+        right = torch.bucketize(log_n, self.knots).clamp(min=1)
         left = right - 1
-        share = (place - self.knots[left]) / (self.knots[right] - self.knots[left])
+        share = (log_n - self.knots[left]) / (self.knots[right] - self.knots[left])
         alpha = self.logits.sigmoid()
         share = share.to(alpha.dtype)
         return ((1 - share) * alpha[left] + share * alpha[right])[:, None]
 
     def reset(self) -> None:
-        """All knots at the start."""
+        """All knots at the initial α."""
         self.logits.fill_(logit(self.start))
 
 
 class Gated(FusionWeight):
-    """``σ(w · s_t + b)`` of what the history says up to each moment; w starts at 0."""
+    """``σ(w · s_t + b)`` of the state s_t of each position; w is initially 0."""
 
     def __init__(self, start: float, dim: int) -> None:
         super().__init__()
@@ -171,20 +170,20 @@ class Gated(FusionWeight):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, lengths: Tensor, states: Tensor | None = None) -> Tensor:
-        """Of every moment."""
+        """α of every position."""
         del lengths
         assert states is not None, "a gate reads states"
-        # no matrix product, which autocast would narrow to bfloat16: near a bound that has no gradient left
+        # no matrix product: autocast would use bfloat16, which has no gradient left near 0 and 1
         return ((states * self.weight).sum(-1) + self.bias).sigmoid()[..., None]
 
     def reset(self) -> None:
-        """The start for every state."""
+        """The initial α for every state."""
         self.weight.zero_()
         self.bias.fill_(logit(self.start))
 
 
 def make_fusion_weight(kind: str, start: float, values: Sequence[float], dim: int) -> FusionWeight:
-    """The mixing of that name: ``fixed``, ``discrete``, ``per-bin``, ``continuous``, ``piecewise``, ``gated``."""
+    """The mixing weight by name: ``fixed``, ``discrete``, ``per-bin``, ``continuous``, ``piecewise``, ``gated``."""
     match kind:
         case "fixed":
             return Fixed(start)
@@ -198,7 +197,7 @@ def make_fusion_weight(kind: str, start: float, values: Sequence[float], dim: in
             return Piecewise(start)
         case "gated":
             return Gated(start, dim)
-    raise ValueError(f"no mixing {kind!r}")
+    raise ValueError(f"unknown mixing {kind!r}")
 
 
 def logit(alpha: float) -> float:
@@ -210,7 +209,7 @@ def checked(alpha: float) -> float:
     """The value itself, if it is in (0, 1).
 
     Raises:
-        InputError: it is not; 1 would be a model without the graph, 0 one without vectors of its own.
+        InputError: it is not; 1 would ignore the graph, 0 the free vectors.
     """
     if not 0 < alpha < 1:
         raise InputError("alpha is out of range", where="alpha", expected="above 0 and below 1", found=repr(alpha))

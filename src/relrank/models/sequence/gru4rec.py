@@ -2,9 +2,9 @@
 
     x_t = √d · q_{s_t},      g_t = GRU(g_{t−1}, x_t) for each layer,      h_t = norm(g_t),      score(i) = h_t · q_i
 
-The table is one for inputs and outputs, and every moment of a history is trained in one pass, where the paper had
-sessions in parallel and negatives from the batch; the loss is chosen as for every model of sequences. A state knows
-what came before alone and no place, so that a longer window adds older items and changes nothing else.
+Inputs and outputs share one table. One pass trains every position of a history, where the paper uses session-parallel
+mini-batches and in-batch negatives; the loss is configurable as for every sequence model. There are no positions, so
+a longer window only adds older items.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GRU4RecConfig(SequenceConfig):
     """Hyper-parameters of GRU4Rec."""
 
     layers: PositiveInt = 1
-    """GRU layers; their states are as long as the items' vectors."""
+    """GRU layers; their states have ``dim`` entries."""
 
 
 class GRU4Rec(SequenceModel):
@@ -37,12 +37,12 @@ class GRU4Rec(SequenceModel):
     def __init__(self, graph: Graph, config: GRU4RecConfig | None = None) -> None:
         super().__init__(graph, config)
         c = self.config
-        # one module a layer: between the layers of one, dropout would come from the global generator
+        # one module per layer: dropout inside a multi-layer GRU would use the global generator
         self.layers = nn.ModuleList([nn.GRU(c.dim, c.dim, batch_first=True) for _ in range(c.layers)])
         self.norm = nn.LayerNorm(c.dim)
 
     def init_encoder(self, generator: torch.Generator) -> None:
-        """Glorot's weights for each gate, no bias; the norm at one."""
+        """Glorot weights per gate, no bias; the norm at the identity."""
         dim = self.config.dim
         for name, parameter in self.layers.named_parameters():
             if "bias" in name:
@@ -53,7 +53,7 @@ class GRU4Rec(SequenceModel):
         self.norm.bias.zero_()
 
     def states(self, x: Tensor, windows: Windows, generator: torch.Generator | None) -> Tensor:
-        """The layers; they read from the left, so that nothing behind the real items reaches these."""
+        """The layers; they read from the left, so padding does not affect the items' states."""
         del windows
         c = self.config
         x = apply_dropout(x * c.dim**0.5, c.dropout, generator)

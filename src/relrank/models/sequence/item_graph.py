@@ -1,16 +1,16 @@
-"""Vectors of items from the graph around them, without users: LightGCN or attention, and a loss to train them by.
+"""Item vectors from the graph of items, without users: LightGCN or attention, with a pretraining loss.
 
-The graph of a set of items is every relation that no user takes part in: items that follow each other within a window
-of a history (``kind = "cooccurrence"``), items of one text, items and their tags. Other node types lie on the paths
-between items and have vectors, too.
+The item graph has every relation without users: items that follow each other within a window of a history
+(``kind = "cooccurrence"``), items with a common text, items and their tags. Nodes of other types on paths between
+items have vectors, too.
 
-Before a model of sequences reads them, the vectors may be trained on the graph itself: in each step the edges of
-every relation are dealt in two halves, one passes messages and some of the other are predicted, each edge's target
-against all nodes of its type. So no edge is among the messages that it supervises.
+Pretraining splits the edges of every relation into random halves in each step: one half passes messages, and some
+edges of the other are predicted, each edge's target against all nodes of its type. So no edge is among the messages
+that it supervises.
 
-Pairs of a relation of kind cooccurrence come from the training histories, so the step from an item to the next that
-supervises a moment is one of its counts, as in published work. Training loss is flattered by it; validation and test
-rows are in no graph. The audit counts the steps that are an edge by themselves.
+Pairs of a cooccurrence relation come from the training histories, so they include the transitions that the sequence
+model is trained on, as in published work. This makes the training loss optimistic; validation and test rows are in no
+graph. The audit counts transitions that are an edge on their own.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from relrank.tables.ids import IdMap
 
 EncoderName = Literal["lightgcn", "gat"]
 PAIRS = 4096
-"""Edges predicted in one step."""
+"""Edges predicted per step and relation."""
 
 
 def userless_relations(graph: Graph) -> dict[str, Relation]:
-    """The relations that no user takes part in and that lead to an item, perhaps through others."""
+    """Relations without users that are connected to items, perhaps through others."""
     relations = {n: r for n, r in graph.relations.items() if graph.user not in (r.source, r.target)}
-    near = {graph.item}
-    for _ in relations:  # types that paths between items may pass
-        near |= {end for r in relations.values() if near & {r.source, r.target} for end in (r.source, r.target)}
-    return {n: r for n, r in relations.items() if r.source in near}
+    connected = {graph.item}
+    for _ in relations:
+        connected |= {t for r in relations.values() if connected & {r.source, r.target} for t in (r.source, r.target)}
+    return {n: r for n, r in relations.items() if r.source in connected}
 
 
 def item_graph(graph: Graph) -> Graph:
-    """The graph of ``userless_relations``; users and interactions are gone.
+    """The graph of ``userless_relations``, without users and interactions.
 
     Raises:
         InputError: there are none.
@@ -56,8 +56,8 @@ def item_graph(graph: Graph) -> Graph:
     if not relations:
         raise InputError(
             "no relation among items",
-            where="graph vectors of items",
-            expected="a relation that leads from items to items, such as one of kind cooccurrence",
+            where="item graph",
+            expected="a relation that connects items, such as one of kind cooccurrence",
             found=", ".join(graph.relations) or "none",
         )
     nobody = IdMap(graph.user, graph.nodes[graph.user].keys.head(0))
@@ -70,16 +70,16 @@ def item_graph(graph: Graph) -> Graph:
 
 
 class ItemGraphEncoder(nn.Module, ABC):
-    """Vectors of all nodes of an item graph, users being none of them.
+    """Vectors of all nodes of an item graph.
 
     Args:
         graph: from ``item_graph``.
         dim: length of a vector.
-        layers: steps along edges.
+        layers: number of layers.
 
     Attributes:
-        table: what the layers start from, [n_nodes, dim].
-        scale: factor of what comes out; a factor of the table would change what attention attends to.
+        table: free vectors, the input of the first layer, [n_nodes, dim].
+        scale: factor of the output; scaling the table instead would change the attention weights.
     """
 
     def __init__(self, graph: Graph, dim: int, layers: int) -> None:
@@ -92,28 +92,28 @@ class ItemGraphEncoder(nn.Module, ABC):
 
     @abstractmethod
     def reset(self, generator: torch.Generator, scale: float) -> None:
-        """Fresh parameters; called without gradients."""
+        """Initialise the parameters; called without gradients."""
 
     @abstractmethod
     def encode(self, graph: Graph) -> Tensor:
-        """Vectors of all nodes, messages passing along the edges of ``graph``, whose nodes are the same."""
+        """Vectors of all nodes, with messages along the edges of ``graph``, a subgraph with the same nodes."""
 
     def forward(self) -> Tensor:
-        """Vectors of all items along all edges, [n_items, dim]."""
+        """Vectors of all items, with messages along all edges, [n_items, dim]."""
         return self.encode(self.graph)[self._rows(self.graph.item)] * self.scale
 
     @torch.no_grad()
     def rescale(self, length: float) -> None:
-        """Make the items' vectors ``length`` long on average."""
+        """Scale the item vectors to a mean length of ``length``."""
         self.scale.fill_(1)
         self.scale.copy_(length / self().norm(dim=1).mean())
 
     def pretrain(self, steps: int, lr: float, seed: np.random.SeedSequence) -> list[float]:
-        """Train the vectors to predict the graph's own edges.
+        """Train the encoder to predict edges of the graph.
 
         Args:
-            steps: each on at most ``PAIRS`` of the held-out half of every relation.
-            lr: Adam's, falling to 0.
+            steps: each predicts at most ``PAIRS`` held-out edges per relation.
+            lr: Adam's learning rate, decaying to 0.
             seed: of the halves and the edges.
 
         Returns:
@@ -121,15 +121,15 @@ class ItemGraphEncoder(nn.Module, ABC):
         """
         optimizer = torch.optim.Adam(self.parameters(), lr=lr, fused=True)
         relations, curve = list(self.graph.relations.values()), []
-        for step, own in enumerate(seed.spawn(steps)):
+        for step, step_seed in enumerate(seed.spawn(steps)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * (1 - step / steps)
-            rng = np.random.default_rng(own)
-            chosen = {r.name: rng.random(len(r)) < 0.5 for r in relations}
-            kept = replace(self.graph, relations={r.name: r.where(chosen[r.name]) for r in relations})
+            rng = np.random.default_rng(step_seed)
+            messages = {r.name: rng.random(len(r)) < 0.5 for r in relations}
+            message_graph = replace(self.graph, relations={r.name: r.where(messages[r.name]) for r in relations})
             optimizer.zero_grad()
-            vectors = self.encode(kept)
-            losses = [self._edge_loss(vectors, r, ~chosen[r.name], rng) for r in relations]
+            vectors = self.encode(message_graph)
+            losses = [self._edge_loss(vectors, r, ~messages[r.name], rng) for r in relations]
             total = torch.stack(losses).mean()
             total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -138,18 +138,18 @@ class ItemGraphEncoder(nn.Module, ABC):
         return curve
 
     def _edge_loss(self, vectors: Tensor, relation: Relation, which: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """Cross-entropy of each edge's target among all nodes of its type, over cosines; both ways within a type."""
+        """Cross-entropy over cosines of each edge's target among all nodes of its type; both ways if undirected."""
         edges = relation.where(which)
         if not len(edges):
             return vectors.sum() * 0
         some = rng.permutation(len(edges))[:PAIRS]
         src, dst = edges.src[some].astype(np.int64), edges.dst[some].astype(np.int64)
-        turned = rng.random(some.size) < 0.5 if relation.undirected else np.zeros(some.size, bool)
-        src, dst = np.where(turned, dst, src), np.where(turned, src, dst)
+        swapped = rng.random(some.size) < 0.5 if relation.undirected else np.zeros(some.size, bool)
+        src, dst = np.where(swapped, dst, src), np.where(swapped, src, dst)
         left, right = (
             functional.normalize(vectors[self._rows(t)], dim=1) for t in (relation.source, relation.target)
         )
-        # index_select, for the gradient of indexing adds in the order in which threads arrive
+        # index_select, since the gradient of indexing is summed in an order that depends on the threads
         logits = left.index_select(0, torch.from_numpy(src).to(left.device)) @ right.T / 0.1
         weight = torch.from_numpy(edges.weight[some]).to(logits)
         loss = functional.cross_entropy(logits, torch.from_numpy(dst).to(logits.device), reduction="none")
@@ -161,10 +161,10 @@ class ItemGraphEncoder(nn.Module, ABC):
 
 
 class LightGCNItemEncoder(ItemGraphEncoder):
-    """``1/(L+1) Σ_l (Σ_r Â_r / R)^l T``: the layers' mean over all relations alike (He et al. 2020)."""
+    """``1/(L+1) Σ_l (Σ_r Â_r / R)^l E``: LightGCN with equal weights of all R relations (He et al. 2020)."""
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
-        """A normal table."""
+        """A normal table E."""
         self.table.copy_(torch.randn(self.table.shape, generator=generator) * scale)
 
     def encode(self, graph: Graph) -> Tensor:
@@ -175,7 +175,7 @@ class LightGCNItemEncoder(ItemGraphEncoder):
 
 
 class GATItemEncoder(ItemGraphEncoder):
-    """Layers of GATv2 attention over the edges of every relation, each beside a way past it."""
+    """GATv2 layers over all relations, with residual connections."""
 
     def __init__(self, graph: Graph, dim: int, layers: int, heads: int) -> None:
         super().__init__(graph, dim, layers)
@@ -184,7 +184,7 @@ class GATItemEncoder(ItemGraphEncoder):
         self.attention = nn.ModuleList([AttentionLayer(dim, adjacency, heads) for _ in range(layers)])
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
-        """A normal table; layers as in GATv2."""
+        """A normal table; layers initialised as in GATv2."""
         self.table.copy_(torch.randn(self.table.shape, generator=generator) * scale)
         for layer in self.attention:
             assert isinstance(layer, AttentionLayer)
@@ -200,9 +200,7 @@ class GATItemEncoder(ItemGraphEncoder):
 
 
 def make_item_encoder(encoder: EncoderName, graph: Graph, dim: int, layers: int, heads: int) -> ItemGraphEncoder:
-    """The encoder of that name; ``heads`` are those of attention."""
-    return (
-        LightGCNItemEncoder(graph, dim, layers)
-        if encoder == "lightgcn"
-        else GATItemEncoder(graph, dim, layers, heads)
-    )
+    """The encoder by name; ``heads`` are attention heads."""
+    if encoder == "lightgcn":
+        return LightGCNItemEncoder(graph, dim, layers)
+    return GATItemEncoder(graph, dim, layers, heads)

@@ -1,12 +1,13 @@
-"""SASRec: a causal transformer over the history (Kang & McAuley 2018), with the norm before each part.
+"""SASRec: a causal transformer over the history (Kang & McAuley 2018).
 
-    x_t = √d · q_{s_t} + p_{place(t)}
-    x ← x + attention(norm(x)),      x ← x + W₂ gelu(W₁ norm(x)),      for each layer
-    h_t = norm(x_t),      score(i) = h_t · q_i
+    x_t = √d · q_{s_t} + p_{pos(t)}                                                     (eq. 1)
+    x ← x + Dropout(SA(LayerNorm(x))),      x ← x + Dropout(FFN(LayerNorm(x)))          (section 3.3, each layer)
+    SA(x) = softmax(Q Kᵀ / √d_head) V · W_O,      [Q, K, V] = x [W_Q, W_K, W_V]         (eq. 2 and 3, each head)
+    FFN(x) = W₂ gelu(W₁ x + b₁) + b₂                                                    (eq. 4, there with ReLU)
+    h_t = LayerNorm(x_t),      score(i) = h_t · q_i                                     (eq. 6)
 
-Places are counted from the end of the window. Published figures with one negative and binary cross-entropy are far
-below those of a softmax over the catalogue (Petrov & Macdonald 2023; Klenitskiy & Vasilev 2023), so that is the
-default here.
+Positions count from the end of the window. The default loss is the softmax over the catalogue: with the paper's
+binary cross-entropy and one negative, accuracy is far lower (Petrov & Macdonald 2023; Klenitskiy & Vasilev 2023).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional
 from relrank.graph.graph import Graph
 from relrank.models.core.hyperparameters import PositiveInt
 from relrank.models.core.layers import apply_dropout, check_heads
-from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, places
+from relrank.models.core.sequence import SequenceConfig, SequenceModel, Windows, positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,20 @@ class SASRecConfig(SequenceConfig):
     layers: PositiveInt = 2
     """Transformer layers."""
     heads: PositiveInt = 2
-    """Heads of attention; they divide ``dim``."""
+    """Attention heads; a divisor of ``dim``."""
     widening: PositiveInt = 4
-    """Width of the feed-forward part, in multiples of ``dim``."""
+    """Hidden width of the feed-forward network, in multiples of ``dim``."""
 
 
 class TransformerLayer(nn.Module):
-    """Attention and a feed-forward part, each after a norm and beside a way past it."""
+    """Self-attention and a feed-forward network, each pre-norm with a residual connection.
+
+    Attributes:
+        attend: [W_Q, W_K, W_V], one linear layer dim → 3 · dim.
+        merge: W_O.
+        widen: W₁, b₁.
+        narrow: W₂, b₂.
+    """
 
     def __init__(self, dim: int, heads: int, widening: int) -> None:
         super().__init__()
@@ -47,7 +55,7 @@ class TransformerLayer(nn.Module):
         self.widen, self.narrow = nn.Linear(dim, widening * dim), nn.Linear(widening * dim, dim)
 
     def reset(self, generator: torch.Generator, std: float) -> None:
-        """Normal weights, no bias; norms at one."""
+        """Normal weights, zero biases; norms at the identity."""
         for norm in (self.norm, self.norm_forward):
             norm.weight.fill_(1)
             norm.bias.zero_()
@@ -60,26 +68,40 @@ class TransformerLayer(nn.Module):
 
         Args:
             x: the inputs.
-            mask: bool [b, 1, 1, L], True at what may be attended to; None: everything up to the moment itself.
+            mask: bool [b, 1, 1, L], True at positions that may be attended to; None for causal attention.
             dropout: share of entries.
-            generator: of the dropout; None for none.
+            generator: of the dropout; None disables it.
         """
+        x = x + apply_dropout(self.self_attention(self.norm(x), mask), dropout, generator)
+        return x + apply_dropout(self.feed_forward(self.norm_forward(x)), dropout, generator)
+
+    def self_attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(Q Kᵀ / √d_head) V · W_O, [b, L, dim]."""
         b, length, dim = x.shape
-        parts = self.attend(self.norm(x)).view(b, length, 3, self.heads, dim // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        if x.device.type == "cpu" and query.dtype == torch.bfloat16:  # whose gradient is three times slower there
+        qkv = self.attend(x).view(b, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if x.device.type == "cpu" and query.dtype == torch.bfloat16:  # its backward pass is three times slower
             query, key, value = query.float(), key.float(), value.float()
         with torch.autocast(
             x.device.type, enabled=x.device.type != "cpu" and torch.is_autocast_enabled(x.device.type)
         ):
             attended = functional.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
-        x = x + apply_dropout(self.merge(attended.transpose(1, 2).reshape(b, length, dim)), dropout, generator)
-        wide = functional.gelu(self.widen(self.norm_forward(x)))
-        return x + apply_dropout(self.narrow(wide), dropout, generator)
+        merged: Tensor = self.merge(attended.transpose(1, 2).reshape(b, length, dim))
+        return merged
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """W₂ gelu(W₁ x + b₁) + b₂, [b, L, dim]."""
+        out: Tensor = self.narrow(functional.gelu(self.widen(x)))
+        return out
 
 
 class Transformer(SequenceModel):
-    """Layers of attention over the window; whether a moment sees what follows is the subclass's matter."""
+    """Transformer layers over the window.
+
+    Attributes:
+        causal: whether a position attends only to itself and earlier ones.
+        places: position embeddings p, [window, dim].
+    """
 
     Config: ClassVar[type] = SASRecConfig
     causal: ClassVar[bool] = True
@@ -93,11 +115,11 @@ class Transformer(SequenceModel):
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """Heads divide the vector."""
+        """``heads`` must divide ``dim``."""
         check_heads(config, where)
 
     def init_encoder(self, generator: torch.Generator) -> None:
-        """Normal places and weights; norms at one."""
+        """Normal position embeddings and weights; norms at the identity."""
         self.places.copy_(torch.randn(self.places.shape, generator=generator) * self.config.init_scale)
         for block in self.blocks:
             assert isinstance(block, TransformerLayer)
@@ -106,17 +128,17 @@ class Transformer(SequenceModel):
         self.norm.bias.zero_()
 
     def states(self, x: Tensor, windows: Windows, generator: torch.Generator | None) -> Tensor:
-        """The layers."""
+        """States h of every position: embeddings [b, L, dim] → [b, L, dim]."""
         c = self.config
-        x = x * c.dim**0.5 + functional.embedding(places(windows, c.window), self.places)
+        x = x * c.dim**0.5 + functional.embedding(positions(windows, c.window), self.places)
         x = apply_dropout(x, c.dropout, generator)
         mask = None
         if not self.causal:
             mask = (torch.arange(x.shape[1], device=x.device) < windows.n_valid[:, None])[:, None, None]
         for block in self.blocks:
             x = block(x, mask, c.dropout, generator)
-        result: Tensor = self.norm(x)
-        return result
+        h: Tensor = self.norm(x)
+        return h
 
 
 class SASRec(Transformer):

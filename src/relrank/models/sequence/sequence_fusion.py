@@ -1,16 +1,15 @@
-"""SASRec over items that are mixtures: their own vectors and those that a graph of items gives them.
+"""SASRec over mixtures of free item vectors and vectors from a graph of items.
 
     x_i = α e_i + (1 − α) g_i,      g = encoder(graph of items),      score(i) = h_t · x_i
 
-α belongs to a history (``relrank.models.sequence.fusion_weight``): a short one may lean on the graph, a long one on
-its own vectors. It is one for all moments of a history, and so tells an early moment how many follow, never which.
-The table that is read and the table that is scored are one and the same; under a gate, which knows each moment alone,
-an input keeps the mixture of its own moment. The table is never made: the product with it is ``(α h) · e_i + ((1 − α)
-h) · g_i``. Both sides start at one length, so that α = ½ is half and half. On an arm without relations among items
-there is nothing to mix, and the model is SASRec.
+α depends on the history (``relrank.models.sequence.fusion_weight``): short histories may rely on the graph, long ones
+on free vectors. It is the same for all positions of a history, and so reveals to an early position how many items
+follow, but not which. Inputs and outputs use the same mixture, except that a gate has one α per position. The mixed
+table is never computed: the score is ``(α h) · e_i + ((1 − α) h) · g_i``. Both kinds of vectors start with the same
+mean length, so that α = ½ weighs them equally. On an arm without relations among items the model is SASRec.
 
-Vectors of the graph may first be trained on the graph alone, and may then be frozen; a frozen encoder that was never
-trained is refused.
+The graph's vectors may first be trained on the graph alone, and may then be frozen; freezing an untrained encoder is
+an error.
 """
 
 from __future__ import annotations
@@ -46,34 +45,34 @@ MixingName = Literal["fixed", "discrete", "per-bin", "continuous", "piecewise", 
 
 @dataclass(frozen=True, slots=True)
 class SequenceFusionConfig(SASRecConfig):
-    """Hyper-parameters of the fusion; those of SASRec beside them."""
+    """Hyper-parameters of the fusion, in addition to those of SASRec."""
 
     similarity: Literal["dot"] = "dot"
-    """A cosine would be that of the two parts side by side, and not of their mixture."""
+    """Dot products only: a cosine would be that of the concatenated parts, not of their mixture."""
     mixing: MixingName = "continuous"
-    """How α depends on a history."""
+    """How α depends on the history."""
     alpha: OpenUnitInterval = 0.5
-    """Where α starts, and stays if it is fixed: the share of an item's own vector."""
+    """Initial α, the weight of the free vectors; constant if ``mixing`` is fixed."""
     short_alpha: OpenUnitInterval = 0.3
-    """α of histories up to 10 items, if it is discrete."""
+    """α of histories of up to 10 items, if ``mixing`` is discrete."""
     medium_alpha: OpenUnitInterval = 0.5
-    """α of 11 to 50 items, if it is discrete."""
+    """α of 11 to 50 items, if ``mixing`` is discrete."""
     long_alpha: OpenUnitInterval = 0.7
-    """α of longer histories, if it is discrete."""
+    """α of longer histories, if ``mixing`` is discrete."""
     encoder: EncoderName = "lightgcn"
-    """What makes vectors of the graph: LightGCN, or attention."""
+    """Encoder of the graph: LightGCN, or attention."""
     graph_layers: PositiveInt = 2
-    """Its steps along edges."""
+    """Layers of the encoder."""
     pretrain: NonNegativeInt = 0
-    """Steps in which the graph's vectors are first trained to predict the graph's own edges."""
+    """Steps in which the encoder is first trained to predict the graph's edges."""
     pretrain_lr: Positive = 0.02
-    """Adam's learning rate there."""
+    """Adam's learning rate in these steps."""
     freeze: bool = False
-    """Whether the graph's vectors then stay as they are."""
+    """Whether the encoder is frozen afterwards."""
 
 
 class SequenceFusion(Transformer):
-    """A causal transformer over mixtures of own vectors and a graph's."""
+    """A causal transformer over mixtures of free vectors and vectors from a graph."""
 
     name = "sequence-fusion"
     Config = SequenceFusionConfig
@@ -92,11 +91,11 @@ class SequenceFusion(Transformer):
 
     @classmethod
     def check_config(cls, config: Any, where: str) -> None:
-        """As for every transformer; vectors that stay as they are have been trained before."""
+        """As for every transformer; a frozen encoder must be pretrained."""
         super().check_config(config, where)
         if config.freeze and not config.pretrain:
             raise InputError(
-                "vectors would stay at their random start",
+                "frozen encoder would keep its random initial vectors",
                 where=f"{where}, freeze",
                 expected="pretrain above 0, or freeze = false",
                 found="pretrain = 0",
@@ -104,16 +103,18 @@ class SequenceFusion(Transformer):
 
     @classmethod
     def used_relations(cls, graph: Graph, config: Any) -> tuple[str, ...]:
-        """Those that lead to an item without passing a user, within the layers of the graph's encoder.
+        """Relations that reach an item without passing a user, within the layers of the encoder.
 
-        Vectors that are first trained on the graph's own edges have learned from all of them.
+        A pretrained encoder has learned from all relations of the item graph.
         """
-        config, near = config or cls.Config(), userless_relations(graph)
-        return tuple(near) if config.pretrain else within_layers(graph, near, (graph.item,), int(config.graph_layers))
+        config, relations = config or cls.Config(), userless_relations(graph)
+        if config.pretrain:
+            return tuple(relations)
+        return within_layers(graph, relations, (graph.item,), int(config.graph_layers))
 
     @classmethod
     def space(cls, graph: Graph) -> tuple[Any, ...]:
-        """As for every model of sequences; how α starts, and the graph's encoder, where there is a graph of items."""
+        """That of every sequence model; with a graph of items, also α and the encoder."""
         if not userless_relations(graph):
             return super().space(graph)
         return (
@@ -125,7 +126,7 @@ class SequenceFusion(Transformer):
         )
 
     def init_encoder(self, generator: torch.Generator) -> None:
-        """SASRec's; α at its start; the graph's vectors normal, or trained on the graph."""
+        """As for SASRec; α at its initial value; the graph's encoder, perhaps pretrained."""
         super().init_encoder(generator)
         self.mixing.reset()
         if self.vectors is None:
@@ -140,28 +141,28 @@ class SequenceFusion(Transformer):
                 self.vectors.requires_grad_(not c.freeze)
         self.vectors.rescale(c.init_scale * c.dim**0.5)
 
-    def alpha(self, windows: Windows, own: Tensor) -> Tensor:
-        """α [b, 1, 1] of each window's history, or [b, L, 1] of each moment.
+    def alpha(self, windows: Windows, e: Tensor) -> Tensor:
+        """α [b, 1, 1] of each window's history, or [b, L, 1] of each position.
 
-        A gate reads the mean of the items' own vectors up to the moment, and no later one.
+        A gate reads the mean of the free vectors e up to the position.
         """
         states = None
         if self.config.mixing == "gated":
-            steps = torch.arange(1, own.shape[1] + 1, device=own.device)[:, None]
-            states = functional.normalize(own.cumsum(1) / steps, dim=2)
+            steps = torch.arange(1, e.shape[1] + 1, device=e.device)[:, None]
+            states = functional.normalize(e.cumsum(1) / steps, dim=2)
         alpha: Tensor = self.mixing(windows.lengths, states)
-        return (alpha if alpha.dim() == 3 else alpha[:, None]).to(own.dtype)
+        return (alpha if alpha.dim() == 3 else alpha[:, None]).to(e.dtype)
 
     def target_states(self, windows: Windows, items: Tensor, generator: torch.Generator | None) -> Tensor:
-        """``[α h, (1 − α) h]`` of the moments that are asked for."""
+        """``[α h, (1 − α) h]`` of the target positions."""
         if self.vectors is None:
             return super().target_states(windows, items, generator)
-        own = self.inputs(windows)
-        alpha = self.alpha(windows, own)
-        mixed = alpha * own + (1 - alpha) * functional.embedding(windows.items, items[:, self.config.dim :])
-        states = self.states(mixed, windows, generator)[windows.at]
-        share = alpha.expand(*windows.items.shape, 1)[windows.at]
-        return torch.cat([share * states, (1 - share) * states], dim=1)
+        e, g = self.inputs(windows), items[:, self.config.dim :]
+        alpha = self.alpha(windows, e)
+        x = alpha * e + (1 - alpha) * functional.embedding(windows.items, g)
+        h = self.states(x, windows, generator)[windows.at]
+        alpha_at = alpha.expand(*windows.items.shape, 1)[windows.at]
+        return torch.cat([alpha_at * h, (1 - alpha_at) * h], dim=1)
 
     def outputs(self) -> Tensor:
         """``[e_i, g_i]`` of all items."""
@@ -169,26 +170,26 @@ class SequenceFusion(Transformer):
 
     @property
     def alpha_by_length(self) -> dict[str, dict[str, float]]:
-        """α of the training histories by true length: mean, standard deviation and count of each group."""
+        """α of the training histories by length: mean, standard deviation and count of each group."""
         if self.vectors is None:
             return {}
         lengths = self.sequences.lengths()
         values = self._alphas(np.flatnonzero(lengths > 0))
         groups = np.searchsorted(LENGTH_BOUNDS, lengths[lengths > 0])
         return {
-            name: {"mean": float(own.mean()), "sd": float(own.std()), "count": own.size}
+            name: {"mean": float(alpha.mean()), "sd": float(alpha.std()), "count": alpha.size}
             for number, name in enumerate(LENGTH_GROUPS)
-            if (own := values[groups == number]).size
+            if (alpha := values[groups == number]).size
         }
 
     @torch.no_grad()
     def _alphas(self, users: Int64) -> np.ndarray[Any, Any]:
-        """α in the last moment of each user's history."""
-        found = []
+        """α at the last position of each user's history."""
+        alphas = []
         for first in range(0, users.size, SCORING_BATCH_SIZE):
             windows = self.scoring_windows(self.sequences.take(users[first : first + SCORING_BATCH_SIZE])).to(
                 self.table.device
             )
             alpha = self.alpha(windows, self.inputs(windows)).expand(*windows.items.shape, 1)
-            found.append(alpha[windows.at][:, 0].double().cpu().numpy())
-        return np.concatenate(found)
+            alphas.append(alpha[windows.at][:, 0].double().cpu().numpy())
+        return np.concatenate(alphas)

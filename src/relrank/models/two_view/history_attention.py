@@ -1,11 +1,11 @@
-"""A user as attention over the history: what was chosen, how it was rated, how long ago.
+"""A user as attention over the history: items, their ratings, and their age.
 
-    k_j = v_j + ρ(rating of j) + τ(⌊log₂ places from the end⌋),      q = Q (mean_j v_j + side(u))
-    h_u = Σ_j softmax_j(q · K k_j / √d) V k_j + side(u)
+    k_j = v_j + ρ(rating of j) + τ(⌊log₂ positions from the end⌋),      q_u = Q (mean_j v_j + side(u))
+    h_u = Σ_j softmax_j(q_u · K k_j / √d) V k_j + side(u)                                (each head)
 
-for every head. The query is the user's own, so that two users weigh the same item differently. Ratings are what the
-edges weigh, cut into levels; level 0 is a rating that nobody knows, as in a history that is folded in, and is
-practised in training. Histories lie end to end, so that there is no padding.
+The query depends on the user, so that two users weigh the same item differently. Ratings are the edges' weights,
+binned into levels. Level 0 is an unknown rating, as in a history that is folded in; training hides some ratings, so
+that it is learned. Histories are concatenated, without padding.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from relrank.kernels.dot_attention import Neighbours, dot_attention
 from relrank.models.core.layers import Affine, near_identity
 
 MOST_LEVELS = 16
-"""Distinct weights up to which every one is a level of its own; more are cut at quantiles."""
+"""Up to this many distinct weights, each is a level; more are binned at quantiles."""
 MOST_AGES = 12
-"""Levels of age: the latest item, the two before, the four before those, and so on."""
+"""Levels of age: the latest item, the two before it, the four before those, and so on."""
 HIDDEN = 0.1
 """Share of a batch's users whose ratings are hidden in a step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histories:
-    """Histories of several users, end to end.
+    """Concatenated histories of several users.
 
     Attributes:
         indptr: int64 [n + 1], where each starts.
         items: int32 [n_events], item rows.
-        levels: int64 [n_events], of the rating; 0 if it is not known.
-        ages: int64 [n_events], ⌊log₂(places from the end + 1)⌋, 0 for the latest; all 0 where there is no order.
+        levels: int64 [n_events], rating levels; 0 if unknown.
+        ages: int64 [n_events], ⌊log₂(positions from the end + 1)⌋, 0 for the latest; all 0 without an order.
     """
 
     indptr: Int64
@@ -50,7 +50,7 @@ class Histories:
 
     @classmethod
     def of_sets(cls, rows: Csr) -> Histories:
-        """Histories of which neither order nor ratings are known."""
+        """Histories without order or ratings."""
         return cls(rows.indptr, rows.indices, *(np.zeros(rows.nnz, np.int64) for _ in range(2)))
 
     @property
@@ -60,7 +60,7 @@ class Histories:
 
 
 def rating_levels(weights: Float32) -> Int64:
-    """Level of each weight, 1 … n ascending; int64 [n_edges]."""
+    """Level of each weight, 1 … n in ascending order, int64 [n_edges]."""
     distinct = np.unique(weights)
     if distinct.size > MOST_LEVELS:
         distinct = np.unique(np.quantile(weights, np.linspace(0, 1, MOST_LEVELS + 1)[:-1], method="inverted_cdf"))
@@ -69,13 +69,13 @@ def rating_levels(weights: Float32) -> Int64:
 
 
 class TrainingHistories:
-    """The histories that a graph's interactions make: the latest items of each, in time order where there is one.
+    """The latest items of every user's training history, in time order where there is one.
 
-    In time an item is there as often as it was chosen, as it is in histories that are folded in.
+    With an order, an item occurs as often as it was chosen, as in histories that are folded in.
 
     Args:
-        graph: the interactions.
-        window: items of a history that are read, the latest; 0 for all. Without an order in time it is all.
+        graph: has the interactions.
+        window: latest items of a history that are read; 0 for all. Without an order, all are read.
     """
 
     def __init__(self, graph: Graph, window: int) -> None:
@@ -97,17 +97,17 @@ class TrainingHistories:
 
         Args:
             users: user rows [n].
-            cut: (user rows, item rows) that are left out: a target is never in the history that is to find it.
+            cut: (user rows, item rows) to leave out, so that a target is never in the history that predicts it.
         """
         indptr, at = concat_ranges(self.indptr[users], self.indptr[users + 1] - self.indptr[users])
         if cut is not None:
-            left = ~np.isin(self.keys[at], cut[0] * self.n_items + cut[1])
-            owner = np.repeat(np.arange(users.size), np.diff(indptr))[left]
-            at, indptr = at[left], np.searchsorted(owner, np.arange(users.size + 1)).astype(np.int64)
+            kept = ~np.isin(self.keys[at], cut[0] * self.n_items + cut[1])
+            owner = np.repeat(np.arange(users.size), np.diff(indptr))[kept]
+            at, indptr = at[kept], np.searchsorted(owner, np.arange(users.size + 1)).astype(np.int64)
         return self._latest(indptr, self.items[at], self.levels[at])
 
     def given(self, indptr: Int64, items: npt.NDArray[np.int32]) -> Histories:
-        """Histories from elsewhere, end to end, oldest item first; nobody knows their ratings."""
+        """Other histories, concatenated, oldest item first, with unknown ratings."""
         return self._latest(indptr, items, np.zeros(items.size, np.int64))
 
     def _latest(self, indptr: Int64, items: npt.NDArray[np.int32], levels: Int64) -> Histories:
@@ -128,14 +128,14 @@ class HistoryAttention(nn.Module):
 
     Args:
         dim: length of a vector.
-        heads: they divide it.
-        n_levels: of ratings; with one, ratings say nothing and have no vectors.
-        ordered: whether ages say something.
+        heads: a divisor of ``dim``.
+        n_levels: number of rating levels; with one, ratings are ignored.
+        ordered: whether histories have an order; without one, ages are ignored.
 
     Attributes:
-        ratings: ρ, [n_levels + 1, dim]; row 0 is "not known".
+        ratings: ρ, [n_levels + 1, dim]; row 0 is "unknown".
         ages: τ, [MOST_AGES, dim].
-        nobody: [dim], the user without a history.
+        nobody: vector of a user without a history, [dim].
     """
 
     def __init__(self, dim: int, heads: int, n_levels: int, ordered: bool) -> None:
@@ -147,7 +147,7 @@ class HistoryAttention(nn.Module):
         self.nobody = nn.Parameter(torch.zeros(dim))
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
-        """Nearly the plain mean of the history."""
+        """Initially h is nearly the mean of the history."""
         dim = self.nobody.numel()
         with torch.no_grad():
             for table in (self.ratings, self.ages):
@@ -156,16 +156,16 @@ class HistoryAttention(nn.Module):
             for affine in (self.query, self.key):
                 affine.reset(generator, 0.5)
             self.value.weight[:-1] = near_identity((dim, dim), generator)
-            # not 0: of a history whose items say nothing it is all that there is
+            # not 0: it is the whole vector of a history whose item vectors are zero
             self.value.weight[-1] = torch.randn(dim, generator=generator) * (0.1 * scale)
 
     def keys(self, items: Tensor, histories: Histories, generator: torch.Generator | None = None) -> Tensor:
-        """Every event as what attention reads: k, [n_events, dim].
+        """Keys k of every event, [n_events, dim].
 
         Args:
-            items: vectors of the catalogue, [n_items, dim].
+            items: v of the catalogue, [n_items, dim].
             histories: of some users.
-            generator: in training, of the tenth of the users whose ratings are hidden.
+            generator: in training, of the users whose ratings are hidden; None when scoring.
         """
         device = items.device
         keys = items.index_select(0, torch.from_numpy(histories.items).to(device))
@@ -181,18 +181,18 @@ class HistoryAttention(nn.Module):
         return keys
 
     def forward(self, items: Tensor, keys: Tensor, histories: Histories, side: Tensor | None = None) -> Tensor:
-        """Vectors of the users, [n, dim].
+        """Vectors h of the users, [n, dim].
 
         Args:
-            items: vectors of the catalogue, [n_items, dim].
+            items: v of the catalogue, [n_items, dim].
             keys: k of every event, from ``keys``.
             histories: of the users.
-            side: what else is known of the users, [n, dim].
+            side: side(u), [n, dim].
         """
         lengths = np.diff(histories.indptr)
         share = np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
-        asked = sparse_product(Csr(histories.indptr, histories.items, share, len(items)), items)
-        asked = asked if side is None else asked + side
+        mean = sparse_product(Csr(histories.indptr, histories.items, share, len(items)), items)
+        mean = mean if side is None else mean + side
         events = np.arange(histories.items.size, dtype=np.int32)
         neighbours = Neighbours(histories.indptr, events, np.zeros_like(events))
 
@@ -202,8 +202,8 @@ class HistoryAttention(nn.Module):
             projected: Tensor = affine(x)
             return projected.view(len(x), self.heads, width)
 
-        query, key, value = by_head(self.query, asked), by_head(self.key, keys), by_head(self.value, keys)
-        heard = dot_attention(query, key, value, one, neighbours, width**-0.5).flatten(1)
+        query, key, value = by_head(self.query, mean), by_head(self.key, keys), by_head(self.value, keys)
+        h = dot_attention(query, key, value, one, neighbours, width**-0.5).flatten(1)
         empty = torch.from_numpy(lengths == 0).to(items.device)[:, None]
-        heard = heard + empty * self.nobody
-        return heard if side is None else heard + side
+        h = h + empty * self.nobody
+        return h if side is None else h + side

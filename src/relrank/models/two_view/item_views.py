@@ -1,11 +1,11 @@
-"""All items at once: the vector of their own, what is written of them, and what they share, by a gate.
+"""All items at once: a gated mean of free vector, text view and attribute view.
 
     v_i = Σ_p γ_ip part_p(i),      p ∈ {own, text, attributes}
 
-Text and attributes are gated means of what each relation says (``relrank.models.two_view.views``); each then asks all
-parts of both by cross-attention. All have length 1, so that γ says what each counts. What is missing has no share: an
-item that nobody chose in training has no vector of its own. An item without any part is the vector "nothing is
-known".
+The text and attribute views are gated means over relations (``relrank.models.two_view.views``), followed by
+cross-attention over the parts of both. All three have length 1, so that γ tells how much each counts. Missing parts
+have γ = 0; an item without training interactions has no free vector. An item without any part gets a learned default
+vector.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from relrank.models.core.layers import FeatureEncoder
 from relrank.models.two_view.views import CrossAttention, Draws, Gate, Parts, Relations
 
 PARTS = ("own", "text", "attributes")
-"""What an item is made of, in the order of the gate."""
+"""Parts of an item, in the order of the gate."""
 
 
 class Encoded(NamedTuple):
-    """What one pass over the catalogue gives.
+    """Results of one pass over the catalogue.
 
     Attributes:
         items: v, [n_items, dim].
-        views: the text view and the attribute view before they asked each other, [n_items, dim] each.
+        views: the text view and the attribute view before cross-attention, [n_items, dim] each.
         shares: γ of ``PARTS``, [n_items, 3].
     """
 
@@ -44,16 +44,17 @@ class ItemViews(nn.Module):
     """The encoder of the catalogue.
 
     Args:
-        graph: relations to read, and features of the items.
+        graph: has the relations and the items' features.
         texts: names of relations to texts.
         attributes: names of other relations of items.
-        features: whether features of the items are read, as one more part of the attribute view.
-        own: whether items have vectors of their own.
+        features: whether item features are one more part of the attribute view.
+        own: whether items have free vectors.
         dim: length of a vector.
         heads: of the cross-attention.
 
     Attributes:
-        table: own vectors of all nodes, [n_nodes, dim]: users', which nobody reads here, items', then attributes'.
+        table: free vectors of all nodes, [n_nodes, dim]: users (unused here), items, attributes.
+        nothing: the default vector, [dim].
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class ItemViews(nn.Module):
         self.known: Tensor
 
     def reset(self, generator: torch.Generator, scale: float) -> None:
-        """Normal vectors; gates that count alike; cross-attention that adds little."""
+        """Normal vectors, equal gates, and cross-attention that adds little."""
         with torch.no_grad():
             for table in (self.table, self.nothing):
                 table.copy_(torch.randn(table.shape, generator=generator) * scale)
@@ -106,12 +107,12 @@ class ItemViews(nn.Module):
             gate.reset()  # type: ignore[operator]
 
     def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> tuple[Draws | None, Draws | None]:
-        """At most ``fanout`` neighbours in every hop of the texts and of the attributes."""
-        one, other = (
-            None if relations is None else relations.draw(fanout, own, parallel)
-            for relations, own in zip((self.text, self.attributes), seed.spawn(2), strict=True)
+        """At most ``fanout`` neighbours in every hop of the text and of the attribute relations."""
+        text, attributes = (
+            None if relations is None else relations.draw(fanout, child, parallel)
+            for relations, child in zip((self.text, self.attributes), seed.spawn(2), strict=True)
         )
-        return one, other
+        return text, attributes
 
     def forward(
         self,
@@ -119,35 +120,36 @@ class ItemViews(nn.Module):
         generator: torch.Generator | None = None,
         drawn: tuple[Draws | None, Draws | None] = (None, None),
     ) -> Encoded:
-        """All items, once.
+        """Vectors of all items.
 
         Args:
-            own_dropout: in training, the share of items that do without their own vector, so that the views learn to
-                stand alone (DropoutNet, Volkovs et al. 2017). An item without a view keeps it.
-            generator: of those items.
-            drawn: edges to read; all if there are none.
+            own_dropout: in training, the share of items whose free vector is dropped, so that the views also work
+                without it (DropoutNet, Volkovs et al. 2017). An item without a view keeps it.
+            generator: of the dropout; None when scoring.
+            drawn: sampled edges of the text and of the attribute relations; None for all.
         """
         known = self.known
         if generator is not None and own_dropout:
-            chance = torch.rand(len(known), generator=generator, device=known.device)
-            stays = (chance >= own_dropout) | ~known[:, 1:].any(1)
-            known = torch.cat([known[:, :1] & stays[:, None], known[:, 1:]], dim=1)
+            drawn_numbers = torch.rand(len(known), generator=generator, device=known.device)
+            keeps_own = (drawn_numbers >= own_dropout) | ~known[:, 1:].any(1)
+            known = torch.cat([known[:, :1] & keeps_own[:, None], known[:, 1:]], dim=1)
         own = functional.normalize(self.table[self._items], dim=1) * known[:, :1]
         none = Parts(own.new_zeros(len(own), 0, own.shape[1]), known.new_zeros(len(own), 0))
-        base, shared = own, none
+        base, attribute_parts = own, none
         if self.encoder is not None:
             features = self.encoder(torch.arange(len(own), device=own.device)).to(own.dtype)
             base, described = own + features, self._described[:, None]
-            shared = Parts((functional.normalize(features, dim=1) * described)[:, None], described)
-        written = none if self.text is None else self.text(base, self.table, drawn[0])
+            attribute_parts = Parts((functional.normalize(features, dim=1) * described)[:, None], described)
+        text_parts = none if self.text is None else self.text(base, self.table, drawn[0])
         if self.attributes is not None:
-            shared = _joined(self.attributes(base, self.table, drawn[1]), shared)
-        text, attributes, last = self.gates
-        views = text(written), attributes(shared)
-        asked = self.across(torch.stack(views, dim=1), _joined(written, shared))
-        parts = Parts(torch.cat([own[:, None], functional.normalize(asked, dim=2)], dim=1) * known[:, :, None], known)
-        assert isinstance(last, Gate)
-        shares = last.shares(parts)
+            attribute_parts = _joined(self.attributes(base, self.table, drawn[1]), attribute_parts)
+        text_gate, attribute_gate, gate = self.gates
+        views = text_gate(text_parts), attribute_gate(attribute_parts)
+        attended = self.across(torch.stack(views, dim=1), _joined(text_parts, attribute_parts))
+        vectors = torch.cat([own[:, None], functional.normalize(attended, dim=2)], dim=1)
+        parts = Parts(vectors * known[:, :, None], known)
+        assert isinstance(gate, Gate)
+        shares = gate.shares(parts)
         items = (shares[:, :, None] * parts.vectors).sum(1) + ~known.any(1, keepdim=True) * self.nothing
         return Encoded(items, views, shares)
 

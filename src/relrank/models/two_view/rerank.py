@@ -1,10 +1,10 @@
-"""The heavy head: the best of a product's list, looked at again with the candidate in view.
+"""Reranking: the top candidates are scored again by target attention over the history.
 
     z_uc = Σ_j softmax_j(A v_c · k_j / √d) k_j,      s'(u, c) = s(u, c) + MLP([v_c ∘ z_uc ‖ v_c ∘ h_u ‖ z_uc])
 
-The history is read anew for every candidate (target-aware attention: Zhou et al. 2018, DIN), which costs the
-history's length for each, so that only the top of a list can have it. What is not looked at again keeps its place
-below. The top is that of the whole catalogue, whoever may be a candidate.
+Attention over the history depends on the candidate (Zhou et al. 2018, DIN), so its cost per candidate grows with the
+history, and only the top of the list is reranked. All other items stay below, in their order. The top is that of the
+whole catalogue, whatever the candidate items.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from relrank.models.core.layers import Affine
 from relrank.models.two_view.history_attention import Histories
 
 EVENTS = 1 << 22
-"""Events that scoring reads at a time, over all candidates."""
+"""Events read at a time when scoring, over all candidates."""
 
 
 class TargetAttention(nn.Module):
-    """What is added to the scores of a few candidates of each user.
+    """The term that is added to the scores of each user's candidates.
 
     Args:
         dim: length of a vector.
@@ -37,7 +37,7 @@ class TargetAttention(nn.Module):
         self.query, self.hidden, self.out = Affine(dim, dim), Affine(3 * dim, dim), Affine(dim, 1)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Nearly nothing is added."""
+        """The added term is initially close to 0."""
         self.query.reset(generator)
         self.hidden.reset(generator, 2**0.5)
         self.out.reset(generator, 0.01)
@@ -45,28 +45,28 @@ class TargetAttention(nn.Module):
     def forward(
         self, items: Tensor, candidates: Tensor, owners: Tensor, keys: Tensor, users: Tensor, histories: Histories
     ) -> Tensor:
-        """What is added, [n].
+        """MLP([v_c ∘ z_uc ‖ v_c ∘ h_u ‖ z_uc]) of each candidate, [n].
 
         Args:
-            items: vectors of the catalogue, [n_items, dim].
+            items: v of the catalogue, [n_items, dim].
             candidates: item rows, int64 [n].
-            owners: place of each candidate's user among the histories, int64 [n].
+            owners: index of each candidate's user among the histories, int64 [n].
             keys: k of every event of the histories, [n_events, dim].
             users: h, [n_users, dim].
             histories: of the users.
         """
-        whose, v = owners.cpu().numpy(), items.index_select(0, candidates)
-        indptr, events = concat_ranges(histories.indptr[whose], np.diff(histories.indptr)[whose])
+        of_user, v = owners.cpu().numpy(), items.index_select(0, candidates)
+        indptr, events = concat_ranges(histories.indptr[of_user], np.diff(histories.indptr)[of_user])
         neighbours = Neighbours(indptr, events.astype(np.int32), np.zeros(events.size, np.int32))
-        query, read = self.query(v)[:, None], keys[:, None]
-        z = dot_attention(query, read, read, keys.new_ones(1, 1), neighbours, v.shape[1] ** -0.5)[:, 0]
+        query, k = self.query(v)[:, None], keys[:, None]
+        z = dot_attention(query, k, k, keys.new_ones(1, 1), neighbours, v.shape[1] ** -0.5)[:, 0]
         hidden = functional.relu(self.hidden(v * z, v * users.index_select(0, owners), z))
         added: Tensor = self.out(hidden)[:, 0]
         return added
 
 
 def users_at_once(histories: Histories, candidates: int) -> Iterator[Int64]:
-    """Users in parts whose candidates read about ``EVENTS`` events."""
+    """Blocks of users whose candidates read about ``EVENTS`` events."""
     work = np.cumsum((np.diff(histories.indptr) + 1) * candidates)
     cuts = np.unique(np.searchsorted(work, np.arange(EVENTS, work[-1] if work.size else 0, EVENTS)))
     yield from (part for part in np.split(np.arange(histories.n), cuts) if part.size)
@@ -76,40 +76,40 @@ def users_at_once(histories: Histories, candidates: int) -> Iterator[Int64]:
 def hard_negatives(
     scores: Tensor, seen: tuple[Tensor, Tensor], top: int, n: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Some of the items at the top of each user's list, drawn at random.
+    """Random items from the top of each user's list.
 
     Args:
-        scores: [n_users, n_items]; is written into.
-        seen: (places of users, item rows) that are no negatives.
+        scores: [n_users, n_items]; overwritten.
+        seen: (user indices, item rows) that are not negatives.
         top: length of the list.
-        n: how many are drawn from it.
+        n: items drawn from it.
         generator: of the draw.
 
     Returns:
-        Item rows, int64 [n_users, n], and which of them are the user's own after all, bool [n_users, n]: those of a
-        user whose list is shorter.
+        Item rows, int64 [n_users, n], and which of them are seen items after all, because the user has too few
+        others, bool [n_users, n].
     """
     scores[seen] = -torch.inf
     best = scores.topk(min(top, scores.shape[1]), 1).indices
-    # by item and not by place in the list, so that two near scores that swap places change nothing
-    chance = torch.rand(scores.shape, generator=generator, device=scores.device).gather(1, best)
-    drawn = best.gather(1, chance.topk(min(n, best.shape[1]), 1).indices)
+    # random numbers per item, not per rank, so that two close scores may swap without changing the draw
+    order = torch.rand(scores.shape, generator=generator, device=scores.device).gather(1, best)
+    drawn = best.gather(1, order.topk(min(n, best.shape[1]), 1).indices)
     return drawn, scores.gather(1, drawn).isinf()
 
 
-def merge_reranked(scores: Tensor, columns: Tensor, looked_at: Tensor) -> Tensor:
-    """Scores in which some columns have new values, and all others keep their order below those.
+def merge_reranked(scores: Tensor, columns: Tensor, reranked: Tensor) -> Tensor:
+    """Replace the scores of some columns; all others keep their order below those.
 
     Args:
         scores: [n, n_items].
-        columns: int64 [n, c], what was looked at again.
-        looked_at: new values of these, [n, c].
+        columns: int64 [n, c], the reranked items.
+        reranked: their new scores, [n, c].
 
     Returns:
         [n, n_items].
     """
     others = scores.scatter(1, columns, -torch.inf)
-    above = looked_at.amin(1, keepdim=True) - others.amax(1, keepdim=True)
-    drop = (1 - above).clamp(min=0)
+    margin = reranked.amin(1, keepdim=True) - others.amax(1, keepdim=True)
+    drop = (1 - margin).clamp(min=0)
     drop = torch.where(drop.isfinite(), drop, torch.zeros_like(drop))
-    return (scores - drop).scatter(1, columns, looked_at)
+    return (scores - drop).scatter(1, columns, reranked)

@@ -1,19 +1,18 @@
-"""Two views of items: what is written of them, and what they share with others.
+"""Two views of items: their texts, and the attributes they share with other items.
 
-A relation from the item to texts, which are nodes with vectors, is read as content:
+A relation k from items to texts, which are nodes with fixed vectors x_n, is read by attention:
 
-    h_k(i) = Σ_{n ∈ N_k(i)} a_in P_k(x_n),      a_in = softmax over n of v · leaky(R b_i + L P_k(x_n))
+    h_k(i) = Σ_{n ∈ N_k(i)} a_in P_k(x_n),      a_in = softmax_n(v · leaky(R b_i + L P_k(x_n)))
 
-P_k being a two-layer projection of the texts' fixed vectors: the item's state b_i decides which of its texts counts
-("review attention": Chen et al. 2018, NARRE, with the edge's attention of GATv2). Any other relation of items is read
-as structure, in two hops with attention of their own, item → attribute → item:
+P_k is a two-layer projection, and the item's state b_i decides which of its texts counts ("review attention": Chen et
+al. 2018, NARRE, here with the attention of GATv2). Any other relation r of items is read in two hops, item →
+attribute → item, each with its own attention, or in one hop if it links items with items:
 
-    z_n = e_n + att(items of n),      h_r(i) = att(z_n of the attributes of i)
+    z_n = e_n + att(items of n),      h_r(i) = att(z_n of the attributes n of i)
 
-or in one hop where it links items with items. Each gives an item one vector of length 1, or none: an item that a
-relation does not reach is *missing* in it, no zero and no average, and has no share in what follows.
-
-A view is a mean of its parts by a gate; an item without any part has no such view.
+Each relation gives an item one vector of length 1, a *part*. A part is missing for an item that the relation does not
+reach: it is neither zero nor an average, and has no weight in what follows. A view is a gated mean of its parts; it
+is missing for an item without any part.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from relrank.models.core.layers import Affine, EdgeAttention
 
 
 class Parts(NamedTuple):
-    """What several relations say of every item.
+    """One part per relation of every item.
 
     Attributes:
-        vectors: [n_items, n_parts, dim], of length 1; zeros where there is nothing.
-        known: bool [n_items, n_parts].
+        vectors: [n_items, n_parts, dim], of length 1; zeros for missing parts.
+        known: bool [n_items, n_parts], False for missing parts.
     """
 
     vectors: Tensor
@@ -48,14 +47,14 @@ class Parts(NamedTuple):
 
 
 def attribute_relations(graph: Graph) -> tuple[str, ...]:
-    """All relations of items but those to texts, in name order; one that links items and users is no attribute."""
+    """All relations of items but those to texts and to users, in name order."""
     texts = {r.name for r in text_relations(graph)}
     ends = {name: (r.source, r.target) for name, r in sorted(graph.relations.items()) if len(r) and name not in texts}
     return tuple(name for name, pair in ends.items() if graph.item in pair and graph.user not in pair)
 
 
 class Drawn(NamedTuple):
-    """Some neighbours of the nodes that have any, as arrays: where each node's start, sources, weights."""
+    """Sampled neighbours of the nodes that have any, as CSR arrays."""
 
     starts: Int64
     sources: Int32
@@ -63,10 +62,10 @@ class Drawn(NamedTuple):
 
 
 class _Rows(nn.Module):
-    """One edge type's neighbours, as rows of its destinations, kept on the module's device.
+    """Neighbours by destination of one edge type, as buffers on the module's device.
 
     Attributes:
-        reached: bool [n_destinations], which have a neighbour.
+        reached: bool [n_destinations], whether a destination has a neighbour.
     """
 
     def __init__(self, csr: Csr) -> None:
@@ -90,25 +89,25 @@ class _Rows(nn.Module):
         none, starts = np.zeros(0, np.int64), np.zeros(self._nodes.size + 1, np.int64)
         counts(self._nodes, self._edges, none, fanout, False, starts)
         np.cumsum(starts, out=starts)
-        found = Drawn(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
+        drawn = Drawn(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
         word = seed.generate_state(1, np.uint64)[0]
         draw(
-            self._nodes, self._edges, none, fanout, False, False, word, starts, found.sources, found.weight, parallel
+            self._nodes, self._edges, none, fanout, False, False, word, starts, drawn.sources, drawn.weight, parallel
         )
-        return found
+        return drawn
 
     def forward(self, attention: EdgeAttention, sources: Tensor, destinations: Tensor, drawn: Drawn | None) -> Tensor:
-        """What each destination hears, [n_destinations, dim]; zeros where there is nothing to hear."""
+        """Attention over each destination's neighbours, [n_destinations, dim]; zeros without neighbours."""
         edges = (self.starts, self.sources, self.weight)
         if drawn is not None:
             starts, rows, weight = (torch.from_numpy(array).to(self.rows.device) for array in drawn)
             edges = starts, rows, weight
-        heard: Tensor = attention(sources, destinations.index_select(0, self.rows), *edges)
-        return torch.zeros_like(destinations).index_copy(0, self.rows, heard.to(destinations.dtype))
+        attended: Tensor = attention(sources, destinations.index_select(0, self.rows), *edges)
+        return torch.zeros_like(destinations).index_copy(0, self.rows, attended.to(destinations.dtype))
 
 
-class _Content(nn.Module):
-    """One relation to texts, whose vectors are the feature of its name."""
+class _TextPart(nn.Module):
+    """h_k of one relation to texts, whose vectors are the feature of the same name."""
 
     def __init__(self, feature: Feature, csr: Csr, dim: int) -> None:
         super().__init__()
@@ -128,22 +127,23 @@ class _Content(nn.Module):
 
     def forward(self, base: Tensor, table: Tensor, drawn: Sequence[Drawn | None]) -> Tensor:
         del table
-        written = self.out(functional.relu(self.hidden(self.x)))
-        heard: Tensor = self.rows(self.attention, written, base, drawn[0])
-        return heard
+        projected = self.out(functional.relu(self.hidden(self.x)))
+        h: Tensor = self.rows(self.attention, projected, base, drawn[0])
+        return h
 
 
-class _Structure(nn.Module):
-    """One relation to attributes, or among items."""
+class _AttributePart(nn.Module):
+    """h_r of one relation to attributes (edges to the items and to the attributes), or among items."""
 
-    def __init__(self, back: EdgeType, there: EdgeType | None, dim: int) -> None:
+    def __init__(self, to_items: EdgeType, to_attributes: EdgeType | None, dim: int) -> None:
         super().__init__()
-        self.rows, self.attention = _Rows(back.csr), EdgeAttention(dim, 1, not back.unweighted)
-        self.nodes = back.source
+        self.rows, self.attention = _Rows(to_items.csr), EdgeAttention(dim, 1, not to_items.unweighted)
+        self.nodes = to_items.source
         self.far_rows = self.far_attention = None
         self.hops: tuple[_Rows, ...] = (self.rows,)
-        if there is not None:
-            self.far_rows, self.far_attention = _Rows(there.csr), EdgeAttention(dim, 1, not there.unweighted)
+        if to_attributes is not None:
+            self.far_rows = _Rows(to_attributes.csr)
+            self.far_attention = EdgeAttention(dim, 1, not to_attributes.unweighted)
             self.hops = self.rows, self.far_rows
 
     def reset(self, generator: torch.Generator) -> None:
@@ -152,23 +152,23 @@ class _Structure(nn.Module):
                 attention.reset(generator)
 
     def forward(self, base: Tensor, table: Tensor, drawn: Sequence[Drawn | None]) -> Tensor:
-        sources = base
+        z = base
         if self.far_rows is not None and self.far_attention is not None:
-            own = table[self.nodes]
-            sources = own + self.far_rows(self.far_attention, base, own, drawn[1])
-        heard: Tensor = self.rows(self.attention, sources, base, drawn[0])
-        return heard
+            e = table[self.nodes]
+            z = e + self.far_rows(self.far_attention, base, e, drawn[1])
+        h: Tensor = self.rows(self.attention, z, base, drawn[0])
+        return h
 
 
 Draws = tuple[tuple[Drawn, ...], ...]
-"""For each relation its hops' edges, the items' own first."""
+"""Sampled edges per relation and hop; the hop that ends at the items comes first."""
 
 
 class Relations(nn.Module):
-    """What a set of relations says of every item, one part each.
+    """The parts of every item from a set of relations.
 
     Args:
-        graph: has the relations, and the vectors of the nodes they lead to.
+        graph: has the relations, and the texts' vectors.
         adjacency: of the same graph.
         names: the relations.
         dim: length of a vector.
@@ -178,18 +178,20 @@ class Relations(nn.Module):
         super().__init__()
         self.names, items = tuple(names), adjacency.types[graph.item]
         texts = {r.name for r in text_relations(graph)}
-        # a list: a relation's own name may be one that torch does not take for a module
+        # a list, since torch does not accept every relation name as a module's name
         self.parts = nn.ModuleList()
         for name in names:
-            both = [e for e in adjacency.edge_types if adjacency.names[e.relation] == name]
-            back = next(e for e in both if e.destination == items)
-            there = next((e for e in both if e.destination != items), None)
+            edge_types = [e for e in adjacency.edge_types if adjacency.names[e.relation] == name]
+            to_items = next(e for e in edge_types if e.destination == items)
+            to_others = next((e for e in edge_types if e.destination != items), None)
             self.parts.append(
-                _Content(graph.features[name], back.csr, dim) if name in texts else _Structure(back, there, dim)
+                _TextPart(graph.features[name], to_items.csr, dim)
+                if name in texts
+                else _AttributePart(to_items, to_others, dim)
             )
 
     def reset(self, generator: torch.Generator) -> None:
-        """Every relation's own start."""
+        """Fresh parameters for every relation."""
         for part in self.parts:
             part.reset(generator)  # type: ignore[operator]
 
@@ -198,7 +200,7 @@ class Relations(nn.Module):
         return torch.stack([part.rows.reached for part in self.parts], dim=1)  # type: ignore[union-attr, misc]
 
     def draw(self, fanout: int, seed: np.random.SeedSequence, parallel: bool) -> Draws:
-        """At most ``fanout`` neighbours of every node in every hop, to train on instead of all."""
+        """At most ``fanout`` neighbours of every node in every hop."""
         hops: list[tuple[_Rows, ...]] = [part.hops for part in self.parts]  # type: ignore[misc]
         words = iter(seed.spawn(sum(map(len, hops))))
         return tuple(tuple(rows.draw(fanout, next(words), parallel) for rows in of) for of in hops)
@@ -207,9 +209,9 @@ class Relations(nn.Module):
         """One part per relation.
 
         Args:
-            base: what is known of the items beside their relations, [n_items, dim].
-            table: own vectors of all nodes, [n_nodes, dim].
-            drawn: edges to read; None for all.
+            base: b, the items' states before their relations are read, [n_items, dim].
+            table: e, free vectors of all nodes, [n_nodes, dim].
+            drawn: sampled edges; None for all.
         """
         each = [(None, None)] * len(self.parts) if drawn is None else drawn
         vectors = [
@@ -219,9 +221,9 @@ class Relations(nn.Module):
 
 
 class Gate(nn.Module):
-    """A mean of parts whose shares the parts themselves decide; those that are missing have none.
+    """A weighted mean of the known parts, with weights computed from the parts.
 
-        γ_p = softmax over the known p of (w_p · part_p + b_p),      Σ_p γ_p part_p
+        γ_p = softmax_p(w_p · part_p + b_p) over the known p,      Σ_p γ_p part_p
 
     Attributes:
         weight: w, [n_parts, dim].
@@ -233,7 +235,7 @@ class Gate(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.zeros(n_parts, dim)), nn.Parameter(torch.zeros(n_parts))
 
     def reset(self) -> None:
-        """All that is known counts alike."""
+        """Equal weights for all known parts."""
         with torch.no_grad():
             self.weight.zero_()
             self.bias.zero_()
@@ -251,14 +253,14 @@ class Gate(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Each view asks all parts of both views: scaled dot products in several heads (Vaswani et al. 2017), residual.
+    """Residual multi-head attention of each view over all parts of both views (Vaswani et al. 2017).
 
-    With one part there is one key, whose share is 1 whatever is asked: then nothing is added.
+    With fewer than two known parts the view is returned unchanged.
 
     Args:
         n_parts: parts of both views together.
         dim: length of a vector.
-        heads: they divide it.
+        heads: a divisor of ``dim``.
     """
 
     def __init__(self, n_parts: int, dim: int, heads: int) -> None:
@@ -267,12 +269,12 @@ class CrossAttention(nn.Module):
         self.query, self.key, self.value, self.out = (Affine(dim, dim) for _ in range(4))
 
     def reset(self, generator: torch.Generator) -> None:
-        """What is added starts small."""
+        """The added term is initially small."""
         for affine, scale in ((self.query, 1.0), (self.key, 1.0), (self.value, 1.0), (self.out, 0.1)):
             affine.reset(generator, scale)
 
     def forward(self, views: Tensor, parts: Parts) -> Tensor:
-        """[n_items, n_views, dim] → the same, each with what it found in the parts."""
+        """Views [n_items, n_views, dim] → [n_items, n_views, dim]."""
         if self.idle:
             return views
         n, dim = len(views), views.shape[2]
@@ -289,6 +291,6 @@ class CrossAttention(nn.Module):
         some = parts.known.sum(1) > 1
         hidden = (~parts.known & some[:, None])[:, None, None]
         shares = ((query @ key.mT) * (dim / self.heads) ** -0.5).masked_fill(hidden, -torch.inf).softmax(3)
-        heard = self.out((shares @ value).transpose(1, 2).reshape(-1, dim)).view_as(views)
-        found: Tensor = views + heard * some[:, None, None]
-        return found
+        attended = self.out((shares @ value).transpose(1, 2).reshape(-1, dim)).view_as(views)
+        result: Tensor = views + attended * some[:, None, None]
+        return result

@@ -29,7 +29,7 @@ def test_alpha_starts_at_the_stated_value_and_not_at_its_sigmoid(kind, start):
 def test_discrete_alphas_are_those_of_the_true_length():
     alpha = made("discrete")(LENGTHS)
     torch.testing.assert_close(alpha[:, 0], torch.tensor([0.3, 0.3, 0.3, 0.5, 0.5, 0.5, 0.7, 0.7, 0.7]).double())
-    with pytest.raises(InputError, match="groups"):
+    with pytest.raises(InputError, match="number of alphas"):
         Discrete((0.1, 0.2))
 
 

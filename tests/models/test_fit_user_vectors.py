@@ -52,7 +52,7 @@ def test_nobody_else_in_the_block_matters_and_nothing_stays_nothing():
     assert not still.any()
 
 
-def test_newcomers_of_a_planted_graph_find_their_group():
+def test_new_users_of_a_planted_graph_find_their_group():
     """People choose within their group; with the last item of each hidden, the fit finds it where chance does not."""
     graph = planted_graph()
     edges, strangers = graph.interactions, np.arange(0, graph.n_users, 4)

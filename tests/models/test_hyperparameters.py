@@ -1,4 +1,4 @@
-"""What a hyper-parameter may be: every model refuses what it may not."""
+"""Every model rejects invalid hyper-parameters."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
