@@ -62,7 +62,7 @@ class Evaluation:
         """
         metadata = {
             "relrank.summary": json.dumps(self.summary),
-            "relrank.evaluation.metrics": str(metrics.METRICS_VERSION),
+            "relrank.metrics": str(metrics.METRICS_VERSION),
         }
         with atomic_write(Path(path), durable) as temporary:
             self.table.write_parquet(temporary, metadata=metadata)
@@ -93,7 +93,7 @@ class Evaluation:
             raise InputError("not an evaluation", where=path, expected=expected, found=first_line(error)) from None
         if "relrank.summary" not in metadata:
             raise InputError("not an evaluation", where=path, expected=expected, found="another Parquet file")
-        definition = metadata.get("relrank.evaluation.metrics", "1")  # version 1 was not recorded
+        definition = metadata.get("relrank.metrics", "1")  # version 1 was not recorded
         if definition != str(metrics.METRICS_VERSION):
             raise InputError(
                 "evaluation with another definition of the metrics",
