@@ -310,7 +310,7 @@ def test_unknown_truth_is_not_mentioned(page):
 
 def test_leaks_and_smoke_runs_are_shown_at_the_top():
     text = " ".join(page_of(crowded()).text.split())
-    verdicts = text.index("A plus is always what the relation adds")
+    verdicts = text.index("Positive values are improvements due to the relation")
     assert text.index("Smoke run.") < verdicts
     assert text.index("The audit found 1 leak: 12 test rows are edges") < verdicts
     assert "Smoke run" not in page_of(goodbooks()).text
