@@ -1,4 +1,4 @@
-"""For whom a relation helps: planted differences between groups of users are found, chance is not."""
+"""Differences between groups of users: planted ones are detected, differences by chance are not."""
 
 from types import SimpleNamespace
 

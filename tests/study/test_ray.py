@@ -186,7 +186,7 @@ def test_the_last_machine_that_is_large_enough_goes_away(cluster, study, tmp_pat
 
 
 def order_of(cell, folder):
-    """What a worker is told, of a study whose folder it does not see."""
+    """The order of a worker that cannot access the study's folder."""
     return {
         "key": cell.key(), "cell": pack_cell(cell), "relrank": relrank.__version__, "cores": 1,
         "folder": str(folder), "mark": ".mark", "environment": {},

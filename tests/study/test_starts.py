@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 
 from relrank.evaluation.comparison import compare
-from relrank.study.arms import INTERACTIONS, all_of, drop
+from relrank.study.arms import INTERACTIONS, all_of, all_without
 from relrank.study.cell_results import CellResults
 
 RELATIONS = ["a", "b"]
 MEANS = {"interactions": [0.1, 0.2, 0.3], "all": [0.4, 0.4, 0.4], "all without a": [0.3, 0.6, 0.3]}
-ARMS = (INTERACTIONS, all_of(RELATIONS), drop(RELATIONS, "a"))
+ARMS = (INTERACTIONS, all_of(RELATIONS), all_without(RELATIONS, "a"))
 
 
 def cells(model, trained=True, splits=("s", "s", "s"), arms=ARMS, named=None):
