@@ -164,7 +164,7 @@ def test_users_and_splits_by_hand(tmp_path):
     assert (found.effect.mean, found.baseline, found.effect.n_users, found.effect.n_seeds) == (2.0, 0.5, 2, 2)
     assert found.answer == "undecided"
     # the signs of two users say no more than p = .5: with one degree of freedom the quartile of t is 1, the error 2
-    assert found.effect.error == pytest.approx(2.0)
+    assert found.effect.standard_error == pytest.approx(2.0)
     assert found.effect.high == pytest.approx(2 + 12.706 * 2, rel=1e-3)
 
 
