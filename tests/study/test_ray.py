@@ -217,7 +217,7 @@ def test_a_full_disk_on_a_worker_is_one_clear_error_and_leaves_nothing(study, tm
 
 def test_what_fails_on_leaving_does_not_hide_the_study_s_error():
     engine = RayEngine()
-    engine._ray, engine._mine = mock.MagicMock(), True
+    engine._ray, engine._is_local = mock.MagicMock(), True
     engine._ray.kill.side_effect = RuntimeError("no actor")
     engine.__exit__(None, None, None)
     engine._ray.shutdown.assert_called_once()
